@@ -1,0 +1,161 @@
+"""Backend: what a store must do to hold the mirror. Extend it to write your own.
+
+`memory.py` is the shortest complete backend and the example to copy.
+
+Promises that every backend keeps
+* Atomic: `apply` happens as a whole or not at all, also when the process is killed.
+* Ordered: keys are in S3's order, which is that of their UTF-8 bytes (and of Python's str).
+* Numbered: every change of a bucket takes the next number of that bucket's sequence, and is
+  in its log from then on. Numbers have no gaps and never go back. The list of buckets has a
+  sequence and a log of its own, under the bucket name "".
+* One read is one snapshot: a page never mixes the states before and after an `apply`.
+* Thread-safe: any method may be called by many threads at once.
+* Errors of the store's library come out as `StoreError`.
+
+A backend stores what it is told; what is true, complete or stale is decided in `mimicdb.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from mimicfs.entry import Bucket, Change, Entry, Scope
+
+# An `apply` of more changes than this writes one wide line into the log instead of one a key.
+WIDE_CHANGE = 1000
+
+
+class Backend(ABC):
+    """A store of buckets, entries, scopes and change logs."""
+
+    quick: bool = True  # reads take microseconds and never wait for a network
+
+    def __init__(self) -> None:
+        # Marks our own lines in the log. Two writers with one number would each overlook
+        # the other's changes; 63 bits make that unlikely.
+        self.origin = random.SystemRandom().getrandbits(63)
+
+    # Buckets
+
+    @abstractmethod
+    def buckets(self) -> list[Bucket]:
+        """Return the known buckets, in the order of their names."""
+
+    @abstractmethod
+    def bucket(self, name: str) -> Bucket | None:
+        """Return one bucket, or None if it is not known."""
+
+    @abstractmethod
+    def add_bucket(self, name: str, created_ns: int) -> None:
+        """Make *name* known. Known already: only its time of creation is set."""
+
+    @abstractmethod
+    def drop_bucket(self, name: str) -> None:
+        """Forget *name* with its entries, scopes and log. Not known: nothing happens.
+
+        A bucket added again under that name goes on with the sequence where it was, so
+        that a reader of the log notices.
+        """
+
+    # Entries
+
+    @abstractmethod
+    def get(self, bucket: str, key: str) -> Entry | None:
+        """Return the entry of exactly *key*, or None."""
+
+    @abstractmethod
+    def children(
+        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        """Return up to *limit* direct children of *directory* ("" or ending in "/").
+
+        A child is an entry whose key has no "/" after *directory*, or one whose only "/" is
+        at its end (a subdirectory), in the order of the keys, each once. A subdirectory is
+        there if any key begins with it; its own entry is returned if it has one (marker
+        object, LISTED or KEPT), else `Entry(key, kind=LISTED)`. The entry of *directory*
+        itself is no child. *after* is the full key of the last child seen; it need not
+        exist. A page shorter than *limit* is the last.
+        """
+
+    @abstractmethod
+    def scan(self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000) -> list[Entry]:
+        """Return up to *limit* entries of any kind whose key begins with *prefix*, in order.
+
+        Only keys greater than *after*. A page shorter than *limit* is the last.
+        """
+
+    @abstractmethod
+    def has_below(self, bucket: str, directory: str) -> bool:
+        """Whether any entry's key begins with *directory*, its own marker included."""
+
+    # Changes
+
+    @abstractmethod
+    def apply(
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+    ) -> set[str]:
+        """Store *puts*, remove *deletes*, log both: all in one step. Return the keys left alone.
+
+        With *since*, every key that the log shows as changed after that number is left
+        alone: what is being applied was asked of S3 before that change was known. Raises
+        `LogTrimmed` if the log does not reach back to *since*; then nothing is applied.
+        A key that is both put and deleted is put. A bucket that is not known is added.
+        Deleting what is not there is logged too: S3 was told, and a LIST that was in flight
+        must not bring the key back.
+        """
+
+    @abstractmethod
+    def seq(self, bucket: str) -> int:
+        """Return the number of the latest change of *bucket* (0: none yet)."""
+
+    @abstractmethod
+    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+        """Return up to *limit* changes after number *since*, oldest first.
+
+        Raises `LogTrimmed` if some of them are no longer in the log, or if *since* is in
+        the future: then the reader must drop everything that it knows of the bucket.
+        """
+
+    # Scopes
+
+    @abstractmethod
+    def mark(self, bucket: str, scope: Scope) -> None:
+        """Remember that *scope* was listed to its end. A deep one replaces all those inside."""
+
+    @abstractmethod
+    def unmark(self, bucket: str, prefix: str) -> None:
+        """Forget the scopes at and below *prefix*."""
+
+    @abstractmethod
+    def scope(self, bucket: str, prefix: str) -> Scope | None:
+        """Return the scope of exactly *prefix*."""
+
+    def cover(self, bucket: str, directory: str) -> Scope | None:
+        """Return the newest scope that covers the direct children of *directory*, or None."""
+        found = self.scope(bucket, directory)
+        prefix = directory
+        while prefix:
+            prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
+            above = self.scope(bucket, prefix)
+            if above and above.deep and (found is None or above.listed_ns > found.listed_ns):
+                found = above
+        return found
+
+    # Life
+
+    def poll(self) -> bool:
+        """Whether another writer may have changed the store since the last `poll`.
+
+        Quick, and may say True for nothing. A store that cannot be shared says False.
+        """
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up files and connections. The backend is not used after that."""

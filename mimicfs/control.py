@@ -1,0 +1,155 @@
+"""The control file `.sync` of every directory, and the extended attributes `user.mimicfs.*`:
+what they read as, and what writing them does.
+
+`.sync` is found by name but never listed. A real key of that name is shown as `.sync%name`
+(names.py). Setting its time (touch) or writing anything to it refreshes the directory that
+it is in, with all below, and returns when the kernel knows what changed.
+
+A sync runs in the thread that asks for it; it can be interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import MimicError, PosixError
+from mimicfs.inodes import Kind, Node
+from mimicfs.mimicdb import MimicDB
+from mimicfs.news import News
+from mimicfs.posix import Caller, Cancellation, KernelCache
+from mimicfs.s3.client import S3
+from mimicfs.sync import Progress, Report, Syncer
+
+PREFIX = b"user.mimicfs."
+SYNC = PREFIX + b"sync"
+_TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
+
+
+class Control:
+    def __init__(
+        self, mimicdb: MimicDB, s3: S3, syncer: Syncer, news: News, kernel: KernelCache
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._syncer = syncer
+        self._news = news
+        self._kernel = kernel
+
+    def sync(self, caller: Caller, directory: Node) -> None:
+        """Make *directory* and all below it true again. Returns when the kernel knows."""
+        self._allow(caller)
+        try:
+            if directory.kind == Kind.ACCOUNT:
+                self._sync_account(caller.cancellation)
+            else:
+                cancellation = caller.cancellation
+                self._syncer.sync(directory.bucket, directory.key, cancellation=cancellation)
+        finally:  # a sync that failed half way has changed things too
+            self._kernel.flush(_TELL_KERNEL_S)
+
+    def _sync_account(self, cancellation: Cancellation) -> None:
+        """Refresh the list of buckets, then each bucket. One that fails does not stop the
+        others; its error is raised at the end."""
+        self._syncer.sync_buckets()
+        failed: MimicError | None = None
+        for bucket in self._mimicdb.buckets():
+            try:
+                self._syncer.sync(bucket.name, cancellation=cancellation)
+            except MimicError as exc:
+                cancellation.check()
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+    def set_xattr(self, caller: Caller, node: Node, name: bytes) -> None:
+        """Answer a write of `user.mimicfs.*`: a refresh of *node*, or EPERM."""
+        if name != SYNC:
+            raise PosixError(errno.EPERM, os.fsdecode(name))
+        if node.is_directory:
+            with self._news.locked(node.ino):
+                self.sync(caller, node)
+            return
+        self._allow(caller)
+        if node.kind == Kind.OBJECT:
+            self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
+            self._kernel.flush(_TELL_KERNEL_S)
+
+    def xattr(self, node: Node, entry: Entry | None, name: bytes) -> bytes:
+        """Return the value of `user.mimicfs.*`. Raises PosixError ENODATA."""
+        values: dict[bytes, Callable[[], str]] = {
+            b"bucket": lambda: node.bucket,
+            b"key": lambda: node.key,
+            b"synced": lambda: self._synced(node),
+        }
+        if entry is not None and not node.is_directory:
+            values |= {
+                b"etag": lambda: entry.etag,
+                b"size": lambda: str(entry.size),
+                b"storage_class": lambda: entry.storage_class or "STANDARD",
+                b"last_modified": lambda: _time(entry.mtime_ns),
+            }
+        value = values.get(name.removeprefix(PREFIX))
+        if value is None or (node.kind == Kind.ACCOUNT and name != PREFIX + b"synced"):
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
+        return value().encode()
+
+    def text(self, directory: Node) -> bytes:
+        """Return what the control file of *directory* reads as."""
+        if directory.kind == Kind.ACCOUNT:
+            return self._account_text().encode()
+        lines = [f"scope: s3://{directory.bucket}/{directory.key}"]
+        scope = self._mimicdb.cover(directory.bucket, directory.key)
+        status = self._syncer.status(directory.bucket, directory.key)
+        lines += _state_lines(scope, status)
+        return ("\n".join(lines) + "\n").encode()
+
+    def _account_text(self) -> str:
+        scope = self._mimicdb.scope("", "")
+        lines = ["scope: s3://", f"last sync: {_time(scope.listed_ns) if scope else 'never'}"]
+        for bucket in self._mimicdb.buckets() if scope else ():
+            whole = self._mimicdb.scope(bucket.name, "")
+            state = f"synced {_time(whole.listed_ns)}" if whole and whole.deep else "partly known"
+            lines.append(f"bucket: {bucket.name}: {bucket.objects} keys, {state}")
+        return "\n".join(lines) + "\n"
+
+    def _synced(self, node: Node) -> str:
+        if node.kind == Kind.ACCOUNT:
+            scope = self._mimicdb.scope("", "")
+        else:
+            directory = node if node.is_directory or node.parent is None else node.parent
+            scope = self._mimicdb.cover(directory.bucket, directory.key)
+        return _time(scope.listed_ns) if scope else "never"
+
+    @staticmethod
+    def _allow(caller: Caller) -> None:
+        """A refresh costs requests: only the user who mounted, and root, may ask for one."""
+        if caller.uid not in (0, os.getuid()):
+            raise PosixError(errno.EACCES, "a refresh is for the user who mounted, and root")
+
+
+def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[str]:
+    running = isinstance(status, Progress)
+    known = "complete" if scope and scope.deep else "listed" if scope else "not listed"
+    lines = [f"state: {'syncing' if running else known}"]
+    if isinstance(status, Progress):
+        lines.append(f"progress: {status.keys} keys in {status.pages} pages")
+    elif isinstance(status, Report):
+        lines.append(f"keys: {status.keys}")
+    if scope is not None:
+        lines.append(f"last sync: {_time(scope.listed_ns)}")
+        lines.append(f"duration: {scope.duration_ns / 1e9:.3f} s")
+        for what in ("added", "changed", "deleted"):
+            lines.append(f"{what}: {getattr(scope, what)}")
+    else:
+        lines.append("last sync: never")
+    if isinstance(status, Report) and status.error:
+        lines.append(f"last error: {status.error}")
+    return lines
+
+
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")

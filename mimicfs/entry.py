@@ -1,0 +1,75 @@
+"""The values that the mirror holds and that its layers hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# What an entry stands for (Entry.kind).
+OBJECT = 0  # an object in S3. A key that ends in "/" is a directory's marker object
+LISTED = 1  # no object: S3 showed this directory (a CommonPrefix), its keys are not known
+KEPT = 2  # no object: a directory emptied or made through the mount, kept until removed
+
+
+class Entry(NamedTuple):
+    """One key of a bucket, or a directory that has no object.
+
+    A directory's key ends in "/". Times are S3's LastModified.
+    """
+
+    key: str
+    size: int = 0  # bytes
+    mtime_ns: int = 0
+    etag: str = ""  # bare, without quotes; "" where S3 gave none
+    storage_class: str = ""  # "" is STANDARD
+    meta: Mapping[str, str] | None = None  # user metadata, names in lower case; None: not known
+    kind: int = OBJECT
+
+
+class Bucket(NamedTuple):
+    """A bucket as the mirror knows it. The totals count objects, not directories."""
+
+    name: str
+    created_ns: int
+    objects: int = 0
+    bytes: int = 0
+    seq: int = 0  # the number of its latest change
+
+
+class Scope(NamedTuple):
+    """A part of a bucket that was listed to its end.
+
+    *prefix* is "" (the whole bucket) or ends in "/". A deep scope covers every key below it,
+    another one its direct children. Inside a scope, what the mirror does not have, S3 did
+    not have at *listed_ns*, the time when the listing began.
+    """
+
+    prefix: str
+    deep: bool
+    listed_ns: int
+    duration_ns: int = 0
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+
+
+class Change(NamedTuple):
+    """One line of a bucket's change log: keys from *first* to *last* may have changed.
+
+    A change of one key has first == last. A *wide* change (first < last) covers every key
+    between, both ends included. In the log of the bucket list, keys are bucket names.
+    """
+
+    seq: int
+    first: str
+    last: str
+    origin: int  # the writer: a number that each opened store draws at random
+
+
+class Difference(NamedTuple):
+    """What a merge changed, by key, in S3's order."""
+
+    added: list[str]
+    changed: list[str]
+    deleted: list[str]
+    unchanged: int  # how many

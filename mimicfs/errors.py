@@ -1,0 +1,165 @@
+"""Every error that mimicfs raises, each with the errno that a file system call answers.
+
+    MimicError                      EIO
+    ├── ConfigError                 EINVAL     an option or URL that makes no sense
+    ├── MountError                  EIO        the mount could not be made or ended
+    ├── StoreError                  EIO        the store of the mirror
+    │   ├── StoreUnavailable        EIO        not reachable, not writable, full
+    │   ├── StoreTooNew             EIO        written by a later version
+    │   ├── StoreCorrupt            EIO        not ours, or damaged
+    │   └── LogTrimmed              EIO        changes asked for are no longer in the log
+    ├── S3Error                     EIO        S3 refused, or could not be asked
+    │   ├── AccessDenied            EACCES
+    │   ├── CredentialsError        EACCES     none, expired, or not valid
+    │   ├── NoSuchBucket            ENOENT
+    │   ├── KeyNotFound             ENOENT
+    │   ├── ObjectChanged           ESTALE     not the object that was opened
+    │   ├── ObjectArchived          EACCES     in an archive class, not restored
+    │   ├── BucketNotEmpty          ENOTEMPTY
+    │   ├── BucketExists            EEXIST
+    │   ├── InvalidRequest          EINVAL     what S3 will not take (a name, a size)
+    │   ├── Throttled               EAGAIN     still refused after every retry
+    │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    ├── MalformedListing            EIO        a LIST answer that is not what was asked
+    ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
+    ├── Interrupted                 EINTR      the caller was interrupted while waiting
+    ├── UploadFailed                its cause  the bytes are kept; the message says where
+    └── PosixError                  given      what POSIX says about a path
+
+Errors of libraries (botocore, sqlite3, redis) become one of these in the one file that
+imports the library.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+import os
+
+
+class MimicError(Exception):
+    """The base of all errors of mimicfs. *errno* is what a file system call answers."""
+
+    errno: int = codes.EIO
+
+
+class ConfigError(MimicError):
+    errno = codes.EINVAL
+
+
+class MountError(MimicError):
+    pass
+
+
+class StoreError(MimicError):
+    pass
+
+
+class StoreUnavailable(StoreError):
+    pass
+
+
+class StoreTooNew(StoreError):
+    pass
+
+
+class StoreCorrupt(StoreError):
+    pass
+
+
+class LogTrimmed(StoreError):
+    """The change log no longer reaches back as far as was asked."""
+
+
+class S3Error(MimicError):
+    """S3 refused a request, or could not be asked.
+
+    *status* is the HTTP status (0 where there was no answer), *code* S3's error code.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class AccessDenied(S3Error):
+    errno = codes.EACCES
+
+
+class CredentialsError(S3Error):
+    errno = codes.EACCES
+
+
+class NoSuchBucket(S3Error):
+    errno = codes.ENOENT
+
+
+class KeyNotFound(S3Error):
+    errno = codes.ENOENT
+
+
+class ObjectChanged(S3Error):
+    """The object in S3 is no longer the one that was opened."""
+
+    errno = codes.ESTALE
+
+
+class ObjectArchived(S3Error):
+    errno = codes.EACCES
+
+
+class BucketNotEmpty(S3Error):
+    errno = codes.ENOTEMPTY
+
+
+class BucketExists(S3Error):
+    errno = codes.EEXIST
+
+
+class InvalidRequest(S3Error):
+    errno = codes.EINVAL
+
+
+class Throttled(S3Error):
+    errno = codes.EAGAIN
+
+
+class S3Unavailable(S3Error):
+    pass
+
+
+class MalformedListing(MimicError):
+    """A LIST answer is not what was asked. Nothing of it was believed."""
+
+
+class Unlisted(MimicError):
+    """The mirror cannot answer for *directory* of *bucket* until it has been listed.
+
+    An empty bucket name stands for the list of buckets.
+    """
+
+    def __init__(self, bucket: str, directory: str = "") -> None:
+        super().__init__(f"not listed yet: s3://{bucket}/{directory}")
+        self.bucket = bucket
+        self.directory = directory
+
+
+class Interrupted(MimicError):
+    errno = codes.EINTR
+
+
+class UploadFailed(MimicError):
+    """An upload failed; the bytes are kept in the file *kept_at*."""
+
+    def __init__(self, message: str, *, errno: int, kept_at: str) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.kept_at = kept_at
+
+
+class PosixError(MimicError):
+    """What POSIX says about a path: an errno, and the path or name it is about."""
+
+    def __init__(self, errno: int, about: str = "") -> None:
+        super().__init__(f"{os.strerror(errno)}: {about}" if about else os.strerror(errno))
+        self.errno = errno

@@ -1,0 +1,254 @@
+"""Open files: which handle reads and writes which File, and when bytes go to S3.
+
+All handles of one inode share one File, so that writers see each other. When the object was
+replaced behind our back, handles that were open keep their version (or get ESTALE); a new
+open gets a new File.
+
+Threading: any method, many threads. `_lock` protects the table and the counts; it is taken
+before no other lock and never held during a request.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from typing import NamedTuple
+
+from mimicfs import metadata, names
+from mimicfs.config import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import MimicError, PosixError
+from mimicfs.files.file import File
+from mimicfs.files.journal import Journal
+from mimicfs.inodes import Inodes, Node
+from mimicfs.posix import Cancellation, KernelCache, Opened
+from mimicfs.s3.client import S3, Content
+
+log = logging.getLogger(__name__)
+
+_WRITES = os.O_WRONLY | os.O_RDWR
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+class Handle(NamedTuple):
+    node: Node
+    file: File | None  # None: the control file
+    text: bytes = b""  # what the control file reads as
+
+
+class Handles:
+    def __init__(
+        self, s3: S3, journal: Journal, inodes: Inodes, kernel: KernelCache, options: FileOptions
+    ) -> None:
+        self._s3 = s3
+        self._journal = journal
+        self._inodes = inodes
+        self._kernel = kernel
+        self._options = options
+        self._lock = threading.Lock()  # protects the three below, and Node.file
+        self._open: dict[int, Handle] = {}
+        self._users: dict[File, int] = {}
+        self._last = 0
+
+    # Opening and closing
+
+    def open(self, node: Node, entry: Entry, flags: int, cancellation: Cancellation) -> Opened:
+        """Open the object *entry*. *flags* are those of open(2)."""
+        with self._lock:
+            file = node.file
+            if file is None or not (file.dirty or file.etag == entry.etag):
+                if file is not None:
+                    file.expire()  # its bytes must not fill pages that are read as the new ones
+                file = node.file = self._file(node, entry)
+            handle = self._add(node, file)
+            keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
+            node.pages_etag = entry.etag
+        if flags & os.O_TRUNC and flags & _WRITES:
+            try:
+                file.truncate(0, cancellation)
+            except BaseException:
+                self.release(handle)
+                raise
+        return Opened(handle, keep_cache)
+
+    def create(self, node: Node, content: Content) -> Opened:
+        """Open a file that S3 does not have yet."""
+        with self._lock:
+            file = File(
+                self._s3, self._journal, self._options, node.bucket, node.key, None, content
+            )
+            node.file = file
+            return Opened(self._add(node, file))
+
+    def open_unsaved(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
+        """Open once more a file that S3 does not have yet."""
+        with self._lock:
+            file = node.file
+            if file is None:  # it was closed, and its upload failed, a moment ago
+                raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
+            handle = self._add(node, file)
+        if flags & os.O_TRUNC and flags & _WRITES:
+            file.truncate(0, cancellation)
+        return Opened(handle, keep_cache=True)
+
+    def open_control(self, node: Node, text: bytes) -> Opened:
+        with self._lock:
+            return Opened(self._add(node, None, text), direct=True)
+
+    def release(self, handle: int) -> None:
+        """Close one handle; with the last one of a File, the File."""
+        with self._lock:
+            node, file, _ = self._open.pop(handle)
+            last = file is not None and self._leave(file)
+            if last and node.file is file:
+                node.file = None
+        if file is not None and last:
+            self._close(node, file)
+        self._inodes.closed(node)
+
+    def close(self) -> None:
+        """Upload every changed file that is still open. Raises the first error, after all."""
+        with self._lock:
+            handles = list(self._open.values())
+        failed: MimicError | None = None
+        for node, file, _ in handles:
+            if file is None:
+                continue
+            try:
+                self._upload(node, file, Cancellation())
+            except MimicError as exc:
+                log.error("%s", exc)
+                failed = failed or exc
+            file.close()
+        if failed is not None:
+            raise failed
+
+    def _file(self, node: Node, entry: Entry) -> File:
+        content = Content(meta=entry.meta or {})
+        return File(self._s3, self._journal, self._options, node.bucket, node.key, entry, content)
+
+    def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
+        self._last += 1
+        self._open[self._last] = Handle(node, file, text)
+        if file is not None:
+            self._users[file] = self._users.get(file, 0) + 1
+        self._inodes.opened(node)
+        return self._last
+
+    def _leave(self, file: File) -> bool:
+        self._users[file] -= 1
+        if self._users[file]:
+            return False
+        del self._users[file]
+        return True
+
+    def _close(self, node: Node, file: File) -> None:
+        lost = file.dirty and node.parent is not None
+        file.close()
+        if lost and node.parent is not None:
+            # What S3 refused is kept as a recovery file; the name shows S3's version again.
+            self._kernel.data_changed(node.ino)
+            self._kernel.entry_changed(node.parent.ino, names.file_name(node.component))
+            self._kernel.listing_changed(node.parent.ino)
+
+    # Bytes
+
+    def file(self, handle: int) -> File | None:
+        """Return the File of *handle*; None for the control file."""
+        return self._handle(handle).file
+
+    def node(self, handle: int) -> Node:
+        return self._handle(handle).node
+
+    def read(
+        self, handle: int, offset: int, size: int, cancellation: Cancellation
+    ) -> bytes | memoryview:
+        _, file, text = self._handle(handle)
+        if file is None:
+            return text[offset : offset + size]
+        return file.read(offset, size, cancellation)
+
+    def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
+        file = self._handle(handle).file
+        return None if file is None else file.read_cached(offset, size)
+
+    def flush(self, handle: int, cancellation: Cancellation) -> None:
+        """Upload what was written. Returns when S3 has it and the mirror knows."""
+        node, file, _ = self._handle(handle)
+        if file is not None:
+            self._upload(node, file, cancellation)
+
+    def flush_node(self, node: Node, cancellation: Cancellation) -> None:
+        """The same for whatever is open of *node*."""
+        if node.file is not None:
+            self._upload(node, node.file, cancellation)
+
+    def _upload(self, node: Node, file: File, cancellation: Cancellation) -> None:
+        if not file.dirty:
+            return
+        file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
+        file.flush(cancellation)
+        if not file.dirty:
+            # The kernel wrote through its pages: they are those of the new version.
+            node.pages_etag = file.etag
+
+    def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
+        self._writable(handle).truncate(size, cancellation)
+
+    def copy_whole(
+        self,
+        source: int,
+        offset: int,
+        target: int,
+        target_offset: int,
+        size: int,
+        cancellation: Cancellation,
+    ) -> int:
+        """Copy a whole object onto an empty file within S3, where that is what is asked;
+        return how many bytes. Raises PosixError EOPNOTSUPP for anything else: then the kernel
+        reads and writes."""
+        node = self.node(target)
+        old, new = self._writable(source), self._writable(target)
+        whole = offset == target_offset == new.size == 0 and old.size <= size
+        if not whole or not old.size or old.dirty or old.entry is None or old is new:
+            raise PosixError(errno.EOPNOTSUPP, "only whole objects are copied by S3")
+        meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
+        content = Content(new.content.content_type, meta)
+        copy = self._s3.pool.submit(
+            self._s3.copy, (old.bucket, old.entry), node.bucket, node.key, content
+        )
+        entry = cancellation.wait(copy)
+        new.adopt(entry, content)
+        node.pages_etag = entry.etag
+        return entry.size
+
+    def allocate(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
+        """Extend the file so that it reaches to *offset* + *size*."""
+        file = self._writable(handle)
+        if file.size < offset + size:
+            file.truncate(offset + size, cancellation)
+
+    def zero(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
+        """Overwrite with zeros what the file has from *offset* to *offset* + *size*."""
+        file = self._writable(handle)
+        end = min(offset + size, file.size)
+        while offset < end:
+            cancellation.check()
+            offset += file.write(offset, _ZEROS[: end - offset], cancellation)
+
+    def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
+        return self._writable(handle).write(offset, data, cancellation)
+
+    def _writable(self, handle: int) -> File:
+        file = self._handle(handle).file
+        if file is None:
+            raise PosixError(errno.EINVAL, "the control file")
+        return file
+
+    def _handle(self, handle: int) -> Handle:
+        found = self._open.get(handle)
+        if found is None:
+            raise PosixError(errno.EBADF, f"handle {handle}")
+        return found

@@ -1,0 +1,217 @@
+"""Inode numbers: which node stands for which bucket, directory or object, and which of them
+the kernel holds.
+
+Nodes form a tree that mirrors the keys: a directory is renamed by moving one node. A node is
+there while the kernel holds it (each lookup counts one, until forgotten), while it is open,
+or while a node below it is there.
+
+    INVARIANT: a node is in its parent's `children` under its slot unless it was unlinked;
+    it is in the table under its number until it is dropped.
+
+Numbers are hashes of the path, so that they are the same after a remount: backup programs
+and git recognise files by them. Where two collide, the later one takes a free number.
+
+Thread-safe: one lock, taken last and held for a few instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from enum import IntEnum
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from mimicfs.errors import PosixError
+from mimicfs.posix import ROOT_INO
+
+if TYPE_CHECKING:
+    from mimicfs.files.file import File
+
+
+class Kind(IntEnum):
+    ACCOUNT = 0  # the root over all buckets
+    DIRECTORY = 1  # a bucket, or a prefix in one
+    OBJECT = 2
+    CONTROL = 3  # the file `.sync` of a directory
+
+
+CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
+
+
+class Node:
+    """One file or directory that somebody holds."""
+
+    __slots__ = (
+        "bucket",
+        "children",
+        "component",
+        "content",
+        "file",
+        "holds",
+        "ino",
+        "kind",
+        "mtime_ns",
+        "opens",
+        "pages_etag",
+        "parent",
+    )
+
+    def __init__(
+        self, ino: int, kind: Kind, parent: Node | None, component: str, bucket: str
+    ) -> None:
+        self.ino = ino
+        self.kind = kind
+        self.parent = parent  # None: the root, or unlinked
+        self.component = component  # of the key; the root of a prefix mount has that prefix
+        self.bucket = bucket  # "" for the account
+        self.children: dict[str, Node] | None = None  # by slot; None while there are none
+        self.holds = 0  # how often the kernel holds it
+        self.opens = 0  # handles
+        self.file: File | None = None  # what its handles share; the newest, after a change
+        self.mtime_ns = 0  # directory: its latest change through this mount
+        self.pages_etag = ""  # the version of which the kernel may hold pages
+        self.content = False  # directory: its marker object has content
+
+    @property
+    def is_directory(self) -> bool:
+        return self.kind <= Kind.DIRECTORY
+
+    @property
+    def slot(self) -> str:
+        """The name under which the parent has it: directories end in "/"."""
+        if self.kind == Kind.CONTROL:
+            return CONTROL_SLOT
+        return slot_of(self.component, self.is_directory)
+
+    @property
+    def key(self) -> str:
+        """The S3 key: "" or ending in "/" for directories."""
+        parts: list[str] = []
+        node: Node = self
+        while node.parent is not None and node.parent.kind != Kind.ACCOUNT:
+            parts.append(node.component)
+            node = node.parent
+        prefix = node.component if node.ino == ROOT_INO else ""
+        path = prefix + "/".join(reversed(parts))
+        return path + "/" if parts and self.is_directory else path
+
+
+def slot_of(component: str, directory: bool) -> str:
+    return component + "/" if directory else component
+
+
+class Inodes:
+    """The table of nodes. *bucket* and *prefix* say what the root stands for."""
+
+    def __init__(self, bucket: str = "", prefix: str = "") -> None:
+        kind = Kind.DIRECTORY if bucket else Kind.ACCOUNT
+        self.root = Node(ROOT_INO, kind, None, prefix, bucket)
+        self.root.holds = 1  # the kernel never forgets the root
+        self._lock = threading.Lock()  # protects all nodes' tree fields and counts
+        self._nodes: dict[int, Node] = {ROOT_INO: self.root}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, ino: int) -> Node:
+        """Return the node numbered *ino*. Raises PosixError ESTALE."""
+        node = self._nodes.get(ino)
+        if node is None:
+            raise PosixError(errno.ESTALE, f"inode {ino}")
+        return node
+
+    def find(self, parent: Node, slot: str) -> Node | None:
+        """Return the child of *parent* in *slot* if anybody holds it."""
+        children = parent.children
+        return children.get(slot) if children else None
+
+    def child(self, parent: Node, slot: str, kind: Kind, hold: bool) -> Node:
+        """Return the child of *parent* in *slot*, made if nobody had it, held once more."""
+        with self._lock:
+            children = parent.children
+            if children is None:
+                children = parent.children = {}
+            node = children.get(slot)
+            if node is None:
+                node = children[slot] = self._make(parent, slot, kind)
+            if hold:
+                node.holds += 1
+            return node
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel gave up *count* of its holds."""
+        with self._lock:
+            node = self._nodes.get(ino)
+            if node is None or node is self.root:
+                return
+            node.holds = max(0, node.holds - count)
+            self._drop_unused(node)
+
+    def opened(self, node: Node) -> None:
+        with self._lock:
+            node.opens += 1
+
+    def closed(self, node: Node) -> None:
+        with self._lock:
+            node.opens -= 1
+            self._drop_unused(node)
+
+    def move(self, node: Node, parent: Node, component: str) -> None:
+        """*node* was renamed. What stood in its new place is unlinked."""
+        with self._lock:
+            self._take_out(node)
+            slot = slot_of(component, node.is_directory)
+            children = parent.children
+            if children is None:
+                children = parent.children = {}
+            replaced = children.get(slot)
+            if replaced is not None:
+                self._take_out(replaced)
+            node.parent, node.component, node.bucket = parent, component, parent.bucket
+            children[slot] = node
+        if node.children:
+            for below in self.below(node):
+                below.bucket = node.bucket
+
+    def unlink(self, node: Node) -> None:
+        """*node* has no name any more; it lives until it is forgotten and closed."""
+        with self._lock:
+            self._take_out(node)
+            self._drop_unused(node)
+
+    def below(self, node: Node) -> Iterator[Node]:
+        """Yield the nodes below *node*, parents first."""
+        for child in list((node.children or {}).values()):
+            yield child
+            yield from self.below(child)
+
+    def _make(self, parent: Node, slot: str, kind: Kind) -> Node:
+        digest = blake2b(parent.ino.to_bytes(8) + slot.encode(), digest_size=8).digest()
+        ino = int.from_bytes(digest) >> 1  # 63 bits: programs keep inode numbers in an off_t
+        while ino in self._nodes or ino <= ROOT_INO:
+            ino = (ino + 1) & (1 << 63) - 1
+        component = slot.removesuffix("/")
+        bucket = component if parent.kind == Kind.ACCOUNT else parent.bucket
+        if kind == Kind.CONTROL:
+            bucket = parent.bucket
+        node = self._nodes[ino] = Node(ino, kind, parent, component, bucket)
+        return node
+
+    def _take_out(self, node: Node) -> None:
+        parent = node.parent
+        if parent is not None and parent.children and parent.children.get(node.slot) is node:
+            del parent.children[node.slot]
+        node.parent = None
+
+    def _drop_unused(self, node: Node) -> None:
+        while not (node.holds or node.opens or node.children or node is self.root):
+            parent = node.parent
+            self._take_out(node)
+            self._nodes.pop(node.ino, None)
+            if parent is None:
+                return
+            if not parent.children:
+                parent.children = None
+            node = parent

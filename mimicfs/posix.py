@@ -1,0 +1,225 @@
+"""What a file system says about files, in POSIX terms. Knows nothing of FUSE and nothing of S3.
+
+`vfs.py` answers with these values, `fuse/` carries them to the kernel.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol, TypeVar
+
+from mimicfs.errors import Interrupted
+
+T = TypeVar("T")
+
+ROOT_INO = 1  # the inode number of the root directory
+
+# Flags of rename (linux/fs.h).
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Attr(NamedTuple):
+    """The attributes of a file, as stat(2) returns them."""
+
+    ino: int
+    mode: int  # type and permission bits
+    size: int  # bytes
+    mtime_ns: int
+    uid: int
+    gid: int
+    nlink: int = 1
+    atime_ns: int = -1  # -1: the same as mtime_ns
+    ctime_ns: int = -1  # -1: the same as mtime_ns
+    rdev: int = 0
+
+
+class NewAttr(NamedTuple):
+    """What a caller wants changed; None leaves a thing as it is. Times are ns."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class DirEntry(NamedTuple):
+    """One name of a directory. *cookie* is where a reader goes on after this name (> 0)."""
+
+    name: bytes
+    attr: Attr
+    cookie: int
+
+
+class Opened(NamedTuple):
+    """An open file. *keep_cache*: pages that the kernel has are still right. *direct*: the
+    size is not known beforehand, read until the end."""
+
+    handle: int
+    keep_cache: bool = False
+    direct: bool = False
+
+
+class Usage(NamedTuple):
+    """What statvfs(3) is answered from."""
+
+    bytes_used: int
+    bytes_total: int
+    files_used: int
+    files_total: int
+    name_max: int = 1024
+
+
+class Caller(NamedTuple):
+    """Who asks. *cancellation* is set when the asking process is interrupted."""
+
+    uid: int
+    gid: int
+    pid: int
+    cancellation: Cancellation
+
+
+class Cancellation:
+    """Says to a waiting thread that nobody waits for its answer any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the two below
+        self._cancelled = False
+        self._wake: list[Callable[[], None]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            wake, self._wake = self._wake, []
+        for call in wake:
+            call()
+
+    def check(self) -> None:
+        """Raise `Interrupted` if cancelled."""
+        if self._cancelled:
+            raise Interrupted("interrupted")
+
+    def wait(self, future: Future[T], timeout_s: float | None = None) -> T:
+        """Return what *future* returns. Raises its error, `Interrupted`, or TimeoutError.
+
+        After `Interrupted` the work behind *future* may still go on.
+        """
+        woken = threading.Event()
+        with self._lock:
+            if not self._cancelled:
+                self._wake.append(woken.set)
+        try:
+            future.add_done_callback(lambda _: woken.set())
+            if not self._cancelled and not woken.wait(timeout_s):
+                raise TimeoutError
+            if not future.done():
+                raise Interrupted("interrupted")
+            return future.result()
+        finally:
+            with self._lock:
+                if woken.set in self._wake:
+                    self._wake.remove(woken.set)
+
+
+class KernelCache(Protocol):
+    """What the kernel holds of us, and how it is told that something is no longer so.
+
+    Every call returns at once; a thread of its own tells the kernel, in the order of the
+    calls. None of them may be waited for by a request that the kernel makes while it holds
+    the lock of the directory named here (lookup, create, unlink, rename, setxattr on it).
+    """
+
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        """*name* in directory *parent* appeared, vanished, or stands for another file."""
+
+    def listing_changed(self, ino: int) -> None:
+        """The names in directory *ino* are not those that were listed."""
+
+    def attr_changed(self, ino: int) -> None:
+        """Size or times of *ino* changed; its data, as far as the kernel has it, is right."""
+
+    def data_changed(self, ino: int) -> None:
+        """The data of *ino* changed, and its attributes with it."""
+
+    def everything_changed(self) -> None:
+        """Every name must be looked up again, every listing read again."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
+
+
+class FileSystem(Protocol):
+    """What a file system must answer to be mounted. Inode numbers are ours; ROOT_INO is the top.
+
+    An error is an exception with an `errno` (MimicError or OSError). Called by many threads
+    at once. While `quick` is true, the calls marked (quick) never wait; one that cannot be
+    answered without waiting raises `Unlisted` and is repeated after `learn` of that error.
+
+    A name that lookup, mknod, mkdir, create, symlink, link or a holding readdir returned is
+    *held* once more by the kernel, until as many are forgotten.
+    """
+
+    quick: bool
+
+    def learn(self, caller: Caller, missing: Exception) -> None: ...  # waits
+
+    def lookup(self, caller: Caller, parent: int, name: bytes) -> Attr: ...  # (quick)
+    def forget(self, ino: int, count: int) -> None: ...  # (quick)
+    def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr: ...  # (quick)
+    def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr: ...
+
+    def readdir(
+        self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
+    ) -> list[DirEntry]:  # (quick)
+        """Return the names after *cookie* (0: from the start), [] at the end.
+
+        As many as fit *size* bytes when each takes *overhead* bytes and its name, rounded up
+        to 8. With *hold*, each returned name is held. "." and ".." are not among them.
+        """
+        ...
+
+    def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> Attr: ...
+    def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr: ...
+    def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr: ...
+    def readlink(self, caller: Caller, ino: int) -> bytes: ...
+    def unlink(self, caller: Caller, parent: int, name: bytes) -> None: ...
+    def rmdir(self, caller: Caller, parent: int, name: bytes) -> None: ...
+    def rename(
+        self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None: ...
+
+    # *flags* are those of open(2).
+    def open(self, caller: Caller, ino: int, flags: int) -> Opened: ...
+    def create(
+        self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Attr, Opened]: ...
+    def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview: ...
+    def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
+        """Return the bytes if that needs no waiting, else None. (quick)"""
+        ...
+
+    def write(self, caller: Caller, handle: int, offset: int, data: memoryview) -> int: ...
+    def flush(self, caller: Caller, handle: int) -> None: ...
+    def fsync(self, caller: Caller, handle: int) -> None: ...
+    def release(self, handle: int) -> None: ...
+    def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None: ...
+    def lseek(self, caller: Caller, handle: int, offset: int, whence: int) -> int: ...
+    def copy_file_range(
+        self, caller: Caller, source: int, offset: int, target: int, target_offset: int, size: int
+    ) -> int: ...
+
+    def statfs(self, caller: Caller, ino: int) -> Usage: ...  # (quick)
+    def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes: ...  # (quick)
+    def listxattr(self, caller: Caller, ino: int) -> list[bytes]: ...  # (quick)
+    def setxattr(
+        self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int
+    ) -> None: ...
+    def removexattr(self, caller: Caller, ino: int, name: bytes) -> None: ...

@@ -1,0 +1,235 @@
+"""The tree that is seen: which names a directory has, and what stat(2) says of each. Reads the
+mirror and the open files; changes nothing.
+
+What the mirror cannot answer raises `Unlisted`, so that a caller who must not wait is never
+made to. `sure` is for callers who may: it has S3 listed, and asks again.
+
+A file that was created and not uploaded is not in the mirror (S3 has not confirmed it). Its
+node has a File without an entry, and its directory shows it from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import TypeVar
+
+from mimicfs import names
+from mimicfs.attributes import Attributes
+from mimicfs.config import VFSOptions
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import PosixError, Unlisted
+from mimicfs.files.file import File
+from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Attr, DirEntry
+from mimicfs.readdir import Listings
+from mimicfs.sync import Syncer
+
+T = TypeVar("T")
+
+# What a name stands for: the slot in its directory, and how to show the node in it.
+Found = tuple[str, Callable[[Node], Attr]]
+
+
+class Tree:
+    def __init__(
+        self, mimicdb: MimicDB, syncer: Syncer, inodes: Inodes, options: VFSOptions
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._syncer = syncer
+        self._inodes = inodes
+        self._attributes = Attributes(options)
+        self._listings = Listings(mimicdb)
+        self._started_ns = time.time_ns()
+
+    # Names
+
+    def directory(self, ino: int) -> Node:
+        node = self._inodes.get(ino)
+        if not node.is_directory:
+            raise PosixError(errno.ENOTDIR, f"inode {ino}")
+        return node
+
+    def lookup(self, directory: Node, name: bytes) -> Attr:
+        """Return the attributes of *name*, held once more. Raises PosixError ENOENT."""
+        if name == names.CONTROL:
+            node = self._inodes.child(directory, CONTROL_SLOT, Kind.CONTROL, hold=True)
+            return self.attr(node)
+        slot, shown = self._look(directory, name)
+        return shown(self._inodes.child(directory, slot, _kind(slot), hold=True))
+
+    def named(self, directory: Node, name: bytes) -> Node:
+        """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
+        slot, _ = self.sure(lambda: self._look(directory, name))
+        return self._inodes.child(directory, slot, _kind(slot), hold=False)
+
+    def new_name(self, directory: Node, name: bytes) -> str:
+        """Return the component that *name* will stand for. Raises PosixError EEXIST."""
+        component = self.component(name)
+        try:
+            self.sure(lambda: self._look(directory, name))
+        except PosixError as exc:
+            if exc.errno == errno.ENOENT:
+                return component
+            raise
+        raise PosixError(errno.EEXIST, repr(name))
+
+    @staticmethod
+    def component(name: bytes) -> str:
+        """Return what a name that something is to get stands for."""
+        if name == names.CONTROL:
+            raise PosixError(errno.EPERM, "the name of the control file")
+        return names.component(name).text
+
+    def _look(self, directory: Node, name: bytes) -> Found:
+        try:
+            component, beside = names.component(name)
+        except PosixError as exc:  # no key has that name
+            raise PosixError(errno.ENOENT, repr(name)) from exc
+        if directory.kind == Kind.ACCOUNT:
+            bucket = self._mimicdb.bucket(component)
+            return component + "/", lambda node: self._bucket_attr(node, bucket.created_ns)
+        held = self._inodes.find(directory, component)
+        if held is not None and (file := held.file) is not None and file.entry is None:
+            return component, lambda node: self._attributes.of_file(node, file)
+        if beside and not component:
+            return self._look_marker(directory)
+        entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
+        if below is not None and not beside:
+            return component + "/", lambda node: self._directory_attr(node, below)
+        if entry is None or beside != (below is not None):
+            raise PosixError(errno.ENOENT, repr(name))
+        return component, lambda node: self._object_attr(node, entry)
+
+    def _look_marker(self, directory: Node) -> Found:
+        entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
+        if entry is None or not entry.size:
+            raise PosixError(errno.ENOENT, "the content of a directory marker")
+        return "", lambda node: self._object_attr(node, entry)
+
+    def sure(self, ask: Callable[[], T]) -> T:
+        """Return what *ask* says, after listing what the mirror does not know for it."""
+        while True:
+            try:
+                return ask()
+            except Unlisted as missing:
+                self.learn(missing)
+
+    def learn(self, missing: Unlisted) -> None:
+        """Have S3 list what is not known."""
+        if missing.bucket:
+            self._syncer.list_directory(missing.bucket, missing.directory)
+        else:
+            self._syncer.sync_buckets()
+
+    # Attributes
+
+    def attr(self, node: Node, file: File | None = None) -> Attr:
+        """Return the attributes of *node*; of *file*, where the caller has that open."""
+        if node.kind == Kind.CONTROL:
+            return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
+        if node.kind == Kind.ACCOUNT:
+            return self._attributes.of_directory(node.ino, None, self._started_ns)
+        if node.kind == Kind.DIRECTORY:
+            own = self._mimicdb.entry(node.bucket, node.key) if node.key else None
+            return self._directory_attr(node, own)
+        file = file or node.file
+        if file is not None:
+            return self._attributes.of_file(node, file)
+        return self._attributes.of_object(node.ino, self.entry(node))
+
+    def entry(self, node: Node) -> Entry:
+        """Return what the mirror has of an object. Raises PosixError ENOENT."""
+        entry = self._mimicdb.entry(node.bucket, node.key) if node.parent else None
+        if entry is None or entry.kind != OBJECT:
+            raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
+        return entry
+
+    def _object_attr(self, node: Node, entry: Entry) -> Attr:
+        file = node.file
+        if file is not None and file.dirty:
+            return self._attributes.of_file(node, file)
+        return self._attributes.of_object(node.ino, entry)
+
+    def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
+        node.content = own is not None and own.kind == OBJECT and own.size > 0
+        mtime_ns = node.mtime_ns or self._created_ns(node.bucket)
+        return self._attributes.of_directory(node.ino, own, mtime_ns)
+
+    def _bucket_attr(self, node: Node, created_ns: int) -> Attr:
+        return self._attributes.of_directory(node.ino, None, node.mtime_ns or created_ns)
+
+    def _created_ns(self, bucket: str) -> int:
+        known = self._mimicdb.backend.bucket(bucket)
+        return known.created_ns if known is not None and known.created_ns else self._started_ns
+
+    def _listed_ns(self, directory: Node) -> int:
+        scope = self._mimicdb.cover(directory.bucket, directory.key)
+        return scope.listed_ns if scope is not None else self._started_ns
+
+    # Listing
+
+    def readdir(
+        self, directory: Node, cookie: int, size: int, overhead: int, hold: bool
+    ) -> list[DirEntry]:
+        """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
+        if directory.kind == Kind.ACCOUNT:
+            return self._read_account(cookie, size, overhead, hold)
+        listing = self._listings.at(directory, cookie, lambda: self.unsaved(directory))
+        found: list[DirEntry] = []
+        with listing.lock:
+            rows, place = listing.rows(cookie & 0xFFFF_FFFF)
+            mtime_ns = self._created_ns(directory.bucket)
+            cookie = (listing.number << 32) + (cookie & 0xFFFF_FFFF)
+            for name, slot, entry in islice(rows, place, None):
+                size -= (overhead + len(name) + 7) & ~7
+                if size < 0:
+                    break
+                cookie += 1
+                attr = self._row_attr(directory, slot, entry, mtime_ns, hold)
+                found.append(DirEntry(name, attr, cookie))
+        return found
+
+    def _row_attr(
+        self, directory: Node, slot: str, entry: Entry, mtime_ns: int, hold: bool
+    ) -> Attr:
+        if not slot.endswith("/"):
+            node = self._inodes.child(directory, slot, Kind.OBJECT, hold)
+            if node.file is None:
+                return self._attributes.of_object(node.ino, entry)
+            return self._attributes.of_file(node, node.file)
+        node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
+        node.content = entry.kind == OBJECT and entry.size > 0
+        return self._attributes.of_directory(node.ino, entry, node.mtime_ns or mtime_ns)
+
+    def _read_account(self, cookie: int, size: int, overhead: int, hold: bool) -> list[DirEntry]:
+        found: list[DirEntry] = []
+        for place, bucket in enumerate(self._mimicdb.buckets()[cookie:], start=cookie + 1):
+            name = names.file_name(bucket.name)
+            size -= (overhead + len(name) + 7) & ~7
+            if size < 0:
+                break
+            slot = slot_of(bucket.name, directory=True)
+            node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
+            found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
+        return found
+
+    @staticmethod
+    def unsaved(directory: Node) -> list[str]:
+        """Return the slots of the files in *directory* that S3 does not have yet."""
+        children = list((directory.children or {}).items())
+        return [slot for slot, node in children if node.file and node.file.entry is None]
+
+
+def parent_of(node: Node) -> Node:
+    """Return the directory of *node*. Raises PosixError ESTALE once it is unlinked."""
+    if node.parent is None:
+        raise PosixError(errno.ESTALE, f"inode {node.ino}")
+    return node.parent
+
+
+def _kind(slot: str) -> Kind:
+    return Kind.DIRECTORY if slot.endswith("/") else Kind.OBJECT

@@ -1,0 +1,406 @@
+"""What buckets look like as a file system: names, attributes and directories from the mirror,
+changes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of
+FUSE.
+
+What is seen is `tree.py`'s, the bytes of open files `handles.py`'s, renames `moves.py`'s, the control file and the
+attributes `user.mimicfs.*` `control.py`'s; what the kernel must be told is `news.py`'s.
+
+Threading: any method, many threads. Two changes in one directory never meet: the kernel
+locks the directory. State is in the mirror, the inode table and the handle table, each with
+its own lock; no method holds a lock while it waits for S3.
+"""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import stat
+import time
+from collections.abc import Callable
+
+from mimicfs import metadata, names
+from mimicfs.config import FileOptions, VFSOptions
+from mimicfs.control import PREFIX, Control
+from mimicfs.entry import OBJECT, Entry, Scope
+from mimicfs.errors import PosixError, Unlisted
+from mimicfs.files.journal import Journal
+from mimicfs.handles import Handles
+from mimicfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.mimicdb import MimicDB
+from mimicfs.moves import Mover, Place
+from mimicfs.news import News
+from mimicfs.posix import (
+    RENAME_NOREPLACE,
+    Attr,
+    Caller,
+    DirEntry,
+    KernelCache,
+    NewAttr,
+    Opened,
+    Usage,
+)
+from mimicfs.s3.client import S3, Content
+from mimicfs.sync import Syncer
+from mimicfs.tree import Tree, parent_of
+
+DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
+# Modes of fallocate(2), from linux/falloc.h; both together with "keep the size".
+FALLOC_PUNCH_HOLE = 0x02 | 0x01
+FALLOC_ZERO_RANGE_KEEP = 0x10 | 0x01
+# What df shows as the size of the file system: S3 has no limit, df needs one.
+_CAPACITY = 1 << 50
+
+
+class VFS:
+    """The file system over *mimicdb* and *s3*. *kernel* is told what changed behind its back."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        s3: S3,
+        syncer: Syncer,
+        journal: Journal,
+        kernel: KernelCache,
+        options: VFSOptions,
+        file_options: FileOptions,
+    ) -> None:
+        self.quick = mimicdb.quick
+        self.inodes = Inodes(options.target.bucket, options.target.prefix)
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._options = options
+        self._tree = Tree(mimicdb, syncer, self.inodes, options)
+        self._news = News(mimicdb, self.inodes, kernel)
+        self._control = Control(mimicdb, s3, syncer, self._news, kernel)
+        self._handles = Handles(s3, journal, self.inodes, kernel, file_options)
+        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
+        mimicdb.subscribe(self._news.changed)
+
+    def close(self) -> None:
+        """Upload what is open and changed. Raises the first error, after trying all."""
+        self._handles.close()
+
+    # Names and attributes
+
+    def learn(self, caller: Caller, missing: Exception) -> None:
+        if not isinstance(missing, Unlisted):
+            raise missing
+        self._tree.learn(missing)
+
+    def lookup(self, caller: Caller, parent: int, name: bytes) -> Attr:
+        return self._tree.lookup(self._tree.directory(parent), name)
+
+    def forget(self, ino: int, count: int) -> None:
+        self.inodes.forget(ino, count)
+
+    def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr:
+        file = self._handles.file(handle) if handle is not None else None
+        return self._tree.attr(self.inodes.get(ino), file)
+
+    def readdir(
+        self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
+    ) -> list[DirEntry]:
+        return self._tree.readdir(self._tree.directory(ino), cookie, size, overhead, hold)
+
+    # Directories
+
+    def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:
+        directory = self._tree.directory(parent)
+        component = self._tree.new_name(directory, name)
+        slot = slot_of(component, directory=True)
+        if directory.kind == Kind.ACCOUNT:
+            self._s3.create_bucket(component)
+            self._mimicdb.complete(component, Scope("", True, time.time_ns()))
+        else:
+            covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
+            key = directory.key + slot
+            meta = metadata.written(metadata.directory_mode(mode), *self._owner(caller))
+            self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            if covered:  # nothing began with that key, so all below it is known: nothing
+                self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
+        self._touch(directory)
+        node = self.inodes.child(directory, slot, Kind.DIRECTORY, hold=True)
+        return self.getattr(caller, node.ino, None)
+
+    def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
+        directory = self._tree.directory(parent)
+        node = self._tree.named(directory, name)
+        if not node.is_directory:
+            raise PosixError(errno.ENOTDIR, repr(name))
+        if directory.kind == Kind.ACCOUNT:
+            self._s3.delete_bucket(node.bucket)
+        else:
+            self._empty(node)
+            self._remove(node.bucket, node.key)
+            self._keep(directory)
+        self._touch(directory)
+        self.inodes.unlink(node)
+
+    def _empty(self, node: Node) -> None:
+        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
+        if node.content or self._tree.unsaved(node):
+            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+        if self._tree.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
+            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+
+    def _remove(self, bucket: str, key: str) -> None:
+        """Delete the object *key*; a directory without one is forgotten."""
+        entry = self._mimicdb.entry(bucket, key)
+        if entry is None or entry.kind == OBJECT:
+            self._s3.delete(bucket, key)
+        else:
+            self._mimicdb.forget(bucket, key)
+
+    def _keep(self, directory: Node) -> None:
+        """A directory that lost its last name stays until it is removed."""
+        key = directory.key
+        if key and not self._mimicdb.backend.has_below(directory.bucket, key):
+            self._mimicdb.keep(directory.bucket, key)
+
+    def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
+        directory = self._tree.directory(parent)
+        if name == names.CONTROL:
+            raise PosixError(errno.EPERM, "the control file cannot be removed")
+        node = self._tree.named(directory, name)
+        if node.is_directory:
+            raise PosixError(errno.EISDIR, repr(name))
+        self._let_go(caller, node)
+        if node.file is None or node.file.entry is not None:
+            self._s3.delete(node.bucket, node.key)
+            self._keep(directory)
+        self._touch(directory)
+        self.inodes.unlink(node)
+
+    def _let_go(self, caller: Caller, node: Node) -> None:
+        """*node* is about to lose its object: who has it open goes on with a local copy."""
+        if node.file is not None and node.opens:
+            node.file.detach(caller.cancellation)
+
+    def rename(
+        self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None:
+        if flags & ~RENAME_NOREPLACE:
+            raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
+        source, target = self._tree.directory(parent), self._tree.directory(new_parent)
+        if Kind.ACCOUNT in (source.kind, target.kind):
+            raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
+        node = self._tree.named(source, name)
+        component = self._tree.component(new_name)
+        replaced = self._replaceable(caller, node, target, new_name, flags)
+        move = self._mover.move_directory if node.is_directory else self._mover.move_file
+        move(caller.cancellation, Place(source, node.component), Place(target, component))
+        if replaced is not None:
+            self.inodes.unlink(replaced)
+        self._keep(source)
+        self._touch(source)
+        self._touch(target)
+
+    def _replaceable(
+        self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
+    ) -> Node | None:
+        """Return what stands at the new name, ready to be replaced. Raises what POSIX says."""
+        try:
+            replaced = self._tree.named(target, name)
+        except PosixError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            return None
+        if flags & RENAME_NOREPLACE:
+            raise PosixError(errno.EEXIST, repr(name))
+        if replaced.is_directory != node.is_directory:
+            raise PosixError(errno.EISDIR if replaced.is_directory else errno.ENOTDIR, repr(name))
+        if replaced.is_directory:
+            self._empty(replaced)
+        else:
+            self._let_go(caller, replaced)
+        return replaced
+
+    # Attributes
+
+    def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr:
+        node = self.inodes.get(ino)
+        if node.kind == Kind.CONTROL:
+            if new.mtime_ns is not None:
+                self._control.sync(caller, parent_of(node))
+            return self.getattr(caller, ino, None)
+        if new.size is not None:
+            self._truncate(caller, node, new.size, handle)
+        if (new.mode, new.uid, new.gid, new.mtime_ns) != (None, None, None, None):
+            self._store(caller, node, new)
+        return self.getattr(caller, ino, handle)
+
+    def _truncate(self, caller: Caller, node: Node, size: int, handle: int | None) -> None:
+        if node.is_directory:
+            raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
+        if handle is not None:
+            self._handles.truncate(handle, size, caller.cancellation)
+            return
+        opened = self._open_node(node, os.O_WRONLY, caller)
+        try:
+            self._handles.truncate(opened.handle, size, caller.cancellation)
+            self._handles.flush(opened.handle, caller.cancellation)
+        finally:
+            self._handles.release(opened.handle)
+
+    def _store(self, caller: Caller, node: Node, new: NewAttr) -> None:
+        """Store mode, owner or time with the object (of a directory: with its marker)."""
+        if not node.key:
+            raise PosixError(errno.EPERM, "a bucket has no attributes that could be changed")
+        now = self.getattr(caller, node.ino, None)
+        mode = now.mode if new.mode is None else stat.S_IFMT(now.mode) | stat.S_IMODE(new.mode)
+        meta = metadata.written(
+            mode,
+            now.uid if new.uid is None else new.uid,
+            now.gid if new.gid is None else new.gid,
+            now.mtime_ns if new.mtime_ns is None else new.mtime_ns,
+        )
+        if node.file is not None and node.file.dirty:
+            node.file.set_meta(meta)
+            if new.mtime_ns is not None:
+                node.file.mtime_ns = new.mtime_ns
+        else:
+            self._store_in_place(node, meta)
+
+    def _store_in_place(self, node: Node, meta: dict[str, str]) -> None:
+        entry = self._mimicdb.entry(node.bucket, node.key)
+        if entry is None or entry.kind != OBJECT:
+            self._s3.put(node.bucket, node.key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            return
+        entry, content = self._s3.head(node.bucket, node.key)
+        content = content._replace(meta={**content.meta, **meta})
+        new = self._s3.copy((node.bucket, entry), node.bucket, node.key, content)
+        if node.pages_etag == entry.etag:
+            node.pages_etag = new.etag
+        if node.file is not None:
+            node.file.adopt(new, content)
+
+    def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> Attr:
+        if not stat.S_ISREG(mode):
+            raise PosixError(errno.EPERM, "only files and directories can be made")
+        attr, opened = self.create(caller, parent, name, mode, os.O_WRONLY)
+        try:
+            self.flush(caller, opened.handle)
+        finally:
+            self.release(opened.handle)
+        return attr
+
+    def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
+        raise PosixError(errno.EPERM, "symbolic links are not supported")
+
+    def readlink(self, caller: Caller, ino: int) -> bytes:
+        raise PosixError(errno.EINVAL, "not a symbolic link")
+
+    def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
+        node = self.inodes.get(ino)
+        if not name.startswith(PREFIX) or node.kind == Kind.CONTROL:
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
+        entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
+        return self._control.xattr(node, entry, name)
+
+    def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
+        """Return no names: cp -a and rsync -X would copy ours to other files."""
+        return []
+
+    def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        if not name.startswith(PREFIX):
+            raise PosixError(errno.EOPNOTSUPP, os.fsdecode(name))
+        self._control.set_xattr(caller, self.inodes.get(ino), name)
+
+    def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
+        raise PosixError(errno.EPERM if name.startswith(PREFIX) else errno.ENODATA)
+
+    def statfs(self, caller: Caller, ino: int) -> Usage:
+        root = self.inodes.root
+        known = self._mimicdb.backend.buckets()
+        shown = [bucket for bucket in known if root.bucket in ("", bucket.name)]
+        used = sum(bucket.bytes for bucket in shown)
+        files = sum(bucket.objects for bucket in shown)
+        return Usage(used, max(_CAPACITY, 2 * used), files, max(_CAPACITY, 2 * files))
+
+    # Open files
+
+    def open(self, caller: Caller, ino: int, flags: int) -> Opened:
+        return self._open_node(self.inodes.get(ino), flags, caller)
+
+    def _open_node(self, node: Node, flags: int, caller: Caller) -> Opened:
+        if node.kind == Kind.CONTROL:
+            return self._handles.open_control(node, self._control.text(parent_of(node)))
+        if node.is_directory:
+            raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
+        if node.file is not None and node.file.entry is None:
+            return self._handles.open_unsaved(node, flags, caller.cancellation)
+        return self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
+
+    def create(
+        self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Attr, Opened]:
+        directory = self._tree.directory(parent)
+        if directory.kind == Kind.ACCOUNT:
+            raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
+        component = self._tree.new_name(directory, name)
+        node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
+        meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))
+        opened = self._handles.create(node, Content(_content_type(component), meta))
+        self._touch(directory)
+        return self.getattr(caller, node.ino, opened.handle), opened
+
+    def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
+        return self._handles.read(handle, offset, size, caller.cancellation)
+
+    def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
+        return self._handles.read_cached(handle, offset, size)
+
+    def write(self, caller: Caller, handle: int, offset: int, data: memoryview) -> int:
+        node = self._handles.node(handle)
+        if node.kind == Kind.CONTROL:
+            self._control.sync(caller, parent_of(node))
+            return len(data)
+        return self._handles.write(handle, offset, data, caller.cancellation)
+
+    def flush(self, caller: Caller, handle: int) -> None:
+        self._handles.flush(handle, caller.cancellation)
+
+    def fsync(self, caller: Caller, handle: int) -> None:
+        self._handles.flush(handle, caller.cancellation)
+
+    def release(self, handle: int) -> None:
+        self._handles.release(handle)
+
+    def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None:
+        if mode == 0:
+            self._handles.allocate(handle, offset, size, caller.cancellation)
+        elif mode in (FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE_KEEP):
+            self._handles.zero(handle, offset, size, caller.cancellation)
+        else:
+            raise PosixError(errno.EOPNOTSUPP, f"fallocate mode {mode:#x}")
+
+    def lseek(self, caller: Caller, handle: int, offset: int, whence: int) -> int:
+        """Find data or a hole: S3 has no holes but the one that every file ends with."""
+        file = self._handles.file(handle)
+        size = 0 if file is None else file.size
+        if offset >= size or offset < 0:
+            raise PosixError(errno.ENXIO, f"offset {offset}")
+        return offset if whence == os.SEEK_DATA else size
+
+    def copy_file_range(
+        self, caller: Caller, source: int, offset: int, target: int, target_offset: int, size: int
+    ) -> int:
+        return self._handles.copy_whole(
+            source, offset, target, target_offset, size, caller.cancellation
+        )
+
+    # What the above is made of
+
+    def _owner(self, caller: Caller) -> tuple[int, int]:
+        """New files belong to who made them, unless the mount shows all as one user's."""
+        mounter = caller.uid == os.getuid()
+        return (self._options.uid, self._options.gid) if mounter else (caller.uid, caller.gid)
+
+    @staticmethod
+    def _touch(directory: Node) -> None:
+        directory.mtime_ns = time.time_ns()
+
+
+def _content_type(component: str) -> str:
+    return mimetypes.guess_type(component)[0] or Content().content_type
