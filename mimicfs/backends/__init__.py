@@ -21,10 +21,10 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from mimicfs.entry import Bucket, Change, Entry, Scope
+from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
-WIDE_CHANGE = 1000
+WIDE_CHANGE = 100
 
 
 class Backend(ABC):
@@ -89,6 +89,21 @@ class Backend(ABC):
     @abstractmethod
     def has_below(self, bucket: str, directory: str) -> bool:
         """Whether any entry's key begins with *directory*, its own marker included."""
+
+    def lookup(
+        self, bucket: str, directory: str, name: str
+    ) -> tuple[Entry | None, Entry | None]:
+        """Return the entry *directory* + *name*, and that of the subdirectory of this name.
+
+        Only an object is returned as the first. The second is as `children` would show it.
+        The hottest call: a store that can do it in one step should.
+        """
+        key = directory + name
+        entry = self.get(bucket, key) if name else None
+        below = self.get(bucket, key + "/")
+        if below is None and self.has_below(bucket, key + "/"):
+            below = Entry(key + "/", kind=LISTED)
+        return entry, below
 
     # Changes
 

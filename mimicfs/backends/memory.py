@@ -1,0 +1,215 @@
+"""Memory: the mirror in a Python dict. Gone when the process ends.
+
+The shortest complete backend, and the example to copy. One lock protects everything; the
+keys of a bucket are held in order beside the dict of their entries.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
+from mimicfs.errors import LogTrimmed
+
+_LOG_MAX = 100_000  # lines of a bucket's log
+
+
+@dataclass(slots=True)
+class _Bucket:
+    created_ns: int = 0
+    known: bool = False  # False: dropped, or only its log is in use
+    seq: int = 0
+    bytes: int = 0
+    objects: int = 0
+    entries: dict[str, Entry] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)  # those of entries, in order
+    scopes: dict[str, Scope] = field(default_factory=dict)
+    log: deque[Change] = field(default_factory=lambda: deque(maxlen=_LOG_MAX))
+
+
+class Memory(Backend):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()  # protects all below
+        self._buckets: dict[str, _Bucket] = {"": _Bucket()}
+
+    def buckets(self) -> list[Bucket]:
+        with self._lock:
+            known = [(name, at) for name, at in self._buckets.items() if at.known]
+            return [_shown(name, at) for name, at in sorted(known)]
+
+    def bucket(self, name: str) -> Bucket | None:
+        with self._lock:
+            at = self._buckets.get(name)
+            return _shown(name, at) if at is not None and at.known else None
+
+    def add_bucket(self, name: str, created_ns: int) -> None:
+        with self._lock:
+            at = self._buckets.setdefault(name, _Bucket())
+            if not at.known:
+                at.known = True
+                self._log("", [name])
+            at.created_ns = created_ns
+
+    def drop_bucket(self, name: str) -> None:
+        with self._lock:
+            at = self._buckets.get(name)
+            if at is not None and at.known:
+                self._buckets[name] = _Bucket(seq=at.seq + 1)
+                self._log("", [name])
+
+    def get(self, bucket: str, key: str) -> Entry | None:
+        at = self._buckets.get(bucket)
+        return at.entries.get(key) if at is not None else None
+
+    def children(
+        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        found: list[Entry] = []
+        with self._lock:
+            at = self._buckets.get(bucket, _Bucket())
+            place = self._place(at, directory, after)
+            while place < len(at.keys) and len(found) < limit:
+                key = at.keys[place]
+                if not key.startswith(directory):
+                    break
+                slash = key.find("/", len(directory))
+                if slash < 0:
+                    found.append(at.entries[key])
+                    place += 1
+                else:  # a subdirectory: go on behind all that is in it
+                    name = key[: slash + 1]
+                    found.append(at.entries.get(name) or Entry(name, kind=LISTED))
+                    place = bisect_left(at.keys, key[:slash] + "0", place)
+        return found
+
+    @staticmethod
+    def _place(at: _Bucket, directory: str, after: str) -> int:
+        if after <= directory:
+            return bisect_right(at.keys, directory) if directory else 0
+        if after.endswith("/"):
+            return bisect_left(at.keys, after[:-1] + "0")
+        return bisect_right(at.keys, after)
+
+    def scan(
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        with self._lock:
+            at = self._buckets.get(bucket, _Bucket())
+            start = bisect_right(at.keys, after) if after else 0
+            start = max(start, bisect_left(at.keys, prefix))
+            page = at.keys[start : start + limit]
+            return [at.entries[key] for key in page if key.startswith(prefix)]
+
+    def has_below(self, bucket: str, directory: str) -> bool:
+        return bool(self.scan(bucket, directory, "", 1))
+
+    def apply(
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+    ) -> set[str]:
+        with self._lock:
+            self._add_unknown(bucket)
+            at = self._buckets[bucket]
+            new = {entry.key: entry for entry in puts}
+            gone = [key for key in deletes if key not in new]
+            left = self._changed_since(bucket, since, [*new, *gone])
+            for key in left:
+                new.pop(key, None)
+            gone = [key for key in gone if key not in left]
+            self._store(at, new, gone)
+            self._log(bucket, [*new, *gone])
+            return left
+
+    def _add_unknown(self, bucket: str) -> None:
+        at = self._buckets.get(bucket)
+        if bucket and (at is None or not at.known):
+            self.add_bucket(bucket, 0)
+
+    def _changed_since(self, bucket: str, since: int | None, keys: list[str]) -> set[str]:
+        changes = [] if since is None else self.changes(bucket, since, _LOG_MAX)
+        single = {change.first for change in changes if change.first == change.last}
+        wide = [(change.first, change.last) for change in changes if change.first < change.last]
+        return {
+            key
+            for key in keys
+            if key in single or any(first <= key <= last for first, last in wide)
+        }
+
+    def _store(self, at: _Bucket, puts: dict[str, Entry], deletes: list[str]) -> None:
+        for key in deletes:
+            old = at.entries.pop(key, None)
+            self._count(at, old, -1)
+            if old is not None:
+                del at.keys[bisect_left(at.keys, key)]
+        added = [key for key in puts if key not in at.entries]
+        for key, entry in puts.items():
+            self._count(at, at.entries.get(key), -1)
+            self._count(at, entry, 1)
+            at.entries[key] = entry
+        if len(added) == 1:
+            at.keys.insert(bisect_left(at.keys, added[0]), added[0])
+        elif added:
+            at.keys.extend(sorted(added))
+            at.keys.sort()  # two ordered runs: merged, not sorted anew
+
+    @staticmethod
+    def _count(at: _Bucket, entry: Entry | None, sign: int) -> None:
+        if entry is not None and entry.kind == OBJECT:
+            at.objects += sign
+            at.bytes += sign * entry.size
+
+    def _log(self, bucket: str, keys: list[str]) -> None:
+        at = self._buckets[bucket]
+        if len(keys) > WIDE_CHANGE:
+            at.seq += 1
+            at.log.append(Change(at.seq, min(keys), max(keys), self.origin))
+            return
+        for key in keys:
+            at.seq += 1
+            at.log.append(Change(at.seq, key, key, self.origin))
+
+    def seq(self, bucket: str) -> int:
+        at = self._buckets.get(bucket)
+        return at.seq if at is not None else 0
+
+    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+        with self._lock:
+            at = self._buckets.get(bucket, _Bucket())
+            first = at.log[0].seq if at.log else at.seq + 1
+            if since > at.seq or since < first - 1:
+                raise LogTrimmed(f"the log of {bucket or 'the buckets'} has {first} to {at.seq}")
+            start = since - first + 1
+            return [at.log[n] for n in range(start, min(start + limit, len(at.log)))]
+
+    def mark(self, bucket: str, scope: Scope) -> None:
+        with self._lock:
+            self._add_unknown(bucket)
+            if scope.deep:
+                self.unmark(bucket, scope.prefix)
+            self._buckets[bucket].scopes[scope.prefix] = scope
+
+    def unmark(self, bucket: str, prefix: str) -> None:
+        with self._lock:
+            scopes = self._buckets[bucket].scopes if bucket in self._buckets else {}
+            for inside in [known for known in scopes if known.startswith(prefix)]:
+                del scopes[inside]
+
+    def scope(self, bucket: str, prefix: str) -> Scope | None:
+        at = self._buckets.get(bucket)
+        return at.scopes.get(prefix) if at is not None else None
+
+    def close(self) -> None:
+        self._buckets = {"": _Bucket()}
+
+
+def _shown(name: str, at: _Bucket) -> Bucket:
+    return Bucket(name, at.created_ns, at.objects, at.bytes, at.seq)

@@ -1,0 +1,207 @@
+"""Mounting and unmounting through fusermount3, as root and as any user.
+
+fusermount3 is setuid root: it mounts, and hands the opened /dev/fuse back over a socket. What
+goes wrong comes out as a MountError of one line that says what to do.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicfs.errors import MountError
+
+_FUSERMOUNT_TIMEOUT_S = 30.0
+DEVICE = Path("/dev/fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How to mount. *extra* goes to fusermount3 as it is (noatime, noexec, context=...)."""
+
+    fsname: str = "mimicfs"  # the first column of `mount` and `df`
+    subtype: str = "mimicfs"
+    allow_other: bool = False  # other users (and root) may use the mount
+    default_permissions: bool = True  # the kernel checks mode bits; we are not asked
+    read_only: bool = False
+    extra: tuple[str, ...] = ("nosuid", "nodev")
+    clear_dead: bool = False  # unmount what a dead process left there, instead of refusing
+
+    def __str__(self) -> str:
+        """As after -o."""
+        words = [f"fsname={_escaped(self.fsname)}", f"subtype={_escaped(self.subtype)}"]
+        words += ["allow_other"] * self.allow_other
+        words += ["default_permissions"] * self.default_permissions
+        words.append("ro" if self.read_only else "rw")
+        return ",".join([*words, *self.extra])
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def mount(mountpoint: Path, options: MountOptions) -> int:
+    """Mount at *mountpoint* and return the opened /dev/fuse. Raises MountError.
+
+    No access to the mount returns before INIT was answered on that descriptor.
+    """
+    helper = _fusermount()
+    _check_device()
+    _check_mountpoint(mountpoint, options.clear_dead)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [helper, "-o", str(options), "--", os.fspath(mountpoint)]
+        environment = dict(os.environ, _FUSE_COMMFD=str(theirs.fileno()))
+        result = _run(command, environment, theirs.fileno())
+        theirs.close()
+        if result.returncode:
+            raise MountError(_reason(mountpoint, result.stderr, options))
+        return _received_descriptor(ours)
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
+    command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", os.fspath(mountpoint)]
+    result = _run(command, dict(os.environ))
+    if result.returncode == 0:
+        return
+    said = _one_line(result.stderr)
+    if "busy" in said:
+        raise MountError(f"{mountpoint}: in use; close what uses it (see `fuser -m`) or unmount -z")
+    raise MountError(f"{mountpoint}: {said}")
+
+
+def device_number(mountpoint: Path) -> str | None:
+    """Return "MAJOR:MINOR" of the FUSE file system on *mountpoint*, or None. Asks no daemon."""
+    path = os.fsencode(_resolved(mountpoint))
+    found = None
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        kind = fields[fields.index(b"-", 6) + 1]
+        if _unescaped(fields[4]) == path:  # the last one is on top
+            found = fields[2].decode() if kind.split(b".")[0] in (b"fuse", b"fuseblk") else None
+    return found
+
+
+def _resolved(mountpoint: Path) -> Path:
+    """Return *mountpoint* without links, and without asking the file system mounted there."""
+    path = Path(os.path.abspath(mountpoint))
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _unescaped(field: bytes) -> bytes:
+    """mountinfo writes space, tab, newline and backslash as three octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field)
+
+
+def _run(
+    command: list[str], environment: dict[str, str], *descriptors: int
+) -> subprocess.CompletedProcess[str]:
+    # Only fusermount3's own words are looked at, so they must not be translated.
+    environment["LC_ALL"] = "C"
+    try:
+        return subprocess.run(
+            command,
+            env=environment,
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=_FUSERMOUNT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise MountError(f"{command[0]} did not end in {_FUSERMOUNT_TIMEOUT_S:.0f} s") from exc
+    except OSError as exc:
+        raise MountError(f"{command[0]}: {exc.strerror}") from exc
+
+
+def _received_descriptor(channel: socket.socket) -> int:
+    size = array.array("i").itemsize
+    _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return int(array.array("i", data[:size])[0])
+    raise MountError("fusermount3 mounted but gave no descriptor")
+
+
+def _fusermount() -> str:
+    found = shutil.which("fusermount3")
+    if found is None:
+        raise MountError("fusermount3 is not installed; apt install fuse3")
+    return found
+
+
+def _check_device() -> None:
+    if not DEVICE.exists():
+        raise MountError(
+            f"{DEVICE} is missing; modprobe fuse (in a container: --device {DEVICE}"
+            " --cap-add SYS_ADMIN)"
+        )
+
+
+def _check_mountpoint(mountpoint: Path, clear_dead: bool) -> None:
+    """Raise MountError unless *mountpoint* is a directory on which nothing of FUSE is mounted."""
+    try:
+        mode = os.stat(mountpoint).st_mode
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise MountError(_unusable(mountpoint, exc)) from exc
+        if not clear_dead:
+            raise MountError(
+                f"{mountpoint}: a file system is mounted there whose process has died;"
+                f" fusermount3 -u -z {mountpoint}"
+            ) from exc
+        unmount(mountpoint, lazy=True)
+        _check_mountpoint(mountpoint, clear_dead)  # there may be another one below it
+        return
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"{mountpoint}: not a directory")
+    if device_number(Path(os.path.realpath(mountpoint))) is not None:
+        raise MountError(
+            f"{mountpoint}: already mounted; unmount it first (fusermount3 -u {mountpoint})"
+        )
+
+
+def _unusable(mountpoint: Path, exc: OSError) -> str:
+    if exc.errno == errno.ENOENT:
+        return f"{mountpoint}: no such directory; mkdir {mountpoint}"
+    if exc.errno == errno.EACCES:
+        return f"{mountpoint}: no permission to look at it; another user's mount, or directory"
+    return f"{mountpoint}: {exc.strerror}"
+
+
+def _reason(mountpoint: Path, printed: str, options: MountOptions) -> str:
+    """Return in one line what fusermount3 meant and what to do."""
+    said = _one_line(printed)
+    if "user_allow_other" in said:
+        return "allow_other is for root only; add the line user_allow_other to /etc/fuse.conf"
+    if "failed to open" in said and str(DEVICE) in said:
+        return f"{DEVICE}: no permission; chmod 0666 {DEVICE}, or mount as root ({said})"
+    if "no write access" in said or "not owned" in said:
+        return f"{mountpoint}: must belong to you and be writable to mount on it ({said})"
+    if "too many FUSE" in said:
+        return f"{said}; raise mount_max in /etc/fuse.conf"
+    if "Operation not permitted" in said or "permission" in said.lower():
+        return (
+            f"{mountpoint}: mounting is not permitted here ({said}); fusermount3 must be setuid"
+            " root, and a container needs --cap-add SYS_ADMIN"
+        )
+    return f"{mountpoint}: {said or 'fusermount3 failed without a word'} (-o {options})"
+
+
+def _one_line(printed: str) -> str:
+    lines = [line.strip().removeprefix("fusermount3: ") for line in printed.splitlines()]
+    return "; ".join(line for line in lines if line)

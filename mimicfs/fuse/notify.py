@@ -1,0 +1,117 @@
+"""Tells the kernel what is no longer so: posix.KernelCache.
+
+    entry_changed       INVAL_ENTRY (parent, name): the name, or its absence, is looked up again
+    listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
+    attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
+    data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
+    everything_changed  INC_EPOCH, and each listing that the kernel may have
+
+Why a thread: INVAL_ENTRY waits for the lock of the directory, which the kernel holds while it
+waits for our answer to a lookup or create in it. Sent by who is to answer, it hangs the mount
+for good. For the same reason the thread holds no lock of ours.
+
+Why listing_changed begins with a name that never exists: a listing that was answered before
+the change may be on its way into the kernel's cache, which INVAL_INODE does not wait for; but
+the reader holds the directory's lock until it is there, and INVAL_ENTRY waits for that lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from mimicfs.fuse.abi import (
+    NOTIFY_INC_EPOCH_MINOR,
+    NOTIFY_INVAL_ENTRY_OUT,
+    NOTIFY_INVAL_INODE_OUT,
+    ROOT_ID,
+    Notify,
+)
+from mimicfs.fuse.session import Session
+
+log = logging.getLogger(__name__)
+
+_GONE = frozenset((errno.ENODEV, errno.EBADF, errno.EPERM, errno.ECONNABORTED, errno.EPIPE))
+
+
+class Notifier:
+    """The kernel's cache of *session*. Any thread; its own thread starts with it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._epoch = session.minor >= NOTIFY_INC_EPOCH_MINOR
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
+        self._thread.start()
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether everything_changed does what it says; from kernel 6.16 on."""
+        return self._epoch
+
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        self._work.put(lambda: self._entry(parent, name))
+
+    def listing_changed(self, ino: int) -> None:
+        self._work.put(lambda: self._listing(ino))
+
+    def attr_changed(self, ino: int) -> None:
+        self._work.put(lambda: self._inode(ino, -1))
+
+    def data_changed(self, ino: int) -> None:
+        self._work.put(lambda: self._inode(ino, 0))
+
+    def everything_changed(self) -> None:
+        self._work.put(self._everything)
+
+    def flush(self, timeout_s: float) -> bool:
+        told = threading.Event()
+        self._work.put(told.set)
+        return told.wait(timeout_s) or not self._thread.is_alive()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Tell what is queued and end the thread; at most *timeout_s*."""
+        self._work.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (call := self._work.get()) is not None:
+            try:
+                call()
+            except Exception:
+                log.exception("a notification failed")
+
+    def _entry(self, parent: int, name: bytes) -> None:
+        head = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)
+        self._send(Notify.INVAL_ENTRY, head + name + b"\0", f"{name!r} in inode {parent}")
+
+    def _listing(self, ino: int) -> None:
+        self._entry(ino, b".")
+        self._inode(ino, 0)
+
+    def _inode(self, ino: int, offset: int) -> None:
+        data = NOTIFY_INVAL_INODE_OUT.pack(ino, offset, 0)
+        self._send(Notify.INVAL_INODE, data, f"inode {ino}")
+
+    def _everything(self) -> None:
+        if self._epoch and self._send(Notify.INC_EPOCH, b"", "everything") == errno.EINVAL:
+            self._epoch = False
+        # The epoch is of names only. Listings stay in inodes that something holds.
+        for ino in {ROOT_ID, *self._session.listed.copy()}:
+            self._listing(ino)
+
+    def _send(self, code: Notify, data: bytes, about: str) -> int:
+        """Tell the kernel; return 0, or the errno of its refusal, logged where it matters."""
+        try:
+            self._session.notify(code, data)
+        except OSError as exc:
+            error = exc.errno or errno.EIO
+            # ENOENT: the kernel has no such thing. ENOTEMPTY: a directory in use; it is
+            # looked up again nevertheless.
+            if error not in _GONE and error not in (errno.ENOENT, errno.ENOTEMPTY):
+                log.error("the kernel refused %s about %s: %s", code.name, about, exc.strerror)
+            return error
+        return 0

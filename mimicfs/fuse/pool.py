@@ -1,0 +1,64 @@
+"""Worker threads, started when there is work and no thread is free.
+
+Not concurrent.futures: its threads are joined at exit, so a request that hangs would keep the
+process; and a Future for each request costs more than the request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+log = logging.getLogger(__name__)
+
+Task = Callable[[], None]
+
+
+class Pool:
+    """Up to *size* daemon threads. Thread-safe."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._lock = threading.Lock()  # protects the two below
+        self._threads: list[threading.Thread] = []
+        self._free = 0  # threads waiting, less tasks queued for them
+
+    def submit(self, task: Task) -> None:
+        """Let a thread call *task*, which must not raise."""
+        with self._lock:
+            self._free -= 1
+            if self._free < 0 and len(self._threads) < self._size:
+                self._start()
+        self._tasks.put(task)
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads after the tasks submitted so far; False if some are not done yet."""
+        with self._lock:
+            threads = list(self._threads)
+        for _ in threads:
+            self._tasks.put(None)
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _start(self) -> None:
+        name = f"{self._name}-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        self._free += 1
+        thread.start()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except Exception:
+                log.exception("a task of %s failed", self._name)
+            with self._lock:
+                self._free += 1

@@ -1,0 +1,270 @@
+"""Which thread answers what; interrupts; the end.
+
+The thread that calls `serve` reads the device. While fs.quick it answers by itself what needs
+no waiting: a request handed to another thread costs 30-50 us more, about as much as itself.
+All else goes to worker threads, in pools of their own kinds (`operations.Lane`), so that a
+hundred reads that wait for S3 do not hold up an `ls`, and a hundred `touch .sync` (which wait
+until the kernel was notified, which waits for the locks of directories) do not hold up the
+creates and unlinks that hold such locks.
+
+Lookup counts belong to the file system. What could not be delivered is given back here
+(`Operations.undo`); at unmount the kernel forgets all without saying so.
+
+Threading: `serve` is one thread; `stop` may be called by any, also from a signal handler.
+State shared between threads is `_waiting`, a dict of which each use is one atomic step.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+import threading
+import time
+
+from mimicfs.errors import MountError, Unlisted
+from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, Init, Opcode
+from mimicfs.fuse.operations import Data, Lane, Operation, Operations
+from mimicfs.fuse.packing import Packer
+from mimicfs.fuse.pool import Pool
+from mimicfs.fuse.session import Session
+from mimicfs.posix import Caller, Cancellation, FileSystem
+
+log = logging.getLogger(__name__)
+
+YEAR_S = 365 * 86400.0
+# The data pool is that much larger than the others: the kernel's max_background reads of
+# one file can all wait at once, and so can as many processes.
+_DATA_WORKERS_FACTOR = 4
+_ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
+_POOLS_S = 5.0  # how long the last releases have
+_ERRNO_MAX = 511  # beyond are the kernel's own
+
+
+class Server:
+    """Answers the requests of *session* from *fs*. *workers* threads for each kind of waiting.
+
+    Times-to-live are how long the kernel may keep a name, attributes, and the absence of a
+    name; whoever changes *fs* from outside tells it through `Notifier`.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        session: Session,
+        workers: int = 16,
+        *,
+        entry_ttl_s: float = YEAR_S,
+        attr_ttl_s: float = YEAR_S,
+        negative_ttl_s: float = YEAR_S,
+    ) -> None:
+        self._fs = fs
+        self._session = session
+        packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
+        self._operations = Operations(
+            fs, packer, session.listed, setxattr_ext=Init.SETXATTR_EXT in session.flags
+        )
+        self._table = self._operations.table
+        self._pools = {
+            Lane.QUICK: Pool("fuse-lookup", workers),
+            Lane.OPEN: Pool("fuse-open", workers),
+            Lane.NAMES: Pool("fuse-names", workers),
+            Lane.DATA: Pool("fuse-data", workers * _DATA_WORKERS_FACTOR),
+        }
+        self._learners = Pool("fuse-learn", workers)
+        # Requests at workers, by their unique number: what INTERRUPT cancels.
+        self._waiting: dict[int, Cancellation] = {}
+        self._calm = Cancellation()  # of those answered at once: never cancelled
+        self._ending = False  # `receive` has no more to give, or is not to be asked again
+        self._ended = threading.Event()
+        self._deadline = float("inf")  # of stop, in time.monotonic()
+
+    def serve(self) -> None:
+        """Answer until unmounted or stopped. Returns when all workers are done, or given up."""
+        receive, dispatch = self._session.receive, self._dispatch
+        try:
+            while not self._ending and (request := receive()) is not None:
+                dispatch(request)
+        finally:
+            self._ending = True
+            self._ended.set()
+            self._end()
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Unmount, and end `serve`. Returns at once.
+
+        New paths lead nowhere from now on. Open files go on for up to *timeout_s*; then what
+        still waits is interrupted (EINTR), and what does not hear it is answered ENOTCONN.
+        Called again, the earlier end counts.
+        """
+        first = self._deadline == float("inf")
+        self._deadline = min(self._deadline, time.monotonic() + timeout_s)
+        if first:
+            threading.Thread(target=self._stop, name="fuse-stop", daemon=True).start()
+
+    # One request
+
+    def _dispatch(self, request: bytes) -> None:
+        try:
+            _, opcode, unique, nodeid, uid, gid, pid, _, _ = IN_HEADER.unpack_from(request)
+        except struct.error:
+            log.error("a request of %d bytes has no header", len(request))
+            return
+        operation = self._table.get(opcode)
+        if operation is None:
+            self._dispatch_other(opcode, unique, nodeid, request)
+            return
+        caller = Caller(uid, gid, pid, self._calm)
+        if self._fs.quick:
+            if operation.lane is Lane.QUICK:
+                self._answer_at_once(operation, caller, opcode, unique, nodeid, request)
+                return
+            if opcode == Opcode.READ and self._answer_cached(unique, request):
+                return
+        self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
+
+    def _dispatch_other(self, opcode: int, unique: int, nodeid: int, request: bytes) -> None:
+        """Deal with what is not an operation of the file system."""
+        try:
+            if opcode == Opcode.FORGET:
+                self._operations.forget(nodeid, request)
+            elif opcode == Opcode.BATCH_FORGET:
+                self._operations.batch_forget(request)
+            elif opcode == Opcode.INTERRUPT:
+                self._interrupt(unique, INTERRUPT_IN.unpack_from(request, IN_HEADER.size)[0])
+            elif opcode == Opcode.DESTROY:
+                self._session.reply(unique)
+            elif opcode != Opcode.NOTIFY_REPLY:  # that one is Session.wake's, and not answered
+                self._session.fail(unique, errno.ENOSYS)
+        except Exception:
+            log.exception("request %d (%s) failed", opcode, _title(opcode))
+            if opcode not in (Opcode.FORGET, Opcode.BATCH_FORGET):
+                self._session.fail(unique, errno.EIO)
+
+    def _answer_at_once(
+        self,
+        operation: Operation,
+        caller: Caller,
+        opcode: int,
+        unique: int,
+        nodeid: int,
+        request: bytes,
+    ) -> None:
+        try:
+            data = operation.handler(caller, nodeid, request)
+        except Unlisted:
+            self._hand_over(self._learners, operation, caller, unique, request)
+        except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
+            self._session.fail(unique, _errno(exc, opcode))
+        else:
+            if not self._session.reply(unique, data):
+                self._give_back(opcode, data)
+
+    def _answer_cached(self, unique: int, request: bytes) -> bool:
+        try:
+            data = self._operations.read_cached(request)
+        except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
+            self._session.fail(unique, _errno(exc, Opcode.READ))
+            return True
+        if data is None:
+            return False
+        self._session.reply(unique, data)
+        return True
+
+    # Workers
+
+    def _hand_over(
+        self, pool: Pool, operation: Operation, caller: Caller, unique: int, request: bytes
+    ) -> None:
+        cancellation = Cancellation()
+        caller = caller._replace(cancellation=cancellation)
+        self._waiting[unique] = cancellation
+        pool.submit(lambda: self._work(operation, caller, unique, request))
+
+    def _work(self, operation: Operation, caller: Caller, unique: int, request: bytes) -> None:
+        _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
+        try:
+            if operation.lane is Lane.QUICK:
+                data = self._operations.sure(
+                    caller, lambda: operation.handler(caller, nodeid, request)
+                )
+            else:
+                data = operation.handler(caller, nodeid, request)
+        except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
+            self._session.fail(unique, _errno(exc, opcode))
+        else:
+            if not self._session.reply(unique, data):
+                self._give_back(opcode, data)
+        finally:
+            # After the answer: an INTERRUPT that comes between finds it, and needs no more.
+            self._waiting.pop(unique, None)
+
+    def _give_back(self, opcode: int, data: Data) -> None:
+        try:
+            self._operations.undo(opcode, data)
+        except Exception:
+            log.exception("giving back an undelivered answer to %s failed", _title(opcode))
+
+    def _interrupt(self, unique: int, interrupted: int) -> None:
+        """The process that waits for *interrupted* got a signal. Not answered if that is known.
+
+        Documentation/filesystems/fuse: one that comes before its request is answered EAGAIN,
+        and sent again. Here it can only come after its request was answered; then the kernel
+        has forgotten both, and the EAGAIN goes nowhere.
+        """
+        cancellation = self._waiting.get(interrupted)
+        if cancellation is None:
+            self._session.fail(unique, errno.EAGAIN)
+        else:
+            cancellation.cancel()
+
+    # The end
+
+    def _stop(self) -> None:
+        try:
+            self._session.unmount(lazy=True)
+        except MountError as exc:
+            log.debug("not unmounted: %s", exc)  # somebody else did
+        while not self._ended.wait(0.05) and time.monotonic() < self._deadline:
+            pass
+        if self._ended.is_set():
+            return
+        log.warning("%s: still in use, ended nevertheless", self._session.mountpoint)
+        self._cancel_all()
+        self._ending = True
+        self._session.wake()
+
+    def _end(self) -> None:
+        """Interrupt, then answer, whatever still waits; let go of the device."""
+        self._cancel_all()
+        deadline = time.monotonic() + _ANSWERS_S
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for unique in list(self._waiting):
+            self._session.fail(unique, errno.ENOTCONN)
+        self._session.close()
+        deadline = time.monotonic() + _POOLS_S
+        for pool in (*self._pools.values(), self._learners):
+            if not pool.close(max(0.0, deadline - time.monotonic())):
+                log.warning("%s: a request did not end", self._session.mountpoint)
+
+    def _cancel_all(self) -> None:
+        for cancellation in list(self._waiting.values()):
+            cancellation.cancel()
+
+
+def _errno(exc: Exception, opcode: int) -> int:
+    """Return what the kernel is told of *exc*; EIO with a traceback in the log if unforeseen."""
+    code = getattr(exc, "errno", None)
+    if isinstance(code, int) and 0 < code <= _ERRNO_MAX:
+        log.debug("%s: %s", _title(opcode), exc)
+        return code
+    log.error("%s failed", _title(opcode), exc_info=exc)
+    return errno.EIO
+
+
+def _title(opcode: int) -> str:
+    try:
+        return Opcode(opcode).name
+    except ValueError:
+        return f"opcode {opcode}"

@@ -1,0 +1,265 @@
+"""One mount: INIT, requests in, answers and notifications out.
+
+A session carries bytes; what they mean is `operations.py`'s, who answers is `server.py`'s.
+
+Threading: one thread calls `receive`. Answers and notifications may be written by any thread
+at once: each is one write(2), which the kernel takes as a whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import struct
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mimicfs.errors import MountError
+from mimicfs.fuse import mounting
+from mimicfs.fuse.abi import (
+    IN_HEADER,
+    INIT_IN,
+    INIT_IN_OLD_SIZE,
+    INIT_OUT,
+    KERNEL_MINOR_VERSION,
+    KERNEL_VERSION,
+    MIN_READ_BUFFER,
+    NOTIFY_RETRIEVE_OUT,
+    OLDEST_MINOR_VERSION,
+    OUT_HEADER,
+    ROOT_ID,
+    Init,
+    Notify,
+    Opcode,
+)
+from mimicfs.fuse.mounting import MountOptions
+
+log = logging.getLogger(__name__)
+
+_PAGE = 4096
+# What we ask for, as far as the kernel offers it. EXPLICIT_INVAL_DATA and not AUTO: pages are
+# dropped exactly when `data_changed` says so; with AUTO every moved mtime dropped them, and
+# each first `ls` of a directory asked for its attributes (tests/fuse/test_kernel_cache.py).
+# Not asked for: WRITEBACK_CACHE (size and mtime would belong to the kernel), POSIX_ACL.
+_WANTED = (
+    Init.ASYNC_READ
+    | Init.ATOMIC_O_TRUNC
+    | Init.BIG_WRITES
+    | Init.DO_READDIRPLUS
+    | Init.PARALLEL_DIROPS
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    | Init.NO_OPENDIR_SUPPORT
+    | Init.EXPLICIT_INVAL_DATA
+    | Init.HANDLE_KILLPRIV_V2
+    | Init.INIT_EXT
+    | Init.DIRECT_IO_ALLOW_MMAP  # else mmap of a file opened with `direct` is ENODEV
+    | Init.NO_EXPORT_SUPPORT  # inode numbers are not found again once forgotten
+)
+# Errors of writing an answer that mean: nobody waits for it any more.
+_GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPERM, errno.EBADF))
+_GONE_PEER = frozenset((errno.EPIPE, errno.ECONNRESET))  # where a socket stands for the device
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How to mount and what to agree with the kernel."""
+
+    mount: MountOptions = field(default_factory=MountOptions)
+    max_write: int = 1 << 20  # bytes of one WRITE or READ; the kernel's limit is 1 MiB
+    max_readahead: int = 1 << 20  # bytes
+    max_background: int = 64  # requests in flight that no process waits for (read-ahead)
+    readdirplus_auto: bool = False  # the kernel may ask for names without attributes
+
+
+class Session:
+    """The device *fd*, /dev/fuse or a socket of the same manners, owned from now on.
+
+    `Session.mount` is the usual way to one.
+    """
+
+    def __init__(self, fd: int, mountpoint: Path, options: SessionOptions | None = None) -> None:
+        self.mountpoint = mountpoint
+        self.options = options or SessionOptions()
+        self.minor = 0  # the minor version spoken; 0 before INIT
+        self.flags = Init(0)  # agreed with the kernel
+        # Directories of which the kernel may have a listing: added when one is read, taken
+        # out when the kernel forgets the inode. Each step is one atomic set operation.
+        self.listed: set[int] = set()
+        self._fd = fd
+        self._closing = weakref.finalize(self, os.close, fd)
+        size = max(self.options.max_write + _PAGE, MIN_READ_BUFFER)
+        # One buffer for all requests: allocating 1 MiB for each costs more than the copy.
+        self._buffer = memoryview(bytearray(size))
+        self._buffers = (self._buffer,)
+
+    @classmethod
+    def mount(cls, mountpoint: Path, options: SessionOptions | None = None) -> Session:
+        """Mount at *mountpoint* and agree with the kernel. Raises MountError.
+
+        After this the mount answers as soon as somebody reads `receive`.
+        """
+        options = options or SessionOptions()
+        mountpoint = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
+        session = cls(mounting.mount(mountpoint, options.mount), mountpoint, options)
+        try:
+            session.handshake()
+        except BaseException:
+            session.unmount(lazy=True)
+            session.close()
+            raise
+        session._widen_readahead()
+        return session
+
+    def handshake(self) -> None:
+        """Answer INIT, the first request. Raises MountError."""
+        request = self.receive()
+        while request is not None:
+            if self._answer_init(request):
+                return
+            request = self.receive()
+        raise MountError(f"{self.mountpoint}: the kernel ended the mount before it began")
+
+    def receive(self) -> bytes | None:
+        """Return the next request; None when there will be no more (unmounted)."""
+        while True:
+            try:
+                size = os.readv(self._fd, self._buffers)
+            except OSError as exc:
+                if not self._goes_on(exc):
+                    return None
+            else:
+                return bytes(self._buffer[:size]) if size else None
+
+    def reply(self, unique: int, data: bytes | memoryview = b"") -> bool:
+        """Answer request *unique*; False if nobody waits for it any more."""
+        header = OUT_HEADER.pack(16 + len(data), 0, unique)
+        try:
+            os.writev(self._fd, (header, data))
+        except OSError as exc:
+            if exc.errno in _GONE or exc.errno in _GONE_PEER:
+                return False
+            log.error("answer to request %d refused by the kernel: %s", unique, exc)
+            self.fail(unique, errno.EIO)  # where the kernel has not ended it already
+            return False
+        return True
+
+    def fail(self, unique: int, error: int) -> bool:
+        """Answer request *unique* with errno *error*; False if nobody waits for it."""
+        try:
+            os.write(self._fd, OUT_HEADER.pack(16, -error, unique))
+        except OSError as exc:
+            if exc.errno not in _GONE and exc.errno not in _GONE_PEER:
+                log.error("errno %d for request %d refused by the kernel: %s", error, unique, exc)
+            return False
+        return True
+
+    def notify(self, code: Notify, data: bytes = b"") -> None:
+        """Tell the kernel something unasked. Raises OSError, ENOENT where it has no such thing.
+
+        Waits for locks that the kernel holds while it waits for us: see `notify.py`.
+        """
+        os.write(self._fd, OUT_HEADER.pack(16 + len(data), code, 0) + data)
+
+    def wake(self) -> None:
+        """Make `receive` return, with a NOTIFY_REPLY. Nothing happens if the mount is gone.
+
+        Closing a descriptor does not wake who reads it, and a poll(2) before each read would
+        cost every request a system call. So the kernel is asked for the (never present) pages
+        of the root directory, and what it sends is a request.
+        """
+        try:
+            self.notify(Notify.RETRIEVE, NOTIFY_RETRIEVE_OUT.pack(0, ROOT_ID, 0, 0, 0))
+        except OSError as exc:
+            log.debug("not woken: %s", exc)
+
+    def unmount(self, *, lazy: bool = False) -> None:
+        """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
+        mounting.unmount(self.mountpoint, lazy=lazy)
+
+    def close(self) -> None:
+        """Let go of the device: the kernel answers all that waits with ENOTCONN.
+
+        The number stays taken (by a descriptor that cannot be written) as long as the session
+        lives: a late answer by another thread must not go to a file that got the number next.
+        """
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(nothing, self._fd, inheritable=False)
+        os.close(nothing)
+
+    def _goes_on(self, exc: OSError) -> bool:
+        """Return whether to read again after *exc*."""
+        if exc.errno == errno.EAGAIN:
+            select.select([self._fd], [], [])
+            return True
+        if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ECONNRESET):
+            return False
+        if exc.errno not in (errno.ENOENT, errno.EINTR):  # ENOENT: interrupted before we read it
+            log.error("reading %s failed: %s", mounting.DEVICE, exc)
+            return False
+        return True
+
+    def _answer_init(self, request: bytes) -> bool:
+        """Answer an INIT; False if the kernel will send another. Raises MountError."""
+        try:
+            _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+            major, minor, readahead, flags = struct.unpack_from("<4I", request, IN_HEADER.size)
+        except struct.error as exc:
+            raise MountError("the first request of the kernel is cut off") from exc
+        if opcode != Opcode.INIT:
+            raise MountError(f"the first request of the kernel is {opcode}, not INIT")
+        if major > KERNEL_VERSION:  # it will come back with ours
+            self.reply(unique, self._init_out(0, 0, 0))
+            return False
+        if (major, minor) < (KERNEL_VERSION, OLDEST_MINOR_VERSION):
+            self.fail(unique, errno.EPROTO)
+            raise MountError(
+                f"the kernel speaks FUSE {major}.{minor}; {KERNEL_VERSION}."
+                f"{OLDEST_MINOR_VERSION} (Linux 5.4) or newer is needed"
+            )
+        if flags & Init.INIT_EXT and len(request) >= IN_HEADER.size + INIT_IN_OLD_SIZE + 4:
+            flags |= INIT_IN.unpack_from(request, IN_HEADER.size)[4] << 32
+        self._agree(unique, minor, readahead, flags)
+        return True
+
+    def _agree(self, unique: int, minor: int, readahead: int, offered: int) -> None:
+        wanted = _WANTED
+        if self.options.readdirplus_auto:
+            wanted |= Init.READDIRPLUS_AUTO
+        self.flags = wanted & offered
+        self.minor = min(minor, KERNEL_MINOR_VERSION)
+        # The kernel takes the smaller of its own read-ahead and ours; see _widen_readahead.
+        readahead = max(readahead, self.options.max_readahead)
+        if not self.reply(unique, self._init_out(self.minor, readahead, int(self.flags))):
+            raise MountError(f"{self.mountpoint}: the kernel ended the mount during INIT")
+        log.debug("FUSE 7.%d (kernel 7.%d), %s", self.minor, minor, self.flags)
+
+    def _init_out(self, minor: int, readahead: int, flags: int) -> bytes:
+        background = self.options.max_background
+        pages = -(-self.options.max_write // _PAGE)
+        return INIT_OUT.pack(
+            KERNEL_VERSION,
+            minor,
+            readahead,
+            flags & 0xFFFFFFFF,
+            background,
+            background * 3 // 4,
+            self.options.max_write,
+            1,  # time_gran: nanoseconds
+            pages,
+            0,
+            flags >> 32,
+            *[0] * 7,
+        )
+
+    def _widen_readahead(self) -> None:
+        """Let the kernel read ahead by more than its default of 128 KiB. Needs root."""
+        number = mounting.device_number(self.mountpoint)
+        try:
+            path = Path(f"/sys/class/bdi/{number}/read_ahead_kb")
+            path.write_text(str(self.options.max_readahead // 1024))
+        except OSError as exc:
+            log.debug("read-ahead stays at the kernel's default: %s", exc)

@@ -1,0 +1,408 @@
+"""MimicDB: the mirror of S3's metadata, and its rules.
+
+1. Complete or not. Absence is certain only inside a scope that was listed to its end; what
+   the mirror cannot answer raises `Unlisted`.
+2. A listing is merged, page by page (`replace`). Keys that changed after the page was asked
+   for are left alone; what the page does not show is deleted only where the page speaks.
+3. Every change of a bucket has a number (backends/__init__.py).
+4. Directories are implied by keys. LISTED stands for one that S3 showed and whose keys are
+   not known, KEPT for one that was emptied through the mount and stays.
+5. User metadata is not in a listing: what was learned is kept while etag and size are the same.
+
+Threading: any method, many threads. There is no lock here but the one on the list of
+listeners; the backend makes each change atomic. Listeners run in the thread that made the
+change, under no lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from mimicfs.backends import Backend
+from mimicfs.entry import KEPT, LISTED, OBJECT, Bucket, Difference, Entry, Scope
+from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
+
+# Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
+Listener = Callable[[str, Difference | None], None]
+
+_PAGE = 1000  # entries of the mirror read, or changes applied, at a time
+# Of our own PUT only the Date header is known, a little off from S3's LastModified.
+_SAME_TIME_NS = 2_000_000_000
+
+
+class MimicDB:
+    """The mirror in *backend*."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._lock = threading.Lock()  # protects the list below
+        self._listeners: list[Listener] = []
+        self._followed: dict[str, int] = {}  # by bucket: the last change that was announced
+
+    @property
+    def quick(self) -> bool:
+        """Whether reads take microseconds and never wait for a network."""
+        return self.backend.quick
+
+    def close(self) -> None:
+        self.backend.close()
+
+    # What is known
+
+    def seq(self, bucket: str) -> int:
+        """Return the number of the latest change of *bucket*."""
+        return self.backend.seq(bucket)
+
+    def buckets(self) -> list[Bucket]:
+        """Return all buckets. Raises Unlisted if they were never listed."""
+        if self.backend.scope("", "") is None:
+            raise Unlisted("")
+        return self.backend.buckets()
+
+    def bucket(self, name: str) -> Bucket:
+        """Return one bucket. Raises NoSuchBucket, or Unlisted if that is not certain."""
+        found = self.backend.bucket(name)
+        if found is None:
+            if self.backend.scope("", "") is None:
+                raise Unlisted("")
+            raise NoSuchBucket(f"s3://{name}: no such bucket")
+        return found
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """Return what the mirror has of exactly *key*; None says nothing about S3."""
+        return self.backend.get(bucket, key)
+
+    def lookup(
+        self, bucket: str, directory: str, name: str
+    ) -> tuple[Entry | None, Entry | None]:
+        """Return the object *directory* + *name* and the subdirectory of that name.
+
+        Both None only if both are certainly absent. Raises Unlisted where that is not known.
+        """
+        found = self.backend.lookup(bucket, directory, name)
+        if found == (None, None) and self.backend.cover(bucket, directory) is None:
+            raise Unlisted(bucket, directory)
+        return found
+
+    def children(
+        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        """Return a page of *directory*, as Backend.children. Raises Unlisted."""
+        if self.backend.cover(bucket, directory) is None:
+            raise Unlisted(bucket, directory)
+        return self.backend.children(bucket, directory, after, limit)
+
+    def listing(
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        """Return up to *limit* known objects, in order, without regard to directories."""
+        found: list[Entry] = []
+        while len(found) < limit:
+            page = self.backend.scan(bucket, prefix, after, limit)
+            found += [entry for entry in page if entry.kind == OBJECT]
+            if len(page) < limit:
+                break
+            after = page[-1].key
+        return found[:limit]
+
+    # What S3 confirmed
+
+    def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
+        """S3 has *entry*. With *since*: it was asked before later changes, which stand."""
+        self.backend.apply(bucket, [entry], (), since)
+
+    def forget(self, bucket: str, key: str, since: int | None = None) -> None:
+        """S3 does not have *key*."""
+        self.backend.apply(bucket, (), [key], since)
+
+    def keep(self, bucket: str, directory: str) -> None:
+        """Remember *directory*, which has no object and no keys, until it is forgotten."""
+        self.backend.apply(bucket, [Entry(directory, kind=KEPT)])
+
+    def repair(
+        self, bucket: str, key: str, entry: Entry | None, since: int | None = None
+    ) -> None:
+        """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
+        old = self.backend.get(bucket, key)
+        left = self.backend.apply(bucket, [entry] if entry else (), () if entry else [key], since)
+        if left:
+            return
+        if entry is None:
+            self.announce(bucket, Difference([], [], [key] if old else [], 0))
+        elif old is None:
+            self.announce(bucket, Difference([key], [], [], 0))
+        else:
+            self.announce(bucket, Difference([], [key], [], 0))
+
+    def add_bucket(self, name: str, created_ns: int) -> None:
+        self.backend.add_bucket(name, created_ns)
+
+    def drop_bucket(self, name: str) -> None:
+        self.backend.drop_bucket(name)
+
+    def replace_buckets(self, buckets: Sequence[Bucket]) -> Difference:
+        """Make the list of buckets equal to *buckets*, and complete."""
+        listed_ns = time.time_ns()
+        old = {bucket.name for bucket in self.backend.buckets()}
+        new = {bucket.name: bucket for bucket in buckets}
+        for name in old - new.keys():
+            self.backend.drop_bucket(name)
+        for bucket in buckets:
+            self.backend.add_bucket(bucket.name, bucket.created_ns)
+        added, deleted = sorted(new.keys() - old), sorted(old - new.keys())
+        difference = Difference(added, [], deleted, len(old & new.keys()))
+        self.backend.mark("", Scope("", False, listed_ns, 0, len(added), 0, len(deleted)))
+        self.announce("", difference)
+        return difference
+
+    def replace(
+        self,
+        bucket: str,
+        prefix: str,
+        listed: Sequence[Entry],
+        *,
+        after: str,
+        upto: str | None,
+        since: int,
+        deep: bool,
+    ) -> Difference:
+        """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
+
+        *upto* None: to the end. *since*: the sequence number that was read before the page
+        was asked for. *deep*: the page has every key; otherwise it has the direct children
+        of *prefix*, and one of them that is not listed takes all below it along. Returns,
+        and announces, exactly what changed. Raises LogTrimmed; then part of the page may
+        have been merged, and merging it again is right.
+        """
+        merge = _Merge(self.backend, bucket, prefix, after, upto, deep)
+        difference = Difference([], [], [], 0)
+        try:
+            for batch in merge.batches(listed):
+                left = self.backend.apply(bucket, batch.puts, batch.deletes, since)
+                difference = batch.added_to(difference, left)
+        finally:
+            if difference.added or difference.changed or difference.deleted:
+                self.announce(bucket, difference)
+        return difference
+
+    # Scopes
+
+    def complete(self, bucket: str, scope: Scope) -> None:
+        """*scope* was listed to its end."""
+        self.backend.mark(bucket, scope)
+
+    def uncover(self, bucket: str, prefix: str) -> None:
+        """What is at and below *prefix* is not certain any more."""
+        self.backend.unmark(bucket, prefix)
+
+    def cover(self, bucket: str, directory: str) -> Scope | None:
+        """Return the newest scope that covers the direct children of *directory*."""
+        return self.backend.cover(bucket, directory)
+
+    def scope(self, bucket: str, prefix: str) -> Scope | None:
+        """Return the scope of exactly *prefix*."""
+        return self.backend.scope(bucket, prefix)
+
+    # Listeners
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call *listener* after every merge, repair, and change by another process."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def announce(self, bucket: str, difference: Difference | None) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(bucket, difference)
+
+    def follow(self) -> bool:
+        """Announce what other processes changed since the last call; the first call only
+        takes note of where the logs are. Return whether anything was found. One thread."""
+        if self._followed and not self.backend.poll():
+            return False
+        first = not self._followed
+        names = ["", *(bucket.name for bucket in self.backend.buckets())]
+        return any([self._follow(name, first) for name in names])
+
+    def _follow(self, bucket: str, first: bool) -> bool:
+        now = self.backend.seq(bucket)
+        last = self._followed.get(bucket)
+        self._followed[bucket] = now
+        if first or last == now or last is None:
+            # A bucket that is new to us: nobody has seen anything of it through us.
+            return False
+        try:
+            changes = self.backend.changes(bucket, last)
+        except LogTrimmed:
+            self.announce(bucket, None)
+            return True
+        if changes:
+            self._followed[bucket] = max(now, changes[-1].seq)
+        foreign = [change for change in changes if change.origin != self.backend.origin]
+        if any(change.first != change.last for change in foreign):
+            self.announce(bucket, None)
+        elif foreign:
+            self.announce(bucket, self._judged(bucket, [change.first for change in foreign]))
+        return bool(foreign)
+
+    def _judged(self, bucket: str, keys: list[str]) -> Difference:
+        """Of another's changes only the keys are known: what is there now was added or
+        changed, which needs the same telling; the rest was deleted."""
+        if bucket:
+            there = {key for key in keys if self.backend.get(bucket, key) is not None}
+        else:
+            there = {bucket.name for bucket in self.backend.buckets()}
+        unique = sorted(set(keys))
+        added = [key for key in unique if key in there]
+        return Difference(added, [], [key for key in unique if key not in there], 0)
+
+
+class _Step(NamedTuple):
+    """One thing that a merge finds. Neither *put* nor *delete*: the two sides agree."""
+
+    put: Entry | None = None
+    delete: str = ""
+    report: str = ""  # "added", "changed", "deleted"; "": nothing that anybody could see
+
+
+_SAME = _Step()
+
+
+class _Batch:
+    """Steps that are applied together."""
+
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        self._steps = steps
+        self.puts = [step.put for step in steps if step.put is not None]
+        self.deletes = [step.delete for step in steps if step.delete]
+
+    def reported(self, what: str, left: set[str]) -> list[str]:
+        """Return the keys that *what* happened to, without those that were left alone."""
+        found = [step for step in self._steps if step.report == what]
+        keys = [step.put.key if step.put is not None else step.delete for step in found]
+        return [key for key in keys if key not in left]
+
+    def added_to(self, so_far: Difference, left: set[str]) -> Difference:
+        return Difference(
+            so_far.added + self.reported("added", left),
+            so_far.changed + self.reported("changed", left),
+            so_far.deleted + self.reported("deleted", left),
+            so_far.unchanged + sum(1 for step in self._steps if not step.report),
+        )
+
+
+class _Merge:
+    """The ordered merge of a listed page with the same range of the mirror."""
+
+    def __init__(
+        self, backend: Backend, bucket: str, prefix: str, after: str, upto: str | None, deep: bool
+    ) -> None:
+        self._backend = backend
+        self._bucket = bucket
+        self._prefix = prefix
+        self._after = after
+        self._upto = upto
+        self._deep = deep
+        self._following = ""  # the listed key that comes next; "": none
+
+    def batches(self, listed: Sequence[Entry]) -> Iterator[_Batch]:
+        """Yield what must be applied, in bounded batches."""
+        steps = self._steps(listed)
+        while page := list(islice(steps, _PAGE)):
+            yield _Batch(page)
+
+    def _steps(self, listed: Sequence[Entry]) -> Iterator[_Step]:
+        for old, new in self._pairs(listed):
+            if new is None:
+                if old is not None:
+                    yield from self._removed(old)
+            elif old is None:
+                yield _Step(put=new, report="added")
+            else:
+                yield self._compared(old, new)
+
+    def _pairs(self, listed: Sequence[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:
+        """Yield (mirror's, listed) in the order of the keys, None where one lacks it."""
+        mirror = self._mirror()
+        old = next(mirror, None)
+        for new in listed:
+            self._following = new.key
+            while old is not None and old.key < new.key:
+                yield old, None
+                old = next(mirror, None)
+            if old is not None and old.key == new.key:
+                yield old, new
+                old = next(mirror, None)
+            else:
+                yield None, new
+        self._following = ""
+        while old is not None:
+            yield old, None
+            old = next(mirror, None)
+
+    def _mirror(self) -> Iterator[Entry]:
+        """Yield the mirror's side, read in pages: what is applied meanwhile lies behind."""
+        if not self._deep and self._prefix and not self._after:
+            own = self._backend.get(self._bucket, self._prefix)
+            if own is not None and own.kind == OBJECT:
+                yield own  # a listing of a directory shows its marker, `children` does not
+        read = self._backend.scan if self._deep else self._backend.children
+        after = self._after
+        while True:
+            page = read(self._bucket, self._prefix, after, _PAGE)
+            for entry in page:
+                if self._upto is not None and entry.key > self._upto:
+                    return
+                yield entry
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key
+
+    def _removed(self, old: Entry) -> Iterator[_Step]:
+        if old.kind == KEPT:
+            return
+        if not self._deep and old.key.endswith("/") and old.key != self._prefix:
+            yield from self._removed_below(old.key)
+            return
+        # That LISTED stood for keys which are known now is nothing that anybody sees.
+        implied = old.kind == LISTED and self._has_more(old.key)
+        yield _Step(delete=old.key, report="" if implied else "deleted")
+
+    def _removed_below(self, directory: str) -> Iterator[_Step]:
+        """A subdirectory that S3 does not show any more: all that is known below it goes."""
+        after = ""
+        while True:
+            page = self._backend.scan(self._bucket, directory, after, _PAGE)
+            for entry in page:
+                if entry.kind != KEPT:
+                    yield _Step(delete=entry.key, report="deleted")
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key
+
+    def _has_more(self, directory: str) -> bool:
+        """Whether a deep listing shows a key below *directory*, which has no entry in it."""
+        if self._following:
+            return self._following.startswith(directory)
+        if self._upto is None:
+            return False
+        return bool(self._backend.scan(self._bucket, directory, directory, 1))
+
+    def _compared(self, old: Entry, new: Entry) -> _Step:
+        if new.kind == LISTED:
+            # A common prefix, which the mirror has as an entry or implied by keys. A marker
+            # object is not shown in a shallow listing of its parent: it stands.
+            return _SAME
+        same = old.kind == OBJECT and (old.etag, old.size) == (new.etag, new.size)
+        if same and new.meta is None:
+            new = new._replace(meta=old.meta)
+        if new == old:
+            return _SAME
+        close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
+        quiet = same and close and old.storage_class == new.storage_class
+        return _Step(put=new, report="" if quiet else "changed")
