@@ -30,7 +30,6 @@ from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
 Listener = Callable[[str, Difference | None], None]
 
 _PAGE = 1000  # entries of the mirror read, or changes applied, at a time
-# Of our own PUT only the Date header is known, a little off from S3's LastModified.
 _SAME_TIME_NS = 2_000_000_000
 
 
@@ -227,7 +226,7 @@ class MimicDB:
             return False
         first = not self._followed
         names = ["", *(bucket.name for bucket in self.backend.buckets())]
-        return any([self._follow(name, first) for name in names])
+        return sum(self._follow(name, first) for name in names) > 0
 
     def _follow(self, bucket: str, first: bool) -> bool:
         now = self.backend.seq(bucket)
@@ -398,11 +397,16 @@ class _Merge:
             # A common prefix, which the mirror has as an entry or implied by keys. A marker
             # object is not shown in a shallow listing of its parent: it stands.
             return _SAME
-        same = old.kind == OBJECT and (old.etag, old.size) == (new.etag, new.size)
-        if same and new.meta is None:
-            new = new._replace(meta=old.meta)
-        if new == old:
-            return _SAME
-        close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
-        quiet = same and close and old.storage_class == new.storage_class
-        return _Step(put=new, report="" if quiet else "changed")
+        if same_version(old, new) and new.meta is None:
+            new = new._replace(meta=old.meta, mtime_ns=old.mtime_ns)
+        return _SAME if new == old else _Step(put=new, report="changed")
+
+
+def same_version(old: Entry, new: Entry) -> bool:
+    """Whether two sights of one key are of one version of its object.
+
+    Its times may differ by a little: a PUT's answer has a Date, a HEAD whole seconds, a
+    listing fractions. The time that was seen first is kept, so that it does not wander.
+    """
+    close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
+    return close and (old.kind, old.etag, old.size) == (OBJECT, new.etag, new.size)

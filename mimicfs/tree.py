@@ -177,7 +177,7 @@ class Tree:
     ) -> list[DirEntry]:
         """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
         if directory.kind == Kind.ACCOUNT:
-            return self._read_account(cookie, size, overhead, hold)
+            return self._read_account(directory, cookie, size, overhead, hold)
         listing = self._listings.at(directory, cookie, lambda: self.unsaved(directory))
         found: list[DirEntry] = []
         with listing.lock:
@@ -205,7 +205,9 @@ class Tree:
         node.content = entry.kind == OBJECT and entry.size > 0
         return self._attributes.of_directory(node.ino, entry, node.mtime_ns or mtime_ns)
 
-    def _read_account(self, cookie: int, size: int, overhead: int, hold: bool) -> list[DirEntry]:
+    def _read_account(
+        self, directory: Node, cookie: int, size: int, overhead: int, hold: bool
+    ) -> list[DirEntry]:
         found: list[DirEntry] = []
         for place, bucket in enumerate(self._mimicdb.buckets()[cookie:], start=cookie + 1):
             name = names.file_name(bucket.name)

@@ -17,12 +17,11 @@ import mimetypes
 import os
 import stat
 import time
-from collections.abc import Callable
 
 from mimicfs import metadata, names
 from mimicfs.config import FileOptions, VFSOptions
 from mimicfs.control import PREFIX, Control
-from mimicfs.entry import OBJECT, Entry, Scope
+from mimicfs.entry import OBJECT, Scope
 from mimicfs.errors import PosixError, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles

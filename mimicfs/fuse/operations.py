@@ -139,14 +139,20 @@ class Operations:
             for opcode, handler in handlers.items()
         }
 
-    def sure(self, caller: Caller, call: Callable[[], T]) -> T:
-        """Return call(), learning first whatever it says must be learned. Waits."""
+    def sure(self, caller: Caller, call: Callable[[], T], missing: Unlisted | None = None) -> T:
+        """Return call(), learning first whatever it says must be learned. Waits.
+
+        *missing* is what it said already. Raises the last Unlisted when it says so for ever.
+        """
         for _ in range(_LEARNINGS_MAX):
+            if missing is not None:
+                self._fs.learn(caller, missing)
             try:
                 return call()
             except Unlisted as exc:
-                self._fs.learn(caller, exc)
-        return call()
+                missing = exc
+        assert missing is not None
+        raise missing
 
     def undo(self, opcode: int, answer: Data) -> None:
         """Give back what *answer* gave the kernel: it could not be delivered."""

@@ -152,8 +152,8 @@ class Server:
     ) -> None:
         try:
             data = operation.handler(caller, nodeid, request)
-        except Unlisted:
-            self._hand_over(self._learners, operation, caller, unique, request)
+        except Unlisted as exc:
+            self._hand_over(self._learners, operation, caller, unique, request, exc)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
             self._session.fail(unique, _errno(exc, opcode))
         else:
@@ -174,22 +174,36 @@ class Server:
     # Workers
 
     def _hand_over(
-        self, pool: Pool, operation: Operation, caller: Caller, unique: int, request: bytes
+        self,
+        pool: Pool,
+        operation: Operation,
+        caller: Caller,
+        unique: int,
+        request: bytes,
+        missing: Unlisted | None = None,
     ) -> None:
         cancellation = Cancellation()
         caller = caller._replace(cancellation=cancellation)
         self._waiting[unique] = cancellation
-        pool.submit(lambda: self._work(operation, caller, unique, request))
+        pool.submit(lambda: self._work(operation, caller, unique, request, missing))
 
-    def _work(self, operation: Operation, caller: Caller, unique: int, request: bytes) -> None:
+    def _work(
+        self,
+        operation: Operation,
+        caller: Caller,
+        unique: int,
+        request: bytes,
+        missing: Unlisted | None,
+    ) -> None:
         _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
+        handler = operation.handler
         try:
             if operation.lane is Lane.QUICK:
                 data = self._operations.sure(
-                    caller, lambda: operation.handler(caller, nodeid, request)
+                    caller, lambda: handler(caller, nodeid, request), missing
                 )
             else:
-                data = operation.handler(caller, nodeid, request)
+                data = handler(caller, nodeid, request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
             self._session.fail(unique, _errno(exc, opcode))
         else:

@@ -206,11 +206,11 @@ class Session:
         """Answer an INIT; False if the kernel will send another. Raises MountError."""
         try:
             _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+            if opcode != Opcode.INIT:
+                raise MountError(f"the first request of the kernel is {opcode}, not INIT")
             major, minor, readahead, flags = struct.unpack_from("<4I", request, IN_HEADER.size)
         except struct.error as exc:
             raise MountError("the first request of the kernel is cut off") from exc
-        if opcode != Opcode.INIT:
-            raise MountError(f"the first request of the kernel is {opcode}, not INIT")
         if major > KERNEL_VERSION:  # it will come back with ours
             self.reply(unique, self._init_out(0, 0, 0))
             return False

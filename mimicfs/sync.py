@@ -1,0 +1,335 @@
+"""Listing S3, and merging what it shows into the mirror.
+
+A scope is listed page by page; each page is merged as it comes, while the next is on its
+way. Before a page is asked for, the bucket's sequence number is read: keys that change
+after that are left alone by the merge. A page that fails or makes no sense ends the sync
+with an error; nothing more is deleted, and the scope is not marked complete.
+
+Threading: any thread may sync. Two that want the same directory listed share one listing.
+A full sync that is asked for while one of that scope runs waits for it, and then lists
+again: it must show what was changed before it was asked for. All that wait share that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from typing import NamedTuple, TypeVar
+
+from mimicfs.entry import Bucket, Difference, Scope
+from mimicfs.errors import LogTrimmed, MimicError, NoSuchBucket, StoreUnavailable
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.client import S3
+from mimicfs.s3.listing import Page
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_MERGE_TRIES = 3  # of one page, when the log was trimmed under it
+
+
+class Progress(NamedTuple):
+    """How far a sync is."""
+
+    bucket: str
+    prefix: str
+    started_ns: int
+    keys: int = 0
+    pages: int = 0
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+class Report(NamedTuple):
+    """What a sync found. *error* is empty, or says why it ended early."""
+
+    bucket: str
+    prefix: str
+    started_ns: int
+    duration_ns: int
+    keys: int
+    pages: int
+    added: int
+    changed: int
+    deleted: int
+    unchanged: int
+    error: str = ""
+
+
+class Syncer:
+    def __init__(self, mimicdb: MimicDB, s3: S3) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._lock = threading.Lock()  # protects the four below
+        self._running: dict[tuple[str, str], Future[Report]] = {}
+        self._waiting: dict[tuple[str, str], Future[Report]] = {}
+        self._listing: dict[Hashable, Future[None]] = {}
+        self._status: dict[tuple[str, str], Progress | Report] = {}
+
+    def status(self, bucket: str, prefix: str) -> Progress | Report | None:
+        """Return how far the sync of just this scope is, or how the last one ended."""
+        return self._status.get((bucket, prefix))
+
+    # The list of buckets
+
+    def sync_buckets(self) -> Difference:
+        """Make the mirror's list of buckets true."""
+        return self._mimicdb.replace_buckets(self._s3.list_buckets())
+
+    def sync_all(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> list[Report]:
+        """Make everything true. A bucket that fails does not stop the others: its report
+        has the error."""
+        self.sync_buckets()
+        return [
+            self._reported(bucket, progress, cancellation) for bucket in self._mimicdb.buckets()
+        ]
+
+    def _reported(
+        self,
+        bucket: Bucket,
+        progress: Callable[[Progress], None] | None,
+        cancellation: Cancellation | None,
+    ) -> Report:
+        try:
+            return self.sync(bucket.name, "", progress, cancellation)
+        except MimicError as exc:
+            if cancellation is not None:
+                cancellation.check()
+            return Report(bucket.name, "", time.time_ns(), 0, 0, 0, 0, 0, 0, 0, str(exc))
+
+    # A bucket, or all below a prefix
+
+    def sync(
+        self,
+        bucket: str,
+        prefix: str = "",
+        progress: Callable[[Progress], None] | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Report:
+        """Make the mirror true for every key of *bucket* that begins with *prefix*.
+
+        *prefix* is "" or ends in "/". Cancelled, what was merged stays. Raises the S3Error
+        classes, MalformedListing, Interrupted.
+        """
+        cancellation = cancellation or Cancellation()
+        scope = (bucket, prefix)
+        mine: Future[Report] = Future()
+        with self._lock:
+            before = self._running.get(scope)
+            shared = self._waiting.get(scope) if before is not None else None
+            if before is None:
+                self._running[scope] = mine
+            elif shared is None:
+                self._waiting[scope] = mine
+        if shared is not None:
+            return cancellation.wait(shared)
+        if before is not None:
+            self._wait_for(before, scope, mine, cancellation)
+        return self._run(scope, mine, progress, cancellation)
+
+    def _wait_for(
+        self,
+        before: Future[Report],
+        scope: tuple[str, str],
+        mine: Future[Report],
+        cancellation: Cancellation,
+    ) -> None:
+        """Wait until the sync *before* has ended, and take its place. How it ended does not
+        matter: this one lists anew."""
+        ended: Future[None] = Future()
+        before.add_done_callback(lambda _: ended.set_result(None))
+        try:
+            cancellation.wait(ended)
+        except MimicError as exc:
+            with self._lock:
+                del self._waiting[scope]
+            mine.set_exception(exc)
+            raise
+        with self._lock:
+            del self._waiting[scope]
+            self._running[scope] = mine
+
+    def _run(
+        self,
+        scope: tuple[str, str],
+        mine: Future[Report],
+        progress: Callable[[Progress], None] | None,
+        cancellation: Cancellation,
+    ) -> Report:
+        try:
+            report = self._sync(*scope, progress, cancellation)
+        except BaseException as exc:
+            self._end(scope, mine)
+            mine.set_exception(exc)
+            raise
+        self._end(scope, mine)
+        mine.set_result(report)
+        return report
+
+    def _end(self, scope: tuple[str, str], mine: Future[Report]) -> None:
+        """Make room for the next sync of *scope*, before those who wait are woken."""
+        with self._lock:
+            if self._running.get(scope) is mine:
+                del self._running[scope]
+
+    def _sync(
+        self,
+        bucket: str,
+        prefix: str,
+        progress: Callable[[Progress], None] | None,
+        cancellation: Cancellation,
+    ) -> Report:
+        so_far = Progress(bucket, prefix, time.time_ns())
+        self._status[bucket, prefix] = so_far
+        try:
+            for difference, count in self._pages_merged(bucket, prefix, True, cancellation):
+                so_far = _further(so_far, difference, count)
+                self._status[bucket, prefix] = so_far
+                if progress is not None:
+                    progress(so_far)
+        except BaseException as exc:
+            self._status[bucket, prefix] = _report(so_far, str(exc) or type(exc).__name__)
+            raise
+        report = self._status[bucket, prefix] = _report(so_far, "")
+        self._mimicdb.complete(bucket, _scope(report, deep=True))
+        log.info(
+            "synced s3://%s/%s: %d keys, %d added, %d changed, %d deleted in %.2f s",
+            *(bucket, prefix, report.keys, report.added, report.changed, report.deleted),
+            report.duration_ns / 1e9,
+        )
+        return report
+
+    # One directory
+
+    def list_directory(self, bucket: str, directory: str) -> None:
+        """Make the direct children of *directory* known. Raises as `sync`."""
+        self._once((bucket, directory), lambda: self._list_directory(bucket, directory))
+
+    def _list_directory(self, bucket: str, directory: str) -> None:
+        so_far = Progress(bucket, directory, time.time_ns())
+        for difference, count in self._pages_merged(bucket, directory, False, Cancellation()):
+            so_far = _further(so_far, difference, count)
+        self._mimicdb.complete(bucket, _scope(_report(so_far, ""), deep=False))
+        log.debug("listed s3://%s/%s: %d names", bucket, directory, so_far.keys)
+
+    def _once(self, what: Hashable, work: Callable[[], None]) -> None:
+        """Do *work*, or wait for the thread that is doing it."""
+        mine: Future[None] = Future()
+        with self._lock:
+            running = self._listing.setdefault(what, mine)
+        if running is not mine:
+            running.result()
+            return
+        try:
+            work()
+        except BaseException as exc:
+            with self._lock:
+                del self._listing[what]
+            mine.set_exception(exc)
+            raise
+        with self._lock:
+            del self._listing[what]
+        mine.set_result(None)
+
+    # Pages
+
+    def _pages_merged(
+        self, bucket: str, prefix: str, deep: bool, cancellation: Cancellation
+    ) -> Iterator[tuple[Difference, int]]:
+        """Yield what each page changed, and how many keys it had."""
+        first = _Asked(bucket, prefix, "" if deep else "/")
+        asked: _Asked | None = first
+        coming = self._fetch(first)
+        try:
+            while asked is not None:
+                cancellation.check()
+                page, since = cancellation.wait(coming)
+                following = asked.following(page)
+                if following is not None:
+                    coming = self._fetch(following)
+                yield self._merged(asked, page, since), len(page.entries)
+                asked = following
+        except NoSuchBucket:
+            self._mimicdb.drop_bucket(bucket)
+            self._mimicdb.announce("", Difference([], [], [bucket], 0))
+            raise
+
+    def _fetch(self, asked: _Asked) -> Future[tuple[Page, int]]:
+        return self._s3.pool.submit(self._page, asked)
+
+    def _page(self, asked: _Asked) -> tuple[Page, int]:
+        """Return a page, and the sequence number from before it was asked for."""
+        since = self._mimicdb.seq(asked.bucket)
+        page = self._s3.list_page(
+            asked.bucket,
+            asked.prefix,
+            delimiter=asked.delimiter,
+            after=asked.after,
+            token=asked.token,
+        )
+        return page, since
+
+    def _merged(self, asked: _Asked, page: Page, since: int) -> Difference:
+        for _ in range(_MERGE_TRIES):
+            try:
+                return self._mimicdb.replace(
+                    asked.bucket,
+                    asked.prefix,
+                    page.entries,
+                    after=asked.after,
+                    upto=page.upto,
+                    since=since,
+                    deep=not asked.delimiter,
+                )
+            except LogTrimmed:  # so much was written meanwhile that the page is old: ask again
+                page, since = self._page(asked)
+        raise StoreUnavailable(
+            f"s3://{asked.bucket}/{asked.prefix}: the store's log is trimmed faster than S3"
+            " is listed; sync when less is being written"
+        )
+
+
+class _Asked(NamedTuple):
+    """A page that is asked for: what is listed, and where it goes on."""
+
+    bucket: str
+    prefix: str
+    delimiter: str
+    after: str = ""
+    token: str | None = None
+
+    def following(self, page: Page) -> _Asked | None:
+        if page.token is None or page.upto is None:
+            return None
+        return self._replace(after=page.upto, token=page.token)
+
+
+def _further(so_far: Progress, difference: Difference, keys: int) -> Progress:
+    return so_far._replace(
+        keys=so_far.keys + keys,
+        pages=so_far.pages + 1,
+        added=so_far.added + len(difference.added),
+        changed=so_far.changed + len(difference.changed),
+        deleted=so_far.deleted + len(difference.deleted),
+        unchanged=so_far.unchanged + difference.unchanged,
+    )
+
+
+def _report(so_far: Progress, error: str) -> Report:
+    duration_ns = time.time_ns() - so_far.started_ns
+    return Report(*so_far[:3], duration_ns, *so_far[3:], error)
+
+
+def _scope(report: Report, deep: bool) -> Scope:
+    counts = (report.added, report.changed, report.deleted)
+    return Scope(report.prefix, deep, report.started_ns, report.duration_ns, *counts)
