@@ -22,6 +22,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
+from mimicfs.files.reader import Budget
 from mimicfs.inodes import Inodes, Node
 from mimicfs.posix import Cancellation, KernelCache, Opened
 from mimicfs.s3.client import S3, Content
@@ -47,6 +48,7 @@ class Handles:
         self._inodes = inodes
         self._kernel = kernel
         self._options = options
+        self._budget = Budget()
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -61,7 +63,8 @@ class Handles:
             if file is None or not (file.dirty or file.etag == entry.etag):
                 if file is not None:
                     file.expire()  # its bytes must not fill pages that are read as the new ones
-                file = node.file = self._file(node, entry)
+                content = Content(metadata.content_type(node.component), entry.meta or {})
+                file = node.file = self._file(node, entry, content)
             handle = self._add(node, file)
             keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
             node.pages_etag = entry.etag
@@ -76,11 +79,8 @@ class Handles:
     def create(self, node: Node, content: Content) -> Opened:
         """Open a file that S3 does not have yet."""
         with self._lock:
-            file = File(
-                self._s3, self._journal, self._options, node.bucket, node.key, None, content
-            )
-            node.file = file
-            return Opened(self._add(node, file))
+            node.file = self._file(node, None, content)
+            return Opened(self._add(node, node.file))
 
     def open_unsaved(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
         """Open once more a file that S3 does not have yet."""
@@ -125,9 +125,9 @@ class Handles:
         if failed is not None:
             raise failed
 
-    def _file(self, node: Node, entry: Entry) -> File:
-        content = Content(meta=entry.meta or {})
-        return File(self._s3, self._journal, self._options, node.bucket, node.key, entry, content)
+    def _file(self, node: Node, entry: Entry | None, content: Content) -> File:
+        parts = (self._s3, self._journal, self._options, self._budget)
+        return File(*parts, node.bucket, node.key, entry, content)
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
         self._last += 1

@@ -10,6 +10,7 @@ device are not taken over, and a value that makes no sense is as good as none.
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import stat
 from collections.abc import Mapping
@@ -53,6 +54,11 @@ def written(
         seconds, ns = divmod(mtime_ns, NS)
         found["mtime"] = f"{seconds}.{ns:09d}"
     return found
+
+
+def content_type(name: str) -> str:
+    """Return the Content-Type that the name of a file stands for."""
+    return mimetypes.guess_type(name)[0] or "binary/octet-stream"
 
 
 def file_mode(permissions: int) -> int:

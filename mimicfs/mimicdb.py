@@ -75,9 +75,7 @@ class MimicDB:
         """Return what the mirror has of exactly *key*; None says nothing about S3."""
         return self.backend.get(bucket, key)
 
-    def lookup(
-        self, bucket: str, directory: str, name: str
-    ) -> tuple[Entry | None, Entry | None]:
+    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         """Return the object *directory* + *name* and the subdirectory of that name.
 
         Both None only if both are certainly absent. Raises Unlisted where that is not known.
@@ -122,9 +120,7 @@ class MimicDB:
         """Remember *directory*, which has no object and no keys, until it is forgotten."""
         self.backend.apply(bucket, [Entry(directory, kind=KEPT)])
 
-    def repair(
-        self, bucket: str, key: str, entry: Entry | None, since: int | None = None
-    ) -> None:
+    def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
         old = self.backend.get(bucket, key)
         left = self.backend.apply(bucket, [entry] if entry else (), () if entry else [key], since)

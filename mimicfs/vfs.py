@@ -13,7 +13,6 @@ its own lock; no method holds a lock while it waits for S3.
 from __future__ import annotations
 
 import errno
-import mimetypes
 import os
 import stat
 import time
@@ -33,6 +32,7 @@ from mimicfs.posix import (
     RENAME_NOREPLACE,
     Attr,
     Caller,
+    Cancellation,
     DirEntry,
     KernelCache,
     NewAttr,
@@ -340,7 +340,7 @@ class VFS:
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))
-        opened = self._handles.create(node, Content(_content_type(component), meta))
+        opened = self._handles.create(node, Content(metadata.content_type(component), meta))
         self._touch(directory)
         return self.getattr(caller, node.ino, opened.handle), opened
 
@@ -358,7 +358,8 @@ class VFS:
         return self._handles.write(handle, offset, data, caller.cancellation)
 
     def flush(self, caller: Caller, handle: int) -> None:
-        self._handles.flush(handle, caller.cancellation)
+        # Not interruptible: a process that is killed has its files closed as on any disk.
+        self._handles.flush(handle, Cancellation())
 
     def fsync(self, caller: Caller, handle: int) -> None:
         self._handles.flush(handle, caller.cancellation)
@@ -399,7 +400,3 @@ class VFS:
     @staticmethod
     def _touch(directory: Node) -> None:
         directory.mtime_ns = time.time_ns()
-
-
-def _content_type(component: str) -> str:
-    return mimetypes.guess_type(component)[0] or Content().content_type

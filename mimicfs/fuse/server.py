@@ -134,7 +134,7 @@ class Server:
                 self._interrupt(unique, INTERRUPT_IN.unpack_from(request, IN_HEADER.size)[0])
             elif opcode == Opcode.DESTROY:
                 self._session.reply(unique)
-            elif opcode != Opcode.NOTIFY_REPLY:  # that one is Session.wake's, and not answered
+            else:
                 self._session.fail(unique, errno.ENOSYS)
         except Exception:
             log.exception("request %d (%s) failed", opcode, _title(opcode))

@@ -27,10 +27,8 @@ from mimicfs.fuse.abi import (
     KERNEL_MINOR_VERSION,
     KERNEL_VERSION,
     MIN_READ_BUFFER,
-    NOTIFY_RETRIEVE_OUT,
     OLDEST_MINOR_VERSION,
     OUT_HEADER,
-    ROOT_ID,
     Init,
     Notify,
     Opcode,
@@ -90,7 +88,14 @@ class Session:
         # out when the kernel forgets the inode. Each step is one atomic set operation.
         self.listed: set[int] = set()
         self._fd = fd
-        self._closing = weakref.finalize(self, os.close, fd)
+        os.set_blocking(fd, False)
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC)
+        self._woken = False
+        self._closing = [weakref.finalize(self, os.close, each) for each in (fd, self._waker)]
+        poller = select.poll()
+        for each in (fd, self._waker):
+            poller.register(each, select.POLLIN)
+        self._poll = poller.poll
         size = max(self.options.max_write + _PAGE, MIN_READ_BUFFER)
         # One buffer for all requests: allocating 1 MiB for each costs more than the copy.
         self._buffer = memoryview(bytearray(size))
@@ -124,12 +129,15 @@ class Session:
         raise MountError(f"{self.mountpoint}: the kernel ended the mount before it began")
 
     def receive(self) -> bytes | None:
-        """Return the next request; None when there will be no more (unmounted)."""
+        """Return the next request; None when there will be no more (unmounted), or woken."""
         while True:
+            # The device does not block: only so can a reader be woken (closing it does not).
+            # A poll costs 1 us of the 60-80 that a request takes.
+            self._poll()
             try:
                 size = os.readv(self._fd, self._buffers)
             except OSError as exc:
-                if not self._goes_on(exc):
+                if self._woken or not _goes_on(exc):
                     return None
             else:
                 return bytes(self._buffer[:size]) if size else None
@@ -165,16 +173,9 @@ class Session:
         os.write(self._fd, OUT_HEADER.pack(16 + len(data), code, 0) + data)
 
     def wake(self) -> None:
-        """Make `receive` return, with a NOTIFY_REPLY. Nothing happens if the mount is gone.
-
-        Closing a descriptor does not wake who reads it, and a poll(2) before each read would
-        cost every request a system call. So the kernel is asked for the (never present) pages
-        of the root directory, and what it sends is a request.
-        """
-        try:
-            self.notify(Notify.RETRIEVE, NOTIFY_RETRIEVE_OUT.pack(0, ROOT_ID, 0, 0, 0))
-        except OSError as exc:
-            log.debug("not woken: %s", exc)
+        """Let `receive` return None as soon as it has no request at hand, from now on."""
+        self._woken = True
+        os.eventfd_write(self._waker, 1)
 
     def unmount(self, *, lazy: bool = False) -> None:
         """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
@@ -189,18 +190,6 @@ class Session:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(nothing, self._fd, inheritable=False)
         os.close(nothing)
-
-    def _goes_on(self, exc: OSError) -> bool:
-        """Return whether to read again after *exc*."""
-        if exc.errno == errno.EAGAIN:
-            select.select([self._fd], [], [])
-            return True
-        if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ECONNRESET):
-            return False
-        if exc.errno not in (errno.ENOENT, errno.EINTR):  # ENOENT: interrupted before we read it
-            log.error("reading %s failed: %s", mounting.DEVICE, exc)
-            return False
-        return True
 
     def _answer_init(self, request: bytes) -> bool:
         """Answer an INIT; False if the kernel will send another. Raises MountError."""
@@ -263,3 +252,13 @@ class Session:
             path.write_text(str(self.options.max_readahead // 1024))
         except OSError as exc:
             log.debug("read-ahead stays at the kernel's default: %s", exc)
+
+
+def _goes_on(exc: OSError) -> bool:
+    """Return whether to read again after *exc*."""
+    if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ECONNRESET):
+        return False
+    if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+        return True  # ENOENT: the request was interrupted before we read it
+    log.error("reading %s failed: %s", mounting.DEVICE, exc)
+    return False

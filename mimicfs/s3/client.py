@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property
+from io import RawIOBase
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mimicfs import __version__
@@ -38,6 +39,10 @@ _KINDS = {
     "HeadObject": "HEAD",
     "HeadBucket": "HEAD",
 }
+
+
+# What is sent: bytes, or a file that is read from its place and can be rewound.
+Body = bytes | BinaryIO | RawIOBase
 
 
 class Content(NamedTuple):
@@ -255,7 +260,7 @@ class S3:
         self,
         bucket: str,
         key: str,
-        body: BinaryIO | bytes,
+        body: Body,
         size: int,
         content: Content = Content(),  # noqa: B008  an immutable default
         *,
@@ -366,7 +371,7 @@ class S3:
         return str(answer["UploadId"])
 
     def upload_part(
-        self, bucket: str, key: str, upload: str, number: int, body: BinaryIO | bytes, size: int
+        self, bucket: str, key: str, upload: str, number: int, body: Body, size: int
     ) -> str:
         """Upload part *number* (from 1); return its etag, as S3 wants it back."""
         answer = self._call(
