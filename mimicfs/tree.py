@@ -20,7 +20,7 @@ from mimicfs import names
 from mimicfs.attributes import Attributes
 from mimicfs.config import VFSOptions
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.errors import PosixError, Unlisted
+from mimicfs.errors import NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
@@ -90,8 +90,7 @@ class Tree:
         except PosixError as exc:  # no key has that name
             raise PosixError(errno.ENOENT, repr(name)) from exc
         if directory.kind == Kind.ACCOUNT:
-            bucket = self._mimicdb.bucket(component)
-            return component + "/", lambda node: self._bucket_attr(node, bucket.created_ns)
+            return self._look_bucket(component)
         held = self._inodes.find(directory, component)
         if held is not None and (file := held.file) is not None and file.entry is None:
             return component, lambda node: self._attributes.of_file(node, file)
@@ -103,6 +102,13 @@ class Tree:
         if entry is None or beside != (below is not None):
             raise PosixError(errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
+
+    def _look_bucket(self, name: str) -> Found:
+        try:
+            bucket = self._mimicdb.bucket(name)
+        except NoSuchBucket as exc:
+            raise PosixError(errno.ENOENT, name) from exc
+        return name + "/", lambda node: self._bucket_attr(node, bucket.created_ns)
 
     def _look_marker(self, directory: Node) -> Found:
         entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None

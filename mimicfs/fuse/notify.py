@@ -99,6 +99,8 @@ class Notifier:
     def _everything(self) -> None:
         if self._epoch and self._send(Notify.INC_EPOCH, b"", "everything") == errno.EINVAL:
             self._epoch = False
+        if not self._epoch:
+            log.warning("kernel older than 6.16: names that it has are not looked up again")
         # The epoch is of names only. Listings stay in inodes that something holds.
         for ino in {ROOT_ID, *self._session.listed.copy()}:
             self._listing(ino)

@@ -78,7 +78,8 @@ class Lane(Enum):
     QUICK = auto()  # the reading thread, if fs.quick
     OPEN = auto()  # may wait a little, holds no lock of the kernel that matters
     NAMES = auto()  # a change of names: the kernel holds the lock of its directory
-    DATA = auto()  # may wait for long: data, sync, what notifies the kernel
+    DATA = auto()  # may wait for S3: the kernel holds locks of pages
+    SYNC = auto()  # may wait for S3, and until the kernel was notified, so for all the others
 
 
 class Operation(NamedTuple):
@@ -118,15 +119,17 @@ class Operations:
                 Opcode.RENAME: self.rename,
                 Opcode.RENAME2: self.rename2,
             },
-            Lane.DATA: {
+            Lane.SYNC: {
                 Opcode.SETATTR: self.setattr,
+                Opcode.SETXATTR: self.setxattr,
+                Opcode.REMOVEXATTR: self.removexattr,
+            },
+            Lane.DATA: {
                 Opcode.READ: self.read,
                 Opcode.WRITE: self.write,
                 Opcode.FLUSH: self.flush,
                 Opcode.FSYNC: self.fsync,
                 Opcode.RELEASE: self.release,
-                Opcode.SETXATTR: self.setxattr,
-                Opcode.REMOVEXATTR: self.removexattr,
                 Opcode.FALLOCATE: self.fallocate,
                 Opcode.LSEEK: self.lseek,
                 Opcode.COPY_FILE_RANGE: self.copy_file_range,

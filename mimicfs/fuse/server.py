@@ -4,8 +4,8 @@ The thread that calls `serve` reads the device. While fs.quick it answers by its
 no waiting: a request handed to another thread costs 30-50 us more, about as much as itself.
 All else goes to worker threads, in pools of their own kinds (`operations.Lane`), so that a
 hundred reads that wait for S3 do not hold up an `ls`, and a hundred `touch .sync` (which wait
-until the kernel was notified, which waits for the locks of directories) do not hold up the
-creates and unlinks that hold such locks.
+until the kernel was notified, which waits for the locks of directories and pages) do not hold
+up the creates and reads that hold such locks.
 
 Lookup counts belong to the file system. What could not be delivered is given back here
 (`Operations.undo`); at unmount the kernel forgets all without saying so.
@@ -33,8 +33,8 @@ from mimicfs.posix import Caller, Cancellation, FileSystem
 log = logging.getLogger(__name__)
 
 YEAR_S = 365 * 86400.0
-# The data pool is that much larger than the others: the kernel's max_background reads of
-# one file can all wait at once, and so can as many processes.
+# The pools of what may wait for long are that much larger: the kernel's max_background reads
+# of one file can all wait at once, and so can as many processes.
 _DATA_WORKERS_FACTOR = 4
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
@@ -70,6 +70,7 @@ class Server:
             Lane.OPEN: Pool("fuse-open", workers),
             Lane.NAMES: Pool("fuse-names", workers),
             Lane.DATA: Pool("fuse-data", workers * _DATA_WORKERS_FACTOR),
+            Lane.SYNC: Pool("fuse-sync", workers * _DATA_WORKERS_FACTOR),
         }
         self._learners = Pool("fuse-learn", workers)
         # Requests at workers, by their unique number: what INTERRUPT cancels.

@@ -108,7 +108,7 @@ class Session:
         After this the mount answers as soon as somebody reads `receive`.
         """
         options = options or SessionOptions()
-        mountpoint = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
+        mountpoint = Path(os.path.realpath(mountpoint))
         session = cls(mounting.mount(mountpoint, options.mount), mountpoint, options)
         try:
             session.handshake()
