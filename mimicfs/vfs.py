@@ -2,8 +2,9 @@
 changes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of
 FUSE.
 
-What is seen is `tree.py`'s, the bytes of open files `handles.py`'s, renames `moves.py`'s, the control file and the
-attributes `user.mimicfs.*` `control.py`'s; what the kernel must be told is `news.py`'s.
+What is seen is `tree.py`'s, the bytes of open files `handles.py`'s, renames `moves.py`'s, the
+control file and the attributes `user.mimicfs.*` `control.py`'s; what the kernel must be told
+is `news.py`'s.
 
 Threading: any method, many threads. Two changes in one directory never meet: the kernel
 locks the directory. State is in the mirror, the inode table and the handle table, each with

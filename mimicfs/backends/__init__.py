@@ -80,7 +80,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def scan(self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000) -> list[Entry]:
+    def scan(
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[Entry]:
         """Return up to *limit* entries of any kind whose key begins with *prefix*, in order.
 
         Only keys greater than *after*. A page shorter than *limit* is the last.
@@ -90,9 +92,7 @@ class Backend(ABC):
     def has_below(self, bucket: str, directory: str) -> bool:
         """Whether any entry's key begins with *directory*, its own marker included."""
 
-    def lookup(
-        self, bucket: str, directory: str, name: str
-    ) -> tuple[Entry | None, Entry | None]:
+    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         """Return the entry *directory* + *name*, and that of the subdirectory of this name.
 
         Only an object is returned as the first. The second is as `children` would show it.

@@ -272,9 +272,7 @@ class SQLite(Backend):
         return _entry(rows[0]) if rows else None
 
     @_ours
-    def lookup(
-        self, bucket: str, directory: str, name: str
-    ) -> tuple[Entry | None, Entry | None]:
+    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         key = directory + name
         below = key + "/"
         rows = self._rows(_LOOKUP, self._id(bucket), key if name else None, below, key + "0")

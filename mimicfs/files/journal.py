@@ -20,6 +20,8 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,21 +180,12 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | _CLOEXEC, 0o600)
 
 
-class _disk_errors:
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
     """Within, errors of the local disk name the file; a full one says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, exc: BaseException | None, _trace: object) -> None:
-        if isinstance(exc, OSError):
-            advice = "; free space or name another --cache-dir" if _is_full(exc) else ""
-            code = exc.errno or errno.EIO
-            raise PosixError(code, f"staging file {self._path}{advice}") from exc
-
-
-def _is_full(exc: OSError) -> bool:
-    return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; free space or name another --cache-dir" if full else ""
+        raise PosixError(exc.errno or errno.EIO, f"staging file {path}{advice}") from exc

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from mimicfs import __version__
 from mimicfs.config import S3Options
 from mimicfs.entry import Bucket, Entry
-from mimicfs.errors import CredentialsError, KeyNotFound, ObjectChanged, PosixError, S3Unavailable
+from mimicfs.errors import (
+    CredentialsError,
+    KeyNotFound,
+    NoSuchBucket,
+    ObjectChanged,
+    PosixError,
+    S3Unavailable,
+)
 from mimicfs.mimicdb import MimicDB
 
 if TYPE_CHECKING:
@@ -175,7 +182,11 @@ class S3:
 
     def head_bucket(self, bucket: str) -> None:
         """Raise NoSuchBucket or AccessDenied if *bucket* cannot be used."""
-        self._call("head_bucket", bucket)
+        try:
+            self._call("head_bucket", bucket)
+        except KeyNotFound as exc:  # a HEAD's answer has a status, and no code
+            text = f"s3://{bucket}: no such bucket; `mimicfs ls` lists yours"
+            raise NoSuchBucket(text, status=404, code="NoSuchBucket") from exc
 
     def create_bucket(self, bucket: str) -> None:
         region = self._client.meta.region_name
@@ -441,7 +452,7 @@ def _copied(bucket: str, entry: Entry) -> dict[str, Any]:
 def _xml_can_say(key: str) -> bool:
     """Whether XML 1.0 can carry *key*: no control characters, and no CR (read as LF)."""
     return not any(
-        letter < " " and letter not in "\t\n" or letter in "\ufffe\uffff" for letter in key
+        (letter < " " and letter not in "\t\n") or letter in "\ufffe\uffff" for letter in key
     )
 
 

@@ -10,7 +10,9 @@ from mimicfs.names import Component, component, file_name
 
 # Few characters, so that escapes and what looks like them come up often.
 colliding = st.lists(
-    st.sampled_from(["%", "file", "name", "nul", "empty", "dot", "object", ".", ".sync", "\0", "a", "25"]),
+    st.sampled_from(
+        ["%", "file", "name", "nul", "empty", "dot", "object", ".", ".sync", "\0", "a", "25"]
+    ),
     max_size=6,
 ).map("".join)
 any_text = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=40)

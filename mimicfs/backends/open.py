@@ -1,0 +1,37 @@
+"""From the URL of a store to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mimicfs.backends import Backend
+from mimicfs.config import redacted
+from mimicfs.errors import ConfigError
+
+FORMS = "sqlite:///PATH, memory:, redis://HOST[:PORT][/DB], rediss://..., unix:///SOCKET[?db=N]"
+
+
+def open_store(url: str, namespace: str = "", password: str | None = None) -> Backend:
+    """Open the store that *url* names. Raises ConfigError, StoreError.
+
+    sqlite:///a/b is the absolute path /a/b; sqlite:a/b is relative. *namespace* keeps
+    several mirrors apart in one store. *password* is for Redis, where the URL has none.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        from mimicfs.backends.memory import Memory
+
+        return Memory()
+    if scheme == "sqlite":
+        from mimicfs.backends.sqlite import SQLite
+
+        path = url.removeprefix("sqlite:").removeprefix("//")
+        if not path:
+            raise ConfigError(f"{url}: names no file; write sqlite:///PATH")
+        return SQLite(str(Path(path)), namespace=namespace)
+    if scheme in ("redis", "rediss", "unix"):
+        from mimicfs.backends.redis import RedisBackend
+
+        return RedisBackend.from_url(url, namespace=namespace, password=password)
+    raise ConfigError(f"{redacted(url)}: not a store; write {FORMS}")

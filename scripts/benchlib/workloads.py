@@ -1,0 +1,470 @@
+"""What is measured: each workload is a sequence of steps on one mounted file system."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from benchlib import machine
+from benchlib.peers import Local, MountFailed, Peer
+from benchlib.s3objects import flat_keys, sized_keys, synthetic_size, tree_keys
+from benchlib.server import Server
+
+LOOPS = str(Path(__file__).with_name("loops.py"))
+LONG = {**os.environ, "LC_ALL": "C"}  # ls and find then sort and print bytes
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the data is."""
+
+    small: int = 10_000  # files in one directory
+    large: int = 100_000  # files in one directory
+    depth: int = 4  # of a tree with fanout 10 and 10 files in each deepest directory
+    big: int = 1 << 30  # bytes of the large file
+    files: int = 2_000  # small files, of 4 KiB
+    sample: int = 2_000  # paths of a stat loop
+
+    @property
+    def tree_entries(self) -> int:
+        """How many lines `find` prints for the tree: its root, directories and files."""
+        return sum([10**level for level in range(self.depth + 2)])
+
+
+QUICK = Scale(2_000, 10_000, 3, 128 << 20, 200, 500)
+
+
+@dataclass
+class Measurement:
+    """One step, once. *wall_s* None: it ran over its limit."""
+
+    workload: str
+    step: str
+    peer: str
+    repetition: int
+    limit_s: float
+    wall_s: float | None = None
+    value: float | None = None  # where not the wall time is what counts
+    unit: str = "s"
+    requests: dict[str, int] = field(default_factory=dict)
+    in_flight_max: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    cpu_s: float | None = None
+    peak_mib: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class Bench:
+    """One run: the server, the peers' directory, and what was measured so far."""
+
+    def __init__(
+        self,
+        server: Server,
+        work: Path,
+        scale: Scale,
+        limit_s: float,
+        report: Callable[[Measurement], None],
+    ) -> None:
+        self.server, self.work, self.scale, self.limit_s = server, work, scale, limit_s
+        self.repetition = 0
+        self.measurements: list[Measurement] = []
+        self._report = report
+        self._output = Path(f"/dev/shm/bench-{os.getpid()}.out")
+        self._hopeless: set[tuple[str, str, str]] = set()  # ran over their limit before
+
+    def step(
+        self,
+        workload: str,
+        name: str,
+        peer: Peer,
+        command: list[str],
+        *,
+        lines: int | None = None,
+        limit_s: float | None = None,
+        own: bool = False,
+    ) -> Measurement | None:
+        """Measure *command*; None when this step is not worth (another) try.
+
+        *lines* is how many it must print. *own*: the command itself is the daemon to account.
+        """
+        limit_s = limit_s or self.limit_s
+        if (workload, name, peer.name) in self._hopeless:
+            return None
+        pid = None if own else peer.pid
+        if pid is not None:
+            machine.settle(pid)
+            machine.reset_peak(pid)
+        before_s = machine.cpu_s(pid) if pid is not None else 0.0
+        self.server.control("reset")
+        done = machine.run(
+            command, limit_s, self._output, peer.environment if own else LONG, peer.kill
+        )
+        made = Measurement(workload, name, peer.name, self.repetition, limit_s, done.wall_s)
+        counted = self.server.control("stats")
+        if peer.remote:
+            made.requests, made.in_flight_max = counted["requests"], counted["in_flight_max"]
+            made.bytes_in, made.bytes_out = counted["bytes_in"], counted["bytes_out"]
+        if own:
+            made.cpu_s, made.peak_mib = done.cpu_s, done.rss_mib
+        elif pid is not None:
+            made.cpu_s, made.peak_mib = machine.cpu_s(pid) - before_s, machine.peak_mib(pid)
+        self._check(made, done, lines)
+        self.measurements.append(made)
+        return made
+
+    def _check(self, made: Measurement, done: machine.Finished, lines: int | None) -> None:
+        if done.wall_s is None:
+            self._hopeless.add((made.workload, made.step, made.peer))
+        elif done.status != 0:
+            made.notes.append(f"exit status {done.status}")
+        elif lines is not None and (printed := self._output.read_bytes().count(b"\n")) != lines:
+            made.notes.append(f"WRONG: {printed} lines, expected {lines}")
+
+    def loop(
+        self, workload: str, name: str, peer: Peer, *arguments: object, limit_s: float = 30.0
+    ) -> tuple[Measurement, dict[str, Any]] | None:
+        """Measure one of `loops.py`, which keeps its own time limit; return its JSON as well."""
+        command = [sys.executable, "-I", LOOPS, *map(str, arguments), str(limit_s)]
+        made = self.step(workload, name, peer, command, limit_s=limit_s + 30)
+        if made is None or made.wall_s is None or made.notes:
+            return None if made is None else (made, {})
+        return made, self.output()
+
+    def quietly(self, peer: Peer, command: list[str]) -> int:
+        """Run *command* unmeasured; return its exit status."""
+        environment = {**LONG, **peer.environment}
+        return machine.run(command, self.limit_s, self._output, environment, peer.kill).status
+
+    def output(self) -> Any:
+        """Return what the last command printed, as JSON; None when it printed none."""
+        text = self._output.read_text()
+        return json.loads(text) if text else None
+
+    def show(self, made: Measurement | None) -> bool:
+        """Report a measurement; return whether the steps that build on it make sense."""
+        if made is not None:
+            self._report(made)
+        return made is not None and made.wall_s is not None
+
+    def close(self) -> None:
+        """Remove the file for outputs."""
+        self._output.unlink(missing_ok=True)
+
+
+def prepare(bench: Bench, local: bool) -> None:
+    """Fill the buckets and, for the local file system, write the same trees."""
+    scale, control = bench.scale, bench.server.control
+    control("fill", bucket="flat10k", kind="flat", prefix="dir/", count=scale.small)
+    control("fill", bucket="flat100k", kind="flat", prefix="dir/", count=scale.large)
+    control(
+        "fill", bucket="tree", kind="tree", prefix="dir/", depth=scale.depth, fanout=10, files=10
+    )
+    control("fill", bucket="data", kind="key", key=f"big@{scale.big}")
+    control("fill", bucket="data", kind="sized", prefix="small/", count=scale.files, size=4096)
+    control("fill", bucket="data", kind="key", key="new/.keep@1")
+    if not local:
+        return
+    base = bench.work / "local"
+    write_files(base / "flat10k", flat_keys("dir/", scale.small))
+    write_files(base / "flat100k", flat_keys("dir/", scale.large))
+    write_files(base / "tree", tree_keys("dir/", scale.depth, 10, 10))
+    write_files(base / "data", sized_keys("small/", scale.files, 4096), filled=True)
+    write_files(base / "data", [f"big@{scale.big}"], filled=True)
+    (base / "data" / "new").mkdir()
+
+
+def write_files(base: Path, keys: list[str], filled: bool = False) -> None:
+    """Write a file of the right size for each key: sparse, or *filled* with random bytes."""
+    made = ""
+    for key in keys:
+        directory = os.path.dirname(key)
+        if directory != made or not made:
+            (base / directory).mkdir(parents=True, exist_ok=True)
+            made = directory
+        size = synthetic_size(key, crc32(key.encode()))
+        with open(base / key, "wb") as file:
+            while filled and size:
+                size -= file.write(os.urandom(min(size, 1 << 20)))
+            file.truncate(size or None)
+
+
+# Metadata
+
+
+def ls(bench: Bench, peer: Peer, bucket: str, count: int) -> None:
+    """`ls -l` of one directory."""
+    name = f"ls -l of {count:,} files"
+    command = ["ls", "-l", f"{peer.root if peer.remote else bench.work / 'local' / bucket}/dir"]
+    lines = count + 1
+    if peer.remote:
+        peer.wipe()
+        peer.mount(bucket)
+        if bench.show(bench.step(name, "never seen", peer, command, lines=lines)):
+            bench.show(bench.step(name, "never seen, again", peer, command, lines=lines))
+        peer.unmount()
+    known(bench, peer, bucket, name)
+    if bench.show(bench.step(name, "known, fresh mount", peer, command, lines=lines)):
+        bench.show(bench.step(name, "again", peer, command, lines=lines))
+        machine.drop_caches(2)
+        bench.show(bench.step(name, "asked of the daemon again", peer, command, lines=lines))
+    peer.unmount()
+
+
+def known(bench: Bench, peer: Peer, bucket: str, workload: str) -> None:
+    """Mount *bucket* with its metadata known as well as this peer can, the kernel knowing none.
+
+    mimicfs: synced, then mounted, which is the state after any later remount as well. rclone:
+    mounted, then refreshed. s3fs: remounted with its caches kept. ext4: caches dropped.
+    """
+    command = peer.refresh(bucket)
+    if command is None:
+        peer.mount(bucket)
+    elif peer.refresh_mounted:
+        peer.mount(bucket)
+        first_sync(bench, peer, workload, command)
+    else:
+        peer.wipe()
+        first_sync(bench, peer, workload, command)
+        peer.mount(bucket)
+
+
+def first_sync(bench: Bench, peer: Peer, workload: str, command: list[str]) -> None:
+    """Run the refresh, as a measured step where *workload* is not empty."""
+    own = not peer.refresh_mounted
+    if workload:
+        bench.show(bench.step(f"sync, {workload}", "first", peer, command, own=own))
+    else:
+        bench.quietly(peer, command)
+
+
+def ls_small(bench: Bench, peer: Peer) -> None:
+    """`ls -l` of 10,000 files."""
+    ls(bench, peer, "flat10k", bench.scale.small)
+
+
+def ls_large(bench: Bench, peer: Peer) -> None:
+    """`ls -l` of 100,000 files."""
+    ls(bench, peer, "flat100k", bench.scale.large)
+
+
+def resync(bench: Bench, peer: Peer) -> None:
+    """Refresh a synced bucket in which nothing changed, and in which one object is new."""
+    bucket, workload = "flat100k", f"refresh of {bench.scale.large:,} known files"
+    command = peer.refresh(bucket)
+    if command is None:
+        return
+    if not peer.refresh_mounted:
+        peer.wipe()
+        bench.quietly(peer, command)
+        bench.show(bench.step(workload, "by command, unmounted", peer, command, own=True))
+    peer.mount(bucket)
+    if peer.refresh_mounted:
+        bench.quietly(peer, command)
+    through = peer.touch_refresh() or command
+    bench.show(bench.step(workload, "mounted, nothing changed", peer, through))
+    bench.server.control("fill", bucket=bucket, kind="key", key="dir/added@1")
+    bench.show(bench.step(workload, "mounted, one object added", peer, through))
+    if bench.quietly(peer, ["test", "-e", f"{peer.root}/dir/added@1"]) != 0:
+        bench.measurements[-1].notes.append("WRONG: the new object is not shown")
+    bench.server.control("clear", bucket=bucket, prefix="dir/added")
+    peer.unmount()
+
+
+def find(bench: Bench, peer: Peer) -> None:
+    """`find` and `du -s` over a tree."""
+    scale = bench.scale
+    files = 10 ** (scale.depth + 1)
+    name = f"find over {files:,} files in {scale.tree_entries - files:,} directories"
+    known(bench, peer, "tree", name)
+    tree = f"{peer.root}/dir"
+    if bench.show(
+        bench.step(name, "known, fresh mount", peer, ["find", tree], lines=scale.tree_entries)
+    ):
+        bench.show(bench.step(name, "again", peer, ["find", tree], lines=scale.tree_entries))
+        machine.drop_caches(2)
+        du = ["du", "-s", tree]
+        bench.show(bench.step("du -s of the same", "asked of the daemon", peer, du, lines=1))
+        bench.show(bench.step("du -s of the same", "again", peer, du, lines=1))
+    peer.unmount()
+
+
+def stat(bench: Bench, peer: Peer) -> None:
+    """lstat of existing and of missing names in a known directory."""
+    known(bench, peer, "flat10k", "")
+    directory = f"{peer.root}/dir"
+    bench.quietly(peer, ["ls", "-l", directory])
+    chosen = random.Random(1).sample(flat_keys("", bench.scale.small), bench.scale.sample)
+    present, absent = bench.work / "present", bench.work / "absent"
+    present.write_text("".join(f"{directory}/{name}\n" for name in chosen))
+    absent.write_text("".join(f"{directory}/{name}.missing\n" for name in chosen))
+    machine.drop_caches(2)
+    for name, paths, step, passes in (
+        ("stat of a known name", present, "asked of the daemon", 1),
+        ("stat of a known name", present, "kernel-cached", 20),
+        ("stat of a missing name", absent, "first", 1),
+        ("stat of a missing name", absent, "again", 5),
+    ):
+        measured = bench.loop(name, step, peer, "stat", paths, passes, limit_s=10)
+        if measured is not None:
+            made, result = measured
+            made.value, made.unit = result.get("p50_us"), "us"
+            expected = result.get("done") if paths == absent else 0
+            if result.get("missing") != expected:
+                made.notes.append(f"WRONG: {result.get('missing')} missing, expected {expected}")
+            bench.show(made)
+    peer.unmount()
+
+
+# Data
+
+
+def read_big(bench: Bench, peer: Peer) -> None:
+    """Read one large file from beginning to end."""
+    size = bench.scale.big
+    name = f"read {size >> 20:,} MiB"
+    fresh(bench, peer)
+    path = f"{peer.root}/big@{size}"
+    command = [sys.executable, "-I", LOOPS, "readfile", path]
+    if bench.show(bench.step(name, "cold", peer, command)):
+        bench.show(bench.step(name, "again", peer, command))
+        if peer.remote:
+            verify(bench, peer, path, f"/data/big@{size}", size)
+    peer.unmount()
+    peer.mount("data")
+    bench.show(bench.step(name, "after remount", peer, command))
+    peer.unmount()
+
+
+def verify(bench: Bench, peer: Peer, path: str, key: str, size: int) -> None:
+    """Note it when the file does not show the object's bytes."""
+    offsets = (0, size // 3, size - 4096)
+    true = [bench.server.read(key, offset, 4096) for offset in offsets]
+    expected = [hashlib.md5(block, usedforsecurity=False).hexdigest() for block in true]
+    bench.quietly(peer, [sys.executable, "-I", LOOPS, "pieces", path, *map(str, offsets)])
+    if bench.output() != {"md5": expected}:
+        bench.measurements[-1].notes.append("WRONG bytes")
+
+
+def fresh(bench: Bench, peer: Peer) -> None:
+    """Mount the bucket `data`, its metadata known where the peer can, no bytes of it cached."""
+    if peer.remote:
+        peer.wipe()
+    known(bench, peer, "data", "")
+
+
+def write_big(bench: Bench, peer: Peer) -> None:
+    """Write one large file, with fsync."""
+    size = bench.scale.big
+    fresh(bench, peer)
+    path = f"{peer.root}/new/big"
+    count = f"count={size >> 20}"
+    command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", count, "conv=fsync", "status=none"]
+    made = bench.step(f"write {size >> 20:,} MiB and fsync", "to the return", peer, command)
+    if made is not None and peer.remote:
+        settled(bench, made, size, 1)
+    bench.show(made)
+    peer.unmount()
+    clean(bench, peer)
+
+
+def settled(bench: Bench, made: Measurement, size: int, count: int) -> None:
+    """Note how long after the command's return S3 has all of it; count those requests too."""
+    begun = time.monotonic()
+    deadline = begun + bench.limit_s
+    while time.monotonic() < deadline:
+        held = bench.server.control("count", bucket="data", prefix="new/")
+        if held["bytes"] >= size and held["keys"] > count:
+            break
+        time.sleep(0.1)
+    else:
+        made.notes.append(f"only {held['keys'] - 1} objects, {held['bytes'] >> 20} MiB in S3")
+    if (late_s := time.monotonic() - begun) > 0.1:
+        made.notes.append(f"in S3 {late_s:.1f} s later")
+    counted = bench.server.control("stats")
+    made.requests, made.bytes_in = counted["requests"], counted["bytes_in"]
+
+
+def clean(bench: Bench, peer: Peer) -> None:
+    """Remove what was written."""
+    bench.server.control("clear", bucket="data", prefix="new/")
+    bench.server.control("fill", bucket="data", kind="key", key="new/.keep@1")
+    if isinstance(peer, Local):
+        for path in (bench.work / "local/data/new").iterdir():
+            path.unlink()
+
+
+def create_files(bench: Bench, peer: Peer) -> None:
+    """Create small files with 8 threads."""
+    count = bench.scale.files
+    fresh(bench, peer)
+    directory = f"{peer.root}/new"
+    measured = bench.loop(
+        f"create {count:,} files of 4 KiB", "8 threads", peer, "create", directory, count, 4096, 8
+    )
+    if measured is not None:
+        made, result = measured
+        if result:
+            made.value, made.unit = result["done"] / result["s"], "files/s"
+            if peer.remote:
+                settled(bench, made, 4096 * int(result["done"]), int(result["done"]))
+        bench.show(made)
+    peer.unmount()
+    clean(bench, peer)
+
+
+def read_files(bench: Bench, peer: Peer) -> None:
+    """Read small files in order, one thread."""
+    count = bench.scale.files
+    fresh(bench, peer)
+    for step in ("cold, 1 thread", "again"):
+        measured = bench.loop(
+            f"read {count:,} files of 4 KiB", step, peer, "read", f"{peer.root}/small", count, 1
+        )
+        if measured is None:
+            break
+        made, result = measured
+        if result:
+            made.value, made.unit = result["done"] / result["s"], "files/s"
+        bench.show(made)
+    peer.unmount()
+
+
+Workload = Callable[[Bench, Peer], None]
+WORKLOADS: dict[str, dict[str, Workload]] = {
+    "metadata": {
+        "ls10k": ls_small,
+        "ls100k": ls_large,
+        "resync": resync,
+        "find": find,
+        "stat": stat,
+    },
+    "data": {"read": read_big, "write": write_big, "create": create_files, "readsmall": read_files},
+}
+
+
+def run_one(bench: Bench, peer: Peer, workload: Workload) -> None:
+    """Run one workload; a file system that fails is noted, and never left mounted."""
+    try:
+        workload(bench, peer)
+    except (MountFailed, OSError) as error:
+        bench._report(
+            Measurement(
+                workload.__name__, "failed", peer.name, bench.repetition, 0, notes=[str(error)]
+            )
+        )
+    finally:
+        peer.unmount()

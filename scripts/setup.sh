@@ -1,0 +1,48 @@
+# What scripts/demo, scripts/test and scripts/bench need, installed where it is missing. Sourced.
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# apt PACKAGE COMMAND...: install PACKAGE unless every COMMAND is there.
+need() {
+  local package=$1 command
+  shift
+  for command in "$@"; do
+    command -v "$command" >/dev/null || [ -e "$command" ] || missing="$missing $package"
+  done
+}
+
+install_missing() {
+  [ -n "$missing" ] || return 0
+  local sudo=
+  [ "$(id -u)" = 0 ] || sudo=sudo
+  echo "installing:$missing"
+  $sudo apt-get update -q
+  # shellcheck disable=SC2086
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q --no-install-recommends $missing
+}
+
+find_python() {
+  for python in python3.11 python3.12 python3.13 python3.14 python3; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return 0
+  done
+  echo "Python 3.11 or later is needed: apt install python3" >&2
+  exit 1
+}
+
+# venv EXTRA: the package, editable, with its EXTRA, in .venv; anew when setup.cfg changed.
+venv() {
+  find_python
+  [ -x .venv/bin/python ] || "$python" -m venv .venv || {
+    need python3-venv /nonexistent; install_missing; "$python" -m venv .venv; }
+  if ! cmp -s setup.cfg ".venv/installed-$1"; then
+    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$1]"
+    cp setup.cfg ".venv/installed-$1"
+  fi
+  export PATH="$PWD/.venv/bin:$PATH"
+}
+
+check_fuse() {
+  [ -c /dev/fuse ] || { echo "/dev/fuse is missing: modprobe fuse (in a container: --device /dev/fuse --cap-add SYS_ADMIN)" >&2; exit 1; }
+}
+
+missing=
