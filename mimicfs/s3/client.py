@@ -24,6 +24,7 @@ from mimicfs.config import S3Options
 from mimicfs.entry import Bucket, Entry
 from mimicfs.errors import (
     CredentialsError,
+    InvalidRequest,
     KeyNotFound,
     NoSuchBucket,
     ObjectChanged,
@@ -340,7 +341,10 @@ class S3:
                     CopySourceRange=f"bytes={start}-{end}",
                     **_copied(from_bucket, entry),
                 )
-                etags.append(answer["CopyPartResult"]["ETag"])
+                part_etag = answer.get("CopyPartResult", {}).get("ETag")
+                if not part_etag:
+                    raise InvalidRequest(f"s3://{bucket}/{key}: this server copies no parts")
+                etags.append(part_etag)
             return self.finish_upload(bucket, key, upload, etags, entry.size)
         except BaseException:
             self.abort_upload(bucket, key, upload)
@@ -417,7 +421,9 @@ class S3:
             MultipartUpload={"Parts": listed},
             **extra,
         )
-        entry = self._mirrored(bucket, key)
+        # Not every server's answer has the ETag that the object then has (rclone), and S3's
+        # LastModified is the time when the upload began: ask.
+        entry, _ = self.head(bucket, key)
         if entry.size != size:
             raise S3Unavailable(f"s3://{bucket}/{key}: {size} bytes uploaded, S3 has {entry.size}")
         return entry

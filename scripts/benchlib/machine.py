@@ -159,6 +159,12 @@ def _file_system(directory: Path) -> str:
     return kind
 
 
+def proactive_reclaim() -> bool:
+    """Return whether the kernel takes pages away that were not used for a while (DAMON)."""
+    states = Path("/sys/kernel/mm/damon/admin/kdamonds").glob("*/state")
+    return any(state.read_text().strip() == "on" for state in states)
+
+
 def load_average() -> float:
     """Return the load of the last minute: above about 1 the machine is not ours alone."""
     return os.getloadavg()[0]

@@ -327,9 +327,9 @@ def list_page(bucket: Bucket, query: dict[str, str]) -> bytes:
     page = bucket.list(prefix, delimiter, after, limit, encode)
     truncated = page.truncated and limit > 0
     fields = [
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<ListBucketResult {XMLNS}><Name>{bucket.name}</Name><Prefix>{escape(prefix)}</Prefix>"
-        f"<MaxKeys>{limit}</MaxKeys><IsTruncated>{'true' if truncated else 'false'}</IsTruncated>"
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult {XMLNS}>',
+        f"<Name>{bucket.name}</Name><Prefix>{escape(prefix)}</Prefix><MaxKeys>{limit}</MaxKeys>",
+        f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>",
     ]
     if delimiter:
         fields.append(f"<Delimiter>{escape(delimiter)}</Delimiter>")

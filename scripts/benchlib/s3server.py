@@ -215,7 +215,7 @@ class Server:
     def _answer(self, connection: Connection, request: Request) -> None:
         try:
             response = self._operations.handle(request)
-        except Exception as error:  # a bug here must not look like a hang of the file system
+        except Exception as error:  # noqa: BLE001 - a bug here must not look like a hang of the file system
             print(
                 f"s3server: {request.method} {request.path}: {error!r}", file=sys.stderr, flush=True
             )

@@ -20,6 +20,7 @@ from benchlib.s3objects import flat_keys, sized_keys, synthetic_size, tree_keys
 from benchlib.server import Server
 
 LOOPS = str(Path(__file__).with_name("loops.py"))
+AGAIN = 3  # times in each repetition: a kernel that reclaims pages meanwhile is noise
 LONG = {**os.environ, "LC_ALL": "C"}  # ls and find then sort and print bytes
 
 
@@ -218,7 +219,8 @@ def ls(bench: Bench, peer: Peer, bucket: str, count: int) -> None:
         peer.unmount()
     known(bench, peer, bucket, name)
     if bench.show(bench.step(name, "known, fresh mount", peer, command, lines=lines)):
-        bench.show(bench.step(name, "again", peer, command, lines=lines))
+        for _ in range(AGAIN):
+            bench.show(bench.step(name, "again", peer, command, lines=lines))
         machine.drop_caches(2)
         bench.show(bench.step(name, "asked of the daemon again", peer, command, lines=lines))
     peer.unmount()
@@ -295,6 +297,9 @@ def find(bench: Bench, peer: Peer) -> None:
         bench.step(name, "known, fresh mount", peer, ["find", tree], lines=scale.tree_entries)
     ):
         bench.show(bench.step(name, "again", peer, ["find", tree], lines=scale.tree_entries))
+        # Only the second pass finds every directory's access time stale, and asks for it.
+        for _ in range(AGAIN):
+            bench.show(bench.step(name, "later", peer, ["find", tree], lines=scale.tree_entries))
         machine.drop_caches(2)
         du = ["du", "-s", tree]
         bench.show(bench.step("du -s of the same", "asked of the daemon", peer, du, lines=1))

@@ -419,6 +419,6 @@ def test_the_epoch_is_used_from_7_44_on(
     notifier.close()
     codes = [abi.Notify.INC_EPOCH] * has_epoch + [abi.Notify.INVAL_ENTRY, abi.Notify.INVAL_INODE]
     for code in codes:
-        size, error, unique = OUT_HEADER.unpack_from(kernel.channel.recv(4096))
+        _, error, unique = OUT_HEADER.unpack_from(kernel.channel.recv(4096))
         assert (error, unique) == (code, 0)
     assert ("older than 6.16" in caplog.text) == (not has_epoch)

@@ -1,0 +1,157 @@
+"""Fixtures: real servers, a counting proxy before them, and nothing of the user's own."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from support import servers
+from support.proxy import Proxy
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config import S3Options
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.client import S3
+from mimicfs.sync import Syncer
+
+_numbers = itertools.count(1)
+
+for name in [name for name in os.environ if name.startswith(("AWS_", "MIMICFS_"))]:
+    del os.environ[name]
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "very-secret-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+}
+
+
+def _started(
+    make: Callable[[Path], AbstractContextManager[Any]], factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    try:
+        with make(factory.mktemp("server")) as where:
+            yield where
+    except servers.Missing as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of moto's S3 server."""
+    yield from _started(servers.moto, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `rclone serve s3`."""
+    yield from _started(servers.rclone, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    yield from _started(servers.redis, tmp_path_factory)
+
+
+@pytest.fixture
+def redis_url(redis_port: int) -> str:
+    """A Redis database that no other test uses (by its namespace)."""
+    return f"redis://127.0.0.1:{redis_port}/0"
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def server(request: pytest.FixtureRequest) -> str:
+    """The URL of each S3 server in turn."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[Proxy]:
+    """A counting proxy before the server."""
+    proxy = Proxy(server)
+    yield proxy
+    proxy.close()
+
+
+def plain(url: str) -> Any:
+    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
+    return boto3.client("s3", endpoint_url=url, config=config)
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[Any]:
+    """A plain boto3 client: somebody else, who changes S3 behind our back."""
+    client = plain(server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(client: Any) -> str:
+    """A new, empty bucket."""
+    name = f"bucket-{os.getpid()}-{next(_numbers)}"
+    client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def mimicdb() -> Iterator[MimicDB]:
+    mimicdb = MimicDB(Memory())
+    yield mimicdb
+    mimicdb.close()
+
+
+@pytest.fixture
+def s3(proxy: Proxy, mimicdb: MimicDB) -> Iterator[S3]:
+    """Our S3, through the proxy, mimicked into `mimicdb`."""
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3), mimicdb)
+    yield s3
+    s3.close()
+
+
+@pytest.fixture
+def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
+    return Syncer(mimicdb, s3)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty state directory for commands."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / "state" / "mimicfs"
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def no_warning_unasked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test in which mimicfs warns fails, unless it looks at the log (`caplog`) itself."""
+    warnings = _Warnings()
+    logger = logging.getLogger("mimicfs")
+    logger.addHandler(warnings)
+    yield
+    logger.removeHandler(warnings)
+    assert "caplog" in request.fixturenames or warnings.messages == []

@@ -1,0 +1,105 @@
+"""A page of a LIST is what was asked, or it is no page."""
+
+import pytest
+
+from mimicfs.entry import LISTED, Entry
+from mimicfs.errors import MalformedListing
+from mimicfs.s3.listing import Asked, parse_page
+
+TIME = "2026-01-02T03:04:05.000Z"
+TIME_NS = 1_767_323_045_000_000_000
+
+
+def contents(key, size=3, etag='"abc"', extra=""):
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>{TIME}</LastModified>"
+        f"<ETag>{etag}</ETag><Size>{size}</Size>{extra}</Contents>"
+    )
+
+
+def prefix(text):
+    return f"<CommonPrefixes><Prefix>{text}</Prefix></CommonPrefixes>"
+
+
+def page(*items, truncated="false", name="photos", token="", encoding="url"):
+    more = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    said = f"<EncodingType>{encoding}</EncodingType>" if encoding else ""
+    return (
+        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>{name}</Name><IsTruncated>{truncated}</IsTruncated>{said}{more}"
+        f"{''.join(items)}</ListBucketResult>"
+    ).encode()
+
+
+def parsed(body, prefix="", after=""):
+    return parse_page(body, Asked("photos", prefix, after))
+
+
+def test_an_object_is_an_entry():
+    extra = "<StorageClass>GLACIER</StorageClass><Owner><ID>x</ID></Owner>"
+    found = parsed(page(contents("a.jpg", extra=extra)))
+    assert found.entries == [Entry("a.jpg", 3, TIME_NS, "abc", "GLACIER")]
+    assert (found.upto, found.token) == (None, None)
+
+
+def test_an_etag_may_lack_its_quotes_and_standard_is_nothing_special():
+    extra = "<StorageClass>STANDARD</StorageClass>"
+    assert parsed(page(contents("a", etag="abc", extra=extra))).entries == [
+        Entry("a", 3, TIME_NS, "abc")
+    ]
+
+
+def test_keys_are_decoded():
+    found = parsed(page(contents("a+b%2Bc%01%0A%C3%A9")))
+    assert found.entries[0].key == "a b+c\x01\n\xe9"
+
+
+def test_keys_of_a_server_that_does_not_encode_are_taken_as_they_are():
+    assert parsed(page(contents("a%2Bb"), encoding="")).entries[0].key == "a%2Bb"
+
+
+def test_prefixes_and_objects_come_in_one_order():
+    found = parsed(page(contents("a-"), contents("b"), prefix("a/")))
+    assert found.entries == [
+        Entry("a-", 3, TIME_NS, "abc"),
+        Entry("a/", kind=LISTED),
+        Entry("b", 3, TIME_NS, "abc"),
+    ]
+
+
+def test_a_truncated_page_says_how_far_it_speaks():
+    found = parsed(page(contents("a"), contents("b"), truncated="true", token="go on"))
+    assert (found.upto, found.token) == ("b", "go on")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        page(contents("b"), contents("a")),
+        page(contents("a"), contents("a")),
+        page(contents("a"), truncated="true"),
+        page(truncated="true", token="x"),
+        page(contents("a"), token="x"),
+        page(contents("a"), name="other"),
+        page(contents("")),
+        page(contents("a", size="many")),
+        page("<Contents><Key>a</Key></Contents>"),
+        page("<CommonPrefixes></CommonPrefixes>"),
+        page(contents("a"))[:-20],
+        page(contents("%FF")),
+        b"<html><body>Welcome</body></html>",
+        b"<Error><Code>InternalError</Code></Error>",
+        b"{}",
+        b"",
+    ],
+)
+def test_what_was_not_asked_is_refused(body):
+    with pytest.raises(MalformedListing):
+        parsed(body)
+
+
+def test_keys_must_be_below_the_prefix_and_behind_the_start():
+    with pytest.raises(MalformedListing):
+        parsed(page(contents("b/x")), prefix="a/")
+    with pytest.raises(MalformedListing):
+        parsed(page(contents("a/x")), after="a/x")
