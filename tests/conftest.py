@@ -34,6 +34,8 @@ os.environ |= {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
+    # botocore would wait a second for rclone's leave to send nothing.
+    "BOTO_EXPERIMENTAL__NO_EMPTY_CONTINUE": "true",
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 

@@ -3,23 +3,39 @@
 A file is *clean*: it stands for a version in S3 and is read from there (reader.py), or from
 its staging file if it has one. Or it is *dirty*: its bytes are in a staging file, and S3 does
 not have them yet. `flush` makes it clean. A *detached* file was unlinked or replaced while
-it was open: it lives on in its staging file and is never uploaded.
+it was open: it lives on in its staging file and is never uploaded. An *expired* one was
+replaced in S3 behind our back, and only gives ESTALE.
+
+INVARIANT: a dirty file that is not detached has a staging file with a record (journal.py).
 
 Locks: `_change` is held by whoever changes the file or uploads it, also while that waits for
 S3: a writer waits for an upload to end, so that no upload is torn. `_lock` protects the
 fields and is held for a few instructions; it is taken after `_change`. Readers take only
 `_lock`, so reading goes on during an upload.
+
+An upload that was interrupted is given up, not awaited: none of its bytes are read any more,
+so the file may be changed at once, but no other upload begins, and no deletion, before its
+last request has ended (`_unsettled`): S3 might take them in the wrong order.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, ObjectChanged, UploadFailed
+from mimicfs.errors import (
+    Interrupted,
+    KeyNotFound,
+    MimicError,
+    ObjectChanged,
+    PosixError,
+    UploadFailed,
+)
 from mimicfs.files import transfer
 from mimicfs.files.journal import Journal, Staging
 from mimicfs.files.reader import Budget, Reader
@@ -54,20 +70,31 @@ class File:
         self.content = content
         self.size = entry.size if entry is not None else 0
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
-        self.dirty = entry is None
+        self.dirty = False
         self._detached = False
         self._expired = False
-        self._staging = journal.stage() if entry is None else None
-        self._retired: list[Staging] = []  # somebody may still be reading them
-        if self._staging is not None:
-            self._staging.describe(bucket, key, "")
+        self._closed = False
+        self._unsaved = False  # detached: it has bytes that S3 never had
+        self._unsettled: Future[None] | None = None
+        self._staging: Staging | None = None
         self._reader = self._new_reader(entry)
+        if entry is None:
+            self._staging = journal.stage()
+            try:
+                self._make_dirty(self._staging)
+            except BaseException:
+                self._staging.remove()
+                raise
 
     @property
     def etag(self) -> str:
         """The version that the file stands on; "" if S3 has none, or gave it no ETag."""
         entry = self.entry
         return entry.etag if entry is not None else ""
+
+    @property
+    def _about(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
 
     def _new_reader(self, entry: Entry | None) -> Reader | None:
         if entry is None:
@@ -79,12 +106,22 @@ class File:
     def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
         """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
         version that the file stands on is gone from S3."""
-        staging, reader, left = self._source(offset)
-        if left <= 0:
-            return b""
-        if staging is not None:
-            return staging.read(offset, min(size, left))
-        return reader.read(offset, size, cancellation) if reader is not None else b""
+        while True:
+            staging, reader, left = self._source(offset)
+            if left <= 0:
+                return b""
+            if staging is not None:
+                return staging.read(offset, min(size, left))
+            if reader is None:
+                raise PosixError(errno.EBADF, self._about)
+            try:
+                data = reader.read(offset, min(size, left), cancellation)
+            except ObjectChanged:
+                if self._source(offset)[:2] == (None, reader):
+                    raise
+                continue  # not the object, but the file was moved, uploaded or changed
+            self._source(offset)  # old bytes must not be answered once the file has expired
+            return data
 
     def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
         """Return the same if that needs no waiting, else None."""
@@ -93,18 +130,24 @@ class File:
             return b""
         if staging is not None:
             return staging.read(offset, min(size, left))
-        return reader.read_cached(offset, size) if reader is not None else None
+        return reader.read_cached(offset, min(size, left)) if reader is not None else None
 
     def _source(self, offset: int) -> tuple[Staging | None, Reader | None, int]:
         with self._lock:
-            if self._expired:
-                raise ObjectChanged(f"s3://{self.bucket}/{self.key}: changed in S3; open it again")
+            self._check()
             return self._staging, self._reader, self.size - offset
+
+    def _check(self) -> None:
+        if self._closed:
+            raise PosixError(errno.EBADF, self._about)
+        if self._expired:
+            raise ObjectChanged(f"{self._about}: changed in S3; open it again")
 
     # Changing
 
     def write(self, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at *offset*; return its length. Nothing is sent to S3 yet."""
+        self._check_size(offset + len(data))
         with self._change:
             staging = self._staged(cancellation)
             self._make_dirty(staging)
@@ -114,6 +157,7 @@ class File:
 
     def truncate(self, size: int, cancellation: Cancellation) -> None:
         """Cut the file to *size*, or extend it with zeros."""
+        self._check_size(size)
         with self._change:
             if size == self.size and not self.dirty:
                 return
@@ -122,11 +166,21 @@ class File:
             staging.truncate(size)
             self._changed(size)
 
+    def _check_size(self, size: int) -> None:
+        if size > transfer.SIZE_MAX:
+            raise PosixError(errno.EFBIG, f"{self._about}: over 5 TiB")
+
     def _make_dirty(self, staging: Staging) -> None:
         """Note on disk, before the first byte is changed, what the bytes are to become."""
-        if not (self.dirty or self._detached):
-            staging.describe(self.bucket, self.key, self.etag)
+        if self._detached:
+            self._unsaved = True
+        elif not self.dirty:
+            self._describe(staging)
             self.dirty = True
+
+    def _describe(self, staging: Staging) -> None:
+        content = self.content
+        staging.describe(self.bucket, self.key, self.etag, content.content_type, content.meta)
 
     def _changed(self, size: int) -> None:
         with self._lock:
@@ -141,19 +195,18 @@ class File:
     def _staged(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
         version in S3. Raises ObjectChanged if that is gone."""
+        with self._lock:
+            self._check()
+        entry = self.entry
         if self._staging is not None:
             return self._staging
-        entry = self.entry
-        if entry is None or self._expired:
-            raise ObjectChanged(f"s3://{self.bucket}/{self.key}: changed in S3; open it again")
+        assert entry is not None  # what S3 does not have is staged from the start
         size = entry.size if keep is None else min(keep, entry.size)
-        if size:
-            self._learn_content(entry)
+        if size or (keep is None and entry.meta is None):
+            self._learn_content(entry, cancellation)
         staging = self._journal.stage()
         try:
-            transfer.download(
-                self._s3, self._options, self.bucket, entry, size, staging, cancellation
-            )
+            self._fetch(entry, size, staging, cancellation)
         except BaseException:
             staging.remove()
             raise
@@ -161,19 +214,36 @@ class File:
             self._staging = staging
         return staging
 
-    def _learn_content(self, entry: Entry) -> None:
+    def _fetch(self, entry: Entry, size: int, staging: Staging, cancellation: Cancellation) -> None:
+        try:
+            transfer.download(
+                self._s3, self._options, self.bucket, entry, size, staging, cancellation
+            )
+        except KeyNotFound as exc:
+            raise ObjectChanged(f"{self._about}: deleted in S3") from exc
+
+    def _learn_content(self, entry: Entry, cancellation: Cancellation) -> None:
         """Ask what else is stored with an object that is to be changed, so that it is kept.
-        (One that is overwritten from its start gets new content, as by a new PUT.)"""
-        found, content = self._s3.head(self.bucket, self.key)
+
+        An object that is overwritten from its start (O_TRUNC) keeps only the metadata that
+        the mirror knows, which is what stat has shown of it: there is nothing to ask for.
+        """
+        try:
+            found, content = cancellation.wait(
+                self._s3.pool.submit(self._s3.head, self.bucket, self.key)
+            )
+        except KeyNotFound as exc:
+            raise ObjectChanged(f"{self._about}: deleted in S3") from exc
         if found.etag != entry.etag:
-            raise ObjectChanged(f"s3://{self.bucket}/{self.key}: changed in S3; open it again")
+            raise ObjectChanged(f"{self._about}: changed in S3; open it again")
         with self._lock:
             self.content = content._replace(meta={**content.meta, **self.content.meta})
 
     # To S3
 
-    def flush(self, cancellation: Cancellation) -> None:
-        """Upload the file if it is dirty. Returns when S3 has it and the mirror knows.
+    def flush(self, cancellation: Cancellation) -> Entry | None:
+        """Upload the file if it is dirty; return the new version then. S3 has it and the
+        mirror knows.
 
         Raises UploadFailed, which says where the bytes are kept; the file stays dirty, and
         the next flush tries again. Raises Interrupted; the same holds.
@@ -181,30 +251,42 @@ class File:
         with self._change:
             staging = self._staging
             if not self.dirty or staging is None:
-                return
+                return None
             try:
-                entry = transfer.upload(
-                    self._s3,
-                    self._options,
-                    staging,
-                    self.size,
-                    self.bucket,
-                    self.key,
-                    self.content,
-                    cancellation,
-                )
+                self._settled(cancellation)
+                entry = self._upload(staging, cancellation)
+            except Interrupted:
+                raise
             except MimicError as exc:
-                about = f"s3://{self.bucket}/{self.key} was not uploaded, its bytes are kept in"
+                about = f"{self._about} was not uploaded, its bytes are kept in"
                 raise UploadFailed(
                     f"{about} {staging.path}: {exc}", errno=exc.errno, kept_at=str(staging.path)
                 ) from exc
             self._stand_on(entry)
+            with self._lock:
+                self.dirty = False
             staging.settle()
+            return entry
+
+    def _upload(self, staging: Staging, cancellation: Cancellation) -> Entry:
+        batch = transfer.Batch(self._s3, self._options.requests_per_file, cancellation)
+        to = (self.bucket, self.key, self.content)
+        try:
+            return transfer.upload(batch, self._s3, self._options, staging, self.size, *to)
+        except BaseException:
+            self._unsettled = batch.settled if batch.stopped else None
+            raise
+
+    def _settled(self, cancellation: Cancellation) -> None:
+        """Wait until nothing of an upload that was given up is on its way."""
+        if self._unsettled is not None:
+            cancellation.wait(self._unsettled)
+            self._unsettled = None
 
     def _stand_on(self, entry: Entry) -> None:
         reader = self._new_reader(entry)
         with self._lock:
-            self.entry, self.dirty = entry, False
+            self.entry = entry
             self._reader, old = reader, self._reader
         if old is not None:
             old.close()
@@ -212,13 +294,25 @@ class File:
     # What happens to the object
 
     def detach(self, cancellation: Cancellation) -> None:
-        """The object is about to be unlinked or replaced: fetch its bytes, and live on."""
+        """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
+        S3 then refuses, `attach` takes it back."""
         with self._change:
-            if self._expired:
+            if self._expired or self._detached:
                 return
-            self._staged(cancellation).settle()
+            self._settled(cancellation)
+            staging = self._staged(cancellation)
             with self._lock:
-                self._detached, self.dirty = True, False
+                self._unsaved, self.dirty = self.dirty, False
+                self._detached = True
+            staging.settle()
+
+    def attach(self) -> None:
+        """The object is still there after all: what S3 does not have is to be uploaded."""
+        with self._change:
+            with self._lock:
+                detached, self._detached = self._detached, False
+            if detached and self._unsaved and self._staging is not None:
+                self._make_dirty(self._staging)
 
     def expire(self) -> None:
         """The object was replaced in S3: a clean file gives ESTALE from now on."""
@@ -231,37 +325,50 @@ class File:
             reader.close()
 
     def adopt(self, entry: Entry, content: Content) -> None:
-        """The object is *entry* now, by a copy within S3 that we asked for."""
+        """The object is *entry* now, by a copy within S3 that we asked for. Bytes that were
+        written meanwhile stay, and are uploaded."""
         with self._change:
+            if self._detached or self._expired:
+                return
             self._stand_on(entry)
             with self._lock:
                 self.content = content
+            if self.dirty and self.size:
+                self._redescribe()
+                return
+            with self._lock:
+                self.dirty = False
                 self.size, self.mtime_ns = entry.size, entry.mtime_ns
-                if self._staging is not None:
-                    self._retired.append(self._staging)
-                    self._staging.settle()
-                    self._staging = None
+                staging, self._staging = self._staging, None
+            if staging is not None:
+                staging.remove()
 
     def move(self, bucket: str, key: str, entry: Entry | None) -> None:
-        """The file was renamed; *entry* is the copy at its new place."""
+        """The file was renamed; *entry* is the copy at its new place, if S3 has one. Bytes
+        that S3 does not have go to the new place with the next flush."""
         with self._change:
             with self._lock:
                 self.bucket, self.key = bucket, key
+            if entry is None and self.entry is not None:
+                entry = self.entry._replace(key=key)
             if entry is not None:
                 self._stand_on(entry)
-            if self.dirty and self._staging is not None:
-                self._staging.describe(bucket, key, self.etag)
+            if self.dirty:
+                self._redescribe()
+
+    def _redescribe(self) -> None:
+        if self._staging is not None:
+            self._describe(self._staging)
 
     def close(self) -> None:
         """The last handle is gone. Bytes that S3 refused stay in the staging directory."""
         with self._change:
             with self._lock:
+                self._closed = True
                 staging, self._staging = self._staging, None
                 reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close()
-            for retired in self._retired:
-                retired.remove()
             if staging is not None and self.dirty:
                 staging.keep()
             elif staging is not None:

@@ -108,6 +108,7 @@ class S3:
         from mimicfs.s3.mimic import mimic
 
         client = mimic(self._plain_client(), self.mimicdb)
+        client.meta.events.register("request-created.s3", _do_not_ask_first)
         client.meta.events.register("before-send.s3", self._count_sent)
         return client
 
@@ -448,6 +449,13 @@ class S3:
         if entry is None:  # deleted by another writer since
             raise KeyNotFound(f"s3://{bucket}/{key}: deleted meanwhile")
         return entry
+
+
+def _do_not_ask_first(request: Any, **_: Any) -> None:
+    """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
+    leave to go on that some servers never give, and a round trip for one that S3 gives."""
+    if "Expect" in request.headers:
+        del request.headers["Expect"]
 
 
 def _copied(bucket: str, entry: Entry) -> dict[str, Any]:

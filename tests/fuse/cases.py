@@ -330,7 +330,7 @@ def touching_sets_the_time_of_now(root: Path) -> None:
 def writing_ends_set_user_id(root: Path) -> None:
     (root / "file").write_bytes(b"x" * 100)
     change_as_nobody: list[Callable[[], None]] = [
-        lambda: (root / "file").open("r+b").write(b"y") and None,
+        lambda: overwrite(root / "file"),
         lambda: os.truncate(root / "file", 50),
         lambda: os.close(os.open(root / "file", os.O_WRONLY | os.O_TRUNC)),
     ]
@@ -341,6 +341,11 @@ def writing_ends_set_user_id(root: Path) -> None:
     os.chmod(root / "file", 0o6755)
     os.chown(root / "file", os.getuid(), os.getgid())
     assert stat.S_IMODE(os.stat(root / "file").st_mode) == 0o755
+
+
+def overwrite(path: Path) -> None:
+    with opened(path, os.O_WRONLY) as fd:
+        os.write(fd, b"y")
 
 
 def in_child_as_nobody(call: Callable[[], None]) -> bool:

@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 import traceback
+from typing import Any
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     os.dup2(2, 1)  # prints of the functions called must not mix with the answers
     while head := requests.read(4):
         module, name, args = pickle.loads(requests.read(struct.unpack("<I", head)[0]))
+        outcome: tuple[Any, Exception | None]
         try:
             outcome = (getattr(importlib.import_module(module), name)(*args), None)
         except Exception as exc:

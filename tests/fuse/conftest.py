@@ -62,3 +62,8 @@ def mountpoint(tmp_path: Path, needs_fuse: None) -> Iterator[Path]:
 def mount(fs: MemFS, mountpoint: Path) -> Iterator[Mount]:
     with mounted(fs, mountpoint) as mount:
         yield mount
+
+
+@pytest.fixture(autouse=True)
+def no_warning_unasked() -> None:
+    """These tests provoke errors all the time; where the log matters, they look at it."""

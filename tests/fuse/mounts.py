@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from memfs import MemFS
 
@@ -57,7 +57,7 @@ class Mount:
     def __init__(self, fs: MemFS, path: Path, options: SessionOptions, **server: Any) -> None:
         self.fs = fs
         self.path = path
-        self.session = RecordingSession.mount(path, options)
+        self.session = cast(RecordingSession, RecordingSession.mount(path, options))
         self.kernel = Notifier(self.session)
         self.server = Server(fs, self.session, **server)
         self._thread = threading.Thread(target=self.server.serve, name="serve", daemon=True)

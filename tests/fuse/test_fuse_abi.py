@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "FUSE_": abi.Opcode,
     "FUSE_NOTIFY_": abi.Notify,
 }
-FLAGS = {"FUSE_": abi.Init, "FATTR_": abi.Fattr, "FOPEN_": abi.Fopen}
+FLAGS: dict[str, type[IntFlag]] = {"FUSE_": abi.Init, "FATTR_": abi.Fattr, "FOPEN_": abi.Fopen}
 CONSTANTS = {
     "FUSE_KERNEL_VERSION": abi.KERNEL_VERSION,
     "FUSE_ROOT_ID": abi.ROOT_ID,
@@ -97,9 +97,10 @@ def expected() -> Iterator[tuple[str, int]]:
     for c_name, fields in abi.FIELDS.items():
         for field, offset in fields.items():
             yield f"offsetof(struct {c_name}, {field})", offset
-    for prefix, names in (*ENUMS.items(), *FLAGS.items()):
-        for member in names:
-            yield prefix + member.name, member.value
+    for prefix, enum in ENUMS.items():
+        yield from ((prefix + member.name, member.value) for member in enum)
+    for prefix, flags in FLAGS.items():
+        yield from ((prefix + str(member.name), member.value) for member in flags)
     yield from CONSTANTS.items()
 
 

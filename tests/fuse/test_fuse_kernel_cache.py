@@ -127,8 +127,7 @@ def test_a_direct_file_is_read_each_time_and_to_its_end(
 
 def test_times_to_live_can_be_none(fs: MemFS, client: Client, mountpoint: Path) -> None:
     fs.make("file")
-    none = {"entry_ttl_s": 0, "attr_ttl_s": 0, "negative_ttl_s": 0}
-    with mounted(fs, mountpoint, **none) as mount:
+    with mounted(fs, mountpoint, entry_ttl_s=0, attr_ttl_s=0, negative_ttl_s=0) as mount:
         for _ in range(2):
             client(uses.exists, mountpoint / "file")
             client(uses.exists, mountpoint / "none")
@@ -188,7 +187,8 @@ def test_a_listing_that_was_on_its_way_is_not_kept(
 ) -> None:
     """The directory changes after it was read and before the kernel has the answer."""
     fs.quick = False
-    fs.stalls["listed"] = stall = Future()
+    stall: Future[None] = Future()
+    fs.stalls["listed"] = stall
     reader = Client()
     try:
         directory = fs.find("d").ino
@@ -316,7 +316,8 @@ def test_telling_of_a_directory_in_which_a_lookup_waits_does_not_hang(
     """INVAL_ENTRY waits for the directory's lock, which a waiting lookup holds."""
     client(uses.exists, folder)
     fs.quick = False
-    fs.stalls["lookup"] = stall = Future()
+    stall: Future[None] = Future()
+    fs.stalls["lookup"] = stall
     other = Client()
     try:
         waiting = threading.Thread(target=lambda: other(uses.exists, folder / "slow"), daemon=True)

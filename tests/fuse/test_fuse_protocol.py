@@ -343,7 +343,7 @@ def test_what_must_be_learned_is_learned_by_a_worker(kernel: Kernel, fs: MemFS) 
 
 def test_what_is_never_learned_is_eio_in_the_end(kernel: Kernel, fs: MemFS) -> None:
     class Forgetful(set[int]):
-        def discard(self, _: int) -> None:
+        def discard(self, _: object) -> None:
             pass
 
     fs.unlisted = Forgetful({1})

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from support.proxy import Cut, Fail, Replace
 
 from mimicfs.config import S3Options
 from mimicfs.entry import Entry
@@ -16,7 +17,6 @@ from mimicfs.errors import (
     Throttled,
 )
 from mimicfs.s3.client import S3, Content
-from support.proxy import Cut, Fail, Replace
 
 HOSTILE = ["a//b", "/lead", "./dot", "x/../y", "..", "ctl\x01x", "cr\rx", "%2F", "a+b c"]
 

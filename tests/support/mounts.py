@@ -1,0 +1,76 @@
+"""The real command, and real mounts in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.proxy import Proxy
+
+MIMICFS = Path(sys.executable).parent / "mimicfs"
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def run(*arguments: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run the mimicfs command."""
+    words = [str(MIMICFS), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=50, check=False, **kwargs)
+
+
+def succeed(*arguments: Any, **kwargs: Any) -> str:
+    result = run(*arguments, **kwargs)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def unmounted(mountpoint: Path) -> bool:
+    return f" {mountpoint} " not in Path("/proc/self/mountinfo").read_text()
+
+
+class Mount:
+    """A mount in a process of its own. *path* is the mount point."""
+
+    def __init__(self, path: Path, arguments: list[str], log: Path) -> None:
+        self.path = path
+        self.log = log
+        path.mkdir(exist_ok=True)
+        with open(log, "ab") as output:
+            words = [str(MIMICFS), "mount", "-f", *arguments, str(path)]
+            self.process = subprocess.Popen(words, stderr=output)
+        wait_until(lambda: not unmounted(path) or self.process.poll() is not None)
+        assert self.process.poll() is None, log.read_text()
+
+    def end(self, timeout_s: float = 20) -> int:
+        """Unmount, and return how the daemon ended."""
+        subprocess.run(["fusermount3", "-u", str(self.path)], timeout=10, check=True)
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if not unmounted(self.path):
+            subprocess.run(["fusermount3", "-u", "-z", str(self.path)], timeout=10, check=False)
+
+
+@contextmanager
+def costs(proxy: Proxy, **requests: int) -> Iterator[None]:
+    """Within, S3 is asked just these requests."""
+    proxy.counted()
+    yield
+    assert proxy.counted() == requests
