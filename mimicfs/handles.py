@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs import metadata, names
@@ -180,6 +181,19 @@ class Handles:
         if file is not None:
             self._upload(node, file, cancellation)
 
+    def closed_by(self, handle: int, pid: int) -> None:
+        """Process *pid* closed a descriptor: upload what was written.
+
+        A shell opens `> file` and closes that once it is its standard output: nothing is
+        written yet, and there is another descriptor. An empty object that is replaced a
+        moment later is not worth a PUT.
+        """
+        node, file, _ = self._handle(handle)
+        if file is None or (file.size == 0 and file.dirty and _has_open(pid, node.ino)):
+            return
+        # Not interruptible: a process that is killed has its files closed as on any disk.
+        self._upload(node, file, Cancellation())
+
     def flush_node(self, node: Node, cancellation: Cancellation) -> None:
         """The same for whatever is open of *node*."""
         if node.file is not None:
@@ -252,3 +266,15 @@ class Handles:
         if found is None:
             raise PosixError(errno.EBADF, f"handle {handle}")
         return found
+
+
+def _has_open(pid: int, ino: int) -> bool:
+    """Whether process *pid* has a descriptor of inode *ino*; False where it cannot be seen.
+
+    Asks /proc only: a stat of the file itself would come back to us.
+    """
+    line = f"ino:\t{ino}\n".encode()
+    try:
+        return any(line in path.read_bytes() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:
+        return False

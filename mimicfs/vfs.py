@@ -33,7 +33,6 @@ from mimicfs.posix import (
     RENAME_NOREPLACE,
     Attr,
     Caller,
-    Cancellation,
     DirEntry,
     KernelCache,
     NewAttr,
@@ -359,8 +358,7 @@ class VFS:
         return self._handles.write(handle, offset, data, caller.cancellation)
 
     def flush(self, caller: Caller, handle: int) -> None:
-        # Not interruptible: a process that is killed has its files closed as on any disk.
-        self._handles.flush(handle, Cancellation())
+        self._handles.closed_by(handle, caller.pid)
 
     def fsync(self, caller: Caller, handle: int) -> None:
         self._handles.flush(handle, caller.cancellation)

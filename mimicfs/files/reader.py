@@ -25,7 +25,7 @@ from concurrent.futures import CancelledError, Future
 
 from mimicfs.config import MIB, FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error
+from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
 

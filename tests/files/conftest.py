@@ -1,0 +1,118 @@
+"""Fixtures of the tests of open files: an S3 that measures, a journal, files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.proxy import Proxy
+
+from mimicfs.config import FileOptions, S3Options
+from mimicfs.entry import Entry
+from mimicfs.files.file import File
+from mimicfs.files.journal import Journal
+from mimicfs.files.reader import Budget
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.client import S3, Content
+
+MIB = 1 << 20
+
+
+class Metered(S3):
+    """S3 that also tells how many bytes were asked of it, and how many GETs at once."""
+
+    def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
+        super().__init__(options, mimicdb)
+        self.fetched = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self._meter = threading.Lock()
+
+    def read_into(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> None:
+        with self._meter:
+            self.fetched += buffer.nbytes
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            super().read_into(bucket, key, etag, start, buffer)
+        finally:
+            with self._meter:
+                self.at_once -= 1
+
+
+class Files:
+    """Makes files of one bucket, as a mount does, and closes them."""
+
+    def __init__(self, s3: Metered, mimicdb: MimicDB, bucket: str, staging: Path) -> None:
+        self.s3 = s3
+        self.mimicdb = mimicdb
+        self.bucket = bucket
+        self.journal = Journal.open(staging)
+        self.options = FileOptions(staging=staging, part_size=5 * MIB)
+        self.budget = Budget()
+        self._open: list[File] = []
+
+    def put(self, key: str, data: bytes, content: Content = Content()) -> Entry:  # noqa: B008
+        """Store an object, which the mirror then knows."""
+        entry = self.s3.put(self.bucket, key, data, len(data), content)
+        self.s3.requests.clear()
+        return entry
+
+    def open(self, key: str) -> File:
+        """Open what the mirror has as *key*."""
+        entry = self.mimicdb.entry(self.bucket, key)
+        assert entry is not None
+        return self._file(key, entry, Content("guessed/by-name", entry.meta or {}))
+
+    def create(self, key: str, content: Content = Content()) -> File:  # noqa: B008
+        return self._file(key, None, content)
+
+    def _file(self, key: str, entry: Entry | None, content: Content) -> File:
+        parts = (self.s3, self.journal, self.options, self.budget)
+        file = File(*parts, self.bucket, key, entry, content)
+        self._open.append(file)
+        return file
+
+    def close(self) -> None:
+        for file in self._open:
+            file.close()
+
+
+@pytest.fixture
+def s3(proxy: Proxy, mimicdb: MimicDB) -> Iterator[Metered]:
+    s3 = Metered(S3Options(endpoint_url=proxy.url, attempts=3), mimicdb)
+    yield s3
+    s3.close()
+
+
+@pytest.fixture
+def files(s3: Metered, mimicdb: MimicDB, bucket: str, tmp_path: Path) -> Iterator[Files]:
+    files = Files(s3, mimicdb, bucket, tmp_path / "staging")
+    yield files
+    files.close()
+
+
+@pytest.fixture
+def calm() -> Cancellation:
+    """Nobody interrupts."""
+    return Cancellation()
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[[Callable[[], object]], threading.Thread]]:
+    """Runs something in a thread, which is joined at the end."""
+    threads: list[threading.Thread] = []
+
+    def run(work: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=work)
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield run
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
