@@ -156,7 +156,8 @@ def cli() -> None:
     "choices",
     multiple=True,
     metavar="OPTIONS",
-    help="ro, allow_other, uid=, gid=, umask=, file_mode=, dir_mode=, noexec, noatime.",
+    help="ro, allow_other, uid=, gid=, umask=, file_mode=, dir_mode=, noexec, noatime;"
+    " no_markers: mkdir puts no object (for servers that store `d/` as `d`: rclone serve s3).",
 )
 @click.option(
     "--cache-dir",

@@ -79,3 +79,4 @@ class VFSOptions:
     gid: int = field(default_factory=os.getgid)
     file_mode: int = 0o644
     dir_mode: int = 0o755
+    markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from mimicfs import metadata, names
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, PosixError
+from mimicfs.errors import MimicError, PosixError, UploadFailed
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget
@@ -203,7 +203,11 @@ class Handles:
         if not file.dirty:
             return
         file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
-        file.flush(cancellation)
+        try:
+            file.flush(cancellation)
+        except UploadFailed as exc:  # the caller is told an errno only; here is where and why
+            log.error("%s", exc)
+            raise
         if not file.dirty:
             # The kernel wrote through its pages: they are those of the new version.
             node.pages_etag = file.etag

@@ -32,7 +32,17 @@ from mimicfs.sync import Syncer
 log = logging.getLogger(__name__)
 
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
-_FLAGS = ("ro", "rw", "allow_other", "nosuid", "nodev", "noexec", "noatime", "defaults")
+_FLAGS = (
+    "ro",
+    "rw",
+    "allow_other",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "noatime",
+    "defaults",
+    "no_markers",
+)
 _NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8}
 
 
@@ -120,6 +130,7 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
         numbers.get("gid", defaults.gid),
         numbers.get("file_mode", defaults.file_mode if umask is None else 0o666 & ~umask),
         numbers.get("dir_mode", defaults.dir_mode if umask is None else 0o777 & ~umask),
+        markers="no_markers" not in flags,
     )
     extra = ("nosuid", "nodev", *sorted(flags & {"noexec", "noatime"}))
     return MountChoices("ro" in flags, "allow_other" in flags, extra, vfs)

@@ -13,7 +13,9 @@ would have one name:
     .sync, and what looks like one of these       NAME%name
 
 The escaped form of a name never equals another name's form: what would read as an escape
-is escaped itself. A name that reads as an escape of nothing (`x%name`) does not exist.
+is escaped itself. A name that reads as an escape of nothing (`x%name`) does not exist. An object
+is found as NAME%file also while nothing has its plain name, so that `rm -r` of both works in
+any order; it is listed under one name.
 Pure functions; any thread may call them.
 """
 

@@ -99,7 +99,7 @@ class Tree:
         entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
-        if entry is None or beside != (below is not None):
+        if entry is None:  # NAME%file is good also while no directory has the plain name
             raise PosixError(errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
 

@@ -68,6 +68,7 @@ class VFS:
         self.inodes = Inodes(options.target.bucket, options.target.prefix)
         self._mimicdb = mimicdb
         self._s3 = s3
+        self._kernel = kernel
         self._options = options
         self._tree = Tree(mimicdb, syncer, self.inodes, options)
         self._news = News(mimicdb, self.inodes, kernel)
@@ -115,7 +116,10 @@ class VFS:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
             meta = metadata.written(metadata.directory_mode(mode), *self._owner(caller))
-            self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            if self._options.markers:
+                self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            else:
+                self._mimicdb.keep(directory.bucket, key)
             if covered:  # nothing began with that key, so all below it is known: nothing
                 self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
         self._touch(directory)
@@ -167,9 +171,18 @@ class VFS:
         self._let_go(caller, node)
         if node.file is None or node.file.entry is not None:
             self._s3.delete(node.bucket, node.key)
+            directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
+        self._forget_names(directory, node)
         self.inodes.unlink(node)
+
+    def _forget_names(self, directory: Node, node: Node) -> None:
+        """The kernel knows that one name of *node* is gone; an object may have had two."""
+        if not node.is_directory:
+            for beside in (False, True):
+                name = names.file_name(node.component, beside)
+                self._kernel.entry_changed(directory.ino, name)
 
     def _let_go(self, caller: Caller, node: Node) -> None:
         """*node* is about to lose its object: who has it open goes on with a local copy."""
@@ -187,6 +200,7 @@ class VFS:
         node = self._tree.named(source, name)
         component = self._tree.component(new_name)
         replaced = self._replaceable(caller, node, target, new_name, flags)
+        self._forget_names(source, node)
         move = self._mover.move_directory if node.is_directory else self._mover.move_file
         move(caller.cancellation, Place(source, node.component), Place(target, component))
         if replaced is not None:
@@ -244,8 +258,8 @@ class VFS:
 
     def _store(self, caller: Caller, node: Node, new: NewAttr) -> None:
         """Store mode, owner or time with the object (of a directory: with its marker)."""
-        if not node.key:
-            raise PosixError(errno.EPERM, "a bucket has no attributes that could be changed")
+        if not node.key or (node.is_directory and not self._options.markers):
+            raise PosixError(errno.EPERM, "there is no object that could hold the attributes")
         now = self.getattr(caller, node.ino, None)
         mode = now.mode if new.mode is None else stat.S_IFMT(now.mode) | stat.S_IMODE(new.mode)
         meta = metadata.written(

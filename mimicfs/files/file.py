@@ -159,6 +159,8 @@ class File:
         """Cut the file to *size*, or extend it with zeros."""
         self._check_size(size)
         with self._change:
+            with self._lock:
+                self._check()
             if size == self.size and not self.dirty:
                 return
             staging = self._staged(cancellation, keep=size)

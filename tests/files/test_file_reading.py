@@ -33,6 +33,13 @@ PIECE = 128 * KIB  # what the kernel asks by default
 Background = Callable[[Callable[[], object]], threading.Thread]
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def read_through(file: File, piece: int = PIECE) -> bytes:
     calm, data = Cancellation(), bytearray()
     while got := file.read(len(data), piece, calm):
@@ -49,6 +56,7 @@ def test_a_file_read_in_order_is_asked_in_few_large_requests_several_at_once(fil
     assert 2 <= files.s3.most_at_once <= 8
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_two_readers_in_order_of_one_file_do_not_disturb_each_other(
     files: Any, calm: Cancellation
 ) -> None:
@@ -62,6 +70,7 @@ def test_two_readers_in_order_of_one_file_do_not_disturb_each_other(
     assert files.s3.requests["GET"] <= 32
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_reads_that_arrive_out_of_order_are_still_one_reader(
     files: Any, calm: Cancellation
 ) -> None:
@@ -95,16 +104,18 @@ def test_random_reads_of_4_kib_fetch_at_most_16_times_what_was_asked(
     assert files.s3.fetched <= 16 * 80 * 4096
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_jumping_after_reading_in_order_drops_what_was_read_ahead(
     files: Any, calm: Cancellation
 ) -> None:
     files.put("large", bytes(32 * MIB))
     file = files.open("large")
-    for at in range(0, 4 * MIB, PIECE):
+    for at in range(0, MIB, PIECE):
         file.read(at, PIECE, calm)
-    for n in range(24):  # more jumps than places are remembered
-        file.read((8 + n) * MIB, 4096, calm)
-    assert files.budget.used <= 16 * 64 * KIB
+    assert files.budget.used >= MIB
+    for n in range(24):  # more jumps than places are remembered, beyond what was read ahead
+        file.read(16 * MIB + n * 600 * KIB, 4096, calm)
+    until(lambda: files.budget.used <= 16 * 128 * KIB)
 
 
 @pytest.mark.parametrize("size", [1, 4096, MIB])
@@ -151,6 +162,7 @@ def test_what_is_in_memory_is_answered_without_waiting(files: Any, calm: Cancell
     assert file.read_cached(4, 3) == b"456"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_reading_256_mib_holds_at_most_64(files: Any, client: Any, calm: Cancellation) -> None:
     piece = random.Random(9).randbytes(MIB)
@@ -166,6 +178,7 @@ def test_reading_256_mib_holds_at_most_64(files: Any, client: Any, calm: Cancell
     assert files.budget.used == 0
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_many_files_together_hold_no_more_than_the_budget(files: Any) -> None:
     files.budget = Budget(16 * MIB)
     data = random.Random(10).randbytes(24 * MIB)
@@ -187,6 +200,7 @@ def test_many_files_together_hold_no_more_than_the_budget(files: Any) -> None:
     assert most <= 18 * MIB  # and what a reader waits for, of which each has at most 128 KiB
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_a_file_that_nobody_reads_gives_its_memory_to_one_that_is_read(
     files: Any, calm: Cancellation
 ) -> None:
@@ -272,19 +286,26 @@ def test_a_server_that_never_answers_does_not_hold_an_interrupted_reader(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        # The thread in the pool is freed by the end of its time, which no caller waits for.
-        s3 = S3(S3Options(endpoint_url=url, read_timeout_s=2, attempts=1), MimicDB(Memory()))
+        s3 = S3(S3Options(endpoint_url=url, attempts=1), MimicDB(Memory()))
         options = FileOptions(staging=tmp_path / "staging")
         entry = Entry("key", 4 * MIB, etag="e")
         parts = (s3, Journal.open(options.staging), options, Budget())
         file, cancellation = File(*parts, "bucket", "key", entry, Content()), Cancellation()
-        background(lambda: silent.accept() and cancellation.cancel())
+        accepted: list[socket.socket] = []
+
+        def interrupt() -> None:
+            accepted.append(silent.accept()[0])
+            cancellation.cancel()
+
+        background(interrupt)
         with pytest.raises(Interrupted):
             file.read(0, PIECE, cancellation)
+        accepted[0].close()
         file.close()
         s3.close()
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_a_reader_is_not_disturbed_by_a_rename(
     files: Any, client: Any, background: Background
 ) -> None:
