@@ -205,6 +205,8 @@ def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
     from mimicfs.fuse import mounting
     from mimicfs.mount import wait_for_end
 
+    if mounting.device_number(mountpoint) is None:
+        raise errors.MountError(f"{mountpoint}: not mounted")
     mounting.unmount(mountpoint, lazy=lazy)
     if not lazy:
         wait_for_end(

@@ -7,6 +7,7 @@ happens before anything starts a thread.
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import logging
@@ -305,6 +306,10 @@ def serve_mount(
             ended = threading.Event()
             _start("ready", lambda: _tell_ready(session.mountpoint, ready))
             follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
+            # What was built until now lives as long as we do: looking through it again and
+            # again took a quarter of the time of a large `ls -l`.
+            gc.collect()
+            gc.freeze()
             log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
             try:
                 server.serve()

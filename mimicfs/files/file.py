@@ -148,6 +148,10 @@ class File:
     def write(self, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at *offset*; return its length. Nothing is sent to S3 yet."""
         self._check_size(offset + len(data))
+        with self._lock:
+            self._check()
+        if not data:
+            return 0  # write(2): no bytes change nothing, not even behind the end
         with self._change:
             staging = self._staged(cancellation)
             self._make_dirty(staging)

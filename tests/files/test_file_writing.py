@@ -94,9 +94,7 @@ def test_a_change_of_an_object_keeps_the_bytes_that_it_does_not_overwrite(
     assert files.s3.fetched == 20 * MIB
 
 
-def test_truncating_to_nothing_fetches_nothing(
-    files: Any, client: Any, calm: Cancellation
-) -> None:
+def test_truncating_to_nothing_fetches_nothing(files: Any, client: Any, calm: Cancellation) -> None:
     files.put("key", bytes(MIB))
     file = files.open("key")
     file.truncate(0, calm)
@@ -453,9 +451,7 @@ def test_a_dirty_file_that_is_renamed_is_uploaded_to_its_new_key(
     assert stored(client, files.bucket, "old") == b"old bytes"
 
 
-def test_a_copy_within_s3_becomes_the_content_of_a_new_file(
-    files: Any, calm: Cancellation
-) -> None:
+def test_a_copy_within_s3_becomes_the_content_of_a_new_file(files: Any, calm: Cancellation) -> None:
     file = files.create("key")
     file.adopt(files.put("key", b"copied", Content("a/b", {"m": "1"})), Content("a/b", {"m": "1"}))
     assert (file.dirty, file.size, file.read(0, 99, calm)) == (False, 6, b"copied")

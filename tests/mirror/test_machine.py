@@ -92,10 +92,10 @@ class Mirror(RuleBasedStateMachine):
 
     @rule(directory=st.sampled_from(DIRECTORIES[1:]))
     def we_keep(self, directory):
-        if not any(key.startswith(directory) for key in self.s3):
-            if self.mirror.entry(BUCKET, directory) is None:
-                self.mirror.keep(BUCKET, directory)
-                self.kept.add(directory)
+        empty = not any(key.startswith(directory) for key in self.s3)
+        if empty and self.mirror.entry(BUCKET, directory) is None:
+            self.mirror.keep(BUCKET, directory)
+            self.kept.add(directory)
 
     # Listings: asked for, and merged later
 
@@ -125,9 +125,7 @@ class Mirror(RuleBasedStateMachine):
     @rule()
     def it_is_merged(self):
         directory, deep, upto, entries, since, then = self.pages.pop(0)
-        self.mirror.replace(
-            BUCKET, directory, entries, after="", upto=upto, since=since, deep=deep
-        )
+        self.mirror.replace(BUCKET, directory, entries, after="", upto=upto, since=since, deep=deep)
         if upto is None and not self.pages and then == self.s3:
             self.mirror.complete(BUCKET, Scope(directory, deep, 1))
             for key in list(self.stale):

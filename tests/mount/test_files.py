@@ -3,6 +3,7 @@
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from support.mounts import costs
@@ -354,7 +355,7 @@ def test_every_hostile_key_is_reachable(synced, client, bucket):
     (synced / ".sync").touch()
     for key, name in hostile.items():
         path = f"{synced}/{name}"
-        assert open(path, "rb").read() == key.encode(), key  # noqa: SIM115
+        assert Path(path).read_bytes() == key.encode(), key
         assert os.getxattr(path, "user.mimicfs.key") == key.encode()
     found = []
     for directory, _, files in os.walk(synced):

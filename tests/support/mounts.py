@@ -44,12 +44,19 @@ class Mount:
     def __init__(self, path: Path, arguments: list[str], log: Path) -> None:
         self.path = path
         self.log = log
-        path.mkdir(exist_ok=True)
+        if unmounted(path):  # else: of a daemon that died
+            path.mkdir(exist_ok=True)
         with open(log, "ab") as output:
             words = [str(MIMICFS), "mount", "-f", *arguments, str(path)]
             self.process = subprocess.Popen(words, stderr=output)
-        wait_until(lambda: not unmounted(path) or self.process.poll() is not None)
+        wait_until(lambda: self._answers() or self.process.poll() is not None)
         assert self.process.poll() is None, log.read_text()
+
+    def _answers(self) -> bool:
+        try:
+            return not unmounted(self.path) and self.path.stat().st_ino == 1
+        except OSError:
+            return False
 
     def end(self, timeout_s: float = 20) -> int:
         """Unmount, and return how the daemon ended."""

@@ -1,0 +1,121 @@
+"""The commands that need no mount."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support.mounts import run, succeed
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def common(state, proxy, store_url):
+    return ["--endpoint-url", proxy.url, "--store", store_url]
+
+
+@pytest.fixture
+def store_url(tmp_path):
+    return f"sqlite://{tmp_path}/store.db"
+
+
+@pytest.fixture
+def tree(client, bucket):
+    for key in ("a.txt", "d/b", "d/e/c"):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    return bucket
+
+
+def test_help_needs_neither_boto3_nor_redis(server):
+    program = (
+        "import sys; sys.argv = ['mimicfs', '--help']\n"
+        "from mimicfs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('boto3', 'botocore', 'redis', 'rich') if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", program]
+    out = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+    assert out.endswith("[]\n")
+
+
+def test_ls_lists_buckets_directories_and_trees(common, tree, proxy):
+    assert f"{tree}/" in succeed("ls", *common).splitlines()
+    proxy.counted()
+    assert succeed("ls", *common, f"s3://{tree}").splitlines() == ["a.txt", "d/"]
+    assert proxy.counted() == {"LIST": 1}
+    assert succeed("ls", *common, f"s3://{tree}/").splitlines() == ["a.txt", "d/"]
+    assert proxy.counted() == {}
+    assert succeed("ls", *common, "-R", f"s3://{tree}").splitlines() == [
+        "a.txt", "d/", "d/b", "d/e/", "d/e/c"
+    ]  # fmt: skip
+    assert succeed("ls", *common, f"s3://{tree}/d").splitlines() == ["b", "e/"]
+    assert "5 STANDARD     a.txt" in succeed("ls", *common, "-l", f"s3://{tree}")
+
+
+def test_ls_for_programs(common, tree):
+    lines = succeed("ls", *common, "--json", f"s3://{tree}").splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["key"], first["type"], first["size"]) == ("a.txt", "object", 5)
+    assert second == {"key": "d/", "type": "directory"}
+
+
+def test_stat_tells_what_is_known(common, tree):
+    told = json.loads(succeed("stat", *common, "--json", f"s3://{tree}/d/b"))
+    assert (told["bucket"], told["key"], told["size"]) == (tree, "d/b", 3)
+    assert told["synced"].startswith("20")
+    assert "size:           3" in succeed("stat", *common, f"s3://{tree}/d/b")
+    assert json.loads(succeed("stat", *common, "--json", f"s3://{tree}/d"))["type"] == "directory"
+    assert "objects" in succeed("stat", *common, f"s3://{tree}")
+
+
+def test_what_is_not_there_is_an_error(common, tree):
+    for words in (["stat"], ["ls"]):
+        result = run(*words, *common, f"s3://{tree}/missing")
+        assert (result.returncode, len(result.stderr.splitlines())) == (6, 1)
+        assert "no such object or directory" in result.stderr
+
+
+def test_sync_reports_what_it_found(common, tree, client, proxy):
+    assert f"s3://{tree}/: 3 keys, 3 added" in succeed("sync", *common, f"s3://{tree}")
+    client.delete_object(Bucket=tree, Key="d/b")
+    report = json.loads(succeed("sync", *common, "--json", f"s3://{tree}/d"))
+    assert (report["prefix"], report["keys"], report["deleted"]) == ("d/", 1, 1)
+    proxy.counted()
+    assert succeed("ls", *common, "-R", f"s3://{tree}").splitlines() == [
+        "a.txt", "d/", "d/e/", "d/e/c"
+    ]  # fmt: skip
+    assert proxy.counted() == {}
+
+
+def test_sync_of_everything(common, tree):
+    assert f"s3://{tree}/: 3 keys, 3 added" in succeed("sync", *common)
+
+
+def test_sync_of_what_is_not_there_fails(common, server):
+    result = run("sync", *common, "s3://no-such-bucket")
+    assert result.returncode == 6
+    assert "The specified bucket does not exist" in result.stderr
+
+
+def test_the_store_may_come_from_the_environment(state, proxy, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIMICFS_STORE", f"sqlite://{tmp_path}/other.db")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    succeed("sync", f"s3://{tree}")
+    assert (tmp_path / "other.db").exists()
+
+
+def test_by_default_each_endpoint_and_account_has_a_store(state, proxy, tree):
+    succeed("ls", "--endpoint-url", proxy.url)
+    assert len(list(state.glob("*.db"))) == 1
+
+
+def test_umount_of_what_is_not_mounted(state, server, tmp_path):
+    result = run("umount", tmp_path)
+    assert result.returncode == 3
+    assert "not mounted" in result.stderr
+
+
+def test_the_version(server):
+    assert succeed("--version") == "mimicfs, version 0.1.0\n"

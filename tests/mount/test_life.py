@@ -1,0 +1,181 @@
+"""The life of a mount: readiness, one-line errors, signals, kill -9, remount."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+
+import pytest
+from support.mounts import run, succeed, unmounted, wait_until
+
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.files.journal import Journal
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def point(tmp_path):
+    point = tmp_path / "mnt"
+    point.mkdir()
+    yield point
+    if not unmounted(point):
+        subprocess.run(["fusermount3", "-u", "-z", str(point)], check=False, timeout=10)
+
+
+def body(client, bucket, key):
+    return client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
+    state, point, client, bucket, proxy, store
+):
+    common = ["--endpoint-url", proxy.url, "--store", store]
+    succeed("mount", *common, f"s3://{bucket}", point)
+    assert not unmounted(point)
+    (point / "a").write_text("hello")
+    status = succeed("status", *common, point)
+    assert f"s3://{bucket}/ at {point} (pid " in status
+    assert f"{bucket}: 1 keys, 5 bytes" in status
+    succeed("umount", point)
+    assert unmounted(point)
+    assert succeed("status", *common) == "nothing is mounted\n"
+    assert body(client, bucket, "a") == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["s3://no-such-bucket", "{point}"], 6, "s3://no-such-bucket: no such bucket"),
+        (["{point}/missing"], 3, "missing: no such directory; mkdir"),
+        (["--endpoint-url", "http://127.0.0.1:9", "{point}"], 7, "check --endpoint-url"),
+        (["--store", "mongodb://x", "{point}"], 2, "not a store; write sqlite:///PATH"),
+        (["--store", "sqlite:////proc/no/store.db", "{point}"], 4, "--store"),
+        (["-o", "colour=red", "{point}"], 2, "-o colour=red: not an option; known are"),
+        (["-o", "suid", "{point}"], 2, "-o suid: refused"),
+        (["-o", "umask=9", "{point}"], 2, "-o umask=9: not an octal number"),
+        (["--profile", "nobody", "{point}"], 5, "nobody"),
+        (["photos", "{point}"], 2, "photos: not an S3 URL; write s3://BUCKET"),
+    ],
+)
+def test_a_mount_that_fails_says_why_in_one_line(state, point, proxy, arguments, code, says):
+    words = [word.format(point=point) for word in arguments]
+    result = run("mount", "--endpoint-url", proxy.url, *words)
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "very-secret-key" not in result.stderr
+    assert result.returncode == code
+    assert unmounted(point)
+
+
+def test_a_store_of_a_newer_version_is_not_touched(state, point, proxy, bucket, tmp_path):
+    path = tmp_path / "new.db"
+    SQLite(str(path)).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    result = run("mount", "--endpoint-url", proxy.url, "--store", f"sqlite://{path}", point)
+    assert "written by a newer mimicfs" in result.stderr
+    assert result.returncode == 4
+
+
+def test_no_credentials_says_what_to_do(state, point, proxy, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    result = run("mount", "--endpoint-url", proxy.url, point)
+    assert "no credentials found: run `aws configure`" in result.stderr
+    assert result.returncode == 5
+
+
+def test_a_mount_point_in_use_is_refused(mount_at, bucket, proxy):
+    mount = mount_at(f"s3://{bucket}")
+    result = run("mount", "--endpoint-url", proxy.url, "--store", "memory:", mount.path)
+    assert "already mounted; unmount it first" in result.stderr
+    assert result.returncode == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_uploads_what_is_open_and_unmounts(mount_at, client, bucket, number):
+    mount = mount_at(f"s3://{bucket}")
+    with open(mount.path / "a", "wb", buffering=0) as file:
+        file.write(b"not closed yet")
+        mount.process.send_signal(number)
+        wait_until(lambda: unmounted(mount.path))
+    assert mount.process.wait(40) == 0
+    assert body(client, bucket, "a") == b"not closed yet"
+
+
+def test_after_kill_9_the_point_can_be_mounted_again_and_nothing_is_lost(
+    mount_at, client, bucket, state, tmp_path
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"old")
+    mount = mount_at(f"s3://{bucket}")
+    (mount.path / "closed").write_text("in S3")
+    file = os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY)
+    os.write(file, b"nobody closed this")
+    mount.process.kill()
+    mount.process.wait()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(mount.path)
+    with contextlib.suppress(OSError):
+        os.close(file)
+    again = mount_at(f"s3://{bucket}")
+    assert sorted(os.listdir(again.path)) == ["a", "closed"]
+    recovered = [path for path in (state / "staging/recovered").iterdir() if path.suffix != ".json"]
+    assert [path.read_bytes() for path in recovered] == [b"nobody closed this"]
+    assert str(recovered[0]) in (tmp_path / "mount.log").read_text()
+    assert Journal.open(state / "staging").orphans() == []
+
+
+def test_fusermount_ends_the_daemon(mount_at, bucket):
+    assert mount_at(f"s3://{bucket}").end() == 0
+
+
+def test_a_read_only_mount_refuses_to_write(mount_at, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    path = mount_at(f"s3://{bucket}", "-o", "ro").path
+    assert (path / "a").read_text() == "x"
+    with pytest.raises(OSError, match="Read-only"):
+        (path / "b").write_text("x")
+
+
+def test_owner_and_modes_can_be_chosen(mount_at, client, bucket):
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"x")
+    path = mount_at(f"s3://{bucket}", "-o", "uid=12,gid=34,umask=027").path
+    found = (path / "d/a").stat()
+    assert (found.st_mode, found.st_uid, found.st_gid) == (0o100640, 12, 34)
+    assert (path / "d").stat().st_mode == 0o40750
+
+
+def test_ls_goes_on_while_s3_is_stalled_and_down(mount_at, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    path = mount_at(f"s3://{bucket}").path
+    (path / ".sync").touch()
+    proxy.close()
+    started = time.monotonic()
+    assert os.listdir(path) == ["a"]
+    assert (path / "a").stat().st_size == 1
+    assert time.monotonic() - started < 5
+
+
+def test_no_secret_is_in_logs_and_files_are_ours_alone(mount_at, bucket, state, tmp_path):
+    mount = mount_at(f"s3://{bucket}", "--log-level", "debug")
+    (mount.path / "a").write_text("x")
+    (mount.path / ".sync").touch()
+    mount.end()
+    assert "very-secret-key" not in (tmp_path / "mount.log").read_text()
+    for directory in (state, state / "staging", state / "mounts"):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "store.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_redis_can_be_the_store(mount_at, client, bucket, redis_url):
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"hello")
+    path = mount_at(f"s3://{bucket}", store=redis_url).path
+    assert os.listdir(path / "d") == ["a"]
+    (path / "d/b").write_text("new")
+    (path / ".sync").touch()
+    assert sorted(os.listdir(path / "d")) == ["a", "b"]
+    assert (path / "d/a").read_text() == "hello"
