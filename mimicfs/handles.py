@@ -154,6 +154,15 @@ class Handles:
             self._kernel.entry_changed(node.parent.ino, names.file_name(node.component))
             self._kernel.listing_changed(node.parent.ino)
 
+    def unsaved(self, directory: Node) -> list[str]:
+        """Return the names of the files in *directory* that S3 does not have yet."""
+        with self._lock:
+            return [
+                node.component
+                for node, file, _ in self._open.values()
+                if node.parent is directory and file is not None and file.entry is None
+            ]
+
     # Bytes
 
     def file(self, handle: int) -> File | None:

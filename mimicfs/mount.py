@@ -306,10 +306,11 @@ def serve_mount(
             ended = threading.Event()
             _start("ready", lambda: _tell_ready(session.mountpoint, ready))
             follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
-            # What was built until now lives as long as we do: looking through it again and
-            # again took a quarter of the time of a large `ls -l`.
+            # What was built until now lives as long as we do, and what a large `ls -l` makes
+            # lives long: looking through both again and again took a quarter of its time.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
             log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
             try:
                 server.serve()

@@ -22,6 +22,7 @@ from mimicfs.config import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
+from mimicfs.handles import Handles
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
@@ -36,14 +37,21 @@ Found = tuple[str, Callable[[Node], Attr]]
 
 class Tree:
     def __init__(
-        self, mimicdb: MimicDB, syncer: Syncer, inodes: Inodes, options: VFSOptions
+        self,
+        mimicdb: MimicDB,
+        syncer: Syncer,
+        inodes: Inodes,
+        handles: Handles,
+        options: VFSOptions,
     ) -> None:
         self._mimicdb = mimicdb
+        self._handles = handles
         self._syncer = syncer
         self._inodes = inodes
         self._attributes = Attributes(options)
         self._listings = Listings(mimicdb)
         self._started_ns = time.time_ns()
+        self._created: dict[str, int] = {}  # when buckets were made: it does not change
 
     # Names
 
@@ -169,8 +177,13 @@ class Tree:
         return self._attributes.of_directory(node.ino, None, node.mtime_ns or created_ns)
 
     def _created_ns(self, bucket: str) -> int:
-        known = self._mimicdb.backend.bucket(bucket)
-        return known.created_ns if known is not None and known.created_ns else self._started_ns
+        created_ns = self._created.get(bucket)
+        if created_ns is None:
+            known = self._mimicdb.backend.bucket(bucket)
+            if known is None or not known.created_ns:
+                return self._started_ns
+            created_ns = self._created[bucket] = known.created_ns
+        return created_ns
 
     def _listed_ns(self, directory: Node) -> int:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
@@ -184,10 +197,12 @@ class Tree:
         """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
         if directory.kind == Kind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
-        listing = self._listings.at(directory, cookie, lambda: self.unsaved(directory))
+        listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
         found: list[DirEntry] = []
         with listing.lock:
             rows, place = listing.rows(cookie & 0xFFFF_FFFF)
+            if not rows:
+                return found
             mtime_ns = self._created_ns(directory.bucket)
             cookie = (listing.number << 32) + (cookie & 0xFFFF_FFFF)
             for name, slot, entry in islice(rows, place, None):
@@ -224,12 +239,6 @@ class Tree:
             node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
             found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
         return found
-
-    @staticmethod
-    def unsaved(directory: Node) -> list[str]:
-        """Return the slots of the files in *directory* that S3 does not have yet."""
-        children = list((directory.children or {}).items())
-        return [slot for slot, node in children if node.file and node.file.entry is None]
 
 
 def parent_of(node: Node) -> Node:

@@ -70,10 +70,10 @@ class VFS:
         self._s3 = s3
         self._kernel = kernel
         self._options = options
-        self._tree = Tree(mimicdb, syncer, self.inodes, options)
         self._news = News(mimicdb, self.inodes, kernel)
         self._control = Control(mimicdb, s3, syncer, self._news, kernel)
         self._handles = Handles(s3, journal, self.inodes, kernel, file_options)
+        self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
         mimicdb.subscribe(self._news.changed)
 
@@ -142,7 +142,7 @@ class VFS:
 
     def _empty(self, node: Node) -> None:
         """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
-        if node.content or self._tree.unsaved(node):
+        if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
         if self._tree.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")

@@ -295,16 +295,23 @@ class SQLite(Backend):
             start = after[:-1] + "0" if after.endswith("/") else after + "\0"
         number = self._id(bucket)
         with self._reading() as db:
-            db.execute("BEGIN")  # several statements, one snapshot
+            # One statement reads a directory without subdirectories. Where it takes several,
+            # they are begun again in one transaction: one snapshot.
+            found = self._children(db, number, directory, start, limit, seeks=False)
+            if found is not None:
+                return found
+            db.execute("BEGIN")
             try:
-                return self._children(db, number, directory, start, limit)
+                return self._children(db, number, directory, start, limit, seeks=True) or []
             finally:
                 db.execute("COMMIT")
 
     @staticmethod
     def _children(
-        db: sqlite3.Connection, bucket: int, directory: str, start: str, limit: int
-    ) -> list[Entry]:
+        db: sqlite3.Connection, bucket: int, directory: str, start: str, limit: int, *, seeks: bool
+    ) -> list[Entry] | None:
+        """Return the children from key *start*; None if that takes more than one statement
+        and *seeks* is not set."""
         end = directory[:-1] + "0"
         cut = len(directory)
         found: list[Entry] = []
@@ -330,6 +337,8 @@ class SQLite(Backend):
             else:
                 return found
             rows.close()
+            if not seeks:
+                return None
             name = row[0][: slash + 1]
             found.append(_entry(row) if row[0] == name else Entry(name, kind=LISTED))
             if len(found) == limit:

@@ -476,10 +476,9 @@ def run_one(bench: Bench, peer: Peer, workload: Workload) -> None:
     try:
         workload(bench, peer)
     except (MountFailed, OSError) as error:
-        bench._report(
-            Measurement(
-                workload.__name__, "failed", peer.name, bench.repetition, 0, notes=[str(error)]
-            )
-        )
+        notes = [str(error).replace("\n", " ")]
+        made = Measurement(workload.__name__, "failed", peer.name, bench.repetition, 0, notes=notes)
+        bench.measurements.append(made)
+        bench.show(made)
     finally:
         peer.unmount()
