@@ -120,7 +120,7 @@ def run(demo: Demo) -> None:
          lambda out: "new.jpg" in out and "market-2" not in out, {"GET": 1})  # fmt: skip
     step("What the refresh found", "cat photos/2026/.sync",
          lambda out: "added: 1" in out and "deleted: 1" in out, NONE, lines=12)  # fmt: skip
-    step("What the mirror knows of an object", "getfattr -n user.mimicfs.etag photos/2026/12/new.jpg",
+    step("What the mirror knows", "getfattr -n user.mimicfs.etag photos/2026/12/new.jpg",
          costs=NONE)  # fmt: skip
     step("What is mounted", "mimicfs status", lambda out: "photos: 324 keys" in out, NONE)
     step("Unmount", f"cd / && mimicfs umount {point}", costs=NONE)

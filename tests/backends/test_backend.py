@@ -275,8 +275,9 @@ def test_all_backends_do_the_same(request, tmp_path, namespace):
 
     for _ in range(120):
         puts = [
-            Entry(key, dice.randrange(9), dice.randrange(99), "e", "", dice.choice([None, {"m": "1"}]),
-                  dice.choice([0, 0, 1, 2]) if key.endswith("/") else 0)
+            Entry(key, dice.randrange(9), dice.randrange(99), "e",
+                  meta=dice.choice([None, {"m": "1"}]),
+                  kind=dice.choice([0, 0, 1, 2]) if key.endswith("/") else 0)
             for key in dice.sample(names, dice.randrange(4))
         ]  # fmt: skip
         deletes = dice.sample(names, dice.randrange(3))
