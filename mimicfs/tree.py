@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from mimicfs.handles import Handles
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
-from mimicfs.readdir import Listings
+from mimicfs.readdir import Listings, Row
 from mimicfs.sync import Syncer
 
 T = TypeVar("T")
@@ -205,24 +205,21 @@ class Tree:
                 return found
             mtime_ns = self._created_ns(directory.bucket)
             cookie = (listing.number << 32) + (cookie & 0xFFFF_FFFF)
-            for name, slot, entry in islice(rows, place, None):
-                size -= (overhead + len(name) + 7) & ~7
-                if size < 0:
-                    break
-                cookie += 1
-                attr = self._row_attr(directory, slot, entry, mtime_ns, hold)
-                found.append(DirEntry(name, attr, cookie))
+            fitting = _fitting(islice(rows, place, None), size, overhead)
+        nodes = self._inodes.listed(directory, [row[1] for row in fitting], hold)
+        of_object = self._attributes.of_object
+        for (name, slot, entry), node in zip(fitting, nodes, strict=True):
+            cookie += 1
+            if slot[-1:] != "/" and node.file is None:
+                attr = of_object(node.ino, entry)
+            else:
+                attr = self._row_attr(node, entry, mtime_ns)
+            found.append(DirEntry(name, attr, cookie))
         return found
 
-    def _row_attr(
-        self, directory: Node, slot: str, entry: Entry, mtime_ns: int, hold: bool
-    ) -> Attr:
-        if not slot.endswith("/"):
-            node = self._inodes.child(directory, slot, Kind.OBJECT, hold)
-            if node.file is None:
-                return self._attributes.of_object(node.ino, entry)
+    def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
+        if node.file is not None:
             return self._attributes.of_file(node, node.file)
-        node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
         node.content = entry.kind == OBJECT and entry.size > 0
         return self._attributes.of_directory(node.ino, entry, node.mtime_ns or mtime_ns)
 
@@ -239,6 +236,17 @@ class Tree:
             node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
             found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
         return found
+
+
+def _fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:
+    """Return the first *rows*, as many as *size* bytes have room for."""
+    found: list[Row] = []
+    for row in rows:
+        size -= (overhead + len(row[0]) + 7) & ~7
+        if size < 0:
+            break
+        found.append(row)
+    return found
 
 
 def parent_of(node: Node) -> Node:

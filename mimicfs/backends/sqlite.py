@@ -317,11 +317,11 @@ class SQLite(Backend):
         found: list[Entry] = []
         # Rows that are fetched beyond a subdirectory's first are thrown away: few at a
         # time where there are subdirectories, more and more where there are none.
-        size = 16
+        size = 64
         while True:
             values = (bucket, start, end) if directory else (bucket, start)
             rows = db.execute(_BETWEEN if directory else _FROM, values)
-            while page := rows.fetchmany(min(size, limit - len(found))):
+            while page := rows.fetchmany(asked := min(size, limit - len(found))):
                 size = min(2 * size, 2048)
                 for row in page:
                     slash = row[0].find("/", cut)
@@ -329,7 +329,7 @@ class SQLite(Backend):
                         break
                     found.append(_make(row) if row[5] is None else _entry(row))
                 else:
-                    if len(found) == limit:
+                    if len(found) == limit or len(page) < asked:
                         rows.close()
                         return found
                     continue
@@ -507,14 +507,15 @@ class SQLite(Backend):
 
     @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
-        prefixes = [directory[: n + 1] for n, letter in enumerate(directory) if letter == "/"]
+        cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
+        above = ["", *(directory[:cut] for cut in cuts[:-1])]
         rows = self._rows(
-            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted"
-            " FROM scope WHERE bucket=?1 AND (prefix=?2 OR (deep=1 AND prefix IN"
-            " (SELECT value FROM json_each(?3)))) ORDER BY listed_ns DESC LIMIT 1",
+            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope"
+            " WHERE bucket=? AND (prefix=? OR deep=1 AND prefix IN"
+            f" ({','.join('?' * len(above))})) ORDER BY listed_ns DESC LIMIT 1",
             self._id(bucket),
             directory,
-            json.dumps(["", *prefixes]),
+            *above,
         )
         return _scope(rows[0]) if rows else None
 
