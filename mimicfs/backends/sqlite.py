@@ -317,7 +317,7 @@ class SQLite(Backend):
         found: list[Entry] = []
         # Rows that are fetched beyond a subdirectory's first are thrown away: few at a
         # time where there are subdirectories, more and more where there are none.
-        size = 64
+        size = 16
         while True:
             values = (bucket, start, end) if directory else (bucket, start)
             rows = db.execute(_BETWEEN if directory else _FROM, values)
