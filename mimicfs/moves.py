@@ -65,11 +65,16 @@ class Mover:
             self._s3.copy, (source.bucket, entry), target.bucket, target.key
         )
         new = cancellation.wait(copy)
-        self._s3.delete(source.bucket, source.key)
+        if file is not None:  # first: a read between the two requests must find the object
+            file.move(target.bucket, target.key, new)
+        try:
+            self._s3.delete(source.bucket, source.key)
+        except BaseException:
+            if file is not None:
+                file.move(source.bucket, source.key, entry)
+            raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
-            if file is not None:
-                file.move(target.bucket, target.key, new)
             node.pages_etag = new.etag if node.pages_etag == entry.etag else ""
 
     def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:

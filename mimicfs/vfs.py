@@ -17,6 +17,8 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mimicfs import metadata, names
 from mimicfs.config import FileOptions, VFSOptions
@@ -170,7 +172,8 @@ class VFS:
             raise PosixError(errno.EISDIR, repr(name))
         self._let_go(caller, node)
         if node.file is None or node.file.entry is not None:
-            self._s3.delete(node.bucket, node.key)
+            with _detached(node):
+                self._s3.delete(node.bucket, node.key)
             directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
@@ -202,7 +205,8 @@ class VFS:
         replaced = self._replaceable(caller, node, target, new_name, flags)
         self._forget_names(source, node)
         move = self._mover.move_directory if node.is_directory else self._mover.move_file
-        move(caller.cancellation, Place(source, node.component), Place(target, component))
+        with _detached(replaced):
+            move(caller.cancellation, Place(source, node.component), Place(target, component))
         if replaced is not None:
             self.inodes.unlink(replaced)
         self._keep(source)
@@ -413,3 +417,14 @@ class VFS:
     @staticmethod
     def _touch(directory: Node) -> None:
         directory.mtime_ns = time.time_ns()
+
+
+@contextmanager
+def _detached(node: Node | None) -> Iterator[None]:
+    """Within, the object of *node* goes. If it does not, whoever has it open writes to it on."""
+    try:
+        yield
+    except BaseException:
+        if node is not None and node.file is not None:
+            node.file.attach()
+        raise

@@ -11,10 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from support import servers
+from support.clients import plain
 from support.proxy import Proxy
 
 from mimicfs.backends.memory import Memory
@@ -88,11 +87,6 @@ def proxy(server: str) -> Iterator[Proxy]:
     proxy = Proxy(server)
     yield proxy
     proxy.close()
-
-
-def plain(url: str) -> Any:
-    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
-    return boto3.client("s3", endpoint_url=url, config=config)
 
 
 @pytest.fixture

@@ -259,7 +259,8 @@ class S3:
                 )
             filled = 0
             while filled < buffer.nbytes:
-                count = body.readinto(buffer[filled:])
+                # In pieces: the TLS and HTTP layers make a copy as large as what is asked.
+                count = body.readinto(buffer[filled : filled + MIB])
                 if not count:
                     return False
                 filled += count

@@ -166,6 +166,19 @@ def test_what_is_open_can_be_read_after_unlink(synced, client, bucket):
 
 
 @moto_only
+def test_a_file_that_s3_will_not_delete_can_be_written_on(synced, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="a", Body=b"old")
+    (synced / ".sync").touch()
+    with open(synced / "a", "r+b", buffering=0) as file:
+        file.write(b"new")
+        with proxy.rule(Fail(lambda request: request.kind == "DELETE", 403, "AccessDenied")):
+            with pytest.raises(PermissionError):
+                (synced / "a").unlink()
+        file.write(b"er")
+    assert body(client, bucket, "a") == b"newer"
+
+
+@moto_only
 def test_mkdir_and_rmdir(synced, client, bucket):
     (synced / "d/e").mkdir(parents=True)
     assert keys(client, bucket) == ["d/", "d/e/"]

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from support.clients import plain
 from support.proxy import Cut, Fail, Replace
 
 from mimicfs.config import S3Options
@@ -234,8 +235,6 @@ def test_every_hostile_key_is_a_key(moto, mimicdb, client_of_moto):
 
 @pytest.fixture
 def client_of_moto(moto):
-    from conftest import plain
-
     client = plain(moto)
     client.create_bucket(Bucket="hostile-keys")
     yield "hostile-keys"
@@ -246,8 +245,6 @@ def client_of_moto(moto):
 
 
 def test_a_put_over_another_version_is_refused_where_the_server_can(moto, mimicdb):
-    from conftest import plain
-
     client = plain(moto)
     client.create_bucket(Bucket="conditions")
     s3 = S3(S3Options(endpoint_url=moto), mimicdb)
@@ -260,8 +257,6 @@ def test_a_put_over_another_version_is_refused_where_the_server_can(moto, mimicd
 
 
 def test_a_large_object_is_copied_in_parts(moto, mimicdb):
-    from conftest import plain
-
     bucket = "copied-in-parts"
     plain(moto).create_bucket(Bucket=bucket)
     s3 = S3(S3Options(endpoint_url=moto), mimicdb)

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import plain
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from support.clients import plain
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions
