@@ -49,6 +49,7 @@ class Node:
     """One file or directory that somebody holds."""
 
     __slots__ = (
+        "asked",
         "bucket",
         "children",
         "component",
@@ -78,6 +79,7 @@ class Node:
         self.mtime_ns = 0  # directory: its latest change through this mount
         self.pages_etag = ""  # the version of which the kernel may hold pages
         self.content = False  # directory: its marker object has content
+        self.asked = False  # directory: the kernel may hold a listing, or a name's absence
 
     @property
     def is_directory(self) -> bool:

@@ -52,7 +52,13 @@ class News:
         for key in difference.changed:
             self._differs(bucket, key)
         for ino in listings:
-            self._kernel.listing_changed(ino)
+            if self._is_locked(ino):  # nobody reads it meanwhile: its pages can just be dropped
+                self._kernel.data_changed(ino)
+            else:
+                self._kernel.listing_changed(ino)
+
+    def _is_locked(self, ino: int) -> bool:
+        return getattr(self._locked, "ino", 0) == ino
 
     def _appeared(self, bucket: str, key: str, listings: set[int]) -> None:
         node, slot = self._deepest(bucket, key)
@@ -61,8 +67,9 @@ class News:
         if not slot:  # a marker object for a directory that the kernel knows
             self._kernel.attr_changed(node.ino)
             return
-        self._name_changed(node, slot)
-        listings.add(node.ino)
+        if node.asked or node.kind == Kind.ACCOUNT:
+            self._name_changed(node, slot)
+            listings.add(node.ino)
         known = self._inodes.find(node, slot)
         if known is not None:
             self._version_changed(known, key)
@@ -132,8 +139,8 @@ class News:
         return False
 
     def _name_changed(self, parent: Node, slot: str) -> None:
-        if getattr(self._locked, "ino", 0) == parent.ino:
-            self._kernel.everything_changed()
+        if self._is_locked(parent.ino):
+            self._kernel.names_changed()
             return
         component = slot.removesuffix("/")
         self._kernel.entry_changed(parent.ino, names.file_name(component))

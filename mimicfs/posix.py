@@ -149,6 +149,9 @@ class KernelCache(Protocol):
     def data_changed(self, ino: int) -> None:
         """The data of *ino* changed, and its attributes with it."""
 
+    def names_changed(self) -> None:
+        """Every name must be looked up again. Waits for no directory's lock."""
+
     def everything_changed(self) -> None:
         """Every name must be looked up again, every listing read again."""
 

@@ -104,7 +104,8 @@ class Tree:
             return component, lambda node: self._attributes.of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
-        entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
+        with _asked(directory):
+            entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
         if entry is None:  # NAME%file is good also while no directory has the plain name
@@ -200,7 +201,8 @@ class Tree:
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
         found: list[DirEntry] = []
         with listing.lock:
-            rows, place = listing.rows(cookie & 0xFFFF_FFFF)
+            with _asked(directory):
+                rows, place = listing.rows(cookie & 0xFFFF_FFFF)
             if not rows:
                 return found
             mtime_ns = self._created_ns(directory.bucket)
@@ -236,6 +238,24 @@ class Tree:
             node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
             found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
         return found
+
+
+class _asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a name
+    """Within, the mirror is read for an answer that the kernel will hold: what changes from
+    now on must be told. Not so if there is no answer, because the directory is not known."""
+
+    __slots__ = ("_before", "_directory")
+
+    def __init__(self, directory: Node) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._before = self._directory.asked
+        self._directory.asked = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is Unlisted:
+            self._directory.asked = self._before
 
 
 def _fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:

@@ -4,6 +4,7 @@
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
+    names_changed       INC_EPOCH: all names are looked up again
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
 Why a thread: INVAL_ENTRY waits for the lock of the directory, which the kernel holds while it
@@ -64,6 +65,9 @@ class Notifier:
     def data_changed(self, ino: int) -> None:
         self._work.put(lambda: self._inode(ino, 0))
 
+    def names_changed(self) -> None:
+        self._work.put(self._names)
+
     def everything_changed(self) -> None:
         self._work.put(self._everything)
 
@@ -96,11 +100,14 @@ class Notifier:
         data = NOTIFY_INVAL_INODE_OUT.pack(ino, offset, 0)
         self._send(Notify.INVAL_INODE, data, f"inode {ino}")
 
-    def _everything(self) -> None:
+    def _names(self) -> None:
         if self._epoch and self._send(Notify.INC_EPOCH, b"", "everything") == errno.EINVAL:
             self._epoch = False
         if not self._epoch:
             log.warning("kernel older than 6.16: names that it has are not looked up again")
+
+    def _everything(self) -> None:
+        self._names()
         # The epoch is of names only. Listings stay in inodes that something holds.
         for ino in {ROOT_ID, *self._session.listed.copy()}:
             self._listing(ino)
