@@ -318,7 +318,7 @@ def ls(settings: Settings, url: str, long: bool, recursive: bool, as_json: bool)
     target = parse_target(url)
     with closing(_parts(settings)) as parts:
         if not target.bucket:
-            for bucket in _sure(parts, parts.mimicdb.buckets):
+            for bucket in parts.syncer.sure(parts.mimicdb.buckets):
                 _print_bucket(bucket, long, as_json)
             return
         for entry in _listed(parts, target, url, recursive):
@@ -340,7 +340,7 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
     if target.prefix and not url.endswith("/"):
         directory, _, name = target.prefix[:-1].rpartition("/")
         above = f"{directory}/" if directory else ""
-        entry, below = _sure(parts, lambda: parts.mimicdb.lookup(target.bucket, above, name))
+        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(target.bucket, above, name))
         if entry is not None:
             yield entry
         if below is None:
@@ -353,7 +353,7 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
 def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Iterator[Entry]:
     after = ""
     while True:
-        page = _sure(parts, partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
+        page = parts.syncer.sure(partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
         for entry in page:
             yield entry
             if recursive and entry.key.endswith("/"):
@@ -399,13 +399,13 @@ def stat(settings: Settings, url: str, as_json: bool) -> None:
 def _told(parts: Parts, bucket: str, key: str) -> dict[str, Any]:
     scope = parts.mimicdb.cover(bucket, key[: key.rfind("/") + 1])
     if not key:
-        known = _sure(parts, lambda: parts.mimicdb.bucket(bucket))
-        told = {"bucket": bucket, "created": _time(known.created_ns)}
+        known = parts.syncer.sure(lambda: parts.mimicdb.bucket(bucket))
+        told: dict[str, Any] = {"bucket": bucket, "created": _time(known.created_ns)}
         told |= {"objects": known.objects, "bytes": known.bytes}
     else:
         directory, _, name = key.removesuffix("/").rpartition("/")
         above = f"{directory}/" if directory else ""
-        entry, below = _sure(parts, lambda: parts.mimicdb.lookup(bucket, above, name))
+        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(bucket, above, name))
         found = below if key.endswith("/") else entry or below
         if found is None:
             raise errors.KeyNotFound(f"s3://{bucket}/{key}: no such object or directory")
@@ -492,19 +492,6 @@ def _parts(settings: Settings) -> Parts:
 
     set_up_logging(settings, foreground=True)
     return assemble(settings)
-
-
-def _sure(parts: Parts, ask: Callable[[], Any]) -> Any:
-    """Return what *ask* says, after listing what the mirror does not know for it."""
-    while True:
-        try:
-            return ask()
-        except errors.Unlisted as missing:
-            parts.s3.check_credentials()
-            if missing.bucket:
-                parts.syncer.list_directory(missing.bucket, missing.directory)
-            else:
-                parts.syncer.sync_buckets()
 
 
 def _time(ns: int) -> str:

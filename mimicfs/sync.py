@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 from mimicfs.entry import Bucket, Difference, Scope
-from mimicfs.errors import LogTrimmed, MimicError, NoSuchBucket, StoreUnavailable
+from mimicfs.errors import LogTrimmed, MimicError, NoSuchBucket, StoreUnavailable, Unlisted
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
@@ -75,6 +75,23 @@ class Syncer:
     def status(self, bucket: str, prefix: str) -> Progress | Report | None:
         """Return how far the sync of just this scope is, or how the last one ended."""
         return self._status.get((bucket, prefix))
+
+    # What the mirror cannot answer
+
+    def sure(self, ask: Callable[[], T]) -> T:
+        """Return what *ask* says, after listing what the mirror does not know for it."""
+        while True:
+            try:
+                return ask()
+            except Unlisted as missing:
+                self.learn(missing)
+
+    def learn(self, missing: Unlisted) -> None:
+        """Have S3 list what is not known."""
+        if missing.bucket:
+            self.list_directory(missing.bucket, missing.directory)
+        else:
+            self.sync_buckets()
 
     # The list of buckets
 

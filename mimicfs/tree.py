@@ -2,7 +2,7 @@
 mirror and the open files; changes nothing.
 
 What the mirror cannot answer raises `Unlisted`, so that a caller who must not wait is never
-made to. `sure` is for callers who may: it has S3 listed, and asks again.
+made to. `Syncer.sure` is for callers who may: it has S3 listed, and asks again.
 
 A file that was created and not uploaded is not in the mirror (S3 has not confirmed it). Its
 node has a File without an entry, and its directory shows it from there.
@@ -14,7 +14,6 @@ import errno
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TypeVar
 
 from mimicfs import names
 from mimicfs.attributes import Attributes
@@ -28,8 +27,6 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
 from mimicfs.readdir import Listings, Row
 from mimicfs.sync import Syncer
-
-T = TypeVar("T")
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
 Found = tuple[str, Callable[[Node], Attr]]
@@ -71,14 +68,14 @@ class Tree:
 
     def named(self, directory: Node, name: bytes) -> Node:
         """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
-        slot, _ = self.sure(lambda: self._look(directory, name))
+        slot, _ = self._syncer.sure(lambda: self._look(directory, name))
         return self._inodes.child(directory, slot, _kind(slot), hold=False)
 
     def new_name(self, directory: Node, name: bytes) -> str:
         """Return the component that *name* will stand for. Raises PosixError EEXIST."""
         component = self.component(name)
         try:
-            self.sure(lambda: self._look(directory, name))
+            self._syncer.sure(lambda: self._look(directory, name))
         except PosixError as exc:
             if exc.errno == errno.ENOENT:
                 return component
@@ -124,21 +121,6 @@ class Tree:
         if entry is None or not entry.size:
             raise PosixError(errno.ENOENT, "the content of a directory marker")
         return "", lambda node: self._object_attr(node, entry)
-
-    def sure(self, ask: Callable[[], T]) -> T:
-        """Return what *ask* says, after listing what the mirror does not know for it."""
-        while True:
-            try:
-                return ask()
-            except Unlisted as missing:
-                self.learn(missing)
-
-    def learn(self, missing: Unlisted) -> None:
-        """Have S3 list what is not known."""
-        if missing.bucket:
-            self._syncer.list_directory(missing.bucket, missing.directory)
-        else:
-            self._syncer.sync_buckets()
 
     # Attributes
 

@@ -70,6 +70,7 @@ class VFS:
         self.inodes = Inodes(options.target.bucket, options.target.prefix)
         self._mimicdb = mimicdb
         self._s3 = s3
+        self._syncer = syncer
         self._kernel = kernel
         self._options = options
         self._news = News(mimicdb, self.inodes, kernel)
@@ -88,7 +89,7 @@ class VFS:
     def learn(self, caller: Caller, missing: Exception) -> None:
         if not isinstance(missing, Unlisted):
             raise missing
-        self._tree.learn(missing)
+        self._syncer.learn(missing)
 
     def lookup(self, caller: Caller, parent: int, name: bytes) -> Attr:
         return self._tree.lookup(self._tree.directory(parent), name)
@@ -146,7 +147,7 @@ class VFS:
         """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
-        if self._tree.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
+        if self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
 
     def _remove(self, bucket: str, key: str) -> None:
