@@ -90,15 +90,16 @@ def test_a_prefix_can_be_mounted(tree, mount_at, bucket, proxy):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_a_large_directory_is_listed_whole(client, bucket, mount, proxy):
-    keys = [f"many/{n:05}" for n in range(2500)]
+    keys = [f"many/{n:05}" for n in range(2100)]
     for key in keys:
         client.put_object(Bucket=bucket, Key=key, Body=b"")
     assert [f"many/{name}" for name in names(mount / "many")] == keys
     with costs(proxy):
         entries = list(os.scandir(mount / "many"))
-        assert len(entries) == 2500
+        assert len(entries) == 2100
         assert all(entry.stat().st_size == 0 for entry in entries)
 
 
