@@ -108,7 +108,10 @@ def run(demo: Demo) -> None:
     if body != b"hello\n":
         demo.failed.append("what S3 has of the new file")
     step(
-        "It is there", "cat documents/hello.txt; ls -l documents", lambda out: "hello" in out, NONE
+        "It is there",
+        "cat documents/hello.txt; ls -l documents",
+        lambda out: "hello" in out,
+        {"GET": 1},
     )
     client.put_object(Bucket="photos", Key="2026/12/new.jpg", Body=b"from elsewhere")
     client.delete_object(Bucket="photos", Key="2026/12/market-2.jpg")
