@@ -8,6 +8,7 @@ with an error; nothing more is deleted, and the scope is not marked complete.
 Threading: any thread may sync. Two that want the same directory listed share one listing.
 A full sync that is asked for while one of that scope runs waits for it, and then lists
 again: it must show what was changed before it was asked for. All that wait share that one.
+Whoever shares and finds that the other was interrupted begins by itself.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 from mimicfs.entry import Bucket, Difference, Scope
-from mimicfs.errors import LogTrimmed, MimicError, NoSuchBucket, StoreUnavailable, Unlisted
+from mimicfs.errors import (
+    Interrupted,
+    LogTrimmed,
+    MimicError,
+    NoSuchBucket,
+    StoreUnavailable,
+    Unlisted,
+)
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
@@ -29,6 +37,7 @@ from mimicfs.s3.listing import Page
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Where = tuple[str, str]  # bucket and prefix
 _MERGE_TRIES = 3  # of one page, when the log was trimmed under it
 
 
@@ -67,10 +76,12 @@ class Syncer:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._lock = threading.Lock()  # protects the four below
-        self._running: dict[tuple[str, str], Future[Report]] = {}
-        self._waiting: dict[tuple[str, str], Future[Report]] = {}
-        self._listing: dict[Hashable, Future[None]] = {}
-        self._status: dict[tuple[str, str], Progress | Report] = {}
+        # Each future belongs to the thread that will list, and is done when that has ended.
+        # INVARIANT: a scope that waits is running too; `_end` lets the one follow the other.
+        self._running: dict[_Where, Future[Report]] = {}
+        self._waiting: dict[_Where, Future[Report]] = {}
+        self._listing: dict[_Where, Future[None]] = {}
+        self._status: dict[_Where, Progress | Report] = {}
 
     def status(self, bucket: str, prefix: str) -> Progress | Report | None:
         """Return how far the sync of just this scope is, or how the last one ended."""
@@ -78,18 +89,18 @@ class Syncer:
 
     # What the mirror cannot answer
 
-    def sure(self, ask: Callable[[], T]) -> T:
+    def sure(self, ask: Callable[[], T], cancellation: Cancellation | None = None) -> T:
         """Return what *ask* says, after listing what the mirror does not know for it."""
         while True:
             try:
                 return ask()
             except Unlisted as missing:
-                self.learn(missing)
+                self.learn(missing, cancellation)
 
-    def learn(self, missing: Unlisted) -> None:
+    def learn(self, missing: Unlisted, cancellation: Cancellation | None = None) -> None:
         """Have S3 list what is not known."""
         if missing.bucket:
-            self.list_directory(missing.bucket, missing.directory)
+            self.list_directory(missing.bucket, missing.directory, cancellation)
         else:
             self.sync_buckets()
 
@@ -139,65 +150,69 @@ class Syncer:
         classes, MalformedListing, Interrupted.
         """
         cancellation = cancellation or Cancellation()
-        scope = (bucket, prefix)
-        mine: Future[Report] = Future()
-        with self._lock:
-            before = self._running.get(scope)
-            shared = self._waiting.get(scope) if before is not None else None
-            if before is None:
-                self._running[scope] = mine
-            elif shared is None:
-                self._waiting[scope] = mine
-        if shared is not None:
-            return cancellation.wait(shared)
-        if before is not None:
-            self._wait_for(before, scope, mine, cancellation)
-        return self._run(scope, mine, progress, cancellation)
+        where = (bucket, prefix)
+        while True:
+            mine: Future[Report] = Future()
+            with self._lock:
+                before = self._running.get(where)
+                if before is None:
+                    theirs = self._running[where] = mine
+                else:
+                    theirs = self._waiting.setdefault(where, mine)
+            if theirs is mine:
+                self._wait_for(before, where, mine, cancellation)
+                return self._run(where, mine, progress, cancellation)
+            try:
+                return cancellation.wait(theirs)
+            except Interrupted:
+                cancellation.check()
 
     def _wait_for(
         self,
-        before: Future[Report],
-        scope: tuple[str, str],
+        before: Future[Report] | None,
+        where: _Where,
         mine: Future[Report],
         cancellation: Cancellation,
     ) -> None:
-        """Wait until the sync *before* has ended, and take its place. How it ended does not
-        matter: this one lists anew."""
+        """Wait until the sync *before* has ended. How does not matter: this one lists anew."""
+        if before is None:
+            return
         ended: Future[None] = Future()
         before.add_done_callback(lambda _: ended.set_result(None))
         try:
             cancellation.wait(ended)
-        except MimicError as exc:
-            with self._lock:
-                del self._waiting[scope]
+        except BaseException as exc:
+            self._end(where, mine)
             mine.set_exception(exc)
             raise
-        with self._lock:
-            del self._waiting[scope]
-            self._running[scope] = mine
 
     def _run(
         self,
-        scope: tuple[str, str],
+        where: _Where,
         mine: Future[Report],
         progress: Callable[[Progress], None] | None,
         cancellation: Cancellation,
     ) -> Report:
         try:
-            report = self._sync(*scope, progress, cancellation)
+            report = self._sync(*where, progress, cancellation)
         except BaseException as exc:
-            self._end(scope, mine)
+            self._end(where, mine)
             mine.set_exception(exc)
             raise
-        self._end(scope, mine)
+        self._end(where, mine)
         mine.set_result(report)
         return report
 
-    def _end(self, scope: tuple[str, str], mine: Future[Report]) -> None:
-        """Make room for the next sync of *scope*, before those who wait are woken."""
+    def _end(self, where: _Where, mine: Future[Report]) -> None:
+        """*mine* has ended, or given up waiting: let the next one of the scope follow, before
+        those who wait are woken."""
         with self._lock:
-            if self._running.get(scope) is mine:
-                del self._running[scope]
+            if self._running.get(where) is not mine:
+                del self._waiting[where]
+            elif where in self._waiting:
+                self._running[where] = self._waiting.pop(where)
+            else:
+                del self._running[where]
 
     def _sync(
         self,
@@ -214,11 +229,12 @@ class Syncer:
                 self._status[bucket, prefix] = so_far
                 if progress is not None:
                     progress(so_far)
+            report = _report(so_far, "")
+            self._mimicdb.complete(bucket, _scope(report, deep=True))
         except BaseException as exc:
             self._status[bucket, prefix] = _report(so_far, str(exc) or type(exc).__name__)
             raise
-        report = self._status[bucket, prefix] = _report(so_far, "")
-        self._mimicdb.complete(bucket, _scope(report, deep=True))
+        self._status[bucket, prefix] = report
         log.info(
             "synced s3://%s/%s: %d keys, %d added, %d changed, %d deleted in %.2f s",
             *(bucket, prefix, report.keys, report.added, report.changed, report.deleted),
@@ -228,35 +244,41 @@ class Syncer:
 
     # One directory
 
-    def list_directory(self, bucket: str, directory: str) -> None:
+    def list_directory(
+        self, bucket: str, directory: str, cancellation: Cancellation | None = None
+    ) -> None:
         """Make the direct children of *directory* known. Raises as `sync`."""
-        self._once((bucket, directory), lambda: self._list_directory(bucket, directory))
+        cancellation = cancellation or Cancellation()
+        where = (bucket, directory)
+        while True:
+            mine: Future[None] = Future()
+            with self._lock:
+                theirs = self._listing.setdefault(where, mine)
+            if theirs is mine:
+                return self._list_once(where, mine, cancellation)
+            try:
+                return cancellation.wait(theirs)
+            except Interrupted:
+                cancellation.check()
 
-    def _list_directory(self, bucket: str, directory: str) -> None:
-        so_far = Progress(bucket, directory, time.time_ns())
-        for difference, count in self._pages_merged(bucket, directory, False, Cancellation()):
-            so_far = _further(so_far, difference, count)
-        self._mimicdb.complete(bucket, _scope(_report(so_far, ""), deep=False))
-        log.debug("listed s3://%s/%s: %d names", bucket, directory, so_far.keys)
-
-    def _once(self, what: Hashable, work: Callable[[], None]) -> None:
-        """Do *work*, or wait for the thread that is doing it."""
-        mine: Future[None] = Future()
-        with self._lock:
-            running = self._listing.setdefault(what, mine)
-        if running is not mine:
-            running.result()
-            return
+    def _list_once(self, where: _Where, mine: Future[None], cancellation: Cancellation) -> None:
         try:
-            work()
+            self._list_directory(*where, cancellation)
         except BaseException as exc:
             with self._lock:
-                del self._listing[what]
+                del self._listing[where]
             mine.set_exception(exc)
             raise
         with self._lock:
-            del self._listing[what]
+            del self._listing[where]
         mine.set_result(None)
+
+    def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
+        so_far = Progress(bucket, directory, time.time_ns())
+        for difference, count in self._pages_merged(bucket, directory, False, cancellation):
+            so_far = _further(so_far, difference, count)
+        self._mimicdb.complete(bucket, _scope(_report(so_far, ""), deep=False))
+        log.debug("listed s3://%s/%s: %d names", bucket, directory, so_far.keys)
 
     # Pages
 
@@ -274,7 +296,12 @@ class Syncer:
                 following = asked.following(page)
                 if following is not None:
                     coming = self._fetch(following)
-                yield self._merged(asked, page, since), len(page.entries)
+                page, difference = self._merged(asked, page, since)
+                if asked.following(page) != following:  # it was asked for again
+                    following = asked.following(page)
+                    if following is not None:
+                        coming = self._fetch(following)
+                yield difference, len(page.entries)
                 asked = following
         except NoSuchBucket:
             self._mimicdb.drop_bucket(bucket)
@@ -296,10 +323,11 @@ class Syncer:
         )
         return page, since
 
-    def _merged(self, asked: _Asked, page: Page, since: int) -> Difference:
+    def _merged(self, asked: _Asked, page: Page, since: int) -> tuple[Page, Difference]:
+        """Merge *page*, or what S3 shows in its place by now; return which, and its changes."""
         for _ in range(_MERGE_TRIES):
             try:
-                return self._mimicdb.replace(
+                return page, self._mimicdb.replace(
                     asked.bucket,
                     asked.prefix,
                     page.entries,

@@ -16,29 +16,33 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property
-from io import RawIOBase
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mimicfs import __version__
-from mimicfs.config import S3Options
+from mimicfs.config import S3Options, redacted
 from mimicfs.entry import Bucket, Entry
 from mimicfs.errors import (
+    ConfigError,
     CredentialsError,
     InvalidRequest,
     KeyNotFound,
     NoSuchBucket,
     ObjectChanged,
     PosixError,
+    S3Error,
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.listing import Page
 
+__all__ = ["COPY_MAX", "MIB", "S3", "Body", "Content"]
+
 MIB = 1 << 20
+_NOT_S3 = "the answer is not S3's; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
-_COPY_PART = 512 * MIB
 _DELETE_MAX = 1000  # keys of one DeleteObjects
 _KINDS = {
     "CopyObject": "COPY",
@@ -47,17 +51,6 @@ _KINDS = {
     "HeadObject": "HEAD",
     "HeadBucket": "HEAD",
 }
-
-
-# What is sent: bytes, or a file that is read from its place and can be rewound.
-Body = bytes | BinaryIO | RawIOBase
-
-
-class Content(NamedTuple):
-    """What is stored with an object besides its bytes."""
-
-    content_type: str = "binary/octet-stream"
-    meta: Mapping[str, str] = {}
 
 
 class S3:
@@ -127,16 +120,23 @@ class S3:
             max_pool_connections=options.connections,
             s3={"addressing_style": "path"} if options.endpoint_url else {},
             user_agent_extra=f"mimicfs/{__version__}",
-            # S3 verifies what it is sent by TLS and Content-Length; checksums that the
-            # caller did not ask for break servers that do not know them.
+            # Bodies are protected by the SHA-256 in their signature (botocore leaves that
+            # out only where it sends a checksum instead). Checksums in trailers break
+            # servers that do not know them; S3 verifies none of a ranged GET.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         region = region or self._session.region_name or "us-east-1"
-        with self._lock, ours("S3"):
-            return self._session.client(
-                "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
-            )
+        session = self._session
+        try:
+            with self._lock, ours("S3"):
+                return session.client(
+                    "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
+                )
+        except ValueError as exc:  # botocore's word on an address
+            given = redacted(options.endpoint_url or "")
+            text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
+            raise ConfigError(text) from exc
 
     def _count_sent(self, request: Any, event_name: str = "", **_: Any) -> None:
         operation = event_name.rpartition(".")[2]
@@ -185,7 +185,7 @@ class S3:
     def head_bucket(self, bucket: str) -> None:
         """Raise NoSuchBucket or AccessDenied if *bucket* cannot be used."""
         try:
-            self._call("head_bucket", bucket)
+            self.call("head_bucket", bucket)
         except KeyNotFound as exc:  # a HEAD's answer has a status, and no code
             text = f"s3://{bucket}: no such bucket; `mimicfs ls` lists yours"
             raise NoSuchBucket(text, status=404, code="NoSuchBucket") from exc
@@ -195,10 +195,10 @@ class S3:
         extra: dict[str, Any] = {}
         if region != "us-east-1":
             extra["CreateBucketConfiguration"] = {"LocationConstraint": region}
-        self._call("create_bucket", bucket, **extra)
+        self.call("create_bucket", bucket, **extra)
 
     def delete_bucket(self, bucket: str) -> None:
-        self._call("delete_bucket", bucket)
+        self.call("delete_bucket", bucket)
 
     def list_page(
         self,
@@ -221,9 +221,13 @@ class S3:
 
     def head(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return what S3 has of *key* now. Raises KeyNotFound."""
-        answer = self._call("head_object", bucket, key)
-        entry = self._mirrored(bucket, key)
-        return entry, Content(answer.get("ContentType", Content().content_type), entry.meta or {})
+        from mimicfs.s3.mimic import entry_of
+
+        answer = self.call("head_object", bucket, key)
+        entry = entry_of(key, answer)
+        if entry is None:
+            raise S3Unavailable(f"s3://{bucket}/{key}: {_NOT_S3}")
+        return self.mirrored(bucket, entry), Content.of(answer, entry.meta or {})
 
     def read_into(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> None:
         """Fill *buffer* with the object's bytes from *start* on.
@@ -235,28 +239,22 @@ class S3:
         if not buffer.nbytes:
             return
         for attempt in range(self._options.attempts):
+            if attempt:
+                time.sleep(_backoff_s(attempt - 1))
             if self._read_once(bucket, key, etag, start, buffer):
                 return
-            time.sleep(_backoff_s(attempt))
         raise S3Unavailable(f"s3://{bucket}/{key}: the answer ended early, every time")
 
     def _read_once(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> bool:
+        """Return whether the answer came whole."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 
-        end = start + buffer.nbytes - 1
-        extra = {"IfMatch": f'"{etag}"'} if etag else {}
-        answer = self._call("get_object", bucket, key, Range=f"bytes={start}-{end}", **extra)
+        answer = self._get(bucket, key, etag, start, buffer.nbytes)
         body = answer["Body"]
         try:
-            found = answer.get("ETag", "").strip('"')
-            if etag and found and found != etag:
-                raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
-            if answer["ContentLength"] != buffer.nbytes:
-                raise S3Unavailable(
-                    f"s3://{bucket}/{key}: asked for {buffer.nbytes} bytes,"
-                    f" the answer has {answer['ContentLength']}"
-                )
+            self._check_version(bucket, key, etag, answer)
+            _check_range(f"s3://{bucket}/{key}", answer, start, buffer.nbytes)
             filled = 0
             while filled < buffer.nbytes:
                 # In pieces: the TLS and HTTP layers make a copy as large as what is asked.
@@ -269,6 +267,29 @@ class S3:
             return False  # the connection broke within the body
         finally:
             body.close()
+
+    def _get(self, bucket: str, key: str, etag: str, start: int, size: int) -> Any:
+        extra = {"IfMatch": f'"{etag}"'} if etag else {}
+        span = f"bytes={start}-{start + size - 1}"
+        try:
+            return self.call("get_object", bucket, key, Range=span, **extra)
+        except InvalidRequest as exc:
+            if exc.status != 416:
+                raise
+            # Less is there than was asked for, and this server does not look at If-Match.
+            now = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (mimic.py)
+            if now is not None and now.etag == etag:
+                raise
+            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again") from exc
+
+    @staticmethod
+    def _check_version(bucket: str, key: str, etag: str, answer: Mapping[str, Any]) -> None:
+        found = answer.get("ETag", "").strip('"')
+        if etag and not found:
+            text = "the answer does not say of which version it is; check --endpoint-url"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
+        if etag and found != etag:
+            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
     def put(
         self,
@@ -287,74 +308,31 @@ class S3:
         extra: dict[str, Any] = {"IfMatch": f'"{etag}"'} if etag else {}
         if absent:
             extra["IfNoneMatch"] = "*"
+        extra |= content.params()
         try:
-            self._call(
-                "put_object",
-                bucket,
-                key,
-                Body=body,
-                ContentLength=size,
-                ContentType=content.content_type,
-                Metadata=dict(content.meta),
-                **extra,
+            answer = self.call(
+                "put_object", bucket, key, Body=sized(body, size), ContentLength=size, **extra
             )
         except ObjectChanged as exc:
             if absent:
                 raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}") from exc
             raise
-        return self._mirrored(bucket, key)
+        meta = {name.lower(): value for name, value in content.meta.items()}
+        return self.mirrored(bucket, Entry(key, size, time.time_ns(), bare_etag(answer), "", meta))
 
     def copy(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None
     ) -> Entry:
-        """Copy the version *source* (bucket, entry) within S3. *content* replaces what is
-        stored with it; None keeps that. Raises ObjectChanged, KeyNotFound."""
-        from_bucket, entry = source
-        if entry.size > self.copy_max:
-            return self._copy_in_parts(source, bucket, key, content)
-        extra: dict[str, Any] = {}
-        if content is not None:
-            extra = {
-                "MetadataDirective": "REPLACE",
-                "ContentType": content.content_type,
-                "Metadata": dict(content.meta),
-            }
-        self._call("copy_object", bucket, key, **_copied(from_bucket, entry), **extra)
-        return self._mirrored(bucket, key)
+        """Copy the version *source* (bucket, entry) within S3, with its storage class.
+        *content* replaces what is stored with it; None keeps that. Raises ObjectChanged (the
+        copy may be of the newer version then), KeyNotFound."""
+        from mimicfs.s3.copying import Copier
 
-    def _copy_in_parts(
-        self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
-    ) -> Entry:
-        from_bucket, entry = source
-        if content is None:
-            _, content = self.head(from_bucket, entry.key)
-        upload = self.start_upload(bucket, key, content)
-        part = max(min(_COPY_PART, self.copy_max), -(-entry.size // 10_000))
-        etags: list[str] = []
-        try:
-            for start in range(0, entry.size, part):
-                end = min(start + part, entry.size) - 1
-                answer = self._call(
-                    "upload_part_copy",
-                    bucket,
-                    key,
-                    UploadId=upload,
-                    PartNumber=len(etags) + 1,
-                    CopySourceRange=f"bytes={start}-{end}",
-                    **_copied(from_bucket, entry),
-                )
-                part_etag = answer.get("CopyPartResult", {}).get("ETag")
-                if not part_etag:
-                    raise InvalidRequest(f"s3://{bucket}/{key}: this server copies no parts")
-                etags.append(part_etag)
-            return self.finish_upload(bucket, key, upload, etags, entry.size)
-        except BaseException:
-            self.abort_upload(bucket, key, upload)
-            raise
+        return Copier(self, self.copy_max).copy(source, bucket, key, content)
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete *key*; that it is not there is no error, as in S3."""
-        self._call("delete_object", bucket, key)
+        self.call("delete_object", bucket, key)
 
     def delete_many(self, bucket: str, keys: Sequence[str]) -> list[tuple[str, str]]:
         """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason)."""
@@ -362,42 +340,39 @@ class S3:
         refused: list[tuple[str, str]] = []
         for start in range(0, len(plain), _DELETE_MAX):
             objects = [{"Key": key} for key in plain[start : start + _DELETE_MAX]]
-            answer = self._call(
-                "delete_objects", bucket, Delete={"Objects": objects, "Quiet": True}
-            )
+            answer = self.call("delete_objects", bucket, Delete={"Objects": objects, "Quiet": True})
             refused += [
                 (error["Key"], error.get("Message") or error.get("Code", "refused"))
                 for error in answer.get("Errors", ())
             ]
         for key in keys:
             if not _xml_can_say(key):
-                self.delete(bucket, key)
+                try:
+                    self.delete(bucket, key)
+                except S3Error as exc:
+                    refused.append((key, str(exc)))
         return refused
 
     # Multipart uploads
 
-    def start_upload(self, bucket: str, key: str, content: Content) -> str:
+    def start_upload(self, bucket: str, key: str, content: Content, storage_class: str = "") -> str:
         """Begin a multipart upload; return its id."""
-        answer = self._call(
-            "create_multipart_upload",
-            bucket,
-            key,
-            ContentType=content.content_type,
-            Metadata=dict(content.meta),
-        )
-        return str(answer["UploadId"])
+        params = content.params()
+        if storage_class:
+            params["StorageClass"] = storage_class
+        return str(self.call("create_multipart_upload", bucket, key, **params)["UploadId"])
 
     def upload_part(
         self, bucket: str, key: str, upload: str, number: int, body: Body, size: int
     ) -> str:
         """Upload part *number* (from 1); return its etag, as S3 wants it back."""
-        answer = self._call(
+        answer = self.call(
             "upload_part",
             bucket,
             key,
             UploadId=upload,
             PartNumber=number,
-            Body=body,
+            Body=sized(body, size),
             ContentLength=size,
         )
         return str(answer["ETag"])
@@ -415,7 +390,7 @@ class S3:
         """Make the parts, by their etags in order, the object of *size* bytes."""
         listed = [{"PartNumber": n, "ETag": part} for n, part in enumerate(parts, start=1)]
         extra = {"IfMatch": f'"{etag}"'} if etag else {}
-        self._call(
+        self.call(
             "complete_multipart_upload",
             bucket,
             key,
@@ -423,19 +398,20 @@ class S3:
             MultipartUpload={"Parts": listed},
             **extra,
         )
-        # Not every server's answer has the ETag that the object then has (rclone), and S3's
-        # LastModified is the time when the upload began: ask.
-        entry, _ = self.head(bucket, key)
+        entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (mimic.py)
+        if entry is None:  # it could not be asked then, or somebody has deleted it
+            entry, _ = self.head(bucket, key)
         if entry.size != size:
             raise S3Unavailable(f"s3://{bucket}/{key}: {size} bytes uploaded, S3 has {entry.size}")
         return entry
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self._call("abort_multipart_upload", bucket, key, UploadId=upload)
+        self.call("abort_multipart_upload", bucket, key, UploadId=upload)
 
-    # What the above is made of
+    # What the above, and copying.py, are made of
 
-    def _call(self, operation: str, bucket: str, key: str | None = None, **params: Any) -> Any:
+    def call(self, operation: str, bucket: str, key: str | None = None, **params: Any) -> Any:
+        """Return what boto3's method *operation* answers, mimicked; its errors are ours."""
         from mimicfs.s3.errors import ours
 
         about = f"s3://{bucket}" if key is None else f"s3://{bucket}/{key}"
@@ -444,11 +420,12 @@ class S3:
         with ours(about):
             return getattr(self._client, operation)(Bucket=bucket, **params)
 
-    def _mirrored(self, bucket: str, key: str) -> Entry:
-        """Return what the mirror has learned of *key* a moment ago."""
-        entry = self.mimicdb.entry(bucket, key)
-        if entry is None:  # deleted by another writer since
-            raise KeyNotFound(f"s3://{bucket}/{key}: deleted meanwhile")
+    def mirrored(self, bucket: str, seen: Entry) -> Entry:
+        """Return the mirror's entry of what S3 has just shown as *seen*; or *seen* where the
+        mirror knows another version by now, written by somebody else."""
+        entry = self.mimicdb.entry(bucket, seen.key)
+        if entry is None or entry.etag != seen.etag or entry.size != seen.size:
+            return seen
         return entry
 
 
@@ -459,9 +436,15 @@ def _do_not_ask_first(request: Any, **_: Any) -> None:
         del request.headers["Expect"]
 
 
-def _copied(bucket: str, entry: Entry) -> dict[str, Any]:
-    extra = {"CopySourceIfMatch": f'"{entry.etag}"'} if entry.etag else {}
-    return {"CopySource": {"Bucket": bucket, "Key": entry.key}, **extra}
+def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -> None:
+    """Raise S3Unavailable if the answer is not about the *size* bytes from *start* on."""
+    said = answer.get("ContentRange", "")
+    wrong = said and not said.startswith(f"bytes {start}-{start + size - 1}/")
+    if wrong or answer.get("ContentLength") != size:
+        text = (
+            f"asked for {size} bytes from {start} on, the answer has {answer.get('ContentLength')}"
+        )
+        raise S3Unavailable(f"{about}: {text}")
 
 
 def _xml_can_say(key: str) -> bool:

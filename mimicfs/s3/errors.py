@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as web
 
 from mimicfs import errors
-from mimicfs.errors import S3Error
+from mimicfs.errors import MimicError, S3Error
 
 # By S3's error code (the API reference, "Error responses"); HEAD answers have the status.
 _CODES: dict[str, type[S3Error]] = {
@@ -31,6 +33,10 @@ _CODES: dict[str, type[S3Error]] = {
     "NoSuchVersion": errors.KeyNotFound,
     "NotFound": errors.KeyNotFound,
     "404": errors.KeyNotFound,
+    "NoSuchUpload": errors.KeyNotFound,
+    "RequestTimeout": errors.S3Unavailable,  # a 400: the body did not come in time
+    "InvalidRange": errors.InvalidRequest,
+    "416": errors.InvalidRequest,
     "MethodNotAllowed": errors.InvalidRequest,
     "PreconditionFailed": errors.ObjectChanged,
     "412": errors.ObjectChanged,
@@ -57,6 +63,7 @@ _ADVICE = {
     "InvalidAccessKeyId": "check the access key, or choose a profile with --profile",
     "SignatureDoesNotMatch": "check the secret key, or choose a profile with --profile",
     "ExpiredToken": "renew the credentials (for SSO: aws sso login)",
+    "500": "if this stays so, check --endpoint-url",  # S3 itself says InternalError
     "RequestTimeTooSkewed": "set the clock of this machine",
 }
 NO_CREDENTIALS = (
@@ -82,31 +89,73 @@ def ours(about: str) -> Iterator[None]:
     """Within, errors of botocore and urllib3 become ours, about *about*."""
     try:
         yield
-    except boto.ClientError as exc:
+    except (boto.ClientError, boto.BotoCoreError, web.HTTPError) as exc:
+        raise translated(exc, about) from exc
+    except ResponseParserError as exc:
+        text = f"{about}: the answer is not S3's; check --endpoint-url: {_one_line(exc)}"
+        raise errors.S3Unavailable(text) from exc
+    except UnicodeEncodeError as exc:  # a name that is no UTF-8 (a lone surrogate)
+        text = f"{about}: S3 takes only UTF-8"
+        raise errors.InvalidRequest(_printable(text)) from exc
+
+
+def translated(exc: Exception, about: str) -> MimicError:
+    """Return the error of ours that *exc*, one of botocore's or urllib3's, stands for."""
+    if isinstance(exc, boto.ClientError):
         error = exc.response.get("Error", {})
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code, message = str(error.get("Code", "")), str(error.get("Message", ""))
-        raise from_code(code, status, message, about) from exc
-    except (boto.NoCredentialsError, boto.PartialCredentialsError) as exc:
-        raise errors.CredentialsError(NO_CREDENTIALS) from exc
-    except (
-        boto.ProfileNotFound,
-        boto.CredentialRetrievalError,
-        boto.TokenRetrievalError,
-        boto.UnauthorizedSSOTokenError,
-    ) as exc:
-        raise errors.CredentialsError(f"{exc}; choose --profile or log in again") from exc
-    except (boto.NoRegionError, boto.InvalidRegionError) as exc:
-        raise errors.ConfigError("no usable region: give --region or set AWS_REGION") from exc
-    except (boto.ParamValidationError, boto.InvalidEndpointDiscoveryConfigurationError) as exc:
-        text = str(exc).replace("\n", " ")
-        raise errors.InvalidRequest(f"{about}: {text}") from exc
-    except (boto.EndpointConnectionError, boto.ConnectTimeoutError) as exc:
-        text = f"{about}: {exc}; check --endpoint-url and the network"
-        raise errors.S3Unavailable(text) from exc
-    except (boto.BotoCoreError, web.HTTPError) as exc:
-        raise errors.S3Unavailable(f"{about}: {_one_line(exc)}") from exc
+        return from_code(code, status, message, about)
+    if isinstance(exc, boto.HTTPClientError):
+        # What a body raises when it is read comes wrapped.
+        inner = exc.kwargs.get("error")
+        if isinstance(inner, MimicError):
+            return inner
+    text = _one_line(exc)
+    for classes, error_class, advice in _LOCAL:
+        if isinstance(exc, classes):
+            return error_class(advice.format(about=about, text=text))
+    return errors.S3Unavailable(f"{about}: {text}")
+
+
+# What is wrong before S3 is asked, or where it is not reached: first match.
+_LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
+    (
+        (boto.NoCredentialsError, boto.PartialCredentialsError),
+        errors.CredentialsError,
+        NO_CREDENTIALS,
+    ),
+    (
+        (
+            boto.ProfileNotFound,
+            boto.CredentialRetrievalError,
+            boto.TokenRetrievalError,
+            boto.SSOError,
+        ),
+        errors.CredentialsError,
+        "{text}; choose --profile or log in again",
+    ),
+    (
+        (boto.NoRegionError, boto.InvalidRegionError),
+        errors.ConfigError,
+        "no usable region: give --region or set AWS_REGION",
+    ),
+    ((boto.ParamValidationError,), errors.InvalidRequest, "{about}: {text}"),
+    (
+        (boto.EndpointConnectionError, boto.ConnectTimeoutError),
+        errors.S3Unavailable,
+        "{about}: {text}; check --endpoint-url and the network",
+    ),
+]
+
+# In an address: a user's password, and a signed query (signature, session token).
+_SECRET = re.compile(r"(?<=://)[^\s/@\"']*@|\?[^\s\"']*X-Amz-[^\s\"']*")
 
 
 def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]
+    """Return what *exc* says, in one line and without secrets."""
+    return " ".join(_SECRET.sub("", str(exc)).split())[:300]
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

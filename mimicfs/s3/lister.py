@@ -5,23 +5,28 @@ botocore). Any thread may ask.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
 from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
 from mimicfs.errors import S3Error, S3Unavailable, Throttled
-from mimicfs.s3.errors import from_code, ours
+from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, Page, parse_page
 
 _SIGNED_S = 600  # how long a signed address is good for
 _RETRIED = frozenset({429, 500, 502, 503, 504})
-_REDIRECTS = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+_MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
+# Other mistakes have these codes too; that it is the region is said by a <Region>.
+_MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"})
 
 
 class Lister:
@@ -41,7 +46,9 @@ class Lister:
         self._options = options
         self._count = count
         self._signer = signer_for(None)
-        self._regional: dict[str, Any] = {}  # by bucket: a signer for its region
+        self._lock = threading.Lock()  # protects the two below
+        self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
+        self._signers: dict[str, Any] = {}  # by region
         url = self._signer.meta.endpoint_url
         session: Any = URLLib3Session  # its stubs know neither a bundle nor two time limits
         self._http = session(
@@ -57,7 +64,7 @@ class Lister:
     def page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
-        asked = Asked(bucket, prefix, after)
+        asked = Asked(bucket, prefix, after, delimiter)
         params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit, "EncodingType": "url"}
         if prefix:
             params["Prefix"] = prefix
@@ -68,61 +75,74 @@ class Lister:
         elif after:
             params["StartAfter"] = after
         with ours(str(asked)):
-            return parse_page(self._get(bucket, params, str(asked)), asked)
+            try:
+                return parse_page(self._get(bucket, params, str(asked)), asked)
+            except _Redirected as exc:
+                self._move(bucket, exc.region)
+            try:
+                return parse_page(self._get(bucket, params, str(asked)), asked)
+            except _Redirected as exc:
+                raise S3Unavailable(f"{asked}: redirected from region to region") from exc
 
     def _get(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
-        for attempt in range(1, self._options.attempts + 1):
-            last = attempt == self._options.attempts
+        for attempt in range(1, self._options.attempts):
             try:
                 return self._get_once(bucket, params, about)
-            except _Redirected:
-                self._find_region(bucket)
             except (Throttled, S3Unavailable):
-                if last:
-                    raise
                 time.sleep(min(0.1 * 2**attempt, 5.0) * random.uniform(0.5, 1.0))
-        raise S3Unavailable(f"{about}: redirected from region to region")
+        return self._get_once(bucket, params, about)
 
     def _get_once(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
-        signer = self._regional.get(bucket, self._signer)
+        signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
         url = signer.generate_presigned_url("list_objects_v2", params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
-        with ours(about):
+        try:
             answer = self._http.send(AWSRequest("GET", url).prepare())
             body: bytes = answer.content
+        except (BotoCoreError, HTTPError) as exc:
+            raise translated(exc, about) from None  # *exc* shows the signed address in a log
         if answer.status_code == 200:
             return body
-        raise self._refusal(answer.status_code, body, about)
+        raise self._refusal(answer, body, about)
 
     @staticmethod
-    def _refusal(status: int, body: bytes, about: str) -> Exception:
-        code, message = _error_of(body)
-        if status in (301, 307) or code in _REDIRECTS:
-            return _Redirected()
-        error: S3Error = from_code(code, status, message, about)
+    def _refusal(answer: Any, body: bytes, about: str) -> Exception:
+        status = answer.status_code
+        said = _error_of(body)
+        code, region = said.get("Code", ""), said.get("Region", "")
+        if status in (301, 307) or code in _MOVED or (code in _MISSIGNED and region):
+            return _Redirected(answer.headers.get("x-amz-bucket-region") or region)
+        error: S3Error = from_code(code, status, said.get("Message", ""), about)
         if status in _RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
         return error
 
-    def _find_region(self, bucket: str) -> None:
-        """Ask where *bucket* is (botocore follows the redirect), and sign for there."""
-        with ours(f"s3://{bucket}"):
+    def _move(self, bucket: str, region: str) -> None:
+        """Sign for *region* from now on; "": ask where *bucket* is (botocore follows the
+        redirect)."""
+        if not region:
             answer = self._asker.head_bucket(Bucket=bucket)
-        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-        if not region or region == self._regional.get(bucket, self._signer).meta.region_name:
+            region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "")
+        if not region:
             raise S3Unavailable(f"s3://{bucket}: in another region, which S3 does not name")
-        self._regional[bucket] = self._signer_for(region)
+        with self._lock:
+            if region not in self._signers:
+                self._signers[region] = self._signer_for(region)
+            self._regions[bucket] = region
 
 
 class _Redirected(Exception):
-    """The bucket is in another region."""
+    """The bucket is in another region; "" where the answer does not say which."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__(region)
+        self.region = region
 
 
-def _error_of(body: bytes) -> tuple[str, str]:
-    """Return code and message of an error answer; ("", "") if it has none."""
+def _error_of(body: bytes) -> dict[str, str]:
+    """Return what an error answer says: Code, Message, Region ...; empty if it is none."""
     try:
         root = ElementTree.fromstring(body)
     except ElementTree.ParseError:
-        return "", ""
-    found = {child.tag.rpartition("}")[2]: child.text or "" for child in root}
-    return found.get("Code", ""), found.get("Message", "")
+        return {}
+    return {child.tag.rpartition("}")[2]: child.text or "" for child in root}

@@ -35,7 +35,8 @@ class Asked(NamedTuple):
 
     bucket: str
     prefix: str
-    after: str  # every key of the page is greater
+    after: str = ""  # every key of the page is greater
+    delimiter: str = ""
 
     def __str__(self) -> str:
         return f"listing of s3://{self.bucket}/{self.prefix}"
@@ -55,7 +56,9 @@ def parse_page(body: bytes, asked: Asked) -> Page:
     try:
         parser.Parse(body, True)
         return found.page(asked)
-    except (expat.ExpatError, ValueError, KeyError) as exc:
+    except expat.ExpatError as exc:
+        raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
+    except (ValueError, KeyError) as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
 
 
@@ -115,15 +118,21 @@ class _Found:
 
     def page(self, asked: Asked) -> Page:
         if self._root != "ListBucketResult":
-            raise MalformedListing(f"{asked}: the answer is a <{self._root}>")
+            what = f"the answer is a <{self._root}>; check --endpoint-url"
+            raise MalformedListing(f"{asked}: {what}")
         if self.top.get("Name", asked.bucket) != asked.bucket:
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
+        # Prefix is encoded as keys are; some servers leave it as it was asked.
+        about = self.top.get("Prefix", asked.prefix)
+        if asked.prefix not in (about, _unquoted(about)):
+            raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
         entries, prefixes = self._decoded()
         _check_order(entries, asked)
         _check_order(prefixes, asked)
+        _check_depth(entries, prefixes, asked)
         if prefixes:
             entries = sorted(entries + prefixes, key=lambda entry: entry.key)
-        truncated = {"true": True, "false": False}[self.top.get("IsTruncated", "false")]
+        truncated = {"true": True, "false": False}[self.top["IsTruncated"]]
         token = self.top.get("NextContinuationToken") or None
         if truncated != (token is not None) or (truncated and not entries):
             raise MalformedListing(f"{asked}: truncated, and no way to go on")
@@ -155,6 +164,22 @@ def _check_order(entries: list[Entry], asked: Asked) -> None:
         if not entry.key.startswith(asked.prefix):
             raise MalformedListing(f"{asked}: {entry.key!r} is not in it")
         last = entry.key
+
+
+def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> None:
+    """A server that does not know the delimiter lists all below, which would be merged as if
+    each key were a child; one that was not asked for prefixes has no keys to hide in them."""
+    start, delimiter = len(asked.prefix), asked.delimiter
+    if not delimiter:
+        if prefixes:
+            raise MalformedListing(f"{asked}: {prefixes[0].key!r} is not a key")
+        return
+    for entry in entries:
+        if entry.key.find(delimiter, start) >= 0:
+            raise MalformedListing(f"{asked}: {entry.key!r} is not a direct child")
+    for entry in prefixes:
+        if entry.key.find(delimiter, start) != len(entry.key) - len(delimiter):
+            raise MalformedListing(f"{asked}: {entry.key!r} is not a direct child")
 
 
 def time_ns(text: str) -> int:

@@ -5,7 +5,8 @@ passes through: paginators, waiters, resources and s3transfer included.
 
 What is learned: puts, copies, finished multipart uploads, deletions, HEAD, GET, and the
 making and removing of buckets. A 404 or 412, and an answer that shows another version than
-the mirror has, repair the mirror and are announced. Listings are not learned here: sync.py
+the mirror has, repair the mirror and are announced; for that, a write that S3 refused with
+one of these costs a HEAD. Listings are not learned here: sync.py
 merges them, since one page says also what is not there.
 
 The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
@@ -27,9 +28,9 @@ from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import Entry
+from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import StoreError
 from mimicfs.mimicdb import MimicDB, same_version
 
@@ -45,13 +46,7 @@ _sent: ContextVar[list[int]] = ContextVar("mimicfs_sent")
 
 def mimic(client: Any, mimicdb: MimicDB) -> Any:
     """Make *client*, a boto3 S3 client, write into *mimicdb* what S3 answers; return it."""
-    learner = _Learner(client, mimicdb)
-    plain = client._make_api_call
-
-    def call(operation: str, params: _Params) -> Any:
-        return learner.call(plain, operation, params)
-
-    client._make_api_call = call
+    client._make_api_call = _Learner(client._make_api_call, mimicdb).call
     client.meta.events.register("before-send.s3", _note_size)
     return client
 
@@ -74,8 +69,10 @@ class _Upload:
 
 
 class _Learner:
-    def __init__(self, client: Any, mimicdb: MimicDB) -> None:
-        self._client = client
+    """*plain* is the client's own `_make_api_call`."""
+
+    def __init__(self, plain: Callable[[str, _Params], Any], mimicdb: MimicDB) -> None:
+        self._plain = plain
         self._mimicdb = mimicdb
         self._lock = threading.Lock()  # protects the uploads
         self._uploads: dict[str, _Upload] = {}
@@ -97,17 +94,21 @@ class _Learner:
             ),
         }
 
-    def call(self, plain: Callable[[str, _Params], Any], operation: str, params: _Params) -> Any:
+    def call(self, operation: str, params: _Params) -> Any:
         if operation in ("HeadObject", "GetObject"):
-            return self._read(plain, operation, params)
+            return self._read(operation, params)
         learn = self._learn.get(operation)
         if learn is None:
-            return plain(operation, params)
+            return self._plain(operation, params)
         asked = dict(params)  # botocore rewrites some of them in place
         sizes: list[int] = []
         token = _sent.set(sizes)
         try:
-            answer = plain(operation, params)
+            answer = self._plain(operation, params)
+        except ClientError as exc:
+            with _told(operation, params):
+                self._unfulfilled(asked, exc)
+            raise
         finally:
             _sent.reset(token)
         with _told(operation, params):
@@ -117,17 +118,25 @@ class _Learner:
     # Writes
 
     def _put(self, params: _Params, answer: _Answer, sent: int) -> None:
-        self._record(params, sent, answer.get("ETag", ""), _date_ns(answer), _meta(params))
+        if not answer.get("ETag") and self._asked(params):
+            return
+        size = answer.get("Size", sent)  # Size: of an object that was appended to
+        self._written(params, size, answer.get("ETag", ""), _date_ns(answer), _meta(params))
 
     def _copy(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
         result = answer["CopyObjectResult"]
         source = self._source(params)
+        # Another etag may be that of another version: there are servers that do not look at
+        # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
+        same = source is not None and source.etag == result.get("ETag", "").strip('"')
+        if not same and self._asked(params):
+            return
         if source is None:
-            self._head(params)
+            log.debug("nothing is known of the copy s3://%(Bucket)s/%(Key)s", params)
             return
         replaced = params.get("MetadataDirective") == "REPLACE"
         meta: Mapping[str, str] | None = _meta(params) if replaced else source.meta
-        self._record(
+        self._written(
             params, source.size, result.get("ETag", ""), _time_ns(result["LastModified"]), meta
         )
 
@@ -162,12 +171,15 @@ class _Learner:
         with self._lock:
             upload = self._uploads.pop(params["UploadId"], None)
         numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
+        # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
+        if self._asked(params):
+            return
         if upload is None or any(number not in upload.sizes for number in numbers):
-            self._head(params)  # begun or copied elsewhere: only S3 knows the size
+            log.debug("nothing is known of the upload s3://%(Bucket)s/%(Key)s", params)
             return
         size = sum(upload.sizes[number] for number in numbers)
         started = {**upload.params, "Bucket": params["Bucket"], "Key": params["Key"]}
-        self._record(started, size, answer.get("ETag", ""), _date_ns(answer), _meta(started))
+        self._written(started, size, answer.get("ETag", ""), _date_ns(answer), _meta(started))
 
     def _abort(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
         with self._lock:
@@ -175,7 +187,7 @@ class _Learner:
 
     def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
         if params.get("VersionId"):
-            self._head(params)  # an older version may have become the current one
+            self._head(params)  # an older version may have become the current one, or none
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
 
@@ -189,7 +201,25 @@ class _Learner:
         ]
         self._mimicdb.backend.apply(params["Bucket"], (), gone)
 
-    def _record(
+    def _asked(self, params: _Params) -> bool:
+        """Ask S3 what our own write has made, and record that. It is not announced: who
+        wrote it knows. Return whether S3 told; if not, the write was done all the same."""
+        bucket, key = params["Bucket"], params["Key"]
+        since = self._mimicdb.seq(bucket)
+        try:
+            answer = self._plain("HeadObject", {"Bucket": bucket, "Key": key})
+        except (ClientError, BotoCoreError) as exc:
+            log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
+            if isinstance(exc, ClientError) and _status(exc) == 404:  # deleted since
+                self._mimicdb.forget(bucket, key, since)
+                return True
+            return False
+        entry = entry_of(key, answer)
+        if entry is not None:
+            self._mimicdb.record(bucket, entry, since)
+        return entry is not None
+
+    def _written(
         self, params: _Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
     ) -> None:
         storage_class = params.get("StorageClass", "")
@@ -199,19 +229,21 @@ class _Learner:
 
     # Reads
 
-    def _read(self, plain: Callable[[str, _Params], Any], operation: str, params: _Params) -> Any:
+    def _read(self, operation: str, params: _Params) -> Any:
         bucket, key = params.get("Bucket"), params.get("Key")
         if not bucket or not key or params.get("VersionId") or params.get("PartNumber"):
-            return plain(operation, params)
+            return self._plain(operation, params)  # of an older version, or of a part
         since = self._mimicdb.seq(bucket)
         try:
-            answer = plain(operation, params)
+            answer = self._plain(operation, params)
         except ClientError as exc:
             with _told(operation, params):
                 self._refused(params, exc, since)
             raise
-        with _told(operation, params):
-            self._seen(bucket, _entry(key, answer), since)
+        entry = entry_of(key, answer)
+        if entry is not None:
+            with _told(operation, params):
+                self._seen(bucket, entry, since)
         return answer
 
     def _seen(self, bucket: str, entry: Entry, since: int) -> None:
@@ -226,18 +258,30 @@ class _Learner:
             self._mimicdb.record(bucket, entry, since)
 
     def _refused(self, params: _Params, exc: ClientError, since: int) -> None:
-        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        """A read was refused."""
+        status = _status(exc)
         if status == 404:
-            if self._mimicdb.entry(params["Bucket"], params["Key"]) is not None:
+            known = self._mimicdb.entry(params["Bucket"], params["Key"])
+            if known is not None and known.kind == OBJECT:
                 self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
-        elif status == 412:
+        elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
+            self._head(params)
+
+    def _unfulfilled(self, params: _Params, exc: ClientError) -> None:
+        """A write was refused. If S3 has something else than its conditions say, see what."""
+        if _status(exc) not in (404, 412):
+            return
+        source = params.get("CopySource")
+        if isinstance(source, Mapping) and not source.get("VersionId"):
+            self._head(source)
+        if params.get("IfMatch") or params.get("IfNoneMatch"):
             self._head(params)
 
     def _head(self, params: _Params) -> None:
         """Ask S3 what is there now; the answer is learned like any other."""
         try:
-            self._client.head_object(Bucket=params["Bucket"], Key=params["Key"])
-        except ClientError as exc:  # a 404 was learned; another refusal leaves things unknown
+            self._read("HeadObject", {"Bucket": params["Bucket"], "Key": params["Key"]})
+        except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
 
 
@@ -253,10 +297,16 @@ def _told(operation: str, params: _Params) -> Iterator[None]:
         ) from exc
 
 
-def _entry(key: str, answer: _Answer) -> Entry:
+def entry_of(key: str, answer: _Answer) -> Entry | None:
+    """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
+    if "LastModified" not in answer or "ContentLength" not in answer:
+        return None
     size = answer["ContentLength"]
     if answer.get("ContentRange"):
-        size = int(answer["ContentRange"].rpartition("/")[2])
+        total = answer["ContentRange"].rpartition("/")[2]
+        if not total.isdecimal():
+            return None
+        size = int(total)
     storage_class = answer.get("StorageClass", "")
     return Entry(
         key,
@@ -266,6 +316,10 @@ def _entry(key: str, answer: _Answer) -> Entry:
         "" if storage_class == "STANDARD" else storage_class,
         {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
     )
+
+
+def _status(exc: ClientError) -> int:
+    return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _meta(params: _Params) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Every request to S3, over real servers, with what the mirror learns from it."""
 
+import errno
 import io
 
 import pytest
@@ -10,10 +11,12 @@ from mimicfs.config import S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     BucketNotEmpty,
+    InvalidRequest,
     KeyNotFound,
     MalformedListing,
     NoSuchBucket,
     ObjectChanged,
+    PosixError,
     S3Unavailable,
     Throttled,
 )
@@ -52,8 +55,41 @@ def test_what_is_put_can_be_read_and_is_in_the_mirror(s3, mimicdb, bucket, proxy
 def test_a_body_is_read_from_its_place(s3, bucket):
     body = io.BytesIO(b"--hello--")
     body.seek(2)
-    entry = s3.put(bucket, "a", io.BytesIO(b"hello"), 5)
+    entry = s3.put(bucket, "a", body, 5)
+    assert entry.size == 5
     assert read(s3, bucket, entry) == b"hello"
+
+
+def test_an_empty_object_is_read_without_a_request(s3, bucket, proxy):
+    entry = s3.put(bucket, "a", b"", 0)
+    proxy.counted()
+    assert read(s3, bucket, entry) == b""
+    assert proxy.counted() == {}
+
+
+def test_another_version_that_is_shorter_is_an_error_too(s3, mimicdb, client, bucket):
+    old = s3.put(bucket, "a", b"0123456789", 10)
+    client.put_object(Bucket=bucket, Key="a", Body=b"new")
+    with pytest.raises(ObjectChanged, match="open it again"):
+        read(s3, bucket, old, 5)
+    assert mimicdb.entry(bucket, "a").size == 3
+
+
+def test_nothing_can_be_read_behind_the_end(s3, mimicdb, bucket):
+    entry = s3.put(bucket, "a", b"0123", 4)
+    with pytest.raises(InvalidRequest):
+        read(s3, bucket, entry, 4, 2)
+    with pytest.raises(S3Unavailable, match="the answer has 1"):
+        read(s3, bucket, entry, 3, 2)
+    assert mimicdb.entry(bucket, "a") == entry
+
+
+def test_a_read_of_what_is_gone_forgets_it(s3, mimicdb, client, bucket):
+    entry = s3.put(bucket, "a", b"x", 1)
+    client.delete_object(Bucket=bucket, Key="a")
+    with pytest.raises(KeyNotFound):
+        read(s3, bucket, entry)
+    assert mimicdb.entry(bucket, "a") is None
 
 
 def test_head_learns_what_a_listing_does_not_say(s3, mimicdb, client, bucket, syncer):
@@ -112,6 +148,32 @@ def test_a_copy_keeps_or_replaces_what_is_stored(s3, mimicdb, bucket, proxy):
     content = s3.head(bucket, "new")[1]
     assert (content.content_type, content.meta["gid"]) == ("text/html", "8")
     assert read(s3, bucket, replaced) == b"hello"
+
+
+def test_another_version_is_not_copied_unnoticed(s3, mimicdb, client, bucket):
+    source = s3.put(bucket, "a", b"first", 5)
+    client.put_object(Bucket=bucket, Key="a", Body=b"the second")
+    with pytest.raises(ObjectChanged):
+        s3.copy((bucket, source), bucket, "b")
+    assert mimicdb.entry(bucket, "a").size == 10
+    assert mirrored(mimicdb, bucket) == listed(s3, bucket)
+
+
+def test_what_is_gone_is_not_copied(s3, mimicdb, client, bucket):
+    source = s3.put(bucket, "a", b"x", 1)
+    client.delete_object(Bucket=bucket, Key="a")
+    with pytest.raises(KeyNotFound):
+        s3.copy((bucket, source), bucket, "b")
+    assert mirrored(mimicdb, bucket) == []
+
+
+def test_what_else_is_stored_survives_new_metadata(s3, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x", ContentEncoding="gzip", CacheControl="no")
+    entry, content = s3.head(bucket, "a")
+    assert content.headers == {"ContentEncoding": "gzip", "CacheControl": "no"}
+    s3.copy((bucket, entry), bucket, "b", content._replace(meta={"uid": "7"}))
+    copied = s3.head(bucket, "b")[1]
+    assert (copied.headers, copied.meta["uid"]) == (content.headers, "7")
 
 
 def test_deleting_is_mimicked_and_what_is_not_there_may_be_deleted(s3, mimicdb, bucket):
@@ -252,6 +314,23 @@ def test_a_put_over_another_version_is_refused_where_the_server_can(moto, mimicd
     client.put_object(Bucket="conditions", Key="a", Body=b"22")
     with pytest.raises(ObjectChanged):
         s3.put("conditions", "a", b"333", 3, etag=first.etag)
+    assert mimicdb.entry("conditions", "a").size == 2
+    with pytest.raises(PosixError) as raised:
+        s3.put("conditions", "a", b"333", 3, absent=True)
+    assert raised.value.errno == errno.EEXIST
+    s3.close()
+    client.close()
+
+
+def test_a_copy_keeps_its_storage_class(moto, mimicdb):
+    client = plain(moto)
+    client.create_bucket(Bucket="classes")
+    s3 = S3(S3Options(endpoint_url=moto), mimicdb)
+    for name in ("STANDARD_IA", "GLACIER_IR"):
+        client.put_object(Bucket="classes", Key="a", Body=b"x", StorageClass=name)
+        entry, content = s3.head("classes", "a")
+        assert s3.copy(("classes", entry), "classes", "a", content).storage_class == name
+        assert client.head_object(Bucket="classes", Key="a")["StorageClass"] == name
     s3.close()
     client.close()
 
@@ -268,4 +347,8 @@ def test_a_large_object_is_copied_in_parts(moto, mimicdb):
     assert (entry.size, entry.meta) == (size, {"uid": "7"})
     assert s3.requests["COPY"] == 2
     assert read(s3, bucket, entry) == bytes(size)
+    plain(moto).put_object(Bucket=bucket, Key="a", Body=bytes(size + 1))
+    with pytest.raises(ObjectChanged):
+        s3.copy((bucket, source), bucket, "c")
+    assert plain(moto).list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
     s3.close()

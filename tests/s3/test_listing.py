@@ -31,8 +31,8 @@ def page(*items, truncated="false", name="photos", token="", encoding="url"):
     ).encode()
 
 
-def parsed(body, prefix="", after=""):
-    return parse_page(body, Asked("photos", prefix, after))
+def parsed(body, prefix="", after="", delimiter=""):
+    return parse_page(body, Asked("photos", prefix, after, delimiter))
 
 
 def test_an_object_is_an_entry():
@@ -59,7 +59,7 @@ def test_keys_of_a_server_that_does_not_encode_are_taken_as_they_are():
 
 
 def test_prefixes_and_objects_come_in_one_order():
-    found = parsed(page(contents("a-"), contents("b"), prefix("a/")))
+    found = parsed(page(contents("a-"), contents("b"), prefix("a/")), delimiter="/")
     assert found.entries == [
         Entry("a-", 3, TIME_NS, "abc"),
         Entry("a/", kind=LISTED),
@@ -85,6 +85,9 @@ def test_a_truncated_page_says_how_far_it_speaks():
         page(contents("a", size="many")),
         page("<Contents><Key>a</Key></Contents>"),
         page("<CommonPrefixes></CommonPrefixes>"),
+        page(prefix("a/")),
+        page("<Prefix>a/</Prefix>"),
+        b"<ListBucketResult></ListBucketResult>",
         page(contents("a"))[:-20],
         page(contents("%FF")),
         b"<html><body>Welcome</body></html>",
@@ -103,3 +106,17 @@ def test_keys_must_be_below_the_prefix_and_behind_the_start():
         parsed(page(contents("b/x")), prefix="a/")
     with pytest.raises(MalformedListing):
         parsed(page(contents("a/x")), after="a/x")
+
+
+def test_a_page_about_another_prefix_is_refused():
+    with pytest.raises(MalformedListing, match="about prefix 'b/'"):
+        parsed(page("<Prefix>b/</Prefix>"), prefix="a/")
+    for said in ("a+b/", "a%20b/", "a b/"):
+        assert parsed(page(f"<Prefix>{said}</Prefix>"), prefix="a b/").entries == []
+
+
+@pytest.mark.parametrize("item", [contents("d/a/b"), prefix("d/a/b/"), prefix("d/a")])
+def test_only_direct_children_are_in_a_directory(item):
+    assert parsed(page(contents("d/"), prefix("d/a/")), prefix="d/", delimiter="/").upto is None
+    with pytest.raises(MalformedListing, match="not a direct child"):
+        parsed(page(item), prefix="d/", delimiter="/")

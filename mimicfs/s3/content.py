@@ -1,0 +1,80 @@
+"""What is stored: bytes, or just so many bytes of a file, and what goes with them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+# A file is read from its place on, and can be rewound to there.
+Body = bytes | BinaryIO | io.RawIOBase
+
+# What a copy of an object would lose if it were not said again, by boto3's names.
+_HEADERS = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "WebsiteRedirectLocation",
+)
+
+
+class Content(NamedTuple):
+    """What is stored with an object besides its bytes."""
+
+    content_type: str = "binary/octet-stream"
+    meta: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}  # CacheControl, ContentEncoding ..., by boto3's names
+
+    def params(self) -> dict[str, Any]:
+        """Return this as parameters of PutObject, CopyObject and CreateMultipartUpload."""
+        return {**self.headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
+        """Return what the answer to a HEAD says, with *meta*."""
+        headers = {name: answer[name] for name in _HEADERS if name in answer}
+        return cls(answer.get("ContentType", cls().content_type), meta, headers)
+
+
+def sized(body: Body, size: int) -> Body:
+    """Return *body* as exactly *size* bytes. A file may go on behind them; what it lacks is
+    missed by S3, which is told the size."""
+    if isinstance(body, bytes):
+        return body if len(body) == size else body[:size]
+    start = body.tell()
+    end = body.seek(0, os.SEEK_END)
+    body.seek(start)
+    return body if end - start == size else _Window(body, start, size)
+
+
+class _Window(io.RawIOBase):
+    """*size* bytes of *file* from *start* on, as a file of their own."""
+
+    def __init__(self, file: BinaryIO | io.RawIOBase, start: int, size: int) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        return self._file.seek(self._start + max(0, base + offset)) - self._start
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        left = max(0, self._size - self.tell())
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+
+def bare_etag(answer: Mapping[str, Any]) -> str:
+    """Return the ETag of *answer* without its quotes; "" if it has none."""
+    return str(answer.get("ETag", "")).strip('"')

@@ -1,0 +1,117 @@
+"""Copying a version of an object within S3: in one request, or in parts. Any thread may copy."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.entry import Entry
+from mimicfs.errors import InvalidRequest, KeyNotFound, ObjectChanged, S3Error
+from mimicfs.s3.content import Content, bare_etag
+
+if TYPE_CHECKING:
+    from mimicfs.s3.client import S3
+
+_PART = 512 << 20
+_PARTS_MAX = 10_000
+# A copy is STANDARD unless it is said. Archives are not in this: their copy could not be read.
+_KEPT_CLASSES = frozenset(
+    {"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
+)
+
+
+class Copier:
+    """Copies through *s3*; what is larger than *copy_max* bytes, in parts."""
+
+    def __init__(self, s3: S3, copy_max: int) -> None:
+        self._s3 = s3
+        self._copy_max = copy_max
+
+    def copy(
+        self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
+    ) -> Entry:
+        """As S3.copy."""
+        from_bucket, entry = source
+        storage_class = entry.storage_class if entry.storage_class in _KEPT_CLASSES else ""
+        if entry.size > self._copy_max:
+            return self._in_parts(source, bucket, key, content, storage_class)
+        extra = {"StorageClass": storage_class} if storage_class else {}
+        if content is not None:
+            extra |= {"MetadataDirective": "REPLACE", **content.params()}
+        answer = self._s3.call("copy_object", bucket, key, **_copied(from_bucket, entry), **extra)
+        etag = bare_etag(answer["CopyObjectResult"])
+        meta = entry.meta if content is None else content.meta
+        expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
+        copy = self._s3.mirrored(bucket, expected)
+        in_place = (from_bucket, entry.key) == (bucket, key)
+        other = copy.size != entry.size or (_is_md5(entry.etag) and etag != entry.etag)
+        if other and not in_place:
+            self._check_source(source)
+        return copy
+
+    def _in_parts(
+        self,
+        source: tuple[str, Entry],
+        bucket: str,
+        key: str,
+        content: Content | None,
+        storage_class: str,
+    ) -> Entry:
+        if content is None:
+            _, content = self._s3.head(source[0], source[1].key)
+        upload = self._s3.start_upload(bucket, key, content, storage_class)
+        try:
+            etags = self._copy_parts(source, bucket, key, upload)
+            self._check_source(source)
+            return self._s3.finish_upload(bucket, key, upload, etags, source[1].size)
+        except BaseException as exc:
+            self._abort(bucket, key, upload, exc)
+            raise
+
+    def _copy_parts(
+        self, source: tuple[str, Entry], bucket: str, key: str, upload: str
+    ) -> list[str]:
+        size = source[1].size
+        part = max(min(_PART, self._copy_max), -(-size // _PARTS_MAX))
+        etags: list[str] = []
+        for start in range(0, size, part):
+            answer = self._s3.call(
+                "upload_part_copy",
+                bucket,
+                key,
+                UploadId=upload,
+                PartNumber=len(etags) + 1,
+                CopySourceRange=f"bytes={start}-{min(start + part, size) - 1}",
+                **_copied(*source),
+            )
+            etag = answer.get("CopyPartResult", {}).get("ETag")
+            if not etag:
+                raise InvalidRequest(f"s3://{bucket}/{key}: this server copies no parts")
+            etags.append(etag)
+        return etags
+
+    def _abort(self, bucket: str, key: str, upload: str, cause: BaseException) -> None:
+        try:
+            self._s3.abort_upload(bucket, key, upload)
+        except KeyNotFound:
+            return  # S3 finished it, and its answer was lost
+        except S3Error as exc:
+            cause.add_note(f"an unfinished upload stays in S3, at a cost: {exc}")
+
+    def _check_source(self, source: tuple[str, Entry]) -> None:
+        """There are servers that do not look at CopySourceIfMatch (rclone): see whether the
+        source is still the version that was to be copied."""
+        from_bucket, entry = source
+        now, _ = self._s3.head(from_bucket, entry.key)
+        if entry.etag and now.etag != entry.etag:
+            raise ObjectChanged(f"s3://{from_bucket}/{entry.key}: changed in S3 meanwhile")
+
+
+def _is_md5(etag: str) -> bool:
+    """Whether a copy has the same etag, as far as one can see (encryption by KMS hides it)."""
+    return len(etag) == 32 and "-" not in etag
+
+
+def _copied(bucket: str, entry: Entry) -> dict[str, Any]:
+    extra = {"CopySourceIfMatch": f'"{entry.etag}"'} if entry.etag else {}
+    return {"CopySource": {"Bucket": bucket, "Key": entry.key}, **extra}
