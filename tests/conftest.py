@@ -125,6 +125,19 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
     return Syncer(mimicdb, s3)
 
 
+# What takes a second to start, or is slow to use.
+_SLOW = {"moto", "rclone", "needs_fuse"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs an S3 server or a mount as slow; `scripts/test --fast` leaves it out."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        needs = {*getattr(item, "fixturenames", ()), *map(str, params.values())}
+        if needs & _SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty state directory for commands."""
