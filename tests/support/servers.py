@@ -89,8 +89,8 @@ def rclone(directory: Path) -> Iterator[str]:
     data = directory / "rclone"
     data.mkdir()
     arguments = [command("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", str(data)]
-    # Its own cache of directories would hide what was written a moment ago.
-    arguments += ["--dir-cache-time", "0", "--config", os.devnull]
+    # Its own cache of directories would hide what was written a moment ago; with 0 it spins.
+    arguments += ["--dir-cache-time", "1ms", "--config", os.devnull]
     with running(arguments, port, directory / "rclone.log"):
         yield f"http://127.0.0.1:{port}"
 
