@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -105,6 +105,12 @@ class Node:
         return path + "/" if parts and self.is_directory else path
 
 
+def _path_hash(parent: Node) -> Callable[[], blake2b]:
+    """Return what makes a hash that has read *parent* and awaits a slot: 63 of its 64 bits are
+    the inode number, because programs keep those in an off_t."""
+    return blake2b(b"%x/" % parent.ino, digest_size=8).copy
+
+
 def slot_of(component: str, directory: bool) -> str:
     return component + "/" if directory else component
 
@@ -155,14 +161,24 @@ class Inodes:
             if children is None:
                 children = parent.children = {}
             found: list[Node] = []
+            add, known, nodes, bucket = found.append, children.get, self._nodes, parent.bucket
+            hash_of = _path_hash(parent)
             for slot in slots:
-                node = children.get(slot)
+                node = known(slot)
                 if node is None:
-                    kind = Kind.DIRECTORY if slot[-1:] == "/" else Kind.OBJECT
-                    node = children[slot] = self._make(parent, slot, kind)
+                    if slot[-1:] == "/" or parent.kind is _ACCOUNT:
+                        node = self._make(parent, slot, Kind.DIRECTORY)
+                    else:  # as _make does, without a call for each
+                        digest = hash_of()
+                        digest.update(slot.encode())
+                        ino = _from_bytes(digest.digest()) >> 1
+                        if ino in nodes or ino <= ROOT_INO:
+                            ino = self._free(ino)
+                        node = nodes[ino] = Node(ino, _OBJECT, parent, slot, bucket)
+                    children[slot] = node
                 if hold:
                     node.holds += 1
-                found.append(node)
+                add(node)
             return found
 
     def forget(self, ino: int, count: int) -> None:
@@ -213,17 +229,20 @@ class Inodes:
             yield from self.below(child)
 
     def _make(self, parent: Node, slot: str, kind: Kind) -> Node:
-        digest = blake2b(b"%x/%b" % (parent.ino, slot.encode()), digest_size=8).digest()
-        ino = _from_bytes(digest) >> 1  # 63 bits: programs keep inode numbers in an off_t
-        nodes = self._nodes
-        while ino in nodes or ino <= ROOT_INO:
-            ino = (ino + 1) & (1 << 63) - 1
+        digest = _path_hash(parent)()
+        digest.update(slot.encode())
+        ino = self._free(_from_bytes(digest.digest()) >> 1)
         component = slot if kind is _OBJECT else slot.removesuffix("/")
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not Kind.CONTROL:
             bucket = component
-        node = nodes[ino] = Node(ino, kind, parent, component, bucket)
+        node = self._nodes[ino] = Node(ino, kind, parent, component, bucket)
         return node
+
+    def _free(self, ino: int) -> int:
+        while ino in self._nodes or ino <= ROOT_INO:
+            ino = (ino + 1) & (1 << 63) - 1
+        return ino
 
     def _take_out(self, node: Node) -> None:
         parent = node.parent

@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
@@ -38,6 +38,10 @@ class MimicDB:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        # Another number after every change that this object has made, or has come to know of:
+        # what was read from the mirror before is not to be trusted then. It does not count.
+        self.generation = 0
+        self._generations = count(1)
         self._lock = threading.Lock()  # protects the list below
         self._listeners: list[Listener] = []
         self._followed: dict[str, int] = {}  # by bucket: the last change that was announced
@@ -81,7 +85,7 @@ class MimicDB:
         Both None only if both are certainly absent. Raises Unlisted where that is not known.
         """
         found = self.backend.lookup(bucket, directory, name)
-        if found == (None, None) and self.backend.cover(bucket, directory) is None:
+        if found == (None, None) and not self.backend.covered(bucket, directory):
             raise Unlisted(bucket, directory)
         return found
 
@@ -89,7 +93,7 @@ class MimicDB:
         self, bucket: str, directory: str, after: str = "", limit: int = 1000
     ) -> list[Entry]:
         """Return a page of *directory*, as Backend.children. Raises Unlisted."""
-        if self.backend.cover(bucket, directory) is None:
+        if not self.backend.covered(bucket, directory):
             raise Unlisted(bucket, directory)
         return self.backend.children(bucket, directory, after, limit)
 
@@ -110,20 +114,20 @@ class MimicDB:
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
         """S3 has *entry*. With *since*: it was asked before later changes, which stand."""
-        self.backend.apply(bucket, [entry], (), since)
+        self._apply(bucket, [entry], (), since)
 
     def forget(self, bucket: str, key: str, since: int | None = None) -> None:
         """S3 does not have *key*."""
-        self.backend.apply(bucket, (), [key], since)
+        self._apply(bucket, (), [key], since)
 
     def keep(self, bucket: str, directory: str) -> None:
         """Remember *directory*, which has no object and no keys, until it is forgotten."""
-        self.backend.apply(bucket, [Entry(directory, kind=KEPT)])
+        self._apply(bucket, [Entry(directory, kind=KEPT)])
 
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
         old = self.backend.get(bucket, key)
-        left = self.backend.apply(bucket, [entry] if entry else (), () if entry else [key], since)
+        left = self._apply(bucket, [entry] if entry else (), () if entry else [key], since)
         if left:
             return
         if entry is None:
@@ -133,11 +137,23 @@ class MimicDB:
         else:
             self.announce(bucket, Difference([], [key], [], 0))
 
+    def _apply(
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+    ) -> set[str]:
+        left = self.backend.apply(bucket, puts, deletes, since)
+        self.generation = next(self._generations)
+        return left
+
     def add_bucket(self, name: str, created_ns: int) -> None:
         self.backend.add_bucket(name, created_ns)
 
     def drop_bucket(self, name: str) -> None:
         self.backend.drop_bucket(name)
+        self.generation = next(self._generations)
 
     def replace_buckets(self, buckets: Sequence[Bucket]) -> Difference:
         """Make the list of buckets equal to *buckets*, and complete."""
@@ -177,7 +193,7 @@ class MimicDB:
         difference = Difference([], [], [], 0)
         try:
             for batch in merge.batches(listed):
-                left = self.backend.apply(bucket, batch.puts, batch.deletes, since)
+                left = self._apply(bucket, batch.puts, batch.deletes, since)
                 difference = batch.added_to(difference, left)
         finally:
             if difference.added or difference.changed or difference.deleted:
@@ -210,6 +226,7 @@ class MimicDB:
             self._listeners.append(listener)
 
     def announce(self, bucket: str, difference: Difference | None) -> None:
+        self.generation = next(self._generations)
         with self._lock:
             listeners = list(self._listeners)
         for listener in listeners:

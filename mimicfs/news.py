@@ -45,12 +45,13 @@ class News:
             self._anything(bucket)
             return
         listings: set[int] = set()
+        read: set[int] = set()
         for key in difference.added:
             self._appeared(bucket, key, listings)
         for key in difference.deleted:
             self._vanished(bucket, key, listings)
         for key in difference.changed:
-            self._differs(bucket, key)
+            self._differs(bucket, key, read)
         for ino in listings:
             if self._is_locked(ino):  # nobody reads it meanwhile: its pages can just be dropped
                 self._kernel.data_changed(ino)
@@ -90,10 +91,15 @@ class News:
             listings.add(node.parent.ino)
             node = node.parent
 
-    def _differs(self, bucket: str, key: str) -> None:
+    def _differs(self, bucket: str, key: str, read: set[int]) -> None:
         node, slot = self._deepest(bucket, key)
         if node is None:
             return
+        if node.asked and node.ino not in read and not self._is_locked(node.ino):
+            # A listing with the old attributes may be on its way to the kernel. Its reader
+            # holds the lock of the directory, for which this (of a name that never is) waits.
+            self._kernel.entry_changed(node.ino, b".")
+            read.add(node.ino)
         known = self._inodes.find(node, slot) if slot else node
         if known is None:
             return

@@ -1,9 +1,10 @@
 """Reading a directory page by page, from any place that was once handed out.
 
 A reader's place is a cookie: the number of its listing, and an index in it. The page that
-the reader is in is kept, so that going on in its middle sees the same names; the next page
-begins after the last name, so that a name that was there all the time is seen exactly once
-whatever else comes and goes.
+the reader is in is kept; what comes next begins after the last name, so that a name that was
+there all the time is seen exactly once whatever else comes and goes. A page is good for one
+generation of the mirror: the kernel keeps what it is shown, and of a change that was told
+before, it would never hear again.
 
 Thread-safe: the table of listings has a lock; a listing is locked while it is read.
 """
@@ -14,6 +15,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from mimicfs import names
 from mimicfs.entry import Entry
@@ -29,29 +31,54 @@ _LISTINGS_MAX = 256  # readers whose place is remembered
 Row = tuple[bytes, str, Entry]
 
 
+class Page(NamedTuple):
+    rows: list[Row]
+    after: str  # the key that it begins behind
+    upto: str  # the key that the next one begins behind
+    ended: bool  # there is no next one
+    generation: int  # of the mirror, when it was read, or before
+
+
+_NOTHING = Page([], "", "", False, -1)
+
+
 class Listing:
     """One reader's way through one directory."""
 
-    def __init__(self, number: int, read: Callable[[str], tuple[list[Row], str, bool]]) -> None:
+    def __init__(self, number: int, read: Callable[[str], Page]) -> None:
         self.number = number
         self.lock = threading.Lock()  # protects all below
         self._read = read
         self._start = 0  # the index of the first row of the page
-        self._rows: list[Row] = []
-        self._after = ""
-        self._ended = False
+        self._page = _NOTHING
 
-    def rows(self, index: int) -> tuple[list[Row], int]:
-        """Return the page that *index* is in and the place of *index* in it; ([], 0) at the end."""
+    def rows(self, index: int, generation: int) -> tuple[list[Row], int]:
+        """Return the page that *index* is in and the place of *index* in it; ([], 0) at the
+        end. Nothing in it is older than *generation* of the mirror."""
         if index < self._start:  # rewound to an earlier page: go there again
-            self._start, self._rows, self._after, self._ended = 0, [], "", False
-        while index >= self._start + len(self._rows):
-            if self._ended:
+            self._start, self._page = 0, _NOTHING
+        elif self._page.generation != generation:
+            self._keep(index - self._start)
+        while index >= self._start + len(self._page.rows):
+            if self._page.ended:
                 return [], 0
-            page = self._read(self._after)
-            self._start += len(self._rows)
-            self._rows, self._after, self._ended = page
-        return self._rows, index - self._start
+            page = self._read(self._page.upto)
+            self._start += len(self._page.rows)
+            self._page = page
+        return self._page.rows, index - self._start
+
+    def _keep(self, count: int) -> None:
+        """Keep only the first *count* rows of the page, which were read already."""
+        rows = self._page.rows[:count]
+        upto = rows[-1][2].key if rows else self._page.after
+        self._page = self._page._replace(rows=rows, upto=upto, ended=False)
+
+    def ended_at(self, index: int, generation: int) -> bool:
+        """Whether it is known already that nothing comes at *index*. Needs no lock."""
+        page = self._page
+        return (
+            page.ended and page.generation == generation and index == self._start + len(page.rows)
+        )
 
 
 class Listings:
@@ -62,6 +89,11 @@ class Listings:
         self._lock = threading.Lock()  # protects the two below
         self._open: OrderedDict[int, Listing] = OrderedDict()
         self._last = 0
+
+    def ended(self, cookie: int) -> bool:
+        """Whether *cookie* is the end of its listing. Each reader asks once more there."""
+        found = self._open.get(cookie >> 32)
+        return found is not None and found.ended_at(cookie & 0xFFFF_FFFF, self._mimicdb.generation)
 
     def at(self, node: Node, cookie: int, unsaved: Callable[[], Iterable[str]]) -> Listing:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
@@ -79,10 +111,9 @@ class Listings:
                 self._open.popitem(last=False)
         return found
 
-    def _page(
-        self, node: Node, after: str, unsaved: Callable[[], Iterable[str]]
-    ) -> tuple[list[Row], str, bool]:
-        """Return the rows after key *after*, the last key, and whether that was the end."""
+    def _page(self, node: Node, after: str, unsaved: Callable[[], Iterable[str]]) -> Page:
+        """Return the rows behind key *after*."""
+        generation = self._mimicdb.generation
         directory = node.key
         entries = self._mimicdb.children(node.bucket, directory, after, _PAGE)
         ended = len(entries) < _PAGE
@@ -95,7 +126,7 @@ class Listings:
             marker = self._mimicdb.entry(node.bucket, directory)
             if marker is not None and marker.size:
                 rows.insert(0, (names.file_name("", beside=True), "", marker))
-        return rows, upto, ended
+        return Page(rows, after, upto, ended, generation)
 
     def _rows(self, bucket: str, directory: str, entries: list[Entry], ended: bool) -> list[Row]:
         cut = len(directory)

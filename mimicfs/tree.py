@@ -25,7 +25,7 @@ from mimicfs.handles import Handles
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
-from mimicfs.readdir import Listings, Row
+from mimicfs.readdir import Listing, Listings, Row
 from mimicfs.sync import Syncer
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
@@ -180,17 +180,16 @@ class Tree:
         """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
         if directory.kind == Kind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
+        if cookie and self._listings.ended(cookie):
+            return []
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
+        index = cookie & 0xFFFF_FFFF
+        fitting, nodes = self._hold_rows(directory, listing, index, (size, overhead), hold)
+        if not fitting:
+            return []
+        mtime_ns = self._created_ns(directory.bucket)
+        cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
-        with listing.lock:
-            with _asked(directory):
-                rows, place = listing.rows(cookie & 0xFFFF_FFFF)
-            if not rows:
-                return found
-            mtime_ns = self._created_ns(directory.bucket)
-            cookie = (listing.number << 32) + (cookie & 0xFFFF_FFFF)
-            fitting = _fitting(islice(rows, place, None), size, overhead)
-        nodes = self._inodes.listed(directory, [row[1] for row in fitting], hold)
         of_object = self._attributes.of_object
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             cookie += 1
@@ -200,6 +199,27 @@ class Tree:
                 attr = self._row_attr(node, entry, mtime_ns)
             found.append(DirEntry(name, attr, cookie))
         return found
+
+    def _hold_rows(
+        self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
+    ) -> tuple[list[Row], list[Node]]:
+        """Return the rows from *index* on that *room* has place for, and their nodes.
+
+        What changes from now on is told for these nodes. What changed between reading the
+        rows and making the nodes was told to nobody: then the rows are read again.
+        """
+        nodes: list[Node] = []
+        while True:
+            generation = self._mimicdb.generation
+            with listing.lock, _asked(directory):
+                rows, place = listing.rows(index, generation)
+                fitting = _fitting(islice(rows, place, None), *room)
+            before = nodes
+            nodes = self._inodes.listed(directory, [row[1] for row in fitting], hold)
+            for node in before if hold else ():
+                self._inodes.forget(node.ino, 1)
+            if self._mimicdb.generation == generation or set(nodes) <= set(before):
+                return fitting, nodes
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:

@@ -162,6 +162,10 @@ class Backend(ABC):
                 found = above
         return found
 
+    def covered(self, bucket: str, directory: str) -> bool:
+        """Whether any scope covers the direct children of *directory*. Asked for each listing."""
+        return self.cover(bucket, directory) is not None
+
     # Life
 
     def poll(self) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.backends.ahead import Ahead
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
 
@@ -290,10 +291,15 @@ class SQLite(Backend):
     def children(
         self, bucket: str, directory: str, after: str = "", limit: int = 1000
     ) -> list[Entry]:
+        number = self._id(bucket)
+        if not after and not self._in_memory:
+            scan = functools.partial(self._behind, number)
+            ahead = self._ahead.take(bucket, self._version(), directory, limit, scan)
+            if ahead is not None:
+                return ahead
         start = directory + "\0" if directory else ""
         if after > directory:
             start = after[:-1] + "0" if after.endswith("/") else after + "\0"
-        number = self._id(bucket)
         with self._reading() as db:
             # One statement reads a directory without subdirectories. Where it takes several,
             # they are begun again in one transaction: one snapshot.
@@ -359,6 +365,24 @@ class SQLite(Backend):
 
     def has_below(self, bucket: str, directory: str) -> bool:
         return bool(self.scan(bucket, directory, "", 1))
+
+    # What each reading thread remembers of one state of the file
+
+    def _version(self) -> int:
+        """Return a number that is another one after every commit, also of this process."""
+        version: int = self._reader().execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    @property
+    def _ahead(self) -> Ahead:
+        ahead: Ahead | None = getattr(self._local, "ahead", None)
+        if ahead is None:
+            ahead = self._local.ahead = Ahead()
+        return ahead
+
+    def _behind(self, bucket: int, key: str, limit: int) -> list[Entry]:
+        rows = self._rows(_FROM + " LIMIT ?", bucket, key + "\0", limit)
+        return [_make(row) if row[5] is None else _entry(row) for row in rows]
 
     # Changes
 
@@ -518,6 +542,18 @@ class SQLite(Backend):
             *above,
         )
         return _scope(rows[0]) if rows else None
+
+    @_ours
+    def covered(self, bucket: str, directory: str) -> bool:
+        if self._in_memory:
+            return self.cover(bucket, directory) is not None
+        version, deep = self._version(), getattr(self._local, "deep", None)
+        if deep is not None and deep[:2] == (bucket, version) and directory.startswith(deep[2]):
+            return True
+        found = self.cover(bucket, directory)
+        if found is not None and found.deep:
+            self._local.deep = (bucket, version, found.prefix)
+        return found is not None
 
     # Life
 

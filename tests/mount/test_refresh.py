@@ -50,6 +50,22 @@ def test_what_others_changed_shows_after_touch(synced, client, bucket, proxy):
     assert (synced / "a").read_text() == "changed"
 
 
+def test_what_changes_while_a_directory_is_read_is_not_shown_as_it_was(mount, client, bucket):
+    long = [f"{n:03}-" + "x" * 200 for n in range(400)]  # a page of the reader is some 150 names
+    for name in long:
+        put(client, bucket, name)
+    (mount / ".sync").touch()
+    with os.scandir(mount) as entries:
+        first = next(entries)
+        put(client, bucket, long[-1], b"changed")
+        client.delete_object(Bucket=bucket, Key=long[-2])
+        (mount / ".sync").touch()
+        seen = [first.name, *(entry.name for entry in entries)]
+    assert seen == [*long[:-2], long[-1]]
+    assert (mount / long[-1]).stat().st_size == 7
+    assert not (mount / long[-2]).exists()
+
+
 def test_a_directory_of_others_appears_and_vanishes(synced, client, bucket):
     assert not (synced / "x").exists()
     put(client, bucket, "x/y/z")
