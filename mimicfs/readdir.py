@@ -24,7 +24,7 @@ from mimicfs.mimicdb import MimicDB
 
 log = logging.getLogger(__name__)
 
-_PAGE = 2000  # names asked of the mirror at a time
+_PAGE = 256  # names asked of the mirror at a time, at least
 _LISTINGS_MAX = 256  # readers whose place is remembered
 
 # One row: the file name, the slot of its node, the entry of the object or directory.
@@ -45,27 +45,34 @@ _NOTHING = Page([], "", "", False, -1)
 class Listing:
     """One reader's way through one directory."""
 
-    def __init__(self, number: int, read: Callable[[str], Page]) -> None:
+    def __init__(self, number: int, read: Callable[[str, int], Page]) -> None:
         self.number = number
         self.lock = threading.Lock()  # protects all below
         self._read = read
         self._start = 0  # the index of the first row of the page
         self._page = _NOTHING
 
-    def rows(self, index: int, generation: int) -> tuple[list[Row], int]:
-        """Return the page that *index* is in and the place of *index* in it; ([], 0) at the
-        end. Nothing in it is older than *generation* of the mirror."""
+    def rows(self, index: int, generation: int, want: int = 1) -> list[Row]:
+        """Return the rows from *index* on, *want* or more as far as there are as many. Nothing
+        in them is older than *generation* of the mirror."""
         if index < self._start:  # rewound to an earlier page: go there again
             self._start, self._page = 0, _NOTHING
         elif self._page.generation != generation:
             self._keep(index - self._start)
-        while index >= self._start + len(self._page.rows):
-            if self._page.ended:
-                return [], 0
-            page = self._read(self._page.upto)
-            self._start += len(self._page.rows)
-            self._page = page
-        return self._page.rows, index - self._start
+        while not self._page.ended and self._start + len(self._page.rows) < index + want:
+            self._read_on(index, max(want, _PAGE))
+        return self._page.rows[index - self._start :]
+
+    def _read_on(self, index: int, want: int) -> None:
+        """Add a page, and drop the rows before *index*."""
+        rows, after, upto, _, generation = self._page
+        more = self._read(upto, want)
+        cut = min(index - self._start, len(rows))
+        if cut:
+            after = rows[cut - 1][2].key
+        generation = generation if cut < len(rows) else more.generation
+        self._page = Page(rows[cut:] + more.rows, after, more.upto, more.ended, generation)
+        self._start += cut
 
     def _keep(self, count: int) -> None:
         """Keep only the first *count* rows of the page, which were read already."""
@@ -104,19 +111,21 @@ class Listings:
             if found is None:
                 self._last = self._last + 1 & 0x3FFF_FFFF or 1
                 number = self._last
-                found = Listing(number, lambda after: self._page(node, after, unsaved))
+                found = Listing(number, lambda after, want: self._page(node, after, want, unsaved))
             self._open[number] = found
             self._open.move_to_end(number)
             while len(self._open) > _LISTINGS_MAX:
                 self._open.popitem(last=False)
         return found
 
-    def _page(self, node: Node, after: str, unsaved: Callable[[], Iterable[str]]) -> Page:
-        """Return the rows behind key *after*."""
+    def _page(
+        self, node: Node, after: str, want: int, unsaved: Callable[[], Iterable[str]]
+    ) -> Page:
+        """Return the rows of the next *want* names behind key *after*."""
         generation = self._mimicdb.generation
         directory = node.key
-        entries = self._mimicdb.children(node.bucket, directory, after, _PAGE)
-        ended = len(entries) < _PAGE
+        entries = self._mimicdb.children(node.bucket, directory, after, want)
+        ended = len(entries) < want
         upto = entries[-1].key if entries else after
         news = self._unsaved(directory, after, None if ended else upto, unsaved())
         if news:

@@ -11,15 +11,15 @@ node has a File without an entry, and its directory shows it from there.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 from mimicfs import names
 from mimicfs.attributes import Attributes
 from mimicfs.config import VFSOptions
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.errors import NoSuchBucket, PosixError, Unlisted
+from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
 from mimicfs.handles import Handles
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
@@ -27,6 +27,10 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
 from mimicfs.readdir import Listing, Listings, Row
 from mimicfs.sync import Syncer
+
+log = logging.getLogger(__name__)
+
+_NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
 Found = tuple[str, Callable[[Node], Attr]]
@@ -47,6 +51,7 @@ class Tree:
         self._inodes = inodes
         self._attributes = Attributes(options)
         self._listings = Listings(mimicdb)
+        self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
         self._created: dict[str, int] = {}  # when buckets were made: it does not change
 
@@ -208,18 +213,35 @@ class Tree:
         What changes from now on is told for these nodes. What changed between reading the
         rows and making the nodes was told to nobody: then the rows are read again.
         """
+        size, overhead = room
+        want = size // (overhead + _NAME_USUAL)
         nodes: list[Node] = []
         while True:
             generation = self._mimicdb.generation
             with listing.lock, _asked(directory):
-                rows, place = listing.rows(index, generation)
-                fitting = _fitting(islice(rows, place, None), *room)
+                fitting = _fitting(listing.rows(index, generation, want), *room)
             before = nodes
             nodes = self._inodes.listed(directory, [row[1] for row in fitting], hold)
             for node in before if hold else ():
                 self._inodes.forget(node.ino, 1)
             if self._mimicdb.generation == generation or set(nodes) <= set(before):
+                self._upcoming = (listing, index + len(fitting), want)
                 return fitting, nodes
+
+    def idle(self) -> None:
+        """Read what will be asked next. The kernel takes as long to take in a page of names as
+        it takes us to read one."""
+        upcoming, self._upcoming = self._upcoming, None
+        if upcoming is None:
+            return
+        listing, index, want = upcoming
+        if listing.lock.acquire(blocking=False):
+            try:
+                listing.rows(index, self._mimicdb.generation, want)
+            except MimicError as exc:  # it is asked again, by somebody who can be told
+                log.debug("reading ahead: %s", exc)
+            finally:
+                listing.lock.release()
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:

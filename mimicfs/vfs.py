@@ -106,6 +106,9 @@ class VFS:
     ) -> list[DirEntry]:
         return self._tree.readdir(self._tree.directory(ino), cookie, size, overhead, hold)
 
+    def idle(self) -> None:
+        self._tree.idle()
+
     # Directories
 
     def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:

@@ -83,6 +83,8 @@ class Server:
     def serve(self) -> None:
         """Answer until unmounted or stopped. Returns when all workers are done, or given up."""
         receive, dispatch = self._session.receive, self._dispatch
+        if self._fs.quick:
+            self._session.idle = self._fs.idle
         try:
             while not self._ending and (request := receive()) is not None:
                 dispatch(request)

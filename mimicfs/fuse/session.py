@@ -14,6 +14,7 @@ import os
 import select
 import struct
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class Session:
         # Directories of which the kernel may have a listing: added when one is read, taken
         # out when the kernel forgets the inode. Each step is one atomic set operation.
         self.listed: set[int] = set()
+        # Called by `receive` when nothing is asked, before it waits.
+        self.idle: Callable[[], None] = _nothing
         self._fd = fd
         os.set_blocking(fd, False)
         self._waker = os.eventfd(0, os.EFD_CLOEXEC)
@@ -139,6 +142,8 @@ class Session:
             try:
                 size = os.readv(self._fd, self._buffers)
             except BlockingIOError:
+                if spins == _SPINS:
+                    self.idle()
                 spins -= 1
                 if spins < 0:
                     if self._woken:
@@ -260,6 +265,10 @@ class Session:
             path.write_text(str(self.options.max_readahead // 1024))
         except OSError as exc:
             log.debug("read-ahead stays at the kernel's default: %s", exc)
+
+
+def _nothing() -> None:
+    """There is nothing to prepare."""
 
 
 def _goes_on(exc: OSError) -> bool:

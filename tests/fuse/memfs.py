@@ -160,6 +160,9 @@ class MemFS:
 
     # posix.FileSystem
 
+    def idle(self) -> None:
+        self.calls["idle"] += 1
+
     def learn(self, caller: Caller, missing: Exception) -> None:
         self._called("learn", caller)
         if not isinstance(missing, Unlisted):

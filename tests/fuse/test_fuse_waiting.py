@@ -187,6 +187,11 @@ def test_without_quick_answers_the_same_is_true(
 # The end
 
 
+def test_what_comes_next_can_be_prepared_when_nothing_is_asked(mount: Mount, fs: MemFS) -> None:
+    os.listdir(mount.path)
+    wait_until(lambda: fs.calls["idle"] > 0)
+
+
 def test_an_unmount_from_outside_ends_serve(mount: Mount) -> None:
     mount.session.unmount()
     assert mount.ended(10)
