@@ -1,3 +1,21 @@
-"""mimicfs: S3 as a file system, and MimicDB, the mirror of S3's metadata that it stands on."""
+"""mimicfs: S3 as a file system, and MimicDB, the mirror of S3's metadata that it stands on.
+
+`MimicDB` and `mimic` are the library's; they are imported when they are first used, because
+boto3 costs 150 ms.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimicfs.library import MimicDB, mimic
 
 __version__ = "0.1.0"
+__all__ = ["MimicDB", "__version__", "mimic"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MimicDB", "mimic"):
+        from mimicfs import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -104,7 +104,7 @@ class MimicDB:
         found: list[Entry] = []
         while len(found) < limit:
             page = self.backend.scan(bucket, prefix, after, limit)
-            found += [entry for entry in page if entry.kind == OBJECT]
+            found += [entry for entry in page if entry[6] == OBJECT]  # its kind
             if len(page) < limit:
                 break
             after = page[-1].key
@@ -411,7 +411,7 @@ class _Merge:
             # object is not shown in a shallow listing of its parent: it stands.
             return _SAME
         if same_version(old, new) and new.meta is None:
-            new = new._replace(meta=old.meta, mtime_ns=old.mtime_ns)
+            new = new._replace(meta=old.meta, mtime_ns=old.mtime_ns, head=old.head)
         return _SAME if new == old else _Step(put=new, report="changed")
 
 

@@ -17,8 +17,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import NamedTuple, TypeVar
+from concurrent.futures import Executor, Future
+from typing import NamedTuple, Protocol, TypeVar
 
 from mimicfs.entry import Bucket, Difference, Scope
 from mimicfs.errors import (
@@ -31,7 +31,6 @@ from mimicfs.errors import (
 )
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
 from mimicfs.s3.listing import Page
 
 log = logging.getLogger(__name__)
@@ -71,8 +70,28 @@ class Report(NamedTuple):
     error: str = ""
 
 
+class Source(Protocol):
+    """What lists: S3, or a client that was borrowed."""
+
+    @property
+    def pool(self) -> Executor: ...
+
+    def list_buckets(self) -> list[Bucket]: ...
+
+    def list_page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = 1000,
+    ) -> Page: ...
+
+
 class Syncer:
-    def __init__(self, mimicdb: MimicDB, s3: S3) -> None:
+    def __init__(self, mimicdb: MimicDB, s3: Source) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._lock = threading.Lock()  # protects the four below

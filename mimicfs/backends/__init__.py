@@ -37,6 +37,10 @@ class Backend(ABC):
         # the other's changes; 63 bits make that unlikely.
         self.origin = random.SystemRandom().getrandbits(63)
 
+    def enter(self, namespace: str) -> None:  # noqa: B027  there may be nothing to do
+        """Keep to *namespace* of the store from now on, before anything else is asked. A store
+        that this process has to itself has nothing to keep apart."""
+
     # Buckets
 
     @abstractmethod
@@ -162,9 +166,18 @@ class Backend(ABC):
                 found = above
         return found
 
-    def covered(self, bucket: str, directory: str) -> bool:
-        """Whether any scope covers the direct children of *directory*. Asked for each listing."""
-        return self.cover(bucket, directory) is not None
+    def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
+        """Whether any scope covers the direct children of *directory*; with *deep*, all below
+        it. Asked for each listing."""
+        if not deep:
+            return self.cover(bucket, directory) is not None
+        while True:
+            found = self.scope(bucket, directory)
+            if found is not None and found.deep:
+                return True
+            if not directory:
+                return False
+            directory = directory[: directory.rfind("/", 0, -1) + 1]
 
     # Life
 

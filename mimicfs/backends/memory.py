@@ -103,8 +103,13 @@ class Memory(Backend):
             at = self._buckets.get(bucket, _Bucket())
             start = bisect_right(at.keys, after) if after else 0
             start = max(start, bisect_left(at.keys, prefix))
-            page = at.keys[start : start + limit]
-            return [at.entries[key] for key in page if key.startswith(prefix)]
+            found: list[Entry] = []
+            for place in range(start, min(start + limit, len(at.keys))):
+                key = at.keys[place]
+                if not key.startswith(prefix):
+                    break
+                found.append(at.entries[key])
+            return found
 
     def has_below(self, bucket: str, directory: str) -> bool:
         return bool(self.scan(bucket, directory, "", 1))

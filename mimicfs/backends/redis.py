@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 _LOG_MAX = 200_000
 _PAGE = 1000  # names of a directory that `scan` reads at a time
-_FIXED = struct.Struct("<bqq")  # kind, size, mtime_ns; then etag, class, meta, cut by NUL
+_FIXED = struct.Struct("<bqq")  # kind, size, mtime_ns; then etag, class, meta[, head], cut by NUL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -224,7 +224,7 @@ class RedisBackend(Backend):
     def __init__(self, client: redis.Redis, namespace: str = "") -> None:
         super().__init__()
         self._client: Any = client
-        self._prefix = f"mimicfs:{namespace}:" if namespace else "mimicfs:"
+        self._prefix = _prefix(namespace)
         self._where = _where(client)
         self._apply = self._client.register_script(_APPLY)
         self._children = self._client.register_script(_CHILDREN)
@@ -242,6 +242,10 @@ class RedisBackend(Backend):
             return cls(redis.Redis.from_url(url, **extra), namespace)
         except ValueError as exc:
             raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
+
+    def enter(self, namespace: str) -> None:
+        self._prefix = _prefix(namespace)
+        self._check()
 
     @_ours
     def _check(self) -> None:
@@ -487,6 +491,10 @@ def _where(client: redis.Redis) -> str:
     return f"Redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
+def _prefix(namespace: str) -> str:
+    return f"mimicfs:{namespace}:" if namespace else "mimicfs:"
+
+
 def _split(key: str) -> tuple[str, str]:
     """Return the directory that *key* is in, and its name there."""
     cut = key.rfind("/", 0, -1) + 1
@@ -499,18 +507,19 @@ def _text(data: bytes) -> str:
 
 def _packed(entry: Entry) -> bytes:
     meta = "" if entry.meta is None else json.dumps(dict(entry.meta))
-    tail = f"{entry.etag}\0{entry.storage_class}\0{meta}".encode()
+    head = "" if entry.head is None else f"\0{entry.head}"
+    tail = f"{entry.etag}\0{entry.storage_class}\0{meta}{head}".encode()
     return _FIXED.pack(entry.kind, entry.size, entry.mtime_ns) + tail
 
 
 def _entry(key: str, record: bytes) -> Entry:
     try:
         kind, size, mtime_ns = _FIXED.unpack_from(record)
-        etag, storage_class, meta = record[_FIXED.size :].decode().split("\0", 2)
+        etag, storage_class, meta, *head = record[_FIXED.size :].decode().split("\0", 3)
         known = json.loads(meta) if meta else None
     except (struct.error, ValueError) as exc:
         raise StoreCorrupt(f"the record of {key!r} in Redis is not ours") from exc
-    return Entry(key, size, mtime_ns, etag, storage_class, known, kind)
+    return Entry(key, size, mtime_ns, etag, storage_class, known, kind, head[0] if head else None)
 
 
 def _child(key: str, record: bytes) -> Entry:

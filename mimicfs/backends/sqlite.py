@@ -25,7 +25,7 @@ from mimicfs.backends.ahead import Ahead
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
 
-_VERSION = 1  # of the schema; PRAGMA user_version
+_VERSION = 2  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
 _TRIM_EVERY = 1000  # changes between two looks at the log's length
@@ -39,10 +39,11 @@ CREATE TABLE bucket(
     objects INT NOT NULL DEFAULT 0, bytes INT NOT NULL DEFAULT 0, seq INT NOT NULL DEFAULT 0,
     UNIQUE(namespace, name));
 -- One row a key, in the order of UTF-8 bytes. Without a rowid: the key is the only access
--- path. meta is a JSON object, or NULL where the user metadata is not known.
+-- path. meta is a JSON object, or NULL where the user metadata is not known. head is what a
+-- HEAD said, or NULL.
 CREATE TABLE entry(
     bucket INT NOT NULL, key TEXT NOT NULL, size INT NOT NULL, mtime_ns INT NOT NULL,
-    etag TEXT NOT NULL, storage_class TEXT NOT NULL, meta TEXT, kind INT NOT NULL,
+    etag TEXT NOT NULL, storage_class TEXT NOT NULL, meta TEXT, kind INT NOT NULL, head TEXT,
     PRIMARY KEY(bucket, key)) WITHOUT ROWID;
 -- What was listed to its end: entry.Scope.
 CREATE TABLE scope(
@@ -57,7 +58,10 @@ PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 
-_COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind"
+# From the schema of each older version to the next.
+_MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
+
+_COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"
 _GET = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key=?"
 _FROM = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
 _BETWEEN = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key"
@@ -65,7 +69,7 @@ _LOOKUP = (
     f"SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key=?2 UNION ALL SELECT * FROM"
     f" (SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key>=?3 AND key<?4 ORDER BY key LIMIT 1)"
 )
-_PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?)"
+_PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
 _TOTALS = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
     " AND key IN (SELECT value FROM json_each(?))"
@@ -135,7 +139,16 @@ class SQLite(Backend):
                 f"{self._path}: written by a newer mimicfs (schema {version}, this one knows"
                 f" {_VERSION}); upgrade mimicfs or name another file with --store"
             )
+        else:
+            _migrate(db, version)
         self._id("", db)
+
+    @_ours
+    def enter(self, namespace: str) -> None:
+        with self._writing() as db:
+            self._namespace = namespace
+            self._ids.clear()
+            self._id("", db)
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
@@ -434,8 +447,8 @@ class SQLite(Backend):
         db.executemany(
             _PUT,
             [
-                (bucket, key, size_, mtime_ns, etag, class_, _json(meta), kind)
-                for key, size_, mtime_ns, etag, class_, meta, kind in puts.values()
+                (bucket, key, size_, mtime_ns, etag, class_, _json(meta), kind, head)
+                for key, size_, mtime_ns, etag, class_, meta, kind, head in puts.values()
             ],
         )
         new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
@@ -543,17 +556,22 @@ class SQLite(Backend):
         )
         return _scope(rows[0]) if rows else None
 
-    @_ours
-    def covered(self, bucket: str, directory: str) -> bool:
+    def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
         if self._in_memory:
-            return self.cover(bucket, directory) is not None
-        version, deep = self._version(), getattr(self._local, "deep", None)
-        if deep is not None and deep[:2] == (bucket, version) and directory.startswith(deep[2]):
+            return super().covered(bucket, directory, deep=deep)
+        return self._covered(bucket, directory, deep)
+
+    @_ours
+    def _covered(self, bucket: str, directory: str, deep: bool) -> bool:
+        """As `covered`. Each thread remembers the last deep scope that it found."""
+        version, known = self._version(), getattr(self._local, "deep", None)
+        if known is not None and known[:2] == (bucket, version) and directory.startswith(known[2]):
             return True
         found = self.cover(bucket, directory)
-        if found is not None and found.deep:
-            self._local.deep = (bucket, version, found.prefix)
-        return found is not None
+        if found is None or not found.deep:
+            return super().covered(bucket, directory, deep=True) if deep else found is not None
+        self._local.deep = (bucket, version, found.prefix)
+        return True
 
     # Life
 
@@ -584,6 +602,14 @@ def _totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, 
     return objects, size
 
 
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the tables of an older *version* up to date, inside the caller's transaction."""
+    for old in range(version, _VERSION):
+        for statement in _MIGRATIONS[old]:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {old + 1}")
+
+
 def _create_private(path: Path) -> None:
     """Make the file of the store, readable by its owner only, if there is none."""
     try:
@@ -598,8 +624,10 @@ def _make(row: tuple[Any, ...]) -> Entry:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    entry = Entry._make(row)
-    return entry if entry.meta is None else entry._replace(meta=json.loads(row[5]))
+    meta = row[5]
+    if meta is not None:
+        row = (*row[:5], json.loads(meta) if meta != "{}" else {}, *row[6:])
+    return tuple.__new__(Entry, row)
 
 
 def _json(meta: object) -> str | None:

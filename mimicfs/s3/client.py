@@ -1,7 +1,7 @@
 """S3 through boto3: requests, retries, limits of time. boto3 is imported when it is needed:
 it takes 150 ms.
 
-Every answer is mimicked (mimic.py) before it is returned. Errors are those of errors.py.
+Every answer is mimicked (learning.py) before it is returned. Errors are those of errors.py.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class S3:
 
     @cached_property
     def _client(self) -> Any:
-        from mimicfs.s3.mimic import mimic
+        from mimicfs.s3.learning import learn
 
-        client = mimic(self._plain_client(), self.mimicdb)
+        client = learn(self._plain_client(), self.mimicdb)
         client.meta.events.register("request-created.s3", _do_not_ask_first)
         client.meta.events.register("before-send.s3", self._count_sent)
         return client
@@ -221,7 +221,7 @@ class S3:
 
     def head(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return what S3 has of *key* now. Raises KeyNotFound."""
-        from mimicfs.s3.mimic import entry_of
+        from mimicfs.s3.learning import entry_of
 
         answer = self.call("head_object", bucket, key)
         entry = entry_of(key, answer)
@@ -277,7 +277,7 @@ class S3:
             if exc.status != 416:
                 raise
             # Less is there than was asked for, and this server does not look at If-Match.
-            now = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (mimic.py)
+            now = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
             if now is not None and now.etag == etag:
                 raise
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again") from exc
@@ -398,7 +398,7 @@ class S3:
             MultipartUpload={"Parts": listed},
             **extra,
         )
-        entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (mimic.py)
+        entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
         if entry is None:  # it could not be asked then, or somebody has deleted it
             entry, _ = self.head(bucket, key)
         if entry.size != size:

@@ -1,20 +1,18 @@
-"""Mimicking: what S3 answers to a boto3 client is written to the mirror before it is returned.
+"""Mimicking: a boto3 client that asks S3 only what the mirror cannot answer, and teaches the
+mirror whatever S3 says.
 
 `mimic(client, mimicdb)` wraps `_make_api_call`, the one method that every call of a client
-passes through: paginators, waiters, resources and s3transfer included.
+passes through: paginators, waiters, resources and s3transfer included. A call goes
 
-What is learned: puts, copies, finished multipart uploads, deletions, HEAD, GET, and the
-making and removing of buckets. A 404 or 412, and an answer that shows another version than
-the mirror has, repair the mirror and are announced; for that, a write that S3 refused with
-one of these costs a HEAD. Listings are not learned here: sync.py
-merges them, since one page says also what is not there.
+    Force=True, forced(), a waiter  ->  S3
+    what local.py can answer        ->  the mirror
+    everything else                 ->  S3
 
-The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
-says so; the next sync gives the mirror back what it missed.
+and on its way back from S3 through learning.py, or, for a listing, into the mirror here: a
+page says also what is not there. Pages that follow each other from the first to the last make
+their prefix complete, as a sync does.
 
-Threading: as the client, any number of threads. Answers may come in another order than
-requests: what was asked before a change of the key became known is not believed (the
-sequence number read before the request, MimicDB.record).
+Threading: as the client, any number of threads.
 """
 
 from __future__ import annotations
@@ -22,317 +20,247 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from email.utils import parsedate_to_datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from mimicfs.entry import OBJECT, Entry
-from mimicfs.errors import StoreError
-from mimicfs.mimicdb import MimicDB, same_version
+from mimicfs.entry import Bucket, Entry, Scope
+from mimicfs.errors import LogTrimmed
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.learning import learn
+from mimicfs.s3.local import Local, Refused, behind, place_of
 
 log = logging.getLogger(__name__)
 
-_NS = 1_000_000_000
-_Params = Mapping[str, Any]
-_Answer = Mapping[str, Any]
+_Params = dict[str, Any]
+# With these, a listing shows keys, each once and as they are.
+_LEARNED = {
+    "ListObjectsV2": {
+        "Bucket",
+        "Prefix",
+        "StartAfter",
+        "ContinuationToken",
+        "MaxKeys",
+        "FetchOwner",
+    },
+    "ListObjects": {"Bucket", "Prefix", "Marker", "MaxKeys"},
+}
+_FOLLOWED_MAX = 1000  # listings that are remembered between their pages
 
-# The size of the body that the call in this context has sent.
-_sent: ContextVar[list[int]] = ContextVar("mimicfs_sent")
+# Set while a waiter waits: what it waits for is not in the mirror.
+_waiting: ContextVar[bool] = ContextVar("mimicfs_waiting", default=False)
 
 
-def mimic(client: Any, mimicdb: MimicDB) -> Any:
-    """Make *client*, a boto3 S3 client, write into *mimicdb* what S3 answers; return it."""
-    client._make_api_call = _Learner(client._make_api_call, mimicdb).call
-    client.meta.events.register("before-send.s3", _note_size)
+class Forcing:
+    """Whether all calls are to go to S3 now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the count
+        self._count = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within, calls of every thread go to S3: those of s3transfer are not the caller's."""
+        with self._lock:
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+
+    def __bool__(self) -> bool:
+        return self._count > 0 or _waiting.get()
+
+
+def mimic(client: Any, mimicdb: MimicDB, forcing: Forcing | None = None) -> Any:
+    """Make *client*, a boto3 S3 client, a mimicking one; return it. Each of its calls takes
+    `Force=True` from now on. A client that mimics already is left as it is."""
+    if isinstance(getattr(client._make_api_call, "__self__", None), Mimic):
+        return client
+    learn(client, mimicdb, heads=True)
+    forcing = Forcing() if forcing is None else forcing
+    client._make_api_call = Mimic(client, mimicdb, forcing).call
+    client.get_waiter = _forced_waiters(client.get_waiter)
     return client
 
 
-def _note_size(request: Any, **_: Any) -> None:
-    size = request.headers.get("X-Amz-Decoded-Content-Length")
-    if size is None:
-        size = request.headers.get("Content-Length", 0)
-    sizes = _sent.get(None)
-    if sizes is not None:
-        sizes.append(int(size))
+class _Followed(NamedTuple):
+    """A listing of which the next page has not been asked for."""
+
+    bucket: str
+    prefix: str
+    last: str
+    started_ns: int | None  # None: its first page was not seen
 
 
-class _Upload:
-    """What is known of a multipart upload: sizes by part number, and its metadata."""
+class Mimic:
+    """The calls of *client*, of which `_make_api_call` asks S3 and learns."""
 
-    def __init__(self, params: _Params) -> None:
-        self.params = params
-        self.sizes: dict[int, int] = {}
-
-
-class _Learner:
-    """*plain* is the client's own `_make_api_call`."""
-
-    def __init__(self, plain: Callable[[str, _Params], Any], mimicdb: MimicDB) -> None:
-        self._plain = plain
+    def __init__(self, client: Any, mimicdb: MimicDB, forcing: Forcing) -> None:
+        self._ask: Callable[[str, _Params], Any] = client._make_api_call
+        self._exceptions = client.exceptions
         self._mimicdb = mimicdb
-        self._lock = threading.Lock()  # protects the uploads
-        self._uploads: dict[str, _Upload] = {}
-        self._learn: dict[str, Callable[[_Params, _Answer, int], None]] = {
-            "PutObject": self._put,
-            "CopyObject": self._copy,
-            "CreateMultipartUpload": self._start,
-            "UploadPart": self._part,
-            "UploadPartCopy": self._part_copy,
-            "CompleteMultipartUpload": self._complete,
-            "AbortMultipartUpload": self._abort,
-            "DeleteObject": self._delete,
-            "DeleteObjects": self._delete_many,
-            "CreateBucket": lambda params, _answer, _sent: self._mimicdb.add_bucket(
-                params["Bucket"], time.time_ns()
-            ),
-            "DeleteBucket": lambda params, _answer, _sent: self._mimicdb.drop_bucket(
-                params["Bucket"]
-            ),
-        }
+        self._forcing = forcing
+        self._local = Local(mimicdb)
+        self._lock = threading.Lock()  # protects the table below
+        self._followed: OrderedDict[str, _Followed] = OrderedDict()  # by the token that goes on
 
     def call(self, operation: str, params: _Params) -> Any:
-        if operation in ("HeadObject", "GetObject"):
-            return self._read(operation, params)
-        learn = self._learn.get(operation)
-        if learn is None:
-            return self._plain(operation, params)
+        force = params.get("Force", False)
+        params = {name: value for name, value in params.items() if name != "Force"}
+        if not force and not self._forcing:
+            try:
+                answer = self._local.answer(operation, params)
+            except Refused as exc:
+                error = self._exceptions.from_code(exc.code)
+                raise error(exc.response, operation) from None
+            if answer is not None:
+                return answer
+        return self._asked(operation, params)
+
+    def _asked(self, operation: str, params: _Params) -> Any:
+        if operation == "ListBuckets" and not params:
+            return self._list_buckets()
+        if operation in _LEARNED:
+            return self._list(operation, params)
+        answer = self._ask(operation, params)
+        self._local.seen(operation, params, answer)
+        return answer
+
+    def _list_buckets(self) -> Any:
+        answer = self._ask("ListBuckets", {})
+        self._local.seen("ListBuckets", {}, answer)
+        if not answer.get("ContinuationToken"):
+            self._mimicdb.replace_buckets(
+                [Bucket(item["Name"], _ns(item["CreationDate"])) for item in answer["Buckets"]]
+            )
+        return answer
+
+    # Listings
+
+    def _list(self, operation: str, params: _Params) -> Any:
         asked = dict(params)  # botocore rewrites some of them in place
-        sizes: list[int] = []
-        token = _sent.set(sizes)
+        since = self._mimicdb.seq(asked["Bucket"]) if isinstance(asked.get("Bucket"), str) else 0
+        started_ns = time.time_ns()
         try:
-            answer = self._plain(operation, params)
+            answer = self._ask(operation, _for_s3(params))
         except ClientError as exc:
-            with _told(operation, params):
-                self._unfulfilled(asked, exc)
+            if exc.response.get("Error", {}).get("Code") == "NoSuchBucket":
+                self._mimicdb.drop_bucket(asked["Bucket"])
             raise
-        finally:
-            _sent.reset(token)
-        with _told(operation, params):
-            learn(asked, answer, sizes[-1] if sizes else 0)
+        if params.get("ContinuationToken") != answer.get("ContinuationToken"):
+            answer["ContinuationToken"] = params["ContinuationToken"]  # ours, as it was asked
+            answer.pop("StartAfter", None)
+        self._local.seen(operation, asked, answer)
+        if asked.keys() <= _LEARNED[operation]:
+            self._learn_page(asked, answer, since, started_ns)
         return answer
 
-    # Writes
-
-    def _put(self, params: _Params, answer: _Answer, sent: int) -> None:
-        if not answer.get("ETag") and self._asked(params):
-            return
-        size = answer.get("Size", sent)  # Size: of an object that was appended to
-        self._written(params, size, answer.get("ETag", ""), _date_ns(answer), _meta(params))
-
-    def _copy(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        result = answer["CopyObjectResult"]
-        source = self._source(params)
-        # Another etag may be that of another version: there are servers that do not look at
-        # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
-        same = source is not None and source.etag == result.get("ETag", "").strip('"')
-        if not same and self._asked(params):
-            return
-        if source is None:
-            log.debug("nothing is known of the copy s3://%(Bucket)s/%(Key)s", params)
-            return
-        replaced = params.get("MetadataDirective") == "REPLACE"
-        meta: Mapping[str, str] | None = _meta(params) if replaced else source.meta
-        self._written(
-            params, source.size, result.get("ETag", ""), _time_ns(result["LastModified"]), meta
-        )
-
-    def _source(self, params: _Params) -> Entry | None:
-        """Return the copied version, if the mirror has just that."""
-        source, etag = params["CopySource"], params.get("CopySourceIfMatch", "").strip('"')
-        if not isinstance(source, Mapping) or source.get("VersionId") or not etag:
-            return None
-        entry = self._mimicdb.entry(source["Bucket"], source["Key"])
-        return entry if entry is not None and entry.etag == etag else None
-
-    def _start(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        with self._lock:
-            self._uploads[answer["UploadId"]] = _Upload(params)
-
-    def _part(self, params: _Params, _answer: _Answer, sent: int) -> None:
-        self._note_part(params, sent)
-
-    def _part_copy(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
-        span = params.get("CopySourceRange", "")
-        if span.startswith("bytes="):
-            first, _, last = span.removeprefix("bytes=").partition("-")
-            self._note_part(params, int(last) - int(first) + 1)
-
-    def _note_part(self, params: _Params, size: int) -> None:
-        with self._lock:
-            upload = self._uploads.get(params["UploadId"])
-            if upload is not None:
-                upload.sizes[params["PartNumber"]] = size
-
-    def _complete(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        with self._lock:
-            upload = self._uploads.pop(params["UploadId"], None)
-        numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
-        # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
-        if self._asked(params):
-            return
-        if upload is None or any(number not in upload.sizes for number in numbers):
-            log.debug("nothing is known of the upload s3://%(Bucket)s/%(Key)s", params)
-            return
-        size = sum(upload.sizes[number] for number in numbers)
-        started = {**upload.params, "Bucket": params["Bucket"], "Key": params["Key"]}
-        self._written(started, size, answer.get("ETag", ""), _date_ns(answer), _meta(started))
-
-    def _abort(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
-        with self._lock:
-            self._uploads.pop(params["UploadId"], None)
-
-    def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
-        if params.get("VersionId"):
-            self._head(params)  # an older version may have become the current one, or none
-        else:
-            self._mimicdb.forget(params["Bucket"], params["Key"])
-
-    def _delete_many(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        refused = {error["Key"] for error in answer.get("Errors", ())}
-        objects = params["Delete"]["Objects"]
-        gone = [
-            item["Key"]
-            for item in objects
-            if item["Key"] not in refused and not item.get("VersionId")
-        ]
-        self._mimicdb.backend.apply(params["Bucket"], (), gone)
-
-    def _asked(self, params: _Params) -> bool:
-        """Ask S3 what our own write has made, and record that. It is not announced: who
-        wrote it knows. Return whether S3 told; if not, the write was done all the same."""
-        bucket, key = params["Bucket"], params["Key"]
-        since = self._mimicdb.seq(bucket)
-        try:
-            answer = self._plain("HeadObject", {"Bucket": bucket, "Key": key})
-        except (ClientError, BotoCoreError) as exc:
-            log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
-            if isinstance(exc, ClientError) and _status(exc) == 404:  # deleted since
-                self._mimicdb.forget(bucket, key, since)
-                return True
-            return False
-        entry = entry_of(key, answer)
-        if entry is not None:
-            self._mimicdb.record(bucket, entry, since)
-        return entry is not None
-
-    def _written(
-        self, params: _Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
+    def _learn_page(
+        self, asked: _Params, answer: Mapping[str, Any], since: int, started_ns: int
     ) -> None:
-        storage_class = params.get("StorageClass", "")
-        storage_class = "" if storage_class == "STANDARD" else storage_class
-        entry = Entry(params["Key"], size, mtime_ns, etag.strip('"'), storage_class, meta)
-        self._mimicdb.record(params["Bucket"], entry)
-
-    # Reads
-
-    def _read(self, operation: str, params: _Params) -> Any:
-        bucket, key = params.get("Bucket"), params.get("Key")
-        if not bucket or not key or params.get("VersionId") or params.get("PartNumber"):
-            return self._plain(operation, params)  # of an older version, or of a part
-        since = self._mimicdb.seq(bucket)
-        try:
-            answer = self._plain(operation, params)
-        except ClientError as exc:
-            with _told(operation, params):
-                self._refused(params, exc, since)
-            raise
-        entry = entry_of(key, answer)
-        if entry is not None:
-            with _told(operation, params):
-                self._seen(bucket, entry, since)
-        return answer
-
-    def _seen(self, bucket: str, entry: Entry, since: int) -> None:
-        known = self._mimicdb.entry(bucket, entry.key)
-        if known is None or not same_version(known, entry):
-            self._mimicdb.repair(bucket, entry.key, entry, since)
+        """Merge a page into the mirror, if it is known behind which key it begins."""
+        place = self._begins(asked, started_ns)
+        entries = [_entry(item) for item in answer.get("Contents", ())]
+        keys = [entry.key for entry in entries]
+        truncated = answer["IsTruncated"]
+        if place is None or keys != sorted(set(keys)) or (keys and keys[0] <= place.last):
+            return  # a directory bucket lists in no order
+        if truncated and not keys:
             return
-        entry = entry._replace(mtime_ns=known.mtime_ns)
-        if entry.meta != known.meta and entry.meta:
-            self._mimicdb.repair(bucket, entry.key, entry, since)
-        elif entry != known:  # that there is no metadata changes nothing that is seen
-            self._mimicdb.record(bucket, entry, since)
-
-    def _refused(self, params: _Params, exc: ClientError, since: int) -> None:
-        """A read was refused."""
-        status = _status(exc)
-        if status == 404:
-            known = self._mimicdb.entry(params["Bucket"], params["Key"])
-            if known is not None and known.kind == OBJECT:
-                self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
-        elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
-            self._head(params)
-
-    def _unfulfilled(self, params: _Params, exc: ClientError) -> None:
-        """A write was refused. If S3 has something else than its conditions say, see what."""
-        if _status(exc) not in (404, 412):
-            return
-        source = params.get("CopySource")
-        if isinstance(source, Mapping) and not source.get("VersionId"):
-            self._head(source)
-        if params.get("IfMatch") or params.get("IfNoneMatch"):
-            self._head(params)
-
-    def _head(self, params: _Params) -> None:
-        """Ask S3 what is there now; the answer is learned like any other."""
+        upto = keys[-1] if truncated else None
         try:
-            self._read("HeadObject", {"Bucket": params["Bucket"], "Key": params["Key"]})
-        except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
-            log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
+            self._mimicdb.replace(
+                *(place.bucket, place.prefix, entries),
+                after=place.last,
+                upto=upto,
+                since=since,
+                deep=True,
+            )
+        except LogTrimmed as exc:
+            log.debug("a page was not learned: %s", exc)
+            return
+        if truncated:
+            self._goes_on(answer, place._replace(last=keys[-1]))
+        elif place.started_ns is not None and (not place.prefix or place.prefix.endswith("/")):
+            duration_ns = time.time_ns() - place.started_ns
+            scope = Scope(place.prefix, True, place.started_ns, duration_ns)
+            self._mimicdb.complete(place.bucket, scope)
+
+    def _begins(self, asked: _Params, started_ns: int) -> _Followed | None:
+        """Return where the page begins."""
+        bucket, prefix = asked["Bucket"], asked.get("Prefix", "")
+        token = asked.get("ContinuationToken")
+        if token is not None:
+            own = place_of(token)
+            if own is not None:
+                return _Followed(bucket, prefix, own, None)
+            with self._lock:
+                found = self._followed.pop(token, None)
+            same = found is not None and (found.bucket, found.prefix) == (bucket, prefix)
+            return found if same else None
+        after = asked.get("StartAfter") or asked.get("Marker") or ""
+        with self._lock:
+            found = self._followed.pop(f"{bucket}/{prefix}\0{after}", None) if after else None
+        return found or _Followed(bucket, prefix, after, None if after else started_ns)
+
+    def _goes_on(self, answer: Mapping[str, Any], place: _Followed) -> None:
+        token = answer.get("NextContinuationToken")
+        with self._lock:
+            # A ListObjects goes on with the last key as its Marker.
+            self._followed[token or f"{place.bucket}/{place.prefix}\0{place.last}"] = place
+            while len(self._followed) > _FOLLOWED_MAX:
+                self._followed.popitem(last=False)
 
 
-@contextmanager
-def _told(operation: str, params: _Params) -> Iterator[None]:
-    try:
-        yield
-    except StoreError as exc:
-        about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
-        raise type(exc)(
-            f"S3 has answered {operation} of {about}, but the mirror could not be told: {exc};"
-            " sync when the store is back"
-        ) from exc
+def _for_s3(params: _Params) -> _Params:
+    """Return *params* without a token of ours, which S3 would refuse."""
+    place = place_of(params.get("ContinuationToken") or "")
+    if place is None:
+        return params
+    delimiter = params.get("Delimiter")
+    if delimiter and delimiter in place[len(params.get("Prefix", "")) :]:
+        place = behind(place)
+    plain = {name: value for name, value in params.items() if name != "ContinuationToken"}
+    return plain | {"StartAfter": place}
 
 
-def entry_of(key: str, answer: _Answer) -> Entry | None:
-    """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
-    if "LastModified" not in answer or "ContentLength" not in answer:
-        return None
-    size = answer["ContentLength"]
-    if answer.get("ContentRange"):
-        total = answer["ContentRange"].rpartition("/")[2]
-        if not total.isdecimal():
-            return None
-        size = int(total)
-    storage_class = answer.get("StorageClass", "")
+def _forced_waiters(get_waiter: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return *get_waiter*, of waiters that ask S3."""
+
+    def get_forced(waiter_name: str) -> Any:
+        waiter = get_waiter(waiter_name)
+        wait = waiter.wait
+
+        def wait_for_s3(**kwargs: Any) -> Any:
+            token = _waiting.set(True)
+            try:
+                return wait(**kwargs)
+            finally:
+                _waiting.reset(token)
+
+        waiter.wait = wait_for_s3
+        return waiter
+
+    return get_forced
+
+
+def _entry(item: Mapping[str, Any]) -> Entry:
+    storage_class = item.get("StorageClass", "")
     return Entry(
-        key,
-        size,
-        _time_ns(answer["LastModified"]),
-        answer.get("ETag", "").strip('"'),
+        item["Key"],
+        item["Size"],
+        _ns(item["LastModified"]),
+        item.get("ETag", "").strip('"'),
         "" if storage_class == "STANDARD" else storage_class,
-        {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
     )
 
 
-def _status(exc: ClientError) -> int:
-    return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _meta(params: _Params) -> dict[str, str]:
-    return {name.lower(): value for name, value in params.get("Metadata", {}).items()}
-
-
-def _time_ns(at: Any) -> int:
-    return int(at.timestamp()) * _NS
-
-
-def _date_ns(answer: _Answer) -> int:
-    """Return the time at which S3 answered: its LastModified, give or take a second."""
-    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if not date:
-        return time.time_ns() // _NS * _NS
-    return _time_ns(parsedate_to_datetime(date))
+def _ns(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000

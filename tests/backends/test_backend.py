@@ -77,6 +77,7 @@ def fill(backend, *names):
 
 def test_what_is_put_is_got_with_every_field(backend):
     entry = Entry("d/é \x01\n", 1 << 45, 1_700_000_000_123_456_789, "abc-12", "GLACIER", {"a": "ü"})
+    entry = entry._replace(head='[{"ContentType":"ü"}]')
     backend.apply("b", [entry, Entry("bare")])
     assert backend.get("b", entry.key) == entry
     assert backend.get("b", "bare") == Entry("bare")
@@ -356,7 +357,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path):
     path = str(tmp_path / "store.db")
     SQLite(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
     with pytest.raises(StoreTooNew, match=r"store\.db: written by a newer mimicfs"):
         SQLite(path)
@@ -455,3 +456,28 @@ def test_a_store_is_opened_by_its_url(tmp_path):
 def test_what_names_no_store_is_refused(url):
     with pytest.raises(ConfigError):
         open_store(url)
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path):
+    path = str(tmp_path / "store.db")
+    store = SQLite(path)
+    store.apply("b", [Entry("k", 1, 2, "etag", "GLACIER", {"a": "b"})])
+    store.close()
+    with sqlite3.connect(path) as db:  # as version 1 made it
+        db.execute("ALTER TABLE entry DROP COLUMN head")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    store = SQLite(path)
+    assert store.get("b", "k") == Entry("k", 1, 2, "etag", "GLACIER", {"a": "b"})
+    store.apply("b", [Entry("k", 1, head="[]")])
+    assert store.get("b", "k").head == "[]"
+    store.close()
+
+
+def test_a_store_can_be_entered_at_a_namespace(pair):
+    one, other = pair
+    one.enter("photos")
+    one.apply("b", [Entry("k")])
+    assert other.get("b", "k") is None
+    other.enter("photos")
+    assert other.get("b", "k") == Entry("k")

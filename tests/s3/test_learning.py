@@ -15,7 +15,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.entry import KEPT, Entry
 from mimicfs.errors import StoreUnavailable
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.mimic import mimic
+from mimicfs.s3.learning import learn
 
 MIB = 1 << 20
 
@@ -29,7 +29,7 @@ def mimicked(proxy, mimicdb):
         response_checksum_validation="when_required",
         retries={"total_max_attempts": 1},
     )
-    client = mimic(boto3.client("s3", endpoint_url=proxy.url, config=config), mimicdb)
+    client = learn(boto3.client("s3", endpoint_url=proxy.url, config=config), mimicdb)
     yield client
     client.close()
 
@@ -165,7 +165,7 @@ def test_a_lost_store_does_not_hide_that_s3_has_done_it(server, client, bucket):
         def apply(self, *_args, **_kwargs):
             raise StoreUnavailable("the store is down")
 
-    mimicked = mimic(plain(server), MimicDB(Lost()))
+    mimicked = learn(plain(server), MimicDB(Lost()))
     with pytest.raises(StoreUnavailable, match=r"S3 has answered PutObject.*sync when"):
         mimicked.put_object(Bucket=bucket, Key="a", Body=b"x")
     assert sorted(listed(client, bucket)) == ["a"]
@@ -173,7 +173,7 @@ def test_a_lost_store_does_not_hide_that_s3_has_done_it(server, client, bucket):
 
 
 def test_other_versions_are_not_learned(moto, mimicdb):
-    client = mimic(plain(moto), mimicdb)
+    client = learn(plain(moto), mimicdb)
     client.create_bucket(Bucket="versions")
     client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
     old = client.put_object(Bucket="versions", Key="a", Body=b"old")["VersionId"]
@@ -188,7 +188,7 @@ def test_other_versions_are_not_learned(moto, mimicdb):
 
 
 def test_a_refused_condition_shows_what_is_there(moto, mimicdb):
-    other, client = plain(moto), mimic(plain(moto), mimicdb)
+    other, client = plain(moto), learn(plain(moto), mimicdb)
     client.create_bucket(Bucket="refused")
     first = client.put_object(Bucket="refused", Key="a", Body=b"1")["ETag"]
     other.put_object(Bucket="refused", Key="a", Body=b"22")

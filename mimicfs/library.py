@@ -1,0 +1,102 @@
+"""MimicDB for programs: the mirror, and boto3 clients that mimic into it.
+
+    from mimicfs import MimicDB
+    s3 = MimicDB(SQLite("mimicdb.db")).client()      # a boto3 client like any other
+
+Threading: any method, many threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+from mimicfs import mimicdb, process
+from mimicfs.backends import Backend
+from mimicfs.config import parse_target
+from mimicfs.sync import Report, Syncer
+
+
+class MimicDB(mimicdb.MimicDB):
+    """The mirror in *backend*; without one, in Redis on localhost. *namespace* keeps several
+    mirrors apart in one store.
+
+    The last one that was made is that of the process (process.py). Raises StoreError.
+    """
+
+    def __init__(self, backend: Backend | None = None, namespace: str = "") -> None:
+        from mimicfs.s3.mimic import Forcing
+
+        if backend is None:
+            from mimicfs.backends.default import Redis
+
+            backend = Redis(namespace=namespace)
+        elif namespace:
+            backend.enter(namespace)
+        super().__init__(backend)
+        self._forcing = Forcing()
+        self._making = threading.Lock()  # protects the client below
+        self._client: Any = None
+        process.use(self)
+
+    # Clients
+
+    def session(self, **kwargs: Any) -> Any:
+        """Return a boto3 Session whose S3 clients and resources mimic. The parameters are
+        those of boto3.session.Session."""
+        from mimicfs.s3.session import Session
+
+        return Session(self.mimic, **kwargs)
+
+    def client(self, **kwargs: Any) -> Any:
+        """Return a mimicking boto3 S3 client. The parameters are those of boto3.client."""
+        return self.session().client("s3", **kwargs)
+
+    def resource(self, **kwargs: Any) -> Any:
+        """Return a mimicking boto3 S3 resource. The parameters are those of boto3.resource."""
+        return self.session().resource("s3", **kwargs)
+
+    def mimic(self, client: Any) -> Any:
+        """Make *client*, a boto3 S3 client or resource, a mimicking one; return it."""
+        from mimicfs.s3.mimic import mimic
+
+        mimic(getattr(client.meta, "client", client), self, self._forcing)
+        return client
+
+    def forced(self) -> AbstractContextManager[None]:
+        """Return a context in which all calls go to S3, and repair the mirror."""
+        return self._forcing()
+
+    # Syncing
+
+    def sync(self, *where: str, client: Any = None) -> list[Report]:
+        """Make the mirror true: of *where*, names of buckets or s3://BUCKET/PREFIX; without
+        any, of everything. Through *client*, else one with boto3's defaults.
+
+        Raises MimicError as soon as one cannot be listed; of everything, a bucket that
+        cannot be has its error in its Report.
+        """
+        from mimicfs.s3.borrowed import BorrowedS3
+
+        s3 = BorrowedS3(self.mimic(client) if client is not None else self._own_client())
+        try:
+            syncer = Syncer(self, s3)
+            if not where:
+                return syncer.sync_all()
+            targets = [parse_target(it if "://" in it else f"s3://{it}") for it in where]
+            return [syncer.sync(target.bucket, target.prefix) for target in targets]
+        finally:
+            s3.close()
+
+    def _own_client(self) -> Any:
+        with self._making:
+            if self._client is None:
+                self._client = self.client()
+            return self._client
+
+
+def mimic(client: Any, mimicdb: MimicDB | None = None) -> Any:
+    """Make *client*, a boto3 S3 client or resource, mimic into *mimicdb* (without one: into
+    that of the process); return it."""
+    return (mimicdb or process.current()).mimic(client)

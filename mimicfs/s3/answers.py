@@ -1,0 +1,91 @@
+"""Answers in the form of boto3's, made from what the mirror has.
+
+What a plain client says of an object and a listing does not, is kept with the entry as text
+(`Entry.head`), as S3 said it. `ResponseMetadata` of an answer that is made here has the
+status, and of a HEAD the headers that it had; there is no request, so there is no RequestId.
+
+Pure functions; any thread may call them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from mimicfs.entry import Bucket, Entry
+
+Answer = dict[str, Any]
+
+_NS = 1_000_000_000
+# Headers that are about the exchange and not the object.
+_OF_EXCHANGE = frozenset(
+    {"date", "connection", "keep-alive", "x-amz-request-id", "x-amz-id-2", "x-amzn-requestid"}
+)
+
+
+def head_text(answer: Mapping[str, Any]) -> str:
+    """Return what *answer*, to a HeadObject, says, as text for Entry.head: JSON of its
+    members, its headers, and those members that are times, in seconds."""
+    times = {name: at.timestamp() for name, at in answer.items() if isinstance(at, datetime)}
+    other = times.keys() | {"ResponseMetadata"}
+    said = {name: value for name, value in answer.items() if name not in other}
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    kept = {name: value for name, value in headers.items() if name not in _OF_EXCHANGE}
+    return json.dumps([said, kept, times], separators=(",", ":"))
+
+
+def head_object(entry: Entry) -> Answer | None:
+    """Return the answer to a HeadObject; None if not all of it is known."""
+    if entry.head is None:
+        return None
+    answer: Answer
+    answer, headers, times = json.loads(entry.head)
+    for name, at in times.items():
+        answer[name] = datetime.fromtimestamp(at, UTC)
+    answer["ResponseMetadata"] = metadata(200, headers)
+    return answer
+
+
+def metadata(status: int, headers: dict[str, str] | None = None) -> Answer:
+    return {"HTTPStatusCode": status, "HTTPHeaders": headers or {}, "RetryAttempts": 0}
+
+
+def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -> list[Answer]:
+    """Return objects as a listing shows them; with *owner*, as a ListObjects does."""
+    found: list[Answer] = [
+        {
+            "Key": key,
+            "LastModified": _time(mtime_ns),
+            "ETag": f'"{etag}"',
+            "Size": size,
+            "StorageClass": storage_class or "STANDARD",
+        }
+        for key, size, mtime_ns, etag, storage_class, _, _, _ in entries
+    ]
+    if owner is not None:
+        for item in found:
+            item["Owner"] = dict(owner)
+    return found
+
+
+def buckets(found: Iterable[Bucket], owner: Mapping[str, str]) -> Answer:
+    """Return the answer to a ListBuckets."""
+    listed = [{"Name": bucket.name, "CreationDate": _time(bucket.created_ns)} for bucket in found]
+    return {"ResponseMetadata": metadata(200), "Buckets": listed, "Owner": dict(owner)}
+
+
+def refusal(code: str, message: str, status: int, **more: str) -> Answer:
+    """Return what a ClientError has as its response."""
+    return {
+        "Error": {"Code": code, "Message": message, **more},
+        "ResponseMetadata": metadata(status),
+    }
+
+
+@lru_cache(maxsize=4096)
+def _time(ns: int) -> datetime:
+    seconds, rest = divmod(ns, _NS)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)

@@ -1,0 +1,265 @@
+"""Which calls the mirror answers, and how: the same answers and errors as S3's, or none.
+
+    ListObjectsV2   Bucket Prefix Delimiter StartAfter ContinuationToken MaxKeys
+    ListObjects     Bucket Prefix Delimiter Marker MaxKeys
+    HeadObject      Bucket Key
+    HeadBucket      Bucket
+    ListBuckets     (nothing)
+
+A call with any other parameter goes to S3, and so does whatever is odd, or not certain:
+* a listing, unless all that it can show was synced (a deep scope covers it);
+* HeadObject, unless a HEAD of this version was seen, or the absence of the key is certain;
+* what a listing of S3 says and the mirror does not keep, until it was seen once: the owner
+  that ListBuckets and ListObjects name, and the region that HeadBucket names.
+Not shown are the checksum algorithm and type that newer servers list with each object.
+
+A page that was made here goes on with a token of ours, "mimicfs:" and the key to go on
+behind. Should the mirror not be able to go on, the token becomes a StartAfter for S3.
+
+Threading: any; what was seen is kept in dicts of which each use is one atomic step.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import MimicError
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3 import answers
+from mimicfs.s3.answers import Answer
+
+Params = Mapping[str, Any]
+
+_PAGE_MAX = 1000  # keys of a listing, S3's limit
+_TOKEN = "mimicfs:"
+_KEY_MAX = 1024  # bytes
+_LAST = "\U0010ffff"  # no letter comes behind it
+_ALLOWED = {
+    "ListObjectsV2": {
+        "Bucket",
+        "Prefix",
+        "Delimiter",
+        "StartAfter",
+        "ContinuationToken",
+        "MaxKeys",
+    },
+    "ListObjects": {"Bucket", "Prefix", "Delimiter", "Marker", "MaxKeys"},
+    "HeadObject": {"Bucket", "Key"},
+    "HeadBucket": {"Bucket"},
+    "ListBuckets": set[str](),
+}
+
+
+class Refused(Exception):
+    """S3 would refuse this, with *response*."""
+
+    def __init__(self, code: str, response: Answer) -> None:
+        super().__init__(code)
+        self.code = code
+        self.response = response
+
+
+class _Shown(NamedTuple):
+    """A page of a listing."""
+
+    entries: list[Entry]
+    prefixes: list[str]
+    more: bool
+    last: str  # the key or common prefix that it ends with
+
+
+class Local:
+    """Answers from *mimicdb*."""
+
+    def __init__(self, mimicdb: MimicDB) -> None:
+        self._mimicdb = mimicdb
+        self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket; "": of all buckets
+        self._regions: dict[str, str] = {}  # by bucket
+        self._answers = {
+            "ListObjectsV2": self._list_v2,
+            "ListObjects": self._list_v1,
+            "HeadObject": self._head_object,
+            "HeadBucket": self._head_bucket,
+            "ListBuckets": self._list_buckets,
+        }
+
+    def answer(self, operation: str, params: Params) -> Answer | None:
+        """Return what S3 would answer; None: ask S3. Raises Refused."""
+        allowed = _ALLOWED.get(operation)
+        if allowed is None or not params.keys() <= allowed or not _plain(params):
+            return None
+        try:
+            return self._answers[operation](params)
+        except (MimicError, KeyError):  # nothing is certain
+            return None
+
+    def seen(self, operation: str, params: Params, answer: Params) -> None:
+        """Note what S3 answered, where a listing does not say it."""
+        if operation == "ListBuckets" and "Owner" in answer:
+            self._owners[""] = answer["Owner"]
+        elif operation == "HeadBucket" and answer.get("BucketRegion"):
+            self._regions[params["Bucket"]] = answer["BucketRegion"]
+        elif operation == "ListObjects" and answer.get("Contents"):
+            owners = [item.get("Owner") for item in answer["Contents"]]
+            if all(owner == owners[0] for owner in owners):
+                self._owners[params["Bucket"]] = owners[0]
+
+    # Buckets
+
+    def _list_buckets(self, _params: Params) -> Answer | None:
+        owner = self._owners.get("")
+        return answers.buckets(self._mimicdb.buckets(), owner) if owner else None
+
+    def _head_bucket(self, params: Params) -> Answer | None:
+        region = self._regions.get(params["Bucket"])
+        if region is None:
+            return None
+        self._mimicdb.bucket(params["Bucket"])  # it may be gone
+        headers = {"x-amz-bucket-region": region}
+        return {"ResponseMetadata": answers.metadata(200, headers), "BucketRegion": region}
+
+    # Objects
+
+    def _head_object(self, params: Params) -> Answer | None:
+        bucket, key = params["Bucket"], params["Key"]
+        entry = self._mimicdb.entry(bucket, key)
+        if entry is not None and entry.kind == OBJECT:
+            return answers.head_object(entry)
+        if not key or not self._knows(bucket, key):
+            return None
+        raise Refused("404", answers.refusal("404", "Not Found", 404))
+
+    def _knows(self, bucket: str, prefix: str) -> bool:
+        """Whether every key that begins with *prefix* is known."""
+        directory = prefix[: prefix.rfind("/") + 1]
+        return self._mimicdb.backend.covered(bucket, directory, deep=True)
+
+    # Listings
+
+    def _list_v2(self, params: Params) -> Answer | None:
+        delimiter, token = params.get("Delimiter", ""), params.get("ContinuationToken")
+        after = params.get("StartAfter", "")
+        if after and delimiter and token is None:
+            return None  # servers do not agree on what that shows
+        if token is not None:
+            place = place_of(token)
+            if place is None:
+                return None
+            after = place
+        shown = self._page(params, after)
+        if shown is None:
+            return None
+        answer = _listing(params, shown, None)
+        answer["KeyCount"] = len(shown.entries) + len(shown.prefixes)
+        for name in ("ContinuationToken", "StartAfter"):
+            if params.get(name):
+                answer[name] = params[name]
+        if shown.more:
+            answer["NextContinuationToken"] = _token(shown.last)
+        return answer
+
+    def _list_v1(self, params: Params) -> Answer | None:
+        owner = self._owners.get(params["Bucket"], _NOT_SEEN)
+        delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")
+        # A marker inside a group: servers do not agree on whether the group is shown.
+        inside = delimiter and delimiter in marker[len(params.get("Prefix", "")) :]
+        if owner is _NOT_SEEN or (inside and not marker.endswith(delimiter)):
+            return None
+        shown = self._page(params, marker)
+        if shown is None:
+            return None
+        answer = _listing(params, shown, owner)
+        answer["Marker"] = marker
+        if shown.more and delimiter:
+            answer["NextMarker"] = shown.last
+        return answer
+
+    def _page(self, params: Params, after: str) -> _Shown | None:
+        bucket, prefix = params["Bucket"], params.get("Prefix", "")
+        delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", _PAGE_MAX)
+        if not 0 < most <= _PAGE_MAX or not self._knows(bucket, prefix):
+            return None
+        if not delimiter:
+            found = self._mimicdb.listing(bucket, prefix, after, most + 1)
+            entries = found[:most]
+            return _Shown(entries, [], len(found) > most, entries[-1].key if entries else "")
+        return self._grouped(bucket, prefix, delimiter, after, most)
+
+    def _grouped(self, bucket: str, prefix: str, delimiter: str, after: str, most: int) -> _Shown:
+        entries: list[Entry] = []
+        prefixes: list[str] = []
+        last = ""
+        if delimiter in after[len(prefix) :] and after.startswith(prefix):
+            after = behind(after)  # a group that was shown
+        size = 16  # what is read behind the first key of a group is thrown away
+        while True:
+            page = self._mimicdb.listing(bucket, prefix, after, size)
+            for entry in page:
+                if len(entries) + len(prefixes) == most:
+                    return _Shown(entries, prefixes, True, last)
+                cut = entry.key.find(delimiter, len(prefix))
+                if cut >= 0:
+                    last = entry.key[: cut + len(delimiter)]
+                    prefixes.append(last)
+                    after, page = behind(last), []
+                    break
+                entries.append(entry)
+                after = last = entry.key
+            else:
+                if len(page) < size:
+                    return _Shown(entries, prefixes, False, last)
+                size = min(2 * size, _PAGE_MAX)
+                continue
+            size = 4
+
+
+_NOT_SEEN: Mapping[str, str] = {}
+
+
+def place_of(token: str) -> str | None:
+    """Return the key that a token of ours goes on behind; None if it is not ours."""
+    if not token.startswith(_TOKEN):
+        return None
+    try:
+        return base64.urlsafe_b64decode(token.removeprefix(_TOKEN)).decode()
+    except (binascii.Error, ValueError):
+        return None
+
+
+def behind(group: str) -> str:
+    """Return a key behind all that begin with *group*, and before all others behind it."""
+    return group + _LAST * ((_KEY_MAX - len(group.encode())) // 4)
+
+
+def _token(last: str) -> str:
+    return _TOKEN + base64.urlsafe_b64encode(last.encode()).decode()
+
+
+def _plain(params: Params) -> bool:
+    """Whether every parameter is of the type that it should be, and not what S3 refuses."""
+    return all(
+        type(value) is int if name == "MaxKeys" else isinstance(value, str)
+        for name, value in params.items()
+    ) and bool(params.get("Bucket", "none"))
+
+
+def _listing(params: Params, shown: _Shown, owner: Mapping[str, str] | None) -> Answer:
+    answer: Answer = {
+        "ResponseMetadata": answers.metadata(200),
+        "IsTruncated": shown.more,
+        "Name": params["Bucket"],
+        "Prefix": params.get("Prefix", ""),
+        "MaxKeys": params.get("MaxKeys", _PAGE_MAX),
+        "EncodingType": "url",
+    }
+    if params.get("Delimiter"):
+        answer["Delimiter"] = params["Delimiter"]
+    if shown.entries:
+        answer["Contents"] = answers.contents(shown.entries, owner)
+    if shown.prefixes:
+        answer["CommonPrefixes"] = [{"Prefix": prefix} for prefix in shown.prefixes]
+    return answer

@@ -1,0 +1,22 @@
+"""A boto3 Session whose S3 clients mimic, and with them its resources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+
+
+class Session(boto3.session.Session):
+    """*mimic* is what an S3 client is given to. The other parameters are boto3's."""
+
+    def __init__(self, mimic: Callable[[Any], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._mimic = mimic
+
+    def client(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
+        """As boto3's; of "s3", a mimicking one. Resources are made of it too."""
+        make: Any = super().client
+        client = make(service_name, *args, **kwargs)
+        return self._mimic(client) if service_name == "s3" else client

@@ -1,0 +1,303 @@
+"""What a mimicked boto3 client is answered, by whom, at what cost."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import boto3
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+from support.clients import CONFIG
+from support.mounts import costs
+from support.proxy import Hold
+
+import mimicfs
+from mimicfs import MimicDB
+from mimicfs.errors import ConfigError, NoSuchBucket
+from mimicfs.s3.mimic import Mimic
+
+
+def put(client, bucket, *keys):
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=b"x")
+
+
+def names(answer):
+    return [item["Key"] for item in answer.get("Contents", [])]
+
+
+def below(answer):
+    return [item["Prefix"] for item in answer.get("CommonPrefixes", [])]
+
+
+@pytest.fixture
+def synced(library, mimicked, client, bucket):
+    """A bucket with five keys, all of it in the mirror."""
+    put(client, bucket, "a", "d/e/1", "d/x", "d/é b+c", "z%41")
+    library.sync(bucket, client=mimicked)
+    return bucket
+
+
+def test_after_a_sync_listings_cost_nothing(mimicked, proxy, synced):
+    with costs(proxy):
+        assert names(mimicked.list_objects_v2(Bucket=synced)) == [
+            "a",
+            "d/e/1",
+            "d/x",
+            "d/é b+c",
+            "z%41",
+        ]
+        top = mimicked.list_objects_v2(Bucket=synced, Delimiter="/")
+        assert (names(top), below(top)) == (["a", "z%41"], ["d/"])
+        inner = mimicked.list_objects_v2(Bucket=synced, Delimiter="/", Prefix="d/")
+        assert (names(inner), below(inner)) == (["d/x", "d/é b+c"], ["d/e/"])
+        assert names(mimicked.list_objects_v2(Bucket=synced, Prefix="nothing")) == []
+
+
+def test_before_a_sync_a_listing_is_s3s_and_makes_its_prefix_known(mimicked, proxy, client, bucket):
+    put(client, bucket, "d/1", "d/2", "e")
+    with costs(proxy, LIST=1):
+        assert names(mimicked.list_objects_v2(Bucket=bucket, Prefix="d/")) == ["d/1", "d/2"]
+    with costs(proxy):
+        assert names(mimicked.list_objects_v2(Bucket=bucket, Prefix="d/")) == ["d/1", "d/2"]
+    with costs(proxy, LIST=1):
+        assert names(mimicked.list_objects_v2(Bucket=bucket)) == ["d/1", "d/2", "e"]
+
+
+def test_all_pages_together_make_a_bucket_known(mimicked, proxy, client, bucket):
+    put(client, bucket, "a", "b", "c", "d", "e")
+    paginator = mimicked.get_paginator("list_objects_v2")
+    for cost in ({"LIST": 3}, {}):
+        with costs(proxy, **cost):
+            pages = paginator.paginate(Bucket=bucket, MaxKeys=2)
+            assert [name for page in pages for name in names(page)] == ["a", "b", "c", "d", "e"]
+
+
+def test_force_asks_s3_and_repairs_the_mirror(mimicked, proxy, client, synced):
+    put(client, synced, "new")
+    client.delete_object(Bucket=synced, Key="a")
+    with costs(proxy):
+        assert "new" not in names(mimicked.list_objects_v2(Bucket=synced))
+    with costs(proxy, LIST=1):
+        assert "new" in names(mimicked.list_objects_v2(Bucket=synced, Force=True))
+    with costs(proxy):
+        assert "new" in names(mimicked.list_objects_v2(Bucket=synced))
+        assert "a" not in names(mimicked.list_objects_v2(Bucket=synced))
+
+
+def test_within_forced_every_call_asks_s3_also_those_of_other_threads(
+    library, mimicked, proxy, synced
+):
+    with costs(proxy, LIST=2), library.forced():
+        mimicked.list_objects_v2(Bucket=synced)
+        thread = threading.Thread(target=mimicked.list_objects_v2, kwargs={"Bucket": synced})
+        thread.start()
+        thread.join()
+    with costs(proxy):
+        mimicked.list_objects_v2(Bucket=synced)
+
+
+def test_head_is_s3s_once_for_each_version(mimicked, proxy, client, synced):
+    with costs(proxy, HEAD=1):
+        first = mimicked.head_object(Bucket=synced, Key="a")
+    with costs(proxy):
+        again = mimicked.head_object(Bucket=synced, Key="a")
+    told = again.pop("ResponseMetadata"), first.pop("ResponseMetadata")
+    assert again == first
+    assert [said["HTTPStatusCode"] for said in told] == [200, 200]
+    assert [said["HTTPHeaders"]["content-length"] for said in told] == ["1", "1"]
+    mimicked.put_object(Bucket=synced, Key="a", Body=b"other", Metadata={"By": "us"})
+    with costs(proxy, HEAD=1):
+        assert mimicked.head_object(Bucket=synced, Key="a")["ContentLength"] == 5
+    with costs(proxy):
+        metadata = mimicked.head_object(Bucket=synced, Key="a")["Metadata"]
+        assert {name.lower(): value for name, value in metadata.items()} == {"by": "us"}
+
+
+def test_what_is_absent_in_a_known_bucket_is_a_404_at_no_cost(mimicked, proxy, client, synced):
+    with costs(proxy), pytest.raises(ClientError) as ours:
+        mimicked.head_object(Bucket=synced, Key="nothing")
+    with pytest.raises(ClientError) as plain:
+        client.head_object(Bucket=synced, Key="nothing")
+    assert str(ours.value) == str(plain.value)
+    assert type(ours.value).__name__ == type(plain.value).__name__
+    assert ours.value.response["Error"] == plain.value.response["Error"]
+
+
+def test_what_is_not_allowed_locally_goes_to_s3(mimicked, proxy, client, synced):
+    with costs(proxy, HEAD=1):
+        mimicked.head_object(
+            Bucket=synced, Key="a", IfMatch=client.head_object(Bucket=synced, Key="a")["ETag"]
+        )
+    with costs(proxy, LIST=2):
+        mimicked.list_objects_v2(Bucket=synced, FetchOwner=True)
+        mimicked.list_objects_v2(Bucket=synced, StartAfter="a", Delimiter="/")
+    with pytest.raises(Exception, match="Unknown parameter"):
+        mimicked.head_object(Bucket=synced, Key="a", Forced=True)
+    with pytest.raises(Exception, match="Missing required parameter"):
+        mimicked.head_object(Key="a")
+
+
+def test_writes_are_seen_in_the_next_listing_at_no_cost(mimicked, proxy, synced):
+    put(mimicked, synced, "b")
+    mimicked.delete_object(Bucket=synced, Key="a")
+    mimicked.copy_object(Bucket=synced, Key="copy", CopySource={"Bucket": synced, "Key": "b"})
+    proxy.counted()
+    with costs(proxy):
+        found = names(mimicked.list_objects_v2(Bucket=synced))
+        assert found == ["b", "copy", "d/e/1", "d/x", "d/é b+c", "z%41"]
+
+
+def test_a_local_page_can_be_followed_by_one_of_s3(library, mimicked, proxy, client, synced):
+    first = mimicked.list_objects_v2(Bucket=synced, MaxKeys=2)
+    token = first["NextContinuationToken"]
+    with costs(proxy, LIST=1):
+        second = mimicked.list_objects_v2(
+            Bucket=synced, MaxKeys=2, ContinuationToken=token, Force=True
+        )
+    assert names(first) + names(second) == ["a", "d/e/1", "d/x", "d/é b+c"]
+    assert second["ContinuationToken"] == token
+    grouped = mimicked.list_objects_v2(Bucket=synced, MaxKeys=2, Delimiter="/")
+    assert (names(grouped), below(grouped)) == (["a"], ["d/"])
+    last = mimicked.list_objects_v2(
+        Bucket=synced,
+        Delimiter="/",
+        ContinuationToken=grouped["NextContinuationToken"],
+        Force=True,
+    )
+    assert (names(last), below(last)) == (["z%41"], [])
+
+
+def test_buckets_are_listed_locally_once_s3_has_named_their_owner(mimicked, proxy, client, bucket):
+    with costs(proxy, LIST_BUCKETS=1):
+        first = mimicked.list_buckets()
+    with costs(proxy):
+        again = mimicked.list_buckets()
+    first["Buckets"].sort(key=lambda item: item["Name"])  # S3 does, moto does not
+    assert again["Buckets"] == first["Buckets"]
+    assert bucket in [item["Name"] for item in again["Buckets"]]
+
+
+def test_a_bucket_made_and_removed_through_us_is_known(library, mimicked, proxy, bucket):
+    library.sync(client=mimicked)
+    mimicked.create_bucket(Bucket=f"{bucket}-2")
+    assert library.bucket(f"{bucket}-2").name == f"{bucket}-2"
+    mimicked.delete_bucket(Bucket=f"{bucket}-2")
+    with pytest.raises(NoSuchBucket):
+        library.bucket(f"{bucket}-2")
+
+
+def test_a_bucket_that_is_gone_is_s3s_error_and_forgotten(mimicked, client, synced):
+    for item in client.list_objects_v2(Bucket=synced)["Contents"]:
+        client.delete_object(Bucket=synced, Key=item["Key"])
+    client.delete_bucket(Bucket=synced)
+    for force in (True, False):
+        with pytest.raises(ClientError, match="NoSuchBucket"):
+            mimicked.list_objects_v2(Bucket=synced, Force=force)
+
+
+def test_waiters_ask_s3(mimicked, proxy, client, synced):
+    put(client, synced, "late")
+    with costs(proxy, HEAD=1):
+        mimicked.get_waiter("object_exists").wait(Bucket=synced, Key="late")
+
+
+def test_s3transfer_and_resources_mimic(library, mimicked, proxy, synced, tmp_path):
+    data = bytes(range(256)) * 4096 * 6
+    config = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    mimicked.upload_fileobj(io.BytesIO(data), synced, "up/large", Config=config)
+    with costs(proxy):
+        (item,) = mimicked.list_objects_v2(Bucket=synced, Prefix="up/")["Contents"]
+        assert item["Size"] == len(data)
+    mimicked.download_file(synced, "up/large", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == data
+    resource = library.resource(endpoint_url=proxy.url, config=CONFIG)
+    with costs(proxy, LIST=1):  # boto3's resources use ListObjects, which names the owner
+        assert len(list(resource.Bucket(synced).objects.all())) == 6
+    with costs(proxy):
+        assert [it.key for it in resource.Bucket(synced).objects.filter(Prefix="up/")] == [
+            "up/large"
+        ]
+    with costs(proxy, LIST=1):
+        assert len(list(resource.Bucket(synced).objects.filter(Prefix="up/", Force=True))) == 1
+    resource.Object(synced, "up/small").put(Body=b"1")
+    proxy.counted()
+    with costs(proxy):
+        assert len(list(resource.Bucket(synced).objects.filter(Prefix="up/"))) == 2
+
+
+def test_a_client_of_ones_own_becomes_a_mimicking_one(library, proxy, synced):
+    mine = boto3.client("s3", endpoint_url=proxy.url, config=CONFIG)
+    assert mimicfs.mimic(mine) is mine  # into the MimicDB of the process
+    assert mimicfs.mimic(mine, library) is mine  # once is enough
+    assert isinstance(mine._make_api_call.__self__, Mimic)
+    with costs(proxy):
+        assert len(names(mine.list_objects_v2(Bucket=synced))) == 5
+    resource = mimicfs.mimic(boto3.resource("s3", endpoint_url=proxy.url, config=CONFIG))
+    with costs(proxy, LIST=1):
+        assert len(list(resource.Bucket(synced).objects.all())) == 5
+    with costs(proxy):
+        assert len(list(resource.Bucket(synced).objects.all())) == 5
+
+
+def test_without_a_mimicdb_the_way_to_one_is_named(monkeypatch):
+    monkeypatch.setattr("mimicfs.process._current", [])
+    with pytest.raises(ConfigError, match=r"call MimicDB\(\) first"):
+        mimicfs.mimic(boto3.client("s3"))
+
+
+def test_a_namespace_keeps_mirrors_apart(backend, tmp_path, mimicked, synced):
+    from mimicfs.backends.sqlite import SQLite
+
+    path = str(tmp_path / "two.db")
+    first, second = MimicDB(SQLite(path), "one"), MimicDB(SQLite(path), namespace="two")
+    first.sync(
+        synced, client=boto3.client("s3", endpoint_url=mimicked.meta.endpoint_url, config=CONFIG)
+    )
+    assert len(first.listing(synced)) == 5
+    assert second.listing(synced) == []
+    first.close()
+    second.close()
+
+
+def test_many_threads_share_one_mimicdb(library, mimicked, proxy, synced):
+    def work(number):
+        for step in range(10):
+            put(mimicked, synced, f"t/{number}/{step}")
+            found = names(mimicked.list_objects_v2(Bucket=synced, Prefix=f"t/{number}/"))
+            assert len(found) == step + 1
+        mimicked.delete_object(Bucket=synced, Key=f"t/{number}/0")
+
+    failures = []
+
+    def guarded(number):
+        try:
+            work(number)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(names(mimicked.list_objects_v2(Bucket=synced, Prefix="t/"))) == 54
+    assert names(mimicked.list_objects_v2(Bucket=synced)) == names(
+        mimicked.list_objects_v2(Bucket=synced, Force=True)
+    )
+
+
+def test_a_put_during_a_listing_is_not_undone_by_it(library, mimicked, proxy, synced):
+    with proxy.rule(Hold(lambda request: request.kind == "LIST")) as hold:
+        thread = threading.Thread(
+            target=mimicked.list_objects_v2, kwargs={"Bucket": synced, "Force": True}
+        )
+        thread.start()
+        assert hold.reached.wait(30)
+        put(mimicked, synced, "meanwhile")
+        hold.release()
+        thread.join()
+    assert "meanwhile" in names(mimicked.list_objects_v2(Bucket=synced))
