@@ -108,6 +108,13 @@ class Local:
             if all(owner == owners[0] for owner in owners):
                 self._owners[params["Bucket"]] = owners[0]
 
+    def keys(self, params: Params) -> Answer | None:
+        """As `answer` to a ListObjects, but for the owners, which are left out."""
+        try:
+            return self._listed(params, None) if _plain(params) else None
+        except MimicError:
+            return None
+
     # Buckets
 
     def _list_buckets(self, _params: Params) -> Answer | None:
@@ -164,10 +171,13 @@ class Local:
 
     def _list_v1(self, params: Params) -> Answer | None:
         owner = self._owners.get(params["Bucket"], _NOT_SEEN)
+        return None if owner is _NOT_SEEN else self._listed(params, owner)
+
+    def _listed(self, params: Params, owner: Mapping[str, str] | None) -> Answer | None:
         delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")
         # A marker inside a group: servers do not agree on whether the group is shown.
         inside = delimiter and delimiter in marker[len(params.get("Prefix", "")) :]
-        if owner is _NOT_SEEN or (inside and not marker.endswith(delimiter)):
+        if inside and not marker.endswith(delimiter):
             return None
         shown = self._page(params, marker)
         if shown is None:

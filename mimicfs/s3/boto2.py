@@ -1,0 +1,119 @@
+"""What the boto-shaped classes share: how they ask, their errors, headers and times.
+
+They follow boto 2.49 in names, order of arguments, what they return and raise, and stand on a
+mimicking boto3 client. What is left out raises NotImplementedError, which names boto3's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from http.client import responses
+from typing import Any
+from xml.sax.saxutils import escape
+
+from botocore.exceptions import ClientError
+
+from mimicfs.exception import BotoServerError, S3ResponseError
+
+Headers = Mapping[str, str]
+# Called with the bytes that went, and how many there are.
+Callback = Callable[[int, int], Any]
+
+# HTTP headers that a caller may give, by boto3's names.
+_PARAMS = {
+    "cache-control": "CacheControl",
+    "content-disposition": "ContentDisposition",
+    "content-encoding": "ContentEncoding",
+    "content-language": "ContentLanguage",
+    "content-md5": "ContentMD5",
+    "content-type": "ContentType",
+    "expires": "Expires",
+    "if-match": "IfMatch",
+    "if-none-match": "IfNoneMatch",
+    "if-modified-since": "IfModifiedSince",
+    "if-unmodified-since": "IfUnmodifiedSince",
+    "range": "Range",
+    "x-amz-acl": "ACL",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
+    "x-amz-storage-class": "StorageClass",
+    "x-amz-tagging": "Tagging",
+    "x-amz-website-redirect-location": "WebsiteRedirectLocation",
+    "x-amz-request-payer": "RequestPayer",
+}
+_META = "x-amz-meta-"
+
+
+def ask(
+    client: Any,
+    operation: str,
+    force: bool | None = None,
+    error: type[BotoServerError] = S3ResponseError,
+    **params: Any,
+) -> Any:
+    """Return what *client* answers. Raises *error*."""
+    if force:
+        params["Force"] = True
+    try:
+        return getattr(client, operation)(**params)
+    except ClientError as exc:
+        raise refused(exc, error) from exc
+
+
+def refused(exc: ClientError, error: type[BotoServerError]) -> BotoServerError:
+    """Return *exc* as boto has it. (A HEAD has no body, and no code but the status.)"""
+    said, about = exc.response.get("Error", {}), exc.response.get("ResponseMetadata", {})
+    status = int(about.get("HTTPStatusCode", 0))
+    code = str(said.get("Code", ""))
+    if code.isdecimal():
+        return error(status, responses.get(status, code), "")
+    fields = {
+        **{name: str(value) for name, value in said.items()},
+        "RequestId": str(about.get("RequestId", "")),
+    }
+    xml = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{xml}</Error>'
+    return error(status, responses.get(status, code), body)
+
+
+def params_of(headers: Headers | None) -> dict[str, Any]:
+    """Return *headers* as parameters of boto3. Raises NotImplementedError."""
+    found: dict[str, Any] = {}
+    for name, value in (headers or {}).items():
+        lower = name.lower()
+        if lower.startswith(_META):
+            found.setdefault("Metadata", {})[lower.removeprefix(_META)] = value
+        elif lower in _PARAMS:
+            found[_PARAMS[lower]] = value
+        elif lower not in ("content-length", "expect", "user-agent", "date", "host"):
+            text = f"the header {name}: pass it to the boto3 client, connection.client"
+            raise NotImplementedError(text)
+    return found
+
+
+def left_out(name: str, instead: str) -> Callable[..., Any]:
+    """Return a method that says how boto3 does what *name* did."""
+
+    def method(_self: Any, *_args: Any, **_kwargs: Any) -> Any:
+        raise NotImplementedError(f"{name}: use connection.client.{instead}")
+
+    method.__name__ = name
+    method.__doc__ = f"Left out; boto3's way is `connection.client.{instead}`."
+    method.instead = instead  # type: ignore[attr-defined]
+    return method
+
+
+def listed_time(at: datetime) -> str:
+    """Return a time as a listing has it: 2026-11-23T22:15:00.000Z."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+
+
+def header_time(at: datetime) -> str:
+    """Return a time as a HEAD has it: Mon, 23 Nov 2026 22:15:00 GMT."""
+    return format_datetime(at.astimezone(UTC).replace(microsecond=0), usegmt=True)
+
+
+def text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

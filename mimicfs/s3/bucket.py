@@ -1,0 +1,584 @@
+"""Bucket, as boto has it: listings and keys from the mirror where it knows them.
+
+`for key in bucket` never asks S3. Threading: as its connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import Unlisted
+from mimicfs.exception import S3ResponseError
+from mimicfs.s3.boto2 import Headers, ask, left_out, listed_time, params_of
+from mimicfs.s3.key import Key
+from mimicfs.s3.local import Local
+from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
+from mimicfs.s3.prefix import Prefix
+from mimicfs.s3.resultset import BucketListResultSet, ResultSet
+from mimicfs.s3.versions import DeletedKey, DeleteMarker, Error, MultiDeleteResult
+
+if TYPE_CHECKING:
+    from mimicfs.s3.connection import S3Connection
+
+_DELETE_MAX = 1000  # keys of one DeleteObjects
+_LIST_PARAMS = frozenset({"prefix", "delimiter", "marker", "max_keys", "maxkeys", "encoding_type"})
+
+
+class Bucket:
+    def __init__(
+        self,
+        connection: S3Connection | None = None,
+        name: str | None = None,
+        key_class: type[Key] = Key,
+    ) -> None:
+        self.connection: Any = connection
+        self.name = name or ""
+        self.key_class = key_class
+        self.creation_date: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bucket: {self.name}>"
+
+    def __contains__(self, key_name: str) -> bool:
+        return self.get_key(key_name) is not None
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield the keys that the mirror has, in S3's order, and ask nobody."""
+        after = ""
+        while page := self.connection.mimicdb.listing(self.name, "", after, 1000):
+            yield from (self._from_entry(entry) for entry in page)
+            after = page[-1].key
+
+    def ask(self, operation: str, force: bool | None = None, **params: Any) -> Any:
+        """Return what S3, or the mirror, answers about this bucket. Raises S3ResponseError."""
+        return ask(self.connection.client, operation, force, Bucket=self.name, **params)
+
+    def set_key_class(self, key_class: type[Key]) -> None:
+        self.key_class = key_class
+
+    def sync(self) -> None:
+        """Make the mirror of this bucket true."""
+        self.connection.sync(self.name)
+
+    # Keys
+
+    def new_key(self, key_name: str | None = None) -> Key:
+        """Return a key that S3 need not have."""
+        if not key_name:
+            raise ValueError("a key needs a name")
+        return self.key_class(self, key_name)
+
+    def get_key(
+        self,
+        key_name: str,
+        headers: Headers | None = None,
+        version_id: str | None = None,
+        response_headers: Headers | None = None,
+        validate: bool = True,
+        force: bool | None = None,
+    ) -> Key | None:
+        """Return a key, or None if there is none. What the mirror knows costs no request;
+        metadata and headers that it does not know are asked for when they are read."""
+        if not validate:
+            if headers or version_id or response_headers:
+                raise ValueError("headers and version_id need validate=True")
+            return self.key_class(self, key_name)
+        if not (force or headers or version_id):
+            found = self._mirrored(key_name)
+            if found is not None:
+                return found[0]
+        params = params_of(headers) | ({"VersionId": version_id} if version_id else {})
+        try:
+            answer = self.ask("head_object", force, Key=key_name, **params)
+        except S3ResponseError as exc:
+            if exc.status == 404:
+                return None
+            raise
+        key = self.key_class(self, key_name)
+        key.take_head(answer)
+        return key
+
+    def _mirrored(self, key_name: str) -> tuple[Key | None] | None:
+        """Return what the mirror says of a key; None: nothing certain."""
+        mimicdb = self.connection.mimicdb
+        entry = mimicdb.entry(self.name, key_name)
+        if entry is not None and entry.kind == OBJECT:
+            return (self._from_entry(entry),)
+        directory, slash, name = key_name.rpartition("/")
+        if not name:
+            return None
+        try:
+            mimicdb.lookup(self.name, directory + slash, name)
+        except Unlisted:
+            return None
+        return (None,) if mimicdb.cover(self.name, directory + slash) else None
+
+    def _from_entry(self, entry: Entry) -> Key:
+        key = self.key_class(self, entry.key)
+        key.take_entry(entry)
+        return key
+
+    def lookup(self, key_name: str, headers: Headers | None = None) -> Key | None:
+        """As get_key; None also where S3 refuses."""
+        try:
+            return self.get_key(key_name, headers=headers)
+        except S3ResponseError:
+            return None
+
+    def delete_key(
+        self,
+        key_name: str,
+        headers: Headers | None = None,
+        version_id: str | None = None,
+        mfa_token: Any = None,
+    ) -> Key:
+        """Delete a key; that there is none is no error. Return it."""
+        params = params_of(headers) | _version(version_id, mfa_token)
+        answer = self.ask("delete_object", Key=key_name, **params)
+        key = self.key_class(self, key_name)
+        key.version_id = answer.get("VersionId")
+        key.delete_marker = bool(answer.get("DeleteMarker"))
+        return key
+
+    def delete_keys(
+        self,
+        keys: Iterable[Any],
+        quiet: bool = False,
+        mfa_token: Any = None,
+        headers: Headers | None = None,
+    ) -> MultiDeleteResult:
+        """Delete *keys* (names, (name, version_id), Keys or DeleteMarkers), 1,000 a request."""
+        result = MultiDeleteResult(self)
+        batch: list[dict[str, Any]] = []
+        for key in keys:
+            named = _named(key)
+            if named is None:
+                result.errors.append(Error(str(key), None, "InvalidArgument", "not a key"))
+                continue
+            batch.append(named)
+            if len(batch) == _DELETE_MAX:
+                self._delete_batch(batch, quiet, mfa_token, headers, result)
+                batch = []
+        if batch:
+            self._delete_batch(batch, quiet, mfa_token, headers, result)
+        return result
+
+    def _delete_batch(
+        self,
+        batch: list[dict[str, Any]],
+        quiet: bool,
+        mfa_token: Any,
+        headers: Headers | None,
+        result: MultiDeleteResult,
+    ) -> None:
+        params = params_of(headers) | _version(None, mfa_token)
+        answer = self.ask("delete_objects", Delete={"Objects": batch, "Quiet": quiet}, **params)
+        result.deleted += [DeletedKey.of(item) for item in answer.get("Deleted", ())]
+        result.errors += [Error.of(item) for item in answer.get("Errors", ())]
+
+    def copy_key(
+        self,
+        new_key_name: str,
+        src_bucket_name: str,
+        src_key_name: str,
+        metadata: dict[str, str] | None = None,
+        src_version_id: str | None = None,
+        storage_class: str = "STANDARD",
+        preserve_acl: bool = False,
+        encrypt_key: bool = False,
+        headers: Headers | None = None,
+        query_args: str | None = None,
+    ) -> Key:
+        """Copy a key into this bucket, with its metadata or *metadata* instead of that."""
+        source: dict[str, Any] = {"Bucket": src_bucket_name, "Key": src_key_name}
+        if src_version_id:
+            source["VersionId"] = src_version_id
+        params = params_of(headers)
+        if metadata is not None:
+            params |= {"MetadataDirective": "REPLACE", "Metadata": dict(metadata)}
+        if storage_class != "STANDARD":
+            params["StorageClass"] = storage_class
+        if encrypt_key:
+            params["ServerSideEncryption"] = "AES256"
+        answer = self.ask("copy_object", Key=new_key_name, CopySource=source, **params)
+        if preserve_acl:
+            acl = ask(
+                self.connection.client, "get_object_acl", Bucket=src_bucket_name, Key=src_key_name
+            )
+            policy = {"Grants": acl["Grants"], "Owner": acl["Owner"]}
+            self.ask("put_object_acl", Key=new_key_name, AccessControlPolicy=policy)
+        key = self.key_class(self, new_key_name)
+        result = answer.get("CopyObjectResult", {})
+        key.etag = result.get("ETag")
+        if result.get("LastModified"):
+            key.last_modified = listed_time(result["LastModified"])
+        key.version_id = answer.get("VersionId")
+        return key
+
+    # Listings
+
+    def list(
+        self,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+        force: bool | None = None,
+    ) -> BucketListResultSet[Any]:
+        """Return all keys, and with *delimiter* prefixes, page by page as they are read."""
+
+        def pages() -> Iterator[ResultSet]:
+            place = marker
+            while True:
+                page = self.get_all_keys(
+                    headers, prefix=prefix, delimiter=delimiter, marker=place, force=force
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                place = page.next_marker or page[-1].name
+
+        return BucketListResultSet(pages)
+
+    def get_all_keys(
+        self, headers: Headers | None = None, force: bool | None = None, **params: Any
+    ) -> ResultSet:
+        """Return a page of keys, then prefixes: *prefix*, *delimiter*, *marker*, *max_keys*."""
+        unknown = params.keys() - _LIST_PARAMS
+        if unknown:
+            raise TypeError(f"get_all_keys has no parameter {min(unknown)}")
+        most = params.get("max_keys", params.get("maxkeys"))
+        asked = {
+            "Prefix": params.get("prefix") or "",
+            "Delimiter": params.get("delimiter") or "",
+            "Marker": params.get("marker") or "",
+        } | ({"MaxKeys": int(most)} if most is not None else {})
+        answer = None
+        if not force and not headers:
+            local = Local(self.connection.mimicdb)
+            answer = local.keys({"Bucket": self.name, **asked})
+        if answer is None:
+            plain = {name: value for name, value in asked.items() if value != ""}
+            answer = self.ask("list_objects", force, **plain, **params_of(headers))
+        return self._page(answer)
+
+    def _page(self, answer: Any) -> ResultSet:
+        page = ResultSet()
+        for item in answer.get("Contents", ()):
+            key = self.key_class(self, item["Key"])
+            key.take_listed(item)
+            page.append(key)
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer["IsTruncated"]
+        page.next_marker = answer.get("NextMarker")
+        return page
+
+    # Versions
+
+    def list_versions(
+        self,
+        prefix: str = "",
+        delimiter: str = "",
+        key_marker: str = "",
+        version_id_marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+    ) -> BucketListResultSet[Any]:
+        """Return all versions of keys, and delete markers, page by page as they are read."""
+
+        def pages() -> Iterator[ResultSet]:
+            key, version = key_marker, version_id_marker
+            while True:
+                page = self.get_all_versions(
+                    headers,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    key_marker=key,
+                    version_id_marker=version,
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                key, version = page.next_key_marker or "", page.next_version_id_marker or ""
+
+        return BucketListResultSet(pages)
+
+    def get_all_versions(self, headers: Headers | None = None, **params: Any) -> ResultSet:
+        """Return a page of versions: *prefix*, *delimiter*, *key_marker*, *version_id_marker*,
+        *max_keys*."""
+        names = {
+            "prefix": "Prefix",
+            "delimiter": "Delimiter",
+            "key_marker": "KeyMarker",
+            "version_id_marker": "VersionIdMarker",
+            "max_keys": "MaxKeys",
+            "encoding_type": "",
+        }
+        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        answer = self.ask("list_object_versions", **asked, **params_of(headers))
+        page = ResultSet()
+        for item in answer.get("Versions", ()):
+            key = self.key_class(self, item["Key"])
+            key.take_listed(item)
+            page.append(key)
+        page += [DeleteMarker.of(self, item) for item in answer.get("DeleteMarkers", ())]
+        page.sort(key=lambda item: item.name)  # a name's versions stay newest first
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer["IsTruncated"]
+        page.next_key_marker = answer.get("NextKeyMarker")
+        page.next_version_id_marker = answer.get("NextVersionIdMarker")
+        return page
+
+    def configure_versioning(
+        self,
+        versioning: bool,
+        mfa_delete: bool = False,
+        mfa_token: Any = None,
+        headers: Headers | None = None,
+    ) -> bool:
+        status = {"Status": "Enabled" if versioning else "Suspended"}
+        if mfa_delete or mfa_token:
+            status["MFADelete"] = "Enabled" if mfa_delete else "Disabled"
+        params = params_of(headers) | _version(None, mfa_token)
+        self.ask("put_bucket_versioning", VersioningConfiguration=status, **params)
+        return True
+
+    def get_versioning_status(self, headers: Headers | None = None) -> dict[str, str]:
+        """Return {} where versioning was never configured, else {"Versioning": "Enabled"} ..."""
+        answer = self.ask("get_bucket_versioning", **params_of(headers))
+        found = {"Versioning": answer.get("Status"), "MfaDelete": answer.get("MFADelete")}
+        return {name: value for name, value in found.items() if value}
+
+    # Multipart uploads
+
+    def initiate_multipart_upload(
+        self,
+        key_name: str,
+        headers: Headers | None = None,
+        reduced_redundancy: bool = False,
+        metadata: dict[str, str] | None = None,
+        encrypt_key: bool = False,
+        policy: str | None = None,
+    ) -> MultiPartUpload:
+        params = params_of(headers)
+        params["Metadata"] = {**params.get("Metadata", {}), **(metadata or {})}
+        if reduced_redundancy:
+            params["StorageClass"] = "REDUCED_REDUNDANCY"
+        if encrypt_key:
+            params["ServerSideEncryption"] = "AES256"
+        if policy:
+            params["ACL"] = policy
+        answer = self.ask("create_multipart_upload", Key=key_name, **params)
+        upload = MultiPartUpload(self)
+        upload.key_name, upload.id, upload.bucket_name = key_name, answer["UploadId"], self.name
+        return upload
+
+    def complete_multipart_upload(
+        self, key_name: str, upload_id: str, xml_body: Any, headers: Headers | None = None
+    ) -> CompleteMultiPartUpload:
+        """End an upload. *xml_body*: what MultiPartUpload.to_xml gives."""
+        parts = MultiPartUpload.parts_of(xml_body)
+        answer = self.ask(
+            "complete_multipart_upload",
+            Key=key_name,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},
+            **params_of(headers),
+        )
+        return CompleteMultiPartUpload.of(self, answer)
+
+    def cancel_multipart_upload(
+        self, key_name: str, upload_id: str, headers: Headers | None = None
+    ) -> None:
+        self.ask("abort_multipart_upload", Key=key_name, UploadId=upload_id, **params_of(headers))
+
+    def get_all_multipart_uploads(self, headers: Headers | None = None, **params: Any) -> ResultSet:
+        """Return a page of unfinished uploads: *max_uploads*, *key_marker*,
+        *upload_id_marker*, *prefix*, *delimiter*."""
+        names = {
+            "max_uploads": "MaxUploads",
+            "key_marker": "KeyMarker",
+            "upload_id_marker": "UploadIdMarker",
+            "prefix": "Prefix",
+            "delimiter": "Delimiter",
+            "encoding_type": "",
+        }
+        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        answer = self.ask("list_multipart_uploads", **asked, **params_of(headers))
+        page = ResultSet(MultiPartUpload.of(self, item) for item in answer.get("Uploads", ()))
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer.get("IsTruncated", False)
+        page.next_key_marker = answer.get("NextKeyMarker")
+        page.next_upload_id_marker = answer.get("NextUploadIdMarker")
+        return page
+
+    def list_multipart_uploads(
+        self,
+        key_marker: str = "",
+        upload_id_marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+    ) -> BucketListResultSet[MultiPartUpload]:
+        def pages() -> Iterator[ResultSet]:
+            key, upload = key_marker, upload_id_marker
+            while True:
+                page = self.get_all_multipart_uploads(
+                    headers, key_marker=key, upload_id_marker=upload
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                key, upload = page.next_key_marker or "", page.next_upload_id_marker or ""
+
+        return BucketListResultSet(pages)
+
+    # The bucket itself
+
+    def delete(self, headers: Headers | None = None) -> None:
+        """Remove the bucket, which must be empty."""
+        self.connection.delete_bucket(self.name, headers)
+
+    def get_location(self, headers: Headers | None = None) -> str:
+        """Return the region; "" is us-east-1."""
+        return self.ask("get_bucket_location", **params_of(headers)).get("LocationConstraint") or ""
+
+    def set_acl(
+        self,
+        acl_or_str: str,
+        key_name: str = "",
+        headers: Headers | None = None,
+        version_id: str | None = None,
+    ) -> None:
+        """Set a canned ACL ("private", "public-read" ...) of a key, or of the bucket."""
+        if not isinstance(acl_or_str, str):
+            raise NotImplementedError("an ACL that is not canned: client.put_object_acl")
+        params = params_of(headers) | {"ACL": acl_or_str}
+        if key_name:
+            params |= {"Key": key_name} | ({"VersionId": version_id} if version_id else {})
+            self.ask("put_object_acl", **params)
+        else:
+            self.ask("put_bucket_acl", **params)
+
+    def set_canned_acl(
+        self,
+        acl_str: str,
+        key_name: str = "",
+        headers: Headers | None = None,
+        version_id: str | None = None,
+    ) -> None:
+        self.set_acl(acl_str, key_name, headers, version_id)
+
+    def make_public(self, recursive: bool = False, headers: Headers | None = None) -> None:
+        self.set_acl("public-read", headers=headers)
+        if recursive:
+            for key in self:
+                self.set_acl("public-read", key.name, headers)
+
+    def get_policy(self, headers: Headers | None = None) -> str:
+        return str(self.ask("get_bucket_policy", **params_of(headers))["Policy"])
+
+    def set_policy(self, policy: str, headers: Headers | None = None) -> bool:
+        self.ask("put_bucket_policy", Policy=policy, **params_of(headers))
+        return True
+
+    def delete_policy(self, headers: Headers | None = None) -> bool:
+        self.ask("delete_bucket_policy", **params_of(headers))
+        return True
+
+    def generate_url(
+        self,
+        expires_in: int,
+        method: str = "GET",
+        headers: Headers | None = None,
+        force_http: bool = False,
+        response_headers: Headers | None = None,
+        expires_in_absolute: bool = False,
+    ) -> str:
+        return self.signed_url(
+            *(method, "", expires_in, headers, True, force_http),
+            *(response_headers, expires_in_absolute, None),
+        )
+
+    def signed_url(
+        self,
+        method: str,
+        key: str,
+        expires_in: int,
+        headers: Headers | None,
+        query_auth: bool,
+        force_http: bool,
+        response_headers: Headers | None,
+        expires_in_absolute: bool,
+        version_id: str | None,
+    ) -> str:
+        """Return an address of *key* ("": the bucket) for *method*."""
+        operations = {
+            "GET": "get_object" if key else "list_objects",
+            "PUT": "put_object" if key else "create_bucket",
+            "HEAD": "head_object" if key else "head_bucket",
+            "DELETE": "delete_object" if key else "delete_bucket",
+        }
+        params: dict[str, Any] = {"Bucket": self.name, **params_of(headers)}
+        if key:
+            params["Key"] = key
+        if version_id:
+            params["VersionId"] = version_id
+        for name, value in (response_headers or {}).items():
+            short = name.lower().removeprefix("response-").title().replace("-", "")
+            params[f"Response{short}"] = value
+        seconds = expires_in - int(time.time()) if expires_in_absolute else expires_in
+        url: str = self.connection.client.generate_presigned_url(
+            operations[method.upper()], Params=params, ExpiresIn=max(1, seconds)
+        )
+        url = url if query_auth else url.partition("?")[0]
+        return url.replace("https://", "http://", 1) if force_http else url
+
+    # Left out, with the way of boto3
+
+    add_email_grant = left_out("add_email_grant", "put_bucket_acl")
+    add_user_grant = left_out("add_user_grant", "put_bucket_acl")
+    configure_lifecycle = left_out("configure_lifecycle", "put_bucket_lifecycle_configuration")
+    configure_website = left_out("configure_website", "put_bucket_website")
+    delete_cors = left_out("delete_cors", "delete_bucket_cors")
+    delete_lifecycle_configuration = left_out(
+        "delete_lifecycle_configuration", "delete_bucket_lifecycle"
+    )
+    delete_tags = left_out("delete_tags", "delete_bucket_tagging")
+    delete_website_configuration = left_out("delete_website_configuration", "delete_bucket_website")
+    disable_logging = left_out("disable_logging", "put_bucket_logging")
+    enable_logging = left_out("enable_logging", "put_bucket_logging")
+    get_acl = left_out("get_acl", "get_bucket_acl")
+    get_cors = left_out("get_cors", "get_bucket_cors")
+    get_lifecycle_config = left_out("get_lifecycle_config", "get_bucket_lifecycle_configuration")
+    get_logging_status = left_out("get_logging_status", "get_bucket_logging")
+    get_request_payment = left_out("get_request_payment", "get_bucket_request_payment")
+    get_tags = left_out("get_tags", "get_bucket_tagging")
+    get_website_configuration = left_out("get_website_configuration", "get_bucket_website")
+    get_website_endpoint = left_out("get_website_endpoint", "get_bucket_website")
+    list_grants = left_out("list_grants", "get_bucket_acl")
+    set_cors = left_out("set_cors", "put_bucket_cors")
+    set_request_payment = left_out("set_request_payment", "put_bucket_request_payment")
+    set_tags = left_out("set_tags", "put_bucket_tagging")
+
+
+def _version(version_id: str | None, mfa_token: Any) -> dict[str, Any]:
+    found = {"VersionId": version_id} if version_id else {}
+    return found | ({"MFA": " ".join(mfa_token)} if mfa_token else {})
+
+
+def _named(key: Any) -> dict[str, Any] | None:
+    """Return what DeleteObjects calls *key*."""
+    version: str | None = None
+    if isinstance(key, tuple) and len(key) == 2:
+        key, version = key
+    elif isinstance(key, Key | DeleteMarker):
+        key, version = key.name, key.version_id
+    elif isinstance(key, Prefix):
+        key = key.name
+    if not isinstance(key, str) or not key:
+        return None
+    return {"Key": key} | ({"VersionId": version} if version else {})

@@ -1,0 +1,275 @@
+"""S3Connection, boto's way to S3, on a mimicking boto3 client.
+
+    from mimicfs.s3.connection import S3Connection
+    conn = S3Connection(KEY, SECRET)
+    conn.sync()
+
+Threading: as the MimicDB and the boto3 client beneath, any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from botocore import UNSIGNED
+from botocore.config import Config
+
+from mimicfs import process
+from mimicfs.errors import NoSuchBucket, Unlisted
+from mimicfs.exception import S3CreateError, S3ResponseError
+from mimicfs.s3.boto2 import Headers, ask, left_out, params_of
+from mimicfs.s3.bucket import Bucket
+from mimicfs.s3.resultset import ResultSet
+
+if TYPE_CHECKING:
+    from mimicfs.library import MimicDB
+
+
+class SubdomainCallingFormat:
+    """https://BUCKET.HOST/KEY"""
+
+    addressing_style = "virtual"
+
+
+class OrdinaryCallingFormat:
+    """https://HOST/BUCKET/KEY"""
+
+    addressing_style = "path"
+
+
+class ProtocolIndependentOrdinaryCallingFormat(OrdinaryCallingFormat): ...
+
+
+class Location:
+    """Names of regions, as `create_bucket` takes them."""
+
+    DEFAULT = ""
+    EU = "EU"
+    EUCentral1 = "eu-central-1"
+    USWest = "us-west-1"
+    USWest2 = "us-west-2"
+    SAEast = "sa-east-1"
+    APNortheast = "ap-northeast-1"
+    APSoutheast = "ap-southeast-1"
+    APSoutheast2 = "ap-southeast-2"
+    CNNorth1 = "cn-north-1"
+
+
+class S3Connection:
+    """One account. *mimicdb* is the mirror; without it, that of the process.
+
+    What boto needs for its own HTTP (proxies, debug, the connection factory) is taken and not
+    used: boto3 reads its proxies from the environment.
+    """
+
+    DefaultHost = "s3.amazonaws.com"
+
+    def __init__(
+        self,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        is_secure: bool = True,
+        port: int | None = None,
+        proxy: str | None = None,
+        proxy_port: int | None = None,
+        proxy_user: str | None = None,
+        proxy_pass: str | None = None,
+        host: str | None = None,
+        debug: int = 0,
+        https_connection_factory: Any = None,
+        calling_format: Any = None,
+        path: str = "/",
+        provider: str = "aws",
+        bucket_class: Any = None,
+        security_token: str | None = None,
+        suppress_consec_slashes: bool = True,
+        anon: bool = False,
+        validate_certs: bool | None = None,
+        profile_name: str | None = None,
+        *,
+        endpoint_url: str | None = None,
+        region_name: str | None = None,
+        mimicdb: MimicDB | None = None,
+    ) -> None:
+        self.mimicdb = mimicdb if mimicdb is not None else process.current()
+        self.host = host or self.DefaultHost
+        self.aws_access_key_id = aws_access_key_id
+        self.bucket_class = bucket_class or Bucket
+        endpoint_url = endpoint_url or _endpoint(host, port, is_secure, path)
+        style: Any = "path" if endpoint_url else "auto"
+        if calling_format is not None:
+            style = getattr(calling_format, "addressing_style", style)
+        config = Config(
+            s3={"addressing_style": style},
+            signature_version=UNSIGNED if anon else None,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        session = self.mimicdb.session(profile_name=profile_name)
+        self.client = session.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region_name or session.region_name or "us-east-1",
+            aws_access_key_id=aws_access_key_id,
+            aws_secret_access_key=aws_secret_access_key,
+            aws_session_token=security_token,
+            verify=validate_certs,
+            config=config,
+        )
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(self.get_all_buckets())
+
+    def __contains__(self, bucket_name: str) -> bool:
+        return self.lookup(bucket_name) is not None
+
+    def close(self) -> None:
+        self.client.close()
+
+    def set_bucket_class(self, bucket_class: Any) -> None:
+        self.bucket_class = bucket_class
+
+    # Buckets
+
+    def get_all_buckets(
+        self, headers: Headers | None = None, force: bool | None = None
+    ) -> ResultSet:
+        """Return all buckets, from the mirror where their list is known."""
+        params_of(headers)
+        if not force:
+            try:
+                names = [bucket.name for bucket in self.mimicdb.buckets()]
+                return ResultSet(self.bucket_class(self, name) for name in names)
+            except Unlisted:
+                pass
+        found = ask(self.client, "list_buckets", force)["Buckets"]
+        buckets = ResultSet()
+        for item in sorted(found, key=lambda item: str(item["Name"])):
+            bucket = self.bucket_class(self, item["Name"])
+            bucket.creation_date = f"{item['CreationDate']:%Y-%m-%dT%H:%M:%S.000Z}"
+            buckets.append(bucket)
+        return buckets
+
+    def get_bucket(
+        self,
+        bucket_name: str,
+        validate: bool = True,
+        headers: Headers | None = None,
+        force: bool | None = None,
+    ) -> Bucket:
+        """Return a bucket. Raises S3ResponseError 404 NoSuchBucket if *validate*, and there is
+        none; what the mirror knows costs no request."""
+        if validate:
+            return self.head_bucket(bucket_name, headers, force)
+        bucket: Bucket = self.bucket_class(self, bucket_name)
+        return bucket
+
+    def head_bucket(
+        self, bucket_name: str, headers: Headers | None = None, force: bool | None = None
+    ) -> Bucket:
+        """As get_bucket with validate."""
+        if not (not force and self._known(bucket_name)):
+            try:
+                ask(self.client, "head_bucket", force, Bucket=bucket_name, **params_of(headers))
+            except S3ResponseError as exc:
+                if exc.status == 404:
+                    exc.error_code, exc.message = (
+                        "NoSuchBucket",
+                        "The specified bucket does not exist",
+                    )
+                    exc.error_message = exc.message
+                raise
+        bucket: Bucket = self.bucket_class(self, bucket_name)
+        return bucket
+
+    def _known(self, name: str) -> bool:
+        try:
+            return bool(self.mimicdb.bucket(name))
+        except (NoSuchBucket, Unlisted):
+            return False  # others may have it, and give us leave
+
+    def lookup(
+        self,
+        bucket_name: str,
+        validate: bool = True,
+        headers: Headers | None = None,
+        force: bool | None = None,
+    ) -> Bucket | None:
+        """As get_bucket; None where that raises S3ResponseError."""
+        try:
+            return self.get_bucket(bucket_name, validate, headers, force)
+        except S3ResponseError:
+            return None
+
+    def create_bucket(
+        self,
+        bucket_name: str,
+        headers: Headers | None = None,
+        location: str = Location.DEFAULT,
+        policy: str | None = None,
+    ) -> Bucket:
+        """Make a bucket. Raises S3CreateError if there is one of that name, S3ResponseError."""
+        params = params_of(headers)
+        if policy:
+            params["ACL"] = policy
+        if location:
+            params["CreateBucketConfiguration"] = {"LocationConstraint": location}
+        try:
+            ask(self.client, "create_bucket", Bucket=bucket_name, **params)
+        except S3ResponseError as exc:
+            if exc.status == 409:
+                raise S3CreateError(exc.status, exc.reason, exc.body) from exc
+            raise
+        bucket: Bucket = self.bucket_class(self, bucket_name)
+        return bucket
+
+    def delete_bucket(self, bucket: str | Bucket, headers: Headers | None = None) -> None:
+        """Remove a bucket, which must be empty. Raises S3ResponseError."""
+        name = bucket if isinstance(bucket, str) else bucket.name
+        ask(self.client, "delete_bucket", Bucket=name, **params_of(headers))
+
+    # The mirror
+
+    def sync(self, *buckets: str | Bucket) -> None:
+        """Make the mirror true: of *buckets*, or of everything."""
+        names = [bucket if isinstance(bucket, str) else bucket.name for bucket in buckets]
+        self.mimicdb.sync(*names, client=self.client)
+
+    # More
+
+    def get_canonical_user_id(self, headers: Headers | None = None) -> str:
+        """Return the id of the owner of this account's buckets."""
+        params_of(headers)
+        return str(ask(self.client, "list_buckets", force=True)["Owner"]["ID"])
+
+    def generate_url(
+        self,
+        expires_in: int,
+        method: str,
+        bucket: str = "",
+        key: str = "",
+        headers: Headers | None = None,
+        query_auth: bool = True,
+        force_http: bool = False,
+        response_headers: Headers | None = None,
+        expires_in_absolute: bool = False,
+        version_id: str | None = None,
+    ) -> str:
+        """Return an address at which anybody may do *method* for *expires_in* seconds."""
+        return self.get_bucket(bucket, validate=False).signed_url(
+            *(method, key, expires_in, headers, query_auth, force_http),
+            *(response_headers, expires_in_absolute, version_id),
+        )
+
+    generate_url_sigv4 = left_out("generate_url_sigv4", "generate_presigned_url")
+    build_post_form_args = left_out("build_post_form_args", "generate_presigned_post")
+    build_post_policy = left_out("build_post_policy", "generate_presigned_post")
+    make_request = left_out("make_request", "<the operation>")
+
+
+def _endpoint(host: str | None, port: int | None, is_secure: bool, path: str) -> str | None:
+    if (host is None or host == S3Connection.DefaultHost) and port is None and is_secure:
+        return None
+    place = f"{host or S3Connection.DefaultHost}{f':{port}' if port else ''}"
+    return f"http{'s' if is_secure else ''}://{place}{path.rstrip('/')}"

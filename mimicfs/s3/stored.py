@@ -1,0 +1,203 @@
+"""What is stored with an object: its headers and metadata, as a boto-shaped Key has them.
+
+What the mirror gave has size, etag and time; headers and metadata are asked for when they are
+first read, if the mirror does not have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from mimicfs.entry import Entry
+from mimicfs.s3 import answers
+from mimicfs.s3.boto2 import Headers, header_time, listed_time, params_of, text
+
+# What a HEAD says, and the attribute that shows it.
+HEADERS = {
+    "CacheControl": "cache_control",
+    "ContentDisposition": "content_disposition",
+    "ContentEncoding": "content_encoding",
+    "ContentLanguage": "content_language",
+    "ContentType": "content_type",
+}
+# Metadata for which HTTP has a header: set_metadata keeps it apart.
+_STANDARD = {name.replace("_", "-"): name for name in HEADERS.values()}
+
+
+def _header(name: str) -> Any:
+    """Return the attribute *name*."""
+
+    def get(self: Stored) -> str | None:
+        self._complete_from_s3()
+        return self._headers.get(name)
+
+    def put(self: Stored, value: str | None) -> None:
+        self._complete_from_s3()
+        self._headers[name] = value
+
+    return property(get, put)
+
+
+class Stored:
+    """The part of a Key that S3 or the mirror told. *bucket* is who to ask for more."""
+
+    cache_control = _header("cache_control")
+    content_disposition = _header("content_disposition")
+    content_encoding = _header("content_encoding")
+    content_language = _header("content_language")
+    content_type = _header("content_type")
+
+    def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
+        self.bucket: Any = bucket
+        self.name = text(name) if name is not None else ""
+        self.size: int = 0
+        self.etag: str | None = None  # quoted, as S3 gives it
+        self.last_modified: str | None = None
+        self.owner: Any = None
+        self.version_id: str | None = None
+        self.is_latest = False
+        self.encrypted: str | None = None
+        self.ongoing_restore: bool | None = None
+        self.expiry_date: str | None = None
+        self._headers: dict[str, str | None] = {}
+        self._metadata: dict[str, str] = {}
+        self._storage_class: str | None = None
+        self._complete = True  # headers and metadata are what S3 has, or will get
+
+    # What S3 or the mirror said
+
+    def take_head(self, answer: Mapping[str, Any]) -> None:
+        """Take what the answer to a HEAD or GET says."""
+        self.size = answer["ContentLength"]
+        self.etag = answer.get("ETag")
+        if answer.get("LastModified"):
+            self.last_modified = header_time(answer["LastModified"])
+        self._take_stored(answer)
+        self.version_id = answer.get("VersionId")
+        self.encrypted = answer.get("ServerSideEncryption")
+        self._take_restore(answer.get("Restore", ""))
+
+    def _take_stored(self, answer: Mapping[str, Any]) -> None:
+        self._headers = {name: answer.get(member) for member, name in HEADERS.items()}
+        metadata = answer.get("Metadata", {})
+        self._metadata = {name.lower(): value for name, value in metadata.items()}
+        self._storage_class = answer.get("StorageClass") or "STANDARD"
+        self._complete = True
+
+    def _take_restore(self, said: str) -> None:
+        if said:
+            self.ongoing_restore = 'ongoing-request="true"' in said
+            self.expiry_date = said.partition('expiry-date="')[2].partition('"')[0] or None
+
+    def take_listed(self, item: Mapping[str, Any]) -> None:
+        """Take what an item of a listing says."""
+        self.size = item["Size"]
+        self.etag = item.get("ETag")
+        if self.etag and not self.etag.startswith('"'):
+            self.etag = f'"{self.etag}"'
+        self.last_modified = listed_time(item["LastModified"])
+        self._storage_class = item.get("StorageClass", "STANDARD")
+        self.owner = item.get("Owner")
+        self.version_id = item.get("VersionId")
+        self.is_latest = bool(item.get("IsLatest"))
+        self._complete = False
+
+    def take_entry(self, entry: Entry) -> None:
+        """Take what the mirror has."""
+        answer = answers.head_object(entry)
+        if answer is not None:
+            self.take_head(answer)
+            return
+        self.size = entry.size
+        self.etag = f'"{entry.etag}"'
+        seconds, rest = divmod(entry.mtime_ns, 1_000_000_000)
+        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+        self.last_modified = listed_time(at)
+        self._storage_class = entry.storage_class or "STANDARD"
+        self._complete = False
+
+    def _complete_from_s3(self) -> None:
+        """Have headers and metadata asked for, if they are not known."""
+        if not self._complete:
+            version = {"VersionId": self.version_id} if self.version_id else {}
+            self._take_stored(self.bucket.ask("head_object", Key=self.name, **version))
+
+    # Metadata
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        self._complete_from_s3()
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Mapping[str, str]) -> None:
+        self._complete_from_s3()
+        self._metadata = dict(metadata)
+
+    def get_metadata(self, name: str) -> str | None:
+        """Return the value of *name*, or None."""
+        standard = _STANDARD.get(name.lower())
+        if standard is not None:
+            value: str | None = getattr(self, standard)
+            return value
+        return self.metadata.get(name.lower())
+
+    def set_metadata(self, name: str, value: str) -> None:
+        """Store *value* under *name* with the next upload. A standard header is set as such."""
+        standard = _STANDARD.get(name.lower())
+        if standard is not None:
+            setattr(self, standard, value)
+        else:
+            self.metadata[name.lower()] = value
+
+    def update_metadata(self, d: Mapping[str, str]) -> None:
+        for name, value in d.items():
+            self.set_metadata(name, value)
+
+    def set_remote_metadata(
+        self,
+        metadata_plus: Mapping[str, str],
+        metadata_minus: Any,
+        preserve_acl: bool,
+        headers: Headers | None = None,
+    ) -> None:
+        """Change what is stored with the object in S3, by a copy onto itself."""
+        self._complete_from_s3()
+        for name in metadata_minus:
+            self._metadata.pop(name.lower(), None)
+        self.update_metadata(metadata_plus)
+        self._copy_onto_itself({}, preserve_acl, headers)
+
+    def _copy_onto_itself(
+        self, extra: dict[str, Any], preserve_acl: bool, headers: Headers | None = None
+    ) -> None:
+        acl = None
+        if preserve_acl:
+            acl = self.bucket.ask("get_object_acl", Key=self.name)
+        answer = self.bucket.ask(
+            "copy_object",
+            Key=self.name,
+            CopySource={"Bucket": self.bucket.name, "Key": self.name},
+            MetadataDirective="REPLACE",
+            **(self._stored() | params_of(headers) | extra),
+        )
+        self.etag = answer.get("CopyObjectResult", {}).get("ETag", self.etag)
+        if acl is not None:
+            policy = {"Grants": acl["Grants"], "Owner": acl["Owner"]}
+            self.bucket.ask("put_object_acl", Key=self.name, AccessControlPolicy=policy)
+
+    def _stored(self) -> dict[str, Any]:
+        """Return headers and metadata as parameters of an upload."""
+        members = {member: self._headers.get(name) for member, name in HEADERS.items()}
+        found: dict[str, Any] = {name: value for name, value in members.items() if value}
+        return found | {"Metadata": dict(self._metadata)}
+
+    @property
+    def storage_class(self) -> str:
+        return self._storage_class or "STANDARD"
+
+    @storage_class.setter
+    def storage_class(self, value: str) -> None:
+        self._storage_class = value

@@ -1,0 +1,363 @@
+"""boto programs run with only their imports changed; what the mirror knows costs nothing."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import urllib.request
+
+import pytest
+from support.mounts import costs
+
+from mimicfs import MimicDB
+from mimicfs.errors import ConfigError
+from mimicfs.exception import S3CreateError, S3ResponseError
+from mimicfs.s3.connection import S3Connection
+from mimicfs.s3.key import Key
+from mimicfs.s3.prefix import Prefix
+
+moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def put(client, bucket, *keys):
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+
+
+# The documentation of MimicDB
+
+
+def test_quickstart(conn, proxy, client, bucket):
+    put(client, bucket, "there/before")
+    conn.sync()
+    with costs(proxy):
+        assert bucket in [found.name for found in conn.get_all_buckets()]
+        found = conn.get_bucket(bucket)
+        assert [key.name for key in found] == ["there/before"]
+        assert found.get_key("there/before").size == 12
+        assert found.get_key("nothing") is None
+
+
+def test_only_some_buckets_can_be_synced(conn, proxy, client, bucket):
+    put(client, bucket, "a")
+    conn.sync(bucket)
+    with costs(proxy):
+        assert [key.name for key in conn.get_bucket(bucket, validate=False).list()] == ["a"]
+
+
+def test_what_others_did_shows_when_it_is_forced_once(conn, proxy, client, bucket):
+    conn.sync(bucket)
+    mine = conn.get_bucket(bucket, validate=False)
+    put(client, bucket, "new")
+    with costs(proxy):
+        assert list(mine.list()) == mine.get_all_keys() == list(mine) == []
+        assert mine.get_key("new") is None
+    with costs(proxy, HEAD=1):
+        assert mine.get_key("new", force=True).size == 3
+    with costs(proxy):
+        assert [key.name for key in mine] == ["new"]
+    client.delete_object(Bucket=bucket, Key="new")
+    with costs(proxy, LIST=1):
+        assert list(mine.list(force=True)) == []
+    with costs(proxy):
+        assert list(mine) == []
+
+
+def test_iterating_a_bucket_never_asks_s3(conn, proxy, client, bucket):
+    put(client, bucket, "a")
+    with costs(proxy):
+        assert list(conn.get_bucket(bucket, validate=False)) == []
+
+
+def test_a_bucket_that_is_not_there_is_a_404(conn, bucket):
+    with pytest.raises(S3ResponseError) as exc:
+        conn.get_bucket(f"{bucket}-none")
+    assert (exc.value.status, exc.value.reason) == (404, "Not Found")
+    assert exc.value.error_code == "NoSuchBucket"
+    assert conn.lookup(f"{bucket}-none") is None
+    assert f"{bucket}-none" not in conn
+    assert conn.get_bucket(f"{bucket}-none", validate=False).name == f"{bucket}-none"
+
+
+def test_without_a_mimicdb_a_connection_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("mimicfs.process._current", [])
+    with pytest.raises(ConfigError, match=r"call MimicDB\(\) first"):
+        S3Connection("key", "secret")
+
+
+def test_redis_is_the_default_store(redis_port, monkeypatch, proxy, client, bucket):
+    from mimicfs.backends.default import Redis
+
+    first = MimicDB(Redis(port=redis_port), namespace="photos")
+    conn = S3Connection("key", "secret", endpoint_url=proxy.url, mimicdb=first)
+    conn.get_bucket(bucket).new_key("a").set_contents_from_string("x")
+    second = MimicDB(backend=Redis(host="localhost", port=redis_port, db=0), namespace="photos")
+    assert [entry.key for entry in second.listing(bucket)] == ["a"]
+    conn.close()
+    first.close()
+    second.close()
+
+
+# Programs
+
+
+def test_store_and_read_back(conn, proxy, bucket, tmp_path):
+    key = Key(conn.get_bucket(bucket))
+    key.key = "d/foobar"
+    with costs(proxy, PUT=1):
+        assert key.set_contents_from_string("This is a test of S3") == 20
+    assert key.get_contents_as_string() == b"This is a test of S3"
+    assert key.get_contents_as_string(encoding="utf-8") == "This is a test of S3"
+    assert key.md5 == key.etag.strip('"')
+    path = tmp_path / "foo.txt"
+    path.write_bytes(os.urandom(70_000))
+    steps = []
+    assert key.set_contents_from_filename(str(path), cb=lambda *it: steps.append(it)) == 70_000
+    assert steps == [(0, 70_000), (70_000, 70_000)]
+    assert key.content_type == "text/plain"
+    key.get_contents_to_filename(str(tmp_path / "bar"))
+    assert (tmp_path / "bar").read_bytes() == path.read_bytes()
+    assert b"".join(key) == path.read_bytes()
+    key.open_read()
+    assert key.read(10) + key.read() == path.read_bytes()
+    assert key.read(4) == path.read_bytes()[:4]
+    key.close()
+    with open(path, "rb") as file:
+        file.seek(60_000)
+        assert key.set_contents_from_file(file, size=5) == 5
+        assert file.tell() in (60_005, 70_000)
+    assert (
+        key.get_contents_as_string(headers={"Range": "bytes=1-2"})
+        == path.read_bytes()[60_001:60_003]
+    )
+    assert key.set_contents_from_string("no", replace=False) is None
+    key.set_contents_from_stream(io.BytesIO(b"streamed"))
+    assert key.get_contents_as_string() == b"streamed"
+
+
+def test_metadata_is_stored_and_found(conn, proxy, client, bucket):
+    mine = conn.get_bucket(bucket)
+    key = mine.new_key("photo")
+    key.set_metadata("meta1", "the first")
+    key.set_metadata("Content-Type", "image/jpeg")
+    key.update_metadata({"Owner": "me", "Cache-Control": "no-cache"})
+    key.set_contents_from_string("x", headers={"x-amz-meta-more": "1"})
+    stored = client.head_object(Bucket=bucket, Key="photo")
+    assert {name.lower(): value for name, value in stored["Metadata"].items()} == {
+        "meta1": "the first",
+        "owner": "me",
+        "more": "1",
+    }
+    found = mine.get_key("photo", force=True)
+    assert found.get_metadata("META1") == "the first"
+    assert (found.content_type, found.cache_control) == ("image/jpeg", "no-cache")
+    with costs(proxy):
+        again = mine.get_key("photo")
+        assert again.metadata == {"meta1": "the first", "owner": "me", "more": "1"}
+        assert again.last_modified == found.last_modified
+
+
+def test_what_the_mirror_does_not_know_of_a_key_is_asked_when_it_is_read(
+    conn, proxy, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x", ContentType="text/x", Metadata={"k": "v"})
+    conn.sync(bucket)
+    with costs(proxy):
+        (key,) = conn.get_bucket(bucket, validate=False).list()
+        assert (key.size, key.etag[0], key.storage_class) == (1, '"', "STANDARD")
+    with costs(proxy, HEAD=1):
+        assert key.content_type == "text/x"
+        assert key.get_metadata("k") == "v"
+
+
+def test_walking_a_tree(conn, proxy, client, bucket):
+    put(
+        client, bucket, "a", "photos/2001/1", "photos/2001/2", "photos/2002/1", "photos/readme", "z"
+    )
+    conn.sync(bucket)
+    mine = conn.get_bucket(bucket, validate=False)
+
+    def walk(prefix):
+        for item in mine.list(prefix=prefix, delimiter="/"):
+            if isinstance(item, Prefix):
+                yield from walk(item.name)
+            else:
+                yield item.name
+
+    with costs(proxy):
+        assert list(walk("")) == [
+            "a",
+            "z",
+            "photos/readme",
+            "photos/2001/1",
+            "photos/2001/2",
+            "photos/2002/1",
+        ]
+        page = mine.get_all_keys(max_keys=2)
+        assert [key.name for key in page] == ["a", "photos/2001/1"]
+        assert page.is_truncated
+        page = mine.get_all_keys(max_keys=2, marker="photos/2001/1")
+        assert [key.name for key in page] == ["photos/2001/2", "photos/2002/1"]
+        tops = mine.get_all_keys(delimiter="/", max_keys=2)
+        assert [item.name for item in tops] == ["a", "photos/"]
+        assert tops.next_marker == "photos/"
+        rest = mine.get_all_keys(delimiter="/", marker=tops.next_marker)
+        assert [item.name for item in rest] == ["z"]
+
+
+def test_a_backup_uploads_only_what_changed(conn, proxy, bucket, tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text(name)
+    conn.sync(bucket)
+    mine = conn.get_bucket(bucket, validate=False)
+
+    def backup():
+        sent = []
+        for path in sorted(tmp_path.glob("*.txt")):
+            key = mine.get_key(path.name)
+            with open(path, "rb") as file:
+                md5 = Key(mine, path.name).compute_md5(file)
+            if key is None or key.etag.strip('"') != md5[0]:
+                Key(mine, path.name).set_contents_from_filename(str(path), md5=md5)
+                sent.append(path.name)
+        return sent
+
+    with costs(proxy, PUT=3):
+        assert backup() == ["a.txt", "b.txt", "c.txt"]
+    with costs(proxy):
+        assert backup() == []
+    (tmp_path / "b.txt").write_text("other")
+    with costs(proxy, PUT=1):
+        assert backup() == ["b.txt"]
+
+
+def test_copies(conn, proxy, client, bucket):
+    client.put_object(Bucket=bucket, Key="from", Body=b"xyz", Metadata={"k": "v"})
+    mine = conn.get_bucket(bucket)
+    copied = mine.get_key("from").copy(bucket, "to")
+    assert copied.get_contents_as_string() == b"xyz"
+    assert mine.get_key("to").get_metadata("k") == "v"
+    with pytest.raises(S3ResponseError) as exc:
+        mine.copy_key("x", bucket, "nothing")
+    assert (exc.value.status, exc.value.error_code) == (404, "NoSuchKey")
+
+
+@moto_only  # rclone adds to the metadata instead of replacing it
+def test_a_copy_can_have_other_metadata(conn, client, bucket):
+    client.put_object(Bucket=bucket, Key="from", Body=b"xyz", Metadata={"k": "v"})
+    mine = conn.get_bucket(bucket)
+    mine.copy_key("again", bucket, "from", metadata={"other": "1"})
+    assert mine.get_key("again", force=True).metadata == {"other": "1"}
+
+
+def test_deletions(conn, proxy, client, bucket):
+    put(client, bucket, "a", "b", "c", "d")
+    conn.sync(bucket)
+    mine = conn.get_bucket(bucket, validate=False)
+    mine.get_key("a").delete()
+    mine.delete_key("nothing")
+    result = mine.delete_keys([mine.get_key("b"), "c", ("d", None)])
+    assert sorted(item.key for item in result.deleted) == ["b", "c", "d"]
+    assert result.errors == []
+    proxy.counted()
+    with costs(proxy):
+        assert list(mine.list()) == []
+        assert not Key(mine, "a").exists()
+    mine.delete()
+    assert bucket not in conn
+
+
+def test_a_multipart_upload_in_chunks_of_a_file(conn, proxy, client, bucket, tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(12 << 20))
+    size, chunk = path.stat().st_size, 5 << 20
+    upload = conn.get_bucket(bucket).initiate_multipart_upload("large", metadata={"k": "v"})
+    with open(path, "rb") as file:
+        for number in range(math.ceil(size / chunk)):
+            file.seek(number * chunk)
+            part = upload.upload_part_from_file(
+                file, part_num=number + 1, size=min(chunk, size - number * chunk)
+            )
+            assert part.size == min(chunk, size - number * chunk)
+    assert [part.part_number for part in upload] == [1, 2, 3]
+    done = upload.complete_upload()
+    assert done.key_name == "large"
+    key = conn.get_bucket(bucket).get_key("large")
+    assert key.size == size
+    assert key.get_contents_as_string() == path.read_bytes()
+
+
+@moto_only
+def test_an_upload_that_is_given_up_leaves_nothing(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    upload = mine.initiate_multipart_upload("large")
+    upload.upload_part_from_file(io.BytesIO(b"x"), 1)
+    assert [it.key_name for it in mine.list_multipart_uploads()] == ["large"]
+    upload.cancel_upload()
+    assert list(mine.list_multipart_uploads()) == []
+    assert mine.get_key("large", force=True) is None
+
+
+@moto_only
+def test_versions(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    assert mine.get_versioning_status() == {}
+    mine.configure_versioning(True)
+    assert mine.get_versioning_status() == {"Versioning": "Enabled"}
+    key = mine.new_key("a")
+    key.set_contents_from_string("one")
+    first = key.version_id
+    key.set_contents_from_string("two")
+    assert mine.get_key("a", version_id=first).get_contents_as_string() == b"one"
+    mine.delete_key("a")
+    assert mine.get_key("a") is None
+    found = list(mine.list_versions())
+    assert [type(item).__name__ for item in found].count("DeleteMarker") == 1
+    assert len(found) == 3
+    mine.delete_keys(found)
+    assert list(mine.list_versions()) == []
+
+
+@moto_only
+def test_a_static_site_is_published(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    key = mine.new_key("index.html")
+    key.set_contents_from_string("<p>", headers={"Content-Type": "text/html"}, policy="public-read")
+    url = key.generate_url(60)
+    with urllib.request.urlopen(url) as answer:
+        assert (answer.read(), answer.headers["Content-Type"]) == (b"<p>", "text/html")
+    plain = key.generate_url(60, query_auth=False)
+    assert plain.endswith(f"/{bucket}/index.html")
+    key.set_remote_metadata({"Cache-Control": "max-age=60", "by": "us"}, [], preserve_acl=True)
+    found = mine.get_key("index.html", force=True)
+    assert (found.cache_control, found.content_type) == ("max-age=60", "text/html")
+    found.change_storage_class("STANDARD_IA")
+    assert mine.get_key("index.html", force=True).storage_class == "STANDARD_IA"
+    mine.make_public(recursive=True)
+
+
+@moto_only
+def test_a_bucket_that_another_has_cannot_be_made(conn, client, bucket):
+    assert conn.create_bucket(f"{bucket}-mine").get_location() == ""
+    client.create_bucket(
+        Bucket=f"{bucket}-x", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    with pytest.raises(S3CreateError) as exc:
+        conn.create_bucket(f"{bucket}-x", location="eu-west-1")
+    assert exc.value.status == 409
+
+
+def test_errors_say_what_s3_said(conn, bucket):
+    with pytest.raises(S3ResponseError) as exc:
+        Key(conn.get_bucket(bucket), "nothing").get_contents_as_string()
+    assert (exc.value.status, exc.value.error_code) == (404, "NoSuchKey")
+    assert str(exc.value).startswith("S3ResponseError: 404 Not Found\n<?xml")
+    with pytest.raises(S3ResponseError):
+        conn.get_bucket(f"{bucket}-none", validate=False).get_all_keys()
+
+
+def test_a_file_that_was_not_downloaded_is_removed(conn, bucket, tmp_path):
+    with pytest.raises(S3ResponseError):
+        Key(conn.get_bucket(bucket), "nothing").get_contents_to_filename(str(tmp_path / "file"))
+    assert not (tmp_path / "file").exists()
