@@ -1,6 +1,8 @@
 """A page of a LIST is what was asked, or it is no page."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import MalformedListing
@@ -120,3 +122,60 @@ def test_only_direct_children_are_in_a_directory(item):
     assert parsed(page(contents("d/"), prefix("d/a/")), prefix="d/", delimiter="/").upto is None
     with pytest.raises(MalformedListing, match="not a direct child"):
         parsed(page(item), prefix="d/", delimiter="/")
+
+
+# Two ways of reading: an expression where the objects are written as usual, else expat. A line
+# feed between two elements is enough for expat.
+
+TEXTS = st.sampled_from(
+    ["a", "a+b", "%C3%A9", "%FF", "a b", "é", "&amp;", "", "x]]>y", "<b/>", "\x01", "a'b", "a/b"]
+)
+VALUES = st.sampled_from(["3", "0", "-1", "many", "", "999999999999999", " 7", "1e3"])
+TIMES = st.sampled_from(
+    [TIME, "2026-01-02T03:04:05Z", "2024-02-29T23:59:59.123456Z", "2025-02-29T00:00:00Z",
+     "2026-01-02T24:00:00Z", "2026-01-02T03:04:05+01:00", "yesterday"]
+)  # fmt: skip
+ETAGS = st.sampled_from(['"abc"', "&quot;abc-2&quot;", "abc", "", '"a"b"', "a b", "&#34;x&#34;"])
+EXTRAS = st.sampled_from(
+    ["", "<StorageClass>STANDARD</StorageClass>", "<StorageClass>GLACIER</StorageClass>",
+     "<Owner><ID>x</ID></Owner>", "<StorageClass></StorageClass>"]
+)  # fmt: skip
+CHECKSUMS = st.sampled_from(
+    ["", "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"]
+)
+
+
+@st.composite
+def objects(draw):
+    return (
+        f"<Contents><Key>{draw(TEXTS)}</Key><LastModified>{draw(TIMES)}</LastModified>"
+        f"<ETag>{draw(ETAGS)}</ETag>{draw(CHECKSUMS)}<Size>{draw(VALUES)}</Size>{draw(EXTRAS)}"
+        "</Contents>"
+    )
+
+
+def outcome(body):
+    try:
+        return parsed(body)
+    except MalformedListing:
+        return None
+
+
+@given(st.lists(objects(), min_size=1, max_size=3), st.sampled_from(["url", ""]))
+def test_both_ways_of_reading_see_the_same(items, encoding):
+    spaced = [item.replace("</Key>", "</Key>\n") for item in items]
+    assert outcome(page(*items, encoding=encoding)) == outcome(page(*spaced, encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"), [("<!--", "-->"), ("<Other>", "</Other>"), ("<![CDATA[", "]]>")]
+)
+def test_what_only_looks_like_an_object_is_none(before, behind):
+    assert parsed(page(before, contents("a"), behind)).entries == []
+
+
+def test_a_page_in_another_encoding_is_read_as_such():
+    body = page(contents("é"), encoding="").replace(
+        b'<?xml version="1.0"?>', b'<?xml version="1.0" encoding="ISO-8859-1"?>'
+    )
+    assert parsed(body).entries[0].key == "Ã©"

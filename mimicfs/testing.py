@@ -1,0 +1,296 @@
+"""The promises of a backend, as tests: run them against your own.
+
+    from mimicfs.testing import BackendPromises
+
+    class TestMine(BackendPromises):
+        def open(self):
+            return Mine()
+
+pytest collects the class; each test opens a store of its own, which must be empty, and closes
+it. What the backends of mimicfs promise is just this (backends/__init__.py says it in words).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.entry import KEPT, LISTED, Bucket, Entry, Scope
+from mimicfs.errors import LogTrimmed
+
+
+class BackendPromises:
+    """The tests. Say in `open` what they are of."""
+
+    def open(self) -> Backend:
+        """Return a new, empty store."""
+        raise NotImplementedError("return a new, empty store of yours")
+
+    @contextmanager
+    def opened(self) -> Iterator[Backend]:
+        backend = self.open()
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    # Entries
+
+    def test_what_is_put_is_got_with_every_field(self) -> None:
+        with self.opened() as backend:
+            entry = Entry(
+                "d/é \x01\n", 1 << 45, 1_700_000_000_123_456_789, "abc-12", "GLACIER", {"a": "ü"}
+            )
+            entry = entry._replace(head='[{"ContentType":"ü"}]')
+            backend.apply("b", [entry, Entry("bare")])
+            assert backend.get("b", entry.key) == entry
+            assert backend.get("b", "bare") == Entry("bare")
+            assert backend.get("b", "d/") is None
+            assert backend.get("other", entry.key) is None
+
+    def test_children_are_the_direct_ones_in_s3s_order(self) -> None:
+        with self.opened() as backend:
+            _fill(
+                backend,
+                "a",
+                "a-",
+                "a/b",
+                "a/c/d",
+                "a//e",
+                "/lead",
+                "b/",
+                "b/x",
+                "c" * 1024,
+                "e\u0301",
+                "é",
+            )
+            top = backend.children("b", "")
+            assert _keys(top) == ["/", "a", "a-", "a/", "b/", "c" * 1024, "e\u0301", "é"]
+            assert top[3] == Entry("a/", kind=LISTED)
+            assert top[4] == Entry("b/", 1)
+            assert _keys(backend.children("b", "a/")) == ["a//", "a/b", "a/c/"]
+            assert _keys(backend.children("b", "b/")) == ["b/x"]
+            assert _keys(backend.children("b", "/")) == ["/lead"]
+            assert backend.children("b", "x/") == []
+
+    def test_children_come_in_pages_that_go_on_behind_any_name(self) -> None:
+        with self.opened() as backend:
+            names = [f"d/{n:03}" for n in range(50)] + [f"d/{n:03}/x" for n in range(0, 50, 7)]
+            _fill(backend, *names)
+            whole = _keys(backend.children("b", "d/", limit=1000))
+            assert len(whole) == 58
+            found, after = [], ""
+            while page := _keys(backend.children("b", "d/", after, 7)):
+                found += page
+                after = page[-1]
+            assert found == whole
+            assert _keys(backend.children("b", "d/", "d/005x", 2)) == ["d/006", "d/007"]
+
+    def test_directories_without_an_object_are_children_too(self) -> None:
+        with self.opened() as backend:
+            backend.apply("b", [Entry("kept/", kind=KEPT), Entry("listed/", kind=LISTED)])
+            assert [entry.kind for entry in backend.children("b", "")] == [KEPT, LISTED]
+            assert backend.has_below("b", "kept/")
+            backend.apply("b", [], ["kept/"])
+            assert not backend.has_below("b", "kept/")
+
+    def test_a_directory_goes_with_its_last_key(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a/b/c/d")
+            backend.apply("b", [], ["a/b/c/d"])
+            assert backend.children("b", "") == []
+            assert not backend.has_below("b", "")
+
+    def test_lookup_finds_the_object_and_the_directory(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a", "d/x", "both", "both/x", "m/", "e//f")
+            assert backend.lookup("b", "", "a") == (Entry("a", 1), None)
+            assert backend.lookup("b", "", "d") == (None, Entry("d/", kind=LISTED))
+            assert backend.lookup("b", "", "both") == (
+                Entry("both", 1),
+                Entry("both/", kind=LISTED),
+            )
+            assert backend.lookup("b", "", "m") == (None, Entry("m/", 1))
+            assert backend.lookup("b", "e/", "") == (None, Entry("e//", kind=LISTED))
+            assert backend.lookup("b", "", "missing") == (None, None)
+
+    def test_scan_is_flat_and_in_pages(self) -> None:
+        with self.opened() as backend:
+            names = sorted(["a", "a-", "a/", "a/b", "a//", "a//c", "b/c/d", "b/c/e", "b/f", "z"])
+            _fill(backend, *names)
+            assert _keys(backend.scan("b")) == names
+            assert _keys(backend.scan("b", "a/")) == ["a/", "a//", "a//c", "a/b"]
+            assert _keys(backend.scan("b", "b/c")) == ["b/c/d", "b/c/e"]
+            found, after = [], ""
+            while page := _keys(backend.scan("b", "", after, 3)):
+                found += page
+                after = page[-1]
+            assert found == names
+
+    # Changes
+
+    def test_numbers_have_no_gaps_and_deletions_have_numbers(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a", "b")
+            backend.apply("b", [Entry("c")], ["a", "never there"])
+            assert backend.seq("b") == 5
+            assert [(c.seq, c.first, c.last) for c in backend.changes("b", 0)] == [
+                (1, "a", "a"),
+                (2, "b", "b"),
+                (3, "c", "c"),
+                (4, "a", "a"),
+                (5, "never there", "never there"),
+            ]
+            assert [c.seq for c in backend.changes("b", 3, limit=1)] == [4]
+            assert {c.origin for c in backend.changes("b", 0)} == {backend.origin}
+            assert backend.changes("b", 5) == []
+
+    def test_many_changes_are_one_wide_line(self) -> None:
+        with self.opened() as backend:
+            names = [f"{n:04}" for n in range(WIDE_CHANGE + 1)]
+            _fill(backend, *names)
+            (change,) = backend.changes("b", 0)
+            assert (change.seq, change.first, change.last) == (1, names[0], names[-1])
+
+    def test_what_changed_since_is_left_alone(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "kept", "put later", "deleted later")
+            since = backend.seq("b")
+            backend.apply("b", [Entry("put later", 2)], ["deleted later", "never there"])
+            puts = [Entry(name, 9) for name in ("deleted later", "never there", "new", "put later")]
+            left = backend.apply("b", puts, ["kept"], since)
+            assert left == {"deleted later", "never there", "put later"}
+            assert _keys(backend.scan("b")) == ["new", "put later"]
+            assert backend.get("b", "put later") == Entry("put later", 2)
+
+    def test_a_wide_line_guards_all_between_its_ends(self) -> None:
+        with self.opened() as backend:
+            since = backend.seq("b")
+            _fill(backend, *[f"d/{n:04}" for n in range(WIDE_CHANGE + 1)])
+            left = backend.apply("b", [Entry("d/0005x"), Entry("e")], ["d/0007"], since)
+            assert left == {"d/0005x", "d/0007"}
+            assert backend.get("b", "e") is not None
+
+    def test_a_number_of_the_future_is_refused(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a")
+            for ask in (
+                lambda: backend.changes("b", 7),
+                lambda: backend.apply("b", [Entry("x")], [], 7),
+            ):
+                with _refused(LogTrimmed):
+                    ask()
+            assert backend.get("b", "x") is None
+
+    def test_a_key_that_is_put_and_deleted_is_put(self) -> None:
+        with self.opened() as backend:
+            backend.apply("b", [Entry("a", 1)], ["a"])
+            assert backend.get("b", "a") == Entry("a", 1)
+            assert backend.seq("b") == 1
+
+    def test_totals_count_objects_only(self) -> None:
+        with self.opened() as backend:
+            backend.apply("b", [Entry("a", 10), Entry("x\0y", 5), Entry("d/", kind=KEPT)])
+            backend.apply("b", [Entry("a", 3)])
+            assert _totals(backend)[:2] == (2, 8)
+            backend.apply("b", [], ["x\0y", "d/", "missing"])
+            assert _totals(backend)[:2] == (1, 3)
+
+    # Buckets and scopes
+
+    def test_buckets_are_known_in_order_and_their_list_has_a_log(self) -> None:
+        with self.opened() as backend:
+            backend.add_bucket("b", 7)
+            backend.add_bucket("a", 5)
+            backend.add_bucket("b", 8)
+            assert backend.buckets() == [Bucket("a", 5), Bucket("b", 8)]
+            assert [change.first for change in backend.changes("", 0)] == ["b", "a"]
+            backend.drop_bucket("a")
+            backend.drop_bucket("a")
+            assert backend.bucket("a") is None
+            assert [change.first for change in backend.changes("", 2)] == ["a"]
+
+    def test_a_bucket_that_comes_again_is_empty_and_goes_on_counting(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a", "d/b")
+            backend.mark("b", Scope("", True, 1))
+            before = backend.seq("b")
+            backend.drop_bucket("b")
+            assert backend.scan("b") == []
+            assert backend.scope("b", "") is None
+            backend.add_bucket("b", 1)
+            assert _totals(backend)[:2] == (0, 0)
+            assert backend.seq("b") > before
+            with _refused(LogTrimmed):
+                backend.changes("b", before)
+
+    def test_the_newest_scope_above_covers_a_directory(self) -> None:
+        with self.opened() as backend:
+            assert backend.cover("b", "a/") is None
+            backend.mark("b", Scope("a/", False, 5))
+            assert _covered_ns(backend, "a/") == 5
+            assert backend.cover("b", "a/b/") is None
+            assert backend.cover("b", "") is None
+            assert backend.covered("b", "a/")
+            assert not backend.covered("b", "a/", deep=True)
+            assert not backend.covered("b", "a/b/")
+            backend.mark("b", Scope("", True, 3, 1, 2, 3, 4))
+            assert backend.cover("b", "a/b/") == Scope("", True, 3, 1, 2, 3, 4)
+            assert backend.scope("b", "a/") is None  # the deep one has replaced it
+            assert backend.covered("b", "a/b/c/", deep=True)
+            backend.mark("b", Scope("a/b/", False, 9))
+            assert _covered_ns(backend, "a/b/") == 9
+            assert backend.covered("b", "a/b/", deep=True)
+            backend.unmark("b", "a/")
+            assert _covered_ns(backend, "a/b/") == 3
+            backend.unmark("b", "")
+            assert not backend.covered("b", "a/b/")
+
+    def test_threads_lose_nothing(self) -> None:
+        with self.opened() as backend:
+
+            def write(part: int) -> None:
+                for n in range(25):
+                    backend.apply("b", [Entry(f"{part}/{n}", 1)])
+                    backend.children("b", f"{part}/")
+
+            threads = [threading.Thread(target=write, args=(part,)) for part in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert _totals(backend) == (200, 200, 200)
+            assert len(backend.changes("b", 0)) == 200
+
+
+def _totals(backend: Backend) -> tuple[int, ...]:
+    """Return objects, bytes and the number of the latest change of the bucket."""
+    bucket = backend.bucket("b")
+    assert bucket is not None
+    return bucket[2:]
+
+
+def _covered_ns(backend: Backend, directory: str) -> int:
+    scope = backend.cover("b", directory)
+    assert scope is not None
+    return scope.listed_ns
+
+
+def _keys(entries: Sequence[Entry]) -> list[str]:
+    return [entry.key for entry in entries]
+
+
+def _fill(backend: Backend, *names: str) -> None:
+    backend.apply("b", [Entry(name, 1) for name in names])
+
+
+@contextmanager
+def _refused(error: type[Exception]) -> Iterator[None]:
+    """Within, *error* is raised."""
+    try:
+        yield
+    except error:
+        return
+    raise AssertionError(f"{error.__name__} was not raised")
