@@ -371,7 +371,7 @@ class _Merge:
                 if self._upto is not None and entry.key > self._upto:
                     return
                 yield entry
-            if len(page) < _PAGE:
+            if len(page) < _PAGE or page[-1].key == self._upto:
                 return
             after = page[-1].key
 
@@ -410,8 +410,10 @@ class _Merge:
             # A common prefix, which the mirror has as an entry or implied by keys. A marker
             # object is not shown in a shallow listing of its parent: it stands.
             return _SAME
-        if same_version(old, new) and new.meta is None:
-            new = new._replace(meta=old.meta, mtime_ns=old.mtime_ns, head=old.head)
+        if new.meta is None and same_version(old, new):
+            if new.storage_class == old.storage_class:
+                return _SAME
+            new = old._replace(storage_class=new.storage_class)
         return _SAME if new == old else _Step(put=new, report="changed")
 
 
