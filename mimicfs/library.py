@@ -8,6 +8,7 @@ Threading: any method, many threads.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from mimicfs import mimicdb, process
 from mimicfs.backends import Backend
 from mimicfs.config import parse_target
+from mimicfs.errors import ConfigError
 from mimicfs.sync import Report, Syncer
 
 
@@ -58,7 +60,8 @@ class MimicDB(mimicdb.MimicDB):
         return self.session().resource("s3", **kwargs)
 
     def mimic(self, client: Any) -> Any:
-        """Make *client*, a boto3 S3 client or resource, a mimicking one; return it."""
+        """Make *client*, a boto3 S3 client or resource, or an S3 client of aiobotocore, a
+        mimicking one; return it."""
         from mimicfs.s3.mimic import mimic
 
         mimic(getattr(client.meta, "client", client), self, self._forcing)
@@ -75,10 +78,12 @@ class MimicDB(mimicdb.MimicDB):
         any, of everything. Through *client*, else one with boto3's defaults.
 
         Raises MimicError as soon as one cannot be listed; of everything, a bucket that
-        cannot be has its error in its Report.
+        cannot be has its error in its Report. ConfigError if *client* is one to be awaited.
         """
         from mimicfs.s3.borrowed import BorrowedS3
 
+        if inspect.iscoroutinefunction(getattr(client, "_make_api_call", None)):
+            raise ConfigError("sync through a boto3 client: this one's calls are awaited")
         s3 = BorrowedS3(self.mimic(client) if client is not None else self._own_client())
         try:
             syncer = Syncer(self, s3)

@@ -120,6 +120,10 @@ class MimicDB:
         """S3 does not have *key*."""
         self._apply(bucket, (), [key], since)
 
+    def forget_all(self, bucket: str, keys: Sequence[str]) -> None:
+        """S3 does not have *keys*."""
+        self._apply(bucket, (), keys)
+
     def keep(self, bucket: str, directory: str) -> None:
         """Remember *directory*, which has no object and no keys, until it is forgotten."""
         self._apply(bucket, [Entry(directory, kind=KEPT)])

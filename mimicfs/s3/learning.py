@@ -35,6 +35,7 @@ from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import StoreError
 from mimicfs.mimicdb import MimicDB, same_version
 from mimicfs.s3.answers import head_text
+from mimicfs.s3.conversation import Conversation, hold
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,15 @@ def learn(client: Any, mimicdb: MimicDB, *, heads: bool = False) -> Any:
 
     *heads*: also all that a HEAD says (Entry.head), so that it can be said again.
     """
-    client._make_api_call = _Learner(client._make_api_call, mimicdb, heads).call
-    client.meta.events.register("before-send.s3", _note_size)
+    learner, ask = Learner(mimicdb, heads=heads), client._make_api_call
+    client._make_api_call = lambda operation, params: hold(learner.talk(operation, params), ask)
+    client.meta.events.register("before-send.s3", note_size)
     return client
 
 
-def _note_size(request: Any, **_: Any) -> None:
+def note_size(request: Any, **_: Any) -> None:
+    """Note what a request sends. To be called before each: the size that a caller gives, or
+    that a file has, is not what is sent in the end."""
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:
         size = request.headers.get("Content-Length", 0)
@@ -74,16 +78,15 @@ class _Upload:
         self.sizes: dict[int, int] = {}
 
 
-class _Learner:
-    """*plain* is the client's own `_make_api_call`."""
+class Learner:
+    """Learns into *mimicdb*; *heads* as in `learn`."""
 
-    def __init__(self, plain: Callable[[str, _Params], Any], mimicdb: MimicDB, heads: bool) -> None:
-        self._plain = plain
+    def __init__(self, mimicdb: MimicDB, *, heads: bool) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
         self._lock = threading.Lock()  # protects the uploads
         self._uploads: dict[str, _Upload] = {}
-        self._learn: dict[str, Callable[[_Params, _Answer, int], None]] = {
+        self._learn: dict[str, Callable[[_Params, _Answer, int], Conversation[Any] | None]] = {
             "PutObject": self._put,
             "CopyObject": self._copy,
             "CreateMultipartUpload": self._start,
@@ -101,42 +104,45 @@ class _Learner:
             ),
         }
 
-    def call(self, operation: str, params: _Params) -> Any:
+    def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
+        """Ask S3 what was to be asked, learn, and return the answer."""
         if operation in ("HeadObject", "GetObject"):
-            return self._read(operation, params)
+            return (yield from self._read(operation, params))
         learn = self._learn.get(operation)
         if learn is None:
-            return self._plain(operation, params)
+            return (yield operation, params)
         asked = dict(params)  # botocore rewrites some of them in place
         sizes: list[int] = []
         token = _sent.set(sizes)
         try:
-            answer = self._plain(operation, params)
+            answer = yield operation, params
         except ClientError as exc:
             with _told(operation, params):
-                self._unfulfilled(asked, exc)
+                yield from self._unfulfilled(asked, exc)
             raise
         finally:
             _sent.reset(token)
         with _told(operation, params):
-            learn(asked, answer, sizes[-1] if sizes else 0)
+            more = learn(asked, answer, sizes[-1] if sizes else 0)
+            if more is not None:
+                yield from more
         return answer
 
     # Writes
 
-    def _put(self, params: _Params, answer: _Answer, sent: int) -> None:
-        if not answer.get("ETag") and self._asked(params):
+    def _put(self, params: _Params, answer: _Answer, sent: int) -> Conversation[None]:
+        if not answer.get("ETag") and (yield from self._asked(params)):
             return
         size = answer.get("Size", sent)  # Size: of an object that was appended to
         self._written(params, size, answer.get("ETag", ""), _date_ns(answer), _meta(params))
 
-    def _copy(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
+    def _copy(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
         result = answer["CopyObjectResult"]
         source = self._source(params)
         # Another etag may be that of another version: there are servers that do not look at
         # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
         same = source is not None and source.etag == result.get("ETag", "").strip('"')
-        if not same and self._asked(params):
+        if not same and (yield from self._asked(params)):
             return
         if source is None:
             log.debug("nothing is known of the copy s3://%(Bucket)s/%(Key)s", params)
@@ -174,12 +180,12 @@ class _Learner:
             if upload is not None:
                 upload.sizes[params["PartNumber"]] = size
 
-    def _complete(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
+    def _complete(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
         with self._lock:
             upload = self._uploads.pop(params["UploadId"], None)
         numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
         # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
-        if self._asked(params):
+        if (yield from self._asked(params)):
             return
         if upload is None or any(number not in upload.sizes for number in numbers):
             log.debug("nothing is known of the upload s3://%(Bucket)s/%(Key)s", params)
@@ -192,9 +198,11 @@ class _Learner:
         with self._lock:
             self._uploads.pop(params["UploadId"], None)
 
-    def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+    def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> Conversation[None]:
         if params.get("VersionId"):
-            self._head(params)  # an older version may have become the current one, or none
+            yield from self._head(
+                params
+            )  # an older version may have become the current one, or none
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
 
@@ -206,15 +214,15 @@ class _Learner:
             for item in objects
             if item["Key"] not in refused and not item.get("VersionId")
         ]
-        self._mimicdb.backend.apply(params["Bucket"], (), gone)
+        self._mimicdb.forget_all(params["Bucket"], gone)
 
-    def _asked(self, params: _Params) -> bool:
+    def _asked(self, params: _Params) -> Conversation[bool]:
         """Ask S3 what our own write has made, and record that. It is not announced: who
         wrote it knows. Return whether S3 told; if not, the write was done all the same."""
         bucket, key = params["Bucket"], params["Key"]
         since = self._mimicdb.seq(bucket)
         try:
-            answer = self._plain("HeadObject", {"Bucket": bucket, "Key": key})
+            answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
         except (ClientError, BotoCoreError) as exc:
             log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
             if isinstance(exc, ClientError) and _status(exc) == 404:  # deleted since
@@ -236,16 +244,16 @@ class _Learner:
 
     # Reads
 
-    def _read(self, operation: str, params: _Params) -> Any:
+    def _read(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
         bucket, key = params.get("Bucket"), params.get("Key")
         if not bucket or not key or params.get("VersionId") or params.get("PartNumber"):
-            return self._plain(operation, params)  # of an older version, or of a part
+            return (yield operation, params)  # of an older version, or of a part
         since = self._mimicdb.seq(bucket)
         try:
-            answer = self._plain(operation, params)
+            answer = yield operation, params
         except ClientError as exc:
             with _told(operation, params):
-                self._refused(params, exc, since)
+                yield from self._refused(params, exc, since)
             raise
         entry = entry_of(key, answer)
         if entry is not None:
@@ -266,7 +274,7 @@ class _Learner:
         elif entry != known:  # that there is no metadata changes nothing that is seen
             self._mimicdb.record(bucket, entry, since)
 
-    def _refused(self, params: _Params, exc: ClientError, since: int) -> None:
+    def _refused(self, params: _Params, exc: ClientError, since: int) -> Conversation[None]:
         """A read was refused."""
         status = _status(exc)
         if status == 404:
@@ -274,22 +282,22 @@ class _Learner:
             if known is not None and known.kind == OBJECT:
                 self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
         elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
-            self._head(params)
+            yield from self._head(params)
 
-    def _unfulfilled(self, params: _Params, exc: ClientError) -> None:
+    def _unfulfilled(self, params: _Params, exc: ClientError) -> Conversation[None]:
         """A write was refused. If S3 has something else than its conditions say, see what."""
         if _status(exc) not in (404, 412):
             return
         source = params.get("CopySource")
         if isinstance(source, Mapping) and not source.get("VersionId"):
-            self._head(source)
+            yield from self._head(source)
         if params.get("IfMatch") or params.get("IfNoneMatch"):
-            self._head(params)
+            yield from self._head(params)
 
-    def _head(self, params: _Params) -> None:
+    def _head(self, params: _Params) -> Conversation[None]:
         """Ask S3 what is there now; the answer is learned like any other."""
         try:
-            self._read("HeadObject", {"Bucket": params["Bucket"], "Key": params["Key"]})
+            yield from self._read("HeadObject", {"Bucket": params["Bucket"], "Key": params["Key"]})
         except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
 

@@ -12,11 +12,15 @@ and on its way back from S3 through learning.py, or, for a listing, into the mir
 page says also what is not there. Pages that follow each other from the first to the last make
 their prefix complete, as a sync does.
 
+A client whose calls are awaited (aiobotocore) is mimicked by the same code; it asks the store
+in the event loop, which memory and SQLite answer in microseconds.
+
 Threading: as the client, any number of threads.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -32,12 +36,12 @@ from botocore.exceptions import ClientError
 from mimicfs.entry import Bucket, Entry, Scope
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.learning import learn
+from mimicfs.s3.conversation import Conversation, Params, hold, hold_async
+from mimicfs.s3.learning import Learner, note_size
 from mimicfs.s3.local import Local, Refused, behind, place_of
 
 log = logging.getLogger(__name__)
 
-_Params = dict[str, Any]
 # With these, a listing shows keys, each once and as they are.
 _LEARNED = {
     "ListObjectsV2": {
@@ -81,11 +85,25 @@ class Forcing:
 def mimic(client: Any, mimicdb: MimicDB, forcing: Forcing | None = None) -> Any:
     """Make *client*, a boto3 S3 client, a mimicking one; return it. Each of its calls takes
     `Force=True` from now on. A client that mimics already is left as it is."""
-    if isinstance(getattr(client._make_api_call, "__self__", None), Mimic):
+    ask = client._make_api_call
+    if hasattr(ask, "mimics"):
         return client
-    learn(client, mimicdb, heads=True)
-    forcing = Forcing() if forcing is None else forcing
-    client._make_api_call = Mimic(client, mimicdb, forcing).call
+    mimicking = Mimic(client, mimicdb, Forcing() if forcing is None else forcing)
+
+    def call(operation: str, params: Params) -> Any:
+        answer = mimicking.answer(operation, params)
+        return hold(mimicking.talk(operation, params), ask) if answer is None else answer
+
+    async def call_async(operation: str, params: Params) -> Any:
+        answer = mimicking.answer(operation, params)
+        return (
+            await hold_async(mimicking.talk(operation, params), ask) if answer is None else answer
+        )
+
+    awaited = inspect.iscoroutinefunction(inspect.unwrap(ask))
+    client._make_api_call = call_async if awaited else call
+    client._make_api_call.mimics = True
+    client.meta.events.register("before-send.s3", note_size)
     client.get_waiter = _forced_waiters(client.get_waiter)
     return client
 
@@ -100,41 +118,42 @@ class _Followed(NamedTuple):
 
 
 class Mimic:
-    """The calls of *client*, of which `_make_api_call` asks S3 and learns."""
+    """The calls of *client*."""
 
     def __init__(self, client: Any, mimicdb: MimicDB, forcing: Forcing) -> None:
-        self._ask: Callable[[str, _Params], Any] = client._make_api_call
         self._exceptions = client.exceptions
+        self._learner = Learner(mimicdb, heads=True)
         self._mimicdb = mimicdb
         self._forcing = forcing
         self._local = Local(mimicdb)
         self._lock = threading.Lock()  # protects the table below
         self._followed: OrderedDict[str, _Followed] = OrderedDict()  # by the token that goes on
 
-    def call(self, operation: str, params: _Params) -> Any:
-        force = params.get("Force", False)
-        params = {name: value for name, value in params.items() if name != "Force"}
-        if not force and not self._forcing:
-            try:
-                answer = self._local.answer(operation, params)
-            except Refused as exc:
-                error = self._exceptions.from_code(exc.code)
-                raise error(exc.response, operation) from None
-            if answer is not None:
-                return answer
-        return self._asked(operation, params)
+    def answer(self, operation: str, params: Params) -> Any:
+        """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
+        if self._forcing or params.get("Force"):
+            return None
+        if "Force" in params:
+            params = _without_force(params)
+        try:
+            return self._local.answer(operation, params)
+        except Refused as exc:
+            error = self._exceptions.from_code(exc.code)
+            raise error(exc.response, operation) from None
 
-    def _asked(self, operation: str, params: _Params) -> Any:
+    def talk(self, operation: str, params: Params) -> Conversation[Any]:
+        """Ask S3, learn, and return its answer."""
+        params = _without_force(params)
         if operation == "ListBuckets" and not params:
-            return self._list_buckets()
+            return (yield from self._list_buckets())
         if operation in _LEARNED:
-            return self._list(operation, params)
-        answer = self._ask(operation, params)
+            return (yield from self._list(operation, params))
+        answer = yield from self._learner.talk(operation, params)
         self._local.seen(operation, params, answer)
         return answer
 
-    def _list_buckets(self) -> Any:
-        answer = self._ask("ListBuckets", {})
+    def _list_buckets(self) -> Conversation[Any]:
+        answer = yield "ListBuckets", {}
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             self._mimicdb.replace_buckets(
@@ -144,12 +163,12 @@ class Mimic:
 
     # Listings
 
-    def _list(self, operation: str, params: _Params) -> Any:
+    def _list(self, operation: str, params: Params) -> Conversation[Any]:
         asked = dict(params)  # botocore rewrites some of them in place
         since = self._mimicdb.seq(asked["Bucket"]) if isinstance(asked.get("Bucket"), str) else 0
         started_ns = time.time_ns()
         try:
-            answer = self._ask(operation, _for_s3(params))
+            answer = yield operation, _for_s3(params)
         except ClientError as exc:
             if exc.response.get("Error", {}).get("Code") == "NoSuchBucket":
                 self._mimicdb.drop_bucket(asked["Bucket"])
@@ -163,7 +182,7 @@ class Mimic:
         return answer
 
     def _learn_page(
-        self, asked: _Params, answer: Mapping[str, Any], since: int, started_ns: int
+        self, asked: Params, answer: Mapping[str, Any], since: int, started_ns: int
     ) -> None:
         """Merge a page into the mirror, if it is known behind which key it begins."""
         place = self._begins(asked, started_ns)
@@ -193,7 +212,7 @@ class Mimic:
             scope = Scope(place.prefix, True, place.started_ns, duration_ns)
             self._mimicdb.complete(place.bucket, scope)
 
-    def _begins(self, asked: _Params, started_ns: int) -> _Followed | None:
+    def _begins(self, asked: Params, started_ns: int) -> _Followed | None:
         """Return where the page begins."""
         bucket, prefix = asked["Bucket"], asked.get("Prefix", "")
         token = asked.get("ContinuationToken")
@@ -219,7 +238,11 @@ class Mimic:
                 self._followed.popitem(last=False)
 
 
-def _for_s3(params: _Params) -> _Params:
+def _without_force(params: Params) -> Params:
+    return {name: value for name, value in params.items() if name != "Force"}
+
+
+def _for_s3(params: Params) -> Params:
     """Return *params* without a token of ours, which S3 would refuse."""
     place = place_of(params.get("ContinuationToken") or "")
     if place is None:
@@ -239,16 +262,26 @@ def _forced_waiters(get_waiter: Callable[[str], Any]) -> Callable[[str], Any]:
         wait = waiter.wait
 
         def wait_for_s3(**kwargs: Any) -> Any:
-            token = _waiting.set(True)
-            try:
+            with _waiting_for_s3():
                 return wait(**kwargs)
-            finally:
-                _waiting.reset(token)
 
-        waiter.wait = wait_for_s3
+        async def wait_for_s3_async(**kwargs: Any) -> Any:
+            with _waiting_for_s3():
+                return await wait(**kwargs)
+
+        waiter.wait = wait_for_s3_async if inspect.iscoroutinefunction(wait) else wait_for_s3
         return waiter
 
     return get_forced
+
+
+@contextmanager
+def _waiting_for_s3() -> Iterator[None]:
+    token = _waiting.set(True)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
 
 
 def _entry(item: Mapping[str, Any]) -> Entry:

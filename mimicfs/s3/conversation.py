@@ -1,0 +1,49 @@
+"""What is asked of S3 and learned from it, apart from how the asking is done.
+
+A conversation is a generator: it yields what is to be asked, an operation of boto3 and its
+parameters, is sent the answer or thrown the error, and returns what the caller gets. So one
+piece of code serves clients that block (boto3) and clients that are awaited (aiobotocore).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Params = dict[str, Any]
+Conversation = Generator[tuple[str, Params], Any, T]
+
+
+def hold(conversation: Conversation[T], ask: Callable[[str, Params], Any]) -> T:
+    """Return what *conversation* comes to when *ask* is asked."""
+    try:
+        request = next(conversation)
+        while True:
+            try:
+                answer = ask(*request)
+            except BaseException as exc:  # noqa: BLE001 - the conversation deals with it
+                request = conversation.throw(exc)
+            else:
+                request = conversation.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def hold_async(
+    conversation: Conversation[T], ask: Callable[[str, Params], Awaitable[Any]]
+) -> T:
+    """As `hold`, where the answers are awaited."""
+    try:
+        request = next(conversation)
+        while True:
+            try:
+                answer = await ask(*request)
+            except BaseException as exc:  # noqa: BLE001 - the conversation deals with it
+                request = conversation.throw(exc)
+            else:
+                request = conversation.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
