@@ -88,6 +88,21 @@ class BackendPromises:
             assert found == whole
             assert _keys(backend.children("b", "d/", "d/005x", 2)) == ["d/006", "d/007"]
 
+    def test_a_directory_may_be_large(self) -> None:
+        names = [f"d/{n:04}" for n in range(2500)]
+        with self.opened() as backend:
+            _fill(backend, *names[::2])
+            _fill(backend, *names[1::2])
+            found: list[str] = []
+            while page := _keys(backend.children("b", "d/", found[-1] if found else "", 999)):
+                found += page
+            assert found == names
+            assert _keys(backend.scan("b", "d/23")) == names[2300:2400]
+            backend.apply("b", [], names[5:])
+            assert _keys(backend.children("b", "d/")) == names[:5]
+            backend.apply("b", [], names[:5])
+            assert not backend.has_below("b", "d/")
+
     def test_directories_without_an_object_are_children_too(self) -> None:
         with self.opened() as backend:
             backend.apply("b", [Entry("kept/", kind=KEPT), Entry("listed/", kind=LISTED)])

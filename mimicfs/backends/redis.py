@@ -6,7 +6,8 @@ The keys of a bucket, all below one hash tag, so that they are on one node of a 
     PREFIX{BUCKET}:d:DIR    HASH    the names directly below DIR -> packed record. A name that
                                     ends in "/" is a subdirectory; "" where it has no entry
                                     of its own
-    PREFIX{BUCKET}:z:DIR    ZSET    the same names, score 0, for paging in order
+    PREFIX{BUCKET}:z:DIR    ZSET    the same names, score 0, for paging in order; only where there
+                                    are too many to read at once
     PREFIX{BUCKET}:scopes   HASH    prefix -> JSON of entry.Scope
     PREFIX{BUCKET}:log      STREAM  entry.Change, with the ids SEQ-0, without gaps
 
@@ -43,7 +44,12 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 _LOG_MAX = 200_000
 _PAGE = 1000  # names of a directory that `scan` reads at a time
-_FIXED = struct.Struct("<bqq")  # kind, size, mtime_ns; then etag, class, meta[, head], cut by NUL
+# Names of a directory from which on it has a ZSET, which costs 130 bytes a name.
+_LARGE = 2000
+# A record: kind, size, mtime_ns; the etag, then class, meta[, head], cut by NUL. With _MD5 in the
+# kind, the etag is 16 bytes, else it ends at a NUL; what is all empty at the end is left out.
+_FIXED = struct.Struct("<bqq")
+_MD5 = 16
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,8 +63,21 @@ local function split(key)  -- a directory into its parent and its name there
   return '', key
 end
 local function add(dir, name, record)
-  redis.call('HSET', tag .. ':d:' .. dir, name, record)
-  redis.call('ZADD', tag .. ':z:' .. dir, 0, name)
+  local d, z = tag .. ':d:' .. dir, tag .. ':z:' .. dir
+  redis.call('HSET', d, name, record)
+  if redis.call('EXISTS', z) == 1 then
+    redis.call('ZADD', z, 0, name)
+  elseif redis.call('HLEN', d) > LARGE then
+    for _, each in ipairs(redis.call('HKEYS', d)) do redis.call('ZADD', z, 0, each) end
+  end
+end
+-- Bytes, and not as Lua compares: by the collation of the server's locale.
+local function behind(a, b)
+  for n = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, n), string.byte(b, n)
+    if x ~= y then return x > y end
+  end
+  return #a > #b
 end
 local function remove(dir, name)
   redis.call('HDEL', tag .. ':d:' .. dir, name)
@@ -72,10 +91,11 @@ local function append(origin, lines)
                'f', line[1], 'l', line[2], 'o', origin)
   end
 end
-""".replace("LOG_MAX", str(_LOG_MAX))
+""".replace("LOG_MAX", str(_LOG_MAX)).replace("LARGE", str(_LARGE))
 
-# ARGV: origin, since or '', wide, number of puts, then DIR NAME RECORD for each put and
-# DIR NAME for each deletion. Returns the keys left alone, or an error LOGTRIMMED.
+# ARGV: origin, since or '', wide, number of puts, the first and the last key of all, then
+# DIR NAME RECORD for each put and DIR NAME for each deletion. Returns the keys left alone, or an
+# error LOGTRIMMED.
 _APPLY = (
     _LIBRARY
     + """
@@ -98,14 +118,14 @@ end
 local function guarded(key)
   if single[key] then return true end
   for _, range in ipairs(ranges) do
-    if range[1] <= key and key <= range[2] then return true end
+    if not behind(range[1], key) and not behind(key, range[2]) then return true end
   end
   return false
 end
 local function counted(record, sign)
   if record and record ~= '' then
     local kind, bytes = struct.unpack('<bi8', record)
-    if kind == 0 then count = count + sign; size = size + sign * bytes end
+    if kind % 16 == 0 then count = count + sign; size = size + sign * bytes end
   end
 end
 local function prune(dir)  -- directories that are implied by nothing any more
@@ -116,7 +136,7 @@ local function prune(dir)  -- directories that are implied by nothing any more
     dir = parent
   end
 end
-local at = 5
+local at = 7
 for n = 1, puts do
   local dir, name, record = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   at = at + 3
@@ -160,12 +180,7 @@ if #changed > 0 then
   redis.call('HINCRBY', tag .. ':meta', 'bytes', size)
   local lines = {}
   if #changed > wide then
-    local first, last = changed[1], changed[1]
-    for _, key in ipairs(changed) do
-      if key < first then first = key end
-      if key > last then last = key end
-    end
-    lines[1] = {first, last}
+    lines[1] = {ARGV[5], ARGV[6]}
   else
     for n, key in ipairs(changed) do lines[n] = {key, key} end
   end
@@ -175,16 +190,18 @@ return left
 """
 )
 
-# ARGV: DIR, start and limit of ZRANGEBYLEX. Returns names and records, in turn.
+# ARGV: DIR, start, end and limit of ZRANGEBYLEX. Returns 1 and a page, in order, or 0 and all of
+# a directory: names and records, in turn.
 _CHILDREN = """
-local names = redis.call('ZRANGEBYLEX', KEYS[1] .. ':z:' .. ARGV[1], ARGV[2], '+',
-                         'LIMIT', 0, ARGV[3])
+local d, z = KEYS[1] .. ':d:' .. ARGV[1], KEYS[1] .. ':z:' .. ARGV[1]
+if redis.call('EXISTS', z) == 0 then return {0, redis.call('HGETALL', d)} end
+local names = redis.call('ZRANGEBYLEX', z, ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
 local found = {}
 for n, name in ipairs(names) do
   found[2 * n - 1] = name
-  found[2 * n] = redis.call('HGET', KEYS[1] .. ':d:' .. ARGV[1], name) or ''
+  found[2 * n] = redis.call('HGET', d, name) or ''
 end
-return found
+return {1, found}
 """
 
 # KEYS[1] is the tag of the list of buckets. ARGV: origin, name, "1" to add or "0" to drop.
@@ -288,7 +305,7 @@ class RedisBackend(Backend):
 
     @_ours
     def buckets(self) -> list[Bucket]:
-        names = self._client.zrange(f"{self._tag('')}:z:", 0, -1)
+        names = sorted(self._client.hkeys(f"{self._tag('')}:d:"))
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(f"{self._tag(_text(name))}:meta")
@@ -341,11 +358,19 @@ class RedisBackend(Backend):
         self, bucket: str, directory: str, after: str = "", limit: int = 1000
     ) -> list[Entry]:
         start = b"(" + after[len(directory) :].encode() if after > directory else b"-"
-        return self._page(bucket, directory, start, limit)
+        return self._page(bucket, directory, start, b"+", limit)
 
-    def _page(self, bucket: str, directory: str, start: bytes, limit: int) -> list[Entry]:
-        found = self._children(keys=[self._tag(bucket)], args=[directory, start, limit])
-        pairs = zip(found[::2], found[1::2], strict=True)
+    def _page(
+        self, bucket: str, directory: str, start: bytes, end: bytes, limit: int
+    ) -> list[Entry]:
+        """Return the children with names from *start* to *end*, as ZRANGEBYLEX has them."""
+        ordered, found = self._children(
+            keys=[self._tag(bucket)], args=[directory, start, end, limit]
+        )
+        pairs = list(zip(found[::2], found[1::2], strict=True))
+        if not ordered:
+            pairs = [pair for pair in pairs if _between(pair[0], start, end)]
+            pairs = sorted(pairs)[:limit]  # names differ: records are not compared
         return [_child(directory + _text(name), record) for name, record in pairs]
 
     @_ours
@@ -371,8 +396,10 @@ class RedisBackend(Backend):
         start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""
         head, slash, _ = start.partition("/")
         at = b"[" + (head + slash).encode() if start else b"-"
+        begin = prefix[len(directory) :].partition("/")[0].encode()
+        end = b"(" + begin + b"\xff" if begin else b"+"  # no UTF-8 has that byte
         while True:
-            page = self._page(bucket, directory, at, _PAGE)
+            page = self._page(bucket, directory, at, end, _PAGE)
             for child in page:
                 key = child.key
                 if not key.startswith(prefix[: len(key)]):
@@ -412,7 +439,9 @@ class RedisBackend(Backend):
         if bucket and not self._client.hexists(f"{self._tag(bucket)}:meta", "known"):
             self.add_bucket(bucket, 0)
         unique = {entry.key: entry for entry in puts}
+        keys = [*unique, *deletes]
         args: list[Any] = [self.origin, "" if since is None else since, WIDE_CHANGE, len(unique)]
+        args += [min(keys, default=""), max(keys, default="")]
         for entry in unique.values():
             args += [*_split(entry.key), _packed(entry)]
         for key in deletes:
@@ -505,21 +534,38 @@ def _text(data: bytes) -> str:
     return data.decode()
 
 
+def _between(name: bytes, start: bytes, end: bytes) -> bool:
+    """Whether *name* is in a range as ZRANGEBYLEX has it: "-", "+", "[" and "("."""
+    low = start == b"-" or (name >= start[1:] if start[:1] == b"[" else name > start[1:])
+    return low and (end == b"+" or name < end[1:])
+
+
 def _packed(entry: Entry) -> bytes:
+    md5 = _is_md5(entry.etag)
     meta = "" if entry.meta is None else json.dumps(dict(entry.meta))
-    head = "" if entry.head is None else f"\0{entry.head}"
-    tail = f"{entry.etag}\0{entry.storage_class}\0{meta}{head}".encode()
-    return _FIXED.pack(entry.kind, entry.size, entry.mtime_ns) + tail
+    rest = f"{entry.storage_class}\0{meta}" + ("" if entry.head is None else f"\0{entry.head}")
+    etag = bytes.fromhex(entry.etag) if md5 else f"{entry.etag}\0".encode()
+    fixed = _FIXED.pack(entry.kind | (_MD5 if md5 else 0), entry.size, entry.mtime_ns)
+    return fixed + etag + (rest.encode() if rest != "\0" else b"")
+
+
+def _is_md5(etag: str) -> bool:
+    return len(etag) == 32 and not etag.strip("0123456789abcdef")
 
 
 def _entry(key: str, record: bytes) -> Entry:
     try:
         kind, size, mtime_ns = _FIXED.unpack_from(record)
-        etag, storage_class, meta, *head = record[_FIXED.size :].decode().split("\0", 3)
+        at = _FIXED.size + 16 if kind & _MD5 else record.index(b"\0", _FIXED.size) + 1
+        etag = (
+            record[_FIXED.size : at].hex() if kind & _MD5 else record[_FIXED.size : at - 1].decode()
+        )
+        storage_class, meta, *head = (record[at:].decode() or "\0").split("\0", 2)
         known = json.loads(meta) if meta else None
     except (struct.error, ValueError) as exc:
         raise StoreCorrupt(f"the record of {key!r} in Redis is not ours") from exc
-    return Entry(key, size, mtime_ns, etag, storage_class, known, kind, head[0] if head else None)
+    said = head[0] if head else None
+    return Entry(key, size, mtime_ns, etag, storage_class, known, kind & ~_MD5, said)
 
 
 def _child(key: str, record: bytes) -> Entry:

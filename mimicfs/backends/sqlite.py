@@ -28,6 +28,7 @@ from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, St
 _VERSION = 2  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
+_PAGES_MAX = 16  # pages of `scan` that each thread remembers of one state of the file
 _TRIM_EVERY = 1000  # changes between two looks at the log's length
 
 _SCHEMA = f"""
@@ -368,6 +369,21 @@ class SQLite(Backend):
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[Entry]:
+        if self._in_memory:
+            return self._scan(bucket, prefix, after, limit)
+        # A program that lists in a loop asks for the same pages again and again.
+        pages: dict[tuple[str, str, str, int], list[Entry]]
+        now = self._version()
+        version, pages = getattr(self._local, "pages", (now, {}))
+        if version != now:
+            pages = {}
+        asked = (bucket, prefix, after, limit)
+        if asked not in pages and len(pages) < _PAGES_MAX:
+            pages[asked] = self._scan(*asked)
+        self._local.pages = (now, pages)
+        return list(pages[asked]) if asked in pages else self._scan(*asked)
+
+    def _scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
         start = max(prefix, after + "\0" if after else "")
         end = _successor(prefix)
         if end is None:

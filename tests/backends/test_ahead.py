@@ -77,11 +77,11 @@ def test_a_change_during_a_walk_is_seen_at_once(path: Path, other: bool) -> None
     for n, name in enumerate(names[:-1]):
         assert sqlite.children("b", name) == [Entry(name + "old")]
         following = names[n + 1]
+        assert sqlite.scan("b", following) == [Entry(following + "old")]
         writer.apply("b", [Entry(following + "new")])
-        assert sqlite.children("b", following) == [
-            Entry(following + "new"),
-            Entry(following + "old"),
-        ]
+        both = [Entry(following + "new"), Entry(following + "old")]
+        assert sqlite.children("b", following) == both
+        assert sqlite.scan("b", following) == both
         writer.apply("b", (), [following + "new"])
     sqlite.close()
     if other:
