@@ -9,7 +9,10 @@ from mimicfs.backends import Backend
 from mimicfs.config import redacted
 from mimicfs.errors import ConfigError
 
-FORMS = "sqlite:///PATH, memory:, redis://HOST[:PORT][/DB], rediss://..., unix:///SOCKET[?db=N]"
+FORMS = (
+    "sqlite:///PATH, memory:, redis://HOST[:PORT][/DB], rediss://..., unix:///SOCKET[?db=N],"
+    " redis+cluster://HOST[:PORT]"
+)
 
 
 def open_store(url: str, namespace: str = "", password: str | None = None) -> Backend:
@@ -30,7 +33,7 @@ def open_store(url: str, namespace: str = "", password: str | None = None) -> Ba
         if not path:
             raise ConfigError(f"{url}: names no file; write sqlite:///PATH")
         return SQLite(str(Path(path)), namespace=namespace)
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme.removesuffix("+cluster") in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
 
         return RedisBackend.from_url(url, namespace=namespace, password=password)

@@ -11,9 +11,9 @@ The keys of a bucket, all below one hash tag, so that they are on one node of a 
     PREFIX{BUCKET}:scopes   HASH    prefix -> JSON of entry.Scope
     PREFIX{BUCKET}:log      STREAM  entry.Change, with the ids SEQ-0, without gaps
 
-PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The bucket "" is the list of buckets; its
-directory "" has the names. A record, its directories, the totals and the log are written by
-one script: all or nothing.
+PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named
+"/", which no bucket is; its directory "" has the names. A record, its directories, the totals
+and the log are written by one script: all or nothing.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
@@ -34,6 +34,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
 import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException
 
 from mimicfs.backends import WIDE_CHANGE, Backend
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
@@ -223,7 +225,7 @@ def _ours(
     def call(self: RedisBackend, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(self, *args, **kwargs)
-        except redis.RedisError as exc:
+        except (redis.RedisError, RedisClusterException) as exc:
             raise self._error(exc) from exc
 
     return cast("Callable[Concatenate[RedisBackend, P], T]", call)
@@ -251,11 +253,15 @@ class RedisBackend(Backend):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "", password: str | None = None) -> RedisBackend:
-        """Connect to a redis://, rediss:// or unix:// URL; *password* where it has none."""
+        """Connect to a redis://, rediss:// or unix:// URL, or to a cluster by that of one of
+        its nodes: redis+cluster://, rediss+cluster://. *password* where it has none."""
         extra: dict[str, Any] = {} if password is None else {"password": password}
         if urlsplit(url).password is not None:
             extra = {}
+        scheme, cluster, rest = url.partition("+cluster:")
         try:
+            if cluster:
+                return cls(_cluster(f"{scheme}:{rest}", extra), namespace)
             return cls(redis.Redis.from_url(url, **extra), namespace)
         except ValueError as exc:
             raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
@@ -276,30 +282,36 @@ class RedisBackend(Backend):
                 f"{self._where}: written by a newer mimicfs (schema {int(found)}, this one"
                 f" knows {_VERSION}); upgrade mimicfs or give another --namespace"
             )
-        policy = self._client.info("memory").get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and int(self._client.info("memory").get("maxmemory", 0)):
-            self._evicts = True
-            log.warning(
-                "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to noeviction",
-                self._where,
-                policy,
-            )
+        for memory in self._memory():
+            policy = memory.get("maxmemory_policy", "noeviction")
+            if policy != "noeviction" and int(memory.get("maxmemory", 0)) and not self._evicts:
+                self._evicts = True
+                text = "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to %s"
+                log.warning(text, self._where, policy, "noeviction")
 
-    def _error(self, exc: redis.RedisError) -> StoreError:
+    def _memory(self) -> list[dict[str, Any]]:
+        """Return what each node says of its memory."""
+        if isinstance(self._client, RedisCluster):
+            nodes: Any = RedisCluster.get_primaries(self._client)  # type: ignore[no-untyped-call]
+            return [self._client.info("memory", target_nodes=node) for node in nodes]
+        return [self._client.info("memory")]
+
+    def _error(self, exc: Exception) -> StoreError:
         text = " ".join(str(exc).split())
         if isinstance(exc, redis.AuthenticationError):
             advice = "give the password in MIMICFS_STORE_PASSWORD"
             return StoreUnavailable(f"{self._where}: refused the password or its lack; {advice}")
+        if isinstance(exc, redis.exceptions.ClusterDownError):
+            return StoreUnavailable(f"{self._where}: the cluster is down: {text}")
         if isinstance(exc, redis.ConnectionError | redis.TimeoutError):
             return StoreUnavailable(f"{self._where}: no answer; is redis-server running there?")
-        if "WRONGTYPE" in text:
-            return StoreCorrupt(f"{self._where}: keys of another program; give another --namespace")
-        if "OOM" in text:
-            return StoreUnavailable(f"{self._where}: out of memory; raise maxmemory")
+        for kind, code, error, said in _REFUSALS:
+            if isinstance(exc, kind) or code in text:
+                return error(f"{self._where}: {said.format(text=text)}")
         return StoreUnavailable(f"{self._where}: {text}")
 
     def _tag(self, bucket: str) -> str:
-        return f"{self._prefix}{{{bucket}}}"
+        return f"{self._prefix}{{{bucket or '/'}}}"  # an empty tag would not keep keys together
 
     # Buckets
 
@@ -513,7 +525,39 @@ class RedisBackend(Backend):
         self._client.close()
 
 
-def _where(client: redis.Redis) -> str:
+class _Never(Exception):
+    """Stands where redis-py has no error of its own."""
+
+
+_FOREIGN = "keys of another program; give another --namespace"
+_FULL = "out of memory; raise maxmemory"
+_REPLICA = "a replica, which takes no writes; name its primary"
+_FORBIDDEN = "not allowed to this user: {text}; give him `~mimicfs:* +@all`"
+# What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
+# the code that is somewhere in its text.
+_REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
+    (redis.exceptions.OutOfMemoryError, "OOM", StoreUnavailable, _FULL),
+    (redis.exceptions.ReadOnlyError, "READONLY", StoreUnavailable, _REPLICA),
+    (redis.exceptions.NoPermissionError, "NOPERM", StoreUnavailable, _FORBIDDEN),
+    (_Never, "WRONGTYPE", StoreCorrupt, _FOREIGN),
+    (_Never, "CLUSTERDOWN", StoreUnavailable, "the cluster is down: {text}"),
+]
+
+
+def _cluster(url: str, extra: dict[str, Any]) -> Any:
+    try:
+        return RedisCluster.from_url(url, **extra)
+    except (redis.RedisError, RedisClusterException) as exc:
+        parts = urlsplit(url)
+        where = f"Redis cluster at {parts.hostname}:{parts.port or 6379}"
+        raise StoreUnavailable(f"{where}: {' '.join(str(exc).split())}") from exc
+
+
+def _where(client: Any) -> str:
+    if isinstance(client, RedisCluster):
+        primaries: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
+        nodes = sorted(f"{node.host}:{node.port}" for node in primaries)
+        return f"Redis cluster at {', '.join(nodes)}"
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return f"Redis at {options['path']}"

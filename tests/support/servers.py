@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 START_S = 30.0
 
@@ -20,11 +20,13 @@ class Missing(Exception):
     """A server is not installed."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(below: int = 65536) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < below:
+            return port
 
 
 def command(name: str) -> str:
@@ -97,9 +99,49 @@ def rclone(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def redis(directory: Path, *options: str) -> Iterator[int]:
-    """Yield the port of an empty redis-server that writes nothing to disk."""
+    """Yield the port of a redis-server; by default it writes nothing to disk."""
     port = free_port()
+    with redis_at(directory, port, *options):
+        yield port
+
+
+@contextmanager
+def redis_at(directory: Path, port: int, *options: str) -> Iterator[None]:
     arguments = [command("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
     arguments += ["--save", "", "--appendonly", "no", "--dir", str(directory), *options]
     with running(arguments, port, directory / f"redis-{port}.log"):
-        yield port
+        yield
+
+
+@contextmanager
+def redis_cluster(directory: Path) -> Iterator[int]:
+    """Yield the port of one of three nodes that share all slots."""
+    import redis as client
+
+    with ExitStack() as stack:
+        ports = [free_port(55_536) for _ in range(3)]  # each has a second one, 10,000 above
+        for port in ports:
+            options = ("--cluster-enabled", "yes", "--cluster-config-file", f"{port}.conf")
+            stack.enter_context(redis_at(directory, port, *options))
+        nodes = [stack.enter_context(client.Redis(port=port)) for port in ports]
+        for n, node in enumerate(nodes):
+            first, last = n * 16384 // 3, (n + 1) * 16384 // 3 - 1
+            node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+            if n:
+                node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0])
+        deadline = time.monotonic() + START_S
+        while not all(_is_whole(node) for node in nodes):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the nodes of the cluster did not find each other")
+            time.sleep(0.05)
+        yield ports[0]
+
+
+def _is_whole(node: Any) -> bool:
+    info = node.execute_command("CLUSTER INFO")
+    said = (
+        info
+        if isinstance(info, dict)
+        else dict(line.split(":") for line in info.decode().split("\r\n") if ":" in line)
+    )
+    return said["cluster_state"] == "ok" and said["cluster_known_nodes"] == "3"
