@@ -13,7 +13,7 @@ from http.client import responses
 from typing import Any
 from xml.sax.saxutils import escape
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from mimicfs.exception import BotoServerError, S3ResponseError
 
@@ -44,6 +44,18 @@ _PARAMS = {
     "x-amz-request-payer": "RequestPayer",
 }
 _META = "x-amz-meta-"
+# Those that boto takes from among the metadata.
+STANDARD = {
+    name: _PARAMS[name]
+    for name in (
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "expires",
+    )
+}
 
 
 def ask(
@@ -60,6 +72,10 @@ def ask(
         return getattr(client, operation)(**params)
     except ClientError as exc:
         raise refused(exc, error) from exc
+    except ParamValidationError as exc:  # a name that S3 would refuse
+        message = escape(" ".join(str(exc).split()))
+        body = f"<Error><Code>InvalidArgument</Code><Message>{message}</Message></Error>"
+        raise error(400, responses[400], body) from exc
 
 
 def refused(exc: ClientError, error: type[BotoServerError]) -> BotoServerError:
@@ -90,6 +106,18 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
         elif lower not in ("content-length", "expect", "user-agent", "date", "host"):
             text = f"the header {name}: pass it to the boto3 client, connection.client"
             raise NotImplementedError(text)
+    return found
+
+
+def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return *metadata* as parameters of boto3: what HTTP has a header for goes there."""
+    found: dict[str, Any] = {"Metadata": {}}
+    for name, value in metadata.items():
+        member = STANDARD.get(name.lower())
+        if member is not None:
+            found[member] = value
+        else:
+            found["Metadata"][name.lower()] = value
     return found
 
 

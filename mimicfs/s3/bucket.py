@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import Unlisted
 from mimicfs.exception import S3ResponseError
-from mimicfs.s3.boto2 import Headers, ask, left_out, listed_time, params_of
+from mimicfs.s3.boto2 import (
+    Headers,
+    ask,
+    left_out,
+    listed_time,
+    metadata_params,
+    params_of,
+)
 from mimicfs.s3.key import Key
 from mimicfs.s3.local import Local
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
@@ -106,7 +113,7 @@ class Bucket:
         mimicdb = self.connection.mimicdb
         entry = mimicdb.entry(self.name, key_name)
         if entry is not None and entry.kind == OBJECT:
-            return (self._from_entry(entry),)
+            return (self._from_entry(entry, keeps=True),)
         directory, slash, name = key_name.rpartition("/")
         if not name:
             return None
@@ -116,9 +123,9 @@ class Bucket:
             return None
         return (None,) if mimicdb.cover(self.name, directory + slash) else None
 
-    def _from_entry(self, entry: Entry) -> Key:
+    def _from_entry(self, entry: Entry, *, keeps: bool = False) -> Key:
         key = self.key_class(self, entry.key)
-        key.take_entry(entry)
+        key.take_entry(entry, keeps=keeps)
         return key
 
     def lookup(self, key_name: str, headers: Headers | None = None) -> Key | None:
@@ -198,7 +205,7 @@ class Bucket:
             source["VersionId"] = src_version_id
         params = params_of(headers)
         if metadata is not None:
-            params |= {"MetadataDirective": "REPLACE", "Metadata": dict(metadata)}
+            params |= {"MetadataDirective": "REPLACE", **metadata_params(metadata)}
         if storage_class != "STANDARD":
             params["StorageClass"] = storage_class
         if encrypt_key:
@@ -365,7 +372,9 @@ class Bucket:
         policy: str | None = None,
     ) -> MultiPartUpload:
         params = params_of(headers)
-        params["Metadata"] = {**params.get("Metadata", {}), **(metadata or {})}
+        stored = metadata_params(metadata or {})
+        stored["Metadata"] |= params.pop("Metadata", {})
+        params = stored | params
         if reduced_redundancy:
             params["StorageClass"] = "REDUCED_REDUNDANCY"
         if encrypt_key:

@@ -16,6 +16,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from botocore.exceptions import BotoCoreError
+from urllib3.exceptions import HTTPError
+
 from mimicfs.exception import S3DataError, S3ResponseError
 from mimicfs.s3.boto2 import Callback, Headers, ask, left_out, params_of
 from mimicfs.s3.content import sized
@@ -37,6 +40,7 @@ class Key(Stored):
         self.md5: str | None = None  # hex
         self.base64md5: str | None = None
         self._body: Any = None  # while it is read
+        self._left = 0  # bytes of it
 
     def __repr__(self) -> str:
         return f"<Key: {self.bucket.name if self.bucket else None},{self.name}>"
@@ -79,6 +83,8 @@ class Key(Stored):
         if query_args:
             raise NotImplementedError("query_args: use connection.client.put_object")
         length = _length(fp, size)
+        if not length and size is None and fp.tell():
+            raise AttributeError("the file is at its end; pass rewind=True, or seek")
         self.md5, self.base64md5, *_ = md5 or self.compute_md5(fp, length)
         extra = params_of(headers)
         if policy:
@@ -91,8 +97,10 @@ class Key(Stored):
         return length
 
     def _put(self, fp: BinaryIO, length: int, extra: dict[str, Any], cb: Callback | None) -> None:
+        if self._keeps:
+            self._complete_from_s3()
         self._take_params(extra)
-        stored = self._stored()
+        end, stored = fp.tell() + length, self._stored()
         if self._storage_class not in (None, "STANDARD"):
             stored["StorageClass"] = self._storage_class
         stored.setdefault("ContentType", self.DefaultContentType)
@@ -109,7 +117,7 @@ class Key(Stored):
         )
         if cb:
             cb(length, length)
-        fp.seek(0, os.SEEK_END)
+        fp.seek(end)
         self.size, self.etag = length, answer.get("ETag")
         self.version_id = answer.get("VersionId")
         self.encrypted = answer.get("ServerSideEncryption")
@@ -141,7 +149,8 @@ class Key(Stored):
     ) -> int | None:
         """As set_contents_from_file. The type of the content is that of the file's name."""
         self.path = filename
-        self._headers["content_type"] = mimetypes.guess_type(filename)[0]
+        if self._headers.get("content_type") in (None, self.DefaultContentType):
+            self._headers["content_type"] = mimetypes.guess_type(filename)[0]
         with open(filename, "rb") as fp:
             return self.set_contents_from_file(
                 *(fp, headers, replace, cb, num_cb, policy, md5, reduced_redundancy),
@@ -275,8 +284,21 @@ class Key(Stored):
         if version_id:
             params["VersionId"] = version_id
         answer = self.bucket.ask("get_object", Key=self.name, **params)
-        self._body = answer["Body"]
+        self._body, self._left = answer["Body"], answer["ContentLength"]
         self.take_head(answer)
+
+    def _next(self, size: int | None = None) -> bytes:
+        """Return the next bytes of the content. Raises S3DataError if it ends early."""
+        try:
+            data: bytes = self._body.read(size)
+        except (BotoCoreError, HTTPError) as exc:
+            raise S3DataError(f"s3://{self.bucket.name}/{self.name}: {exc}") from exc
+        self._left -= len(data)
+        if self._left > 0 and (not data or size is None):
+            raise S3DataError(
+                f"s3://{self.bucket.name}/{self.name}: {self._left} bytes are missing"
+            )
+        return data
 
     def open(
         self,
@@ -297,7 +319,7 @@ class Key(Stored):
     def read(self, size: int = 0) -> bytes:
         """Return the next *size* bytes; 0: all that are left. b"" at the end, and closed."""
         self.open_read()
-        data: bytes = self._body.read(size or None)
+        data = self._next(size or None)
         if not data or not size:
             self.close()
         return data
@@ -307,7 +329,7 @@ class Key(Stored):
 
     def __next__(self) -> bytes:
         self.open_read()
-        data: bytes = self._body.read(self.BufferSize)
+        data = self._next(self.BufferSize)
         if not data:
             self.close()
             raise StopIteration
@@ -337,24 +359,20 @@ class Key(Stored):
             raise NotImplementedError("torrent: S3 has no torrents any more")
         self.close()
         self.open_read(headers, response_headers=response_headers, version_id=version_id)
-        done, steps = 0, max(1, num_cb)
-        told = 0
+        done, told, total, steps = 0, 0, self._left, max(1, num_cb)
         try:
             if cb:
-                cb(0, self.size)
-            while data := self._body.read(1 << 18):
+                cb(0, total)
+            while data := self._next(1 << 18):
                 fp.write(data)
                 done += len(data)
-                if cb and done * steps // max(1, self.size) > told and done < self.size:
-                    told = done * steps // max(1, self.size)
-                    cb(done, self.size)
+                if cb and done < total and done * steps // total > told:
+                    told = done * steps // total
+                    cb(done, total)
             if cb:
-                cb(done, self.size)
+                cb(done, total)
         finally:
             self.close()
-        if done != self.size:
-            about = f"s3://{self.bucket.name}/{self.name}"
-            raise S3DataError(f"{about}: {done} bytes came of {self.size}")
 
     def get_contents_to_file(
         self,

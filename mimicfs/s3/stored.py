@@ -12,7 +12,15 @@ from typing import Any
 
 from mimicfs.entry import Entry
 from mimicfs.s3 import answers
-from mimicfs.s3.boto2 import Headers, header_time, listed_time, params_of, text
+from mimicfs.s3.boto2 import (
+    STANDARD,
+    Headers,
+    header_time,
+    listed_time,
+    metadata_params,
+    params_of,
+    text,
+)
 
 # What a HEAD says, and the attribute that shows it.
 HEADERS = {
@@ -21,9 +29,8 @@ HEADERS = {
     "ContentEncoding": "content_encoding",
     "ContentLanguage": "content_language",
     "ContentType": "content_type",
+    "Expires": "expires",
 }
-# Metadata for which HTTP has a header: set_metadata keeps it apart.
-_STANDARD = {name.replace("_", "-"): name for name in HEADERS.values()}
 
 
 def _header(name: str) -> Any:
@@ -48,6 +55,7 @@ class Stored:
     content_encoding = _header("content_encoding")
     content_language = _header("content_language")
     content_type = _header("content_type")
+    expires = _header("expires")
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         self.bucket: Any = bucket
@@ -65,12 +73,14 @@ class Stored:
         self._metadata: dict[str, str] = {}
         self._storage_class: str | None = None
         self._complete = True  # headers and metadata are what S3 has, or will get
+        self._keeps = False  # what is not known yet is kept by the next upload
 
     # What S3 or the mirror said
 
     def take_head(self, answer: Mapping[str, Any]) -> None:
         """Take what the answer to a HEAD or GET says."""
-        self.size = answer["ContentLength"]
+        total = answer.get("ContentRange", "").rpartition("/")[2]
+        self.size = int(total) if total.isdecimal() else answer["ContentLength"]
         self.etag = answer.get("ETag")
         if answer.get("LastModified"):
             self.last_modified = header_time(answer["LastModified"])
@@ -81,6 +91,7 @@ class Stored:
 
     def _take_stored(self, answer: Mapping[str, Any]) -> None:
         self._headers = {name: answer.get(member) for member, name in HEADERS.items()}
+        self._headers["expires"] = answer.get("ExpiresString")  # Expires is a datetime
         metadata = answer.get("Metadata", {})
         self._metadata = {name.lower(): value for name, value in metadata.items()}
         self._storage_class = answer.get("StorageClass") or "STANDARD"
@@ -104,8 +115,10 @@ class Stored:
         self.is_latest = bool(item.get("IsLatest"))
         self._complete = False
 
-    def take_entry(self, entry: Entry) -> None:
-        """Take what the mirror has."""
+    def take_entry(self, entry: Entry, *, keeps: bool = False) -> None:
+        """Take what the mirror has. *keeps*: the next upload keeps headers and metadata, as
+        that of a Key from get_key does; that of one from a listing does not."""
+        self._keeps = keeps
         answer = answers.head_object(entry)
         if answer is not None:
             self.take_head(answer)
@@ -134,21 +147,22 @@ class Stored:
     @metadata.setter
     def metadata(self, metadata: Mapping[str, str]) -> None:
         self._complete_from_s3()
-        self._metadata = dict(metadata)
+        self._metadata = {}
+        self.update_metadata(metadata)
 
     def get_metadata(self, name: str) -> str | None:
         """Return the value of *name*, or None."""
-        standard = _STANDARD.get(name.lower())
-        if standard is not None:
-            value: str | None = getattr(self, standard)
+        member = STANDARD.get(name.lower())
+        if member is not None:
+            value: str | None = getattr(self, HEADERS[member])
             return value
         return self.metadata.get(name.lower())
 
     def set_metadata(self, name: str, value: str) -> None:
         """Store *value* under *name* with the next upload. A standard header is set as such."""
-        standard = _STANDARD.get(name.lower())
-        if standard is not None:
-            setattr(self, standard, value)
+        member = STANDARD.get(name.lower())
+        if member is not None:
+            setattr(self, HEADERS[member], value)
         else:
             self.metadata[name.lower()] = value
 
@@ -192,7 +206,7 @@ class Stored:
         """Return headers and metadata as parameters of an upload."""
         members = {member: self._headers.get(name) for member, name in HEADERS.items()}
         found: dict[str, Any] = {name: value for name, value in members.items() if value}
-        return found | {"Metadata": dict(self._metadata)}
+        return found | metadata_params(self._metadata)
 
     @property
     def storage_class(self) -> str:

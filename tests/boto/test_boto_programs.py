@@ -136,6 +136,79 @@ def test_store_and_read_back(conn, proxy, bucket, tmp_path):
     assert key.get_contents_as_string() == b"streamed"
 
 
+def test_a_file_is_stored_piece_by_piece_from_where_it_stands(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    file = io.BytesIO(b"0123456789")
+    assert mine.new_key("a").set_contents_from_file(file, size=5) == 5
+    assert mine.new_key("b").set_contents_from_file(file, size=5) == 5
+    assert mine.get_key("a").get_contents_as_string() == b"01234"
+    assert mine.get_key("b").get_contents_as_string() == b"56789"
+
+
+def test_a_file_at_its_end_does_not_replace_an_object_by_nothing(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    file = io.BytesIO(b"0123456789")
+    mine.new_key("a").set_contents_from_file(file)
+    with pytest.raises(AttributeError, match="at its end; pass rewind=True"):
+        mine.new_key("a").set_contents_from_file(file)
+    assert mine.get_key("a").get_contents_as_string() == b"0123456789"
+    assert mine.new_key("a").set_contents_from_file(file, rewind=True) == 10
+    assert mine.new_key("empty").set_contents_from_file(io.BytesIO()) == 0
+
+
+def test_the_type_that_was_set_is_not_guessed_from_a_name(conn, client, bucket, tmp_path):
+    (tmp_path / "page.html").write_text("<p>")
+    key = conn.get_bucket(bucket).new_key("page")
+    key.set_metadata("Content-Type", "text/x-template")
+    key.set_contents_from_filename(str(tmp_path / "page.html"))
+    assert client.head_object(Bucket=bucket, Key="page")["ContentType"] == "text/x-template"
+
+
+@moto_only  # rclone stores no other headers
+def test_headers_among_metadata_are_stored_as_headers(conn, client, bucket):
+    mine = conn.get_bucket(bucket)
+    headers = {"Content-Type": "text/css", "Cache-Control": "no-cache", "by": "us"}
+    mine.new_key("a").set_contents_from_string("x")
+    mine.copy_key("copy", bucket, "a", metadata=headers)
+    mine.get_key("a").copy(bucket, "copied", metadata=headers)
+    upload = mine.initiate_multipart_upload("parts", metadata=headers)
+    upload.upload_part_from_file(io.BytesIO(b"x"), 1)
+    upload.complete_upload()
+    key = mine.new_key("set")
+    key.metadata = headers
+    key.set_contents_from_string("x")
+    for name in ("copy", "copied", "parts", "set"):
+        stored = client.head_object(Bucket=bucket, Key=name)
+        assert stored["ContentType"] == "text/css"
+        assert stored["CacheControl"] == "no-cache"
+        assert stored["Metadata"] == {"by": "us"}
+
+
+@moto_only
+def test_a_time_of_expiry_is_a_header(conn, client, bucket):
+    key = conn.get_bucket(bucket).new_key("a")
+    key.set_metadata("Expires", "Thu, 01 Jan 2032 00:00:00 GMT")
+    key.set_contents_from_string("x")
+    stored = client.head_object(Bucket=bucket, Key="a")
+    assert stored["ResponseMetadata"]["HTTPHeaders"]["expires"] == "Thu, 01 Jan 2032 00:00:00 GMT"
+    assert stored["Metadata"] == {}
+
+
+def test_a_key_that_was_got_keeps_what_was_stored_with_it(conn, proxy, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x", ContentType="text/x", Metadata={"k": "v"})
+    conn.sync(bucket)
+    key = conn.get_bucket(bucket, validate=False).get_key("a")
+    with costs(proxy, HEAD=1, PUT=1):
+        key.set_contents_from_string("other")
+    stored = client.head_object(Bucket=bucket, Key="a")
+    assert stored["ContentType"] == "text/x"
+    assert {name.lower(): value for name, value in stored["Metadata"].items()} == {"k": "v"}
+
+
+def test_a_name_that_no_bucket_can_have_is_not_there(conn):
+    assert conn.lookup("Not_A Bucket!") is None
+
+
 def test_metadata_is_stored_and_found(conn, proxy, client, bucket):
     mine = conn.get_bucket(bucket)
     key = mine.new_key("photo")
