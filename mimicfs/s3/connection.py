@@ -9,8 +9,10 @@ Threading: as the MimicDB and the boto3 client beneath, any number of threads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -59,8 +61,8 @@ class Location:
 class S3Connection:
     """One account. *mimicdb* is the mirror; without it, that of the process.
 
-    What boto needs for its own HTTP (proxies, debug, the connection factory) is taken and not
-    used: boto3 reads its proxies from the environment.
+    What boto needs for its own HTTP (debug, the connection factory, suppress_consec_slashes) is
+    taken and not used.
     """
 
     DefaultHost = "s3.amazonaws.com"
@@ -105,12 +107,13 @@ class S3Connection:
             signature_version=UNSIGNED if anon else None,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            proxies=_proxies(proxy, proxy_port, proxy_user, proxy_pass),
         )
         session = self.mimicdb.session(profile_name=profile_name)
         self.client = session.client(
             "s3",
             endpoint_url=endpoint_url,
-            region_name=region_name or session.region_name or "us-east-1",
+            region_name=region_name or _region(self.host) or session.region_name or "us-east-1",
             aws_access_key_id=aws_access_key_id,
             aws_secret_access_key=aws_secret_access_key,
             aws_session_token=security_token,
@@ -266,6 +269,23 @@ class S3Connection:
     build_post_form_args = left_out("build_post_form_args", "generate_presigned_post")
     build_post_policy = left_out("build_post_policy", "generate_presigned_post")
     make_request = left_out("make_request", "<the operation>")
+
+
+def _region(host: str) -> str | None:
+    """Return the region that a host of AWS has in its name: s3.eu-west-1.amazonaws.com."""
+    found = re.fullmatch(r"s3[.-]([a-z]+(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?", host)
+    return found.group(1) if found else None
+
+
+def _proxies(
+    host: str | None, port: int | None, user: str | None, password: str | None
+) -> dict[str, str] | None:
+    """Return a proxy as botocore takes it; None: what the environment says."""
+    if not host:
+        return None
+    login = f"{quote(user, safe='')}:{quote(password or '', safe='')}@" if user else ""
+    url = f"http://{login}{host}{f':{port}' if port else ''}"
+    return {"http": url, "https": url}
 
 
 def _endpoint(host: str | None, port: int | None, is_secure: bool, path: str) -> str | None:

@@ -78,7 +78,7 @@ class Key(Stored):
         *replace* and the key exists. Raises S3ResponseError, S3DataError."""
         if rewind:
             fp.seek(0)
-        if not replace and self.bucket.lookup(self.name) is not None:
+        if not replace and self.bucket.get_key(self.name, force=True) is not None:
             return None
         if query_args:
             raise NotImplementedError("query_args: use connection.client.put_object")
@@ -193,7 +193,7 @@ class Key(Stored):
             data = io.BytesIO(fp.read(size))
             self.set_contents_from_file(data, headers, replace, cb, num_cb, policy)
             return
-        if not replace and self.bucket.lookup(self.name) is not None:
+        if not replace and self.bucket.get_key(self.name, force=True) is not None:
             return
         extra = params_of(headers) | ({"ACL": policy} if policy else {})
         self._take_params(extra)

@@ -15,6 +15,13 @@ from mimicfs.s3.connection import S3Connection
 
 
 @pytest.fixture
+def library_store() -> Iterator[MimicDB]:
+    mimicdb = MimicDB(Memory())
+    yield mimicdb
+    mimicdb.close()
+
+
+@pytest.fixture
 def conn(server: str, rclone: str, proxy: Proxy, tmp_path: Path) -> Iterator[S3Connection]:
     """What a program has after MimicDB() and S3Connection(): over moto with SQLite as the
     store, over rclone with memory."""

@@ -205,6 +205,31 @@ def test_a_key_that_was_got_keeps_what_was_stored_with_it(conn, proxy, client, b
     assert {name.lower(): value for name, value in stored["Metadata"].items()} == {"k": "v"}
 
 
+def test_what_must_not_be_replaced_is_looked_for_in_s3(conn, client, bucket):
+    conn.sync(bucket)
+    put(client, bucket, "a")  # the mirror does not know
+    assert conn.get_bucket(bucket).new_key("a").set_contents_from_string("x", replace=False) is None
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"a"
+
+
+def test_a_proxy_and_the_region_of_a_host_are_used(library_store):
+    conn = S3Connection(
+        "key",
+        "secret",
+        proxy="proxy.example",
+        proxy_port=8080,
+        proxy_user="me",
+        proxy_pass="p@ss",
+        host="s3-eu-west-1.amazonaws.com",
+        mimicdb=library_store,
+    )
+    proxies = conn.client.meta.config.proxies
+    assert proxies["https"] == "http://me:p%40ss@proxy.example:8080"
+    assert conn.client.meta.region_name == "eu-west-1"
+    assert conn.client.meta.endpoint_url == "https://s3-eu-west-1.amazonaws.com"
+    conn.close()
+
+
 def test_a_name_that_no_bucket_can_have_is_not_there(conn):
     assert conn.lookup("Not_A Bucket!") is None
 
