@@ -11,7 +11,7 @@ from mimicfs.errors import ConfigError
 
 FORMS = (
     "sqlite:///PATH, memory:, redis://HOST[:PORT][/DB], rediss://..., unix:///SOCKET[?db=N],"
-    " redis+cluster://HOST[:PORT]"
+    " redis+cluster://HOST[:PORT], redis+sentinel://HOST[:PORT]/SERVICE"
 )
 
 
@@ -33,7 +33,7 @@ def open_store(url: str, namespace: str = "", password: str | None = None) -> Ba
         if not path:
             raise ConfigError(f"{url}: names no file; write sqlite:///PATH")
         return SQLite(str(Path(path)), namespace=namespace)
-    if scheme.removesuffix("+cluster") in ("redis", "rediss", "unix"):
+    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
 
         return RedisBackend.from_url(url, namespace=namespace, password=password)

@@ -31,11 +31,12 @@ import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from mimicfs.backends import WIDE_CHANGE, Backend
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
@@ -253,15 +254,17 @@ class RedisBackend(Backend):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "", password: str | None = None) -> RedisBackend:
-        """Connect to a redis://, rediss:// or unix:// URL, or to a cluster by that of one of
-        its nodes: redis+cluster://, rediss+cluster://. *password* where it has none."""
+        """Connect to a redis://, rediss:// or unix:// URL; to a cluster by that of one of its
+        nodes, redis+cluster://; or to what a sentinel says is the primary of a service,
+        redis+sentinel://HOST:26379/SERVICE. *password* where the URL has none."""
         extra: dict[str, Any] = {} if password is None else {"password": password}
         if urlsplit(url).password is not None:
             extra = {}
-        scheme, cluster, rest = url.partition("+cluster:")
         try:
-            if cluster:
-                return cls(_cluster(f"{scheme}:{rest}", extra), namespace)
+            if "+cluster:" in url:
+                return cls(_cluster(url.replace("+cluster:", ":", 1), extra), namespace)
+            if "+sentinel:" in url:
+                return cls(_primary(url, extra), namespace)
             return cls(redis.Redis.from_url(url, **extra), namespace)
         except ValueError as exc:
             raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
@@ -301,12 +304,8 @@ class RedisBackend(Backend):
         if isinstance(exc, redis.AuthenticationError):
             advice = "give the password in MIMICFS_STORE_PASSWORD"
             return StoreUnavailable(f"{self._where}: refused the password or its lack; {advice}")
-        if isinstance(exc, redis.exceptions.ClusterDownError):
-            return StoreUnavailable(f"{self._where}: the cluster is down: {text}")
-        if isinstance(exc, redis.ConnectionError | redis.TimeoutError):
-            return StoreUnavailable(f"{self._where}: no answer; is redis-server running there?")
         for kind, code, error, said in _REFUSALS:
-            if isinstance(exc, kind) or code in text:
+            if isinstance(exc, kind) or (code and code in text):
                 return error(f"{self._where}: {said.format(text=text)}")
         return StoreUnavailable(f"{self._where}: {text}")
 
@@ -532,6 +531,8 @@ class _Never(Exception):
 _FOREIGN = "keys of another program; give another --namespace"
 _FULL = "out of memory; raise maxmemory"
 _REPLICA = "a replica, which takes no writes; name its primary"
+_DOWN = "the cluster is down: {text}"
+_NOBODY = "no answer; is redis-server running there?"
 _FORBIDDEN = "not allowed to this user: {text}; give him `~mimicfs:* +@all`"
 # What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
 # the code that is somewhere in its text.
@@ -540,7 +541,11 @@ _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
     (redis.exceptions.ReadOnlyError, "READONLY", StoreUnavailable, _REPLICA),
     (redis.exceptions.NoPermissionError, "NOPERM", StoreUnavailable, _FORBIDDEN),
     (_Never, "WRONGTYPE", StoreCorrupt, _FOREIGN),
-    (_Never, "CLUSTERDOWN", StoreUnavailable, "the cluster is down: {text}"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN", StoreUnavailable, _DOWN),
+    (MasterNotFoundError, "", StoreUnavailable, "no sentinel knows its primary: {text}"),
+    (_Never, "SSL", StoreUnavailable, "TLS: {text}; its CA goes into the URL: ?ssl_ca_certs=FILE"),
+    (redis.ConnectionError, "", StoreUnavailable, _NOBODY),
+    (redis.TimeoutError, "", StoreUnavailable, _NOBODY),
 ]
 
 
@@ -553,12 +558,28 @@ def _cluster(url: str, extra: dict[str, Any]) -> Any:
         raise StoreUnavailable(f"{where}: {' '.join(str(exc).split())}") from exc
 
 
+def _primary(url: str, extra: dict[str, Any]) -> Any:
+    """Return a client of the primary, whichever it is at the time of each connection."""
+    parts = urlsplit(url)
+    service = parts.path.strip("/")
+    if not service:
+        raise ValueError("it names no service; write redis+sentinel://HOST:26379/SERVICE")
+    if parts.password is not None:
+        extra = {"username": parts.username or None, "password": unquote(parts.password)}
+    where = (parts.hostname or "localhost", parts.port or 26379)
+    sentinel: Any = Sentinel  # it has no types
+    return sentinel([where], socket_timeout=5).master_for(service, **extra)
+
+
 def _where(client: Any) -> str:
     if isinstance(client, RedisCluster):
         primaries: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
         nodes = sorted(f"{node.host}:{node.port}" for node in primaries)
         return f"Redis cluster at {', '.join(nodes)}"
-    options = client.connection_pool.connection_kwargs
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        return f"Redis {pool.service_name!r}"
+    options = pool.connection_kwargs
     if "path" in options:
         return f"Redis at {options['path']}"
     return f"Redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,46 @@ class TestCluster(BackendPromises):
             assert len(backend.buckets()) == 30
             nodes = backend._client.get_primaries()
             assert all(backend._client.dbsize(target_nodes=node) for node in nodes)
+
+
+def test_a_sentinel_says_where_the_primary_is(tmp_path: Path) -> None:
+    with servers.redis(tmp_path) as primary:
+        port = servers.free_port()
+        config = tmp_path / "sentinel.conf"
+        config.write_text(f"sentinel monitor photos 127.0.0.1 {primary} 1\n")
+        command = [servers.command("redis-server"), str(config), "--sentinel", "--port", str(port)]
+        with servers.running(command, port, tmp_path / "sentinel.log"):
+            store = open_store(f"redis+sentinel://127.0.0.1:{port}/photos")
+            store.apply("b", [Entry("a", 1)])
+            assert store.get("b", "a") == Entry("a", 1)
+            store.close()
+            with pytest.raises(StoreUnavailable, match="'other': no sentinel knows its primary"):
+                open_store(f"redis+sentinel://127.0.0.1:{port}/other")
+        with redis.Redis(port=primary) as plain:
+            assert plain.exists("mimicfs:{b}:d:")
+
+
+def test_redis_may_be_behind_tls(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    made += ["-keyout", key, "-out", certificate]
+    made += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(made, check=True, capture_output=True)
+    port = servers.free_port()
+    options = ("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no")
+    options += ("--tls-cert-file", certificate, "--tls-key-file", key)
+    with servers.redis_at(tmp_path, port, *options, "--tls-ca-cert-file", certificate):
+        store = open_store(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+        store.apply("b", [Entry("a", 1)])
+        assert store.get("b", "a") == Entry("a", 1)
+        store.close()
+        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            open_store(f"rediss://127.0.0.1:{port}/0")
+
+
+def test_a_sentinel_needs_a_service() -> None:
+    with pytest.raises(StoreUnavailable, match=r"write redis\+sentinel://HOST:26379/SERVICE"):
+        open_store("redis+sentinel://127.0.0.1:9")
 
 
 def test_a_cluster_that_is_not_there_says_so() -> None:
