@@ -1,0 +1,82 @@
+"""A SQLite store whose disk is full or whose file is damaged says so, and loses nothing more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import Entry
+from mimicfs.errors import StoreCorrupt, StoreUnavailable
+
+
+def batch(number: int) -> list[Entry]:
+    return [Entry(f"{number:04}/{n:03}" + "x" * 100, 1) for n in range(200)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("only root can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(store: SQLite) -> None:
+    for number in range(1000):
+        store.apply("b", batch(number))
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_half_there(small_disk: Path) -> None:
+    store = SQLite(str(small_disk / "store.db"))
+    with pytest.raises(StoreUnavailable, match=r"store\.db: no space left on its disk"):
+        fill(store)
+    bucket = store.bucket("b")
+    assert bucket is not None
+    assert bucket.objects % 200 == 0
+    assert bucket.objects == len(store.scan("b", limit=10**6)) > 0
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    store.apply("b", [Entry("more")])  # with room again it goes on
+    assert store.get("b", "more") == Entry("more")
+    store.close()
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SQLite(str(path))
+    for number in range(20):
+        store.apply("b", batch(number))
+    store.close()
+    with open(path, "r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xff" * 4096 * 50)
+    with pytest.raises(StoreCorrupt, match="move the file away and sync again, S3 has everything"):
+        read_all(path)
+
+
+def test_a_file_that_was_cut_off_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SQLite(str(path))
+    for number in range(20):
+        store.apply("b", batch(number))
+    store.close()
+    os.truncate(path, 20 * 4096)
+    with pytest.raises(StoreCorrupt, match=r"store\.db: .*move the file away"):
+        read_all(path)
+
+
+def read_all(path: Path) -> None:
+    store = SQLite(str(path))
+    try:
+        store.scan("b", limit=10**6)
+        store.children("b", "0007/")
+    finally:
+        store.close()
