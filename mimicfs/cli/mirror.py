@@ -1,0 +1,143 @@
+"""`mimicfs ls` and `stat`: what the mirror says, without a mount."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimicfs import errors
+from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.text import iso_time, printable
+from mimicfs.config import Target, parse_target
+
+if TYPE_CHECKING:
+    from mimicfs.entry import Entry
+    from mimicfs.mount import Parts, Settings
+
+_PAGE = 1000  # entries read from the mirror at a time
+
+
+@click.command()
+@click.argument("url", default="s3://", metavar="[s3://[BUCKET[/PREFIX]]]")
+@click.option("-l", "long", is_flag=True, help="With size, time and storage class.")
+@click.option("-R", "recursive", is_flag=True, help="With all directories below.")
+@json_option
+@common
+def ls(settings: Settings, url: str, long: bool, recursive: bool, as_json: bool) -> None:
+    """List buckets or a directory, from the mirror. What it does not know is listed once."""
+    target = parse_target(url)
+    with closing(assembled(settings)) as parts:
+        if not target.bucket:
+            for bucket in parts.syncer.sure(parts.mimicdb.buckets):
+                _print_bucket(bucket, long, as_json)
+            return
+        for entry in _listed(parts, target, url, recursive):
+            name = entry.key if recursive else entry.key[len(target.prefix) :]
+            _print_entry(entry, name or entry.key, long, as_json)
+
+
+def _print_bucket(bucket: Any, long: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(bucket._asdict()))
+    elif long:
+        click.echo(f"{iso_time(bucket.created_ns)} {bucket.bytes:>15} {bucket.name}/")
+    else:
+        click.echo(f"{bucket.name}/")
+
+
+def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator[Entry]:
+    """Yield the entries of a directory; of one object, if the URL names that."""
+    if target.prefix and not url.endswith("/"):
+        directory, _, name = target.prefix[:-1].rpartition("/")
+        above = f"{directory}/" if directory else ""
+        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(target.bucket, above, name))
+        if entry is not None:
+            yield entry
+        if below is None:
+            if entry is None:
+                raise errors.KeyNotFound(f"{url}: no such object or directory")
+            return
+    yield from _children(parts, target.bucket, target.prefix, recursive)
+
+
+def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Iterator[Entry]:
+    after = ""
+    while True:
+        page = parts.syncer.sure(partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
+        for entry in page:
+            yield entry
+            if recursive and entry.key.endswith("/"):
+                yield from _children(parts, bucket, entry.key, recursive)
+        if len(page) < _PAGE:
+            return
+        after = page[-1].key
+
+
+def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_described(entry)))
+    elif not long:
+        click.echo(printable(name))
+    elif entry.key.endswith("/"):
+        click.echo(f"{'-':>25} {'-':>15} {'':12} {printable(name)}")
+    else:
+        storage_class = entry.storage_class or "STANDARD"
+        click.echo(
+            f"{iso_time(entry.mtime_ns)} {entry.size:>15} {storage_class:12} {printable(name)}"
+        )
+
+
+@click.command()
+@click.argument("url", metavar="s3://BUCKET[/KEY]")
+@json_option
+@common
+def stat(settings: Settings, url: str, as_json: bool) -> None:
+    """Tell what the mirror knows of an object, a directory or a bucket."""
+    target = parse_target(url)
+    if not target.bucket:
+        raise click.UsageError("name a bucket or an object: s3://BUCKET[/KEY]")
+    key = url.removeprefix(f"s3://{target.bucket}").removeprefix("/")
+    with closing(assembled(settings)) as parts:
+        told = _told(parts, target.bucket, key)
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for name, value in told.items():
+        click.echo(f"{name + ':':15} {printable(str(value))}")
+
+
+def _told(parts: Parts, bucket: str, key: str) -> dict[str, Any]:
+    scope = parts.mimicdb.cover(bucket, key[: key.rfind("/") + 1])
+    if not key:
+        known = parts.syncer.sure(lambda: parts.mimicdb.bucket(bucket))
+        told: dict[str, Any] = {"bucket": bucket, "created": iso_time(known.created_ns)}
+        told |= {"objects": known.objects, "bytes": known.bytes}
+    else:
+        directory, _, name = key.removesuffix("/").rpartition("/")
+        above = f"{directory}/" if directory else ""
+        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(bucket, above, name))
+        found = below if key.endswith("/") else entry or below
+        if found is None:
+            raise errors.KeyNotFound(f"s3://{bucket}/{key}: no such object or directory")
+        told = {"bucket": bucket, **_described(found)}
+        scope = parts.mimicdb.cover(bucket, above)
+    return {**told, "synced": iso_time(scope.listed_ns) if scope else "never"}
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    if entry.key.endswith("/") and entry.kind:
+        return {"key": entry.key, "type": "directory"}
+    return {
+        "key": entry.key,
+        "type": "object",
+        "size": entry.size,
+        "last_modified": iso_time(entry.mtime_ns),
+        "etag": entry.etag,
+        "storage_class": entry.storage_class or "STANDARD",
+        "metadata": dict(entry.meta) if entry.meta is not None else None,
+    }
