@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import random
 import threading
 import time
 from collections import Counter
@@ -33,10 +32,12 @@ from mimicfs.errors import (
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.backoff import backoff_s
 from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.listing import Page
+    from mimicfs.s3.wire import Wire
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Content"]
 
@@ -75,6 +76,7 @@ class S3:
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         if "_client" in self.__dict__:
+            self._wire.close()
             self._client.close()
         if "_lister" in self.__dict__:
             self._lister.close()
@@ -100,10 +102,34 @@ class S3:
     def _client(self) -> Any:
         from mimicfs.s3.learning import learn
 
-        client = learn(self._plain_client(), self.mimicdb)
+        client = self._plain_client()
+        client._make_api_call = self._wire_of(client).ask
+        learn(client, self.mimicdb)
         client.meta.events.register("request-created.s3", _do_not_ask_first)
         client.meta.events.register("before-send.s3", self._count_sent)
         return client
+
+    def _wire_of(self, client: Any) -> Wire:
+        from mimicfs.s3.learning import note_sent
+        from mimicfs.s3.wire import Wire
+
+        self._wire = Wire(
+            *(client, self._frozen_credentials, self._options, self._ca_bundle()),
+            *(self.count, note_sent),
+        )
+        return self._wire
+
+    def _frozen_credentials(self) -> Any:
+        from botocore.exceptions import NoCredentialsError
+
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError()
+        return credentials.get_frozen_credentials()  # renewed if they are about to expire
+
+    def _ca_bundle(self) -> str | None:
+        bundle: str | None = self._session._session.get_config_variable("ca_bundle")
+        return bundle
 
     def _plain_client(self, region: str | None = None) -> Any:
         from botocore import UNSIGNED
@@ -146,8 +172,9 @@ class S3:
     def _lister(self) -> Any:
         from mimicfs.s3.lister import Lister
 
-        bundle = self._session._session.get_config_variable("ca_bundle")
-        return Lister(self._plain_client, self._client, self._options, bundle, self.count)
+        return Lister(
+            self._plain_client, self._client, self._options, self._ca_bundle(), self.count
+        )
 
     def check_credentials(self) -> None:
         """Raise CredentialsError if requests are to be signed and there is nothing to sign
@@ -240,7 +267,7 @@ class S3:
             return
         for attempt in range(self._options.attempts):
             if attempt:
-                time.sleep(_backoff_s(attempt - 1))
+                time.sleep(backoff_s(attempt - 1))
             if self._read_once(bucket, key, etag, start, buffer):
                 return
         raise S3Unavailable(f"s3://{bucket}/{key}: the answer ended early, every time")
@@ -456,7 +483,3 @@ def _xml_can_say(key: str) -> bool:
 
 def _time_ns(at: datetime | None) -> int:
     return int(at.timestamp()) * 1_000_000_000 if at is not None else 0
-
-
-def _backoff_s(attempt: int) -> float:
-    return float(min(0.1 * 2**attempt, 5.0) * random.uniform(0.5, 1.0))

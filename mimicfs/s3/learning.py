@@ -65,9 +65,14 @@ def note_size(request: Any, **_: Any) -> None:
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:
         size = request.headers.get("Content-Length", 0)
+    note_sent(int(size))
+
+
+def note_sent(size: int) -> None:
+    """Note that the call in this context sends a body of *size* bytes."""
     sizes = _sent.get(None)
     if sizes is not None:
-        sizes.append(int(size))
+        sizes.append(size)
 
 
 class _Upload:

@@ -4,7 +4,6 @@ botocore). Any thread may ask.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +18,11 @@ from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
 from mimicfs.errors import S3Error, S3Unavailable, Throttled
+from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, Page, parse_page
 
 _SIGNED_S = 600  # how long a signed address is good for
-_RETRIED = frozenset({429, 500, 502, 503, 504})
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
 # Other mistakes have these codes too; that it is the region is said by a <Region>.
 _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"})
@@ -89,7 +88,7 @@ class Lister:
             try:
                 return self._get_once(bucket, params, about)
             except (Throttled, S3Unavailable):
-                time.sleep(min(0.1 * 2**attempt, 5.0) * random.uniform(0.5, 1.0))
+                time.sleep(backoff_s(attempt))
         return self._get_once(bucket, params, about)
 
     def _get_once(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
@@ -113,7 +112,7 @@ class Lister:
         if status in (301, 307) or code in _MOVED or (code in _MISSIGNED and region):
             return _Redirected(answer.headers.get("x-amz-bucket-region") or region)
         error: S3Error = from_code(code, status, said.get("Message", ""), about)
-        if status in _RETRIED and not isinstance(error, Throttled | S3Unavailable):
+        if status in RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
         return error
 
