@@ -23,8 +23,10 @@ from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError, UploadFailed
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
-from mimicfs.files.reader import Budget
+from mimicfs.files.reader import Budget, Reader
 from mimicfs.inodes import Inodes, Node
+from mimicfs.mimicdb import MimicDB
+from mimicfs.neighbours import Neighbours
 from mimicfs.posix import Cancellation, KernelCache, Opened
 from mimicfs.s3.client import S3, Content
 
@@ -42,7 +44,13 @@ class Handle(NamedTuple):
 
 class Handles:
     def __init__(
-        self, s3: S3, journal: Journal, inodes: Inodes, kernel: KernelCache, options: FileOptions
+        self,
+        mimicdb: MimicDB,
+        s3: S3,
+        journal: Journal,
+        inodes: Inodes,
+        kernel: KernelCache,
+        options: FileOptions,
     ) -> None:
         self._s3 = s3
         self._journal = journal
@@ -50,6 +58,7 @@ class Handles:
         self._kernel = kernel
         self._options = options
         self._budget = Budget()
+        self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -59,13 +68,18 @@ class Handles:
 
     def open(self, node: Node, entry: Entry, flags: int, cancellation: Cancellation) -> Opened:
         """Open the object *entry*. *flags* are those of open(2)."""
+        keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
+        read = not flags & _WRITES and not keep_cache
+        reader = self._neighbours.opened(node, entry) if read else None
         with self._lock:
             file = node.file
             if file is None or not (file.dirty or file.etag == entry.etag):
                 if file is not None:
                     file.expire()  # its bytes must not fill pages that are read as the new ones
                 content = Content(metadata.content_type(node.component), entry.meta or {})
-                file = node.file = self._file(node, entry, content)
+                file = node.file = self._file(node, entry, content, reader)
+            elif reader is not None:
+                reader.close()
             handle = self._add(node, file)
             keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
             node.pages_etag = entry.etag
@@ -75,7 +89,7 @@ class Handles:
             except BaseException:
                 self.release(handle)
                 raise
-        return Opened(handle, keep_cache)
+        return Opened(handle, keep_cache, quiet=not flags & _WRITES)
 
     def create(self, node: Node, content: Content) -> Opened:
         """Open a file that S3 does not have yet."""
@@ -111,6 +125,7 @@ class Handles:
 
     def close(self) -> None:
         """Upload every changed file that is still open. Raises the first error, after all."""
+        self._neighbours.close()
         with self._lock:
             handles = list(self._open.values())
         failed: MimicError | None = None
@@ -126,9 +141,14 @@ class Handles:
         if failed is not None:
             raise failed
 
-    def _file(self, node: Node, entry: Entry | None, content: Content) -> File:
+    def _reader(self, bucket: str, entry: Entry) -> Reader:
+        return Reader(self._s3, self._options, self._budget, bucket, entry)
+
+    def _file(
+        self, node: Node, entry: Entry | None, content: Content, reader: Reader | None = None
+    ) -> File:
         parts = (self._s3, self._journal, self._options, self._budget)
-        return File(*parts, node.bucket, node.key, entry, content)
+        return File(*parts, node.bucket, node.key, entry, content, reader)
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
         self._last += 1

@@ -79,17 +79,20 @@ class News:
         node, slot = self._deepest(bucket, key)
         if node is None:
             return
+        above_it = list(_way_up(node))
         if slot:
             self._name_changed(node, slot)
             listings.add(node.ino)
             known = self._inodes.find(node, slot)
             if known is not None:
                 self._version_changed(known, key)
-        # The directories above may have gone with their last key.
-        while node.parent is not None and node.bucket and self._gone(node):
-            self._name_changed(node.parent, node.slot)
-            listings.add(node.parent.ino)
-            node = node.parent
+        # The directories above may have gone with their last key. Once the kernel is told of
+        # one it may give it up, and a node that was given up has no parent any more.
+        for below, above in above_it:
+            if not self._gone(bucket, below):
+                return
+            self._name_changed(above, f"{below[:-1].rpartition('/')[2]}/")
+            listings.add(above.ino)
 
     def _differs(self, bucket: str, key: str, read: set[int]) -> None:
         node, slot = self._deepest(bucket, key)
@@ -137,12 +140,8 @@ class News:
                 self._kernel.listing_changed(node.ino)
         self._kernel.everything_changed()
 
-    def _gone(self, node: Node) -> bool:
-        if node.kind == Kind.DIRECTORY and (above := node.parent) is not None:
-            if above.kind == Kind.ACCOUNT:
-                return False
-            return not self._mimicdb.backend.has_below(node.bucket, node.key)
-        return False
+    def _gone(self, bucket: str, directory: str) -> bool:
+        return not self._mimicdb.backend.has_below(bucket, directory)
 
     def _name_changed(self, parent: Node, slot: str) -> None:
         if self._is_locked(parent.ino):
@@ -187,3 +186,11 @@ class News:
                 return node, slot
             node = found
         return node, ""
+
+
+def _way_up(node: Node) -> Iterator[tuple[str, Node]]:
+    """Yield the key of *node* and the directory that it is in, then the same of that, up to
+    the root of the bucket or of the mount."""
+    while (above := node.parent) is not None and above.kind != Kind.ACCOUNT:
+        yield node.key, above
+        node = above

@@ -57,11 +57,13 @@ class DirEntry(NamedTuple):
 
 class Opened(NamedTuple):
     """An open file. *keep_cache*: pages that the kernel has are still right. *direct*: the
-    size is not known beforehand, read until the end."""
+    size is not known beforehand, read until the end. *quiet*: closing a descriptor need not be
+    told, there is nothing to write."""
 
     handle: int
     keep_cache: bool = False
     direct: bool = False
+    quiet: bool = False
 
 
 class Usage(NamedTuple):

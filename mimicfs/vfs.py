@@ -75,7 +75,7 @@ class VFS:
         self._options = options
         self._news = News(mimicdb, self.inodes, kernel)
         self._control = Control(mimicdb, s3, syncer, self._news, kernel)
-        self._handles = Handles(s3, journal, self.inodes, kernel, file_options)
+        self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
         mimicdb.subscribe(self._news.changed)

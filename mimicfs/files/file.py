@@ -45,7 +45,8 @@ from mimicfs.s3.client import S3, Content
 
 class File:
     """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none,
-    and the file is dirty from the start. *content* is stored with the next upload."""
+    and the file is dirty from the start. *content* is stored with the next upload. *reader*: one
+    of that version, if there is one."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class File:
         key: str,
         entry: Entry | None,
         content: Content,
+        reader: Reader | None = None,
     ) -> None:
         self._s3 = s3
         self._journal = journal
@@ -77,7 +79,7 @@ class File:
         self._unsaved = False  # detached: it has bytes that S3 never had
         self._unsettled: Future[None] | None = None
         self._staging: Staging | None = None
-        self._reader = self._new_reader(entry)
+        self._reader = reader or self._new_reader(entry)
         if entry is None:
             self._staging = journal.stage()
             try:

@@ -189,6 +189,12 @@ class Reader:
             self._go_ahead(self._stream(offset, end))
         return _joined(chunks, offset, end)
 
+    def fetch_ahead(self) -> None:
+        """Ask for the whole object, a small one, if there is room; nobody waits for it yet."""
+        with self._lock:
+            if not self._closed and self._entry.size:
+                self._ask(0, self._entry.size, needed=False)
+
     def close(self) -> None:
         """Give up all chunks; what is on its way is dropped when it arrives."""
         with self._lock:

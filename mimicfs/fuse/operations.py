@@ -450,6 +450,7 @@ def _sized(value: bytes, size: int) -> bytes:
 
 def _open_out(opened: Opened) -> bytes:
     flags = Fopen.KEEP_CACHE * opened.keep_cache | Fopen.DIRECT_IO * opened.direct
+    flags |= Fopen.NOFLUSH * opened.quiet  # from 7.35 on; an older kernel does not look at it
     return OPEN_OUT.pack(opened.handle, flags, 0)
 
 

@@ -1,0 +1,231 @@
+"""Reading ahead over files: who reads the files of a directory one after the other finds the
+next ones already here.
+
+The mirror knows sizes and etags, so nothing is asked of S3 but the bytes. Programs go through a
+directory in one of two orders: that of the names (grep -r, tar, a shell's *, rsync), or that of
+the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the
+second file follows the first in one of them, the next small ones are fetched: 4, then 8, then 16
+ahead. A wrong guess ends it, at the cost of what was fetched; files that were passed over are
+dropped when 32 others were opened.
+
+Threading: any thread may open. `Neighbours._lock` protects the table of walks; a walk's own lock
+all of the walk, also while its next names are looked up in the mirror. What is fetched is not
+waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from mimicfs.config import MIB
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import MimicError
+from mimicfs.files.reader import Reader
+from mimicfs.inodes import Kind, Node
+from mimicfs.mimicdb import MimicDB
+
+log = logging.getLogger(__name__)
+
+_SMALL = 1 * MIB  # larger files have a read-ahead of their own
+_BYTES = 8 * MIB  # of one directory, fetched and not opened yet
+_MOST = 16  # files foreseen
+_LATE = 32  # opened since, after which a file that was passed over is dropped
+_NEAR = 4  # the next file is one of so many: several threads may read at once
+_SORTED = 50_000  # a directory with more files is gone through by name, or not foreseen
+_WALKS = 64  # directories that are remembered
+
+
+class _Foreseen(NamedTuple):
+    entry: Entry
+    reader: Reader | None  # None: not fetched
+    since: int  # files that had been opened by then
+
+
+class _Walk:
+    """How one directory is gone through."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # protects all below
+        self.opened = 0
+        self.row = 0  # files in a row that were foreseen
+        self.last = ""  # key of the file that was opened last, or foreseen last
+        self.by_number = False  # the order is that of the inode numbers
+        self.keys: list[str] = []  # of the files, in the order of their inode numbers
+        self.places: dict[str, int] = {}  # in that list
+        self.foreseen: OrderedDict[str, _Foreseen] = OrderedDict()
+        self.looking = False  # somebody looks the next names up
+
+    def begin(self, key: str) -> list[Reader]:
+        """Begin anew behind *key*; return what is to be closed."""
+        readers = [each.reader for each in self.foreseen.values() if each.reader is not None]
+        self.foreseen.clear()
+        self.row, self.last = 0, key
+        return readers
+
+    def late(self) -> list[Reader]:
+        """Forget what was passed over long ago; return what is to be closed."""
+        dropped: list[Reader] = []
+        while self.foreseen:
+            key, first = next(iter(self.foreseen.items()))
+            if self.opened - first.since <= _LATE:
+                break
+            del self.foreseen[key]
+            dropped += [first.reader] if first.reader is not None else []
+        return dropped
+
+    def wanted(self) -> int:
+        """Return how many more files are to be foreseen."""
+        ahead = min(_MOST, 4 << min(self.row, 4))
+        missing = ahead - len(self.foreseen)
+        return missing if self.row and 2 * missing >= ahead else 0
+
+
+class Neighbours:
+    """Foresees which files of *mimicdb* are read next. *reader_of* makes the reader of a version
+    of an object in a bucket, *submit* runs something in another thread."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        reader_of: Callable[[str, Entry], Reader],
+        submit: Callable[..., Future[None]],
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._reader_of = reader_of
+        self._submit = submit
+        self._lock = threading.Lock()  # protects the table
+        self._walks: OrderedDict[tuple[str, str], _Walk] = OrderedDict()
+
+    def opened(self, node: Node, entry: Entry) -> Reader | None:
+        """Note that *node* is opened to be read. Return its reader if that was foreseen; it is
+        the caller's from then on."""
+        walk = self._walk(node.bucket, _directory(entry.key))
+        with walk.lock:
+            found = walk.foreseen.pop(entry.key, None)
+            before, dropped = "", []
+            if found is None:
+                before, dropped = walk.last, walk.begin(entry.key)
+            else:
+                walk.row += 1
+            walk.opened += 1
+            dropped += walk.late()
+            look = not walk.looking and (walk.wanted() > 0 or before not in ("", entry.key))
+            walk.looking = walk.looking or look
+        _close(dropped)
+        if look and node.parent is not None:
+            looked = self._submit(self._look, walk, node.parent, before, entry.key)
+            looked.add_done_callback(_tell)
+        return self._of_version(found, entry)
+
+    @staticmethod
+    def _of_version(found: _Foreseen | None, entry: Entry) -> Reader | None:
+        if found is None or found.reader is None:
+            return None
+        if found.entry.etag == entry.etag and found.entry.size == entry.size:
+            return found.reader
+        found.reader.close()  # replaced since
+        return None
+
+    def close(self) -> None:
+        with self._lock:
+            walks = list(self._walks.values())
+            self._walks.clear()
+        for walk in walks:
+            with walk.lock:
+                dropped = walk.begin("")
+            _close(dropped)
+
+    def _walk(self, bucket: str, directory: str) -> _Walk:
+        with self._lock:
+            walk = self._walks.setdefault((bucket, directory), _Walk())
+            self._walks.move_to_end((bucket, directory))
+            old = self._walks.popitem(last=False)[1] if len(self._walks) > _WALKS else None
+        if old is not None:
+            with old.lock:
+                dropped = old.begin("")
+            _close(dropped)
+        return walk
+
+    # In another thread
+
+    def _look(self, walk: _Walk, directory: Node, before: str, key: str) -> None:
+        """Foresee the next files. *before* "": more of them; else those behind *key*, if that
+        follows *before* in some order."""
+        with walk.lock:
+            walk.looking = False
+            if before and not self._is_next(walk, directory, before, key):
+                return
+            if before:
+                walk.row, walk.last = 1, key
+            for entry in self._following(walk, directory.bucket, walk.last, walk.wanted()):
+                walk.last = entry.key
+                if entry.kind == OBJECT and not entry.key.endswith("/"):
+                    reader = self._fetched(directory, walk, entry)
+                    walk.foreseen[entry.key] = _Foreseen(entry, reader, walk.opened)
+
+    def _is_next(self, walk: _Walk, directory: Node, before: str, key: str) -> bool:
+        """Whether *key* follows *before*; then the walk's order is the one in which it does."""
+        for walk.by_number in (False, True):
+            if walk.by_number:
+                _put_in_order(walk, directory)
+            near = self._following(walk, directory.bucket, before, _NEAR)
+            if any(entry.key == key for entry in near):
+                return True
+        return False
+
+    def _following(self, walk: _Walk, bucket: str, key: str, count: int) -> list[Entry]:
+        """Return what comes behind *key*, up to *count* entries."""
+        if not count:
+            return []
+        if not walk.by_number:
+            return self._mimicdb.children(bucket, _directory(key), key, count)
+        place = walk.places.get(key, len(walk.keys)) + 1
+        found = [self._mimicdb.entry(bucket, each) for each in walk.keys[place : place + count]]
+        return [entry for entry in found if entry is not None]
+
+    def _fetched(self, directory: Node, walk: _Walk, entry: Entry) -> Reader | None:
+        """Return a reader that fetches *entry*; None if that is not to be fetched ahead."""
+        node = (directory.children or {}).get(entry.key[len(_directory(entry.key)) :])
+        if node is not None and node.pages_etag == entry.etag:
+            return None  # the kernel has its pages
+        held = sum(each.entry.size for each in walk.foreseen.values() if each.reader is not None)
+        if not 0 < entry.size <= _SMALL or held + entry.size > _BYTES or not entry.etag:
+            return None
+        reader = self._reader_of(directory.bucket, entry)
+        reader.fetch_ahead()
+        return reader
+
+
+def _directory(key: str) -> str:
+    return key[: key.rfind("/") + 1]
+
+
+def _put_in_order(walk: _Walk, directory: Node) -> None:
+    """Note the order of inode numbers of the files that the kernel holds: who sorts them has
+    listed them."""
+    files = [node for node in list((directory.children or {}).values()) if node.kind is Kind.OBJECT]
+    if len(files) == len(walk.keys) or len(files) > _SORTED:
+        return
+    files.sort(key=lambda node: node.ino)
+    above = directory.key
+    walk.keys = [above + node.component for node in files]
+    walk.places = {key: place for place, key in enumerate(walk.keys)}
+
+
+def _close(readers: list[Reader]) -> None:
+    for reader in readers:
+        reader.close()
+
+
+def _tell(looked: Future[None]) -> None:
+    """A guess that failed costs nothing but the reading ahead."""
+    error = None if looked.cancelled() else looked.exception()
+    if isinstance(error, MimicError):
+        log.debug("nothing is read ahead: %s", error)
+    elif error is not None:
+        log.error("reading ahead failed", exc_info=error)

@@ -1,0 +1,97 @@
+"""Sets of byte ranges against sets of bytes, and the plan of an upload."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicfs.files.ranges import Part, Ranges, plan
+
+spots = st.integers(0, 60)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), spots, spots), st.tuples(st.just("cut"), spots, st.just(0))
+    ),
+    max_size=12,
+)
+
+
+def made(steps: list[tuple[str, int, int]]) -> tuple[Ranges, set[int]]:
+    ranges, model = Ranges(), set()
+    for step, first, second in steps:
+        if step == "add":
+            ranges.add(first, second)
+            model |= set(range(first, second))
+        else:
+            ranges.cut(first)
+            model = {place for place in model if place < first}
+    return ranges, model
+
+
+@given(steps, spots, spots)
+def test_ranges_are_a_set_of_bytes(steps: list[tuple[str, int, int]], start: int, end: int) -> None:
+    ranges, model = made(steps)
+    assert {place for first, last in ranges for place in range(first, last)} == model
+    assert ranges.covers(start, end) == (set(range(start, end)) <= model)
+    holes = {place for first, last in ranges.holes(start, end) for place in range(first, last)}
+    assert holes == set(range(start, end)) - model
+    pieces = list(ranges.pieces(start, end))
+    assert [place for first, last, _ in pieces for place in range(first, last)] == list(
+        range(start, end)
+    )
+    assert all(inside == (first in model) for first, _, inside in pieces)
+
+
+@given(steps)
+def test_ranges_neither_touch_nor_overlap(steps: list[tuple[str, int, int]]) -> None:
+    flat = [place for pair in made(steps)[0] for place in pair]
+    assert flat == sorted(set(flat))
+
+
+@given(steps, spots, st.integers(1, 60), st.integers(8, 20))
+def test_a_plan_copies_only_what_is_unchanged_and_makes_no_small_part(
+    steps: list[tuple[str, int, int]], base: int, size: int, part: int
+) -> None:
+    changed, model = made([*steps, ("cut", size, 0)])
+    base = min(base, size)
+    parts = plan(changed, base, size, part, 4, 16)
+    assert [place for start, end, _ in parts for place in range(start, end)] == list(range(size))
+    assert all(end - start >= 4 for start, end, _ in parts[:-1])
+    assert all(end - start <= (16 if copied else part) for start, end, copied in parts)
+    for start, end, copied in parts:
+        if copied:
+            assert end <= base and not model & set(range(start, end))
+
+
+def test_an_append_copies_the_object_and_sends_what_was_appended() -> None:
+    changed = Ranges()
+    changed.add(1000, 1010)
+    assert plan(changed, 1000, 1010, 16, 5, 5000) == [
+        Part(0, 1000, True),
+        Part(1000, 1010, False),
+    ]
+
+
+def test_a_change_in_the_middle_takes_what_it_lacks_from_behind() -> None:
+    changed = Ranges()
+    changed.add(500, 501)
+    assert plan(changed, 1000, 1000, 16, 5, 5000) == [
+        Part(0, 500, True),
+        Part(500, 505, False),
+        Part(505, 1000, True),
+    ]
+
+
+def test_a_change_at_the_start_of_a_small_rest_sends_all_of_it() -> None:
+    changed = Ranges()
+    changed.add(990, 991)
+    assert plan(changed, 1000, 1000, 16, 5, 5000) == [
+        Part(0, 990, True),
+        Part(990, 995, False),
+        Part(995, 1000, True),
+    ]
+    changed.add(993, 994)
+    assert plan(changed, 1000, 1000, 16, 5, 5000)[1:] == [
+        Part(990, 995, False),
+        Part(995, 1000, True),
+    ]

@@ -1,0 +1,92 @@
+"""Small files read one after the other are fetched ahead, each once; and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mounts import costs
+from support.proxy import Proxy
+
+COUNT = 40
+Asked = Callable[[], dict[str, int]]
+
+
+@pytest.fixture
+def photos(mount: Path, client: Any, bucket: str, proxy: Proxy) -> Path:
+    """A directory of 40 files, known to the mirror."""
+    for number in range(COUNT):
+        client.put_object(Bucket=bucket, Key=f"photos/{number:02}", Body=b"%02d" % number)
+    (mount / ".sync").touch()
+    proxy.counted()
+    return mount / "photos"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_files_read_in_the_order_of_their_names_are_fetched_once_each(
+    photos: Path, proxy: Proxy
+) -> None:
+    with costs(proxy, GET=COUNT):
+        assert [path.read_bytes() for path in sorted(photos.iterdir())] == [
+            b"%02d" % number for number in range(COUNT)
+        ]
+    with costs(proxy):  # the kernel has their pages
+        for path in sorted(photos.iterdir()):
+            path.read_bytes()
+
+
+def test_files_read_in_the_order_of_their_inode_numbers_are_fetched_once_each(
+    photos: Path, proxy: Proxy, tmp_path: Path
+) -> None:
+    with costs(proxy, GET=COUNT):
+        subprocess.run(["cp", "-r", photos, tmp_path / "copy"], check=True, timeout=60)
+    assert [path.read_bytes() for path in sorted((tmp_path / "copy").iterdir())] == [
+        b"%02d" % number for number in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("by", [lambda path: path.name, lambda path: path.stat().st_ino])
+def test_the_next_files_are_asked_for_before_anybody_opens_them(
+    photos: Path, asked: Asked, by: Callable[[Path], Any]
+) -> None:
+    first, second, *others = sorted(photos.iterdir(), key=by)
+    first.read_bytes()
+    second.read_bytes()
+    fetched: list[int] = [0]
+
+    def more() -> bool:
+        fetched[0] += asked().get("GET", 0)
+        return fetched[0] >= 6
+
+    until(more)
+    for path in others[:2]:
+        assert path.read_bytes() == path.name.encode()
+
+
+def test_files_read_in_no_order_are_fetched_as_they_are_opened(photos: Path, proxy: Proxy) -> None:
+    with costs(proxy, GET=6):
+        for number in (30, 7, 22, 1, 36, 15):
+            assert (photos / f"{number:02}").read_bytes() == b"%02d" % number
+
+
+def test_a_file_that_was_replaced_after_it_was_fetched_is_read_as_it_is_now(
+    photos: Path, client: Any, bucket: str, asked: Asked
+) -> None:
+    names = sorted(os.listdir(photos))
+    for name in names[:2]:
+        (photos / name).read_bytes()
+    until(lambda: asked() == {})
+    client.put_object(Bucket=bucket, Key=f"photos/{names[2]}", Body=b"new")
+    (photos / ".sync").touch()
+    assert (photos / names[2]).read_bytes() == b"new"
