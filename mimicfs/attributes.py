@@ -4,12 +4,24 @@ when buckets were made; any thread may call it.
 
 from __future__ import annotations
 
+import stat
+
 from mimicfs import metadata
 from mimicfs.config import VFSOptions
 from mimicfs.entry import Entry
 from mimicfs.files.file import File
 from mimicfs.inodes import Node
 from mimicfs.posix import Attr
+
+_SOON_NS = 2 * metadata.NS
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+
+
+def believed_kinds(options: VFSOptions) -> frozenset[int]:
+    """Return the types that an object may have by its metadata, besides a regular file."""
+    kinds = {stat.S_IFIFO, stat.S_IFSOCK}
+    kinds |= {stat.S_IFLNK} if options.symlinks else set()
+    return frozenset(kinds | (_DEVICES if options.dev else set()))
 
 
 class Attributes:
@@ -19,6 +31,8 @@ class Attributes:
         self._file_mode = metadata.file_mode(options.file_mode)
         self._directory_mode = metadata.directory_mode(options.dir_mode)
         self._control_mode = metadata.file_mode(0o600)
+        self._permissions = 0o7777 if options.suid else 0o1777
+        self._kinds = believed_kinds(options)
 
     def of_object(self, ino: int, entry: Entry) -> Attr:
         """Return the attributes of an object that the mirror has."""
@@ -29,16 +43,20 @@ class Attributes:
         plain = (ino, self._file_mode, size, mtime_ns, self._uid, self._gid, 1, -1, -1, 0)
         return tuple.__new__(Attr, plain)
 
-    def of_directory(self, ino: int, entry: Entry | None, mtime_ns: int) -> Attr:
-        """Return the attributes of a directory. *entry* is its own, if it has one; *mtime_ns*
-        holds where that has no time."""
+    def of_directory(self, ino: int, entry: Entry | None, touched_ns: int, since_ns: int) -> Attr:
+        """Return the attributes of a directory. *entry* is its own, if it has one; *touched_ns*
+        is when its names changed last, as far as this mount knows; *since_ns* holds where
+        nothing has a time."""
         if entry is not None and entry.meta:
-            return self._stored(ino, self._directory_mode, 0, entry)._replace(nlink=1)
-        if entry is not None and entry.mtime_ns > mtime_ns:
-            mtime_ns = entry.mtime_ns
-        # One link: find(1) takes it as "the number of subdirectories is not known".
-        options = self._options
-        return Attr(ino, self._directory_mode, 0, mtime_ns, options.uid, options.gid)
+            attr = self._stored(ino, self._directory_mode, 0, entry)
+        else:
+            # One link: find(1) takes it as "the number of subdirectories is not known".
+            since_ns = max(since_ns, entry.mtime_ns if entry is not None else 0)
+            options = self._options
+            attr = Attr(
+                ino, self._directory_mode, 0, touched_ns or since_ns, options.uid, options.gid
+            )
+        return attr._replace(mtime_ns=touched_ns) if touched_ns > attr.mtime_ns else attr
 
     def of_file(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file, whose bytes S3 may not have yet."""
@@ -54,11 +72,21 @@ class Attributes:
     def _stored(self, ino: int, mode: int, size: int, entry: Entry) -> Attr:
         stored = metadata.read(entry.meta or {})
         options = self._options
+        if stored.permissions is not None:
+            mode = stat.S_IFMT(mode) | stored.permissions & self._permissions
+        if stored.kind in self._kinds and stat.S_ISREG(mode):
+            mode = stored.kind | stat.S_IMODE(mode)
+        mtime_ns = entry.mtime_ns if stored.mtime_ns is None else stored.mtime_ns
         return Attr(
             ino,
-            mode if stored.permissions is None else mode & ~0o7777 | stored.permissions,
+            mode,
             size,
-            entry.mtime_ns if stored.mtime_ns is None else stored.mtime_ns,
+            mtime_ns,
             options.uid if stored.uid is None else stored.uid,
             options.gid if stored.gid is None else stored.gid,
+            atime_ns=-1 if stored.atime_ns is None else stored.atime_ns,
+            # S3's LastModified: data or metadata were written last then. It has whole seconds,
+            # and is not to be before what was written in the same one.
+            ctime_ns=-1 if 0 <= mtime_ns - entry.mtime_ns < _SOON_NS else entry.mtime_ns,
+            rdev=stored.rdev if stored.kind in _DEVICES and stored.kind in self._kinds else 0,
         )

@@ -80,3 +80,7 @@ class VFSOptions:
     file_mode: int = 0o644
     dir_mode: int = 0o755
     markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it
+    # What of an object's metadata is believed:
+    symlinks: bool = True
+    suid: bool = False  # setuid and setgid bits
+    dev: bool = False  # devices

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from mimicfs.entry import Entry, Scope
-from mimicfs.errors import MimicError, PosixError
+from mimicfs.errors import MimicError, PosixError, Unasked
 from mimicfs.inodes import Kind, Node
 from mimicfs.mimicdb import MimicDB
 from mimicfs.news import News
@@ -26,6 +28,7 @@ from mimicfs.sync import Progress, Report, Syncer
 
 PREFIX = b"user.mimicfs."
 SYNC = PREFIX + b"sync"
+_RESTORE_S = 2.0  # for so long the answer about an archived object is as good as new
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
@@ -38,6 +41,8 @@ class Control:
         self._syncer = syncer
         self._news = news
         self._kernel = kernel
+        self._lock = threading.Lock()  # protects what was asked last
+        self._restores: dict[tuple[str, str], tuple[str, float]] = {}
 
     def sync(self, caller: Caller, directory: Node) -> None:
         """Make *directory* and all below it true again. Returns when the kernel knows."""
@@ -91,11 +96,27 @@ class Control:
                 b"size": lambda: str(entry.size),
                 b"storage_class": lambda: entry.storage_class or "STANDARD",
                 b"last_modified": lambda: _time(entry.mtime_ns),
+                b"restore": lambda: self._restore(node.bucket, entry.key),
             }
         value = values.get(name.removeprefix(PREFIX))
         if value is None or (node.kind == Kind.ACCOUNT and name != PREFIX + b"synced"):
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         return value().encode()
+
+    def ask(self, missing: Unasked) -> None:
+        """Ask S3 about what `xattr` did not know."""
+        text = self._s3.restore_state(missing.bucket, missing.key)
+        with self._lock:
+            self._restores = {(missing.bucket, missing.key): (text, time.monotonic())}
+
+    def _restore(self, bucket: str, key: str) -> str:
+        """Return whether an archived object is restored. The kernel asks twice, first for the
+        length: the second time S3 is not asked again."""
+        with self._lock:
+            text, asked_s = self._restores.get((bucket, key), ("", 0.0))
+        if not text or time.monotonic() - asked_s > _RESTORE_S:
+            raise Unasked(bucket, key)
+        return text
 
     def text(self, directory: Node) -> bytes:
         """Return what the control file of *directory* reads as."""

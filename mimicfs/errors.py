@@ -120,6 +120,26 @@ class InvalidRequest(S3Error):
     errno = codes.EINVAL
 
 
+class KeyTooLong(S3Error):
+    errno = codes.ENAMETOOLONG
+
+
+class ObjectTooLarge(S3Error):
+    errno = codes.EFBIG
+
+
+class Unsupported(S3Error):
+    """The server has no such operation."""
+
+    errno = codes.EOPNOTSUPP
+
+
+class OutOfSpace(S3Error):
+    """A limit of the account or of the server's disks is reached."""
+
+    errno = codes.ENOSPC
+
+
 class Throttled(S3Error):
     errno = codes.EAGAIN
 
@@ -142,6 +162,14 @@ class Unlisted(MimicError):
         super().__init__(f"not listed yet: s3://{bucket}/{directory}")
         self.bucket = bucket
         self.directory = directory
+
+
+class Unasked(Unlisted):
+    """The mirror cannot answer for the object *key* until S3 was asked about it."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        super().__init__(bucket, key)
+        self.key = key
 
 
 class Interrupted(MimicError):

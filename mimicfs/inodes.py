@@ -62,6 +62,7 @@ class Node:
         "opens",
         "pages_etag",
         "parent",
+        "special",
     )
 
     def __init__(
@@ -78,6 +79,7 @@ class Node:
         self.file: File | None = None  # what its handles share; the newest, after a change
         self.mtime_ns = 0  # directory: its latest change through this mount
         self.pages_etag = ""  # the version of which the kernel may hold pages
+        self.special = False  # object: it was shown as something else than a regular file
         self.content = False  # directory: its marker object has content
         self.asked = False  # directory: the kernel may hold a listing, or a name's absence
 

@@ -1,43 +1,65 @@
 """POSIX attributes in the user metadata of an object: what is read, and what is written.
 
-Written in the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid) read too:
-`mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime` is
-SEC.NNNNNNNNN. Nine digits always: s3fs reads ".5" as 5 ns (research/peers.md, section 4).
+Written in the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, rdev) read too:
+`mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime` and `atime`
+are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded JSON of
+base64. Where that says nothing, the forms of others are read: AWS DataSync, FSx and File
+Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
+(`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
+Formats: research/peers.md, section 4, measured with those programs.
 
-What a bucket says about permissions is data from outside: setuid, setgid and the type of a
-device are not taken over, and a value that makes no sense is as good as none.
+What a bucket says is data from outside: a value that makes no sense is as good as none. What
+of it is believed (setuid, devices, links) is decided in attributes.py.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import mimetypes
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 NS = 1_000_000_000
+SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
+_XATTR = "xattr"
+SPECIAL = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
+_TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
 
 class Stored(NamedTuple):
-    """What an object's metadata says; None where it says nothing."""
+    """What an object's metadata says; None where it says nothing. *permissions* are 12 bits,
+    *kind* is a type of st_mode (0: none is said)."""
 
     permissions: int | None = None
     uid: int | None = None
     gid: int | None = None
     mtime_ns: int | None = None
+    kind: int = 0
+    atime_ns: int | None = None
+    rdev: int = 0
 
 
 def read(meta: Mapping[str, str]) -> Stored:
-    """Return what *meta* says about permissions, owner and time."""
-    mode = _number(meta.get("mode"), 0xFFFF)
+    """Return what *meta* says about type, permissions, owner and times."""
+    if _S3CMD in meta:
+        meta = {**_s3cmd(meta[_S3CMD]), **meta}
+    mode = _first(meta, _MODES)
     return Stored(
-        None if mode is None else mode & 0o1777,
-        _number(meta.get("uid"), _ID_MAX),
-        _number(meta.get("gid"), _ID_MAX),
-        _time_ns(meta.get("mtime")),
+        None if mode is None else mode & 0o7777,
+        _first(meta, _UIDS),
+        _first(meta, _GIDS),
+        _first(meta, _MTIMES),
+        _kind(meta, mode),
+        _time_ns(meta.get("atime")),
+        _decimal(meta.get("rdev")) or 0,
     )
 
 
@@ -46,14 +68,27 @@ def written(
     uid: int | None = None,
     gid: int | None = None,
     mtime_ns: int | None = None,
+    atime_ns: int | None = None,
+    rdev: int | None = None,
 ) -> dict[str, str]:
     """Return the metadata that says what is given. *mode* has the type bits."""
-    meta = {"mode": mode, "uid": uid, "gid": gid}
-    found = {name: str(value) for name, value in meta.items() if value is not None}
-    if mtime_ns is not None:
-        seconds, ns = divmod(mtime_ns, NS)
-        found["mtime"] = f"{seconds}.{ns:09d}"
+    numbers = {"mode": mode, "uid": uid, "gid": gid, "rdev": rdev}
+    found = {name: str(value) for name, value in numbers.items() if value is not None}
+    for name, ns in (("mtime", mtime_ns), ("atime", atime_ns)):
+        if ns is not None:
+            seconds, rest = divmod(ns, NS)
+            found[name] = f"{seconds}.{rest:09d}"
     return found
+
+
+def is_special(meta: Mapping[str, str]) -> bool:
+    """Whether *meta* says that the object is no regular file."""
+    return read(meta).kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def size(meta: Mapping[str, str]) -> int:
+    """Return how many of the SIZE_MAX bytes *meta* takes."""
+    return sum(len(name.encode()) + len(value.encode()) for name, value in meta.items())
 
 
 def content_type(name: str) -> str:
@@ -69,10 +104,71 @@ def directory_mode(permissions: int) -> int:
     return stat.S_IFDIR | permissions & 0o7777
 
 
-def _number(text: str | None, most: int) -> int | None:
+# Extended attributes
+
+
+def xattrs(meta: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the extended attributes (`user.*`) that *meta* says; none if it makes no sense."""
+    text = meta.get(_XATTR)
+    if not text:
+        return {}
+    try:
+        found = json.loads(unquote(text, errors="strict"))
+        return {name: base64.b64decode(value, validate=True) for name, value in found.items()}
+    except (ValueError, AttributeError, TypeError, binascii.Error):
+        return {}
+
+
+def with_xattrs(meta: Mapping[str, str], attributes: Mapping[str, bytes]) -> dict[str, str]:
+    """Return *meta* that says *attributes*."""
+    kept = {name: value for name, value in meta.items() if name != _XATTR}
+    if not attributes:
+        return kept
+    coded = {name: base64.b64encode(value).decode() for name, value in attributes.items()}
+    return {**kept, _XATTR: quote(json.dumps(coded, separators=(",", ":")), safe="")}
+
+
+# The forms of others
+
+_Reader = Callable[[str | None], int | None]
+_S3CMD = "s3cmd-attrs"
+
+
+def _first(meta: Mapping[str, str], readers: Mapping[str, _Reader]) -> int | None:
+    """Return the first value that makes sense."""
+    for name, reader in readers.items():
+        value = reader(meta.get(name))
+        if value is not None:
+            return value
+    return None
+
+
+def _kind(meta: Mapping[str, str], mode: int | None) -> int:
+    if meta.get("goog-reserved-file-is-symlink") == "true":
+        return stat.S_IFLNK
+    kind = stat.S_IFMT(mode or 0)
+    return kind if kind in _TYPES else 0
+
+
+def _decimal(text: str | None, most: int = 0xFFFF_FFFF) -> int | None:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 10:
         return None
     return min(int(text), most)
+
+
+def _mode(text: str | None) -> int | None:
+    """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it."""
+    return _octal(text) if text and text[0] == "0" else _decimal(text, 0xFFFF)
+
+
+def _id(text: str | None) -> int | None:
+    return _decimal(text, _ID_MAX)
+
+
+def _octal(text: str | None) -> int | None:
+    if not text or len(text) > 8 or not set(text) <= set("01234567"):
+        return None
+    return int(text, 8) & 0xFFFF
 
 
 def _time_ns(text: str | None) -> int | None:
@@ -81,3 +177,49 @@ def _time_ns(text: str | None) -> int | None:
         return None
     seconds, fraction = match.groups()
     return int(seconds) * NS + int((fraction or "").ljust(9, "0"))
+
+
+def _time_of_aws(text: str | None) -> int | None:
+    """Nanoseconds with the suffix `ns`; without it, milliseconds."""
+    digits = (text or "").removesuffix("ns")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
+        return None
+    return int(digits) if text != digits else int(digits) * 1_000_000
+
+
+def _iso_time(text: str | None) -> int | None:
+    """RFC 3339 in UTC, with up to nine digits of fraction, of which six are read."""
+    match = re.match(r"(.{19})(\.\d{1,6})?\d{0,3}Z$", text or "")
+    try:
+        at = datetime.fromisoformat(f"{match[1]}{match[2] or ''}+00:00") if match else None
+    except ValueError:
+        return None
+    return None if at is None else int(at.timestamp()) * NS + at.microsecond * 1000
+
+
+def _s3cmd(text: str) -> dict[str, str]:
+    """Return what `s3cmd-attrs` says, by the names of s3fs: it is name:value/name:value..."""
+    return dict(_s3cmd_pairs(text[:SIZE_MAX]))
+
+
+def _s3cmd_pairs(text: str) -> Iterator[tuple[str, str]]:
+    for pair in text.split("/"):
+        name, _, value = pair.partition(":")
+        if name in ("mode", "uid", "gid", "mtime"):
+            yield name, value
+
+
+# By the names of metadata, in the order in which they are believed.
+_MODES: dict[str, _Reader] = {
+    "mode": _mode,
+    "file-permissions": _octal,
+    "goog-reserved-posix-mode": _octal,
+}
+_UIDS: dict[str, _Reader] = {"uid": _id, "file-owner": _id, "goog-reserved-posix-uid": _id}
+_GIDS: dict[str, _Reader] = {"gid": _id, "file-group": _id, "goog-reserved-posix-gid": _id}
+_MTIMES: dict[str, _Reader] = {
+    "mtime": _time_ns,
+    "file-mtime": _time_of_aws,
+    "goog-reserved-file-mtime": _time_ns,
+    "gcsfuse_mtime": _iso_time,
+}

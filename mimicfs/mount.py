@@ -43,6 +43,9 @@ _FLAGS = (
     "noatime",
     "defaults",
     "no_markers",
+    "nosymlinks",
+    "suid",
+    "dev",
 )
 _NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8}
 
@@ -118,11 +121,11 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
             numbers[name] = _number(word, value, _NUMBERS[name])
         elif not equals and name in _FLAGS:
             flags.add(name)
-        elif name in ("suid", "dev"):
-            raise ConfigError(f"-o {name}: refused; what a bucket holds is not trusted that far")
         else:
             known = ", ".join([*_FLAGS, *(f"{name}=" for name in _NUMBERS)])
             raise ConfigError(f"-o {word}: not an option; known are {known}")
+    if flags & {"suid", "dev"} and os.geteuid() != 0:
+        raise ConfigError("-o suid, -o dev: only root may trust what a bucket says that far")
     defaults = VFSOptions()
     umask = numbers.get("umask")
     vfs = VFSOptions(
@@ -132,8 +135,12 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
         numbers.get("file_mode", defaults.file_mode if umask is None else 0o666 & ~umask),
         numbers.get("dir_mode", defaults.dir_mode if umask is None else 0o777 & ~umask),
         markers="no_markers" not in flags,
+        symlinks="nosymlinks" not in flags,
+        suid="suid" in flags,
+        dev="dev" in flags,
     )
-    extra = ("nosuid", "nodev", *sorted(flags & {"noexec", "noatime"}))
+    denied = [f"no{name}" for name in ("suid", "dev") if name not in flags]
+    extra = (*denied, *sorted(flags & {"suid", "dev", "noexec", "noatime"}))
     return MountChoices("ro" in flags, "allow_other" in flags, extra, vfs)
 
 

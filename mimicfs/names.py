@@ -9,20 +9,24 @@ would have one name:
     "" of an object (a marker "d/" with content)  %object         inside the directory d
     "." and ".."                                  %dot, %dotdot
     NUL in it                                     % and NUL percent-coded, then %nul
+    % and bytes percent-coded, then %raw          those bytes, which are not UTF-8
     an object beside a directory of its name      NAME%file
     .sync, and what looks like one of these       NAME%name
 
-The escaped form of a name never equals another name's form: what would read as an escape
-is escaped itself. A name that reads as an escape of nothing (`x%name`) does not exist. An object
-is found as NAME%file also while nothing has its plain name, so that `rm -r` of both works in
-any order; it is listed under one name.
+S3 keys are UTF-8: a name that is not (`caf\\xe9`) is stored as the last of these, and shown
+as it was given. The escaped form of a name never equals another name's form: what would read
+as an escape is escaped itself. A name that reads as an escape of nothing (`x%name`) does not
+exist. An object is found as NAME%file also while nothing has its plain name, so that `rm -r`
+of both works in any order; it is listed under one name.
 Pure functions; any thread may call them.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from mimicfs.errors import PosixError
 
@@ -34,6 +38,8 @@ _WHOLE_BACK = {shown: component for component, shown in _WHOLE.items()}
 _LOOKS_ESCAPED = frozenset({*_WHOLE_BACK, "%object", CONTROL.decode()})
 _ENDINGS = ("%file", "%name", "%nul")
 _MARKER_CONTENT = "%object"
+_RAW = "%raw"
+_SURROGATE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
 
 
 class Component(NamedTuple):
@@ -44,6 +50,26 @@ class Component(NamedTuple):
     beside: bool = False
 
 
+def _raw(component: str) -> bytes | None:
+    """Return the bytes, not UTF-8, that *component* stands for; None if it stands for itself."""
+    if not component.endswith(_RAW):
+        return None
+    raw = unquote_to_bytes(component.removesuffix(_RAW))
+    if b"\0" in raw or raw.endswith(b"%file"):  # a name with these is escaped otherwise
+        return None
+    return raw if _coded(raw) == component else None
+
+
+def _coded(name: bytes) -> str | None:
+    """Return the component for a *name* that is not UTF-8; None if it is."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        text = name.decode("utf-8", "surrogateescape").replace("%", "%25")
+        return _SURROGATE.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text) + _RAW
+    return None
+
+
 def file_name(component: str, beside: bool = False) -> bytes:
     """Return the file name of *component*. *beside*: it is an object, and a directory of the
     same name (for "": the directory that it marks) has the plain name."""
@@ -51,21 +77,24 @@ def file_name(component: str, beside: bool = False) -> bytes:
         return CONTROL + b"%name" if component == ".sync" else component.encode()
     if beside and not component:
         return _MARKER_CONTENT.encode()
+    raw = _raw(component)
+    if raw is not None:
+        return raw + (b"%file" if beside else b"")
     return (_escaped(component) + ("%file" if beside else "")).encode()
 
 
 def component(name: bytes) -> Component:
-    """Return what *name* stands for. Raises PosixError: EILSEQ if it is not UTF-8 (S3 keys
-    are), EINVAL if it looks escaped and is the escape of nothing."""
-    try:
-        text = name.decode()
-    except UnicodeDecodeError as exc:
-        raise PosixError(errno.EILSEQ, repr(name)) from exc
-    if "%" not in text:
-        return Component(text)
-    found = _read(text)
+    """Return what *name* stands for. Raises PosixError EINVAL if it looks escaped and is the
+    escape of nothing."""
+    coded = _coded(name.removesuffix(b"%file"))
+    if coded is not None:
+        found = Component(coded, name.endswith(b"%file"))
+    elif b"%" not in name:
+        return Component(name.decode())
+    else:
+        found = _read(name.decode())
     if file_name(*found) != name:
-        raise PosixError(errno.EINVAL, f"{text!r}: names ending so are escapes of mimicfs")
+        raise PosixError(errno.EINVAL, f"{name!r}: names ending so are escapes of mimicfs")
     return found
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mimicfs import names
+from mimicfs import metadata, names
 from mimicfs.entry import Difference
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
@@ -118,6 +118,10 @@ class News:
             return
         entry = self._mimicdb.entry(node.bucket, key)
         etag = entry.etag if entry is not None else ""
+        meta = entry.meta if entry is not None else None
+        if node.parent is not None and (node.special or (meta and metadata.is_special(meta))):
+            # A file and a link are never the same inode: the kernel must look the name up.
+            self._name_changed(node.parent, node.slot)
         file = node.file
         if file is not None and not file.dirty and file.etag != etag:
             # Old bytes that this file still had in memory must not fill pages that a new

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import stat
 import time
 from collections.abc import Callable, Iterable
 
@@ -29,6 +30,8 @@ from mimicfs.readdir import Listing, Listings, Row
 from mimicfs.sync import Syncer
 
 log = logging.getLogger(__name__)
+
+_KEY_MAX = 1024  # bytes (S3 user guide, "Naming Amazon S3 objects")
 
 _NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
 
@@ -78,7 +81,7 @@ class Tree:
 
     def new_name(self, directory: Node, name: bytes) -> str:
         """Return the component that *name* will stand for. Raises PosixError EEXIST."""
-        component = self.component(name)
+        component = self.component(directory, name)
         try:
             self._syncer.sure(lambda: self._look(directory, name))
         except PosixError as exc:
@@ -88,11 +91,15 @@ class Tree:
         raise PosixError(errno.EEXIST, repr(name))
 
     @staticmethod
-    def component(name: bytes) -> str:
-        """Return what a name that something is to get stands for."""
+    def component(directory: Node, name: bytes) -> str:
+        """Return what a name that something is to get in *directory* stands for. Raises
+        PosixError ENAMETOOLONG if no key can be as long."""
         if name == names.CONTROL:
             raise PosixError(errno.EPERM, "the name of the control file")
-        return names.component(name).text
+        component = names.component(name).text
+        if len((directory.key + component).encode()) > _KEY_MAX:
+            raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {_KEY_MAX} bytes")
+        return component
 
     def _look(self, directory: Node, name: bytes) -> Found:
         try:
@@ -134,14 +141,14 @@ class Tree:
         if node.kind == Kind.CONTROL:
             return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
         if node.kind == Kind.ACCOUNT:
-            return self._attributes.of_directory(node.ino, None, self._started_ns)
+            return self._attributes.of_directory(node.ino, None, 0, self._started_ns)
         if node.kind == Kind.DIRECTORY:
             own = self._mimicdb.entry(node.bucket, node.key) if node.key else None
             return self._directory_attr(node, own)
         file = file or node.file
         if file is not None:
             return self._attributes.of_file(node, file)
-        return self._attributes.of_object(node.ino, self.entry(node))
+        return self._object_attr(node, self.entry(node))
 
     def entry(self, node: Node) -> Entry:
         """Return what the mirror has of an object. Raises PosixError ENOENT."""
@@ -154,15 +161,17 @@ class Tree:
         file = node.file
         if file is not None and file.dirty:
             return self._attributes.of_file(node, file)
-        return self._attributes.of_object(node.ino, entry)
+        attr = self._attributes.of_object(node.ino, entry)
+        node.special = not stat.S_ISREG(attr.mode)
+        return attr
 
     def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0
-        mtime_ns = node.mtime_ns or self._created_ns(node.bucket)
-        return self._attributes.of_directory(node.ino, own, mtime_ns)
+        since_ns = self._created_ns(node.bucket)
+        return self._attributes.of_directory(node.ino, own, node.mtime_ns, since_ns)
 
     def _bucket_attr(self, node: Node, created_ns: int) -> Attr:
-        return self._attributes.of_directory(node.ino, None, node.mtime_ns or created_ns)
+        return self._attributes.of_directory(node.ino, None, node.mtime_ns, created_ns)
 
     def _created_ns(self, bucket: str) -> int:
         created_ns = self._created.get(bucket)
@@ -200,6 +209,8 @@ class Tree:
             cookie += 1
             if slot[-1:] != "/" and node.file is None:
                 attr = of_object(node.ino, entry)
+                if entry[5]:  # its metadata
+                    node.special = not stat.S_ISREG(attr.mode)
             else:
                 attr = self._row_attr(node, entry, mtime_ns)
             found.append(DirEntry(name, attr, cookie))
@@ -247,7 +258,7 @@ class Tree:
         if node.file is not None:
             return self._attributes.of_file(node, node.file)
         node.content = entry.kind == OBJECT and entry.size > 0
-        return self._attributes.of_directory(node.ino, entry, node.mtime_ns or mtime_ns)
+        return self._attributes.of_directory(node.ino, entry, node.mtime_ns, mtime_ns)
 
     def _read_account(
         self, directory: Node, cookie: int, size: int, overhead: int, hold: bool

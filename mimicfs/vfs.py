@@ -17,14 +17,15 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from mimicfs import metadata, names
 from mimicfs.config import FileOptions, VFSOptions
 from mimicfs.control import PREFIX, Control
-from mimicfs.entry import OBJECT, Scope
-from mimicfs.errors import PosixError, Unlisted
+from mimicfs.entry import OBJECT, Entry, Scope
+from mimicfs.errors import PosixError, Unasked, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
@@ -42,10 +43,10 @@ from mimicfs.posix import (
     Usage,
 )
 from mimicfs.s3.client import S3, Content
+from mimicfs.stored import DIRECTORY_TYPE, Stored
 from mimicfs.sync import Syncer
 from mimicfs.tree import Tree, parent_of
 
-DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
 # Modes of fallocate(2), from linux/falloc.h; both together with "keep the size".
 FALLOC_PUNCH_HOLE = 0x02 | 0x01
 FALLOC_ZERO_RANGE_KEEP = 0x10 | 0x01
@@ -76,6 +77,7 @@ class VFS:
         self._news = News(mimicdb, self.inodes, kernel)
         self._control = Control(mimicdb, s3, syncer, self._news, kernel)
         self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
+        self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
         mimicdb.subscribe(self._news.changed)
@@ -87,9 +89,12 @@ class VFS:
     # Names and attributes
 
     def learn(self, caller: Caller, missing: Exception) -> None:
-        if not isinstance(missing, Unlisted):
+        if isinstance(missing, Unasked):
+            self._control.ask(missing)
+        elif isinstance(missing, Unlisted):
+            self._syncer.learn(missing)
+        else:
             raise missing
-        self._syncer.learn(missing)
 
     def lookup(self, caller: Caller, parent: int, name: bytes) -> Attr:
         return self._tree.lookup(self._tree.directory(parent), name)
@@ -205,7 +210,7 @@ class VFS:
         if Kind.ACCOUNT in (source.kind, target.kind):
             raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
         node = self._tree.named(source, name)
-        component = self._tree.component(new_name)
+        component = self._tree.component(target, new_name)
         replaced = self._replaceable(caller, node, target, new_name, flags)
         self._forget_names(source, node)
         move = self._mover.move_directory if node.is_directory else self._mover.move_file
@@ -247,8 +252,8 @@ class VFS:
             return self.getattr(caller, ino, None)
         if new.size is not None:
             self._truncate(caller, node, new.size, handle)
-        if (new.mode, new.uid, new.gid, new.mtime_ns) != (None, None, None, None):
-            self._store(caller, node, new)
+        if new._replace(size=None) != NewAttr():
+            self._stored.set_attributes(node, self.getattr(caller, ino, None), new)
         return self.getattr(caller, ino, handle)
 
     def _truncate(self, caller: Caller, node: Node, size: int, handle: int | None) -> None:
@@ -264,72 +269,77 @@ class VFS:
         finally:
             self._handles.release(opened.handle)
 
-    def _store(self, caller: Caller, node: Node, new: NewAttr) -> None:
-        """Store mode, owner or time with the object (of a directory: with its marker)."""
-        if not node.key or (node.is_directory and not self._options.markers):
-            raise PosixError(errno.EPERM, "there is no object that could hold the attributes")
-        now = self.getattr(caller, node.ino, None)
-        mode = now.mode if new.mode is None else stat.S_IFMT(now.mode) | stat.S_IMODE(new.mode)
-        meta = metadata.written(
-            mode,
-            now.uid if new.uid is None else new.uid,
-            now.gid if new.gid is None else new.gid,
-            now.mtime_ns if new.mtime_ns is None else new.mtime_ns,
-        )
-        if node.file is not None and node.file.dirty:
-            node.file.set_meta(meta)
-            if new.mtime_ns is not None:
-                node.file.mtime_ns = new.mtime_ns
-        else:
-            self._store_in_place(node, meta)
-
-    def _store_in_place(self, node: Node, meta: dict[str, str]) -> None:
-        entry = self._mimicdb.entry(node.bucket, node.key)
-        if entry is None or entry.kind != OBJECT:
-            self._s3.put(node.bucket, node.key, b"", 0, Content(DIRECTORY_TYPE, meta))
-            return
-        entry, content = self._s3.head(node.bucket, node.key)
-        content = content._replace(meta={**content.meta, **meta})
-        new = self._s3.copy((node.bucket, entry), node.bucket, node.key, content)
-        if node.pages_etag == entry.etag:
-            node.pages_etag = new.etag
-        if node.file is not None:
-            node.file.adopt(new, content)
+    # Special files and extended attributes
 
     def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> Attr:
-        if not stat.S_ISREG(mode):
-            raise PosixError(errno.EPERM, "only files and directories can be made")
-        attr, opened = self.create(caller, parent, name, mode, os.O_WRONLY)
-        try:
-            self.flush(caller, opened.handle)
-        finally:
-            self.release(opened.handle)
-        return attr
+        if stat.S_ISREG(mode):
+            attr, opened = self.create(caller, parent, name, mode, os.O_WRONLY)
+            try:
+                self.flush(caller, opened.handle)
+            finally:
+                self.release(opened.handle)
+            return attr
+        if stat.S_IFMT(mode) not in metadata.SPECIAL:
+            raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
+        meta = metadata.written(mode, *self._owner(caller), time.time_ns(), rdev=rdev or None)
+        return self._special(caller, parent, name, partial(self._stored.make_special, meta=meta))
 
     def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
-        raise PosixError(errno.EPERM, "symbolic links are not supported")
+        meta = metadata.written(stat.S_IFLNK | 0o777, *self._owner(caller), time.time_ns())
+        make = partial(self._stored.make_link, target=target, meta=meta)
+        return self._special(caller, parent, name, make)
+
+    def _special(
+        self, caller: Caller, parent: int, name: bytes, make: Callable[[str, str], Entry]
+    ) -> Attr:
+        directory = self._tree.directory(parent)
+        if directory.kind == Kind.ACCOUNT:
+            raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
+        component = self._tree.new_name(directory, name)
+        make(directory.bucket, directory.key + component)
+        self._touch(directory)
+        node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
+        return self.getattr(caller, node.ino, None)
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
-        raise PosixError(errno.EINVAL, "not a symbolic link")
+        node = self.inodes.get(ino)
+        if node.kind != Kind.OBJECT:
+            raise PosixError(errno.EINVAL, "not a symbolic link")
+        return self._stored.target(node, self._tree.entry(node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
         node = self.inodes.get(ino)
-        if not name.startswith(PREFIX) or node.kind == Kind.CONTROL:
+        if node.kind == Kind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
+        if not name.startswith(PREFIX):
+            value = self._stored.xattrs(node).get(os.fsdecode(name))
+            if value is None:
+                raise PosixError(errno.ENODATA, os.fsdecode(name))
+            return value
         entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
         return self._control.xattr(node, entry, name)
 
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
-        """Return no names: cp -a and rsync -X would copy ours to other files."""
-        return []
+        """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
+        node = self.inodes.get(ino)
+        if node.kind == Kind.CONTROL:
+            return []
+        return [os.fsencode(name) for name in self._stored.xattrs(node)]
 
     def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        if not name.startswith(PREFIX):
-            raise PosixError(errno.EOPNOTSUPP, os.fsdecode(name))
-        self._control.set_xattr(caller, self.inodes.get(ino), name)
+        node = self.inodes.get(ino)
+        if name.startswith(PREFIX):
+            self._control.set_xattr(caller, node, name)
+        elif node.kind == Kind.CONTROL:
+            raise PosixError(errno.EPERM, os.fsdecode(name))
+        else:
+            self._stored.set_xattr(node, name, value, flags)
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
-        raise PosixError(errno.EPERM if name.startswith(PREFIX) else errno.ENODATA)
+        node = self.inodes.get(ino)
+        if name.startswith(PREFIX) or node.kind == Kind.CONTROL:
+            raise PosixError(errno.EPERM, os.fsdecode(name))
+        self._stored.remove_xattr(node, name)
 
     def statfs(self, caller: Caller, ino: int) -> Usage:
         root = self.inodes.root

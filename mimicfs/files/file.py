@@ -200,6 +200,11 @@ class File:
         with self._lock:
             self.content = self.content._replace(meta={**self.content.meta, **updates})
 
+    def replace_meta(self, meta: Mapping[str, str]) -> None:
+        """Store *meta*, and no other user metadata, with the next upload."""
+        with self._lock:
+            self.content = self.content._replace(meta=meta)
+
     def _staged(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
         version in S3. Raises ObjectChanged if that is gone."""

@@ -44,6 +44,7 @@ __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Content"]
 MIB = 1 << 20
 _NOT_S3 = "the answer is not S3's; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _DELETE_MAX = 1000  # keys of one DeleteObjects
 _KINDS = {
     "CopyObject": "COPY",
@@ -255,6 +256,19 @@ class S3:
         if entry is None:
             raise S3Unavailable(f"s3://{bucket}/{key}: {_NOT_S3}")
         return self.mirrored(bucket, entry), Content.of(answer, entry.meta or {})
+
+    def restore_state(self, bucket: str, key: str) -> str:
+        """Ask whether *key* can be read: "not archived", "archived", "being restored", or
+        "restored until" a date."""
+        answer = self.call("head_object", bucket, key)
+        said = answer.get("Restore", "")
+        if 'ongoing-request="true"' in said:
+            return "being restored"
+        if said:
+            until = said.partition("expiry-date=")[2].strip('"')
+            return f"restored until {until}"
+        archived = answer.get("StorageClass") in _ARCHIVES or answer.get("ArchiveStatus")
+        return "archived" if archived else "not archived"
 
     def read_into(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> None:
         """Fill *buffer* with the object's bytes from *start* on.

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlencode
 
 # A file is read from its place on, and can be rewound to there.
 Body = bytes | BinaryIO | io.RawIOBase
@@ -18,6 +19,7 @@ _HEADERS = (
     "ContentLanguage",
     "WebsiteRedirectLocation",
 )
+_ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 
 
 class Content(NamedTuple):
@@ -25,16 +27,25 @@ class Content(NamedTuple):
 
     content_type: str = "binary/octet-stream"
     meta: Mapping[str, str] = {}
-    headers: Mapping[str, str] = {}  # CacheControl, ContentEncoding ..., by boto3's names
+    headers: Mapping[str, Any] = {}  # CacheControl, ContentEncoding ..., by boto3's names
 
     def params(self) -> dict[str, Any]:
         """Return this as parameters of PutObject, CopyObject and CreateMultipartUpload."""
         return {**self.headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
 
+    def tagged(self, tags: Mapping[str, str]) -> Content:
+        """Return this with *tags*, for an upload: a copy keeps those of its source."""
+        if not tags:
+            return self
+        return self._replace(headers={**self.headers, "Tagging": urlencode(tags)})
+
     @classmethod
     def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
         """Return what the answer to a HEAD says, with *meta*."""
         headers = {name: answer[name] for name in _HEADERS if name in answer}
+        if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+            # Else the copy would get the bucket's own encryption, or another key.
+            headers |= {name: answer[name] for name in _ENCRYPTION if name in answer}
         return cls(answer.get("ContentType", cls().content_type), meta, headers)
 
 

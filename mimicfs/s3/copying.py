@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from mimicfs.s3.content import Content, bare_etag
 
 if TYPE_CHECKING:
     from mimicfs.s3.client import S3
+
+log = logging.getLogger(__name__)
 
 _PART = 512 << 20
 _PARTS_MAX = 10_000
@@ -59,6 +62,7 @@ class Copier:
     ) -> Entry:
         if content is None:
             _, content = self._s3.head(source[0], source[1].key)
+        content = content.tagged(self._tags(*source))
         upload = self._s3.start_upload(bucket, key, content, storage_class)
         try:
             etags = self._copy_parts(source, bucket, key, upload)
@@ -67,6 +71,15 @@ class Copier:
         except BaseException as exc:
             self._abort(bucket, key, upload, exc)
             raise
+
+    def _tags(self, bucket: str, entry: Entry) -> dict[str, str]:
+        """Return the tags of the source: unlike CopyObject, parts do not bring them along."""
+        try:
+            found = self._s3.call("get_object_tagging", bucket, entry.key).get("TagSet", [])
+        except S3Error as exc:
+            log.warning("copied without its tags: s3://%s/%s: %s", bucket, entry.key, exc)
+            return {}
+        return {tag["Key"]: tag["Value"] for tag in found}
 
     def _copy_parts(
         self, source: tuple[str, Entry], bucket: str, key: str, upload: str

@@ -54,7 +54,6 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
         (["--store", "mongodb://x", "{point}"], 2, "not a store; write sqlite:///PATH"),
         (["--store", "sqlite:////proc/no/store.db", "{point}"], 4, "--store"),
         (["-o", "colour=red", "{point}"], 2, "-o colour=red: not an option; known are"),
-        (["-o", "suid", "{point}"], 2, "-o suid: refused"),
         (["-o", "umask=9", "{point}"], 2, "-o umask=9: not an octal number"),
         (["--profile", "nobody", "{point}"], 5, "nobody"),
         (["photos", "{point}"], 2, "photos: not an S3 URL; write s3://BUCKET"),

@@ -1,6 +1,7 @@
 """Whatever goes wrong is one of our errors, in one line, that names the object, says what to
 do, and has no secret in it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import botocore.exceptions
+import botocore.session
 import pytest
 from support.clients import plain
 from support.proxy import Fail
@@ -297,3 +299,38 @@ def test_signing_uses_the_credentials_of_boto3(mimicdb, moto):
     s3 = S3(S3Options(endpoint_url=moto), mimicdb)
     assert s3.list_page("signed").entries == []
     s3.close()
+
+
+def test_every_error_of_the_service_model_is_one_of_ours():
+    model = botocore.session.get_session().get_service_model("s3")
+    shapes = [model.shape_for(name) for name in model.shape_names]
+    names = [shape.metadata.get("error", {}).get("code", shape.name)
+             for shape in shapes if getattr(shape, "metadata", {}).get("exception")]  # fmt: skip
+    assert len(names) >= 15
+    plain = [name for name in names if type(from_code(name, 400, "", "x")) is S3Error]
+    assert plain == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "name"),
+    [
+        ("AccessDenied", 403, "EACCES"),
+        ("NoSuchKey", 404, "ENOENT"),
+        ("NoSuchBucket", 404, "ENOENT"),
+        ("PreconditionFailed", 412, "ESTALE"),
+        ("SlowDown", 503, "EAGAIN"),
+        ("InvalidObjectState", 403, "EACCES"),
+        ("EntityTooLarge", 400, "EFBIG"),
+        ("KeyTooLongError", 400, "ENAMETOOLONG"),
+        ("MetadataTooLarge", 400, "ENOSPC"),
+        ("BucketNotEmpty", 409, "ENOTEMPTY"),
+        ("BucketAlreadyExists", 409, "EEXIST"),
+        ("NotImplemented", 501, "ENOTSUP"),
+        ("ExpiredToken", 400, "EACCES"),
+        ("InternalError", 500, "EIO"),
+        ("SomethingNew", 409, "EIO"),  # the documented default
+        ("SomethingNew", 403, "EACCES"),  # the status says more than the code
+    ],
+)
+def test_what_s3_says_is_an_errno(code, status, name):
+    assert errno.errorcode[from_code(code, status, "", "x").errno] == name

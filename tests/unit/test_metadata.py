@@ -22,15 +22,11 @@ def test_only_what_is_given_is_written():
 
 def test_what_was_written_is_read():
     meta = metadata.written(0o100640, 1000, 100, 1_600_000_000_500_000_000)
-    assert metadata.read(meta) == Stored(0o640, 1000, 100, 1_600_000_000_500_000_000)
+    assert metadata.read(meta) == Stored(0o640, 1000, 100, 1_600_000_000_500_000_000, 0o100000)
 
 
 def test_a_short_fraction_of_rclone_is_a_fraction():
     assert metadata.read({"mtime": "1600000000.5"}).mtime_ns == 1_600_000_000_500_000_000
-
-
-def test_setuid_and_setgid_from_a_bucket_are_dropped():
-    assert metadata.read({"mode": str(0o106755)}).permissions == 0o755
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1e3", "٣", "99999999999"])
@@ -41,3 +37,58 @@ def test_a_number_that_makes_no_sense_is_none(text):
 @pytest.mark.parametrize("text", ["", "x", "1.2.3", "1600000000.", "9999999999999999"])
 def test_a_time_that_makes_no_sense_is_none(text):
     assert metadata.read({"mtime": text}) == Stored()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"mode": "33184", "uid": "7", "gid": "8", "mtime": "1600000000.250000000"},
+        {"mode": "0100640", "uid": "7", "gid": "8", "mtime": "1600000000.25"},
+        {
+            "file-permissions": "0100640",
+            "file-owner": "7",
+            "file-group": "8",
+            "file-mtime": "1600000000250000000ns",
+        },
+        {
+            "file-permissions": "0100640",
+            "file-owner": "7",
+            "file-group": "8",
+            "file-mtime": "1600000000250",
+        },
+        {
+            "goog-reserved-posix-mode": "100640",
+            "goog-reserved-posix-uid": "7",
+            "goog-reserved-posix-gid": "8",
+            "gcsfuse_mtime": "2020-09-13T12:26:40.25Z",
+        },
+        {"s3cmd-attrs": "uid:7/gname:x/uname:x/gid:8/mode:33184/mtime:1600000000.25/md5:0"},
+    ],
+)
+def test_the_forms_of_other_programs_are_read(meta):
+    assert metadata.read(meta) == Stored(0o640, 7, 8, 1_600_000_000_250_000_000, 0o100000)
+
+
+def test_what_s3fs_wrote_comes_before_what_others_did():
+    assert metadata.read({"uid": "1", "file-owner": "2"}).uid == 1
+
+
+def test_links_of_gcsfuse_are_links():
+    assert metadata.read({"goog-reserved-file-is-symlink": "true"}).kind == 0o120000
+
+
+@pytest.mark.parametrize("mode", ["0", "4095", "20480"])
+def test_a_type_that_there_is_not_is_none(mode):
+    assert metadata.read({"mode": mode}).kind == 0
+
+
+def test_extended_attributes_are_in_the_form_of_s3fs():
+    meta = metadata.with_xattrs({"uid": "1"}, {"user.k": b"v"})
+    assert meta == {"uid": "1", "xattr": "%7B%22user.k%22%3A%22dg%3D%3D%22%7D"}
+    assert metadata.xattrs(meta) == {"user.k": b"v"}
+    assert metadata.with_xattrs(meta, {}) == {"uid": "1"}
+
+
+@pytest.mark.parametrize("text", ["", "x", "%7B%7D", "[]", "%7B%22a%22%3A1%7D", "%FF", "%22x%22"])
+def test_extended_attributes_that_make_no_sense_are_none(text):
+    assert metadata.xattrs({"xattr": text}) == {}

@@ -11,7 +11,22 @@ from mimicfs.names import Component, component, file_name
 # Few characters, so that escapes and what looks like them come up often.
 colliding = st.lists(
     st.sampled_from(
-        ["%", "file", "name", "nul", "empty", "dot", "object", ".", ".sync", "\0", "a", "25"]
+        [
+            "%",
+            "file",
+            "name",
+            "nul",
+            "empty",
+            "dot",
+            "object",
+            ".",
+            ".sync",
+            "\0",
+            "a",
+            "25",
+            "%FF",
+            "raw",
+        ]
     ),
     max_size=6,
 ).map("".join)
@@ -39,6 +54,11 @@ components = st.one_of(colliding, any_text)
         (".sync", False, b".sync%name"),
         ("x%file", False, b"x%file%name"),
         ("%empty", False, b"%empty%name"),
+        ("caf%E9 5%25%raw", False, b"caf\xe9 5%"),
+        ("caf%E9%raw", True, b"caf\xe9%file"),
+        ("caf%c3%raw", False, b"caf%c3%raw"),
+        ("caf%C3%A9%raw", False, b"caf%C3%A9%raw"),
+        ("%FF%25file%raw", False, b"%FF%25file%raw"),
     ],
 )
 def test_a_component_has_one_name(text, beside, shown):
@@ -81,7 +101,15 @@ def test_an_escape_of_nothing_is_no_name(name):
     assert raised.value.errno == 22
 
 
-def test_a_name_that_is_not_utf8_is_no_key():
+@given(st.binary(min_size=1, max_size=20))
+def test_every_name_that_is_not_utf8_is_a_name(name):
+    bad = name.replace(b"/", b"").replace(b"\0", b"") + b"\xff"
+    assert file_name(*component(bad)) == bad
+    assert component(bad).text.encode()
+
+
+@pytest.mark.parametrize("name", [b"caf%E9%raw", b"\xff%file%file"])
+def test_the_coded_form_of_a_name_that_is_not_utf8_is_no_name(name):
     with pytest.raises(PosixError) as raised:
-        component(b"\xff")
-    assert raised.value.errno == 84
+        component(name)
+    assert raised.value.errno == 22

@@ -1,0 +1,203 @@
+"""What is stored with an object besides its bytes, as a file system changes it: mode, owner,
+times, extended attributes, and the special files that are nothing else (links, pipes, sockets,
+devices).
+
+S3 changes metadata only by a copy of the object onto itself. That copy keeps the type, storage
+class, encryption, tags and all other metadata; of a file that is open and changed nothing is
+copied, its next upload says it all. What an S3 object cannot carry (2 KiB of metadata) is refused
+before anything is sent: ENOSPC.
+
+Threading: any thread; S3 is asked without a lock. Of two changes of one object at the same time
+one may find that it was replaced (ESTALE).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from mimicfs import metadata
+from mimicfs.attributes import believed_kinds
+from mimicfs.config import VFSOptions
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import PosixError
+from mimicfs.inodes import Node
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Attr, NewAttr
+from mimicfs.s3.client import S3, Content
+
+DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
+_LINK_TYPE = "application/octet-stream"  # of links, likewise
+_TARGET_MAX = 4095  # bytes of a link's target (PATH_MAX less the NUL)
+_TARGETS = 1024  # targets of links that are remembered
+_OURS = "user.mimicfs."
+_XATTR_NAME_MAX = 255  # bytes (xattr(7))
+
+Meta = Mapping[str, str]
+
+
+class Stored:
+    """Changes what is stored with the objects behind nodes."""
+
+    def __init__(self, mimicdb: MimicDB, s3: S3, options: VFSOptions) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._options = options
+        self._kinds = believed_kinds(options)
+        self._lock = threading.Lock()  # protects the targets
+        self._targets: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+
+    # Attributes
+
+    def set_attributes(self, node: Node, now: Attr, new: NewAttr) -> None:
+        """Store mode, owner and times of *node*, which are *now* so far. Raises PosixError EPERM
+        where no object can hold them, ENOSPC."""
+        if node.is_directory and new.mtime_ns is not None:
+            node.mtime_ns = new.mtime_ns
+            if not node.key and (new.mode, new.uid, new.gid) == (None, None, None):
+                return  # of a bucket, or the root: nobody stores it, rsync and cp -a set it
+        kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
+        said = metadata.written(
+            kind | stat.S_IMODE(mode),
+            now.uid if new.uid is None else new.uid,
+            now.gid if new.gid is None else new.gid,
+            now.mtime_ns if new.mtime_ns is None else new.mtime_ns,
+            new.atime_ns,
+        )
+        self._change(node, lambda meta: {**meta, **said})
+        if node.file is not None and node.file.dirty and new.mtime_ns is not None:
+            node.file.mtime_ns = new.mtime_ns
+
+    # Extended attributes
+
+    def xattrs(self, node: Node) -> dict[str, bytes]:
+        """Return the extended attributes of *node*, as far as the mirror knows them. What a
+        bucket says of other classes (`security.`), or in our own names, is not believed."""
+        found = metadata.xattrs(self._meta(node))
+        return {name: value for name, value in found.items() if _is_users(name)}
+
+    def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int) -> None:
+        """Set one. Raises PosixError EEXIST or ENODATA as *flags* say, ENOSPC, ERANGE."""
+        text = _xattr_name(name)
+
+        def change(meta: Meta) -> dict[str, str]:
+            found = metadata.xattrs(meta)
+            if flags & os.XATTR_CREATE and text in found:
+                raise PosixError(errno.EEXIST, text)
+            if flags & os.XATTR_REPLACE and text not in found:
+                raise PosixError(errno.ENODATA, text)
+            return metadata.with_xattrs(meta, {**found, text: value})
+
+        self._change(node, change)
+
+    def remove_xattr(self, node: Node, name: bytes) -> None:
+        """Remove one. Raises PosixError ENODATA."""
+        text = _xattr_name(name)
+
+        def change(meta: Meta) -> dict[str, str]:
+            found = metadata.xattrs(meta)
+            if text not in found:
+                raise PosixError(errno.ENODATA, text)
+            del found[text]
+            return metadata.with_xattrs(meta, found)
+
+        self._change(node, change)
+
+    # Special files
+
+    def make_special(self, bucket: str, key: str, meta: Meta) -> Entry:
+        """Make an empty object that is a pipe, a socket or a device by its metadata. Raises
+        PosixError EPERM if such are not believed here."""
+        if metadata.read(meta).kind not in self._kinds:
+            raise PosixError(errno.EPERM, f"s3://{bucket}/{key}: devices need -o dev")
+        return self._s3.put(bucket, key, b"", 0, Content(_LINK_TYPE, meta))
+
+    def make_link(self, bucket: str, key: str, target: bytes, meta: Meta) -> Entry:
+        """Make a symbolic link: an object whose bytes are its target."""
+        if not self._options.symlinks:
+            raise PosixError(errno.EPERM, "symbolic links are off (-o nosymlinks)")
+        if len(target) > _TARGET_MAX:
+            raise PosixError(errno.ENAMETOOLONG, f"target of s3://{bucket}/{key}")
+        entry = self._s3.put(bucket, key, target, len(target), Content(_LINK_TYPE, meta))
+        self._remember(bucket, entry, target)
+        return entry
+
+    def target(self, node: Node, entry: Entry) -> bytes:
+        """Return where the link *node* points to. Raises PosixError EINVAL if it is none."""
+        if metadata.read(entry.meta or {}).kind != stat.S_IFLNK or not self._options.symlinks:
+            raise PosixError(errno.EINVAL, f"s3://{node.bucket}/{entry.key}: no symbolic link")
+        with self._lock:
+            known = self._targets.get((node.bucket, entry.key, entry.etag))
+        if known is not None:
+            return known
+        if not 0 < entry.size <= _TARGET_MAX:
+            raise PosixError(errno.EIO, f"s3://{node.bucket}/{entry.key}: no target of a link")
+        target = bytearray(entry.size)
+        self._s3.read_into(node.bucket, entry.key, entry.etag, 0, memoryview(target))
+        if b"\0" in target:
+            raise PosixError(errno.EIO, f"s3://{node.bucket}/{entry.key}: no target of a link")
+        self._remember(node.bucket, entry, bytes(target))
+        return bytes(target)
+
+    def _remember(self, bucket: str, entry: Entry, target: bytes) -> None:
+        if entry.etag:
+            with self._lock:
+                self._targets[bucket, entry.key, entry.etag] = target
+                if len(self._targets) > _TARGETS:
+                    self._targets.popitem(last=False)
+
+    # What the above is made of
+
+    def _meta(self, node: Node) -> Meta:
+        file = node.file
+        if file is not None and file.dirty:
+            return file.content.meta
+        entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
+        return (entry.meta if entry is not None else None) or {}
+
+    def _change(self, node: Node, change: Callable[[Meta], dict[str, str]]) -> None:
+        """Store what *change* makes of the metadata of *node*."""
+        if not node.key or (node.is_directory and not self._options.markers):
+            raise PosixError(errno.EPERM, "there is no object that could hold the attributes")
+        file = node.file
+        if file is not None and file.dirty:
+            file.replace_meta(_checked(change(file.content.meta), node))
+            return
+        entry = self._mimicdb.entry(node.bucket, node.key)
+        if entry is None or entry.kind != OBJECT:
+            meta = _checked(change({}), node)
+            self._s3.put(node.bucket, node.key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            return
+        entry, content = self._s3.head(node.bucket, node.key)
+        content = content._replace(meta=_checked(change(content.meta), node))
+        new = self._s3.copy((node.bucket, entry), node.bucket, node.key, content)
+        if node.pages_etag == entry.etag:
+            node.pages_etag = new.etag
+        if file is not None:
+            file.adopt(new, content)
+
+
+def _is_users(name: str) -> bool:
+    return name.startswith("user.") and not name.startswith(_OURS) and "\0" not in name
+
+
+def _checked(meta: dict[str, str], node: Node) -> dict[str, str]:
+    """Return *meta*. Raises PosixError ENOSPC if S3 would not take it."""
+    size = metadata.size(meta)
+    if size > metadata.SIZE_MAX:
+        about = f"s3://{node.bucket}/{node.key}: {size} bytes of metadata"
+        raise PosixError(errno.ENOSPC, f"{about}, S3 takes {metadata.SIZE_MAX}")
+    return meta
+
+
+def _xattr_name(name: bytes) -> str:
+    if len(name) > _XATTR_NAME_MAX:
+        raise PosixError(errno.ERANGE, f"name of {len(name)} bytes")
+    try:
+        return name.decode()
+    except UnicodeDecodeError as exc:
+        raise PosixError(errno.EINVAL, f"{name!r}: not UTF-8") from exc
