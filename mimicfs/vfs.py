@@ -363,7 +363,10 @@ class VFS:
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))
-        opened = self._handles.create(node, Content(metadata.content_type(component), meta))
+        content = Content(metadata.content_type(component), meta)
+        # Who says O_TRUNC replaces what is there, as with any file; who does not would lose it.
+        absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
+        opened = self._handles.create(node, content, absent=absent)
         self._touch(directory)
         return self.getattr(caller, node.ino, opened.handle), opened
 
