@@ -205,7 +205,8 @@ class Handles:
             return [
                 node.component
                 for node, file, _ in self._open.values()
-                if node.parent is directory and file is not None and file.entry is None
+                if node.parent is directory and file is not None and file is node.file
+                if file.entry is None
             ]
 
     # Bytes
@@ -296,6 +297,7 @@ class Handles:
         node = self.node(target)
         old, new = self._writable(source), self._writable(target)
         whole = offset == target_offset == new.size == 0 and old.size <= size
+        whole = whole and not (old.apart or new.apart)
         if not whole or not old.size or old.dirty or old.entry is None or old is new:
             raise PosixError(errno.EOPNOTSUPP, "only whole objects are copied by S3")
         meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}

@@ -106,6 +106,11 @@ class File:
         return entry.etag if entry is not None else ""
 
     @property
+    def apart(self) -> bool:
+        """Whether the object bucket/key is not this file's any more."""
+        return self._detached or self._expired
+
+    @property
     def _about(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
@@ -213,7 +218,9 @@ class File:
         with self._lock:
             self.content = self.content._replace(meta={**self.content.meta, **updates})
 
-    def _staged(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
+    def _staged(
+        self, cancellation: Cancellation, keep: int | None = None, *, to_upload: bool = True
+    ) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
         version in S3. Raises ObjectChanged if that is gone."""
         with self._lock:
@@ -223,7 +230,7 @@ class File:
             return self._staging
         assert entry is not None  # what S3 does not have is staged from the start
         size = entry.size if keep is None else min(keep, entry.size)
-        if size or (keep is None and entry.meta is None):
+        if to_upload and (size or (keep is None and entry.meta is None)):
             self._learn_content(entry, cancellation)
         staging = self._journal.stage()
         try:
@@ -351,12 +358,17 @@ class File:
 
     def detach(self, cancellation: Cancellation) -> None:
         """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
-        S3 then refuses, `attach` takes it back."""
+        S3 then refuses, `attach` takes it back. If they are gone already, the file expires:
+        that is no reason for the name to stay."""
         with self._change:
             if self._expired or self._detached:
                 return
             self._settled(cancellation)
-            staging = self._staged(cancellation)
+            try:
+                staging = self._staged(cancellation, to_upload=False)
+            except ObjectChanged:
+                self.expire()
+                return
             with self._lock:
                 self._unsaved, self.dirty = self.dirty, False
                 self._detached = True
