@@ -91,10 +91,11 @@ class Handles:
                 raise
         return Opened(handle, keep_cache, quiet=not flags & _WRITES)
 
-    def create(self, node: Node, content: Content) -> Opened:
-        """Open a file that S3 does not have yet."""
+    def create(self, node: Node, content: Content, *, absent: bool) -> Opened:
+        """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
+        is uploaded."""
         with self._lock:
-            node.file = self._file(node, None, content)
+            node.file = self._file(node, None, content, absent=absent)
             return Opened(self._add(node, node.file))
 
     def open_unsaved(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
@@ -114,6 +115,7 @@ class Handles:
 
     def release(self, handle: int) -> None:
         """Close one handle; with the last one of a File, the File."""
+        self._upload_last(handle)
         with self._lock:
             node, file, _ = self._open.pop(handle)
             last = file is not None and self._leave(file)
@@ -135,7 +137,6 @@ class Handles:
             try:
                 self._upload(node, file, Cancellation())
             except MimicError as exc:
-                log.error("%s", exc)
                 failed = failed or exc
             file.close()
         if failed is not None:
@@ -145,10 +146,16 @@ class Handles:
         return Reader(self._s3, self._options, self._budget, bucket, entry)
 
     def _file(
-        self, node: Node, entry: Entry | None, content: Content, reader: Reader | None = None
+        self,
+        node: Node,
+        entry: Entry | None,
+        content: Content,
+        reader: Reader | None = None,
+        *,
+        absent: bool = False,
     ) -> File:
-        parts = (self._s3, self._journal, self._options, self._budget)
-        return File(*parts, node.bucket, node.key, entry, content, reader)
+        parts = (self._s3, self._journal, self._options, self._budget, node.bucket, node.key)
+        return File(*parts, entry, content, reader, absent=absent)
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
         self._last += 1
@@ -165,11 +172,29 @@ class Handles:
         del self._users[file]
         return True
 
+    def _upload_last(self, handle: int) -> None:
+        """Upload what was changed since its last descriptor was closed: through a mapping, which
+        outlives it. Nobody is there to be told that it failed, but for the log."""
+        node, file, _ = self._handle(handle)
+        if file is None or not file.dirty or file.refused:
+            return
+        with self._lock:
+            last = self._users[file] == 1
+        if last:
+            try:
+                self._upload(node, file, Cancellation())
+            except UploadFailed as exc:
+                log.debug("%s", exc)  # it is in the log
+
     def _close(self, node: Node, file: File) -> None:
-        lost = file.dirty and node.parent is not None
+        refused = file.dirty
         file.close()
-        if lost and node.parent is not None:
-            # What S3 refused is kept as a recovery file; the name shows S3's version again.
+        if refused:
+            self._show_s3s(node)
+
+    def _show_s3s(self, node: Node) -> None:
+        """What S3 refused is kept as a recovery file; the name shows S3's version again."""
+        if node.parent is not None:
             self._kernel.data_changed(node.ino)
             self._kernel.entry_changed(node.parent.ino, names.file_name(node.component))
             self._kernel.listing_changed(node.parent.ino)
@@ -180,7 +205,8 @@ class Handles:
             return [
                 node.component
                 for node, file, _ in self._open.values()
-                if node.parent is directory and file is not None and file.entry is None
+                if node.parent is directory and file is not None and file is node.file
+                if file.entry is None
             ]
 
     # Bytes
@@ -229,6 +255,8 @@ class Handles:
             self._upload(node, node.file, cancellation)
 
     def _upload(self, node: Node, file: File, cancellation: Cancellation) -> None:
+        if file.lost is not None:
+            file.flush(cancellation)  # says so
         if not file.dirty:
             return
         file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
@@ -236,10 +264,20 @@ class Handles:
             file.flush(cancellation)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             log.error("%s", exc)
+            if file.lost is not None:
+                self._lost(node, file)
             raise
         if not file.dirty:
             # The kernel wrote through its pages: they are those of the new version.
             node.pages_etag = file.etag
+
+    def _lost(self, node: Node, file: File) -> None:
+        """Who opens *node* from now on gets what S3 has."""
+        with self._lock:
+            if node.file is file:
+                node.file = None
+                node.pages_etag = ""
+        self._show_s3s(node)
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         self._writable(handle).truncate(size, cancellation)
@@ -259,6 +297,7 @@ class Handles:
         node = self.node(target)
         old, new = self._writable(source), self._writable(target)
         whole = offset == target_offset == new.size == 0 and old.size <= size
+        whole = whole and not (old.apart or new.apart)
         if not whole or not old.size or old.dirty or old.entry is None or old is new:
             raise PosixError(errno.EOPNOTSUPP, "only whole objects are copied by S3")
         meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}

@@ -47,9 +47,10 @@ from mimicfs.stored import DIRECTORY_TYPE, Stored
 from mimicfs.sync import Syncer
 from mimicfs.tree import Tree, parent_of
 
-# Modes of fallocate(2), from linux/falloc.h; both together with "keep the size".
-FALLOC_PUNCH_HOLE = 0x02 | 0x01
-FALLOC_ZERO_RANGE_KEEP = 0x10 | 0x01
+# Modes of fallocate(2), from linux/falloc.h. A hole is punched only with "keep the size".
+FALLOC_KEEP_SIZE = 0x01
+FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
+FALLOC_ZERO_RANGE = 0x10
 # What df shows as the size of the file system: S3 has no limit, df needs one.
 _CAPACITY = 1 << 50
 
@@ -372,7 +373,10 @@ class VFS:
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))
-        opened = self._handles.create(node, Content(metadata.content_type(component), meta))
+        content = Content(metadata.content_type(component), meta)
+        # Who says O_TRUNC replaces what is there, as with any file; who does not would lose it.
+        absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
+        opened = self._handles.create(node, content, absent=absent)
         self._touch(directory)
         return self.getattr(caller, node.ino, opened.handle), opened
 
@@ -399,12 +403,14 @@ class VFS:
         self._handles.release(handle)
 
     def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None:
-        if mode == 0:
-            self._handles.allocate(handle, offset, size, caller.cancellation)
-        elif mode in (FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE_KEEP):
-            self._handles.zero(handle, offset, size, caller.cancellation)
-        else:
+        """Extend, or overwrite with zeros. Nothing is reserved: S3 has no end."""
+        what = mode & ~FALLOC_KEEP_SIZE
+        if mode != FALLOC_PUNCH_HOLE and what not in (0, FALLOC_ZERO_RANGE):
             raise PosixError(errno.EOPNOTSUPP, f"fallocate mode {mode:#x}")
+        if what:
+            self._handles.zero(handle, offset, size, caller.cancellation)
+        if not mode & FALLOC_KEEP_SIZE:
+            self._handles.allocate(handle, offset, size, caller.cancellation)
 
     def lseek(self, caller: Caller, handle: int, offset: int, whence: int) -> int:
         """Find data or a hole: S3 has no holes but the one that every file ends with."""

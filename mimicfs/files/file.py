@@ -4,7 +4,11 @@ A file is *clean*: it stands for a version in S3 and is read from there (reader.
 its staging file if it has one. Or it is *dirty*: its bytes are in a staging file, and S3 does
 not have them yet. `flush` makes it clean. A *detached* file was unlinked or replaced while
 it was open: it lives on in its staging file and is never uploaded. An *expired* one was
-replaced in S3 behind our back, and only gives ESTALE.
+replaced in S3 behind our back, and only gives ESTALE. A *lost* one is expired with bytes that
+S3 refused for that reason; they were moved to the recovery directory.
+
+An upload of bytes that are partly those of a version in S3 replaces only that version; that
+of a file which was to be new, none. One that was cut to nothing before replaces what is there.
 
 INVARIANT: a dirty file that is not detached has a staging file with a record (journal.py).
 
@@ -25,6 +29,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
@@ -37,16 +42,16 @@ from mimicfs.errors import (
     UploadFailed,
 )
 from mimicfs.files import transfer
-from mimicfs.files.journal import Journal, Staging
+from mimicfs.files.journal import Journal, Orphan, Staging
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 
 
 class File:
     """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none,
     and the file is dirty from the start. *content* is stored with the next upload. *reader*: one
-    of that version, if there is one."""
+    of that version, if there is one. *absent*: S3 must still have none when it is uploaded."""
 
     def __init__(
         self,
@@ -59,6 +64,8 @@ class File:
         entry: Entry | None,
         content: Content,
         reader: Reader | None = None,
+        *,
+        absent: bool = False,
     ) -> None:
         self._s3 = s3
         self._journal = journal
@@ -73,6 +80,10 @@ class File:
         self.size = entry.size if entry is not None else 0
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
         self.dirty = False
+        self.refused = False  # S3 did not take the bytes, and they were not changed since
+        self.lost: UploadFailed | None = None  # S3 never will: what flush raises from then on
+        self._based = False  # some of the staged bytes are those of the version `entry`
+        self._absent = absent
         self._detached = False
         self._expired = False
         self._closed = False
@@ -93,6 +104,11 @@ class File:
         """The version that the file stands on; "" if S3 has none, or gave it no ETag."""
         entry = self.entry
         return entry.etag if entry is not None else ""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the object bucket/key is not this file's any more."""
+        return self._detached or self._expired
 
     @property
     def _about(self) -> str:
@@ -172,6 +188,7 @@ class File:
             staging = self._staged(cancellation, keep=size)
             self._make_dirty(staging)
             staging.truncate(size)
+            self._based = self._based and size > 0
             self._changed(size)
 
     def _check_size(self, size: int) -> None:
@@ -194,6 +211,7 @@ class File:
         with self._lock:
             self.size = size
             self.mtime_ns = time.time_ns()
+            self.refused = False
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
         """Store *updates* as user metadata with the next upload."""
@@ -205,7 +223,9 @@ class File:
         with self._lock:
             self.content = self.content._replace(meta=meta)
 
-    def _staged(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
+    def _staged(
+        self, cancellation: Cancellation, keep: int | None = None, *, to_upload: bool = True
+    ) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
         version in S3. Raises ObjectChanged if that is gone."""
         with self._lock:
@@ -215,7 +235,7 @@ class File:
             return self._staging
         assert entry is not None  # what S3 does not have is staged from the start
         size = entry.size if keep is None else min(keep, entry.size)
-        if size or (keep is None and entry.meta is None):
+        if to_upload and (size or (keep is None and entry.meta is None)):
             self._learn_content(entry, cancellation)
         staging = self._journal.stage()
         try:
@@ -225,6 +245,7 @@ class File:
             raise
         with self._lock:
             self._staging = staging
+            self._based = keep != 0
         return staging
 
     def _fetch(self, entry: Entry, size: int, staging: Staging, cancellation: Cancellation) -> None:
@@ -259,9 +280,12 @@ class File:
         mirror knows.
 
         Raises UploadFailed, which says where the bytes are kept; the file stays dirty, and
-        the next flush tries again. Raises Interrupted; the same holds.
+        the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
+        dirty.
         """
         with self._change:
+            if self.lost is not None:
+                raise UploadFailed(str(self.lost), errno=self.lost.errno, kept_at=self.lost.kept_at)
             staging = self._staging
             if not self.dirty or staging is None:
                 return None
@@ -271,24 +295,55 @@ class File:
             except Interrupted:
                 raise
             except MimicError as exc:
-                about = f"{self._about} was not uploaded, its bytes are kept in"
-                raise UploadFailed(
-                    f"{about} {staging.path}: {exc}", errno=exc.errno, kept_at=str(staging.path)
-                ) from exc
+                self.refused = True
+                raise self._failed(staging, exc) from exc
             self._stand_on(entry)
             with self._lock:
                 self.dirty = False
+                self._based = True
             staging.settle()
             return entry
 
+    def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
+        """Return what is to be said of an upload that S3 refused."""
+        lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
+        kept_at = self._recovered(staging) if lost else staging.path
+        about = f"{self._about} was not uploaded, its bytes are kept in {kept_at}: {exc}"
+        failed = UploadFailed(about, errno=exc.errno, kept_at=str(kept_at))
+        if lost:
+            with self._lock:
+                self.lost, self._staging = failed, None
+                self.dirty, self._expired = False, True
+        return failed
+
+    def _recovered(self, staging: Staging) -> Path:
+        """Move the bytes to where their owner will look for them; return where that is."""
+        orphan = Orphan(staging.path.stem, self.bucket, self.key, self.size)
+        return self._journal.recover(orphan)
+
     def _upload(self, staging: Staging, cancellation: Cancellation) -> Entry:
         batch = transfer.Batch(self._s3, self._options.requests_per_file, cancellation)
-        to = (self.bucket, self.key, self.content)
+        absent = self._absent and self.entry is None
+        condition = Condition(self.etag if self._based else "", absent)
+        to = (self.bucket, self.key, self.content, condition)
         try:
             return transfer.upload(batch, self._s3, self._options, staging, self.size, *to)
-        except BaseException:
+        except BaseException as exc:
             self._unsettled = batch.settled if batch.stopped else None
+            if isinstance(exc, MimicError) and (entry := self._arrived(exc, condition)):
+                return entry
             raise
+
+    def _arrived(self, exc: MimicError, condition: Condition) -> Entry | None:
+        """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
+        again, and then the condition does not hold any more: we have changed the object."""
+        changed = isinstance(exc, ObjectChanged | KeyNotFound) or exc.errno == errno.EEXIST
+        sent = {name.lower(): value for name, value in self.content.meta.items()}
+        if condition == Condition() or not changed or "mtime" not in sent:
+            return None
+        entry = self._s3.mimicdb.entry(self.bucket, self.key)  # as a HEAD has just found it
+        ours = entry is not None and (entry.size, entry.meta) == (self.size, sent)
+        return entry if ours else None
 
     def _settled(self, cancellation: Cancellation) -> None:
         """Wait until nothing of an upload that was given up is on its way."""
@@ -308,12 +363,17 @@ class File:
 
     def detach(self, cancellation: Cancellation) -> None:
         """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
-        S3 then refuses, `attach` takes it back."""
+        S3 then refuses, `attach` takes it back. If they are gone already, the file expires:
+        that is no reason for the name to stay."""
         with self._change:
             if self._expired or self._detached:
                 return
             self._settled(cancellation)
-            staging = self._staged(cancellation)
+            try:
+                staging = self._staged(cancellation, to_upload=False)
+            except ObjectChanged:
+                self.expire()
+                return
             with self._lock:
                 self._unsaved, self.dirty = self.dirty, False
                 self._detached = True

@@ -20,7 +20,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket, PosixError
 from mimicfs.files.journal import Staging
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +155,10 @@ def upload(
     bucket: str,
     key: str,
     content: Content,
+    condition: Condition = Condition(),  # noqa: B008  an immutable default
 ) -> Entry:
-    """Store the first *size* bytes of *staging* as s3://bucket/key; return the new version.
+    """Store the first *size* bytes of *staging* as s3://bucket/key, under *condition*; return
+    the new version.
 
     When it raises, nothing more is read from *staging*. A request whose bytes were all read
     before may still reach S3: begin no other upload of the key before `batch.settled`.
@@ -164,9 +166,10 @@ def upload(
     if size > SIZE_MAX:
         raise PosixError(errno.EFBIG, f"s3://{bucket}/{key}: over 5 TiB")
     if size > 2 * options.part_size:
-        return _Multipart(batch, s3, bucket, key).upload(options, staging, size, content)
+        return _Multipart(batch, s3, bucket, key, condition).upload(options, staging, size, content)
     try:
-        return batch.one(s3.put, bucket, key, _Part(batch, staging, 0, size), size, content)
+        body = _Part(batch, staging, 0, size)
+        return batch.one(s3.put, bucket, key, body, size, content, condition)
     except BaseException:
         batch.stop(lambda: None)
         raise
@@ -175,7 +178,8 @@ def upload(
 class _Multipart:
     """A multipart upload. Finished, or aborted; what cannot be aborted is logged."""
 
-    def __init__(self, batch: Batch, s3: S3, bucket: str, key: str) -> None:
+    def __init__(self, batch: Batch, s3: S3, bucket: str, key: str, condition: Condition) -> None:
+        self._condition = condition
         self._batch = batch
         self._s3 = s3
         self._bucket = bucket
@@ -204,7 +208,9 @@ class _Multipart:
         self._id = self._s3.start_upload(self._bucket, self._key, content)
 
     def _finish(self, parts: list[str], size: int) -> Entry:
-        entry = self._s3.finish_upload(self._bucket, self._key, self._id, parts, size)
+        entry = self._s3.finish_upload(
+            self._bucket, self._key, self._id, parts, size, self._condition
+        )
         self._finished = True
         return entry
 

@@ -11,8 +11,9 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,14 @@ from mimicfs.errors import (
 )
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.backoff import backoff_s
+from mimicfs.s3.conditions import Condition, Conditions
 from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.listing import Page
     from mimicfs.s3.wire import Wire
 
-__all__ = ["COPY_MAX", "MIB", "S3", "Body", "Content"]
+__all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
 MIB = 1 << 20
 _NOT_S3 = "the answer is not S3's; check --endpoint-url"
@@ -71,6 +73,7 @@ class S3:
         self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
         self.requests: Counter[str] = Counter()
         self.copy_max = COPY_MAX
+        self.conditions = Conditions(self)
         self._options = options
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
@@ -339,25 +342,14 @@ class S3:
         body: Body,
         size: int,
         content: Content = Content(),  # noqa: B008  an immutable default
-        *,
-        etag: str = "",
-        absent: bool = False,
+        condition: Condition = Condition(),  # noqa: B008
     ) -> Entry:
-        """Store *size* bytes of *body* as *key*. *etag*: only over that version (If-Match);
-        *absent*: only if there is none (If-None-Match). Raises ObjectChanged, PosixError EEXIST.
-        """
-        extra: dict[str, Any] = {"IfMatch": f'"{etag}"'} if etag else {}
-        if absent:
-            extra["IfNoneMatch"] = "*"
-        extra |= content.params()
-        try:
-            answer = self.call(
-                "put_object", bucket, key, Body=sized(body, size), ContentLength=size, **extra
-            )
-        except ObjectChanged as exc:
-            if absent:
-                raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}") from exc
-            raise
+        """Store *size* bytes of *body* as *key*, under *condition*. Raises ObjectChanged,
+        PosixError EEXIST."""
+        params = {**content.params(), "Body": sized(body, size), "ContentLength": size}
+        params |= self.conditions.params(bucket, key, condition)
+        with _refusals(f"s3://{bucket}/{key}", condition):
+            answer = self.call("put_object", bucket, key, **params)
         meta = {name.lower(): value for name, value in content.meta.items()}
         return self.mirrored(bucket, Entry(key, size, time.time_ns(), bare_etag(answer), "", meta))
 
@@ -425,20 +417,17 @@ class S3:
         upload: str,
         parts: Sequence[str],
         size: int,
-        *,
-        etag: str = "",
+        condition: Condition = Condition(),  # noqa: B008
     ) -> Entry:
-        """Make the parts, by their etags in order, the object of *size* bytes."""
+        """Make the parts, by their etags in order, the object of *size* bytes, under
+        *condition*. Raises ObjectChanged, PosixError EEXIST."""
         listed = [{"PartNumber": n, "ETag": part} for n, part in enumerate(parts, start=1)]
-        extra = {"IfMatch": f'"{etag}"'} if etag else {}
-        self.call(
-            "complete_multipart_upload",
-            bucket,
-            key,
-            UploadId=upload,
-            MultipartUpload={"Parts": listed},
-            **extra,
-        )
+        params = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
+        params |= self.conditions.params(bucket, key, condition)
+        if condition.etag:  # moto looks at If-Match of a PUT, and not of this
+            self.conditions.check(bucket, key, condition)
+        with _refusals(f"s3://{bucket}/{key}", condition):
+            self.call("complete_multipart_upload", bucket, key, **params)
         entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
         if entry is None:  # it could not be asked then, or somebody has deleted it
             entry, _ = self.head(bucket, key)
@@ -486,6 +475,21 @@ def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -
             f"asked for {size} bytes from {start} on, the answer has {answer.get('ContentLength')}"
         )
         raise S3Unavailable(f"{about}: {text}")
+
+
+@contextmanager
+def _refusals(about: str, condition: Condition) -> Iterator[None]:
+    """Within, S3's refusal of a write under *condition* is what `Conditions.check` raises."""
+    try:
+        yield
+    except ObjectChanged as exc:
+        if condition.absent:
+            raise PosixError(errno.EEXIST, about) from exc
+        raise
+    except KeyNotFound as exc:
+        if condition.etag and exc.code != "NoSuchUpload":
+            raise ObjectChanged(f"{about}: deleted in S3") from exc
+        raise
 
 
 def _xml_can_say(key: str) -> bool:

@@ -16,7 +16,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 
 MIB = 1 << 20
 
@@ -67,14 +67,27 @@ class Files:
         assert entry is not None
         return self._file(key, entry, Content("guessed/by-name", entry.meta or {}))
 
-    def create(self, key: str, content: Content = Content()) -> File:  # noqa: B008
-        return self._file(key, None, content)
+    def create(
+        self,
+        key: str,
+        content: Content = Content(),  # noqa: B008
+        *,
+        absent: bool = False,
+    ) -> File:
+        return self._file(key, None, content, absent=absent)
 
-    def _file(self, key: str, entry: Entry | None, content: Content) -> File:
+    def _file(
+        self, key: str, entry: Entry | None, content: Content, *, absent: bool = False
+    ) -> File:
         parts = (self.s3, self.journal, self.options, self.budget)
-        file = File(*parts, self.bucket, key, entry, content)
+        file = File(*parts, self.bucket, key, entry, content, absent=absent)
         self._open.append(file)
         return file
+
+    def know_conditions(self) -> None:
+        """Have the client find out whether the server looks at conditions of writes."""
+        self.s3.conditions.params(self.bucket, "any", Condition("any"))
+        self.s3.requests.clear()
 
     def close(self) -> None:
         for file in self._open:

@@ -139,7 +139,7 @@ def test_a_file_written_again_after_flush_is_not_fetched_again(
         file.write(0, memoryview(text), calm)
         file.flush(calm)
         assert stored(client, files.bucket, "key") == text
-    assert files.s3.requests == {"PUT": 3}
+    assert "GET" not in files.s3.requests
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -155,11 +155,11 @@ def test_a_change_keeps_the_metadata_and_type_that_the_mirror_does_not_know(
     file = files.open("key")
     file.write(3, memoryview(b"d"), calm)
     file.set_meta({"mtime": "5"})
+    assert files.s3.requests == {"HEAD": 1, "GET": 1}
     file.flush(calm)
     found = client.get_object(Bucket=files.bucket, Key="key")
     assert (found["Body"].read(), found["ContentType"]) == (b"abcd", "a/b")
     assert found["Metadata"] == {"mine": "1", "mtime": "5"}
-    assert files.s3.requests == {"HEAD": 1, "GET": 1, "PUT": 1}
 
 
 def test_an_object_changed_elsewhere_is_not_mixed_with_a_write(

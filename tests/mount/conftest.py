@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from support.clients import plain
 from support.mounts import Mount
 from support.proxy import Proxy
+
+_directories = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,3 +55,50 @@ def mount(mount_at: Any, bucket: str, proxy: Proxy) -> Path:
 def asked(proxy: Proxy) -> Callable[[], dict[str, int]]:
     """What S3 was asked since the last look."""
     return proxy.counted
+
+
+class Shared(NamedTuple):
+    """A mount that many tests use, each in a directory of its own."""
+
+    path: Path
+    client: Any
+    bucket: str
+
+    def body(self, path: Path) -> bytes:
+        """What S3 has of the file *path*."""
+        key = str(path.relative_to(self.path))
+        body: bytes = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return body
+
+    def put(self, path: Path, body: bytes) -> None:
+        """Somebody else replaces the file *path*, or makes it."""
+        self.client.put_object(Bucket=self.bucket, Key=str(path.relative_to(self.path)), Body=body)
+
+
+@pytest.fixture(scope="session")
+def shared(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A synced bucket, mounted once. Nothing in its log may call for somebody's attention."""
+    base = tmp_path_factory.mktemp("shared")
+    client = plain(moto)
+    client.create_bucket(Bucket="shared")
+    words = ["--endpoint-url", moto, "--store", f"sqlite://{base}/store.db", "s3://shared"]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_STATE_HOME", str(base / "state"))
+        environment.setenv("HOME", str(base))
+        mount = Mount(base / "mnt", words, base / "mount.log")
+    try:
+        (mount.path / ".sync").touch()
+        yield Shared(mount.path, client, "shared")
+    finally:
+        mount.close()
+        client.close()
+    said = [line.split()[2] for line in mount.log.read_text().splitlines() if line.strip()]
+    assert set(said) <= {"INFO"}, mount.log.read_text()
+
+
+@pytest.fixture
+def here(shared: Shared) -> Path:
+    """A new directory in the shared mount."""
+    path = shared.path / f"t{next(_directories)}"
+    path.mkdir()
+    return path

@@ -20,7 +20,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Throttled,
 )
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 
 HOSTILE = ["a//b", "/lead", "./dot", "x/../y", "..", "ctl\x01x", "cr\rx", "%2F", "a+b c"]
 
@@ -313,10 +313,10 @@ def test_a_put_over_another_version_is_refused_where_the_server_can(moto, mimicd
     first = s3.put("conditions", "a", b"1", 1)
     client.put_object(Bucket="conditions", Key="a", Body=b"22")
     with pytest.raises(ObjectChanged):
-        s3.put("conditions", "a", b"333", 3, etag=first.etag)
+        s3.put("conditions", "a", b"333", 3, condition=Condition(first.etag))
     assert mimicdb.entry("conditions", "a").size == 2
     with pytest.raises(PosixError) as raised:
-        s3.put("conditions", "a", b"333", 3, absent=True)
+        s3.put("conditions", "a", b"333", 3, condition=Condition(absent=True))
     assert raised.value.errno == errno.EEXIST
     s3.close()
     client.close()

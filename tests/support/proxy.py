@@ -80,6 +80,14 @@ class Cut(Rule):
         self.times = times
 
 
+class Lose(Rule):
+    """The first *times* requests reach the server, and their answers nobody."""
+
+    def __init__(self, matches: Callable[[Request], bool], times: int = 1) -> None:
+        super().__init__(matches)
+        self.times = times
+
+
 class Replace(Rule):
     """Answers have *body* instead of their own."""
 
@@ -171,6 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         self.server_side.request(self.command, self.path, body, headers)
         response = self.server_side.getresponse()
+        if isinstance(rule, Lose) and rule.seen <= rule.times:
+            response.read()
+            self.close_connection = True
+            return
         self._pass_on(response, rule)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815

@@ -1,0 +1,166 @@
+"""Two who change one object: neither loses what the other has written, unseen.
+
+Over both servers: moto looks at If-Match and If-None-Match of a write, rclone at neither.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.proxy import Lose
+
+from mimicfs.errors import ObjectChanged, UploadFailed
+from mimicfs.posix import Cancellation
+from mimicfs.s3.client import Content
+
+MIB = 1 << 20
+moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def stored(client: Any, bucket: str) -> bytes:
+    body: bytes = client.get_object(Bucket=bucket, Key="key")["Body"].read()
+    return body
+
+
+def somebody_puts(files: Any, client: Any) -> None:
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs")
+
+
+def test_a_change_of_what_somebody_else_has_replaced_is_estale_and_is_kept(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.write(3, memoryview(b" and ours"), calm)
+    somebody_puts(files, client)
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.ESTALE
+    kept = Path(raised.value.kept_at)
+    assert kept.parent == files.journal.directory / "recovered"
+    assert kept.read_bytes() == b"old and ours"
+    assert stored(client, files.bucket) == b"theirs"
+    assert files.mimicdb.entry(files.bucket, "key").size == 6
+
+
+def test_what_was_lost_stays_lost_and_says_so(files: Any, client: Any, calm: Cancellation) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.write(0, memoryview(b"new"), calm)
+    somebody_puts(files, client)
+    for _ in range(2):
+        with pytest.raises(UploadFailed, match="recovered/key"):
+            file.flush(calm)
+    with pytest.raises(ObjectChanged):
+        file.read(0, 9, calm)
+    with pytest.raises(ObjectChanged):
+        file.write(0, memoryview(b"more"), calm)
+    file.close()
+    assert len(list((files.journal.directory / "recovered").iterdir())) == 2  # and its record
+    assert files.journal.orphans() == []
+
+
+def test_a_change_of_what_somebody_else_has_deleted_is_estale(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.write(3, memoryview(b"er"), calm)
+    client.delete_object(Bucket=files.bucket, Key="key")
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.ESTALE
+    assert files.mimicdb.entry(files.bucket, "key") is None
+
+
+def test_who_has_uploaded_before_is_refused_as_well(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    file = files.create("key")
+    file.write(0, memoryview(b"one"), calm)
+    file.flush(calm)
+    somebody_puts(files, client)
+    file.write(3, memoryview(b"two"), calm)
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.ESTALE
+    assert stored(client, files.bucket) == b"theirs"
+
+
+def test_what_is_written_from_its_start_replaces_what_is_there(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    somebody_puts(files, client)
+    file.truncate(0, calm)
+    file.write(0, memoryview(b"ours"), calm)
+    file.flush(calm)
+    assert stored(client, files.bucket) == b"ours"
+    somebody_puts(files, client)
+    file.truncate(0, calm)
+    file.flush(calm)
+    assert stored(client, files.bucket) == b""
+
+
+def test_a_file_that_is_to_be_new_replaces_nothing(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    file = files.create("key", absent=True)
+    file.write(0, memoryview(b"ours"), calm)
+    somebody_puts(files, client)
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.EEXIST
+    assert Path(raised.value.kept_at).read_bytes() == b"ours"
+    assert stored(client, files.bucket) == b"theirs"
+
+
+@moto_only
+def test_a_large_change_is_refused_too(files: Any, client: Any, calm: Cancellation) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.write(11 * MIB, memoryview(b"end"), calm)  # two parts, in these tests
+    somebody_puts(files, client)
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.ESTALE
+    assert stored(client, files.bucket) == b"theirs"
+    assert Path(raised.value.kept_at).stat().st_size == 11 * MIB + 3
+
+
+@moto_only
+@pytest.mark.parametrize("new", [True, False])
+def test_an_answer_that_was_lost_is_no_conflict(
+    files: Any, client: Any, proxy: Any, calm: Cancellation, new: bool
+) -> None:
+    """S3 has the bytes; the request that is sent again is refused, because of ourselves."""
+    files.know_conditions()
+    if new:
+        file = files.create("key", Content(meta={"mine": "1"}), absent=True)
+    else:
+        files.put("key", b"old", Content(meta={"mine": "1"}))
+        file = files.open("key")
+    file.write(3, memoryview(b"new"), calm)
+    file.set_meta({"mtime": "1600000000.123456789"})
+    with proxy.rule(Lose(lambda request: request.kind == "PUT")) as rule:
+        entry = file.flush(calm)
+    assert rule.seen == 2
+    assert stored(client, files.bucket) == (b"\0\0\0" if new else b"old") + b"new"
+    assert (file.dirty, file.etag, entry.size) == (False, entry.etag, 6)
+
+
+def test_whether_the_server_looks_is_tried_once(
+    files: Any, client: Any, calm: Cancellation, server: str, moto: str
+) -> None:
+    for text in (b"one", b"two", b"three"):
+        file = files.create(text.decode(), absent=True)
+        file.write(0, memoryview(text), calm)
+        file.flush(calm)
+    tried = {"PUT": 1, "HEAD": 1} if server == moto else {"PUT": 1, "DELETE": 1, "HEAD": 3}
+    assert files.s3.requests == {**tried, "PUT": tried["PUT"] + 3}
+    listed = client.list_objects_v2(Bucket=files.bucket)["Contents"]
+    assert [item["Key"] for item in listed] == ["one", "three", "two"]
