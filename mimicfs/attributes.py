@@ -61,7 +61,7 @@ class Attributes:
     def of_file(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file, whose bytes S3 may not have yet."""
         entry = Entry("", file.size, file.mtime_ns, meta=file.content.meta)
-        if file.dirty:  # the stored time is that of the version before
+        if file.dirty or file.apart:  # the stored time is that of the version before
             attr = self.of_object(node.ino, entry)._replace(mtime_ns=file.mtime_ns)
         else:
             attr = self.of_object(node.ino, file.entry or entry)

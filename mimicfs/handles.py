@@ -67,15 +67,21 @@ class Handles:
     # Opening and closing
 
     def open(self, node: Node, entry: Entry, flags: int, cancellation: Cancellation) -> Opened:
-        """Open the object *entry*. *flags* are those of open(2)."""
+        """Open the object *entry*. *flags* are those of open(2). Raises PosixError ESTALE where
+        *node* is open as another version: then the kernel looks the name up again, and opens
+        what it finds."""
         keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
         read = not flags & _WRITES and not keep_cache
         reader = self._neighbours.opened(node, entry) if read else None
         with self._lock:
             file = node.file
-            if file is None or not (file.dirty or file.etag == entry.etag):
-                if file is not None:
-                    file.expire()  # its bytes must not fill pages that are read as the new ones
+            if file is not None and not (file.dirty or file.etag == entry.etag):
+                if reader is not None:
+                    reader.close()
+                file.expire()
+                self._replaced(node)
+                raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
+            if file is None:
                 content = Content(metadata.content_type(node.component), entry.meta or {})
                 file = node.file = self._file(node, entry, content, reader)
             elif reader is not None:
@@ -98,12 +104,15 @@ class Handles:
             node.file = self._file(node, None, content, absent=absent)
             return Opened(self._add(node, node.file))
 
-    def open_unsaved(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
-        """Open once more a file that S3 does not have yet."""
+    def open_again(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
+        """Open once more a file that S3 does not have yet, or not any more. Raises PosixError
+        ESTALE where that is because of what others did."""
         with self._lock:
             file = node.file
             if file is None:  # it was closed, and its upload failed, a moment ago
                 raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
+            if file.expired:
+                raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
             handle = self._add(node, file)
         if flags & os.O_TRUNC and flags & _WRITES:
             file.truncate(0, cancellation)
@@ -154,7 +163,8 @@ class Handles:
         *,
         absent: bool = False,
     ) -> File:
-        parts = (self._s3, self._journal, self._options, self._budget, node.bucket, node.key)
+        key = entry.key if entry is not None else node.key
+        parts = (self._s3, self._journal, self._options, self._budget, node.bucket, key)
         return File(*parts, entry, content, reader, absent=absent)
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
@@ -265,19 +275,21 @@ class Handles:
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             log.error("%s", exc)
             if file.lost is not None:
-                self._lost(node, file)
+                self._replaced(node)
             raise
         if not file.dirty:
             # The kernel wrote through its pages: they are those of the new version.
             node.pages_etag = file.etag
 
-    def _lost(self, node: Node, file: File) -> None:
-        """Who opens *node* from now on gets what S3 has."""
-        with self._lock:
-            if node.file is file:
-                node.file = None
-                node.pages_etag = ""
-        self._show_s3s(node)
+    def _replaced(self, node: Node) -> None:
+        """The object of *node*, which is open, is another one now. That gets a node of its own:
+        the kernel has one set of pages for each, and who reads on in the old one must not find
+        there what somebody has read of the new one, nor the other way round."""
+        parent, name = node.parent, names.file_name(node.component)
+        self._inodes.unlink(node)
+        if parent is not None:
+            self._kernel.entry_changed(parent.ino, name)
+            self._kernel.listing_changed(parent.ino)
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         self._writable(handle).truncate(size, cancellation)
@@ -303,7 +315,7 @@ class Handles:
         meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
         content = Content(new.content.content_type, meta)
         copy = self._s3.pool.submit(
-            self._s3.copy, (old.bucket, old.entry), node.bucket, node.key, content
+            self._s3.copy, (old.bucket, old.entry), new.bucket, new.key, content
         )
         entry = cancellation.wait(copy)
         new.adopt(entry, content)

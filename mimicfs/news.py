@@ -124,15 +124,21 @@ class News:
             self._name_changed(node.parent, node.slot)
         file = node.file
         if file is not None and not file.dirty and file.etag != etag:
-            # Old bytes that this file still had in memory must not fill pages that a new
-            # open of the same inode would read.
             file.expire()
-            node.file = None
+            self._replaced(node)
+            return
         if node.pages_etag and node.pages_etag == etag:
             self._kernel.attr_changed(node.ino)
         else:
             node.pages_etag = ""
             self._kernel.data_changed(node.ino)
+
+    def _replaced(self, node: Node) -> None:
+        """The object of *node*, which is open, is another one now: see Handles."""
+        parent, slot = node.parent, node.slot
+        self._inodes.unlink(node)
+        if parent is not None:
+            self._name_changed(parent, slot)
 
     def _anything(self, bucket: str) -> None:
         for node in [self._inodes.root, *self._inodes.below(self._inodes.root)]:

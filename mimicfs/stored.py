@@ -69,8 +69,9 @@ class Stored:
             new.atime_ns,
         )
         self._change(node, lambda meta: {**meta, **said})
-        if node.file is not None and node.file.dirty and new.mtime_ns is not None:
-            node.file.mtime_ns = new.mtime_ns
+        file = node.file
+        if file is not None and (file.dirty or file.apart) and new.mtime_ns is not None:
+            file.mtime_ns = new.mtime_ns
 
     # Extended attributes
 
@@ -154,27 +155,34 @@ class Stored:
 
     def _meta(self, node: Node) -> Meta:
         file = node.file
-        if file is not None and file.dirty:
+        if file is not None and (file.dirty or file.apart):
             return file.content.meta
         entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
         return (entry.meta if entry is not None else None) or {}
 
     def _change(self, node: Node, change: Callable[[Meta], dict[str, str]]) -> None:
-        """Store what *change* makes of the metadata of *node*."""
-        if not node.key or (node.is_directory and not self._options.markers):
-            raise PosixError(errno.EPERM, "there is no object that could hold the attributes")
+        """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where
+        the name stands for another node by now: the kernel looks it up again then."""
         file = node.file
-        if file is not None and file.dirty:
+        if file is not None and (file.apart or file.dirty):
+            if file.expired:
+                raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
             file.replace_meta(_checked(change(file.content.meta), node))
             return
-        entry = self._mimicdb.entry(node.bucket, node.key)
+        key = node.key  # it has none once it is found to be another version
+        if not key or (node.is_directory and not self._options.markers):
+            gone = node.parent is None and not node.is_directory
+            raise PosixError(
+                errno.ESTALE if gone else errno.EPERM, "no object could hold the attributes"
+            )
+        entry = self._mimicdb.entry(node.bucket, key)
         if entry is None or entry.kind != OBJECT:
             meta = _checked(change({}), node)
-            self._s3.put(node.bucket, node.key, b"", 0, Content(DIRECTORY_TYPE, meta))
+            self._s3.put(node.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
             return
-        entry, content = self._s3.head(node.bucket, node.key)
+        entry, content = self._s3.head(node.bucket, key)
         content = content._replace(meta=_checked(change(content.meta), node))
-        new = self._s3.copy((node.bucket, entry), node.bucket, node.key, content)
+        new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         if node.pages_etag == entry.etag:
             node.pages_etag = new.etag
         if file is not None:

@@ -151,8 +151,9 @@ class Tree:
         return self._object_attr(node, self.entry(node))
 
     def entry(self, node: Node) -> Entry:
-        """Return what the mirror has of an object. Raises PosixError ENOENT."""
-        entry = self._mimicdb.entry(node.bucket, node.key) if node.parent else None
+        """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the
+        name stands for another node by now: the kernel looks it up again then."""
+        entry = self._mimicdb.entry(node.bucket, parent_of(node).key + node.component)
         if entry is None or entry.kind != OBJECT:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
         return entry

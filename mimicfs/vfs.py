@@ -51,6 +51,8 @@ from mimicfs.tree import Tree, parent_of
 FALLOC_KEEP_SIZE = 0x01
 FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
 FALLOC_ZERO_RANGE = 0x10
+# How long an open waits at most until the kernel was told of what changed before.
+_TELL_KERNEL_S = 5.0
 # What df shows as the size of the file system: S3 has no limit, df needs one.
 _CAPACITY = 1 << 50
 
@@ -180,10 +182,11 @@ class VFS:
         node = self._tree.named(directory, name)
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
+        key = node.key  # it has none once it is found to be another version
         self._let_go(caller, node)
         if node.file is None or node.file.entry is not None:
             with _detached(node):
-                self._s3.delete(node.bucket, node.key)
+                self._s3.delete(directory.bucket, key)
             directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
@@ -360,9 +363,13 @@ class VFS:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
-        if node.file is not None and node.file.entry is None:
-            return self._handles.open_unsaved(node, flags, caller.cancellation)
-        return self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
+        if node.file is not None and (node.file.entry is None or node.parent is None):
+            return self._handles.open_again(node, flags, caller.cancellation)
+        opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
+        if not opened.keep_cache:
+            # Of a version that is new the kernel must not believe to know the size.
+            self._kernel.flush(_TELL_KERNEL_S)
+        return opened
 
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int

@@ -111,6 +111,10 @@ class File:
         return self._detached or self._expired
 
     @property
+    def expired(self) -> bool:
+        return self._expired
+
+    @property
     def _about(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 

@@ -179,9 +179,8 @@ def test_holes_read_as_zeros_and_the_end_is_one(here, shared):
         os.pwrite(file.fileno(), b"x", MIB)
         assert os.lseek(file.fileno(), 5, os.SEEK_HOLE) == MIB + 1
         assert os.lseek(file.fileno(), 5, os.SEEK_DATA) == 5
-        with pytest.raises(OSError) as raised:
+        with pytest.raises(OSError, match="No such device or address"):  # ENXIO
             os.lseek(file.fileno(), MIB + 1, os.SEEK_DATA)
-        assert raised.value.errno == errno.ENXIO
     assert shared.body(here / "a") == bytes(MIB) + b"x"
 
 
@@ -246,9 +245,8 @@ def test_a_change_of_what_others_have_replaced_is_estale_and_its_bytes_are_kept(
     with open(mount / "a", "r+b", buffering=0) as file:
         file.write(b"ours")
         client.put_object(Bucket=bucket, Key="a", Body=b"theirs, and longer")
-        with pytest.raises(OSError) as raised:
+        with pytest.raises(OSError, match="Stale"):
             os.fsync(file.fileno())
-        assert raised.value.errno == errno.ESTALE
         assert (mount / "a").read_bytes() == b"theirs, and longer"
         with pytest.raises(OSError, match="Stale"):
             os.pread(file.fileno(), 9, 0)
@@ -301,32 +299,32 @@ def test_a_mapping_whose_upload_is_refused_is_kept(mount, client, bucket, proxy,
 # Never a mixed read
 
 
-@pytest.mark.parametrize("size", [64 * KIB, 64 * MIB], ids=["small", "large"])
+def read_or_stale(file, size, offset):
+    """What *file* reads; nothing if it is stale."""
+    try:
+        return os.pread(file.fileno(), size, offset)
+    except OSError as exc:
+        if exc.errno != errno.ESTALE:
+            raise
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("size", "first"),
+    [(64 * KIB, 0), (64 * KIB, 4 * KIB), (64 * MIB, 20 * MIB)],
+)
 @moto_only
-def test_a_reader_never_sees_two_versions(mount, client, bucket, size):
-    old, new = b"A" * size, b"B" * size
-    client.put_object(Bucket=bucket, Key="a", Body=old)
-    (mount / ".sync").touch()
-    for first in (0, 4 * KIB, size // 2):
-        client.put_object(Bucket=bucket, Key="a", Body=old)
+def test_a_reader_never_sees_two_versions(mount, client, bucket, size, first):
+    client.put_object(Bucket=bucket, Key="a", Body=b"A" * size)
+    with open(mount / "a", "rb", buffering=0) as file:
+        assert file.read(first) == b"A" * first
+        client.put_object(Bucket=bucket, Key="a", Body=b"B" * size)
+        places = (size - 4 * KIB, size // 2, 0, first)
+        assert set(b"".join(read_or_stale(file, 4 * KIB, place) for place in places)) <= {65}
+        assert len(set((mount / "a").read_bytes())) == 1
         (mount / ".sync").touch()
-        with open(mount / "a", "rb", buffering=0) as file:
-            assert set(file.read(first)) <= {65}
-            client.put_object(Bucket=bucket, Key="a", Body=new)
-            seen = b""
-            try:
-                for place in (size - 4 * KIB, size // 2, 0, first):
-                    seen += os.pread(file.fileno(), 4 * KIB, place)
-            except OSError as exc:
-                assert exc.errno == errno.ESTALE  # noqa: PT017
-            assert set(seen) <= {65}
-            with open(mount / "a", "rb") as again:
-                found = again.read()
-            assert found in (old, new)
-            try:
-                assert set(os.pread(file.fileno(), MIB, 0)) == {65}
-            except OSError as exc:
-                assert exc.errno == errno.ESTALE  # noqa: PT017
+        assert (mount / "a").read_bytes() == b"B" * size
+        assert read_or_stale(file, MIB, 0) in (b"A" * min(size, MIB), b"")
 
 
 @moto_only
@@ -337,15 +335,16 @@ def test_a_new_open_after_estale_reads_the_new_version_whole(mount, client, buck
         assert (mount / "a").stat().st_size == 100 + number
         body = b"%c" % (66 + number) * (101 + number)
         client.put_object(Bucket=bucket, Key="a", Body=body)
-        with pytest.raises(OSError, match="Stale"), open(mount / "a", "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            file.read()
+        subprocess.run(
+            ["dd", "if=a", "iflag=nocache", "count=0", "status=none"], cwd=mount, check=True
+        )
+        with pytest.raises(OSError, match="Stale"):
+            (mount / "a").read_bytes()
         assert (mount / "a").read_bytes() == body
 
 
 @moto_only
 def test_readers_and_an_outside_writer_at_once(mount, client, bucket):
-    """Whole versions or ESTALE, at any moment, for who reads in pieces."""
     size = 4 * MIB
     client.put_object(Bucket=bucket, Key="a", Body=b"A" * size)
     (mount / ".sync").touch()
@@ -358,15 +357,10 @@ def test_readers_and_an_outside_writer_at_once(mount, client, bucket):
 
     writer = threading.Thread(target=overwrite)
     writer.start()
-    whole = stale = 0
-    while not stop.is_set() or not whole:
-        try:
-            with open(mount / "a", "rb", buffering=0) as file:
-                letters = {letter for _ in range(16) for letter in set(file.read(size // 16))}
-            assert len(letters) == 1
-            whole += 1
-        except OSError as exc:
-            assert exc.errno == errno.ESTALE  # noqa: PT017
-            stale += 1
+    while not stop.is_set():
+        with open(mount / "a", "rb", buffering=0) as file:
+            pieces = [read_or_stale(file, size // 16, n * size // 16) for n in range(16)]
+            assert len(set(b"".join(pieces))) <= 1
     writer.join()
-    assert whole
+    (mount / ".sync").touch()
+    assert (mount / "a").read_bytes() == b"K" * size

@@ -240,9 +240,9 @@ class FileSystem(RuleBasedStateMachine):
             file.data, file.dirty, file.based = before
             file.expired |= file.unsure
             if file.expired:
-                assert exc.errno == ESTALE, exc
+                assert exc.errno == ESTALE, exc  # noqa: PT017
                 return
-            assert file.path is not None, exc
+            assert file.path is not None, exc  # noqa: PT017
             self.met(exc, file.path)
         else:
             assert not file.expired
@@ -348,7 +348,7 @@ class FileSystem(RuleBasedStateMachine):
         try:
             copied = self.fs.copy_file_range(self.caller, source, 0, target, 0, LONG)
         except MimicError as exc:
-            assert exc.errno == errno.EOPNOTSUPP, exc
+            assert exc.errno == errno.EOPNOTSUPP, exc  # noqa: PT017
             return
         assert not old.expired
         assert not new.expired
