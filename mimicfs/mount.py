@@ -26,12 +26,14 @@ from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
 from mimicfs.files.journal import Journal
+from mimicfs.files.recovery import recover
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
 
 log = logging.getLogger(__name__)
 
+_RECOVER_S = 30.0  # between two tries to upload what an earlier mount left
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
 _FLAGS = (
     "ro",
@@ -286,6 +288,8 @@ def serve_mount(
     try:
         check(parts, target)
         journal = _journal(settings)
+        files = FileOptions(journal.directory)
+        left = 0 if choices.read_only else recover(parts.s3, journal, files)
         mount_options = MountOptions(
             fsname=str(target),
             allow_other=choices.allow_other,
@@ -298,7 +302,7 @@ def serve_mount(
         vfs = VFS(
             *(parts.mimicdb, parts.s3, parts.syncer, journal, notifier),
             replace(choices.vfs, target=target),
-            FileOptions(journal.directory),
+            files,
         )
         server = Server(vfs, session)
         mounted = Mounted(
@@ -314,6 +318,8 @@ def serve_mount(
                 signal.signal(number, lambda *_: server.stop())
             ended = threading.Event()
             _start("ready", lambda: _tell_ready(session.mountpoint, ready))
+            if left:
+                _start("recover", lambda: _recover(parts.s3, journal, files, ended))
             follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
             # What was built until now lives as long as we do, and what a large `ls -l` makes
             # lives long: looking through both again and again took a quarter of its time.
@@ -334,15 +340,14 @@ def serve_mount(
 
 
 def _journal(settings: Settings) -> Journal:
-    directory = settings.cache_dir or private_directory(settings.state) / "staging"
-    journal = Journal.open(directory)
-    for orphan in journal.orphans():
-        kept_at = journal.recover(orphan)
-        log.warning(
-            "an earlier mount died before s3://%s/%s was uploaded; its %d bytes are in %s",
-            *(orphan.bucket, orphan.key, orphan.size, kept_at),
-        )
-    return journal
+    return Journal.open(settings.cache_dir or private_directory(settings.state) / "staging")
+
+
+def _recover(s3: S3, journal: Journal, options: FileOptions, ended: threading.Event) -> None:
+    """Try again to upload what earlier mounts left, until it is done."""
+    while not ended.wait(_RECOVER_S):
+        if not recover(s3, journal, options):
+            return
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:

@@ -131,6 +131,9 @@ class Cancellation:
                     self._wake.remove(woken.set)
 
 
+NEVER = Cancellation()  # of who cannot be interrupted: nobody calls its `cancel`
+
+
 class KernelCache(Protocol):
     """What the kernel holds of us, and how it is told that something is no longer so.
 

@@ -71,7 +71,7 @@ class Stored:
         self._change(node, lambda meta: {**meta, **said})
         file = node.file
         if file is not None and (file.dirty or file.apart) and new.mtime_ns is not None:
-            file.mtime_ns = new.mtime_ns
+            file.set_mtime(new.mtime_ns)
 
     # Extended attributes
 

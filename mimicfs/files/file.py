@@ -10,7 +10,13 @@ S3 refused for that reason; they were moved to the recovery directory.
 An upload of bytes that are partly those of a version in S3 replaces only that version; that
 of a file which was to be new, none. One that was cut to nothing before replaces what is there.
 
+A large object is not fetched because a byte of it is written: its file is *partial*, the
+staging file has only what was written, and the rest is read from the version in S3. Where the
+server can, an upload copies there what has not changed. A large file that is written from its
+start on is sent to S3 meanwhile (multipart.py).
+
 INVARIANT: a dirty file that is not detached has a staging file with a record (journal.py).
+INVARIANT: of a partial file, all bytes behind `_base` are in the staging file.
 
 Locks: `_change` is held by whoever changes the file or uploads it, also while that waits for
 S3: a writer waits for an upload to end, so that no upload is torn. `_lock` protects the
@@ -31,6 +37,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
+from mimicfs import metadata
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import (
@@ -39,19 +46,28 @@ from mimicfs.errors import (
     MimicError,
     ObjectChanged,
     PosixError,
+    Unsupported,
     UploadFailed,
 )
 from mimicfs.files import transfer
-from mimicfs.files.journal import Journal, Orphan, Staging
+from mimicfs.files.journal import Journal, Orphan, Record, Staging
+from mimicfs.files.multipart import Multipart, parts_of
+from mimicfs.files.ranges import Part, Ranges, plan
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.s3.client import COPY_MAX, MIB, S3, Condition, Content
+
+# S3's limits (user guide, "Amazon S3 multipart upload limits").
+SIZE_MAX = 5 << 40
+_PART_MIN = 5 * MIB
+_PARTS_MAX = 10_000
 
 
 class File:
     """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none,
     and the file is dirty from the start. *content* is stored with the next upload. *reader*: one
-    of that version, if there is one. *absent*: S3 must still have none when it is uploaded."""
+    of that version, if there is one. *absent*: S3 must still have none when it is uploaded.
+    *staging*: what a mount that died has left of it (recovery.py)."""
 
     def __init__(
         self,
@@ -66,6 +82,7 @@ class File:
         reader: Reader | None = None,
         *,
         absent: bool = False,
+        staging: Staging | None = None,
     ) -> None:
         self._s3 = s3
         self._journal = journal
@@ -79,6 +96,7 @@ class File:
         self.content = content
         self.size = entry.size if entry is not None else 0
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
+        self._mtime_said = False  # set by somebody, after the last change
         self.dirty = False
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # S3 never will: what flush raises from then on
@@ -90,14 +108,42 @@ class File:
         self._unsaved = False  # detached: it has bytes that S3 never had
         self._unsettled: Future[None] | None = None
         self._staging: Staging | None = None
+        self._base = 0  # so many first bytes of `entry` are the file's, but for `_changed`
+        self._changed = Ranges()
+        self._local: Ranges | None = None  # what is in the staging file; None: all
+        self._front = 0  # bytes that were written in a row, from the start on
+        self._multipart: Multipart | None = None  # begun while the file is written
         self._reader = reader or self._new_reader(entry)
-        if entry is None:
+        if staging is not None:
+            self._resume(staging)
+        elif entry is None:
             self._staging = journal.stage()
             try:
                 self._make_dirty(self._staging)
             except BaseException:
                 self._staging.remove()
                 raise
+
+    def _resume(self, staging: Staging) -> None:
+        """Go on where a mount that died has left *staging*."""
+        record, found = staging.record, staging.stat()
+        self._staging, self.dirty = staging, True
+        self.size, self.mtime_ns = found.st_size, found.st_mtime_ns
+        self._base = min(record.base, self.size)
+        for start, end in staging.ranges():
+            if end is not None:
+                self._changed.add(start, end)
+            else:
+                self._changed.cut(start)
+                self._base = min(self._base, start)
+        if record.partial:
+            self._local = Ranges()
+            for start, end in self._changed:
+                self._local.add(start, end)
+            self._local.add(self._base, self.size)
+        elif self._base:
+            self._changed.add(0, self.size)
+        self._based = self.entry is not None
 
     @property
     def etag(self) -> str:
@@ -129,35 +175,61 @@ class File:
         """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
         version that the file stands on is gone from S3."""
         while True:
-            staging, reader, left = self._source(offset)
-            if left <= 0:
-                return b""
-            if staging is not None:
-                return staging.read(offset, min(size, left))
-            if reader is None:
-                raise PosixError(errno.EBADF, self._about)
+            staging, reader, pieces = self._source(offset, size)
             try:
-                data = reader.read(offset, min(size, left), cancellation)
+                found = [
+                    self._piece(staging if local else None, reader, start, end, cancellation)
+                    for start, end, local in pieces
+                ]
             except ObjectChanged:
-                if self._source(offset)[:2] == (None, reader):
+                if self._source(offset, size)[:2] == (staging, reader):
                     raise
                 continue  # not the object, but the file was moved, uploaded or changed
-            self._source(offset)  # old bytes must not be answered once the file has expired
-            return data
+            if not staging:
+                self._source(offset, size)  # no old bytes once the file has expired
+            return found[0] if len(found) == 1 else b"".join(found)
+
+    def _piece(
+        self,
+        staging: Staging | None,
+        reader: Reader | None,
+        start: int,
+        end: int,
+        cancellation: Cancellation,
+    ) -> bytes | memoryview:
+        if staging is not None:
+            return staging.read(start, end - start)
+        if reader is None:
+            raise PosixError(errno.EBADF, self._about)
+        return reader.read(start, end - start, cancellation)
 
     def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
         """Return the same if that needs no waiting, else None."""
-        staging, reader, left = self._source(offset)
-        if left <= 0:
+        staging, reader, pieces = self._source(offset, size)
+        if not pieces:
             return b""
-        if staging is not None:
-            return staging.read(offset, min(size, left))
-        return reader.read_cached(offset, min(size, left)) if reader is not None else None
+        if len(pieces) > 1:
+            return None
+        [(start, end, local)] = pieces
+        if local and staging is not None:
+            return staging.read(start, end - start)
+        return reader.read_cached(start, end - start) if reader is not None else None
 
-    def _source(self, offset: int) -> tuple[Staging | None, Reader | None, int]:
+    def _source(
+        self, offset: int, size: int
+    ) -> tuple[Staging | None, Reader | None, list[tuple[int, int, bool]]]:
+        """Return what the bytes from *offset* on are read from: (start, end, whether they are
+        in the staging file) for each piece."""
         with self._lock:
             self._check()
-            return self._staging, self._reader, self.size - offset
+            end = min(offset + size, self.size)
+            if end <= offset:
+                pieces = []
+            elif self._local is None or self._local.covers(offset, end):
+                pieces = [(offset, end, self._staging is not None)]
+            else:
+                pieces = list(self._local.pieces(offset, end))
+            return self._staging, self._reader, pieces
 
     def _check(self) -> None:
         if self._closed:
@@ -174,11 +246,17 @@ class File:
             self._check()
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
+        end = offset + len(data)
         with self._change:
             staging = self._staged(cancellation)
             self._make_dirty(staging)
+            if self._multipart is not None and offset < self._multipart.sent_to:
+                self._multipart.changed(offset, end)
             staging.write(offset, data)
-            self._changed(max(self.size, offset + len(data)))
+            self._note(staging, min(offset, self.size), end)
+            if offset <= self._front < end:
+                self._front = end
+                self._send_ahead(staging, cancellation)
         return len(data)
 
     def truncate(self, size: int, cancellation: Cancellation) -> None:
@@ -191,13 +269,65 @@ class File:
                 return
             staging = self._staged(cancellation, keep=size)
             self._make_dirty(staging)
+            if self._multipart is not None:
+                self._multipart.changed(size, SIZE_MAX)
             staging.truncate(size)
-            self._based = self._based and size > 0
-            self._changed(size)
+            if size > self.size:
+                self._note(staging, self.size, size)
+            else:
+                self._cut(staging, size)
 
     def _check_size(self, size: int) -> None:
-        if size > transfer.SIZE_MAX:
+        if size > SIZE_MAX:
             raise PosixError(errno.EFBIG, f"{self._about}: over 5 TiB")
+
+    def _note(self, staging: Staging, start: int, end: int) -> None:
+        """The staging file has new bytes from *start* to *end*."""
+        if self._local is not None:
+            staging.changed(start, end)
+        with self._lock:
+            if self._local is not None:
+                self._local.add(start, end)
+            if self._base:
+                self._changed.add(start, end)
+            self.size = max(self.size, end)
+            self.mtime_ns, self._mtime_said = time.time_ns(), False
+            self.refused = False
+
+    def _cut(self, staging: Staging, size: int) -> None:
+        """The staging file ends at *size* now."""
+        if self._local is not None:
+            staging.cut(size)
+        with self._lock:
+            if self._local is not None:
+                self._local.cut(size)
+            self._changed.cut(size)
+            self._base = min(self._base, size)
+            self._front = min(self._front, size)
+            self._based = self._based and size > 0
+            self.size = size
+            self.mtime_ns, self._mtime_said = time.time_ns(), False
+            self.refused = False
+
+    def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
+        """Send what is written already of a large file that has nothing of a version in S3."""
+        if self._front < 2 * self._options.part_size or self._based or self._detached:
+            return
+        if self._multipart is None:
+            self._settled(cancellation)
+            self._multipart = self._new_multipart(staging)
+        self._multipart.ahead(self._front, cancellation)
+
+    def _new_multipart(self, staging: Staging) -> Multipart:
+        self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
+        place = (self.bucket, self.key, self.content, self.entry)
+        return Multipart(self._s3, self._options, staging, *place)
+
+    def _give_up_multipart(self) -> None:
+        multipart, self._multipart = self._multipart, None
+        if multipart is not None:
+            multipart.give_up()
+            self._unsettled = multipart.batch.settled
 
     def _make_dirty(self, staging: Staging) -> None:
         """Note on disk, before the first byte is changed, what the bytes are to become."""
@@ -208,14 +338,18 @@ class File:
             self.dirty = True
 
     def _describe(self, staging: Staging) -> None:
-        content = self.content
-        staging.describe(self.bucket, self.key, self.etag, content.content_type, content.meta)
+        content, partial = self.content, self._local is not None
+        staging.describe(
+            Record(
+                *(self.bucket, self.key, self.etag, self._base, partial, self._s3.endpoint),
+                *(content.content_type, content.meta, content.headers),
+            )
+        )
 
-    def _changed(self, size: int) -> None:
+    def set_mtime(self, mtime_ns: int) -> None:
+        """Make *mtime_ns* the time of the last change, until the next one."""
         with self._lock:
-            self.size = size
-            self.mtime_ns = time.time_ns()
-            self.refused = False
+            self.mtime_ns, self._mtime_said = mtime_ns, True
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
         """Store *updates* as user metadata with the next upload."""
@@ -241,22 +375,47 @@ class File:
         size = entry.size if keep is None else min(keep, entry.size)
         if to_upload and (size or (keep is None and entry.meta is None)):
             self._learn_content(entry, cancellation)
+        partial = to_upload and size > 2 * self._options.part_size
         staging = self._journal.stage()
         try:
-            self._fetch(entry, size, staging, cancellation)
+            if partial:
+                staging.truncate(size)
+            else:
+                self._fetch(entry, [(0, size)], staging, cancellation)
         except BaseException:
             staging.remove()
             raise
         with self._lock:
             self._staging = staging
             self._based = keep != 0
+            self._base = size
+            self._changed = Ranges()
+            self._local = Ranges() if partial else None
         return staging
 
-    def _fetch(self, entry: Entry, size: int, staging: Staging, cancellation: Cancellation) -> None:
+    def _fill(
+        self, staging: Staging, spans: list[tuple[int, int]], cancellation: Cancellation
+    ) -> None:
+        """Fetch what the staging file of a partial file lacks of *spans*."""
+        local, entry = self._local, self.entry
+        if local is None or entry is None:
+            return
+        holes = [hole for start, end in spans for hole in local.holes(start, end)]
+        self._fetch(entry, holes, staging, cancellation)
+        with self._lock:
+            for start, end in holes:
+                local.add(start, end)
+
+    def _fetch(
+        self,
+        entry: Entry,
+        spans: list[tuple[int, int]],
+        staging: Staging,
+        cancellation: Cancellation,
+    ) -> None:
+        place = (self.bucket, entry)
         try:
-            transfer.download(
-                self._s3, self._options, self.bucket, entry, size, staging, cancellation
-            )
+            transfer.fetch(self._s3, self._options, *place, spans, staging, cancellation)
         except KeyNotFound as exc:
             raise ObjectChanged(f"{self._about}: deleted in S3") from exc
 
@@ -305,6 +464,8 @@ class File:
             with self._lock:
                 self.dirty = False
                 self._based = True
+                self._base = self.size
+                self._changed = Ranges()
             staging.settle()
             return entry
 
@@ -312,7 +473,9 @@ class File:
         """Return what is to be said of an upload that S3 refused."""
         lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
         kept_at = self._recovered(staging) if lost else staging.path
-        about = f"{self._about} was not uploaded, its bytes are kept in {kept_at}: {exc}"
+        part = " (only what was written; the .json beside it says where)"
+        said = f"{kept_at}{part if lost and self._local is not None else ''}"
+        about = f"{self._about} was not uploaded, its bytes are kept in {said}: {exc}"
         failed = UploadFailed(about, errno=exc.errno, kept_at=str(kept_at))
         if lost:
             with self._lock:
@@ -322,21 +485,82 @@ class File:
 
     def _recovered(self, staging: Staging) -> Path:
         """Move the bytes to where their owner will look for them; return where that is."""
-        orphan = Orphan(staging.path.stem, self.bucket, self.key, self.size)
+        record = Record(self.bucket, self.key, partial=self._local is not None)
+        orphan = Orphan(staging.path.stem, self.size, record)
         return self._journal.recover(orphan)
 
     def _upload(self, staging: Staging, cancellation: Cancellation) -> Entry:
-        batch = transfer.Batch(self._s3, self._options.requests_per_file, cancellation)
         absent = self._absent and self.entry is None
         condition = Condition(self.etag if self._based else "", absent)
-        to = (self.bucket, self.key, self.content, condition)
         try:
-            return transfer.upload(batch, self._s3, self._options, staging, self.size, *to)
-        except BaseException as exc:
-            self._unsettled = batch.settled if batch.stopped else None
-            if isinstance(exc, MimicError) and (entry := self._arrived(exc, condition)):
+            parts = self._parts()
+            if parts is None:
+                return self._upload_whole(staging, condition, cancellation)
+            try:
+                return self._upload_parts(staging, parts, condition, cancellation)
+            except Unsupported:
+                if not any(part.copied for part in parts):
+                    raise
+                self._s3.copies_parts = False
+                self._settled(cancellation)
+                parts = list(parts_of(self.size, self._options.part_size))
+                return self._upload_parts(staging, parts, condition, cancellation)
+        except MimicError as exc:
+            if entry := self._arrived(exc, condition):
                 return entry
             raise
+
+    def _parts(self) -> list[Part] | None:
+        """Return the parts that the file is uploaded in; None: it is one request."""
+        least = self._options.part_size
+        if self.size <= 2 * least and self._multipart is None:
+            return None
+        if self._base >= least and self._multipart is None and self._s3.copies_parts:
+            part = max(least, -(-self.size // (_PARTS_MAX // 2)))
+            smallest = min(_PART_MIN, least)
+            parts = plan(self._changed, self._base, self.size, part, smallest, COPY_MAX)
+            if any(part.copied for part in parts):
+                return parts
+        return list(parts_of(self.size, least)) or None
+
+    def _upload_whole(
+        self, staging: Staging, condition: Condition, cancellation: Cancellation
+    ) -> Entry:
+        self._give_up_multipart()  # the file was cut to nothing
+        self._settled(cancellation)
+        self._fill(staging, [(0, self.size)], cancellation)
+        batch = transfer.Batch(self._s3, self._options.requests_per_file, cancellation)
+        body = transfer.Slice(batch, staging, 0, self.size)
+        to = (self.bucket, self.key, body, self.size, self.content, condition)
+        try:
+            return batch.one(self._s3.put, *to)
+        except BaseException:
+            batch.stop(lambda: None)
+            self._unsettled = batch.settled
+            raise
+
+    def _upload_parts(
+        self,
+        staging: Staging,
+        parts: list[Part],
+        condition: Condition,
+        cancellation: Cancellation,
+    ) -> Entry:
+        sent = [(part.start, part.end) for part in parts if not part.copied]
+        self._fill(staging, sent, cancellation)
+        multipart, self._multipart = self._multipart or self._new_multipart(staging), None
+        told = multipart.content
+        if not self._mtime_said:  # the time of the first part is good enough to save a copy
+            self.set_meta({"mtime": told.meta["mtime"]})
+        try:
+            entry = multipart.finish(parts, self.size, condition, cancellation)
+        except BaseException:
+            self._unsettled = multipart.batch.settled
+            raise
+        if told == self.content:
+            return entry
+        # The owner, say, was changed after the upload had begun, which is when it is told.
+        return self._s3.copy((self.bucket, entry), self.bucket, self.key, self.content)
 
     def _arrived(self, exc: MimicError, condition: Condition) -> Entry | None:
         """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
@@ -372,13 +596,16 @@ class File:
         with self._change:
             if self._expired or self._detached:
                 return
+            self._give_up_multipart()
             self._settled(cancellation)
             try:
                 staging = self._staged(cancellation, to_upload=False)
+                self._fill(staging, [(0, self.size)], cancellation)
             except ObjectChanged:
                 self.expire()
                 return
             with self._lock:
+                self._local = None
                 self._unsaved, self.dirty = self.dirty, False
                 self._detached = True
             staging.settle()
@@ -415,6 +642,7 @@ class File:
                 return
             with self._lock:
                 self.dirty = False
+                self._local, self._changed = None, Ranges()
                 self.size, self.mtime_ns = entry.size, entry.mtime_ns
                 staging, self._staging = self._staging, None
             if staging is not None:
@@ -424,6 +652,7 @@ class File:
         """The file was renamed; *entry* is the copy at its new place, if S3 has one. Bytes
         that S3 does not have go to the new place with the next flush."""
         with self._change:
+            self._give_up_multipart()
             with self._lock:
                 self.bucket, self.key = bucket, key
             if entry is None and self.entry is not None:
@@ -440,6 +669,7 @@ class File:
     def close(self) -> None:
         """The last handle is gone. Bytes that S3 refused stay in the staging directory."""
         with self._change:
+            self._give_up_multipart()
             with self._lock:
                 self._closed = True
                 staging, self._staging = self._staging, None

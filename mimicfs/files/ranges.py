@@ -83,8 +83,8 @@ def plan(changed: Ranges, base: int, size: int, part: int, least: int, copy_max:
     bytes are still its own, except for those in *changed*.
 
     Every part but the last has at least *least* bytes (S3: 5 MiB), sent ones have about
-    *part*, copied ones up to *copy_max* (S3: 5 GiB). So few unchanged bytes between changed
-    ones are sent, too; whoever sends them must fetch them first.
+    *part* (which is not less), copied ones up to *copy_max* (S3: 5 GiB). So few unchanged
+    bytes between changed ones are sent, too; whoever sends them must fetch them first.
     """
     spans = _merged(_spans(changed, base, size), size, least)
     parts: list[Part] = []

@@ -73,6 +73,7 @@ class S3:
         self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
         self.requests: Counter[str] = Counter()
         self.copy_max = COPY_MAX
+        self.copies_parts = True  # until the server says that it cannot
         self.conditions = Conditions(self)
         self._options = options
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
@@ -201,6 +202,11 @@ class S3:
             endpoint = self._options.endpoint_url or "aws"
             region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
+
+    @property
+    def endpoint(self) -> str:
+        """What tells this endpoint from others: its URL without a password, or "aws"."""
+        return redacted(self._options.endpoint_url or "aws")
 
     # Buckets
 
@@ -409,6 +415,23 @@ class S3:
             ContentLength=size,
         )
         return str(answer["ETag"])
+
+    def copy_part(
+        self,
+        source: tuple[str, Entry],
+        bucket: str,
+        key: str,
+        upload: str,
+        number: int,
+        start: int,
+        end: int,
+    ) -> str:
+        """Make the bytes [start, end) of the version *source* (bucket, entry) part *number*;
+        return its etag. Raises Unsupported where the server cannot."""
+        from mimicfs.s3.copying import Copier
+
+        copier = Copier(self, self.copy_max)
+        return copier.copy_part(source, bucket, key, upload, number, start, end)
 
     def finish_upload(
         self,

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import Entry
-from mimicfs.errors import InvalidRequest, KeyNotFound, ObjectChanged, S3Error
+from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, Unsupported
 from mimicfs.s3.content import Content, bare_etag
 
 if TYPE_CHECKING:
@@ -86,22 +86,35 @@ class Copier:
     ) -> list[str]:
         size = source[1].size
         part = max(min(_PART, self._copy_max), -(-size // _PARTS_MAX))
-        etags: list[str] = []
-        for start in range(0, size, part):
-            answer = self._s3.call(
-                "upload_part_copy",
-                bucket,
-                key,
-                UploadId=upload,
-                PartNumber=len(etags) + 1,
-                CopySourceRange=f"bytes={start}-{min(start + part, size) - 1}",
-                **_copied(*source),
-            )
-            etag = answer.get("CopyPartResult", {}).get("ETag")
-            if not etag:
-                raise InvalidRequest(f"s3://{bucket}/{key}: this server copies no parts")
-            etags.append(etag)
-        return etags
+        return [
+            self._s3.copy_part(source, bucket, key, upload, number, start, min(start + part, size))
+            for number, start in enumerate(range(0, size, part), start=1)
+        ]
+
+    def copy_part(
+        self,
+        source: tuple[str, Entry],
+        bucket: str,
+        key: str,
+        upload: str,
+        number: int,
+        start: int,
+        end: int,
+    ) -> str:
+        """As S3.copy_part."""
+        answer = self._s3.call(
+            "upload_part_copy",
+            bucket,
+            key,
+            UploadId=upload,
+            PartNumber=number,
+            CopySourceRange=f"bytes={start}-{end - 1}",
+            **_copied(*source),
+        )
+        etag = answer.get("CopyPartResult", {}).get("ETag")
+        if not etag:
+            raise Unsupported(f"s3://{bucket}/{key}: this server copies no parts")
+        return str(etag)
 
     def _abort(self, bucket: str, key: str, upload: str, cause: BaseException) -> None:
         try:

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from mimicfs.errors import ConfigError
-from mimicfs.files.journal import Journal, Orphan
+from mimicfs.files.journal import Journal, Orphan, Record
 
 # A mount, as far as it matters here: it says that it has written, and lives until it is killed.
 MOUNT = """
 import sys, time
 from pathlib import Path
-from mimicfs.files.journal import Journal
+from mimicfs.files.journal import Journal, Record
 staging = Journal.open(Path(sys.argv[1])).stage()
-staging.describe("photos", sys.argv[2], "etag", "image/png", {"mode": "33188"})
+said = {"content_type": "image/png", "meta": {"mode": "33188"}}
+staging.describe(Record("photos", sys.argv[2], "etag", **said))
 staging.write(0, bytes(range(256)) * 4096)
 print("written", flush=True)
 time.sleep(60)
@@ -119,7 +120,7 @@ def test_a_recovery_that_was_killed_between_its_steps_is_finished(directory: Pat
 def test_no_key_leads_out_of_the_directory(directory: Path, key: str, name: str) -> None:
     journal = Journal.open(directory)
     staging = journal.stage()
-    staging.describe("photos", key, "")
+    staging.describe(Record("photos", key, ""))
     staging.write(0, b"x")
     staging.keep()
     [orphan] = journal.orphans()
@@ -132,7 +133,7 @@ def test_copies_and_empty_files_are_removed(directory: Path) -> None:
     copy.write(0, b"S3 has it")
     copy.keep()
     empty = journal.stage()
-    empty.describe("photos", "empty", "")
+    empty.describe(Record("photos", "empty", ""))
     empty.keep()
     assert journal.orphans() == []
     assert list(directory.iterdir()) == []
@@ -142,7 +143,7 @@ def test_a_damaged_record_does_not_lose_the_bytes(directory: Path) -> None:
     journal = Journal.open(directory)
     for damage in ("", "{", "[]", "null"):
         staging = journal.stage()
-        staging.describe("photos", "key", "")
+        staging.describe(Record("photos", "key", ""))
         staging.path.with_suffix(".json").write_text(damage)
         staging.write(0, b"precious")
         staging.keep()
@@ -165,7 +166,7 @@ def test_staging_files_are_private(directory: Path) -> None:
     mask = os.umask(0)
     try:
         staging = Journal.open(directory).stage()
-        staging.describe("photos", "key", "")
+        staging.describe(Record("photos", "key", ""))
     finally:
         os.umask(mask)
     modes = {path.suffix: oct(path.stat().st_mode & 0o777) for path in directory.iterdir()}

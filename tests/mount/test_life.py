@@ -106,7 +106,7 @@ def test_a_signal_uploads_what_is_open_and_unmounts(mount_at, client, bucket, nu
     assert body(client, bucket, "a") == b"not closed yet"
 
 
-def test_after_kill_9_the_point_can_be_mounted_again_and_nothing_is_lost(
+def test_after_kill_9_the_next_mount_uploads_what_was_written(
     mount_at, client, bucket, state, tmp_path
 ):
     client.put_object(Bucket=bucket, Key="a", Body=b"old")
@@ -121,10 +121,29 @@ def test_after_kill_9_the_point_can_be_mounted_again_and_nothing_is_lost(
     with contextlib.suppress(OSError):
         os.close(file)
     again = mount_at(f"s3://{bucket}")
-    assert sorted(os.listdir(again.path)) == ["a", "closed"]
-    recovered = [path for path in (state / "staging/recovered").iterdir() if path.suffix != ".json"]
-    assert [path.read_bytes() for path in recovered] == [b"nobody closed this"]
-    assert str(recovered[0]) in (tmp_path / "mount.log").read_text()
+    assert sorted(os.listdir(again.path)) == ["a", "closed", "open"]
+    assert body(client, bucket, "open") == b"nobody closed this"
+    assert f"s3://{bucket}/open is uploaded" in (tmp_path / "mount.log").read_text()
+    assert Journal.open(state / "staging").orphans() == []
+
+
+def test_what_was_written_before_kill_9_is_kept_beside_what_somebody_else_has_written_since(
+    mount_at, client, bucket, state, tmp_path
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"old")
+    mount = mount_at(f"s3://{bucket}")
+    file = os.open(mount.path / "a", os.O_WRONLY)
+    os.write(file, b"OUR")
+    mount.process.kill()
+    mount.process.wait()
+    with contextlib.suppress(OSError):
+        os.close(file)
+    client.put_object(Bucket=bucket, Key="a", Body=b"theirs")
+    again = mount_at(f"s3://{bucket}", name="again")
+    assert (again.path / "a").read_bytes() == b"theirs"
+    [kept] = [path for path in (state / "staging/recovered").iterdir() if path.suffix != ".json"]
+    assert kept.read_bytes() == b"OUR"
+    assert str(kept) in (tmp_path / "mount.log").read_text()
     assert Journal.open(state / "staging").orphans() == []
 
 

@@ -1,0 +1,207 @@
+"""A multipart upload of a staging file: parts go to S3 while the file is still written, the
+rest when it is finished; parts that S3 has already are copied there.
+
+A part that was sent and then changed is sent again: S3 keeps the last one of its number.
+
+Threading: one thread at a time calls (File holds its `_change`); requests run in `s3.pool`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+
+from mimicfs.config import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket
+from mimicfs.files.journal import Staging
+from mimicfs.files.ranges import Part
+from mimicfs.files.transfer import Batch, Slice, first_of
+from mimicfs.posix import NEVER, Cancellation
+from mimicfs.s3.client import S3, Condition, Content
+
+log = logging.getLogger(__name__)
+
+# S3 takes 10,000 parts (user guide, "Amazon S3 multipart upload limits"), and while a file is
+# written nobody knows its size: (how many parts, times the smallest). With 16 MiB: 31 GiB, then
+# 250 GiB, then 6 TiB. Equal parts as long as possible: R2 wants them all equal.
+_TIERS = ((2000, 1), (2000, 8), (6000, 64))
+
+
+def part_at(number: int, least: int) -> Part:
+    """Return the part *number* (from 1) of a file whose smallest parts have *least* bytes."""
+    start, before = 0, number - 1
+    for count, times in _TIERS:
+        if before < count:
+            start += before * least * times
+            return Part(start, start + least * times, False)
+        start += count * least * times
+        before -= count
+    raise ValueError(f"there is no part {number}")
+
+
+def parts_of(size: int, least: int) -> Iterator[Part]:
+    """Yield the parts of a file of *size* bytes."""
+    number, end = 1, 0
+    while end < size:
+        part = part_at(number, least)
+        end = min(part.end, size)
+        yield part._replace(end=end)
+        number += 1
+
+
+class Multipart:
+    """An upload of *staging* as s3://bucket/key. *source*: the version of it that copied parts
+    are of. It is finished, or aborted; what cannot be aborted is logged."""
+
+    def __init__(
+        self,
+        s3: S3,
+        options: FileOptions,
+        staging: Staging,
+        bucket: str,
+        key: str,
+        content: Content,
+        source: Entry | None = None,
+    ) -> None:
+        self._s3 = s3
+        self._least = options.part_size
+        self._staging = staging
+        self._bucket = bucket
+        self._key = key
+        self._source = source
+        self.content = content
+        self.batch = Batch(s3, options.requests_per_file, NEVER)
+        self._sent: dict[int, tuple[Part, str]] = {}  # by number, with its ETag
+        self._running: dict[Future[str], tuple[int, Part]] = {}
+        self._stale: set[int] = set()  # running ones whose bytes were changed
+        self._error: MimicError | None = None
+        self._next = 1
+        self.sent_to = 0  # of what is behind this place nothing was sent
+        self._finished = False
+        self._id = s3.pool.submit(self._begin)
+
+    def _begin(self) -> str:
+        upload = self._s3.start_upload(self._bucket, self._key, self.content)
+        self._staging.note_upload(upload)
+        return upload
+
+    # While the file is written
+
+    def ahead(self, front: int, cancellation: Cancellation) -> None:
+        """Send the whole parts of the first *front* bytes, which are written. Waits while as
+        many as may are on their way: who writes faster than S3 takes it is slowed down. Once
+        S3 has refused one, nothing more is sent ahead; `finish` will tell."""
+        while self._error is None and (part := part_at(self._next, self._least)).end <= front:
+            self._make_room(cancellation)
+            self._send(self._next, part)
+            self._next += 1
+            self.sent_to = part.end
+
+    def changed(self, start: int, end: int) -> None:
+        """The bytes from *start* to *end* are about to be changed."""
+        for number in [n for n, (part, _) in self._sent.items() if _overlap(part, start, end)]:
+            del self._sent[number]
+        for number, part in self._running.values():
+            if _overlap(part, start, end):
+                self._stale.add(number)
+
+    # To the end
+
+    def finish(
+        self, parts: list[Part], size: int, condition: Condition, cancellation: Cancellation
+    ) -> Entry:
+        """Make *parts* the object, under *condition*; return it. What was not sent yet, or was
+        changed since, is sent. When it raises, nothing more is read from the staging file, and
+        the upload is given up: `batch.settled` says when nothing is on its way any more."""
+        try:
+            self._collect_all(cancellation)
+            self._error = None  # what was refused is tried once more
+            for number, part in enumerate(parts, start=1):
+                if number not in self._sent or self._sent[number][0] != part:
+                    self._make_room(cancellation)
+                    self._check()
+                    self._send(number, part)
+            self._collect_all(cancellation)
+            self._check()
+            etags = [self._sent[number][1] for number in range(1, len(parts) + 1)]
+            finished = self._s3.pool.submit(self._complete, etags, size, condition)
+            self.batch.running = [finished]
+            return cancellation.wait(finished)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Abort the upload, once nothing is on its way."""
+        self.batch.running = [*self.batch.running, *self._running, self._id]
+        self.batch.stop(self._abort)
+
+    def _complete(self, etags: list[str], size: int, condition: Condition) -> Entry:
+        entry = self._s3.finish_upload(
+            self._bucket, self._key, self._id.result(), etags, size, condition
+        )
+        self._finished = True
+        return entry
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _send(self, number: int, part: Part) -> None:
+        self._running[self._s3.pool.submit(self._work, number, part)] = (number, part)
+
+    def _work(self, number: int, part: Part) -> str:
+        """Send, or copy, one part; return its ETag."""
+        upload = self._id.result()  # was submitted before: no thread waits for one behind it
+        if self.batch.stopped:
+            raise Interrupted("the upload was given up")
+        place = (self._bucket, self._key)
+        if part.copied:
+            assert self._source is not None
+            source = (self._bucket, self._source)
+            return self._s3.copy_part(source, *place, upload, number, part.start, part.end)
+        size = part.end - part.start
+        body = Slice(self.batch, self._staging, part.start, size)
+        return self._s3.upload_part(*place, upload, number, body, size)
+
+    def _make_room(self, cancellation: Cancellation) -> None:
+        while len(self._running) >= self.batch.at_once:
+            self._collect(cancellation)
+
+    def _collect_all(self, cancellation: Cancellation) -> None:
+        while self._running:
+            self._collect(cancellation)
+
+    def _collect(self, cancellation: Cancellation) -> None:
+        """Wait until at least one part is done."""
+        cancellation.wait(first_of(list(self._running)))
+        for future in [future for future in self._running if future.done()]:
+            number, part = self._running.pop(future)
+            try:
+                etag = future.result()
+            except (MimicError, CancelledError) as exc:
+                self._error = exc if isinstance(exc, MimicError) else Interrupted("given up")
+                continue
+            if number in self._stale:
+                self._stale.discard(number)
+            else:
+                self._sent[number] = (part, etag)
+
+    def _abort(self) -> None:
+        if self._finished or self._id.cancelled() or self._id.exception() is not None:
+            return
+        try:
+            self._s3.abort_upload(self._bucket, self._key, self._id.result())
+        except (KeyNotFound, NoSuchBucket):
+            return  # it is gone: S3 finished it and the answer was lost, or so is the bucket
+        except MimicError as exc:
+            log.warning(
+                "an unfinished upload stays in S3, at a cost: s3://%s/%s: %s",
+                *(self._bucket, self._key, exc),
+            )
+
+
+def _overlap(part: Part, start: int, end: int) -> bool:
+    return part.start < end and start < part.end
