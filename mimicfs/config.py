@@ -34,6 +34,8 @@ class FileOptions:
     block_size: int = 8 * MIB  # of one ranged GET when reading ahead
     requests_per_file: int = 8  # ranged GETs or part uploads at once
     part_size: int = 16 * MIB  # smallest part of a multipart upload that we start
+    staging_size: int = 0  # most bytes in *staging*; 0: as long as some of the disk is free
+    write_back: bool = False  # close(2) returns once the bytes are journalled
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
 

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.neighbours import Neighbours
 from mimicfs.posix import Cancellation, KernelCache, Opened
 from mimicfs.s3.client import S3, Content
+from mimicfs.writeback import Pending, WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class Handles:
         self._options = options
         self._budget = Budget()
         self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
+        self._behind: WriteBack | None = None
+        if options.write_back:
+            self._behind = WriteBack(self._upload_behind, options.requests_per_file)
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -137,6 +142,9 @@ class Handles:
     def close(self) -> None:
         """Upload every changed file that is still open. Raises the first error, after all."""
         self._neighbours.close()
+        left = self._behind.close() if self._behind is not None else []
+        for each in left:
+            log.warning("s3://%s/%s is uploaded by the next mount", each.bucket, each.key)
         with self._lock:
             handles = list(self._open.values())
         failed: MimicError | None = None
@@ -144,7 +152,8 @@ class Handles:
             if file is None:
                 continue
             try:
-                self._upload(node, file, Cancellation())
+                if file not in left:
+                    self._upload(node, file, Cancellation())
             except MimicError as exc:
                 failed = failed or exc
             file.close()
@@ -192,8 +201,8 @@ class Handles:
             last = self._users[file] == 1
         if last:
             try:
-                self._upload(node, file, Cancellation())
-            except UploadFailed as exc:
+                self._finish(node, file)
+            except MimicError as exc:
                 log.debug("%s", exc)  # it is in the log
 
     def _close(self, node: Node, file: File) -> None:
@@ -247,7 +256,8 @@ class Handles:
             self._upload(node, file, cancellation)
 
     def closed_by(self, handle: int, pid: int) -> None:
-        """Process *pid* closed a descriptor: upload what was written.
+        """Process *pid* closed a descriptor: upload what was written, or see to it that it is
+        uploaded.
 
         A shell opens `> file` and closes that once it is its standard output: nothing is
         written yet, and there is another descriptor. An empty object that is replaced a
@@ -256,24 +266,47 @@ class Handles:
         node, file, _ = self._handle(handle)
         if file is None or (file.size == 0 and file.dirty and _has_open(pid, node.ino)):
             return
+        self._finish(node, file)
+
+    def _finish(self, node: Node, file: File) -> None:
         # Not interruptible: a process that is killed has its files closed as on any disk.
-        self._upload(node, file, Cancellation())
+        if self._behind is None or file.lost is not None:
+            self._upload(node, file, Cancellation())
+        elif file.dirty:
+            file.secure()
+            self._behind.add(file, lambda: self._hold(node, file))
+
+    def _hold(self, node: Node, file: File) -> Callable[[], None]:
+        with self._lock:
+            handle = self._add(node, file)
+        return lambda: self.release(handle)
+
+    def _upload_behind(self, file: File, cancellation: Cancellation) -> None:
+        with self._lock:
+            node = next(node for node, each, _ in self._open.values() if each is file)
+        self._upload(node, file, cancellation, behind=True)
+
+    def pending(self) -> list[Pending]:
+        """Return the closed files that S3 does not have yet (--write-back)."""
+        return self._behind.pending() if self._behind is not None else []
 
     def flush_node(self, node: Node, cancellation: Cancellation) -> None:
         """The same for whatever is open of *node*."""
         if node.file is not None:
             self._upload(node, node.file, cancellation)
 
-    def _upload(self, node: Node, file: File, cancellation: Cancellation) -> None:
+    def _upload(
+        self, node: Node, file: File, cancellation: Cancellation, *, behind: bool = False
+    ) -> None:
         if file.lost is not None:
             file.flush(cancellation)  # says so
         if not file.dirty:
             return
-        file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
         try:
-            file.flush(cancellation)
+            file.flush(cancellation, behind=behind)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
-            log.error("%s", exc)
+            if not behind or file.lost is not None:
+                log.error("%s", exc)
             if file.lost is not None:
                 self._replaced(node)
             raise

@@ -68,10 +68,7 @@ class Stored:
             now.mtime_ns if new.mtime_ns is None else new.mtime_ns,
             new.atime_ns,
         )
-        self._change(node, lambda meta: {**meta, **said})
-        file = node.file
-        if file is not None and (file.dirty or file.apart) and new.mtime_ns is not None:
-            file.set_mtime(new.mtime_ns)
+        self._change(node, lambda meta: {**meta, **said}, new.mtime_ns)
 
     # Extended attributes
 
@@ -160,14 +157,20 @@ class Stored:
         entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
         return (entry.meta if entry is not None else None) or {}
 
-    def _change(self, node: Node, change: Callable[[Meta], dict[str, str]]) -> None:
+    def _change(
+        self,
+        node: Node,
+        change: Callable[[Meta], dict[str, str]],
+        mtime_ns: int | None = None,
+    ) -> None:
         """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where
         the name stands for another node by now: the kernel looks it up again then."""
         file = node.file
-        if file is not None and (file.apart or file.dirty):
-            if file.expired:
-                raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
-            file.replace_meta(_checked(change(file.content.meta), node))
+        if file is not None and file.expired:
+            raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
+        if file is not None and file.change_meta(
+            lambda meta: _checked(change(meta), node), mtime_ns
+        ):
             return
         key = node.key  # it has none once it is found to be another version
         if not key or (node.is_directory and not self._options.markers):

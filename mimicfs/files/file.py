@@ -11,12 +11,11 @@ An upload of bytes that are partly those of a version in S3 replaces only that v
 of a file which was to be new, none. One that was cut to nothing before replaces what is there.
 
 A large object is not fetched because a byte of it is written: its file is *partial*, the
-staging file has only what was written, and the rest is read from the version in S3. Where the
-server can, an upload copies there what has not changed. A large file that is written from its
-start on is sent to S3 meanwhile (multipart.py).
+staging file has only what was written, and the rest is read from the version in S3
+(layout.py). Where the server can, an upload copies there what has not changed. A large file
+that is written from its start on is sent to S3 meanwhile (multipart.py).
 
 INVARIANT: a dirty file that is not detached has a staging file with a record (journal.py).
-INVARIANT: of a partial file, all bytes behind `_base` are in the staging file.
 
 Locks: `_change` is held by whoever changes the file or uploads it, also while that waits for
 S3: a writer waits for an upload to end, so that no upload is torn. `_lock` protects the
@@ -25,7 +24,8 @@ fields and is held for a few instructions; it is taken after `_change`. Readers 
 
 An upload that was interrupted is given up, not awaited: none of its bytes are read any more,
 so the file may be changed at once, but no other upload begins, and no deletion, before its
-last request has ended (`_unsettled`): S3 might take them in the wrong order.
+last request has ended (`_given_up`): S3 might take them in the wrong order. If S3 has taken it
+all the same, that is the version that the file stands on from then on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mimicfs import metadata
@@ -51,9 +50,11 @@ from mimicfs.errors import (
 )
 from mimicfs.files import transfer
 from mimicfs.files.journal import Journal, Orphan, Record, Staging
+from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
-from mimicfs.files.ranges import Part, Ranges, plan
+from mimicfs.files.ranges import Part
 from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.transfer import Batch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import COPY_MAX, MIB, S3, Condition, Content
 
@@ -94,7 +95,7 @@ class File:
         self.key = key
         self.entry = entry
         self.content = content
-        self.size = entry.size if entry is not None else 0
+        self._layout = Layout(entry.size if entry is not None else 0)
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
         self._mtime_said = False  # set by somebody, after the last change
         self.dirty = False
@@ -106,13 +107,11 @@ class File:
         self._expired = False
         self._closed = False
         self._unsaved = False  # detached: it has bytes that S3 never had
-        self._unsettled: Future[None] | None = None
+        self._given_up: Batch | None = None  # an upload that may still be on its way
         self._staging: Staging | None = None
-        self._base = 0  # so many first bytes of `entry` are the file's, but for `_changed`
-        self._changed = Ranges()
-        self._local: Ranges | None = None  # what is in the staging file; None: all
-        self._front = 0  # bytes that were written in a row, from the start on
         self._multipart: Multipart | None = None  # begun while the file is written
+        self._behind: Cancellation | None = None  # of an upload that gives way to changes
+        self._promised = False  # its writer was told that the bytes are safe
         self._reader = reader or self._new_reader(entry)
         if staging is not None:
             self._resume(staging)
@@ -128,22 +127,16 @@ class File:
         """Go on where a mount that died has left *staging*."""
         record, found = staging.record, staging.stat()
         self._staging, self.dirty = staging, True
-        self.size, self.mtime_ns = found.st_size, found.st_mtime_ns
-        self._base = min(record.base, self.size)
-        for start, end in staging.ranges():
-            if end is not None:
-                self._changed.add(start, end)
-            else:
-                self._changed.cut(start)
-                self._base = min(self._base, start)
-        if record.partial:
-            self._local = Ranges()
-            for start, end in self._changed:
-                self._local.add(start, end)
-            self._local.add(self._base, self.size)
-        elif self._base:
-            self._changed.add(0, self.size)
+        said = metadata.read(record.meta).mtime_ns if record.closed else None
+        self.mtime_ns = found.st_mtime_ns if said is None else said
+        self._layout = Layout.resumed(
+            found.st_size, record.base, staging.ranges(), partial=record.partial
+        )
         self._based = self.entry is not None
+
+    @property
+    def size(self) -> int:
+        return self._layout.size
 
     @property
     def etag(self) -> str:
@@ -223,12 +216,7 @@ class File:
         with self._lock:
             self._check()
             end = min(offset + size, self.size)
-            if end <= offset:
-                pieces = []
-            elif self._local is None or self._local.covers(offset, end):
-                pieces = [(offset, end, self._staging is not None)]
-            else:
-                pieces = list(self._local.pieces(offset, end))
+            pieces = list(self._layout.pieces(offset, end)) if offset < end else []
             return self._staging, self._reader, pieces
 
     def _check(self) -> None:
@@ -247,6 +235,7 @@ class File:
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
         end = offset + len(data)
+        self._interrupt()
         with self._change:
             staging = self._staged(cancellation)
             self._make_dirty(staging)
@@ -254,14 +243,15 @@ class File:
                 self._multipart.changed(offset, end)
             staging.write(offset, data)
             self._note(staging, min(offset, self.size), end)
-            if offset <= self._front < end:
-                self._front = end
+            if offset <= self._layout.front < end:
+                self._layout.front = end
                 self._send_ahead(staging, cancellation)
         return len(data)
 
     def truncate(self, size: int, cancellation: Cancellation) -> None:
         """Cut the file to *size*, or extend it with zeros."""
         self._check_size(size)
+        self._interrupt()
         with self._change:
             with self._lock:
                 self._check()
@@ -277,46 +267,43 @@ class File:
             else:
                 self._cut(staging, size)
 
+    def _interrupt(self) -> None:
+        """Interrupt an upload that nobody waits for: the file is about to change."""
+        behind = self._behind
+        if behind is not None:
+            behind.cancel()
+
     def _check_size(self, size: int) -> None:
         if size > SIZE_MAX:
             raise PosixError(errno.EFBIG, f"{self._about}: over 5 TiB")
 
     def _note(self, staging: Staging, start: int, end: int) -> None:
         """The staging file has new bytes from *start* to *end*."""
-        if self._local is not None:
+        if self._layout.partial:
             staging.changed(start, end)
         with self._lock:
-            if self._local is not None:
-                self._local.add(start, end)
-            if self._base:
-                self._changed.add(start, end)
-            self.size = max(self.size, end)
+            self._layout.wrote(start, end)
             self.mtime_ns, self._mtime_said = time.time_ns(), False
             self.refused = False
 
     def _cut(self, staging: Staging, size: int) -> None:
         """The staging file ends at *size* now."""
-        if self._local is not None:
+        if self._layout.partial:
             staging.cut(size)
         with self._lock:
-            if self._local is not None:
-                self._local.cut(size)
-            self._changed.cut(size)
-            self._base = min(self._base, size)
-            self._front = min(self._front, size)
+            self._layout.cut(size)
             self._based = self._based and size > 0
-            self.size = size
             self.mtime_ns, self._mtime_said = time.time_ns(), False
             self.refused = False
 
     def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
         """Send what is written already of a large file that has nothing of a version in S3."""
-        if self._front < 2 * self._options.part_size or self._based or self._detached:
+        if self._layout.front < 2 * self._options.part_size or self._based or self._detached:
             return
         if self._multipart is None:
             self._settled(cancellation)
             self._multipart = self._new_multipart(staging)
-        self._multipart.ahead(self._front, cancellation)
+        self._multipart.ahead(self._layout.front, cancellation)
 
     def _new_multipart(self, staging: Staging) -> Multipart:
         self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
@@ -327,7 +314,7 @@ class File:
         multipart, self._multipart = self._multipart, None
         if multipart is not None:
             multipart.give_up()
-            self._unsettled = multipart.batch.settled
+            self._given_up = multipart.batch
 
     def _make_dirty(self, staging: Staging) -> None:
         """Note on disk, before the first byte is changed, what the bytes are to become."""
@@ -338,28 +325,47 @@ class File:
             self.dirty = True
 
     def _describe(self, staging: Staging) -> None:
-        content, partial = self.content, self._local is not None
+        content, layout = self.content, self._layout
         staging.describe(
             Record(
-                *(self.bucket, self.key, self.etag, self._base, partial, self._s3.endpoint),
-                *(content.content_type, content.meta, content.headers),
+                *(self.bucket, self.key, self.etag, layout.base, layout.partial),
+                *(self._s3.endpoint, content.content_type, content.meta, content.headers),
+                closed=self._promised,
             )
         )
-
-    def set_mtime(self, mtime_ns: int) -> None:
-        """Make *mtime_ns* the time of the last change, until the next one."""
-        with self._lock:
-            self.mtime_ns, self._mtime_said = mtime_ns, True
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
         """Store *updates* as user metadata with the next upload."""
         with self._lock:
             self.content = self.content._replace(meta={**self.content.meta, **updates})
 
-    def replace_meta(self, meta: Mapping[str, str]) -> None:
-        """Store *meta*, and no other user metadata, with the next upload."""
-        with self._lock:
-            self.content = self.content._replace(meta=meta)
+    def change_meta(
+        self, change: Callable[[Mapping[str, str]], dict[str, str]], mtime_ns: int | None = None
+    ) -> bool:
+        """Store what *change* makes of the user metadata with the next upload, and *mtime_ns*
+        as the time of the last change. False: there will be none, S3 has the file."""
+        self._interrupt()
+        with self._change:
+            if not (self.dirty or self.apart):
+                return False
+            meta = change(self.content.meta)
+            with self._lock:
+                self.content = self.content._replace(meta=meta)
+                if mtime_ns is not None:
+                    self.mtime_ns, self._mtime_said = mtime_ns, True
+            if self.dirty:
+                self._redescribe()
+            return True
+
+    def secure(self) -> None:
+        """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
+        self._interrupt()
+        with self._change:
+            if self.dirty and self._staging is not None:
+                self._promised = True
+                self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
+                self._describe(self._staging)
+                self._staging.sync()
 
     def _staged(
         self, cancellation: Cancellation, keep: int | None = None, *, to_upload: bool = True
@@ -388,23 +394,18 @@ class File:
         with self._lock:
             self._staging = staging
             self._based = keep != 0
-            self._base = size
-            self._changed = Ranges()
-            self._local = Ranges() if partial else None
+            self._layout = Layout(size, size, partial=partial)
         return staging
 
     def _fill(
         self, staging: Staging, spans: list[tuple[int, int]], cancellation: Cancellation
     ) -> None:
         """Fetch what the staging file of a partial file lacks of *spans*."""
-        local, entry = self._local, self.entry
-        if local is None or entry is None:
-            return
-        holes = [hole for start, end in spans for hole in local.holes(start, end)]
-        self._fetch(entry, holes, staging, cancellation)
-        with self._lock:
-            for start, end in holes:
-                local.add(start, end)
+        holes = self._layout.missing(spans)
+        if holes and self.entry is not None:
+            self._fetch(self.entry, holes, staging, cancellation)
+            with self._lock:
+                self._layout.fetched(holes)
 
     def _fetch(
         self,
@@ -438,9 +439,9 @@ class File:
 
     # To S3
 
-    def flush(self, cancellation: Cancellation) -> Entry | None:
+    def flush(self, cancellation: Cancellation, *, behind: bool = False) -> Entry | None:
         """Upload the file if it is dirty; return the new version then. S3 has it and the
-        mirror knows.
+        mirror knows. *behind*: whoever changes the file meanwhile interrupts this.
 
         Raises UploadFailed, which says where the bytes are kept; the file stays dirty, and
         the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
@@ -452,29 +453,47 @@ class File:
             staging = self._staging
             if not self.dirty or staging is None:
                 return None
+            self._behind = cancellation if behind else None
+            self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
             try:
                 self._settled(cancellation)
-                entry = self._upload(staging, cancellation)
+                entry, told = self._upload(staging, cancellation)
+                self._uploaded(staging, entry, told)
             except Interrupted:
                 raise
             except MimicError as exc:
                 self.refused = True
                 raise self._failed(staging, exc) from exc
-            self._stand_on(entry)
-            with self._lock:
-                self.dirty = False
-                self._based = True
-                self._base = self.size
-                self._changed = Ranges()
-            staging.settle()
-            return entry
+            finally:
+                self._behind = None
+            return self.entry
+
+    def _uploaded(self, staging: Staging, entry: Entry, told: Content) -> None:
+        """S3 has the bytes as *entry*, stored with what *told* says."""
+        self._stand_on(entry)
+        with self._lock:
+            self._based = True
+            self._layout.uploaded()
+        while not self._is_settled(told):
+            # The owner, say, was changed after the upload had begun, which is when it is told.
+            told = self.content
+            self._stand_on(self._s3.copy((self.bucket, entry), self.bucket, self.key, told))
+        staging.settle()
+
+    def _is_settled(self, told: Content) -> bool:
+        """Make the file clean if S3 has all that is said of it."""
+        with self._lock:
+            if self.content != told:
+                return False
+            self.dirty = self._promised = False
+            return True
 
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
         """Return what is to be said of an upload that S3 refused."""
         lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
         kept_at = self._recovered(staging) if lost else staging.path
         part = " (only what was written; the .json beside it says where)"
-        said = f"{kept_at}{part if lost and self._local is not None else ''}"
+        said = f"{kept_at}{part if lost and self._layout.partial else ''}"
         about = f"{self._about} was not uploaded, its bytes are kept in {said}: {exc}"
         failed = UploadFailed(about, errno=exc.errno, kept_at=str(kept_at))
         if lost:
@@ -485,11 +504,12 @@ class File:
 
     def _recovered(self, staging: Staging) -> Path:
         """Move the bytes to where their owner will look for them; return where that is."""
-        record = Record(self.bucket, self.key, partial=self._local is not None)
+        record = Record(self.bucket, self.key, partial=self._layout.partial)
         orphan = Orphan(staging.path.stem, self.size, record)
         return self._journal.recover(orphan)
 
-    def _upload(self, staging: Staging, cancellation: Cancellation) -> Entry:
+    def _upload(self, staging: Staging, cancellation: Cancellation) -> tuple[Entry, Content]:
+        """Return the new version, and what was said of it when the upload began."""
         absent = self._absent and self.entry is None
         condition = Condition(self.etag if self._based else "", absent)
         try:
@@ -507,7 +527,7 @@ class File:
                 return self._upload_parts(staging, parts, condition, cancellation)
         except MimicError as exc:
             if entry := self._arrived(exc, condition):
-                return entry
+                return entry, self.content
             raise
 
     def _parts(self) -> list[Part] | None:
@@ -515,28 +535,29 @@ class File:
         least = self._options.part_size
         if self.size <= 2 * least and self._multipart is None:
             return None
-        if self._base >= least and self._multipart is None and self._s3.copies_parts:
+        if self._layout.base >= least and self._multipart is None and self._s3.copies_parts:
             part = max(least, -(-self.size // (_PARTS_MAX // 2)))
             smallest = min(_PART_MIN, least)
-            parts = plan(self._changed, self._base, self.size, part, smallest, COPY_MAX)
+            parts = self._layout.plan(part, smallest, COPY_MAX)
             if any(part.copied for part in parts):
                 return parts
         return list(parts_of(self.size, least)) or None
 
     def _upload_whole(
         self, staging: Staging, condition: Condition, cancellation: Cancellation
-    ) -> Entry:
+    ) -> tuple[Entry, Content]:
         self._give_up_multipart()  # the file was cut to nothing
         self._settled(cancellation)
         self._fill(staging, [(0, self.size)], cancellation)
-        batch = transfer.Batch(self._s3, self._options.requests_per_file, cancellation)
-        body = transfer.Slice(batch, staging, 0, self.size)
-        to = (self.bucket, self.key, body, self.size, self.content, condition)
+        batch = Batch(self._s3, self._options.requests_per_file, cancellation)
+        body = Slice(batch, staging, 0, self.size)
+        told = self.content
+        to = (self.bucket, self.key, body, self.size, told, condition)
         try:
-            return batch.one(self._s3.put, *to)
+            return batch.one(self._s3.put, *to), told
         except BaseException:
             batch.stop(lambda: None)
-            self._unsettled = batch.settled
+            self._given_up = batch
             raise
 
     def _upload_parts(
@@ -545,7 +566,7 @@ class File:
         parts: list[Part],
         condition: Condition,
         cancellation: Cancellation,
-    ) -> Entry:
+    ) -> tuple[Entry, Content]:
         sent = [(part.start, part.end) for part in parts if not part.copied]
         self._fill(staging, sent, cancellation)
         multipart, self._multipart = self._multipart or self._new_multipart(staging), None
@@ -553,14 +574,10 @@ class File:
         if not self._mtime_said:  # the time of the first part is good enough to save a copy
             self.set_meta({"mtime": told.meta["mtime"]})
         try:
-            entry = multipart.finish(parts, self.size, condition, cancellation)
+            return multipart.finish(parts, self.size, condition, cancellation), told
         except BaseException:
-            self._unsettled = multipart.batch.settled
+            self._given_up = multipart.batch
             raise
-        if told == self.content:
-            return entry
-        # The owner, say, was changed after the upload had begun, which is when it is told.
-        return self._s3.copy((self.bucket, entry), self.bucket, self.key, self.content)
 
     def _arrived(self, exc: MimicError, condition: Condition) -> Entry | None:
         """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
@@ -575,9 +592,17 @@ class File:
 
     def _settled(self, cancellation: Cancellation) -> None:
         """Wait until nothing of an upload that was given up is on its way."""
-        if self._unsettled is not None:
-            cancellation.wait(self._unsettled)
-            self._unsettled = None
+        batch = self._given_up
+        if batch is None:
+            return
+        cancellation.wait(batch.settled)
+        self._given_up = None
+        for entry in batch.results():
+            if isinstance(entry, Entry):  # S3 has taken it all the same
+                self._stand_on(entry)
+                self._based = True
+                if self.dirty:
+                    self._redescribe()
 
     def _stand_on(self, entry: Entry) -> None:
         reader = self._new_reader(entry)
@@ -605,7 +630,7 @@ class File:
                 self.expire()
                 return
             with self._lock:
-                self._local = None
+                self._layout.fetched_all()
                 self._unsaved, self.dirty = self.dirty, False
                 self._detached = True
             staging.settle()
@@ -642,8 +667,7 @@ class File:
                 return
             with self._lock:
                 self.dirty = False
-                self._local, self._changed = None, Ranges()
-                self.size, self.mtime_ns = entry.size, entry.mtime_ns
+                self._layout, self.mtime_ns = Layout(entry.size), entry.mtime_ns
                 staging, self._staging = self._staging, None
             if staging is not None:
                 staging.remove()

@@ -89,13 +89,15 @@ class Orphan(NamedTuple):
 
 
 class Journal:
-    """The staging files in one directory."""
+    """The staging files in one directory. They may take *limit* bytes of the disk together, give
+    or take what is written between two looks (16 MiB a file); 0: as long as some of it is free."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limit: int = 0) -> None:
         self.directory = directory
+        self.room = Room(limit)
 
     @classmethod
-    def open(cls, directory: Path) -> Journal:
+    def open(cls, directory: Path, limit: int = 0) -> Journal:
         """Return the journal in *directory*, which is made if it is not there. Raises
         ConfigError unless it is a directory of ours that nobody else can enter."""
         try:
@@ -107,15 +109,20 @@ class Journal:
             raise ConfigError(f"{directory}: not a directory of ours; name another --cache-dir")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigError(f"{directory}: others can enter it; chmod 700 it")
-        return cls(directory)
+        return cls(directory, limit)
 
     def stage(self) -> Staging:
         """Return a new, empty staging file, without a record."""
         data = self.directory / f"{secrets.token_hex(16)}.data"
         unborn = data.with_suffix(".unborn")
         with _disk_errors(data):
-            fd = os.open(unborn, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            staging = Staging(data, fd)
+            flags = _OPEN | os.O_CREAT | os.O_EXCL
+            try:
+                fd = os.open(unborn, flags, 0o600)
+            except FileNotFoundError:  # somebody has removed the directory
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fd = os.open(unborn, flags, 0o600)
+            staging = Staging(data, fd, room=self.room)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unborn.rename(data)
         return staging
@@ -145,7 +152,7 @@ class Journal:
         data = self.directory / f"{orphan.name}.data"
         with _disk_errors(data):
             fd = _locked(data)
-            return Staging(data, fd, orphan.record) if fd is not None else None
+            return Staging(data, fd, orphan.record, self.room) if fd is not None else None
 
     def recover(self, orphan: Orphan) -> Path:
         """Move an orphan's bytes, and its record, to the directory `recovered`; return where
@@ -188,6 +195,20 @@ class Journal:
                     path.unlink()
 
 
+class Room:
+    """How many bytes of the disk staging files take, and may take (0: any number)."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()  # protects `used`
+
+    def taken(self, before: int, now: int) -> None:
+        """A file that took *before* bytes takes *now*."""
+        with self._lock:
+            self.used += now - before
+
+
 class Staging:
     """One staging file. *path* is where its bytes are. Reads and writes are those of
     pread(2) and pwrite(2): any thread, at once.
@@ -196,9 +217,14 @@ class Staging:
     still runs after the file was given up cannot meet another file under its number.
     """
 
-    def __init__(self, path: Path, fd: int, record: Record | None = None) -> None:
+    def __init__(
+        self, path: Path, fd: int, record: Record | None = None, room: Room | None = None
+    ) -> None:
         self.path = path
         self._fd = fd
+        self._room = room or Room()
+        self._taken = [0]  # bytes of the room
+        weakref.finalize(self, _give_back, self._room, self._taken)
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
         self._ranges: int | None = None
@@ -299,15 +325,26 @@ class Staging:
         self._unseen += size
         if self._unseen < _LOOK_EVERY:
             return
+        self._take()
+        room = self._room
+        if room.limit and room.used + size > room.limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         disk = os.fstatvfs(self._fd)
         free, all_of_it = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
         if free < size + min(_FREE, all_of_it // 20):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._unseen = 0
 
+    def _take(self) -> None:
+        now = os.fstat(self._fd).st_blocks * 512
+        self._room.taken(self._taken[0], now)
+        self._taken[0] = now
+
     def truncate(self, size: int) -> None:
         with _disk_errors(self.path):
             os.ftruncate(self._fd, size)
+            if self._taken[0]:
+                self._take()
 
     def keep(self) -> None:
         """Give it up, but for its bytes: the next mount finds them."""
@@ -316,6 +353,10 @@ class Staging:
     def remove(self) -> None:
         """Give up the bytes."""
         _remove(self.path)
+
+
+def _give_back(room: Room, taken: list[int]) -> None:
+    room.taken(taken[0], 0)
 
 
 def _beside(path: Path) -> Path:
@@ -420,5 +461,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free space or name another --cache-dir" if full else ""
+        advice = "; free space, raise --staging-size, or name another --cache-dir" if full else ""
         raise PosixError(exc.errno or errno.EIO, f"staging file {path}{advice}") from exc

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 
-from mimicfs import metadata
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
@@ -93,8 +92,6 @@ def _upload(
     content = Content(record.content_type, record.meta, record.headers)
     place = (Budget(), record.bucket, record.key, now, content)
     file = File(s3, journal, options, *place, absent=now is None, staging=staging)
-    if not record.closed:
-        file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
     try:
         file.flush(NEVER)
         log.warning("what a mount that died had of s3://%s/%s is uploaded", file.bucket, file.key)

@@ -70,6 +70,11 @@ class Batch:
         for future in [future for future in running if future.done()]:
             found[running.pop(future)] = future.result()
 
+    def results(self) -> list[Any]:
+        """Return what those that ran when the batch was stopped have returned since."""
+        ended = [each for each in self.running if each.done() and not each.cancelled()]
+        return [each.result() for each in ended if each.exception() is None]
+
     def stop(self, then: Callable[[], None]) -> None:
         """Begin nothing more; run *then* when what is on its way has ended."""
         self.stopped = True

@@ -19,6 +19,7 @@ from support.proxy import Fail, Hold, Proxy
 from mimicfs.config import FileOptions
 from mimicfs.errors import Interrupted, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.multipart import parts_of
+from mimicfs.metadata import written
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import Content
 
@@ -56,7 +57,8 @@ def test_a_new_file_is_in_s3_and_in_the_mirror_after_flush(
     assert files.mimicdb.entry(files.bucket, "new.txt") is None
     entry = file.flush(calm)
     assert entry == files.mimicdb.entry(files.bucket, "new.txt") == file.entry
-    assert (entry.size, entry.meta, file.dirty) == (5, {"mode": "33188"}, False)
+    assert (entry.size, file.dirty) == (5, False)
+    assert entry.meta == {"mode": "33188", **written(mtime_ns=file.mtime_ns)}
     found = client.get_object(Bucket=files.bucket, Key="new.txt")
     assert (found["Body"].read(), found["ContentType"]) == (b"hello", "text/plain")
     assert files.s3.requests == {"PUT": 1}
@@ -157,12 +159,12 @@ def test_a_change_keeps_the_metadata_and_type_that_the_mirror_does_not_know(
     files.mimicdb.record(files.bucket, entry)
     file = files.open("key")
     file.write(3, memoryview(b"d"), calm)
-    file.set_meta({"mtime": "5"})
+    assert file.change_meta(lambda meta: {**meta, "uid": "7"}, mtime_ns=5_000_000_000)
     assert files.s3.requests == {"HEAD": 1, "GET": 1}
     file.flush(calm)
     found = client.get_object(Bucket=files.bucket, Key="key")
     assert (found["Body"].read(), found["ContentType"]) == (b"abcd", "a/b")
-    assert found["Metadata"] == {"mine": "1", "mtime": "5"}
+    assert found["Metadata"] == {"mine": "1", "uid": "7", "mtime": "5.000000000"}
 
 
 def test_an_object_changed_elsewhere_is_not_mixed_with_a_write(
@@ -474,7 +476,7 @@ def test_new_metadata_of_the_object_does_not_undo_a_write(
     assert (file.dirty, file.read(0, 99, calm)) == (True, b"NEW")
     file.flush(calm)
     assert stored(client, files.bucket, "key") == b"NEW"
-    assert files.mimicdb.entry(files.bucket, "key").meta == {"m": "2"}
+    assert files.mimicdb.entry(files.bucket, "key").meta["m"] == "2"
 
 
 def test_readers_and_a_writer_at_once_see_whole_writes(
@@ -524,3 +526,71 @@ def test_an_error_is_one_of_ours(files: Any, proxy: Proxy, calm: Cancellation) -
     with proxy.rule(Fail(lambda request: request.kind == "PUT", 500, "InternalError")):
         with pytest.raises(MimicError):
             file.flush(calm)
+
+
+# Changes while an upload is on its way
+
+
+def test_a_change_interrupts_an_upload_that_nobody_waits_for(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file = files.create("key")
+    file.write(0, memoryview(b"first"), calm)
+    ended: list[BaseException | None] = []
+
+    def upload() -> None:
+        try:
+            ended.append(file.flush(Cancellation(), behind=True))
+        except Interrupted as exc:
+            ended.append(exc)
+
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        background(upload)
+        assert hold.reached.wait(10)
+        file.write(0, memoryview(b"SECOND"), calm)  # does not wait for the upload
+        until(lambda: bool(ended))
+        assert isinstance(ended[0], Interrupted)
+    entry = file.flush(calm)  # also where S3 has taken the first one meanwhile
+    assert (entry.size, file.dirty, file.lost) == (6, False, None)
+    assert stored(client, files.bucket, "key") == b"SECOND"
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_an_interrupted_upload_that_s3_has_taken_is_the_version_that_is_replaced(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    files.put("key", b"old")
+    files.know_conditions()
+    file = files.open("key")
+    file.write(0, memoryview(b"OLD"), calm)
+    interrupted = Cancellation()
+
+    def give_up() -> None:
+        with pytest.raises(Interrupted):
+            file.flush(interrupted)
+
+    with proxy.rule(Hold(lambda request: request.kind == "PUT", answers=True)) as hold:
+        thread = background(give_up)
+        assert hold.reached.wait(10)  # S3 has it, we have no answer
+        interrupted.cancel()
+        thread.join(10)
+        file.write(3, memoryview(b"er"), calm)
+    file.flush(calm)
+    assert file.lost is None
+    assert stored(client, files.bucket, "key") == b"OLDer"
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)  # rclone keeps none
+def test_metadata_that_changes_during_an_upload_is_stored_with_it(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file = files.create("key")
+    file.write(0, memoryview(b"bytes"), calm)
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        uploading = background(lambda: file.flush(calm))
+        assert hold.reached.wait(10)
+        file.set_meta({"uid": "7"})
+        hold.release()
+        uploading.join(10)
+    assert client.head_object(Bucket=files.bucket, Key="key")["Metadata"]["uid"] == "7"
+    assert file.dirty is False

@@ -49,10 +49,12 @@ class Rule:
 
 
 class Hold(Rule):
-    """Requests wait, before the server sees them, until `release`."""
+    """Requests wait, before the server sees them, until `release`; with *answers*, after it has
+    answered, and `reached` says that."""
 
-    def __init__(self, matches: Callable[[Request], bool]) -> None:
+    def __init__(self, matches: Callable[[Request], bool], *, answers: bool = False) -> None:
         super().__init__(matches)
+        self.answers = answers
         self._go = threading.Event()
 
     def release(self) -> None:
@@ -143,7 +145,8 @@ class Proxy:
             for rule in self._rules:
                 if rule.matches(request):
                     rule.seen += 1
-                    rule.reached.set()
+                    if not (isinstance(rule, Hold) and rule.answers):
+                        rule.reached.set()
                     return rule
         return None
 
@@ -170,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         rule = self.proxy.came(request)
         if self.proxy.latency_s:
             time.sleep(self.proxy.latency_s)
-        if isinstance(rule, Hold):
+        if isinstance(rule, Hold) and not rule.answers:
             rule.wait()
         body = self._body()
         if isinstance(rule, Fail):
@@ -179,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         self.server_side.request(self.command, self.path, body, headers)
         response = self.server_side.getresponse()
+        if isinstance(rule, Hold) and rule.answers:
+            rule.reached.set()
+            rule.wait()
         if isinstance(rule, Lose) and rule.seen <= rule.times:
             response.read()
             self.close_connection = True
