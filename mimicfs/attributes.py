@@ -25,7 +25,10 @@ def believed_kinds(options: VFSOptions) -> frozenset[int]:
 
 
 class Attributes:
-    def __init__(self, options: VFSOptions) -> None:
+    """*believed*: whether what is stored with objects counts."""
+
+    def __init__(self, options: VFSOptions, *, believed: bool = True) -> None:
+        self._believed = believed
         self._options = options
         self._uid, self._gid = options.uid, options.gid
         self._file_mode = metadata.file_mode(options.file_mode)
@@ -36,7 +39,7 @@ class Attributes:
 
     def of_object(self, ino: int, entry: Entry) -> Attr:
         """Return the attributes of an object that the mirror has."""
-        if entry.meta:
+        if entry.meta and self._believed:
             return self._stored(ino, self._file_mode, entry.size, entry)
         # Once for each name of a listing: tuple.__new__ takes half as long as Attr().
         _, size, mtime_ns, *_ = entry
@@ -47,7 +50,7 @@ class Attributes:
         """Return the attributes of a directory. *entry* is its own, if it has one; *touched_ns*
         is when its names changed last, as far as this mount knows; *since_ns* holds where
         nothing has a time."""
-        if entry is not None and entry.meta:
+        if entry is not None and entry.meta and self._believed:
             attr = self._stored(ino, self._directory_mode, 0, entry)
         else:
             # One link: find(1) takes it as "the number of subdirectories is not known".

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, PosixError
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BucketOptions:
+    """What holds for one bucket."""
+
+    read_only: bool = False
+    storage_class: str = ""  # of what is written; "": S3's default
+    sse: str = ""  # how S3 encrypts it; "": as the bucket says
+    kms_key_id: str = ""
+    acl: str = ""
+    requester_pays: bool = False
+    prefix: str = ""  # "" or ending in "/": the part of the bucket that is shown
+    never_sync: bool = False  # never list it as a whole
+    metadata: bool = True  # False: objects get no mode, owner, times; those they have are ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """What holds for each bucket: for one that is not *named*, *default*."""
+
+    default: BucketOptions = BucketOptions()
+    named: Mapping[str, BucketOptions] = field(default_factory=dict)
+
+    def of(self, bucket: str) -> BucketOptions:
+        return self.named.get(bucket, self.default)
+
+    def prefixes(self) -> dict[str, str]:
+        """Return the part that is shown of each bucket that is not shown whole."""
+        return {name: options.prefix for name, options in self.named.items() if options.prefix}
+
+    def check_writable(self, bucket: str) -> None:
+        """Raise PosixError EROFS if nothing in *bucket* may be changed."""
+        if self.of(bucket).read_only:
+            about = f"s3://{bucket} is read-only by the configuration"
+            raise PosixError(errno.EROFS, about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +62,8 @@ class S3Options:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0  # without one byte arriving
     attempts: int = 5  # in all, with backoff and jitter between
+    credentials_file: Path | None = None  # instead of ~/.aws/credentials
+    buckets: Buckets = Buckets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +126,4 @@ class VFSOptions:
     symlinks: bool = True
     suid: bool = False  # setuid and setgid bits
     dev: bool = False  # devices
+    buckets: Buckets = Buckets()

@@ -61,9 +61,9 @@ class Control:
         others; its error is raised at the end."""
         self._syncer.sync_buckets()
         failed: MimicError | None = None
-        for bucket in self._mimicdb.buckets():
+        for bucket, prefix in self._syncer.scopes():
             try:
-                self._syncer.sync(bucket.name, cancellation=cancellation)
+                self._syncer.sync(bucket, prefix, cancellation=cancellation)
             except MimicError as exc:
                 cancellation.check()
                 failed = failed or exc

@@ -160,6 +160,12 @@ class Handles:
         if failed is not None:
             raise failed
 
+    def pending(self) -> tuple[int, int]:
+        """Return how many files, and how many bytes, S3 does not have yet."""
+        with self._lock:
+            changed = [file for file in self._users if file.dirty]
+        return len(changed), sum(file.size for file in changed)
+
     def _reader(self, bucket: str, entry: Entry) -> Reader:
         return Reader(self._s3, self._options, self._budget, bucket, entry)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -64,6 +64,7 @@ class Node:
         "parent",
         "special",
     )
+    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
 
     def __init__(
         self, ino: int, kind: Kind, parent: Node | None, component: str, bucket: str
@@ -102,9 +103,19 @@ class Node:
         while node.parent is not None and node.parent.kind != Kind.ACCOUNT:
             parts.append(node.component)
             node = node.parent
-        prefix = node.component if node.ino == ROOT_INO else ""
+        prefix = node.component if node.ino == ROOT_INO else node.prefix
         path = prefix + "/".join(reversed(parts))
         return path + "/" if parts and self.is_directory else path
+
+
+class _Part(Node):
+    """A bucket of which only a part is shown."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, node: Node, prefix: str) -> None:
+        super().__init__(node.ino, node.kind, node.parent, node.component, node.bucket)
+        self.prefix = prefix
 
 
 def _path_hash(parent: Node) -> Callable[[], blake2b]:
@@ -118,9 +129,13 @@ def slot_of(component: str, directory: bool) -> str:
 
 
 class Inodes:
-    """The table of nodes. *bucket* and *prefix* say what the root stands for."""
+    """The table of nodes. *bucket* and *prefix* say what the root stands for, *prefixes* which
+    part of a bucket its directory does, where that is not all of it."""
 
-    def __init__(self, bucket: str = "", prefix: str = "") -> None:
+    def __init__(
+        self, bucket: str = "", prefix: str = "", prefixes: Mapping[str, str] | None = None
+    ) -> None:
+        self._prefixes = prefixes or {}
         kind = Kind.DIRECTORY if bucket else Kind.ACCOUNT
         self.root = Node(ROOT_INO, kind, None, prefix, bucket)
         self.root.holds = 1  # the kernel never forgets the root
@@ -238,7 +253,10 @@ class Inodes:
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not Kind.CONTROL:
             bucket = component
-        node = self._nodes[ino] = Node(ino, kind, parent, component, bucket)
+        node = Node(ino, kind, parent, component, bucket)
+        if bucket in self._prefixes and parent.kind is _ACCOUNT:
+            node = _Part(node, self._prefixes[bucket])
+        self._nodes[ino] = node
         return node
 
     def _free(self, ino: int) -> int:

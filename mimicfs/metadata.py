@@ -30,6 +30,7 @@ SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined o
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
 _XATTR = "xattr"
+_WRITTEN = frozenset({"mode", "uid", "gid", "rdev", "mtime", "atime", _XATTR})
 SPECIAL = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
@@ -79,6 +80,11 @@ def written(
             seconds, rest = divmod(ns, NS)
             found[name] = f"{seconds}.{rest:09d}"
     return found
+
+
+def without_ours(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return *meta* without what `written` and `with_xattrs` say."""
+    return {name: value for name, value in meta.items() if name not in _WRITTEN}
 
 
 def is_special(meta: Mapping[str, str]) -> bool:

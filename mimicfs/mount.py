@@ -35,21 +35,6 @@ log = logging.getLogger(__name__)
 
 _RECOVER_S = 30.0  # between two tries to upload what an earlier mount left
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
-_FLAGS = (
-    "ro",
-    "rw",
-    "allow_other",
-    "nosuid",
-    "nodev",
-    "noexec",
-    "noatime",
-    "defaults",
-    "no_markers",
-    "nosymlinks",
-    "suid",
-    "dev",
-)
-_NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +73,8 @@ def assemble(settings: Settings) -> Parts:
         private_directory(settings.state)
     mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
     s3 = S3(settings.s3, mimicdb)
-    return Parts(mimicdb, s3, Syncer(mimicdb, s3), redacted(url))
+    syncer = Syncer(mimicdb, s3, settings.s3.buckets)
+    return Parts(mimicdb, s3, syncer, redacted(url))
 
 
 def private_directory(path: Path) -> Path:
@@ -105,56 +91,13 @@ def private_directory(path: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class MountChoices:
-    """What `-o` says."""
+    """What a mount is to be like."""
 
     read_only: bool = False
     allow_other: bool = False
     extra: tuple[str, ...] = ("nosuid", "nodev")
     vfs: VFSOptions = field(default_factory=VFSOptions)
-
-
-def parse_choices(words: list[str], target: Target) -> MountChoices:
-    """Return what the words after -o mean. Raises ConfigError for what is not known."""
-    numbers: dict[str, int] = {}
-    flags: set[str] = set()
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in _NUMBERS:
-            numbers[name] = _number(word, value, _NUMBERS[name])
-        elif not equals and name in _FLAGS:
-            flags.add(name)
-        else:
-            known = ", ".join([*_FLAGS, *(f"{name}=" for name in _NUMBERS)])
-            raise ConfigError(f"-o {word}: not an option; known are {known}")
-    if flags & {"suid", "dev"} and os.geteuid() != 0:
-        raise ConfigError("-o suid, -o dev: only root may trust what a bucket says that far")
-    defaults = VFSOptions()
-    umask = numbers.get("umask")
-    vfs = VFSOptions(
-        target,
-        numbers.get("uid", defaults.uid),
-        numbers.get("gid", defaults.gid),
-        numbers.get("file_mode", defaults.file_mode if umask is None else 0o666 & ~umask),
-        numbers.get("dir_mode", defaults.dir_mode if umask is None else 0o777 & ~umask),
-        markers="no_markers" not in flags,
-        symlinks="nosymlinks" not in flags,
-        suid="suid" in flags,
-        dev="dev" in flags,
-    )
-    denied = [f"no{name}" for name in ("suid", "dev") if name not in flags]
-    extra = (*denied, *sorted(flags & {"suid", "dev", "noexec", "noatime"}))
-    return MountChoices("ro" in flags, "allow_other" in flags, extra, vfs)
-
-
-def _number(word: str, value: str, base: int) -> int:
-    try:
-        number = int(value, base)
-    except ValueError as exc:
-        kind = "an octal number" if base == 8 else "a number"
-        raise ConfigError(f"-o {word}: not {kind}") from exc
-    if not 0 <= number < (1 << 32) - 1 or (base == 8 and number > 0o777):
-        raise ConfigError(f"-o {word}: out of range")
-    return number
+    clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
 
 
 # What is mounted
@@ -295,7 +238,7 @@ def serve_mount(
             allow_other=choices.allow_other,
             read_only=choices.read_only,
             extra=choices.extra,
-            clear_dead=True,
+            clear_dead=choices.clear_dead,
         )
         session = Session.mount(mountpoint, SessionOptions(mount_options))
         notifier = Notifier(session)

@@ -178,9 +178,9 @@ class News:
             if not bucket:  # a change in the list of buckets: *key* is a bucket
                 return node, slot_of(key, directory=True)
             found = self._inodes.find(node, slot_of(bucket, directory=True))
-            if found is None:
+            if found is None or not key.startswith(found.prefix):
                 return None, ""
-            node = found
+            node, key = found, key[len(found.prefix) :]
         elif bucket != node.bucket or not key.startswith(node.component):
             return None, ""
         else:

@@ -60,6 +60,8 @@ class Stored:
             node.mtime_ns = new.mtime_ns
             if not node.key and (new.mode, new.uid, new.gid) == (None, None, None):
                 return  # of a bucket, or the root: nobody stores it, rsync and cp -a set it
+        if not self._options.buckets.of(node.bucket).metadata:
+            return  # as on a disk that has no owners: cp -a and rsync -a go on
         kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
         said = metadata.written(
             kind | stat.S_IMODE(mode),
@@ -80,6 +82,7 @@ class Stored:
 
     def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int) -> None:
         """Set one. Raises PosixError EEXIST or ENODATA as *flags* say, ENOSPC, ERANGE."""
+        self._check_kept(node.bucket)
         text = _xattr_name(name)
 
         def change(meta: Meta) -> dict[str, str]:
@@ -110,12 +113,14 @@ class Stored:
     def make_special(self, bucket: str, key: str, meta: Meta) -> Entry:
         """Make an empty object that is a pipe, a socket or a device by its metadata. Raises
         PosixError EPERM if such are not believed here."""
+        self._check_kept(bucket)
         if metadata.read(meta).kind not in self._kinds:
             raise PosixError(errno.EPERM, f"s3://{bucket}/{key}: devices need -o dev")
         return self._s3.put(bucket, key, b"", 0, Content(_LINK_TYPE, meta))
 
     def make_link(self, bucket: str, key: str, target: bytes, meta: Meta) -> Entry:
         """Make a symbolic link: an object whose bytes are its target."""
+        self._check_kept(bucket)
         if not self._options.symlinks:
             raise PosixError(errno.EPERM, "symbolic links are off (-o nosymlinks)")
         if len(target) > _TARGET_MAX:
@@ -150,7 +155,14 @@ class Stored:
 
     # What the above is made of
 
+    def _check_kept(self, bucket: str) -> None:
+        """Raise PosixError EOPNOTSUPP where nothing is stored with objects."""
+        if not self._options.buckets.of(bucket).metadata:
+            raise PosixError(errno.EOPNOTSUPP, f"s3://{bucket}: metadata = false for this bucket")
+
     def _meta(self, node: Node) -> Meta:
+        if not self._options.buckets.of(node.bucket).metadata:
+            return {}
         file = node.file
         if file is not None and (file.dirty or file.apart):
             return file.content.meta

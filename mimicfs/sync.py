@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import NamedTuple, Protocol, TypeVar
 
+from mimicfs.config import Buckets
 from mimicfs.entry import Bucket, Difference, Scope
 from mimicfs.errors import (
+    ConfigError,
     Interrupted,
     LogTrimmed,
     MimicError,
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Where = tuple[str, str]  # bucket and prefix
+_NO_RULES = Buckets()
 _MERGE_TRIES = 3  # of one page, when the log was trimmed under it
 
 
@@ -91,7 +94,8 @@ class Source(Protocol):
 
 
 class Syncer:
-    def __init__(self, mimicdb: MimicDB, s3: Source) -> None:
+    def __init__(self, mimicdb: MimicDB, s3: Source, buckets: Buckets = _NO_RULES) -> None:
+        self._buckets = buckets
         self._mimicdb = mimicdb
         self._s3 = s3
         self._lock = threading.Lock()  # protects the four below
@@ -137,22 +141,30 @@ class Syncer:
         """Make everything true. A bucket that fails does not stop the others: its report
         has the error."""
         self.sync_buckets()
+        return [self._reported(scope, progress, cancellation) for scope in self.scopes()]
+
+    def scopes(self) -> list[tuple[str, str]]:
+        """Return what "everything" is: each known bucket that may be listed, or what is shown
+        of it."""
+        found = [(bucket.name, self._buckets.of(bucket.name)) for bucket in self._mimicdb.buckets()]
         return [
-            self._reported(bucket, progress, cancellation) for bucket in self._mimicdb.buckets()
+            (name, options.prefix)
+            for name, options in found
+            if options.prefix or not options.never_sync
         ]
 
     def _reported(
         self,
-        bucket: Bucket,
+        scope: tuple[str, str],
         progress: Callable[[Progress], None] | None,
         cancellation: Cancellation | None,
     ) -> Report:
         try:
-            return self.sync(bucket.name, "", progress, cancellation)
+            return self.sync(*scope, progress, cancellation)
         except MimicError as exc:
             if cancellation is not None:
                 cancellation.check()
-            return Report(bucket.name, "", time.time_ns(), 0, 0, 0, 0, 0, 0, 0, str(exc))
+            return Report(*scope, time.time_ns(), 0, 0, 0, 0, 0, 0, 0, str(exc))
 
     # A bucket, or all below a prefix
 
@@ -168,6 +180,9 @@ class Syncer:
         *prefix* is "" or ends in "/". Cancelled, what was merged stays. Raises the S3Error
         classes, MalformedListing, Interrupted.
         """
+        if not prefix and self._buckets.of(bucket).never_sync:
+            text = f"s3://{bucket}: never-sync is set for it; sync a prefix, or change the setting"
+            raise ConfigError(text)
         cancellation = cancellation or Cancellation()
         where = (bucket, prefix)
         while True:

@@ -52,7 +52,9 @@ class Tree:
         self._handles = handles
         self._syncer = syncer
         self._inodes = inodes
+        self._buckets = options.buckets
         self._attributes = Attributes(options)
+        self._plain = Attributes(options, believed=False)
         self._listings = Listings(mimicdb)
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
@@ -110,7 +112,7 @@ class Tree:
             return self._look_bucket(component)
         held = self._inodes.find(directory, component)
         if held is not None and (file := held.file) is not None and file.entry is None:
-            return component, lambda node: self._attributes.of_file(node, file)
+            return component, lambda node: self._shown(node.bucket).of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
         with _asked(directory):
@@ -147,7 +149,7 @@ class Tree:
             return self._directory_attr(node, own)
         file = file or node.file
         if file is not None:
-            return self._attributes.of_file(node, file)
+            return self._shown(node.bucket).of_file(node, file)
         return self._object_attr(node, self.entry(node))
 
     def entry(self, node: Node) -> Entry:
@@ -158,18 +160,21 @@ class Tree:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
         return entry
 
+    def _shown(self, bucket: str) -> Attributes:
+        return self._attributes if self._buckets.of(bucket).metadata else self._plain
+
     def _object_attr(self, node: Node, entry: Entry) -> Attr:
         file = node.file
         if file is not None and file.dirty:
-            return self._attributes.of_file(node, file)
-        attr = self._attributes.of_object(node.ino, entry)
+            return self._shown(node.bucket).of_file(node, file)
+        attr = self._shown(node.bucket).of_object(node.ino, entry)
         node.special = not stat.S_ISREG(attr.mode)
         return attr
 
     def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0
         since_ns = self._created_ns(node.bucket)
-        return self._attributes.of_directory(node.ino, own, node.mtime_ns, since_ns)
+        return self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, since_ns)
 
     def _bucket_attr(self, node: Node, created_ns: int) -> Attr:
         return self._attributes.of_directory(node.ino, None, node.mtime_ns, created_ns)
@@ -205,7 +210,7 @@ class Tree:
         mtime_ns = self._created_ns(directory.bucket)
         cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
-        of_object = self._attributes.of_object
+        of_object = self._shown(directory.bucket).of_object
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             cookie += 1
             if slot[-1:] != "/" and node.file is None:
@@ -257,9 +262,9 @@ class Tree:
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:
-            return self._attributes.of_file(node, node.file)
+            return self._shown(node.bucket).of_file(node, node.file)
         node.content = entry.kind == OBJECT and entry.size > 0
-        return self._attributes.of_directory(node.ino, entry, node.mtime_ns, mtime_ns)
+        return self._shown(node.bucket).of_directory(node.ino, entry, node.mtime_ns, mtime_ns)
 
     def _read_account(
         self, directory: Node, cookie: int, size: int, overhead: int, hold: bool

@@ -71,7 +71,9 @@ class VFS:
         file_options: FileOptions,
     ) -> None:
         self.quick = mimicdb.quick
-        self.inodes = Inodes(options.target.bucket, options.target.prefix)
+        self.inodes = Inodes(
+            options.target.bucket, options.target.prefix, options.buckets.prefixes()
+        )
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
@@ -88,6 +90,10 @@ class VFS:
     def close(self) -> None:
         """Upload what is open and changed. Raises the first error, after trying all."""
         self._handles.close()
+
+    def pending(self) -> tuple[int, int]:
+        """Return how many files, and how many bytes, S3 does not have yet."""
+        return self._handles.pending()
 
     # Names and attributes
 
@@ -130,6 +136,7 @@ class VFS:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
             meta = metadata.written(metadata.directory_mode(mode), *self._owner(caller))
+            self._options.buckets.check_writable(directory.bucket)
             if self._options.markers:
                 self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
             else:
@@ -363,6 +370,8 @@ class VFS:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            self._options.buckets.check_writable(node.bucket)
         if node.file is not None and (node.file.entry is None or node.parent is None):
             return self._handles.open_again(node, flags, caller.cancellation)
         opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
@@ -377,6 +386,7 @@ class VFS:
         directory = self._tree.directory(parent)
         if directory.kind == Kind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
+        self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))

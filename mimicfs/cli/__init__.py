@@ -7,6 +7,7 @@ import sys
 import click
 
 from mimicfs import __version__, errors
+from mimicfs.cli.configuring import config
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
@@ -64,5 +65,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat):
+for command in (mount, umount, status, sync, ls, stat, config):
     cli.add_command(command)

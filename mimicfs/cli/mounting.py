@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import common, json_option
+from mimicfs.cli.options import common, for_mounts, json_option
+from mimicfs.cli.settled import Settled
 from mimicfs.cli.text import iso_time
 from mimicfs.config import Target, parse_target
 
@@ -20,49 +22,33 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("where", nargs=-1, required=True, metavar="[s3://BUCKET[/PREFIX]] MOUNTPOINT")
-@click.option(
-    "-o",
-    "choices",
-    multiple=True,
-    metavar="OPTIONS",
-    help="ro, allow_other, uid=, gid=, umask=, file_mode=, dir_mode=, noexec, noatime;"
-    " no_markers: mkdir puts no object (for servers that store `d/` as `d`: rclone serve s3).",
-)
-@click.option(
-    "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where bytes are that S3 does not have yet.  [default: the state directory]",
-)
-@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
-@common
-def mount(
-    settings: Settings,
-    where: tuple[str, ...],
-    choices: tuple[str, ...],
-    cache_dir: Path | None,
-    foreground: bool,
-) -> None:
+@for_mounts
+def mount(settled: Settled, where: tuple[str, ...]) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
 
     Returns once the mount answers. Ends with `mimicfs umount` or fusermount3 -u.
     """
-    from dataclasses import replace
-
-    from mimicfs.mount import parse_choices, serve_mount, set_up_logging, start_daemon
-
     *urls, point = where
     if len(urls) > 1:
         raise click.UsageError("at most one s3:// URL, then the mount point")
-    target = parse_target(urls[0]) if urls else Target()
-    words = [word for group in choices for word in group.split(",") if word]
-    parsed = parse_choices(words, target)
-    level = "info" if settings.log_level == "warning" else settings.log_level
-    settings = replace(settings, cache_dir=cache_dir, log_level=level)
-    if foreground:
+    mount_at(settled, parse_target(urls[0]) if urls else Target(), Path(point))
+
+
+def mount_at(settled: Settled, target: Target, point: Path) -> None:
+    """Mount *target* at *point*. Raises MimicError."""
+    from mimicfs.mount import serve_mount, set_up_logging, start_daemon
+
+    settings = settled.settings()
+    if not target.prefix:
+        target = Target(target.bucket, settings.s3.buckets.of(target.bucket).prefix)
+    choices = settled.choices(target)
+    if "log-level" not in settled.values:
+        settings = replace(settings, log_level="info")
+    if settled.get("foreground"):
         set_up_logging(settings, foreground=True)
-        serve_mount(settings, target, Path(point), parsed, lambda: None)
+        serve_mount(settings, target, point, choices, lambda: None)
     else:
-        start_daemon(settings, target, Path(point), parsed)
+        start_daemon(settings, target, point, choices)
 
 
 @click.command()

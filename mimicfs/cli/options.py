@@ -1,79 +1,63 @@
-"""Options that several commands have, and what they make: settings, and the parts of a mirror."""
+"""Flags that several commands have, and what they make: settings, and the parts of a mirror."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from mimicfs.config import S3Options
+from mimicfs import options
+from mimicfs.cli.settled import settle
+from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, parsed
 
 if TYPE_CHECKING:
     from mimicfs.mount import Parts, Settings
 
-_LEVELS = ["debug", "info", "warning", "error"]
 Command = Callable[..., Any]
+_EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
 
 
 def common(command: Command) -> Command:
-    """Add the options that say which S3 and which mirror; pass them as *settings*."""
-    options = [
-        click.option("--endpoint-url", envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-                     metavar="URL", help="An S3 server other than AWS."),
-        click.option("--profile", metavar="NAME", help="A profile of the AWS configuration."),
-        click.option("--region", metavar="NAME", help="The region of the buckets."),
-        click.option("--no-sign-request", is_flag=True,
-                     help="No credentials: for public buckets."),
-        click.option("--store", envvar="MIMICFS_STORE", metavar="URL", default="",
-                     help="Where the mirror is: sqlite:///PATH, memory:, redis://..., rediss://..."
-                     "  [default: a SQLite file for each endpoint and account]"),
-        click.option("--namespace", envvar="MIMICFS_NAMESPACE", metavar="NAME", default="",
-                     help="Keeps several mirrors apart in one store."),
-        click.option("--log-level", type=click.Choice(_LEVELS), default="warning",
-                     show_default=True, help="What is logged."),
-        click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False),
-                     help="Where it is logged."),
-    ]  # fmt: skip
+    """Add the flags that say which S3 and which mirror; pass them as *settings*."""
 
     @functools.wraps(command)
-    def run(
-        endpoint_url: str | None,
-        profile: str | None,
-        region: str | None,
-        no_sign_request: bool,
-        store: str,
-        namespace: str,
-        log_level: str,
-        log_file: Path | None,
-        **rest: Any,
-    ) -> Any:
-        from mimicfs.mount import Settings
+    def run(**given: Any) -> Any:
+        settled = settle(_taken(_COMMON, given), os.environ)
+        return command(settings=settled.settings(), **given)
 
-        settings = Settings(
-            S3Options(endpoint_url, region, profile, not no_sign_request),
-            _state_directory(),
-            store,
-            namespace,
-            os.environ.get("MIMICFS_STORE_PASSWORD"),
-            None,
-            log_level,
-            log_file,
-        )
-        return command(settings=settings, **rest)
-
-    for option in reversed(options):
-        run = option(run)
-    return run
+    return _with_flags(_COMMON, run)
 
 
-def _state_directory() -> Path:
-    """Return where stores, logs and staging files are (XDG base directory specification)."""
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(home) / "mimicfs"
+def for_mounts(command: Command) -> Command:
+    """Add all flags, and -o; pass what is in force as *settled*."""
+
+    @functools.wraps(command)
+    def run(choices: tuple[str, ...], **given: Any) -> Any:
+        words = options.from_words(options.words(choices))
+        return command(settled=settle(_taken(_ALL, given), os.environ, words), **given)
+
+    choose = click.option(
+        "-o",
+        "choices",
+        multiple=True,
+        metavar="OPTIONS",
+        help="As in fstab(5): every option below, with _ for -: -o ro,umask=022,profile=work.",
+    )
+    return choose(_with_flags(_ALL, run))
+
+
+def settled_by(command: Command) -> Command:
+    """Add the common flags; pass what is in force as *settled*."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        return command(settled=settle(_taken(_COMMON, given), os.environ), **given)
+
+    return _with_flags(_COMMON, run)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Output for programs.")
@@ -85,3 +69,68 @@ def assembled(settings: Settings) -> Parts:
 
     set_up_logging(settings, foreground=True)
     return assemble(settings)
+
+
+# From the table of options to click
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """The value of an option, as everywhere else; completed by the shell where it can be."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        self.name = option.kind.name.lower()
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return parsed(self._option, value, f"--{self._option.name}")
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if self._option.kind is Kind.PATH:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(it) for it in self._option.choices if it.startswith(incomplete)]
+
+
+def _is_common(option: Option) -> bool:
+    of_all = option.section is Section.ALL or option.name in (*_EVERYWHERE, "config")
+    return option.flag and of_all
+
+
+_COMMON = [option for option in OPTIONS if _is_common(option)]
+_ALL = [option for option in OPTIONS if option.flag]
+# Flags that are written as they always were, or as everybody writes them.
+_SPECIAL = {
+    "sign-request": ["--sign-request/--no-sign-request"],
+    "foreground": ["-f", "--foreground/--daemon"],
+    "read-only": ["--read-only/--read-write"],
+}
+
+
+def _with_flags(table: Iterable[Option], command: Command) -> Command:
+    for option in reversed(list(table)):
+        command = _flag(option)(command)
+    return command
+
+
+def _flag(option: Option) -> Callable[[Command], Command]:
+    if option.kind is Kind.FLAG:
+        usual = [f"--{option.name}/--no-{option.name}"]
+        declared = _SPECIAL.get(option.name, usual)
+        return click.option(*declared, option.word, default=None, help=option.help)
+    metavar = option.metavar or option.kind.name
+    if option.choices and len(option.choices) <= 4:
+        metavar = f"[{'|'.join(option.choices)}]"
+    return click.option(
+        f"--{option.name}", option.word, type=_Value(option), metavar=metavar, help=option.help
+    )
+
+
+def _taken(table: Iterable[Option], given: dict[str, Any]) -> Values:
+    """Take the flags of *table* out of *given*; return those that were written."""
+    values: Values = {}
+    for option in table:
+        value = given.pop(option.word)
+        if value is not None:
+            values[option.name] = Given(value, f"--{option.name}")
+    return values

@@ -99,17 +99,25 @@ class S3:
         from mimicfs.s3.errors import ours
 
         with ours("S3"):
-            return boto3.session.Session(
+            session = boto3.session.Session(
                 profile_name=self._options.profile, region_name=self._options.region
             )
+            if self._options.credentials_file is not None:
+                path = str(self._options.credentials_file)
+                session._session.set_config_variable("credentials_file", path)
+            return session
 
     @cached_property
     def _client(self) -> Any:
         from mimicfs.s3.learning import learn
+        from mimicfs.s3.rules import Rules
 
         client = self._plain_client()
-        client._make_api_call = self._wire_of(client).ask
+        wire, rules = self._wire_of(client), Rules(client, self._options.buckets)
+        client._make_api_call = lambda name, params: wire.ask(name, rules.paid(name, params))
         learn(client, self.mimicdb)
+        learned = client._make_api_call
+        client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
         client.meta.events.register("request-created.s3", _do_not_ask_first)
         client.meta.events.register("before-send.s3", self._count_sent)
         return client

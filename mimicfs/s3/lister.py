@@ -93,10 +93,14 @@ class Lister:
 
     def _get_once(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
         signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
+        headers = {}
+        if self._options.buckets.of(bucket).requester_pays:
+            params = {**params, "RequestPayer": "requester"}
+            headers = {"x-amz-request-payer": "requester"}  # signed with the address
         url = signer.generate_presigned_url("list_objects_v2", params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
         try:
-            answer = self._http.send(AWSRequest("GET", url).prepare())
+            answer = self._http.send(AWSRequest("GET", url, headers).prepare())
             body: bytes = answer.content
         except (BotoCoreError, HTTPError) as exc:
             raise translated(exc, about) from None  # *exc* shows the signed address in a log

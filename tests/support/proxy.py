@@ -26,6 +26,7 @@ class Request:
 
     def __init__(self, method: str, target: str, headers: Any) -> None:
         parts = urlsplit(target)
+        self.headers = headers
         self.path = parts.path
         self.query = parse_qs(parts.query, keep_blank_values=True)
         self.bucket, _, self.key = parts.path.lstrip("/").partition("/")

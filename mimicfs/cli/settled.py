@@ -1,0 +1,166 @@
+"""What is in force: flags before words after -o, before the environment, before the
+configuration file, before what mimicfs does by itself; and what that makes of a mount.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.config import BucketOptions, Buckets, S3Options, Target, VFSOptions
+from mimicfs.configfile import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.errors import ConfigError
+from mimicfs.options import IN_BUCKETS, Given, Kind, Values, from_environment
+
+if TYPE_CHECKING:
+    from mimicfs.mount import MountChoices, Settings
+
+_EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
+_OFF = ("suid", "dev")  # unless they are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Values that are in force. *given*: of the command line and the environment; they hold
+    for every bucket, whatever the file says of it."""
+
+    given: Values
+    file: ConfigFile
+    state: Path
+    values: Values = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", {**self.file.values, **self.given})
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = self.values.get(name)
+        return default if found is None else found.value
+
+    def path(self, name: str) -> Path | None:
+        text = self.get(name)
+        return None if text is None else Path(text).expanduser()
+
+    def settings(self) -> Settings:
+        """Return what every command needs. Raises ConfigError."""
+        from mimicfs.mount import Settings
+
+        return Settings(
+            self._s3(),
+            self.state,
+            self.get("store", ""),
+            self.get("namespace", ""),
+            self._password(),
+            self.path("cache-dir"),
+            self.get("log-level", "warning"),
+            self.path("log-file"),
+        )
+
+    def choices(self, target: Target) -> MountChoices:
+        """Return what a mount of *target* is to be like. Raises ConfigError."""
+        from mimicfs.mount import MountChoices
+
+        for name in _OFF:
+            if self.get(name) and os.geteuid() != 0:
+                origin = self.values[name].origin
+                raise ConfigError(f"{origin}: {name}: only root may trust what a bucket says")
+        extra = [word for name, word in _EXTRAS.items() if not self.get(name, name not in _OFF)]
+        extra += [name for name in _OFF if self.get(name)]
+        return MountChoices(
+            self.get("read-only", False),
+            self.get("allow-other", False),
+            tuple(extra),
+            self._vfs(target),
+            self.get("clear-dead", True),
+        )
+
+    def of_bucket(self, bucket: str) -> Values:
+        """Return what is in force for *bucket* ("": for one that has no section)."""
+        common = {name: value for name, value in self.given.items() if name in IN_BUCKETS}
+        common.pop("read-only", None)  # that is about the mount
+        return {**self.file.of_bucket(bucket), **common}
+
+    def buckets(self) -> Buckets:
+        named = {name: _bucket_options(self.of_bucket(name)) for name in self.file.named}
+        return Buckets(_bucket_options(self.of_bucket("")), named)
+
+    def _s3(self) -> S3Options:
+        credentials = self.path("credentials-file")
+        if credentials is not None:
+            try:
+                check_private(credentials, os.stat(credentials))
+            except OSError as exc:
+                raise ConfigError(f"{credentials}: {exc.strerror}") from exc
+        return S3Options(
+            self.get("endpoint-url"),
+            self.get("region"),
+            self.get("profile"),
+            self.get("sign-request", True),
+            credentials_file=credentials,
+            buckets=self.buckets(),
+        )
+
+    def _password(self) -> str | None:
+        file = self.path("store-password-file")
+        password: str | None = self.get("store-password")
+        return secret_in(file) if password is None and file is not None else password
+
+    def _vfs(self, target: Target) -> VFSOptions:
+        umask = self.get("umask")
+        defaults = VFSOptions()
+        return VFSOptions(
+            target,
+            self.get("uid", defaults.uid),
+            self.get("gid", defaults.gid),
+            self.get("file-mode", defaults.file_mode if umask is None else 0o666 & ~umask),
+            self.get("dir-mode", defaults.dir_mode if umask is None else 0o777 & ~umask),
+            markers=self.get("markers", True),
+            symlinks=self.get("symlinks", True),
+            suid=self.get("suid", False),
+            dev=self.get("dev", False),
+            buckets=self.buckets(),
+        )
+
+
+def settle(flags: Values, environ: Mapping[str, str], words: Values | None = None) -> Settled:
+    """Return what is in force, by *flags*, the *words* after -o, and *environ*. Reads the
+    configuration file. Raises ConfigError."""
+    given = {**from_environment(environ), **(words or {}), **flags}
+    named = given.pop("config", None)
+    path = default_path(environ) if named is None else Path(named.value).expanduser()
+    file = read_config(path, needed=named is not None)
+    home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Settled(given, file, Path(home) / "mimicfs")
+
+
+def shown(name: str, given: Given) -> str:
+    """Return a value as `config show` prints it: in TOML, without secrets."""
+    from mimicfs.config import redacted
+    from mimicfs.options import BY_NAME
+
+    value, option = given.value, BY_NAME.get(name) or IN_BUCKETS[name]
+    if option.kind is Kind.SECRET:
+        return '"***"'
+    if option.kind is Kind.OCTAL:
+        return f'"{value:03o}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    text = redacted(value) if name in ("store", "endpoint-url") else value
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _bucket_options(values: Values) -> BucketOptions:
+    said = {name.replace("-", "_"): given.value for name, given in values.items()}
+    prefix = said.get("prefix", "")
+    if prefix:
+        said["prefix"] = prefix.lstrip("/").rstrip("/") + "/"
+    if said.get("kms_key_id") and not said.get("sse"):
+        said["sse"] = "aws:kms"
+    if said.get("kms_key_id") and said["sse"] == "AES256":
+        raise ConfigError(f"{values['kms-key-id'].origin}: kms-key-id: needs sse = aws:kms")
+    return BucketOptions(**said)

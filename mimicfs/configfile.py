@@ -1,0 +1,183 @@
+"""The configuration file: TOML, one table for what every command needs, one for mounts, and
+one for each bucket.
+
+    endpoint-url = "https://minio.example"
+    [mount]
+    allow-other = true
+    [buckets."*"]
+    storage-class = "STANDARD_IA"
+    [buckets.photos]
+    read-only = true
+
+What is not known, or has the wrong type, is an error that says where and what was meant. Who
+can write this file chooses where data goes, so nobody else may; with a secret in it, nobody
+else may read it.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mimicfs.errors import ConfigError
+from mimicfs.options import (
+    BY_NAME,
+    IN_BUCKETS,
+    Given,
+    Kind,
+    Option,
+    Section,
+    Values,
+    checked,
+    nearest,
+)
+
+_SIZE_MAX = 1 << 20  # bytes
+_EVERY = "*"  # the section of what holds for every bucket
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What a configuration file says. *buckets*: by the name of the bucket, "*" for all."""
+
+    path: Path
+    values: Values = field(default_factory=dict)
+    buckets: Mapping[str, Values] = field(default_factory=dict)
+
+    def of_bucket(self, bucket: str) -> Values:
+        """Return what holds for *bucket*: its own section before that of all."""
+        return {**self.buckets.get(_EVERY, {}), **self.buckets.get(bucket, {})}
+
+    @property
+    def named(self) -> list[str]:
+        """The buckets that have a section."""
+        return [name for name in self.buckets if name != _EVERY]
+
+
+def default_path(environ: Mapping[str, str]) -> Path:
+    """Return where the file is looked for (XDG base directory specification)."""
+    home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(home) / "mimicfs" / "config.toml"
+
+
+def read_config(path: Path, *, needed: bool) -> ConfigFile:
+    """Return what the file at *path* says; nothing if there is none and none is *needed*.
+    Raises ConfigError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as exc:
+        if needed:
+            raise ConfigError(f"{path}: no such file; see --config") from exc
+        return ConfigFile(path)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _check_owner(path, status)
+        text = file.read(_SIZE_MAX + 1)
+    if len(text) > _SIZE_MAX:
+        raise ConfigError(f"{path}: larger than {_SIZE_MAX} bytes; is this a configuration file?")
+    config = _parsed(path, text)
+    secrets = [name for name in config.values if BY_NAME[name].kind is Kind.SECRET]
+    if "@" in str(config.values.get("store", ("",))[0]):
+        secrets.append("a password in store")
+    if secrets and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        raise ConfigError(
+            f"{path}: has a secret ({secrets[0]}) and others can read it; chmod 600 {path}"
+        )
+    return config
+
+
+def secret_in(path: Path) -> str:
+    """Return the secret that the file at *path* holds, without its line feed. Raises
+    ConfigError if others can read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            check_private(path, os.fstat(descriptor))
+            text = file.read(_SIZE_MAX)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    return text.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def check_private(path: Path, status: os.stat_result) -> None:
+    """Raise ConfigError if anybody but us (and root) could read or change a secret's file."""
+    _check_owner(path, status)
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path}: has a secret and others can read it; chmod 600 {path}")
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{path}: belongs to another user, who could change it; chown it")
+    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{path}: others can write it; chmod go-w {path}")
+
+
+def _parsed(path: Path, text: bytes) -> ConfigFile:
+    try:
+        found = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    buckets = found.pop("buckets", {})
+    mount = found.pop("mount", {})
+    for name, table in (("mount", mount), ("buckets", buckets)):
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name} is a section; write [{name}]")
+    top = _section(path, "", found, _of(Section.ALL))
+    values = {**top, **_section(path, "mount", mount, _of(Section.MOUNT))}
+    sections = {name: _bucket(path, name, table) for name, table in buckets.items()}
+    return ConfigFile(path, values, sections)
+
+
+def _of(section: Section) -> dict[str, Option]:
+    return {name: option for name, option in BY_NAME.items() if option.section is section}
+
+
+def _bucket(path: Path, name: str, table: Any) -> Values:
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{path}: [buckets] {name}: sections of buckets are written [buckets.NAME]"
+        )
+    return _section(path, f"buckets.{name}", table, IN_BUCKETS)
+
+
+def _section(
+    path: Path, section: str, table: Mapping[str, Any], known: Mapping[str, Option]
+) -> Values:
+    values: Values = {}
+    place = f"{path}: [{section}]" if section else f"{path}:"
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        option = known.get(name)
+        if option is None:
+            raise ConfigError(f"{place} {key}: {_unknown(name, section, known)}")
+        if name in values:
+            raise ConfigError(f"{place} {key}: is there twice, with - and with _")
+        origin = f"{path} [{section}]" if section else str(path)
+        values[name] = Given(checked(option, value, f"{place} {key}"), origin)
+    return values
+
+
+def _unknown(name: str, section: str, known: Mapping[str, Option]) -> str:
+    sections = [] if section else ["mount", "buckets"]
+    near = nearest(name, [*known, *sections])
+    if near:
+        wanted = f"[{near}]" if near in sections else near
+        return f"no such key; did you mean {wanted}?"
+    elsewhere = BY_NAME.get(name) or IN_BUCKETS.get(name)
+    if elsewhere is not None:
+        at = {Section.ALL: "at the top of the file", Section.MOUNT: "in [mount]"}
+        return f"belongs {at.get(elsewhere.section, 'in [buckets.NAME]')}"
+    everywhere = nearest(name, [*BY_NAME, *IN_BUCKETS])
+    if everywhere:
+        return f"no such key; did you mean {everywhere}?"
+    return f"no such key; known are {', '.join([*known, *sections])}"

@@ -1,0 +1,281 @@
+"""Every option, once: its name, how its value is written, what it is for. From this table come
+the flags of the command line, the words after -o, the variables MIMICFS_* of the environment,
+and the keys of the configuration file.
+
+    file          endpoint-url = "https://..."     [mount] read-only = true
+    environment   MIMICFS_ENDPOINT_URL=https://...         MIMICFS_READ_ONLY=yes
+    -o            endpoint_url=https://...                 read_only
+    flag          --endpoint-url https://...               --read-only
+
+A value goes with its origin, so that every error can say where it was written. Pure: reads
+neither the environment nor a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+from mimicfs.errors import ConfigError
+
+
+class Kind(Enum):
+    """How a value is written."""
+
+    TEXT = "text"
+    FLAG = "true or false"
+    NUMBER = "a number"
+    OCTAL = "an octal number"
+    SECONDS = "a number of seconds"
+    PATH = "a path"
+    SECRET = "text, never shown"
+
+
+class Section(Enum):
+    """Where in the configuration file an option is, and which commands know it."""
+
+    COMMAND = "-"  # not in the file
+    ALL = ""  # at the top: every command that asks S3 or the mirror
+    MOUNT = "mount"
+    BUCKETS = "buckets"  # [buckets.NAME]; as a flag of a mount: for every bucket
+
+
+class Option(NamedTuple):
+    name: str  # words joined by "-", as in the file
+    kind: Kind
+    help: str
+    section: Section = Section.ALL
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    environment: tuple[str, ...] = ()  # variables besides MIMICFS_NAME
+    flag: bool = True  # also on the command line: not what is secret, or is for one bucket
+
+    @property
+    def word(self) -> str:
+        """The name after -o, and in Python."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        return f"MIMICFS_{self.word.upper()}"
+
+
+class Given(NamedTuple):
+    """A value, and where it was written."""
+
+    value: Any
+    origin: str
+
+
+Values = dict[str, Given]  # by the name of the option
+
+_M, _B = Section.MOUNT, Section.BUCKETS
+_LEVELS = ("debug", "info", "warning", "error")
+_ACLS = (
+    *("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read"),
+    *("bucket-owner-read", "bucket-owner-full-control"),
+)
+
+OPTIONS = (
+    Option("config", Kind.PATH, "The configuration file."
+           "  [default: ~/.config/mimicfs/config.toml]", Section.COMMAND),
+    Option("endpoint-url", Kind.TEXT, "An S3 server other than AWS.", metavar="URL",
+           environment=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+    Option("profile", Kind.TEXT, "A profile of the AWS configuration.", metavar="NAME"),
+    Option("region", Kind.TEXT, "The region of the buckets.", metavar="NAME"),
+    Option("credentials-file", Kind.PATH, "Access keys, in the form of ~/.aws/credentials."),
+    Option("sign-request", Kind.FLAG, "No credentials: for public buckets."),
+    Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
+    Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
+           " rediss://...  [default: a SQLite file for each endpoint and account]",
+           metavar="URL"),
+    Option("store-password", Kind.SECRET, "The password of Redis.", flag=False),
+    Option("store-password-file", Kind.PATH, "A file with the password of Redis."),
+    Option("namespace", Kind.TEXT, "Keeps several mirrors apart in one store.", metavar="NAME"),
+    Option("log-level", Kind.TEXT, "What is logged.", choices=_LEVELS),
+    Option("log-file", Kind.PATH, "Where it is logged."),
+    Option("foreground", Kind.FLAG, "Stay, and log to the terminal.", Section.COMMAND),
+    Option("cache-dir", Kind.PATH, "Where bytes are that S3 does not have yet."
+           "  [default: the state directory]", _M),
+    Option("read-only", Kind.FLAG, "Nothing can be changed (-o ro).", _M),
+    Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
+    Option("uid", Kind.NUMBER, "Whose the files are.", _M, metavar="UID"),
+    Option("gid", Kind.NUMBER, "Of which group the files are.", _M, metavar="GID"),
+    Option("umask", Kind.OCTAL, "Permissions that files and directories do not get.", _M),
+    Option("file-mode", Kind.OCTAL, "Permissions of files.", _M),
+    Option("dir-mode", Kind.OCTAL, "Permissions of directories.", _M),
+    Option("exec", Kind.FLAG, "Programs can be run from the mount.", _M),
+    Option("atime", Kind.FLAG, "The kernel keeps access times.", _M),
+    Option("suid", Kind.FLAG, "Believe setuid and setgid bits (root only).", _M),
+    Option("dev", Kind.FLAG, "Believe devices (root only).", _M),
+    Option("markers", Kind.FLAG, "mkdir puts an object `d/`; not so for servers that store it"
+           " as `d`: rclone serve s3.", _M),
+    Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
+    Option("clear-dead", Kind.FLAG, "Unmount what a mount that died left there.", _M),
+    Option("storage-class", Kind.TEXT, "Of what is written.", _B, metavar="CLASS"),
+    Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
+           choices=("AES256", "aws:kms", "aws:kms:dsse")),
+    Option("kms-key-id", Kind.TEXT, "The KMS key for that.", _B, metavar="ID"),
+    Option("acl", Kind.TEXT, "The canned ACL of what is written.", _B, choices=_ACLS),
+    Option("metadata", Kind.FLAG, "Mode, owner, times and links are kept with objects.", _B),
+    Option("prefix", Kind.TEXT, "The part of the bucket that is shown.", _B, flag=False),
+    Option("never-sync", Kind.FLAG, "The bucket is never listed as a whole.", _B, flag=False),
+)  # fmt: skip
+
+# What means something else in a bucket's section than for a mount.
+BUCKET_ONLY = (Option("read-only", Kind.FLAG, "Nothing in the bucket can be changed.", _B),)
+
+BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
+IN_BUCKETS: Mapping[str, Option] = {
+    option.name: option for option in (*OPTIONS, *BUCKET_ONLY) if option.section is Section.BUCKETS
+}
+
+_NUMBER_MAX = (1 << 32) - 2  # uid and gid; -1 is nobody
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
+# What fstab says to mount(8), systemd and boot scripts, and not to a file system.
+_FOR_OTHERS = frozenset(
+    {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"}
+    | {"async", "sync", "dirsync", "relatime", "norelatime", "strictatime", "nostrictatime"}
+    | {"lazytime", "nolazytime", "diratime", "nodiratime", "loud", "silent", "default_permissions"}
+)
+_FOR_OTHERS_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=")
+
+
+def words(groups: Iterable[str]) -> list[str]:
+    """Return the single words of what was given after -o; a comma in a value is `\\,`."""
+    found = [word for group in groups for word in re.split(r"(?<!\\),", group)]
+    return [word.strip().replace("\\,", ",") for word in found if word.strip()]
+
+
+def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
+    """Return what the words after -o say. Raises ConfigError for what is not known, unless
+    *sloppy* (mount -s)."""
+    values: Values = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if name in _FOR_OTHERS or word.startswith(_FOR_OTHERS_WITH_VALUE):
+            continue
+        option, negated = _named(name.replace("-", "_"))
+        shown = word if option is None or option.kind is not Kind.SECRET else f"{name}=***"
+        if option is None or (negated and equals):
+            if sloppy:
+                continue
+            raise ConfigError(f"-o {shown}: not an option{_hint(name)}")
+        if not option.flag:
+            raise ConfigError(f"-o {name}: goes into the configuration file or the environment")
+        if option.kind is Kind.FLAG and not equals:
+            values[option.name] = Given(not negated, f"-o {word}")
+        elif not equals:
+            raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
+        else:
+            value = parsed(option, text, f"-o {shown}")
+            values[option.name] = Given(value, f"-o {name}")
+    return values
+
+
+def _named(word: str) -> tuple[Option | None, bool]:
+    """Return the option that *word* names, and whether it is switched off by that."""
+    word = _ALIASES.get(word, word)
+    for option in OPTIONS:
+        if word == option.word:
+            return option, False
+        if option.kind is Kind.FLAG and word in (f"no{option.word}", f"no_{option.word}"):
+            return option, True
+    return None, False
+
+
+def _hint(name: str) -> str:
+    known = [option.word for option in OPTIONS if option.flag]
+    known += [f"no{option.word}" for option in OPTIONS if option.kind is Kind.FLAG and option.flag]
+    near = nearest(name, [*known, *_ALIASES])
+    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def from_environment(environ: Mapping[str, str]) -> Values:
+    """Return what variables of the environment say. Raises ConfigError."""
+    values: Values = {}
+    for option in OPTIONS:
+        for variable in (option.variable, *option.environment):
+            text = environ.get(variable)
+            if text:
+                values[option.name] = Given(parsed(option, text, variable), variable)
+                break
+    return values
+
+
+def parsed(option: Option, text: str, about: str) -> Any:
+    """Return the value that *text* is. Raises ConfigError, which begins with *about*."""
+    if option.kind is Kind.FLAG:
+        if text.lower() not in (*_TRUE, *_FALSE):
+            raise ConfigError(f"{about}: {option.name} is yes or no")
+        return text.lower() in _TRUE
+    if option.kind in (Kind.NUMBER, Kind.OCTAL):
+        return _number(text, 8 if option.kind is Kind.OCTAL else 10, about)
+    if option.kind is Kind.SECONDS:
+        return _seconds(text, about)
+    if option.choices and text not in option.choices:
+        raise ConfigError(f"{about}: {_one_of(text, option)}")
+    return text
+
+
+def checked(option: Option, value: Any, about: str) -> Any:
+    """Return *value*, as a configuration file has it. Raises ConfigError for a wrong type."""
+    kind = option.kind
+    if kind is Kind.OCTAL and isinstance(value, int):
+        raise ConfigError(f'{about}: an octal number is written as text: {option.name} = "022"')
+    right: tuple[type, ...] = (str,)
+    if kind is Kind.FLAG:
+        right = (bool,)
+    elif kind in (Kind.NUMBER, Kind.SECONDS):
+        right = (int, float) if kind is Kind.SECONDS else (int,)
+    if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
+        raise ConfigError(f"{about}: must be {kind.value}, not {_type(value)}")
+    return value if kind is Kind.FLAG else parsed(option, str(value), about)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the one of *known* that *name* was probably meant to be; "" if none is near."""
+    found = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return found[0] if found else ""
+
+
+def _one_of(text: str, option: Option) -> str:
+    near = nearest(text, option.choices) or nearest(text.upper(), option.choices)
+    near = near or nearest(text.lower(), option.choices)
+    if near:
+        return f"{text} is no {option.name}; did you mean {near}?"
+    return f"{text} is no {option.name}; it is one of {', '.join(option.choices)}"
+
+
+def _number(text: str, base: int, about: str) -> int:
+    try:
+        number = int(text, base)
+    except ValueError as exc:
+        kind = Kind.OCTAL if base == 8 else Kind.NUMBER
+        raise ConfigError(f"{about}: not {kind.value}") from exc
+    if not 0 <= number <= (0o777 if base == 8 else _NUMBER_MAX):
+        raise ConfigError(f"{about}: out of range")
+    return number
+
+
+def _seconds(text: str, about: str) -> float:
+    try:
+        number = float(text)
+    except ValueError as exc:
+        raise ConfigError(f"{about}: not {Kind.SECONDS.value}") from exc
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"{about}: out of range")
+    return number
+
+
+def _example(option: Option) -> str:
+    return option.metavar or option.kind.name
+
+
+def _type(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return names.get(type(value), "a table" if isinstance(value, dict) else "a list")

@@ -1,0 +1,201 @@
+"""Flags before -o before the environment before the file; what is wrong says where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mimicfs.cli.settled import Settled, settle
+from mimicfs.config import BucketOptions, Target
+from mimicfs.errors import ConfigError
+from mimicfs.options import Given, from_words, words
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the configuration file is."""
+    (tmp_path / "mimicfs").mkdir()
+    return tmp_path / "mimicfs" / "config.toml"
+
+
+def settled(path: Path, text: str, said: str = "", **environ: str) -> Settled:
+    """Return what is in force by a file, the words after -o, and the environment."""
+    path.write_text(text)
+    path.chmod(0o600)
+    environ |= {"XDG_CONFIG_HOME": str(path.parent.parent), "XDG_STATE_HOME": "/nowhere"}
+    return settle({}, environ, from_words(words([said])))
+
+
+def refused(path: Path, text: str, said: str = "", **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settled(path, text, said, **environ).settings()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "FILE")
+
+
+def test_flags_go_before_words_before_the_environment_before_the_file(path: Path) -> None:
+    text = 'region = "file"\nprofile = "file"\nnamespace = "file"\nstore = "memory:"\n'
+    environ = dict.fromkeys(("MIMICFS_REGION", "MIMICFS_PROFILE", "MIMICFS_NAMESPACE"), "env")
+    path.write_text(text)
+    environ["XDG_CONFIG_HOME"] = str(path.parent.parent)
+    flags = {"region": Given("flag", "--region")}
+    found = settle(flags, environ, from_words(["region=word", "profile=word"]))
+    assert [found.get(name) for name in ("region", "profile", "namespace", "store")] == [
+        "flag", "word", "env", "memory:"
+    ]  # fmt: skip
+    assert [found.values[name].origin for name in ("region", "profile", "namespace", "store")] == [
+        "--region", "-o profile", "MIMICFS_NAMESPACE", str(path)
+    ]  # fmt: skip
+
+
+def test_every_option_can_be_in_the_file(path: Path) -> None:
+    found = settled(
+        path,
+        'endpoint-url = "http://a"\nregion = "r"\nprofile = "p"\nsign-request = false\n'
+        'store = "memory:"\nnamespace = "n"\nlog-level = "debug"\nlog-file = "/l"\n'
+        '[mount]\nread-only = true\nallow_other = true\nuid = 1\ngid = 2\numask = "027"\n'
+        'cache-dir = "~/c"\nexec = false\natime = false\nmarkers = false\nsymlinks = false\n',
+    )
+    settings, choices = found.settings(), found.choices(Target("b"))
+    assert (settings.s3.endpoint_url, settings.s3.region, settings.s3.profile) == (
+        "http://a", "r", "p"
+    )  # fmt: skip
+    assert (settings.s3.sign, settings.store, settings.namespace) == (False, "memory:", "n")
+    assert (settings.log_level, settings.log_file) == ("debug", Path("/l"))
+    assert settings.cache_dir == Path("~/c").expanduser()
+    assert (choices.read_only, choices.allow_other) == (True, True)
+    assert choices.extra == ("noexec", "noatime", "nosuid", "nodev")
+    assert (choices.vfs.uid, choices.vfs.gid) == (1, 2)
+    assert (choices.vfs.file_mode, choices.vfs.dir_mode) == (0o640, 0o750)
+    assert (choices.vfs.markers, choices.vfs.symlinks) == (False, False)
+
+
+def test_sections_of_buckets(path: Path) -> None:
+    found = settled(
+        path,
+        '[buckets."*"]\nstorage-class = "STANDARD_IA"\n'
+        '[buckets.a]\nread-only = true\nrequester-pays = true\nprefix = "/p/q"\nmetadata = false\n'
+        '[buckets.b]\nsse = "aws:kms"\nkms-key-id = "k"\nacl = "private"\nnever-sync = true\n',
+        "acl=public-read",
+    ).buckets()
+    common = BucketOptions(storage_class="STANDARD_IA", acl="public-read")
+    assert found.default == common
+    assert found.of("a") == BucketOptions(
+        True, "STANDARD_IA", acl="public-read", requester_pays=True, prefix="p/q/", metadata=False
+    )
+    assert found.of("b") == BucketOptions(
+        False, "STANDARD_IA", "aws:kms", "k", "public-read", never_sync=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("endpoint-ulr = 'x'", "FILE: endpoint-ulr: no such key; did you mean endpoint-url?"),
+        ("[mount]\nalow-other = true",
+         "FILE: [mount] alow-other: no such key; did you mean allow-other?"),
+        ("[buckets.photos]\nreadonly = true",
+         "FILE: [buckets.photos] readonly: no such key; did you mean read-only?"),
+        ("[buckts.photos]\nread-only = true", "FILE: buckts: no such key; did you mean [buckets]?"),
+        ("uid = 1", "FILE: uid: belongs in [mount]"),
+        ("[mount]\nregion = 'x'", "FILE: [mount] region: belongs at the top of the file"),
+        ("acl = 'private'", "FILE: acl: belongs in [buckets.NAME]"),
+        ("[mount]\nuid = 'me'", "FILE: [mount] uid: must be a number, not text"),
+        ("[mount]\nread-only = 'yes'",
+         "FILE: [mount] read-only: must be true or false, not text"),
+        ("[mount]\numask = 22",
+         'FILE: [mount] umask: an octal number is written as text: umask = "022"'),
+        ("[mount]\numask = '9'", "FILE: [mount] umask: not an octal number"),
+        ("log-level = 'inof'", "FILE: log-level: inof is no log-level; did you mean info?"),
+        ("[buckets.a]\nsse = 'aes256'",
+         "FILE: [buckets.a] sse: aes256 is no sse; did you mean AES256?"),
+        ("[buckets.a]\nsse = 'AES256'\nkms-key-id = 'k'",
+         "FILE [buckets.a]: kms-key-id: needs sse = aws:kms"),
+        ("buckets = 1", "FILE: buckets is a section; write [buckets]"),
+        ("[buckets]\nphotos = true",
+         "FILE: [buckets] photos: sections of buckets are written [buckets.NAME]"),
+        ("endpoint-url = 'a'\nendpoint_url = 'b'",
+         "FILE: endpoint_url: is there twice, with - and with _"),
+        ("region = ", "FILE: Invalid value (at end of document)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_the_file_says_where_and_what_was_meant(
+    path: Path, text: str, says: str
+) -> None:
+    assert refused(path, text) == says
+
+
+def test_what_is_wrong_after_o_and_in_the_environment(path: Path) -> None:
+    assert refused(path, "", "alow_other") == (
+        "-o alow_other: not an option; did you mean allow_other?"
+    )
+    assert refused(path, "", "uid") == "-o uid: needs a value: uid=UID"
+    assert refused(path, "", "noread_only=1").startswith("-o noread_only=1: not an option")
+    assert refused(path, "", "store_password=x") == (
+        "-o store_password: goes into the configuration file or the environment"
+    )
+    assert refused(path, "", MIMICFS_UID="me") == "MIMICFS_UID: not a number"
+    assert refused(path, "", MIMICFS_READ_ONLY="si") == "MIMICFS_READ_ONLY: read-only is yes or no"
+
+
+def test_what_fstab_says_to_others_is_passed_over() -> None:
+    said = "defaults,_netdev,noauto,nofail,user=me,x-systemd.automount,comment=a=b,relatime,ro"
+    assert {name: given.value for name, given in from_words(words([said])).items()} == {
+        "read-only": True
+    }
+
+
+def test_later_words_win_and_a_value_may_have_a_comma() -> None:
+    found = from_words(words(["ro,rw", "suid,nosuid", r"cache_dir=/a\,b"]))
+    assert {name: given.value for name, given in found.items()} == {
+        "read-only": False, "suid": False, "cache-dir": "/a,b"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "says"),
+    [
+        (0o622, "", "FILE: others can write it; chmod go-w FILE"),
+        (0o640, "store-password = 'x'",
+         "FILE: has a secret (store-password) and others can read it; chmod 600 FILE"),
+        (0o604, "store = 'redis://:x@h'",
+         "FILE: has a secret (a password in store) and others can read it; chmod 600 FILE"),
+    ],
+)  # fmt: skip
+def test_a_file_that_others_can_change_or_spy_is_refused(
+    path: Path, mode: int, text: str, says: str
+) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)})
+    assert str(caught.value).replace(str(path), "FILE") == says
+
+
+def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    path.write_text("")
+    os.chown(path, 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to another user, who could change it"):
+        settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)})
+
+
+def test_a_file_that_was_named_must_be_there() -> None:
+    with pytest.raises(ConfigError, match="/no/such: no such file"):
+        settle({"config": Given("/no/such", "--config")}, {})
+
+
+def test_a_password_from_a_file(path: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    secret.chmod(0o600)
+    found = settled(path, f"store-password-file = '{secret}'")
+    assert found.settings().store_password == "hunter2"
+    assert "hunter2" not in repr(found.settings())
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match="has a secret and others can read it; chmod 600"):
+        found.settings()
