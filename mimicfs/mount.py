@@ -26,7 +26,9 @@ from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
 from mimicfs.files.journal import Journal
+from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
+from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
 
@@ -286,6 +288,9 @@ def serve_mount(
     try:
         check(parts, target)
         journal = _journal(settings)
+        if not choices.read_only:
+            intents = Intents(journal.directory / RENAMES, parts.s3.account())
+            Renames(*parts[:3], intents).recover()
         mount_options = MountOptions(
             fsname=str(target),
             allow_other=choices.allow_other,

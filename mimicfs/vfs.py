@@ -29,6 +29,7 @@ from mimicfs.errors import PosixError, Unasked, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
 from mimicfs.moves import Mover, Place
 from mimicfs.news import News
@@ -42,6 +43,7 @@ from mimicfs.posix import (
     Opened,
     Usage,
 )
+from mimicfs.renames import Renames
 from mimicfs.s3.client import S3, Content
 from mimicfs.stored import DIRECTORY_TYPE, Stored
 from mimicfs.sync import Syncer
@@ -82,7 +84,9 @@ class VFS:
         self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
         self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
-        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
+        intents = Intents(journal.directory / RENAMES, s3.account())
+        renames = Renames(mimicdb, s3, syncer, intents)
+        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames)
         mimicdb.subscribe(self._news.changed)
 
     def close(self) -> None:
@@ -190,15 +194,13 @@ class VFS:
             directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
-        self._forget_names(directory, node)
+        self._forget_names(directory, node.component)
         self.inodes.unlink(node)
 
-    def _forget_names(self, directory: Node, node: Node) -> None:
-        """The kernel knows that one name of *node* is gone; an object may have had two."""
-        if not node.is_directory:
-            for beside in (False, True):
-                name = names.file_name(node.component, beside)
-                self._kernel.entry_changed(directory.ino, name)
+    def _forget_names(self, directory: Node, component: str) -> None:
+        """The kernel knows that one name of an object is gone; it may have had two."""
+        for beside in (False, True):
+            self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
 
     def _let_go(self, caller: Caller, node: Node) -> None:
         """*node* is about to lose its object: who has it open goes on with a local copy."""
@@ -216,10 +218,15 @@ class VFS:
         node = self._tree.named(source, name)
         component = self._tree.component(target, new_name)
         replaced = self._replaceable(caller, node, target, new_name, flags)
-        self._forget_names(source, node)
-        move = self._mover.move_directory if node.is_directory else self._mover.move_file
+        old = node.component
+        places = (caller.cancellation, Place(source, old), Place(target, component))
         with _detached(replaced):
-            move(caller.cancellation, Place(source, node.component), Place(target, component))
+            if node.is_directory:
+                self._mover.move_directory(*places)
+            else:
+                replace = not flags & RENAME_NOREPLACE
+                self._mover.move_file(*places, replace=replace)
+                self._forget_names(source, old)
         if replaced is not None:
             self.inodes.unlink(replaced)
         self._keep(source)
