@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.mounts import Mount, costs
-from support.proxy import Fail, Hold, Proxy
+from support.proxy import Drop, Fail, Hold, Proxy
 
 # rclone serve s3 ignores the conditions that this is about, and keeps markers as files.
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -80,7 +80,7 @@ def test_what_kill_9_ended_is_undone_or_finished_by_the_next_mount(
 ) -> None:
     mounted: Mount = mount_at(f"s3://{bucket}")
     (mounted.path / ".sync").touch()
-    with proxy.rule(Hold(copy_of("e/30") if when == "copying" else deletion)) as held:
+    with proxy.rule(Drop(copy_of("e/30") if when == "copying" else deletion)) as held:
         mover = renamed(mounted.path)
         assert held.reached.wait(30)
         mounted.process.send_signal(signal.SIGKILL)
