@@ -80,6 +80,9 @@ class VFSOptions:
     file_mode: int = 0o644
     dir_mode: int = 0o755
     markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it
+    # When the mirror is not believed without a look at S3:
+    ttl_s: int = 0  # a directory that was listed longer ago, when it is visited; 0: believed
+    ask_at_open: bool = False  # one HEAD for each open of a file
     # What of an object's metadata is believed:
     symlinks: bool = True
     suid: bool = False  # setuid and setgid bits

@@ -49,7 +49,8 @@ _FLAGS = (
     "suid",
     "dev",
 )
-_NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8}
+_NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8, "ttl": 10}
+_CONSISTENCIES = {"consistency=open": True, "consistency=mirror": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +118,17 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
     """Return what the words after -o mean. Raises ConfigError for what is not known."""
     numbers: dict[str, int] = {}
     flags: set[str] = set()
+    ask_at_open = False
     for word in words:
         name, equals, value = word.partition("=")
         if equals and name in _NUMBERS:
             numbers[name] = _number(word, value, _NUMBERS[name])
         elif not equals and name in _FLAGS:
             flags.add(name)
+        elif word in _CONSISTENCIES:
+            ask_at_open = _CONSISTENCIES[word]
         else:
-            known = ", ".join([*_FLAGS, *(f"{name}=" for name in _NUMBERS)])
+            known = ", ".join([*_FLAGS, *(f"{name}=" for name in _NUMBERS), *_CONSISTENCIES])
             raise ConfigError(f"-o {word}: not an option; known are {known}")
     if flags & {"suid", "dev"} and os.geteuid() != 0:
         raise ConfigError("-o suid, -o dev: only root may trust what a bucket says that far")
@@ -137,6 +141,8 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
         numbers.get("file_mode", defaults.file_mode if umask is None else 0o666 & ~umask),
         numbers.get("dir_mode", defaults.dir_mode if umask is None else 0o777 & ~umask),
         markers="no_markers" not in flags,
+        ttl_s=numbers.get("ttl", 0),
+        ask_at_open=ask_at_open,
         symlinks="nosymlinks" not in flags,
         suid="suid" in flags,
         dev="dev" in flags,
@@ -276,7 +282,7 @@ def serve_mount(
     """Mount, call *ready* once the mount answers, and serve until it is unmounted."""
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
-    from mimicfs.fuse.server import Server
+    from mimicfs.fuse.server import YEAR_S, Server
     from mimicfs.fuse.session import Session, SessionOptions
     from mimicfs.vfs import VFS
 
@@ -305,7 +311,16 @@ def serve_mount(
             replace(choices.vfs, target=target),
             FileOptions(journal.directory),
         )
-        server = Server(vfs, session)
+        # For good; unless directories are to be looked at again, of which the kernel must ask
+        # us then. A quarter of their time adds little to it.
+        keep_s = choices.vfs.ttl_s / 4 or YEAR_S
+        server = Server(
+            *(vfs, session),
+            entry_ttl_s=keep_s,
+            attr_ttl_s=keep_s,
+            negative_ttl_s=keep_s,
+            opendir=choices.vfs.ttl_s > 0,
+        )
         mounted = Mounted(
             str(session.mountpoint),
             str(target),

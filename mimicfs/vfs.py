@@ -113,6 +113,9 @@ class VFS:
         file = self._handles.file(handle) if handle is not None else None
         return self._tree.attr(self.inodes.get(ino), file)
 
+    def opendir(self, caller: Caller, ino: int) -> bool:
+        return self._tree.opendir(self._tree.directory(ino))
+
     def readdir(
         self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:
@@ -372,11 +375,21 @@ class VFS:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
         if node.file is not None and (node.file.entry is None or node.parent is None):
             return self._handles.open_again(node, flags, caller.cancellation)
+        if self._options.ask_at_open and (node.file is None or not node.file.dirty):
+            self._ask(node, caller)
         opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
             self._kernel.flush(_TELL_KERNEL_S)
         return opened
+
+    def _ask(self, node: Node, caller: Caller) -> None:
+        """See what S3 has of *node* now; the mirror and the kernel are told. Raises PosixError
+        ENOENT; ESTALE where it is no regular file any more: then its name is looked up again."""
+        head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
+        caller.cancellation.wait(head)
+        if not stat.S_ISREG(self._tree.attr(node).mode):
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}")
 
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int

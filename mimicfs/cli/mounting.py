@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="OPTIONS",
     help="ro, allow_other, uid=, gid=, umask=, file_mode=, dir_mode=, noexec, noatime;"
+    " ttl=SECONDS: a directory that was listed longer ago is listed again when it is visited;"
+    " consistency=open: S3 is asked at each open of a file (one HEAD);"
+    " nosymlinks, suid, dev: what of the objects' metadata is believed;"
     " no_markers: mkdir puts no object (for servers that store `d/` as `d`: rclone serve s3).",
 )
 @click.option(
