@@ -74,7 +74,6 @@ class FileOptions:
     block_size: int = 8 * MIB  # of one ranged GET when reading ahead
     requests_per_file: int = 8  # ranged GETs or part uploads at once
     part_size: int = 16 * MIB  # smallest part of a multipart upload that we start
-    staging_size: int = 0  # most bytes in *staging*; 0: as long as some of the disk is free
     write_back: bool = False  # close(2) returns once the bytes are journalled
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
@@ -122,6 +121,9 @@ class VFSOptions:
     file_mode: int = 0o644
     dir_mode: int = 0o755
     markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it
+    # When the mirror is not believed without a look at S3:
+    ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
+    ask_at_open: bool = False  # one HEAD for each open of a file
     # What of an object's metadata is believed:
     symlinks: bool = True
     suid: bool = False  # setuid and setgid bits

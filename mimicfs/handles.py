@@ -292,7 +292,7 @@ class Handles:
             node = next(node for node, each, _ in self._open.values() if each is file)
         self._upload(node, file, cancellation, behind=True)
 
-    def pending(self) -> list[Pending]:
+    def queued(self) -> list[Pending]:
         """Return the closed files that S3 does not have yet (--write-back)."""
         return self._behind.pending() if self._behind is not None else []
 

@@ -27,7 +27,9 @@ from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
+from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
+from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
 
@@ -98,6 +100,8 @@ class MountChoices:
     extra: tuple[str, ...] = ("nosuid", "nodev")
     vfs: VFSOptions = field(default_factory=VFSOptions)
     clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
+    write_back: bool = False
+    staging_size: int = 0  # bytes; 0: until little of the disk is free
 
 
 # What is mounted
@@ -219,7 +223,7 @@ def serve_mount(
     """Mount, call *ready* once the mount answers, and serve until it is unmounted."""
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
-    from mimicfs.fuse.server import Server
+    from mimicfs.fuse.server import YEAR_S, Server
     from mimicfs.fuse.session import Session, SessionOptions
     from mimicfs.vfs import VFS
 
@@ -230,9 +234,12 @@ def serve_mount(
     parts = assemble(settings)
     try:
         check(parts, target)
-        journal = _journal(settings)
-        files = FileOptions(journal.directory)
+        journal = _journal(settings, choices)
+        files = FileOptions(journal.directory, write_back=choices.write_back)
         left = 0 if choices.read_only else recover(parts.s3, journal, files)
+        if not choices.read_only:
+            intents = Intents(journal.directory / RENAMES, parts.s3.account())
+            Renames(*parts[:3], intents).recover()
         mount_options = MountOptions(
             fsname=str(target),
             allow_other=choices.allow_other,
@@ -247,7 +254,16 @@ def serve_mount(
             replace(choices.vfs, target=target),
             files,
         )
-        server = Server(vfs, session)
+        # For good; unless directories are to be looked at again, of which the kernel must ask
+        # us then. A quarter of their time adds little to it.
+        keep_s = choices.vfs.ttl_s / 4 or YEAR_S
+        server = Server(
+            *(vfs, session),
+            entry_ttl_s=keep_s,
+            attr_ttl_s=keep_s,
+            negative_ttl_s=keep_s,
+            opendir=choices.vfs.ttl_s > 0,
+        )
         mounted = Mounted(
             str(session.mountpoint),
             str(target),
@@ -282,8 +298,9 @@ def serve_mount(
         parts.close()
 
 
-def _journal(settings: Settings) -> Journal:
-    return Journal.open(settings.cache_dir or private_directory(settings.state) / "staging")
+def _journal(settings: Settings, choices: MountChoices) -> Journal:
+    directory = settings.cache_dir or private_directory(settings.state) / "staging"
+    return Journal.open(directory, choices.staging_size)
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, ended: threading.Event) -> None:

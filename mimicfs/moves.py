@@ -1,8 +1,7 @@
 """Renames. S3 has none: an object is copied on the server, then the old one is deleted.
 
-Nothing is deleted before everything was copied; when a copy fails, what was copied is
-deleted again and the old tree is whole. When a deletion fails, both trees exist and the
-error says so. The mirror follows each request that S3 confirmed.
+Files that are open go along: from the copy on they are read and written at the new place.
+Directories are renames.py's. The mirror follows each request that S3 confirmed.
 
 Threading: called by one thread for one rename; the kernel holds the locks of both parents.
 """
@@ -12,21 +11,19 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from mimicfs.entry import KEPT, OBJECT, Entry
 from mimicfs.errors import MimicError, PosixError
+from mimicfs.files.file import File
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.intents import Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.renames import Rename, Renames
+from mimicfs.s3.client import S3, Condition
 from mimicfs.sync import Syncer
 
 log = logging.getLogger(__name__)
-
-_IN_FLIGHT = 16  # copies at once
-_PAGE = 1000  # keys read from the mirror, or deleted, at a time
 
 
 class Place:
@@ -44,16 +41,26 @@ class Place:
 
 class Mover:
     def __init__(
-        self, mimicdb: MimicDB, s3: S3, syncer: Syncer, inodes: Inodes, handles: Handles
+        self,
+        mimicdb: MimicDB,
+        s3: S3,
+        syncer: Syncer,
+        inodes: Inodes,
+        handles: Handles,
+        renames: Renames,
     ) -> None:
+        self._renames = renames
         self._handles = handles
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
         self._inodes = inodes
 
-    def move_file(self, cancellation: Cancellation, source: Place, target: Place) -> None:
-        """Move one object, over another one if there is one."""
+    def move_file(
+        self, cancellation: Cancellation, source: Place, target: Place, *, replace: bool
+    ) -> None:
+        """Move one object; with *replace*, over another one if there is one. Raises PosixError
+        EEXIST else; ObjectChanged where somebody replaced the source meanwhile: that stays."""
         node = self._inodes.find(source.parent, source.component)
         file = node.file if node is not None else None
         if node is not None:
@@ -61,6 +68,8 @@ class Mover:
         entry = self._mimicdb.entry(source.bucket, source.key)
         if entry is None:
             raise PosixError(errno.ENOENT, str(source))
+        if not replace:  # the mirror does not know of it; S3 may
+            self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
         copy = self._s3.pool.submit(
             self._s3.copy, (source.bucket, entry), target.bucket, target.key
         )
@@ -68,7 +77,7 @@ class Mover:
         if file is not None:  # first: a read between the two requests must find the object
             file.move(target.bucket, target.key, new)
         try:
-            self._s3.delete(source.bucket, source.key)
+            self._s3.conditions.delete(source.bucket, source.key, entry.etag)
         except BaseException:
             if file is not None:
                 file.move(source.bucket, source.key, entry)
@@ -79,95 +88,67 @@ class Mover:
 
     def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:
         """Move everything below one directory to another name."""
-        old, new = source.key + "/", target.key + "/"
-        if source.bucket == target.bucket and new.startswith(old):
+        old, new = Tree(source.bucket, source.key + "/"), Tree(target.bucket, target.key + "/")
+        if old.bucket == new.bucket and new.prefix.startswith(old.prefix):
             raise PosixError(errno.EINVAL, f"{target} is below {source}")
         node = self._inodes.find(source.parent, slot_of(source.component, directory=True))
-        self._flush_below(cancellation, node)
-        self._know_all(cancellation, source.bucket, old)
-        self._copy_all(cancellation, source.bucket, old, target.bucket, new)
-        self._delete_all(source.bucket, old, target)
-        if node is not None:
-            self._inodes.move(node, target.parent, target.component)
-            for below in self._inodes.below(node):
-                if below.file is not None and below.kind == Kind.OBJECT:
-                    entry = self._mimicdb.entry(below.bucket, below.key)
-                    below.file.move(below.bucket, below.key, entry)
-
-    def _flush_below(self, cancellation: Cancellation, node: Node | None) -> None:
         for below in self._inodes.below(node) if node is not None else ():
             self._handles.flush_node(below, cancellation)
-
-    def _know_all(self, cancellation: Cancellation, bucket: str, directory: str) -> None:
-        """Keys that the mirror has not seen would be left behind: list the directory to its
-        depth unless that was done once."""
-        cover = self._mimicdb.cover(bucket, directory)
-        if cover is None or not cover.deep:
-            self._syncer.sync(bucket, directory, cancellation=cancellation)
-
-    def _copy_all(
-        self, cancellation: Cancellation, bucket: str, old: str, new_bucket: str, new: str
-    ) -> None:
-        copied: list[str] = []
-        running: dict[Future[Entry], str] = {}
+        self._know_all(cancellation, old)
+        rename = self._renames.begin(cancellation, old, new)
         try:
-            for entry in self._entries(bucket, old):
-                cancellation.check()
-                key = new + entry.key[len(old) :]
-                if entry.kind == OBJECT:
-                    copy = self._s3.pool.submit(self._s3.copy, (bucket, entry), new_bucket, key)
-                    running[copy] = key
-                elif entry.kind == KEPT:
-                    self._mimicdb.keep(new_bucket, key)
-                self._collect(running, copied, most=_IN_FLIGHT - 1)
-            self._collect(running, copied, most=0)
-        except MimicError:
-            wait(running)
-            copied += [key for copy, key in running.items() if copy.exception() is None]
-            self._undo(new_bucket, copied)
+            rename.copy(cancellation)
+            self._go_along(node, rename)
+            rename.settle(cancellation)
+            self._go_along(node, rename)  # before the originals go
+        except BaseException:
+            self._go_back(node, rename)
+            self._undo(rename)
             raise
+        rename.delete()
+        self._go_along(node, rename)  # who was opened meanwhile
+        if node is not None:
+            self._inodes.move(node, target.parent, target.component)
+
+    def _know_all(self, cancellation: Cancellation, tree: Tree) -> None:
+        """Keys that the mirror has not seen would be copied in the second round only: list the
+        directory to its depth unless that was done once."""
+        cover = self._mimicdb.cover(*tree)
+        if cover is None or not cover.deep:
+            self._syncer.sync(*tree, cancellation=cancellation)
+
+    def _go_along(self, node: Node | None, rename: Rename) -> None:
+        """Let open files below *node* stand on their copies."""
+        for file, name in self._open_below(node, rename.old):
+            copy = rename.copies.get(name)
+            if file.entry is None or (copy is not None and copy.original == file.etag):
+                self._stand(file, rename.new, name)
+
+    def _go_back(self, node: Node | None, rename: Rename) -> None:
+        """Let them stand on the originals again; not those that were uploaded to the new place,
+        where their bytes stay."""
+        for file, name in self._open_below(node, rename.new):
+            copy = rename.copies.get(name)
+            if file.entry is None or (copy is not None and copy.copy == file.etag):
+                self._stand(file, rename.old, name)
+
+    def _open_below(self, node: Node | None, tree: Tree) -> Iterator[tuple[File, str]]:
+        """Yield the open files below *node* that stand in *tree*, and their keys in it."""
+        for below in self._inodes.below(node) if node is not None else ():
+            file = below.file
+            if below.kind != Kind.OBJECT or file is None or file.apart:
+                continue
+            if file.bucket == tree.bucket and file.key.startswith(tree.prefix):
+                yield file, file.key[len(tree.prefix) :]
+
+    def _stand(self, file: File, tree: Tree, name: str) -> None:
+        key = tree.prefix + name
+        entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
+        file.move(tree.bucket, key, entry)
 
     @staticmethod
-    def _collect(running: dict[Future[Entry], str], copied: list[str], most: int) -> None:
-        while len(running) > most:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for copy in done:
-                copy.result()
-                copied.append(running.pop(copy))
-
-    def _undo(self, bucket: str, copied: list[str]) -> None:
-        for start in range(0, len(copied), _PAGE):
-            try:
-                refused = self._s3.delete_many(bucket, copied[start : start + _PAGE])
-            except MimicError as exc:
-                refused = [(key, str(exc)) for key in copied[start : start + _PAGE]]
-            for key, reason in refused:
-                log.error(
-                    "copy left behind by a failed rename: s3://%s/%s: %s", bucket, key, reason
-                )
-
-    def _delete_all(self, bucket: str, old: str, target: Place) -> None:
-        for page in self._pages(bucket, old):
-            objects = [entry.key for entry in page if entry.kind == OBJECT]
-            refused = self._s3.delete_many(bucket, objects) if objects else []
-            if refused:
-                key, reason = refused[0]
-                raise PosixError(
-                    errno.EIO,
-                    f"everything was copied to {target}, but s3://{bucket}/{key}"
-                    f" could not be deleted: {reason}",
-                )
-            for entry in page:
-                if entry.kind != OBJECT:
-                    self._mimicdb.forget(bucket, entry.key)
-
-    def _entries(self, bucket: str, prefix: str) -> Iterator[Entry]:
-        for page in self._pages(bucket, prefix):
-            yield from page
-
-    def _pages(self, bucket: str, prefix: str) -> Iterator[list[Entry]]:
-        scan = self._mimicdb.backend.scan
-        page = scan(bucket, prefix, "", _PAGE)
-        while page:
-            yield page
-            page = scan(bucket, prefix, page[-1].key, _PAGE) if len(page) == _PAGE else []
+    def _undo(rename: Rename) -> None:
+        try:
+            rename.undo()
+        except MimicError as exc:
+            log.error("%s; the next mount undoes it: %s", rename.state(), exc)

@@ -12,12 +12,18 @@ would have one name:
     % and bytes percent-coded, then %raw          those bytes, which are not UTF-8
     an object beside a directory of its name      NAME%file
     .sync, and what looks like one of these       NAME%name
+    what would be longer than 1,024 bytes so      bytes of no UTF-8 for what is escaped: FE for
+                                                  a NUL, FD for the % of a last %file, %name,
+                                                  %nul or %raw, FC behind it for %file
 
 S3 keys are UTF-8: a name that is not (`caf\\xe9`) is stored as the last of these, and shown
 as it was given. The escaped form of a name never equals another name's form: what would read
 as an escape is escaped itself. A name that reads as an escape of nothing (`x%name`) does not
-exist. An object is found as NAME%file also while nothing has its plain name, so that `rm -r`
-of both works in any order; it is listed under one name.
+exist. No name of the last kind is also that of a component ending in %raw: percent-coded it
+would be longer than a key.
+
+An object is found as NAME%file also while nothing has its plain name, so that `rm -r` of both
+works in any order; it is listed under one name.
 Pure functions; any thread may call them.
 """
 
@@ -37,6 +43,8 @@ _WHOLE = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _WHOLE_BACK = {shown: component for component, shown in _WHOLE.items()}
 _LOOKS_ESCAPED = frozenset({*_WHOLE_BACK, "%object", CONTROL.decode()})
 _ENDINGS = ("%file", "%name", "%nul")
+_LONG_ENDINGS = tuple(ending.encode() for ending in (*_ENDINGS, "%raw"))
+_NUL, _PERCENT, _BESIDE = b"\xfe", b"\xfd", b"\xfc"
 _MARKER_CONTENT = "%object"
 _RAW = "%raw"
 _SURROGATE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
@@ -80,7 +88,8 @@ def file_name(component: str, beside: bool = False) -> bytes:
     raw = _raw(component)
     if raw is not None:
         return raw + (b"%file" if beside else b"")
-    return (_escaped(component) + ("%file" if beside else "")).encode()
+    name = (_escaped(component) + ("%file" if beside else "")).encode()
+    return name if len(name) <= NAME_MAX else _long_name(component.encode(), beside)
 
 
 def component(name: bytes) -> Component:
@@ -88,7 +97,8 @@ def component(name: bytes) -> Component:
     escape of nothing."""
     coded = _coded(name.removesuffix(b"%file"))
     if coded is not None:
-        found = Component(coded, name.endswith(b"%file"))
+        short = len(coded.encode()) <= NAME_MAX
+        found = Component(coded, name.endswith(b"%file")) if short else _read_long(name)
     elif b"%" not in name:
         return Component(name.decode())
     else:
@@ -96,6 +106,22 @@ def component(name: bytes) -> Component:
     if file_name(*found) != name:
         raise PosixError(errno.EINVAL, f"{name!r}: names ending so are escapes of mimicfs")
     return found
+
+
+def _long_name(component: bytes, beside: bool) -> bytes:
+    """Return the name of a component whose escaped form no name can have. It is as long as the
+    component, or up to two bytes longer: room enough, a key beside "KEY/" has 1,023."""
+    if component.endswith(_LONG_ENDINGS):
+        head, _, tail = component.rpartition(b"%")
+        component = head + _PERCENT + tail
+    name = component.replace(b"\0", _NUL)
+    return name + _BESIDE * min(2, NAME_MAX - len(name)) if beside else name
+
+
+def _read_long(name: bytes) -> Component:
+    component = name.rstrip(_BESIDE)
+    text = component.replace(_NUL, b"\0").replace(_PERCENT, b"%").decode(errors="replace")
+    return Component(text, component != name)
 
 
 def _read(text: str) -> Component:

@@ -30,6 +30,7 @@ class Kind(Enum):
     NUMBER = "a number"
     OCTAL = "an octal number"
     SECONDS = "a number of seconds"
+    SIZE = "a number of bytes, like 500M or 20G"
     PATH = "a path"
     SECRET = "text, never shown"
 
@@ -114,6 +115,14 @@ OPTIONS = (
     Option("markers", Kind.FLAG, "mkdir puts an object `d/`; not so for servers that store it"
            " as `d`: rclone serve s3.", _M),
     Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
+    Option("ttl", Kind.SECONDS, "A directory that was listed longer ago is listed again when it"
+           " is visited; 0: never.", _M, metavar="SECONDS"),
+    Option("consistency", Kind.TEXT, "What an open believes: the mirror, or S3 (one HEAD).", _M,
+           choices=("mirror", "open")),
+    Option("write-back", Kind.FLAG, "close returns once the bytes are journalled; S3 gets them"
+           " after that. fsync still waits for S3.", _M),
+    Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on disk."
+           "  [default: until little of it is free]", _M, metavar="SIZE"),
     Option("clear-dead", Kind.FLAG, "Unmount what a mount that died left there.", _M),
     Option("storage-class", Kind.TEXT, "Of what is written.", _B, metavar="CLASS"),
     Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
@@ -134,6 +143,7 @@ IN_BUCKETS: Mapping[str, Option] = {
 }
 
 _NUMBER_MAX = (1 << 32) - 2  # uid and gid; -1 is nobody
+_SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
 # What fstab says to mount(8), systemd and boot scripts, and not to a file system.
@@ -217,6 +227,8 @@ def parsed(option: Option, text: str, about: str) -> Any:
         return _number(text, 8 if option.kind is Kind.OCTAL else 10, about)
     if option.kind is Kind.SECONDS:
         return _seconds(text, about)
+    if option.kind is Kind.SIZE:
+        return _size(text, about)
     if option.choices and text not in option.choices:
         raise ConfigError(f"{about}: {_one_of(text, option)}")
     return text
@@ -230,6 +242,8 @@ def checked(option: Option, value: Any, about: str) -> Any:
     right: tuple[type, ...] = (str,)
     if kind is Kind.FLAG:
         right = (bool,)
+    elif kind is Kind.SIZE:
+        right = (int, str)
     elif kind in (Kind.NUMBER, Kind.SECONDS):
         right = (int, float) if kind is Kind.SECONDS else (int,)
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
@@ -270,6 +284,13 @@ def _seconds(text: str, about: str) -> float:
     if not 0 <= number < float("inf"):
         raise ConfigError(f"{about}: out of range")
     return number
+
+
+def _size(text: str, about: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{about}: not {Kind.SIZE.value}")
+    return int(found[1]) << 10 * " KMGT".index((found[2] or " ").upper())
 
 
 def _example(option: Option) -> str:

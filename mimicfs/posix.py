@@ -184,6 +184,10 @@ class FileSystem(Protocol):
     def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr: ...  # (quick)
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr: ...
 
+    def opendir(self, caller: Caller, ino: int) -> bool:
+        """Return whether what `readdir` has shown of the directory is still right. (quick)"""
+        ...
+
     def readdir(
         self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:  # (quick)

@@ -24,6 +24,7 @@ from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
 from mimicfs.handles import Handles
 from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
+from mimicfs.metadata import NS
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
 from mimicfs.readdir import Listing, Listings, Row
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _KEY_MAX = 1024  # bytes (S3 user guide, "Naming Amazon S3 objects")
 
+_SHOWN_MAX = 100_000  # directories of which it is remembered when they were listed
 _NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
@@ -56,6 +58,8 @@ class Tree:
         self._attributes = Attributes(options)
         self._plain = Attributes(options, believed=False)
         self._listings = Listings(mimicdb)
+        self._ttl_ns = int(options.ttl_s * NS)
+        self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
         self._created: dict[str, int] = {}  # when buckets were made: it does not change
@@ -108,6 +112,7 @@ class Tree:
             component, beside = names.component(name)
         except PosixError as exc:  # no key has that name
             raise PosixError(errno.ENOENT, repr(name)) from exc
+        self._check_age(directory)
         if directory.kind == Kind.ACCOUNT:
             return self._look_bucket(component)
         held = self._inodes.find(directory, component)
@@ -191,6 +196,31 @@ class Tree:
     def _listed_ns(self, directory: Node) -> int:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
         return scope.listed_ns if scope is not None else self._started_ns
+
+    # How old it may be
+
+    def _check_age(self, directory: Node) -> int:
+        """Return when *directory* was listed (0: nobody wants to know). Raises Unlisted if that is
+        longer ago than the mount's time-to-live."""
+        if not self._ttl_ns:
+            return 0
+        if directory.kind == Kind.ACCOUNT:
+            scope = self._mimicdb.scope("", "")
+        else:
+            scope = self._mimicdb.cover(directory.bucket, directory.key)
+        ended_ns = scope.listed_ns + scope.duration_ns if scope is not None else 0
+        if time.time_ns() - ended_ns > self._ttl_ns:
+            raise Unlisted(directory.bucket, directory.key)
+        return ended_ns
+
+    def opendir(self, directory: Node) -> bool:
+        """As posix.FileSystem.opendir: a listing is right until the directory is listed again."""
+        ended_ns = self._check_age(directory)
+        right = self._shown_ns.get(directory.ino) == ended_ns
+        if len(self._shown_ns) > _SHOWN_MAX:
+            self._shown_ns.clear()
+        self._shown_ns[directory.ino] = ended_ns
+        return right
 
     # Listing
 

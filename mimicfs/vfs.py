@@ -29,6 +29,7 @@ from mimicfs.errors import PosixError, Unasked, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
 from mimicfs.moves import Mover, Place
 from mimicfs.news import News
@@ -42,10 +43,12 @@ from mimicfs.posix import (
     Opened,
     Usage,
 )
+from mimicfs.renames import Renames
 from mimicfs.s3.client import S3, Content
 from mimicfs.stored import DIRECTORY_TYPE, Stored
 from mimicfs.sync import Syncer
 from mimicfs.tree import Tree, parent_of
+from mimicfs.writeback import Pending
 
 # Modes of fallocate(2), from linux/falloc.h. A hole is punched only with "keep the size".
 FALLOC_KEEP_SIZE = 0x01
@@ -84,7 +87,9 @@ class VFS:
         self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
         self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
-        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles)
+        intents = Intents(journal.directory / RENAMES, s3.account())
+        renames = Renames(mimicdb, s3, syncer, intents)
+        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames)
         mimicdb.subscribe(self._news.changed)
 
     def close(self) -> None:
@@ -94,6 +99,10 @@ class VFS:
     def pending(self) -> tuple[int, int]:
         """Return how many files, and how many bytes, S3 does not have yet."""
         return self._handles.pending()
+
+    def queued(self) -> list[Pending]:
+        """Return the closed files that S3 does not have yet (--write-back)."""
+        return self._handles.queued()
 
     # Names and attributes
 
@@ -114,6 +123,9 @@ class VFS:
     def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr:
         file = self._handles.file(handle) if handle is not None else None
         return self._tree.attr(self.inodes.get(ino), file)
+
+    def opendir(self, caller: Caller, ino: int) -> bool:
+        return self._tree.opendir(self._tree.directory(ino))
 
     def readdir(
         self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
@@ -197,15 +209,13 @@ class VFS:
             directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
-        self._forget_names(directory, node)
+        self._forget_names(directory, node.component)
         self.inodes.unlink(node)
 
-    def _forget_names(self, directory: Node, node: Node) -> None:
-        """The kernel knows that one name of *node* is gone; an object may have had two."""
-        if not node.is_directory:
-            for beside in (False, True):
-                name = names.file_name(node.component, beside)
-                self._kernel.entry_changed(directory.ino, name)
+    def _forget_names(self, directory: Node, component: str) -> None:
+        """The kernel knows that one name of an object is gone; it may have had two."""
+        for beside in (False, True):
+            self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
 
     def _let_go(self, caller: Caller, node: Node) -> None:
         """*node* is about to lose its object: who has it open goes on with a local copy."""
@@ -223,10 +233,15 @@ class VFS:
         node = self._tree.named(source, name)
         component = self._tree.component(target, new_name)
         replaced = self._replaceable(caller, node, target, new_name, flags)
-        self._forget_names(source, node)
-        move = self._mover.move_directory if node.is_directory else self._mover.move_file
+        old = node.component
+        places = (caller.cancellation, Place(source, old), Place(target, component))
         with _detached(replaced):
-            move(caller.cancellation, Place(source, node.component), Place(target, component))
+            if node.is_directory:
+                self._mover.move_directory(*places)
+            else:
+                replace = not flags & RENAME_NOREPLACE
+                self._mover.move_file(*places, replace=replace)
+                self._forget_names(source, old)
         if replaced is not None:
             self.inodes.unlink(replaced)
         self._keep(source)
@@ -374,11 +389,21 @@ class VFS:
             self._options.buckets.check_writable(node.bucket)
         if node.file is not None and (node.file.entry is None or node.parent is None):
             return self._handles.open_again(node, flags, caller.cancellation)
+        if self._options.ask_at_open and (node.file is None or not node.file.dirty):
+            self._ask(node, caller)
         opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
             self._kernel.flush(_TELL_KERNEL_S)
         return opened
+
+    def _ask(self, node: Node, caller: Caller) -> None:
+        """See what S3 has of *node* now; the mirror and the kernel are told. Raises PosixError
+        ENOENT; ESTALE where it is no regular file any more: then its name is looked up again."""
+        head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
+        caller.cancellation.wait(head)
+        if not stat.S_ISREG(self._tree.attr(node).mode):
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}")
 
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int

@@ -64,6 +64,12 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the server that benches use."""
+    yield from _started(servers.bench, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield from _started(servers.redis, tmp_path_factory)
 
@@ -126,7 +132,7 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
 
 
 # What takes a second to start, or is slow to use.
-_SLOW = {"moto", "rclone", "needs_fuse"}
+_SLOW = {"moto", "rclone", "bench", "needs_fuse"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -74,6 +74,8 @@ class Settled:
             tuple(extra),
             self._vfs(target),
             self.get("clear-dead", True),
+            self.get("write-back", False),
+            self.get("staging-size", 0),
         )
 
     def of_bucket(self, bucket: str) -> Values:
@@ -120,6 +122,8 @@ class Settled:
             symlinks=self.get("symlinks", True),
             suid=self.get("suid", False),
             dev=self.get("dev", False),
+            ttl_s=self.get("ttl", 0),
+            ask_at_open=self.get("consistency", "mirror") == "open",
             buckets=self.buckets(),
         )
 

@@ -1,7 +1,8 @@
 """Each request of the kernel: its bytes to a call of posix.FileSystem, the result to bytes.
 
 What is not in `Operations.table` is answered ENOSYS by the server. The kernel then does
-without, for good: OPENDIR and RELEASEDIR (it caches listings by itself), ACCESS (it checks
+without, for good: OPENDIR and RELEASEDIR (it caches listings by itself; unless *opendir* asks to
+be told of each use), ACCESS (it checks
 mode bits), FSYNCDIR (changes of names are durable when answered), GETLK and SETLK (locks are
 local), POLL, BMAP, IOCTL, STATX (it asks GETATTR), TMPFILE, SYNCFS.
 
@@ -88,10 +89,17 @@ class Operation(NamedTuple):
 
 
 class Operations:
-    """The requests of one mount of *fs*. *listed* collects the directories that were read."""
+    """The requests of one mount of *fs*. *listed* collects the directories that were read.
+    *opendir*: fs.opendir is asked before a listing is used."""
 
     def __init__(
-        self, fs: FileSystem, packer: Packer, listed: set[int], *, setxattr_ext: bool = False
+        self,
+        fs: FileSystem,
+        packer: Packer,
+        listed: set[int],
+        *,
+        setxattr_ext: bool = False,
+        opendir: bool = False,
     ) -> None:
         self._fs = fs
         self._packer = packer
@@ -136,6 +144,11 @@ class Operations:
                 Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
             },
         }
+        if opendir:
+            lanes[Lane.QUICK] |= {
+                Opcode.OPENDIR: self.opendir,
+                Opcode.RELEASEDIR: lambda _caller, _nodeid, _request: b"",
+            }
         self.table = {
             int(opcode): Operation(handler, lane)
             for lane, handlers in lanes.items()
@@ -233,6 +246,10 @@ class Operations:
                 self._fs.forget(last.attr.ino, 1)
             data = dots + pack(entries)
         return data
+
+    def opendir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
+        keep = self._fs.opendir(caller, nodeid)
+        return OPEN_OUT.pack(0, Fopen.CACHE_DIR | Fopen.KEEP_CACHE * keep, 0)
 
     def statfs(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         return packing.statfs(self._fs.statfs(caller, nodeid))

@@ -45,7 +45,8 @@ class Server:
     """Answers the requests of *session* from *fs*. *workers* threads for each kind of waiting.
 
     Times-to-live are how long the kernel may keep a name, attributes, and the absence of a
-    name; whoever changes *fs* from outside tells it through `Notifier`.
+    name; whoever changes *fs* from outside tells it through `Notifier`. *opendir*: the kernel
+    asks each time before it uses a listing that it has.
     """
 
     def __init__(
@@ -57,12 +58,15 @@ class Server:
         entry_ttl_s: float = YEAR_S,
         attr_ttl_s: float = YEAR_S,
         negative_ttl_s: float = YEAR_S,
+        opendir: bool = False,
     ) -> None:
         self._fs = fs
         self._session = session
         packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
         self._operations = Operations(
-            fs, packer, session.listed, setxattr_ext=Init.SETXATTR_EXT in session.flags
+            *(fs, packer, session.listed),
+            setxattr_ext=Init.SETXATTR_EXT in session.flags,
+            opendir=opendir,
         )
         self._table = self._operations.table
         self._pools = {

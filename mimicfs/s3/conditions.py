@@ -40,6 +40,7 @@ class Conditions:
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._honoured: bool | None = None  # None: not tried yet
+        self._of_deletes = True  # False: the server will not hear of any for a deletion
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
         """Return the parameters of a write that is to be done only under *condition*. Raises
@@ -63,6 +64,27 @@ class Conditions:
             raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}")
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
+
+    def delete(self, bucket: str, key: str, etag: str) -> None:
+        """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
+        as far as the server looks; that there is none is no error."""
+        try:
+            if etag and self._of_deletes:
+                return self._delete_only(bucket, key, etag)
+            if etag and self._s3.head(bucket, key)[0].etag != etag:
+                raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
+        except KeyNotFound:
+            return None
+        return self._s3.delete(bucket, key)
+
+    def _delete_only(self, bucket: str, key: str, etag: str) -> None:
+        try:
+            self._s3.call("delete_object", bucket, key, IfMatch=f'"{etag}"')
+        except S3Error as exc:
+            if exc.status not in _NOT_KNOWN:
+                raise
+            self._of_deletes = False
+            self.delete(bucket, key, etag)
 
     def _honours(self, bucket: str, key: str) -> bool:
         if self._honoured is None:

@@ -65,6 +65,10 @@ class Hold(Rule):
         self._go.wait(30)
 
 
+class Drop(Hold):
+    """Requests wait until `release`, and never reach the server."""
+
+
 class Fail(Rule):
     """Requests are answered with *status* and never reach the server."""
 
@@ -176,6 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.proxy.latency_s)
         if isinstance(rule, Hold) and not rule.answers:
             rule.wait()
+        if isinstance(rule, Drop):
+            self.close_connection = True
+            return
         body = self._body()
         if isinstance(rule, Fail):
             self._send(rule.status, [("Content-Type", "application/xml")], rule.body)

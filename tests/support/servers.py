@@ -98,6 +98,25 @@ def rclone(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def bench(directory: Path) -> Iterator[str]:
+    """Yield the URL of the server that benches use: it takes every key, and 10,000 in no time."""
+    program = Path(__file__).parents[2] / "scripts/benchlib/s3server.py"
+    with open(directory / "bench.log", "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+        )
+    with process:  # it ends with its standard input
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@contextmanager
 def redis(directory: Path, *options: str) -> Iterator[int]:
     """Yield the port of a redis-server; by default it writes nothing to disk."""
     port = free_port()

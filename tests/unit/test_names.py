@@ -31,7 +31,15 @@ colliding = st.lists(
     max_size=6,
 ).map("".join)
 any_text = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=40)
-components = st.one_of(colliding, any_text)
+# About as long as a key can be, so that no escaped form fits.
+long = st.tuples(
+    colliding, st.integers(0, 1024), st.sampled_from(["a", "%", "\0", "é"]), colliding
+).map(lambda parts: (parts[0] + parts[2] * parts[1])[: 1024 - len(parts[3].encode())] + parts[3])
+components = st.one_of(colliding, any_text, long).filter(lambda text: len(text.encode()) <= 1024)
+# What is beside a directory of its name is shorter than that one's key, which ends in "/".
+shown = st.tuples(components, st.booleans()).map(
+    lambda c: (c[0], c[1] and len(c[0].encode()) < 1024)
+)
 
 
 @pytest.mark.parametrize(
@@ -66,25 +74,35 @@ def test_a_component_has_one_name(text, beside, shown):
     assert component(shown) == Component(text, beside)
 
 
-@given(components, st.booleans())
-def test_every_component_comes_back_from_its_name(text, beside):
-    assert component(file_name(text, beside)) == Component(text, beside)
+@given(shown)
+def test_every_component_comes_back_from_its_name(found):
+    assert component(file_name(*found)) == Component(*found)
 
 
-@given(components, st.booleans())
-def test_no_name_is_one_that_the_kernel_cannot_carry(text, beside):
-    name = file_name(text, beside)
+@given(shown)
+def test_no_name_is_one_that_the_kernel_cannot_carry(found):
+    name = file_name(*found)
+    assert len(name) <= names.NAME_MAX
     assert name not in (b"", b".", b"..", names.CONTROL)
     assert b"/" not in name
     assert b"\0" not in name
 
 
-@given(st.tuples(components, st.booleans()), st.tuples(components, st.booleans()))
+@given(shown, shown)
 def test_two_components_never_share_a_name(one, other):
     assert (file_name(*one) == file_name(*other)) == (one == other)
 
 
-@given(st.binary(min_size=1, max_size=20))
+# What reads as a long name, or nearly.
+long_bytes = st.tuples(
+    st.binary(max_size=3),
+    st.integers(900, 1024),
+    st.sampled_from([b"a", b"\xfe", b"%"]),
+    st.lists(st.sampled_from([b"\xfc", b"\xfd", b"\xfe", b"%file", b"file", b"a"]), max_size=3),
+).map(lambda parts: (parts[0] + parts[2] * parts[1])[: 1024 - 15] + b"".join(parts[3]))
+
+
+@given(st.one_of(st.binary(min_size=1, max_size=20), long_bytes))
 def test_a_name_is_the_name_of_its_component_or_of_nothing(name):
     try:
         found = component(name)
@@ -92,6 +110,22 @@ def test_a_name_is_the_name_of_its_component_or_of_nothing(name):
         return
     if name not in (b".", b"..", names.CONTROL) and b"/" not in name and b"\0" not in name:
         assert file_name(*found) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "beside", "shown"),
+    [
+        ("k" * 1023, True, b"k" * 1023 + b"\xfc"),
+        ("k" * 1020, True, b"k" * 1020 + b"\xfc\xfc"),
+        ("k" * 1019, True, b"k" * 1019 + b"%file"),
+        ("\0" * 1024, False, b"\xfe" * 1024),
+        ("k" * 1018 + "%file", False, b"k" * 1018 + b"\xfdfile"),
+        ("k" * 1014 + "%name", True, b"k" * 1014 + b"\xfdname\xfc\xfc"),
+    ],
+)
+def test_where_the_escape_is_too_long_there_is_a_shorter_one(text, beside, shown):
+    assert file_name(text, beside) == shown
+    assert component(shown) == Component(text, beside)
 
 
 @pytest.mark.parametrize("name", [b"x%name", b"%file", b"%nul", b"a%empty%file%file"])

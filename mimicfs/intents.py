@@ -1,0 +1,146 @@
+"""What is left of the rename of a directory when its mount dies: a record on local disk, written
+before the first object is copied, of what becomes what and which copies S3 has confirmed.
+
+A record is a file NAME.rename of lines of JSON: what is renamed; then each copy; then, once all
+are made, that they are. NAME is random. While its mount lives the file is locked (flock), so that
+another mount of the same directory leaves it alone; it gets its name only once it is locked. As
+with the journal of files nothing is fsynced: this guards against the end of the process.
+
+Threading: a record belongs to the thread that renames.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.errors import PosixError
+
+log = logging.getLogger(__name__)
+
+RENAMES = "renames"  # the directory of records, beside staging files
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
+
+
+class Tree(NamedTuple):
+    """All keys of a bucket that begin with *prefix*, which ends in "/"."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+class Copy(NamedTuple):
+    """The ETags of an original and of its copy."""
+
+    original: str
+    copy: str
+
+
+class Intent:
+    """The record of one rename. *copies* are by key, without the prefix of its tree. *replaces*:
+    an empty directory had the new name. *copied*: all copies are made, originals may be gone."""
+
+    def __init__(self, path: Path, fd: int, old: Tree, new: Tree, *, replaces: bool) -> None:
+        self.old = old
+        self.new = new
+        self.replaces = replaces
+        self.copies: dict[str, Copy] = {}
+        self.copied = False
+        self._path = path
+        self._fd = fd
+
+    def note(self, key: str, copy: Copy) -> None:
+        """S3 has confirmed the copy of *key*."""
+        self.copies[key] = copy
+        self._append([key, *copy])
+
+    def all_copied(self) -> None:
+        """From now on originals are deleted: there is no way back."""
+        self.copied = True
+        self._append("copied")
+
+    def end(self) -> None:
+        """The rename is done, or undone."""
+        self._path.unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """It is neither: who comes next finds the record."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _append(self, line: object) -> None:
+        try:
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
+        except OSError as exc:
+            raise PosixError(exc.errno or 0, f"record of a rename {self._path}") from exc
+
+
+class Intents:
+    """The records of *account* in *directory*, which is shared with others."""
+
+    def __init__(self, directory: Path, account: str) -> None:
+        self._directory = directory
+        self._account = account
+
+    def begin(self, old: Tree, new: Tree, *, replaces: bool) -> Intent:
+        """Return a new record. Raises PosixError where the disk does not take it."""
+        path = self._directory / f"{secrets.token_hex(16)}.rename"
+        unborn = path.with_suffix(".unborn")
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(unborn, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            intent = Intent(path, fd, old, new, replaces=replaces)
+            intent._append({"account": self._account, "old": old, "new": new, "replaces": replaces})
+            unborn.rename(path)
+        except OSError as exc:
+            raise PosixError(exc.errno or 0, f"record of a rename {path}") from exc
+        return intent
+
+    def left(self) -> list[Intent]:
+        """Return the records that nobody works on any more, locked."""
+        found = (self._taken(path) for path in sorted(self._directory.glob("*.rename")))
+        return [intent for intent in found if intent is not None]
+
+    def _taken(self, path: Path) -> Intent | None:
+        try:
+            fd = os.open(path, _OPEN)
+        except FileNotFoundError:  # its mount has just ended it
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            intent = self._read(path, fd) if path.exists() else None
+        except BlockingIOError:
+            intent = None
+        except (ValueError, KeyError, TypeError) as exc:
+            log.warning("%s: not the record of a rename, it is left alone: %r", path, exc)
+            intent = None
+        if intent is None:
+            os.close(fd)
+        return intent
+
+    def _read(self, path: Path, fd: int) -> Intent | None:
+        """Return what the record says; None: it is of another account. A last line that was
+        not written to its end says nothing: S3 is looked at anyway."""
+        first, *lines = path.read_text().split("\n")[:-1] or [""]
+        head = json.loads(first)
+        if head["account"] != self._account:
+            return None
+        old, new = Tree(*head["old"]), Tree(*head["new"])
+        intent = Intent(path, fd, old, new, replaces=head["replaces"])
+        for line in map(json.loads, lines):
+            if line == "copied":
+                intent.copied = True
+            else:
+                intent.copies[line[0]] = Copy(*line[1:])
+        return intent

@@ -1,0 +1,268 @@
+"""Renames of directories in S3: every object is copied on the server, then every old one deleted.
+
+Nothing is deleted before all is copied, and before a fresh listing has shown that what was
+copied is still what is there. What fails before is undone: the old tree is whole, and of the
+new one nothing stays. What fails after is finished by the next mount, as is what `kill -9` ended
+(intents.py): copies are undone, or deletions finished.
+
+INVARIANT: no original is deleted unless S3 confirmed a copy of just that version; no copy is
+deleted, when a rename is undone, unless its original is there.
+
+Threading: one thread for each rename; copies are made by S3.pool.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from mimicfs.entry import KEPT, OBJECT, Difference, Entry
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError
+from mimicfs.intents import Copy, Intent, Intents, Tree
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.client import S3
+from mimicfs.sync import Syncer
+
+log = logging.getLogger(__name__)
+
+_IN_FLIGHT = 16  # copies at once
+_PAGE = 1000  # keys read from the mirror, or deleted, at a time
+_ROUNDS = 5  # how often what others write meanwhile is copied again
+
+
+class Renames:
+    """Makes renames, and deals with those that dead mounts left."""
+
+    def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer, intents: Intents) -> None:
+        self._parts = (mimicdb, s3, syncer)
+        self._syncer = syncer
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._intents = intents
+
+    def begin(self, cancellation: Cancellation, old: Tree, new: Tree) -> Rename:
+        """Return the rename of *old* to *new*, of which nothing is done yet. Raises PosixError
+        ENOTEMPTY if S3 has anything at *new*, whatever the mirror says."""
+        self.recover()
+        replaces = self._is_there(cancellation, new)
+        intent = self._intents.begin(old, new, replaces=replaces)
+        return Rename(*self._parts, intent)
+
+    def _is_there(self, cancellation: Cancellation, new: Tree) -> bool:
+        """Return whether S3 has the empty directory *new*; raise ENOTEMPTY if it has more."""
+        page = cancellation.wait(
+            self._s3.pool.submit(self._s3.list_page, new.bucket, new.prefix, limit=2)
+        )
+        marker = [entry for entry in page.entries if entry.key == new.prefix]
+        if len(page.entries) > len(marker) or any(entry.size for entry in marker):
+            self._syncer.sync(new.bucket, new.prefix, cancellation=cancellation)
+            raise PosixError(errno.ENOTEMPTY, str(new))
+        return bool(marker) or self._mimicdb.entry(*new) is not None
+
+    def recover(self) -> None:
+        """Undo or finish what was begun and is not done, and say so."""
+        for intent in self._intents.left():
+            rename = Rename(*self._parts, intent)
+            try:
+                rename.finish() if intent.copied else rename.undo()
+            except MimicError as exc:
+                log.error("%s; the next mount tries again: %s", rename.state(), exc)
+            else:
+                what = "finished" if intent.copied else "undone"
+                log.warning(
+                    "a rename that did not end is %s: %s to %s", what, intent.old, intent.new
+                )
+
+
+class Rename:
+    """One rename, to be made step by step: `copy`, `settle`, `delete`; `undo` before `delete`.
+    *copies* are by key, without *old*'s prefix."""
+
+    def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer, intent: Intent) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._syncer = syncer
+        self._intent = intent
+        self.old = intent.old
+        self.new = intent.new
+        self.copies = intent.copies
+
+    def state(self) -> str:
+        """Say what is where."""
+        if self._intent.copied:
+            return f"all of {self.old} is at {self.new}, and some of it still at both places"
+        return f"all of {self.old} is where it was, and copies of some of it are at {self.new}"
+
+    def copy(self, cancellation: Cancellation) -> int:
+        """Copy what is not copied yet, by what the mirror knows; return how many objects."""
+        running: dict[Future[Entry], Entry] = {}
+        count = 0
+        try:
+            for entry in self._entries(self.old):
+                cancellation.check()
+                if entry.kind == OBJECT and self._is_due(entry):
+                    count += 1
+                    to = (self.new.bucket, self._moved(entry.key))
+                    source = (self.old.bucket, entry)
+                    running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
+                elif entry.kind == KEPT:
+                    self._mimicdb.keep(self.new.bucket, self._moved(entry.key))
+                self._collect(running, most=_IN_FLIGHT - 1)
+            self._collect(running, most=0)
+        except BaseException:
+            wait(running)  # then nothing comes behind what undoes it
+            for copy, entry in running.items():
+                if copy.exception() is None:
+                    self._note(entry, copy.result())
+            raise
+        return count
+
+    def settle(self, cancellation: Cancellation) -> None:
+        """Look whether what was copied is what S3 has, and copy what others wrote meanwhile,
+        until it is. Raises PosixError EBUSY where that has no end."""
+        for _ in range(_ROUNDS):
+            self._syncer.sync(*self.old, cancellation=cancellation)
+            if not self.copy(cancellation):
+                return
+        raise PosixError(errno.EBUSY, f"{self.old} is being written to")
+
+    def delete(self) -> None:
+        """Delete the originals. Raises PosixError EIO, and says what is where, if S3 refuses."""
+        self._intent.all_copied()
+        try:
+            left = self._delete_originals()
+        except MimicError as exc:
+            left = [str(exc)]
+        if left:
+            self._intent.leave()
+            raise PosixError(errno.EIO, f"{self.state()}: {left[0]}; the next mount goes on")
+        self._intent.end()
+
+    def finish(self) -> None:
+        """Delete the originals, long after they were copied."""
+        cancellation = Cancellation()
+        try:
+            for tree in (self.old, self.new):
+                self._syncer.sync(*tree, cancellation=cancellation)
+            left = self._delete_originals(there=True)
+        except BaseException:
+            self._intent.leave()
+            raise
+        for about in left:
+            log.error("left by the rename of %s to %s: %s", self.old, self.new, about)
+        self._intent.end()
+
+    def undo(self) -> None:
+        """Delete the copies. What cannot be told to be one stays, and the log says so."""
+        cancellation = Cancellation()
+        try:
+            for tree in (self.old, self.new):
+                self._syncer.sync(*tree, cancellation=cancellation)
+            left = self._delete_copies()
+        except BaseException:
+            self._intent.leave()
+            raise
+        for about in left:
+            log.error("copy left behind by a failed rename: %s", about)
+        self._intent.end()
+
+    # What the above is made of
+
+    def _moved(self, key: str) -> str:
+        return self.new.prefix + key[len(self.old.prefix) :]
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Whether *entry* is to be copied. Not again over what was written to the copy since: who
+        has a file open writes to the new place from then on, and that has all the old one had."""
+        name = entry.key[len(self.old.prefix) :]
+        known = self.copies.get(name)
+        if known is None:
+            return True
+        if known.original == entry.etag:
+            return False
+        copy = self._mimicdb.entry(self.new.bucket, self._moved(entry.key))
+        if copy is None or copy.etag == known.copy:
+            return True
+        self._intent.note(name, Copy(entry.etag, copy.etag))
+        return False
+
+    def _collect(self, running: dict[Future[Entry], Entry], most: int) -> None:
+        while len(running) > most:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for copy in done:
+                entry = running.pop(copy)
+                try:
+                    self._note(entry, copy.result())
+                except (ObjectChanged, KeyNotFound) as exc:
+                    log.debug("%s", exc)  # the mirror knows better now; `settle` sees to it
+
+    def _note(self, original: Entry, copy: Entry) -> None:
+        self._intent.note(original.key[len(self.old.prefix) :], Copy(original.etag, copy.etag))
+
+    def _delete_originals(self, *, there: bool = False) -> list[str]:
+        """Delete what was copied; with *there*, only where the copy is still. Return what S3
+        refused, and what is not what was copied."""
+        left: list[str] = []
+        for page in self._pages(self.old):
+            going: list[str] = []
+            for entry in page:
+                copy = self.copies.get(entry.key[len(self.old.prefix) :])
+                if entry.kind != OBJECT:
+                    self._mimicdb.forget(self.old.bucket, entry.key)
+                elif copy is None or copy.original != entry.etag:
+                    left.append(f"s3://{self.old.bucket}/{entry.key} was changed meanwhile")
+                elif there and self._mimicdb.entry(self.new.bucket, self._moved(entry.key)) is None:
+                    left.append(f"the copy of s3://{self.old.bucket}/{entry.key} is gone")
+                else:
+                    going.append(entry.key)
+            left += self._deleted(self.old.bucket, going, tell=there)
+        return left
+
+    def _delete_copies(self) -> list[str]:
+        left: list[str] = []
+        for page in self._pages(self.new):
+            going: list[str] = []
+            for entry in page:
+                if entry.key == self.new.prefix and self._intent.replaces:
+                    continue
+                if entry.kind != OBJECT:
+                    self._mimicdb.forget(self.new.bucket, entry.key)
+                elif self._is_copy(entry):
+                    going.append(entry.key)
+                else:
+                    left.append(f"s3://{self.new.bucket}/{entry.key} is not what was copied")
+            left += self._deleted(self.new.bucket, going)
+        return left
+
+    def _is_copy(self, entry: Entry) -> bool:
+        """Whether *entry* of the new tree is a copy of ours, whose original is there. S3 may have
+        made one whose answer nobody got."""
+        name = entry.key[len(self.new.prefix) :]
+        original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
+        if original is None or original.kind != OBJECT:
+            return False
+        known = self.copies.get(name)
+        ours = {original.etag, known.copy if known is not None else ""}
+        return entry.etag in ours and entry.etag != ""
+
+    def _deleted(self, bucket: str, keys: list[str], *, tell: bool = True) -> list[str]:
+        """Delete *keys*; return what S3 refused. *tell*: nobody else tells the kernel."""
+        refused = dict(self._s3.delete_many(bucket, keys)) if keys else {}
+        gone = [key for key in keys if key not in refused]
+        if tell and gone:
+            self._mimicdb.announce(bucket, Difference([], [], gone, 0))
+        return [f"s3://{bucket}/{key}: {reason}" for key, reason in refused.items()]
+
+    def _entries(self, tree: Tree) -> Iterator[Entry]:
+        for page in self._pages(tree):
+            yield from page
+
+    def _pages(self, tree: Tree) -> Iterator[list[Entry]]:
+        scan = self._mimicdb.backend.scan
+        page = scan(*tree, "", _PAGE)
+        while page:
+            yield page
+            page = scan(*tree, page[-1].key, _PAGE) if len(page) == _PAGE else []

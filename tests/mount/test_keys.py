@@ -1,0 +1,164 @@
+"""Every legal key through a mount: each has one name, by which it is listed, read, written, renamed
+and removed; and what `rm`, `mv` and `rm -r` do with a key that is also a prefix."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# rclone serve s3 keeps keys as paths of a local file system, which has few of these.
+moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+NAMES = {
+    "a//b": "a/%empty/b",
+    "a///": "a/%empty/%empty/%object",
+    "/lead": "%empty/lead",
+    "x/../y": "x/%dotdot/y",
+    "./dot": "%dot/dot",
+    ".": "%dot%file",
+    "..": "%dotdot",
+    "clash": "clash%file",
+    "clash/in": "clash/in",
+    "ts/": "ts/%object",
+    "ctl\x01x": "ctl\x01x",
+    "carriage\rreturn": "carriage\rreturn",
+    "tab\t": "tab\t",
+    "back\\slash": "back\\slash",
+    "%2F": "%2F",
+    "100%": "100%",
+    "x%file": "x%file%name",
+    "%empty": "%empty%name",
+    ".sync": ".sync%name",
+    "trailing ": "trailing ",
+    " ": " ",
+    "e\u0301": "e\u0301",
+    "\u00e9": "\u00e9",
+    "Case": "Case",
+    "case": "case",
+    "k" * 256: "k" * 256,
+    "l" * 1024: "l" * 1024,
+    "d" * 511 + "/" + "f" * 512: "d" * 511 + "/" + "f" * 512,
+    "m" * 1022: os.fsdecode(b"m" * 1022 + b"\xfc\xfc"),
+    "m" * 1022 + "/n": "m" * 1022 + "/n",
+    "n" * 1019 + "%file": os.fsdecode(b"n" * 1019 + b"\xfdfile"),
+}
+
+
+def keys(client: Any, bucket: str) -> list[str]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+
+def body(client: Any, bucket: str, key: str) -> bytes:
+    data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return data
+
+
+@pytest.fixture
+def synced(mount: Path, client: Any, bucket: str, request: pytest.FixtureRequest) -> Path:
+    for key in getattr(request, "param", ()):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    (mount / ".sync").touch()
+    return mount
+
+
+def found_in(root: Path) -> list[str]:
+    found = []
+    for directory, _, files in os.walk(root):
+        found += [os.path.relpath(os.path.join(directory, file), root) for file in files]
+    return sorted(found)
+
+
+def in_turn(client: Any, bucket: str, root: Path) -> None:
+    """Read each file, and write it; then move it away, and back."""
+    for key, name in NAMES.items():
+        path = f"{root}/{name}"
+        assert os.getxattr(path, "user.mimicfs.key") == key.encode()
+        assert Path(path).read_bytes() == key.encode(), key
+        with open(path, "ab") as file:
+            file.write(b"+")
+        assert body(client, bucket, key) == key.encode() + b"+"
+        if key.endswith("/"):
+            continue  # a directory's own content
+        os.rename(path, root / "elsewhere")
+        assert key not in keys(client, bucket)
+        os.rename(root / "elsewhere", path)
+        assert body(client, bucket, key) == key.encode() + b"+"
+
+
+@moto_only
+@pytest.mark.parametrize("synced", [NAMES], indirect=True)
+def test_every_key_is_listed_read_written_renamed_and_removed(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    assert found_in(synced) == sorted(NAMES.values())
+    in_turn(client, bucket, synced)
+    assert sorted(keys(client, bucket)) == sorted(NAMES)
+    assert found_in(synced) == sorted(NAMES.values())
+    subprocess.run(["find", synced, "-mindepth", "1", "-delete"], check=True, timeout=60)
+    assert keys(client, bucket) == []
+
+
+@moto_only
+@pytest.mark.parametrize("synced", [["a", "a/b"]], indirect=True)
+def test_rm_removes_the_object_by_its_name_and_not_the_directory(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    assert sorted(os.listdir(synced)) == ["a", "a%file"]
+    assert subprocess.run(["rm", synced / "a"], stderr=-3, check=False).returncode == 1
+    (synced / "a%file").unlink()
+    assert keys(client, bucket) == ["a/b"]
+    assert os.listdir(synced) == ["a"]
+
+
+@moto_only
+@pytest.mark.parametrize("synced", [["a", "a/b"]], indirect=True)
+def test_rm_r_removes_the_directory_and_the_object_gets_its_name(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    subprocess.run(["rm", "-r", synced / "a"], check=True)
+    assert keys(client, bucket) == ["a"]
+    assert os.listdir(synced) == ["a"]
+    assert (synced / "a").read_bytes() == b"a"
+
+
+@moto_only
+@pytest.mark.parametrize("synced", [["a", "a/b"]], indirect=True)
+def test_mv_moves_what_was_named_and_leaves_the_other(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    (synced / "a").rename(synced / "c")
+    assert keys(client, bucket) == ["a", "c/b"]
+    assert sorted(os.listdir(synced)) == ["a", "c"]
+    (synced / "a").rename(synced / "c%file")
+    assert keys(client, bucket) == ["c", "c/b"]
+    (synced / "c%file").rename(synced / "d")
+    assert keys(client, bucket) == ["c/b", "d"]
+    assert sorted(os.listdir(synced)) == ["c", "d"]
+
+
+@moto_only
+@pytest.mark.parametrize("synced", [["a", "a/b"]], indirect=True)
+def test_both_are_written(synced: Path, client: Any, bucket: str) -> None:
+    (synced / "a%file").write_text("object")
+    (synced / "a/b").write_text("below")
+    (synced / "a/c").write_text("new")
+    assert [body(client, bucket, key) for key in keys(client, bucket)] == [
+        b"object",
+        b"below",
+        b"new",
+    ]
+
+
+@pytest.mark.parametrize("server", ["bench"], indirect=True)  # moto answers 404 to its PUT
+@pytest.mark.parametrize("synced", [["line\nfeed"]], indirect=True)
+def test_a_key_may_have_a_line_feed(synced: Path, client: Any, bucket: str) -> None:
+    assert os.listdir(synced) == ["line\nfeed"]
+    (synced / "line\nfeed").write_text("written")
+    assert body(client, bucket, "line\nfeed") == b"written"
+    (synced / "line\nfeed").unlink()
+    assert keys(client, bucket) == []
