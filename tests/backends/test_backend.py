@@ -15,7 +15,8 @@ import pytest
 from mimicfs.backends.default import Redis
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.open import open_store
-from mimicfs.backends.redis import RedisBackend
+from mimicfs.backends.redis import RedisBackend, layout
+from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import (
@@ -74,6 +75,8 @@ def fill(backend, *names):
 
 def test_all_backends_do_the_same(request, tmp_path, namespace):
     backends = [opened(kind, tmp_path, request, namespace) for kind in KINDS]
+    backends.append(opened("redis", tmp_path, request, f"{namespace}-t"))
+    backends[-1]._steps = Transactions(backends[-1]._client)
     dice = random.Random(1)
     names = ["a", "b", "a/", "a/b", "a//b", "/a", "a/b/c", "a-", "a/b/", "c/d/e", "c/", "x\0y", "é"]
 
@@ -219,7 +222,7 @@ def test_redis_that_may_evict_is_never_complete(tmp_path, caplog):
 
 def test_a_newer_redis_store_is_refused(redis_url, namespace):
     store = RedisBackend.from_url(redis_url, namespace)
-    store._client.set(f"mimicfs:{namespace}:version", 2)
+    store._client.set(f"mimicfs:{namespace}:version", layout.VERSION + 1)
     with pytest.raises(StoreTooNew):
         RedisBackend.from_url(redis_url, namespace)
     store.close()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,8 +19,10 @@ from support import servers
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.backends.redis import RedisBackend
-from mimicfs.entry import Entry
+from mimicfs.backends.redis import RedisBackend, layout, transactions
+from mimicfs.backends.redis.scripts import Scripts
+from mimicfs.backends.redis.transactions import Transactions
+from mimicfs.entry import Bucket, Entry
 from mimicfs.errors import StoreCorrupt, StoreUnavailable
 from mimicfs.testing import BackendPromises
 
@@ -46,6 +52,177 @@ class TestCluster(BackendPromises):
             assert len(backend.buckets()) == 30
             nodes = backend._client.get_primaries()
             assert all(backend._client.dbsize(target_nodes=node) for node in nodes)
+
+
+RULES = ("on", ">hunter2", "~mimicfs:*", "+@all", "-@scripting")
+
+
+@pytest.fixture(scope="module")
+def unscripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of a Redis for a user who may not run scripts."""
+    with servers.redis(tmp_path_factory.mktemp("unscripted")) as port:
+        with redis.Redis(port=port) as plain:
+            plain.execute_command("ACL SETUSER", "mirror", *RULES)
+        yield f"redis://mirror:hunter2@127.0.0.1:{port}"
+
+
+class TestWithoutScripts(BackendPromises):
+    """Where scripts are denied, transactions keep the promises."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, unscripted: str) -> None:
+        self.url = unscripted
+
+    def open(self) -> Backend:
+        store = RedisBackend.from_url(self.url, f"w{next(_numbers)}")
+        assert isinstance(store._steps, Transactions)
+        return store
+
+
+class TestClusterWithoutScripts(TestCluster):
+    """And so they do in a cluster."""
+
+    def open(self) -> Backend:
+        store = super().open()
+        assert isinstance(store, RedisBackend)
+        store._steps = Transactions(store._client)
+        return store
+
+
+@pytest.fixture
+def two_of_one(unscripted: str) -> Iterator[tuple[RedisBackend, RedisBackend]]:
+    """Two writers of one mirror: the second may run scripts, the first may not."""
+    namespace = f"w{next(_numbers)}"
+    first = RedisBackend.from_url(unscripted, namespace)
+    second = RedisBackend.from_url(unscripted.replace("mirror:hunter2@", ""), namespace)
+    assert isinstance(first._steps, Transactions)
+    assert isinstance(second._steps, Scripts)
+    yield first, second
+    first.close()
+    second.close()
+
+
+def test_writers_with_and_without_scripts_lose_nothing(
+    two_of_one: tuple[RedisBackend, RedisBackend],
+) -> None:
+    def write(store: RedisBackend, part: int) -> None:
+        for n in range(0, 300, 3):
+            names = [f"d/{n + k:03}-{part}" for k in range(3)]
+            store.apply("b", [Entry(name, 1) for name in names])
+            store.apply("b", [], names[:1])
+
+    threads = [
+        threading.Thread(target=write, args=(two_of_one[part % 2], part)) for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [f"d/{n:03}-{part}" for n in range(300) if n % 3 for part in range(4)]
+    for store in two_of_one:
+        assert [entry.key for entry in store.children("b", "d/")] == expected
+        assert store.bucket("b") == Bucket("b", 0, 800, 800, 1600)
+        assert [change.seq for change in store.changes("b", 0)] == list(range(1, 1601))
+
+
+def test_what_a_transaction_is_about_may_change_while_it_is_prepared(
+    two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_of_one
+    first.apply("b", [Entry("d/a", 5)])
+    since = first.seq("b")
+    prepare, prepared = transactions._apply, itertools.count()
+
+    def late(*args: Any) -> Any:
+        plan = prepare(*args)
+        if next(prepared) == 0:
+            second.apply("b", [Entry("d/b", 7)], ["d/a"])
+        return plan
+
+    monkeypatch.setattr(transactions, "_apply", late)
+    assert first.apply("b", [Entry("d/b", 1), Entry("d/c", 2)], ["d/a"], since) == {"d/a", "d/b"}
+    assert next(prepared) == 2
+    assert first.scan("b") == [Entry("d/b", 7), Entry("d/c", 2)]
+
+
+def test_a_directory_reads_as_one_state_while_its_chunks_are_divided(
+    two_of_one: tuple[RedisBackend, RedisBackend],
+) -> None:
+    names = [f"d/{n:04}" for n in range(0, 2000, 2)]
+    reader, writer = two_of_one
+    writer.apply("b", [Entry(name, 1) for name in names])
+    done = threading.Event()
+
+    def divide() -> None:
+        for n in range(1, 2000, 100):
+            writer.apply("b", [Entry(f"d/{n + k:04}", 1) for k in range(0, 100, 2)])
+        done.set()
+
+    thread = threading.Thread(target=divide)
+    thread.start()
+    whole = range(1000, 2001, 50)
+    while not done.is_set():
+        assert len(reader.children("b", "d/", limit=10_000)) in whole
+        assert reader.lookup("b", "d/", "0998") == (Entry("d/0998", 1), None)
+    thread.join()
+
+
+@pytest.mark.parametrize("url", ["redis_url", "unscripted"])
+def test_directories_of_any_size_are_changed_and_read(
+    url: str, request: pytest.FixtureRequest
+) -> None:
+    """Against a dict: names that come in order, against it and at random, and go again."""
+    chance = random.Random(7)
+    url = request.getfixturevalue(url)
+    with closing(RedisBackend.from_url(url, f"w{next(_numbers)}")) as store:
+        names = [f"d/{n:04}" for n in range(600)]
+        known: set[str] = set()
+        for order in (names[:200], names[600:400:-1], chance.sample(names, 400)):
+            for at in range(0, len(order), 50):
+                store.apply("b", [Entry(name, 1) for name in order[at : at + 50]])
+                known.update(order[at : at + 50])
+        assert [entry.key for entry in store.scan("b")] == sorted(known)
+        for _ in range(20):
+            gone, new = chance.sample(names, 40), chance.sample(names, 20)
+            store.apply("b", [Entry(name, 1) for name in new], gone)
+            known = (known - set(gone)) | set(new)
+            after, limit = chance.choice(names), chance.choice([1, 7, 130, 1000])
+            expected = [name for name in sorted(known) if name > after][:limit]
+            assert [e.key for e in store.children("b", "d/", after, limit)] == expected
+            assert [name for name in new if store.get("b", name) is None] == []
+        store.apply("b", [], names)
+        assert not store.has_below("b", "")
+        left = {key.partition(b"}")[2] for key in store._client.keys(f"{store._tag('b')}:*")}
+        assert left == {b":meta", b":log"}
+
+
+def test_a_store_of_the_first_schema_is_taken_over(redis_url: str) -> None:
+    namespace = f"w{next(_numbers)}"
+    store = RedisBackend.from_url(redis_url, namespace)
+    store.apply("b", [Entry("d/x", 1)])
+    record = layout.packed(Entry("", 1))
+    large = {f"{n:04}": record for n in range(2500)}
+    store._client.hset(f"{store._tag('b')}:d:d/", mapping=large)
+    store._client.zadd(f"{store._tag('b')}:z:d/", dict.fromkeys(large, 0))
+    store._client.set(f"mimicfs:{namespace}:version", 1)
+    store.close()
+    store = RedisBackend.from_url(redis_url, namespace)
+    assert not store._client.exists(f"{store._tag('b')}:z:d/")
+    store.apply("b", [Entry("d/1000a", 1)], ["d/x"])
+    expected = sorted([f"d/{name}" for name in large] + ["d/1000a"])
+    assert [entry.key for entry in store.children("b", "d/", limit=10_000)] == expected
+    store.close()
+
+
+def test_a_bucket_whose_adder_was_killed_is_listed_when_it_is_added_again(redis_url: str) -> None:
+    store = RedisBackend.from_url(redis_url, f"w{next(_numbers)}")
+    store._client.hset(f"{store._tag('b')}:meta", "known", 1)  # as far as he came
+    assert store.buckets() == []
+    store.add_bucket("b", 5)
+    store.add_bucket("b", 5)
+    assert store.buckets() == [Bucket("b", 5)]
+    assert store.seq("") == 1
+    store.close()
 
 
 def test_a_sentinel_says_where_the_primary_is(tmp_path: Path) -> None:
@@ -131,15 +308,25 @@ def test_keys_of_another_program_are_an_error_and_stay(redis_url: str) -> None:
     plain.close()
 
 
-def test_a_user_that_may_not_is_told_what_he_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scripts", ["+@scripting", "-@scripting"])
+def test_a_user_that_may_not_write_is_told_what_he_needs(tmp_path: Path, scripts: str) -> None:
     with servers.redis(tmp_path) as port:
         with redis.Redis(port=port) as plain:
-            rules = ("on", ">hunter2", "~mimicfs:*", "+@all", "-@scripting")
-            plain.execute_command("ACL SETUSER", "mirror", *rules)
-        store = RedisBackend.from_url(f"redis://mirror:hunter2@127.0.0.1:{port}")
+            plain.execute_command("ACL SETUSER", "mirror", *RULES, scripts, "-xadd")
+        url = f"redis://mirror:hunter2@127.0.0.1:{port}"
         with pytest.raises(StoreUnavailable, match="not allowed to this user") as raised:
-            store.apply("b", [Entry("a")])
+            with closing(RedisBackend.from_url(url)) as store:
+                store.apply("b", [Entry("a")])
         assert "hunter2" not in str(raised.value)
+        with redis.Redis(port=port) as plain:
+            assert not plain.exists("mimicfs:{b}:d:")
+
+
+def test_a_server_without_scripts_serves_too(tmp_path: Path) -> None:
+    with servers.redis(tmp_path, "--rename-command", "EVALSHA", "") as port:
+        store = RedisBackend.from_url(f"redis://127.0.0.1:{port}")
+        store.apply("b", [Entry("a", 1)])
+        assert store.scan("b") == [Entry("a", 1)]
         store.close()
 
 

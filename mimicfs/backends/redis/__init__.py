@@ -1,0 +1,352 @@
+"""Redis: the mirror in a server that several mounts and programs share. Redis or Valkey, 6.2+.
+
+`layout.py` says what is kept under which keys. Records, their directories, the totals and the
+log change in one step: a script (`scripts.py`) or, where this user may not run scripts, a
+transaction (`transactions.py`).
+
+`scan` reads a directory at a time: each page of one directory is a snapshot.
+
+Where Redis may evict keys, absence means nothing: then no scope is ever complete, and each
+directory is listed at S3 anew.
+
+Threading: as redis-py's client, any number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import redis
+
+from mimicfs.backends import Backend
+from mimicfs.backends.redis.connecting import (
+    FOREIGN,
+    connected,
+    denies_scripts,
+    memory_of,
+    our_error,
+    place,
+)
+from mimicfs.backends.redis.layout import (
+    LAST,
+    VERSION,
+    Batch,
+    bucket_of,
+    change_of,
+    child,
+    entry_of,
+    packed,
+    prefix,
+    split,
+)
+from mimicfs.backends.redis.scripts import Scripts
+from mimicfs.backends.redis.transactions import Transactions
+from mimicfs.entry import Bucket, Change, Entry, Scope
+from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreTooNew
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000  # names of a directory that are read at a time
+_PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _ours(
+    method: Callable[Concatenate[RedisBackend, P], T],
+) -> Callable[Concatenate[RedisBackend, P], T]:
+    """Turn redis-py's errors into StoreError."""
+
+    @functools.wraps(method)
+    def call(self: RedisBackend, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except FOREIGN as exc:
+            raise our_error(exc, self._where) from exc
+
+    return cast("Callable[Concatenate[RedisBackend, P], T]", call)
+
+
+class RedisBackend(Backend):
+    """The mirror in the Redis that *client* is connected to (decode_responses off).
+
+    *namespace* keeps several mirrors apart in one Redis. Raises StoreUnavailable,
+    StoreTooNew, StoreCorrupt.
+    """
+
+    quick = False
+
+    def __init__(self, client: redis.Redis, namespace: str = "") -> None:
+        super().__init__()
+        self._client: Any = client
+        self._prefix = prefix(namespace)
+        self._where = place(client)
+        self._steps: Scripts | Transactions = Scripts(client)
+        self._evicts = False
+        self._check()
+
+    @classmethod
+    def from_url(cls, url: str, namespace: str = "", password: str | None = None) -> RedisBackend:
+        """Connect to what *url* names (connecting.py). *password* where it has none."""
+        return cls(connected(url, password), namespace)
+
+    def enter(self, namespace: str) -> None:
+        self._prefix = prefix(namespace)
+        self._check()
+
+    @_ours
+    def _check(self) -> None:
+        key = f"{self._prefix}version"
+        self._client.set(key, VERSION, nx=True)
+        found = self._client.get(key)
+        if not found.isdigit():
+            raise StoreCorrupt(f"{self._where}: {key} is not ours; give another --namespace")
+        if int(found) > VERSION:
+            raise StoreTooNew(
+                f"{self._where}: written by a newer mimicfs (schema {int(found)}, this one"
+                f" knows {VERSION}); upgrade mimicfs or give another --namespace"
+            )
+        if int(found) == 1:  # its directories are legal, as one chunk that is too large
+            self._unlink(f"{self._prefix}{{", "*}:z:*")
+            self._client.set(key, VERSION)
+        self._choose_steps()
+        for memory in memory_of(self._client):
+            policy = memory.get("maxmemory_policy", "noeviction")
+            if policy != "noeviction" and int(memory.get("maxmemory", 0)) and not self._evicts:
+                self._evicts = True
+                text = "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to %s"
+                log.warning(text, self._where, policy, "noeviction")
+
+    def _choose_steps(self) -> None:
+        scripts = Scripts(self._client)
+        try:
+            scripts.try_all(self._tag(""))
+        except redis.ResponseError as exc:
+            if not denies_scripts(exc):
+                raise
+            log.info("%s: scripts are denied; changes are transactions", self._where)
+            self._steps = Transactions(self._client)
+        else:
+            self._steps = scripts
+
+    def _unlink(self, start: str, pattern: str) -> None:
+        """Delete the keys that begin with *start* and go on as *pattern* says."""
+        quoted = "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in start)
+        for key in self._client.scan_iter(quoted + pattern, count=1000):
+            self._client.unlink(key)
+
+    def _tag(self, bucket: str) -> str:
+        return f"{self._prefix}{{{bucket or '/'}}}"  # an empty tag would not keep keys together
+
+    # Buckets
+
+    @_ours
+    def buckets(self) -> list[Bucket]:
+        names = [name for name, _ in self._names("", "", b"", LAST, _PAGE)]
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(f"{self._tag(name)}:meta")
+        found = zip(names, pipe.execute(), strict=True)
+        return [bucket_of(name, meta) for name, meta in found if meta.get(b"known") == b"1"]
+
+    @_ours
+    def bucket(self, name: str) -> Bucket | None:
+        meta = self._client.hgetall(f"{self._tag(name)}:meta") if name else {}
+        return bucket_of(name, meta) if meta.get(b"known") == b"1" else None
+
+    @_ours
+    def add_bucket(self, name: str, created_ns: int) -> None:
+        meta = f"{self._tag(name)}:meta"
+        if created_ns:
+            self._client.hset(meta, "created_ns", created_ns)
+        self._client.hsetnx(meta, "known", 1)
+        # Also if it was known: who made it so may have been killed before he came to this.
+        self._steps.enlist(self._tag(""), self.origin, name, known=True)
+
+    @_ours
+    def drop_bucket(self, name: str) -> None:
+        tag = self._tag(name)
+        if not self._client.hexists(f"{tag}:meta", "known"):
+            return
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
+            pipe.hincrby(f"{tag}:meta", "seq", 1)
+            pipe.unlink(f"{tag}:scopes", f"{tag}:log", f"{tag}:d:", f"{tag}:i:")
+            pipe.execute()
+        self._unlink(f"{tag}:", "[cdi]:*")
+        self._steps.enlist(self._tag(""), self.origin, name, known=False)
+
+    # Entries
+
+    @_ours
+    def get(self, bucket: str, key: str) -> Entry | None:
+        directory, name = split(key)
+        (record,) = self._steps.records(self._tag(bucket), directory, [name])
+        return entry_of(key, record) if record else None
+
+    @_ours
+    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
+        key = directory + name
+        record, below = self._steps.records(self._tag(bucket), directory, [name, f"{name}/"])
+        entry = entry_of(key, record) if name and record else None
+        return entry, None if below is None else child(f"{key}/", below)
+
+    @_ours
+    def children(
+        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        low = after[len(directory) :].encode() + b"\0" if after > directory else b""
+        page = self._page(bucket, directory, low, LAST, limit)
+        return [child(directory + name, record) for name, record in page]
+
+    def _page(
+        self, bucket: str, directory: str, low: bytes, high: bytes, limit: int
+    ) -> list[tuple[str, bytes]]:
+        """Return the first *limit* names from *low* up to *high*, with their records."""
+        found = self._steps.page(self._tag(bucket), directory, low, high, limit)
+        pairs = sorted(pair for pair in found if low <= pair[0] < high)  # names differ
+        return [(name.decode(), record) for name, record in pairs[:limit]]
+
+    @_ours
+    def scan(
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        directory = prefix[: prefix.rfind("/") + 1]
+        found: list[Entry] = []
+        if directory and directory == prefix and directory > after:
+            own = self.get(bucket, directory)
+            found += [own] if own is not None else []
+        found += islice(self._walk(bucket, directory, prefix, after, limit), limit - len(found))
+        return found
+
+    def _walk(
+        self, bucket: str, directory: str, prefix: str, after: str, wanted: int
+    ) -> Iterator[Entry]:
+        """Yield the entries below *directory* that begin with *prefix* and come after *after*.
+
+        Depth first: names in order, each subdirectory's own entry before what is in it.
+        *wanted* is how many are likely to be taken.
+        """
+        size = min(max(wanted, _PAGE_MIN), _PAGE)
+        start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""
+        head, slash, _ = start.partition("/")
+        low = (head + slash).encode()
+        high = prefix[len(directory) :].partition("/")[0].encode() + LAST
+        for name, record in self._names(bucket, directory, low, high, size):
+            key = directory + name
+            if not key.startswith(prefix[: len(key)]):
+                if key > prefix:
+                    return
+                continue
+            if record and key > after and key.startswith(prefix):
+                yield entry_of(key, record)
+            if name.endswith("/"):
+                yield from self._walk(bucket, key, prefix, after, wanted)
+
+    def _names(
+        self, bucket: str, directory: str, low: bytes, high: bytes, size: int
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield the names from *low* up to *high*, with their records, read *size* at a time."""
+        while True:
+            page = self._page(bucket, directory, low, high, size)
+            yield from page
+            if len(page) < size:
+                return
+            low = page[-1][0].encode() + b"\0"
+
+    @_ours
+    def has_below(self, bucket: str, directory: str) -> bool:
+        tag = self._tag(bucket)
+        if not directory:
+            return bool(self._client.exists(f"{tag}:d:", f"{tag}:i:"))
+        parent, name = split(directory)
+        return self._steps.records(tag, parent, [name]) != [None]
+
+    # Changes
+
+    @_ours
+    def apply(
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+    ) -> set[str]:
+        if bucket and not self._client.hexists(f"{self._tag(bucket)}:meta", "known"):
+            self.add_bucket(bucket, 0)
+        unique = {entry.key: entry for entry in puts}
+        gone = [key for key in dict.fromkeys(deletes) if key not in unique]
+        keys = [*unique, *gone]
+        batch = Batch(
+            self.origin,
+            since,
+            [(*split(key), packed(entry)) for key, entry in unique.items()],
+            [split(key) for key in gone],
+            min(keys, default=""),
+            max(keys, default=""),
+        )
+        return self._steps.apply(self._tag(bucket), batch)
+
+    @_ours
+    def seq(self, bucket: str) -> int:
+        return int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0)
+
+    @_ours
+    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+        last = self.seq(bucket)
+        if since == last:
+            return []
+        lines = self._client.xrange(f"{self._tag(bucket)}:log", f"({since}-0", "+", count=limit)
+        found = [change_of(number, fields) for number, fields in lines]
+        if since > last or not found or found[0].seq != since + 1:
+            raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
+        return found
+
+    # Scopes
+
+    @_ours
+    def mark(self, bucket: str, scope: Scope) -> None:
+        if bucket and not self._client.hexists(f"{self._tag(bucket)}:meta", "known"):
+            self.add_bucket(bucket, 0)
+        if scope.deep:
+            self.unmark(bucket, scope.prefix)
+        self._client.hset(f"{self._tag(bucket)}:scopes", scope.prefix, json.dumps(scope))
+
+    @_ours
+    def unmark(self, bucket: str, prefix: str) -> None:
+        scopes = f"{self._tag(bucket)}:scopes"
+        inside = [key for key in self._client.hkeys(scopes) if key.startswith(prefix.encode())]
+        if inside:
+            self._client.hdel(scopes, *inside)
+
+    @_ours
+    def scope(self, bucket: str, prefix: str) -> Scope | None:
+        if self._evicts:
+            return None
+        found = self._client.hget(f"{self._tag(bucket)}:scopes", prefix)
+        return Scope(*json.loads(found)) if found else None
+
+    @_ours
+    def cover(self, bucket: str, directory: str) -> Scope | None:
+        if self._evicts:
+            return None
+        cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
+        prefixes = ["", *(directory[:cut] for cut in cuts)]
+        found = self._client.hmget(f"{self._tag(bucket)}:scopes", prefixes)
+        scopes = [Scope(*json.loads(text)) for text in found if text]
+        covering = [scope for scope in scopes if scope.deep or scope.prefix == directory]
+        return max(covering, key=lambda scope: scope.listed_ns, default=None)
+
+    # Life
+
+    def poll(self) -> bool:
+        return True  # the numbers of the buckets say whether: a command each
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,127 @@
+"""From a URL to a client of redis-py, and from its errors to ours.
+
+Threading: as redis-py's client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+
+from mimicfs.errors import StoreCorrupt, StoreError, StoreUnavailable
+
+# What redis-py raises.
+FOREIGN = (redis.RedisError, RedisClusterException)
+
+
+class _Never(Exception):
+    """Stands where redis-py has no error of its own."""
+
+
+_THEIRS = "keys of another program; give another --namespace"
+_FULL = "out of memory; raise maxmemory"
+_REPLICA = "a replica, which takes no writes; name its primary"
+_DOWN = "the cluster is down: {text}"
+_NOBODY = "no answer; is redis-server running there?"
+_FORBIDDEN = "not allowed to this user: {text}; give him `~mimicfs:* +@all`"
+# What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
+# the code that is somewhere in its text.
+_REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
+    (redis.exceptions.OutOfMemoryError, "OOM", StoreUnavailable, _FULL),
+    (redis.exceptions.ReadOnlyError, "READONLY", StoreUnavailable, _REPLICA),
+    (redis.exceptions.NoPermissionError, "NOPERM", StoreUnavailable, _FORBIDDEN),
+    (_Never, "ACL failure in script", StoreUnavailable, _FORBIDDEN),  # 7.2 on
+    (_Never, "user executing the script", StoreUnavailable, _FORBIDDEN),  # before
+    (_Never, "WRONGTYPE", StoreCorrupt, _THEIRS),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN", StoreUnavailable, _DOWN),
+    (MasterNotFoundError, "", StoreUnavailable, "no sentinel knows its primary: {text}"),
+    (_Never, "SSL", StoreUnavailable, "TLS: {text}; its CA goes into the URL: ?ssl_ca_certs=FILE"),
+    (redis.ConnectionError, "", StoreUnavailable, _NOBODY),
+    (redis.TimeoutError, "", StoreUnavailable, _NOBODY),
+]
+
+
+def connected(url: str, password: str | None) -> Any:
+    """Return a client of what a redis://, rediss:// or unix:// URL names; of a cluster by the
+    URL of one of its nodes, redis+cluster://; or of what a sentinel says is the primary of a
+    service, redis+sentinel://HOST:26379/SERVICE. *password* where the URL has none.
+    """
+    given = urlsplit(url).password is not None or password is None
+    extra: dict[str, Any] = {} if given else {"password": password}
+    try:
+        if "+cluster:" in url:
+            return _cluster(url.replace("+cluster:", ":", 1), extra)
+        if "+sentinel:" in url:
+            return _primary(url, extra)
+        return redis.Redis.from_url(url, **extra)
+    except ValueError as exc:
+        raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
+
+
+def _cluster(url: str, extra: dict[str, Any]) -> Any:
+    try:
+        return RedisCluster.from_url(url, **extra)
+    except FOREIGN as exc:
+        parts = urlsplit(url)
+        where = f"Redis cluster at {parts.hostname}:{parts.port or 6379}"
+        raise StoreUnavailable(f"{where}: {' '.join(str(exc).split())}") from exc
+
+
+def _primary(url: str, extra: dict[str, Any]) -> Any:
+    """Return a client of the primary, whichever it is at the time of each connection."""
+    parts = urlsplit(url)
+    service = parts.path.strip("/")
+    if not service:
+        raise ValueError("it names no service; write redis+sentinel://HOST:26379/SERVICE")
+    if parts.password is not None:
+        extra = {"username": parts.username or None, "password": unquote(parts.password)}
+    where = (parts.hostname or "localhost", parts.port or 26379)
+    sentinel: Any = Sentinel  # it has no types
+    return sentinel([where], socket_timeout=5).master_for(service, **extra)
+
+
+def place(client: Any) -> str:
+    """Return where *client* is connected to, for messages."""
+    if isinstance(client, RedisCluster):
+        primaries: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
+        nodes = sorted(f"{node.host}:{node.port}" for node in primaries)
+        return f"Redis cluster at {', '.join(nodes)}"
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        return f"Redis {pool.service_name!r}"
+    options = pool.connection_kwargs
+    if "path" in options:
+        return f"Redis at {options['path']}"
+    return f"Redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+def memory_of(client: Any) -> list[dict[str, Any]]:
+    """Return what each node says of its memory."""
+    if isinstance(client, RedisCluster):
+        nodes: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
+        return [client.info("memory", target_nodes=node) for node in nodes]
+    return [client.info("memory")]
+
+
+def denies_scripts(exc: Exception) -> bool:
+    """Whether *exc* says that this user, or this server, may not run scripts at all."""
+    text = str(exc)
+    unable = isinstance(exc, redis.exceptions.NoPermissionError) or "unknown command" in text
+    return unable and any(name in text.lower() for name in ("'evalsha", "'script", "'eval'"))
+
+
+def our_error(exc: Exception, where: str) -> StoreError:
+    """Return what *exc* of redis-py is to our callers."""
+    text = " ".join(str(exc).split())
+    if isinstance(exc, redis.AuthenticationError):
+        advice = "give the password in MIMICFS_STORE_PASSWORD"
+        return StoreUnavailable(f"{where}: refused the password or its lack; {advice}")
+    for kind, code, error, said in _REFUSALS:
+        if isinstance(exc, kind) or (code and code in text):
+            return error(f"{where}: {said.format(text=text)}")
+    return StoreUnavailable(f"{where}: {text}")

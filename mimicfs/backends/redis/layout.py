@@ -1,0 +1,127 @@
+"""The keys of a bucket in Redis, and what their values look like. Pure functions.
+
+All keys of a bucket are below one hash tag, so that they are on one node of a cluster:
+
+    TAG = PREFIX{BUCKET}
+    TAG:meta       HASH    known, created_ns, objects, bytes, seq
+    TAG:d:DIR      HASH    the names directly below DIR -> packed record: all of them or, of a
+                           directory of more than FULL names, the first. A name that ends in
+                           "/" is a subdirectory; "" where it has no entry of its own
+    TAG:c:DIR+NAME HASH    a further chunk of DIR: the names from NAME on
+    TAG:i:DIR      ZSET    the first names of the further chunks, score 0
+    TAG:scopes     HASH    prefix -> JSON of entry.Scope
+    TAG:log        STREAM  entry.Change, with the ids SEQ-0, without gaps
+
+INVARIANT: a chunk holds the names of its directory from its first name on up to the next
+chunk's. The first name itself may have been deleted since. A further chunk that becomes empty
+is gone, and so is its line in TAG:i:DIR; TAG:d:DIR may be empty beside others.
+
+PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named
+"/", which no bucket is; its directory "" has the names.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry
+from mimicfs.errors import StoreCorrupt
+
+# 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
+VERSION = 2
+LOG_MAX = 200_000
+# Names of a chunk. Redis packs a hash of up to 128 (hash-max-listpack-entries): 63 bytes a name,
+# else 121; and does not pack it again once it had more.
+FULL = 127
+LAST = b"\xff"  # behind every name: no UTF-8 has that byte
+# A record: kind, size, mtime_ns; the etag, then class, meta[, head], cut by NUL. With _MD5 in the
+# kind, the etag is 16 bytes, else it ends at a NUL; what is all empty at the end is left out.
+_FIXED = struct.Struct("<bqq")
+_MD5 = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one `apply` changes, each as (directory, name[, record]); no key is in both."""
+
+    origin: int
+    since: int | None
+    puts: Sequence[tuple[str, str, bytes]]
+    deletes: Sequence[tuple[str, str]]
+    first: str  # of the keys of all
+    last: str
+
+
+def prefix(namespace: str) -> str:
+    return f"mimicfs:{namespace}:" if namespace else "mimicfs:"
+
+
+def chunk_key(tag: str, directory: str, start: bytes) -> bytes:
+    """Return the key of the chunk of *directory* that begins with *start* (b"": the first)."""
+    return f"{tag}:{'c' if start else 'd'}:{directory}".encode() + start
+
+
+def index_key(tag: str, directory: str) -> str:
+    return f"{tag}:i:{directory}"
+
+
+def split(key: str) -> tuple[str, str]:
+    """Return the directory that *key* is in, and its name there."""
+    cut = key.rfind("/", 0, -1) + 1
+    return key[:cut], key[cut:]
+
+
+def packed(entry: Entry) -> bytes:
+    md5 = _is_md5(entry.etag)
+    meta = "" if entry.meta is None else json.dumps(dict(entry.meta))
+    rest = f"{entry.storage_class}\0{meta}" + ("" if entry.head is None else f"\0{entry.head}")
+    etag = bytes.fromhex(entry.etag) if md5 else f"{entry.etag}\0".encode()
+    fixed = _FIXED.pack(entry.kind | (_MD5 if md5 else 0), entry.size, entry.mtime_ns)
+    return fixed + etag + (rest.encode() if rest != "\0" else b"")
+
+
+def _is_md5(etag: str) -> bool:
+    return len(etag) == 32 and not etag.strip("0123456789abcdef")
+
+
+def entry_of(key: str, record: bytes) -> Entry:
+    try:
+        kind, size, mtime_ns = _FIXED.unpack_from(record)
+        at = _FIXED.size + 16 if kind & _MD5 else record.index(b"\0", _FIXED.size) + 1
+        etag = (
+            record[_FIXED.size : at].hex() if kind & _MD5 else record[_FIXED.size : at - 1].decode()
+        )
+        storage_class, meta, *head = (record[at:].decode() or "\0").split("\0", 2)
+        known = json.loads(meta) if meta else None
+    except (struct.error, ValueError) as exc:
+        raise StoreCorrupt(f"the record of {key!r} in Redis is not ours") from exc
+    said = head[0] if head else None
+    return Entry(key, size, mtime_ns, etag, storage_class, known, kind & ~_MD5, said)
+
+
+def child(key: str, record: bytes) -> Entry:
+    return entry_of(key, record) if record else Entry(key, kind=LISTED)
+
+
+def totals(record: bytes | None) -> tuple[int, int]:
+    """Return how many objects a record is, and their bytes."""
+    if not record:
+        return 0, 0
+    kind, size, _ = _FIXED.unpack_from(record)
+    return (1, size) if kind & ~_MD5 == OBJECT else (0, 0)
+
+
+def bucket_of(name: str, meta: dict[bytes, bytes]) -> Bucket:
+    numbers = [int(meta.get(field, 0)) for field in (b"created_ns", b"objects", b"bytes", b"seq")]
+    return Bucket(name, *numbers)
+
+
+def change_of(number: bytes, fields: dict[bytes, bytes]) -> Change:
+    seq = int(number.partition(b"-")[0])
+    return Change(seq, fields[b"f"].decode(), fields[b"l"].decode(), int(fields[b"o"]))
+
+
+assert OBJECT == 0  # the script counts entries of kind 0

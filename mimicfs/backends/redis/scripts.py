@@ -1,0 +1,260 @@
+"""What reads or changes a directory, in Lua: one script is one step, all or nothing.
+
+`transactions.py` does the same where scripts are denied; the tests of the promises run over
+both. Threading: as redis-py's client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from mimicfs.backends import WIDE_CHANGE
+from mimicfs.backends.redis.layout import FULL, LOG_MAX, Batch
+from mimicfs.errors import LogTrimmed
+
+# What the scripts share. KEYS[1] is the tag of the bucket. Names are never compared by Lua's `<`,
+# which goes by the collation of the server's locale.
+_LIBRARY = """
+local tag = KEYS[1]
+local function split(key)  -- a directory into its parent and its name there
+  local first = string.find(string.sub(key, 1, -2), '/[^/]*$')
+  if first then return string.sub(key, 1, first), string.sub(key, first + 1) end
+  return '', key
+end
+local function place(dir, name)  -- the chunk that has a name or would have it; its first name
+  local index = tag .. ':i:' .. dir
+  local start = redis.call('ZREVRANGEBYLEX', index, '[' .. name, '-', 'LIMIT', 0, 1)[1]
+  if start then return tag .. ':c:' .. dir .. start, start end
+  return tag .. ':d:' .. dir
+end
+local function exists(dir)
+  return redis.call('EXISTS', tag .. ':d:' .. dir, tag .. ':i:' .. dir) > 0
+end
+local function divide(dir, chunk, newest)  -- names that come in order fill their chunks
+  local sorted = tag .. ':sorted'
+  for _, name in ipairs(redis.call('HKEYS', chunk)) do redis.call('ZADD', sorted, 0, name) end
+  local names = redis.call('ZRANGE', sorted, 0, -1)
+  redis.call('DEL', sorted)
+  local first = math.floor(#names / 2) + 1
+  if names[#names] == newest then first = #names end
+  for n = first, #names do
+    redis.call('HSET', tag .. ':c:' .. dir .. names[first], names[n],
+               redis.call('HGET', chunk, names[n]))
+    redis.call('HDEL', chunk, names[n])
+  end
+  redis.call('ZADD', tag .. ':i:' .. dir, 0, names[first])
+end
+local function add(dir, name, record)
+  local chunk = place(dir, name)
+  redis.call('HSET', chunk, name, record)
+  if redis.call('HLEN', chunk) > FULL then divide(dir, chunk, name) end
+end
+local function remove(dir, name)
+  local chunk, start = place(dir, name)
+  redis.call('HDEL', chunk, name)
+  if start and redis.call('EXISTS', chunk) == 0 then
+    redis.call('ZREM', tag .. ':i:' .. dir, start)
+  end
+end
+local function append(origin, lines)
+  local seq = redis.call('HINCRBY', tag .. ':meta', 'seq', #lines) - #lines
+  for _, line in ipairs(lines) do
+    seq = seq + 1
+    redis.call('XADD', tag .. ':log', 'MAXLEN', '~', LOG_MAX, string.format('%d-0', seq),
+               'f', line[1], 'l', line[2], 'o', origin)
+  end
+end
+""".replace("LOG_MAX", str(LOG_MAX)).replace("FULL", str(FULL))
+
+# ARGV: origin, since or '', wide, number of puts, the first and the last key of all, then
+# DIR NAME RECORD for each put and DIR NAME for each deletion. Returns the keys left alone, or an
+# error LOGTRIMMED.
+_APPLY = """
+local origin, since, wide, puts = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local single, ranges, left, changed = {}, {}, {}, {}
+local count, size = 0, 0
+if since ~= '' then
+  local last = tonumber(redis.call('HGET', tag .. ':meta', 'seq') or '0')
+  if tonumber(since) ~= last then
+    local lines = redis.call('XRANGE', tag .. ':log', string.format('(%s-0', since), '+')
+    if tonumber(since) > last or #lines ~= last - tonumber(since) then
+      return redis.error_reply('LOGTRIMMED')
+    end
+    for _, line in ipairs(lines) do
+      local f, l = line[2][2], line[2][4]
+      if f == l then single[f] = true else ranges[#ranges + 1] = {f, l} end
+    end
+  end
+end
+local function behind(a, b)
+  for n = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, n), string.byte(b, n)
+    if x ~= y then return x > y end
+  end
+  return #a > #b
+end
+local function guarded(key)
+  if single[key] then return true end
+  for _, range in ipairs(ranges) do
+    if not behind(range[1], key) and not behind(key, range[2]) then return true end
+  end
+  return false
+end
+local function counted(record, sign)
+  if record and record ~= '' then
+    local kind, bytes = struct.unpack('<bi8', record)
+    if kind % 16 == 0 then count = count + sign; size = size + sign * bytes end
+  end
+end
+local function prune(dir)  -- directories that are implied by nothing any more
+  while dir ~= '' and not exists(dir) do
+    local parent, name = split(dir)
+    if redis.call('HGET', place(parent, name), name) ~= '' then return end
+    remove(parent, name)
+    dir = parent
+  end
+end
+local at = 7
+for n = 1, puts do
+  local dir, name, record = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  at = at + 3
+  local key = dir .. name
+  if guarded(key) then left[#left + 1] = key else
+    counted(redis.call('HGET', place(dir, name), name), -1)
+    counted(record, 1)
+    add(dir, name, record)
+    while dir ~= '' do
+      local parent, sub = split(dir)
+      if redis.call('HEXISTS', place(parent, sub), sub) == 1 then break end
+      add(parent, sub, '')
+      dir = parent
+    end
+    changed[#changed + 1] = key
+  end
+end
+while at < #ARGV do
+  local dir, name = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  local key = dir .. name
+  if guarded(key) then left[#left + 1] = key else
+    local old = redis.call('HGET', place(dir, name), name)
+    counted(old, -1)
+    if old then
+      if string.sub(name, -1) == '/' and exists(key) then
+        add(dir, name, '')
+      else
+        remove(dir, name)
+        prune(dir)
+      end
+    end
+    changed[#changed + 1] = key
+  end
+end
+if #changed > 0 then
+  redis.call('HINCRBY', tag .. ':meta', 'objects', count)
+  redis.call('HINCRBY', tag .. ':meta', 'bytes', size)
+  local lines = {}
+  if #changed > wide then
+    lines[1] = {ARGV[5], ARGV[6]}
+  else
+    for n, key in ipairs(changed) do lines[n] = {key, key} end
+  end
+  append(origin, lines)
+end
+return left
+"""
+
+# ARGV: DIR, NAME ... Returns their records.
+_RECORDS = """
+local found = {}
+for n = 2, #ARGV do found[n - 1] = redis.call('HGET', place(ARGV[1], ARGV[n]), ARGV[n]) end
+return found
+"""
+
+# ARGV: DIR, LOW, HIGH, limit. Returns names and records in turn, in no order: those of the
+# chunks that have the first *limit* names from LOW to HIGH, or all if there are fewer.
+_PAGE = """
+local dir, low, high, missing = ARGV[1], ARGV[2], '(' .. ARGV[3], tonumber(ARGV[4])
+local chunk, start = place(dir, low)
+local found = redis.call('HGETALL', chunk)
+if low == '' then missing = missing - #found / 2 end
+while missing > 0 do
+  local from = start and '(' .. start or '-'
+  start = redis.call('ZRANGEBYLEX', tag .. ':i:' .. dir, from, high, 'LIMIT', 0, 1)[1]
+  if not start then break end
+  local more = redis.call('HGETALL', tag .. ':c:' .. dir .. start)
+  for _, each in ipairs(more) do found[#found + 1] = each end
+  missing = missing - #more / 2
+end
+return found
+"""
+
+# KEYS[1] is the tag of the list of buckets. ARGV: origin, name, "1" to add or "0" to drop.
+_ENLIST = """
+local there = redis.call('HEXISTS', place('', ARGV[2]), ARGV[2]) == 1
+if there == (ARGV[3] == '1') then return end
+if there then remove('', ARGV[2]) else add('', ARGV[2], '') end
+append(ARGV[1], {{ARGV[2], ARGV[2]}})
+"""
+
+# Every command that changes something. Who may not run one of them must not get as far as the
+# middle of a script, which would stay half done.
+_TRY = """
+local key = KEYS[1] .. ':try'
+redis.call('HSET', key, 'a', 1)
+redis.call('HINCRBY', key, 'a', 1)
+redis.call('HDEL', key, 'a')
+redis.call('ZADD', key, 0, 'a')
+redis.call('ZREM', key, 'a')
+redis.call('XADD', key, 'MAXLEN', '~', 1, '1-0', 'a', 1)
+redis.call('DEL', key)
+"""
+
+
+class Scripts:
+    """The steps, each a script."""
+
+    def __init__(self, client: Any) -> None:
+        self._try = client.register_script(_TRY)
+        self._records = client.register_script(_LIBRARY + _RECORDS)
+        self._page = client.register_script(_LIBRARY + _PAGE)
+        self._apply = client.register_script(_LIBRARY + _APPLY)
+        self._enlist = client.register_script(_LIBRARY + _ENLIST)
+
+    def try_all(self, tag: str) -> None:
+        """Raise redis-py's error if scripts are denied, or a command that they use."""
+        self._try(keys=[tag])
+
+    def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
+        """Return what is kept of each of *names* of *directory*."""
+        found: list[bytes | None] = self._records(keys=[tag], args=[directory, *names])
+        return found
+
+    def page(
+        self, tag: str, directory: str, low: bytes, high: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Return names and records, in no order: among them the first *limit* names of
+        *directory* from *low* up to *high*, or all of these."""
+        found = self._page(keys=[tag], args=[directory, low, high, limit])
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def apply(self, tag: str, batch: Batch) -> set[str]:
+        """Change what *batch* says. Return the keys left alone. Raises LogTrimmed."""
+        since = "" if batch.since is None else batch.since
+        args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]
+        args += [batch.first, batch.last]
+        for change in (*batch.puts, *batch.deletes):
+            args += change
+        try:
+            left = self._apply(keys=[tag], args=args)
+        except ResponseError as exc:
+            if "LOGTRIMMED" in str(exc):
+                raise LogTrimmed(f"changes after {since} are not logged") from exc
+            raise
+        return {key.decode() for key in left}
+
+    def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
+        """Put *name* into the list of buckets, or take it out; log it if that is news."""
+        self._enlist(keys=[tag], args=[origin, name, int(known)])

@@ -1,0 +1,204 @@
+"""The steps of `scripts.py` where scripts are denied: MULTI and WATCH, with the same promises.
+
+Reading: the index of a directory and its chunks in one MULTI. Which chunks, the index says; so
+they are read as it was a moment ago, and again if it is not so any more. A directory of one
+chunk costs one round trip.
+
+Changing: every change of a bucket changes TAG:meta, whichever way it is made. That is watched;
+what the change is about is read, changed here, and written in one MULTI, which Redis refuses
+if somebody was faster.
+
+Threading: as redis-py's client.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from redis.exceptions import WatchError
+
+from mimicfs.backends import WIDE_CHANGE
+from mimicfs.backends.redis.directories import Command, Directories
+from mimicfs.backends.redis.layout import (
+    LOG_MAX,
+    Batch,
+    change_of,
+    chunk_key,
+    index_key,
+    split,
+    totals,
+)
+from mimicfs.entry import Change
+from mimicfs.errors import LogTrimmed, StoreUnavailable
+
+T = TypeVar("T")
+_ATTEMPTS = 1000  # with their waits, minutes
+
+
+class Transactions:
+    """The steps, each a transaction."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
+        """As Scripts.records."""
+        index = index_key(tag, directory)
+        starts = [b""] * len(names)
+        while True:
+            with self._client.pipeline(transaction=True) as pipe:
+                for name, start in zip(names, starts, strict=True):
+                    pipe.zrevrangebylex(index, b"[" + name.encode(), b"-", 0, 1)
+                    pipe.hget(chunk_key(tag, directory, start), name)
+                answers = pipe.execute()
+            now = [found[0] if found else b"" for found in answers[::2]]
+            if now == starts:
+                records: list[bytes | None] = answers[1::2]
+                return records
+            starts = now
+
+    def page(
+        self, tag: str, directory: str, low: bytes, high: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """As Scripts.page."""
+        index = index_key(tag, directory)
+        starts, more = [b""], 0  # the chunks that are read, and how many behind the first
+        while True:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.zrevrangebylex(index, b"[" + low, b"-", 0, 1)
+                pipe.zrangebylex(index, b"(" + low, b"(" + high, 0, more + 1)
+                for start in starts:
+                    pipe.hgetall(chunk_key(tag, directory, start))
+                first, behind, *chunks = pipe.execute()
+            now = [*(first or [b""]), *behind[:more]]
+            whole = now == starts
+            pairs = [pair for chunk in chunks for pair in chunk.items()]
+            if whole and (len(behind) <= more or sum(name >= low for name, _ in pairs) >= limit):
+                return pairs
+            if whole:
+                more = 2 * more + 1
+            starts = [*(first or [b""]), *behind[:more]]
+
+    def apply(self, tag: str, batch: Batch) -> set[str]:
+        """As Scripts.apply."""
+        return self._watched(tag, lambda: _apply(self._client, tag, batch))
+
+    def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
+        """As Scripts.enlist."""
+        self._watched(tag, lambda: _enlist(self._client, tag, origin, name, known=known))
+
+    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[Command]]]) -> T:
+        """Do what *plan* says is to be done, unless the bucket changed meanwhile: then anew."""
+        with self._client.pipeline(transaction=True) as pipe:
+            for attempt in range(_ATTEMPTS):
+                pipe.watch(f"{tag}:meta")
+                result, commands = plan()
+                pipe.multi()
+                for command in commands:
+                    pipe.execute_command(*command)
+                try:
+                    pipe.execute()
+                except WatchError:
+                    time.sleep(random.uniform(0, min(attempt, 100) / 1000))
+                else:
+                    return result
+        raise StoreUnavailable(f"{tag}: others write without a pause; try again")
+
+
+def _apply(client: Any, tag: str, batch: Batch) -> tuple[set[str], list[Command]]:
+    seq, guards = _guards(client, tag, batch.since)
+    puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
+    gone = {directory + name: (directory, name) for directory, name in batch.deletes}
+    single = {guard.first for guard in guards if guard.first == guard.last}
+    ranges = [(guard.first, guard.last) for guard in guards if guard.first != guard.last]
+    left = {
+        key
+        for key in (*puts, *gone)
+        if key in single or any(first <= key <= last for first, last in ranges)
+    }
+    changed = [key for key in (*puts, *gone) if key not in left]
+    if not changed:
+        return left, []
+    at = Directories(client, tag, changed)
+    objects = size = 0
+    for key in changed:
+        old = _put(at, *puts[key]) if key in puts else _delete(at, *gone[key])
+        new = puts[key][2] if key in puts else None
+        objects += totals(new)[0] - totals(old)[0]
+        size += totals(new)[1] - totals(old)[1]
+    lines = [(key, key) for key in changed]
+    if len(lines) > WIDE_CHANGE:
+        lines = [(batch.first, batch.last)]
+    meta = f"{tag}:meta"
+    counts: list[Command] = [
+        ("HINCRBY", meta, "objects", objects),
+        ("HINCRBY", meta, "bytes", size),
+    ]
+    return left, [*at.commands(), *counts, *_logged(tag, batch.origin, seq, lines)]
+
+
+def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]]:
+    """Return the number of the latest change, and what changed after *since*."""
+    seq = int(client.hget(f"{tag}:meta", "seq") or 0)
+    if since is None or since == seq:
+        return seq, []
+    lines = client.xrange(f"{tag}:log", f"({since}-0", "+")
+    if since > seq or len(lines) != seq - since:
+        raise LogTrimmed(f"changes after {since} are not logged")
+    return seq, [change_of(*line) for line in lines]
+
+
+def _put(at: Directories, directory: str, name: str, record: bytes) -> bytes | None:
+    """Put the record, and the directories above it. Return what was there."""
+    old = at.get(directory, name)
+    at.put(directory, name, record)
+    while directory:
+        parent, sub = split(directory)
+        if at.get(parent, sub) is not None:
+            break
+        at.put(parent, sub, b"")
+        directory = parent
+    return old
+
+
+def _delete(at: Directories, directory: str, name: str) -> bytes | None:
+    """Delete the name, and the directories that nothing implies any more. Return what was there."""
+    old = at.get(directory, name)
+    if old is None:
+        return None
+    if name.endswith("/") and at.exists(directory + name):
+        at.put(directory, name, b"")
+        return old
+    at.remove(directory, name)
+    while directory and not at.exists(directory):
+        parent, sub = split(directory)
+        if at.get(parent, sub) != b"":
+            break
+        at.remove(parent, sub)
+        directory = parent
+    return old
+
+
+def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> list[Command]:
+    commands: list[Command] = [("HINCRBY", f"{tag}:meta", "seq", len(lines))]
+    for number, (first, last) in enumerate(lines, seq + 1):
+        line = (f"{number}-0", "f", first, "l", last, "o", origin)
+        commands.append(("XADD", f"{tag}:log", "MAXLEN", "~", LOG_MAX, *line))
+    return commands
+
+
+def _enlist(
+    client: Any, tag: str, origin: int, name: str, *, known: bool
+) -> tuple[None, list[Command]]:
+    seq = int(client.hget(f"{tag}:meta", "seq") or 0)
+    at = Directories(client, tag, [name])
+    if (at.get("", name) is not None) == known:
+        return None, []
+    if known:
+        at.put("", name, b"")
+    else:
+        at.remove("", name)
+    return None, [*at.commands(), *_logged(tag, origin, seq, [(name, name)])]
