@@ -7,6 +7,7 @@ import sys
 import click
 
 from mimicfs import __version__, errors
+from mimicfs.cli.finding import du, find
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
@@ -24,6 +25,8 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (errors.KeyNotFound, 6),
     (errors.S3Error, 7),
     (errors.MalformedListing, 7),
+    (errors.NotSynced, 8),
+    (errors.MalformedIndex, 9),
     (errors.Interrupted, 130),
     (MimicError, 1),
 ]
@@ -64,5 +67,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat):
+for command in (mount, umount, status, sync, ls, stat, find, du):
     cli.add_command(command)
