@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from mimicfs.entry import Entry, Scope
-from mimicfs.errors import MimicError, PosixError, Unasked
+from mimicfs.entry import Entry, Scope, Total
+from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.inodes import Kind, Node
 from mimicfs.mimicdb import MimicDB
 from mimicfs.news import News
@@ -29,6 +29,8 @@ from mimicfs.sync import Progress, Report, Syncer
 PREFIX = b"user.mimicfs."
 SYNC = PREFIX + b"sync"
 _RESTORE_S = 2.0  # for so long the answer about an archived object is as good as new
+_TOTALS_MAX = 100  # directories whose totals are remembered
+_UNCOUNTED = (Total(), -1, 0)
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
@@ -42,6 +44,9 @@ class Control:
         self._news = news
         self._kernel = kernel
         self._lock = threading.Lock()  # protects what was asked last
+        # By bucket and directory: what, of which generation of the mirror, and the thread that
+        # has counted it and not used it yet.
+        self._totals: dict[tuple[str, str], tuple[Total, int, int]] = {}
         self._restores: dict[tuple[str, str], tuple[str, float]] = {}
 
     def sync(self, caller: Caller, directory: Node) -> None:
@@ -98,10 +103,44 @@ class Control:
                 b"last_modified": lambda: _time(entry.mtime_ns),
                 b"restore": lambda: self._restore(node.bucket, entry.key),
             }
+        elif node.is_directory:
+            values[b"files"] = lambda: str(self._total(node).files)
+            values[b"bytes"] = lambda: str(self._total(node).bytes)
+        if node.kind == Kind.ACCOUNT:
+            del values[b"bucket"], values[b"key"]
         value = values.get(name.removeprefix(PREFIX))
-        if value is None or (node.kind == Kind.ACCOUNT and name != PREFIX + b"synced"):
+        if value is None:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         return value().encode()
+
+    def count(self, missing: Uncounted) -> None:
+        """Count what `xattr` did not know. Raises PosixError ENODATA where not all of it is
+        known: an answer is never too small."""
+        where = (missing.bucket, missing.directory)
+        generation = self._mimicdb.generation
+        try:
+            if missing.bucket:
+                found = [self._mimicdb.total(*where)]
+            else:
+                found = [self._mimicdb.total(bucket.name) for bucket in self._mimicdb.buckets()]
+        except Unlisted as exc:
+            raise PosixError(errno.ENODATA, f"{exc}; touch its .sync first") from exc
+        total = Total(sum(each.files for each in found), sum(each.bytes for each in found))
+        with self._lock:
+            if len(self._totals) >= _TOTALS_MAX:
+                self._totals.clear()
+            self._totals[where] = (total, generation, threading.get_ident())
+
+    def _total(self, node: Node) -> Total:
+        """Return what is below a directory, counted once for each state of the mirror; where
+        that changes all the time, by whoever has just counted."""
+        where = (node.bucket, node.key)
+        with self._lock:
+            total, generation, counter = self._totals.get(where, _UNCOUNTED)
+            if generation != self._mimicdb.generation and counter != threading.get_ident():
+                raise Uncounted(*where)
+            self._totals[where] = (total, generation, 0)
+        return total
 
     def ask(self, missing: Unasked) -> None:
         """Ask S3 about what `xattr` did not know."""

@@ -27,6 +27,18 @@ class Entry(NamedTuple):
     head: str | None = None  # what a HEAD says besides, as s3/answers.py writes it; None: not known
 
 
+def is_file(entry: Entry) -> bool:
+    """Whether *entry* is shown as a file: an object, but for a directory's empty marker."""
+    return entry.kind == OBJECT and (entry.size > 0 or not entry.key.endswith("/"))
+
+
+class Total(NamedTuple):
+    """What is below a directory: how many files (`is_file`), and their bytes."""
+
+    files: int = 0
+    bytes: int = 0
+
+
 class Bucket(NamedTuple):
     """A bucket as the mirror knows it. The totals count objects, not directories."""
 

@@ -22,6 +22,8 @@
     │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
+    ├── NotSynced                   EIO        an answer would have holes; sync first
+    ├── MalformedIndex              EIO        a file of an index, or an inventory, that is none
     ├── Interrupted                 EINTR      the caller was interrupted while waiting
     ├── UploadFailed                its cause  the bytes are kept; the message says where
     └── PosixError                  given      what POSIX says about a path
@@ -170,6 +172,18 @@ class Unasked(Unlisted):
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(bucket, key)
         self.key = key
+
+
+class Uncounted(Unlisted):
+    """The answer takes longer than the thread that asks may take: it must be counted first."""
+
+
+class NotSynced(MimicError):
+    """What was asked is only partly known, and is not asked of S3."""
+
+
+class MalformedIndex(MimicError):
+    """A file is not an index, or not a whole one; or an inventory is none."""
 
 
 class Interrupted(MimicError):

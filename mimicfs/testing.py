@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mimicfs.backends import WIDE_CHANGE, Backend
-from mimicfs.entry import KEPT, LISTED, Bucket, Entry, Scope
+from mimicfs.entry import KEPT, LISTED, Bucket, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed
 
 
@@ -143,6 +143,16 @@ class BackendPromises:
                 found += page
                 after = page[-1]
             assert found == names
+
+    def test_a_total_counts_files_below_and_no_empty_marker(self) -> None:
+        with self.opened() as backend:
+            names = ["a", "d/\0x", "d/b", "d/c/e/f", "d0", "d/x/\0"]
+            backend.apply("b", [Entry(name, 10) for name in names])
+            backend.apply("b", [Entry("d/"), Entry("d/m/", 3), Entry("d/k/", kind=KEPT)])
+            assert backend.total("b", "d/") == Total(5, 43)
+            assert backend.total("b") == Total(7, 63)
+            assert backend.total("b", "d/c/") == Total(1, 10)
+            assert backend.total("b", "missing/") == backend.total("none") == Total()
 
     # Changes
 

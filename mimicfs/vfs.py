@@ -25,7 +25,7 @@ from mimicfs import metadata, names
 from mimicfs.config import FileOptions, VFSOptions
 from mimicfs.control import PREFIX, Control
 from mimicfs.entry import OBJECT, Entry, Scope
-from mimicfs.errors import PosixError, Unasked, Unlisted
+from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
@@ -109,6 +109,8 @@ class VFS:
     def learn(self, caller: Caller, missing: Exception) -> None:
         if isinstance(missing, Unasked):
             self._control.ask(missing)
+        elif isinstance(missing, Uncounted):
+            self._control.count(missing)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing)
         else:

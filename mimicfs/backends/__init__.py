@@ -21,7 +21,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope
+from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
@@ -108,6 +108,19 @@ class Backend(ABC):
         if below is None and self.has_below(bucket, key + "/"):
             below = Entry(key + "/", kind=LISTED)
         return entry, below
+
+    def total(self, bucket: str, prefix: str = "") -> Total:
+        """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and
+        their bytes. A store that can count by itself should."""
+        files = size = 0
+        after = ""
+        while True:
+            page = self.scan(bucket, prefix, after, 1000)
+            found = [entry.size for entry in page if is_file(entry)]
+            files, size = files + len(found), size + sum(found)
+            if len(page) < 1000:
+                return Total(files, size)
+            after = page[-1].key
 
     # Changes
 

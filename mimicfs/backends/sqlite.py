@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend
 from mimicfs.backends.ahead import Ahead
-from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
+from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
 
 _VERSION = 2  # of the schema; PRAGMA user_version
@@ -66,6 +66,11 @@ _COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"
 _GET = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key=?"
 _FROM = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
 _BETWEEN = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key"
+# entry.is_file. As bytes, because SQLite's functions of text end at NUL.
+_TOTAL = (
+    "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND key>=?{end}"
+    " AND kind=0 AND (size>0 OR substr(CAST(key AS BLOB), -1)<>x'2f')"
+)
 _LOOKUP = (
     f"SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key=?2 UNION ALL SELECT * FROM"
     f" (SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key>=?3 AND key<?4 ORDER BY key LIMIT 1)"
@@ -394,6 +399,15 @@ class SQLite(Backend):
 
     def has_below(self, bucket: str, directory: str) -> bool:
         return bool(self.scan(bucket, directory, "", 1))
+
+    @_ours
+    def total(self, bucket: str, prefix: str = "") -> Total:
+        end = _successor(prefix)
+        if end is None:
+            rows = self._rows(_TOTAL.format(end=""), self._id(bucket), prefix)
+        else:
+            rows = self._rows(_TOTAL.format(end=" AND key<?"), self._id(bucket), prefix, end)
+        return Total(*rows[0])
 
     # What each reading thread remembers of one state of the file
 

@@ -8,6 +8,7 @@ import click
 
 from mimicfs import __version__, errors
 from mimicfs.cli.configuring import config
+from mimicfs.cli.finding import du, find
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
@@ -25,6 +26,8 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (errors.KeyNotFound, 6),
     (errors.S3Error, 7),
     (errors.MalformedListing, 7),
+    (errors.NotSynced, 8),
+    (errors.MalformedIndex, 9),
     (errors.Interrupted, 130),
     (MimicError, 1),
 ]
@@ -65,5 +68,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, config):
+for command in (mount, umount, status, sync, ls, stat, find, du, config):
     cli.add_command(command)

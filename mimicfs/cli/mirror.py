@@ -80,7 +80,7 @@ def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Ite
 
 def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_described(entry)))
+        click.echo(json.dumps(described(entry)))
     elif not long:
         click.echo(printable(name))
     elif entry.key.endswith("/"):
@@ -124,13 +124,14 @@ def _told(parts: Parts, bucket: str, key: str) -> dict[str, Any]:
         found = below if key.endswith("/") else entry or below
         if found is None:
             raise errors.KeyNotFound(f"s3://{bucket}/{key}: no such object or directory")
-        told = {"bucket": bucket, **_described(found)}
+        told = {"bucket": bucket, **described(found)}
         scope = parts.mimicdb.cover(bucket, above)
     return {**told, "synced": iso_time(scope.listed_ns) if scope else "never"}
 
 
-def _described(entry: Entry) -> dict[str, Any]:
-    if entry.key.endswith("/") and entry.kind:
+def described(entry: Entry) -> dict[str, Any]:
+    """Return what programs are told of an entry."""
+    if entry.kind:
         return {"key": entry.key, "type": "directory"}
     return {
         "key": entry.key,

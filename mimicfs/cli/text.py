@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from mimicfs.errors import ConfigError
+
 
 def iso_time(ns: int) -> str:
     """Return a time in ISO 8601, UTC, to the second."""
@@ -18,3 +20,28 @@ def printable(text: str) -> str:
 def one_line(exc: Exception) -> str:
     """Return what *exc* says, in one line."""
     return " ".join(str(exc).split("\n"))
+
+
+def human_size(size: int) -> str:
+    """Return a size as `du -h` writes it: rounded up, units of 1024."""
+    if size < 1024:
+        return str(size)
+    units = "KMGTPE"
+    power = min((size.bit_length() - 1) // 10, len(units))
+    tenths = -(-size * 10 // (1 << (10 * power)))
+    if tenths >= 10_240 and power < len(units):
+        power, tenths = power + 1, 10
+    letter = units[power - 1]
+    return (
+        f"{tenths // 10}.{tenths % 10}{letter}" if tenths < 100 else f"{-(-tenths // 10)}{letter}"
+    )
+
+
+def parse_time(option: str, text: str) -> int:
+    """Return the ns of an ISO 8601 date or time, in UTC where it names no zone. Raises
+    ConfigError."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise ConfigError(f"{option} {text}: write a date or time, as 2024-12-31T18:00") from exc
+    return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000

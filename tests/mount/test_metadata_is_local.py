@@ -129,3 +129,18 @@ def test_attributes_can_be_read_as_xattrs(tree, mount, bucket, client):
     assert os.listxattr(path) == []
     with pytest.raises(OSError, match="No data"):
         os.getxattr(path, "user.mimicfs.nothing")
+
+
+def test_what_is_below_a_directory_is_told_by_xattrs(tree, mount, proxy):
+    def below(path):
+        return tuple(int(os.getxattr(path, f"user.mimicfs.{name}")) for name in ("files", "bytes"))
+
+    os.listdir(mount)
+    with pytest.raises(OSError, match="No data"):  # not all of it is known
+        below(mount)
+    (mount / ".sync").touch()
+    with costs(proxy):
+        assert below(mount) == (len(tree), sum(map(len, tree)))
+        assert below(mount / "d")[0] == sum(key.startswith("d/") for key in tree)
+    (mount / "d/more").write_bytes(b"1234567890")
+    assert below(mount)[0] == len(tree) + 1

@@ -1,0 +1,253 @@
+"""`mimicfs find` and `du`: answers from the store, without a mount and without a request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimicfs.cli.mirror import described
+from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.text import human_size, parse_time, printable
+from mimicfs.config import parse_target
+
+if TYPE_CHECKING:
+    from mimicfs.entry import Entry
+    from mimicfs.find import Start, Wanted
+    from mimicfs.mount import Parts, Settings
+
+_WRITTEN_AT = 1 << 16  # characters
+partial_option = click.option(
+    "--partial", is_flag=True, help="Answer from what is known, where not all is."
+)
+
+
+@click.command()
+@click.argument("urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...")
+@click.option(
+    "--name",
+    "-name",
+    "names",
+    multiple=True,
+    metavar="GLOB",
+    help="The last part of the key is like this: '*.jpg'. Several: any of them.",
+)
+@click.option(
+    "--iname",
+    "-iname",
+    "inames",
+    multiple=True,
+    metavar="GLOB",
+    help="As --name, in upper or lower case.",
+)
+@click.option(
+    "--path",
+    "-path",
+    "paths",
+    multiple=True,
+    metavar="GLOB",
+    help="The whole key is like this; * stands for / too.",
+)
+@click.option(
+    "--size",
+    "-size",
+    "sizes",
+    multiple=True,
+    metavar="[+-]N[k|M|G|T|P]",
+    help="More (+), less (-) or just so many bytes: +100M. Several: all of them.",
+)
+@click.option(
+    "--mtime",
+    "-mtime",
+    "mtimes",
+    multiple=True,
+    metavar="[+-]N[s|m|h|d|w]",
+    help="Last modified longer (+) or less long (-) ago; days without a unit.",
+)
+@click.option("--after", metavar="TIME", help="Last modified at or after this: 2024-12-31T18:00.")
+@click.option("--before", metavar="TIME", help="Last modified before this. UTC without a zone.")
+@click.option(
+    "--storage-class",
+    "classes",
+    multiple=True,
+    metavar="CLASS",
+    help="STANDARD, GLACIER, ... Several: any of them.",
+)
+@click.option("--etag", "etags", multiple=True, metavar="ETAG", help="Several: any of them.")
+@click.option(
+    "--type",
+    "-type",
+    "kind",
+    type=click.Choice(["f", "d"]),
+    default=None,
+    help="Only files, or only directories.",
+)
+@click.option(
+    "--max-depth",
+    "-maxdepth",
+    "depth",
+    type=click.IntRange(0),
+    default=None,
+    metavar="N",
+    help="At most N levels below the start.",
+)
+@click.option("--keys", is_flag=True, help="Print keys instead of s3:// URLs.")
+@click.option(
+    "-0",
+    "--print0",
+    "-print0",
+    "zero",
+    is_flag=True,
+    help="NUL behind each instead of a line end: for xargs -0.",
+)
+@partial_option
+@json_option
+@common
+def find(
+    settings: Settings,
+    urls: tuple[str, ...],
+    names: tuple[str, ...],
+    inames: tuple[str, ...],
+    paths: tuple[str, ...],
+    sizes: tuple[str, ...],
+    mtimes: tuple[str, ...],
+    after: str | None,
+    before: str | None,
+    classes: tuple[str, ...],
+    etags: tuple[str, ...],
+    kind: str | None,
+    depth: int | None,
+    keys: bool,
+    zero: bool,
+    partial: bool,
+    as_json: bool,
+) -> None:
+    """Find objects by name, size, age ... in the mirror: no mount, no request.
+
+    An object that passes all tests is printed. Only what was synced to its end is searched:
+    elsewhere the answer would have holes, and the exit code is 8 (--partial searches what is
+    known).
+    """
+    from mimicfs.find import Range, Wanted, age_range, size_range
+
+    now_ns = time.time_ns()
+    times = [age_range(text, now_ns) for text in mtimes]
+    if after is not None:
+        times.append(Range(least=parse_time("--after", after)))
+    if before is not None:
+        times.append(Range(most=parse_time("--before", before) - 1))
+    wanted = Wanted(
+        names, inames, paths, tuple(map(size_range, sizes)), tuple(times),
+        frozenset(map(str.upper, classes)), frozenset(etag.strip('"') for etag in etags),
+        kind or "", -1 if depth is None else depth,
+    )  # fmt: skip
+    with closing(assembled(settings)) as parts, _Out("\0" if zero else "\n") as out:
+        for start, entry in _found(parts, urls, wanted, partial):
+            if as_json:
+                out.raw(json.dumps({"bucket": start.bucket, **described(entry)}))
+            else:
+                out.text(entry.key if keys else f"s3://{start.bucket}/{entry.key}")
+
+
+def _found(
+    parts: Parts, urls: tuple[str, ...], wanted: Wanted, partial: bool
+) -> Iterator[tuple[Start, Entry]]:
+    from mimicfs.find import walk
+
+    for start in _starts(parts, urls, partial):
+        for entry in walk(parts.mimicdb, start):
+            if wanted.passed(entry, start):
+                yield start, entry
+
+
+def _starts(parts: Parts, urls: tuple[str, ...], partial: bool) -> list[Start]:
+    from mimicfs.find import starts
+
+    found: list[Start] = []
+    for url in urls or ("s3://",):
+        found += starts(parts.mimicdb, parse_target(url), url, partial=partial)
+    return found
+
+
+class _Out:
+    """Standard output in large pieces. On a terminal, what it may take as a command is escaped;
+    elsewhere keys go out as they are."""
+
+    def __init__(self, end: str) -> None:
+        self._end = end
+        self._shown = printable if end == "\n" and sys.stdout.isatty() else str
+        self._kept: list[str] = []
+        self._size = 0
+
+    def __enter__(self) -> _Out:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def text(self, text: str) -> None:
+        self.raw(self._shown(text))
+
+    def raw(self, line: str) -> None:
+        self._kept.append(line + self._end)
+        self._size += len(line)
+        if self._size > _WRITTEN_AT:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = "".join(self._kept).encode("utf-8", "surrogateescape")
+        self._kept.clear()
+        self._size = 0
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@click.command()
+@click.argument("urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...")
+@click.option(
+    "-d",
+    "--max-depth",
+    "depth",
+    type=click.IntRange(-1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Directories down to N levels; -1: all of them.",
+)
+@click.option("-s", "--summarize", is_flag=True, help="Only the total: as -d 0.")
+@click.option("-b", "--bytes", "exact", is_flag=True, help="Bytes instead of 1.2M.")
+@partial_option
+@json_option
+@common
+def du(
+    settings: Settings,
+    urls: tuple[str, ...],
+    depth: int,
+    summarize: bool,
+    exact: bool,
+    partial: bool,
+    as_json: bool,
+) -> None:
+    """Tell how many bytes and files are in buckets and directories: no mount, no request.
+
+    Prints bytes, files and the directory. Only what was synced to its end is counted:
+    elsewhere the sum would be too small, and the exit code is 8 (--partial counts what is
+    known).
+    """
+    from mimicfs.find import usage
+
+    with closing(assembled(settings)) as parts, _Out("\n") as out:
+        for start in _starts(parts, urls, partial):
+            for each in usage(parts.mimicdb, start, 0 if summarize else depth):
+                told: dict[str, Any] = {"bucket": start.bucket, "prefix": each.directory}
+                told |= each.total._asdict()
+                if as_json:
+                    out.raw(json.dumps(told))
+                    continue
+                size = str(each.total.bytes) if exact else human_size(each.total.bytes)
+                out.text(f"{size}\t{each.total.files}\ts3://{start.bucket}/{each.directory}")

@@ -1,0 +1,265 @@
+"""What `mimicfs find` and `du` answer, from the store and without a request: every entry below
+a directory with the directories that it implies, the tests that choose among them, and totals.
+
+Both refuse to answer where the mirror does not know all: an answer with holes looks like one
+without. Pure but for the reads of the store; any thread may call it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from mimicfs.config import Target
+from mimicfs.entry import LISTED, OBJECT, Entry, Total, is_file
+from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
+from mimicfs.mimicdb import MimicDB
+
+_PAGE = 2000  # entries read from the store at a time
+_NS = 1_000_000_000
+_UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": 86_400, "d": 86_400, "w": 604_800}
+
+
+class Start(NamedTuple):
+    """Where a search begins: a directory, or just *entry*, the object that was named."""
+
+    bucket: str
+    prefix: str
+    entry: Entry | None = None
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+def starts(mimicdb: MimicDB, target: Target, url: str, *, partial: bool = False) -> list[Start]:
+    """Return what *url*, parsed as *target*, names: each bucket for "s3://". With *partial*,
+    what is known is enough. Raises NotSynced, KeyNotFound."""
+    if not target.bucket:
+        try:
+            buckets = mimicdb.buckets()
+        except Unlisted as exc:
+            raise NotSynced("the buckets were never listed; `mimicfs sync` does") from exc
+        found = [Start(bucket.name, "") for bucket in buckets]
+    else:
+        found = [_start(mimicdb, target, url)]
+    for start in found:
+        if start.entry is None and not partial:
+            check_known(mimicdb, start.bucket, start.prefix)
+    return [start for start in found if start.entry or _is_there(mimicdb, start)]
+
+
+def check_known(mimicdb: MimicDB, bucket: str, directory: str) -> None:
+    """Raise NotSynced unless the mirror knows every key below *directory*."""
+    if not mimicdb.backend.covered(bucket, directory, deep=True):
+        url = f"s3://{bucket}/{directory}".removesuffix("/")
+        raise NotSynced(
+            f"{url}: not all of it is known here; `mimicfs sync '{url}'` lists it,"
+            " --partial answers from what is known"
+        )
+
+
+def _start(mimicdb: MimicDB, target: Target, url: str) -> Start:
+    if target.prefix and not url.endswith("/"):
+        entry = mimicdb.entry(target.bucket, target.prefix[:-1])
+        alone = not mimicdb.backend.has_below(target.bucket, target.prefix)
+        if entry is not None and entry.kind == OBJECT and alone:
+            return Start(target.bucket, entry.key, entry)
+    return Start(target.bucket, target.prefix)
+
+
+def _is_there(mimicdb: MimicDB, start: Start) -> bool:
+    if start.prefix and not mimicdb.backend.has_below(start.bucket, start.prefix):
+        raise KeyNotFound(f"{start}: no such object or directory")
+    return True
+
+
+def walk(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
+    """Yield *start* and all below it in S3's order: objects, and directories before what is in
+    them. A marker with content is a directory, and then a file whose key ends in "/"."""
+    if start.entry is not None:
+        yield start.entry
+        return
+    yield Entry(start.prefix, kind=LISTED)
+    above = [start.prefix]  # the directories that the last key was in, outermost first
+    for entry in _entries(mimicdb, start):
+        key = entry.key
+        while not key.startswith(above[-1]):
+            above.pop()
+        while (slash := key.find("/", len(above[-1]))) >= 0:
+            above.append(key[: slash + 1])
+            yield Entry(above[-1], kind=LISTED)
+        if is_file(entry):
+            yield entry
+
+
+def _entries(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
+    after = ""
+    while page := mimicdb.backend.scan(start.bucket, start.prefix, after, _PAGE):
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].key
+
+
+# Totals
+
+
+class Usage(NamedTuple):
+    """What is below *directory*, which is *depth* levels below where `usage` began."""
+
+    directory: str
+    depth: int
+    total: Total
+
+
+def usage(mimicdb: MimicDB, start: Start, depth: int) -> Iterator[Usage]:
+    """Yield the totals of each directory down to *depth* levels (-1: all), each behind those
+    that are in it; the last one is that of *start*."""
+    if start.entry is not None:
+        yield Usage(start.prefix, 0, Total(1, start.entry.size))
+    else:
+        yield from _usage(mimicdb, start.bucket, start.prefix, 0, depth)
+
+
+def _usage(
+    mimicdb: MimicDB, bucket: str, directory: str, level: int, depth: int
+) -> Iterator[Usage]:
+    backend = mimicdb.backend
+    if level == depth:
+        yield Usage(directory, level, backend.total(bucket, directory))
+        return
+    own = backend.get(bucket, directory) if directory else None
+    files, size = (1, own.size) if own is not None and is_file(own) else (0, 0)
+    after = ""
+    while page := backend.children(bucket, directory, after, _PAGE):
+        for child in page:
+            if not child.key.endswith("/"):
+                files, size = files + 1, size + child.size
+                continue
+            for below in _usage(mimicdb, bucket, child.key, level + 1, depth):
+                yield below
+            files, size = files + below.total.files, size + below.total.bytes
+        after = page[-1].key
+    yield Usage(directory, level, Total(files, size))
+
+
+# What is looked for
+
+
+class Range(NamedTuple):
+    """Values from *least* to *most*, both included; None: without an end."""
+
+    least: int | None = None
+    most: int | None = None
+
+    def has(self, value: int) -> bool:
+        return (self.least is None or value >= self.least) and (
+            self.most is None or value <= self.most
+        )
+
+
+def size_range(text: str) -> Range:
+    """Return what +N, -N or N (more, less, just so many) bytes mean, with a unit k, M, G, T or
+    P of 1024. Raises ConfigError."""
+    found = re.fullmatch(r"([+-]?)(\d+)([ckmgtp]?)(?:i?b)?", text.lower())
+    if found is None:
+        raise ConfigError(f"--size {text}: write [+-]N[k|M|G|T|P], as +100M for more than 100 MiB")
+    number = int(found[2]) * _UNITS[found[3]]
+    if found[1]:
+        return Range(least=number + 1) if found[1] == "+" else Range(most=number - 1)
+    return Range(number, number)
+
+
+def age_range(text: str, now_ns: int) -> Range:
+    """Return the times that are older (+N), younger (-N) or just as old (N, rounded down) as N
+    units: s, m, h, d or w; days without one. Raises ConfigError."""
+    found = re.fullmatch(r"([+-]?)(\d+)([smhdw]?)", text)
+    if found is None:
+        raise ConfigError(f"--mtime {text}: write [+-]N[s|m|h|d|w], as +30d for older than that")
+    unit_ns = _PERIODS_S[found[3]] * _NS
+    then_ns = now_ns - int(found[2]) * unit_ns
+    if found[1]:
+        return Range(most=then_ns - 1) if found[1] == "+" else Range(least=then_ns + 1)
+    return Range(then_ns - unit_ns + 1, then_ns)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: an entry that passes all tests. Several values of one test: any.
+
+    Sizes, times, storage classes and etags are those of objects: a directory passes none.
+    """
+
+    names: tuple[str, ...] = ()  # globs of the last component
+    inames: tuple[str, ...] = ()  # in any case
+    paths: tuple[str, ...] = ()  # globs of the whole key
+    sizes: tuple[Range, ...] = ()  # all of them
+    times_ns: tuple[Range, ...] = ()  # all of them
+    storage_classes: frozenset[str] = frozenset()
+    etags: frozenset[str] = frozenset()
+    kind: str = ""  # "f" or "d"; "": both
+    depth: int = -1  # levels below the start; -1: all
+
+    def passed(self, entry: Entry, start: Start) -> bool:
+        """Whether *entry*, found from *start*, is one."""
+        file = is_file(entry)
+        if self.kind and (self.kind == "f") != file:
+            return False
+        if not file and self._of_objects:
+            return False
+        if self._globs is not None and not self._named(entry.key):
+            return False
+        return self._object_passed(entry) and (
+            self.depth < 0 or _depth(entry.key, start) <= self.depth
+        )
+
+    @cached_property
+    def _of_objects(self) -> bool:
+        return bool(self.sizes or self.times_ns or self.storage_classes or self.etags)
+
+    def _object_passed(self, entry: Entry) -> bool:
+        if not self._of_objects:
+            return True
+        return (
+            all(sizes.has(entry.size) for sizes in self.sizes)
+            and all(times.has(entry.mtime_ns) for times in self.times_ns)
+            and (
+                not self.storage_classes
+                or (entry.storage_class or "STANDARD") in self.storage_classes
+            )
+            and (not self.etags or entry.etag in self.etags)
+        )
+
+    @cached_property
+    def _globs(self) -> tuple[re.Pattern[str] | None, ...] | None:
+        """The globs as expressions: of names, of names in any case, of paths."""
+        if not (self.names or self.inames or self.paths):
+            return None
+        return _any(self.names), _any(self.inames, re.IGNORECASE), _any(self.paths)
+
+    def _named(self, key: str) -> bool:
+        assert self._globs is not None
+        name, iname, path = self._globs
+        last = key.removesuffix("/").rpartition("/")[2]
+        return (
+            (name is None or name.match(last) is not None)
+            and (iname is None or iname.match(last) is not None)
+            and (path is None or path.match(key) is not None)
+        )
+
+
+def _any(globs: tuple[str, ...], flags: int = 0) -> re.Pattern[str] | None:
+    if not globs:
+        return None
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs), flags)
+
+
+def _depth(key: str, start: Start) -> int:
+    """Return how many levels *key* is below *start*."""
+    below = key[len(start.prefix) :].removesuffix("/")
+    return below.count("/") + 1 if below else 0

@@ -1,0 +1,55 @@
+"""find and du, as commands. Nothing listens at the endpoint: a request would be an error."""
+
+import json
+
+import pytest
+from support.mounts import run, succeed
+
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import Entry, Scope
+
+KEYS = ["a b", "d/\x1b[2J", "d/e/é", "d/line\nend"]
+
+
+@pytest.fixture
+def common(state, tmp_path):
+    store = SQLite(str(tmp_path / "store.db"))
+    store.apply("b", [Entry(key, 1 << 20, 10**18, "e", "GLACIER") for key in KEYS])
+    store.mark("b", Scope("", True, 1))
+    store.apply("other", [Entry("x", 1)])
+    store.close()
+    return ["--endpoint-url", "http://127.0.0.1:9", "--store", f"sqlite://{tmp_path}/store.db"]
+
+
+def test_find_prints_what_it_finds_for_people_and_programs(common):
+    told = succeed("find", *common, "s3://b", "-type", "f", "--size", "+100k", "-0")
+    assert told.split("\0") == [
+        "s3://b/a b", "s3://b/d/\x1b[2J", "s3://b/d/e/é", "s3://b/d/line\nend", ""
+    ]  # fmt: skip
+    assert succeed("find", *common, "s3://b/d", "-name", "é", "--keys") == "d/e/é\n"
+    told = succeed("find", *common, "s3://b", "--type", "d", "--mtime", "+1", "--json")
+    assert told == ""
+    lines = succeed("find", *common, "--json", "s3://b", "--after", "2001-01-01").splitlines()
+    first = json.loads(lines[0])
+    assert (first["bucket"], first["key"], first["storage_class"]) == ("b", "a b", "GLACIER")
+    assert len(lines) == 4
+
+
+def test_du_tells_sizes(common):
+    assert succeed("du", *common, "s3://b").splitlines() == [
+        "3.0M\t3\ts3://b/d/",
+        "4.0M\t4\ts3://b/",
+    ]
+    assert succeed("du", *common, "-s", "-b", "s3://b/d") == "3145728\t3\ts3://b/d/\n"
+    told = json.loads(succeed("du", *common, "-s", "--json", "s3://b/d/e"))
+    assert told == {"bucket": "b", "prefix": "d/e/", "files": 1, "bytes": 1 << 20}
+
+
+def test_what_was_never_synced_is_said_and_not_guessed(common):
+    for command in ("find", "du"):
+        result = run(command, *common, "s3://other")
+        assert (result.returncode, result.stdout) == (8, "")
+        assert "mimicfs sync 's3://other'" in result.stderr
+    assert succeed("find", *common, "--partial", "-type", "f", "s3://other") == "s3://other/x\n"
+    assert run("find", *common, "s3://b/none").returncode == 6
+    assert run("find", *common, "s3://b", "--size", "big").returncode == 2
