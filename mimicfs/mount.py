@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, NoReturn
 from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
+from mimicfs.files.cache import BlockCache
+from mimicfs.files.cache import private_directory as _owned
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.client import S3
@@ -59,9 +61,11 @@ class Settings:
     store: str = ""  # "": a SQLite file in *state*, one for each endpoint and account
     namespace: str = ""
     store_password: str | None = field(default=None, repr=False)
-    cache_dir: Path | None = None  # None: *state*/staging
+    cache_dir: Path | None = None  # of `staging` and `blocks`; None: *state*/staging, no blocks
     log_level: str = "info"
     log_file: Path | None = None
+    blocks: Path | None = None  # where blocks are kept without a *cache_dir*
+    cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
 
 
 class Parts(NamedTuple):
@@ -286,6 +290,7 @@ def serve_mount(
     try:
         check(parts, target)
         journal = _journal(settings)
+        cache = _block_cache(settings, parts.s3)
         mount_options = MountOptions(
             fsname=str(target),
             allow_other=choices.allow_other,
@@ -299,6 +304,7 @@ def serve_mount(
             *(parts.mimicdb, parts.s3, parts.syncer, journal, notifier),
             replace(choices.vfs, target=target),
             FileOptions(journal.directory),
+            cache,
         )
         server = Server(vfs, session)
         mounted = Mounted(
@@ -328,13 +334,18 @@ def serve_mount(
                 follower.join(10)
                 vfs.close()
                 notifier.close()
+                if cache is not None:
+                    cache.close()
             log.info("unmounted %s", mountpoint)
     finally:
         parts.close()
 
 
 def _journal(settings: Settings) -> Journal:
-    directory = settings.cache_dir or private_directory(settings.state) / "staging"
+    if settings.cache_dir is not None:
+        directory = _owned(settings.cache_dir) / "staging"
+    else:
+        directory = private_directory(settings.state) / "staging"
     journal = Journal.open(directory)
     for orphan in journal.orphans():
         kept_at = journal.recover(orphan)
@@ -343,6 +354,21 @@ def _journal(settings: Settings) -> Journal:
             *(orphan.bucket, orphan.key, orphan.size, kept_at),
         )
     return journal
+
+
+def _block_cache(settings: Settings, s3: S3) -> BlockCache | None:
+    """Return the cache of blocks, if there is to be one. Where nobody has asked for it, there
+    need not be a place for it."""
+    directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
+    if directory is None or settings.cache_size == 0:
+        return None
+    try:
+        return BlockCache(directory, s3.endpoint(), settings.cache_size)
+    except ConfigError as exc:
+        if settings.cache_dir is not None or settings.cache_size is not None:
+            raise
+        log.warning("nothing is kept on disk of what is read: %s", exc)
+        return None
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:

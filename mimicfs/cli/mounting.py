@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import common, json_option
+from mimicfs.cli.options import cache_directory, common, json_option
 from mimicfs.cli.text import iso_time
-from mimicfs.config import Target, parse_target
+from mimicfs.config import Target, parse_size, parse_target
 
 if TYPE_CHECKING:
     from mimicfs.mount import Settings
@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where bytes are that S3 does not have yet.  [default: the state directory]",
+    help="Where bytes are that S3 does not have yet, and what was read is kept."
+    "  [default: the state directory, ~/.cache/mimicfs]",
+)
+@click.option(
+    "--cache-size",
+    metavar="SIZE",
+    help="How much is kept of what was read: 20G; 0: nothing."
+    "  [default: a quarter of what is free]",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
 @common
@@ -40,6 +47,7 @@ def mount(
     where: tuple[str, ...],
     choices: tuple[str, ...],
     cache_dir: Path | None,
+    cache_size: str | None,
     foreground: bool,
 ) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
@@ -57,7 +65,14 @@ def mount(
     words = [word for group in choices for word in group.split(",") if word]
     parsed = parse_choices(words, target)
     level = "info" if settings.log_level == "warning" else settings.log_level
-    settings = replace(settings, cache_dir=cache_dir, log_level=level)
+    size = parse_size(cache_size) if cache_size is not None else None
+    settings = replace(
+        settings,
+        cache_dir=cache_dir,
+        log_level=level,
+        blocks=cache_directory() / "blocks",
+        cache_size=size,
+    )
     if foreground:
         set_up_logging(settings, foreground=True)
         serve_mount(settings, target, Path(point), parsed, lambda: None)

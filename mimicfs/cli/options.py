@@ -76,6 +76,12 @@ def _state_directory() -> Path:
     return Path(home) / "mimicfs"
 
 
+def cache_directory() -> Path:
+    """Return where is what can be had again from S3 (XDG base directory specification)."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "mimicfs"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Output for programs.")
 
 

@@ -202,6 +202,17 @@ class S3:
             region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
 
+    def endpoint(self) -> str:
+        """Return what tells the objects of this endpoint from those of others, for as long as
+        may be: also the access key id, unless that is temporary. Makes no request."""
+        from mimicfs.s3.errors import ours
+
+        options = self._options
+        with ours("S3"):
+            credentials = self._session.get_credentials() if options.sign else None
+        key_id = credentials.access_key if credentials and not credentials.token else ""
+        return f"{options.endpoint_url or 'aws'}\n{key_id}"
+
     # Buckets
 
     def list_buckets(self) -> list[Bucket]:
