@@ -22,6 +22,7 @@ from mimicfs import metadata, names
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError, UploadFailed
+from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
@@ -53,13 +54,14 @@ class Handles:
         inodes: Inodes,
         kernel: KernelCache,
         options: FileOptions,
+        cache: BlockCache | None = None,
     ) -> None:
         self._s3 = s3
         self._journal = journal
         self._inodes = inodes
         self._kernel = kernel
         self._options = options
-        self._budget = Budget()
+        self._budget = Budget(cache=cache)
         self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
         self._behind: WriteBack | None = None
         if options.write_back:

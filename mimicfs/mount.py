@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, NoReturn
 from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
+from mimicfs.files.cache import BlockCache
+from mimicfs.files.cache import private_directory as _owned
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
 from mimicfs.intents import RENAMES, Intents
@@ -48,9 +50,11 @@ class Settings:
     store: str = ""  # "": a SQLite file in *state*, one for each endpoint and account
     namespace: str = ""
     store_password: str | None = field(default=None, repr=False)
-    cache_dir: Path | None = None  # None: *state*/staging
+    cache_dir: Path | None = None  # of `staging` and `blocks`; None: *state*/staging, no blocks
     log_level: str = "info"
     log_file: Path | None = None
+    blocks: Path | None = None  # where blocks are kept without a *cache_dir*
+    cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
 
 
 class Parts(NamedTuple):
@@ -235,6 +239,7 @@ def serve_mount(
     try:
         check(parts, target)
         journal = _journal(settings, choices)
+        cache = _block_cache(settings, parts.s3)
         files = FileOptions(journal.directory, write_back=choices.write_back)
         left = 0 if choices.read_only else recover(parts.s3, journal, files)
         if not choices.read_only:
@@ -253,6 +258,7 @@ def serve_mount(
             *(parts.mimicdb, parts.s3, parts.syncer, journal, notifier),
             replace(choices.vfs, target=target),
             files,
+            cache,
         )
         # For good; unless directories are to be looked at again, of which the kernel must ask
         # us then. A quarter of their time adds little to it.
@@ -293,13 +299,18 @@ def serve_mount(
                 follower.join(10)
                 vfs.close()
                 notifier.close()
+                if cache is not None:
+                    cache.close()
             log.info("unmounted %s", mountpoint)
     finally:
         parts.close()
 
 
 def _journal(settings: Settings, choices: MountChoices) -> Journal:
-    directory = settings.cache_dir or private_directory(settings.state) / "staging"
+    if settings.cache_dir is not None:
+        directory = _owned(settings.cache_dir) / "staging"
+    else:
+        directory = private_directory(settings.state) / "staging"
     return Journal.open(directory, choices.staging_size)
 
 
@@ -308,6 +319,21 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, ended: threading.Ev
     while not ended.wait(_RECOVER_S):
         if not recover(s3, journal, options):
             return
+
+
+def _block_cache(settings: Settings, s3: S3) -> BlockCache | None:
+    """Return the cache of blocks, if there is to be one. Where nobody has asked for it, there
+    need not be a place for it."""
+    directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
+    if directory is None or settings.cache_size == 0:
+        return None
+    try:
+        return BlockCache(directory, s3.origin(), settings.cache_size)
+    except ConfigError as exc:
+        if settings.cache_dir is not None or settings.cache_size is not None:
+            raise
+        log.warning("nothing is kept on disk of what is read: %s", exc)
+        return None
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
+from mimicfs.config import parse_size
 from mimicfs.errors import ConfigError
 
 
@@ -99,8 +100,10 @@ OPTIONS = (
     Option("log-level", Kind.TEXT, "What is logged.", choices=_LEVELS),
     Option("log-file", Kind.PATH, "Where it is logged."),
     Option("foreground", Kind.FLAG, "Stay, and log to the terminal.", Section.COMMAND),
-    Option("cache-dir", Kind.PATH, "Where bytes are that S3 does not have yet."
-           "  [default: the state directory]", _M),
+    Option("cache-dir", Kind.PATH, "Where bytes are that S3 does not have yet, and what was read"
+           " is kept.  [default: the state directory, ~/.cache/mimicfs]", _M),
+    Option("cache-size", Kind.SIZE, "How much is kept of what was read: 20G; 0: nothing."
+           "  [default: a quarter of what is free]", _M, metavar="SIZE"),
     Option("read-only", Kind.FLAG, "Nothing can be changed (-o ro).", _M),
     Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
     Option("uid", Kind.NUMBER, "Whose the files are.", _M, metavar="UID"),
@@ -143,7 +146,6 @@ IN_BUCKETS: Mapping[str, Option] = {
 }
 
 _NUMBER_MAX = (1 << 32) - 2  # uid and gid; -1 is nobody
-_SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
 # What fstab says to mount(8), systemd and boot scripts, and not to a file system.
@@ -228,7 +230,10 @@ def parsed(option: Option, text: str, about: str) -> Any:
     if option.kind is Kind.SECONDS:
         return _seconds(text, about)
     if option.kind is Kind.SIZE:
-        return _size(text, about)
+        try:
+            return parse_size(text)
+        except ConfigError as exc:
+            raise ConfigError(f"{about}: {exc}") from exc
     if option.choices and text not in option.choices:
         raise ConfigError(f"{about}: {_one_of(text, option)}")
     return text
@@ -284,13 +289,6 @@ def _seconds(text: str, about: str) -> float:
     if not 0 <= number < float("inf"):
         raise ConfigError(f"{about}: out of range")
     return number
-
-
-def _size(text: str, about: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(f"{about}: not {Kind.SIZE.value}")
-    return int(found[1]) << 10 * " KMGT".index((found[2] or " ").upper())
 
 
 def _example(option: Option) -> str:

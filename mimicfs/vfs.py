@@ -26,6 +26,7 @@ from mimicfs.config import FileOptions, VFSOptions
 from mimicfs.control import PREFIX, Control
 from mimicfs.entry import OBJECT, Entry, Scope
 from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted
+from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.handles import Handles
 from mimicfs.inodes import Inodes, Kind, Node, slot_of
@@ -72,6 +73,7 @@ class VFS:
         kernel: KernelCache,
         options: VFSOptions,
         file_options: FileOptions,
+        cache: BlockCache | None = None,
     ) -> None:
         self.quick = mimicdb.quick
         self.inodes = Inodes(
@@ -84,7 +86,7 @@ class VFS:
         self._options = options
         self._news = News(mimicdb, self.inodes, kernel)
         self._control = Control(mimicdb, s3, syncer, self._news, kernel)
-        self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
+        self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options, cache)
         self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         intents = Intents(journal.directory / RENAMES, s3.account())

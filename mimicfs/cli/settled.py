@@ -30,6 +30,7 @@ class Settled:
     given: Values
     file: ConfigFile
     state: Path
+    cache: Path  # of what can be had again from S3
     values: Values = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class Settled:
             self.path("cache-dir"),
             self.get("log-level", "warning"),
             self.path("log-file"),
+            self.cache / "blocks",
+            self.get("cache-size"),
         )
 
     def choices(self, target: Target) -> MountChoices:
@@ -136,7 +139,8 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
     path = default_path(environ) if named is None else Path(named.value).expanduser()
     file = read_config(path, needed=named is not None)
     home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Settled(given, file, Path(home) / "mimicfs")
+    cache = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Settled(given, file, Path(home) / "mimicfs", Path(cache) / "mimicfs")
 
 
 def shown(name: str, given: Given) -> str:

@@ -8,7 +8,8 @@ beginning of one. The kernel's reads arrive several at once and out of order, so
 of a stream is as good as at it.
 
 All readers of a mount share one Budget of bytes read ahead. What a caller waits for is asked
-in any case.
+in any case. They share the cache on disk, too (cache.py): what is kept there is answered from
+there, without a chunk, and not asked ahead; what a chunk brings is kept.
 
 Locks: `Reader._lock` protects the streams and chunks; requests run in `s3.pool` and are
 waited for without it. `Budget._lock` is a leaf, taken below it. A reader takes another one's
@@ -26,6 +27,7 @@ from concurrent.futures import CancelledError, Future
 from mimicfs.config import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
+from mimicfs.files.cache import BlockCache
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
 
@@ -39,13 +41,16 @@ _NEAR = 2 * MIB  # a stream's next read may be this far from its end, at most
 _BEHIND = 1 * MIB  # kept behind a stream's end, for reads that arrive late
 _STREAMS = 16  # remembered, with the small chunks of random reads
 _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
+_INLINE = 128 * KIB  # as much is read from the cache on disk by the thread that reads requests
 _IDLE_S = 1.0  # a reader that was not used for so long may lose what it has ahead
 
 
 class Budget:
-    """How many bytes all readers together may hold ahead of what is asked of them."""
+    """What all readers have together: so many bytes that they may hold ahead of what is asked of
+    them, and the cache on disk."""
 
-    def __init__(self, limit: int = 64 * MIB) -> None:
+    def __init__(self, limit: int = 64 * MIB, cache: BlockCache | None = None) -> None:
+        self.cache = cache
         self._limit = limit
         self._lock = threading.Lock()  # protects the two below
         self._held: dict[Reader, int] = {}
@@ -145,6 +150,7 @@ class Reader:
         self._budget = budget
         self._bucket = bucket
         self._entry = entry
+        self._kept = budget.cache.object(bucket, entry) if budget.cache is not None else None
         self._lock = threading.Lock()  # protects all below
         self._chunks: list[_Chunk] = []  # in order, without overlaps
         self._streams: list[_Stream] = []  # the one used last comes first
@@ -163,6 +169,9 @@ class Reader:
         if offset >= end:
             return b""
         while True:
+            data = self._read_kept(offset, end, wait=True)
+            if data is not None:
+                return data
             chunks = self._chosen(offset, end)
             try:
                 for chunk in chunks:
@@ -176,7 +185,8 @@ class Reader:
                         chunk.waiting -= 1
 
     def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
-        """Return the bytes if they are here, else None."""
+        """Return the bytes if they are here, in memory or in the kernel's pages of the cache on
+        disk; else None."""
         end = min(offset + size, self._entry.size)
         if offset >= end:
             return b""
@@ -184,16 +194,31 @@ class Reader:
             if self._gone or self._closed:
                 return None
             chunks = self._held(offset, end)
-            if not chunks or not all(chunk.ready for chunk in chunks):
+            if chunks and all(chunk.ready for chunk in chunks):
+                self._go_ahead(self._stream(offset, end))
+                return _joined(chunks, offset, end)
+        # To compare much with its checksums is left to the workers, who do so side by side.
+        return self._read_kept(offset, end, wait=False) if end - offset <= _INLINE else None
+
+    def _read_kept(self, offset: int, end: int, *, wait: bool) -> bytes | memoryview | None:
+        """Return the bytes if the cache on disk has them. Nobody asks it under the lock."""
+        data = self._kept.read(offset, end, wait=wait) if self._kept is not None else None
+        if data is None:
+            return None
+        with self._lock:
+            if self._gone or self._closed:
                 return None
             self._go_ahead(self._stream(offset, end))
-        return _joined(chunks, offset, end)
+        return data
 
     def fetch_ahead(self) -> None:
         """Ask for the whole object, a small one, if there is room; nobody waits for it yet."""
+        size = self._entry.size
+        if self._kept is not None and self._kept.here_until(0, size) == size:
+            return
         with self._lock:
-            if not self._closed and self._entry.size:
-                self._ask(0, self._entry.size, needed=False)
+            if not self._closed and size:
+                self._ask(0, size, needed=False)
 
     def close(self) -> None:
         """Give up all chunks; what is on its way is dropped when it arrives."""
@@ -201,6 +226,8 @@ class Reader:
             self._closed = True
             for chunk in list(self._chunks):
                 self._drop(chunk)
+        if self._kept is not None:
+            self._kept.close()
 
     def shrink(self) -> bool:
         """Give up all chunks that nobody waits for, if nobody has read for a while. Return
@@ -238,10 +265,16 @@ class Reader:
             raise
 
     def _fetch(self, chunk: _Chunk) -> None:
-        entry = self._entry
+        entry, kept = self._entry, self._kept
+        start, end = chunk.start, chunk.end
         with memoryview(chunk.buffer) as buffer:
-            self._s3.read_into(self._bucket, entry.key, entry.etag, chunk.start, buffer)
-        chunk.ready = True
+            if kept is not None:
+                start, end = kept.fill(start, buffer)
+            asked = buffer[start - chunk.start : end - chunk.start]
+            self._s3.read_into(self._bucket, entry.key, entry.etag, start, asked)
+            chunk.ready = True
+            if kept is not None:
+                kept.write(chunk.start, buffer)
 
     @property
     def _about(self) -> str:
@@ -391,8 +424,7 @@ class Reader:
         # Not for each read: looking costs 30 us. Several times in each chunk is enough.
         stream.ask_at = stream.end + chunk_size // 8
         place, limit = stream.end, min(size, stream.end + window)
-        while (chunk := self._at(place)) is not None:
-            place = chunk.end
+        place = self._here_until(place, limit)
         if not self._due(place, chunk_size, limit):
             return
         self._forget_passed()
@@ -404,7 +436,20 @@ class Reader:
                 free -= 1
             if chunk is None:
                 return
-            place = chunk.end
+            place = self._here_until(chunk.end, limit)
+
+    def _here_until(self, place: int, limit: int) -> int:
+        """Return how far from *place* nothing is to be asked for, up to *limit* or so."""
+        while place < limit:
+            chunk = self._at(place)
+            if chunk is not None:
+                place = chunk.end
+                continue
+            kept = self._kept.here_until(place, limit) if self._kept is not None else place
+            if kept == place:
+                break
+            place = kept
+        return place
 
     def _due(self, place: int, chunk_size: int, limit: int) -> bool:
         """Whether a chunk at *place* is wanted, and will not have to be a small one."""

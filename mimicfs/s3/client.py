@@ -216,6 +216,17 @@ class S3:
         """What tells this endpoint from others: its URL without a password, or "aws"."""
         return redacted(self._options.endpoint_url or "aws")
 
+    def origin(self) -> str:
+        """Return what tells the objects of this endpoint from those of others, for as long as
+        may be: also the access key id, unless that is temporary. Makes no request."""
+        from mimicfs.s3.errors import ours
+
+        options = self._options
+        with ours("S3"):
+            credentials = self._session.get_credentials() if options.sign else None
+        key_id = credentials.access_key if credentials and not credentials.token else ""
+        return f"{options.endpoint_url or 'aws'}\n{key_id}"
+
     # Buckets
 
     def list_buckets(self) -> list[Bucket]:

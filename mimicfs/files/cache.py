@@ -1,0 +1,284 @@
+"""The cache on disk: what was read of objects, for the next time, also after a remount.
+
+A file for each version of an object (blocks.py), `ab/cdef...`: a hash of the endpoint, bucket,
+key, etag and size. So what is found is right by its name, nothing local is named by a key, and
+what was replaced in S3 is never found again; the eviction (eviction.py) takes it in the end. An
+object without an ETag has no name, and is not kept.
+
+What the disk refuses (it is full, the directory is gone, an error) is logged once and costs the
+request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use
+one directory.
+
+Threading: any thread. `_lock` protects the counts of open files, and the root's descriptor when
+it is made anew; it is held for a few system calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import threading
+import weakref
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.entry import Entry
+from mimicfs.errors import ConfigError
+from mimicfs.files.blocks import BLOCK, BlockFile
+from mimicfs.files.eviction import Eviction
+
+log = logging.getLogger(__name__)
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+# https://bford.info/cachedir/: backups leave such a directory out.
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Blocks of objects, kept by mimicfs.\n"
+
+
+class Usage(NamedTuple):
+    """How a cache does. In bytes."""
+
+    directory: str
+    used: int  # until the first look through the directory has ended: written since the mount
+    limit: int
+    hit: int  # read from the disk
+    missed: int  # asked of S3 by objects that may be kept
+
+
+class BlockCache:
+    """The cache in *directory*, which must be ours alone. *endpoint* tells which S3 the objects
+    are of. *limit*: bytes; None: a share of what is free."""
+
+    def __init__(self, directory: Path, endpoint: str, limit: int | None = None) -> None:
+        self._directory = directory
+        self._endpoint = endpoint
+        self._lock = threading.Lock()  # protects the three below
+        self._root = _opened(directory)
+        weakref.finalize(self, os.close, self._root)
+        self._in_use: Counter[str] = Counter()
+        self._said: set[int] = set()  # errors that were logged
+        self._hit = self._missed = 0
+        self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
+
+    def object(self, bucket: str, entry: Entry) -> CachedObject | None:
+        """Return what is kept of the version *entry*; None: it cannot be told from others."""
+        if not entry.etag or not entry.size:
+            return None
+        what = [self._endpoint, bucket, entry.key, entry.etag, entry.size]
+        name = hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest()
+        return CachedObject(self, f"{name[:2]}/{name[2:]}", entry.size)
+
+    def usage(self) -> Usage:
+        eviction = self._eviction
+        counts = (eviction.used, eviction.limit, self._hit, self._missed)
+        return Usage(str(self._directory), *counts)
+
+    def close(self) -> None:
+        """End the eviction. What is open goes on, and is kept."""
+        self._eviction.close()
+
+    # Of CachedObject
+
+    def has_room(self, size: int) -> bool:
+        return self._eviction.has_room(size)
+
+    def note(self, hit: int = 0, missed: int = 0, written: int = 0) -> None:
+        """Count bytes. Not exact, where threads do so at once: it would cost a lock."""
+        self._hit += hit
+        self._missed += missed
+        if written:
+            self._eviction.added(written)
+
+    def open(self, name: str, size: int, make: bool) -> BlockFile | None:
+        """Return the file *name*; None if it is not there and not to be made."""
+        file = self._found(name, size)
+        if file is None and make:
+            file = self._made(name, size)
+        if file is not None:
+            with self._lock:
+                self._in_use[name] += 1
+        return file
+
+    def _found(self, name: str, size: int) -> BlockFile | None:
+        try:
+            file = BlockFile(os.open(name, _OPEN, dir_fd=self._root), size)
+        except FileNotFoundError:
+            return None
+        return file if file.is_sound() else None
+
+    def _made(self, name: str, size: int) -> BlockFile:
+        """Make the file anew. What may be there is replaced, and never changed: it is as good
+        as gone, but others may believe to know what is in it."""
+        new = f"{name[:2]}/{secrets.token_hex(8)}.new"
+        flags = _OPEN | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(new, flags, 0o600, dir_fd=self._root)
+        except FileNotFoundError:
+            self._make_directories(name)
+            fd = os.open(new, flags, 0o600, dir_fd=self._root)
+        file = BlockFile(fd, size)
+        try:
+            file.begin()
+            os.rename(new, name, src_dir_fd=self._root, dst_dir_fd=self._root)
+        except OSError:
+            os.unlink(new, dir_fd=self._root)
+            raise
+        return file
+
+    def _make_directories(self, name: str) -> None:
+        with self._lock:
+            if os.fstat(self._root).st_nlink == 0:
+                log.warning("%s was removed: the cache begins anew", self._directory)
+                root = _opened(self._directory)
+                os.dup2(root, self._root, inheritable=False)
+                os.close(root)
+        try:
+            os.mkdir(name[:2], 0o700, dir_fd=self._root)
+        except FileExistsError:
+            return  # another thread was quicker
+
+    def closed(self, name: str) -> None:
+        with self._lock:
+            self._in_use[name] -= 1
+            if not self._in_use[name]:
+                del self._in_use[name]
+
+    def trouble(self, exc: OSError | ConfigError) -> None:
+        """Log what the disk refuses, once for each kind."""
+        code = exc.errno or errno.EIO
+        if code in _FULL:
+            self._eviction.full()
+        with self._lock:
+            if code in self._said:
+                return
+            self._said.add(code)
+        log.warning("cache in %s: %s; reading goes on without", self._directory, exc)
+
+
+class CachedObject:
+    """What is kept of one version of an object. The file is opened when it is first needed, and
+    made when there is something to keep."""
+
+    def __init__(self, cache: BlockCache, name: str, size: int) -> None:
+        self._cache = cache
+        self._name = name
+        self._size = size
+        self._lock = threading.Lock()  # protects all below
+        self._file: BlockFile | None = None
+        self._looked = False  # whether there is one
+        self._closed = False
+
+    def here_until(self, start: int, end: int) -> int:
+        """Return how far from *start* all is kept; *end* at most."""
+        try:
+            file = self._opened()
+            return file.here_until(start, end) if file is not None else start
+        except OSError as exc:
+            self._cache.trouble(exc)
+            return start
+
+    def read(self, start: int, end: int, *, wait: bool) -> bytes | memoryview | None:
+        """Return the bytes from *start* to *end*; None if they are not kept, or not sound, or
+        not to be had without a wait."""
+        try:
+            file = self._opened() if wait else self._file
+            data = file.read(start, end, wait) if file is not None else None
+        except OSError as exc:
+            self._cache.trouble(exc)
+            return None
+        if data is not None:
+            self._cache.note(hit=end - start)
+        return data
+
+    def fill(self, start: int, buffer: memoryview) -> tuple[int, int]:
+        """Fill *buffer* with the bytes from *start* on as far as they are kept at its beginning
+        and at its end. Return the range that is left."""
+        end = start + len(buffer)
+        here = self.here_until(start, end)
+        if here > start and self._read_into(start, here, buffer[: here - start]):
+            start, buffer = here, buffer[here - start :]
+        while start < end:
+            last = max(start, (end - 1) // BLOCK * BLOCK)
+            if not self._read_into(last, end, buffer[last - start :]):
+                break
+            end, buffer = last, buffer[: last - start]
+        self._cache.note(missed=end - start)
+        return start, end
+
+    def _read_into(self, start: int, end: int, buffer: memoryview) -> bool:
+        data = self.read(start, end, wait=True)
+        if data is None:
+            return False
+        buffer[:] = data
+        return True
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Keep *data*, the bytes from *start* on, if there is room."""
+        if not self._cache.has_room(len(data)):
+            return
+        try:
+            file = self._opened(make=True)
+            if file is not None:
+                self._cache.note(written=file.write(start, data))
+        except (OSError, ConfigError) as exc:
+            self._cache.trouble(exc)
+        if len(data) == self._size:  # one of many small ones, which is in memory, too
+            with self._lock:
+                self._put_away()
+
+    def close(self) -> None:
+        """Keep nothing more: what arrives late is not written."""
+        with self._lock:
+            self._closed = True
+            self._put_away()
+
+    def _opened(self, make: bool = False) -> BlockFile | None:
+        if self._file is not None or (self._looked and not make):
+            return self._file
+        with self._lock:
+            if self._file is None and not self._closed:
+                self._looked = True
+                self._file = self._cache.open(self._name, self._size, make)
+            return self._file
+
+    def _put_away(self) -> None:
+        if self._file is not None:
+            self._cache.closed(self._name)
+        self._file, self._looked = None, False
+
+
+def private_directory(path: Path) -> Path:
+    """Make *path* for us alone, if it is not there. Raises ConfigError unless it is a directory
+    of ours that nobody else can enter."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}; name another --cache-dir") from exc
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{path}: not a directory of ours; name another --cache-dir")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"{path}: others can enter it; chmod 700 it")
+    return path
+
+
+def _opened(directory: Path) -> int:
+    """Return *directory* opened. Raises ConfigError."""
+    private_directory(directory)
+    try:
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if os.fstat(root).st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "not ours")
+        tag = os.open("CACHEDIR.TAG", _OPEN | os.O_CREAT, 0o600, dir_fd=root)
+        with os.fdopen(tag, "wb") as file:
+            file.write(_TAG)
+    except OSError as exc:
+        raise ConfigError(f"{directory}: {exc.strerror}; name another --cache-dir") from exc
+    return root

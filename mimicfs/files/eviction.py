@@ -1,0 +1,214 @@
+"""What the cache on disk may use, and what is removed when that is reached.
+
+The files that were not used for the longest time go first (their mtime says when they were used,
+blocks.py), until a tenth of the limit is free again. What a mount has open stays. Besides the
+limit, a part of the disk is always left free, whoever fills it: then nothing is written, and if
+that is ours to change, files are removed.
+
+How much is used is found out by looking through the directory: at first, and before each
+eviction, since other mounts write there, too. Nothing is kept of a million files but a sum, and
+the oldest ones when they are removed; the mount does not wait for it.
+
+Threading: `_run` is a thread of its own. The others only count (not exactly: a lost addition is
+found by the next look) and wake it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+_SHARE = 4  # the default limit is a quarter of what is free, and what the cache has already
+_RESERVE_SHARE = 20  # a twentieth of the disk is left free,
+_RESERVE_MAX = 16 << 30  # but no more than this
+_LOOK = 16 << 20  # bytes written between two looks at what is free, at most
+_OVERHEAD = 64 << 10  # what a file may take beside its bytes
+_OLDEST = 20_000  # files that are removed in one look
+_REST = 256  # files after which the look through the directory rests as long as that took
+_AGAIN_S = 10.0  # between two evictions that could not make enough room
+
+
+class _Old(NamedTuple):
+    """A file; the latest used is the least, as heapq wants it."""
+
+    age: float  # -mtime
+    bytes: int
+    name: str
+
+
+class Eviction:
+    """Keeps the files below the directory *root* within *limit* bytes (None: a share of what is
+    free). *in_use* tells whether a file is open."""
+
+    def __init__(self, root: int, limit: int | None, in_use: Callable[[str], bool]) -> None:
+        self._root = root
+        self._in_use = in_use
+        self._given = limit
+        self._free, self._reserve = self._look()
+        self.used = 0
+        self.limit = limit if limit is not None else self._free // _SHARE
+        self._unseen = 0  # bytes written since the last look at what is free
+        self._asked_s = float("-inf")
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cache-eviction", daemon=True)
+        self._thread.start()
+
+    def has_room(self, size: int) -> bool:
+        """Whether *size* bytes may be written. If that is little, room is made."""
+        size += _OVERHEAD
+        if self._unseen > min(_LOOK, self._reserve // 4):
+            self._unseen = 0
+            self._free, self._reserve = self._look()
+        if self.used + size > self.limit - self.limit // 20 or self._short(size):
+            self._ask()
+        return self.used + size <= self.limit and not self._short(size)
+
+    def added(self, size: int) -> None:
+        self.used += size
+        self._unseen += size
+        self._free -= size
+
+    def full(self) -> None:
+        """The disk has refused to take more."""
+        self._free = 0
+        self._ask()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._wanted.set()
+        self._thread.join(5)
+
+    def _short(self, size: int) -> bool:
+        return self._free - size < self._reserve
+
+    def _ask(self) -> None:
+        if time.monotonic() - self._asked_s > _AGAIN_S:
+            self._asked_s = time.monotonic()
+            self._wanted.set()
+
+    def _look(self) -> tuple[int, int]:
+        """Return what is free, and what of it is to be left, in bytes."""
+        found = os.fstatvfs(self._root)
+        reserve = min(found.f_blocks * found.f_frsize // _RESERVE_SHARE, _RESERVE_MAX)
+        return found.f_bavail * found.f_frsize, reserve
+
+    # The thread
+
+    def _run(self) -> None:
+        work = self._count
+        while not self._ended.is_set():
+            try:
+                work()
+            except OSError as exc:  # a directory vanished, or cannot be read
+                log.debug("cache: the look through it failed: %s", exc)
+            work = self._evict
+            self._wanted.wait()
+            self._wanted.clear()
+
+    def _count(self) -> None:
+        """Find out what is used, and so what the limit is."""
+        self.used = sum(size for _, size, _ in self._files())
+        self._free, self._reserve = self._look()
+        if self._given is None:
+            self.limit = (self._free + self.used) // _SHARE
+
+    def _evict(self) -> None:
+        """Remove the oldest files, as many as are too many."""
+        self._free, self._reserve = self._look()
+        needed = self._needed(self.used)
+        if needed <= 0:
+            return
+        total, oldest = self._oldest(needed)
+        needed = self._needed(total)
+        freed = removed = 0
+        for old in sorted(oldest, reverse=True):
+            if freed >= needed or self._ended.is_set():
+                break
+            if self._remove(old.name):
+                freed += old.bytes
+                removed += 1
+        self.used = total - freed
+        self._free += freed
+        log.info("cache: %d files removed, %d MiB", removed, freed >> 20)
+        if freed:  # and if that was not enough, there may be more
+            self._asked_s = float("-inf")
+        if 0 < freed < needed:
+            self._wanted.set()
+
+    def _needed(self, used: int) -> int:
+        """Return how many bytes are to be removed when *used* are."""
+        over = used - self.limit // 10 * 9
+        short = self._reserve + self._reserve // 10 - self._free
+        return max(over, min(short, used))
+
+    def _oldest(self, needed: int) -> tuple[int, list[_Old]]:
+        """Return what all files use, and the oldest, enough of them to free *needed* bytes, as
+        far as _OLDEST are."""
+        total = held = 0
+        heap: list[_Old] = []
+        for age, size, name in self._files():
+            total += size
+            if self._in_use(name):
+                continue
+            heapq.heappush(heap, _Old(age, size, name))
+            held += size
+            while heap and (held - heap[0].bytes >= needed or len(heap) > _OLDEST):
+                held -= heapq.heappop(heap).bytes
+        return total, heap
+
+    def _files(self) -> Iterator[_Old]:
+        """Yield every file of the cache. Half of the time is left to others."""
+        begun = time.monotonic()
+        for count, (name, said) in enumerate(self._stats()):
+            if stat.S_ISREG(said.st_mode):
+                yield _Old(-said.st_mtime, said.st_blocks * 512, name)
+            if count % _REST == 0:
+                if self._ended.wait(time.monotonic() - begun):
+                    return
+                begun = time.monotonic()
+
+    def _stats(self) -> Iterator[tuple[str, os.stat_result]]:
+        for shard in sorted(name for name in _listed(self._root) if len(name) == 2):
+            with _directory(shard, self._root) as fd, os.scandir(fd) as found:
+                for each in found:
+                    try:
+                        yield f"{shard}/{each.name}", each.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # removed meanwhile
+
+    def _remove(self, name: str) -> bool:
+        if self._in_use(name):
+            return False
+        try:
+            os.unlink(name, dir_fd=self._root)
+        except OSError as exc:
+            log.debug("cache: %s: %s", name, exc)
+            return False
+        return True
+
+
+def _listed(root: int) -> list[str]:
+    try:
+        return os.listdir(root)
+    except FileNotFoundError:
+        return []  # the directory was removed
+
+
+@contextmanager
+def _directory(name: str, root: int) -> Iterator[int]:
+    """Within, the directory *name* is open."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,161 @@
+"""Reading an open file with a cache on disk: what was read once is not asked of S3 again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.proxy import Fail, Proxy
+
+from mimicfs.errors import ObjectChanged
+from mimicfs.files.blocks import BLOCK
+from mimicfs.files.cache import BlockCache
+from mimicfs.files.file import File
+from mimicfs.files.reader import Budget
+from mimicfs.posix import Cancellation
+
+KIB = 1 << 10
+MIB = 1 << 20
+PIECE = 128 * KIB
+CALM = Cancellation()
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "blocks"
+
+
+@pytest.fixture
+def kept(files: Any, directory: Path) -> Iterator[Any]:
+    """Files that are read over a cache on disk."""
+    cache = BlockCache(directory, "moto")
+    files.budget = Budget(cache=cache)
+    yield files
+    files.close()
+    cache.close()
+
+
+def remount(kept: Any) -> None:
+    """Nothing in memory, and nothing asked yet."""
+    kept.close()
+    kept.budget = Budget(cache=kept.budget.cache)
+    kept.s3.requests.clear()
+    kept.s3.fetched = 0
+
+
+def read_through(file: File, piece: int = PIECE) -> bytes:
+    data = bytearray()
+    while got := file.read(len(data), piece, CALM):
+        data += got
+    return bytes(data)
+
+
+def test_what_was_read_is_read_again_without_a_request(kept: Any) -> None:
+    data = random.Random(1).randbytes(20 * MIB + 5)
+    kept.put("large", data)
+    assert read_through(kept.open("large")) == data
+    remount(kept)
+    assert read_through(kept.open("large")) == data
+    assert kept.s3.requests == {}
+    assert kept.budget.used == 0
+
+
+@pytest.mark.parametrize("size", [1, 4096, BLOCK, BLOCK + 1, MIB])
+def test_small_objects_are_kept_whole(kept: Any, size: int) -> None:
+    data = random.Random(2).randbytes(size)
+    kept.put("small", data)
+    assert read_through(kept.open("small")) == data
+    remount(kept)
+    assert read_through(kept.open("small")) == data
+    assert kept.s3.requests == {}
+
+
+def test_of_what_was_read_in_part_only_the_rest_is_asked(kept: Any) -> None:
+    data = random.Random(3).randbytes(16 * MIB)
+    kept.put("large", data)
+    file = kept.open("large")
+    places = [3 * MIB + 4096, 9 * MIB, 9 * MIB + 300 * KIB]
+    for at in places:
+        assert file.read(at, 4096, CALM) == data[at : at + 4096]
+    assert kept.s3.fetched == len(places) * BLOCK
+    remount(kept)
+    file = kept.open("large")
+    for at in places:
+        assert file.read(at, 4096, CALM) == data[at : at + 4096]
+    assert kept.s3.requests == {}
+    assert read_through(file) == data
+    assert kept.s3.fetched <= 16 * MIB
+
+
+def test_what_is_kept_is_read_at_once_by_who_must_not_wait(kept: Any) -> None:
+    data = random.Random(4).randbytes(2 * MIB)
+    kept.put("two", data)
+    read_through(kept.open("two"))
+    remount(kept)
+    file = kept.open("two")
+    assert file.read_cached(MIB, 4096) is None  # nobody has opened it yet
+    assert file.read(MIB, 4096, CALM) == data[MIB : MIB + 4096]
+    assert file.read_cached(MIB + 500 * KIB, 4096) == data[MIB + 500 * KIB :][:4096]
+    assert file.read_cached(2 * MIB - 5, 4096) == data[-5:]
+
+
+def test_a_damaged_block_is_asked_again_and_kept_again(kept: Any, directory: Path) -> None:
+    data = random.Random(5).randbytes(4 * MIB)
+    kept.put("four", data)
+    read_through(kept.open("four"))
+    remount(kept)
+    (path,) = directory.glob("??/*")
+    with open(path, "r+b") as file:
+        file.seek(2 * MIB + 77)
+        file.write(b"damaged")
+    assert read_through(kept.open("four")) == data
+    assert 0 < kept.s3.fetched <= MIB
+    remount(kept)
+    assert read_through(kept.open("four")) == data
+    assert kept.s3.requests == {}
+
+
+def test_a_new_version_is_asked_of_s3(kept: Any) -> None:
+    old, new = b"o" * (2 * MIB), b"n" * (2 * MIB)
+    kept.put("key", old)
+    assert read_through(kept.open("key")) == old
+    kept.put("key", new)
+    assert read_through(kept.open("key")) == new
+    assert kept.s3.fetched == 4 * MIB
+
+
+def test_who_has_met_a_new_version_reads_nothing_of_the_old_one_any_more(
+    kept: Any, client: Any
+) -> None:
+    kept.put("key", b"o" * (8 * MIB))
+    file = kept.open("key")
+    file.read(0, 4096, CALM)
+    client.put_object(Bucket=kept.bucket, Key="key", Body=b"n" * (8 * MIB))
+    with pytest.raises(ObjectChanged):
+        file.read(7 * MIB, 4096, CALM)
+    with pytest.raises(ObjectChanged):
+        file.read(0, 4096, CALM)
+    assert file.read_cached(0, 4096) is None
+
+
+def test_what_is_kept_is_read_while_s3_is_down(kept: Any, proxy: Proxy) -> None:
+    data = random.Random(6).randbytes(3 * MIB)
+    kept.put("three", data)
+    read_through(kept.open("three"))
+    remount(kept)
+    with proxy.rule(Fail(lambda request: True, 503, "SlowDown")):
+        assert read_through(kept.open("three")) == data
+
+
+def test_a_file_read_ahead_that_is_kept_asks_for_nothing(kept: Any) -> None:
+    kept.put("small", b"small")
+    read_through(kept.open("small"))
+    remount(kept)
+    kept.open("small")._reader.fetch_ahead()
+    assert kept.s3.requests == {}
+    assert kept.budget.used == 0
