@@ -145,11 +145,12 @@ class Handles:
         """Upload every changed file that is still open. Raises the first error, after all."""
         self._neighbours.close()
         left = self._behind.close() if self._behind is not None else []
-        for each in left:
-            log.warning("s3://%s/%s is uploaded by the next mount", each.bucket, each.key)
         with self._lock:
             handles = list(self._open.values())
         failed: MimicError | None = None
+        if left:
+            about = f"S3 does not have {len(left)} closed files yet: the next mount uploads them"
+            failed = UploadFailed(about, errno=errno.EIO, kept_at=str(self._journal.directory))
         for node, file, _ in handles:
             if file is None:
                 continue
@@ -229,12 +230,13 @@ class Handles:
     def unsaved(self, directory: Node) -> list[str]:
         """Return the names of the files in *directory* that S3 does not have yet."""
         with self._lock:
-            return [
-                node.component
+            found = {
+                node.component: None
                 for node, file, _ in self._open.values()
                 if node.parent is directory and file is not None and file is node.file
                 if file.entry is None
-            ]
+            }
+        return list(found)
 
     # Bytes
 

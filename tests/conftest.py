@@ -131,6 +131,10 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
     return Syncer(mimicdb, s3)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crashes", type=int, default=3, help="how often a load is killed")
+
+
 # What takes a second to start, or is slow to use.
 _SLOW = {"moto", "rclone", "bench", "needs_fuse"}
 

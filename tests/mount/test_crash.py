@@ -1,0 +1,129 @@
+"""kill -9 at any moment of a writing load: what fsync or close has confirmed is there.
+
+`--crashes N` (scripts/test --crashes 50) makes it N kills instead of a few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.mounts import unmounted
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+# Writes files of all kinds until the mount dies, and says after each what was confirmed: its
+# name and SHA-256, once close or fsync has returned without an error.
+WRITER = """
+import hashlib, json, os, random, sys
+root, name, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+letters = random.Random(seed)
+MIB = 1 << 20
+big = bytearray(letters.randbytes(11 * MIB))
+def confirmed(path, data):
+    print(json.dumps([path, hashlib.sha256(data).hexdigest()]), flush=True)
+try:
+    for number in range(10_000):
+        kind = letters.randrange(4)
+        path = f"{name}-{number}"
+        print(json.dumps([path, ""]), flush=True)  # begun
+        if kind == 3:  # a large one is made once, and then changed in place and synced
+            path = f"{name}-big"
+            print(json.dumps([path, ""]), flush=True)
+            made = os.path.exists(f"{root}/{path}")
+            with open(f"{root}/{path}", "r+b" if made else "wb") as file:
+                at, new = letters.randrange(10 * MIB), letters.randbytes(5000)
+                big[at : at + 5000] = new
+                if made:
+                    file.seek(at)
+                    file.write(new)
+                else:
+                    file.write(big)
+                file.flush()
+                os.fsync(file.fileno())
+                confirmed(path, big)
+            continue
+        data = letters.randbytes(letters.choice([0, 10, 5000, 300_000, 3 * MIB]))
+        with open(f"{root}/{path}", "wb") as file:
+            file.write(data)
+            if kind == 0:
+                file.flush()
+                os.fsync(file.fileno())
+                confirmed(path, data)
+        confirmed(path, data)
+        if kind == 1:
+            os.rename(f"{root}/{path}", f"{root}/{path}.moved")
+            print(json.dumps([path, None]), flush=True)
+            confirmed(path + ".moved", data)
+except OSError:
+    pass
+"""
+
+
+class Said:
+    """What a writer has said: the last word on each path."""
+
+    def __init__(self, output: str) -> None:
+        self.begun: set[str] = set()
+        self.confirmed: dict[str, str] = {}
+        self.unsure: set[str] = set()
+        for line in output.splitlines():
+            path, digest = json.loads(line)
+            if digest == "":  # the next word may be lost
+                self.begun.add(path)
+                self.unsure.add(path)
+            else:
+                self.unsure.discard(path)
+                if digest is None:
+                    self.confirmed.pop(path, None)
+                else:
+                    self.confirmed[path] = digest
+
+
+@pytest.mark.parametrize("words", [(), ("--write-back",)], ids=["through", "write-back"])
+@pytest.mark.timeout(3600)
+def test_what_was_confirmed_before_kill_9_is_there_after_the_next_mount(
+    mount_at, client, bucket, words, tmp_path, request
+):
+    times = request.config.getoption("crashes")
+    seed = random.SystemRandom().randrange(1 << 30) if times > 5 else 7
+    chance = random.Random(seed)
+    for round_ in range(times):
+        mount = mount_at(f"s3://{bucket}", *words, name=f"mnt{round_}")
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(mount.path), f"{round_}-{n}", str(seed + n)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for n in range(3)
+        ]
+        time.sleep(chance.uniform(0.05, 2.0))  # the point of this test
+        mount.process.kill()
+        said = [Said(writer.communicate(timeout=60)[0]) for writer in writers]
+        mount.process.wait()
+        subprocess.run(["fusermount3", "-u", "-z", str(mount.path)], check=False, timeout=10)
+        assert unmounted(mount.path)
+        again = mount_at(f"s3://{bucket}", *words, name=f"again{round_}")
+        for each in said:
+            check(again.path, each, f"seed {seed}, round {round_}")
+        assert again.end(60) == 0
+        assert not list((tmp_path / "state/mimicfs/staging").glob("*.data"))
+        for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+            pytest.fail(f"left behind: {upload['Key']}")
+
+
+def check(root: Path, said: Said, about: str) -> None:
+    for path, digest in said.confirmed.items():
+        if path in said.unsure:
+            continue  # it was being changed again
+        moved = root / f"{path}.moved"
+        found = moved if not (root / path).exists() and moved.exists() else root / path
+        data = found.read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest, f"{about}: {path}, {len(data)} bytes"

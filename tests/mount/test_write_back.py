@@ -1,0 +1,138 @@
+"""--write-back: close returns when the bytes are on the local disk, and S3 gets them after that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.mounts import MIMICFS, costs, unmounted, wait_until
+from support.proxy import Fail, Hold
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def puts(request):
+    return request.kind in ("PUT", "POST")
+
+
+def in_s3(client, bucket):
+    found = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {each["Key"]: each["Size"] for each in found}
+
+
+def test_close_does_not_wait_for_s3_and_fsync_does(mount_at, client, bucket, proxy):
+    path = mount_at(f"s3://{bucket}", "--write-back").path
+    with proxy.rule(Hold(puts)) as hold:
+        (path / "a").write_bytes(b"behind")
+        assert (path / "a").read_bytes() == b"behind"
+        assert os.listdir(path) == ["a"]
+        assert in_s3(client, bucket) == {}
+        hold.release()
+    wait_until(lambda: in_s3(client, bucket) == {"a": 6})
+    with costs(proxy, PUT=1), open(path / "b", "wb") as file:
+        file.write(b"synced")
+        file.flush()
+        os.fsync(file.fileno())
+        assert in_s3(client, bucket) == {"a": 6, "b": 6}
+
+
+def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
+    mount_at, client, bucket, proxy
+):
+    path = mount_at(f"s3://{bucket}", "--write-back").path
+    with proxy.rule(Fail(puts, 503, "SlowDown")) as rule:
+        (path / "gone").write_bytes(b"x")
+        for size in range(1, 4):
+            (path / "kept").write_bytes(b"x" * size)
+        (path / "gone").unlink()
+        os.utime(path / "kept", ns=(5, 5_000_000_000))
+        assert rule.reached.wait(10)
+    wait_until(lambda: in_s3(client, bucket) == {"kept": 3})
+    assert (path / "kept").stat().st_mtime_ns == 5_000_000_000
+    head = client.head_object(Bucket=bucket, Key="kept")
+    assert head["Metadata"]["mtime"] == "5.000000000"
+
+
+def test_umount_waits_for_what_is_not_uploaded_yet(mount_at, client, bucket, proxy):
+    mount = mount_at(f"s3://{bucket}", "--write-back")
+    with proxy.rule(Hold(puts)) as hold:
+        for name in "abc":
+            (mount.path / name).write_bytes(b"bytes")
+        words = [str(MIMICFS), "umount", str(mount.path)]
+        umount = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: unmounted(mount.path))
+        assert umount.poll() is None
+        hold.release()
+    assert umount.wait(20) == 0
+    umount.communicate()
+    assert in_s3(client, bucket) == {"a": 5, "b": 5, "c": 5}
+
+
+def test_what_s3_does_not_take_before_the_end_is_uploaded_by_the_next_mount(
+    mount_at, client, bucket, proxy
+):
+    mount = mount_at(f"s3://{bucket}", "--write-back")
+    assert os.listdir(mount.path) == []
+    with proxy.rule(Fail(lambda request: True, 503, "SlowDown")):
+        (mount.path / "a").write_bytes(b"first")
+        (mount.path / "b").write_bytes(b"second")
+        assert mount.end(60) == 1
+    assert in_s3(client, bucket) == {}
+    mount_at(f"s3://{bucket}")
+    assert in_s3(client, bucket) == {"a": 5, "b": 6}
+
+
+# Power
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own in a file: what was not synced is not in that file."""
+    image, place = tmp_path / "disk", tmp_path / "cache"
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, timeout=30)
+    place.mkdir()
+    mounted = []
+
+    def mount(image: Path) -> Path:
+        target = place if not mounted else tmp_path / f"cache{len(mounted)}"
+        target.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(target)], check=True, timeout=30)
+        mounted.append(target)
+        return target
+
+    yield image, mount
+    for target in mounted:
+        subprocess.run(["umount", "-l", str(target)], check=False, timeout=30)
+
+
+def test_what_was_closed_is_uploaded_after_a_power_cut(
+    mount_at, client, bucket, proxy, disk, tmp_path
+):
+    image, attach = disk
+    cache = attach(image)
+    (cache / "of").mkdir(mode=0o700)
+    words = ["--write-back", "--cache-size", "0", "--cache-dir"]
+    mount = mount_at(f"s3://{bucket}", *words, str(cache / "of"))
+    with proxy.rule(Fail(puts, 503, "SlowDown")):
+        for number in range(20):
+            (mount.path / f"closed{number}").write_bytes(bytes([number]) * 70_000)
+        unsynced = os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY)
+        os.write(unsynced, b"nobody was told that this is safe")
+        after = tmp_path / "after"  # the power goes: only what is in the image is left
+        subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True, timeout=30)
+        mount.process.kill()
+        mount.process.wait()
+    with contextlib.suppress(OSError):  # not connected
+        os.close(unsynced)
+    mount_at(f"s3://{bucket}", *words, str(attach(after) / "of"), name="again")
+    found = in_s3(client, bucket)
+    assert {key: size for key, size in found.items() if key != "open"} == {
+        f"closed{number}": 70_000 for number in range(20)
+    }
+    body = client.get_object(Bucket=bucket, Key="closed7")["Body"].read()
+    assert body == b"\7" * 70_000
