@@ -33,6 +33,7 @@ from mimicfs.errors import (
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
+from mimicfs.s3 import checksums
 from mimicfs.s3.backoff import backoff_s
 from mimicfs.s3.conditions import Condition, Conditions
 from mimicfs.s3.content import Body, Content, bare_etag, sized
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
 MIB = 1 << 20
+_ENDED = "the answer ended early"
 _NOT_S3 = "the answer is not S3's; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -303,19 +305,22 @@ class S3:
 
         The object must be the version *etag* ("": any). Raises ObjectChanged, KeyNotFound;
         the mirror was repaired before. An answer that is shorter, longer or of another
-        version is an error, not data; a broken one is asked for again.
+        version is an error, not data; a broken one is asked for again, also one whose bytes
+        do not have its checksum.
         """
         if not buffer.nbytes:
             return
+        broken = ""
         for attempt in range(self._options.attempts):
             if attempt:
                 time.sleep(backoff_s(attempt - 1))
-            if self._read_once(bucket, key, etag, start, buffer):
+            broken = self._read_once(bucket, key, etag, start, buffer)
+            if not broken:
                 return
-        raise S3Unavailable(f"s3://{bucket}/{key}: the answer ended early, every time")
+        raise S3Unavailable(f"s3://{bucket}/{key}: {broken}, every time")
 
-    def _read_once(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> bool:
-        """Return whether the answer came whole."""
+    def _read_once(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> str:
+        """Return what is wrong with the answer, if it should be asked for again."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 
@@ -329,19 +334,29 @@ class S3:
                 # In pieces: the TLS and HTTP layers make a copy as large as what is asked.
                 count = body.readinto(buffer[filled : filled + MIB])
                 if not count:
-                    return False
+                    return _ENDED
                 filled += count
-            return True
         except (BotoCoreError, HTTPError, OSError):
-            return False  # the connection broke within the body
+            return _ENDED  # the connection broke within the body
         finally:
             body.close()
+        whole = not answer.get("ContentRange")
+        missed = (
+            checksums.missed(answer["ResponseMetadata"]["HTTPHeaders"], buffer) if whole else ""
+        )
+        return f"the bytes do not have the checksum ({missed}) that was sent with them" * bool(
+            missed
+        )
 
     def _get(self, bucket: str, key: str, etag: str, start: int, size: int) -> Any:
         extra = {"IfMatch": f'"{etag}"'} if etag else {}
-        span = f"bytes={start}-{start + size - 1}"
+        known = self.mimicdb.entry(bucket, key)
+        if start == 0 and known is not None and (known.etag, known.size) == (etag, size):
+            extra["ChecksumMode"] = "ENABLED"  # S3 sends none with a range
+        else:
+            extra["Range"] = f"bytes={start}-{start + size - 1}"
         try:
-            return self.call("get_object", bucket, key, Range=span, **extra)
+            return self.call("get_object", bucket, key, **extra)
         except InvalidRequest as exc:
             if exc.status != 416:
                 raise

@@ -103,6 +103,10 @@ class Replace(Rule):
         self.body = body
 
 
+class Spoil(Rule):
+    """Answers have other bytes than their own, as many."""
+
+
 class Proxy:
     """The proxy before the server at *upstream*."""
 
@@ -236,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_side.close()
             return
         while left and (piece := response.read(min(_PIECE, left))):
+            if isinstance(rule, Spoil):
+                piece = bytes(len(piece))
             self.wfile.write(piece)
             left -= len(piece)
         response.read()  # ends it, also where there was no byte to read

@@ -1,0 +1,65 @@
+"""The checksums that S3 sends are those of the bytes, or the bytes are not believed."""
+
+import pytest
+from support.proxy import Spoil
+
+from mimicfs.errors import S3Unavailable
+from mimicfs.s3.checksums import missed
+
+DATA = memoryview(b"123456789")
+# Of that string: the check value of the CRC catalogue, and the digests of coreutils.
+SAID = {
+    "crc32": "y/Q5Jg==",
+    "sha1": "98O8HYCOBHMq32eZZczDTKeuNEE=",
+    "sha256": "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
+    "md5": "JfnnlDI7RTiF9RgfG2JNCw==",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_each_checksum_is_looked_at(name):
+    headers = {f"x-amz-checksum-{name}": SAID[name], "etag": '"e"'}
+    assert missed(headers, DATA) == ""
+    assert missed(headers, memoryview(b"123456780")) == name
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x-amz-checksum-type": "COMPOSITE"},
+        {"x-amz-checksum-crc32": "y/Q5Jg==-2"},
+        {"etag": '"0123-2"'},  # S3 leaves the -2 out where a range was asked for
+    ],
+)
+def test_a_checksum_of_checksums_says_nothing(more):
+    headers = {"x-amz-checksum-crc32": "AAAAAA==", "etag": '"e"', **more}
+    assert missed(headers, DATA) == ""
+
+
+def test_of_an_object_in_parts_a_full_one_is_looked_at():
+    headers = {"x-amz-checksum-crc32": "AAAAAA==", "x-amz-checksum-type": "FULL_OBJECT"}
+    assert missed({**headers, "etag": '"0123-2"'}, DATA) == "crc32"
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_bytes_without_their_checksum_are_asked_for_again_and_then_an_error(
+    s3, client, bucket, proxy
+):
+    client.put_object(Bucket=bucket, Key="a", Body=bytes(DATA), ChecksumAlgorithm="SHA256")
+    entry, _ = s3.head(bucket, "a")
+    buffer = bytearray(9)
+    s3.read_into(bucket, "a", entry.etag, 0, memoryview(buffer))
+    assert buffer == DATA
+    spoilt = Spoil(lambda request: request.kind == "GET")
+    with proxy.rule(spoilt):
+        with pytest.raises(S3Unavailable, match=r"checksum \(sha256\).*every time"):
+            s3.read_into(bucket, "a", entry.etag, 0, memoryview(buffer))
+    assert spoilt.seen == 3
+
+
+def test_a_part_of_an_object_is_read_without(s3, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=bytes(DATA), ChecksumAlgorithm="SHA256")
+    entry, _ = s3.head(bucket, "a")
+    buffer = bytearray(4)
+    s3.read_into(bucket, "a", entry.etag, 2, memoryview(buffer))
+    assert buffer == b"3456"
