@@ -1,23 +1,21 @@
 """Reading an object, one version of it, in ranged GETs.
 
 A reader holds chunks: ranges that were asked of S3, with their bytes or still on their way.
-It tells *streams* apart, the places from which somebody goes on through the object: of a
-stream, ever larger chunks are asked for ahead, several at once, and dropped when passed. A
-read that belongs to no stream gets what it asked, rounded to small blocks, and may be the
-beginning of one. The kernel's reads arrive several at once and out of order, so near the end
-of a stream is as good as at it.
+Where somebody reads on (streams.py), ever larger chunks are asked for ahead, several at once,
+and dropped when passed. A read that belongs to no stream gets what it asked, rounded to small
+blocks, and may be the beginning of one.
 
-All readers of a mount share one Budget of bytes read ahead. What a caller waits for is asked
-in any case. They share the cache on disk, too (cache.py): what is kept there is answered from
+All readers of a mount share a Budget of bytes read ahead. What a caller waits for is asked in
+any case. They share the cache on disk, too (cache.py): what is kept there is answered from
 there, without a chunk, and not asked ahead; what a chunk brings is kept.
 
 Locks: `Reader._lock` protects the streams and chunks; requests run in `s3.pool` and are
-waited for without it. `Budget._lock` is a leaf, taken below it. A reader takes another one's
-lock only without waiting (Budget.take).
+waited for without it. A reader takes another one's lock only without waiting (Budget.take).
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from bisect import bisect_right
@@ -27,67 +25,25 @@ from concurrent.futures import CancelledError, Future
 from mimicfs.config import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
-from mimicfs.files.cache import BlockCache
+from mimicfs.files.budget import Budget
+from mimicfs.files.streams import Stream, Stride
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
+
+__all__ = ["Budget", "Reader"]
 
 KIB = 1 << 10
 # A random read is rounded to blocks of this: 4 KiB reads fetch 16 times what they asked.
 _BLOCK = 64 * KIB
 _SMALL = 1 * MIB  # an object up to this is one GET; what is asked first from a start
-_PROVEN = 128 * KIB  # read in a row, by more than one read: it will go on
 _AHEAD = 8  # times what a stream has read is what it may have ahead
-_NEAR = 2 * MIB  # a stream's next read may be this far from its end, at most
-_BEHIND = 1 * MIB  # kept behind a stream's end, for reads that arrive late
+_STEADY = 2 * MIB  # asked at once of a stream as soon as it has so much ahead
+_BEHIND = 1 * MIB  # kept behind a stream, for reads that arrive late
 _STREAMS = 16  # remembered, with the small chunks of random reads
 _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
 _INLINE = 128 * KIB  # as much is read from the cache on disk by the thread that reads requests
+_NOTHING = bytearray()  # of a chunk that was dropped
 _IDLE_S = 1.0  # a reader that was not used for so long may lose what it has ahead
-
-
-class Budget:
-    """What all readers have together: so many bytes that they may hold ahead of what is asked of
-    them, and the cache on disk."""
-
-    def __init__(self, limit: int = 64 * MIB, cache: BlockCache | None = None) -> None:
-        self.cache = cache
-        self._limit = limit
-        self._lock = threading.Lock()  # protects the two below
-        self._held: dict[Reader, int] = {}
-        self.used = 0  # bytes
-
-    def share(self) -> int:
-        """Return how many bytes one of the readers that hold some may hold, in fairness."""
-        return self._limit // max(1, len(self._held))
-
-    def take(self, reader: Reader, size: int, needed: bool) -> bool:
-        """Take *size* bytes if there is room, or if a read waits for them (*needed*). Room is
-        made by readers that are idle."""
-        if self._taken(reader, size, needed):
-            return True
-        for other in self._others(reader):
-            if other.shrink() and self._taken(reader, size, needed):
-                return True
-        return False
-
-    def _taken(self, reader: Reader, size: int, needed: bool) -> bool:
-        with self._lock:
-            if not needed and self.used + size > self._limit:
-                return False
-            self.used += size
-            self._held[reader] = self._held.get(reader, 0) + size
-            return True
-
-    def _others(self, reader: Reader) -> list[Reader]:
-        with self._lock:
-            return [other for other in self._held if other is not reader]
-
-    def give(self, reader: Reader, size: int) -> None:
-        with self._lock:
-            self.used -= size
-            self._held[reader] -= size
-            if not self._held[reader]:
-                del self._held[reader]
 
 
 class _Chunk:
@@ -95,12 +51,10 @@ class _Chunk:
 
     __slots__ = ("buffer", "end", "future", "ready", "start", "waiting")
 
-    def __init__(self, start: int, end: int) -> None:
+    def __init__(self, start: int, end: int, buffer: bytearray | mmap.mmap) -> None:
         self.start = start
         self.end = end
-        # An anonymous mapping would save the zeroing, but costs a page fault for each 4 KiB:
-        # 1 GiB read took 1.9 s of CPU so, and takes 1.3 with memory that malloc uses again.
-        self.buffer = bytearray(end - start)
+        self.buffer = buffer
         self.future: Future[None]
         self.ready = False  # set by the request; quicker to ask than the future, for each read
         self.waiting = 0  # threads that wait for it: it is not dropped then
@@ -108,35 +62,6 @@ class _Chunk:
     @property
     def failed(self) -> bool:
         return not self.ready and self.future.done()
-
-
-class _Stream:
-    """A place from which somebody reads on. *run* is how much was read in a row up to *end*,
-    *used* the number of the reader's latest read that belongs here. Where *end* reaches
-    *ask_at*, it is time to look whether there is something to ask for."""
-
-    __slots__ = ("ask_at", "end", "reads", "run", "used")
-
-    def __init__(self, offset: int, end: int) -> None:
-        self.end = end
-        self.run = end - offset
-        self.used = 0
-        self.ask_at = 0
-        self.reads = 1 if offset else 2  # who begins at the start is taken to go on
-
-    def near(self, offset: int) -> bool:
-        """Whether a read at *offset* goes on from here. What has read little gets little."""
-        return abs(offset - self.end) <= min(_NEAR, max(_BLOCK, 2 * self.run))
-
-    def go_on(self, end: int) -> None:
-        self.reads += 1
-        if end > self.end:
-            self.run += end - self.end
-            self.end = end
-
-    @property
-    def proven(self) -> bool:
-        return self.reads > 1 and self.run >= _PROVEN
 
 
 class Reader:
@@ -153,7 +78,8 @@ class Reader:
         self._kept = budget.cache.object(bucket, entry) if budget.cache is not None else None
         self._lock = threading.Lock()  # protects all below
         self._chunks: list[_Chunk] = []  # in order, without overlaps
-        self._streams: list[_Stream] = []  # the one used last comes first
+        self._streams: list[Stream] = []  # the one used last comes first
+        self._stride = Stride()
         self._used_s = time.monotonic()
         self._reads = 0
         self._gone = ""  # not "": why the version can never be read again
@@ -282,39 +208,40 @@ class Reader:
 
     # The rest runs under the lock.
 
-    def _stream(self, offset: int, end: int) -> _Stream:
+    def _stream(self, offset: int, end: int) -> Stream:
         """Return the stream that this read belongs to, after it; the first of the list."""
         self._used_s = time.monotonic()
         self._reads += 1
         for stream in self._streams:
-            if stream.near(offset):
-                stream.go_on(end)
+            if stream.near(offset, end):
+                stream.go_on(offset, end)
                 self._bring_forward(stream)
                 break
         else:
-            stream = _Stream(offset, end)
+            stream = Stream(offset, end)
             self._begin(stream)
         stream.used = self._reads
         return stream
 
-    def _begin(self, stream: _Stream) -> None:
+    def _begin(self, stream: Stream) -> None:
         self._streams.insert(0, stream)
+        self._stride.begin(stream)
         if len(self._streams) > _STREAMS:
             self._streams.pop()
             self._forget_passed()
 
-    def _bring_forward(self, stream: _Stream) -> None:
+    def _bring_forward(self, stream: Stream) -> None:
         """Put *stream* first. Others that it has reached are the same reader, whose first
         reads arrived out of order."""
         if len(self._streams) > 1:
             others = [
                 other
                 for other in self._streams
-                if other is not stream and not (stream.proven and stream.near(other.end))
+                if other is not stream and not (stream.proven and stream.near(other.at, other.at))
             ]
             self._streams = [stream, *others]
 
-    def _is_active(self, stream: _Stream) -> bool:
+    def _is_active(self, stream: Stream) -> bool:
         return stream.proven and self._reads - stream.used < _STALE
 
     def _held(self, offset: int, end: int) -> list[_Chunk]:
@@ -347,7 +274,7 @@ class Reader:
         if isinstance(error, ObjectChanged | KeyNotFound):
             self._gone = f"{self._about}: changed in S3; open it again"
 
-    def _cover(self, offset: int, end: int, stream: _Stream) -> list[_Chunk]:
+    def _cover(self, offset: int, end: int, stream: Stream) -> list[_Chunk]:
         """Return chunks that cover *offset* to *end*; what is missing is asked of S3."""
         found: list[_Chunk] = []
         place = offset
@@ -361,13 +288,17 @@ class Reader:
             place = chunk.end
         return found
 
-    def _ask_needed(self, place: int, end: int, stream: _Stream) -> _Chunk:
+    def _ask_needed(self, place: int, end: int, stream: Stream) -> _Chunk:
         """Ask for what a read waits for; of a stream, for more than that if there is room."""
         whole = self._entry.size <= _SMALL
         start, least = (0, self._entry.size) if whole else _rounded(place, end)
         if not whole and (stream.proven or place == 0):
-            more = max(least, place + (self._chunk_size(self._window(stream)) or _SMALL))
-            asked = self._ask(place, more, needed=False)
+            more = self._chunk_size(self._window(stream)) or _SMALL
+            if stream.downwards:
+                wide = max(0, min(start, least - more)), least
+            else:
+                wide = start, max(least, start + more)
+            asked = self._ask(*wide, needed=False, around=place)
             if asked is not None:
                 return asked
         asked = self._ask(start, least, needed=True, around=place)
@@ -386,7 +317,7 @@ class Reader:
         end = min(end, self._entry.size)
         if not self._budget.take(self, end - start, needed):
             return None
-        chunk = _Chunk(start, end)
+        chunk = _Chunk(start, end, self._budget.buffer(end - start))
         try:
             chunk.future = self._s3.pool.submit(self._fetch, chunk)
         except BaseException:  # the pool is closed
@@ -395,48 +326,83 @@ class Reader:
         self._chunks.insert(index, chunk)
         return chunk
 
-    def _window(self, stream: _Stream) -> int:
-        """Return how far ahead of its end a stream may ask."""
+    def _window(self, stream: Stream) -> int:
+        """Return how far ahead a stream may ask."""
         if not self._is_active(stream):
             return 0
         streams = sum(self._is_active(other) for other in self._streams)
-        most = self._options.requests_per_file * self._options.block_size
+        most = self._options.reads_per_file * self._options.block_size
         most = min(most, self._budget.share()) // streams
         return min(max(_AHEAD * stream.run, _SMALL), max(most, _SMALL))
 
     def _chunk_size(self, window: int) -> int:
         """Return how much one request of a stream asks that has *window* ahead."""
-        size = max(window // self._options.requests_per_file, min(_SMALL, window))
-        return min(size // _BLOCK * _BLOCK, self._options.block_size)
+        size = max(window // self._options.reads_per_file, min(_STEADY, window))
+        size = size // _STEADY * _STEADY or size // _BLOCK * _BLOCK
+        return min(size, self._options.block_size)
 
-    def _go_ahead(self, stream: _Stream) -> None:
-        """Ask for what *stream* will want next, in whole chunks."""
-        if stream.end < stream.ask_at:
+    def _go_ahead(self, stream: Stream) -> None:
+        """Ask for what will be wanted next."""
+        if not stream.is_due() or self._gone:
             return
-        size = self._entry.size
-        if stream.end >= size:
+        self._follow_stride(stream)
+        ends = stream.at <= 0 if stream.downwards else stream.at >= self._entry.size
+        if ends:
             self._forget_passed()
             return
         window = self._window(stream)
-        if not window or self._gone:
+        if not window:
             return
-        chunk_size = self._chunk_size(window)
+        size = self._chunk_size(window)
         # Not for each read: looking costs 30 us. Several times in each chunk is enough.
-        stream.ask_at = stream.end + chunk_size // 8
-        place, limit = stream.end, min(size, stream.end + window)
-        place = self._here_until(place, limit)
-        if not self._due(place, chunk_size, limit):
+        stream.ask_after(size // 8)
+        free = self._options.reads_per_file - self._on_their_way()
+        forgotten = False
+        for start, end in self._lacking(stream, window, size):
+            if free <= 0:
+                return
+            if not forgotten:
+                self._forget_passed()
+                forgotten = True
+            if self._ask(start, end, needed=False) is None:
+                return
+            free -= 1
+
+    def _follow_stride(self, stream: Stream) -> None:
+        """Ask for the next steps of a stride, if *stream* has just begun one."""
+        if stream.reads > 1 or not (steps := self._stride.foreseen(self._entry.size)):
             return
         self._forget_passed()
-        free = self._options.requests_per_file - self._on_their_way()
-        while free > 0 and self._due(place, chunk_size, limit):
-            chunk = self._at(place)
-            if chunk is None:
-                chunk = self._ask(place, place + chunk_size, needed=False)
-                free -= 1
-            if chunk is None:
+        for step in steps:
+            start, end = _rounded(step[0], min(step[1], step[0] + _SMALL))
+            if self._is_missing(start, end) and self._ask(start, end, needed=False) is None:
                 return
-            place = self._here_until(chunk.end, limit)
+
+    def _lacking(self, stream: Stream, window: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what is to be asked for ahead of *stream*, in whole chunks of *size*: no small
+        ones at the window's end. Who does not ask for one takes no more."""
+        if stream.downwards:
+            yield from self._lacking_below(stream.at, window, size)
+            return
+        place, limit = stream.at, min(self._entry.size, stream.at + window)
+        while True:
+            place = self._here_until(place, limit)
+            if place + size > limit and not place < limit == self._entry.size:
+                return
+            yield place, place + size
+
+    def _lacking_below(self, place: int, window: int, size: int) -> Iterator[tuple[int, int]]:
+        limit = max(0, place - window)
+        place = -(-place // _BLOCK) * _BLOCK
+        while place - size >= limit or 0 == limit < place:
+            start = max(0, place - size)
+            if self._is_missing(start, place):
+                yield start, place
+            place = start
+
+    def _is_missing(self, start: int, end: int) -> bool:
+        end = min(end, self._entry.size)
+        return start < end and self._here_until(start, end) < end
 
     def _here_until(self, place: int, limit: int) -> int:
         """Return how far from *place* nothing is to be asked for, up to *limit* or so."""
@@ -450,10 +416,6 @@ class Reader:
                 break
             place = kept
         return place
-
-    def _due(self, place: int, chunk_size: int, limit: int) -> bool:
-        """Whether a chunk at *place* is wanted, and will not have to be a small one."""
-        return place + chunk_size <= limit or place < limit == self._entry.size
 
     def _on_their_way(self) -> int:
         return sum(not (chunk.ready or chunk.failed) for chunk in self._chunks)
@@ -473,14 +435,25 @@ class Reader:
             window = self._window(stream)
             ahead = window + max(self._chunk_size(window), _BLOCK)
             behind = min(_BEHIND, max(stream.run, _BLOCK))
-            yield stream.end - behind, stream.end + ahead
+            if stream.downwards:
+                yield stream.at - ahead, stream.at + behind
+            else:
+                yield stream.at - behind, stream.at + ahead
+        yield from self._stride.foreseen(self._entry.size)
 
     def _drop(self, chunk: _Chunk) -> None:
         self._chunks.remove(chunk)
         chunk.future.cancel()
-        # Its buffer lives until the request that fills it has ended.
-        size = chunk.end - chunk.start
-        chunk.future.add_done_callback(lambda _: self._budget.give(self, size))
+        # Its buffer lives until the request that fills it has ended, and who waits for that,
+        # where the reader is closed meanwhile, may still look at it.
+        buffer = None if chunk.waiting else chunk.buffer
+        chunk.future.add_done_callback(lambda _: self._give_back(chunk, buffer))
+
+    def _give_back(self, chunk: _Chunk, buffer: bytearray | mmap.mmap | None) -> None:
+        self._budget.give(self, chunk.end - chunk.start)
+        if buffer is not None:
+            chunk.buffer = _NOTHING
+            self._budget.reuse(buffer)
 
 
 def _start(chunk: _Chunk) -> int:

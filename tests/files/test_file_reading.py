@@ -53,7 +53,7 @@ def test_a_file_read_in_order_is_asked_in_few_large_requests_several_at_once(fil
     assert read_through(files.open("large")) == data
     assert files.s3.fetched == 64 * MIB  # nothing twice
     assert files.s3.requests["GET"] <= 32
-    assert 2 <= files.s3.most_at_once <= 8
+    assert 2 <= files.s3.most_at_once <= 12
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -116,6 +116,39 @@ def test_jumping_after_reading_in_order_drops_what_was_read_ahead(
     for n in range(24):  # more jumps than places are remembered, beyond what was read ahead
         file.read(16 * MIB + n * 600 * KIB, 4096, calm)
     until(lambda: files.budget.used <= 16 * 128 * KIB)
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("piece", [128 * KIB, MIB])
+def test_a_file_read_from_its_end_is_asked_in_large_requests_ahead(
+    files: Any, calm: Cancellation, piece: int
+) -> None:
+    data = random.Random(14).randbytes(32 * MIB)
+    files.put("large", data)
+    file = files.open("large")
+    for at in range(32 * MIB - piece, -1, -piece):
+        assert file.read(at, piece, calm) == data[at : at + piece]
+    assert files.s3.fetched <= 33 * MIB
+    assert files.s3.requests["GET"] <= 40
+    assert files.s3.most_at_once >= 2
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("step", [MIB, -MIB])
+def test_pieces_at_equal_distances_are_asked_ahead_and_nothing_between_them(
+    files: Any, calm: Cancellation, step: int
+) -> None:
+    data = random.Random(15).randbytes(48 * MIB)
+    files.put("large", data)
+    file, foreseen = files.open("large"), 0
+    for n in range(40):
+        at = 24 * MIB + n * step - (20 * step) + 12_288
+        until(lambda: files.s3.at_once == 0)
+        found = file.read_cached(at, 4096)
+        foreseen += found is not None
+        assert (found or file.read(at, 4096, calm)) == data[at : at + 4096]
+    assert foreseen >= 36
+    assert files.s3.fetched <= 16 * 4096 * 48
 
 
 @pytest.mark.parametrize("size", [1, 4096, MIB])
