@@ -9,6 +9,7 @@ The keys of a bucket, all below one hash tag, so that they are on one node of a 
     PREFIX{BUCKET}:z:DIR    ZSET    the same names, score 0, for paging in order; only where there
                                     are too many to read at once
     PREFIX{BUCKET}:scopes   HASH    prefix -> JSON of entry.Scope
+    PREFIX{BUCKET}:notes    HASH    name -> text (Backend.set_note)
     PREFIX{BUCKET}:log      STREAM  entry.Change, with the ids SEQ-0, without gaps
 
 PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named
@@ -114,7 +115,8 @@ if since ~= '' then
     end
     for _, line in ipairs(lines) do
       local f, l = line[2][2], line[2][4]
-      if f == l then single[f] = true else ranges[#ranges + 1] = {f, l} end
+      if f == l then single[f] = true
+      elseif not behind(f, ARGV[6]) and not behind(ARGV[5], l) then ranges[#ranges + 1] = {f, l} end
     end
   end
 end
@@ -514,6 +516,20 @@ class RedisBackend(Backend):
         scopes = [Scope(*json.loads(text)) for text in found if text]
         covering = [scope for scope in scopes if scope.deep or scope.prefix == directory]
         return max(covering, key=lambda scope: scope.listed_ns, default=None)
+
+    # Notes
+
+    @_ours
+    def note(self, bucket: str, name: str) -> str | None:
+        found = self._client.hget(f"{self._tag(bucket)}:notes", name)
+        return None if found is None else _text(found)
+
+    @_ours
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        if text is None:
+            self._client.hdel(f"{self._tag(bucket)}:notes", name)
+        else:
+            self._client.hset(f"{self._tag(bucket)}:notes", name, text)
 
     # Life
 
