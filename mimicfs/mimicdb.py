@@ -18,19 +18,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count, islice
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import count
 
 from mimicfs.backends import Backend
-from mimicfs.entry import KEPT, LISTED, OBJECT, Bucket, Difference, Entry, Scope, Total
+from mimicfs.entry import KEPT, OBJECT, Bucket, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
+from mimicfs.merging import Batch, Range, merged
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
-
-_PAGE = 1000  # entries of the mirror read, or changes applied, at a time
-_SAME_TIME_NS = 2_000_000_000
 
 
 class MimicDB:
@@ -191,25 +188,57 @@ class MimicDB:
         upto: str | None,
         since: int,
         deep: bool,
+        beyond: str = "",
+        held: list[Entry] | None = None,
     ) -> Difference:
         """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
 
         *upto* None: to the end. *since*: the sequence number that was read before the page
         was asked for. *deep*: the page has every key; otherwise it has the direct children
-        of *prefix*, and one of them that is not listed takes all below it along. Returns,
-        and announces, exactly what changed. Raises LogTrimmed; then part of the page may
-        have been merged, and merging it again is right.
+        of *prefix*, and one of them that is not listed takes all below it along. *beyond*: the
+        next key that S3 has behind *upto*, where it is known. Returns, and announces, exactly
+        what changed. Raises LogTrimmed; then part of the page may have been merged, and
+        merging it again is right.
+
+        *held*: the objects that S3 does not have are not deleted but appended to it (`release`).
         """
-        merge = _Merge(self.backend, bucket, prefix, after, upto, deep)
         difference = Difference([], [], [], 0)
+        where = Range(prefix, after, upto, deep, beyond)
         try:
-            for batch in merge.batches(listed):
-                left = self._apply(bucket, batch.puts, batch.deletes, since)
-                difference = batch.added_to(difference, left)
+            for batch in merged(self.backend, bucket, where, listed):
+                if held is not None:
+                    held += batch.gone
+                    batch.hold()
+                difference = self._merge(bucket, batch, since, difference)
         finally:
-            if difference.added or difference.changed or difference.deleted:
-                self.announce(bucket, difference)
+            self._tell(bucket, difference)
         return difference
+
+    def _merge(self, bucket: str, batch: Batch, since: int, so_far: Difference) -> Difference:
+        deletes = batch.deletes
+        left: set[str] = set()
+        if batch.puts or deletes:
+            left = self._apply(bucket, batch.puts, deletes, since)
+        return batch.added_to(so_far, left)
+
+    def release(self, bucket: str, gone: Sequence[Entry], since: int) -> Difference:
+        """Delete *gone*, which `replace` held back when it merged pages that were asked for at
+        *since* or later. What has changed since is left alone."""
+        try:
+            left = self._apply(bucket, (), [entry.key for entry in gone], since)
+        except LogTrimmed:
+            # What is still exactly as it was when S3 did not show it has not changed.
+            now = self.backend.seq(bucket)
+            gone = [entry for entry in gone if self.backend.get(bucket, entry.key) == entry]
+            left = self._apply(bucket, (), [entry.key for entry in gone], now)
+        deleted = [entry.key for entry in gone if entry.key not in left]
+        difference = Difference([], [], deleted, 0)
+        self._tell(bucket, difference)
+        return difference
+
+    def _tell(self, bucket: str, difference: Difference) -> None:
+        if difference.added or difference.changed or difference.deleted:
+            self.announce(bucket, difference)
 
     # Scopes
 
@@ -283,156 +312,3 @@ class MimicDB:
         unique = sorted(set(keys))
         added = [key for key in unique if key in there]
         return Difference(added, [], [key for key in unique if key not in there], 0)
-
-
-class _Step(NamedTuple):
-    """One thing that a merge finds. Neither *put* nor *delete*: the two sides agree."""
-
-    put: Entry | None = None
-    delete: str = ""
-    report: str = ""  # "added", "changed", "deleted"; "": nothing that anybody could see
-
-
-_SAME = _Step()
-
-
-class _Batch:
-    """Steps that are applied together."""
-
-    def __init__(self, steps: Sequence[_Step]) -> None:
-        self._steps = steps
-        self.puts = [step.put for step in steps if step.put is not None]
-        self.deletes = [step.delete for step in steps if step.delete]
-
-    def reported(self, what: str, left: set[str]) -> list[str]:
-        """Return the keys that *what* happened to, without those that were left alone."""
-        found = [step for step in self._steps if step.report == what]
-        keys = [step.put.key if step.put is not None else step.delete for step in found]
-        return [key for key in keys if key not in left]
-
-    def added_to(self, so_far: Difference, left: set[str]) -> Difference:
-        return Difference(
-            so_far.added + self.reported("added", left),
-            so_far.changed + self.reported("changed", left),
-            so_far.deleted + self.reported("deleted", left),
-            so_far.unchanged + sum(1 for step in self._steps if not step.report),
-        )
-
-
-class _Merge:
-    """The ordered merge of a listed page with the same range of the mirror."""
-
-    def __init__(
-        self, backend: Backend, bucket: str, prefix: str, after: str, upto: str | None, deep: bool
-    ) -> None:
-        self._backend = backend
-        self._bucket = bucket
-        self._prefix = prefix
-        self._after = after
-        self._upto = upto
-        self._deep = deep
-        self._following = ""  # the listed key that comes next; "": none
-
-    def batches(self, listed: Sequence[Entry]) -> Iterator[_Batch]:
-        """Yield what must be applied, in bounded batches."""
-        steps = self._steps(listed)
-        while page := list(islice(steps, _PAGE)):
-            yield _Batch(page)
-
-    def _steps(self, listed: Sequence[Entry]) -> Iterator[_Step]:
-        for old, new in self._pairs(listed):
-            if new is None:
-                if old is not None:
-                    yield from self._removed(old)
-            elif old is None:
-                yield _Step(put=new, report="added")
-            else:
-                yield self._compared(old, new)
-
-    def _pairs(self, listed: Sequence[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:
-        """Yield (mirror's, listed) in the order of the keys, None where one lacks it."""
-        mirror = self._mirror()
-        old = next(mirror, None)
-        for new in listed:
-            self._following = new.key
-            while old is not None and old.key < new.key:
-                yield old, None
-                old = next(mirror, None)
-            if old is not None and old.key == new.key:
-                yield old, new
-                old = next(mirror, None)
-            else:
-                yield None, new
-        self._following = ""
-        while old is not None:
-            yield old, None
-            old = next(mirror, None)
-
-    def _mirror(self) -> Iterator[Entry]:
-        """Yield the mirror's side, read in pages: what is applied meanwhile lies behind."""
-        if not self._deep and self._prefix and not self._after:
-            own = self._backend.get(self._bucket, self._prefix)
-            if own is not None and own.kind == OBJECT:
-                yield own  # a listing of a directory shows its marker, `children` does not
-        read = self._backend.scan if self._deep else self._backend.children
-        after = self._after
-        while True:
-            page = read(self._bucket, self._prefix, after, _PAGE)
-            for entry in page:
-                if self._upto is not None and entry.key > self._upto:
-                    return
-                yield entry
-            if len(page) < _PAGE or page[-1].key == self._upto:
-                return
-            after = page[-1].key
-
-    def _removed(self, old: Entry) -> Iterator[_Step]:
-        if old.kind == KEPT:
-            return
-        if not self._deep and old.key.endswith("/") and old.key != self._prefix:
-            yield from self._removed_below(old.key)
-            return
-        # That LISTED stood for keys which are known now is nothing that anybody sees.
-        implied = old.kind == LISTED and self._has_more(old.key)
-        yield _Step(delete=old.key, report="" if implied else "deleted")
-
-    def _removed_below(self, directory: str) -> Iterator[_Step]:
-        """A subdirectory that S3 does not show any more: all that is known below it goes."""
-        after = ""
-        while True:
-            page = self._backend.scan(self._bucket, directory, after, _PAGE)
-            for entry in page:
-                if entry.kind != KEPT:
-                    yield _Step(delete=entry.key, report="deleted")
-            if len(page) < _PAGE:
-                return
-            after = page[-1].key
-
-    def _has_more(self, directory: str) -> bool:
-        """Whether a deep listing shows a key below *directory*, which has no entry in it."""
-        if self._following:
-            return self._following.startswith(directory)
-        if self._upto is None:
-            return False
-        return bool(self._backend.scan(self._bucket, directory, directory, 1))
-
-    def _compared(self, old: Entry, new: Entry) -> _Step:
-        if new.kind == LISTED:
-            # A common prefix, which the mirror has as an entry or implied by keys. A marker
-            # object is not shown in a shallow listing of its parent: it stands.
-            return _SAME
-        if new.meta is None and same_version(old, new):
-            if new.storage_class == old.storage_class:
-                return _SAME
-            new = old._replace(storage_class=new.storage_class)
-        return _SAME if new == old else _Step(put=new, report="changed")
-
-
-def same_version(old: Entry, new: Entry) -> bool:
-    """Whether two sights of one key are of one version of its object.
-
-    Its times may differ by a little: a PUT's answer has a Date, a HEAD whole seconds, a
-    listing fractions. The time that was seen first is kept, so that it does not wander.
-    """
-    close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
-    return close and (old.kind, old.etag, old.size) == (OBJECT, new.etag, new.size)

@@ -273,6 +273,28 @@ class BackendPromises:
             backend.unmark("b", "")
             assert not backend.covered("b", "a/b/")
 
+    def test_a_stride_passes_as_many_entries_as_asked(self) -> None:
+        with self.opened() as backend:
+            assert backend.stride("b", "", "", 3) == ("", 0)
+            names = sorted(["a", "d/", *(f"d/{n:04}" for n in range(1500)), "d/x/y", "e"])
+            _fill(backend, *names)
+            assert backend.stride("b", "", "", 1) == ("a", 1)
+            assert backend.stride("b", "", "a", 1200) == (names[1200], 1200)
+            assert backend.stride("b", "", "", 9999) == ("e", 1504)
+            assert backend.stride("b", "d/", "", 2) == ("d/0000", 2)
+            assert backend.stride("b", "d/", "d/0009a", 5) == ("d/0014", 5)
+            assert backend.stride("b", "d/", "d/1499", 9) == ("d/x/y", 1)
+            assert backend.stride("b", "d/", "d/x/y", 9) == ("", 0)
+
+    def test_a_note_is_kept_or_there_are_none(self) -> None:
+        with self.opened() as backend:
+            assert backend.note("b", "n") is None
+            backend.set_note("b", "n", "old")
+            backend.set_note("b", "n", "né")
+            assert backend.note("b", "n") in ("né", None)
+            backend.set_note("b", "n", None)
+            assert backend.note("b", "n") is None
+
     def test_threads_lose_nothing(self) -> None:
         with self.opened() as backend:
 

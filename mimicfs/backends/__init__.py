@@ -92,6 +92,21 @@ class Backend(ABC):
         Only keys greater than *after*. A page shorter than *limit* is the last.
         """
 
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        """Return the key of the *count*-th entry that begins with *prefix* behind *after*, or of
+        the last one where there are fewer, and how many were passed; ("", 0): there is none.
+
+        Where a listing is cut into ranges. A store that can do it without reading should.
+        """
+        passed = 0
+        while passed < count:
+            page = self.scan(bucket, prefix, after, min(1000, count - passed))
+            if page:
+                passed, after = passed + len(page), page[-1].key
+            if len(page) < 1000:
+                break
+        return (after, passed) if passed else ("", 0)
+
     @abstractmethod
     def has_below(self, bucket: str, directory: str) -> bool:
         """Whether any entry's key begins with *directory*, its own marker included."""
@@ -191,6 +206,18 @@ class Backend(ABC):
             if not directory:
                 return False
             directory = directory[: directory.rfind("/", 0, -1) + 1]
+
+    # Notes
+
+    def note(self, bucket: str, name: str) -> str | None:
+        """Return the text that was noted as *name* beside *bucket*, or None.
+
+        A store that keeps no notes has none: then an interrupted sync begins again.
+        """
+        return None
+
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:  # noqa: B027
+        """Keep *text* as *name* beside *bucket*, until it is dropped; None removes it."""
 
     # Life
 

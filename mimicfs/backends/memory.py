@@ -29,6 +29,7 @@ class _Bucket:
     entries: dict[str, Entry] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)  # those of entries, in order
     scopes: dict[str, Scope] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     log: deque[Change] = field(default_factory=lambda: deque(maxlen=_LOG_MAX))
 
 
@@ -111,6 +112,15 @@ class Memory(Backend):
                 found.append(at.entries[key])
             return found
 
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        with self._lock:
+            at = self._buckets.get(bucket, _Bucket())
+            start = bisect_right(at.keys, after) if after else 0
+            start = max(start, bisect_left(at.keys, prefix))
+            below = bisect_right(at.keys, prefix, key=lambda key: key[: len(prefix)])
+            end = min(start + count, below)
+            return (at.keys[end - 1], end - start) if end > start else ("", 0)
+
     def has_below(self, bucket: str, directory: str) -> bool:
         return bool(self.scan(bucket, directory, "", 1))
 
@@ -141,6 +151,8 @@ class Memory(Backend):
 
     def _changed_since(self, bucket: str, since: int | None, keys: list[str]) -> set[str]:
         changes = [] if since is None else self.changes(bucket, since, _LOG_MAX)
+        low, high = min(keys, default=""), max(keys, default="")
+        changes = [change for change in changes if change.first <= high and change.last >= low]
         single = {change.first for change in changes if change.first == change.last}
         wide = [(change.first, change.last) for change in changes if change.first < change.last]
         return {
@@ -211,6 +223,18 @@ class Memory(Backend):
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         at = self._buckets.get(bucket)
         return at.scopes.get(prefix) if at is not None else None
+
+    def note(self, bucket: str, name: str) -> str | None:
+        at = self._buckets.get(bucket)
+        return at.notes.get(name) if at is not None else None
+
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        with self._lock:
+            self._add_unknown(bucket)
+            notes = self._buckets[bucket].notes
+            notes.pop(name, None)
+            if text is not None:
+                notes[name] = text
 
     def close(self) -> None:
         self._buckets = {"": _Bucket()}

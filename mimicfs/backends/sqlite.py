@@ -58,6 +58,12 @@ CREATE TABLE log(
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+# Backend.set_note. Of no version: who does not know the table does not need it.
+_NOTES = """
+CREATE TABLE IF NOT EXISTS note(
+    bucket INT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY(bucket, name)) WITHOUT ROWID
+"""
 
 # From the schema of each older version to the next.
 _MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
@@ -147,6 +153,7 @@ class SQLite(Backend):
             )
         else:
             _migrate(db, version)
+        db.execute(_NOTES)
         self._id("", db)
 
     @_ours
@@ -276,7 +283,7 @@ class SQLite(Backend):
         with self._writing() as db:
             number = self._id(name, db)
             if db.execute("SELECT known FROM bucket WHERE id=?", (number,)).fetchone()[0]:
-                for table in ("entry", "scope", "log"):
+                for table in ("entry", "scope", "log", "note"):
                     db.execute(f"DELETE FROM {table} WHERE bucket=?", (number,))
                 db.execute(
                     "UPDATE bucket SET known=0, objects=0, bytes=0, seq=seq+1 WHERE id=?",
@@ -397,6 +404,18 @@ class SQLite(Backend):
             rows = self._rows(_BETWEEN + " LIMIT ?", self._id(bucket), start, end, limit)
         return [_make(row) if row[5] is None else _entry(row) for row in rows]
 
+    @_ours
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        start, end = max(prefix, after + "\0" if after else ""), _successor(prefix)
+        values: tuple[object, ...] = (self._id(bucket), start, *([] if end is None else [end]))
+        rows = self._rows(
+            "SELECT coalesce(max(key), ''), count(*) FROM (SELECT key FROM entry WHERE bucket=?"
+            f" AND key>=?{'' if end is None else ' AND key<?'} ORDER BY key LIMIT ?)",
+            *values,
+            count,
+        )
+        return rows[0][0], rows[0][1]
+
     def has_below(self, bucket: str, directory: str) -> bool:
         return bool(self.scan(bucket, directory, "", 1))
 
@@ -455,8 +474,10 @@ class SQLite(Backend):
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]
     ) -> set[str]:
         changes = self._changes(db, bucket, number, since, -1)
-        if not changes:
+        if not changes or not keys:
             return set()
+        low, high = min(keys), max(keys)
+        changes = [change for change in changes if change.first <= high and change.last >= low]
         single = {change.first for change in changes if change.first == change.last}
         wide = [(change.first, change.last) for change in changes if change.first < change.last]
         return {
@@ -602,6 +623,23 @@ class SQLite(Backend):
             return super().covered(bucket, directory, deep=True) if deep else found is not None
         self._local.deep = (bucket, version, found.prefix)
         return True
+
+    # Notes
+
+    @_ours
+    def note(self, bucket: str, name: str) -> str | None:
+        values = (self._id(bucket), name)
+        rows = self._rows("SELECT text FROM note WHERE bucket=? AND name=?", *values)
+        return rows[0][0] if rows else None
+
+    @_ours
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        with self._writing() as db:
+            number = self._id(bucket, db)
+            if text is None:
+                db.execute("DELETE FROM note WHERE bucket=? AND name=?", (number, name))
+            else:
+                db.execute("INSERT OR REPLACE INTO note VALUES(?,?,?)", (number, name, text))
 
     # Life
 

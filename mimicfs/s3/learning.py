@@ -33,7 +33,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import StoreError
-from mimicfs.mimicdb import MimicDB, same_version
+from mimicfs.merging import same_version
+from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.answers import head_text
 from mimicfs.s3.conversation import Conversation, hold
 

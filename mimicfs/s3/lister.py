@@ -1,5 +1,8 @@
 """LIST requests: signed and sent by botocore, parsed by listing.py (ten times as fast as by
 botocore). Any thread may ask.
+
+ListObjectsV2, and ListObjects where a server has no other: one that refuses the first, or that
+answers it as if it were the second.
 """
 
 from __future__ import annotations
@@ -17,15 +20,18 @@ from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
-from mimicfs.errors import S3Error, S3Unavailable, Throttled
+from mimicfs.errors import InvalidRequest, S3Error, S3Unavailable, Throttled, Unsupported
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
-from mimicfs.s3.listing import Asked, Page, parse_page
+from mimicfs.s3.listing import Asked, OldVersion, Page, parse_page
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
 # Other mistakes have these codes too; that it is the region is said by a <Region>.
 _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"})
+
+# How servers refuse a parameter (list-type=2) that they do not know.
+_NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
 
 
 class Lister:
@@ -45,6 +51,8 @@ class Lister:
         self._options = options
         self._count = count
         self._signer = signer_for(None)
+        self._version = 2  # of ListObjects; 1 where the server knows no other
+        self._answered = False  # a page came: the server knows the version
         self._lock = threading.Lock()  # protects the two below
         self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
         self._signers: dict[str, Any] = {}  # by region
@@ -63,41 +71,57 @@ class Lister:
     def page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
-        asked = Asked(bucket, prefix, after, delimiter)
-        params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit, "EncodingType": "url"}
-        if prefix:
-            params["Prefix"] = prefix
-        if delimiter:
-            params["Delimiter"] = delimiter
-        if token is not None:
-            params["ContinuationToken"] = token
-        elif after:
-            params["StartAfter"] = after
+        ordered = not is_directory_bucket(bucket)
+        asked = Asked(bucket, prefix, after if ordered else "", delimiter, self._version, ordered)
         with ours(str(asked)):
             try:
-                return parse_page(self._get(bucket, params, str(asked)), asked)
-            except _Redirected as exc:
-                self._move(bucket, exc.region)
-            try:
-                return parse_page(self._get(bucket, params, str(asked)), asked)
-            except _Redirected as exc:
-                raise S3Unavailable(f"{asked}: redirected from region to region") from exc
+                return self._page(asked, token, limit)
+            except OldVersion:
+                self._version = 1
+            return self._page(asked._replace(version=1), token, limit)
 
-    def _get(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
-        for attempt in range(1, self._options.attempts):
-            try:
-                return self._get_once(bucket, params, about)
-            except (Throttled, S3Unavailable):
-                time.sleep(backoff_s(attempt))
-        return self._get_once(bucket, params, about)
+    def _page(self, asked: Asked, token: str | None, limit: int) -> Page:
+        try:
+            body, throttled = self._get(asked, token, limit)
+        except (Unsupported, InvalidRequest) as exc:
+            if asked.version == 1 or self._answered or exc.code not in _NO_VERSION_2:
+                raise
+            # Perhaps version 2 is what it does not know. If not, it says the same again.
+            asked = asked._replace(version=1)
+            body, throttled = self._get(asked, token, limit)
+            self._version = 1
+        page = parse_page(body, asked)
+        self._answered = True
+        return page._replace(throttled=throttled) if throttled else page
 
-    def _get_once(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
+    def _get(self, asked: Asked, token: str | None, limit: int) -> tuple[bytes, int]:
+        """Return an answer, and how often S3 asked for patience before it came."""
+        throttled, moved = 0, False
+        for attempt in range(1, 2 + self._options.attempts):
+            try:
+                return self._get_once(asked, token, limit), throttled
+            except _Redirected as exc:
+                if moved:
+                    text = f"{asked}: redirected from region to region"
+                    raise S3Unavailable(text) from exc
+                moved = True
+                self._move(asked.bucket, exc.region)
+            except (Throttled, S3Unavailable) as exc:
+                if attempt - moved >= self._options.attempts:
+                    raise
+                throttled += isinstance(exc, Throttled)
+                time.sleep(backoff_s(attempt - moved))
+        raise AssertionError("unreachable")
+
+    def _get_once(self, asked: Asked, token: str | None, limit: int) -> bytes:
+        bucket, about = asked.bucket, str(asked)
         signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
-        headers = {}
+        operation = "list_objects" if asked.version == 1 else "list_objects_v2"
+        params, headers = _params(asked, token, limit), {}
         if self._options.buckets.of(bucket).requester_pays:
-            params = {**params, "RequestPayer": "requester"}
+            params["RequestPayer"] = "requester"
             headers = {"x-amz-request-payer": "requester"}  # signed with the address
-        url = signer.generate_presigned_url("list_objects_v2", params, ExpiresIn=_SIGNED_S)
+        url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
         try:
             answer = self._http.send(AWSRequest("GET", url, headers).prepare())
@@ -132,6 +156,27 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
+
+
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
+    return bucket.endswith("--x-s3")
+
+
+def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:
+    params: dict[str, Any] = {"Bucket": asked.bucket, "MaxKeys": limit, "EncodingType": "url"}
+    if asked.prefix:
+        params["Prefix"] = asked.prefix
+    if asked.delimiter:
+        params["Delimiter"] = asked.delimiter
+    if asked.version == 1:
+        if asked.after:
+            params["Marker"] = asked.after
+    elif token is not None:
+        params["ContinuationToken"] = token
+    elif asked.after:
+        params["StartAfter"] = asked.after
+    return params
 
 
 class _Redirected(Exception):

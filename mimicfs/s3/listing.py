@@ -3,7 +3,7 @@
 Objects come as S3, and most servers, write them: then one regular expression reads them, if it
 matches every byte from the first `<Contents>` to the last `</Contents>`. Whatever it does not
 match, and all that is around the objects, is read by expat. boto3's parser takes 67 us a key,
-expat here about 10, the expression 2. A page that is not what was asked is no page:
+expat here about 10, the expression 1.4. A page that is not what was asked is no page:
 `MalformedListing`, and nothing of it is believed.
 """
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from mimicfs.entry import LISTED, Entry
+from mimicfs.entry import LISTED, OBJECT, Entry
 from mimicfs.errors import MalformedListing
 
 _NS = 1_000_000_000
@@ -33,6 +34,7 @@ class Page(NamedTuple):
     entries: list[Entry]
     upto: str | None
     token: str | None  # of the next page; None: this is the last
+    throttled: int = 0  # how often S3 asked for patience before it gave the page
 
 
 class Asked(NamedTuple):
@@ -42,15 +44,23 @@ class Asked(NamedTuple):
     prefix: str
     after: str = ""  # every key of the page is greater
     delimiter: str = ""
+    version: int = 2  # of ListObjects
+    ordered: bool = True  # False: a directory bucket, whose pages are in no order
 
     def __str__(self) -> str:
         return f"listing of s3://{self.bucket}/{self.prefix}"
 
 
-def parse_page(body: bytes, asked: Asked) -> Page:
-    """Return the page in *body*, the answer to a ListObjectsV2 with encoding-type=url.
+class OldVersion(Exception):
+    """The answer is that of ListObjects (version 1), which does not know where to begin."""
 
-    Raises MalformedListing.
+
+def parse_page(body: bytes, asked: Asked) -> Page:
+    """Return the page in *body*, the answer to a ListObjectsV2 (or ListObjects) with
+    encoding-type=url.
+
+    Raises MalformedListing, and OldVersion where a server that only knows version 1 was asked
+    for a page that is not the first.
     """
     try:
         return _parsed(body).page(asked)
@@ -63,12 +73,12 @@ def parse_page(body: bytes, asked: Asked) -> Page:
 def _parsed(body: bytes) -> _Found:
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
     if 0 <= start < end and _UTF_8(body) and b"<!" not in body[:start]:
-        objects = _usual(body, start, end)
-        if objects is not None:
+        entries = _usual(body[start:end])
+        if entries is not None:
             found = _Found(place=True)
             _read(found, body[:start] + _PLACE + body[end:])
             if found.places == 1:
-                found.take(objects)
+                found.entries = entries
                 return found
     found = _Found()
     _read(found, body)
@@ -90,40 +100,80 @@ _PLACE = b"<Contents></Contents>"  # stands where the objects were
 _UTF_8 = re.compile(
     rb"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?\s*<L"""
 ).match
-# An object: key, day, time of day, fraction of its second, etag, size, storage class. Printable
-# ASCII, nothing escaped but the quotes of the etag: expat reads the same from it.
+# An object: key, time, etag, size, storage class. What the texts are made of is looked at a
+# column at a time, which is four times as fast as here.
 _OBJECT = re.compile(
-    rb"<Contents><Key>([ -%'-;=?-~]+)</Key>"
-    rb"<LastModified>(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d{1,9}))?Z</LastModified>"
-    rb"<ETag>(?:&quot;|\")?([!#-%'-;=?-~]*?)(?:&quot;|\")?</ETag>"
+    rb"<Contents><Key>([^<]+)</Key><LastModified>([^<]+)</LastModified><ETag>([^<]*)</ETag>"
     rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"
     rb"<Size>(\d{1,15})</Size>"
     rb"(?:<StorageClass>([A-Z_]+)</StorageClass>)?</Contents>"
 )
-_Object = tuple[bytes, bytes, bytes, bytes | None, bytes, bytes, bytes | None]
+_GROUPS = 5
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z").fullmatch
+# Printable ASCII, nothing escaped: expat reads the same from it.
+_PRINTABLE = bytes(letter for letter in range(0x20, 0x7F) if letter not in b"<>&") + b"\n"
 
 
-def _usual(body: bytes, start: int, end: int) -> list[_Object] | None:
-    """Return the objects between *start* and *end* if there is nothing else."""
-    objects: list[_Object] = []
-    match = _OBJECT.match
-    while start < end:
-        found = match(body, start, end)
-        if found is None:
-            return None
-        objects.append(found.groups())  # type: ignore[arg-type]
-        start = found.end()
-    return objects
+def _usual(body: bytes) -> list[Entry] | None:
+    """Return the objects in *body* if there is nothing else in it, and nothing unusual in them.
+    Keys are decoded later, as all are."""
+    parts = _OBJECT.split(body)
+    if any(parts[:: _GROUPS + 1]):  # what was between the objects
+        return None
+    keys, times, etags, sizes, classes = (parts[n :: _GROUPS + 1] for n in range(1, _GROUPS + 1))
+    names, tags = _texts(keys), _texts(etags, b"&quot;", b'"')
+    if names is None or tags is None:
+        return None
+    try:
+        mtimes_ns = [
+            (_midnight_s(text[:10]) + _seconds(text[10:19])) * _NS + _fraction_ns(text[19:])
+            for text in times
+        ]
+    except ValueError:
+        return None
+    named = {each: _class(each) for each in {*classes}}
+    rows = zip(
+        *(names, map(int, sizes), mtimes_ns, [tag.strip('"') for tag in tags]),
+        *([named[each] for each in classes], repeat(None), repeat(OBJECT), repeat(None)),
+        strict=False,  # the constants have no end
+    )
+    return list(map(tuple.__new__, repeat(Entry), rows))
+
+
+def _texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str] | None:
+    """Return the texts of *column*, *old* replaced by *new*; None if they are not all plain."""
+    joined = b"\n".join(column)
+    if old:
+        joined = joined.replace(old, new)
+    if joined.translate(None, _PRINTABLE):
+        return None
+    texts = joined.decode("ascii").split("\n")
+    return texts if len(texts) == len(column) else None
 
 
 @lru_cache(maxsize=1024)
 def _midnight_s(day: bytes) -> int:
+    if not _TIME(day + b"T00:00:00Z"):
+        raise ValueError(day)
     return int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
 
 
 @lru_cache(maxsize=16384)
 def _seconds(clock: bytes) -> int:
-    return int(clock[:2]) * 3600 + int(clock[3:5]) * 60 + int(clock[6:])
+    if not _TIME(b"2000-01-01" + clock + b"Z"):
+        raise ValueError(clock)
+    return int(clock[1:3]) * 3600 + int(clock[4:6]) * 60 + int(clock[7:])
+
+
+@lru_cache(maxsize=1024)
+def _fraction_ns(rest: bytes) -> int:
+    if not _TIME(b"2000-01-01T00:00:00" + rest):
+        raise ValueError(rest)
+    return int(rest[1:7].rstrip(b"Z").ljust(6, b"0")) * 1000
+
+
+def _class(said: bytes | None) -> str:
+    return str(said or b"", "ascii") if said != b"STANDARD" else ""
 
 
 class _Found:
@@ -167,26 +217,6 @@ class _Found:
         self._depth -= 1
         self._text.clear()
 
-    def take(self, objects: list[_Object]) -> None:
-        """Take what the expression matched; keys are decoded later, as all are."""
-        add, new = self.entries.append, tuple.__new__
-        for key, day, clock, fraction, etag, size, storage_class in objects:
-            mtime_ns = (_midnight_s(day) + _seconds(clock)) * _NS
-            if fraction and fraction != b"000":
-                mtime_ns += int(fraction[:6].ljust(6, b"0")) * 1000
-            class_ = str(storage_class or b"", "ascii") if storage_class != b"STANDARD" else ""
-            row = (
-                str(key, "ascii"),
-                int(size),
-                mtime_ns,
-                str(etag, "ascii"),
-                class_,
-                None,
-                0,
-                None,
-            )
-            add(new(Entry, row))
-
     def _entry(self, item: dict[str, str]) -> Entry:
         storage_class = item.get("StorageClass", "")
         return Entry(
@@ -214,7 +244,11 @@ class _Found:
         about = self.top.get("Prefix", asked.prefix)
         if asked.prefix not in (about, _unquoted(about)):
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
+        old = self._is_old(asked)
         entries, prefixes = self._decoded()
+        if not asked.ordered:
+            entries.sort(key=lambda entry: entry.key)
+            prefixes.sort(key=lambda entry: entry.key)
         _check_order(entries, asked)
         _check_order(prefixes, asked)
         _check_depth(entries, prefixes, asked)
@@ -222,9 +256,20 @@ class _Found:
             entries = sorted(entries + prefixes, key=lambda entry: entry.key)
         truncated = {"true": True, "false": False}[self.top["IsTruncated"]]
         token = self.top.get("NextContinuationToken") or None
+        if old and truncated and entries:
+            token = entries[-1].key  # goes on behind it
         if truncated != (token is not None) or (truncated and not entries):
             raise MalformedListing(f"{asked}: truncated, and no way to go on")
         return Page(entries, entries[-1].key if truncated else None, token)
+
+    def _is_old(self, asked: Asked) -> bool:
+        """Whether the answer is that of version 1, which has a Marker and counts no keys."""
+        if asked.version == 1:
+            return True
+        old = "Marker" in self.top and "KeyCount" not in self.top
+        if old and asked.after:
+            raise OldVersion
+        return old
 
     def _decoded(self) -> tuple[list[Entry], list[Entry]]:
         # A server that ignored encoding-type says so by leaving it out of the answer.

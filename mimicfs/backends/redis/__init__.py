@@ -177,7 +177,7 @@ class RedisBackend(Backend):
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
             pipe.hincrby(f"{tag}:meta", "seq", 1)
-            pipe.unlink(f"{tag}:scopes", f"{tag}:log", f"{tag}:d:", f"{tag}:i:")
+            pipe.unlink(f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:d:", f"{tag}:i:")
             pipe.execute()
         self._unlink(f"{tag}:", "[cdi]:*")
         self._steps.enlist(self._tag(""), self.origin, name, known=False)
@@ -342,6 +342,20 @@ class RedisBackend(Backend):
         scopes = [Scope(*json.loads(text)) for text in found if text]
         covering = [scope for scope in scopes if scope.deep or scope.prefix == directory]
         return max(covering, key=lambda scope: scope.listed_ns, default=None)
+
+    # Notes
+
+    @_ours
+    def note(self, bucket: str, name: str) -> str | None:
+        found = self._client.hget(f"{self._tag(bucket)}:notes", name)
+        return None if found is None else found.decode()
+
+    @_ours
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        if text is None:
+            self._client.hdel(f"{self._tag(bucket)}:notes", name)
+        else:
+            self._client.hset(f"{self._tag(bucket)}:notes", name, text)
 
     # Life
 

@@ -10,6 +10,7 @@ All keys of a bucket are below one hash tag, so that they are on one node of a c
     TAG:c:DIR+NAME HASH    a further chunk of DIR: the names from NAME on
     TAG:i:DIR      ZSET    the first names of the further chunks, score 0
     TAG:scopes     HASH    prefix -> JSON of entry.Scope
+    TAG:notes      HASH    name -> text (Backend.set_note)
     TAG:log        STREAM  entry.Change, with the ids SEQ-0, without gaps
 
 INVARIANT: a chunk holds the names of its directory from its first name on up to the next

@@ -72,6 +72,13 @@ end
 # DIR NAME RECORD for each put and DIR NAME for each deletion. Returns the keys left alone, or an
 # error LOGTRIMMED.
 _APPLY = """
+local function behind(a, b)
+  for n = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, n), string.byte(b, n)
+    if x ~= y then return x > y end
+  end
+  return #a > #b
+end
 local origin, since, wide, puts = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local single, ranges, left, changed = {}, {}, {}, {}
 local count, size = 0, 0
@@ -84,16 +91,10 @@ if since ~= '' then
     end
     for _, line in ipairs(lines) do
       local f, l = line[2][2], line[2][4]
-      if f == l then single[f] = true else ranges[#ranges + 1] = {f, l} end
+      if f == l then single[f] = true
+      elseif not behind(f, ARGV[6]) and not behind(ARGV[5], l) then ranges[#ranges + 1] = {f, l} end
     end
   end
-end
-local function behind(a, b)
-  for n = 1, math.min(#a, #b) do
-    local x, y = string.byte(a, n), string.byte(b, n)
-    if x ~= y then return x > y end
-  end
-  return #a > #b
 end
 local function guarded(key)
   if single[key] then return true end

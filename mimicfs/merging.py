@@ -1,0 +1,223 @@
+"""The ordered merge of a listed page with the same range of the mirror.
+
+`merged` reads the mirror's side in pages and yields what is to be applied, in batches of
+bounded size; it changes nothing itself. What is common is fast: a range that the mirror does
+not have, and one that is the same on both sides.
+
+Threading: none of its own; the backend's reads are snapshots, and whoever applies a batch
+leaves alone what has changed since the page was asked for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
+
+from mimicfs.backends import Backend
+from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry
+
+_PAGE = 1000  # entries of the mirror read, or changes applied, at a time
+_SAME_TIME_NS = 2_000_000_000
+_key = itemgetter(0)
+
+
+class Range(NamedTuple):
+    """What a page speaks for: the keys in (*after*, *upto*] below *prefix* (*upto* None: to the
+    end). *deep*: it has every key; otherwise the direct children of *prefix*, and one of them
+    that is not listed takes all below it along. *beyond* is the next key of S3 behind *upto*,
+    where it is known."""
+
+    prefix: str
+    after: str
+    upto: str | None
+    deep: bool
+    beyond: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is applied together, and what it means. *gone* are objects that S3 does not have."""
+
+    puts: list[Entry] = field(default_factory=list)
+    gone: list[Entry] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)  # directories without an object
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    unchanged: int = 0
+
+    @property
+    def deletes(self) -> list[str]:
+        return [*(entry.key for entry in self.gone), *self.dropped]
+
+    def hold(self) -> None:
+        """Leave out the objects that are gone: somebody else has taken note of them."""
+        held = {entry.key for entry in self.gone}
+        self.deleted = [key for key in self.deleted if key not in held]
+        self.gone = []
+
+    def added_to(self, so_far: Difference, left: set[str]) -> Difference:
+        """Return *so_far* and what this batch changed, but for the keys *left* alone."""
+
+        def still(keys: list[str]) -> list[str]:
+            return [key for key in keys if key not in left] if left else keys
+
+        return Difference(
+            so_far.added + still(self.added),
+            so_far.changed + still(self.changed),
+            so_far.deleted + still(self.deleted),
+            so_far.unchanged + self.unchanged,
+        )
+
+
+def merged(backend: Backend, bucket: str, where: Range, listed: Sequence[Entry]) -> Iterator[Batch]:
+    """Yield what makes the mirror equal to *listed* in the range *where*."""
+    return _Merge(backend, bucket, where, listed).batches()
+
+
+class _Merge:
+    def __init__(
+        self, backend: Backend, bucket: str, where: Range, listed: Sequence[Entry]
+    ) -> None:
+        self._backend = backend
+        self._bucket = bucket
+        self._where = where
+        self._listed = listed
+
+    def batches(self) -> Iterator[Batch]:
+        at, after, upto = 0, self._where.after, self._where.upto
+        own = self._own_marker()
+        while True:
+            olds, ended = self._read(after)
+            if own is not None:
+                olds, own = [own, *olds], None
+            if ended:
+                news = self._listed[at:]
+            else:
+                end = bisect_right(self._listed, olds[-1].key, at, key=_key)
+                news, at = self._listed[at:end], end
+            yield from self._compared(olds, news)
+            if ended or olds[-1].key == upto:
+                return
+            after = olds[-1].key
+
+    def _own_marker(self) -> Entry | None:
+        """A listing of a directory shows its marker, which `children` does not."""
+        prefix, after, _, deep, _ = self._where
+        if deep or not prefix or after:
+            return None
+        own = self._backend.get(self._bucket, prefix)
+        return own if own is not None and own.kind == OBJECT else None
+
+    def _read(self, after: str) -> tuple[list[Entry], bool]:
+        """Return the next entries of the mirror, and whether they are the last of the range."""
+        prefix, start, upto, deep, _ = self._where
+        read = self._backend.scan if deep else self._backend.children
+        if after == start:  # nothing known here, as on a first sync: other ranges need no reading
+            first = read(self._bucket, prefix, after, 1)
+            if not first or (upto is not None and first[0].key > upto):
+                return [], True
+        page = read(self._bucket, prefix, after, _PAGE)
+        if not page:
+            return [], True
+        if upto is not None and page[-1].key > upto:
+            return page[: bisect_right(page, upto, key=_key)], True
+        return page, len(page) < _PAGE
+
+    def _compared(self, olds: list[Entry], news: Sequence[Entry]) -> Iterator[Batch]:
+        """Yield what makes *olds* equal to *news*."""
+        if not olds:
+            for start in range(0, len(news), _PAGE):
+                page = list(news[start : start + _PAGE])
+                yield Batch(puts=page, added=[entry.key for entry in page])
+            return
+        if olds == news:
+            yield Batch(unchanged=len(olds))
+            return
+        batch = Batch()
+        known = {entry.key: entry for entry in olds}
+        for new in news:
+            old = known.pop(new.key, None)
+            if old is None:
+                batch.puts.append(new)
+                batch.added.append(new.key)
+            elif old == new or (put := _difference(old, new)) is None:
+                batch.unchanged += 1
+            else:
+                batch.puts.append(put)
+                batch.changed.append(new.key)
+        directories = [self._remove(batch, old, news) for old in known.values()]
+        yield batch
+        for directory in directories:
+            if directory:
+                yield from self._all_below(directory)
+
+    def _remove(self, batch: Batch, old: Entry, news: Sequence[Entry]) -> str:
+        """S3 does not show *old*: add to *batch* what that means. Return the directory of which
+        all goes, or ""."""
+        if old.kind == KEPT:
+            return ""
+        if not self._where.deep and old.key.endswith("/") and old.key != self._where.prefix:
+            return old.key
+        if old.kind == OBJECT:
+            batch.gone.append(old)
+            batch.deleted.append(old.key)
+            return ""
+        # That LISTED stood for keys which are known now is nothing that anybody sees; where
+        # they are merged later it stays, so that the directory is there all the time.
+        here = _following(news, old.key).startswith(old.key)
+        if here or not self._has_more(old.key):
+            batch.dropped.append(old.key)
+            if not here:
+                batch.deleted.append(old.key)
+        return ""
+
+    def _has_more(self, directory: str) -> bool:
+        """Whether S3 has a key below *directory*, which is in the range."""
+        following = _following(self._listed, directory) or self._where.beyond
+        return following.startswith(directory)
+
+    def _all_below(self, directory: str) -> Iterator[Batch]:
+        """A subdirectory that S3 does not show any more: all that is known below it goes."""
+        after = ""
+        while True:
+            page = self._backend.scan(self._bucket, directory, after, _PAGE)
+            gone = [entry for entry in page if entry.kind == OBJECT]
+            dropped = [entry.key for entry in page if entry.kind == LISTED]
+            keys = [entry.key for entry in page if entry.kind != KEPT]
+            yield Batch(gone=gone, dropped=dropped, deleted=keys)
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key
+
+
+def _following(listed: Sequence[Entry], key: str) -> str:
+    """Return the first key of *listed* behind *key*; "" if there is none."""
+    at = bisect_right(listed, key, key=_key)
+    return listed[at].key if at < len(listed) else ""
+
+
+def _difference(old: Entry, new: Entry) -> Entry | None:
+    """Return what must be stored where the mirror has *old* and S3 shows *new*; None: nothing."""
+    if new.kind == LISTED:
+        # A common prefix, which the mirror has as an entry or implied by keys. A marker
+        # object is not shown in a shallow listing of its parent: it stands.
+        return None
+    if new.meta is None and same_version(old, new):
+        if new.storage_class == old.storage_class:
+            return None
+        return old._replace(storage_class=new.storage_class)
+    return new
+
+
+def same_version(old: Entry, new: Entry) -> bool:
+    """Whether two sights of one key are of one version of its object.
+
+    Its times may differ by a little: a PUT's answer has a Date, a HEAD whole seconds, a
+    listing fractions. The time that was seen first is kept, so that it does not wander.
+    """
+    close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
+    return close and (old.kind, old.etag, old.size) == (OBJECT, new.etag, new.size)
