@@ -8,6 +8,7 @@ import click
 
 from mimicfs import __version__, errors
 from mimicfs.cli.finding import du, find
+from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
@@ -67,5 +68,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, find, du):
+for command in (mount, umount, status, sync, ls, stat, find, du, index):
     cli.add_command(command)
