@@ -167,15 +167,28 @@ class _Merge:
 
     def _replace(self, page: list[Entry], after: str, upto: str | None) -> Difference:
         """Merge *page*, but for what others have changed since this began."""
-        part, others = self._part, self._others
-        others.look()  # what comes later has a higher number, and is left alone
-        if others.any and not self._force:
-            page = [entry for entry in page if not others.changed(entry.key)]
-            page += self._of_others(after, upto)
-            page.sort(key=itemgetter(0))
-        return self._mimicdb.replace(
-            *(part.bucket, part.prefix, page), after=after, upto=upto, since=others.seen, deep=True
-        )
+        others = self._others
+        others.look()
+        while True:
+            difference = self._mimicdb.replace(
+                self._part.bucket,
+                self._part.prefix,
+                page if self._force else self._without(page, after, upto),
+                after=after,
+                upto=upto,
+                since=others.seen,  # what comes later has a higher number, and is left alone
+                deep=True,
+            )
+            if not others.look():
+                return difference
+
+    def _without(self, page: list[Entry], after: str, upto: str | None) -> list[Entry]:
+        """Return *page* with what others have made of its keys."""
+        if not self._others.any:
+            return page
+        theirs = {entry.key: entry for entry in self._of_others(after, upto)}
+        rest = [e for e in page if e.key not in theirs and not self._others.named(e.key)]
+        return sorted([*rest, *theirs.values()], key=itemgetter(0))
 
     def _of_others(self, after: str, upto: str | None) -> Iterator[Entry]:
         for entry in self._mirror(after):
@@ -276,25 +289,30 @@ class _Others:
         self._keys: set[str] = set()
         self._ranges: list[tuple[str, str]] = []  # in order, and apart from each other
 
-    def look(self) -> None:
-        """Take note of what changed since the last look."""
+    def look(self) -> bool:
+        """Take note of what changed since the last look; return whether that was anything."""
         try:
             changes = self._backend.changes(self._bucket, self.seen)
         except LogTrimmed as exc:
             text = "the store's log is trimmed faster than this merges; import when less is written"
             raise StoreUnavailable(f"s3://{self._bucket}: {text}") from exc
-        if not changes:
-            return
-        self.seen = changes[-1].seq
         foreign = [change for change in changes if change.origin != self._backend.origin]
-        self.any = self.any or bool(foreign)
-        self._keys |= {change.first for change in foreign if change.first == change.last}
-        wide = [(change.first, change.last) for change in foreign if change.first != change.last]
-        self._ranges = _joined(self._ranges + wide)
+        if changes:
+            self.seen = changes[-1].seq
+        if foreign:
+            self.any = True
+            self._keys |= {change.first for change in foreign if change.first == change.last}
+            wide = [(change.first, change.last) for change in foreign if change.first < change.last]
+            self._ranges = _joined(self._ranges + wide)
+        return bool(foreign)
+
+    def named(self, key: str) -> bool:
+        """Whether just *key* was changed, or deleted."""
+        return key in self._keys
 
     def changed(self, key: str) -> bool:
-        if not self.any:
-            return False
+        """Whether *key* may have been changed. Of many changes at once the log has the first
+        and the last key: one in between that is not there need not have been deleted."""
         if key in self._keys:
             return True
         place = bisect_right(self._ranges, key, key=lambda span: span[0]) - 1
