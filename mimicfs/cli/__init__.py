@@ -13,6 +13,7 @@ from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
 from mimicfs.cli.text import one_line
+from mimicfs.cli.verifying import verify
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
@@ -68,5 +69,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, find, du, index):
+for command in (mount, umount, status, sync, ls, stat, find, du, verify, index):
     cli.add_command(command)

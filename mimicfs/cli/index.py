@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.progress import bar
 from mimicfs.cli.text import iso_time
 from mimicfs.config import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
@@ -64,7 +65,7 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
         place = files.place_of_spool(file)
         with files.sink(file, header, sys.stdout.buffer) as sink:
             for what in chosen:
-                with _bar(f"s3://{what.bucket.name}/{what.prefix}", what.bucket.objects) as more:
+                with bar(f"s3://{what.bucket.name}/{what.prefix}", what.bucket.objects) as more:
                     count = exporting.export(parts.mimicdb, what, sink, place, more)
                 _print_exported(what, count, as_json, err=file == "-")
             sink.finish()
@@ -200,7 +201,7 @@ def _import_part(
 
     if not part.ordered:
         batches = in_order(batches)
-    with _bar(str(part), part.objects) as more:
+    with bar(str(part), part.objects) as more:
         imported = import_part(parts.mimicdb, part, _told(batches, more), force=force)
     _print_imported(imported, as_json)
 
@@ -240,13 +241,3 @@ def _note_endpoint(settings: Settings, header: Header) -> None:
 def _end_as_by_ctrl_c() -> None:
     """Have SIGTERM raise KeyboardInterrupt, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@contextmanager
-def _bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    with click.progressbar(length=length or 0, label=label, show_pos=True, file=sys.stderr) as bar:
-        yield bar.update
