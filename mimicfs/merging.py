@@ -20,7 +20,7 @@ from mimicfs.backends import Backend
 from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry
 
 _PAGE = 1000  # entries of the mirror read, or changes applied, at a time
-_SAME_TIME_NS = 2_000_000_000
+SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
 _key = itemgetter(0)
 
 
@@ -219,5 +219,5 @@ def same_version(old: Entry, new: Entry) -> bool:
     Its times may differ by a little: a PUT's answer has a Date, a HEAD whole seconds, a
     listing fractions. The time that was seen first is kept, so that it does not wander.
     """
-    close = abs(old.mtime_ns - new.mtime_ns) <= _SAME_TIME_NS
+    close = abs(old.mtime_ns - new.mtime_ns) <= SAME_TIME_NS
     return close and (old.kind, old.etag, old.size) == (OBJECT, new.etag, new.size)

@@ -9,10 +9,12 @@ import click
 from mimicfs import __version__, errors
 from mimicfs.cli.configuring import config
 from mimicfs.cli.finding import du, find
+from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
 from mimicfs.cli.text import one_line
+from mimicfs.cli.verifying import verify
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
@@ -68,5 +70,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, find, du, config):
+for command in (mount, umount, status, sync, ls, stat, find, du, verify, index, config):
     cli.add_command(command)

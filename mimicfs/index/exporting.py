@@ -1,0 +1,175 @@
+"""From the mirror to an index file, as of one moment, also while the mirror changes.
+
+A store is read page by page, and each page is one snapshot, but what moves from a page that
+comes to one that is gone would be in neither. So a bucket is copied into a SQLite file beside
+the target first. The change log then says which keys changed meanwhile: these are copied
+again, until nothing has changed. Memory is bounded; on disk it takes about 150 bytes a key.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.backends import Backend
+from mimicfs.backends.open import open_store
+from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope
+from mimicfs.errors import LogTrimmed, NotSynced, StoreUnavailable
+from mimicfs.index.records import BATCH, Header, Part, Sink
+from mimicfs.mimicdb import MimicDB
+
+_ROUNDS = 50  # of copying again what changed meanwhile
+
+
+class Wanted(NamedTuple):
+    """What is to be exported, and since when it is known."""
+
+    bucket: Bucket
+    prefix: str
+    scope: Scope
+
+
+def wanted(mimicdb: MimicDB, bucket: str, prefix: str) -> Wanted:
+    """Return what an export of all below *prefix* has. Raises NotSynced where the mirror does
+    not know all of it: what is not in an index is certain not to be in S3."""
+    known = mimicdb.backend.bucket(bucket)
+    scope = whole_scope(mimicdb.backend, bucket, prefix)
+    if known is None or scope is None:
+        url = f"s3://{bucket}/{prefix}".removesuffix("/")
+        raise NotSynced(f"{url}: not all of it is known here; `mimicfs sync '{url}'` first")
+    return Wanted(known, prefix, scope)
+
+
+def whole_scope(backend: Backend, bucket: str, prefix: str) -> Scope | None:
+    """Return the newest scope that covers every key below *prefix*."""
+    found: Scope | None = None
+    while True:
+        scope = backend.scope(bucket, prefix)
+        if scope is not None and scope.deep and (not found or scope.listed_ns > found.listed_ns):
+            found = scope
+        if not prefix:
+            return found
+        prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
+
+
+def header(
+    mimicdb: MimicDB, created_ns: int, endpoint: str, parts: int, *, everything: bool
+) -> Header:
+    """Return the header of an index of *parts*; with *everything*, it has the list of buckets."""
+    listed = mimicdb.scope("", "") if everything else None
+    if listed is None:
+        return Header(created_ns, endpoint, parts)
+    buckets = tuple((each.name, each.created_ns) for each in mimicdb.buckets())
+    return Header(created_ns, endpoint, parts, listed.listed_ns, buckets)
+
+
+def export(
+    mimicdb: MimicDB,
+    what: Wanted,
+    sink: Sink,
+    directory: str | None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Write a part into *sink*, by way of a file in *directory* (None: where temporary files
+    are); return how many entries it has. *progress* is told how many more were written.
+    Raises StoreError."""
+    bucket, scope = what.bucket, what.scope
+    with _spool(directory) as spool:
+        _copy(mimicdb.backend, spool, bucket.name, what.prefix)
+        copied = spool.bucket(bucket.name) or Bucket(bucket.name, 0)
+        sink.part(
+            Part(
+                bucket.name,
+                what.prefix,
+                scope.listed_ns,
+                bucket.created_ns,
+                scope.duration_ns,
+                copied.objects,
+                copied.bytes,
+            )
+        )
+        count = 0
+        for page in _pages(spool, bucket.name, ""):
+            sink.write(page)
+            count += len(page)
+            progress(len(page))
+    return count
+
+
+@contextmanager
+def _spool(directory: str | None) -> Iterator[Backend]:
+    with (
+        tempfile.TemporaryDirectory(prefix=".mimicfs-", dir=directory) as place,
+        closing(open_store(f"sqlite://{Path(place) / 'spool.db'}")) as spool,
+    ):
+        yield spool
+
+
+def _copy(backend: Backend, spool: Backend, bucket: str, prefix: str) -> None:
+    """Make *spool* equal to the mirror, below *prefix*, at some moment before this returns."""
+    since = backend.seq(bucket)
+    for page in _pages(backend, bucket, prefix):
+        _put(spool, bucket, page)
+    for _ in range(_ROUNDS):
+        try:
+            changes = backend.changes(bucket, since)
+        except LogTrimmed:
+            since = backend.seq(bucket)
+            _copy_range(backend, spool, bucket, prefix, "", None)
+            continue
+        if not changes:
+            return
+        _copy_changes(backend, spool, bucket, prefix, changes)
+        since = changes[-1].seq
+    raise StoreUnavailable(
+        f"s3://{bucket}/{prefix}: it changes faster than it can be read; export when less is"
+        " being written or synced"
+    )
+
+
+def _copy_changes(
+    backend: Backend, spool: Backend, bucket: str, prefix: str, changes: list[Change]
+) -> None:
+    for first, last in sorted({(change.first, change.last) for change in changes}):
+        if first < last:
+            _copy_range(backend, spool, bucket, prefix, first, last)
+        elif first.startswith(prefix):
+            found = backend.get(bucket, first)
+            if found is None or found.kind == LISTED:
+                spool.apply(bucket, (), [first])
+            else:
+                spool.apply(bucket, [found])
+
+
+def _copy_range(
+    backend: Backend, spool: Backend, bucket: str, prefix: str, first: str, last: str | None
+) -> None:
+    """Copy the keys from *first* to *last*, both included (None: to the end) again."""
+    for page in _pages(spool, bucket, prefix, first, last):
+        spool.apply(bucket, (), [entry.key for entry in page])
+    for page in _pages(backend, bucket, prefix, first, last):
+        _put(spool, bucket, page)
+
+
+def _put(spool: Backend, bucket: str, page: Sequence[Entry]) -> None:
+    # LISTED is implied by keys, where all are known.
+    spool.apply(bucket, [entry for entry in page if entry.kind != LISTED])
+
+
+def _pages(
+    backend: Backend, bucket: str, prefix: str, first: str = "", last: str | None = None
+) -> Iterator[list[Entry]]:
+    if first.startswith(prefix) and (own := backend.get(bucket, first)) is not None:
+        yield [own]
+    after = first
+    while True:
+        page = backend.scan(bucket, prefix, after, BATCH)
+        if not page:
+            return
+        yield [entry for entry in page if last is None or entry.key <= last]
+        if len(page) < BATCH or (last is not None and page[-1].key > last):
+            return
+        after = page[-1].key

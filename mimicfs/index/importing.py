@@ -1,0 +1,331 @@
+"""From an index file into the mirror: a merge, as of the time that the file speaks of.
+
+Into a store that does not know the bucket, what the file has is what is known from then on.
+Elsewhere the file is older than some of what the mirror knows, and that is left alone:
+
+* an entry whose time is later than the file's: it was written since;
+* no entry, where the file has one that is older than the last listing of its place: that
+  listing had it, and it was deleted since;
+* any directory that was listed after the file's time;
+* what another process changes while the import runs.
+
+Times are S3's on one side and this machine's on the other, so they count as later or earlier
+only by more than clocks may differ. In doubt an entry is shown: one that is not there is found
+out by whoever opens it, one that is missing by nobody. What is left is merged page by page by
+`MimicDB.replace`, as a sync does it, and only at the end the scope is marked, with the file's
+time. An import that ends early has deleted nothing behind the place that it has reached.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from operator import itemgetter
+from typing import NamedTuple
+
+from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, Scope
+from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
+from mimicfs.index.exporting import whole_scope
+from mimicfs.index.records import BATCH, Header, Part, time_text
+from mimicfs.merging import same_version
+from mimicfs.mimicdb import MimicDB
+
+# S3 refuses requests of who is off by more: clocks differ by less.
+_SKEW_NS = 15 * 60 * 1_000_000_000
+# An object of several parts has the time when its upload began.
+_UPLOAD_NS = 24 * 3600 * 1_000_000_000
+
+
+class Imported(NamedTuple):
+    """What an import of a part did. *left*: entries of the mirror that were newer."""
+
+    bucket: str
+    prefix: str
+    synced_ns: int
+    entries: int
+    added: int
+    changed: int
+    deleted: int
+    unchanged: int
+    left: int
+
+
+def import_buckets(mimicdb: MimicDB, header: Header) -> None:
+    """Take the list of buckets from *header*, where the mirror has none."""
+    if header.buckets_ns is None or mimicdb.scope("", "") is not None:
+        return
+    for name, created_ns in header.buckets:
+        mimicdb.add_bucket(name, created_ns)
+    mimicdb.complete("", Scope("", False, header.buckets_ns))
+
+
+def import_part(
+    mimicdb: MimicDB,
+    part: Part,
+    batches: Iterable[list[Entry]],
+    *,
+    force: bool = False,
+) -> Imported:
+    """Merge *part*, whose entries come in order in *batches*, into the mirror.
+
+    *force*: the mirror is made equal to it, whatever it knows. Where the prefix ends within a
+    name, the directories whose names begin so are known whole then. Raises ConfigError if what
+    the mirror knows of all of it is newer, StoreError, and what reading *batches* raises; then
+    the scope is not marked.
+    """
+    if force:
+        mimicdb.uncover(part.bucket, directory_of(part.prefix))
+    else:
+        _check_age(mimicdb, part)
+    if part.created_ns:
+        mimicdb.add_bucket(part.bucket, part.created_ns)
+    merge = _Merge(mimicdb, part, force)
+    try:
+        imported = merge.run(batches)
+    except MalformedIndex as exc:
+        text = f"what stands before was merged, {part} is not marked as synced by it"
+        raise MalformedIndex(f"{exc} ({text})") from exc
+    counts = (imported.added, imported.changed, imported.deleted)
+    for prefix in _directories(mimicdb, part):
+        scope = Scope(prefix, True, part.synced_ns, part.duration_ns, *counts)
+        mimicdb.complete(part.bucket, scope)
+    for scope in merge.newer.values():  # marking the whole has replaced them
+        mimicdb.complete(part.bucket, scope)
+    return imported
+
+
+def directory_of(prefix: str) -> str:
+    """Return the directory that keys which begin with *prefix* are in."""
+    return prefix[: prefix.rfind("/") + 1]
+
+
+def _directories(mimicdb: MimicDB, part: Part) -> Iterator[str]:
+    """Yield the directories that are just what begins with the part's prefix."""
+    directory = directory_of(part.prefix)
+    if directory == part.prefix:
+        yield directory
+        return
+    after = part.prefix
+    while page := mimicdb.backend.children(part.bucket, directory, after, BATCH):
+        for child in page:
+            if not child.key.startswith(part.prefix):
+                return
+            if child.key.endswith("/"):
+                yield child.key
+        after = page[-1].key
+
+
+def _check_age(mimicdb: MimicDB, part: Part) -> None:
+    scope = whole_scope(mimicdb.backend, part.bucket, part.prefix)
+    if scope is not None and scope.listed_ns > part.synced_ns:
+        raise ConfigError(
+            f"{part}: the mirror knows it as of {time_text(scope.listed_ns)[:19]}Z, the import is"
+            f" older ({time_text(part.synced_ns)[:19]}Z); --force goes back to it"
+        )
+
+
+class _Merge:
+    """The ordered merge of what is imported with what the mirror has of *part*."""
+
+    def __init__(self, mimicdb: MimicDB, part: Part, force: bool) -> None:
+        self.newer: dict[str, Scope] = {}  # scopes that are newer than the import
+        self.merged = 0  # entries of the import
+        self._mimicdb = mimicdb
+        self._backend = mimicdb.backend
+        self._part = part
+        self._force = force
+        self._others = _Others(mimicdb, part.bucket)
+        self._known = self._is_known()
+        self._left = 0
+        self._cover: tuple[str, Scope | None] = ("\0", None)  # of the directory asked for last
+
+    def _is_known(self) -> bool:
+        bucket, prefix = self._part.bucket, self._part.prefix
+        if self._backend.scan(bucket, prefix, "", 1):
+            return True
+        return self._backend.cover(bucket, directory_of(prefix)) is not None
+
+    def run(self, batches: Iterable[list[Entry]]) -> Imported:
+        part = self._part
+        added = changed = deleted = unchanged = 0
+        after = ""
+        coming = self._reconciled(batches)
+        page = list(islice(coming, BATCH))
+        while True:
+            following = list(islice(coming, BATCH))
+            upto = page[-1].key if following else None
+            difference = self._replace(page, after, upto)
+            added += len(difference.added)
+            changed += len(difference.changed)
+            deleted += len(difference.deleted)
+            unchanged += difference.unchanged
+            if upto is None:
+                break
+            page, after = following, upto
+        where = (part.bucket, part.prefix, part.synced_ns)
+        return Imported(*where, self.merged, added, changed, deleted, unchanged, self._left)
+
+    def _replace(self, page: list[Entry], after: str, upto: str | None) -> Difference:
+        """Merge *page*, but for what others have changed since this began."""
+        others = self._others
+        others.look()
+        while True:
+            difference = self._mimicdb.replace(
+                self._part.bucket,
+                self._part.prefix,
+                page if self._force else self._without(page, after, upto),
+                after=after,
+                upto=upto,
+                since=others.seen,  # what comes later has a higher number, and is left alone
+                deep=True,
+            )
+            if not others.look():
+                return difference
+
+    def _without(self, page: list[Entry], after: str, upto: str | None) -> list[Entry]:
+        """Return *page* with what others have made of its keys."""
+        if not self._others.any:
+            return page
+        theirs = {entry.key: entry for entry in self._of_others(after, upto)}
+        rest = [e for e in page if e.key not in theirs and not self._others.named(e.key)]
+        return sorted([*rest, *theirs.values()], key=itemgetter(0))
+
+    def _of_others(self, after: str, upto: str | None) -> Iterator[Entry]:
+        for entry in self._mirror(after):
+            if upto is not None and entry.key > upto:
+                return
+            if self._others.changed(entry.key):
+                yield entry
+
+    def _reconciled(self, batches: Iterable[list[Entry]]) -> Iterator[Entry]:
+        """Yield what the mirror is to have, in order."""
+        mirror = self._mirror("") if self._known else iter(())
+        old = next(mirror, None)
+        for batch in batches:
+            for new in batch:
+                self.merged += 1
+                while old is not None and old.key < new.key:
+                    yield from self._decided(old, None)
+                    old = next(mirror, None)
+                if old is not None and old.key == new.key:
+                    yield from self._decided(old, new)
+                    old = next(mirror, None)
+                else:
+                    yield from self._decided(None, new)
+        while old is not None:
+            yield from self._decided(old, None)
+            old = next(mirror, None)
+
+    def _mirror(self, after: str) -> Iterator[Entry]:
+        """Yield the objects and kept directories of the mirror behind *after*."""
+        while True:
+            page = self._backend.scan(self._part.bucket, self._part.prefix, after, BATCH)
+            yield from (entry for entry in page if entry.kind != LISTED)
+            if len(page) < BATCH:
+                return
+            after = page[-1].key
+
+    def _decided(self, old: Entry | None, new: Entry | None) -> Iterator[Entry]:
+        chosen = new if self._force or not self._known else self._chosen(old, new)
+        if chosen is not new and (old is None or old.kind == OBJECT):
+            self._left += 1
+        if chosen is not None:
+            yield _with_learned(old, chosen)
+
+    def _chosen(self, old: Entry | None, new: Entry | None) -> Entry | None:
+        if old is not None and new is not None and same_version(old, new):
+            return new
+        key = old.key if old is not None else new.key if new is not None else ""
+        cover = self._covering(key)
+        if cover is not None and cover.listed_ns > self._part.synced_ns:
+            self.newer[cover.prefix] = cover
+            return old
+        if old is None:
+            assert new is not None
+            return None if cover is not None and _was_there(new, cover) else new
+        if old.kind == KEPT:
+            return new or old
+        if self._is_later(old) and (new is None or old.mtime_ns > new.mtime_ns):
+            return old
+        return new
+
+    def _covering(self, key: str) -> Scope | None:
+        directory = directory_of(key.removesuffix("/"))
+        if self._cover[0] != directory:
+            self._cover = (directory, self._backend.cover(self._part.bucket, directory))
+        return self._cover[1]
+
+    def _is_later(self, old: Entry) -> bool:
+        """Whether *old* may have been written after the import's time."""
+        uncertain_ns = _UPLOAD_NS if "-" in old.etag else _SKEW_NS
+        return old.mtime_ns > self._part.synced_ns - uncertain_ns
+
+
+def _was_there(new: Entry, cover: Scope) -> bool:
+    """Whether the listing *cover* certainly had *new*, which the mirror lacks by now."""
+    whole = new.kind == OBJECT and "-" not in new.etag
+    return whole and new.mtime_ns < cover.listed_ns - _SKEW_NS
+
+
+def _with_learned(old: Entry | None, new: Entry) -> Entry:
+    """Return *new* with what the mirror has learned of the same version."""
+    if old is None or old is new or not same_version(old, new):
+        return new
+    return old._replace(
+        storage_class=new.storage_class,
+        meta=new.meta if old.meta is None else old.meta,
+        head=new.head if old.head is None else old.head,
+    )
+
+
+class _Others:
+    """What other processes change in *bucket* while this runs. Bounded by what they do."""
+
+    def __init__(self, mimicdb: MimicDB, bucket: str) -> None:
+        self.any = False
+        self._backend = mimicdb.backend
+        self._bucket = bucket
+        self.seen = self._backend.seq(bucket)
+        self._keys: set[str] = set()
+        self._ranges: list[tuple[str, str]] = []  # in order, and apart from each other
+
+    def look(self) -> bool:
+        """Take note of what changed since the last look; return whether that was anything."""
+        try:
+            changes = self._backend.changes(self._bucket, self.seen)
+        except LogTrimmed as exc:
+            text = "the store's log is trimmed faster than this merges; import when less is written"
+            raise StoreUnavailable(f"s3://{self._bucket}: {text}") from exc
+        foreign = [change for change in changes if change.origin != self._backend.origin]
+        if changes:
+            self.seen = changes[-1].seq
+        if foreign:
+            self.any = True
+            self._keys |= {change.first for change in foreign if change.first == change.last}
+            wide = [(change.first, change.last) for change in foreign if change.first < change.last]
+            self._ranges = _joined(self._ranges + wide)
+        return bool(foreign)
+
+    def named(self, key: str) -> bool:
+        """Whether just *key* was changed, or deleted."""
+        return key in self._keys
+
+    def changed(self, key: str) -> bool:
+        """Whether *key* may have been changed. Of many changes at once the log has the first
+        and the last key: one in between that is not there need not have been deleted."""
+        if key in self._keys:
+            return True
+        place = bisect_right(self._ranges, key, key=lambda span: span[0]) - 1
+        return place >= 0 and key <= self._ranges[place][1]
+
+
+def _joined(spans: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the same spans in order, those joined that overlap."""
+    found: list[tuple[str, str]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
