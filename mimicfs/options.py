@@ -115,6 +115,7 @@ OPTIONS = (
            " as `d`: rclone serve s3.", _M),
     Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
     Option("clear-dead", Kind.FLAG, "Unmount what a mount that died left there.", _M),
+    Option("nonempty", Kind.FLAG, "Mount also over a directory that has files.", _M),
     Option("storage-class", Kind.TEXT, "Of what is written.", _B, metavar="CLASS"),
     Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
            choices=("AES256", "aws:kms", "aws:kms:dsse")),

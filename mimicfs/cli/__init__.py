@@ -8,6 +8,7 @@ import click
 
 from mimicfs import __version__, errors
 from mimicfs.cli.configuring import config
+from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
 from mimicfs.cli.syncing import sync
@@ -32,6 +33,9 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
 
 def main() -> None:
     """Run the command line; the console script."""
+    if is_mount_call(sys.argv[1:]):
+        mount_for_fuse3()
+        return
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -65,5 +69,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, config):
+for command in (mount, umount, status, sync, ls, stat, config, install_helper):
     cli.add_command(command)

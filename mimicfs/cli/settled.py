@@ -74,6 +74,7 @@ class Settled:
             tuple(extra),
             self._vfs(target),
             self.get("clear-dead", True),
+            self.get("nonempty", False),
         )
 
     def of_bucket(self, bucket: str) -> Values:
