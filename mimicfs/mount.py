@@ -17,13 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
+from mimicfs.ending import Ending, Pending
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.cache import private_directory as _owned
@@ -34,10 +36,15 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
+from mimicfs.systemd import ServiceManager
+
+if TYPE_CHECKING:
+    from mimicfs.fuse.server import Server
 
 log = logging.getLogger(__name__)
 
 _RECOVER_S = 30.0  # between two tries to upload what an earlier mount left
+_NOBODY = ServiceManager()
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
 
 
@@ -106,6 +113,7 @@ class MountChoices:
     clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
     write_back: bool = False
     staging_size: int = 0  # bytes; 0: until little of the disk is free
+    nonempty: bool = False
 
 
 # What is mounted
@@ -121,6 +129,8 @@ class Mounted(NamedTuple):
     pid: int
     started_ns: int
     alive: bool = True
+    files: int = 0  # at its end: how many S3 does not have yet
+    bytes: int = 0  # and how many bytes they have
 
 
 def _record(settings: Settings, mountpoint: Path) -> Path:
@@ -155,33 +165,52 @@ def _is_locked(fd: int) -> bool:
     return False
 
 
-def wait_for_end(settings: Settings, mountpoint: Path, waiting: Callable[[], None]) -> None:
-    """Return when the process that served *mountpoint* has ended; *waiting* is called once a
-    second until then."""
-    path = _record(settings, resolved(mountpoint))
-    if not path.exists():
+@contextmanager
+def watched(
+    settings: Settings, mountpoint: Path
+) -> Iterator[Callable[[Callable[[Pending], None]], None]]:
+    """Within, the process that serves *mountpoint* can be waited for, by a function: it
+    returns when that process has ended, and calls what it is given with what is still to be
+    uploaded, once a second."""
+    try:
+        file = open(_record(settings, resolved(mountpoint)))  # noqa: SIM115  closed below
+    except FileNotFoundError:
+        yield lambda waiting: None
         return
-    with open(path) as file:
-        asked = time.monotonic()
-        while _is_locked(file.fileno()):
-            time.sleep(0.02)
-            if time.monotonic() - asked > 1:
-                waiting()
-                asked = time.monotonic()
+    with file:
+        yield lambda waiting: _wait_for_end(file, waiting)
+
+
+def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
+    asked = time.monotonic()
+    while _is_locked(file.fileno()):
+        time.sleep(0.02)
+        if time.monotonic() - asked > 1:
+            asked = time.monotonic()
+            file.seek(0)
+            with suppress(ValueError):  # it is being written
+                said = json.load(file)
+                waiting(Pending(said["files"], said["bytes"]))
 
 
 @contextmanager
-def _recorded(settings: Settings, mounted: Mounted) -> Iterator[None]:
-    """Within, others can see that this process serves the mount."""
+def _recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending], None]]:
+    """Within, others can see that this process serves the mount, and what is still to be
+    uploaded, once that is said."""
+
+    def write(pending: Pending = Pending(0, 0)) -> None:  # noqa: B008  an immutable default
+        file.seek(0)
+        json.dump({**mounted._asdict(), "alive": True, **pending._asdict()}, file)
+        file.truncate()
+        file.flush()
+
     path = _record(settings, Path(mounted.mountpoint))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "r+") as file:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        file.truncate()
-        json.dump({**mounted._asdict(), "alive": True}, file)
-        file.flush()
+        write()
         try:
-            yield
+            yield write
         finally:
             path.unlink(missing_ok=True)
 
@@ -223,8 +252,11 @@ def serve_mount(
     mountpoint: Path,
     choices: MountChoices,
     ready: Callable[[], None],
+    manager: ServiceManager = _NOBODY,
 ) -> None:
-    """Mount, call *ready* once the mount answers, and serve until it is unmounted."""
+    """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
+    is told of both, and of the uploads at the end."""
+    from mimicfs.fuse import mounting
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import YEAR_S, Server
@@ -235,6 +267,15 @@ def serve_mount(
     # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
     # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
     sys.setswitchinterval(5e-4)
+    mount_options = MountOptions(
+        fsname=str(target),
+        allow_other=choices.allow_other,
+        read_only=choices.read_only,
+        extra=choices.extra,
+        clear_dead=choices.clear_dead,
+        nonempty=choices.nonempty,
+    )
+    mounting.check(mountpoint, mount_options)
     parts = assemble(settings)
     try:
         check(parts, target)
@@ -245,13 +286,6 @@ def serve_mount(
         if not choices.read_only:
             intents = Intents(journal.directory / RENAMES, parts.s3.account())
             Renames(*parts[:3], intents).recover()
-        mount_options = MountOptions(
-            fsname=str(target),
-            allow_other=choices.allow_other,
-            read_only=choices.read_only,
-            extra=choices.extra,
-            clear_dead=choices.clear_dead,
-        )
         session = Session.mount(mountpoint, SessionOptions(mount_options))
         notifier = Notifier(session)
         vfs = VFS(
@@ -278,13 +312,14 @@ def serve_mount(
             os.getpid(),
             time.time_ns(),
         )
-        with _recorded(settings, mounted):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: server.stop())
+        with _recorded(settings, mounted) as record:
+            ending = Ending(vfs.pending, partial(_tell_end, record, manager))
+            server.when_ending = ending.begin
+            _stop_on_signals(server, ending)
             ended = threading.Event()
-            _start("ready", lambda: _tell_ready(session.mountpoint, ready))
             if left:
                 _start("recover", lambda: _recover(parts.s3, journal, files, ended))
+            _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
             follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
             # What was built until now lives as long as we do, and what a large `ls -l` makes
             # lives long: looking through both again and again took a quarter of its time.
@@ -297,7 +332,10 @@ def serve_mount(
             finally:
                 ended.set()
                 follower.join(10)
-                vfs.close()
+                try:
+                    vfs.close()
+                finally:
+                    ending.over()
                 notifier.close()
                 if cache is not None:
                     cache.close()
@@ -342,13 +380,30 @@ def _start(name: str, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _tell_ready(mountpoint: Path, ready: Callable[[], None]) -> None:
+def _tell_ready(mountpoint: Path, ready: Callable[[], None], manager: ServiceManager) -> None:
     try:
         os.stat(mountpoint)
     except OSError as exc:
         log.error("%s does not answer: %s", mountpoint, exc)
         return
+    manager.ready(f"mounted at {mountpoint}")
     ready()
+
+
+def _tell_end(record: Callable[[Pending], None], manager: ServiceManager, pending: Pending) -> None:
+    record(pending)
+    manager.stopping()
+    if pending.files:
+        manager.wait_longer(str(pending))
+
+
+def _stop_on_signals(server: Server, ending: Ending) -> None:
+    def stop(*_: object) -> None:
+        ending.begin()
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def _follow(mimicdb: MimicDB, ended: threading.Event) -> None:

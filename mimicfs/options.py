@@ -127,6 +127,7 @@ OPTIONS = (
     Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on disk."
            "  [default: until little of it is free]", _M, metavar="SIZE"),
     Option("clear-dead", Kind.FLAG, "Unmount what a mount that died left there.", _M),
+    Option("nonempty", Kind.FLAG, "Mount also over a directory that has files.", _M),
     Option("storage-class", Kind.TEXT, "Of what is written.", _B, metavar="CLASS"),
     Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
            choices=("AES256", "aws:kms", "aws:kms:dsse")),

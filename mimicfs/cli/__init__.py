@@ -9,6 +9,7 @@ import click
 from mimicfs import __version__, errors
 from mimicfs.cli.configuring import config
 from mimicfs.cli.finding import du, find
+from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
 from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, status, umount
@@ -37,6 +38,9 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
 
 def main() -> None:
     """Run the command line; the console script."""
+    if is_mount_call(sys.argv[1:]):
+        mount_for_fuse3()
+        return
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -72,3 +76,4 @@ def cli() -> None:
 
 for command in (mount, umount, status, sync, ls, stat, find, du, verify, index, config):
     cli.add_command(command)
+cli.add_command(install_helper)

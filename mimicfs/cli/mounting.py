@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ def mount(settled: Settled, where: tuple[str, ...]) -> None:
 def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
     from mimicfs.mount import serve_mount, set_up_logging, start_daemon
+    from mimicfs.systemd import ServiceManager
 
     settings = settled.settings()
     if not target.prefix:
@@ -46,27 +48,33 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
         settings = replace(settings, log_level="info")
     if settled.get("foreground"):
         set_up_logging(settings, foreground=True)
-        serve_mount(settings, target, point, choices, lambda: None)
+        manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
+        serve_mount(settings, target, point, choices, lambda: None, manager)
     else:
         start_daemon(settings, target, point, choices)
 
 
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
-@click.option("-z", "--lazy", is_flag=True, help="Also when in use; open files go on.")
+@click.option("-z", "-l", "--lazy", is_flag=True, help="Also when in use; open files go on.")
 @common
 def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
-    """Unmount MOUNTPOINT. Returns when all uploads are done and the daemon has ended."""
+    """Unmount MOUNTPOINT. Returns when all uploads are done and the daemon has ended; with
+    --lazy at once, and the daemon goes on until the last file is closed and uploaded."""
+    umount_at(settings, mountpoint, lazy=lazy)
+
+
+def umount_at(settings: Settings, mountpoint: Path, *, lazy: bool) -> None:
+    """Unmount *mountpoint*, and wait for its uploads. Raises MountError."""
     from mimicfs.fuse import mounting
-    from mimicfs.mount import wait_for_end
+    from mimicfs.mount import watched
 
     if mounting.device_number(mountpoint) is None:
         raise errors.MountError(f"{mountpoint}: not mounted")
-    mounting.unmount(mountpoint, lazy=lazy)
-    if not lazy:
-        wait_for_end(
-            settings, mountpoint, lambda: click.echo("waiting for uploads to end", err=True)
-        )
+    with watched(settings, mountpoint) as wait:
+        mounting.unmount(mountpoint, lazy=lazy)
+        if not lazy:
+            wait(lambda pending: click.echo(f"waiting: {pending}", err=True))
 
 
 @click.command()

@@ -79,6 +79,7 @@ class Settled:
             self.get("clear-dead", True),
             self.get("write-back", False),
             self.get("staging-size", 0),
+            self.get("nonempty", False),
         )
 
     def of_bucket(self, bucket: str) -> Values:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import array
 import errno
+import grp
+import logging
 import os
 import re
 import shutil
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimicfs.errors import MountError
+
+log = logging.getLogger(__name__)
 
 _FUSERMOUNT_TIMEOUT_S = 30.0
 DEVICE = Path("/dev/fuse")
@@ -35,7 +39,8 @@ class MountOptions:
     default_permissions: bool = True  # the kernel checks mode bits; we are not asked
     read_only: bool = False
     extra: tuple[str, ...] = ("nosuid", "nodev")
-    clear_dead: bool = False  # unmount what a dead process left there, instead of refusing
+    clear_dead: bool = False  # unmount what a dead process of ours left there, do not refuse
+    nonempty: bool = False  # also over a directory that has files, which are hidden then
 
     def __str__(self) -> str:
         """As after -o."""
@@ -56,8 +61,7 @@ def mount(mountpoint: Path, options: MountOptions) -> int:
     No access to the mount returns before INIT was answered on that descriptor.
     """
     helper = _fusermount()
-    _check_device()
-    _check_mountpoint(mountpoint, options.clear_dead)
+    check(mountpoint, options)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [helper, "-o", str(options), "--", os.fspath(mountpoint)]
@@ -67,6 +71,13 @@ def mount(mountpoint: Path, options: MountOptions) -> int:
         if result.returncode:
             raise MountError(_reason(mountpoint, result.stderr, options))
         return _received_descriptor(ours)
+
+
+def check(mountpoint: Path, options: MountOptions) -> None:
+    """Raise MountError for what is known to be wrong before anything is mounted."""
+    _check_device()
+    _check_helper(Path(_fusermount()))
+    _check_mountpoint(mountpoint, options)
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -83,13 +94,18 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 def device_number(mountpoint: Path) -> str | None:
     """Return "MAJOR:MINOR" of the FUSE file system on *mountpoint*, or None. Asks no daemon."""
+    number, kind = _on_top(mountpoint)
+    return number if kind.split(".")[0] in ("fuse", "fuseblk") else None
+
+
+def _on_top(mountpoint: Path) -> tuple[str, str]:
+    """Return "MAJOR:MINOR" and type of what is mounted on *mountpoint*; empty if nothing is."""
     path = os.fsencode(_resolved(mountpoint))
-    found = None
+    found = ("", "")
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split(b" ")
-        kind = fields[fields.index(b"-", 6) + 1]
         if _unescaped(fields[4]) == path:  # the last one is on top
-            found = fields[2].decode() if kind.split(b".")[0] in (b"fuse", b"fuseblk") else None
+            found = (fields[2].decode(), fields[fields.index(b"-", 6) + 1].decode())
     return found
 
 
@@ -152,27 +168,61 @@ def _check_device() -> None:
         )
 
 
-def _check_mountpoint(mountpoint: Path, clear_dead: bool) -> None:
-    """Raise MountError unless *mountpoint* is a directory on which nothing of FUSE is mounted."""
+def _check_helper(helper: Path) -> None:
+    if os.geteuid() != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
+        raise MountError(
+            f"{helper} is not setuid root, so only root can mount; as root: chmod u+s {helper}"
+        )
+
+
+def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
+    """Raise MountError unless *mountpoint* is an empty directory without a FUSE mount on it."""
+    on_top = Path(os.path.realpath(mountpoint))
     try:
         mode = os.stat(mountpoint).st_mode
+        if device_number(on_top) is not None:
+            os.statvfs(mountpoint)  # not answered by the kernel alone, as stat may be
     except OSError as exc:
         if exc.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise MountError(_unusable(mountpoint, exc)) from exc
-        if not clear_dead:
-            raise MountError(
-                f"{mountpoint}: a file system is mounted there whose process has died;"
-                f" fusermount3 -u -z {mountpoint}"
-            ) from exc
-        unmount(mountpoint, lazy=True)
-        _check_mountpoint(mountpoint, clear_dead)  # there may be another one below it
+        _clear_dead(mountpoint, options)
+        _check_mountpoint(mountpoint, options)  # there may be another one below it
         return
     if not stat.S_ISDIR(mode):
-        raise MountError(f"{mountpoint}: not a directory")
-    if device_number(Path(os.path.realpath(mountpoint))) is not None:
+        raise MountError(f"{mountpoint}: not a directory; name an empty directory to mount on")
+    if device_number(on_top) is not None:
         raise MountError(
             f"{mountpoint}: already mounted; unmount it first (fusermount3 -u {mountpoint})"
         )
+    # systemd mounts when somebody looks into an autofs: looking would be waiting for ourselves.
+    if not options.nonempty and _on_top(on_top)[1] != "autofs" and _has_files(mountpoint):
+        raise MountError(
+            f"{mountpoint}: not empty, its files would be hidden; mount on an empty directory,"
+            " or with -o nonempty"
+        )
+
+
+def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
+    """Unmount what a dead process left, if that is allowed and it was one of ours."""
+    kind = _on_top(mountpoint)[1]
+    if options.clear_dead and kind == f"fuse.{options.subtype}":
+        unmount(mountpoint, lazy=True)
+        log.info("%s: unmounted what a mount that died had left there", mountpoint)
+        return
+    clear = f"fusermount3 -u -z {mountpoint}"
+    if kind == f"fuse.{options.subtype}":
+        clear += ", or mount with -o clear_dead"
+    raise MountError(
+        f"{mountpoint}: a file system ({kind}) is mounted there whose process has died; {clear}"
+    )
+
+
+def _has_files(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None
+    except PermissionError:
+        return False  # fusermount3 says what may be mounted on
 
 
 def _unusable(mountpoint: Path, exc: OSError) -> str:
@@ -189,7 +239,7 @@ def _reason(mountpoint: Path, printed: str, options: MountOptions) -> str:
     if "user_allow_other" in said:
         return "allow_other is for root only; add the line user_allow_other to /etc/fuse.conf"
     if "failed to open" in said and str(DEVICE) in said:
-        return f"{DEVICE}: no permission; chmod 0666 {DEVICE}, or mount as root ({said})"
+        return f"{DEVICE}: no permission; {_how_to_open()} ({said})"
     if "no write access" in said or "not owned" in said:
         return f"{mountpoint}: must belong to you and be writable to mount on it ({said})"
     if "too many FUSE" in said:
@@ -200,6 +250,24 @@ def _reason(mountpoint: Path, printed: str, options: MountOptions) -> str:
             " root, and a container needs --cap-add SYS_ADMIN"
         )
     return f"{mountpoint}: {said or 'fusermount3 failed without a word'} (-o {options})"
+
+
+def _how_to_open() -> str:
+    """Return what makes the device ours to open."""
+    status = os.stat(DEVICE)
+    if os.geteuid() == 0:
+        return f"in a container: --device {DEVICE} --cap-add SYS_ADMIN"
+    if status.st_mode & stat.S_IRWXG == stat.S_IRWXG & 0o666 and status.st_gid != 0:
+        group = _group_name(status.st_gid)
+        return f"join the group {group} (usermod -aG {group} USER, then log in again)"
+    return f"chmod 0666 {DEVICE}, or mount as root"
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _one_line(printed: str) -> str:

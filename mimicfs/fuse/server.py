@@ -21,6 +21,7 @@ import logging
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 from mimicfs.errors import MountError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, Init, Opcode
@@ -82,6 +83,7 @@ class Server:
         self._calm = Cancellation()  # of those answered at once: never cancelled
         self._ending = False  # `receive` has no more to give, or is not to be asked again
         self._ended = threading.Event()
+        self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
         self._deadline = float("inf")  # of stop, in time.monotonic()
 
     def serve(self) -> None:
@@ -95,6 +97,7 @@ class Server:
         finally:
             self._ending = True
             self._ended.set()
+            self.when_ending()
             self._end()
 
     def stop(self, timeout_s: float = 30.0) -> None:

@@ -59,11 +59,15 @@ def test_other_options_are_passed_on(fs: MemFS, mountpoint: Path) -> None:
     assert {"noexec", "noatime"} <= set(words)
 
 
-def test_a_directory_with_files_is_mounted_over(
+def test_a_directory_with_files_is_mounted_over_only_when_asked(
     fs: MemFS, mountpoint: Path, client: Client
 ) -> None:
     (mountpoint / "hidden").touch()
-    with mounted(fs, mountpoint):
+    assert refused(mountpoint) == (
+        f"{mountpoint}: not empty, its files would be hidden; mount on an empty directory, or with"
+        " -o nonempty"
+    )
+    with mounted(fs, mountpoint, SessionOptions(MountOptions(nonempty=True))):
         assert client(os.listdir, mountpoint) == []
     assert os.listdir(mountpoint) == ["hidden"]
 
@@ -107,7 +111,7 @@ def test_a_missing_mount_point(mountpoint: Path) -> None:
 def test_a_file_as_mount_point(mountpoint: Path) -> None:
     path = mountpoint / "file"
     path.touch()
-    assert refused(path) == f"{path}: not a directory"
+    assert refused(path) == f"{path}: not a directory; name an empty directory to mount on"
 
 
 def test_a_mount_point_in_use(fs: MemFS, mountpoint: Path) -> None:
@@ -253,7 +257,8 @@ def dead(mountpoint: Path) -> Path:
 
 def test_what_a_dead_server_left_is_told(dead: Path) -> None:
     assert refused(dead) == (
-        f"{dead}: a file system is mounted there whose process has died; fusermount3 -u -z {dead}"
+        f"{dead}: a file system (fuse.mimicfs) is mounted there whose process has died;"
+        f" fusermount3 -u -z {dead}, or mount with -o clear_dead"
     )
 
 

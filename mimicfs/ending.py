@@ -1,0 +1,62 @@
+"""The end of a mount: once a second, what S3 does not have yet is told to who waits for it.
+
+Threading: a thread of its own, asleep until the end begins. `begin` may be called by a signal
+handler, and more than once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import NamedTuple
+
+_TELL_S = 1.0
+
+
+class Pending(NamedTuple):
+    """What S3 does not have yet."""
+
+    files: int
+    bytes: int
+
+    def __str__(self) -> str:
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        return f"{files}, {_sized(self.bytes)}, to be uploaded"
+
+
+class Ending:
+    """From `begin` on, calls *tell* with what *pending* returns, until `over`."""
+
+    def __init__(
+        self, pending: Callable[[], tuple[int, int]], tell: Callable[[Pending], None]
+    ) -> None:
+        self._pending = pending
+        self._tell = tell
+        self._begun: SimpleQueue[None] = SimpleQueue()  # may be put in by a signal handler
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
+        self._thread.start()
+
+    def begin(self) -> None:
+        self._begun.put(None)
+
+    def over(self) -> None:
+        self._over.set()
+        self._begun.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._begun.get()
+        while not self._over.is_set():
+            self._tell(Pending(*self._pending()))
+            self._over.wait(_TELL_S)
+
+
+def _sized(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
