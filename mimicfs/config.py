@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mimicfs.errors import ConfigError
 
 MIB = 1 << 20
+# In the query of a URL, as redis-py takes them.
+_IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class S3Options:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0  # without one byte arriving
     attempts: int = 5  # in all, with backoff and jitter between
+    slow_s: float = 10.0  # a request that takes so long is logged; 0: none is
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,21 @@ def parse_target(url: str) -> Target:
 
 
 def redacted(url: str) -> str:
-    """Return *url* without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None and "@" not in parts.netloc:
+    """Return *url* without its password, for messages and logs. A URL that is not quite one
+    (a slash in the password) may hide it anywhere before the last @, or in the query."""
+    scheme, colon, rest = url.partition(":")
+    if scheme in ("sqlite", "memory") or not colon:
         return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"***@{host}").geturl()
+    slashes = rest[: len(rest) - len(rest.lstrip("/"))]
+    _, at, behind = rest.rpartition("@")
+    shown = f"{slashes}***@{behind}" if at else rest
+    shown = _IN_QUERY.sub(r"\1***", shown)
+    return f"{scheme}:{shown}"
+
+
+def has_secret(url: str) -> bool:
+    """Whether *url* has a password, or a name that goes with one, in it."""
+    return redacted(url) != url
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +96,6 @@ class VFSOptions:
     symlinks: bool = True
     suid: bool = False  # setuid and setgid bits
     dev: bool = False  # devices
+    # LIST requests a second that refreshes by `.sync` and xattr may cost in the long run; a
+    # hundred times as many may come at once. 0: as many as are asked for
+    sync_rate: float = 10.0

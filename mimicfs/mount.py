@@ -12,23 +12,35 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from mimicfs.admin import logs
+from mimicfs.admin.sources import Sources
+from mimicfs.admin.watch import controlled, exported
 from mimicfs.backends.open import open_store
 from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
 from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB
+from mimicfs.private import check_parent, private_directory
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
+
+if TYPE_CHECKING:
+    from mimicfs.fuse.notify import Notifier
+    from mimicfs.fuse.server import Server
+    from mimicfs.fuse.session import Session
+    from mimicfs.vfs import VFS
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +59,7 @@ _FLAGS = (
     "suid",
     "dev",
 )
-_NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8}
+_NUMBERS = {"uid": 10, "gid": 10, "umask": 8, "file_mode": 8, "dir_mode": 8, "sync_rate": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class Settings:
     cache_dir: Path | None = None  # None: *state*/staging
     log_level: str = "info"
     log_file: Path | None = None
+    metrics: str = ""  # where Prometheus may ask; "": nowhere
 
 
 class Parts(NamedTuple):
@@ -84,18 +97,11 @@ def assemble(settings: Settings) -> Parts:
     if not url:
         url = f"sqlite://{settings.state / (account.account() + '.db')}"
         private_directory(settings.state)
+    elif url.startswith("sqlite:"):
+        check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
     mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
     s3 = S3(settings.s3, mimicdb)
     return Parts(mimicdb, s3, Syncer(mimicdb, s3), redacted(url))
-
-
-def private_directory(path: Path) -> Path:
-    """Make *path* for us alone, if it is not there. Raises ConfigError."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}; set XDG_STATE_HOME to another place") from exc
-    return path
 
 
 # Options of a mount
@@ -138,6 +144,7 @@ def parse_choices(words: list[str], target: Target) -> MountChoices:
         symlinks="nosymlinks" not in flags,
         suid="suid" in flags,
         dev="dev" in flags,
+        sync_rate=numbers.get("sync_rate", defaults.sync_rate),
     )
     denied = [f"no{name}" for name in ("suid", "dev") if name not in flags]
     extra = (*denied, *sorted(flags & {"suid", "dev", "noexec", "noatime"}))
@@ -173,6 +180,11 @@ class Mounted(NamedTuple):
 def _record(settings: Settings, mountpoint: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
     return private_directory(settings.state / "mounts") / f"{digest}.json"
+
+
+def control_socket(settings: Settings, mountpoint: Path) -> Path:
+    """Return where the process that serves *mountpoint* listens (admin/controlsocket.py)."""
+    return _record(settings, mountpoint).with_suffix(".sock")
 
 
 def resolved(mountpoint: Path) -> Path:
@@ -282,9 +294,13 @@ def serve_mount(
     # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
     # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
     sys.setswitchinterval(5e-4)
-    parts = assemble(settings)
+    os.umask(0o077)  # whatever is made here is for us alone
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
+    parts, sources = assemble(settings), Sources()
+    stack = ExitStack()  # what is to end before the parts do
     try:
         check(parts, target)
+        stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings)
         mount_options = MountOptions(
             fsname=str(target),
@@ -304,12 +320,14 @@ def serve_mount(
         mounted = Mounted(
             str(session.mountpoint),
             str(target),
-            settings.s3.endpoint_url or "aws",
+            redacted(settings.s3.endpoint_url or "aws"),
             parts.store,
             os.getpid(),
             time.time_ns(),
         )
-        with _recorded(settings, mounted):
+        _register(sources, mounted, parts, (server, session, notifier), (vfs, journal))
+        control = control_socket(settings, session.mountpoint)
+        with _recorded(settings, mounted), controlled(sources, control):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: server.stop())
             ended = threading.Event()
@@ -330,7 +348,26 @@ def serve_mount(
                 notifier.close()
             log.info("unmounted %s", mountpoint)
     finally:
+        stack.close()
         parts.close()
+
+
+def _register(
+    sources: Sources,
+    mounted: Mounted,
+    parts: Parts,
+    kernel: tuple[Server, Session, Notifier],
+    files: tuple[VFS, Journal],
+) -> None:
+    """Say where the figures of the mount come from."""
+    from mimicfs.admin import figures
+
+    sources.register("process", partial(figures.process, mounted.started_ns))
+    sources.register("mirror", partial(figures.mirror, parts.mimicdb, parts.store))
+    sources.register("s3", parts.s3.figures)
+    sources.register("kernel", partial(figures.kernel, *kernel))
+    sources.register("files", partial(figures.files, *files))
+    sources.register("sync", partial(figures.syncs, parts.syncer))
 
 
 def _journal(settings: Settings) -> Journal:
@@ -442,30 +479,8 @@ def _leave_terminal() -> None:
 
 
 def set_up_logging(settings: Settings, foreground: bool) -> None:
-    """Log to stderr in the foreground, else to the log file: one line an event.
-
-    botocore's debug log shows signed headers: its level is never below warning.
-    """
-    handler: logging.Handler
-    if foreground and settings.log_file is None:
-        handler = logging.StreamHandler()
-    else:
-        path = settings.log_file or private_directory(settings.state) / "mimicfs.log"
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            handler = logging.FileHandler(path)
-        except OSError as exc:
-            raise ConfigError(f"{path}: {exc.strerror}; name another --log-file") from exc
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(settings.log_level.upper())
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-class _OneLine(logging.Formatter):
-    """A key may have a line feed in it: a log line has not."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+    """Log to stderr in the foreground, else to the log file: one line an event."""
+    file = settings.log_file
+    if file is None and not foreground:
+        file = private_directory(settings.state) / "mimicfs.log"
+    logs.set_up(settings.log_level, file)

@@ -78,7 +78,7 @@ class VFS:
         self._kernel = kernel
         self._options = options
         self._news = News(mimicdb, self.inodes, kernel)
-        self._control = Control(mimicdb, s3, syncer, self._news, kernel)
+        self._control = Control(mimicdb, s3, syncer, self._news, kernel, options.sync_rate)
         self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options)
         self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
@@ -89,11 +89,15 @@ class VFS:
         """Upload what is open and changed. Raises the first error, after trying all."""
         self._handles.close()
 
+    def figures(self) -> dict[str, int]:
+        """Return how much is open and not saved."""
+        return self._handles.figures()
+
     # Names and attributes
 
     def learn(self, caller: Caller, missing: Exception) -> None:
         if isinstance(missing, Unasked):
-            self._control.ask(missing)
+            self._control.ask(caller, missing)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing)
         else:

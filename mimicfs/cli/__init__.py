@@ -8,9 +8,10 @@ import click
 
 from mimicfs import __version__, errors
 from mimicfs.cli.mirror import ls, stat
-from mimicfs.cli.mounting import mount, status, umount
+from mimicfs.cli.mounting import mount, umount
 from mimicfs.cli.syncing import sync
 from mimicfs.cli.text import one_line
+from mimicfs.cli.watching import log_level, status
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
@@ -64,5 +65,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat):
+for command in (mount, umount, status, sync, ls, stat, log_level):
     cli.add_command(command)

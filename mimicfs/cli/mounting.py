@@ -1,17 +1,14 @@
-"""`mimicfs mount`, `umount` and `status`."""
+"""`mimicfs mount` and `umount`."""
 
 from __future__ import annotations
 
-import json
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import common, json_option
-from mimicfs.cli.text import iso_time
+from mimicfs.cli.options import common
 from mimicfs.config import Target, parse_target
 
 if TYPE_CHECKING:
@@ -26,12 +23,19 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="OPTIONS",
     help="ro, allow_other, uid=, gid=, umask=, file_mode=, dir_mode=, noexec, noatime;"
+    " sync_rate=: LIST requests a second that `touch .sync` may cost in the long run;"
     " no_markers: mkdir puts no object (for servers that store `d/` as `d`: rclone serve s3).",
 )
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where bytes are that S3 does not have yet.  [default: the state directory]",
+)
+@click.option(
+    "--metrics",
+    default="",
+    metavar="ADDRESS",
+    help="Where Prometheus may ask: 127.0.0.1:PORT or unix:/PATH.  [default: nowhere]",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
 @common
@@ -40,6 +44,7 @@ def mount(
     where: tuple[str, ...],
     choices: tuple[str, ...],
     cache_dir: Path | None,
+    metrics: str,
     foreground: bool,
 ) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
@@ -57,7 +62,7 @@ def mount(
     words = [word for group in choices for word in group.split(",") if word]
     parsed = parse_choices(words, target)
     level = "info" if settings.log_level == "warning" else settings.log_level
-    settings = replace(settings, cache_dir=cache_dir, log_level=level)
+    settings = replace(settings, cache_dir=cache_dir, log_level=level, metrics=metrics)
     if foreground:
         set_up_logging(settings, foreground=True)
         serve_mount(settings, target, Path(point), parsed, lambda: None)
@@ -81,59 +86,3 @@ def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
         wait_for_end(
             settings, mountpoint, lambda: click.echo("waiting for uploads to end", err=True)
         )
-
-
-@click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
-@json_option
-@common
-def status(settings: Settings, mountpoint: Path | None, as_json: bool) -> None:
-    """Tell what is mounted, and what the mirrors behind it hold."""
-    from mimicfs.mount import mounts, resolved
-
-    found = mounts(settings)
-    if mountpoint is not None:
-        found = [each for each in found if each.mountpoint == str(resolved(mountpoint))]
-        if not found:
-            raise errors.MountError(f"{mountpoint}: no mount of mimicfs")
-    told = [{**each._asdict(), "buckets": _buckets_in(settings, each.store)} for each in found]
-    if as_json:
-        click.echo(json.dumps(told))
-    elif not told:
-        click.echo("nothing is mounted")
-    for each in told if not as_json else ():
-        _print_mounted(each)
-
-
-def _print_mounted(each: dict[str, Any]) -> None:
-    state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or fusermount3 -u -z"
-    click.echo(f"{each['target']} at {each['mountpoint']} ({state})")
-    click.echo(f"  endpoint {each['endpoint']}, mounted {iso_time(each['started_ns'])}")
-    click.echo(f"  mirror   {each['store']}")
-    for bucket in each["buckets"]:
-        click.echo(
-            f"    {bucket['name']}: {bucket['objects']} keys, {bucket['bytes']} bytes,"
-            f" last sync {bucket['synced']}"
-        )
-
-
-def _buckets_in(settings: Settings, store: str) -> list[dict[str, Any]]:
-    """Return what a mirror holds; nothing where only its mount can see into it."""
-    from mimicfs.backends.open import open_store
-    from mimicfs.mimicdb import MimicDB
-
-    if store.startswith("memory:") or "***" in store:
-        return []
-    opened = open_store(store, settings.namespace, settings.store_password)
-    with closing(MimicDB(opened)) as mimicdb:
-        return [
-            {
-                "name": bucket.name,
-                "objects": bucket.objects,
-                "bytes": bucket.bytes,
-                "synced": iso_time(scope.listed_ns)
-                if (scope := mimicdb.scope(bucket.name, ""))
-                else "never",
-            }
-            for bucket in mimicdb.backend.buckets()
-        ]

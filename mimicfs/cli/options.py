@@ -36,7 +36,10 @@ def common(command: Command) -> Command:
         click.option("--log-level", type=click.Choice(_LEVELS), default="warning",
                      show_default=True, help="What is logged."),
         click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False),
-                     help="Where it is logged."),
+                     help="Where it is logged; syslog: for the system's log."),
+        click.option("--slow-request", type=click.FloatRange(min=0), default=10.0,
+                     show_default=True, metavar="SECONDS",
+                     help="S3 requests that take so long are logged; 0: none."),
     ]  # fmt: skip
 
     @functools.wraps(command)
@@ -49,12 +52,13 @@ def common(command: Command) -> Command:
         namespace: str,
         log_level: str,
         log_file: Path | None,
+        slow_request: float,
         **rest: Any,
     ) -> Any:
         from mimicfs.mount import Settings
 
         settings = Settings(
-            S3Options(endpoint_url, region, profile, not no_sign_request),
+            S3Options(endpoint_url, region, profile, not no_sign_request, slow_s=slow_request),
             _state_directory(),
             store,
             namespace,

@@ -46,14 +46,14 @@ class Budget:
     """How many bytes all readers together may hold ahead of what is asked of them."""
 
     def __init__(self, limit: int = 64 * MIB) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()  # protects the two below
         self._held: dict[Reader, int] = {}
         self.used = 0  # bytes
 
     def share(self) -> int:
         """Return how many bytes one of the readers that hold some may hold, in fairness."""
-        return self._limit // max(1, len(self._held))
+        return self.limit // max(1, len(self._held))
 
     def take(self, reader: Reader, size: int, needed: bool) -> bool:
         """Take *size* bytes if there is room, or if a read waits for them (*needed*). Room is
@@ -67,7 +67,7 @@ class Budget:
 
     def _taken(self, reader: Reader, size: int, needed: bool) -> bool:
         with self._lock:
-            if not needed and self.used + size > self._limit:
+            if not needed and self.used + size > self.limit:
                 return False
             self.used += size
             self._held[reader] = self._held.get(reader, 0) + size

@@ -156,6 +156,9 @@ def _check_mountpoint(mountpoint: Path, clear_dead: bool) -> None:
     """Raise MountError unless *mountpoint* is a directory on which nothing of FUSE is mounted."""
     try:
         mode = os.stat(mountpoint).st_mode
+        if device_number(mountpoint) is not None:
+            # A mount whose process has died: the kernel still knows the attributes of its root.
+            os.statvfs(mountpoint)
     except OSError as exc:
         if exc.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise MountError(_unusable(mountpoint, exc)) from exc

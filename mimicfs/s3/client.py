@@ -39,6 +39,7 @@ from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.listing import Page
+    from mimicfs.s3.traffic import Traffic
     from mimicfs.s3.wire import Wire
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
@@ -85,6 +86,23 @@ class S3:
         if "_lister" in self.__dict__:
             self._lister.close()
 
+    @cached_property
+    def _traffic(self) -> Traffic:
+        from mimicfs.s3.traffic import Traffic
+
+        return Traffic(self._options.slow_s)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was asked of S3 so far, and within what limits."""
+        with self._lock:
+            requests = dict(self.requests)
+        return {
+            "requests": requests,
+            **self._traffic.figures(),
+            "connections_max": self._options.connections,
+            "waiting": self.pool._work_queue.qsize(),
+        }
+
     def count(self, kind: str) -> None:
         with self._lock:
             self.requests[kind] += 1
@@ -107,7 +125,7 @@ class S3:
         from mimicfs.s3.learning import learn
 
         client = self._plain_client()
-        client._make_api_call = self._wire_of(client).ask
+        client._make_api_call = self._traffic.observed(self._wire_of(client).ask)
         learn(client, self.mimicdb)
         client.meta.events.register("request-created.s3", _do_not_ask_first)
         client.meta.events.register("before-send.s3", self._count_sent)
@@ -177,7 +195,8 @@ class S3:
         from mimicfs.s3.lister import Lister
 
         return Lister(
-            self._plain_client, self._client, self._options, self._ca_bundle(), self.count
+            *(self._plain_client, self._client, self._options, self._ca_bundle(), self.count),
+            self._traffic,
         )
 
     def check_credentials(self) -> None:
@@ -306,6 +325,7 @@ class S3:
                 if not count:
                     return False
                 filled += count
+                self._traffic.moved(count, 0)
             return True
         except (BotoCoreError, HTTPError, OSError):
             return False  # the connection broke within the body

@@ -21,6 +21,7 @@ from mimicfs.errors import S3Error, S3Unavailable, Throttled
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, Page, parse_page
+from mimicfs.s3.traffic import Traffic
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -30,7 +31,8 @@ _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParam
 
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
-    one); *asker* is one that finds the region of a bucket; *count* counts requests."""
+    one); *asker* is one that finds the region of a bucket; *count* counts requests, *traffic*
+    what else is to be known of them."""
 
     def __init__(
         self,
@@ -39,11 +41,13 @@ class Lister:
         options: S3Options,
         ca_bundle: str | None,
         count: Callable[[str], None],
+        traffic: Traffic,
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
         self._options = options
         self._count = count
+        self._traffic = traffic
         self._signer = signer_for(None)
         self._lock = threading.Lock()  # protects the two below
         self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
@@ -95,14 +99,17 @@ class Lister:
         signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
         url = signer.generate_presigned_url("list_objects_v2", params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
-        try:
-            answer = self._http.send(AWSRequest("GET", url).prepare())
-            body: bytes = answer.content
-        except (BotoCoreError, HTTPError) as exc:
-            raise translated(exc, about) from None  # *exc* shows the signed address in a log
-        if answer.status_code == 200:
-            return body
-        raise self._refusal(answer, body, about)
+        with self._traffic.observing("ListObjectsV2", about) as seen:
+            try:
+                answer = self._http.send(AWSRequest("GET", url).prepare())
+                seen.headers = answer.headers
+                body: bytes = answer.content
+            except (BotoCoreError, HTTPError) as exc:
+                raise translated(exc, about) from None  # *exc* shows the signed address in a log
+            if answer.status_code != 200:
+                raise self._refusal(answer, body, about)
+        self._traffic.moved(len(body), 0)
+        return body
 
     @staticmethod
     def _refusal(answer: Any, body: bytes, about: str) -> Exception:
