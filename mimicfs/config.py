@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mimicfs.errors import ConfigError, PosixError
 
 MIB = 1 << 20
+# In the query of a URL, as redis-py takes them.
+_IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,24 @@ class S3Options:
     attempts: int = 5  # in all, with backoff and jitter between
     credentials_file: Path | None = None  # instead of ~/.aws/credentials
     buckets: Buckets = Buckets()
+    slow_s: float = 10.0  # a request that takes so long is logged; 0: none is
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every command needs to know. *state* is the directory of stores, logs, staging."""
+
+    s3: S3Options
+    state: Path
+    store: str = ""  # "": a SQLite file in *state*, one for each endpoint and account
+    namespace: str = ""
+    store_password: str | None = field(default=None, repr=False)
+    cache_dir: Path | None = None  # of `staging` and `blocks`; None: *state*/staging, no blocks
+    log_level: str = "info"
+    log_file: Path | None = None
+    blocks: Path | None = None  # where blocks are kept without a *cache_dir*
+    cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
+    metrics: str = ""  # where Prometheus may ask; "": nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +139,21 @@ def parse_size(text: str) -> int:
 
 
 def redacted(url: str) -> str:
-    """Return *url* without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None and "@" not in parts.netloc:
+    """Return *url* without its password, for messages and logs. A URL that is not quite one
+    (a slash in the password) may hide it anywhere before the last @, or in the query."""
+    scheme, colon, rest = url.partition(":")
+    if scheme in ("sqlite", "memory") or not colon:
         return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"***@{host}").geturl()
+    slashes = rest[: len(rest) - len(rest.lstrip("/"))]
+    _, at, behind = rest.rpartition("@")
+    shown = f"{slashes}***@{behind}" if at else rest
+    shown = _IN_QUERY.sub(r"\1***", shown)
+    return f"{scheme}:{shown}"
+
+
+def has_secret(url: str) -> bool:
+    """Whether *url* has a password, or a name that goes with one, in it."""
+    return redacted(url) != url
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +174,6 @@ class VFSOptions:
     suid: bool = False  # setuid and setgid bits
     dev: bool = False  # devices
     buckets: Buckets = Buckets()
+    # LIST requests a second that refreshes by `.sync` and xattr may cost in the long run; a
+    # hundred times as many may come at once. 0: as many as are asked for
+    sync_rate: float = 10.0

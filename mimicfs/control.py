@@ -11,12 +11,16 @@ A sync runs in the thread that asks for it; it can be interrupted.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 
+from mimicfs.allowance import Allowance
 from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.inodes import Kind, Node
@@ -26,23 +30,36 @@ from mimicfs.posix import Caller, Cancellation, KernelCache
 from mimicfs.s3.client import S3
 from mimicfs.sync import Progress, Report, Syncer
 
+log = logging.getLogger(__name__)
+
 PREFIX = b"user.mimicfs."
 SYNC = PREFIX + b"sync"
 _RESTORE_S = 2.0  # for so long the answer about an archived object is as good as new
 _TOTALS_MAX = 100  # directories whose totals are remembered
 _UNCOUNTED = (Total(), -1, 0)
+_SAVED_S = 100.0  # so many seconds' worth of requests may be spent at once
+_PATIENCE_S = 10.0  # a refresh waits that long to be affordable, then it is refused
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
 class Control:
+    """*sync_rate* is how many LIST requests a second refreshes may cost in the long run."""
+
     def __init__(
-        self, mimicdb: MimicDB, s3: S3, syncer: Syncer, news: News, kernel: KernelCache
+        self,
+        mimicdb: MimicDB,
+        s3: S3,
+        syncer: Syncer,
+        news: News,
+        kernel: KernelCache,
+        sync_rate: float = 0.0,
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
         self._news = news
         self._kernel = kernel
+        self._allowance = Allowance(sync_rate, sync_rate * _SAVED_S)
         self._lock = threading.Lock()  # protects what was asked last
         # By bucket and directory: what, of which generation of the mirror, and the thread that
         # has counted it and not used it yet.
@@ -56,24 +73,51 @@ class Control:
             if directory.kind == Kind.ACCOUNT:
                 self._sync_account(caller.cancellation)
             else:
-                cancellation = caller.cancellation
-                self._syncer.sync(directory.bucket, directory.key, cancellation=cancellation)
+                self._sync(directory.bucket, directory.key, caller.cancellation)
         finally:  # a sync that failed half way has changed things too
             self._kernel.flush(_TELL_KERNEL_S)
 
     def _sync_account(self, cancellation: Cancellation) -> None:
         """Refresh the list of buckets, then each bucket. One that fails does not stop the
         others; its error is raised at the end."""
+        self._afford("s3://", cancellation)
         self._syncer.sync_buckets()
         failed: MimicError | None = None
         for bucket, prefix in self._syncer.scopes():
             try:
-                self._syncer.sync(bucket, prefix, cancellation=cancellation)
+                self._sync(bucket, prefix, cancellation)
             except MimicError as exc:
                 cancellation.check()
                 failed = failed or exc
         if failed is not None:
             raise failed
+
+    def _sync(self, bucket: str, prefix: str, cancellation: Cancellation) -> None:
+        self._afford(f"s3://{bucket}/{prefix}", cancellation)
+        pages = 1  # the first is paid for: also one that S3 refuses costs
+
+        def spend(so_far: Progress) -> None:
+            nonlocal pages
+            self._allowance.spend(max(0, so_far.pages - pages))
+            pages = max(pages, so_far.pages)
+
+        self._syncer.sync(bucket, prefix, spend, cancellation)
+
+    def _afford(self, about: str, cancellation: Cancellation) -> None:
+        """Wait until a request may be spent on a refresh: so a loop of them cannot run up a
+        bill. Raises PosixError EAGAIN where that would take long, Interrupted."""
+        wait_s = self._allowance.wait_s()
+        if wait_s > _PATIENCE_S:
+            log.warning(
+                "refresh of %s refused: those before have cost so many LIST requests that the"
+                " next may be in %.0f s; `mimicfs sync` is not limited, nor is -o sync_rate=0",
+                *(about, wait_s),
+            )
+            raise PosixError(errno.EAGAIN, f"too many refreshes; the next in {wait_s:.0f} s")
+        self._allowance.spend(1)
+        if wait_s:
+            with suppress(TimeoutError):
+                cancellation.wait(Future[None](), wait_s)
 
     def set_xattr(self, caller: Caller, node: Node, name: bytes) -> None:
         """Answer a write of `user.mimicfs.*`: a refresh of *node*, or EPERM."""
@@ -85,6 +129,7 @@ class Control:
             return
         self._allow(caller)
         if node.kind == Kind.OBJECT:
+            self._afford(f"s3://{node.bucket}/{node.key}", caller.cancellation)
             self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
             self._kernel.flush(_TELL_KERNEL_S)
 
@@ -142,8 +187,9 @@ class Control:
             self._totals[where] = (total, generation, 0)
         return total
 
-    def ask(self, missing: Unasked) -> None:
+    def ask(self, caller: Caller, missing: Unasked) -> None:
         """Ask S3 about what `xattr` did not know."""
+        self._allow(caller)
         text = self._s3.restore_state(missing.bucket, missing.key)
         with self._lock:
             self._restores = {(missing.bucket, missing.key): (text, time.monotonic())}

@@ -169,6 +169,21 @@ class Handles:
             changed = [file for file in self._users if file.dirty]
         return len(changed), sum(file.size for file in changed)
 
+    def figures(self) -> dict[str, int]:
+        """Return how much is open, and of how many files S3 does not have what was written."""
+        with self._lock:
+            handles = len(self._open)
+            files = list(self._users)
+        unsaved = [file for file in files if file.dirty]
+        return {
+            "handles": handles,
+            "open": len(files),
+            "unsaved": len(unsaved),
+            "unsaved_bytes": sum(file.size for file in unsaved),
+            "read_ahead_bytes": self._budget.used,
+            "read_ahead_max": self._budget.limit,
+        }
+
     def _reader(self, bucket: str, entry: Entry) -> Reader:
         return Reader(self._s3, self._options, self._budget, bucket, entry)
 

@@ -1,105 +1,55 @@
-"""The life of a mount: what it is built of, the daemon, readiness, signals, recovery, the end.
+"""The life of a mount: what it is built of, readiness, signals, recovery, the end.
 
-Threading: `serve_mount` runs in the main thread of the process that serves the mount. Forking
-happens before anything starts a thread.
+Threading: `serve_mount` runs in the main thread of the process that serves the mount.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import hashlib
-import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING
 
-from mimicfs.backends.open import open_store
-from mimicfs.config import FileOptions, S3Options, Target, VFSOptions, redacted
+from mimicfs.admin.sources import Sources
+from mimicfs.admin.watch import controlled, exported
+from mimicfs.config import FileOptions, Settings, Target, VFSOptions, redacted
 from mimicfs.ending import Ending, Pending
-from mimicfs.errors import AccessDenied, ConfigError, MimicError, MountError, S3Unavailable
+from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
-from mimicfs.files.cache import private_directory as _owned
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
 from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
+from mimicfs.mounted import Mounted, control_socket, recorded
+from mimicfs.parts import Parts, assemble, check
+from mimicfs.private import private_directory
 from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
-from mimicfs.sync import Syncer
 from mimicfs.systemd import ServiceManager
 
 if TYPE_CHECKING:
+    from mimicfs.fuse.mounting import MountOptions
+    from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
+    from mimicfs.fuse.session import Session
+    from mimicfs.vfs import VFS
 
 log = logging.getLogger(__name__)
 
 _RECOVER_S = 30.0  # between two tries to upload what an earlier mount left
 _NOBODY = ServiceManager()
+_ADVICE = "name another --cache-dir"
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What every command needs to know. *state* is the directory of stores, logs, staging."""
-
-    s3: S3Options
-    state: Path
-    store: str = ""  # "": a SQLite file in *state*, one for each endpoint and account
-    namespace: str = ""
-    store_password: str | None = field(default=None, repr=False)
-    cache_dir: Path | None = None  # of `staging` and `blocks`; None: *state*/staging, no blocks
-    log_level: str = "info"
-    log_file: Path | None = None
-    blocks: Path | None = None  # where blocks are kept without a *cache_dir*
-    cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
-
-
-class Parts(NamedTuple):
-    """The mirror, S3, and what keeps the one true to the other."""
-
-    mimicdb: MimicDB
-    s3: S3
-    syncer: Syncer
-    store: str  # its URL, without a password
-
-    def close(self) -> None:
-        self.s3.close()
-        self.mimicdb.close()
-
-
-def assemble(settings: Settings) -> Parts:
-    """Open the store and make what stands on it. Makes no request."""
-    account = S3(settings.s3, MimicDB(open_store("memory:")))
-    url = settings.store
-    if not url:
-        url = f"sqlite://{settings.state / (account.account() + '.db')}"
-        private_directory(settings.state)
-    mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
-    s3 = S3(settings.s3, mimicdb)
-    syncer = Syncer(mimicdb, s3, settings.s3.buckets)
-    return Parts(mimicdb, s3, syncer, redacted(url))
-
-
-def private_directory(path: Path) -> Path:
-    """Make *path* for us alone, if it is not there. Raises ConfigError."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}; set XDG_STATE_HOME to another place") from exc
-    return path
-
-
-# Options of a mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,136 +66,6 @@ class MountChoices:
     nonempty: bool = False
 
 
-# What is mounted
-
-
-class Mounted(NamedTuple):
-    """What a running mount says of itself, in a file that it keeps locked while it lives."""
-
-    mountpoint: str
-    target: str
-    endpoint: str
-    store: str
-    pid: int
-    started_ns: int
-    alive: bool = True
-    files: int = 0  # at its end: how many S3 does not have yet
-    bytes: int = 0  # and how many bytes they have
-
-
-def _record(settings: Settings, mountpoint: Path) -> Path:
-    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
-    return private_directory(settings.state / "mounts") / f"{digest}.json"
-
-
-def resolved(mountpoint: Path) -> Path:
-    """Return *mountpoint* as the kernel names it, without asking what is mounted there."""
-    path = Path(os.path.abspath(mountpoint))
-    return Path(os.path.realpath(path.parent)) / path.name
-
-
-def mounts(settings: Settings) -> list[Mounted]:
-    """Return the mounts of this user that are known, dead ones included."""
-    found: list[Mounted] = []
-    for path in sorted((settings.state / "mounts").glob("*.json")):
-        try:
-            with open(path) as file:
-                record: Any = json.load(file)
-                found.append(Mounted(**record)._replace(alive=_is_locked(file.fileno())))
-        except (OSError, ValueError, TypeError):
-            log.debug("%s: not a record of a mount", path)
-    return found
-
-
-def _is_locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
-
-
-@contextmanager
-def watched(
-    settings: Settings, mountpoint: Path
-) -> Iterator[Callable[[Callable[[Pending], None]], None]]:
-    """Within, the process that serves *mountpoint* can be waited for, by a function: it
-    returns when that process has ended, and calls what it is given with what is still to be
-    uploaded, once a second."""
-    try:
-        file = open(_record(settings, resolved(mountpoint)))  # noqa: SIM115  closed below
-    except FileNotFoundError:
-        yield lambda waiting: None
-        return
-    with file:
-        yield lambda waiting: _wait_for_end(file, waiting)
-
-
-def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
-    asked = time.monotonic()
-    while _is_locked(file.fileno()):
-        time.sleep(0.02)
-        if time.monotonic() - asked > 1:
-            asked = time.monotonic()
-            file.seek(0)
-            with suppress(ValueError):  # it is being written
-                said = json.load(file)
-                waiting(Pending(said["files"], said["bytes"]))
-
-
-@contextmanager
-def _recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending], None]]:
-    """Within, others can see that this process serves the mount, and what is still to be
-    uploaded, once that is said."""
-
-    def write(pending: Pending = Pending(0, 0)) -> None:  # noqa: B008  an immutable default
-        file.seek(0)
-        json.dump({**mounted._asdict(), "alive": True, **pending._asdict()}, file)
-        file.truncate()
-        file.flush()
-
-    path = _record(settings, Path(mounted.mountpoint))
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "r+") as file:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        write()
-        try:
-            yield write
-        finally:
-            path.unlink(missing_ok=True)
-
-
-# Serving
-
-
-def check(parts: Parts, target: Target) -> None:
-    """Raise what would make the mount useless: no credentials, no such bucket, no rights.
-
-    One request. When S3 cannot be reached, a mirror that has what is asked for is enough.
-    """
-    parts.s3.check_credentials()
-    if target.bucket:
-        known = parts.mimicdb.backend.bucket(target.bucket) is not None
-    else:
-        known = parts.mimicdb.scope("", "") is not None
-    try:
-        if target.bucket:
-            parts.s3.head_bucket(target.bucket)
-            parts.mimicdb.add_bucket(target.bucket, 0)
-        else:
-            parts.syncer.sync_buckets()
-    except AccessDenied as exc:
-        if target.bucket:
-            raise
-        raise AccessDenied(
-            f"{exc}; to mount one bucket: mimicfs mount s3://BUCKET MOUNTPOINT"
-        ) from exc
-    except S3Unavailable as exc:
-        if not known:
-            raise
-        log.warning("S3 does not answer, the mirror is shown as it is: %s", exc)
-
-
 def serve_mount(
     settings: Settings,
     target: Target,
@@ -257,35 +77,22 @@ def serve_mount(
     """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
     is told of both, and of the uploads at the end."""
     from mimicfs.fuse import mounting
-    from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
-    from mimicfs.fuse.server import YEAR_S, Server
     from mimicfs.fuse.session import Session, SessionOptions
     from mimicfs.vfs import VFS
 
-    # A thread that computes must not hold up one that answers `ls` for the usual 5 ms. Shorter
-    # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
-    # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
-    sys.setswitchinterval(5e-4)
-    mount_options = MountOptions(
-        fsname=str(target),
-        allow_other=choices.allow_other,
-        read_only=choices.read_only,
-        extra=choices.extra,
-        clear_dead=choices.clear_dead,
-        nonempty=choices.nonempty,
-    )
+    _set_up_process()
+    mount_options = _mount_options(target, choices)
     mounting.check(mountpoint, mount_options)
-    parts = assemble(settings)
-    try:
+    with ExitStack() as stack:  # what is below ends before what is above
+        parts, sources = assemble(settings), Sources()
+        stack.callback(parts.close)
         check(parts, target)
+        stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
-        cache = _block_cache(settings, parts.s3)
+        cache = stack.enter_context(_block_cache(settings, parts.s3))
         files = FileOptions(journal.directory, write_back=choices.write_back)
-        left = 0 if choices.read_only else recover(parts.s3, journal, files)
-        if not choices.read_only:
-            intents = Intents(journal.directory / RENAMES, parts.s3.account())
-            Renames(*parts[:3], intents).recover()
+        left = 0 if choices.read_only else _recover(parts, journal, files)
         session = Session.mount(mountpoint, SessionOptions(mount_options))
         notifier = Notifier(session)
         vfs = VFS(
@@ -294,84 +101,145 @@ def serve_mount(
             files,
             cache,
         )
-        # For good; unless directories are to be looked at again, of which the kernel must ask
-        # us then. A quarter of their time adds little to it.
-        keep_s = choices.vfs.ttl_s / 4 or YEAR_S
-        server = Server(
-            *(vfs, session),
-            entry_ttl_s=keep_s,
-            attr_ttl_s=keep_s,
-            negative_ttl_s=keep_s,
-            opendir=choices.vfs.ttl_s > 0,
-        )
-        mounted = Mounted(
-            str(session.mountpoint),
-            str(target),
-            settings.s3.endpoint_url or "aws",
-            parts.store,
-            os.getpid(),
-            time.time_ns(),
-        )
-        with _recorded(settings, mounted) as record:
-            ending = Ending(vfs.pending, partial(_tell_end, record, manager))
-            server.when_ending = ending.begin
-            _stop_on_signals(server, ending)
-            ended = threading.Event()
-            if left:
-                _start("recover", lambda: _recover(parts.s3, journal, files, ended))
-            _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
-            follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
-            # What was built until now lives as long as we do, and what a large `ls -l` makes
-            # lives long: looking through both again and again took a quarter of its time.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
-            log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
+        server = _server(vfs, session, choices)
+        mounted = _mounted(settings, target, session, parts)
+        _register(sources, mounted, parts, (server, session, notifier), (vfs, journal))
+        record = stack.enter_context(recorded(settings, mounted))
+        stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
+        ending = Ending(vfs.pending, partial(_tell_end, record, manager))
+        server.when_ending = ending.begin
+        _stop_on_signals(server, ending)
+        ended = threading.Event()
+        if left:
+            _start("recover", lambda: _recover_later(parts.s3, journal, files, ended))
+        _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
+        follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
+        _set_up_collector()
+        log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
+        try:
+            server.serve()
+        finally:
+            ended.set()
+            follower.join(10)
             try:
-                server.serve()
+                vfs.close()
             finally:
-                ended.set()
-                follower.join(10)
-                try:
-                    vfs.close()
-                finally:
-                    ending.over()
-                notifier.close()
-                if cache is not None:
-                    cache.close()
-            log.info("unmounted %s", mountpoint)
-    finally:
-        parts.close()
+                ending.over()
+            notifier.close()
+        log.info("unmounted %s", mountpoint)
+
+
+def _set_up_process() -> None:
+    # A thread that computes must not hold up one that answers `ls` for the usual 5 ms. Shorter
+    # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
+    # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
+    sys.setswitchinterval(5e-4)
+    os.umask(0o077)  # whatever is made here is for us alone
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
+
+
+def _set_up_collector() -> None:
+    # What was built until now lives as long as we do, and what a large `ls -l` makes lives
+    # long: looking through both again and again took a quarter of its time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
+    from mimicfs.fuse.mounting import MountOptions
+
+    return MountOptions(
+        fsname=str(target),
+        allow_other=choices.allow_other,
+        read_only=choices.read_only,
+        extra=choices.extra,
+        clear_dead=choices.clear_dead,
+        nonempty=choices.nonempty,
+    )
+
+
+def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
+    from mimicfs.fuse.server import YEAR_S, Server
+
+    # For good; unless directories are to be looked at again, of which the kernel must ask us
+    # then. A quarter of their time adds little to it.
+    keep_s = choices.vfs.ttl_s / 4 or YEAR_S
+    return Server(
+        *(vfs, session),
+        entry_ttl_s=keep_s,
+        attr_ttl_s=keep_s,
+        negative_ttl_s=keep_s,
+        opendir=choices.vfs.ttl_s > 0,
+    )
+
+
+def _mounted(settings: Settings, target: Target, session: Session, parts: Parts) -> Mounted:
+    endpoint = redacted(settings.s3.endpoint_url or "aws")
+    place = (str(session.mountpoint), str(target), endpoint, parts.store)
+    return Mounted(*place, os.getpid(), time.time_ns())
+
+
+def _register(
+    sources: Sources,
+    mounted: Mounted,
+    parts: Parts,
+    kernel: tuple[Server, Session, Notifier],
+    files: tuple[VFS, Journal],
+) -> None:
+    """Say where the figures of the mount come from."""
+    from mimicfs.admin import figures
+
+    sources.register("process", partial(figures.process, mounted.started_ns))
+    sources.register("mirror", partial(figures.mirror, parts.mimicdb, parts.store))
+    sources.register("s3", parts.s3.figures)
+    sources.register("kernel", partial(figures.kernel, *kernel))
+    sources.register("files", partial(figures.files, *files))
+    sources.register("sync", partial(figures.syncs, parts.syncer))
 
 
 def _journal(settings: Settings, choices: MountChoices) -> Journal:
     if settings.cache_dir is not None:
-        directory = _owned(settings.cache_dir) / "staging"
+        directory = private_directory(settings.cache_dir, _ADVICE) / "staging"
     else:
         directory = private_directory(settings.state) / "staging"
     return Journal.open(directory, choices.staging_size)
 
 
-def _recover(s3: S3, journal: Journal, options: FileOptions, ended: threading.Event) -> None:
+@contextmanager
+def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
+    """Within, the cache of blocks is open, if there is to be one. Where nobody has asked for
+    it, there need not be a place for it."""
+    cache = None
+    directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
+    if directory is not None and settings.cache_size != 0:
+        try:
+            cache = BlockCache(directory, s3.origin(), settings.cache_size)
+        except ConfigError as exc:
+            if settings.cache_dir is not None or settings.cache_size is not None:
+                raise
+            log.warning("nothing is kept on disk of what is read: %s", exc)
+    try:
+        yield cache
+    finally:
+        if cache is not None:
+            cache.close()
+
+
+def _recover(parts: Parts, journal: Journal, options: FileOptions) -> int:
+    """Finish what earlier mounts left: uploads and renames. Return how many files S3 would not
+    take yet."""
+    left = recover(parts.s3, journal, options)
+    intents = Intents(journal.directory / RENAMES, parts.s3.account())
+    Renames(*parts[:3], intents).recover()
+    return left
+
+
+def _recover_later(s3: S3, journal: Journal, options: FileOptions, ended: threading.Event) -> None:
     """Try again to upload what earlier mounts left, until it is done."""
     while not ended.wait(_RECOVER_S):
         if not recover(s3, journal, options):
             return
-
-
-def _block_cache(settings: Settings, s3: S3) -> BlockCache | None:
-    """Return the cache of blocks, if there is to be one. Where nobody has asked for it, there
-    need not be a place for it."""
-    directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
-    if directory is None or settings.cache_size == 0:
-        return None
-    try:
-        return BlockCache(directory, s3.origin(), settings.cache_size)
-    except ConfigError as exc:
-        if settings.cache_dir is not None or settings.cache_size is not None:
-            raise
-        log.warning("nothing is kept on disk of what is read: %s", exc)
-        return None
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:
@@ -415,103 +283,3 @@ def _follow(mimicdb: MimicDB, ended: threading.Event) -> None:
             log.warning("changes by others cannot be followed: %s", exc)
         if ended.wait(_FOLLOW_S):
             return
-
-
-# The daemon
-
-
-def start_daemon(
-    settings: Settings, target: Target, mountpoint: Path, choices: MountChoices
-) -> None:
-    """Serve the mount in a process of its own. Returns when the mount answers; raises what
-    kept it from doing so."""
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(told)
-        _be_daemon(settings, target, mountpoint, choices, tell)
-    os.close(tell)
-    with os.fdopen(told) as file:
-        said = file.read()
-    os.waitpid(child, 0)
-    if said == "ready":
-        return
-    if not said:
-        raise MountError(f"{mountpoint}: the mount died while it began; mount with -f to see why")
-    kind, _, message = said.partition("\n")
-    raise Failed(message, kind)
-
-
-class Failed(MountError):
-    """A mount did not come up; *kind* is the name of the error's class in the daemon."""
-
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def _be_daemon(
-    settings: Settings, target: Target, mountpoint: Path, choices: MountChoices, tell: int
-) -> NoReturn:
-    """In the child: leave the terminal, serve, and end without returning to the caller."""
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    with os.fdopen(tell, "w") as parent:
-
-        def say(text: str) -> None:
-            if not parent.closed:
-                parent.write(text)
-                parent.close()
-
-        try:
-            set_up_logging(settings, foreground=False)
-            _leave_terminal()
-            serve_mount(settings, target, mountpoint, choices, lambda: say("ready"))
-        except MimicError as exc:
-            log.error("%s", exc)
-            say(f"{type(exc).__name__}\n{exc}")
-            os._exit(1)
-        except BaseException as exc:
-            log.exception("the mount of %s failed", mountpoint)
-            say(f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; the log has more")
-            os._exit(1)
-    logging.shutdown()
-    os._exit(0)
-
-
-def _leave_terminal() -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(nothing, fd)
-    os.close(nothing)
-
-
-def set_up_logging(settings: Settings, foreground: bool) -> None:
-    """Log to stderr in the foreground, else to the log file: one line an event.
-
-    botocore's debug log shows signed headers: its level is never below warning.
-    """
-    handler: logging.Handler
-    if foreground and settings.log_file is None:
-        handler = logging.StreamHandler()
-    else:
-        path = settings.log_file or private_directory(settings.state) / "mimicfs.log"
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            handler = logging.FileHandler(path)
-        except OSError as exc:
-            raise ConfigError(f"{path}: {exc.strerror}; name another --log-file") from exc
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(settings.log_level.upper())
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-class _OneLine(logging.Formatter):
-    """A key may have a line feed in it: a log line has not."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")

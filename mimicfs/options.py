@@ -98,7 +98,9 @@ OPTIONS = (
     Option("store-password-file", Kind.PATH, "A file with the password of Redis."),
     Option("namespace", Kind.TEXT, "Keeps several mirrors apart in one store.", metavar="NAME"),
     Option("log-level", Kind.TEXT, "What is logged.", choices=_LEVELS),
-    Option("log-file", Kind.PATH, "Where it is logged."),
+    Option("log-file", Kind.PATH, "Where it is logged; syslog: in the system's log."),
+    Option("slow-request", Kind.SECONDS, "Requests to S3 that take so long are logged; 0: none."
+           "  [default: 10]", metavar="SECONDS"),
     Option("foreground", Kind.FLAG, "Stay, and log to the terminal.", Section.COMMAND),
     Option("cache-dir", Kind.PATH, "Where bytes are that S3 does not have yet, and what was read"
            " is kept.  [default: the state directory, ~/.cache/mimicfs]", _M),
@@ -122,6 +124,10 @@ OPTIONS = (
            " is visited; 0: never.", _M, metavar="SECONDS"),
     Option("consistency", Kind.TEXT, "What an open believes: the mirror, or S3 (one HEAD).", _M,
            choices=("mirror", "open")),
+    Option("sync-rate", Kind.SECONDS, "How many LIST requests a second `touch .sync` may cost in"
+           " the long run; 0: any number.  [default: 10]", _M, metavar="NUMBER"),
+    Option("metrics", Kind.TEXT, "Where Prometheus may ask: 127.0.0.1:PORT or unix:/PATH."
+           "  [default: nowhere]", _M, metavar="ADDRESS"),
     Option("write-back", Kind.FLAG, "close returns once the bytes are journalled; S3 gets them"
            " after that. fsync still waits for S3.", _M),
     Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on disk."

@@ -110,6 +110,10 @@ class Syncer:
         """Return how far the sync of just this scope is, or how the last one ended."""
         return self._status.get((bucket, prefix))
 
+    def outcomes(self) -> list[Progress | Report]:
+        """Return of each scope that was synced how far that is, or how the last one ended."""
+        return list(self._status.values())
+
     # What the mirror cannot answer
 
     def sure(self, ask: Callable[[], T], cancellation: Cancellation | None = None) -> T:

@@ -85,7 +85,7 @@ class VFS:
         self._kernel = kernel
         self._options = options
         self._news = News(mimicdb, self.inodes, kernel)
-        self._control = Control(mimicdb, s3, syncer, self._news, kernel)
+        self._control = Control(mimicdb, s3, syncer, self._news, kernel, options.sync_rate)
         self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options, cache)
         self._stored = Stored(mimicdb, s3, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
@@ -106,11 +106,15 @@ class VFS:
         """Return the closed files that S3 does not have yet (--write-back)."""
         return self._handles.queued()
 
+    def figures(self) -> dict[str, int]:
+        """Return how much is open and not saved."""
+        return self._handles.figures()
+
     # Names and attributes
 
     def learn(self, caller: Caller, missing: Exception) -> None:
         if isinstance(missing, Unasked):
-            self._control.ask(missing)
+            self._control.ask(caller, missing)
         elif isinstance(missing, Uncounted):
             self._control.count(missing)
         elif isinstance(missing, Unlisted):

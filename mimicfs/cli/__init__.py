@@ -12,10 +12,11 @@ from mimicfs.cli.finding import du, find
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
 from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
-from mimicfs.cli.mounting import mount, status, umount
+from mimicfs.cli.mounting import mount, umount
 from mimicfs.cli.syncing import sync
 from mimicfs.cli.text import one_line
 from mimicfs.cli.verifying import verify
+from mimicfs.cli.watching import log_level, status
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
@@ -57,7 +58,7 @@ def main() -> None:
 
 def exit_code(exc: MimicError) -> int:
     """Return the exit code of a command that ended with *exc*."""
-    from mimicfs.mount import Failed
+    from mimicfs.daemon import Failed
 
     kind = type(exc)
     if isinstance(exc, Failed):  # raised in the daemon: only the name of its class came over
@@ -74,6 +75,6 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, find, du, verify, index, config):
+for command in (mount, umount, status, sync, ls, stat, find, du, verify, index, config, log_level):
     cli.add_command(command)
 cli.add_command(install_helper)

@@ -17,9 +17,10 @@ from mimicfs.cli.text import human_size, parse_time, printable
 from mimicfs.config import parse_target
 
 if TYPE_CHECKING:
+    from mimicfs.config import Settings
     from mimicfs.entry import Entry
     from mimicfs.find import Start, Wanted
-    from mimicfs.mount import Parts, Settings
+    from mimicfs.parts import Parts
 
 _WRITTEN_AT = 1 << 16  # characters
 partial_option = click.option(

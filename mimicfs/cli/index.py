@@ -20,11 +20,12 @@ from mimicfs.config import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
 
 if TYPE_CHECKING:
+    from mimicfs.config import Settings
     from mimicfs.entry import Entry
     from mimicfs.index.exporting import Wanted
     from mimicfs.index.importing import Imported
     from mimicfs.index.records import Header, Part
-    from mimicfs.mount import Parts, Settings
+    from mimicfs.parts import Parts
 
 
 @click.group(name="index")

@@ -16,8 +16,9 @@ from mimicfs.cli.text import iso_time, printable
 from mimicfs.config import Target, parse_target
 
 if TYPE_CHECKING:
+    from mimicfs.config import Settings
     from mimicfs.entry import Entry
-    from mimicfs.mount import Parts, Settings
+    from mimicfs.parts import Parts
 
 _PAGE = 1000  # entries read from the mirror at a time
 

@@ -1,24 +1,21 @@
-"""`mimicfs mount`, `umount` and `status`."""
+"""`mimicfs mount` and `umount`."""
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import common, for_mounts, json_option
+from mimicfs.cli.options import common, for_mounts
 from mimicfs.cli.settled import Settled
-from mimicfs.cli.text import iso_time
 from mimicfs.config import Target, parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.mount import Settings
+    from mimicfs.config import Settings
 
 
 @click.command()
@@ -37,7 +34,8 @@ def mount(settled: Settled, where: tuple[str, ...]) -> None:
 
 def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
-    from mimicfs.mount import serve_mount, set_up_logging, start_daemon
+    from mimicfs.daemon import set_up_logging, start_daemon
+    from mimicfs.mount import serve_mount
     from mimicfs.systemd import ServiceManager
 
     settings = settled.settings()
@@ -67,7 +65,7 @@ def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
 def umount_at(settings: Settings, mountpoint: Path, *, lazy: bool) -> None:
     """Unmount *mountpoint*, and wait for its uploads. Raises MountError."""
     from mimicfs.fuse import mounting
-    from mimicfs.mount import watched
+    from mimicfs.mounted import watched
 
     if mounting.device_number(mountpoint) is None:
         raise errors.MountError(f"{mountpoint}: not mounted")
@@ -75,59 +73,3 @@ def umount_at(settings: Settings, mountpoint: Path, *, lazy: bool) -> None:
         mounting.unmount(mountpoint, lazy=lazy)
         if not lazy:
             wait(lambda pending: click.echo(f"waiting: {pending}", err=True))
-
-
-@click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
-@json_option
-@common
-def status(settings: Settings, mountpoint: Path | None, as_json: bool) -> None:
-    """Tell what is mounted, and what the mirrors behind it hold."""
-    from mimicfs.mount import mounts, resolved
-
-    found = mounts(settings)
-    if mountpoint is not None:
-        found = [each for each in found if each.mountpoint == str(resolved(mountpoint))]
-        if not found:
-            raise errors.MountError(f"{mountpoint}: no mount of mimicfs")
-    told = [{**each._asdict(), "buckets": _buckets_in(settings, each.store)} for each in found]
-    if as_json:
-        click.echo(json.dumps(told))
-    elif not told:
-        click.echo("nothing is mounted")
-    for each in told if not as_json else ():
-        _print_mounted(each)
-
-
-def _print_mounted(each: dict[str, Any]) -> None:
-    state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or fusermount3 -u -z"
-    click.echo(f"{each['target']} at {each['mountpoint']} ({state})")
-    click.echo(f"  endpoint {each['endpoint']}, mounted {iso_time(each['started_ns'])}")
-    click.echo(f"  mirror   {each['store']}")
-    for bucket in each["buckets"]:
-        click.echo(
-            f"    {bucket['name']}: {bucket['objects']} keys, {bucket['bytes']} bytes,"
-            f" last sync {bucket['synced']}"
-        )
-
-
-def _buckets_in(settings: Settings, store: str) -> list[dict[str, Any]]:
-    """Return what a mirror holds; nothing where only its mount can see into it."""
-    from mimicfs.backends.open import open_store
-    from mimicfs.mimicdb import MimicDB
-
-    if store.startswith("memory:") or "***" in store:
-        return []
-    opened = open_store(store, settings.namespace, settings.store_password)
-    with closing(MimicDB(opened)) as mimicdb:
-        return [
-            {
-                "name": bucket.name,
-                "objects": bucket.objects,
-                "bytes": bucket.bytes,
-                "synced": iso_time(scope.listed_ns)
-                if (scope := mimicdb.scope(bucket.name, ""))
-                else "never",
-            }
-            for bucket in mimicdb.backend.buckets()
-        ]

@@ -15,7 +15,8 @@ from mimicfs.cli.settled import settle
 from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, parsed
 
 if TYPE_CHECKING:
-    from mimicfs.mount import Parts, Settings
+    from mimicfs.config import Settings
+    from mimicfs.parts import Parts
 
 Command = Callable[..., Any]
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
@@ -65,7 +66,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Output for p
 
 def assembled(settings: Settings) -> Parts:
     """Open the store and the client of *settings*; what is wrong goes to the terminal."""
-    from mimicfs.mount import assemble, set_up_logging
+    from mimicfs.daemon import set_up_logging
+    from mimicfs.parts import assemble
 
     set_up_logging(settings, foreground=True)
     return assemble(settings)

@@ -16,7 +16,8 @@ from mimicfs.errors import ConfigError
 from mimicfs.options import IN_BUCKETS, Given, Kind, Values, from_environment
 
 if TYPE_CHECKING:
-    from mimicfs.mount import MountChoices, Settings
+    from mimicfs.config import Settings
+    from mimicfs.mount import MountChoices
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _OFF = ("suid", "dev")  # unless they are asked for
@@ -46,7 +47,7 @@ class Settled:
 
     def settings(self) -> Settings:
         """Return what every command needs. Raises ConfigError."""
-        from mimicfs.mount import Settings
+        from mimicfs.config import Settings
 
         return Settings(
             self._s3(),
@@ -59,6 +60,7 @@ class Settled:
             self.path("log-file"),
             self.cache / "blocks",
             self.get("cache-size"),
+            self.get("metrics", ""),
         )
 
     def choices(self, target: Target) -> MountChoices:
@@ -104,6 +106,7 @@ class Settled:
             self.get("region"),
             self.get("profile"),
             self.get("sign-request", True),
+            slow_s=self.get("slow-request", S3Options().slow_s),
             credentials_file=credentials,
             buckets=self.buckets(),
         )
@@ -127,6 +130,7 @@ class Settled:
             suid=self.get("suid", False),
             dev=self.get("dev", False),
             ttl_s=self.get("ttl", 0),
+            sync_rate=self.get("sync-rate", defaults.sync_rate),
             ask_at_open=self.get("consistency", "mirror") == "open",
             buckets=self.buckets(),
         )

@@ -13,7 +13,8 @@ from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.config import Target, parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.mount import Parts, Settings
+    from mimicfs.config import Settings
+    from mimicfs.parts import Parts
     from mimicfs.sync import Progress, Report
 
 

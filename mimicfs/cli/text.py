@@ -45,3 +45,23 @@ def parse_time(option: str, text: str) -> int:
     except ValueError as exc:
         raise ConfigError(f"{option} {text}: write a date or time, as 2024-12-31T18:00") from exc
     return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes as people read it: 12 B, 3.4 MiB."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it: 12 s, 3 min, 5.0 h, 7.2 days."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"

@@ -18,7 +18,7 @@ from mimicfs.cli.text import iso_time, printable
 from mimicfs.config import parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.mount import Settings
+    from mimicfs.config import Settings
     from mimicfs.verify import Drift, Verified
 
 _WORDS = {"missing": "not in the mirror", "extra": "not in S3", "changed": "differs"}

@@ -31,7 +31,7 @@ class Budget:
 
     def __init__(self, limit: int = 64 * MIB, cache: BlockCache | None = None) -> None:
         self.cache = cache
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()  # protects all below
         self._held: dict[Holder, int] = {}
         self.used = 0  # bytes
@@ -40,7 +40,7 @@ class Budget:
 
     def share(self) -> int:
         """Return how many bytes one of the readers that hold some may hold, in fairness."""
-        return self._limit // max(1, len(self._held))
+        return self.limit // max(1, len(self._held))
 
     def take(self, reader: Holder, size: int, needed: bool) -> bool:
         """Take *size* bytes if there is room, or if a read waits for them (*needed*). Room is
@@ -54,7 +54,7 @@ class Budget:
 
     def _taken(self, reader: Holder, size: int, needed: bool) -> bool:
         with self._lock:
-            if not needed and self.used + size > self._limit:
+            if not needed and self.used + size > self.limit:
                 return False
             self.used += size
             self._held[reader] = self._held.get(reader, 0) + size

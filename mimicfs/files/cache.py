@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import secrets
-import stat
 import threading
 import weakref
 from collections import Counter
@@ -32,6 +31,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError
 from mimicfs.files.blocks import BLOCK, BlockFile
 from mimicfs.files.eviction import Eviction
+from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
 
@@ -253,25 +253,9 @@ class CachedObject:
         self._file, self._looked = None, False
 
 
-def private_directory(path: Path) -> Path:
-    """Make *path* for us alone, if it is not there. Raises ConfigError unless it is a directory
-    of ours that nobody else can enter."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}; name another --cache-dir") from exc
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(f"{path}: not a directory of ours; name another --cache-dir")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise ConfigError(f"{path}: others can enter it; chmod 700 it")
-    return path
-
-
 def _opened(directory: Path) -> int:
     """Return *directory* opened. Raises ConfigError."""
-    private_directory(directory)
+    private_directory(directory, "name another --cache-dir")
     try:
         root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         if os.fstat(root).st_uid != os.getuid():

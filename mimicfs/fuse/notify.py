@@ -56,6 +56,11 @@ class Notifier:
         """Whether everything_changed does what it says; from kernel 6.16 on."""
         return self._epoch
 
+    @property
+    def waiting(self) -> int:
+        """How much is queued that the kernel was not told yet."""
+        return self._asked - self._told
+
     def entry_changed(self, parent: int, name: bytes) -> None:
         self._queue(lambda: self._entry(parent, name))
 

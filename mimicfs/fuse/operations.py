@@ -59,6 +59,7 @@ from mimicfs.fuse.abi import (
     Fopen,
     Opcode,
 )
+from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.packing import NS, Packer
 from mimicfs.posix import Caller, FileSystem, NewAttr, Opened
 
@@ -100,8 +101,10 @@ class Operations:
         *,
         setxattr_ext: bool = False,
         opendir: bool = False,
+        counts: Counts | None = None,
     ) -> None:
         self._fs = fs
+        self._counts = counts or Counts()
         self._packer = packer
         self._listed = listed
         self._setxattr_size = SETXATTR_IN.size if setxattr_ext else COMPAT_SETXATTR_IN_SIZE
@@ -155,13 +158,23 @@ class Operations:
             for opcode, handler in handlers.items()
         }
 
-    def sure(self, caller: Caller, call: Callable[[], T], missing: Unlisted | None = None) -> T:
+    def sure(
+        self,
+        caller: Caller,
+        call: Callable[[], T],
+        missing: Unlisted | None = None,
+        opcode: Opcode = Opcode.SETATTR,
+    ) -> T:
         """Return call(), learning first whatever it says must be learned. Waits.
 
         *missing* is what it said already. Raises the last Unlisted when it says so for ever.
         """
+        counted = False
         for _ in range(_LEARNINGS_MAX):
             if missing is not None:
+                if not counted:
+                    self._counts.learned(opcode)
+                counted = True
                 self._fs.learn(caller, missing)
             try:
                 return call()
@@ -231,6 +244,8 @@ class Operations:
     def _listing(self, caller: Caller, nodeid: int, request: bytes, plus: bool) -> Data:
         _, offset, size, *_ = READ_IN.unpack_from(request, _BODY)
         self._listed.add(nodeid)
+        if not offset:
+            self._counts.listings += 1
         packer = self._packer
         dots = packer.dots(nodeid, offset, plus) if offset < 2 else b""
         entries = self._fs.readdir(

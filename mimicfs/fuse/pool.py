@@ -22,7 +22,7 @@ class Pool:
 
     def __init__(self, name: str, size: int) -> None:
         self._name = name
-        self._size = size
+        self.size = size
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._lock = threading.Lock()  # protects the two below
         self._threads: list[threading.Thread] = []
@@ -32,7 +32,7 @@ class Pool:
         """Let a thread call *task*, which must not raise."""
         with self._lock:
             self._free -= 1
-            if self._free < 0 and len(self._threads) < self._size:
+            if self._free < 0 and len(self._threads) < self.size:
                 self._start()
         self._tasks.put(task)
 

@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable
 
 from mimicfs.errors import MountError, Unlisted
-from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, Init, Opcode
+from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
+from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
 from mimicfs.fuse.packing import Packer
 from mimicfs.fuse.pool import Pool
@@ -64,11 +65,14 @@ class Server:
         self._fs = fs
         self._session = session
         packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
+        self.counts = Counts()
         self._operations = Operations(
             *(fs, packer, session.listed),
             setxattr_ext=Init.SETXATTR_EXT in session.flags,
             opendir=opendir,
+            counts=self.counts,
         )
+        self._came = self.counts.came
         self._table = self._operations.table
         self._pools = {
             Lane.QUICK: Pool("fuse-lookup", workers),
@@ -85,6 +89,11 @@ class Server:
         self._ended = threading.Event()
         self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
         self._deadline = float("inf")  # of stop, in time.monotonic()
+
+    def limits(self) -> dict[str, int]:
+        """Return how many threads there may be for each kind of waiting."""
+        pools = {lane.name.lower(): pool for lane, pool in self._pools.items()}
+        return {name: pool.size for name, pool in (pools | {"learn": self._learners}).items()}
 
     def serve(self) -> None:
         """Answer until unmounted or stopped. Returns when all workers are done, or given up."""
@@ -124,6 +133,7 @@ class Server:
         if operation is None:
             self._dispatch_other(opcode, unique, nodeid, request)
             return
+        self._came[opcode] += 1
         caller = Caller(uid, gid, pid, self._calm)
         if self._fs.quick:
             if operation.lane is Lane.QUICK:
@@ -165,7 +175,7 @@ class Server:
         except Unlisted as exc:
             self._hand_over(self._learners, operation, caller, unique, request, exc)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
-            self._session.fail(unique, _errno(exc, opcode))
+            self._session.fail(unique, self._failed(exc, opcode))
         else:
             if not self._session.reply(unique, data):
                 self._give_back(opcode, data)
@@ -174,10 +184,11 @@ class Server:
         try:
             data = self._operations.read_cached(request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
-            self._session.fail(unique, _errno(exc, Opcode.READ))
+            self._session.fail(unique, self._failed(exc, Opcode.READ))
             return True
         if data is None:
             return False
+        self.counts.cached_bytes += len(data)
         self._session.reply(unique, data)
         return True
 
@@ -210,18 +221,27 @@ class Server:
         try:
             if operation.lane is Lane.QUICK:
                 data = self._operations.sure(
-                    caller, lambda: handler(caller, nodeid, request), missing
+                    caller, lambda: handler(caller, nodeid, request), missing, opcode
                 )
             else:
                 data = handler(caller, nodeid, request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
-            self._session.fail(unique, _errno(exc, opcode))
+            self._session.fail(unique, self._failed(exc, opcode))
         else:
+            if opcode == Opcode.READ:
+                self.counts.moved(len(data), 0)
+            elif opcode == Opcode.WRITE:
+                self.counts.moved(0, WRITE_OUT.unpack(data)[0])
             if not self._session.reply(unique, data):
                 self._give_back(opcode, data)
         finally:
             # After the answer: an INTERRUPT that comes between finds it, and needs no more.
             self._waiting.pop(unique, None)
+
+    def _failed(self, exc: Exception, opcode: int) -> int:
+        code = _errno(exc, opcode)
+        self.counts.failed(code)
+        return code
 
     def _give_back(self, opcode: int, data: Data) -> None:
         try:

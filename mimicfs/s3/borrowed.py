@@ -12,6 +12,7 @@ from mimicfs.entry import Bucket
 from mimicfs.s3.errors import ours
 from mimicfs.s3.lister import Lister
 from mimicfs.s3.listing import Page
+from mimicfs.s3.traffic import Traffic
 
 _CONNECTIONS = 8
 
@@ -25,7 +26,9 @@ class BorrowedS3:
         options = S3Options(connections=_CONNECTIONS)
         verify = getattr(client._endpoint.http_session, "_verify", True)
         bundle = verify if isinstance(verify, str) else None
-        self._lister = Lister(self._signer, client, options, bundle, _count_nothing)
+        self._lister = Lister(
+            self._signer, client, options, bundle, _count_nothing, Traffic(options.slow_s)
+        )
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

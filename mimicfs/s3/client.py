@@ -40,6 +40,7 @@ from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.listing import Page
+    from mimicfs.s3.traffic import Traffic
     from mimicfs.s3.wire import Wire
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
@@ -88,6 +89,23 @@ class S3:
         if "_lister" in self.__dict__:
             self._lister.close()
 
+    @cached_property
+    def _traffic(self) -> Traffic:
+        from mimicfs.s3.traffic import Traffic
+
+        return Traffic(self._options.slow_s)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was asked of S3 so far, and within what limits."""
+        with self._lock:
+            requests = dict(self.requests)
+        return {
+            "requests": requests,
+            **self._traffic.figures(),
+            "connections_max": self._options.connections,
+            "waiting": self.pool._work_queue.qsize(),
+        }
+
     def count(self, kind: str) -> None:
         with self._lock:
             self.requests[kind] += 1
@@ -116,7 +134,8 @@ class S3:
 
         client = self._plain_client()
         wire, rules = self._wire_of(client), Rules(client, self._options.buckets)
-        client._make_api_call = lambda name, params: wire.ask(name, rules.paid(name, params))
+        observed = self._traffic.observed(wire.ask)
+        client._make_api_call = lambda name, params: observed(name, rules.paid(name, params))
         learn(client, self.mimicdb)
         learned = client._make_api_call
         client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
@@ -188,7 +207,8 @@ class S3:
         from mimicfs.s3.lister import Lister
 
         return Lister(
-            self._plain_client, self._client, self._options, self._ca_bundle(), self.count
+            *(self._plain_client, self._client, self._options, self._ca_bundle(), self.count),
+            self._traffic,
         )
 
     def check_credentials(self) -> None:
@@ -336,6 +356,7 @@ class S3:
                 if not count:
                     return _ENDED
                 filled += count
+                self._traffic.moved(count, 0)
         except (BotoCoreError, HTTPError, OSError):
             return _ENDED  # the connection broke within the body
         finally:

@@ -24,6 +24,7 @@ from mimicfs.errors import InvalidRequest, S3Error, S3Unavailable, Throttled, Un
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, OldVersion, Page, parse_page
+from mimicfs.s3.traffic import Traffic
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -36,7 +37,8 @@ _NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowe
 
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
-    one); *asker* is one that finds the region of a bucket; *count* counts requests."""
+    one); *asker* is one that finds the region of a bucket; *count* counts requests, *traffic*
+    what else is to be known of them."""
 
     def __init__(
         self,
@@ -45,11 +47,13 @@ class Lister:
         options: S3Options,
         ca_bundle: str | None,
         count: Callable[[str], None],
+        traffic: Traffic,
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
         self._options = options
         self._count = count
+        self._traffic = traffic
         self._signer = signer_for(None)
         self._version = 2  # of ListObjects; 1 where the server knows no other
         self._answered = False  # a page came: the server knows the version
@@ -123,14 +127,17 @@ class Lister:
             headers = {"x-amz-request-payer": "requester"}  # signed with the address
         url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
-        try:
-            answer = self._http.send(AWSRequest("GET", url, headers).prepare())
-            body: bytes = answer.content
-        except (BotoCoreError, HTTPError) as exc:
-            raise translated(exc, about) from None  # *exc* shows the signed address in a log
-        if answer.status_code == 200:
-            return body
-        raise self._refusal(answer, body, about)
+        with self._traffic.observing("ListObjectsV2", about) as seen:
+            try:
+                answer = self._http.send(AWSRequest("GET", url, headers).prepare())
+                seen.headers = answer.headers
+                body: bytes = answer.content
+            except (BotoCoreError, HTTPError) as exc:
+                raise translated(exc, about) from None  # *exc* shows the signed address in a log
+            if answer.status_code != 200:
+                raise self._refusal(answer, body, about)
+        self._traffic.moved(len(body), 0)
+        return body
 
     @staticmethod
     def _refusal(answer: Any, body: bytes, about: str) -> Exception:

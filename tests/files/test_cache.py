@@ -301,7 +301,7 @@ def test_a_link_or_a_directory_that_others_may_enter_is_refused(tmp_path: Path) 
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "private").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "private")
-    with pytest.raises(ConfigError, match="others can enter it; chmod 700 it"):
+    with pytest.raises(ConfigError, match="others can enter it; chmod 700 "):
         BlockCache(tmp_path / "open", "aws")
     with pytest.raises(ConfigError, match="not a directory of ours"):
         BlockCache(tmp_path / "link", "aws")

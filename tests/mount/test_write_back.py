@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.mounts import MIMICFS, costs, unmounted, wait_until
+from support.mounts import MIMICFS, costs, succeed, unmounted, wait_until
 from support.proxy import Fail, Hold
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -83,6 +84,18 @@ def test_what_s3_does_not_take_before_the_end_is_uploaded_by_the_next_mount(
     assert in_s3(client, bucket) == {}
     mount_at(f"s3://{bucket}")
     assert in_s3(client, bucket) == {"a": 5, "b": 6}
+
+
+def test_status_shows_what_is_pending_and_why(mount_at, client, bucket, proxy):
+    path = mount_at(f"s3://{bucket}", "--write-back").path
+    assert os.listdir(path) == []
+    with proxy.rule(Fail(puts, 403, "AccessDenied")):
+        (path / "a").write_bytes(b"12345")
+        wait_until(lambda: "AccessDenied" in succeed("status", path))
+        said = succeed("status", path)
+        assert "1 closed files with 5 B are not in S3 yet" in said
+        [told] = json.loads(succeed("status", "--json", path))
+        assert (told["files"]["write_back"]["files"], told["files"]["pending"]) == (1, 1)
 
 
 # Power

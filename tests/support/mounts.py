@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -54,6 +55,8 @@ class Mount:
 
     def _answers(self) -> bool:
         try:
+            # statvfs(2) asks the daemon; what stat(2) says, the kernel may know of a dead one.
+            os.statvfs(self.path)
             return not unmounted(self.path) and self.path.stat().st_ino == 1
         except OSError:
             return False

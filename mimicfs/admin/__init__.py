@@ -1,0 +1,1 @@
+"""What an administrator sees of a mount, and can tell it: status, metrics, logs, doctor."""

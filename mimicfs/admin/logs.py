@@ -1,0 +1,131 @@
+"""Where log lines go, how they look, and how much is logged, also while the mount runs.
+
+    terminal      time, level, message
+    systemd       where stderr is the journal: <priority>message, the journal has the time
+    --log-file    a file, 0600 when it is made, opened anew when logrotate has moved it away;
+                  `syslog:` is the system's log
+
+SIGUSR1 logs more, SIGUSR2 less, `mimicfs log-level` sets a level. botocore's debug log shows
+signed headers: its loggers stay at warning, whatever the level is.
+
+Threading: `set_up` before other threads start; levels may be set by any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from mimicfs.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LEVELS = ("debug", "info", "warning", "error")  # from much to little
+SYSLOG = "syslog:"
+_NOISY = ("botocore", "boto3", "s3transfer", "urllib3")
+_TIMED = "%(asctime)s %(levelname)s %(message)s"
+_SYSLOG_SOCKET = "/dev/log"
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+def set_up(level: str, file: Path | None) -> None:
+    """Log to *file*; None: to stderr. Raises ConfigError."""
+    handler, form = _to_stderr() if file is None else _to_file(file)
+    handler.setFormatter(form)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for noisy in _NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def level() -> str:
+    """Return from which level on is logged."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def set_level(name: str) -> None:
+    """Log from level *name* on. Raises ConfigError."""
+    if name not in LEVELS:
+        raise ConfigError(f"{name}: no level of the log; levels are {', '.join(LEVELS)}")
+    before = level()
+    logging.getLogger().setLevel(name.upper())
+    if name != before:
+        log.log(logging.getLogger().level, "the log is at level %s, it was at %s", name, before)
+
+
+def obey_signals() -> None:
+    """From now on SIGUSR1 logs more, and SIGUSR2 less. In the main thread."""
+    signal.signal(signal.SIGUSR1, lambda *_: _step(-1))
+    signal.signal(signal.SIGUSR2, lambda *_: _step(+1))
+
+
+def _step(by: int) -> None:
+    now = level()
+    at = LEVELS.index(now) if now in LEVELS else 1
+    set_level(LEVELS[min(max(at + by, 0), len(LEVELS) - 1)])
+
+
+def _to_stderr() -> tuple[logging.Handler, logging.Formatter]:
+    return logging.StreamHandler(), _Journal() if _is_journal() else _OneLine(_TIMED)
+
+
+def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
+    if str(file) == SYSLOG:
+        return _to_syslog()
+    try:
+        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return _Watched(file), _OneLine(_TIMED)
+    except OSError as exc:
+        raise ConfigError(f"{file}: {exc.strerror}; name another --log-file") from exc
+
+
+def _to_syslog() -> tuple[logging.Handler, logging.Formatter]:
+    try:
+        handler = logging.handlers.SysLogHandler(
+            _SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+    except OSError as exc:
+        raise ConfigError(f"{_SYSLOG_SOCKET}: {exc.strerror}; name another --log-file") from exc
+    handler.append_nul = False
+    return handler, _OneLine(f"mimicfs[{os.getpid()}]: %(levelname)s %(message)s")
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes to systemd's journal, as it says itself: DEVICE:INODE of the pipe."""
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class _Watched(logging.handlers.WatchedFileHandler):
+    """A log file that is made anew, for us alone, when it was moved away."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+class _OneLine(logging.Formatter):
+    """A key may have a line feed in it: a log line has not."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+
+
+class _Journal(_OneLine):
+    """The lines of sd-daemon(3): each, also of a traceback, with its priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = _PRIORITIES.get(record.levelno, 5)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))

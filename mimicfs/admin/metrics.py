@@ -1,0 +1,234 @@
+"""The figures of a mount for Prometheus, at the address that was asked for and nowhere else.
+
+    127.0.0.1:9100     loopback: the default of what is sensible
+    unix:/run/x.sock   a socket, 0600
+    public:HOST:PORT   any address: who reaches it reads names of buckets, and counts
+
+Of each source of figures, numbers become gauges MIMICFS_SOURCE_NAME, and what is in the tables
+below counters and labels; so a source that is new needs nothing here.
+
+Threading: a thread for the server, one for each request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from mimicfs.errors import ConfigError
+from mimicfs.private import check_parent
+
+log = logging.getLogger(__name__)
+
+Collect = Callable[[], dict[str, dict[str, Any]]]
+_PATIENCE_S = 10.0  # how long a client may take to ask
+_MISSING = "--metrics needs the package prometheus-client: pip install 'mimicfs[metrics]'"
+_FORMS = "--metrics {text}: write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"
+_NOT_LOOPBACK = (
+    "--metrics {text}: anybody who reaches this address could read names of buckets and counts;"
+    " write 127.0.0.1:{port}, or, if that is meant, public:{text}"
+)
+
+# By source and figure: a counter and what its parts are called; "": it has no parts.
+_COUNTERS = {
+    ("kernel", "requests"): ("request", "Requests of the kernel."),
+    ("kernel", "errors"): ("errno", "Errors that were answered to the kernel."),
+    ("kernel", "saved"): ("kind", "S3 requests that the mirror made unnecessary."),
+    ("kernel", "answered_by_mirror"): ("", "Questions that the mirror answered."),
+    ("kernel", "asked_s3_first"): ("", "Questions for which S3 had to be asked first."),
+    ("kernel", "bytes_read"): ("", "Bytes read by programs."),
+    ("kernel", "bytes_written"): ("", "Bytes written by programs."),
+    ("s3", "requests"): ("kind", "Requests sent to S3, retries included."),
+    ("s3", "errors"): ("code", "Requests that S3 refused, or did not answer."),
+    ("s3", "slow"): ("", "Requests that took longer than --slow-request."),
+    ("s3", "bytes_in"): ("", "Bytes received from S3."),
+    ("s3", "bytes_out"): ("", "Bytes sent to S3."),
+}
+_PARTS = {("kernel", "threads_max"): "pool"}
+_WORD = re.compile(r"[^a-zA-Z0-9_]+")
+
+
+class Metrics:
+    """Serves what *collect* returns at *address* until it is closed. Raises ConfigError."""
+
+    def __init__(self, address: str, collect: Collect) -> None:
+        try:
+            import prometheus_client
+        except ImportError as exc:
+            raise ConfigError(_MISSING) from exc
+        registry = prometheus_client.CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(collect))
+        render = prometheus_client.generate_latest
+        kind = prometheus_client.CONTENT_TYPE_LATEST
+        self._path: Path | None = None
+        self._server = self._opened(address, _handler(lambda: render(registry), kind))
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        log.info("metrics at %s", address)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _opened(self, address: str, handler: Any) -> socketserver.BaseServer:
+        try:
+            if address.startswith("unix:"):
+                self._path = Path(address.removeprefix("unix:"))
+                check_parent(self._path)
+                return _UnixServer(str(self._path), handler)
+            return _TCPServer(_parsed(address), handler)
+        except (OSError, OverflowError) as exc:
+            text = getattr(exc, "strerror", None) or exc
+            raise ConfigError(f"--metrics {address}: {text}") from exc
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    """Return host and port. Raises ConfigError."""
+    text = address.removeprefix("public:")
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isdecimal() and int(port) < 65536):
+        raise ConfigError(_FORMS.format(text=address))
+    if text == address and not _is_loopback(host):
+        raise ConfigError(_NOT_LOOPBACK.format(text=text, port=port))
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _TCPServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a client of the metrics failed", exc_info=True)
+
+
+class _UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        os.fchmod(self.socket.fileno(), 0o600)  # bind(2) gives the file these permissions
+        path = str(self.server_address)
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(path)
+            raise OSError(98, "already in use")
+        if Path(path).is_socket():  # of a mount that died
+            os.unlink(path)
+        super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a client of the metrics failed", exc_info=True)
+
+
+def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _PATIENCE_S
+        server_version, sys_version = "mimicfs", ""
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(404)
+                return
+            body = render()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "-"
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            log.debug("metrics: " + format, *args)
+
+    return Handler
+
+
+class _Collector:
+    """From figures to metrics, each time that Prometheus asks."""
+
+    def __init__(self, collect: Collect) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        found = self._collect()
+        up = GaugeMetricFamily("mimicfs_up", "Whether this part answers.", labels=["part"])
+        for source, figures in found.items():
+            up.add_metric([source], float("error" not in figures))
+        yield up
+        for source, figures in found.items():
+            if "error" in figures and isinstance(figures["error"], str):
+                continue
+            yield from _families(source, figures)
+
+
+def _families(source: str, figures: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    for name, value in figures.items():
+        metric = _WORD.sub("_", f"mimicfs_{source}_{name}")
+        counted = _COUNTERS.get((source, name))
+        if counted is not None:
+            part, help_ = counted
+            yield _filled(CounterMetricFamily, metric, help_, part, value)
+        elif (source, name) in _PARTS:
+            yield _filled(GaugeMetricFamily, metric, metric, _PARTS[source, name], value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield GaugeMetricFamily(metric, metric, value=value)
+        elif (source, name) == ("mirror", "buckets"):
+            yield from _of_buckets(value)
+        elif isinstance(value, list):
+            yield GaugeMetricFamily(metric, f"How many: {name}.", value=len(value))
+
+
+def _filled(family: Any, metric: str, help_: str, part: str, value: Any) -> Any:
+    if not part:
+        return family(metric, help_, value=value)
+    made = family(metric, help_, labels=[part])
+    for each, count in value.items():
+        made.add_metric([str(each)], count)
+    return made
+
+
+def _of_buckets(buckets: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    table = {
+        "objects": ("mimicfs_bucket_objects", "Objects that the mirror knows.", 1.0),
+        "bytes": ("mimicfs_bucket_bytes", "Their bytes.", 1.0),
+        "synced_ns": ("mimicfs_bucket_last_sync_seconds", "When it was last listed.", 1e-9),
+    }
+    for name, (metric, help_, unit) in table.items():
+        family = GaugeMetricFamily(metric, help_, labels=["bucket"])
+        for bucket in buckets:
+            if bucket[name] is not None:
+                family.add_metric([bucket["name"]], bucket[name] * unit)
+        yield family

@@ -1,0 +1,59 @@
+"""While a mount runs: its control socket, its metrics, and its signals.
+
+Threading: `controlled` is entered by the main thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mimicfs.admin import logs
+from mimicfs.admin.controlsocket import Command, ControlSocket
+from mimicfs.admin.sources import Sources
+from mimicfs.errors import MimicError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def exported(sources: Sources, address: str) -> Iterator[None]:
+    """Within, Prometheus may ask for the figures of *sources* at *address*; "": nowhere. Raises
+    ConfigError."""
+    if not address:
+        yield
+        return
+    from mimicfs.admin.metrics import Metrics
+
+    with closing(Metrics(address, sources.collect)):
+        yield
+
+
+@contextmanager
+def controlled(sources: Sources, path: Path) -> Iterator[None]:
+    """Within, signals set the level of the log, and the control socket *path* answers.
+
+    That there is none is no reason to have no mount: it is logged.
+    """
+    logs.obey_signals()
+    commands: dict[str, Command] = {
+        "status": lambda _: sources.collect(),
+        "log-level": _log_level,
+    }
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(closing(ControlSocket(path, commands)))
+        except (OSError, MimicError) as exc:
+            log.warning("no control socket, so no `mimicfs status`: %s", exc)
+        yield
+
+
+def _log_level(request: Mapping[str, Any]) -> str:
+    """Set the level that is asked for, if one is; return the level."""
+    wanted = request.get("level")
+    if wanted is not None:
+        logs.set_level(str(wanted))
+    return logs.level()

@@ -1,0 +1,251 @@
+"""`mimicfs status` and `log-level`: asking the processes that serve mounts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimicfs import errors
+from mimicfs.cli.options import common, json_option
+from mimicfs.cli.text import amount, duration, iso_time, printable
+
+if TYPE_CHECKING:
+    from mimicfs.config import Settings
+    from mimicfs.mounted import Mounted
+
+_ANSWER_S = 5.0  # most time that a mount is given to answer
+_WATCH_S = 2.0  # between two looks
+_MOUNTS_AT_ONCE = 16
+_BUCKETS_SHOWN = 20
+
+Told = dict[str, Any]
+
+
+@click.command()
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a mount may take to answer.",
+)
+@json_option
+@common
+def status(
+    settings: Settings, mountpoint: Path | None, watch: bool, timeout: float, as_json: bool
+) -> None:
+    """Tell what is mounted, what it does, and what the mirrors behind it hold.
+
+    All mounts are asked at once; one that does not answer in time is told as such.
+    """
+    if watch:
+        _watch(settings, mountpoint, timeout, as_json)
+        return
+    told = _told(settings, mountpoint, timeout)
+    if as_json:
+        click.echo(json.dumps(told))
+    else:
+        click.echo(_shown(told))
+
+
+@click.command("log-level")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("level", required=False)
+@common
+def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
+    """Set how much the mount at MOUNTPOINT logs: debug, info, warning or error.
+
+    Without LEVEL, tell how much that is.
+    """
+    from mimicfs.admin.controlsocket import ask
+    from mimicfs.mounted import control_socket
+
+    (found,) = _chosen(settings, mountpoint)
+    more = {} if level is None else {"level": level}
+    path = control_socket(settings, Path(found.mountpoint))
+    click.echo(ask(path, "log-level", _ANSWER_S, **more))
+
+
+def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:
+    """Show it every other second: on a terminal in place, for programs a line each time."""
+    from rich.live import Live
+    from rich.text import Text
+
+    try:
+        if as_json:
+            while True:
+                click.echo(json.dumps(_told(settings, mountpoint, timeout_s)))
+                time.sleep(_WATCH_S)
+        with Live(auto_refresh=False) as live:
+            while True:
+                live.update(Text(_shown(_told(settings, mountpoint, timeout_s))), refresh=True)
+                time.sleep(_WATCH_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
+    from mimicfs.mounted import mounts, resolved
+
+    found = mounts(settings)
+    if mountpoint is None:
+        return found
+    found = [each for each in found if each.mountpoint == str(resolved(mountpoint))]
+    if not found:
+        raise errors.MountError(f"{mountpoint}: no mount of mimicfs of this user")
+    return found
+
+
+def _told(settings: Settings, mountpoint: Path | None, timeout_s: float) -> list[Told]:
+    """Return what each mount says of itself. They are asked all at once."""
+    found = _chosen(settings, mountpoint)
+    with ThreadPoolExecutor(_MOUNTS_AT_ONCE) as pool:
+        return list(pool.map(lambda each: _of_mount(settings, each, timeout_s), found))
+
+
+def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> Told:
+    from mimicfs.admin.controlsocket import ask
+    from mimicfs.mounted import control_socket
+
+    told: Told = {**mounted._asdict(), "error": "", "buckets": []}
+    del told["files"], told["bytes"]  # known at its end only
+    if not mounted.alive:
+        return {**told, "error": "its process has died", "buckets": _buckets_in(settings, mounted)}
+    try:
+        said = ask(control_socket(settings, Path(mounted.mountpoint)), "status", timeout_s)
+    except errors.MimicError as exc:
+        return {**told, "error": str(exc)}
+    return {**told, **said, "buckets": said.get("mirror", {}).get("buckets", [])}
+
+
+def _buckets_in(settings: Settings, mounted: Mounted) -> list[Told]:
+    """Return what the mirror of a dead mount holds, where that is a file."""
+    from mimicfs.admin.figures import mirror
+    from mimicfs.backends.open import open_store
+    from mimicfs.mimicdb import MimicDB
+
+    if not mounted.store.startswith("sqlite:"):
+        return []
+    with closing(MimicDB(open_store(mounted.store, settings.namespace))) as mimicdb:
+        buckets: list[Told] = mirror(mimicdb, mounted.store)["buckets"]
+        return buckets
+
+
+# For people
+
+
+def _shown(told: list[Told]) -> str:
+    if not told:
+        return "nothing is mounted"
+    return "\n".join(line for each in told for line in _lines(each))
+
+
+def _lines(each: Told) -> Iterator[str]:
+    """Yield what is known of a mount; a part that did not answer says so itself."""
+    state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or fusermount3 -u -z"
+    yield printable(f"{each['target']} at {each['mountpoint']} ({state})")
+    if each["alive"] and each["error"]:
+        yield f"  DOES NOT ANSWER: {each['error']}"
+    yield f"  endpoint {each['endpoint']}, mounted {iso_time(each['started_ns'])}"
+    parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("files", _files),
+             ("cache", _cache), ("sync", _syncs)]  # fmt: skip
+    for name, lines in parts:
+        part = each.get(name)
+        if part is None:
+            continue
+        if isinstance(part.get("error"), str):
+            yield f"  {name}: {part['error']}"
+        else:
+            yield from lines(part)
+    yield f"  mirror   {each['store']}"
+    if isinstance(each.get("mirror", {}).get("error"), str):
+        yield f"    {each['mirror']['error']}"
+    yield from _buckets(each["buckets"])
+
+
+def _process(part: Told) -> Iterator[str]:
+    yield (
+        f"  process  up {duration(part['uptime_s'])}, {amount(part['resident_bytes'])} of memory,"
+        f" {part['threads']} threads, version {part['version']}, log level {part['log_level']}"
+    )
+
+
+def _kernel(part: Told) -> Iterator[str]:
+    saved = part["saved"]
+    yield (
+        f"  asked    {part['answered_by_mirror']:,} answered by the mirror,"
+        f" {part['asked_s3_first']:,} after asking S3;"
+        f" {saved['HEAD']:,} HEAD and {saved['LIST']:,} LIST saved"
+    )
+    yield f"  data     {amount(part['bytes_read'])} read, {amount(part['bytes_written'])} written"
+    if part["errors"]:
+        yield f"  errors   {_counted(part['errors'])}"
+
+
+def _s3(part: Told) -> Iterator[str]:
+    yield (
+        f"  S3       {_counted(part['requests']) or 'nothing asked'};"
+        f" {amount(part['bytes_in'])} in, {amount(part['bytes_out'])} out;"
+        f" at most {part['connections_max']} requests at once"
+    )
+    if part["errors"] or part["slow"]:
+        yield f"  S3 said  {_counted(part['errors']) or 'no error'}; {part['slow']:,} were slow"
+
+
+def _files(part: Told) -> Iterator[str]:
+    yield (
+        f"  files    {part['open']:,} open; {part['unsaved']:,} with"
+        f" {amount(part['unsaved_bytes'])} that S3 does not have yet;"
+        f" {amount(part['read_ahead_bytes'])} of {amount(part['read_ahead_max'])} read ahead"
+    )
+    behind = part["write_back"]
+    if behind["files"]:
+        yield (
+            f"  pending  {behind['files']:,} closed files with {amount(behind['bytes'])} are not"
+            f" in S3 yet, the oldest for {duration(behind['oldest_s'])}"
+        )
+    if behind["error"]:
+        yield f"  S3 TOOK  NONE of them the last time: {printable(behind['error'])}"
+    if part["recovered"]:
+        yield f"  LOOK AT  {part['recovered']:,} files in staging/recovered, which S3 does not have"
+
+
+def _cache(part: Told) -> Iterator[str]:
+    numbers = ((name, value) for name, value in part.items() if isinstance(value, int | float))
+    yield "  cache    " + ", ".join(
+        f"{name} {amount(value) if 'bytes' in name else f'{value:,}'}" for name, value in numbers
+    )
+
+
+def _syncs(part: Told) -> Iterator[str]:
+    for each in part["running"]:
+        scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
+        yield f"  syncing  {scope}: {each['keys']:,} keys in {each['pages']:,} pages so far"
+    for each in part["failed"]:
+        scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
+        yield f"  SYNC OF  {scope} failed: {printable(each['error'])}"
+
+
+def _buckets(buckets: list[Told]) -> Iterator[str]:
+    for bucket in buckets[:_BUCKETS_SHOWN]:
+        synced = iso_time(bucket["synced_ns"]) if bucket["synced_ns"] is not None else "never"
+        yield (
+            f"    {bucket['name']}: {bucket['objects']} keys, {bucket['bytes']} bytes,"
+            f" last sync {synced}"
+        )
+    if len(buckets) > _BUCKETS_SHOWN:
+        yield f"    and {len(buckets) - _BUCKETS_SHOWN} more; --json lists them"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))

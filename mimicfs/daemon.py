@@ -1,0 +1,94 @@
+"""A mount in a process of its own, and where it logs.
+
+Threading: forking happens before anything starts a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from mimicfs.admin import logs
+from mimicfs.config import Settings, Target
+from mimicfs.errors import MimicError, MountError
+from mimicfs.mount import MountChoices, serve_mount
+from mimicfs.private import private_directory
+
+log = logging.getLogger(__name__)
+
+
+def start_daemon(
+    settings: Settings, target: Target, mountpoint: Path, choices: MountChoices
+) -> None:
+    """Serve the mount in a process of its own. Returns when the mount answers; raises what
+    kept it from doing so."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        _be_daemon(settings, target, mountpoint, choices, tell)
+    os.close(tell)
+    with os.fdopen(told) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    if said == "ready":
+        return
+    if not said:
+        raise MountError(f"{mountpoint}: the mount died while it began; mount with -f to see why")
+    kind, _, message = said.partition("\n")
+    raise Failed(message, kind)
+
+
+class Failed(MountError):
+    """A mount did not come up; *kind* is the name of the error's class in the daemon."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _be_daemon(
+    settings: Settings, target: Target, mountpoint: Path, choices: MountChoices, tell: int
+) -> NoReturn:
+    """In the child: leave the terminal, serve, and end without returning to the caller."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    with os.fdopen(tell, "w") as parent:
+
+        def say(text: str) -> None:
+            if not parent.closed:
+                parent.write(text)
+                parent.close()
+
+        try:
+            set_up_logging(settings, foreground=False)
+            _leave_terminal()
+            serve_mount(settings, target, mountpoint, choices, lambda: say("ready"))
+        except MimicError as exc:
+            log.error("%s", exc)
+            say(f"{type(exc).__name__}\n{exc}")
+            os._exit(1)
+        except BaseException as exc:
+            log.exception("the mount of %s failed", mountpoint)
+            say(f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; the log has more")
+            os._exit(1)
+    logging.shutdown()
+    os._exit(0)
+
+
+def _leave_terminal() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+    os.close(nothing)
+
+
+def set_up_logging(settings: Settings, foreground: bool) -> None:
+    """Log to stderr in the foreground, else to the log file: one line an event."""
+    file = settings.log_file
+    if file is None and not foreground:
+        file = private_directory(settings.state) / "mimicfs.log"
+    logs.set_up(settings.log_level, file)

@@ -1,0 +1,71 @@
+"""How many requests of the kernel came, and how they were answered.
+
+Counting costs the thread that reads the device one addition to a list, without a lock: it is the
+only one that writes there. What workers count is under a lock; they wait for S3 anyway. Readers
+see each number as it was a moment ago.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import Counter
+from typing import Any
+
+from mimicfs.fuse.abi import Opcode
+
+_SIZE = 64  # above every opcode that is counted
+# What a file system without a mirror asks S3 for, of what is answered from one.
+_HEADS = (Opcode.LOOKUP, Opcode.GETATTR)
+
+
+class Counts:
+    """INVARIANT: `came` and `cached_bytes` are written by the reading thread only; so is
+    `listings` where the file system is quick, else workers do, and may lose one now and then."""
+
+    def __init__(self) -> None:
+        self.came = [0] * _SIZE  # by opcode
+        self.listings = 0  # of directories, begun
+        self.cached_bytes = 0  # of reads answered by the reading thread
+        self._lock = threading.Lock()  # protects all below
+        self._learned: Counter[int] = Counter()  # by opcode; for which S3 had to be asked first
+        self._errors: Counter[int] = Counter()  # by errno
+        self._read = 0  # bytes
+        self._written = 0  # bytes
+
+    def learned(self, opcode: int) -> None:
+        with self._lock:
+            self._learned[opcode] += 1
+
+    def failed(self, code: int) -> None:
+        with self._lock:
+            self._errors[code] += 1
+
+    def moved(self, read: int, written: int) -> None:
+        with self._lock:
+            self._read += read
+            self._written += written
+
+    def figures(self) -> dict[str, Any]:
+        """Return the sums, for people and programs.
+
+        *answered_by_mirror* are the questions about names, attributes and directories that cost
+        no request; *saved* what they would have cost without a mirror: a HEAD for each name and
+        its attributes, a LIST for each directory that was read. What the kernel answers from its
+        own caches is not seen here, and not counted.
+        """
+        with self._lock:
+            learned, errors = dict(self._learned), dict(self._errors)
+            read, written = self._read + self.cached_bytes, self._written
+        heads = sum(self.came[opcode] - learned.get(opcode, 0) for opcode in _HEADS)
+        directories = learned.get(Opcode.READDIR, 0) + learned.get(Opcode.READDIRPLUS, 0)
+        saved = {"HEAD": max(0, heads), "LIST": max(0, self.listings - directories)}
+        return {
+            "requests": {op.name.lower(): n for op in Opcode if (n := self.came[op])},
+            "answered_by_mirror": sum(saved.values()),
+            "asked_s3_first": sum(learned.values()),
+            "saved": saved,
+            "bytes_read": read,
+            "bytes_written": written,
+            "errors": {errno.errorcode.get(code, str(code)): n for code, n in errors.items()},
+        }

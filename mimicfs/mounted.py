@@ -1,0 +1,125 @@
+"""What is mounted: each mount says so in a file that it keeps locked while it lives, and which
+tells at its end what S3 does not have yet.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from mimicfs.config import Settings
+from mimicfs.ending import Pending
+from mimicfs.private import private_directory
+
+log = logging.getLogger(__name__)
+
+
+class Mounted(NamedTuple):
+    """What a running mount says of itself, in a file that it keeps locked while it lives."""
+
+    mountpoint: str
+    target: str
+    endpoint: str
+    store: str
+    pid: int
+    started_ns: int
+    alive: bool = True
+    files: int = 0  # at its end: how many S3 does not have yet
+    bytes: int = 0  # and how many bytes they have
+
+
+def _record(settings: Settings, mountpoint: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+    return private_directory(settings.state / "mounts") / f"{digest}.json"
+
+
+def control_socket(settings: Settings, mountpoint: Path) -> Path:
+    """Return where the process that serves *mountpoint* listens (admin/controlsocket.py)."""
+    return _record(settings, mountpoint).with_suffix(".sock")
+
+
+def resolved(mountpoint: Path) -> Path:
+    """Return *mountpoint* as the kernel names it, without asking what is mounted there."""
+    path = Path(os.path.abspath(mountpoint))
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def mounts(settings: Settings) -> list[Mounted]:
+    """Return the mounts of this user that are known, dead ones included."""
+    found: list[Mounted] = []
+    for path in sorted((settings.state / "mounts").glob("*.json")):
+        try:
+            with open(path) as file:
+                record: Any = json.load(file)
+                found.append(Mounted(**record)._replace(alive=_is_locked(file.fileno())))
+        except (OSError, ValueError, TypeError):
+            log.debug("%s: not a record of a mount", path)
+    return found
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
+def watched(
+    settings: Settings, mountpoint: Path
+) -> Iterator[Callable[[Callable[[Pending], None]], None]]:
+    """Within, the process that serves *mountpoint* can be waited for, by a function: it
+    returns when that process has ended, and calls what it is given with what is still to be
+    uploaded, once a second."""
+    try:
+        file = open(_record(settings, resolved(mountpoint)))  # noqa: SIM115  closed below
+    except FileNotFoundError:
+        yield lambda waiting: None
+        return
+    with file:
+        yield lambda waiting: _wait_for_end(file, waiting)
+
+
+def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
+    asked = time.monotonic()
+    while _is_locked(file.fileno()):
+        time.sleep(0.02)
+        if time.monotonic() - asked > 1:
+            asked = time.monotonic()
+            file.seek(0)
+            with suppress(ValueError):  # it is being written
+                said = json.load(file)
+                waiting(Pending(said["files"], said["bytes"]))
+
+
+@contextmanager
+def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending], None]]:
+    """Within, others can see that this process serves the mount, and what is still to be
+    uploaded, once that is said."""
+
+    def write(pending: Pending = Pending(0, 0)) -> None:  # noqa: B008  an immutable default
+        file.seek(0)
+        json.dump({**mounted._asdict(), "alive": True, **pending._asdict()}, file)
+        file.truncate()
+        file.flush()
+
+    path = _record(settings, Path(mounted.mountpoint))
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "r+") as file:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        write()
+        try:
+            yield write
+        finally:
+            path.unlink(missing_ok=True)

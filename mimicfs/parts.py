@@ -1,0 +1,73 @@
+"""What commands and mounts stand on: the mirror, S3, and what keeps the one true to the other."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.backends.open import open_store
+from mimicfs.config import Settings, Target, redacted
+from mimicfs.errors import AccessDenied, S3Unavailable
+from mimicfs.mimicdb import MimicDB
+from mimicfs.private import check_parent, private_directory
+from mimicfs.s3.client import S3
+from mimicfs.sync import Syncer
+
+log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """The mirror, S3, and what keeps the one true to the other."""
+
+    mimicdb: MimicDB
+    s3: S3
+    syncer: Syncer
+    store: str  # its URL, without a password
+
+    def close(self) -> None:
+        self.s3.close()
+        self.mimicdb.close()
+
+
+def assemble(settings: Settings) -> Parts:
+    """Open the store and make what stands on it. Makes no request."""
+    account = S3(settings.s3, MimicDB(open_store("memory:")))
+    url = settings.store
+    if not url:
+        url = f"sqlite://{settings.state / (account.account() + '.db')}"
+        private_directory(settings.state)
+    elif url.startswith("sqlite:"):
+        check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
+    mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
+    s3 = S3(settings.s3, mimicdb)
+    syncer = Syncer(mimicdb, s3, settings.s3.buckets)
+    return Parts(mimicdb, s3, syncer, redacted(url))
+
+
+def check(parts: Parts, target: Target) -> None:
+    """Raise what would make the mount useless: no credentials, no such bucket, no rights.
+
+    One request. When S3 cannot be reached, a mirror that has what is asked for is enough.
+    """
+    parts.s3.check_credentials()
+    if target.bucket:
+        known = parts.mimicdb.backend.bucket(target.bucket) is not None
+    else:
+        known = parts.mimicdb.scope("", "") is not None
+    try:
+        if target.bucket:
+            parts.s3.head_bucket(target.bucket)
+            parts.mimicdb.add_bucket(target.bucket, 0)
+        else:
+            parts.syncer.sync_buckets()
+    except AccessDenied as exc:
+        if target.bucket:
+            raise
+        raise AccessDenied(
+            f"{exc}; to mount one bucket: mimicfs mount s3://BUCKET MOUNTPOINT"
+        ) from exc
+    except S3Unavailable as exc:
+        if not known:
+            raise
+        log.warning("S3 does not answer, the mirror is shown as it is: %s", exc)

@@ -1,0 +1,103 @@
+"""Files and directories that are nobody's but ours: made so, and refused where they are not.
+
+Who can write in a directory can put there a link or a file of his own under the name that we are
+about to open; who can read a store knows every key. So a directory of ours is one that belongs to
+us, that is no symbolic link, and that nobody else can enter; a file of ours is opened without
+following a link, and looked at once it is open.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mimicfs.errors import ConfigError
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_SECRET_MAX = 64 << 10  # bytes of a file that holds a secret
+
+
+def private_directory(path: Path, advice: str = "set XDG_STATE_HOME to another place") -> Path:
+    """Return *path*, a directory for us alone, which is made if it is not there. Raises
+    ConfigError, with *advice*."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(open_directory(path))
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}; {advice}") from exc
+    return path
+
+
+def open_directory(path: Path) -> int:
+    """Return a descriptor of a directory of ours, for use as dir_fd. Raises OSError,
+    ConfigError."""
+    if path.is_symlink():
+        raise ConfigError(f"{path}: a symbolic link, not a directory of ours; name the real one")
+    fd = os.open(path, os.O_DIRECTORY | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"{path}: belongs to user {found.st_uid}; name a directory of yours")
+        if found.st_mode & _OTHERS:
+            raise ConfigError(f"{path}: others can enter it; chmod 700 {path}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_file(path: Path, found: os.stat_result) -> None:
+    """Raise ConfigError unless what was *found* when *path* was opened is a file that nobody
+    but us (and root) can read or write."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path}: not a file")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"{path}: belongs to user {found.st_uid}; name a file of yours")
+    if found.st_mode & _OTHERS:
+        raise ConfigError(f"{path}: others can read or write it; chmod 600 {path}")
+
+
+def check_parent(path: Path) -> None:
+    """Raise ConfigError where others could put a file of theirs at *path*: in a directory that
+    anybody may write in, or that is neither ours nor root's. One that is missing is no harm."""
+    parent = Path(os.path.realpath(path.parent))
+    try:
+        found = parent.stat()
+    except OSError:  # it will be made, or its lack be told by who opens the file
+        return
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"{parent}: belongs to user {found.st_uid}; name a file in one of yours")
+    if found.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"{parent}: anybody can write in it; name a file in a directory of yours")
+
+
+def read_secret(path: Path) -> str:
+    """Return the first line of *path*, a file that only we can read. Raises ConfigError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    try:
+        check_file(path, os.fstat(fd))
+        line = os.read(fd, _SECRET_MAX).split(b"\n", 1)[0].rstrip(b"\r")
+    finally:
+        os.close(fd)
+    try:
+        secret = line.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not text") from exc
+    if not secret:
+        raise ConfigError(f"{path}: empty; its first line is to be the secret")
+    return secret
+
+
+def seen_by_others(path: Path) -> bool:
+    """Whether *path* is a file that others than its owner can read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))

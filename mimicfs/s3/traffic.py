@@ -1,0 +1,109 @@
+"""What is asked of S3, counted; and the slow requests, logged with what S3's support wants to
+know of them (x-amz-request-id, x-amz-id-2).
+
+Threading: any thread; `_lock` is a leaf, held for a few instructions, once for each request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+log = logging.getLogger(__name__)
+
+_Ask = Callable[[str, dict[str, Any]], Any]
+_IDS = {"x-amz-request-id": "request id", "x-amz-id-2": "id 2"}
+_SENT = frozenset({"PutObject", "UploadPart"})
+
+
+class Traffic:
+    """A call that took *slow_s* seconds or more, its retries included, is logged as a warning;
+    0: none is."""
+
+    def __init__(self, slow_s: float) -> None:
+        self._slow_s = slow_s
+        self._lock = threading.Lock()  # protects all below
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._slow = 0
+        self._errors: Counter[str] = Counter()  # by S3's code, or the class of the error
+
+    def observed(self, ask: _Ask) -> _Ask:
+        """Return *ask*, a client's `_make_api_call`, observed."""
+
+        def call(operation: str, params: dict[str, Any]) -> Any:
+            about = f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}"
+            with self.observing(operation, about) as seen:
+                answer = ask(operation, params)
+                seen.headers = _headers(answer)
+                if operation in _SENT:
+                    self.moved(0, int(params.get("ContentLength", 0)))
+            return answer
+
+        return call
+
+    @contextmanager
+    def observing(self, operation: str, about: str) -> Iterator[Seen]:
+        """Within, a request is made, and what is seen of its answer is noted."""
+        seen, started = Seen(), time.monotonic()
+        try:
+            yield seen
+        except Exception as exc:
+            if isinstance(exc, ClientError):
+                seen.headers = _headers(exc.response)
+                seen.failed = str(exc.response.get("Error", {}).get("Code", ""))
+            seen.failed = seen.failed or str(getattr(exc, "code", "")) or type(exc).__name__
+            with self._lock:
+                self._errors[seen.failed] += 1
+            raise
+        finally:
+            took_s = time.monotonic() - started
+            if 0 < self._slow_s <= took_s:
+                self._tell(operation, about, took_s, seen)
+
+    def moved(self, bytes_in: int, bytes_out: int) -> None:
+        with self._lock:
+            self._bytes_in += bytes_in
+            self._bytes_out += bytes_out
+
+    def figures(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "bytes_in": self._bytes_in,
+                "bytes_out": self._bytes_out,
+                "slow": self._slow,
+                "errors": dict(self._errors),
+            }
+
+    def _tell(self, operation: str, about: str, took_s: float, seen: Seen) -> None:
+        with self._lock:
+            self._slow += 1
+        said = seen.headers
+        ids = [f"{what} {said[name]}" for name, what in _IDS.items() if name in said]
+        log.warning(
+            "slow: %s %s took %.1f s%s (%s)",
+            *(operation, about, took_s, f", {seen.failed}" if seen.failed else ""),
+            ", ".join(ids) or "no request id",
+        )
+
+
+class Seen:
+    """What was seen of an answer."""
+
+    __slots__ = ("failed", "headers")
+
+    def __init__(self) -> None:
+        self.headers: Mapping[str, str] = {}
+        self.failed = ""  # S3's code, or the class of an error
+
+
+def _headers(answer: Any) -> Mapping[str, str]:
+    headers: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers

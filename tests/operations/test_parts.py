@@ -1,0 +1,150 @@
+"""What status and metrics are made of, without a mount."""
+
+import os
+import stat
+import threading
+import time
+
+import pytest
+from botocore.exceptions import ClientError
+
+from mimicfs import private
+from mimicfs.admin.sources import Sources
+from mimicfs.allowance import Allowance
+from mimicfs.config import has_secret, redacted
+from mimicfs.errors import ConfigError
+from mimicfs.s3.traffic import Traffic
+
+
+def test_a_slow_request_is_logged_with_the_ids_that_s3_gave_it(caplog):
+    headers = {"x-amz-request-id": "4442587FB7D0A2F9", "x-amz-id-2": "vlR7Pn/SC="}
+    answer = {"ResponseMetadata": {"HTTPHeaders": headers}}
+
+    def slow(operation, params):
+        time.sleep(0.02)
+        if operation == "PutObject":
+            raise ClientError({"Error": {"Code": "SlowDown"}, **answer}, operation)
+        return answer
+
+    traffic = Traffic(0.01)
+    traffic.observed(slow)("GetObject", {"Bucket": "b", "Key": "k"})
+    with pytest.raises(ClientError):
+        traffic.observed(slow)("PutObject", {"Bucket": "b", "Key": "k", "ContentLength": 5})
+    Traffic(0.0).observed(slow)("GetObject", {})
+    assert [record.getMessage() for record in caplog.records] == [
+        "slow: GetObject s3://b/k took 0.0 s (request id 4442587FB7D0A2F9, id 2 vlR7Pn/SC=)",
+        (
+            "slow: PutObject s3://b/k took 0.0 s, SlowDown (request id 4442587FB7D0A2F9,"
+            " id 2 vlR7Pn/SC=)"
+        ),
+    ]
+    assert traffic.figures()["errors"] == {"SlowDown": 1}
+    assert (traffic.figures()["slow"], traffic.figures()["bytes_out"]) == (2, 0)
+
+
+def test_figures_that_fail_or_hang_do_not_hold_up_the_others():
+    go, threads = threading.Event(), set()
+
+    def hangs():
+        threads.add(threading.current_thread())
+        go.wait(10)
+        return {"n": 2}
+
+    sources = Sources()
+    sources.register("good", lambda: {"n": 1})
+    sources.register("fails", lambda: {"n": 1 // 0})
+    sources.register("hangs", hangs)
+    for _ in range(3):
+        assert sources.collect(0.05) == {
+            "good": {"n": 1},
+            "fails": {"error": "integer division or modulo by zero"},
+            "hangs": {"error": "does not answer"},
+        }
+    go.set()
+    assert sources.collect(10)["hangs"] == {"n": 2}
+    assert len(threads) == 1
+
+
+def test_an_allowance_lets_a_stock_go_at_once_and_then_so_much_a_second():
+    now = [0.0]
+    allowance = Allowance(10, 100, lambda: now[0])
+    for _ in range(100):
+        assert allowance.wait_s() == 0
+        allowance.spend(1)
+    assert allowance.wait_s() == pytest.approx(0.1)
+    allowance.spend(50)
+    assert allowance.wait_s() == pytest.approx(5.1)
+    now[0] = 6.0
+    assert allowance.wait_s() == 0
+    now[0] = 1e6
+    allowance.spend(100)
+    assert allowance.wait_s() == pytest.approx(0.1)
+    assert Allowance(0, 0).wait_s() == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://:sec/ret@host/0", "redis://***@host/0"),
+        ("rediss://:p@ss@host/0", "rediss://***@host/0"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("unix://:secret@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("https://u:secret@minio.example:9000/x", "https://***@minio.example:9000/x"),
+    ],
+)
+def test_a_url_is_shown_without_its_secret(url, shown):
+    assert redacted(url) == shown
+    assert has_secret(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///home/a@b/x.db", "memory:", "redis://host:6379/0?db=1", "aws", "http://h:1"]
+)
+def test_a_url_without_a_secret_is_shown_as_it_is(url):
+    assert redacted(url) == url
+    assert not has_secret(url)
+
+
+def test_a_private_directory_is_made_for_us_alone(tmp_path):
+    made = private.private_directory(tmp_path / "a/b")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert private.private_directory(made) == made
+
+
+def test_what_others_can_enter_or_a_link_is_no_private_directory(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").touch()
+    for name, says in [
+        ("open", "chmod 700"),
+        ("link", "a symbolic link"),
+        ("file", "File exists"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            private.private_directory(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_others_is_refused(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with pytest.raises(ConfigError, match="belongs to user 65534"):
+        private.private_directory(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="belongs to user 65534"):
+        private.check_parent(tmp_path / "theirs/store.db")
+
+
+def test_a_secret_is_read_only_from_a_file_of_ours_alone(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("hunter2\nmore\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="others can read or write it; chmod 600") as raised:
+        private.read_secret(path)
+    assert "hunter2" not in str(raised.value)
+    path.chmod(0o600)
+    assert private.read_secret(path) == "hunter2"
+    for name, says in [("missing", "No such file"), ("", "not a file")]:
+        with pytest.raises(ConfigError, match=says):
+            private.read_secret(tmp_path / name)

@@ -1,0 +1,275 @@
+"""What an administrator sees of a mount while it works, by the real commands."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from support.mounts import MIMICFS, run, succeed, unmounted, wait_until
+from support.servers import free_port
+
+from mimicfs.admin.controlsocket import ask
+from mimicfs.errors import MountError
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def mount(mount_at, bucket, client):
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"hello")
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"x")
+    return mount_at(f"s3://{bucket}")
+
+
+def told(mount):
+    (found,) = json.loads(succeed("status", "--json", mount.path))
+    return found
+
+
+def control_socket(state):
+    (path,) = (state / "mounts").glob("*.sock")
+    return path
+
+
+def test_status_tells_what_was_answered_and_what_it_cost(mount, bucket, proxy):
+    (mount.path / ".sync").touch()
+    before = told(mount)
+    assert [b["objects"] for b in before["buckets"] if b["name"] == bucket] == [2]
+    assert sorted(os.listdir(mount.path / "d")) == ["a", "b"]
+    assert not (mount.path / "d/missing").exists()
+    assert (mount.path / "d/a").read_text() == "hello"
+    (mount.path / "d/new").write_bytes(b"12345678")
+    after = told(mount)
+    gained = {
+        name: after["kernel"]["saved"][name] - before["kernel"]["saved"][name]
+        for name in ("HEAD", "LIST")
+    }
+    assert gained["LIST"] == 1
+    assert gained["HEAD"] >= 2
+    assert after["kernel"]["asked_s3_first"] == before["kernel"]["asked_s3_first"]
+    assert (after["kernel"]["bytes_read"], after["kernel"]["bytes_written"]) == (5, 8)
+    assert after["s3"]["requests"] == {"HEAD": 1, "LIST": 1, "GET": 1, "PUT": 1}
+    assert after["s3"]["requests"] == dict(proxy.counted())
+    assert after["s3"]["bytes_out"] == 8
+    assert (after["error"], after["files"]["pending"], after["sync"]["running"]) == ("", 0, [])
+    text = succeed("status", mount.path)
+    assert f"{bucket}: 3 keys, 14 bytes, last sync 20" in text
+    assert "1 GET, 1 HEAD, 1 LIST, 1 PUT" in text
+
+
+def test_status_answers_while_the_mount_is_loaded_and_s3_is_stalled(mount, proxy):
+    proxy.latency_s = 0.2
+    stop = threading.Event()
+
+    def load(number):
+        while not stop.is_set():
+            path = mount.path / f"d/f{number}"
+            path.write_bytes(b"x" * 100_000)
+            os.listdir(mount.path / "d")
+            (mount.path / ".sync").touch()
+
+    threads = [threading.Thread(target=load, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: told(mount)["files"]["unsaved"] > 0)
+        wait_until(lambda: told(mount)["sync"]["running"] != [])
+        found = told(mount)
+        assert found["error"] == ""
+        assert all("error" not in found[part] for part in ("process", "mirror", "sync"))
+    finally:
+        stop.set()
+        proxy.latency_s = 0
+        for thread in threads:
+            thread.join()
+
+
+def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(mount):
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        text = succeed("status", "--timeout", "0.5", mount.path)
+        assert time.monotonic() - started < 10
+        assert "DOES NOT ANSWER: the mount does not answer within 0.5 s" in text
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    assert told(mount)["error"] == ""
+
+
+def test_after_kill_9_status_says_dead_and_the_next_mount_answers(mount, mount_at, bucket):
+    mount.process.kill()
+    mount.process.wait()
+    assert "DEAD; mount again" in succeed("status", mount.path)
+    again = mount_at(f"s3://{bucket}")
+    wait_until(lambda: told(again)["pid"] == again.process.pid)
+    assert (told(again)["alive"], told(again)["error"]) == (True, "")
+
+
+def test_watch_shows_it_again_and_again(mount):
+    words = [str(MIMICFS), "status", "--watch", "--json", str(mount.path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        seen = [json.loads(process.stdout.readline())[0]["pid"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert seen == [mount.process.pid] * 2
+
+
+def test_the_control_socket_is_for_the_user_who_mounted_and_root(mount, state, tmp_path):
+    path = control_socket(state)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert ask(path, "status")["process"]["pid"] == mount.process.pid
+    with pytest.raises(MountError, match="no such command: 'no-such'"):
+        ask(path, "no-such")
+    if os.geteuid() == 0:
+        assert asked_by_nobody(path) == b'{"error": "for the user who mounted, and root"}\n'
+        assert "control socket: user 65534 was refused" in mount.log.read_text()
+
+
+def asked_by_nobody(path):
+    """What another user is answered, who was let in by mistake."""
+    program = (
+        "import os, socket, sys\n"
+        "os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[2])\n"
+        's.sendall(b\'{"command": "status"}\\n\'); sys.stdout.write(s.recv(1000).decode())'
+    )
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    words = [sys.executable, "-c", program, str(path.parent), path.name]
+    try:
+        return subprocess.run(words, capture_output=True, check=True, timeout=20).stdout
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_nonsense_at_the_control_socket_harms_nobody(mount, state):
+    path = control_socket(state)
+    for nonsense in (b"\n", b"[]\n", b"{" * 100, b"x" * 200_000, b'{"command": {}}\n', b""):
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            os.chdir(path.parent)  # the path is longer than an address may be
+            connection.connect(path.name)
+            connection.sendall(nonsense)
+    os.chdir("/")
+    assert ask(path, "log-level") == "info"
+
+
+def test_the_level_of_the_log_changes_while_the_mount_runs(mount):
+    assert succeed("log-level", mount.path) == "info\n"
+    assert succeed("log-level", mount.path, "debug") == "debug\n"
+    mount.process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: succeed("log-level", mount.path) == "info\n")
+    mount.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: succeed("log-level", mount.path) == "debug\n")
+    result = run("log-level", mount.path, "loud")
+    assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
+    assert "levels are debug, info, warning, error" in result.stderr
+    assert "the log is at level debug, it was at info" in mount.log.read_text()
+
+
+def test_slow_requests_are_logged_and_counted(mount_at, bucket, client, proxy):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    mount = mount_at(f"s3://{bucket}", "--slow-request", "0.3")
+    proxy.latency_s = 0.4
+    assert os.listdir(mount.path) == ["a"]
+    assert (mount.path / "a").read_text() == "x"
+    proxy.latency_s = 0
+    (mount.path / "b").write_text("y")
+    slow = [line for line in mount.log.read_text().splitlines() if "slow:" in line]
+    assert [line.split()[4] for line in slow] == ["ListObjectsV2", "GetObject"]
+    assert all("WARNING" in line for line in slow)
+    assert told(mount)["s3"]["slow"] == 2
+
+
+def test_metrics_are_served_where_they_were_asked_for(mount_at, bucket, tmp_path):
+    port = free_port()
+    mount = mount_at(f"s3://{bucket}", "--metrics", f"127.0.0.1:{port}")
+    (mount.path / "a").write_bytes(b"1234")
+    text = scraped(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
+    assert 'mimicfs_s3_requests_total{kind="PUT"} 1.0' in text
+    assert "mimicfs_kernel_bytes_written_total 4.0" in text
+    assert 'mimicfs_kernel_saved_total{kind="HEAD"}' in text
+    assert f'mimicfs_bucket_objects{{bucket="{bucket}"}} 1.0' in text
+    assert "mimicfs_files_unsaved 0.0" in text
+    assert 'mimicfs_up{part="mirror"} 1.0' in text
+    assert "mimicfs_s3_connections_max 32.0" in text
+
+
+def test_metrics_can_be_served_at_a_unix_socket_for_us_alone(mount_at, bucket, tmp_path):
+    path = tmp_path / "metrics.sock"
+    mount = mount_at(f"s3://{bucket}", "--metrics", f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    assert "mimicfs_process_resident_bytes" in scraped(connection)
+    mount.end()
+    assert not path.exists()
+
+
+def scraped(connection):
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Content-Type")[:10]) == (200, "text/plain")
+        return answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("0.0.0.0:9100", "if that is meant, public:0.0.0.0:9100"),
+        ("[::]:9100", "anybody who reaches this address"),
+        ("9100", "write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"),
+        ("127.0.0.1:99999", "write 127.0.0.1:PORT"),
+        ("unix:/tmp/metrics.sock", "anybody can write in it"),
+        ("127.0.0.1:1", "prometheus-client: pip install 'mimicfs[metrics]'"),
+    ],
+)
+def test_metrics_that_cannot_be_served_are_an_error_and_leave_no_mount(
+    state, tmp_path, proxy, bucket, store, address, says, monkeypatch
+):
+    if "pip install" in says:
+        (tmp_path / "prometheus_client.py").write_text("raise ImportError")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    point = tmp_path / "mnt"
+    point.mkdir()
+    common = ["--endpoint-url", proxy.url, "--store", store, "--metrics", address]
+    result = run("mount", "-f", *common, f"s3://{bucket}", point)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert says in result.stderr
+    assert unmounted(point)
+
+
+def test_sigterm_under_load_keeps_what_was_closed(mount, client, bucket):
+    closed, device = [], mount.path.stat().st_dev
+
+    def write(number):
+        with contextlib.suppress(OSError):  # the end of the mount
+            for n in range(1000):
+                name = f"w{number}-{n}"
+                with open(mount.path / name, "wb") as file:
+                    if os.fstat(file.fileno()).st_dev != device:
+                        return  # unmounted: this is below the mount point
+                    file.write(name.encode())
+                closed.append(name)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(closed) > 20)
+    mount.process.terminate()
+    assert mount.process.wait(30) == 0
+    for thread in threads:
+        thread.join()
+    assert unmounted(mount.path)
+    answers = {name: client.get_object(Bucket=bucket, Key=name)["Body"].read() for name in closed}
+    assert answers == {name: name.encode() for name in closed}
