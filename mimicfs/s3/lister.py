@@ -12,15 +12,15 @@ from xml.etree import ElementTree
 
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
-from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
-from mimicfs.errors import S3Error, S3Unavailable, Throttled
+from mimicfs.errors import CredentialsError, S3Error, S3Unavailable, Throttled
 from mimicfs.s3.backoff import RETRIED, backoff_s
+from mimicfs.s3.credentials import EXPIRED, Credentials
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, Page, parse_page
+from mimicfs.s3.transport import Transport
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -30,35 +30,28 @@ _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParam
 
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
-    one); *asker* is one that finds the region of a bucket; *count* counts requests."""
+    one); *asker* is one that finds the region of a bucket; *credentials* are what they sign
+    with, where they can be renewed; *count* counts requests."""
 
     def __init__(
         self,
         signer_for: Callable[[str | None], Any],
         asker: Any,
         options: S3Options,
-        ca_bundle: str | None,
+        transport: Transport,
+        credentials: Credentials | None,
         count: Callable[[str], None],
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
         self._options = options
+        self._transport = transport
+        self._credentials = credentials
         self._count = count
         self._signer = signer_for(None)
         self._lock = threading.Lock()  # protects the two below
         self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
         self._signers: dict[str, Any] = {}  # by region
-        url = self._signer.meta.endpoint_url
-        session: Any = URLLib3Session  # its stubs know neither a bundle nor two time limits
-        self._http = session(
-            verify=ca_bundle or True,
-            proxies=get_environ_proxies(url),
-            timeout=(options.connect_timeout_s, options.read_timeout_s),
-            max_pool_connections=options.connections,
-        )
-
-    def close(self) -> None:
-        self._http.close()
 
     def page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
@@ -85,10 +78,16 @@ class Lister:
 
     def _get(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
         for attempt in range(1, self._options.attempts):
+            used = self._credentials.get_frozen_credentials() if self._credentials else None
             try:
                 return self._get_once(bucket, params, about)
             except (Throttled, S3Unavailable):
                 time.sleep(backoff_s(attempt))
+            except CredentialsError as exc:
+                if exc.code not in EXPIRED or not self._credentials:
+                    raise
+                if not self._credentials.renew(used):
+                    raise
         return self._get_once(bucket, params, about)
 
     def _get_once(self, bucket: str, params: dict[str, Any], about: str) -> bytes:
@@ -96,7 +95,7 @@ class Lister:
         url = signer.generate_presigned_url("list_objects_v2", params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
         try:
-            answer = self._http.send(AWSRequest("GET", url).prepare())
+            answer = self._transport.sent(AWSRequest("GET", url).prepare())
             body: bytes = answer.content
         except (BotoCoreError, HTTPError) as exc:
             raise translated(exc, about) from None  # *exc* shows the signed address in a log
