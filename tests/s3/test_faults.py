@@ -28,6 +28,7 @@ from mimicfs.errors import (
     Throttled,
 )
 from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.borrowed import BorrowedS3
 from mimicfs.s3.client import S3
 
 _buckets = itertools.count()
@@ -311,6 +312,16 @@ def test_a_bucket_in_another_region_is_asked_there(s3, full, proxy, kind, status
         assert seen <= 2
         assert ASK[kind](s3, full) == GETS[kind]
         assert rule.seen == seen  # known from then on
+
+
+def test_a_client_of_ones_own_stays_at_its_endpoint_in_another_region(full, proxy):
+    own = plain(proxy.url)
+    lister = BorrowedS3(own)
+    said = {"headers": {"x-amz-bucket-region": "eu-west-1"}}
+    with proxy.rule(Refuse(signed_for_elsewhere, 301, "PermanentRedirect", **said, times=99)):
+        assert [entry.key for entry in lister.list_page(full).entries] == ["a"]
+    lister.close()
+    own.close()
 
 
 @pytest.fixture
