@@ -63,6 +63,7 @@ class S3Options:
     connections: int = 32  # most requests at once
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0  # without one byte arriving
+    request_timeout_s: float = 300.0  # for all of a request, and what its bytes take at a crawl
     attempts: int = 5  # in all, with backoff and jitter between
     credentials_file: Path | None = None  # instead of ~/.aws/credentials
     buckets: Buckets = Buckets()

@@ -402,7 +402,7 @@ class SQLite(Backend):
             rows = self._rows(_FROM + " LIMIT ?", self._id(bucket), start, limit)
         else:
             rows = self._rows(_BETWEEN + " LIMIT ?", self._id(bucket), start, end, limit)
-        return [_make(row) if row[5] is None else _entry(row) for row in rows]
+        return _entries(rows)
 
     @_ours
     def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
@@ -444,7 +444,7 @@ class SQLite(Backend):
 
     def _behind(self, bucket: int, key: str, limit: int) -> list[Entry]:
         rows = self._rows(_FROM + " LIMIT ?", bucket, key + "\0", limit)
-        return [_make(row) if row[5] is None else _entry(row) for row in rows]
+        return _entries(rows)
 
     # Changes
 
@@ -696,6 +696,11 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     if meta is not None:
         row = (*row[:5], json.loads(meta) if meta != "{}" else {}, *row[6:])
     return tuple.__new__(Entry, row)
+
+
+def _entries(rows: list[tuple[Any, ...]]) -> list[Entry]:
+    make = tuple.__new__  # `_make`, without a call for each
+    return [make(Entry, row) if row[5] is None else _entry(row) for row in rows]
 
 
 def _json(meta: object) -> str | None:

@@ -88,4 +88,5 @@ def refusal(code: str, message: str, status: int, **more: str) -> Answer:
 @lru_cache(maxsize=4096)
 def _time(ns: int) -> datetime:
     seconds, rest = divmod(ns, _NS)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+    at = datetime.fromtimestamp(seconds, UTC)
+    return at.replace(microsecond=rest // 1000) if rest else at

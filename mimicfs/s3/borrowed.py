@@ -13,6 +13,7 @@ from mimicfs.s3.errors import ours
 from mimicfs.s3.lister import Lister
 from mimicfs.s3.listing import Page
 from mimicfs.s3.traffic import Traffic
+from mimicfs.s3.transport import Transport
 
 _CONNECTIONS = 8
 
@@ -26,13 +27,15 @@ class BorrowedS3:
         options = S3Options(connections=_CONNECTIONS)
         verify = getattr(client._endpoint.http_session, "_verify", True)
         bundle = verify if isinstance(verify, str) else None
+        self._transport = Transport(options, bundle)
         self._lister = Lister(
-            self._signer, client, options, bundle, _count_nothing, Traffic(options.slow_s)
+            *(self._signer, client, options, self._transport, None, _count_nothing),
+            Traffic(options.slow_s),
         )
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
-        self._lister.close()
+        self._transport.close()
 
     def list_buckets(self) -> list[Bucket]:
         with ours("list of buckets"):
@@ -56,7 +59,8 @@ class BorrowedS3:
         return self._lister.page(bucket, prefix, delimiter, after, token, limit)
 
     def _signer(self, region: str | None) -> Any:
-        """Return a client that signs for *region* (None: the client's own)."""
+        """Return a client that signs for *region* (None: the client's own). It asks the same
+        endpoint, or where the client has AWS's, that of the region."""
         if region is None:
             return self._client
         import boto3
@@ -65,6 +69,7 @@ class BorrowedS3:
         return boto3.session.Session().client(
             "s3",
             region_name=region,
+            endpoint_url=self._client._ruleset_resolver._builtins.get("SDK::Endpoint"),
             config=self._client.meta.config,
             aws_access_key_id=credentials.access_key,
             aws_secret_access_key=credentials.secret_key,

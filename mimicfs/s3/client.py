@@ -39,14 +39,14 @@ from mimicfs.s3.conditions import Condition, Conditions
 from mimicfs.s3.content import Body, Content, bare_etag, sized
 
 if TYPE_CHECKING:
+    from mimicfs.s3.credentials import Credentials
     from mimicfs.s3.listing import Page
     from mimicfs.s3.traffic import Traffic
-    from mimicfs.s3.wire import Wire
+    from mimicfs.s3.transport import Transport
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
 MIB = 1 << 20
-_ENDED = "the answer ended early"
 _NOT_S3 = "the answer is not S3's; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -84,10 +84,9 @@ class S3:
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         if "_client" in self.__dict__:
-            self._wire.close()
             self._client.close()
-        if "_lister" in self.__dict__:
-            self._lister.close()
+        if "_transport" in self.__dict__:
+            self._transport.close()
 
     @cached_property
     def _traffic(self) -> Traffic:
@@ -114,56 +113,61 @@ class S3:
 
     @cached_property
     def _session(self) -> Any:
-        import boto3
-
         from mimicfs.s3.errors import ours
 
         with ours("S3"):
-            session = boto3.session.Session(
-                profile_name=self._options.profile, region_name=self._options.region
-            )
-            if self._options.credentials_file is not None:
-                path = str(self._options.credentials_file)
-                session._session.set_config_variable("credentials_file", path)
-            return session
+            return self._new_session()
+
+    def _new_session(self) -> Any:
+        import boto3
+
+        session = boto3.session.Session(
+            profile_name=self._options.profile, region_name=self._options.region
+        )
+        if self._options.credentials_file is not None:
+            path = str(self._options.credentials_file)
+            session._session.set_config_variable("credentials_file", path)
+        return session
+
+    @cached_property
+    def _credentials(self) -> Credentials:
+        """What the clients sign with. There may be none: who signs then raises."""
+        from mimicfs.s3.credentials import Credentials
+
+        found = Credentials(
+            self._session.get_credentials(), lambda: self._new_session().get_credentials()
+        )
+        if found:
+            self._session._session._credentials = found  # what its clients are made with
+        return found
+
+    @cached_property
+    def _transport(self) -> Transport:
+        from mimicfs.s3.transport import Transport
+
+        bundle: str | None = self._session._session.get_config_variable("ca_bundle")
+        return Transport(self._options, bundle)
 
     @cached_property
     def _client(self) -> Any:
-        from mimicfs.s3.learning import learn
+        from mimicfs.s3.learning import learn, note_sent
         from mimicfs.s3.rules import Rules
+        from mimicfs.s3.wire import Wire
 
         client = self._plain_client()
-        wire, rules = self._wire_of(client), Rules(client, self._options.buckets)
-        observed = self._traffic.observed(wire.ask)
+        wire = (client, self._credentials, self._options, self._transport)
+        observed = self._traffic.observed(Wire(*wire, self.count, note_sent).ask)
+        rules = Rules(client, self._options.buckets)
         client._make_api_call = lambda name, params: observed(name, rules.paid(name, params))
         learn(client, self.mimicdb)
         learned = client._make_api_call
         client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
-        client.meta.events.register("request-created.s3", _do_not_ask_first)
-        client.meta.events.register("before-send.s3", self._count_sent)
+        events = client.meta.events
+        events.register("request-created.s3", _do_not_ask_first)
+        events.register("before-send.s3", self._count_sent)
+        events.register_last("before-send.s3", self._transport.before_send)
+        self._credentials.renew_in(events, self._options.attempts)
         return client
-
-    def _wire_of(self, client: Any) -> Wire:
-        from mimicfs.s3.learning import note_sent
-        from mimicfs.s3.wire import Wire
-
-        self._wire = Wire(
-            *(client, self._frozen_credentials, self._options, self._ca_bundle()),
-            *(self.count, note_sent),
-        )
-        return self._wire
-
-    def _frozen_credentials(self) -> Any:
-        from botocore.exceptions import NoCredentialsError
-
-        credentials = self._session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError()
-        return credentials.get_frozen_credentials()  # renewed if they are about to expire
-
-    def _ca_bundle(self) -> str | None:
-        bundle: str | None = self._session._session.get_config_variable("ca_bundle")
-        return bundle
 
     def _plain_client(self, region: str | None = None) -> Any:
         from botocore import UNSIGNED
@@ -190,6 +194,7 @@ class S3:
         session = self._session
         try:
             with self._lock, ours("S3"):
+                self._credentials  # noqa: B018  before the session makes a client
                 return session.client(
                     "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
                 )
@@ -207,8 +212,8 @@ class S3:
         from mimicfs.s3.lister import Lister
 
         return Lister(
-            *(self._plain_client, self._client, self._options, self._ca_bundle(), self.count),
-            self._traffic,
+            *(self._plain_client, self._client, self._options, self._transport),
+            *(self._credentials, self.count, self._traffic),
         )
 
     def check_credentials(self) -> None:
@@ -325,49 +330,54 @@ class S3:
 
         The object must be the version *etag* ("": any). Raises ObjectChanged, KeyNotFound;
         the mirror was repaired before. An answer that is shorter, longer or of another
-        version is an error, not data; a broken one is asked for again, also one whose bytes
-        do not have its checksum.
+        version is an error, not data; one that breaks off is continued where it did, as long
+        as each brings something and the time of one request is not over. One whose bytes do not
+        have the checksum that S3 sent with them is asked for again.
         """
-        if not buffer.nbytes:
-            return
-        broken = ""
-        for attempt in range(self._options.attempts):
-            if attempt:
-                time.sleep(backoff_s(attempt - 1))
-            broken = self._read_once(bucket, key, etag, start, buffer)
-            if not broken:
-                return
-        raise S3Unavailable(f"s3://{bucket}/{key}: {broken}, every time")
+        ends_s = time.monotonic() + self._options.request_timeout_s
+        filled = breaks = vain = 0
+        wrong = "the answer ended early"
+        while filled < buffer.nbytes:
+            if breaks:
+                time.sleep(backoff_s(max(0, vain - 1)))
+            came, etag, missed = self._read_some(bucket, key, etag, start + filled, buffer[filled:])
+            if missed:
+                came, wrong = 0, f"the bytes do not have the checksum ({missed}) sent with them"
+            filled, breaks = filled + came, breaks + 1
+            vain = 0 if came else vain + 1
+            over = time.monotonic() > ends_s and filled < buffer.nbytes
+            if over or vain == self._options.attempts:
+                raise S3Unavailable(f"s3://{bucket}/{key}: {wrong}, every time")
 
-    def _read_once(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> str:
-        """Return what is wrong with the answer, if it should be asked for again."""
+    def _read_some(
+        self, bucket: str, key: str, etag: str, start: int, buffer: memoryview
+    ) -> tuple[int, str, str]:
+        """Return how many bytes came before the answer ended, or broke off, the version that
+        they are of, and the name of a checksum that they do not have."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 
         answer = self._get(bucket, key, etag, start, buffer.nbytes)
         body = answer["Body"]
+        filled = 0
         try:
             self._check_version(bucket, key, etag, answer)
             _check_range(f"s3://{bucket}/{key}", answer, start, buffer.nbytes)
-            filled = 0
             while filled < buffer.nbytes:
                 # In pieces: the TLS and HTTP layers make a copy as large as what is asked.
                 count = body.readinto(buffer[filled : filled + MIB])
                 if not count:
-                    return _ENDED
+                    break
                 filled += count
                 self._traffic.moved(count, 0)
         except (BotoCoreError, HTTPError, OSError):
-            return _ENDED  # the connection broke within the body
+            pass  # the connection broke within the body
         finally:
             body.close()
-        whole = not answer.get("ContentRange")
-        missed = (
-            checksums.missed(answer["ResponseMetadata"]["HTTPHeaders"], buffer) if whole else ""
-        )
-        return f"the bytes do not have the checksum ({missed}) that was sent with them" * bool(
-            missed
-        )
+        missed = ""
+        if filled == buffer.nbytes and not answer.get("ContentRange"):
+            missed = checksums.missed(answer["ResponseMetadata"]["HTTPHeaders"], buffer)
+        return filled, etag or bare_etag(answer), missed
 
     def _get(self, bucket: str, key: str, etag: str, start: int, size: int) -> Any:
         extra = {"IfMatch": f'"{etag}"'} if etag else {}

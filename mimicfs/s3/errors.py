@@ -150,9 +150,14 @@ _LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
         "{text}; choose --profile or log in again",
     ),
     (
-        (boto.NoRegionError, boto.InvalidRegionError),
+        (boto.NoRegionError,),
         errors.ConfigError,
         "no usable region: give --region or set AWS_REGION",
+    ),
+    (
+        (boto.InvalidRegionError,),  # given to us, or named by the server
+        errors.ConfigError,
+        "{about}: {text} check --region and --endpoint-url",
     ),
     ((boto.ParamValidationError,), errors.InvalidRequest, "{about}: {text}"),
     (

@@ -15,16 +15,23 @@ from xml.etree import ElementTree
 
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
-from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
-from mimicfs.errors import InvalidRequest, S3Error, S3Unavailable, Throttled, Unsupported
+from mimicfs.errors import (
+    CredentialsError,
+    InvalidRequest,
+    S3Error,
+    S3Unavailable,
+    Throttled,
+    Unsupported,
+)
 from mimicfs.s3.backoff import RETRIED, backoff_s
+from mimicfs.s3.credentials import EXPIRED, Credentials
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, OldVersion, Page, parse_page
 from mimicfs.s3.traffic import Traffic
+from mimicfs.s3.transport import Transport
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -37,21 +44,25 @@ _NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowe
 
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
-    one); *asker* is one that finds the region of a bucket; *count* counts requests, *traffic*
-    what else is to be known of them."""
+    one); *asker* is one that finds the region of a bucket; *credentials* are what they sign
+    with, where they can be renewed; *count* counts requests, *traffic* what else is to be known
+    of them."""
 
     def __init__(
         self,
         signer_for: Callable[[str | None], Any],
         asker: Any,
         options: S3Options,
-        ca_bundle: str | None,
+        transport: Transport,
+        credentials: Credentials | None,
         count: Callable[[str], None],
         traffic: Traffic,
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
         self._options = options
+        self._transport = transport
+        self._credentials = credentials
         self._count = count
         self._traffic = traffic
         self._signer = signer_for(None)
@@ -60,17 +71,6 @@ class Lister:
         self._lock = threading.Lock()  # protects the two below
         self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
         self._signers: dict[str, Any] = {}  # by region
-        url = self._signer.meta.endpoint_url
-        session: Any = URLLib3Session  # its stubs know neither a bundle nor two time limits
-        self._http = session(
-            verify=ca_bundle or True,
-            proxies=get_environ_proxies(url),
-            timeout=(options.connect_timeout_s, options.read_timeout_s),
-            max_pool_connections=options.connections,
-        )
-
-    def close(self) -> None:
-        self._http.close()
 
     def page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
@@ -102,6 +102,7 @@ class Lister:
         """Return an answer, and how often S3 asked for patience before it came."""
         throttled, moved = 0, False
         for attempt in range(1, 2 + self._options.attempts):
+            used = self._credentials.get_frozen_credentials() if self._credentials else None
             try:
                 return self._get_once(asked, token, limit), throttled
             except _Redirected as exc:
@@ -115,6 +116,11 @@ class Lister:
                     raise
                 throttled += isinstance(exc, Throttled)
                 time.sleep(backoff_s(attempt - moved))
+            except CredentialsError as exc:
+                if exc.code not in EXPIRED or not self._credentials:
+                    raise
+                if not self._credentials.renew(used):
+                    raise
         raise AssertionError("unreachable")
 
     def _get_once(self, asked: Asked, token: str | None, limit: int) -> bytes:
@@ -129,7 +135,7 @@ class Lister:
         self._count("LIST")
         with self._traffic.observing("ListObjectsV2", about) as seen:
             try:
-                answer = self._http.send(AWSRequest("GET", url, headers).prepare())
+                answer = self._transport.sent(AWSRequest("GET", url, headers).prepare())
                 seen.headers = answer.headers
                 body: bytes = answer.content
             except (BotoCoreError, HTTPError) as exc:

@@ -1,25 +1,24 @@
-"""The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over the
-connections of http.client, signed by botocore's signer.
+"""The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over
+transport.py, signed by botocore's signer.
 
 botocore spends 1.9 ms of CPU on such a call, most of it on what is the same for each; this takes
 a third of that, and a body goes into the caller's buffer without a copy in between (the figures
 are in docs/performance.md). It answers as botocore does, and asks again as often, with backoff
 and jitter, what S3 throttles or loses. Whatever is out of the ordinary is asked of botocore
-instead: parameters that are not plain headers, a proxy, another region, a refusal that may be
-about how the request was signed.
+instead: parameters that are not plain headers, a proxy, another region (once: then botocore
+knows where the bucket is, and so does this), a refusal that may be about how the request was
+signed.
 
-Threading: any number of threads. `_lock` protects the idle connections and what is known of
-buckets, and is held for a few instructions.
+Threading: any number of threads. `_lock` protects what is known of buckets, and is held for a
+few instructions.
 """
 
 from __future__ import annotations
 
-import http.client
-import ssl
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
@@ -27,25 +26,21 @@ from xml.etree import ElementTree
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionClosedError,
-    EndpointConnectionError,
-)
-from botocore.httpsession import get_cert_path
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import ConnectionError as Unreached
 from botocore.utils import get_environ_proxies
 
 from mimicfs import __version__
-from mimicfs.config import MIB, S3Options
+from mimicfs.config import S3Options
 from mimicfs.s3.backoff import RETRIED, backoff_s
+from mimicfs.s3.credentials import EXPIRED, Credentials
+from mimicfs.s3.transport import BROKEN, Transport, network_error
 
 _METHODS = {"GetObject": "GET", "PutObject": "PUT", "UploadPart": "PUT"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).
 _PLAIN = frozenset({404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
 _UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
-_BROKEN = (OSError, http.client.HTTPException)
 
 
 class _Place(NamedTuple):
@@ -62,15 +57,15 @@ class _Place(NamedTuple):
 
 
 class Wire:
-    """Answers *client*'s calls. *credentials* returns what to sign with; *count* is told the
-    method of each request, *note* the size of what it sends."""
+    """Answers *client*'s calls. *credentials* is what to sign with; *count* is told the method
+    of each request, *note* the size of what it sends."""
 
     def __init__(
         self,
         client: Any,
-        credentials: Callable[[], Any],
+        credentials: Credentials,
         options: S3Options,
-        ca_bundle: str | None,
+        transport: Transport,
         count: Callable[[str], None],
         note: Callable[[int], None],
     ) -> None:
@@ -78,12 +73,10 @@ class Wire:
         self._otherwise: Callable[[str, dict[str, Any]], Any] = client._make_api_call
         self._credentials = credentials
         self._options = options
-        self._ca_bundle = ca_bundle
+        self._transport = transport
         self._count = count
         self._note = note
-        self._tls: ssl.SSLContext | None = None
-        self._lock = threading.Lock()  # protects the two below
-        self._idle: dict[str, list[http.client.HTTPConnection]] = {}  # by host
+        self._lock = threading.Lock()  # protects the next
         self._places: dict[str, _Place | None] = {}  # by bucket; None: left to botocore
         self._locations = {name: _locations(client, name) for name in _METHODS}
 
@@ -99,20 +92,29 @@ class Wire:
                 return self._sent(operation, request)
             except _Again as exc:
                 failed: Exception = exc.error
-            except _ForBotocore:
+            except _ForBotocore as exc:
                 request.rewind()
+                if exc.moved:
+                    return self._asked_otherwise(operation, params)
                 break
             request.rewind()
         else:
             raise failed
         return self._otherwise(operation, params)
 
-    def close(self) -> None:
-        with self._lock:
-            connections = [each for idle in self._idle.values() for each in idle]
-            self._idle.clear()
-        for connection in connections:
-            connection.close()
+    def _asked_otherwise(self, operation: str, params: dict[str, Any]) -> Any:
+        """Ask botocore, who may find the bucket elsewhere. If S3 answers it at the same place,
+        it knows better how to ask there: the bucket is left to it."""
+        bucket, answered = params["Bucket"], False
+        try:
+            answer = self._otherwise(operation, params)
+            answered = True
+        finally:
+            place = self._found(bucket)
+            with self._lock:
+                same = place == self._places[bucket]
+                self._places[bucket] = None if same and answered else place
+        return answer
 
     # Requests
 
@@ -131,68 +133,51 @@ class Wire:
         body = params.get("Body", b"")
         start = 0 if isinstance(body, bytes) else body.tell()
         signed = AWSRequest(_METHODS[operation], url, headers, body)
-        if place.region:
+        credentials = self._credentials.get_frozen_credentials() if place.region else None
+        if credentials is not None:
             signed.context["client_config"] = self._client.meta.config
-            S3SigV4Auth(self._credentials(), "s3", place.region).add_auth(signed)
+            S3SigV4Auth(credentials, "s3", place.region).add_auth(signed)
         target = place.path + path + (f"?{query}" if query else "")
-        return _Request(
-            place, _METHODS[operation], target, dict(signed.headers.items()), body, start
-        )
+        headers = dict(signed.headers.items())
+        return _Request(place, _METHODS[operation], target, headers, body, start, credentials)
 
     def _sent(self, operation: str, request: _Request) -> dict[str, Any]:
         """Return the answer to *request*. Raises ClientError, _Again, _ForBotocore."""
-        idle = self._taken(request.place)
-        if idle is not None:
-            try:
-                return self._exchanged(operation, request, idle)
-            except _BROKEN:  # S3 had given the connection up
-                request.rewind()
-        try:
-            connection = self._connected(request.place)
-        except _BROKEN as exc:
-            url = request.place.url
-            raise _Again(EndpointConnectionError(endpoint_url=url, error=exc)) from exc
-        try:
-            return self._exchanged(operation, request, connection)
-        except _BROKEN as exc:
-            url = request.place.url
-            raise _Again(ConnectionClosedError(endpoint_url=url, error=exc)) from exc
-
-    def _exchanged(
-        self, operation: str, request: _Request, connection: http.client.HTTPConnection
-    ) -> dict[str, Any]:
         self._count(request.method)
         self._note(int(request.headers.get("Content-Length", 0)))
         try:
-            connection.request(request.method, request.target, request.body, request.headers)
-            found = connection.getresponse()
-        except BaseException:  # also what the body raises when it is read
-            connection.close()
-            raise
-        headers = {name.lower(): value for name, value in found.getheaders()}
-        if found.status not in (200, 206):
-            with closing(connection):
-                said = found.read(_ERROR_MAX)
-            raise self._refused(request.place, _refusal(operation, found.status, headers, said))
-        answer = _answer(found.status, headers)
-        body = _Body(self, request.place.host, connection, found)
-        if operation == "GetObject":
-            return {**answer, "Body": body}
-        if body.rest():  # S3 says nothing but headers
-            raise _ForBotocore
+            found = self._transport.exchange(
+                *(request.method, request.place.url, request.target, request.headers, request.body)
+            )
+        except SSLError:
+            raise  # a certificate that is not trusted will not be
+        except (HTTPClientError, Unreached) as exc:
+            raise _Again(exc) from exc
+        try:
+            if found.status not in (200, 206):
+                said = found.rest(_ERROR_MAX)
+                error = _refusal(operation, found.status, found.headers, said)
+                raise self._refused(request, error)
+            answer = _answer(found.status, found.headers)
+            if operation == "GetObject":
+                return {**answer, "Body": found}
+            if found.rest(_ERROR_MAX):  # S3 says nothing but headers
+                raise _ForBotocore
+        except BROKEN as exc:
+            raise _Again(network_error(exc, request.place.url)) from exc
         return answer
 
-    def _refused(self, place: _Place, error: ClientError) -> Exception:
+    def _refused(self, request: _Request, error: ClientError) -> Exception:
         """Return what is to be made of a refusal."""
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"]["Code"]
         if status in RETRIED or code == "RequestTimeout":
             return _Again(error)
+        if code in EXPIRED and request.credentials is not None:
+            return _Again(error) if self._credentials.renew(request.credentials) else error
         if status in _PLAIN:
             return error
-        if status in (301, 307, 400):
-            self._leave_alone(place)
-        return _ForBotocore()
+        return _ForBotocore(moved=status in (301, 307, 400))
 
     # Where to
 
@@ -221,51 +206,6 @@ class Wire:
         path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
         return _Place(parts.scheme == "https", parts.netloc, path, scope[-3] if signed else "")
 
-    def _leave_alone(self, place: _Place) -> None:
-        """A bucket may be in another region: botocore finds it, and remembers where."""
-        with self._lock:
-            for bucket, known in self._places.items():
-                if known == place:
-                    self._places[bucket] = None
-
-    # Connections
-
-    def _taken(self, place: _Place) -> http.client.HTTPConnection | None:
-        with self._lock:
-            idle = self._idle.get(place.host)
-            return idle.pop() if idle else None
-
-    def put_back(self, host: str, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            idle = self._idle.setdefault(host, [])
-            if len(idle) < self._options.connections:
-                idle.append(connection)
-                return
-        connection.close()
-
-    def _connected(self, place: _Place) -> http.client.HTTPConnection:
-        """Return a new connection. Its time limits are those of the options."""
-        limit = self._options.connect_timeout_s
-        parts = urlsplit(f"//{place.host}")
-        host, port = parts.hostname or "", parts.port
-        connection: http.client.HTTPConnection
-        if place.secure:
-            connection = http.client.HTTPSConnection(
-                host, port, timeout=limit, blocksize=MIB, context=self._trusted()
-            )
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=limit, blocksize=MIB)
-        connection.connect()
-        connection.sock.settimeout(self._options.read_timeout_s)
-        return connection
-
-    def _trusted(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._tls is None:
-                cafile = self._ca_bundle or get_cert_path(True)
-                self._tls = ssl.create_default_context(cafile=cafile)
-            return self._tls
-
 
 class _Again(Exception):
     """A request failed in a way that may pass; *error* if it does not."""
@@ -276,7 +216,12 @@ class _Again(Exception):
 
 
 class _ForBotocore(Exception):
-    """A request was refused, and botocore may know what to do about it."""
+    """A request was refused, and botocore may know what to do about it: above all if the bucket
+    may be elsewhere (*moved*)."""
+
+    def __init__(self, *, moved: bool = False) -> None:
+        super().__init__()
+        self.moved = moved
 
 
 class _Request(NamedTuple):
@@ -286,53 +231,11 @@ class _Request(NamedTuple):
     headers: dict[str, str]
     body: Any  # bytes, or a file
     start: int  # the place of the file where what is sent begins
+    credentials: Any  # that it is signed with
 
     def rewind(self) -> None:
         if not isinstance(self.body, bytes):
             self.body.seek(self.start)
-
-
-class _Body:
-    """The body of an answer to a GET, as botocore's: to be read or closed."""
-
-    def __init__(
-        self,
-        wire: Wire,
-        host: str,
-        connection: http.client.HTTPConnection,
-        answer: http.client.HTTPResponse,
-    ) -> None:
-        self._wire = wire
-        self._host = host
-        self._connection = connection
-        self._answer = answer
-        self._closed = False
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill *buffer* as far as bytes are here; 0 at the end. Raises OSError."""
-        try:
-            return self._answer.readinto(buffer)
-        except http.client.HTTPException as exc:
-            raise ConnectionError(f"the answer broke off: {exc!r}") from exc
-
-    def rest(self) -> bytes:
-        """Return what is left, as far as anybody looks at it, and close."""
-        try:
-            return self._answer.read(_ERROR_MAX)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Give the connection back if all was read, else close it."""
-        if self._closed:
-            return
-        self._closed = True
-        done = self._answer.isclosed() or not self._answer.length
-        if done and not self._answer.will_close:
-            self._answer.close()
-            self._wire.put_back(self._host, self._connection)
-        else:
-            self._connection.close()
 
 
 def _locations(client: Any, operation: str) -> dict[str, tuple[str, str, str]]:

@@ -25,8 +25,8 @@ class Request:
     """What a rule sees of a request: its kind ("GET", "LIST" ...), bucket and key."""
 
     def __init__(self, method: str, target: str, headers: Any) -> None:
-        parts = urlsplit(target)
         self.headers = headers
+        parts = urlsplit(target)
         self.path = parts.path
         self.query = parse_qs(parts.query, keep_blank_values=True)
         self.bucket, _, self.key = parts.path.lstrip("/").partition("/")
@@ -48,6 +48,20 @@ class Rule:
         self.seen = 0
         self.reached = threading.Event()  # a request came
 
+    def applies(self, request: Request) -> bool:
+        return self.matches(request)
+
+    def before(self, handler: Any) -> bool:
+        """Whether the server is not to see the request of *handler*, whose body was not read."""
+        return False
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        """Whether the answer of the server is not to be passed on."""
+        return False
+
+    def end(self) -> None:
+        """The rule holds no longer."""
+
 
 class Hold(Rule):
     """Requests wait, before the server sees them, until `release`; with *answers*, after it has
@@ -60,6 +74,8 @@ class Hold(Rule):
 
     def release(self) -> None:
         self._go.set()
+
+    end = release
 
     def wait(self) -> None:
         self._go.wait(30)
@@ -144,15 +160,14 @@ class Proxy:
         finally:
             with self._lock:
                 self._rules.remove(rule)
-            if isinstance(rule, Hold):
-                rule.release()
+            rule.end()
 
     def came(self, request: Request) -> Rule | None:
         """Count *request*, and return the rule that applies to it."""
         with self._lock:
             self._counts[request.kind] += 1
             for rule in self._rules:
-                if rule.matches(request):
+                if rule.applies(request):
                     rule.seen += 1
                     if not (isinstance(rule, Hold) and rule.answers):
                         rule.reached.set()
@@ -187,9 +202,11 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(rule, Drop):
             self.close_connection = True
             return
-        body = self._body()
+        if rule is not None and rule.before(self):
+            return
+        body = self.body()
         if isinstance(rule, Fail):
-            self._send(rule.status, [("Content-Type", "application/xml")], rule.body)
+            self.send(rule.status, [("Content-Type", "application/xml")], rule.body)
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         self.server_side.request(self.command, self.path, body, headers)
@@ -205,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815
 
-    def _body(self) -> bytes | None:
+    def body(self) -> bytes | None:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             pieces = []
             while size := int(self.rfile.readline().split(b";")[0], 16):
@@ -218,9 +235,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, response: http.client.HTTPResponse, rule: Rule | None) -> None:
         headers = [(k, v) for k, v in response.getheaders() if k.lower() not in _HOP]
+        if rule is not None and rule.after(self, response):
+            return
         if isinstance(rule, Replace):
             response.read()
-            self._send(response.status, [], rule.body)
+            self.send(response.status, [], rule.body)
             return
         length = response.getheader("Content-Length")
         if length is None or self.command == "HEAD":
@@ -228,11 +247,11 @@ class _Handler(BaseHTTPRequestHandler):
             kept = [(k, v) for k, v in headers if k.lower() != "content-length"]
             if self.command == "HEAD" and length is not None:
                 kept.append(("Content-Length", length))
-                self._send(response.status, kept, None)
+                self.send(response.status, kept, None)
             else:
-                self._send(response.status, kept, data)
+                self.send(response.status, kept, data)
             return
-        self._head(response.status, headers)
+        self.head(response.status, headers)
         left = int(length)
         if isinstance(rule, Cut) and rule.seen <= rule.times and rule.keep < left:
             self.wfile.write(response.read(rule.keep))
@@ -246,14 +265,14 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(piece)
         response.read()  # ends it, also where there was no byte to read
 
-    def _send(self, status: int, headers: list[tuple[str, str]], body: bytes | None) -> None:
+    def send(self, status: int, headers: list[tuple[str, str]], body: bytes | None) -> None:
         if body is not None:
             headers = [*headers, ("Content-Length", str(len(body)))]
-        self._head(status, headers)
+        self.head(status, headers)
         if body and self.command != "HEAD":
             self.wfile.write(body)
 
-    def _head(self, status: int, headers: list[tuple[str, str]]) -> None:
+    def head(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)

@@ -1,0 +1,85 @@
+"""What requests are signed with: of boto3's session, and loaded anew when S3 calls it expired.
+
+botocore renews what says itself when it expires. It never looks again at what does not, such
+as keys in a file that another program writes, and a mount outlives many of those.
+
+Threading: any number of threads. `_lock` is held while credentials are loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import NoCredentialsError
+
+# What S3 says of credentials that were good once.
+EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken"}
+    | {"RequestExpired", "TokenRefreshRequired"}
+)
+_SIGNED_WITH = "mimicfs.signed_with"
+_PAUSE_S = 5.0  # between two loadings that brought nothing new
+
+
+class Credentials:
+    """Stands for botocore's credentials, *found* by a session. *load* finds them anew, at their
+    source."""
+
+    def __init__(self, found: Any, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._lock = threading.Lock()  # protects the two below
+        self._now = found
+        self._not_before_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)
+
+    def __bool__(self) -> bool:
+        return self._now is not None
+
+    def get_frozen_credentials(self) -> Any:
+        """Return what to sign with, renewed if it says that it is about to expire."""
+        if self._now is None:
+            raise NoCredentialsError()
+        return self._now.get_frozen_credentials()
+
+    def renew(self, refused: Any) -> bool:
+        """Load anew. Return whether there is something else now than *refused*, which S3 has
+        refused."""
+        with self._lock:
+            if self.get_frozen_credentials() != refused:
+                return True
+            if time.monotonic() < self._not_before_s:
+                return False
+            self._not_before_s = time.monotonic() + _PAUSE_S
+            found = self._load()
+            if found is None or found.get_frozen_credentials() == refused:
+                return False
+            self._now = found
+            self._not_before_s = 0.0
+            return True
+
+    def renew_in(self, events: Any, attempts_max: int) -> None:
+        """Have botocore ask again, up to *attempts_max* times, with what is found anew. *events*
+        are those of a client."""
+
+        def signed(request: Any, **_: Any) -> None:
+            if self:
+                request.context[_SIGNED_WITH] = self.get_frozen_credentials()
+
+        def refused(
+            response: Any, request_dict: Any, attempts: int, operation: Any, **_: Any
+        ) -> float | None:
+            code = response[1].get("Error", {}).get("Code") if response else None
+            # The answer to a HEAD has no body to say it in.
+            told = code in EXPIRED or (code == "400" and operation.name.startswith("Head"))
+            used = request_dict["context"].get(_SIGNED_WITH)
+            again = told and used is not None and attempts < attempts_max and self.renew(used)
+            return 0.0 if again else None
+
+        events.register("before-sign.s3", signed)
+        # Before botocore's own: where that says no, nobody else is heard.
+        events.register_first("needs-retry.s3", refused)

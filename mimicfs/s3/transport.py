@@ -1,0 +1,346 @@
+"""HTTP to S3, with limits of time: what `wire.py`, botocore and the lister send goes over these
+connections.
+
+A request has `read_timeout_s` for each piece that is sent or received, and in all
+`request_timeout_s` and what its bytes take at a crawl. So an answer that comes a byte at a time
+ends too; botocore itself limits the pauses only.
+
+Nothing is ever sent to another place because an answer says so: a redirect is an answer.
+
+Threading: any number of threads. `_lock` protects the idle connections, and is held for a few
+instructions.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import select
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.httpsession import URLLib3Session, get_cert_path
+from botocore.utils import get_environ_proxies
+
+from mimicfs.config import S3Options
+
+BROKEN = (OSError, http.client.HTTPException)
+# Bytes of a body that are handed to the network at once, and have `read_timeout_s` for that:
+# large enough to cost little, small enough for eight uploads over a slow line.
+_PIECE = 256 << 10
+_CRAWL = 8 << 10  # bytes a second; who is slower for the whole of a body is given up
+
+
+class Exchange:
+    """A request that was sent, and its answer: to be read to the end, or closed."""
+
+    def __init__(
+        self, transport: Transport, host: str, connection: _Connection, answer: Any
+    ) -> None:
+        self._transport = transport
+        self._host = host
+        self._connection = connection
+        self._answer: http.client.HTTPResponse = answer
+        self._closed = False
+        self.status: int = answer.status
+        self.headers = _joined(answer)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill *buffer* as far as there are bytes; 0 at the end. Raises OSError."""
+        try:
+            return self._answer.readinto(buffer)
+        except http.client.HTTPException as exc:
+            raise ConnectionError(f"the answer broke off: {exc!r}") from exc
+
+    def rest(self, limit: int | None = None) -> bytes:
+        """Return what is left, up to *limit* bytes, and close. Raises BROKEN."""
+        try:
+            return self._answer.read(limit)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Keep the connection for the next request if all was read."""
+        if self._closed:
+            return
+        self._closed = True
+        done = self._answer.isclosed() or not self._answer.length
+        if done and not self._answer.will_close:
+            self._answer.close()
+            self._transport.keep(self._host, self._connection)
+        else:
+            self._connection.close()
+
+
+class Transport:
+    """Connections to S3, within the limits of *options*."""
+
+    def __init__(self, options: S3Options, ca_bundle: str | None) -> None:
+        self._options = options
+        self._ca_bundle = ca_bundle
+        self._tls: ssl.SSLContext | None = None
+        self._lock = threading.Lock()  # protects what is below, and the making of contexts
+        self._proxied: Any = None
+        self._idle: dict[str, list[_Connection]] = {}  # by scheme and host
+        self._closed = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections = [each for idle in self._idle.values() for each in idle]
+            self._idle.clear()
+        if self._proxied is not None:
+            self._proxied.close()
+        for connection in connections:
+            connection.close()
+
+    def exchange(
+        self, method: str, url: str, target: str, headers: dict[str, Any], body: Any
+    ) -> Exchange:
+        """Send the request for *target* to the host of *url*; return its answer when its
+        headers are here. Raises botocore's errors of the network, and what *body* raises."""
+        host = url[: url.find("/", 8)] if "/" in url[8:] else url
+        connection = self._connected(host)
+        try:
+            answer = connection.answer_to(method, target, headers, body)
+        except BaseException as exc:  # also what the body raises when it is read
+            connection.close()
+            if isinstance(exc, BROKEN) and not connection.body_failed:
+                raise network_error(exc, host) from exc
+            raise
+        return Exchange(self, host, connection, answer)
+
+    def sent(self, request: Any) -> Any:
+        """Return the answer to a request that botocore has prepared, also through a proxy."""
+        return self.before_send(request) or self._through_proxy(request.url).send(request)
+
+    def _through_proxy(self, url: str) -> Any:
+        with self._lock:
+            if self._proxied is None:
+                session: Any = URLLib3Session  # its stubs know neither a bundle nor two limits
+                self._proxied = session(
+                    verify=self._ca_bundle or True,
+                    proxies=get_environ_proxies(url),
+                    timeout=(self._options.connect_timeout_s, self._options.read_timeout_s),
+                    max_pool_connections=self._options.connections,
+                )
+            return self._proxied
+
+    def before_send(self, request: Any, event_name: str = "", **_: Any) -> AWSResponse | None:
+        """Return the answer to a request that botocore has prepared (its event of this name);
+        None: it is to be sent otherwise, to a proxy, or as its answer is read in pieces."""
+        chunked = "Transfer-Encoding" in request.headers
+        if request.stream_output or chunked or get_environ_proxies(request.url):
+            return None
+        parts = urlsplit(request.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        found = self.exchange(
+            request.method, request.url, target, dict(request.headers.items()), request.body
+        )
+        try:
+            body: Any = _Whole(found.rest())
+        except BROKEN as exc:
+            raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
+        status = found.status
+        if event_name.endswith(".HeadBucket") and status in (301, 302, 307):
+            # To find the region that a redirect does not name, botocore makes this request, and
+            # at a redirect that does not name it once more, and so on (RecursionError).
+            status = status if "x-amz-bucket-region" in found.headers else 400
+        return AWSResponse(request.url, status, found.headers, body)  # type: ignore[arg-type]
+
+    # Connections
+
+    def _connected(self, host: str) -> _Connection:
+        """Return a connection to *host* ("https://HOST:PORT"), an idle one or a new one."""
+        while (idle := self._taken(host)) is not None:
+            if not _given_up(idle):
+                return idle
+            idle.close()
+        scheme, _, place = host.partition("://")
+        connection = self._new(scheme == "https", place)
+        try:
+            connection.connect()
+        except BROKEN as exc:
+            connection.close()
+            raise _unreached(exc, host) from exc
+        return connection
+
+    def _taken(self, host: str) -> _Connection | None:
+        with self._lock:
+            idle = self._idle.get(host)
+            return idle.pop() if idle else None
+
+    def keep(self, host: str, connection: _Connection) -> None:
+        with self._lock:
+            idle = self._idle.setdefault(host, [])
+            if len(idle) < self._options.connections and not self._closed:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def _new(self, secure: bool, place: str) -> _Connection:
+        parts = urlsplit(f"//{place}")
+        host, port = parts.hostname or "", parts.port
+        if secure:
+            return _SecureConnection(host, port, self._options, context=self._trusted())
+        return _Connection(host, port, self._options)
+
+    def _trusted(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                cafile = self._ca_bundle or get_cert_path(True)
+                self._tls = ssl.create_default_context(cafile=cafile)
+            return self._tls
+
+
+class _Whole:
+    """The body of an AWSResponse."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def stream(self) -> list[bytes]:
+        return [self._data]
+
+
+def network_error(exc: BaseException, host: str) -> HTTPClientError:
+    """Return botocore's error for what broke an exchange with *host*."""
+    if isinstance(exc, TimeoutError):
+        return ReadTimeoutError(endpoint_url=host, error=exc)
+    return ConnectionClosedError(endpoint_url=host, error=exc)
+
+
+def _unreached(exc: BaseException, host: str) -> Exception:
+    if isinstance(exc, ssl.SSLError):
+        return SSLError(endpoint_url=host, error=exc)
+    if isinstance(exc, TimeoutError):
+        return ConnectTimeoutError(endpoint_url=host, error=exc)
+    return EndpointConnectionError(endpoint_url=host, error=exc)
+
+
+def _given_up(connection: _Connection) -> bool:
+    """Whether the other side has closed an idle connection (or said what it was not asked)."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _joined(answer: http.client.HTTPResponse) -> dict[str, str]:
+    """Return the headers, their names in lower case."""
+    headers: dict[str, str] = {}
+    for given, value in answer.getheaders():
+        name = given.lower()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+class _Connection(http.client.HTTPConnection):
+    """One connection, and when what is on its way over it is given up (`_ends`)."""
+
+    def __init__(self, host: str, port: int | None, options: S3Options, **tls: Any) -> None:
+        super().__init__(host, port, timeout=options.connect_timeout_s, blocksize=_PIECE, **tls)
+        self.response_class = self._response  # type: ignore[assignment]
+        self._options = options
+        self._ends = 0.0
+        self.sent = 0  # bytes of the body
+        self.body_failed = False  # what was raised, the body has raised
+
+    def answer_to(
+        self, method: str, target: str, headers: dict[str, Any], body: Any
+    ) -> http.client.HTTPResponse:
+        """Return the answer when its headers are here. Raises BROKEN, and what *body* does."""
+        self._ends = time.monotonic() + self._options.request_timeout_s
+        self.sock.settimeout(self._options.read_timeout_s)
+        cut = False
+        try:
+            self.request(method, target, self._pieces(body), headers)
+        except (BrokenPipeError, ConnectionResetError):
+            if self.body_failed:
+                raise
+            cut = True  # S3 may have refused it in the middle, and have said why
+        self._ends += self.sent / _CRAWL
+        answer = self.getresponse()
+        if cut and answer.status < 300:
+            raise ConnectionError("the connection broke while the request was sent")
+        self._ends += (answer.length or 0) / _CRAWL
+        return answer
+
+    def _pieces(self, body: Any) -> Any:
+        """Return *body* as something that is sent piece by piece, and count its bytes."""
+        self.sent = 0
+        if not body:
+            return body
+        return _Outgoing(io.BytesIO(body) if isinstance(body, bytes | bytearray) else body, self)
+
+    def _response(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+        return http.client.HTTPResponse(_Slowed(sock, self), **options)  # type: ignore[arg-type]
+
+    def limit_s(self) -> float:
+        """Return how long the next bytes may take. Raises TimeoutError."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long as a whole")
+        return min(left, self._options.read_timeout_s)
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    pass
+
+
+class _Outgoing:
+    """A body as http.client reads it. What it raises itself is told from a broken connection."""
+
+    def __init__(self, body: Any, connection: _Connection) -> None:
+        self._body = body
+        self._connection = connection
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._body.read(size)
+        except BaseException:
+            self._connection.body_failed = True
+            raise
+        self._connection.sent += len(data)
+        return data
+
+
+class _Slowed:
+    """Stands for a socket in an HTTPResponse: what is read has the limits of the connection."""
+
+    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Incoming(self._sock, self._connection))
+
+
+class _Incoming(io.RawIOBase):
+    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until it is closed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._sock.settimeout(self._connection.limit_s())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
