@@ -269,7 +269,7 @@ class Handles:
             file.flush(cancellation)  # says so
         if not file.dirty:
             return
-        file.set_meta(metadata.written(mtime_ns=file.mtime_ns))
+        file.set_meta(metadata.of_new_bytes(file.content.meta, file.mtime_ns))
         try:
             file.flush(cancellation)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why

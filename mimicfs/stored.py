@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
@@ -163,11 +164,12 @@ class Stored:
     def _change(self, node: Node, change: Callable[[Meta], dict[str, str]]) -> None:
         """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where
         the name stands for another node by now: the kernel looks it up again then."""
+        stamp = metadata.written(ctime_ns=time.time_ns())
         file = node.file
         if file is not None and (file.apart or file.dirty):
             if file.expired:
                 raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
-            file.replace_meta(_checked(change(file.content.meta), node))
+            file.replace_meta(_checked({**change(file.content.meta), **stamp}, node))
             return
         key = node.key  # it has none once it is found to be another version
         if not key or (node.is_directory and not self._options.markers):
@@ -177,11 +179,11 @@ class Stored:
             )
         entry = self._mimicdb.entry(node.bucket, key)
         if entry is None or entry.kind != OBJECT:
-            meta = _checked(change({}), node)
+            meta = _checked({**change({}), **stamp}, node)
             self._s3.put(node.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
             return
         entry, content = self._s3.head(node.bucket, key)
-        content = content._replace(meta=_checked(change(content.meta), node))
+        content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         if node.pages_etag == entry.etag:
             node.pages_etag = new.etag
