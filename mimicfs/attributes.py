@@ -59,7 +59,10 @@ class Attributes:
             attr = Attr(
                 ino, self._directory_mode, 0, touched_ns or since_ns, options.uid, options.gid
             )
-        return attr._replace(mtime_ns=touched_ns) if touched_ns > attr.mtime_ns else attr
+        if touched_ns <= attr.mtime_ns:
+            return attr
+        changed_ns = attr.ctime_ns if attr.ctime_ns > touched_ns else -1
+        return attr._replace(mtime_ns=touched_ns, ctime_ns=changed_ns)
 
     def of_file(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file, whose bytes S3 may not have yet."""
@@ -82,6 +85,10 @@ class Attributes:
         if stored.kind in self._kinds and stat.S_ISREG(mode):
             mode = stored.kind | stat.S_IMODE(mode)
         mtime_ns = entry.mtime_ns if stored.mtime_ns is None else stored.mtime_ns
+        # S3's LastModified: data or metadata were written last then. It has whole seconds, and is
+        # not to be before what was written in the same one.
+        written_ns = mtime_ns if 0 <= mtime_ns - entry.mtime_ns < _SOON_NS else entry.mtime_ns
+        ctime_ns = max(written_ns, stored.ctime_ns or written_ns)
         return Attr(
             ino,
             mode,
@@ -90,8 +97,6 @@ class Attributes:
             options.uid if stored.uid is None else stored.uid,
             options.gid if stored.gid is None else stored.gid,
             atime_ns=-1 if stored.atime_ns is None else stored.atime_ns,
-            # S3's LastModified: data or metadata were written last then. It has whole seconds,
-            # and is not to be before what was written in the same one.
-            ctime_ns=-1 if 0 <= mtime_ns - entry.mtime_ns < _SOON_NS else entry.mtime_ns,
+            ctime_ns=-1 if ctime_ns == mtime_ns else ctime_ns,
             rdev=stored.rdev if stored.kind in _DEVICES and stored.kind in self._kinds else 0,
         )

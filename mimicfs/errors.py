@@ -18,6 +18,10 @@
     │   ├── BucketNotEmpty          ENOTEMPTY
     │   ├── BucketExists            EEXIST
     │   ├── InvalidRequest          EINVAL     what S3 will not take (a name, a size)
+    │   ├── KeyTooLong              ENAMETOOLONG
+    │   ├── ObjectTooLarge          EFBIG
+    │   ├── Unsupported             EOPNOTSUPP the server has no such operation
+    │   ├── OutOfSpace              ENOSPC     a limit of the account or of the server
     │   ├── Throttled               EAGAIN     still refused after every retry
     │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
     ├── MalformedListing            EIO        a LIST answer that is not what was asked

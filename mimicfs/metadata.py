@@ -1,9 +1,9 @@
 """POSIX attributes in the user metadata of an object: what is read, and what is written.
 
 Written in the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, rdev) read too:
-`mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime` and `atime`
-are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded JSON of
-base64. Where that says nothing, the forms of others are read: AWS DataSync, FSx and File
+`mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime`, `atime` and
+`ctime` are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded
+JSON of base64. Where that says nothing, the forms of others are read: AWS DataSync, FSx and File
 Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
 (`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
 Formats: research/peers.md, section 4, measured with those programs.
@@ -30,7 +30,8 @@ SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined o
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
 _XATTR = "xattr"
-_WRITTEN = frozenset({"mode", "uid", "gid", "rdev", "mtime", "atime", _XATTR})
+_CTIME = "ctime"
+_WRITTEN = frozenset({"mode", "uid", "gid", "rdev", "mtime", "atime", _CTIME, _XATTR})
 SPECIAL = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
@@ -46,6 +47,7 @@ class Stored(NamedTuple):
     kind: int = 0
     atime_ns: int | None = None
     rdev: int = 0
+    ctime_ns: int | None = None
 
 
 def read(meta: Mapping[str, str]) -> Stored:
@@ -61,6 +63,7 @@ def read(meta: Mapping[str, str]) -> Stored:
         _kind(meta, mode),
         _time_ns(meta.get("atime")),
         _decimal(meta.get("rdev")) or 0,
+        _time_ns(meta.get(_CTIME)),
     )
 
 
@@ -71,11 +74,12 @@ def written(
     mtime_ns: int | None = None,
     atime_ns: int | None = None,
     rdev: int | None = None,
+    ctime_ns: int | None = None,
 ) -> dict[str, str]:
     """Return the metadata that says what is given. *mode* has the type bits."""
     numbers = {"mode": mode, "uid": uid, "gid": gid, "rdev": rdev}
     found = {name: str(value) for name, value in numbers.items() if value is not None}
-    for name, ns in (("mtime", mtime_ns), ("atime", atime_ns)):
+    for name, ns in (("mtime", mtime_ns), ("atime", atime_ns), (_CTIME, ctime_ns)):
         if ns is not None:
             seconds, rest = divmod(ns, NS)
             found[name] = f"{seconds}.{rest:09d}"
@@ -85,6 +89,23 @@ def written(
 def without_ours(meta: Mapping[str, str]) -> dict[str, str]:
     """Return *meta* without what `written` and `with_xattrs` say."""
     return {name: value for name, value in meta.items() if name not in _WRITTEN}
+
+
+def of_new_bytes(meta: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
+    """Return what is to be said beside *meta* of bytes that were changed at *mtime_ns*."""
+    ctime_ns = read(meta).ctime_ns
+    return written(
+        mtime_ns=mtime_ns, ctime_ns=None if ctime_ns is None else max(ctime_ns, mtime_ns)
+    )
+
+
+def same_but_times(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether *one* and *other* differ in nothing but when something was changed."""
+    return _timeless(one) == _timeless(other)
+
+
+def _timeless(meta: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in meta.items() if name not in ("mtime", _CTIME)}
 
 
 def is_special(meta: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
@@ -177,11 +178,12 @@ class Stored:
     ) -> None:
         """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where
         the name stands for another node by now: the kernel looks it up again then."""
+        stamp = metadata.written(ctime_ns=time.time_ns())
         file = node.file
         if file is not None and file.expired:
             raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
         if file is not None and file.change_meta(
-            lambda meta: _checked(change(meta), node), mtime_ns
+            lambda meta: _checked({**change(meta), **stamp}, node), mtime_ns
         ):
             return
         key = node.key  # it has none once it is found to be another version
@@ -192,11 +194,11 @@ class Stored:
             )
         entry = self._mimicdb.entry(node.bucket, key)
         if entry is None or entry.kind != OBJECT:
-            meta = _checked(change({}), node)
+            meta = _checked({**change({}), **stamp}, node)
             self._s3.put(node.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
             return
         entry, content = self._s3.head(node.bucket, key)
-        content = content._replace(meta=_checked(change(content.meta), node))
+        content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         if node.pages_etag == entry.etag:
             node.pages_etag = new.etag

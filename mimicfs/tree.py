@@ -108,6 +108,8 @@ class Tree:
         return component
 
     def _look(self, directory: Node, name: bytes) -> Found:
+        if len(name) > names.NAME_MAX:
+            raise PosixError(errno.ENAMETOOLONG, f"names have up to {names.NAME_MAX} bytes")
         try:
             component, beside = names.component(name)
         except PosixError as exc:  # no key has that name

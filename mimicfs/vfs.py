@@ -46,7 +46,7 @@ from mimicfs.posix import (
 )
 from mimicfs.renames import Renames
 from mimicfs.s3.client import S3, Content
-from mimicfs.stored import DIRECTORY_TYPE, Stored
+from mimicfs.stored import DIRECTORY_TYPE, Meta, Stored
 from mimicfs.sync import Syncer
 from mimicfs.tree import Tree, parent_of
 from mimicfs.writeback import Pending
@@ -155,8 +155,11 @@ class VFS:
         else:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
-            meta = metadata.written(metadata.directory_mode(mode), *self._owner(caller))
             self._options.buckets.check_writable(directory.bucket)
+            if self._inherited(directory) is not None:
+                mode |= stat.S_ISGID
+            owner = self._owner(caller, directory)
+            meta = metadata.written(metadata.directory_mode(mode), *owner)
             if self._options.markers:
                 self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
             else:
@@ -315,22 +318,28 @@ class VFS:
             return attr
         if stat.S_IFMT(mode) not in metadata.SPECIAL:
             raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
-        meta = metadata.written(mode, *self._owner(caller), time.time_ns(), rdev=rdev or None)
-        return self._special(caller, parent, name, partial(self._stored.make_special, meta=meta))
+        said = partial(metadata.written, mode, mtime_ns=time.time_ns(), rdev=rdev or None)
+        return self._special(caller, parent, name, self._stored.make_special, said)
 
     def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
-        meta = metadata.written(stat.S_IFLNK | 0o777, *self._owner(caller), time.time_ns())
-        make = partial(self._stored.make_link, target=target, meta=meta)
-        return self._special(caller, parent, name, make)
+        said = partial(metadata.written, stat.S_IFLNK | 0o777, mtime_ns=time.time_ns())
+        make = partial(self._stored.make_link, target=target)
+        return self._special(caller, parent, name, make, said)
 
     def _special(
-        self, caller: Caller, parent: int, name: bytes, make: Callable[[str, str], Entry]
+        self,
+        caller: Caller,
+        parent: int,
+        name: bytes,
+        make: Callable[..., Entry],
+        said: Callable[[int, int], Meta],
     ) -> Attr:
         directory = self._tree.directory(parent)
         if directory.kind == Kind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         component = self._tree.new_name(directory, name)
-        make(directory.bucket, directory.key + component)
+        meta = said(*self._owner(caller, directory))
+        make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         return self.getattr(caller, node.ino, None)
@@ -422,7 +431,7 @@ class VFS:
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
-        meta = metadata.written(metadata.file_mode(mode), *self._owner(caller))
+        meta = metadata.written(metadata.file_mode(mode), *self._owner(caller, directory))
         content = Content(metadata.content_type(component), meta)
         # Who says O_TRUNC replaces what is there, as with any file; who does not would lose it.
         absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
@@ -479,10 +488,21 @@ class VFS:
 
     # What the above is made of
 
-    def _owner(self, caller: Caller) -> tuple[int, int]:
+    def _owner(self, caller: Caller, directory: Node) -> tuple[int, int]:
         """New files belong to who made them, unless the mount shows all as one user's."""
         mounter = caller.uid == os.getuid()
-        return (self._options.uid, self._options.gid) if mounter else (caller.uid, caller.gid)
+        uid = self._options.uid if mounter else caller.uid
+        gid = self._options.gid if mounter else caller.gid
+        inherited = self._inherited(directory)
+        return uid, gid if inherited is None else inherited
+
+    def _inherited(self, directory: Node) -> int | None:
+        """Return the group that *directory* gives to what is made in it, by its set-group-id
+        bit; that is believed only with -o suid."""
+        if not self._options.suid:
+            return None
+        above = self._tree.attr(directory)
+        return above.gid if above.mode & stat.S_ISGID else None
 
     @staticmethod
     def _touch(directory: Node) -> None:

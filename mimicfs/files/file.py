@@ -306,7 +306,7 @@ class File:
         self._multipart.ahead(self._layout.front, cancellation)
 
     def _new_multipart(self, staging: Staging) -> Multipart:
-        self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
+        self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
         place = (self.bucket, self.key, self.content, self.entry)
         return Multipart(self._s3, self._options, staging, *place)
 
@@ -363,7 +363,7 @@ class File:
         with self._change:
             if self.dirty and self._staging is not None:
                 self._promised = True
-                self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
+                self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
                 self._describe(self._staging)
                 self._staging.sync()
 
@@ -454,7 +454,7 @@ class File:
             if not self.dirty or staging is None:
                 return None
             self._behind = cancellation if behind else None
-            self.set_meta(metadata.written(mtime_ns=self.mtime_ns))
+            self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
             try:
                 self._settled(cancellation)
                 entry, told = self._upload(staging, cancellation)
@@ -571,8 +571,9 @@ class File:
         self._fill(staging, sent, cancellation)
         multipart, self._multipart = self._multipart or self._new_multipart(staging), None
         told = multipart.content
-        if not self._mtime_said:  # the time of the first part is good enough to save a copy
-            self.set_meta({"mtime": told.meta["mtime"]})
+        if not self._mtime_said and metadata.same_but_times(told.meta, self.content.meta):
+            with self._lock:  # the time of the first part is good enough to save a copy
+                self.content = self.content._replace(meta=told.meta)
         try:
             return multipart.finish(parts, self.size, condition, cancellation), told
         except BaseException:

@@ -13,12 +13,19 @@ from urllib3 import exceptions as web
 from mimicfs import errors
 from mimicfs.errors import MimicError, S3Error
 
-# By S3's error code (the API reference, "Error responses"); HEAD answers have the status.
+# By S3's error code (the API reference, "Error responses"); HEAD answers have the status. A code
+# that is not here has the class of its status; a status that is not here is an S3Error, EIO.
 _CODES: dict[str, type[S3Error]] = {
     "AccessDenied": errors.AccessDenied,
     "AllAccessDisabled": errors.AccessDenied,
     "AccountProblem": errors.AccessDenied,
     "Forbidden": errors.AccessDenied,
+    "UnauthorizedAccess": errors.AccessDenied,
+    "UnauthorizedAccessError": errors.AccessDenied,
+    "KMS.DisabledException": errors.AccessDenied,
+    "KMS.InvalidKeyUsageException": errors.AccessDenied,
+    "KMS.KMSInvalidStateException": errors.AccessDenied,
+    "KMS.NotFoundException": errors.AccessDenied,
     "403": errors.AccessDenied,
     "401": errors.CredentialsError,
     "Unauthorized": errors.CredentialsError,
@@ -28,6 +35,11 @@ _CODES: dict[str, type[S3Error]] = {
     "InvalidToken": errors.CredentialsError,
     "TokenRefreshRequired": errors.CredentialsError,
     "RequestTimeTooSkewed": errors.CredentialsError,
+    "AuthorizationHeaderMalformed": errors.CredentialsError,
+    "AuthorizationQueryParametersError": errors.CredentialsError,
+    "CredentialsNotSupported": errors.CredentialsError,
+    "MissingSecurityHeader": errors.CredentialsError,
+    "MissingAuthenticationToken": errors.CredentialsError,
     "NoSuchBucket": errors.NoSuchBucket,
     "NoSuchKey": errors.KeyNotFound,
     "NoSuchVersion": errors.KeyNotFound,
@@ -35,6 +47,18 @@ _CODES: dict[str, type[S3Error]] = {
     "404": errors.KeyNotFound,
     "NoSuchUpload": errors.KeyNotFound,
     "RequestTimeout": errors.S3Unavailable,  # a 400: the body did not come in time
+    # 400s too: the body did not arrive as it was sent.
+    "BadDigest": errors.S3Unavailable,
+    "IncompleteBody": errors.S3Unavailable,
+    "XAmzContentSHA256Mismatch": errors.S3Unavailable,
+    "XAmzContentChecksumMismatch": errors.S3Unavailable,
+    "InvalidPart": errors.S3Unavailable,  # it is not there (any more)
+    "InvalidPartOrder": errors.S3Unavailable,
+    "PermanentRedirect": errors.S3Unavailable,
+    "TemporaryRedirect": errors.S3Unavailable,
+    "Redirect": errors.S3Unavailable,
+    "IllegalLocationConstraintException": errors.S3Unavailable,
+    "IncorrectEndpoint": errors.S3Unavailable,
     "InvalidRange": errors.InvalidRequest,
     "416": errors.InvalidRequest,
     "MethodNotAllowed": errors.InvalidRequest,
@@ -69,6 +93,10 @@ _CODES: dict[str, type[S3Error]] = {
     "SlowDown": errors.Throttled,
     "Throttling": errors.Throttled,
     "ThrottlingException": errors.Throttled,
+    "ServiceUnavailable": errors.Throttled,
+    "OperationAborted": errors.Throttled,  # another one on the same thing is in progress
+    "TooManyRequests": errors.Throttled,
+    "429": errors.Throttled,
     "RequestLimitExceeded": errors.Throttled,
     "503": errors.Throttled,
 }

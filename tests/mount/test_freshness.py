@@ -12,7 +12,7 @@ import pytest
 from support.mounts import costs, run, wait_until
 from support.proxy import Fail, Proxy
 
-TTL_S = 2
+TTL_S = 1
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def server(moto: str) -> str:
 
 @pytest.fixture
 def aging(mount_at: Any, client: Any, bucket: str) -> Path:
-    """A mount whose directories are believed for two seconds."""
+    """A mount whose directories are believed for a second."""
     client.put_object(Bucket=bucket, Key="d/a", Body=b"old")
     client.put_object(Bucket=bucket, Key="e/x", Body=b"x")
     path: Path = mount_at(f"s3://{bucket}", "-o", f"ttl={TTL_S}").path

@@ -334,3 +334,71 @@ def test_every_error_of_the_service_model_is_one_of_ours():
 )
 def test_what_s3_says_is_an_errno(code, status, name):
     assert errno.errorcode[from_code(code, status, "", "x").errno] == name
+
+
+# The error codes that S3's API reference lists, with their statuses, by what they mean here.
+DOCUMENTED = {
+    "EACCES": """403 AccessDenied AccountProblem AllAccessDisabled InvalidAccessKeyId
+        InvalidObjectState InvalidPayer InvalidSecurity NotSignedUp RequestTimeTooSkewed
+        SignatureDoesNotMatch
+        UnauthorizedAccessError NotDeviceOwnerError AccessPointAlreadyOwnedByYou
+        400 ExpiredToken InvalidToken TokenRefreshRequired CredentialsNotSupported
+        AuthorizationHeaderMalformed AuthorizationQueryParametersError MissingSecurityHeader
+        KMS.DisabledException KMS.InvalidKeyUsageException KMS.KMSInvalidStateException
+        KMS.NotFoundException
+        401 UnauthorizedAccess MissingAuthenticationToken
+        409 RestoreAlreadyInProgress""",
+    "ENOENT": """404 NoSuchBucket NoSuchKey NoSuchVersion NoSuchUpload NoSuchBucketPolicy
+        NoSuchLifecycleConfiguration NoSuchTagSet NoSuchCORSConfiguration
+        NoSuchWebsiteConfiguration NoSuchAccessPoint NoSuchMultiRegionAccessPoint
+        NoSuchObjectLockConfiguration OwnershipControlsNotFoundError EndpointNotFound
+        ServerSideEncryptionConfigurationNotFoundError""",
+    "ESTALE": "412 PreconditionFailed 409 ConditionalRequestConflict",
+    "EEXIST": "409 BucketAlreadyExists BucketAlreadyOwnedByYou",
+    "ENOTEMPTY": "409 BucketNotEmpty",
+    "EFBIG": "400 EntityTooLarge",
+    "ENAMETOOLONG": "400 KeyTooLongError",
+    "ENOSPC": "400 MetadataTooLarge TooManyBuckets",
+    "ENOTSUP": "501 NotImplemented",
+    "EAGAIN": "503 SlowDown ServiceUnavailable 409 OperationAborted",
+    "EINVAL": """400 AccessControlListNotSupported AmbiguousGrantByEmailAddress
+        CrossLocationLoggingProhibited EntityTooSmall
+        IllegalVersioningConfigurationException IncorrectNumberOfFilesInPostRequest
+        InlineDataTooLarge InvalidAccessPoint InvalidAddressingHeader InvalidArgument
+        InvalidBucketAclWithObjectOwnership InvalidBucketName InvalidBucketOwnerAWSAccountID
+        InvalidDigest InvalidEncryptionAlgorithmError InvalidHostHeader InvalidHttpMethod
+        InvalidLocationConstraint InvalidPolicyDocument InvalidRegion InvalidRequest
+        InvalidSessionException InvalidSignature InvalidSOAPRequest InvalidStorageClass
+        InvalidTag InvalidTargetBucketForLogging InvalidURI MalformedACLError
+        MalformedPOSTRequest MalformedPolicy MalformedXML MaxMessageLengthExceeded
+        MaxPostPreDataLengthExceededError MissingAttachment MissingRequestBodyError
+        MissingSecurityElement NoLoggingStatusForKey RequestHeaderSectionTooLarge
+        RequestIsNotMultiPartContent RequestTorrentOfBucketError TokenCodeInvalidError
+        UnexpectedContent UnsupportedArgument UnsupportedSignature UserKeyMustBeSpecified
+        405 MethodNotAllowed 416 InvalidRange""",
+    "EIO": """500 InternalError 400 BadDigest IncompleteBody InvalidPart InvalidPartOrder
+        RequestTimeout IllegalLocationConstraintException IncorrectEndpoint
+        XAmzContentSHA256Mismatch 301 PermanentRedirect 307 TemporaryRedirect Redirect
+        409 InvalidBucketState BucketHasAccessPointsAttached ClientTokenConflict
+        411 MissingContentLength""",
+}
+
+
+def documented():
+    for name, text in DOCUMENTED.items():
+        status = 0
+        for word in text.split():
+            if word.isdecimal():
+                status = int(word)
+            else:
+                yield word, status, name
+
+
+def test_every_code_that_s3_documents_is_an_errno():
+    codes = list(documented())
+    assert len(codes) > 110
+    differ = [
+        (code, errno.errorcode[from_code(code, status, "", "x").errno], name)
+        for code, status, name in codes
+    ]
+    assert [each for each in differ if each[1] != each[2]] == []

@@ -1,23 +1,27 @@
 """Make system calls as somebody, and tell what they did: run as a program, on any file system.
 
-    python syscalls.py DIRECTORY < calls.json > results.json
+    python syscalls.py DIRECTORY < cases.json > results.json
 
-A call is [name, argument ...]; ["as", uid, [gid ...], call] makes it as another user. Its result
-is the name of an errno, or what it returned. Paths are relative to DIRECTORY.
+A case is a list of calls, made in a new subdirectory of DIRECTORY, to which paths are relative. A
+call is [name, argument ...]; ["as", uid, [gid ...], call] makes it as another user. Its result is
+the name of an errno, or what it returned.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
 import sys
 import time
 from typing import Any
 
-NS = 1_000_000_000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def shown(found: os.stat_result) -> dict[str, Any]:
@@ -44,9 +48,9 @@ class Calls:
     def make(self, call: list[Any]) -> Any:
         name, *arguments = call
         try:
-            return getattr(self, name, None or getattr(os, name, None))(*arguments)
+            return getattr(self, name)(*arguments)
         except OSError as exc:
-            return errno.errorcode[exc.errno or 0]
+            return errno.errorcode.get(exc.errno or 0, str(exc))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -100,16 +104,16 @@ class Calls:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
 
-    def note(self, path: str) -> None:
+    def note(self, path: str, wait_s: float = 0.02) -> None:
         """Remember the times, and return once the clock of the file system has gone on."""
         self.times[path] = os.lstat(path)
-        while time.time_ns() - self.times[path].st_ctime_ns < 20_000_000:
-            pass
+        time.sleep(wait_s)
 
-    def moved(self, path: str) -> list[str]:
-        """Tell which times are later than those noted."""
-        before, now = self.times[path], os.lstat(path)
-        return [name for name in ("st_mtime_ns",) if getattr(now, name) > getattr(before, name)]
+    def moved(self, path: str, now_at: str = "") -> list[str]:
+        """Tell which times are later than those noted of *path*, which may have been renamed."""
+        before, now = self.times[path], os.lstat(now_at or path)
+        names = ("st_mtime_ns", "st_ctime_ns")
+        return [name for name in names if getattr(now, name) > getattr(before, name)]
 
     def times_of(self, path: str) -> tuple[int, int]:
         found = os.lstat(path)
@@ -117,6 +121,26 @@ class Calls:
 
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
         os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=False)
+
+    def now_or_omit(self, path: str, atime: str, mtime: str) -> None:
+        """utimensat(2) with UTIME_NOW and UTIME_OMIT, which Python has no way to say."""
+        special = {"now": (1 << 30) - 1, "omit": (1 << 30) - 2}
+        times = (ctypes.c_long * 4)(0, special[atime], 0, special[mtime])
+        if _libc.utimensat(-100, path.encode(), times, 0):
+            raise OSError(ctypes.get_errno(), path)
+
+    def copy(self, source: str, target: str) -> None:
+        shutil.copyfile(source, target)
+
+    def start(self, program: str, *arguments: str) -> None:
+        self.running = subprocess.Popen([f"./{program}", *arguments])
+
+    def stop(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def mkdirs(self, path: str) -> None:
+        os.makedirs(path)
 
     def touch(self, path: str) -> None:
         os.utime(path)
@@ -128,24 +152,28 @@ class Calls:
         return os.getxattr(path, name).decode()
 
     def rename2(self, old: str, new: str, flags: int) -> None:
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.renameat2(-100, old.encode(), -100, new.encode(), flags):
+        if _libc.renameat2(-100, old.encode(), -100, new.encode(), flags):
             raise OSError(ctypes.get_errno(), "renameat2")
 
 
-def main() -> None:
-    os.chdir(sys.argv[1])
+def run(directory: str, case: list[list[Any]]) -> list[Any]:
+    """Return the results of the calls of *case*, made in *directory*."""
     os.umask(0o022)
-    results = []
+    os.mkdir(directory)
+    os.chdir(directory)
     calls = Calls()
-    for call in json.load(sys.stdin):
-        if call[0] == "as":
-            results.append(calls.as_(call[1], call[2], *call[3]))
-        else:
-            results.append(calls.make(call))
-    json.dump(results, sys.stdout)
+    results = [
+        calls.as_(call[1], call[2], *call[3]) if call[0] == "as" else calls.make(call)
+        for call in case
+    ]
+    for name in list(calls.files):
+        calls.close(name)
+    return results
+
+
+def main() -> None:
+    cases = json.load(sys.stdin)
+    json.dump([run(f"{sys.argv[1]}/{n}", case) for n, case in enumerate(cases)], sys.stdout)
 
 
 if __name__ == "__main__":

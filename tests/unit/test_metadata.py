@@ -92,3 +92,11 @@ def test_extended_attributes_are_in_the_form_of_s3fs():
 @pytest.mark.parametrize("text", ["", "x", "%7B%7D", "[]", "%7B%22a%22%3A1%7D", "%FF", "%22x%22"])
 def test_extended_attributes_that_make_no_sense_are_none(text):
     assert metadata.xattrs({"xattr": text}) == {}
+
+
+def test_the_ctime_is_written_and_read_and_ends_with_new_bytes():
+    meta = metadata.written(0o100644, ctime_ns=5_000_000_007)
+    assert meta == {"mode": "33188", "ctime": "5.000000007"}
+    assert metadata.read(meta).ctime_ns == 5_000_000_007
+    assert metadata.of_new_bytes(meta, 9) == {"mtime": "0.000000009", "ctime": "0.000000009"}
+    assert metadata.of_new_bytes({}, 9) == {"mtime": "0.000000009"}
