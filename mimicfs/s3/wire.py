@@ -82,7 +82,8 @@ class Wire:
         self._count = count
         self._note = note
         self._tls: ssl.SSLContext | None = None
-        self._lock = threading.Lock()  # protects the two below
+        self._lock = threading.Lock()  # protects all below
+        self._closed = False
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}  # by host
         self._places: dict[str, _Place | None] = {}  # by bucket; None: left to botocore
         self._locations = {name: _locations(client, name) for name in _METHODS}
@@ -109,6 +110,7 @@ class Wire:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             connections = [each for idle in self._idle.values() for each in idle]
             self._idle.clear()
         for connection in connections:
@@ -238,7 +240,7 @@ class Wire:
     def put_back(self, host: str, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             idle = self._idle.setdefault(host, [])
-            if len(idle) < self._options.connections:
+            if len(idle) < self._options.connections and not self._closed:
                 idle.append(connection)
                 return
         connection.close()
