@@ -265,7 +265,7 @@ class Learner:
         if entry is not None:
             if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
                 entry = entry._replace(head=head_text(answer))
-            with _told(operation, params):
+            with _told(operation, params), _body_of(answer):
                 self._seen(bucket, entry, since)
         return answer
 
@@ -318,6 +318,17 @@ def _told(operation: str, params: _Params) -> Iterator[None]:
             f"S3 has answered {operation} of {about}, but the mirror could not be told: {exc};"
             " sync when the store is back"
         ) from exc
+
+
+@contextmanager
+def _body_of(answer: _Answer) -> Iterator[None]:
+    """Within, an error means that nobody will read the body: its connection is closed."""
+    try:
+        yield
+    except BaseException:
+        if "Body" in answer:
+            answer["Body"].close()
+        raise
 
 
 def entry_of(key: str, answer: _Answer) -> Entry | None:
