@@ -24,7 +24,7 @@ from urllib.parse import unquote_plus
 from mimicfs.config import parse_target
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
-from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, check_text, read_time
+from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_key, read_time
 from mimicfs.s3.client import MIB, S3
 
 _MANIFEST_MAX = 64 * MIB  # the manifest of 10^9 objects has about 1 MiB
@@ -258,10 +258,9 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
         raise Wrong(f"of bucket {row['bucket']!r}, the report is about {manifest.bucket!r}")
     if row.get("is_delete_marker") or row.get("is_latest") is False:
         return None
-    key, size = row["key"], row["size"]
-    if not isinstance(key, str) or not key.startswith(prefix) or not key:
+    key, size = checked_key(row["key"]), row["size"]
+    if not key.startswith(prefix):
         raise Wrong(f"key {key!r} does not begin with {prefix!r}")
-    check_text("key", key)
     if type(size) is not int or not 0 <= size < SIZE_MAX:
         raise Wrong(f"size {size!r} of {key!r} is none")
     modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later

@@ -144,6 +144,7 @@ ENTRY = '{"key":"%s","size":1,"last_modified":"2024-01-01T00:00:00Z"}'
         ([*GOOD, ENTRY.replace("1,", "-1,") % "a"], "x.jsonl:3: size: -1 is no size"),
         ([*GOOD, ENTRY.replace("2024-01-01T", "x") % "a"], "x.jsonl:3: last_modified: 'x00"),
         ([*GOOD, ENTRY % "\\udc80"], "x.jsonl:3: key: .* half a surrogate pair"),
+        ([*GOOD, ENTRY % ("é" * 513)], "x.jsonl:3: key: .* has more than 1024 bytes"),
         ([*GOOD, ENTRY % "b", ENTRY % "a"], "x.jsonl:4: key: 'a' stands behind 'b'"),
         ([*GOOD, ENTRY % "b", ENTRY % "b"], "x.jsonl:4: key: 'b' is there twice"),
         ([*GOOD, ENTRY % "b", '{"entries":2}'], "x.jsonl:4: 1 entries .* it says 2"),
