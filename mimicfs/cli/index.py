@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -15,7 +14,7 @@ import click
 
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import iso_time
+from mimicfs.cli.text import iso_time, printable
 from mimicfs.config import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
 
@@ -97,7 +96,7 @@ def _print_exported(what: Wanted, count: int, as_json: bool, err: bool) -> None:
     told: dict[str, Any] = {"bucket": what.bucket.name, "prefix": what.prefix}
     told |= {"entries": count, "synced": iso_time(what.scope.listed_ns)}
     scope = f"s3://{what.bucket.name}/{what.prefix}"
-    text = f"{scope}: {count} entries as of {told['synced']}"
+    text = f"{printable(scope)}: {count} entries as of {told['synced']}"
     click.echo(json.dumps(told) if as_json else text, err=err)
 
 
@@ -189,7 +188,7 @@ def _import_inventory(
             if prefix is None:
                 prefix = inventory.coverage(s3, manifest)
             part = Part(manifest.bucket, prefix, manifest.created_ns)
-            entries = inventory.read_entries(s3, manifest, prefix, tempfile.gettempdir())
+            entries = inventory.read_entries(s3, manifest, prefix)
             _import_part(parts, part, sorting.in_order(entries), force, as_json)
 
 
@@ -220,7 +219,8 @@ def _print_imported(imported: Imported, as_json: bool) -> None:
         click.echo(json.dumps({**told, "synced": synced}))
         return
     click.echo(
-        f"s3://{imported.bucket}/{imported.prefix}: {imported.entries} entries as of {synced},"
+        f"{printable(f's3://{imported.bucket}/{imported.prefix}')}: {imported.entries} entries"
+        f" as of {synced},"
         f" {imported.added} added, {imported.changed} changed, {imported.deleted} deleted,"
         f" {imported.left} left as they are because the mirror's are newer"
     )
@@ -235,7 +235,7 @@ def _note_endpoint(settings: Settings, header: Header) -> None:
     here = _endpoint(settings)
     if header.endpoint and header.endpoint != here:
         text = f"mimicfs: note: the index is of {header.endpoint}, the mirror of {here}"
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def _end_as_by_ctrl_c() -> None:

@@ -24,7 +24,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, Scope
+from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, Part, time_text
@@ -217,10 +217,10 @@ class _Merge:
             old = next(mirror, None)
 
     def _mirror(self, after: str) -> Iterator[Entry]:
-        """Yield the objects and kept directories of the mirror behind *after*."""
+        """Yield the mirror's entries behind *after*."""
         while True:
             page = self._backend.scan(self._part.bucket, self._part.prefix, after, BATCH)
-            yield from (entry for entry in page if entry.kind != LISTED)
+            yield from page
             if len(page) < BATCH:
                 return
             after = page[-1].key
@@ -233,24 +233,40 @@ class _Merge:
             yield _with_learned(old, chosen)
 
     def _chosen(self, old: Entry | None, new: Entry | None) -> Entry | None:
-        if old is not None and new is not None and same_version(old, new):
-            return new
-        key = old.key if old is not None else new.key if new is not None else ""
-        cover = self._covering(key)
-        if cover is not None and cover.listed_ns > self._part.synced_ns:
-            self.newer[cover.prefix] = cover
-            return old
+        """Return which of the mirror's and the import's is to be there."""
         if old is None:
-            assert new is not None
-            return None if cover is not None and _was_there(new, cover) else new
-        if old.kind == KEPT:
-            return new or old
+            return self._if_not_deleted(new) if new is not None else None
+        if new is not None and (old.kind == LISTED or same_version(old, new)):
+            return new
+        if self._is_known_later(old):
+            return old
+        if old.kind != OBJECT:
+            return new
         if self._is_later(old) and (new is None or old.mtime_ns > new.mtime_ns):
             return old
         return new
 
-    def _covering(self, key: str) -> Scope | None:
-        directory = directory_of(key.removesuffix("/"))
+    def _if_not_deleted(self, new: Entry) -> Entry | None:
+        """Return *new*, unless the mirror had it and lacks it by now."""
+        if self._is_known_later(new):
+            return None
+        cover = self._covering(new)
+        return None if cover is not None and _was_there(new, cover) else new
+
+    def _is_known_later(self, entry: Entry) -> bool:
+        """Whether the place of *entry* was listed after the import's time."""
+        cover = self._covering(entry)
+        if cover is None or cover.listed_ns <= self._part.synced_ns:
+            return False
+        if cover.prefix != self._part.prefix:
+            self.newer[cover.prefix] = cover
+        return True
+
+    def _covering(self, entry: Entry) -> Scope | None:
+        """Return the newest listing that *entry* must have been in. A marker object is in that
+        of its directory; a directory without one in that of the directory above."""
+        key = entry.key
+        directory = directory_of(key if entry.kind == OBJECT else key.removesuffix("/"))
         if self._cover[0] != directory:
             self._cover = (directory, self._backend.cover(self._part.bucket, directory))
         return self._cover[1]

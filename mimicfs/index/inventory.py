@@ -24,7 +24,7 @@ from urllib.parse import unquote_plus
 from mimicfs.config import parse_target
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
-from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_key, read_time
+from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_bucket, checked_key, read_time
 from mimicfs.s3.client import MIB, S3
 
 _MANIFEST_MAX = 64 * MIB  # the manifest of 10^9 objects has about 1 MiB
@@ -104,7 +104,7 @@ def _check_sum(s3: S3, bucket: str, key: str, body: bytes) -> None:
 def _manifest(said: Any, place: str, key: str) -> Manifest:
     if not isinstance(said, dict):
         raise Wrong("not a manifest of S3 Inventory")
-    bucket = _said(said, "sourceBucket")
+    bucket = checked_bucket("sourceBucket", _said(said, "sourceBucket"))
     kind = _FORMATS.get(_said(said, "fileFormat").lower())
     if kind is None:
         raise Wrong(f"fileFormat {said['fileFormat']!r}: known are CSV, ORC and Parquet")
@@ -166,15 +166,13 @@ def coverage(s3: S3, manifest: Manifest) -> str:
 # Rows
 
 
-def read_entries(
-    s3: S3, manifest: Manifest, prefix: str, directory: str | None = None
-) -> Iterator[list[Entry]]:
+def read_entries(s3: S3, manifest: Manifest, prefix: str) -> Iterator[list[Entry]]:
     """Yield the current objects of the report, in no order, in batches. All must be below
-    *prefix*. *directory* is where temporary files go. Raises MalformedIndex, S3Error."""
+    *prefix*. Raises MalformedIndex, S3Error."""
     for number, file in enumerate(manifest.files, 1):
         name = f"s3://{manifest.place}/{file.key} (file {number} of {len(manifest.files)})"
         try:
-            with tempfile.TemporaryFile(dir=directory) as temporary:
+            with tempfile.TemporaryFile() as temporary:
                 _fetch_file(s3, manifest, file, name, temporary)
                 yield from _entries_of(manifest, temporary, name, prefix)
         except OSError as exc:

@@ -107,7 +107,10 @@ def header_of(record: Any) -> Header:
         _text(record, "endpoint", ""),
         _number(record, "parts") if "parts" in record else None,
         _time(record, "buckets_listed") if "buckets_listed" in record else None,
-        tuple((_text(each, "name"), _time(each, "created", 0)) for each in buckets),
+        tuple(
+            (checked_bucket("buckets", _text(each, "name")), _time(each, "created", 0))
+            for each in buckets
+        ),
     )
 
 
@@ -130,9 +133,8 @@ def part_record(part: Part) -> dict[str, Any]:
 
 def part_of(record: dict[str, Any]) -> Part:
     """Return the part that *record* is. Raises Wrong."""
-    bucket, prefix = _text(record, "bucket"), _text(record, "prefix", "")
-    if not bucket or "/" in bucket:
-        raise Wrong(f"bucket: {bucket!r} is no name of a bucket")
+    bucket = checked_bucket("bucket", _text(record, "bucket"))
+    prefix = _text(record, "prefix", "")
     if prefix and not prefix.endswith("/"):
         raise Wrong(f"prefix: {prefix!r} does not end in '/'")
     seconds = record.get("sync_seconds", 0)
@@ -192,6 +194,15 @@ def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
     if not value.isascii():
         _check_text(name, value)
     return value
+
+
+def checked_bucket(name: str, bucket: str) -> str:
+    """Return *bucket* if a directory can be shown for it. Raises Wrong."""
+    if not 0 < len(bucket) < 256 or "/" in bucket or bucket in (".", ".."):
+        raise Wrong(f"{name}: {bucket[:50]!r} is no name of a bucket")
+    if not bucket.isprintable():
+        raise Wrong(f"{name}: {bucket!r} is no name of a bucket")
+    return bucket
 
 
 def checked_key(key: Any) -> str:

@@ -137,6 +137,8 @@ ENTRY = '{"key":"%s","size":1,"last_modified":"2024-01-01T00:00:00Z"}'
         ([GOOD[0], "what"], "x.jsonl:2: not JSON"),
         ([GOOD[0], '{"bucket":"b"}'], "x.jsonl:2: synced: missing"),
         ([GOOD[0], '{"bucket":"a/b","synced":"2024-01-01T00:00:00Z"}'], "2: bucket: 'a/b'"),
+        ([GOOD[0], '{"bucket":"..","synced":"2024-01-01T00:00:00Z"}'], r"2: bucket: '\.\.'"),
+        ([GOOD[0][:-1] + r',"buckets":[{"name":"\u001b"}]}'], "1: buckets: .* is no name"),
         ([GOOD[0], ENTRY % "a"], "x.jsonl:2: neither an entry"),
         ([*GOOD, '{"key":"a"}'], "x.jsonl:3: size: missing"),
         ([*GOOD, '{"key":"","size":1}'], "x.jsonl:3: key: it is empty"),

@@ -87,6 +87,13 @@ def test_what_is_not_known_whole_is_not_exported(mimicdb):
         wanted(mimicdb, "none", "")
 
 
+def test_a_bucket_that_is_dropped_meanwhile_is_not_exported_as_empty(synced):
+    what = wanted(synced, "b", "")
+    synced.drop_bucket("b")
+    with pytest.raises(NotSynced):
+        export(synced, what, Kept(), None)
+
+
 class Moving(Memory):
     """Changes after each page that is read, as long as there are changes to make."""
 
@@ -201,7 +208,7 @@ def test_what_was_written_through_the_mirror_later_stays(synced):
     before = known(synced)
     report = imported(synced, [Entry(key, 1, HOUR, key) for key in ("a", "d/b", "d/c", "e/f")])
     assert known(synced) == before
-    assert (report.unchanged, report.deleted, report.left) == (7, 0, 3)
+    assert (report.unchanged, report.deleted, report.left) == (6, 0, 3)
 
 
 def test_what_was_deleted_through_the_mirror_later_stays_deleted(synced):
@@ -220,6 +227,16 @@ def test_a_directory_that_was_listed_later_stays(synced):
     assert keys(synced) == ["a", "d/c", "d/late"]
     assert synced.cover("b", "d/").listed_ns == NOW + HOUR
     assert synced.cover("b", "e/").listed_ns == NOW
+
+
+def test_what_a_later_listing_of_the_whole_showed_stays(synced):
+    """The newer listing is of the top only; all is known as of the import's time then."""
+    synced.backend.apply("b", [Entry("m/", 0, HOUR, "m"), Entry("new/", kind=LISTED)], ["a"])
+    synced.complete("b", Scope("", False, NOW + HOUR))
+    marker = Entry("d/", 0, HOUR, "marker")  # which a listing of the top does not show
+    imported(synced, [Entry("a", 1, HOUR, "a"), marker, Entry("d/b", 1, HOUR, "d/b")])
+    assert keys(synced) == ["d/", "d/b", "new/"]
+    assert synced.scope("b", "") == Scope("", True, NOW, 0, 1, 0, 3)
 
 
 def test_what_was_learned_of_the_same_version_stays(synced):
