@@ -173,7 +173,7 @@ def _import_inventory(
     settings: Settings, url: str, prefix: str | None, force: bool, as_json: bool
 ) -> None:
     from mimicfs.backends.open import open_store
-    from mimicfs.index import inventory, parquet, sorting
+    from mimicfs.index import importing, inventory, parquet
     from mimicfs.index.records import Part
     from mimicfs.mimicdb import MimicDB
     from mimicfs.s3.client import S3
@@ -187,13 +187,18 @@ def _import_inventory(
                 parquet.check_installed(str(manifest))
             if prefix is None:
                 prefix = inventory.coverage(s3, manifest)
-            part = Part(manifest.bucket, prefix, manifest.created_ns)
+            part = Part(manifest.bucket, prefix, manifest.created_ns, ordered=False)
             entries = inventory.read_entries(s3, manifest, prefix)
-            _import_part(parts, part, sorting.in_order(entries), force, as_json)
+            _import_part(parts, part, entries, force, as_json, uncertain_ns=importing.DAY_NS)
 
 
 def _import_part(
-    parts: Parts, part: Part, batches: Iterable[list[Entry]], force: bool, as_json: bool
+    parts: Parts,
+    part: Part,
+    batches: Iterable[list[Entry]],
+    force: bool,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     from mimicfs.index.importing import import_part
     from mimicfs.index.sorting import in_order
@@ -201,7 +206,7 @@ def _import_part(
     if not part.ordered:
         batches = in_order(batches)
     with bar(str(part), part.objects) as more:
-        imported = import_part(parts.mimicdb, part, _told(batches, more), force=force)
+        imported = import_part(parts.mimicdb, part, _told(batches, more), force=force, **how)
     _print_imported(imported, as_json)
 
 

@@ -31,9 +31,10 @@ from mimicfs.index.records import BATCH, Header, Part, time_text
 from mimicfs.mimicdb import MimicDB, same_version
 
 # S3 refuses requests of who is off by more: clocks differ by less.
-_SKEW_NS = 15 * 60 * 1_000_000_000
-# An object of several parts has the time when its upload began.
-_UPLOAD_NS = 24 * 3600 * 1_000_000_000
+SKEW_NS = 15 * 60 * 1_000_000_000
+# An object of several parts has the time when its upload began, and a report of S3 Inventory
+# may lack what was written not long before.
+DAY_NS = 24 * 3600 * 1_000_000_000
 
 
 class Imported(NamedTuple):
@@ -65,13 +66,15 @@ def import_part(
     batches: Iterable[list[Entry]],
     *,
     force: bool = False,
+    uncertain_ns: int = SKEW_NS,
 ) -> Imported:
     """Merge *part*, whose entries come in order in *batches*, into the mirror.
 
     *force*: the mirror is made equal to it, whatever it knows. Where the prefix ends within a
-    name, the directories whose names begin so are known whole then. Raises ConfigError if what
-    the mirror knows of all of it is newer, StoreError, and what reading *batches* raises; then
-    the scope is not marked.
+    name, the directories whose names begin so are known whole then. *uncertain_ns*: the part
+    may lack what was written so long before its time. Raises ConfigError if what the mirror
+    knows of all of it is newer, StoreError, and what reading *batches* raises; then the scope
+    is not marked.
     """
     if force:
         mimicdb.uncover(part.bucket, directory_of(part.prefix))
@@ -79,7 +82,7 @@ def import_part(
         _check_age(mimicdb, part)
     if part.created_ns:
         mimicdb.add_bucket(part.bucket, part.created_ns)
-    merge = _Merge(mimicdb, part, force)
+    merge = _Merge(mimicdb, part, force, uncertain_ns)
     try:
         imported = merge.run(batches)
     except MalformedIndex as exc:
@@ -127,13 +130,14 @@ def _check_age(mimicdb: MimicDB, part: Part) -> None:
 class _Merge:
     """The ordered merge of what is imported with what the mirror has of *part*."""
 
-    def __init__(self, mimicdb: MimicDB, part: Part, force: bool) -> None:
+    def __init__(self, mimicdb: MimicDB, part: Part, force: bool, uncertain_ns: int) -> None:
         self.newer: dict[str, Scope] = {}  # scopes that are newer than the import
         self.merged = 0  # entries of the import
         self._mimicdb = mimicdb
         self._backend = mimicdb.backend
         self._part = part
         self._force = force
+        self._uncertain_ns = uncertain_ns
         self._others = _Others(mimicdb, part.bucket)
         self._known = self._is_known()
         self._left = 0
@@ -273,14 +277,14 @@ class _Merge:
 
     def _is_later(self, old: Entry) -> bool:
         """Whether *old* may have been written after the import's time."""
-        uncertain_ns = _UPLOAD_NS if "-" in old.etag else _SKEW_NS
+        uncertain_ns = DAY_NS if "-" in old.etag else self._uncertain_ns
         return old.mtime_ns > self._part.synced_ns - uncertain_ns
 
 
 def _was_there(new: Entry, cover: Scope) -> bool:
     """Whether the listing *cover* certainly had *new*, which the mirror lacks by now."""
     whole = new.kind == OBJECT and "-" not in new.etag
-    return whole and new.mtime_ns < cover.listed_ns - _SKEW_NS
+    return whole and new.mtime_ns < cover.listed_ns - SKEW_NS
 
 
 def _with_learned(old: Entry | None, new: Entry) -> Entry:
