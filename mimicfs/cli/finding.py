@@ -15,6 +15,7 @@ from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.text import human_size, parse_time, printable
 from mimicfs.config import parse_target
+from mimicfs.errors import MimicError
 
 if TYPE_CHECKING:
     from mimicfs.config import Settings
@@ -188,8 +189,9 @@ class _Out:
     def __enter__(self) -> _Out:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._flush()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, MimicError):  # what was found until then is true
+            self._flush()
 
     def text(self, text: str) -> None:
         self.raw(self._shown(text))
@@ -204,8 +206,13 @@ class _Out:
         data = "".join(self._kept).encode("utf-8", "surrogateescape")
         self._kept.clear()
         self._size = 0
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise  # who reads has seen enough
+        except OSError as exc:
+            raise MimicError(f"standard output: {exc.strerror}") from exc
 
 
 @click.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -15,7 +14,7 @@ import click
 
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import iso_time
+from mimicfs.cli.text import iso_time, printable
 from mimicfs.config import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
 
@@ -98,7 +97,7 @@ def _print_exported(what: Wanted, count: int, as_json: bool, err: bool) -> None:
     told: dict[str, Any] = {"bucket": what.bucket.name, "prefix": what.prefix}
     told |= {"entries": count, "synced": iso_time(what.scope.listed_ns)}
     scope = f"s3://{what.bucket.name}/{what.prefix}"
-    text = f"{scope}: {count} entries as of {told['synced']}"
+    text = f"{printable(scope)}: {count} entries as of {told['synced']}"
     click.echo(json.dumps(told) if as_json else text, err=err)
 
 
@@ -175,7 +174,7 @@ def _import_inventory(
     settings: Settings, url: str, prefix: str | None, force: bool, as_json: bool
 ) -> None:
     from mimicfs.backends.open import open_store
-    from mimicfs.index import inventory, parquet, sorting
+    from mimicfs.index import importing, inventory, parquet
     from mimicfs.index.records import Part
     from mimicfs.mimicdb import MimicDB
     from mimicfs.s3.client import S3
@@ -189,13 +188,18 @@ def _import_inventory(
                 parquet.check_installed(str(manifest))
             if prefix is None:
                 prefix = inventory.coverage(s3, manifest)
-            part = Part(manifest.bucket, prefix, manifest.created_ns)
-            entries = inventory.read_entries(s3, manifest, prefix, tempfile.gettempdir())
-            _import_part(parts, part, sorting.in_order(entries), force, as_json)
+            part = Part(manifest.bucket, prefix, manifest.created_ns, ordered=False)
+            entries = inventory.read_entries(s3, manifest, prefix)
+            _import_part(parts, part, entries, force, as_json, uncertain_ns=importing.DAY_NS)
 
 
 def _import_part(
-    parts: Parts, part: Part, batches: Iterable[list[Entry]], force: bool, as_json: bool
+    parts: Parts,
+    part: Part,
+    batches: Iterable[list[Entry]],
+    force: bool,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     from mimicfs.index.importing import import_part
     from mimicfs.index.sorting import in_order
@@ -203,7 +207,7 @@ def _import_part(
     if not part.ordered:
         batches = in_order(batches)
     with bar(str(part), part.objects) as more:
-        imported = import_part(parts.mimicdb, part, _told(batches, more), force=force)
+        imported = import_part(parts.mimicdb, part, _told(batches, more), force=force, **how)
     _print_imported(imported, as_json)
 
 
@@ -221,7 +225,8 @@ def _print_imported(imported: Imported, as_json: bool) -> None:
         click.echo(json.dumps({**told, "synced": synced}))
         return
     click.echo(
-        f"s3://{imported.bucket}/{imported.prefix}: {imported.entries} entries as of {synced},"
+        f"{printable(f's3://{imported.bucket}/{imported.prefix}')}: {imported.entries} entries"
+        f" as of {synced},"
         f" {imported.added} added, {imported.changed} changed, {imported.deleted} deleted,"
         f" {imported.left} left as they are because the mirror's are newer"
     )
@@ -236,7 +241,7 @@ def _note_endpoint(settings: Settings, header: Header) -> None:
     here = _endpoint(settings)
     if header.endpoint and header.endpoint != here:
         text = f"mimicfs: note: the index is of {header.endpoint}, the mirror of {here}"
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def _end_as_by_ctrl_c() -> None:

@@ -18,8 +18,8 @@ def printable(text: str) -> str:
 
 
 def one_line(exc: Exception) -> str:
-    """Return what *exc* says, in one line."""
-    return " ".join(str(exc).split("\n"))
+    """Return what *exc* says, in one line; it may name keys."""
+    return printable(" ".join(str(exc).split("\n")))
 
 
 def human_size(size: int) -> str:

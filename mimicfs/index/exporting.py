@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
 from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope
-from mimicfs.errors import LogTrimmed, NotSynced, StoreUnavailable
+from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
 from mimicfs.index.records import BATCH, Header, Part, Sink
 from mimicfs.mimicdb import MimicDB
 
@@ -75,10 +75,11 @@ def export(
 ) -> int:
     """Write a part into *sink*, by way of a file in *directory* (None: where temporary files
     are); return how many entries it has. *progress* is told how many more were written.
-    Raises StoreError."""
+    Raises StoreError, NotSynced."""
     bucket, scope = what.bucket, what.scope
     with _spool(directory) as spool:
         _copy(mimicdb.backend, spool, bucket.name, what.prefix)
+        wanted(mimicdb, bucket.name, what.prefix)  # somebody may have dropped it meanwhile
         copied = spool.bucket(bucket.name) or Bucket(bucket.name, 0)
         sink.part(
             Part(
@@ -101,10 +102,12 @@ def export(
 
 @contextmanager
 def _spool(directory: str | None) -> Iterator[Backend]:
-    with (
-        tempfile.TemporaryDirectory(prefix=".mimicfs-", dir=directory) as place,
-        closing(open_store(f"sqlite://{Path(place) / 'spool.db'}")) as spool,
-    ):
+    try:
+        place = tempfile.TemporaryDirectory(prefix=".mimicfs-", dir=directory)
+    except OSError as exc:
+        text = f"no room for a temporary copy: {exc.strerror}; set TMPDIR to another directory"
+        raise MimicError(text) from exc
+    with place, closing(open_store(f"sqlite://{Path(place.name) / 'spool.db'}")) as spool:
         yield spool
 
 

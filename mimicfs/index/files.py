@@ -54,7 +54,8 @@ def sink(name: str, header: Header, stdout: IO[bytes]) -> Iterator[Sink]:
     what was there before is untouched."""
     parquet = _is_parquet(name)
     with ExitStack() as stack:
-        raw = stdout if name == "-" else stack.enter_context(_created(Path(name)))
+        made = _standard_output(stdout) if name == "-" else _created(Path(name))
+        raw = stack.enter_context(made)
         if parquet:
             from mimicfs.index.parquet import ParquetSink
 
@@ -65,7 +66,6 @@ def sink(name: str, header: Header, stdout: IO[bytes]) -> Iterator[Sink]:
             yield JsonLinesSink(stream, header)
         else:
             yield JsonLinesSink(raw, header)
-            raw.flush()
 
 
 @contextmanager
@@ -94,6 +94,17 @@ def source(name: str, stdin: IO[bytes]) -> Iterator[Source]:
 def place_of_spool(name: str) -> str | None:
     """Return the directory where to keep what is to go into *name*; None: the usual one."""
     return None if name == "-" or _is_special(Path(name)) else str(Path(name).resolve().parent)
+
+
+@contextmanager
+def _standard_output(stdout: IO[bytes]) -> Iterator[IO[bytes]]:
+    try:
+        yield stdout
+        stdout.flush()
+    except BrokenPipeError:
+        raise  # who reads has seen enough
+    except OSError as exc:
+        raise MimicError(f"standard output: {exc.strerror}") from exc
 
 
 @contextmanager

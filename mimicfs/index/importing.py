@@ -24,7 +24,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, Scope
+from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, Part, time_text
@@ -32,9 +32,10 @@ from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
 
 # S3 refuses requests of who is off by more: clocks differ by less.
-_SKEW_NS = 15 * 60 * 1_000_000_000
-# An object of several parts has the time when its upload began.
-_UPLOAD_NS = 24 * 3600 * 1_000_000_000
+SKEW_NS = 15 * 60 * 1_000_000_000
+# An object of several parts has the time when its upload began, and a report of S3 Inventory
+# may lack what was written not long before.
+DAY_NS = 24 * 3600 * 1_000_000_000
 
 
 class Imported(NamedTuple):
@@ -66,13 +67,15 @@ def import_part(
     batches: Iterable[list[Entry]],
     *,
     force: bool = False,
+    uncertain_ns: int = SKEW_NS,
 ) -> Imported:
     """Merge *part*, whose entries come in order in *batches*, into the mirror.
 
     *force*: the mirror is made equal to it, whatever it knows. Where the prefix ends within a
-    name, the directories whose names begin so are known whole then. Raises ConfigError if what
-    the mirror knows of all of it is newer, StoreError, and what reading *batches* raises; then
-    the scope is not marked.
+    name, the directories whose names begin so are known whole then. *uncertain_ns*: the part
+    may lack what was written so long before its time. Raises ConfigError if what the mirror
+    knows of all of it is newer, StoreError, and what reading *batches* raises; then the scope
+    is not marked.
     """
     if force:
         mimicdb.uncover(part.bucket, directory_of(part.prefix))
@@ -80,7 +83,7 @@ def import_part(
         _check_age(mimicdb, part)
     if part.created_ns:
         mimicdb.add_bucket(part.bucket, part.created_ns)
-    merge = _Merge(mimicdb, part, force)
+    merge = _Merge(mimicdb, part, force, uncertain_ns)
     try:
         imported = merge.run(batches)
     except MalformedIndex as exc:
@@ -128,13 +131,14 @@ def _check_age(mimicdb: MimicDB, part: Part) -> None:
 class _Merge:
     """The ordered merge of what is imported with what the mirror has of *part*."""
 
-    def __init__(self, mimicdb: MimicDB, part: Part, force: bool) -> None:
+    def __init__(self, mimicdb: MimicDB, part: Part, force: bool, uncertain_ns: int) -> None:
         self.newer: dict[str, Scope] = {}  # scopes that are newer than the import
         self.merged = 0  # entries of the import
         self._mimicdb = mimicdb
         self._backend = mimicdb.backend
         self._part = part
         self._force = force
+        self._uncertain_ns = uncertain_ns
         self._others = _Others(mimicdb, part.bucket)
         self._known = self._is_known()
         self._left = 0
@@ -218,10 +222,10 @@ class _Merge:
             old = next(mirror, None)
 
     def _mirror(self, after: str) -> Iterator[Entry]:
-        """Yield the objects and kept directories of the mirror behind *after*."""
+        """Yield the mirror's entries behind *after*."""
         while True:
             page = self._backend.scan(self._part.bucket, self._part.prefix, after, BATCH)
-            yield from (entry for entry in page if entry.kind != LISTED)
+            yield from page
             if len(page) < BATCH:
                 return
             after = page[-1].key
@@ -234,38 +238,54 @@ class _Merge:
             yield _with_learned(old, chosen)
 
     def _chosen(self, old: Entry | None, new: Entry | None) -> Entry | None:
-        if old is not None and new is not None and same_version(old, new):
-            return new
-        key = old.key if old is not None else new.key if new is not None else ""
-        cover = self._covering(key)
-        if cover is not None and cover.listed_ns > self._part.synced_ns:
-            self.newer[cover.prefix] = cover
-            return old
+        """Return which of the mirror's and the import's is to be there."""
         if old is None:
-            assert new is not None
-            return None if cover is not None and _was_there(new, cover) else new
-        if old.kind == KEPT:
-            return new or old
+            return self._if_not_deleted(new) if new is not None else None
+        if new is not None and (old.kind == LISTED or same_version(old, new)):
+            return new
+        if self._is_known_later(old):
+            return old
+        if old.kind != OBJECT:
+            return new
         if self._is_later(old) and (new is None or old.mtime_ns > new.mtime_ns):
             return old
         return new
 
-    def _covering(self, key: str) -> Scope | None:
-        directory = directory_of(key.removesuffix("/"))
+    def _if_not_deleted(self, new: Entry) -> Entry | None:
+        """Return *new*, unless the mirror had it and lacks it by now."""
+        if self._is_known_later(new):
+            return None
+        cover = self._covering(new)
+        return None if cover is not None and _was_there(new, cover) else new
+
+    def _is_known_later(self, entry: Entry) -> bool:
+        """Whether the place of *entry* was listed after the import's time."""
+        cover = self._covering(entry)
+        if cover is None or cover.listed_ns <= self._part.synced_ns:
+            return False
+        if cover.prefix != self._part.prefix:
+            self.newer[cover.prefix] = cover
+        return True
+
+    def _covering(self, entry: Entry) -> Scope | None:
+        """Return the newest listing that *entry* must have been in. A marker object is in that
+        of its directory; a directory without one in that of the directory above."""
+        key = entry.key
+        directory = directory_of(key if entry.kind == OBJECT else key.removesuffix("/"))
         if self._cover[0] != directory:
             self._cover = (directory, self._backend.cover(self._part.bucket, directory))
         return self._cover[1]
 
     def _is_later(self, old: Entry) -> bool:
         """Whether *old* may have been written after the import's time."""
-        uncertain_ns = _UPLOAD_NS if "-" in old.etag else _SKEW_NS
+        uncertain_ns = DAY_NS if "-" in old.etag else self._uncertain_ns
         return old.mtime_ns > self._part.synced_ns - uncertain_ns
 
 
 def _was_there(new: Entry, cover: Scope) -> bool:
     """Whether the listing *cover* certainly had *new*, which the mirror lacks by now."""
     whole = new.kind == OBJECT and "-" not in new.etag
-    return whole and new.mtime_ns < cover.listed_ns - _SKEW_NS
+    return whole and new.mtime_ns < cover.listed_ns - SKEW_NS
 
 
 def _with_learned(old: Entry | None, new: Entry) -> Entry:

@@ -24,7 +24,7 @@ from urllib.parse import unquote_plus
 from mimicfs.config import parse_target
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
-from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, check_text, read_time
+from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_bucket, checked_key, read_time
 from mimicfs.s3.client import MIB, S3
 
 _MANIFEST_MAX = 64 * MIB  # the manifest of 10^9 objects has about 1 MiB
@@ -104,7 +104,7 @@ def _check_sum(s3: S3, bucket: str, key: str, body: bytes) -> None:
 def _manifest(said: Any, place: str, key: str) -> Manifest:
     if not isinstance(said, dict):
         raise Wrong("not a manifest of S3 Inventory")
-    bucket = _said(said, "sourceBucket")
+    bucket = checked_bucket("sourceBucket", _said(said, "sourceBucket"))
     kind = _FORMATS.get(_said(said, "fileFormat").lower())
     if kind is None:
         raise Wrong(f"fileFormat {said['fileFormat']!r}: known are CSV, ORC and Parquet")
@@ -166,15 +166,13 @@ def coverage(s3: S3, manifest: Manifest) -> str:
 # Rows
 
 
-def read_entries(
-    s3: S3, manifest: Manifest, prefix: str, directory: str | None = None
-) -> Iterator[list[Entry]]:
+def read_entries(s3: S3, manifest: Manifest, prefix: str) -> Iterator[list[Entry]]:
     """Yield the current objects of the report, in no order, in batches. All must be below
-    *prefix*. *directory* is where temporary files go. Raises MalformedIndex, S3Error."""
+    *prefix*. Raises MalformedIndex, S3Error."""
     for number, file in enumerate(manifest.files, 1):
         name = f"s3://{manifest.place}/{file.key} (file {number} of {len(manifest.files)})"
         try:
-            with tempfile.TemporaryFile(dir=directory) as temporary:
+            with tempfile.TemporaryFile() as temporary:
                 _fetch_file(s3, manifest, file, name, temporary)
                 yield from _entries_of(manifest, temporary, name, prefix)
         except OSError as exc:
@@ -258,10 +256,9 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
         raise Wrong(f"of bucket {row['bucket']!r}, the report is about {manifest.bucket!r}")
     if row.get("is_delete_marker") or row.get("is_latest") is False:
         return None
-    key, size = row["key"], row["size"]
-    if not isinstance(key, str) or not key.startswith(prefix) or not key:
+    key, size = checked_key(row["key"]), row["size"]
+    if not key.startswith(prefix):
         raise Wrong(f"key {key!r} does not begin with {prefix!r}")
-    check_text("key", key)
     if type(size) is not int or not 0 <= size < SIZE_MAX:
         raise Wrong(f"size {size!r} of {key!r} is none")
     modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from gzip import BadGzipFile
 from typing import IO, Any
 
 from mimicfs.entry import Entry
@@ -120,7 +119,7 @@ class JsonLinesSource:
             self._line += 1
             try:
                 line = self._stream.readline(_LINE_MAX)
-            except (EOFError, BadGzipFile, zlib.error) as exc:
+            except (EOFError, OSError, zlib.error) as exc:  # among them BadGzipFile
                 raise self._error(f"damaged or not whole: {exc}") from exc
             if not line:
                 return None

@@ -27,7 +27,6 @@ from mimicfs.index.records import (
     header_record,
     part_of,
     part_record,
-    time_text,
 )
 
 _GROUP = 50_000  # rows that are written together
@@ -181,8 +180,6 @@ class ParquetSource:
     def _entry(part: Part, row: dict[str, Any], last: str) -> Entry:
         if row.pop("bucket") != part.bucket:
             raise Wrong(f"bucket: not {part.bucket!r}")
-        if row["last_modified"] is not None:
-            row["last_modified"] = time_text(row["last_modified"])
         if row["metadata"] is not None:
             try:
                 row["metadata"] = json.loads(row["metadata"])
@@ -190,7 +187,7 @@ class ParquetSource:
                 raise Wrong(f"metadata: not JSON: {exc}") from exc
         for name in ("etag", "storage_class"):
             row[name] = row[name] or ""
-        entry = entry_of(row)
+        entry = entry_of(row, row.pop("last_modified"))
         check_place(part, entry, last)
         return entry
 

@@ -15,6 +15,7 @@ from mimicfs.entry import KEPT, Entry
 
 VERSION = 1  # of the format. One that is higher cannot be read
 BATCH = 1000  # entries that are written, read and merged at a time
+KEY_MAX = 1024  # bytes, in S3
 SIZE_MAX = 1 << 62  # bytes; what stores can hold, and far above S3's limit
 
 _NS = 1_000_000_000
@@ -106,7 +107,10 @@ def header_of(record: Any) -> Header:
         _text(record, "endpoint", ""),
         _number(record, "parts") if "parts" in record else None,
         _time(record, "buckets_listed") if "buckets_listed" in record else None,
-        tuple((_text(each, "name"), _time(each, "created", 0)) for each in buckets),
+        tuple(
+            (checked_bucket("buckets", _text(each, "name")), _time(each, "created", 0))
+            for each in buckets
+        ),
     )
 
 
@@ -129,9 +133,8 @@ def part_record(part: Part) -> dict[str, Any]:
 
 def part_of(record: dict[str, Any]) -> Part:
     """Return the part that *record* is. Raises Wrong."""
-    bucket, prefix = _text(record, "bucket"), _text(record, "prefix", "")
-    if not bucket or "/" in bucket:
-        raise Wrong(f"bucket: {bucket!r} is no name of a bucket")
+    bucket = checked_bucket("bucket", _text(record, "bucket"))
+    prefix = _text(record, "prefix", "")
     if prefix and not prefix.endswith("/"):
         raise Wrong(f"prefix: {prefix!r} does not end in '/'")
     seconds = record.get("sync_seconds", 0)
@@ -165,11 +168,9 @@ def entry_record(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def entry_of(record: dict[str, Any]) -> Entry:
-    """Return the entry that *record* is. Raises Wrong."""
-    key = _text(record, "key")
-    if not key:
-        raise Wrong("key: it is empty")
+def entry_of(record: dict[str, Any], mtime_ns: int | None = None) -> Entry:
+    """Return the entry that *record* is; its time is *mtime_ns*, if given. Raises Wrong."""
+    key = checked_key(record.get("key"))
     if record.get("directory") is True:
         if not key.endswith("/"):
             raise Wrong(f"key: {key!r} is a directory and does not end in '/'")
@@ -178,7 +179,7 @@ def entry_of(record: dict[str, Any]) -> Entry:
     return Entry(
         key,
         _number(record, "size"),
-        _time(record, "last_modified"),
+        _time(record, "last_modified") if mtime_ns is None else mtime_ns,
         _text(record, "etag", "").strip('"'),
         "" if storage_class == "STANDARD" else storage_class,
         _metadata(record.get("metadata")),
@@ -191,11 +192,33 @@ def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         raise Wrong(f"{name}: {'missing' if value is None else f'{value!r} is no text'}")
     if not value.isascii():
-        check_text(name, value)
+        _check_text(name, value)
     return value
 
 
-def check_text(name: str, value: str) -> None:
+def checked_bucket(name: str, bucket: str) -> str:
+    """Return *bucket* if a directory can be shown for it. Raises Wrong."""
+    if not 0 < len(bucket) < 256 or "/" in bucket or bucket in (".", ".."):
+        raise Wrong(f"{name}: {bucket[:50]!r} is no name of a bucket")
+    if not bucket.isprintable():
+        raise Wrong(f"{name}: {bucket!r} is no name of a bucket")
+    return bucket
+
+
+def checked_key(key: Any) -> str:
+    """Return *key* if S3 can have it. Raises Wrong."""
+    if not isinstance(key, str):
+        raise Wrong(f"key: {'missing' if key is None else f'{key!r} is no text'}")
+    if not key:
+        raise Wrong("key: it is empty")
+    if not key.isascii():
+        _check_text("key", key)
+    if len(key) > KEY_MAX or len(key.encode()) > KEY_MAX:
+        raise Wrong(f"key: {key[:50]!r}... has more than {KEY_MAX} bytes")
+    return key
+
+
+def _check_text(name: str, value: str) -> None:
     """Raise Wrong if *value* cannot be written in UTF-8, as all text in S3 is."""
     try:
         value.encode()

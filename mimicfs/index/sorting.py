@@ -25,13 +25,11 @@ _RUNS_MAX = 64  # of one level; then they are merged to one of the next
 _Row = tuple[Any, ...]  # the fields of an entry
 
 
-def in_order(
-    batches: Iterable[list[Entry]], directory: str | None = None, run: int = _RUN
-) -> Iterator[list[Entry]]:
-    """Yield the entries of *batches* in order, in batches. *directory* is where temporary files
-    go (None: the usual place). Raises MimicError when that is full."""
+def in_order(batches: Iterable[list[Entry]], run: int = _RUN) -> Iterator[list[Entry]]:
+    """Yield the entries of *batches* in order, in batches; *run* of them are held in memory.
+    Raises MimicError when there is no room for temporary files."""
     try:
-        with _Runs(directory) as runs:
+        with _Runs() as runs:
             for rows in _runs(batches, run):
                 runs.add(rows)
             entries = (tuple.__new__(Entry, row) for row in _newest(runs.merged()))
@@ -70,8 +68,7 @@ class _Runs:
     """Sorted runs in files. A level's runs are about equally long, each level's 64 times as
     long as those of the one before: no row is written more often than there are levels."""
 
-    def __init__(self, directory: str | None) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
         self._levels: list[list[IO[bytes]]] = [[]]
 
     def __enter__(self) -> _Runs:
@@ -96,7 +93,7 @@ class _Runs:
                 file.close()
 
     def _written(self, rows: Iterable[_Row]) -> IO[bytes]:
-        file: IO[bytes] = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+        file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         coming = iter(rows)
         while piece := list(islice(coming, _PIECE)):
             marshal.dump(piece, file)

@@ -1,6 +1,8 @@
 """From a mirror to an index and into another: as of one moment, and what is newer stays."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.redis import RedisBackend
@@ -85,6 +87,13 @@ def test_what_is_not_known_whole_is_not_exported(mimicdb):
     assert exported(mimicdb, "d/x/")[0].synced_ns == 1
     with pytest.raises(NotSynced):
         wanted(mimicdb, "none", "")
+
+
+def test_a_bucket_that_is_dropped_meanwhile_is_not_exported_as_empty(synced):
+    what = wanted(synced, "b", "")
+    synced.drop_bucket("b")
+    with pytest.raises(NotSynced):
+        export(synced, what, Kept(), None)
 
 
 class Moving(Memory):
@@ -201,7 +210,7 @@ def test_what_was_written_through_the_mirror_later_stays(synced):
     before = known(synced)
     report = imported(synced, [Entry(key, 1, HOUR, key) for key in ("a", "d/b", "d/c", "e/f")])
     assert known(synced) == before
-    assert (report.unchanged, report.deleted, report.left) == (7, 0, 3)
+    assert (report.unchanged, report.deleted, report.left) == (6, 0, 3)
 
 
 def test_what_was_deleted_through_the_mirror_later_stays_deleted(synced):
@@ -222,6 +231,16 @@ def test_a_directory_that_was_listed_later_stays(synced):
     assert synced.cover("b", "e/").listed_ns == NOW
 
 
+def test_what_a_later_listing_of_the_whole_showed_stays(synced):
+    """The newer listing is of the top only; all is known as of the import's time then."""
+    synced.backend.apply("b", [Entry("m/", 0, HOUR, "m"), Entry("new/", kind=LISTED)], ["a"])
+    synced.complete("b", Scope("", False, NOW + HOUR))
+    marker = Entry("d/", 0, HOUR, "marker")  # which a listing of the top does not show
+    imported(synced, [Entry("a", 1, HOUR, "a"), marker, Entry("d/b", 1, HOUR, "d/b")])
+    assert keys(synced) == ["d/", "d/b", "new/"]
+    assert synced.scope("b", "") == Scope("", True, NOW, 0, 1, 0, 3)
+
+
 def test_what_was_learned_of_the_same_version_stays(synced):
     synced.record("b", Entry("a", 1, HOUR, "a", "", {"uid": "7"}, head="[]"))
     imported(synced, [Entry("a", 1, HOUR + 5, "a", "GLACIER")])
@@ -238,6 +257,52 @@ def test_an_older_index_is_refused_unless_forced(synced):
     imported(synced, [Entry("a", 5, HOUR, "old")], NOW - 2 * HOUR, force=True)
     assert known(synced) == [Entry("a", 5, HOUR, "old")]
     assert synced.scope("b", "").listed_ns == NOW - 2 * HOUR
+
+
+def test_a_report_may_lack_what_was_written_shortly_before(synced):
+    synced.record("b", Entry("g", 1, NOW - HOUR, "mine"))
+    imported(synced, [Entry("a", 1, HOUR, "a")], uncertain_ns=2 * HOUR)
+    assert keys(synced) == ["a", "g"]
+
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.sampled_from("pd"), st.booleans()), max_size=8
+)
+
+
+@given(CHANGES, CHANGES, CHANGES)
+def test_an_import_hides_nothing_that_is_there(before, between, after):
+    """Others and we change S3, an hour each: before we sync, until somebody else's index, and
+    after that. What is there then is shown, and as it is; what is not is shown only if it was
+    written after our sync, was in the index, and was deleted since."""
+    mimicdb = MimicDB(Memory())
+    s3, written, now = {}, {}, 0
+
+    def happen(changes, others=True):
+        nonlocal now
+        for key, what, ours in changes:
+            now += HOUR
+            known = ours and (what == "p" or mimicdb.entry("b", key) is not None)
+            if what == "p" and (ours or others):
+                s3[key] = written[key] = Entry(key, 1, now, str(now))
+            elif what == "d" and (known or (not ours and others)):
+                s3.pop(key, None)
+            if known:
+                mimicdb.repair("b", key, s3.get(key))
+        now += HOUR
+
+    happen(before)
+    synced_ns, listed = now, sorted(s3.values())
+    since = mimicdb.seq("b")
+    mimicdb.replace("b", "", listed, after="", upto=None, since=since, deep=True)
+    mimicdb.complete("b", Scope("", True, synced_ns))
+    happen(between)
+    index_ns, index = now, list(s3.values())
+    happen(after, others=False)
+    imported(mimicdb, index, index_ns)
+    shown = {entry.key: entry for entry in known(mimicdb)}
+    assert {key: shown.get(key) for key in s3} == s3
+    assert all(shown[key] in index and shown[key].mtime_ns > synced_ns for key in shown.keys() - s3)
 
 
 def test_an_import_that_ends_early_deletes_nothing_behind_and_marks_nothing(synced):

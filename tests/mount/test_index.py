@@ -43,17 +43,15 @@ def test_a_mount_on_an_imported_index_lists_nothing(
     first = [*common, "--store", f"sqlite://{tmp_path}/first.db"]
     succeed("sync", *first, f"s3://{tree}")
     path = tmp_path / name
+    store = redis_url if name.endswith("gz") else f"sqlite://{tmp_path}/second.db"
+    place = ["--namespace", f"imported-{tmp_path}"]
+    mount = mount_at(f"s3://{tree}", *place, store=store).path
     with costs(proxy):
         told = json.loads(succeed("index", "export", *first, "--json", path))
         assert (told["bucket"], told["entries"]) == (tree, 4)
-        store = redis_url if name.endswith("gz") else f"sqlite://{tmp_path}/second.db"
-        second = [*common, "--store", store, "--namespace", f"imported-{tmp_path}"]
-        said = succeed("index", "import", *second, path)
+        said = succeed("index", "import", *common, "--store", store, *place, path)  # while mounted
         assert f"s3://{tree}/: 4 entries as of 20" in said
         assert ", 4 added, 0 changed, 0 deleted" in said
-    mount = mount_at(f"s3://{tree}", "--namespace", f"imported-{tmp_path}", store=store).path
-    assert proxy.counted() == {"HEAD": 1}  # that the bucket is there
-    with costs(proxy):
         assert shown(mount) == KEYS
         assert (mount / "d/b").stat().st_size == 3
         assert not (mount / "d/missing").exists()

@@ -14,6 +14,9 @@ from mimicfs.errors import AccessDenied, KeyNotFound, NoSuchBucket, NotSynced
 from mimicfs.s3.listing import Page
 from mimicfs.verify import verify
 
+# How S3 is listed does not matter here: test_sync.py runs over each server.
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
 
 def put(client, bucket, *keys, body=b"x", **how):
     for key in keys:
@@ -113,7 +116,7 @@ class Pages:
         return Page(entries, None if last else entries[-1].key, None if last else str(number + 1))
 
 
-def test_what_changes_meanwhile_is_no_drift_and_pages_are_compared_apart(mimicdb):
+def test_what_changes_meanwhile_is_no_drift_and_pages_are_compared_apart(server, mimicdb):
     entries = [Entry(f"{n}", n) for n in range(8)]
     mimicdb.backend.apply("b", [*entries, Entry("35", 1)])
     mimicdb.complete("b", Scope("", True, 1))
@@ -128,7 +131,6 @@ def test_what_changes_meanwhile_is_no_drift_and_pages_are_compared_apart(mimicdb
     assert report.meanwhile == 2
 
 
-@pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_the_command_has_exit_codes_and_samples(state, proxy, client, bucket, tmp_path):
     common = ["--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
     put(client, bucket, "a", "b", "c")
