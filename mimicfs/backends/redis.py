@@ -33,10 +33,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-import redis
-from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException
-from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from mimicfs.errors import ConfigError
+
+try:
+    import redis
+    from redis.cluster import RedisCluster
+    from redis.exceptions import RedisClusterException
+    from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+except ModuleNotFoundError as exc:
+    raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
 from mimicfs.backends import WIDE_CHANGE, Backend
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope

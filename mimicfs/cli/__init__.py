@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from mimicfs import __version__, errors
+from mimicfs import errors
+from mimicfs.cli.about import completion, print_version
 from mimicfs.cli.advice import kind_of
 from mimicfs.cli.configuring import config
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
@@ -68,7 +69,14 @@ def exit_code(exc: MimicError) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mimicfs")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the versions of mimicfs, libfuse and the libraries, and exit.",
+)
 def cli() -> None:
     """S3 as a file system, on a mirror of its metadata that answers at local speed.
 
@@ -76,5 +84,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, config, install_helper):
+for command in (mount, umount, status, sync, ls, stat, config, install_helper, completion):
     cli.add_command(command)
