@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mimicfs.backends.open import open_store
 from mimicfs.config import Settings, Target, redacted
-from mimicfs.errors import AccessDenied, S3Unavailable
+from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import check_parent, private_directory
 from mimicfs.s3.client import S3
@@ -57,17 +57,22 @@ def check(parts: Parts, target: Target) -> None:
         known = parts.mimicdb.scope("", "") is not None
     try:
         if target.bucket:
-            parts.s3.head_bucket(target.bucket)
+            _check_bucket(parts.s3, target)
             parts.mimicdb.add_bucket(target.bucket, 0)
         else:
             parts.syncer.sync_buckets()
-    except AccessDenied as exc:
-        if target.bucket:
-            raise
-        raise AccessDenied(
-            f"{exc}; to mount one bucket: mimicfs mount s3://BUCKET MOUNTPOINT"
-        ) from exc
     except S3Unavailable as exc:
         if not known:
             raise
         log.warning("S3 does not answer, the mirror is shown as it is: %s", exc)
+
+
+def _check_bucket(s3: S3, target: Target) -> None:
+    """Raise what is wrong with the bucket. The answer to a HEAD says 403 for an unknown key id
+    or a wrong clock as for a missing right, and one who may list a prefix alone gets it too: a
+    listing knows better."""
+    try:
+        s3.head_bucket(target.bucket)
+    except (AccessDenied, InvalidRequest) as exc:
+        log.debug("%s", exc)
+        s3.list_page(target.bucket, target.prefix, limit=1)

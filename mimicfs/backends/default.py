@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis
-
 from mimicfs.backends.redis import RedisBackend
 
 
@@ -13,4 +11,6 @@ class Redis(RedisBackend):
     """The mirror in Redis. The parameters are those of redis.StrictRedis, and *namespace*."""
 
     def __init__(self, *args: Any, namespace: str = "", **kwargs: Any) -> None:
+        import redis
+
         super().__init__(redis.Redis(*args, **kwargs), namespace)

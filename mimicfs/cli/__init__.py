@@ -6,7 +6,9 @@ import sys
 
 import click
 
-from mimicfs import __version__, errors
+from mimicfs import errors
+from mimicfs.cli.about import completion, print_version
+from mimicfs.cli.advice import kind_of
 from mimicfs.cli.configuring import config
 from mimicfs.cli.finding import du, find
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
@@ -46,8 +48,11 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as exc:
+    except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        click.echo(f"mimicfs: {_usage(exc)}", err=True)
         sys.exit(exc.exit_code)
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)
@@ -56,18 +61,28 @@ def main() -> None:
         sys.exit(exit_code(exc))
 
 
+def _usage(exc: click.ClickException) -> str:
+    """Return in one line what was wrong with the call, and where to read more."""
+    context = exc.ctx if isinstance(exc, click.UsageError) else None
+    command = context.command_path if context is not None else "mimicfs"
+    text = " ".join(exc.format_message().split())
+    return f"{text[:1].lower()}{text[1:].rstrip('.')}; see {command} --help"
+
+
 def exit_code(exc: MimicError) -> int:
     """Return the exit code of a command that ended with *exc*."""
-    from mimicfs.daemon import Failed
-
-    kind = type(exc)
-    if isinstance(exc, Failed):  # raised in the daemon: only the name of its class came over
-        kind = getattr(errors, exc.kind, errors.MountError)
-    return next(code for known, code in EXIT_CODES if issubclass(kind, known))
+    return next(code for known, code in EXIT_CODES if issubclass(kind_of(exc), known))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mimicfs")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the versions of mimicfs, libfuse and the libraries, and exit.",
+)
 def cli() -> None:
     """S3 as a file system, on a mirror of its metadata that answers at local speed.
 
@@ -75,6 +90,9 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, find, du, verify, index, config, log_level):
+for command in (
+    *(mount, umount, status, log_level),
+    *(sync, verify, index, ls, stat, find, du),
+    *(config, completion, install_helper),
+):
     cli.add_command(command)
-cli.add_command(install_helper)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicfs import errors
+from mimicfs.cli.advice import advised
 from mimicfs.cli.options import common, for_mounts
 from mimicfs.cli.settled import Settled
 from mimicfs.config import Target, parse_target
@@ -29,6 +30,9 @@ def mount(settled: Settled, where: tuple[str, ...]) -> None:
     *urls, point = where
     if len(urls) > 1:
         raise click.UsageError("at most one s3:// URL, then the mount point")
+    if point.startswith("s3://"):
+        given = urls[0] if urls else "DIRECTORY"
+        raise click.UsageError(f"the directory comes last: mimicfs mount {point} {given}")
     mount_at(settled, parse_target(urls[0]) if urls else Target(), Path(point))
 
 
@@ -44,12 +48,13 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
     choices = settled.choices(target)
     if "log-level" not in settled.values:
         settings = replace(settings, log_level="info")
-    if settled.get("foreground"):
-        set_up_logging(settings, foreground=True)
-        manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
-        serve_mount(settings, target, point, choices, lambda: None, manager)
-    else:
-        start_daemon(settings, target, point, choices)
+    with advised(settings):
+        if settled.get("foreground"):
+            set_up_logging(settings, foreground=True)
+            manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
+            serve_mount(settings, target, point, choices, lambda: None, manager)
+        else:
+            start_daemon(settings, target, point, choices)
 
 
 @click.command()

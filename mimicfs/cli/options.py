@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mimicfs import options
+from mimicfs.cli.advice import advised
 from mimicfs.cli.settled import settle
 from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, parsed
 
@@ -27,8 +28,9 @@ def common(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        settled = settle(_taken(_COMMON, given), os.environ)
-        return command(settings=settled.settings(), **given)
+        settings = settle(_taken(_COMMON, given), os.environ).settings()
+        with advised(settings):
+            return command(settings=settings, **given)
 
     return _with_flags(_COMMON, run)
 

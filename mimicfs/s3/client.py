@@ -270,7 +270,7 @@ class S3:
         try:
             self.call("head_bucket", bucket)
         except KeyNotFound as exc:  # a HEAD's answer has a status, and no code
-            text = f"s3://{bucket}: no such bucket; `mimicfs ls` lists yours"
+            text = f"s3://{bucket}: no such bucket"
             raise NoSuchBucket(text, status=404, code="NoSuchBucket") from exc
 
     def create_bucket(self, bucket: str) -> None:

@@ -12,6 +12,7 @@ from urllib3 import exceptions as web
 
 from mimicfs import errors
 from mimicfs.errors import MimicError, S3Error
+from mimicfs.s3.advice import about_clock, about_closed, about_connection, about_tls
 
 # By S3's error code (the API reference, "Error responses"); HEAD answers have the status. A code
 # that is not here has the class of its status; a status that is not here is an S3Error, EIO.
@@ -106,7 +107,9 @@ _ADVICE = {
     "SignatureDoesNotMatch": "check the secret key, or choose a profile with --profile",
     "ExpiredToken": "renew the credentials (for SSO: aws sso login)",
     "500": "if this stays so, check --endpoint-url",  # S3 itself says InternalError
-    "RequestTimeTooSkewed": "set the clock of this machine",
+    "RequestTimeTooSkewed": "set the clock of this machine (timedatectl set-ntp true)",
+    "AuthorizationHeaderMalformed": "check --region",
+    "400": "check --region, and whether --endpoint-url is http:// or https://",
 }
 NO_CREDENTIALS = (
     "no credentials found: run `aws configure`, set AWS_ACCESS_KEY_ID and"
@@ -114,8 +117,12 @@ NO_CREDENTIALS = (
 )
 
 
-def from_code(code: str, status: int, message: str, about: str) -> S3Error:
-    """Return the error that S3's *code* stands for."""
+def from_code(code: str, status: int, message: str, about: str, date: str = "") -> S3Error:
+    """Return the error that S3's *code* stands for. *date* is the Date of the answer."""
+    wrong_clock = about_clock(date) if status in (400, 403) else ""
+    if wrong_clock:
+        said = f"{about}: {code or status}; {wrong_clock}"
+        return errors.CredentialsError(said, status=status, code=code)
     found = _CODES.get(code) or _CODES.get(str(status), S3Error)
     if status >= 500 and found is S3Error:
         found = errors.S3Unavailable
@@ -147,17 +154,32 @@ def translated(exc: Exception, about: str) -> MimicError:
         error = exc.response.get("Error", {})
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code, message = str(error.get("Code", "")), str(error.get("Message", ""))
-        return from_code(code, status, message, about)
+        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return from_code(code, status, message, about, headers.get("date", ""))
     if isinstance(exc, boto.HTTPClientError):
         # What a body raises when it is read comes wrapped.
         inner = exc.kwargs.get("error")
         if isinstance(inner, MimicError):
             return inner
     text = _one_line(exc)
+    advice = _about_network(exc, text)
+    if advice:
+        return errors.S3Unavailable(f"{about}: {text}; {advice}")
     for classes, error_class, advice in _LOCAL:
         if isinstance(exc, classes):
             return error_class(advice.format(about=about, text=text))
     return errors.S3Unavailable(f"{about}: {text}")
+
+
+def _about_network(exc: Exception, text: str) -> str:
+    """Return what to do where S3 was not reached; "" if *exc* is about something else."""
+    if isinstance(exc, boto.SSLError):
+        return about_tls(text)
+    if isinstance(exc, boto.EndpointConnectionError):
+        return about_connection(text, str(exc.kwargs.get("error", "")))
+    if isinstance(exc, boto.ConnectionClosedError):
+        return about_closed(text)
+    return ""
 
 
 # What is wrong before S3 is asked, or where it is not reached: first match.
@@ -189,7 +211,7 @@ _LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
     ),
     ((boto.ParamValidationError,), errors.InvalidRequest, "{about}: {text}"),
     (
-        (boto.EndpointConnectionError, boto.ConnectTimeoutError),
+        (boto.ConnectTimeoutError,),
         errors.S3Unavailable,
         "{about}: {text}; check --endpoint-url and the network",
     ),

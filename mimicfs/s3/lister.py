@@ -152,7 +152,8 @@ class Lister:
         code, region = said.get("Code", ""), said.get("Region", "")
         if status in (301, 307) or code in _MOVED or (code in _MISSIGNED and region):
             return _Redirected(answer.headers.get("x-amz-bucket-region") or region)
-        error: S3Error = from_code(code, status, said.get("Message", ""), about)
+        date = answer.headers.get("date", "")
+        error: S3Error = from_code(code, status, said.get("Message", ""), about, date)
         if status in RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
         return error

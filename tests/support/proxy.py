@@ -88,8 +88,11 @@ class Drop(Hold):
 class Fail(Rule):
     """Requests are answered with *status* and never reach the server."""
 
-    def __init__(self, matches: Callable[[Request], bool], status: int, code: str) -> None:
+    def __init__(
+        self, matches: Callable[[Request], bool], status: int, code: str, **headers: str
+    ) -> None:
         super().__init__(matches)
+        self.headers = [("Content-Type", "application/xml"), *headers.items()]
         self.status = status
         self.body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
 
@@ -206,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.body()
         if isinstance(rule, Fail):
-            self.send(rule.status, [("Content-Type", "application/xml")], rule.body)
+            self.send(rule.status, rule.headers, rule.body)
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         self.server_side.request(self.command, self.path, body, headers)

@@ -184,6 +184,13 @@ def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
         settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)})
 
 
+def test_the_example_is_right(path: Path) -> None:
+    example = Path(__file__).resolve().parents[2] / "docs/examples/config.toml"
+    found = settled(path, example.read_text())
+    assert found.buckets().of("photos").read_only
+    assert found.choices(Target()).allow_other
+
+
 def test_a_file_that_was_named_must_be_there() -> None:
     with pytest.raises(ConfigError, match="/no/such: no such file"):
         settle({"config": Given("/no/such", "--config")}, {})

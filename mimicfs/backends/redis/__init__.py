@@ -21,7 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-import redis
+from mimicfs.errors import ConfigError, LogTrimmed, StoreCorrupt, StoreTooNew
+
+try:
+    import redis
+except ModuleNotFoundError as exc:
+    raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
 from mimicfs.backends import Backend
 from mimicfs.backends.redis.connecting import (
@@ -47,7 +52,6 @@ from mimicfs.backends.redis.layout import (
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.entry import Bucket, Change, Entry, Scope
-from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreTooNew
 
 log = logging.getLogger(__name__)
 

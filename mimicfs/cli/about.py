@@ -1,0 +1,67 @@
+"""`mimicfs --version` and `mimicfs completion`."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+
+import click
+from click.shell_completion import get_completion_class
+
+from mimicfs import __version__
+
+_LIBRARIES = ("boto3", "botocore", "click", "rich", "redis", "prometheus-client", "pyarrow")
+_VARIABLE = "_MIMICFS_COMPLETE"  # by which click knows that a shell asks
+
+
+def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Print the versions of all that a report of a mistake should name, and end."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    click.echo(f"mimicfs {__version__}")
+    click.echo(f"Python {platform.python_version()}, Linux {platform.release()}")
+    click.echo(f"libfuse {_fusermount_version()}")
+    for name in _LIBRARIES:
+        click.echo(f"{name} {_version(name)}")
+    ctx.exit()
+
+
+def _fusermount_version() -> str:
+    found = shutil.which("fusermount3")
+    if found is None:
+        return "not installed (fusermount3; apt install fuse3)"
+    done = subprocess.run(
+        [found, "--version"], capture_output=True, text=True, timeout=10, check=False
+    )
+    return f"{done.stdout.rpartition(' ')[2].strip()} ({found})"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes SHELL complete the words of mimicfs.
+
+    \b
+    bash: mimicfs completion bash > ~/.local/share/bash-completion/completions/mimicfs
+    zsh:  mimicfs completion zsh > DIRECTORY/_mimicfs, a directory of $fpath
+    fish: mimicfs completion fish > ~/.config/fish/completions/mimicfs.fish
+    """
+    click.echo(completion_script(ctx.find_root().command, shell))
+
+
+def completion_script(command: click.Command, shell: str) -> str:
+    """Return the script by which *shell* asks *command* what can follow."""
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    made = found(command, {}, "mimicfs", _VARIABLE)
+    return (made.source_template % made.source_vars()).strip()

@@ -1,0 +1,286 @@
+"""The errors of a first day: each is one line that says what to do."""
+
+from __future__ import annotations
+
+import grp
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mounts import MIMICFS, run, unmounted
+from support.proxy import Fail, Proxy
+
+from mimicfs.config import S3Options
+from mimicfs.errors import S3Unavailable
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.advice import about_connection
+from mimicfs.s3.client import S3
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+# As nobody, who cannot read where Python is: what is imported later must be imported before.
+AS_NOBODY = """
+import os, sys
+os.environ |= {"HOME": "/nonexistent", "XDG_STATE_HOME": "/nonexistent"}
+import mimicfs.cli, mimicfs.mount, mimicfs.vfs, mimicfs.fuse.server, mimicfs.fuse.mounting
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.argv[0] = "mimicfs"
+mimicfs.cli.main()
+"""
+
+
+@pytest.fixture
+def point(tmp_path: Path, state: Path) -> Iterator[Path]:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    yield point
+    if not unmounted(point):
+        subprocess.run(["fusermount3", "-u", "-z", str(point)], check=False, timeout=10)
+
+
+def said(*arguments: Any, code: int = 3) -> str:
+    """Run a command that fails; return its one line."""
+    return one_line(run(*arguments), code)
+
+
+def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.returncode == code, result.stderr
+    assert "secret-key" not in result.stderr
+    return result.stderr.removeprefix("mimicfs: ").rstrip("\n")
+
+
+# The command
+
+
+def test_words_in_the_wrong_order_or_mistyped(point: Path, server: str) -> None:
+    assert said("mount", point, "s3://photos", code=2) == (
+        f"the directory comes last: mimicfs mount s3://photos {point}; see mimicfs mount --help"
+    )
+    assert said("mount", "s3://photos", code=2) == (
+        "the directory comes last: mimicfs mount s3://photos DIRECTORY; see mimicfs mount --help"
+    )
+    assert said("monut", code=2).startswith("no such command 'monut'")
+    assert "did you mean" in said("mount", "--allow-othr", point, code=2).lower()
+    assert said("mount", "-o", "alow_other", point, code=2) == (
+        "-o alow_other: not an option; did you mean allow_other?"
+    )
+
+
+# The mount point
+
+
+def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> None:
+    words = ["mount", "--endpoint-url", proxy.url]
+    assert said(*words, point / "no") == f"{point}/no: no such directory; mkdir {point}/no"
+    (point / "file").touch()
+    assert said(*words, point) == (
+        f"{point}: not empty, its files would be hidden; mount on an empty directory, or with"
+        " -o nonempty"
+    )
+    assert said(*words, point / "file") == (
+        f"{point}/file: not a directory; name an empty directory to mount on"
+    )
+    assert proxy.counted() == {}
+    taken = mount_at(f"s3://{bucket}", name="taken").path
+    assert said(*words, taken) == (
+        f"{taken}: already mounted; unmount it first (fusermount3 -u {taken})"
+    )
+
+
+# The machine
+
+
+def in_namespace(script: str, *arguments: Any, code: int = 3) -> str:
+    """Run *script* as root in a mount namespace of its own; return the one line of it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can have a mount namespace")
+    words = ["timeout", "30", "unshare", "-m", "sh", "-euc", script, "sh", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=40, check=False)
+    return one_line(done, code)
+
+
+NO_DEVICES = "mount -t tmpfs -o mode=755 none /dev; mknod -m 666 /dev/null c 1 3\n"
+NO_DEVICES += "mknod -m 666 /dev/urandom c 1 9\n"
+
+
+def test_a_container_without_dev_fuse(point: Path, server: str) -> None:
+    assert in_namespace(f"{NO_DEVICES} exec {MIMICFS} mount {point}") == (
+        "/dev/fuse is missing; modprobe fuse (in a container: --device /dev/fuse"
+        " --cap-add SYS_ADMIN)"
+    )
+
+
+def test_a_device_for_a_group_that_one_is_not_in(point: Path, server: str) -> None:
+    group = next(group for group in grp.getgrall() if 0 < group.gr_gid < 1000)
+    script = f"{NO_DEVICES} mknod -m 660 /dev/fuse c 10 229; chgrp {group.gr_gid} /dev/fuse\n"
+    script += 'exec "$@"'
+    assert in_namespace(script, sys.executable, "-c", AS_NOBODY, "mount", "-f", point) == (
+        f"/dev/fuse: no permission; join the group {group.gr_name}"
+        f" (usermod -aG {group.gr_name} USER, then log in again)"
+    )
+
+
+def test_fusermount3_missing_or_not_setuid(point: Path, server: str, tmp_path: Path) -> None:
+    result = run("mount", point, env={**os.environ, "PATH": str(tmp_path)})
+    assert one_line(result, 3) == "fusermount3 is not installed; apt install fuse3"
+    helper = tmp_path / "fusermount3"
+    shutil.copyfile(shutil.which("fusermount3") or "", helper)
+    helper.chmod(0o755)
+    script = f'chmod 666 /dev/fuse; PATH={tmp_path}:$PATH exec "$@"'
+    script = f"{NO_DEVICES} mknod -m 666 /dev/fuse c 10 229; {script}"
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    assert in_namespace(script, sys.executable, "-c", AS_NOBODY, "mount", "-f", point) == (
+        f"{helper} is not setuid root, so only root can mount; as root: chmod u+s {helper}"
+    )
+
+
+# The account
+
+
+def test_a_bucket_mistyped(point: Path, proxy: Proxy, client: Any, bucket: str) -> None:
+    client.create_bucket(Bucket=f"holiday-{bucket}")
+    typo, common = f"holidya-{bucket}", ["--endpoint-url", proxy.url, "--store", "memory:"]
+    assert said("mount", *common, f"s3://{typo}", point, code=6) == (
+        f"s3://{typo}: no such bucket; did you mean s3://holiday-{bucket}?"
+    )
+    assert said("ls", *common, f"s3://{typo}", code=6).endswith(
+        f"(NoSuchBucket); did you mean s3://holiday-{bucket}?"
+    )
+    assert said("sync", *common, "s3://nothing-like-it", code=6).endswith(
+        "; `mimicfs ls` lists yours"
+    )
+
+
+def test_rights_on_one_bucket_but_not_to_list_them(point: Path, proxy: Proxy, bucket: str) -> None:
+    common = ["--endpoint-url", proxy.url, "--store", "memory:"]
+    denied = Fail(lambda request: request.kind == "LIST_BUCKETS", 403, "AccessDenied")
+    with proxy.rule(denied):
+        for words in (["mount", *common, point], ["ls", *common], ["sync", *common]):
+            assert said(*words, code=5) == (
+                "list of buckets: AccessDenied; name the one that you may use: s3://BUCKET"
+            )
+        assert run("mount", *common, f"s3://{bucket}", point).returncode == 0
+        assert run("umount", point).returncode == 0
+
+
+def test_rights_on_a_prefix_only(point: Path, proxy: Proxy, client: Any, bucket: str) -> None:
+    client.put_object(Bucket=bucket, Key="mine/a", Body=b"")
+    common = ["--endpoint-url", proxy.url, "--store", "memory:"]
+    denied = Fail(
+        lambda request: (
+            request.bucket == bucket
+            and not request.key
+            and not request.query.get("prefix", [""])[0].startswith("mine/")
+        ),
+        *(403, "AccessDenied"),
+    )
+    with proxy.rule(denied):
+        assert said("mount", *common, f"s3://{bucket}", point, code=5) == (
+            f"listing of s3://{bucket}/: AccessDenied; ask for s3:ListBucket on it, or choose"
+            " another --profile"
+        )
+        assert run("mount", *common, f"s3://{bucket}/mine", point).returncode == 0
+        assert os.listdir(point) == ["a"]
+        assert run("umount", point).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("InvalidAccessKeyId", "check the access key, or choose a profile with --profile"),
+        ("SignatureDoesNotMatch", "check the secret key, or choose a profile with --profile"),
+        ("ExpiredToken", "renew the credentials (for SSO: aws sso login)"),
+        ("RequestTimeTooSkewed", "set the clock of this machine (timedatectl set-ntp true)"),
+    ],
+)
+def test_credentials_that_s3_refuses(
+    point: Path, proxy: Proxy, bucket: str, code: str, says: str
+) -> None:
+    with proxy.rule(Fail(lambda request: True, 403, code)):
+        line = said("mount", "--endpoint-url", proxy.url, f"s3://{bucket}", point, code=5)
+    assert line.endswith(f"{code}; {says}")
+
+
+def test_a_clock_that_is_wrong(point: Path, proxy: Proxy, bucket: str) -> None:
+    date = formatdate(os.stat(point).st_mtime - 7200, usegmt=True)
+    with proxy.rule(Fail(lambda request: True, 403, "AccessDenied", Date=date)):
+        line = said("mount", "--endpoint-url", proxy.url, f"s3://{bucket}", point, code=5)
+    assert line == (
+        f"s3://{bucket}: 403; the clock of this machine is 120 minutes fast; set it"
+        " (timedatectl set-ntp true)"
+    )
+
+
+# The address
+
+
+class _Silent(BaseHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[int]:
+    """The port of a server that speaks https, with a certificate of its own making."""
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    made += ["-subj", "/CN=127.0.0.1", "-keyout", str(tmp_path / "key"), "-out"]
+    subprocess.run([*made, str(tmp_path / "cert")], check=True, capture_output=True, timeout=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    server = HTTPServer(("127.0.0.1", 0), _Silent)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_addresses_where_no_s3_is(proxy: Proxy, tls: int, mimicdb: MimicDB) -> None:
+    """As the commands ask, but once: they take some seconds to give up."""
+    port = proxy.url.rpartition(":")[2]
+    authority = "its certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority"
+    wanted = {
+        f"https://127.0.0.1:{port}": "the server does not speak https; write http:// in"
+        " --endpoint-url",
+        f"http://127.0.0.1:{tls}": "does it speak https? write https:// in --endpoint-url",
+        f"https://127.0.0.1:{tls}": authority,
+        None: "AWS has no region eu-wst-1; check --region; did you mean eu-west-1?",
+    }
+    for url, says in wanted.items():
+        with closing(S3(S3Options(url, "eu-wst-1", attempts=1), mimicdb)) as s3:
+            with pytest.raises(S3Unavailable) as caught:
+                s3.list_buckets()
+        assert str(caught.value).endswith(f"; {says}")
+
+
+def test_what_may_be_wrong_with_an_address(server: str) -> None:
+    refused = "[Errno 111] Connection refused"
+    assert about_connection("http://127.0.0.1:9/", refused) == (
+        "nothing listens there; check --endpoint-url and the network"
+    )
+    unknown = "[Errno -2] Name or service not known"
+    assert about_connection("http://s3.mistyped.invalid/", unknown) == (
+        "no server has that name; check --endpoint-url and the network"
+    )
+    assert about_connection("https://b.s3.eu-west-1.amazonaws.com/", unknown) == (
+        "check --endpoint-url and the network"
+    )
+    assert said("ls", "--endpoint-url", "127.0.0.1:9000", code=2) == (
+        "--endpoint-url 127.0.0.1:9000: no URL; write https://HOST or http://HOST:PORT"
+    )
