@@ -92,16 +92,25 @@ class Parts(NamedTuple):
 
 def assemble(settings: Settings) -> Parts:
     """Open the store and make what stands on it. Makes no request."""
-    account = S3(settings.s3, MimicDB(open_store("memory:")))
-    url = settings.store
-    if not url:
-        url = f"sqlite://{settings.state / (account.account() + '.db')}"
+    url = store_url(settings, S3(settings.s3, MimicDB(open_store("memory:"))))
+    if not settings.store:
         private_directory(settings.state)
     elif url.startswith("sqlite:"):
         check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
     mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
     s3 = S3(settings.s3, mimicdb)
     return Parts(mimicdb, s3, Syncer(mimicdb, s3), redacted(url))
+
+
+def store_url(settings: Settings, s3: S3) -> str:
+    """Return where the mirror of what *s3* reaches is. Makes no request."""
+    return settings.store or f"sqlite://{settings.state / (s3.account() + '.db')}"
+
+
+def own_directories(settings: Settings) -> list[Path]:
+    """Return the directories that are for us alone."""
+    staging = settings.cache_dir or settings.state / "staging"
+    return [settings.state, settings.state / "mounts", staging]
 
 
 # Options of a mount

@@ -7,6 +7,7 @@ import sys
 import click
 
 from mimicfs import __version__, errors
+from mimicfs.cli.doctoring import doctor
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, umount
 from mimicfs.cli.syncing import sync
@@ -65,5 +66,5 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, status, sync, ls, stat, log_level):
+for command in (mount, umount, status, sync, ls, stat, log_level, doctor):
     cli.add_command(command)

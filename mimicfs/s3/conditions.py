@@ -46,7 +46,7 @@ class Conditions:
         what `check` raises, where the server would not look."""
         if condition == Condition():
             return {}
-        if not self._honours(bucket, key):
+        if not self.honours(bucket, key):
             self.check(bucket, key, condition)
             return {}
         return {"IfNoneMatch": "*"} if condition.absent else {"IfMatch": f'"{condition.etag}"'}
@@ -64,7 +64,8 @@ class Conditions:
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
-    def _honours(self, bucket: str, key: str) -> bool:
+    def honours(self, bucket: str, key: str) -> bool:
+        """Whether the server looks at conditions. Tried once, by a write beside *key*."""
         if self._honoured is None:
             self._honoured = self._try(bucket, key)
             if not self._honoured:
