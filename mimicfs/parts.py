@@ -32,10 +32,8 @@ class Parts(NamedTuple):
 
 def assemble(settings: Settings) -> Parts:
     """Open the store and make what stands on it. Makes no request."""
-    account = S3(settings.s3, MimicDB(open_store("memory:")))
-    url = settings.store
-    if not url:
-        url = f"sqlite://{settings.state / (account.account() + '.db')}"
+    url = store_url(settings, S3(settings.s3, MimicDB(open_store("memory:"))))
+    if not settings.store:
         private_directory(settings.state)
     elif url.startswith("sqlite:"):
         check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
@@ -43,6 +41,22 @@ def assemble(settings: Settings) -> Parts:
     s3 = S3(settings.s3, mimicdb)
     syncer = Syncer(mimicdb, s3, settings.s3.buckets)
     return Parts(mimicdb, s3, syncer, redacted(url))
+
+
+def store_url(settings: Settings, s3: S3) -> str:
+    """Return where the mirror of what *s3* reaches is. Makes no request."""
+    return settings.store or f"sqlite://{settings.state / (s3.account() + '.db')}"
+
+
+def own_directories(settings: Settings) -> list[Path]:
+    """Return the directories that are for us alone."""
+    staging = settings.cache_dir or settings.state
+    found = [settings.state, settings.state / "mounts", staging / "staging"]
+    if settings.cache_dir is not None:
+        found += [settings.cache_dir, settings.cache_dir / "blocks"]
+    elif settings.blocks is not None:
+        found.append(settings.blocks)
+    return found
 
 
 def check(parts: Parts, target: Target) -> None:

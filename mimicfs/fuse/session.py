@@ -88,6 +88,7 @@ class Session:
         self.options = options or SessionOptions()
         self.minor = 0  # the minor version spoken; 0 before INIT
         self.flags = Init(0)  # agreed with the kernel
+        self.offered = Init(0)  # what the kernel can do, asked for or not
         # Directories of which the kernel may have a listing: added when one is read, taken
         # out when the kernel forgets the inode. Each step is one atomic set operation.
         self.listed: set[int] = set()
@@ -231,6 +232,7 @@ class Session:
         wanted = _WANTED
         if self.options.readdirplus_auto:
             wanted |= Init.READDIRPLUS_AUTO
+        self.offered = Init(offered)
         self.flags = wanted & offered
         self.minor = min(minor, KERNEL_MINOR_VERSION)
         # The kernel takes the smaller of its own read-ahead and ours; see _widen_readahead.

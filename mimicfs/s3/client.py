@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs import __version__
@@ -33,6 +35,7 @@ from mimicfs.errors import (
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
+from mimicfs.private import seen_by_others
 from mimicfs.s3 import checksums
 from mimicfs.s3.backoff import backoff_s
 from mimicfs.s3.conditions import Condition, Conditions
@@ -225,6 +228,19 @@ class S3:
             with ours("S3"):
                 if self._session.get_credentials() is None:
                     raise CredentialsError(NO_CREDENTIALS)
+
+    def plain_client(self) -> Any:
+        """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
+        return self._plain_client()
+
+    def exposed_credentials(self) -> Path | None:
+        """Return the file of AWS credentials that boto3 looks at, if others can read it."""
+        from mimicfs.s3.errors import ours
+
+        with ours("S3"):
+            name = self._session._session.get_config_variable("credentials_file")
+        path = Path(os.path.expanduser(name or ""))
+        return path if name and seen_by_others(path) else None
 
     def account(self) -> str:
         """Return what tells this account at this endpoint from others (for a file name):

@@ -47,7 +47,7 @@ class Conditions:
         what `check` raises, where the server would not look."""
         if condition == Condition():
             return {}
-        if not self._honours(bucket, key):
+        if not self.honours(bucket, key):
             self.check(bucket, key, condition)
             return {}
         return {"IfNoneMatch": "*"} if condition.absent else {"IfMatch": f'"{condition.etag}"'}
@@ -86,7 +86,8 @@ class Conditions:
             self._of_deletes = False
             self.delete(bucket, key, etag)
 
-    def _honours(self, bucket: str, key: str) -> bool:
+    def honours(self, bucket: str, key: str) -> bool:
+        """Whether the server looks at conditions. Tried once, by a write beside *key*."""
         if self._honoured is None:
             self._honoured = self._try(bucket, key)
             if not self._honoured:

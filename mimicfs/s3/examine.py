@@ -1,0 +1,367 @@
+"""What an S3 server, and the credentials, can do: for `mimicfs doctor`.
+
+Asked past the mirror, which stays as it is. Without leave to write, only what can be asked by
+reading is; with it, keys that begin with `.mimicfs-doctor-` are made and deleted again.
+
+Threading: none; one thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+from mimicfs.config import S3Options, redacted
+from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
+from mimicfs.finding import FAIL, OK, WARN, Finding
+from mimicfs.s3.client import S3
+from mimicfs.s3.errors import ours
+
+_SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
+_NOBODYS = '"00000000000000000000000000000000"'  # the ETag of no object
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
+_BODY = b"mimicfs doctor\n"
+_ACTIONS = {
+    "list": "s3:ListBucket",
+    "head": "s3:GetObject",
+    "get": "s3:GetObject",
+    "put": "s3:PutObject",
+    "delete": "s3:DeleteObject",
+}
+
+
+class Examination:
+    """Of what *s3* reaches with *options*: of *bucket* below *prefix*, if one is named."""
+
+    def __init__(self, s3: S3, options: S3Options, bucket: str = "", prefix: str = "") -> None:
+        self.s3 = s3
+        self._options = options
+        self._bucket = bucket
+        self._prefix = prefix
+        self._client = s3.plain_client()
+        self._date: tuple[str, float] | None = None  # S3's clock, and when it was told
+
+    def findings(self, write: bool) -> Iterator[Finding]:
+        """Yield what is found, one after the other. Raises nothing of S3's."""
+        yield self._encryption()
+        yield from self._account()
+        if self._bucket:
+            listed = yield from self._reading()
+            if write and listed:
+                yield from Scratch(self, self._bucket, self._prefix).findings()
+        skew = self._clock()
+        if skew is not None:
+            yield skew
+
+    def ask(self, operation: str, **params: Any) -> Any:
+        """Return the answer to a request past the mirror. Raises S3Error."""
+        about = f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}"
+        with ours(about):
+            try:
+                answer = getattr(self._client, operation)(**params)
+            except ClientError as exc:
+                self._note_date(exc.response)
+                raise
+        self._note_date(answer)
+        return answer
+
+    def tried(self, name: str, attempt: Callable[[], str]) -> Finding:
+        """Return what *attempt* says is found, or the error that it raises."""
+        try:
+            return Finding(name, OK, attempt())
+        except KeyError as exc:
+            return Finding(name, FAIL, f"the server's answer has no {exc.args[0]}")
+        except AccessDenied as exc:
+            action = _ACTIONS.get(name)
+            advice = f"allow {action} in the policy of the user or bucket" if action else ""
+            return Finding(name, FAIL, str(exc), advice)
+        except MimicError as exc:
+            text, _, advice = str(exc).partition("; ")
+            return Finding(name, FAIL, text, advice)
+
+    # Parts
+
+    def _encryption(self) -> Finding:
+        url = self._options.endpoint_url
+        if url is None or urlsplit(url).scheme == "https":
+            return Finding("encryption", OK, "https, with certificates verified")
+        if urlsplit(url).hostname in _LOOPBACK:
+            return Finding("encryption", OK, f"{redacted(url)}: plain http, within this machine")
+        text = f"{redacted(url)}: what is sent can be read, and changed, on the way"
+        return Finding("encryption", WARN, text, "use an https:// endpoint")
+
+    def _account(self) -> Iterator[Finding]:
+        def check() -> str:
+            self.s3.check_credentials()
+            return "found" if self._options.sign else "none are used (--no-sign-request)"
+
+        credentials = self.tried("credentials", check)
+        yield credentials
+        if credentials.result != OK:
+            return
+        exposed = self.s3.exposed_credentials()
+        if exposed is not None:
+            text = f"{exposed}: other users can read it"
+            yield Finding("credentials file", WARN, text, f"chmod 600 {exposed}")
+        try:
+            count = len(self.ask("list_buckets").get("Buckets", []))
+            yield Finding("list buckets", OK, f"{count} buckets")
+        except AccessDenied:
+            text = "not allowed: mount buckets one by one"
+            yield Finding("list buckets", WARN, text, "or allow s3:ListAllMyBuckets")
+        except S3Error as exc:
+            text, _, advice = str(exc).partition("; ")
+            yield Finding("list buckets", FAIL, text, advice)
+
+    def _clock(self) -> Finding | None:
+        if self._date is None:
+            return None
+        there = parsedate_to_datetime(self._date[0]).timestamp()
+        skew_s = self._date[1] - there - 0.5  # S3 tells whole seconds
+        found = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3's"
+        if abs(skew_s) < _SKEW_WARN_S:
+            return Finding("clock", OK, found)
+        result = FAIL if abs(skew_s) >= _SKEW_MAX_S else WARN
+        advice = "set the clock (timedatectl set-ntp true); S3 refuses requests 15 minutes away"
+        return Finding("clock", result, found, advice)
+
+    def _note_date(self, answer: Any) -> None:
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if date and self._date is None:
+            self._date = (date, time.time())
+
+    def _reading(self) -> Any:
+        """Yield what listing and reading find; return whether listing works."""
+        page: dict[str, Any] = {}
+
+        def listing() -> str:
+            page.update(
+                self.ask(
+                    "list_objects_v2",
+                    Bucket=self._bucket,
+                    Prefix=self._prefix,
+                    MaxKeys=2,
+                    EncodingType="url",
+                )
+            )
+            return f"ListObjectsV2 shows {'keys' if page.get('Contents') else 'no key'}"
+
+        found = self.tried("list", listing)
+        yield found
+        if found.result != OK:
+            return False
+        yield self._encoded(page)
+        for item in page.get("Contents", [])[:1]:
+            yield from self._of_object(item)
+        return True
+
+    def _encoded(self, page: dict[str, Any]) -> Finding:
+        if page.get("EncodingType") == "url":
+            return Finding("encoding-type", OK, "keys with any character are listed safely")
+        text = "the server ignores encoding-type=url"
+        advice = "keys with control characters cannot be listed there; avoid them"
+        return Finding("encoding-type", WARN, text, advice)
+
+    def _of_object(self, item: dict[str, Any]) -> Iterator[Finding]:
+        where = {"Bucket": self._bucket, "Key": item["Key"]}
+        etag = item.get("ETag", "")
+
+        def head() -> str:
+            said = self.ask("head_object", **where)
+            if said.get("ETag") != etag:
+                raise S3Error(f"HEAD says ETag {said.get('ETag')}, the listing {etag}; sync again")
+            return f"{item['Key']}: its ETag is that of the listing"
+
+        def get() -> str:
+            self.ask("get_object", **where)["Body"].close()
+            return f"{item['Key']} can be read"
+
+        yield self.tried("head", head)
+        yield self.tried("get", get)
+        yield self._conditional_get(where, etag)
+
+    def _conditional_get(self, where: dict[str, Any], etag: str) -> Finding:
+        """What is read is pinned to a version by If-Match; without, only by the answer's ETag."""
+        if not etag:
+            text, advice = "objects have no ETag", "versions cannot be told apart: use another"
+            return Finding("etag", FAIL, text, f"{advice} server")
+        try:
+            self.ask("get_object", **where, IfMatch=_NOBODYS)["Body"].close()
+        except ObjectChanged:
+            return Finding("conditional reads", OK, "If-Match is honoured")
+        except S3Error as exc:
+            return Finding(
+                "conditional reads", WARN, str(exc), "the ETag of each answer is looked at"
+            )
+        text = "the server ignores If-Match of a GET"
+        return Finding("conditional reads", WARN, text, "the ETag of each answer is looked at")
+
+
+class Scratch:
+    """What can be found only by writing: in keys of its own, which are removed again."""
+
+    def __init__(self, examination: Examination, bucket: str, prefix: str) -> None:
+        self._tried = examination.tried
+        self._ask = examination.ask
+        self._honours = examination.s3.conditions.honours
+        self._bucket = bucket
+        self._base = f"{prefix}.mimicfs-doctor-{secrets.token_hex(8)}"
+        self._made: list[str] = []
+        self._etag = ""
+
+    def findings(self) -> Iterator[Finding]:
+        put = self._tried("put", self._put)
+        yield put
+        if put.result != OK:
+            return
+        try:
+            yield self._tried("metadata", self._metadata)
+            yield self._etag_form()
+            yield self._conditional("If-None-Match", self._if_absent)
+            beside = (self._bucket, self._base)
+            yield self._conditional("If-Match", lambda: self._honours(*beside))
+            yield self._softly("checksums", self._checksum, "bodies are protected by signatures")
+            yield self._softly("copy", self._copy, "mv and cp -r within the mount will fail")
+            yield self._softly("multipart", self._multipart, "files above 32 MiB will fail")
+            yield self._softly("multipart minimum", self._minimum, "files above 32 MiB will fail")
+            yield self._marker()
+        finally:
+            yield self._tried("delete", self._remove)
+
+    def _params(self, suffix: str = "") -> dict[str, Any]:
+        return {"Bucket": self._bucket, "Key": self._base + suffix}
+
+    def _making(self, suffix: str = "") -> dict[str, Any]:
+        params = self._params(suffix)
+        if params["Key"] not in self._made:
+            self._made.append(params["Key"])
+        return params
+
+    def _put(self) -> str:
+        answer = self._ask("put_object", **self._making(), Body=_BODY, Metadata={"mode": "33188"})
+        self._etag = answer.get("ETag", "")
+        return f"s3://{self._bucket}/{self._base} was written"
+
+    def _metadata(self) -> str:
+        said = self._ask("head_object", **self._params())
+        if said.get("Metadata", {}).get("mode") != "33188":
+            raise S3Error("user metadata does not come back; modes, owners and times are not kept")
+        if said.get("ContentLength") != len(_BODY):
+            raise S3Error(f"{len(_BODY)} bytes were written, HEAD says {said.get('ContentLength')}")
+        return "user metadata comes back"
+
+    def _etag_form(self) -> Finding:
+        bare = self._etag.strip('"')
+        if not bare:
+            return Finding("etag", FAIL, "a PUT answers no ETag", "use another server")
+        is_md5 = len(bare) == 32 and all(letter in "0123456789abcdef" for letter in bare)
+        form = "an MD5, as S3's" if is_md5 else "opaque"
+        quoted = "" if self._etag.startswith('"') else ", without quotes"
+        return Finding("etag", OK, f"{form}{quoted}: {bare}")
+
+    def _if_absent(self) -> bool:
+        """Whether a write is refused that must not replace what is there."""
+        try:
+            self._ask("put_object", **self._making(), Body=_BODY, IfNoneMatch="*")
+        except ObjectChanged:
+            return True
+        return False
+
+    def _conditional(self, name: str, honoured: Callable[[], bool]) -> Finding:
+        name = f"conditional writes ({name})"
+        try:
+            if honoured():
+                return Finding(name, OK, "honoured")
+            found = "ignored by the server"
+        except AccessDenied as exc:
+            return Finding(name, FAIL, str(exc), "allow s3:PutObject with conditions")
+        except S3Error as exc:
+            found = f"not known to the server: {exc}"
+        advice = "mimicfs asks just before it writes: not safe against who writes at that moment"
+        return Finding(name, WARN, found, advice)
+
+    def _softly(self, name: str, attempt: Callable[[], str], otherwise: str) -> Finding:
+        found = self._tried(name, attempt)
+        return found if found.result == OK else Finding(name, WARN, found.found, otherwise)
+
+    def _checksum(self) -> str:
+        self._ask("put_object", **self._making("-sum"), Body=_BODY, ChecksumAlgorithm="CRC32")
+        said = self._ask("head_object", **self._params("-sum"), ChecksumMode="ENABLED")
+        kept = said.get("ChecksumCRC32")
+        return "CRC32 is checked and kept" if kept else "CRC32 is taken, and not kept"
+
+    def _copy(self) -> str:
+        self._ask("copy_object", **self._making("-copy"), CopySource=self._params())
+        if self._ask("head_object", **self._params("-copy")).get("Metadata") != {"mode": "33188"}:
+            raise S3Error("a copy loses the user metadata")
+        return "CopyObject keeps content and metadata"
+
+    def _multipart(self) -> str:
+        where = self._making("-parts")
+        upload = {**where, "UploadId": self._ask("create_multipart_upload", **where)["UploadId"]}
+        try:
+            source = {"CopySource": self._params(), "CopySourceRange": "bytes=0-6"}
+            part = self._ask("upload_part_copy", **upload, PartNumber=1, **source)
+            etag = part.get("CopyPartResult", {}).get("ETag")
+            if not etag:
+                raise S3Error("the server does not know UploadPartCopy")
+            parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+            self._ask("complete_multipart_upload", **upload, MultipartUpload=parts)
+        except BaseException:
+            self._ask("abort_multipart_upload", **upload)
+            raise
+        said = self._ask("head_object", **where)
+        if said.get("ContentLength") != 7:
+            raise S3Error(f"a part of 7 bytes was copied, HEAD says {said.get('ContentLength')}")
+        return f"UploadPartCopy works; the ETag is {said.get('ETag', '')}"
+
+    def _minimum(self) -> str:
+        """Two parts of one byte: S3 refuses the first, which is below 5 MiB."""
+        where = self._making("-small")
+        upload = {**where, "UploadId": self._ask("create_multipart_upload", **where)["UploadId"]}
+        try:
+            tags = [
+                self._ask("upload_part", **upload, PartNumber=n, Body=b"x")["ETag"] for n in (1, 2)
+            ]
+            parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
+            self._ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+        except S3Error as exc:
+            self._ask("abort_multipart_upload", **upload)
+            if exc.code == "EntityTooSmall":
+                return "5 MiB, as S3; mimicfs sends 16 MiB"
+            raise
+        return "none; mimicfs sends 16 MiB"
+
+    def _marker(self) -> Finding:
+        """mkdir puts an object `d/`; some servers make a directory of that, or a file `d`."""
+        name = "directory markers"
+        try:
+            self._ask("put_object", **self._making("-d/"), Body=b"")
+            self._ask("head_object", **self._params("-d/"))
+            said = self._ask("list_objects_v2", Bucket=self._bucket, Prefix=f"{self._base}-d/")
+        except S3Error as exc:
+            return Finding(name, WARN, str(exc), "mount with -o no_markers")
+        if [item["Key"] for item in said.get("Contents", [])] == [f"{self._base}-d/"]:
+            return Finding(name, OK, "`d/` is an object as any other")
+        return Finding(name, WARN, "`d/` is not kept as it is", "mount with -o no_markers")
+
+    def _remove(self) -> str:
+        failed: S3Error | None = None
+        for key in self._made:
+            try:
+                self._ask("delete_object", Bucket=self._bucket, Key=key)
+            except S3Error as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
+        left = self._ask("list_objects_v2", Bucket=self._bucket, Prefix=self._base)
+        if left.get("Contents"):
+            keys = ", ".join(item["Key"] for item in left["Contents"])
+            raise S3Error(f"still there after it was deleted: {keys}; delete it by hand")
+        return "what was written is deleted again"

@@ -1,0 +1,178 @@
+"""`mimicfs doctor` finds what is wrong, says what to do, and leaves nothing behind."""
+
+import json
+import threading
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from support import servers
+from support.mounts import run
+from support.proxy import Fail
+
+from mimicfs.backends.examine import examine_store
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.finding import Finding
+
+
+def examined(*words):
+    """What was found, by name: (result, found, advice)."""
+    result = run("doctor", "--json", *words)
+    found = {item["name"]: item for item in json.loads(result.stdout)}
+    failed = any(item["result"] == "fail" for item in found.values())
+    assert (result.returncode, result.stderr) == (int(failed), "")
+    return {name: (it["result"], it["found"], it["advice"]) for name, it in found.items()}
+
+
+def results(found):
+    return {name: result for name, (result, *_) in found.items()}
+
+
+@pytest.fixture
+def common(state, proxy, store):
+    return ["--endpoint-url", proxy.url, "--store", store]
+
+
+@pytest.fixture
+def filled(client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"hello")
+    return bucket
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_all_is_well_where_it_is_and_nothing_is_written_unasked(common, filled, proxy):
+    found = examined(*common, f"s3://{filled}")
+    assert {result for name, (result, *_) in found.items() if name != "kernel features"} == {"ok"}
+    assert {
+        *("/dev/fuse", "fusermount3", "mounting", "kernel", "passthrough", "store", "encryption"),
+        *("credentials", "list buckets", "list", "encoding-type", "head", "get"),
+        *("conditional reads", "clock"),
+    } <= found.keys()
+    assert "FUSE 7." in found["kernel"][1]
+    assert proxy.counted().keys() == {"LIST_BUCKETS", "LIST", "HEAD", "GET"}
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_with_leave_to_write_it_is_found_what_a_server_can_do(common, filled, client):
+    found = examined(*common, "--write", f"s3://{filled}/some/where")
+    assert {name: result for name, result in results(found).items() if result != "ok"} == {}
+    assert {
+        *("put", "metadata", "etag", "conditional writes (If-None-Match)", "checksums", "copy"),
+        *("conditional writes (If-Match)", "multipart", "multipart minimum", "delete"),
+        "directory markers",
+    } <= found.keys()
+    assert found["multipart minimum"][1] == "5 MiB, as S3; mimicfs sends 16 MiB"
+    assert found["etag"][1].startswith("an MD5, as S3's: ")
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
+    assert client.list_multipart_uploads(Bucket=filled).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize("server", ["rclone"], indirect=True)
+def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client):
+    found = examined(*common, "--write", f"s3://{filled}")
+    assert found["conditional writes (If-None-Match)"][:2] == ("warn", "ignored by the server")
+    assert found["conditional reads"][:2] == ("warn", "the server ignores If-Match of a GET")
+    assert found["directory markers"][0] == "warn"
+    assert found["directory markers"][2] == "mount with -o no_markers"
+    assert found["delete"][0] == "ok"
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_not_allowed_is_named_with_the_action_to_allow(common, filled, proxy):
+    denied = Fail(lambda request: request.kind in ("GET", "LIST_BUCKETS"), 403, "AccessDenied")
+    with proxy.rule(denied):
+        found = examined(*common, f"s3://{filled}")
+    assert found["get"][0] == "fail"
+    assert found["get"][2] == "allow s3:GetObject in the policy of the user or bucket"
+    assert found["list buckets"][0] == "warn"
+    with proxy.rule(Fail(lambda request: request.kind == "LIST", 403, "AccessDenied")):
+        found = examined(*common, "--write", f"s3://{filled}")
+    assert found["list"][2] == "allow s3:ListBucket in the policy of the user or bucket"
+    assert "put" not in found
+
+
+def test_a_damaged_store_and_one_that_others_can_read(tmp_path):
+    path = tmp_path / "store.db"
+    url = f"sqlite://{path}"
+    assert examine_store(url) == [
+        Finding("store", "ok", f"{path} will be made when it is needed"),
+    ]
+    SQLite(str(path)).close()
+    assert "is whole: schema" in examine_store(url)[0].found
+    path.chmod(0o644)
+    (found,) = examine_store(url)
+    assert (found.result, found.advice) == ("fail", f"chmod 600 {path}")
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:5000] + b"\xff" * 20_000)
+    (found,) = examine_store(url)
+    assert found.result == "fail"
+    assert found.advice == "move the file away and sync again, S3 has everything"
+
+
+def test_directories_and_credentials_that_others_can_read(state, tmp_path, monkeypatch):
+    state.mkdir(parents=True)
+    state.chmod(0o755)
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
+    credentials.chmod(0o644)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    found = examined("--endpoint-url", "http://127.0.0.1:9")
+    assert found[f"directory {state}"][0] == "fail"
+    assert found[f"directory {state}"][2] == f"chmod 700 {state}"
+    assert found["credentials file"][:2] == ("warn", f"{credentials}: other users can read it")
+
+
+def test_redis_that_evicts_and_forgets(tmp_path, caplog):
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with servers.redis(tmp_path, *options) as port:
+        url = f"redis://127.0.0.1:{port}"
+        found = {each.name: each for each in examine_store(url)}
+    assert found["store"].result == "ok"
+    assert found["store policy"].result == "fail"
+    assert "maxmemory-policy noeviction" in found["store policy"].advice
+    assert found["store persistence"].result == "warn"
+    assert [each.result for each in examine_store(url)] == ["fail"]
+
+
+class _Late(BaseHTTPRequestHandler):
+    """An S3 whose clock is 20 minutes ahead."""
+
+    def do_GET(self):
+        body = b"<ListAllMyBucketsResult><Buckets/></ListAllMyBucketsResult>"
+        self.send_response_only(200)
+        self.send_header("Date", formatdate(self.server.clock(), usegmt=True))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_clock_that_is_wrong(state, store):
+    import time
+
+    server = HTTPServer(("127.0.0.1", 0), _Late)
+    server.clock = lambda: time.time() + 1200
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        result, said, advice = examined("--endpoint-url", url, "--store", store)["clock"]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert result == "fail"
+    assert said in ("1200 s behind S3's", "1199 s behind S3's", "1201 s behind S3's")
+    assert "timedatectl set-ntp true" in advice
+
+
+def test_for_people_it_is_a_line_each_with_the_advice_below(state, store, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    result = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--store", store)
+    assert result.returncode == 1
+    assert "ok    /dev/fuse: can be opened\n" in result.stdout
+    assert "fail  credentials: no credentials found: run `aws configure`" in result.stdout
