@@ -395,7 +395,12 @@ class Handles:
             offset += file.write(offset, _ZEROS[: end - offset], cancellation)
 
     def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
-        return self._writable(handle).write(offset, data, cancellation)
+        try:
+            return self._writable(handle).write(offset, data, cancellation)
+        except PosixError as exc:
+            if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
+                log.warning("%s", exc)
+            raise
 
     def _writable(self, handle: int) -> File:
         file = self._handle(handle).file

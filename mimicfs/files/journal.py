@@ -50,7 +50,7 @@ _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _RANGE = struct.Struct("<QQ")
 _CUT = (1 << 64) - 1  # in the place of an end: all from the start on was cut off
 _FREE = 64 << 20  # bytes that stay free on the disk
-_LOOK_EVERY = 16 << 20  # bytes written between two looks at how much is free
+_LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
 _UNBORN_S = 60.0  # a file that is not locked and named by then never will be
 
 
@@ -90,7 +90,7 @@ class Orphan(NamedTuple):
 
 class Journal:
     """The staging files in one directory. They may take *limit* bytes of the disk together, give
-    or take what is written between two looks (16 MiB a file); 0: as long as some of it is free."""
+    or take what is written between two looks; 0: as long as some of it is free."""
 
     def __init__(self, directory: Path, limit: int = 0) -> None:
         self.directory = directory
@@ -228,7 +228,7 @@ class Staging:
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
         self._ranges: int | None = None
-        self._unseen = _LOOK_EVERY  # bytes written since it was looked how much is free
+        self._unseen = 0  # bytes that are written before it is looked how much is free
         weakref.finalize(self, os.close, fd)
 
     @property
@@ -322,18 +322,20 @@ class Staging:
 
     def _check_free(self, size: int) -> None:
         """Raise OSError ENOSPC before the disk is full: others live on it, too."""
-        self._unseen += size
-        if self._unseen < _LOOK_EVERY:
+        self._unseen -= size
+        if self._unseen > 0:
             return
         self._take()
-        room = self._room
-        if room.limit and room.used + size > room.limit:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         disk = os.fstatvfs(self._fd)
         free, all_of_it = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-        if free < size + min(_FREE, all_of_it // 20):
+        free -= min(_FREE, all_of_it // 20)
+        room = self._room
+        if room.limit:
+            free = min(free, room.limit - room.used)
+        if free < size:
+            self._unseen = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._unseen = 0
+        self._unseen = min(_LOOK_EVERY, free // 2)
 
     def _take(self) -> None:
         now = os.fstat(self._fd).st_blocks * 512
@@ -351,8 +353,10 @@ class Staging:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def remove(self) -> None:
-        """Give up the bytes."""
+        """Give up the bytes, and their place on the disk: somebody may still hold the file."""
         _remove(self.path)
+        os.ftruncate(self._fd, 0)
+        self._take()
 
 
 def _give_back(room: Room, taken: list[int]) -> None:
