@@ -33,6 +33,8 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs import VFS
 
 FILES = ["a", "b", "d/a", "d/b", "d/e/a"]
+LINKS = ["l", "d/l", "d/e/l"]  # also pipes; nobody else touches these
+NOREPLACE, EXCHANGE = 1, 2
 DIRECTORIES = ["d", "d/e", "x"]
 ESTALE, ENOENT, ENOTEMPTY, EEXIST = errno.ESTALE, errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST
 HANDLES = 3  # most open at once
@@ -115,6 +117,10 @@ class FileSystem(RuleBasedStateMachine):
         self.kept: set[str] = set()
         self.handles: list[tuple[File, int]] = []
         self.opened: dict[str, File] = {}  # by path: what a new open joins
+        # Mode and attributes of what was made here, by key, until somebody else replaces it; and
+        # where links lead.
+        self.meta: dict[str, tuple[int, dict[bytes, bytes]]] = {}
+        self.targets: dict[str, bytes] = {}
         self.sync()
 
     def teardown(self):
@@ -258,6 +264,8 @@ class FileSystem(RuleBasedStateMachine):
         _, opened = self.fs.create(self.caller, parent, name, 0o644, flags)
         file = self.opened[path] = File(path, None, absent=not flags & os.O_TRUNC)
         self.handles.append((file, opened.handle))
+        if path not in self.truth:
+            self.meta[path] = (0o100644, {})
 
     @rule(path=files, flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC]))
     def open(self, path, flags):
@@ -413,6 +421,7 @@ class FileSystem(RuleBasedStateMachine):
         self.going(path)
         self.fs.unlink(self.caller, *self.parent(path))
         self.gone(path)
+        self.meta.pop(path, None)
         if not unsaved:
             self.view.pop(path, None)
             self.truth.pop(path, None)
@@ -430,6 +439,7 @@ class FileSystem(RuleBasedStateMachine):
             return
         make()
         self.truth[f"{path}/"] = self.view[f"{path}/"] = b""
+        self.meta[f"{path}/"] = (0o040755, {})
 
     @rule(path=st.sampled_from(DIRECTORIES))
     def rmdir(self, path):
@@ -445,14 +455,18 @@ class FileSystem(RuleBasedStateMachine):
             assert raised.value.errno == ENOTEMPTY
             return
         remove()
+        self.meta.pop(key, None)
         if self.view.pop(key, None) is not None:
             self.truth.pop(key, None)
         self.kept.discard(key)
         self.keep(key)
 
-    @rule(old=files, new=files)
-    def rename(self, old, new):
+    @rule(old=files, new=files, flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]))
+    def rename(self, old, new, flags):
         if old not in self.shown() or old == new or not self.has_parent(new):
+            return
+        if flags and (flags == EXCHANGE or new in self.shown() or new in self.truth):
+            self.not_renamed(old, new, flags)
             return
         file = self.opened.get(old) or File(old, self.view[old])
         if not file.dirty and self.truth.get(old) != self.view[old]:
@@ -469,7 +483,24 @@ class FileSystem(RuleBasedStateMachine):
         self.forget_closed(file)
         self.view[new] = self.truth[new] = self.view.pop(old)
         self.truth.pop(old, None)
+        self.meta.pop(new, None)
+        if old in self.meta:
+            self.meta[new] = self.meta.pop(old)
         self.keep(old)
+
+    def not_renamed(self, old, new, flags):
+        """An exchange is refused; nothing is replaced that is to stay, known or not."""
+        file = self.opened.get(old)
+        if flags == NOREPLACE and file is not None and file.dirty:
+            return  # `rename` says what its upload may come to
+        with pytest.raises(MimicError) as raised:
+            self.fs.rename(self.caller, *self.parent(old), *self.parent(new), flags)
+        if flags == EXCHANGE:
+            assert raised.value.errno == errno.EINVAL
+            return
+        assert raised.value.errno == EEXIST
+        if new not in self.shown():
+            self.learned(new)
 
     @rule(old=st.sampled_from(DIRECTORIES), new=st.sampled_from(DIRECTORIES))
     def rename_directory(self, old, new):
@@ -478,8 +509,13 @@ class FileSystem(RuleBasedStateMachine):
         really = {key: data for key, data in self.truth.items() if key.startswith(old)}
         if old not in self.directories() or new in self.directories() or new.startswith(old):
             return
-        if not self.has_parent(new[:-1]) or known != really:
-            return  # what nobody here has seen is left behind, and moto copies what it has
+        if not self.has_parent(new[:-1]):
+            return
+        if any(key.startswith(new) for key in self.truth):
+            self.not_free(old, new)
+            return
+        if any(known[key] != really.get(key) for key in known):
+            return  # moto copies what it has, whatever was asked for
         moved = [file for path, file in self.opened.items() if path.startswith(old)]
         if any(file.dirty and self.truth.get(file.path) != file.base for file in moved):
             return  # refused, as in `rename`
@@ -487,7 +523,9 @@ class FileSystem(RuleBasedStateMachine):
             if file.dirty:
                 self.stored(file)
         self.fs.rename(self.caller, *self.parent(old[:-1]), *self.parent(new[:-1]), 0)
-        for mapping in (self.view, self.truth, self.opened):
+        for key in really:  # also what nobody here had seen
+            self.learned(key)
+        for mapping in (self.view, self.truth, self.opened, self.meta, self.targets):
             for key in [key for key in mapping if key.startswith(old)]:
                 mapping[new + key[len(old) :]] = mapping.pop(key)
         for file in moved:
@@ -496,27 +534,117 @@ class FileSystem(RuleBasedStateMachine):
         self.kept = self.kept - below | {new + key[len(old) :] for key in below}
         self.keep(old)
 
+    def not_free(self, old, new):
+        """Somebody else has put something where a directory was to go."""
+        dirty = [file for path, file in self.opened.items() if path.startswith(old) and file.dirty]
+        if dirty:
+            return  # it is uploaded before: `rename_directory` says what that may come to
+        with pytest.raises(MimicError) as raised:
+            self.fs.rename(self.caller, *self.parent(old[:-1]), *self.parent(new[:-1]), 0)
+        assert raised.value.errno == ENOTEMPTY
+        for key in [key for key in self.truth if key.startswith(new)]:
+            self.learned(key)
+
+    # Rules: metadata
+
     @rule(path=files, mode=st.sampled_from([0o600, 0o644]))
     def chmod(self, path, mode):
-        if path not in self.shown():
+        if path in self.shown() and self.changed(
+            path, lambda ino: self.fs.setattr(self.caller, ino, NewAttr(mode=mode), None)
+        ):
+            self.note(path, mode=0o100000 | mode)
+
+    @rule(path=files, value=st.sampled_from([b"", b"1", b"22"]))
+    def set_attribute(self, path, value):
+        if path in self.shown() and self.changed(
+            path, lambda ino: self.fs.setxattr(self.caller, ino, b"user.a", value, 0)
+        ):
+            self.note(path, attributes={b"user.a": value})
+
+    @rule(path=files)
+    def remove_attribute(self, path):
+        if path not in self.shown() or b"user.a" not in self.meta.get(path, (0, {}))[1]:
             return
+        if self.changed(path, lambda ino: self.fs.removexattr(self.caller, ino, b"user.a")):
+            self.note(path, attributes={})
+
+    @rule(path=st.sampled_from(DIRECTORIES), mode=st.sampled_from([0o700, 0o750]))
+    def chmod_directory(self, path, mode):
+        key = f"{path}/"
+        if not self.is_directory(path):
+            return
+        self.fs.setattr(self.caller, self.ino(path), NewAttr(mode=mode), None)
+        self.truth[key] = self.view[key] = b""  # its marker has it
+        self.kept.discard(key)
+        self.meta[key] = (0o040000 | mode, self.meta.get(key, (0, {}))[1])
+
+    def changed(self, path, change):
+        """Make a change of metadata; return whether it was made: not of what has changed in S3."""
         try:
-            self.fs.setattr(self.caller, self.ino(path), NewAttr(mode=mode), None)
+            change(self.ino(path))
         except MimicError as exc:
             self.met(exc, path)
-            return
+            return False
         if path not in self.opened or not self.opened[path].dirty:
             self.learned(path)  # it was looked at before it was copied
+        return True
+
+    def note(self, path, mode=None, attributes=None):
+        if path in self.meta:
+            old = self.meta[path]
+            self.meta[path] = (
+                old[0] if mode is None else mode,
+                old[1] if attributes is None else attributes,
+            )
+
+    # Rules: links and pipes
+
+    @rule(path=st.sampled_from(LINKS), leads=st.sampled_from([b"a", b"../b", b"\xff"]))
+    def symlink(self, path, leads):
+        if self.has_parent(path) and path not in self.view:
+            self.fs.symlink(self.caller, *self.parent(path), leads)
+            self.truth[path] = self.view[path] = self.targets[path] = leads
+            self.meta[path] = (0o120777, {})
+
+    @rule(path=st.sampled_from(LINKS))
+    def mkfifo(self, path):
+        if self.has_parent(path) and path not in self.view:
+            self.fs.mknod(self.caller, *self.parent(path), 0o010640, 0)
+            self.truth[path] = self.view[path] = b""
+            self.meta[path] = (0o010640, {})
+
+    @rule(path=st.sampled_from(LINKS))
+    def unlink_special(self, path):
+        if path in self.view:
+            self.fs.unlink(self.caller, *self.parent(path))
+            for mapping in (self.view, self.truth, self.meta, self.targets):
+                mapping.pop(path, None)
+            self.keep(path)
+
+    @rule(old=st.sampled_from(LINKS), new=st.sampled_from(LINKS))
+    def rename_special(self, old, new):
+        if old not in self.view or old == new or not self.has_parent(new):
+            return
+        self.fs.rename(self.caller, *self.parent(old), *self.parent(new), 0)
+        for mapping in (self.view, self.truth, self.meta, self.targets):
+            mapping.pop(new, None)
+            if old in mapping:
+                mapping[new] = mapping.pop(old)
+        self.keep(old)
+
+    # Rules: somebody else
 
     @rule(path=files, data=contents)
     def somebody_puts(self, path, data):
         self.client.put_object(Bucket=self.bucket, Key=path, Body=data)
         self.truth[path] = data
+        self.meta.pop(path, None)
 
     @rule(path=files)
     def somebody_deletes(self, path):
         self.client.delete_object(Bucket=self.bucket, Key=path)
         self.truth.pop(path, None)
+        self.meta.pop(path, None)
 
     @rule()
     def sync(self):
@@ -531,6 +659,19 @@ class FileSystem(RuleBasedStateMachine):
         assert {name for name in found if name.endswith("/")} == self.directories()
         files = {name: size for name, size in found.items() if not name.endswith("/")}
         assert files == self.shown()
+
+    @invariant()
+    def metadata_is_what_was_set(self):
+        for key, (mode, attributes) in self.meta.items():
+            path = key.removesuffix("/")
+            if not (self.is_directory(path) if key != path else path in self.shown()):
+                continue
+            ino = self.ino(path)
+            assert oct(self.fs.getattr(self.caller, ino, None).mode) == oct(mode), key
+            names = self.fs.listxattr(self.caller, ino)
+            assert {n: self.fs.getxattr(self.caller, ino, n) for n in names} == attributes, key
+        for path, target in self.targets.items():
+            assert self.fs.readlink(self.caller, self.ino(path)) == target
 
     @invariant()
     def s3_is_the_truth(self):

@@ -1,0 +1,50 @@
+"""What the words after -o mean."""
+
+import pytest
+
+from mimicfs.config import Target, VFSOptions
+from mimicfs.errors import ConfigError
+from mimicfs.mount import parse_choices
+
+TARGET = Target("photos", "a/")
+
+
+def parsed(text):
+    return parse_choices(text.split(","), TARGET)
+
+
+def test_without_a_word_little_is_trusted_and_the_mirror_is_believed():
+    choices = parse_choices([], TARGET)
+    assert (choices.read_only, choices.allow_other) == (False, False)
+    assert choices.extra == ("nosuid", "nodev")
+    assert choices.vfs == VFSOptions(TARGET)
+    assert (choices.vfs.suid, choices.vfs.dev, choices.vfs.symlinks) == (False, False, True)
+    assert (choices.vfs.ttl_s, choices.vfs.ask_at_open) == (0, False)
+
+
+def test_owners_and_modes():
+    vfs = parsed("uid=12,gid=34,umask=027").vfs
+    assert (vfs.uid, vfs.gid, vfs.file_mode, vfs.dir_mode) == (12, 34, 0o640, 0o750)
+    vfs = parsed("umask=027,file_mode=600,dir_mode=711").vfs
+    assert (vfs.file_mode, vfs.dir_mode) == (0o600, 0o711)
+
+
+def test_what_is_believed():
+    vfs = parsed("nosymlinks,no_markers,ttl=60,consistency=open").vfs
+    assert (vfs.symlinks, vfs.markers, vfs.ttl_s, vfs.ask_at_open) == (False, False, 60, True)
+    assert not parsed("consistency=open,consistency=mirror").vfs.ask_at_open
+
+
+def test_only_root_may_trust_what_a_bucket_says(monkeypatch):
+    choices = parsed("suid,dev")
+    assert choices.extra == ("dev", "suid")
+    assert (choices.vfs.suid, choices.vfs.dev) == (True, True)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="only root"):
+        parsed("dev")
+
+
+@pytest.mark.parametrize("word", ["ttl=0.5", "ttl=-1", "ttl", "consistency=close", "umask=9", "x"])
+def test_what_makes_no_sense_is_refused(word):
+    with pytest.raises(ConfigError, match=f"-o {word}: "):
+        parsed(word)
