@@ -444,16 +444,18 @@ class Reader:
     def _drop(self, chunk: _Chunk) -> None:
         self._chunks.remove(chunk)
         chunk.future.cancel()
-        # Its buffer lives until the request that fills it has ended, and who waits for that,
-        # where the reader is closed meanwhile, may still look at it.
-        buffer = None if chunk.waiting else chunk.buffer
-        chunk.future.add_done_callback(lambda _: self._give_back(chunk, buffer))
+        # Its buffer lives until the request that fills it has ended.
+        size = chunk.end - chunk.start
+        if chunk.waiting:  # the reader is closed; who waits still looks at the buffer
+            chunk.future.add_done_callback(lambda _: self._budget.give(self, size))
+        else:
+            chunk.future.add_done_callback(lambda _: self._give_back(chunk))
 
-    def _give_back(self, chunk: _Chunk, buffer: bytearray | mmap.mmap | None) -> None:
+    def _give_back(self, chunk: _Chunk) -> None:
+        buffer, chunk.buffer = chunk.buffer, _NOTHING
+        del chunk.future  # which has this call, and so the chunk: they would keep each other
         self._budget.give(self, chunk.end - chunk.start)
-        if buffer is not None:
-            chunk.buffer = _NOTHING
-            self._budget.reuse(buffer)
+        self._budget.reuse(buffer)
 
 
 def _start(chunk: _Chunk) -> int:

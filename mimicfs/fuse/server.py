@@ -98,6 +98,7 @@ class Server:
     def serve(self) -> None:
         """Answer until unmounted or stopped. Returns when all workers are done, or given up."""
         receive, dispatch = self._session.receive, self._dispatch
+        self._session.elsewhere = self._waiting
         if self._fs.quick:
             self._session.idle = self._fs.idle
         try:

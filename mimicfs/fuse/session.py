@@ -14,7 +14,7 @@ import os
 import select
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,9 @@ class Session:
         self.listed: set[int] = set()
         # Called by `receive` when nothing is asked, before it waits.
         self.idle: Callable[[], None] = _nothing
+        # What other threads are at work on. As long as there is something, `receive` sleeps at
+        # once: looking for requests would take the interpreter's lock from them again and again.
+        self.elsewhere: Sized = ()
         self._fd = fd
         os.set_blocking(fd, False)
         self._waker = os.eventfd(0, os.EFD_CLOEXEC)
@@ -146,7 +149,7 @@ class Session:
                 if spins == _SPINS:
                     self.idle()
                 spins -= 1
-                if spins < 0:
+                if spins < 0 or self.elsewhere:
                     if self._woken:
                         return None
                     self._poll()
