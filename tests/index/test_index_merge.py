@@ -1,7 +1,7 @@
 """From a mirror to an index and into another: as of one moment, and what is newer stays."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicfs.backends.memory import Memory
@@ -270,6 +270,7 @@ CHANGES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CHANGES, CHANGES, CHANGES)
 def test_an_import_hides_nothing_that_is_there(before, between, after):
     """Others and we change S3, an hour each: before we sync, until somebody else's index, and
