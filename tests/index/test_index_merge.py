@@ -153,6 +153,8 @@ def test_an_empty_store_knows_then_what_the_first_one_did(store, synced, tmp_pat
     assert other.scope("b", "") == Scope("", True, NOW - HOUR, 0, 5, 0, 0)
     assert other.lookup("b", "d/", "missing") == (None, None)
     assert other.entry("b", "a").meta == meta
+    again, found = exported(other)
+    assert (again.synced_ns, again.objects, found) == (NOW - HOUR, 4, entries)
     other.close()
 
 
