@@ -37,6 +37,8 @@ SKEW_NS = 15 * 60 * 1_000_000_000
 # may lack what was written not long before.
 DAY_NS = 24 * 3600 * 1_000_000_000
 
+_TRIES = 20  # of merging one page while others change it
+
 
 class Imported(NamedTuple):
     """What an import of a part did. *left*: entries of the mirror that were newer."""
@@ -171,21 +173,29 @@ class _Merge:
         return Imported(*where, self.merged, added, changed, deleted, unchanged, self._left)
 
     def _replace(self, page: list[Entry], after: str, upto: str | None) -> Difference:
-        """Merge *page*, but for what others have changed since this began."""
+        """Merge *page*, but for what others have changed since this began.
+
+        What they change while it is merged has a higher number, and is left alone. Where that
+        is a range, so is what is in the range and nobody has changed: then it is done again.
+        """
         others = self._others
         others.look()
-        while True:
+        for _ in range(_TRIES):
             difference = self._mimicdb.replace(
                 self._part.bucket,
                 self._part.prefix,
                 page if self._force else self._without(page, after, upto),
                 after=after,
                 upto=upto,
-                since=others.seen,  # what comes later has a higher number, and is left alone
+                since=others.seen,
                 deep=True,
             )
-            if not others.look():
+            if not any(
+                last > after and (not upto or first <= upto) for first, last in others.look()
+            ):
                 return difference
+        text = "too much is being changed there; import when less is written"
+        raise StoreUnavailable(f"{self._part}: {text}")
 
     def _without(self, page: list[Entry], after: str, upto: str | None) -> list[Entry]:
         """Return *page* with what others have made of its keys."""
@@ -310,8 +320,8 @@ class _Others:
         self._keys: set[str] = set()
         self._ranges: list[tuple[str, str]] = []  # in order, and apart from each other
 
-    def look(self) -> bool:
-        """Take note of what changed since the last look; return whether that was anything."""
+    def look(self) -> list[tuple[str, str]]:
+        """Take note of what changed since the last look; return the ranges among that."""
         try:
             changes = self._backend.changes(self._bucket, self.seen)
         except LogTrimmed as exc:
@@ -320,12 +330,12 @@ class _Others:
         foreign = [change for change in changes if change.origin != self._backend.origin]
         if changes:
             self.seen = changes[-1].seq
-        if foreign:
-            self.any = True
-            self._keys |= {change.first for change in foreign if change.first == change.last}
-            wide = [(change.first, change.last) for change in foreign if change.first < change.last]
+        self.any = self.any or bool(foreign)
+        self._keys |= {change.first for change in foreign if change.first == change.last}
+        wide = [(change.first, change.last) for change in foreign if change.first < change.last]
+        if wide:
             self._ranges = _joined(self._ranges + wide)
-        return bool(foreign)
+        return wide
 
     def named(self, key: str) -> bool:
         """Whether just *key* was changed, or deleted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import marshal
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -22,6 +23,7 @@ _RUN = 100_000  # entries; about 50 MB
 _PIECE = 250  # entries of a run that are read at a time
 _RUNS_MAX = 64  # of one level; then they are merged to one of the next
 
+_LENGTH = struct.Struct("=I")  # before each piece: marshal reads a file byte by byte
 _Row = tuple[Any, ...]  # the fields of an entry
 
 
@@ -96,8 +98,9 @@ class _Runs:
         file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         coming = iter(rows)
         while piece := list(islice(coming, _PIECE)):
-            marshal.dump(piece, file)
-        marshal.dump([], file)
+            data = marshal.dumps(piece)
+            file.write(_LENGTH.pack(len(data)))
+            file.write(data)
         return file
 
     def merged(self) -> Iterator[_Row]:
@@ -110,5 +113,5 @@ def _merged(files: list[IO[bytes]]) -> Iterator[_Row]:
 
 def _read(file: IO[bytes]) -> Iterator[_Row]:
     file.seek(0)
-    while piece := marshal.load(file):
-        yield from piece
+    while length := file.read(_LENGTH.size):
+        yield from marshal.loads(file.read(*_LENGTH.unpack(length)))

@@ -1,7 +1,7 @@
 """From a mirror to an index and into another: as of one moment, and what is newer stays."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicfs.backends.memory import Memory
@@ -153,6 +153,8 @@ def test_an_empty_store_knows_then_what_the_first_one_did(store, synced, tmp_pat
     assert other.scope("b", "") == Scope("", True, NOW - HOUR, 0, 5, 0, 0)
     assert other.lookup("b", "d/", "missing") == (None, None)
     assert other.entry("b", "a").meta == meta
+    again, found = exported(other)
+    assert (again.synced_ns, again.objects, found) == (NOW - HOUR, 4, entries)
     other.close()
 
 
@@ -270,6 +272,7 @@ CHANGES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CHANGES, CHANGES, CHANGES)
 def test_an_import_hides_nothing_that_is_there(before, between, after):
     """Others and we change S3, an hour each: before we sync, until somebody else's index, and
