@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from mimicfs.config import S3Options
+from mimicfs.config import S3Options, refuse_shown_secret
 
 if TYPE_CHECKING:
     from mimicfs.mount import Parts, Settings
@@ -57,6 +58,10 @@ def common(command: Command) -> Command:
     ) -> Any:
         from mimicfs.mount import Settings
 
+        context = click.get_current_context()
+        for name, url in (("endpoint_url", endpoint_url), ("store", store)):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                refuse_shown_secret(f"--{name.replace('_', '-')}", url)
         settings = Settings(
             S3Options(endpoint_url, region, profile, not no_sign_request, slow_s=slow_request),
             _state_directory(),
