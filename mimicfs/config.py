@@ -153,8 +153,22 @@ def redacted(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Whether *url* has a password, or a name that goes with one, in it."""
-    return redacted(url) != url
+    """Whether *url* has a password in it."""
+    scheme, _, rest = url.partition(":")
+    if scheme in ("sqlite", "memory"):
+        return False
+    before = rest.rpartition("@")[0]
+    return ":" in before or re.search(r"[?&]password=", rest) is not None
+
+
+def refuse_shown_secret(option: str, url: str | None) -> None:
+    """Raise ConfigError if *url*, given on the command line as *option*, has a password in it:
+    `ps` shows that to everybody."""
+    if url is not None and has_secret(url):
+        raise ConfigError(
+            f"{option} {redacted(url)}: everybody can read a password there (ps); give it in the"
+            " environment or a file"
+        )
 
 
 @dataclass(frozen=True, slots=True)

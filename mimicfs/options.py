@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from mimicfs.config import parse_size
+from mimicfs.config import parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
 
@@ -152,6 +152,7 @@ IN_BUCKETS: Mapping[str, Option] = {
     option.name: option for option in (*OPTIONS, *BUCKET_ONLY) if option.section is Section.BUCKETS
 }
 
+_URLS = frozenset({"endpoint-url", "store"})
 _NUMBER_MAX = (1 << 32) - 2  # uid and gid; -1 is nobody
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
@@ -191,7 +192,7 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
         elif not equals:
             raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
         else:
-            value = parsed(option, text, f"-o {shown}")
+            value = shown_to_all(option, text, f"-o {name}")
             values[option.name] = Given(value, f"-o {name}")
     return values
 
@@ -224,6 +225,14 @@ def from_environment(environ: Mapping[str, str]) -> Values:
                 values[option.name] = Given(parsed(option, text, variable), variable)
                 break
     return values
+
+
+def shown_to_all(option: Option, text: str, about: str) -> Any:
+    """Return the value that *text*, on a command line, is. Raises ConfigError, also for a URL
+    with a password: `ps` shows it to everybody."""
+    if option.name in _URLS:
+        refuse_shown_secret(about, text)
+    return parsed(option, text, about)
 
 
 def parsed(option: Option, text: str, about: str) -> Any:

@@ -17,7 +17,6 @@ from pathlib import Path
 from mimicfs.errors import ConfigError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_SECRET_MAX = 64 << 10  # bytes of a file that holds a secret
 
 
 def private_directory(path: Path, advice: str = "set XDG_STATE_HOME to another place") -> Path:
@@ -72,26 +71,6 @@ def check_parent(path: Path) -> None:
         raise ConfigError(f"{parent}: belongs to user {found.st_uid}; name a file in one of yours")
     if found.st_mode & stat.S_IWOTH:
         raise ConfigError(f"{parent}: anybody can write in it; name a file in a directory of yours")
-
-
-def read_secret(path: Path) -> str:
-    """Return the first line of *path*, a file that only we can read. Raises ConfigError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}") from exc
-    try:
-        check_file(path, os.fstat(fd))
-        line = os.read(fd, _SECRET_MAX).split(b"\n", 1)[0].rstrip(b"\r")
-    finally:
-        os.close(fd)
-    try:
-        secret = line.decode()
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: not text") from exc
-    if not secret:
-        raise ConfigError(f"{path}: empty; its first line is to be the secret")
-    return secret
 
 
 def seen_by_others(path: Path) -> bool:

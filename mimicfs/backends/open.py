@@ -36,5 +36,16 @@ def open_store(url: str, namespace: str = "", password: str | None = None) -> Ba
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
 
+        _check_port(url)
         return RedisBackend.from_url(url, namespace=namespace, password=password)
     raise ConfigError(f"{redacted(url)}: not a store; write {FORMS}")
+
+
+def _check_port(url: str) -> None:
+    """Raise ConfigError where a port is no number. What stands in its place may be a password
+    with a slash in it, which nobody else is to say."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        text = "its port is no number; in a password, write / as %2F, @ as %40 and : as %3A"
+        raise ConfigError(f"{redacted(url)}: {text}") from None

@@ -10,6 +10,7 @@ in memory (":memory:") has one connection, under the lock.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -23,7 +24,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from mimicfs.backends import WIDE_CHANGE, Backend
 from mimicfs.backends.ahead import Ahead
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope, Total
-from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
+from mimicfs.errors import (
+    ConfigError,
+    LogTrimmed,
+    StoreCorrupt,
+    StoreError,
+    StoreTooNew,
+    StoreUnavailable,
+)
+from mimicfs.private import check_file
 
 _VERSION = 2  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
@@ -679,12 +688,21 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
 
 
 def _create_private(path: Path) -> None:
-    """Make the file of the store, readable by its owner only, if there is none."""
+    """Make the file of the store, readable by its owner only, if there is none. SQLite gives
+    the files beside it (-wal, -shm) the same permissions."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fd = os.open(path, flags, 0o600)
+        try:
+            check_file(path, os.fstat(fd))
+        finally:
+            os.close(fd)
     except OSError as exc:
-        raise StoreUnavailable(f"{path}: {exc.strerror}; name another file with --store") from exc
+        text = "a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
+        raise StoreUnavailable(f"{path}: {text}; name another file with --store") from exc
+    except ConfigError as exc:
+        raise StoreUnavailable(str(exc)) from exc
 
 
 def _make(row: tuple[Any, ...]) -> Entry:

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from mimicfs import options
 from mimicfs.cli.advice import advised
 from mimicfs.cli.settled import settle
-from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, parsed
+from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, shown_to_all
 
 if TYPE_CHECKING:
     from mimicfs.config import Settings
@@ -86,7 +86,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         self.name = option.kind.name.lower()
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return parsed(self._option, value, f"--{self._option.name}")
+        return shown_to_all(self._option, value, f"--{self._option.name}")
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -65,7 +65,7 @@ def mount(mountpoint: Path, options: MountOptions) -> int:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [helper, "-o", str(options), "--", os.fspath(mountpoint)]
-        environment = dict(os.environ, _FUSE_COMMFD=str(theirs.fileno()))
+        environment = {"_FUSE_COMMFD": str(theirs.fileno())}
         result = _run(command, environment, theirs.fileno())
         theirs.close()
         if result.returncode:
@@ -83,7 +83,7 @@ def check(mountpoint: Path, options: MountOptions) -> None:
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
     command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", os.fspath(mountpoint)]
-    result = _run(command, dict(os.environ))
+    result = _run(command, {})
     if result.returncode == 0:
         return
     said = _one_line(result.stderr)
@@ -123,8 +123,9 @@ def _unescaped(field: bytes) -> bytes:
 def _run(
     command: list[str], environment: dict[str, str], *descriptors: int
 ) -> subprocess.CompletedProcess[str]:
-    # Only fusermount3's own words are looked at, so they must not be translated.
-    environment["LC_ALL"] = "C"
+    # Only fusermount3's own words are looked at, so they must not be translated. What else is
+    # in our environment (secrets, maybe) is none of its business.
+    environment |= {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
     try:
         return subprocess.run(
             command,

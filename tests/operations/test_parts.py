@@ -134,17 +134,3 @@ def test_what_belongs_to_others_is_refused(tmp_path):
         private.private_directory(tmp_path / "theirs")
     with pytest.raises(ConfigError, match="belongs to user 65534"):
         private.check_parent(tmp_path / "theirs/store.db")
-
-
-def test_a_secret_is_read_only_from_a_file_of_ours_alone(tmp_path):
-    path = tmp_path / "secret"
-    path.write_text("hunter2\nmore\n")
-    path.chmod(0o640)
-    with pytest.raises(ConfigError, match="others can read or write it; chmod 600") as raised:
-        private.read_secret(path)
-    assert "hunter2" not in str(raised.value)
-    path.chmod(0o600)
-    assert private.read_secret(path) == "hunter2"
-    for name, says in [("missing", "No such file"), ("", "not a file")]:
-        with pytest.raises(ConfigError, match=says):
-            private.read_secret(tmp_path / name)
