@@ -20,6 +20,7 @@
     │   ├── InvalidRequest          EINVAL     what S3 will not take (a name, a size)
     │   ├── Throttled               EAGAIN     still refused after every retry
     │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    ├── TooManyDeletions            ECANCELED  a sync would delete most of what is known
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
     ├── Interrupted                 EINTR      the caller was interrupted while waiting
@@ -146,6 +147,12 @@ class Throttled(S3Error):
 
 class S3Unavailable(S3Error):
     pass
+
+
+class TooManyDeletions(MimicError):
+    """A sync would delete most of what the mirror knows, and nobody said that this is right."""
+
+    errno = codes.ECANCELED
 
 
 class MalformedListing(MimicError):

@@ -107,6 +107,10 @@ class MimicDB:
             after = page[-1].key
         return found[:limit]
 
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        """Return the *count*-th known key behind *after*, as Backend.stride."""
+        return self.backend.stride(bucket, prefix, after, count)
+
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
@@ -182,7 +186,7 @@ class MimicDB:
         since: int,
         deep: bool,
         beyond: str = "",
-        held: list[Entry] | None = None,
+        hold: Callable[[list[Entry]], None] | None = None,
     ) -> Difference:
         """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
 
@@ -193,16 +197,16 @@ class MimicDB:
         what changed. Raises LogTrimmed; then part of the page may have been merged, and
         merging it again is right.
 
-        *held*: the objects that S3 does not have are not deleted but appended to it (`release`).
+        *hold*: it is given the objects that S3 does not have, and they stay (`release`).
         """
         difference = Difference([], [], [], 0)
         where = Range(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend, bucket, where, listed):
-                if held is not None:
-                    held += batch.gone
-                    batch.hold()
+                gone = batch.without_gone() if hold is not None else []
                 difference = self._merge(bucket, batch, since, difference)
+                if hold is not None and gone:
+                    hold(gone)
         finally:
             self._tell(bucket, difference)
         return difference

@@ -13,7 +13,7 @@ from mimicfs.s3.errors import ours
 from mimicfs.s3.lister import Lister
 from mimicfs.s3.listing import Page
 
-_CONNECTIONS = 8
+_CONNECTIONS = 16
 
 
 class BorrowedS3:
@@ -21,6 +21,7 @@ class BorrowedS3:
 
     def __init__(self, client: Any) -> None:
         self.pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="s3-list")
+        self.lists = _CONNECTIONS
         self._client = client
         options = S3Options(connections=_CONNECTIONS)
         verify = getattr(client._endpoint.http_session, "_verify", True)

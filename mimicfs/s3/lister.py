@@ -23,7 +23,7 @@ from mimicfs.config import S3Options
 from mimicfs.errors import InvalidRequest, S3Error, S3Unavailable, Throttled, Unsupported
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
-from mimicfs.s3.listing import Asked, OldVersion, Page, parse_page
+from mimicfs.s3.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -153,11 +153,6 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
-
-
-def is_directory_bucket(bucket: str) -> bool:
-    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
-    return bucket.endswith("--x-s3")
 
 
 def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:

@@ -1,0 +1,284 @@
+"""Syncing: who may, who shares, and how far each one is. What a sync does is in whole.py.
+
+A scope is listed page by page, in ranges, and each page is merged as it comes. Before a page is
+asked for, the bucket's sequence number is read: keys that change after that are left alone by
+the merge. A page that fails or makes no sense ends the sync with an error; nothing of it is
+merged, and the scope is not marked complete.
+
+Threading: any thread may sync. Two that want the same directory listed share one listing.
+A full sync that is asked for while one of that scope runs waits for it, and then lists
+again: it must show what was changed before it was asked for. All that wait share that one.
+Whoever shares and finds that the other was interrupted begins by itself. A sync of another
+scope, wider or narrower, waits for nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from mimicfs.entry import Bucket, Difference
+from mimicfs.entry import Scope as Listed
+from mimicfs.errors import Interrupted, MimicError, NoSuchBucket, Unlisted
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.sync.plan import Given
+from mimicfs.sync.progress import Progress, Report, report_of
+from mimicfs.sync.run import Run
+from mimicfs.sync.source import Scope, Source
+from mimicfs.sync.walk import Walk
+from mimicfs.sync.whole import Show, Whole, Wish
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_Where = tuple[str, str]  # bucket and prefix
+_PLAIN = Wish()
+
+
+class Syncer:
+    def __init__(self, mimicdb: MimicDB, s3: Source) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._lock = threading.Lock()  # protects the four below
+        # Each future belongs to the thread that will list, and is done when that has ended.
+        # INVARIANT: a scope that waits is running too; `_end` lets the one follow the other.
+        self._running: dict[_Where, Future[Report]] = {}
+        self._waiting: dict[_Where, Future[Report]] = {}
+        self._listing: dict[_Where, Future[None]] = {}
+        self._status: dict[_Where, Progress | Report] = {}
+
+    def status(self, bucket: str, prefix: str) -> Progress | Report | None:
+        """Return how far the sync of just this scope is, or how the last one ended."""
+        return self._status.get((bucket, prefix))
+
+    def progress(self) -> list[Progress]:
+        """Return how far each sync is that runs now."""
+        return [each for each in list(self._status.values()) if isinstance(each, Progress)]
+
+    # What the mirror cannot answer
+
+    def sure(self, ask: Callable[[], T], cancellation: Cancellation | None = None) -> T:
+        """Return what *ask* says, after listing what the mirror does not know for it."""
+        while True:
+            try:
+                return ask()
+            except Unlisted as missing:
+                self.learn(missing, cancellation)
+
+    def learn(self, missing: Unlisted, cancellation: Cancellation | None = None) -> None:
+        """Have S3 list what is not known."""
+        if missing.bucket:
+            self.list_directory(missing.bucket, missing.directory, cancellation)
+        else:
+            self.sync_buckets()
+
+    # The list of buckets
+
+    def sync_buckets(self) -> Difference:
+        """Make the mirror's list of buckets true."""
+        return self._mimicdb.replace_buckets(self._s3.list_buckets())
+
+    def sync_all(
+        self,
+        progress: Show | None = None,
+        cancellation: Cancellation | None = None,
+        wish: Wish = _PLAIN,
+    ) -> list[Report]:
+        """Make everything true. A bucket that fails does not stop the others: its report
+        has the error."""
+        self.sync_buckets()
+        return [
+            self._reported(bucket, progress, cancellation, wish)
+            for bucket in self._mimicdb.buckets()
+        ]
+
+    def _reported(
+        self,
+        bucket: Bucket,
+        progress: Show | None,
+        cancellation: Cancellation | None,
+        wish: Wish,
+    ) -> Report:
+        try:
+            return self.sync(bucket.name, "", progress, cancellation, wish)
+        except MimicError as exc:
+            if cancellation is not None:
+                cancellation.check()
+            return Report(bucket.name, "", time.time_ns(), 0, 0, 0, 0, 0, 0, 0, str(exc))
+
+    # A bucket, or all below a prefix
+
+    def sync(
+        self,
+        bucket: str,
+        prefix: str = "",
+        progress: Show | None = None,
+        cancellation: Cancellation | None = None,
+        wish: Wish = _PLAIN,
+    ) -> Report:
+        """Make the mirror true for every key of *bucket* that begins with *prefix*.
+
+        *prefix* is "" or ends in "/". *progress* is called after each page. Cancelled, what was
+        merged stays, and the next sync of the scope goes on from there. Raises the S3Error
+        classes, MalformedListing, TooManyDeletions, Interrupted.
+        """
+        cancellation = cancellation or Cancellation()
+        where = (bucket, prefix)
+        while True:
+            mine: Future[Report] = Future()
+            with self._lock:
+                before = self._running.get(where)
+                if before is None:
+                    theirs = self._running[where] = mine
+                else:
+                    theirs = self._waiting.setdefault(where, mine)
+            if theirs is mine:
+                self._wait_for(before, where, mine, cancellation)
+                return self._run(where, mine, progress, cancellation, wish)
+            try:
+                return cancellation.wait(theirs)
+            except Interrupted:
+                cancellation.check()
+
+    def _wait_for(
+        self,
+        before: Future[Report] | None,
+        where: _Where,
+        mine: Future[Report],
+        cancellation: Cancellation,
+    ) -> None:
+        """Wait until the sync *before* has ended. How does not matter: this one lists anew."""
+        if before is None:
+            return
+        ended: Future[None] = Future()
+        before.add_done_callback(lambda _: ended.set_result(None))
+        try:
+            cancellation.wait(ended)
+        except BaseException as exc:
+            self._end(where, mine)
+            mine.set_exception(exc)
+            raise
+
+    def _run(
+        self,
+        where: _Where,
+        mine: Future[Report],
+        progress: Show | None,
+        cancellation: Cancellation,
+        wish: Wish,
+    ) -> Report:
+        try:
+            report = self._sync(Scope(*where), progress, cancellation, wish)
+        except BaseException as exc:
+            self._end(where, mine)
+            mine.set_exception(exc)
+            raise
+        self._end(where, mine)
+        mine.set_result(report)
+        return report
+
+    def _end(self, where: _Where, mine: Future[Report]) -> None:
+        """*mine* has ended, or given up waiting: let the next one of the scope follow, before
+        those who wait are woken."""
+        with self._lock:
+            if self._running.get(where) is not mine:
+                del self._waiting[where]
+            elif where in self._waiting:
+                self._running[where] = self._waiting.pop(where)
+            else:
+                del self._running[where]
+
+    def _sync(
+        self,
+        scope: Scope,
+        progress: Show | None,
+        cancellation: Cancellation,
+        wish: Wish,
+    ) -> Report:
+        where = (scope.bucket, scope.prefix)
+
+        def show(so_far: Progress) -> None:
+            self._status[where] = so_far
+            if progress is not None and so_far.pages:
+                progress(so_far)
+
+        whole = Whole(self._mimicdb, self._s3, scope, wish, show, cancellation)
+        try:
+            report = whole.run()
+        except BaseException as exc:
+            self._status[where] = report_of(whole.so_far, str(exc) or type(exc).__name__)
+            if isinstance(exc, NoSuchBucket):
+                self._gone(scope.bucket)
+            raise
+        self._status[where] = report
+        log.info(
+            "synced %s: %d keys, %d added, %d changed, %d deleted in %.2f s",
+            *(scope, report.keys, report.added, report.changed, report.deleted),
+            report.duration_ns / 1e9,
+        )
+        return report
+
+    def _gone(self, bucket: str) -> None:
+        """S3 has no such bucket."""
+        self._mimicdb.drop_bucket(bucket)
+        self._mimicdb.announce("", Difference([], [], [bucket], 0))
+
+    # One directory
+
+    def list_directory(
+        self, bucket: str, directory: str, cancellation: Cancellation | None = None
+    ) -> None:
+        """Make the direct children of *directory* known. Raises as `sync`."""
+        cancellation = cancellation or Cancellation()
+        where = (bucket, directory)
+        while True:
+            mine: Future[None] = Future()
+            with self._lock:
+                theirs = self._listing.setdefault(where, mine)
+            if theirs is mine:
+                return self._list_once(where, mine, cancellation)
+            try:
+                return cancellation.wait(theirs)
+            except Interrupted:
+                cancellation.check()
+
+    def _list_once(self, where: _Where, mine: Future[None], cancellation: Cancellation) -> None:
+        try:
+            self._list_directory(*where, cancellation)
+        except BaseException as exc:
+            with self._lock:
+                del self._listing[where]
+            mine.set_exception(exc)
+            raise
+        with self._lock:
+            del self._listing[where]
+        mine.set_result(None)
+
+    def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
+        started_ns = time.time_ns()
+        found: list[tuple[int, ...]] = []
+
+        def tell(difference: Difference, names: int) -> None:
+            found.append((names, *(len(keys) for keys in difference[:3])))
+
+        scope = Scope(bucket, directory, "/")
+        try:
+            if is_directory_bucket(bucket):
+                Walk(self._mimicdb, self._s3, scope, tell, cancellation).run()
+            else:
+                plan = Given([("", None)])
+                Run(self._mimicdb, self._s3, scope, plan, None, tell, cancellation).run()
+        except NoSuchBucket:
+            self._gone(bucket)
+            raise
+        names, *counts = (sum(column) for column in zip(*found, strict=True))
+        duration_ns = time.time_ns() - started_ns
+        listed = Listed(directory, False, started_ns, duration_ns, *counts)
+        self._mimicdb.complete(bucket, listed)
+        log.debug("listed %s: %d names", scope, names)
