@@ -24,11 +24,12 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.news import News
 from mimicfs.posix import Caller, Cancellation, KernelCache
 from mimicfs.s3.client import S3
-from mimicfs.sync import Progress, Report, Syncer
+from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
 
 PREFIX = b"user.mimicfs."
 SYNC = PREFIX + b"sync"
 _RESTORE_S = 2.0  # for so long the answer about an archived object is as good as new
+_WISH = Wish(refuse)  # nobody can be asked whether most of a scope may be deleted
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
@@ -52,7 +53,9 @@ class Control:
                 self._sync_account(caller.cancellation)
             else:
                 cancellation = caller.cancellation
-                self._syncer.sync(directory.bucket, directory.key, cancellation=cancellation)
+                self._syncer.sync(
+                    directory.bucket, directory.key, cancellation=cancellation, wish=_WISH
+                )
         finally:  # a sync that failed half way has changed things too
             self._kernel.flush(_TELL_KERNEL_S)
 
@@ -63,7 +66,7 @@ class Control:
         failed: MimicError | None = None
         for bucket in self._mimicdb.buckets():
             try:
-                self._syncer.sync(bucket.name, cancellation=cancellation)
+                self._syncer.sync(bucket.name, cancellation=cancellation, wish=_WISH)
             except MimicError as exc:
                 cancellation.check()
                 failed = failed or exc
@@ -126,6 +129,11 @@ class Control:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
         status = self._syncer.status(directory.bucket, directory.key)
         lines += _state_lines(scope, status)
+        lines += [
+            f"also syncing: s3://{each.bucket}/{each.prefix}: {_progress_text(each)}"
+            for each in self._syncer.progress()
+            if each.bucket == directory.bucket and each.prefix != directory.key
+        ]
         return ("\n".join(lines) + "\n").encode()
 
     def _account_text(self) -> str:
@@ -157,7 +165,7 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
     known = "complete" if scope and scope.deep else "listed" if scope else "not listed"
     lines = [f"state: {'syncing' if running else known}"]
     if isinstance(status, Progress):
-        lines.append(f"progress: {status.keys} keys in {status.pages} pages")
+        lines.append(f"progress: {_progress_text(status)}")
     elif isinstance(status, Report):
         lines.append(f"keys: {status.keys}")
     if scope is not None:
@@ -170,6 +178,17 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
     if isinstance(status, Report) and status.error:
         lines.append(f"last error: {status.error}")
     return lines
+
+
+def _progress_text(status: Progress) -> str:
+    text = f"{status.keys} keys in {status.pages} pages, {status.keys_per_s:.0f} keys/s"
+    if status.expected:
+        text += f", of about {status.expected}"
+    if status.left_s is not None:
+        text += f", about {status.left_s:.0f} s left"
+    if status.held:
+        text += f", {status.held} deletions held back"
+    return f"{text}, {status.ranges} ranges" + (", resumed" if status.resumed else "")
 
 
 def _time(ns: int) -> str:
