@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchlib.server import Server
 from support import servers
 from support.clients import plain
 from support.proxy import Proxy
@@ -61,6 +62,13 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `rclone serve s3`."""
     yield from _started(servers.rclone, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def lists() -> Iterator[Server]:
+    """The bench's S3 server, which lists a million keys in no time."""
+    with Server(0.0) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +134,7 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
 
 
 # What takes a second to start, or is slow to use.
-_SLOW = {"moto", "rclone", "needs_fuse"}
+_SLOW = {"moto", "rclone", "lists", "needs_fuse"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

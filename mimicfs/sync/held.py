@@ -66,18 +66,17 @@ class Held:
         """S3 has *count* more of the objects."""
         self._seen += count
 
-    def add(self, since: int, gone: Sequence[Entry]) -> None:
-        """Hold the deletion of *gone*, which S3 did not show when asked at *since*."""
+    def add(self, gone: Sequence[Entry]) -> None:
+        """Hold the deletion of *gone*, which S3 did not show."""
         self.gone += len(gone)
         if gone:
-            self._file.write(json.dumps([since, gone]) + "\n")
+            self._file.write(json.dumps(gone) + "\n")
 
-    def released(self) -> Iterator[tuple[int, list[Entry]]]:
-        """Yield all that is held, with the number for each; then nothing is held."""
+    def released(self) -> Iterator[list[Entry]]:
+        """Yield all that is held; then nothing is held."""
         self._file.seek(0)
         for line in self._file:
-            since, rows = json.loads(line)
-            yield since, [Entry(*row) for row in rows]
+            yield [Entry(*row) for row in json.loads(line)]
         self._file.seek(0)
         self._file.truncate()
         self.gone = 0

@@ -211,7 +211,7 @@ class Run:
                 since=since,
                 beyond=beyond,
                 deep=not self._scope.delimiter,
-                hold=self._hold(part, before[0], since),
+                hold=self._hold(part, before[0]),
             )
         except LogTrimmed as exc:
             self._again(part, before, exc)
@@ -223,16 +223,16 @@ class Run:
             self._held.saw(difference.unchanged + len(difference.changed))
         self._tell(difference, len(entries))
 
-    def _hold(self, part: Range, after: str, since: int) -> Callable[[list[Entry]], None] | None:
+    def _hold(self, part: Range, after: str) -> Callable[[list[Entry]], None] | None:
         """Return what holds the deletions of a page of *part* that begins behind *after*."""
         held = self._held
         if held is None or not held.holds:
             return None
 
         def hold(gone: list[Entry]) -> None:
-            if part.kept_from is None:
+            if gone and part.kept_from is None:
                 part.kept_from = after
-            held.add(since, gone)
+            held.add(gone)
 
         return hold
 

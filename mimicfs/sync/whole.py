@@ -166,8 +166,8 @@ class Whole:
     def _release(self) -> None:
         """Delete what was held back."""
         assert self._held is not None
-        for since, gone in self._held.released():
-            difference = self._mimicdb.release(self._scope.bucket, gone, since)
+        for gone in self._held.released():
+            difference = self._mimicdb.release(self._scope.bucket, gone)
             deleted = self.so_far.deleted + len(difference.deleted)
             self.so_far = replace(self.so_far, deleted=deleted, held=0)
 

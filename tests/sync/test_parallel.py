@@ -14,8 +14,6 @@ from mimicfs.errors import Interrupted, MalformedListing, Throttled, TooManyDele
 from mimicfs.posix import Cancellation
 from mimicfs.sync import Wish, refuse
 
-pytestmark = pytest.mark.slow
-
 DICE = random.Random(6)
 WORDS = ["archive", "data", "été", "images", "logs", "\U0001f4be", "tmp", "~end", "a b", "x"]
 
@@ -59,17 +57,18 @@ def test_a_first_sync_finds_all_and_the_next_asks_for_whole_pages(big, shape):
     assert big.proxy.counted()["LIST"] == pages
 
 
-def test_what_changed_is_found_exactly(big):
+@pytest.mark.parametrize(("every", "wish"), [(40, Wish()), (6, Wish(refuse))])
+def test_what_changed_is_found_exactly(big, every, wish):
     big.fill(SHAPES["words"])
     big.syncer.sync(big.bucket)
     before = {key: rest for key, *rest in big.known()}
     news = []
     big.mimicdb.subscribe(lambda _, difference: news.append(difference))
-    big.lists.control("change", bucket=big.bucket, every=40)
-    report = big.syncer.sync(big.bucket)
+    big.lists.control("change", bucket=big.bucket, every=every)
+    report = big.syncer.sync(big.bucket, wish=wish)
     after = {key: rest for key, *rest in big.known()}
     assert big.known() == big.true()
-    told = [sorted(sum((each[n] for each in news), [])) for n in range(3)]
+    told = [sorted(key for each in news for key in each[n]) for n in range(3)]
     assert told == [
         sorted(after.keys() - before.keys()),
         sorted(key for key in after.keys() & before.keys() if after[key] != before[key]),
