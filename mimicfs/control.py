@@ -28,7 +28,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.news import News
 from mimicfs.posix import Caller, Cancellation, KernelCache
 from mimicfs.s3.client import S3
-from mimicfs.sync import Progress, Report, Syncer
+from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _TOTALS_MAX = 100  # directories whose totals are remembered
 _UNCOUNTED = (Total(), -1, 0)
 _SAVED_S = 100.0  # so many seconds' worth of requests may be spent at once
 _PATIENCE_S = 10.0  # a refresh waits that long to be affordable, then it is refused
+_WISH = Wish(refuse)  # nobody can be asked whether most of a scope may be deleted
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
@@ -101,7 +102,7 @@ class Control:
             self._allowance.spend(max(0, so_far.pages - pages))
             pages = max(pages, so_far.pages)
 
-        self._syncer.sync(bucket, prefix, spend, cancellation)
+        self._syncer.sync(bucket, prefix, spend, cancellation, _WISH)
 
     def _afford(self, about: str, cancellation: Cancellation) -> None:
         """Wait until a request may be spent on a refresh: so a loop of them cannot run up a
@@ -211,6 +212,11 @@ class Control:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
         status = self._syncer.status(directory.bucket, directory.key)
         lines += _state_lines(scope, status)
+        lines += [
+            f"also syncing: s3://{each.bucket}/{each.prefix}: {_progress_text(each)}"
+            for each in self._syncer.progress()
+            if each.bucket == directory.bucket and each.prefix != directory.key
+        ]
         return ("\n".join(lines) + "\n").encode()
 
     def _account_text(self) -> str:
@@ -242,7 +248,7 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
     known = "complete" if scope and scope.deep else "listed" if scope else "not listed"
     lines = [f"state: {'syncing' if running else known}"]
     if isinstance(status, Progress):
-        lines.append(f"progress: {status.keys} keys in {status.pages} pages")
+        lines.append(f"progress: {_progress_text(status)}")
     elif isinstance(status, Report):
         lines.append(f"keys: {status.keys}")
     if scope is not None:
@@ -255,6 +261,17 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
     if isinstance(status, Report) and status.error:
         lines.append(f"last error: {status.error}")
     return lines
+
+
+def _progress_text(status: Progress) -> str:
+    text = f"{status.keys} keys in {status.pages} pages, {status.keys_per_s:.0f} keys/s"
+    if status.expected:
+        text += f", of about {status.expected}"
+    if status.left_s is not None:
+        text += f", about {status.left_s:.0f} s left"
+    if status.held:
+        text += f", {status.held} deletions held back"
+    return f"{text}, {status.ranges} ranges" + (", resumed" if status.resumed else "")
 
 
 def _time(ns: int) -> str:

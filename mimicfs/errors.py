@@ -24,6 +24,7 @@
     │   ├── OutOfSpace              ENOSPC     a limit of the account or of the server
     │   ├── Throttled               EAGAIN     still refused after every retry
     │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    ├── TooManyDeletions            ECANCELED  a sync would delete most of what is known
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
     ├── NotSynced                   EIO        an answer would have holes; sync first
@@ -152,6 +153,12 @@ class Throttled(S3Error):
 
 class S3Unavailable(S3Error):
     pass
+
+
+class TooManyDeletions(MimicError):
+    """A sync would delete most of what the mirror knows, and nobody said that this is right."""
+
+    errno = codes.ECANCELED
 
 
 class MalformedListing(MimicError):

@@ -53,11 +53,12 @@ class Batch:
     def deletes(self) -> list[str]:
         return [*(entry.key for entry in self.gone), *self.dropped]
 
-    def hold(self) -> None:
-        """Leave out the objects that are gone: somebody else has taken note of them."""
-        held = {entry.key for entry in self.gone}
+    def without_gone(self) -> list[Entry]:
+        """Return the objects that are gone, and leave them out."""
+        gone, self.gone = self.gone, []
+        held = {entry.key for entry in gone}
         self.deleted = [key for key in self.deleted if key not in held]
-        self.gone = []
+        return gone
 
     def added_to(self, so_far: Difference, left: set[str]) -> Difference:
         """Return *so_far* and what this batch changed, but for the keys *left* alone."""

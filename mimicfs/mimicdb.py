@@ -114,6 +114,10 @@ class MimicDB:
             raise Unlisted(bucket, directory)
         return self.backend.total(bucket, directory)
 
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        """Return the *count*-th known key behind *after*, as Backend.stride."""
+        return self.backend.stride(bucket, prefix, after, count)
+
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
@@ -189,7 +193,7 @@ class MimicDB:
         since: int,
         deep: bool,
         beyond: str = "",
-        held: list[Entry] | None = None,
+        hold: Callable[[list[Entry]], None] | None = None,
     ) -> Difference:
         """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
 
@@ -200,15 +204,15 @@ class MimicDB:
         what changed. Raises LogTrimmed; then part of the page may have been merged, and
         merging it again is right.
 
-        *held*: the objects that S3 does not have are not deleted but appended to it (`release`).
+        *hold*: it is given the objects that S3 does not have, and they stay (`release`).
         """
         difference = Difference([], [], [], 0)
         where = Range(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend, bucket, where, listed):
-                if held is not None:
-                    held += batch.gone
-                    batch.hold()
+                if hold is not None and batch.gone:
+                    # Before the batch is applied: then the log has our own changes, too.
+                    hold(self._unchanged(bucket, batch.without_gone(), since))
                 difference = self._merge(bucket, batch, since, difference)
         finally:
             self._tell(bucket, difference)
@@ -221,18 +225,26 @@ class MimicDB:
             left = self._apply(bucket, batch.puts, deletes, since)
         return batch.added_to(so_far, left)
 
-    def release(self, bucket: str, gone: Sequence[Entry], since: int) -> Difference:
-        """Delete *gone*, which `replace` held back when it merged pages that were asked for at
-        *since* or later. What has changed since is left alone."""
-        try:
-            left = self._apply(bucket, (), [entry.key for entry in gone], since)
-        except LogTrimmed:
-            # What is still exactly as it was when S3 did not show it has not changed.
-            now = self.backend.seq(bucket)
-            gone = [entry for entry in gone if self.backend.get(bucket, entry.key) == entry]
-            left = self._apply(bucket, (), [entry.key for entry in gone], now)
-        deleted = [entry.key for entry in gone if entry.key not in left]
-        difference = Difference([], [], deleted, 0)
+    def _unchanged(self, bucket: str, entries: list[Entry], since: int) -> list[Entry]:
+        """Return those of *entries* that have not changed after number *since*."""
+        spans: list[tuple[str, str]] = []
+        while changes := self.backend.changes(bucket, since):
+            spans += [(change.first, change.last) for change in changes]
+            since = changes[-1].seq
+        low, high = entries[0].key, entries[-1].key
+        spans = [(first, last) for first, last in spans if first <= high and last >= low]
+        return [
+            entry
+            for entry in entries
+            if not any(first <= entry.key <= last for first, last in spans)
+        ]
+
+    def release(self, bucket: str, gone: Sequence[Entry]) -> Difference:
+        """Delete *gone*, which `replace` held back. What is another one by now is left alone."""
+        now = self.backend.seq(bucket)
+        keys = [entry.key for entry in gone if self.backend.get(bucket, entry.key) == entry]
+        left = self._apply(bucket, (), keys, now)
+        difference = Difference([], [], [key for key in keys if key not in left], 0)
         self._tell(bucket, difference)
         return difference
 

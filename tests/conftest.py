@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchlib.server import Server
 from support import servers
 from support.clients import plain
 from support.proxy import Proxy
@@ -67,6 +68,12 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the server that benches use."""
     yield from _started(servers.bench, tmp_path_factory)
+
+
+def lists() -> Iterator[Server]:
+    """The bench's S3 server, which lists a million keys in no time."""
+    with Server(0.0) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +143,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # What takes a second to start, or is slow to use.
-_SLOW = {"moto", "rclone", "bench", "needs_fuse"}
+_SLOW = {"moto", "rclone", "bench", "lists", "needs_fuse"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

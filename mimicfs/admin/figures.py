@@ -111,7 +111,7 @@ def _write_back(vfs: VFS) -> dict[str, Any]:
 def syncs(syncer: Syncer) -> dict[str, Any]:
     """Return the syncs that run, and those of which the last one failed."""
     outcomes = syncer.outcomes()
-    running = [each._asdict() for each in outcomes if isinstance(each, Progress)]
+    running = [each.as_dict() for each in outcomes if isinstance(each, Progress)]
     failed = [
         {"bucket": each.bucket, "prefix": each.prefix, "error": each.error}
         for each in outcomes

@@ -15,34 +15,77 @@ from mimicfs.config import Target, parse_target
 if TYPE_CHECKING:
     from mimicfs.config import Settings
     from mimicfs.parts import Parts
-    from mimicfs.sync import Progress, Report
+    from mimicfs.sync import Doomed, Progress, Report, Wish
 
 
 @click.command()
 @click.argument("urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...")
+@click.option(
+    "--metadata",
+    is_flag=True,
+    help="Ask S3 (one HEAD each) for the user metadata of"
+    " objects where it is not known: modes, owners, links.",
+)
+@click.option(
+    "--delete-guard/--no-delete-guard",
+    default=True,
+    show_default=True,
+    help="Before more than half of a scope of over 1,000 known objects is deleted from"
+    " the mirror, ask.",
+)
+@click.option("-y", "--yes", is_flag=True, help="The answer to that.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Do not go on where a sync was interrupted in the last ten minutes: begin again.",
+)
 @json_option
 @common
-def sync(settings: Settings, urls: tuple[str, ...], as_json: bool) -> None:
+def sync(
+    settings: Settings,
+    urls: tuple[str, ...],
+    metadata: bool,
+    delete_guard: bool,
+    yes: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Make the mirror true: everything, or the named buckets and prefixes.
 
     A mount that uses the same store shows what was found within a second. Interrupted, what
-    was found stays.
+    was found stays, and the next sync goes on from there.
     """
+    from mimicfs.sync import Wish
+
     targets = [parse_target(url) for url in urls] or [Target()]
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         with _Bar(parts) as bar:
-            reports = [report for target in targets for report in _sync_one(parts, target, bar)]
+            guard = bar.confirm if delete_guard and not yes else None
+            wish = Wish(guard, fresh)
+            reports = [it for target in targets for it in _sync_one(parts, target, bar, wish)]
+            if metadata:
+                _learn_metadata(parts, reports, bar)
         for report in reports:
             _print_report(report, as_json)
     if any(report.error for report in reports):
         sys.exit(1)
 
 
-def _sync_one(parts: Parts, target: Target, bar: _Bar) -> list[Report]:
+def _sync_one(parts: Parts, target: Target, bar: _Bar, wish: Wish) -> list[Report]:
     if target.bucket:
-        return [parts.syncer.sync(target.bucket, target.prefix, bar.show, bar.cancellation)]
-    return parts.syncer.sync_all(bar.show, bar.cancellation)
+        where = (target.bucket, target.prefix)
+        return [parts.syncer.sync(*where, bar.show, bar.cancellation, wish)]
+    return parts.syncer.sync_all(bar.show, bar.cancellation, wish)
+
+
+def _learn_metadata(parts: Parts, reports: list[Report], bar: _Bar) -> None:
+    from mimicfs.sync.heads import learn_metadata
+
+    for report in reports:
+        if not report.error:
+            where = (report.bucket, report.prefix)
+            learn_metadata(parts.mimicdb, parts.s3, *where, bar.heads(*where), bar.cancellation)
 
 
 class _Bar:
@@ -57,7 +100,7 @@ class _Bar:
         self._parts = parts
         self._signal = signal
         self._progress: Any = None
-        self._tasks: dict[tuple[str, str], Any] = {}
+        self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Bar:
         self._before = self._signal.signal(
@@ -65,13 +108,21 @@ class _Bar:
         )
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.completed:,.0f} keys"),
+                TextColumn("{task.completed:,.0f} {task.fields[what]}"),
+                TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
+                TimeRemainingColumn(),
             )
             self._progress = Progress(*columns, console=Console(stderr=True))
             self._progress.start()
@@ -83,15 +134,36 @@ class _Bar:
         self._signal.signal(self._signal.SIGINT, self._before)
 
     def show(self, so_far: Progress) -> None:
+        """Show how far a sync is."""
+        rate = f"{so_far.keys_per_s:,.0f}/s in {so_far.ranges} ranges"
+        name = f"s3://{so_far.bucket}/{so_far.prefix}"
+        self._update(name, "keys", so_far.keys, rate, so_far.expected)
+
+    def heads(self, bucket: str, prefix: str) -> Any:
+        """Return what shows how many objects were asked about."""
+        name = f"s3://{bucket}/{prefix} metadata"
+        return lambda count: self._update(name, "objects", count, "", None)
+
+    def _update(self, name: str, what: str, count: int, rate: str, total: int | None) -> None:
         if self._progress is None:
             return
-        scope = (so_far.bucket, so_far.prefix)
-        if scope not in self._tasks:
-            known = self._parts.mimicdb.backend.bucket(so_far.bucket)
-            total = known.objects if known is not None and not so_far.prefix else None
-            name = f"s3://{so_far.bucket}/{so_far.prefix}"
-            self._tasks[scope] = self._progress.add_task(name, total=total or None)
-        self._progress.update(self._tasks[scope], completed=so_far.keys)
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, what=what, rate="")
+        total = max(total, count) if total else None
+        self._progress.update(self._tasks[name], completed=count, total=total, rate=rate)
+
+    def confirm(self, doomed: Doomed) -> bool:
+        """Ask whether most of a scope may be deleted from the mirror; no without a terminal."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        if self._progress is not None:
+            self._progress.stop()
+        name = f"s3://{doomed.bucket}/{doomed.prefix}"
+        text = f"{name}: S3 does not show {doomed.gone:,} of {doomed.known:,} known objects. Delete"
+        answer = click.confirm(f"{text} them from the mirror?", default=False, err=True)
+        if self._progress is not None:
+            self._progress.start()
+        return answer
 
 
 def _print_report(report: Report, as_json: bool) -> None:
@@ -105,4 +177,5 @@ def _print_report(report: Report, as_json: bool) -> None:
     click.echo(
         f"{scope}: {report.keys} keys, {report.added} added, {report.changed} changed,"
         f" {report.deleted} deleted in {report.duration_ns / 1e9:.2f} s"
+        + (" (went on with the interrupted sync)" if report.resumed else "")
     )

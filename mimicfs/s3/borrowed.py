@@ -15,7 +15,7 @@ from mimicfs.s3.listing import Page
 from mimicfs.s3.traffic import Traffic
 from mimicfs.s3.transport import Transport
 
-_CONNECTIONS = 8
+_CONNECTIONS = 16
 
 
 class BorrowedS3:
@@ -23,6 +23,7 @@ class BorrowedS3:
 
     def __init__(self, client: Any) -> None:
         self.pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="s3-list")
+        self.lists = _CONNECTIONS
         self._client = client
         options = S3Options(connections=_CONNECTIONS)
         verify = getattr(client._endpoint.http_session, "_verify", True)

@@ -77,6 +77,7 @@ class S3:
     def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
         self.mimicdb = mimicdb
         self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
+        self.lists = max(1, options.connections // 2)  # most LISTs at once: reads go on beside
         self.requests: Counter[str] = Counter()
         self.copy_max = COPY_MAX
         self.copies_parts = True  # until the server says that it cannot

@@ -29,7 +29,7 @@ from mimicfs.errors import (
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.credentials import EXPIRED, Credentials
 from mimicfs.s3.errors import from_code, ours, translated
-from mimicfs.s3.listing import Asked, OldVersion, Page, parse_page
+from mimicfs.s3.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
 from mimicfs.s3.traffic import Traffic
 from mimicfs.s3.transport import Transport
 
@@ -170,11 +170,6 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
-
-
-def is_directory_bucket(bucket: str) -> bool:
-    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
-    return bucket.endswith("--x-s3")
 
 
 def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class Asked(NamedTuple):
         return f"listing of s3://{self.bucket}/{self.prefix}"
 
 
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
+    return bucket.endswith("--x-s3")
+
+
 class OldVersion(Exception):
     """The answer is that of ListObjects (version 1), which does not know where to begin."""
 

@@ -153,6 +153,15 @@ class Bucket:
         self.keys = sorted(set(self.keys).union(keys))
         self.pages.clear()
 
+    def change(self, every: int) -> None:
+        """Of one key in *every*, change the content; remove as many keys, and add as many."""
+        changed, removed = self.keys[::every], set(self.keys[every // 2 :: every])
+        for key in changed:
+            self.objects[key] = Object(7, "c" * 32, time.time())
+        added = [f"{key}~" for key in self.keys[every // 3 :: every]]
+        self.keys = sorted({*self.keys, *added} - removed)
+        self.pages.clear()
+
     def count(self, prefix: str) -> tuple[int, int]:
         """Return how many keys begin with *prefix*, and the bytes of those that were written."""
         keys = self.keys[bisect_left(self.keys, prefix) : self._end(prefix)]

@@ -93,6 +93,7 @@ class Operations:
 
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
+        self.version = 2  # of ListObjects: 1 stands for a server that knows no other
         self._uploads: dict[str, Upload] = {}
         self._numbers = itertools.count(1)
 
@@ -153,12 +154,15 @@ class Operations:
         return self._list(bucket, request)
 
     def _list(self, bucket: Bucket, request: Request) -> Response:
-        page = bucket.pages.get(request.raw_query)
+        # Not what is signed anew for each request.
+        asked = "&".join(f"{k}={v}" for k, v in request.query.items() if k[:6] != "X-Amz-")
+        page = bucket.pages.get(asked)
         if page is None:
-            page = list_page(bucket, request.query)
+            query = request.query if self.version == 2 else request.query | {"list-type": "1"}
+            page = list_page(bucket, query)
             if len(bucket.pages) >= PAGES_MAX:
                 bucket.pages.clear()
-            bucket.pages[request.raw_query] = page
+            bucket.pages[asked] = page
         return Response(200, {"Content-Type": "application/xml"}, [memoryview(page)], len(page))
 
     def _delete_many(self, bucket: Bucket, request: Request) -> Response:

@@ -6,7 +6,11 @@ A request is answered no sooner than the latency after its last byte came in (ba
 limited). Paths below /__ctl__/ steer it, without latency and uncounted:
     GET  /__ctl__/stats | /__ctl__/reset      counters since the last reset, as JSON
     POST /__ctl__/latency?ms=20
-    POST /__ctl__/fill?bucket=b&kind=flat|tree|sized|key&prefix=p/&...   synthetic objects
+    POST /__ctl__/fill?bucket=b&kind=flat|tree|sized|key|lines&prefix=p/&...   synthetic objects
+                                              (lines: the body has the keys, as JSON)
+    POST /__ctl__/change?bucket=b&every=100   one key in so many has other content; as many are
+                                              gone, and as many new
+    POST /__ctl__/version?list=1              ListObjects only
     GET  /__ctl__/count?bucket=b&prefix=p/    keys there, and bytes that clients wrote
     POST /__ctl__/clear?bucket=b&prefix=p/    and the memory of what was written there
 
@@ -280,9 +284,14 @@ class Server:
         command, query = request.path.removeprefix("/__ctl__/"), request.query
         if command == "latency":
             self._latency_s = float(query["ms"]) / 1000
+        elif command == "version":
+            self._operations.version = int(query["list"])
+        elif command == "change":
+            self._operations.buckets[query["bucket"]].change(int(query["every"]))
         elif command == "fill":
             name = query["bucket"]
-            self._operations.buckets.setdefault(name, Bucket(name)).fill(make_keys(query))
+            keys = make_keys(query) if query["kind"] != "lines" else json.loads(request.body.tobytes())
+            self._operations.buckets.setdefault(name, Bucket(name)).fill(keys)
         elif command == "clear":
             self._operations.buckets[query["bucket"]].clear(query.get("prefix", ""))
         elif command == "count":

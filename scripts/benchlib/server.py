@@ -36,12 +36,15 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
-    def control(self, command: str, **query: object) -> dict[str, Any]:
-        """Send one control command and return its JSON answer."""
+    def control(self, command: str, body: object = None, **query: object) -> dict[str, Any]:
+        """Send one control command, with *body* as JSON, and return its JSON answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request("POST", f"/__ctl__/{command}?{urlencode(query)}")
+            data = None if body is None else json.dumps(body)
+            connection.request("POST", f"/__ctl__/{command}?{urlencode(query)}", data)
             answer: dict[str, Any] = json.load(connection.getresponse())
         finally:
             connection.close()

@@ -1,14 +1,15 @@
-"""Listing S3, and merging what it shows into the mirror.
+"""Syncing: who may, who shares, and how far each one is. What a sync does is in whole.py.
 
-A scope is listed page by page; each page is merged as it comes, while the next is on its
-way. Before a page is asked for, the bucket's sequence number is read: keys that change
-after that are left alone by the merge. A page that fails or makes no sense ends the sync
-with an error; nothing more is deleted, and the scope is not marked complete.
+A scope is listed page by page, in ranges, and each page is merged as it comes. Before a page is
+asked for, the bucket's sequence number is read: keys that change after that are left alone by
+the merge. A page that fails or makes no sense ends the sync with an error; nothing of it is
+merged, and the scope is not marked complete.
 
 Threading: any thread may sync. Two that want the same directory listed share one listing.
 A full sync that is asked for while one of that scope runs waits for it, and then lists
 again: it must show what was changed before it was asked for. All that wait share that one.
-Whoever shares and finds that the other was interrupted begins by itself.
+Whoever shares and finds that the other was interrupted begins by itself. A sync of another
+scope, wider or narrower, waits for nobody.
 """
 
 from __future__ import annotations
@@ -16,81 +17,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from mimicfs.config import Buckets
-from mimicfs.entry import Bucket, Difference, Scope
-from mimicfs.errors import (
-    ConfigError,
-    Interrupted,
-    LogTrimmed,
-    MimicError,
-    NoSuchBucket,
-    StoreUnavailable,
-    Unlisted,
-)
+from mimicfs.entry import Difference
+from mimicfs.entry import Scope as Listed
+from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.listing import Page
+from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.sync.plan import Given
+from mimicfs.sync.progress import Progress, Report, report_of
+from mimicfs.sync.run import Run
+from mimicfs.sync.source import Scope, Source
+from mimicfs.sync.walk import Walk
+from mimicfs.sync.whole import Show, Whole, Wish
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Where = tuple[str, str]  # bucket and prefix
+_PLAIN = Wish()
 _NO_RULES = Buckets()
-_MERGE_TRIES = 3  # of one page, when the log was trimmed under it
-
-
-class Progress(NamedTuple):
-    """How far a sync is."""
-
-    bucket: str
-    prefix: str
-    started_ns: int
-    keys: int = 0
-    pages: int = 0
-    added: int = 0
-    changed: int = 0
-    deleted: int = 0
-    unchanged: int = 0
-
-
-class Report(NamedTuple):
-    """What a sync found. *error* is empty, or says why it ended early."""
-
-    bucket: str
-    prefix: str
-    started_ns: int
-    duration_ns: int
-    keys: int
-    pages: int
-    added: int
-    changed: int
-    deleted: int
-    unchanged: int
-    error: str = ""
-
-
-class Source(Protocol):
-    """What lists: S3, or a client that was borrowed."""
-
-    @property
-    def pool(self) -> Executor: ...
-
-    def list_buckets(self) -> list[Bucket]: ...
-
-    def list_page(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        after: str = "",
-        token: str | None = None,
-        limit: int = 1000,
-    ) -> Page: ...
 
 
 class Syncer:
@@ -109,6 +59,10 @@ class Syncer:
     def status(self, bucket: str, prefix: str) -> Progress | Report | None:
         """Return how far the sync of just this scope is, or how the last one ended."""
         return self._status.get((bucket, prefix))
+
+    def progress(self) -> list[Progress]:
+        """Return how far each sync is that runs now."""
+        return [each for each in list(self._status.values()) if isinstance(each, Progress)]
 
     def outcomes(self) -> list[Progress | Report]:
         """Return of each scope that was synced how far that is, or how the last one ended."""
@@ -139,13 +93,14 @@ class Syncer:
 
     def sync_all(
         self,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Show | None = None,
         cancellation: Cancellation | None = None,
+        wish: Wish = _PLAIN,
     ) -> list[Report]:
         """Make everything true. A bucket that fails does not stop the others: its report
         has the error."""
         self.sync_buckets()
-        return [self._reported(scope, progress, cancellation) for scope in self.scopes()]
+        return [self._reported(scope, progress, cancellation, wish) for scope in self.scopes()]
 
     def scopes(self) -> list[tuple[str, str]]:
         """Return what "everything" is: each known bucket that may be listed, or what is shown
@@ -160,11 +115,12 @@ class Syncer:
     def _reported(
         self,
         scope: tuple[str, str],
-        progress: Callable[[Progress], None] | None,
+        progress: Show | None,
         cancellation: Cancellation | None,
+        wish: Wish,
     ) -> Report:
         try:
-            return self.sync(*scope, progress, cancellation)
+            return self.sync(*scope, progress, cancellation, wish)
         except MimicError as exc:
             if cancellation is not None:
                 cancellation.check()
@@ -176,13 +132,15 @@ class Syncer:
         self,
         bucket: str,
         prefix: str = "",
-        progress: Callable[[Progress], None] | None = None,
+        progress: Show | None = None,
         cancellation: Cancellation | None = None,
+        wish: Wish = _PLAIN,
     ) -> Report:
         """Make the mirror true for every key of *bucket* that begins with *prefix*.
 
-        *prefix* is "" or ends in "/". Cancelled, what was merged stays. Raises the S3Error
-        classes, MalformedListing, Interrupted.
+        *prefix* is "" or ends in "/". *progress* is called after each page. Cancelled, what was
+        merged stays, and the next sync of the scope goes on from there. Raises the S3Error
+        classes, MalformedListing, TooManyDeletions, Interrupted.
         """
         if not prefix and self._buckets.of(bucket).never_sync:
             text = f"s3://{bucket}: never-sync is set for it; sync a prefix, or change the setting"
@@ -199,7 +157,7 @@ class Syncer:
                     theirs = self._waiting.setdefault(where, mine)
             if theirs is mine:
                 self._wait_for(before, where, mine, cancellation)
-                return self._run(where, mine, progress, cancellation)
+                return self._run(where, mine, progress, cancellation, wish)
             try:
                 return cancellation.wait(theirs)
             except Interrupted:
@@ -228,11 +186,12 @@ class Syncer:
         self,
         where: _Where,
         mine: Future[Report],
-        progress: Callable[[Progress], None] | None,
+        progress: Show | None,
         cancellation: Cancellation,
+        wish: Wish,
     ) -> Report:
         try:
-            report = self._sync(*where, progress, cancellation)
+            report = self._sync(Scope(*where), progress, cancellation, wish)
         except BaseException as exc:
             self._end(where, mine)
             mine.set_exception(exc)
@@ -254,31 +213,38 @@ class Syncer:
 
     def _sync(
         self,
-        bucket: str,
-        prefix: str,
-        progress: Callable[[Progress], None] | None,
+        scope: Scope,
+        progress: Show | None,
         cancellation: Cancellation,
+        wish: Wish,
     ) -> Report:
-        so_far = Progress(bucket, prefix, time.time_ns())
-        self._status[bucket, prefix] = so_far
+        where = (scope.bucket, scope.prefix)
+
+        def show(so_far: Progress) -> None:
+            self._status[where] = so_far
+            if progress is not None and so_far.pages:
+                progress(so_far)
+
+        whole = Whole(self._mimicdb, self._s3, scope, wish, show, cancellation)
         try:
-            for difference, count in self._pages_merged(bucket, prefix, True, cancellation):
-                so_far = _further(so_far, difference, count)
-                self._status[bucket, prefix] = so_far
-                if progress is not None:
-                    progress(so_far)
-            report = _report(so_far, "")
-            self._mimicdb.complete(bucket, _scope(report, deep=True))
+            report = whole.run()
         except BaseException as exc:
-            self._status[bucket, prefix] = _report(so_far, str(exc) or type(exc).__name__)
+            self._status[where] = report_of(whole.so_far, str(exc) or type(exc).__name__)
+            if isinstance(exc, NoSuchBucket):
+                self._gone(scope.bucket)
             raise
-        self._status[bucket, prefix] = report
+        self._status[where] = report
         log.info(
-            "synced s3://%s/%s: %d keys, %d added, %d changed, %d deleted in %.2f s",
-            *(bucket, prefix, report.keys, report.added, report.changed, report.deleted),
+            "synced %s: %d keys, %d added, %d changed, %d deleted in %.2f s",
+            *(scope, report.keys, report.added, report.changed, report.deleted),
             report.duration_ns / 1e9,
         )
         return report
+
+    def _gone(self, bucket: str) -> None:
+        """S3 has no such bucket."""
+        self._mimicdb.drop_bucket(bucket)
+        self._mimicdb.announce("", Difference([], [], [bucket], 0))
 
     # One directory
 
@@ -312,107 +278,24 @@ class Syncer:
         mine.set_result(None)
 
     def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
-        so_far = Progress(bucket, directory, time.time_ns())
-        for difference, count in self._pages_merged(bucket, directory, False, cancellation):
-            so_far = _further(so_far, difference, count)
-        self._mimicdb.complete(bucket, _scope(_report(so_far, ""), deep=False))
-        log.debug("listed s3://%s/%s: %d names", bucket, directory, so_far.keys)
+        started_ns = time.time_ns()
+        found: list[tuple[int, ...]] = []
 
-    # Pages
+        def tell(difference: Difference, names: int) -> None:
+            found.append((names, *(len(keys) for keys in difference[:3])))
 
-    def _pages_merged(
-        self, bucket: str, prefix: str, deep: bool, cancellation: Cancellation
-    ) -> Iterator[tuple[Difference, int]]:
-        """Yield what each page changed, and how many keys it had."""
-        first = _Asked(bucket, prefix, "" if deep else "/")
-        asked: _Asked | None = first
-        coming = self._fetch(first)
+        scope = Scope(bucket, directory, "/")
         try:
-            while asked is not None:
-                cancellation.check()
-                page, since = cancellation.wait(coming)
-                following = asked.following(page)
-                if following is not None:
-                    coming = self._fetch(following)
-                page, difference = self._merged(asked, page, since)
-                if asked.following(page) != following:  # it was asked for again
-                    following = asked.following(page)
-                    if following is not None:
-                        coming = self._fetch(following)
-                yield difference, len(page.entries)
-                asked = following
+            if is_directory_bucket(bucket):
+                Walk(self._mimicdb, self._s3, scope, tell, cancellation).run()
+            else:
+                plan = Given([("", None)])
+                Run(self._mimicdb, self._s3, scope, plan, None, tell, cancellation).run()
         except NoSuchBucket:
-            self._mimicdb.drop_bucket(bucket)
-            self._mimicdb.announce("", Difference([], [], [bucket], 0))
+            self._gone(bucket)
             raise
-
-    def _fetch(self, asked: _Asked) -> Future[tuple[Page, int]]:
-        return self._s3.pool.submit(self._page, asked)
-
-    def _page(self, asked: _Asked) -> tuple[Page, int]:
-        """Return a page, and the sequence number from before it was asked for."""
-        since = self._mimicdb.seq(asked.bucket)
-        page = self._s3.list_page(
-            asked.bucket,
-            asked.prefix,
-            delimiter=asked.delimiter,
-            after=asked.after,
-            token=asked.token,
-        )
-        return page, since
-
-    def _merged(self, asked: _Asked, page: Page, since: int) -> tuple[Page, Difference]:
-        """Merge *page*, or what S3 shows in its place by now; return which, and its changes."""
-        for _ in range(_MERGE_TRIES):
-            try:
-                return page, self._mimicdb.replace(
-                    asked.bucket,
-                    asked.prefix,
-                    page.entries,
-                    after=asked.after,
-                    upto=page.upto,
-                    since=since,
-                    deep=not asked.delimiter,
-                )
-            except LogTrimmed:  # so much was written meanwhile that the page is old: ask again
-                page, since = self._page(asked)
-        raise StoreUnavailable(
-            f"s3://{asked.bucket}/{asked.prefix}: the store's log is trimmed faster than S3"
-            " is listed; sync when less is being written"
-        )
-
-
-class _Asked(NamedTuple):
-    """A page that is asked for: what is listed, and where it goes on."""
-
-    bucket: str
-    prefix: str
-    delimiter: str
-    after: str = ""
-    token: str | None = None
-
-    def following(self, page: Page) -> _Asked | None:
-        if page.token is None or page.upto is None:
-            return None
-        return self._replace(after=page.upto, token=page.token)
-
-
-def _further(so_far: Progress, difference: Difference, keys: int) -> Progress:
-    return so_far._replace(
-        keys=so_far.keys + keys,
-        pages=so_far.pages + 1,
-        added=so_far.added + len(difference.added),
-        changed=so_far.changed + len(difference.changed),
-        deleted=so_far.deleted + len(difference.deleted),
-        unchanged=so_far.unchanged + difference.unchanged,
-    )
-
-
-def _report(so_far: Progress, error: str) -> Report:
-    duration_ns = time.time_ns() - so_far.started_ns
-    return Report(*so_far[:3], duration_ns, *so_far[3:], error)
-
-
-def _scope(report: Report, deep: bool) -> Scope:
-    counts = (report.added, report.changed, report.deleted)
-    return Scope(report.prefix, deep, report.started_ns, report.duration_ns, *counts)
+        names, *counts = (sum(column) for column in zip(*found, strict=True))
+        duration_ns = time.time_ns() - started_ns
+        listed = Listed(directory, False, started_ns, duration_ns, *counts)
+        self._mimicdb.complete(bucket, listed)
+        log.debug("listed %s: %d names", scope, names)

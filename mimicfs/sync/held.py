@@ -1,0 +1,82 @@
+"""The guard against a sync that would delete most of what the mirror knows, because a wrong
+endpoint, or wrong rights, show a bucket as it is not.
+
+Such a sync must not have deleted anything when it is found out. So deletions are held back
+(beyond some megabytes in a file without a name) until so many keys have been seen in S3 that
+at most half of the scope can be missing: from then on there is nothing to ask, and deletions
+are made as they are found. Where little is missing, that is after half of the scope. If it
+never comes to that, the caller is asked when all is listed.
+
+Not thread-safe: the thread that merges uses it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from tempfile import SpooledTemporaryFile
+from typing import NamedTuple
+
+from mimicfs.entry import Entry
+
+KEYS_MIN = 1000  # a scope of no more is not guarded
+_MEMORY = 8 << 20  # bytes
+
+
+class Doomed(NamedTuple):
+    """What a sync would delete: *gone* of *known* objects below *prefix*."""
+
+    bucket: str
+    prefix: str
+    gone: int
+    known: int
+
+
+# Whether to go on. It is asked at the end, when nothing has been deleted.
+Guard = Callable[[Doomed], bool]
+
+
+def refuse(_: Doomed) -> bool:
+    """A guard that lets nothing pass."""
+    return False
+
+
+class Held:
+    """Deletions in a scope in which the mirror knows *known* objects."""
+
+    def __init__(self, known: int) -> None:
+        self.known = known
+        self.gone = 0
+        self._seen = 0
+        self._file = SpooledTemporaryFile(_MEMORY, "w+", encoding="ascii")  # noqa: SIM115  see close
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def holds(self) -> bool:
+        """Whether deletions must be held back."""
+        return self._seen * 2 < self.known
+
+    @property
+    def too_many(self) -> bool:
+        return self.gone * 2 > self.known
+
+    def saw(self, count: int) -> None:
+        """S3 has *count* more of the objects."""
+        self._seen += count
+
+    def add(self, gone: Sequence[Entry]) -> None:
+        """Hold the deletion of *gone*, which S3 did not show."""
+        self.gone += len(gone)
+        if gone:
+            self._file.write(json.dumps(gone) + "\n")
+
+    def released(self) -> Iterator[list[Entry]]:
+        """Yield all that is held; then nothing is held."""
+        self._file.seek(0)
+        for line in self._file:
+            yield [Entry(*row) for row in json.loads(line)]
+        self._file.seek(0)
+        self._file.truncate()
+        self.gone = 0

@@ -1,0 +1,138 @@
+"""Ranges of keys: what a listing is cut into, and where to cut.
+
+A range is listed by one request after the other. Where the mirror knows the keys, ranges are
+cut at every so many of them, at whole pages: then a listing in which nothing changed takes not
+one request more than a single stream. Where it does not, a place in the middle is guessed from
+the letters that the keys are made of (`Alphabet`), and tried by listing from there: what that
+shows is the first page of the new range, so that only a guess behind the last key is wasted.
+
+Pure: nothing here asks anybody. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
+
+PAGE = 1000  # keys of one answer: S3's limit
+# What the mirror knows is cut into ranges of at least so many keys; so many more must be left of
+# one that is cut while it is listed.
+STRIDE_MIN = 4 * PAGE
+# A guess may be wasted, and the end of each range costs half a page: only much is cut.
+GUESS_MIN = 10 * PAGE
+_SAMPLE = 50  # keys of a page that are looked at
+_COLUMNS = 16  # letters of each
+_DIGITS = 8  # letters that a place is calculated to
+_LAST = "~"  # behind all that names usually are made of
+
+
+@dataclass(eq=False, slots=True)
+class Range:
+    """The keys in (*after*, *upto*] (*upto* None: to the end). *after* moves on."""
+
+    after: str = ""
+    upto: str | None = None
+    expected: int | None = None  # keys, as far as the mirror knows
+    token: str | None = None  # S3's, to go on with
+    start: str = ""  # where it began
+    keys: int = 0
+    pages: int = 0
+    done: bool = False
+    turn: int = 0  # answers to requests of an earlier turn are thrown away
+    tries: int = 0  # of the page that is asked for
+    probed: bool = False  # a range that would take its end is being tried
+    parent: Range | None = None  # whose end this is, if there is anything
+    kept_from: str | None = None  # from here on deletions are held back
+
+    def __post_init__(self) -> None:
+        self.start = self.after
+
+    @property
+    def known_left(self) -> int:
+        """How many keys are left, as far as the mirror knows."""
+        return max(0, (self.expected or 0) - self.keys)
+
+    def cut(self, at: str) -> Range:
+        """Give the end of this range behind *at* away."""
+        end = Range(at, self.upto)
+        self.upto = at
+        return end
+
+
+@dataclass(slots=True)
+class Alphabet:
+    """The letters that tell the keys of a listing apart, in order."""
+
+    letters: list[str] = field(default_factory=list)
+
+    def learn(self, keys: Sequence[str], without: str = "") -> None:
+        """Take in what the *keys* of a page are made of, where they differ."""
+        if len(keys) < 2:
+            return
+        at = len(common(keys[0], keys[-1]))
+        some = [key[at : at + _COLUMNS] for key in islice(keys, 0, None, len(keys) // _SAMPLE + 1)]
+        found = {letter for column in zip(*some, strict=False) for letter in column}
+        steady = {column[0] for column in zip(*some, strict=False) if len({*column}) == 1}
+        self.letters = sorted({*self.letters, *(found - steady)} - {*without})
+
+    def place(self, key: str, at: int) -> float:
+        """Return where *key* is, from 0 to 1, among all that have its first *at* letters."""
+        size, scale, place = max(1, len(self.letters)), 1.0, 0.0
+        for letter in key[at : at + _DIGITS]:
+            scale /= size
+            place += bisect_left(self.letters, letter) * scale
+        return min(place, 1.0)
+
+    def middle(self, low: str, high: str) -> str:
+        """Return a text about half way between *low* and *high*; "" if there is none."""
+        if len(self.letters) < 2:
+            return ""
+        at = len(common(low, high))
+        place = (self.place(low, at) + self.place(high, at)) / 2
+        text = low[:at]
+        for _ in range(_DIGITS):
+            place *= len(self.letters)
+            digit = min(int(place), len(self.letters) - 1)
+            place -= digit
+            text += self.letters[digit]
+            if low < text < high:
+                return text
+        return ""
+
+    def left(self, part: Range) -> float:
+        """Return about how many keys of *part* are to come, from how many there were so far."""
+        if part.expected is not None and part.known_left:
+            return part.known_left
+        if part.upto is None:
+            return inf
+        if not part.keys:
+            return 0
+        at = len(common(part.start, part.upto))
+        low, now, high = (self.place(key, at) for key in (part.start, part.after, part.upto))
+        return part.keys * max(0.0, high - now) / (now - low) if now > low else inf
+
+
+def guess(part: Range, first: str, alphabet: Alphabet) -> str:
+    """Return where the rest of *part* might be cut; "": nowhere. *first* is the first key of
+    the listing: what it has in common with where *part* is, may be common to all."""
+    if part.upto is not None:
+        return alphabet.middle(part.after, part.upto)
+    found = common(first, part.after) + _LAST
+    return found if found > part.after else ""
+
+
+def common(one: str, other: str) -> str:
+    """Return what both texts begin with."""
+    if one == other:
+        return one
+    at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return one[:at] if at is not None else min(one, other, key=len)
+
+
+def spread(candidates: Sequence[str], count: int) -> list[str]:
+    """Return up to *count* of *candidates*, at even distances."""
+    step = max(1.0, (len(candidates) + 1) / (count + 1))
+    return [candidates[round(step * (n + 1)) - 1] for n in range(min(count, len(candidates)))]

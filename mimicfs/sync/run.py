@@ -1,0 +1,343 @@
+"""One listing of a scope, by ranges of keys at once, merged page by page.
+
+While a page of a range is merged, the next one of that range is on its way. When fewer
+requests are under way than may be, the next planned range is begun; is there none, the one of
+which most is left is cut. Of a scope that the mirror does not know, the directories are asked
+for (one request with a delimiter), and then places are guessed (ranges.py). Guesses are
+bounded: about one for sixteen pages.
+
+A page that is not what was asked stops its range; the others go on to their ends, and then the
+error is raised. Any other error stops all. Nothing but complete pages is merged.
+
+Threading: the thread that calls `run` merges, and does all else but the requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from operator import itemgetter
+from typing import NamedTuple
+
+from mimicfs.entry import LISTED, Difference, Entry
+from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.listing import Page
+from mimicfs.sync.flights import Flights, Pace
+from mimicfs.sync.held import Held
+from mimicfs.sync.plan import Plan
+from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, Range, guess, spread
+from mimicfs.sync.source import Scope, Source, fetched
+
+log = logging.getLogger(__name__)
+
+_MERGE_TRIES = 3  # of one page, when the log was trimmed under it
+_DIRECTORY_CUTS = 6  # ranges that are made of the directories of a scope, besides the first
+_DEPTH_MAX = 3  # levels of directories that are asked for, when each has only one
+_PAGES_A_GUESS = 16
+_key = itemgetter(0)
+
+
+class _Asked(NamedTuple):
+    """A request that is under way: of *part*, or (None) for the directories below *prefix*."""
+
+    part: Range | None
+    turn: int
+    prefix: str = ""
+
+
+# Told after each page: what it changed, how many keys it had.
+Tell = Callable[[Difference, int], None]
+
+
+class Run:
+    """*plan*: the ranges that the scope consists of; *held*: where deletions are held back."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        s3: Source,
+        scope: Scope,
+        plan: Plan,
+        held: Held | None,
+        tell: Tell,
+        cancellation: Cancellation,
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._scope = scope
+        self._plan = plan
+        self._held = held
+        self._tell = tell
+        self._pace = Pace(s3.lists)
+        self._flights: Flights[_Asked] = Flights(s3.pool, cancellation)
+        self._running: list[Range] = []
+        self._waiting: deque[Range] = deque()  # refused: they are asked for again
+        self._stopped: list[Range] = []  # by a page that made no sense
+        self._unsettled: list[Range] = []  # done, but for deletions that are held back
+        self._error: MalformedListing | None = None
+        self._alphabet = Alphabet()
+        self._first: str | None = None  # the first key that was seen
+        self._pages = self._guesses = self._depth = 0
+        self._guessing = True
+        self._directories = not scope.delimiter  # may still be asked for
+        self._asking = False  # for the directories
+
+    def run(self) -> None:
+        """List and merge all. Raises S3Error, MalformedListing, Interrupted, StoreError."""
+        try:
+            self._fill()
+            while len(self._flights):
+                asked, answer = self._flights.take()
+                if asked.part is None:
+                    self._take_directories(asked, answer)
+                elif asked.turn == asked.part.turn:
+                    self._take(asked.part, answer)
+                self._fill()
+        finally:
+            self._flights.give_up()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges are being listed."""
+        return len(self._running)
+
+    def left(self) -> list[tuple[str, str | None]]:
+        """Return what is not merged yet, as ranges (after, upto)."""
+        waiting = [part for part in self._waiting if part not in self._running]
+        parts = [*self._running, *waiting, *self._stopped, *self._unsettled]
+        begun = [
+            (part.after if part.kept_from is None else part.kept_from, part.upto)
+            for part in parts
+            if part.parent is None  # else it still belongs to it
+        ]
+        return [*begun, *self._plan.rest()]
+
+    def settle(self) -> None:
+        """Nothing is held back any more."""
+        self._unsettled.clear()
+        for part in self._running:
+            part.kept_from = None
+
+    # Requests
+
+    def _fill(self) -> None:
+        """Send as many requests as may be under way."""
+        while len(self._flights) < self._pace.limit:
+            part = self._waiting.popleft() if self._waiting else self._plan.next()
+            part = part or self._split()
+            if part is None:
+                return
+            if part not in self._running:
+                self._running.append(part)
+            self._send(part)
+
+    def _send(self, part: Range) -> None:
+        asked = _Asked(part, part.turn)
+        self._flights.send(
+            asked, fetched, self._mimicdb, self._s3, self._scope, part.after, part.token
+        )
+
+    # Answers
+
+    def _take(self, part: Range, answer: Future[tuple[Page, int]]) -> None:
+        """Take a page of *part* in."""
+        try:
+            page, since = answer.result()
+        except Throttled:
+            if self._pace.limit == 1:
+                raise
+            self._pace.answered(True)
+            self._waiting.append(part)
+            return
+        except MalformedListing as exc:
+            self._stop(part, exc)
+            return
+        self._pace.answered(page.throttled > 0)
+        self._pages += 1
+        if part.parent is not None and not self._took_over(part, part.parent):
+            return
+        if self._first is None and page.entries:
+            self._first = page.entries[0].key
+        self._alphabet.learn([entry.key for entry in page.entries], self._scope.delimiter)
+        self._advance(part, page, since)
+
+    def _stop(self, part: Range, error: MalformedListing) -> None:
+        self._running.remove(part)
+        if part.parent is not None:
+            # Only a try: perhaps this server cannot begin a listing anywhere.
+            log.debug("%s is listed without guesses: %s", self._scope, error)
+            self._guessing, part.parent.probed = False, False
+            return
+        self._stopped.append(part)
+        self._error = self._error or error
+
+    def _took_over(self, part: Range, parent: Range) -> bool:
+        """*part* was tried, and has come: it takes over the end of its *parent*, if that has
+        not come so far itself."""
+        parent.probed = False
+        if parent.done or parent.after >= part.after:
+            self._running.remove(part)
+            return False
+        part.parent, part.upto, parent.upto = None, parent.upto, part.after
+        return True
+
+    def _advance(self, part: Range, page: Page, since: int) -> None:
+        """Merge *page*; before, ask for the next one of *part*, if there is one."""
+        before = (part.after, part.token)
+        entries, upto, beyond = page.entries, page.upto, ""
+        ended = upto is None
+        if part.upto is not None and (upto is None or upto >= part.upto):
+            end = bisect_right(entries, part.upto, key=_key)
+            beyond = entries[end].key if end < len(entries) else ""
+            entries, upto, ended = entries[:end], part.upto, True
+        if not ended:
+            assert upto is not None
+            part.after, part.token = upto, page.token
+            self._send(part)
+        try:
+            difference = self._mimicdb.replace(
+                self._scope.bucket,
+                self._scope.prefix,
+                entries,
+                after=before[0],
+                upto=upto,
+                since=since,
+                beyond=beyond,
+                deep=not self._scope.delimiter,
+                hold=self._hold(part, before[0]),
+            )
+        except LogTrimmed as exc:
+            self._again(part, before, exc)
+            return
+        part.pages, part.keys, part.tries = part.pages + 1, part.keys + len(entries), 0
+        if ended:
+            self._end(part)
+        if self._held is not None:
+            self._held.saw(difference.unchanged + len(difference.changed))
+        self._tell(difference, len(entries))
+
+    def _hold(self, part: Range, after: str) -> Callable[[list[Entry]], None] | None:
+        """Return what holds the deletions of a page of *part* that begins behind *after*."""
+        held = self._held
+        if held is None or not held.holds:
+            return None
+
+        def hold(gone: list[Entry]) -> None:
+            if gone and part.kept_from is None:
+                part.kept_from = after
+            held.add(gone)
+
+        return hold
+
+    def _end(self, part: Range) -> None:
+        part.done = True
+        self._running.remove(part)
+        if part.kept_from is not None:
+            self._unsettled.append(part)
+
+    def _again(self, part: Range, before: tuple[str, str | None], exc: LogTrimmed) -> None:
+        """So much was written meanwhile that the page is old: ask for it again."""
+        part.tries += 1
+        if part.tries >= _MERGE_TRIES:
+            raise StoreUnavailable(
+                f"{self._scope}: the store's log is trimmed faster than S3 is listed; sync when"
+                " less is being written"
+            ) from exc
+        part.turn += 1
+        part.after, part.token = before
+        self._send(part)
+
+    # Cutting ranges
+
+    def _split(self) -> Range | None:
+        """Return a new range: the end of one of which much is left. None: there is none."""
+        parts = [part for part in self._running if not part.probed and part.parent is None]
+        known = max(parts, key=lambda part: part.known_left, default=None)
+        if known is not None and known.known_left >= 2 * STRIDE_MIN:
+            return self._known_end(known)
+        if self._asking or not self._guessing:
+            return None
+        left = {id(part): self._alphabet.left(part) for part in parts if self._may_guess(part)}
+        parts = [part for part in parts if left.get(id(part), 0) >= GUESS_MIN]
+        if not parts:
+            return None
+        part = max(parts, key=lambda part: (left[id(part)], part.after))
+        if self._directories and self._ask_for_directories(part):
+            return None
+        known_pages = sum(pages for pages in left.values() if pages < float("inf")) / PAGE
+        if self._guesses > 2 + (self._pages + known_pages) / _PAGES_A_GUESS:
+            return None
+        return self._guessed_end(part)
+
+    @staticmethod
+    def _may_guess(part: Range) -> bool:
+        """A scope of two pages is not worth a guess."""
+        return part.pages >= (2 if part.upto is None and not part.start else 1)
+
+    def _known_end(self, part: Range) -> Range | None:
+        """Cut *part* where the mirror has half of what is left."""
+        half = part.known_left // (2 * PAGE) * PAGE
+        at, passed = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, part.after, half)
+        if passed < half or (part.upto is not None and at >= part.upto):
+            part.expected = None  # the mirror has changed: it is not to be relied on
+            return None
+        end = part.cut(at)
+        end.expected = part.known_left - half
+        part.expected = part.keys + half
+        return end
+
+    def _guessed_end(self, part: Range) -> Range | None:
+        at = guess(part, self._first or "", self._alphabet)
+        delimiter, below = self._scope.delimiter, at[len(self._scope.prefix) :]
+        if not at or (delimiter and delimiter in below):
+            return None
+        self._guesses += 1
+        part.probed = True
+        return Range(at, parent=part)
+
+    # Directories
+
+    def _ask_for_directories(self, part: Range) -> bool:
+        """Ask for the directories that *part* has come to, unless they were; return whether."""
+        slash = part.after.find("/", len(self._scope.prefix))
+        if part.upto is not None or slash < 0:
+            self._directories = False
+            return False
+        self._send_directories(self._scope.prefix)
+        return True
+
+    def _send_directories(self, prefix: str) -> None:
+        self._asking = True
+        self._depth += 1
+        scope = Scope(self._scope.bucket, prefix, "/")
+        self._flights.send(
+            _Asked(None, 0, prefix), fetched, self._mimicdb, self._s3, scope, "", None
+        )
+
+    def _take_directories(self, asked: _Asked, answer: Future[tuple[Page, int]]) -> None:
+        """Cut the range that goes to the end of the scope where directories begin."""
+        self._asking = False
+        last = next((part for part in self._running if part.upto is None and not part.done), None)
+        try:
+            page, _ = answer.result()
+        except MalformedListing as exc:
+            log.debug("%s is listed without a delimiter: %s", self._scope, exc)
+            self._directories = False
+            return
+        if last is None:
+            return
+        found = [entry.key for entry in page.entries if entry.kind == LISTED]
+        behind = [key for key in found if key > last.after]
+        if not behind and found and self._depth < _DEPTH_MAX and last.after.startswith(found[-1]):
+            self._send_directories(found[-1])
+            return
+        self._directories = False
+        for at in reversed(spread(behind, _DIRECTORY_CUTS)):
+            self._waiting.append(last.cut(at))

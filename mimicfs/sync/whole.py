@@ -1,0 +1,178 @@
+"""One sync of all that is below a prefix: where it begins or goes on, its guard, its report.
+
+Threading: the thread that calls `run` does everything but the requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from mimicfs import entry
+from mimicfs.entry import Difference
+from mimicfs.errors import NoSuchBucket, StoreError, TooManyDeletions
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.sync.cursor import Cursor, Notes
+from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held
+from mimicfs.sync.plan import Given, Known, Plan
+from mimicfs.sync.progress import Progress, Report, report_of
+from mimicfs.sync.run import Run
+from mimicfs.sync.source import Scope, Source
+from mimicfs.sync.walk import Walk
+
+log = logging.getLogger(__name__)
+
+Show = Callable[[Progress], None]
+
+
+class Wish(NamedTuple):
+    """How a sync is wanted. *guard*: asked before most of a scope is deleted. *fresh*: what an
+    interrupted sync has listed is listed again."""
+
+    guard: Guard | None = None
+    fresh: bool = False
+
+
+class Whole:
+    """*show* is called with how far it is, after each page."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        s3: Source,
+        scope: Scope,
+        wish: Wish,
+        show: Show,
+        cancellation: Cancellation,
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._scope = scope
+        self._wish = wish
+        self._show = show
+        self._cancellation = cancellation
+        self._notes = Notes(mimicdb.backend, scope.bucket, scope.prefix)
+        self.so_far = Progress(scope.bucket, scope.prefix, time.time_ns())
+        self._listed_ns = self.so_far.started_ns
+        self._listed_before = 0  # keys, by the interrupted sync
+        self._held: Held | None = None
+
+    def run(self) -> Report:
+        """Raises S3Error, MalformedListing, TooManyDeletions, Interrupted, StoreError."""
+        cursor = self._resumed()
+        known = self._known_objects()
+        if self._wish.guard is not None and known > KEYS_MIN:
+            self._held = Held(known)
+        plan: Plan = Given(cursor.ranges) if cursor else Known(self._mimicdb, self._scope, known)
+        expected = max(0, known - self._listed_before) or None
+        self.so_far = replace(self.so_far, resumed=cursor is not None, expected=expected)
+        self._show(self.so_far)
+        try:
+            self._list(plan)
+            self._finish()
+        finally:
+            if self._held is not None:
+                self._held.close()
+        return report_of(self.so_far)
+
+    def _resumed(self) -> Cursor | None:
+        """Return where an interrupted sync has come to, if this one is to go on there."""
+        cursor = self._notes.read()
+        covered = self._mimicdb.cover(self._scope.bucket, self._scope.prefix)
+        if cursor is None or self._wish.fresh:
+            return None
+        if not cursor.usable(covered.listed_ns if covered is not None else 0):
+            return None
+        self._listed_ns, self._listed_before = cursor.started_ns, cursor.keys
+        log.info("sync of %s goes on where it had come to: %d keys", self._scope, cursor.keys)
+        return cursor
+
+    def _known_objects(self) -> int:
+        """Return about how many objects the mirror knows in the scope."""
+        if not self._scope.prefix:
+            bucket = self._mimicdb.backend.bucket(self._scope.bucket)
+            return bucket.objects if bucket is not None else 0
+        if self._wish.guard is None and not self._mimicdb.quick:
+            return 0  # to count would be to read them all
+        return self._mimicdb.stride(self._scope.bucket, self._scope.prefix, "", 1 << 62)[1]
+
+    def _list(self, plan: Plan) -> None:
+        what = (self._mimicdb, self._s3, self._scope)
+        if is_directory_bucket(self._scope.bucket):
+            walk: Walk = Walk(*what, lambda *page: self._tell(walk, *page), self._cancellation)
+            walk.run()
+            return
+        run: Run = Run(
+            *what, plan, self._held, lambda *page: self._told(run, *page), self._cancellation
+        )
+        try:
+            run.run()
+        except (NoSuchBucket, StoreError):
+            raise
+        except BaseException:
+            self._stop(run)
+            raise
+
+    def _told(self, run: Run, difference: Difference, keys: int) -> None:
+        """A page was merged."""
+        self._tell(run, difference, keys)
+        if self._held is not None and self._held.gone and not self._held.holds:
+            self._release()
+            run.settle()
+        if self._notes.due:
+            self._note(run)
+
+    def _tell(self, run: Run | Walk, difference: Difference, keys: int) -> None:
+        held = self._held.gone if self._held is not None else 0
+        self.so_far = self.so_far.further(difference, keys, held, run.ranges)
+        self._show(self.so_far)
+
+    def _stop(self, run: Run) -> None:
+        """It ends early: what was found stays, and the next sync can go on from here."""
+        if self._held is not None and self._held.gone and not self._held.too_many:
+            self._release()
+            run.settle()
+        self._note(run, ended=True)
+
+    def _note(self, run: Run, *, ended: bool = False) -> None:
+        keys = self._listed_before + self.so_far.keys
+        self._notes.write(Cursor(self._listed_ns, run.left(), keys, ended))
+
+    # The end
+
+    def _finish(self) -> None:
+        if self._held is not None and self._held.gone:
+            if self._held.too_many:
+                self._ask(self._held)
+            self._release()
+        self._mimicdb.complete(self._scope.bucket, self._as_listed())
+        self._notes.clear()
+
+    def _ask(self, held: Held) -> None:
+        doomed = Doomed(self._scope.bucket, self._scope.prefix, held.gone, held.known)
+        if self._wish.guard is not None and self._wish.guard(doomed):
+            return
+        self._notes.clear()
+        raise TooManyDeletions(
+            f"{self._scope}: S3 does not show {held.gone:,} of the {held.known:,} objects that are"
+            f" known; nothing was deleted. If that is right: mimicfs sync --yes {self._scope}"
+        )
+
+    def _release(self) -> None:
+        """Delete what was held back."""
+        assert self._held is not None
+        for gone in self._held.released():
+            difference = self._mimicdb.release(self._scope.bucket, gone)
+            deleted = self.so_far.deleted + len(difference.deleted)
+            self.so_far = replace(self.so_far, deleted=deleted, held=0)
+
+    def _as_listed(self) -> entry.Scope:
+        so_far = self.so_far
+        duration_ns = time.time_ns() - self._listed_ns
+        counts = (so_far.added, so_far.changed, so_far.deleted)
+        return entry.Scope(self._scope.prefix, True, self._listed_ns, duration_ns, *counts)

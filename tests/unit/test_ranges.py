@@ -1,0 +1,109 @@
+"""Where a listing is cut."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicfs.backends.memory import Memory
+from mimicfs.entry import Entry
+from mimicfs.mimicdb import MimicDB
+from mimicfs.sync.flights import Pace
+from mimicfs.sync.plan import Known
+from mimicfs.sync.ranges import Alphabet, Range, common, guess, spread
+from mimicfs.sync.source import Scope
+
+
+def letters(*keys):
+    alphabet = Alphabet()
+    alphabet.learn(sorted(keys))
+    return alphabet
+
+
+DIGITS = [f"file-{n:04}.dat" for n in range(1000)]
+
+
+def test_only_letters_that_tell_keys_apart_are_learned():
+    assert letters(*DIGITS).letters == list("0123456789")
+    assert letters("a").letters == []
+
+
+def test_a_middle_is_half_way():
+    alphabet = letters(*DIGITS)
+    assert alphabet.middle("file-0999.dat", "file-~") == "file-5"
+    assert alphabet.middle("file-5", "file-~") == "file-7"
+    assert alphabet.middle("file-51", "file-52") == "file-515"
+
+
+@given(st.text(max_size=12), st.text(max_size=12), st.lists(st.text(max_size=8), max_size=9))
+def test_a_middle_is_between_or_there_is_none(one, other, keys):
+    low, high = sorted((one, other))
+    found = letters(*keys).middle(low, high)
+    assert not found or low < found < high
+
+
+def test_what_is_left_is_estimated_from_what_came():
+    alphabet = letters(*DIGITS)
+    part = Range("file-0", "file-8")
+    part.after, part.keys = "file-2", 1000
+    assert round(alphabet.left(part)) == 3000
+    assert alphabet.left(Range("a")) == float("inf")
+    assert alphabet.left(Range("a", "b", expected=500)) == 500
+
+
+def test_without_an_end_what_all_keys_begin_with_is_tried():
+    part = Range("")
+    part.after = "logs/2024/b"
+    assert guess(part, "logs/2023/a", Alphabet()) == "logs/202~"
+    part.after = "é"
+    assert guess(part, "a", Alphabet()) == ""
+
+
+def test_common_is_what_both_begin_with():
+    assert [common("abc", "abd"), common("a", "abc"), common("", "x"), common("a", "a")] == [
+        *("ab", "a", "", "a")
+    ]
+
+
+def test_candidates_are_taken_at_even_distances():
+    assert spread("bcdefghij", 4) == ["c", "e", "g", "i"]
+    assert spread("bc", 6) == ["b", "c"]
+    assert spread("b", 1) == ["b"]
+    assert spread("", 6) == []
+
+
+def planned(count, objects=0):
+    mimicdb = MimicDB(Memory())
+    mimicdb.backend.apply("b", [Entry(f"{n:06}") for n in range(count)])
+    plan = Known(mimicdb, Scope("b", ""), objects)
+    parts = []
+    while part := plan.next():
+        parts.append((part.after, part.upto, part.expected))
+        assert plan.rest() == ([] if part.upto is None else [(part.upto, None)])
+    return parts
+
+
+def test_ranges_are_cut_at_every_so_many_known_keys():
+    assert planned(0) == [("", None, 0)]
+    assert planned(4500) == [("", None, 4500)]
+    assert planned(8000) == [("", "003999", 4000), ("003999", None, 4000)]
+    assert planned(10_000) == [
+        ("", "003999", 4000),
+        ("003999", "007999", 4000),
+        ("007999", None, 2000),
+    ]
+    assert planned(10_000, 150_000)[0] == ("", "004999", 5000)
+
+
+def test_refusals_halve_the_pace_and_success_raises_it():
+    pace = Pace(16)
+    for _ in range(4):
+        pace.answered(False)
+    assert pace.limit == 12
+    for _ in range(3):  # under way together, refused together
+        pace.answered(True)
+    assert pace.limit == 6
+    for _ in range(7):
+        pace.answered(False)
+    assert pace.limit == 7
+    for _ in range(100):
+        pace.answered(True)
+    assert pace.limit == 1
