@@ -24,7 +24,7 @@ from itertools import count
 from mimicfs.backends import Backend
 from mimicfs.entry import KEPT, OBJECT, Bucket, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
-from mimicfs.merging import Batch, Range, merged
+from mimicfs.merging import Range, merged
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
@@ -201,29 +201,38 @@ class MimicDB:
         was asked for. *deep*: the page has every key; otherwise it has the direct children
         of *prefix*, and one of them that is not listed takes all below it along. *beyond*: the
         next key that S3 has behind *upto*, where it is known. Returns, and announces, exactly
-        what changed. Raises LogTrimmed; then part of the page may have been merged, and
-        merging it again is right.
+        what changed. Raises LogTrimmed where the log does not say which keys were changed
+        meanwhile; then part of the page may have been merged, and listing it again is right.
 
         *hold*: it is given the objects that S3 does not have, and they stay (`release`).
         """
         difference = Difference([], [], [], 0)
+        left: set[str] = set()
         where = Range(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend, bucket, where, listed):
                 if hold is not None and batch.gone:
                     # Before the batch is applied: then the log has our own changes, too.
                     hold(self._unchanged(bucket, batch.without_gone(), since))
-                difference = self._merge(bucket, batch, since, difference)
+                kept: set[str] = set()
+                if batch.puts or batch.deletes:
+                    kept = self._apply(bucket, batch.puts, batch.deletes, since)
+                difference = batch.added_to(difference, kept)
+                left |= kept
         finally:
             self._tell(bucket, difference)
+        if left:
+            self._check_named(bucket, left, since)
         return difference
 
-    def _merge(self, bucket: str, batch: Batch, since: int, so_far: Difference) -> Difference:
-        deletes = batch.deletes
-        left: set[str] = set()
-        if batch.puts or deletes:
-            left = self._apply(bucket, batch.puts, deletes, since)
-        return batch.added_to(so_far, left)
+    def _check_named(self, bucket: str, left: set[str], since: int) -> None:
+        """Raise LogTrimmed unless the log names each key of *left*. Of a range that was changed
+        it does not say which keys were there: one that was not is missing in the mirror now."""
+        while left and (changes := self.backend.changes(bucket, since)):
+            left = left - {change.first for change in changes if change.first == change.last}
+            since = changes[-1].seq
+        if left:
+            raise LogTrimmed(f"s3://{bucket}/{min(left)}: perhaps changed with others meanwhile")
 
     def _unchanged(self, bucket: str, entries: list[Entry], since: int) -> list[Entry]:
         """Return those of *entries* that have not changed after number *since*."""

@@ -70,6 +70,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from _started(servers.bench, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
 def lists() -> Iterator[Server]:
     """The bench's S3 server, which lists a million keys in no time."""
     with Server(0.0) as server:

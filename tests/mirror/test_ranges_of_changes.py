@@ -1,0 +1,47 @@
+"""A change of many keys is one range in the log. What else is in that range is not taken as
+changed, nor as absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimicfs.backends import Backend
+from mimicfs.backends.memory import Memory
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import LogTrimmed
+from mimicfs.mimicdb import MimicDB
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def mimicdb(request: pytest.FixtureRequest, tmp_path: Path) -> MimicDB:
+    backend: Backend = Memory() if request.param == "memory" else SQLite(tmp_path / "store.db")
+    return MimicDB(backend)
+
+
+def test_a_key_among_those_that_were_deleted_meanwhile_is_listed_again(mimicdb: MimicDB) -> None:
+    many = [Entry(f"d/{number:03}", 1, 0, "e") for number in range(101)]
+    for entry in many:
+        mimicdb.record("b", entry)
+    since = mimicdb.seq("b")
+    mimicdb.forget_all("b", [entry.key for entry in many])  # rm -r, while the page is on its way
+    page = [*many[:50], Entry("d/050-other", 1, 0, "e"), *many[50:]]
+    with pytest.raises(LogTrimmed, match="d/"):
+        mimicdb.replace("b", "", page, after="", upto=None, since=since, deep=True)
+    now = mimicdb.seq("b")  # it is asked for again, and shows what is there now
+    left = [Entry("d/050-other", 1, 0, "e")]
+    mimicdb.replace("b", "", left, after="", upto=None, since=now, deep=True)
+    mimicdb.complete("b", Scope("", True, 0, 0))
+    assert mimicdb.lookup("b", "d/", "050-other")[0] is not None
+    assert mimicdb.lookup("b", "d/", "007") == (None, None)
+
+
+def test_a_key_that_was_deleted_alone_meanwhile_is_left_alone(mimicdb: MimicDB) -> None:
+    mimicdb.record("b", Entry("a", 1, 0, "e"))
+    since = mimicdb.seq("b")
+    mimicdb.forget("b", "a")
+    page = [Entry("a", 1, 0, "e"), Entry("b", 1, 0, "e")]
+    difference = mimicdb.replace("b", "", page, after="", upto=None, since=since, deep=True)
+    assert (difference.added, mimicdb.entry("b", "a")) == (["b"], None)
