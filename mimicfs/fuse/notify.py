@@ -14,6 +14,11 @@ for good. For the same reason the thread holds no lock of ours.
 Why listing_changed begins with a name that never exists: a listing that was answered before
 the change may be on its way into the kernel's cache, which INVAL_INODE does not wait for; but
 the reader holds the directory's lock until it is there, and INVAL_ENTRY waits for that lock.
+
+What waits in the kernel for a lock cannot be killed, and keeps /dev/fuse open: a daemon that is
+killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY is not
+sent while a worker of ours has a request on that directory: if that takes long, all names are
+looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more later.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from mimicfs.fuse.abi import (
     NOTIFY_INC_EPOCH_MINOR,
@@ -35,6 +40,7 @@ from mimicfs.fuse.session import Session
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 0.5  # how long a directory may be busy before something else is told
 _GONE = frozenset((errno.ENODEV, errno.EBADF, errno.EPERM, errno.ECONNABORTED, errno.EPIPE))
 
 
@@ -48,6 +54,8 @@ class Notifier:
         self._lock = threading.Lock()  # protects the number below
         self._asked = 0  # how much was ever queued
         self._told = 0  # how much of that is done; written by the thread alone
+        self._covered = 0  # so many of the first ones need not be told any more: names
+        self._again: set[int] = set()  # directories whose listing must be told of once more
         self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
         self._thread.start()
 
@@ -97,7 +105,14 @@ class Notifier:
             self._work.put(call)
 
     def _run(self) -> None:
-        while (call := self._work.get()) is not None:
+        while True:
+            try:
+                call = self._work.get(timeout=_PATIENCE_S if self._again else None)
+            except Empty:
+                self._listing(self._again.pop())
+                continue
+            if call is None:
+                return
             try:
                 call()
             except Exception:
@@ -105,11 +120,29 @@ class Notifier:
             self._told += 1
 
     def _entry(self, parent: int, name: bytes) -> None:
+        if self._told < self._covered:
+            return
+        if not self._is_free(parent):
+            covered = self._asked
+            self._names()
+            if self._epoch:
+                self._covered = covered
+                return
+        self._send_entry(parent, name)
+
+    def _is_free(self, directory: int) -> bool:
+        """Whether no request holds *directory*; True also where nothing else could be told."""
+        return not self._epoch or self._session.busy.wait_until_free(directory, _PATIENCE_S)
+
+    def _send_entry(self, parent: int, name: bytes) -> None:
         head = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)
         self._send(Notify.INVAL_ENTRY, head + name + b"\0", f"{name!r} in inode {parent}")
 
     def _listing(self, ino: int) -> None:
-        self._entry(ino, b".")
+        if self._is_free(ino):
+            self._send_entry(ino, b".")
+        else:
+            self._again.add(ino)
         self._inode(ino, 0)
 
     def _inode(self, ino: int, offset: int) -> None:

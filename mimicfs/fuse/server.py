@@ -34,6 +34,7 @@ from mimicfs.posix import Caller, Cancellation, FileSystem
 
 log = logging.getLogger(__name__)
 
+_INO = struct.Struct("<Q")
 YEAR_S = 365 * 86400.0
 # The pools of what may wait for long are that much larger: the kernel's max_background reads
 # of one file can all wait at once, and so can as many processes.
@@ -207,6 +208,7 @@ class Server:
         cancellation = Cancellation()
         caller = caller._replace(cancellation=cancellation)
         self._waiting[unique] = cancellation
+        self._session.busy.begin(_directories(request))
         pool.submit(lambda: self._work(operation, caller, unique, request, missing))
 
     def _work(
@@ -238,6 +240,7 @@ class Server:
         finally:
             # After the answer: an INTERRUPT that comes between finds it, and needs no more.
             self._waiting.pop(unique, None)
+            self._session.busy.end(_directories(request))
 
     def _failed(self, exc: Exception, opcode: int) -> int:
         code = _errno(exc, opcode)
@@ -296,6 +299,14 @@ class Server:
     def _cancel_all(self) -> None:
         for cancellation in list(self._waiting.values()):
             cancellation.cancel()
+
+
+def _directories(request: bytes) -> tuple[int, ...]:
+    """Return the inodes that the kernel may keep locked until *request* is answered."""
+    _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
+    if opcode in (Opcode.RENAME, Opcode.RENAME2):
+        return nodeid, _INO.unpack_from(request, IN_HEADER.size)[0]  # the new parent comes first
+    return (nodeid,)
 
 
 def _errno(exc: Exception, opcode: int) -> int:

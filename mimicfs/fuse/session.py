@@ -34,6 +34,7 @@ from mimicfs.fuse.abi import (
     Notify,
     Opcode,
 )
+from mimicfs.fuse.busy import Busy
 from mimicfs.fuse.mounting import MountOptions
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Session:
         # What other threads are at work on. As long as there is something, `receive` sleeps at
         # once: looking for requests would take the interpreter's lock from them again and again.
         self.elsewhere: Sized = ()
+        self.busy = Busy()  # which directories the kernel may keep locked until we answer
         self._fd = fd
         os.set_blocking(fd, False)
         self._waker = os.eventfd(0, os.EFD_CLOEXEC)
