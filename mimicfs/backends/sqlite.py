@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.backends import WIDE_CHANGE, Backend, left_alone
 from mimicfs.backends.ahead import Ahead
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
@@ -392,9 +392,6 @@ class SQLite(Backend):
             rows = self._rows(_BETWEEN + " LIMIT ?", self._id(bucket), start, end, limit)
         return _entries(rows)
 
-    def has_below(self, bucket: str, directory: str) -> bool:
-        return bool(self.scan(bucket, directory, "", 1))
-
     # What each reading thread remembers of one state of the file
 
     def _version(self) -> int:
@@ -440,16 +437,7 @@ class SQLite(Backend):
     def _changed_since(
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]
     ) -> set[str]:
-        changes = self._changes(db, bucket, number, since, -1)
-        if not changes:
-            return set()
-        single = {change.first for change in changes if change.first == change.last}
-        wide = [(change.first, change.last) for change in changes if change.first < change.last]
-        return {
-            key
-            for key in keys
-            if key in single or any(first <= key <= last for first, last in wide)
-        }
+        return left_alone(self._changes(db, bucket, number, since, -1), keys)
 
     @staticmethod
     def _store(
