@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from benchlib.server import Server
 from support import servers
@@ -24,6 +26,8 @@ from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
 
 _numbers = itertools.count(1)
+# Each session of botocore reads its models anew, for 50 ms; they do not change.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 for name in [name for name in os.environ if name.startswith(("AWS_", "MIMICFS_"))]:
     del os.environ[name]

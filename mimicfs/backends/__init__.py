@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
+_LAST = "\U0010ffff" * 256  # behind every name: S3's keys have up to 1,024 bytes
 
 
 class Backend(ABC):
@@ -69,7 +70,6 @@ class Backend(ABC):
     def get(self, bucket: str, key: str) -> Entry | None:
         """Return the entry of exactly *key*, or None."""
 
-    @abstractmethod
     def children(
         self, bucket: str, directory: str, after: str = "", limit: int = 1000
     ) -> list[Entry]:
@@ -81,7 +81,29 @@ class Backend(ABC):
         object, LISTED or KEPT), else `Entry(key, kind=LISTED)`. The entry of *directory*
         itself is no child. *after* is the full key of the last child seen; it need not
         exist. A page shorter than *limit* is the last.
+
+        This one scans, and passes over what is in the subdirectories: see to it that nobody
+        writes meanwhile, or write a better one.
         """
+        found: list[Entry] = []
+        place = max(after, directory)
+        size = 16  # what is scanned behind the first key of a subdirectory is thrown away
+        while len(found) < limit:
+            asked = min(size, limit - len(found))
+            inside = place.endswith("/") and place > directory
+            page = self.scan(bucket, directory, place + _LAST if inside else place, asked)
+            size *= 2
+            for entry in page:
+                slash = entry.key.find("/", len(directory))
+                place = entry.key[: slash + 1] or entry.key
+                found.append(entry if place == entry.key else Entry(place, kind=LISTED))
+                if slash >= 0:
+                    size = 4
+                    break
+            else:
+                if len(page) < asked:
+                    break
+        return found
 
     @abstractmethod
     def scan(
@@ -107,9 +129,9 @@ class Backend(ABC):
                 break
         return (after, passed) if passed else ("", 0)
 
-    @abstractmethod
     def has_below(self, bucket: str, directory: str) -> bool:
         """Whether any entry's key begins with *directory*, its own marker included."""
+        return bool(self.scan(bucket, directory, "", 1))
 
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         """Return the entry *directory* + *name*, and that of the subdirectory of this name.
@@ -231,3 +253,19 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give up files and connections. The backend is not used after that."""
+
+
+def left_alone(changes: Iterable[Change], keys: Sequence[str]) -> set[str]:
+    """Return those of *keys* that *changes* are about: what `apply` with *since* leaves alone."""
+    low, high = min(keys, default=""), max(keys, default="")
+    near = [change for change in changes if change.first <= high and change.last >= low]
+    single = {change.first for change in near if change.first == change.last}
+    wide = [(change.first, change.last) for change in near if change.first < change.last]
+    return {
+        key for key in keys if key in single or any(first <= key <= last for first, last in wide)
+    }
+
+
+def logged_as(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first and the last key of each line that a change of *keys* is in the log."""
+    return [(min(keys), max(keys))] if len(keys) > WIDE_CHANGE else [(key, key) for key in keys]

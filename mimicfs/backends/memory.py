@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mimicfs.backends import WIDE_CHANGE, Backend
-from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope
+from mimicfs.backends import Backend, left_alone, logged_as
+from mimicfs.entry import OBJECT, Bucket, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed
 
 _LOG_MAX = 100_000  # lines of a bucket's log
@@ -71,31 +71,8 @@ class Memory(Backend):
     def children(
         self, bucket: str, directory: str, after: str = "", limit: int = 1000
     ) -> list[Entry]:
-        found: list[Entry] = []
         with self._lock:
-            at = self._buckets.get(bucket, _Bucket())
-            place = self._place(at, directory, after)
-            while place < len(at.keys) and len(found) < limit:
-                key = at.keys[place]
-                if not key.startswith(directory):
-                    break
-                slash = key.find("/", len(directory))
-                if slash < 0:
-                    found.append(at.entries[key])
-                    place += 1
-                else:  # a subdirectory: go on behind all that is in it
-                    name = key[: slash + 1]
-                    found.append(at.entries.get(name) or Entry(name, kind=LISTED))
-                    place = bisect_left(at.keys, key[:slash] + "0", place)
-        return found
-
-    @staticmethod
-    def _place(at: _Bucket, directory: str, after: str) -> int:
-        if after <= directory:
-            return bisect_right(at.keys, directory) if directory else 0
-        if after.endswith("/"):
-            return bisect_left(at.keys, after[:-1] + "0")
-        return bisect_right(at.keys, after)
+            return super().children(bucket, directory, after, limit)
 
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
@@ -112,18 +89,6 @@ class Memory(Backend):
                 found.append(at.entries[key])
             return found
 
-    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
-        with self._lock:
-            at = self._buckets.get(bucket, _Bucket())
-            start = bisect_right(at.keys, after) if after else 0
-            start = max(start, bisect_left(at.keys, prefix))
-            below = bisect_right(at.keys, prefix, key=lambda key: key[: len(prefix)])
-            end = min(start + count, below)
-            return (at.keys[end - 1], end - start) if end > start else ("", 0)
-
-    def has_below(self, bucket: str, directory: str) -> bool:
-        return bool(self.scan(bucket, directory, "", 1))
-
     def apply(
         self,
         bucket: str,
@@ -132,46 +97,34 @@ class Memory(Backend):
         since: int | None = None,
     ) -> set[str]:
         with self._lock:
-            self._add_unknown(bucket)
-            at = self._buckets[bucket]
+            at = self._known(bucket)
             new = {entry.key: entry for entry in puts}
-            gone = [key for key in deletes if key not in new]
-            left = self._changed_since(bucket, since, [*new, *gone])
-            for key in left:
-                new.pop(key, None)
-            gone = [key for key in gone if key not in left]
-            self._store(at, new, gone)
-            self._log(bucket, [*new, *gone])
+            keys = [*new, *(key for key in dict.fromkeys(deletes) if key not in new)]
+            since = at.seq if since is None else since
+            left = left_alone(self.changes(bucket, since, _LOG_MAX), keys)
+            changed = [key for key in keys if key not in left]
+            self._store(at, {key: new.get(key) for key in changed})
+            self._log(bucket, changed)
             return left
 
-    def _add_unknown(self, bucket: str) -> None:
-        at = self._buckets.get(bucket)
-        if bucket and (at is None or not at.known):
+    def _known(self, bucket: str) -> _Bucket:
+        if bucket and self.bucket(bucket) is None:
             self.add_bucket(bucket, 0)
+        return self._buckets[bucket]
 
-    def _changed_since(self, bucket: str, since: int | None, keys: list[str]) -> set[str]:
-        changes = [] if since is None else self.changes(bucket, since, _LOG_MAX)
-        low, high = min(keys, default=""), max(keys, default="")
-        changes = [change for change in changes if change.first <= high and change.last >= low]
-        single = {change.first for change in changes if change.first == change.last}
-        wide = [(change.first, change.last) for change in changes if change.first < change.last]
-        return {
-            key
-            for key in keys
-            if key in single or any(first <= key <= last for first, last in wide)
-        }
-
-    def _store(self, at: _Bucket, puts: dict[str, Entry], deletes: list[str]) -> None:
-        for key in deletes:
-            old = at.entries.pop(key, None)
+    def _store(self, at: _Bucket, changes: dict[str, Entry | None]) -> None:
+        """Put the entries; None: delete the key."""
+        added: list[str] = []
+        for key, entry in changes.items():
+            old = at.entries.get(key)
             self._count(at, old, -1)
-            if old is not None:
-                del at.keys[bisect_left(at.keys, key)]
-        added = [key for key in puts if key not in at.entries]
-        for key, entry in puts.items():
-            self._count(at, at.entries.get(key), -1)
             self._count(at, entry, 1)
-            at.entries[key] = entry
+            if entry is not None:
+                at.entries[key] = entry
+                added += [] if old is not None else [key]
+            elif old is not None:
+                del at.entries[key]
+                del at.keys[bisect_left(at.keys, key)]
         if len(added) == 1:
             at.keys.insert(bisect_left(at.keys, added[0]), added[0])
         elif added:
@@ -186,13 +139,9 @@ class Memory(Backend):
 
     def _log(self, bucket: str, keys: list[str]) -> None:
         at = self._buckets[bucket]
-        if len(keys) > WIDE_CHANGE:
+        for first, last in logged_as(keys):
             at.seq += 1
-            at.log.append(Change(at.seq, min(keys), max(keys), self.origin))
-            return
-        for key in keys:
-            at.seq += 1
-            at.log.append(Change(at.seq, key, key, self.origin))
+            at.log.append(Change(at.seq, first, last, self.origin))
 
     def seq(self, bucket: str) -> int:
         at = self._buckets.get(bucket)
@@ -209,10 +158,9 @@ class Memory(Backend):
 
     def mark(self, bucket: str, scope: Scope) -> None:
         with self._lock:
-            self._add_unknown(bucket)
             if scope.deep:
                 self.unmark(bucket, scope.prefix)
-            self._buckets[bucket].scopes[scope.prefix] = scope
+            self._known(bucket).scopes[scope.prefix] = scope
 
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._lock:
@@ -230,8 +178,7 @@ class Memory(Backend):
 
     def set_note(self, bucket: str, name: str, text: str | None) -> None:
         with self._lock:
-            self._add_unknown(bucket)
-            notes = self._buckets[bucket].notes
+            notes = self._known(bucket).notes
             notes.pop(name, None)
             if text is not None:
                 notes[name] = text

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.backends import WIDE_CHANGE, Backend, left_alone
 from mimicfs.backends.ahead import Ahead
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope, Total
 from mimicfs.errors import (
@@ -430,9 +430,6 @@ class SQLite(Backend):
         )
         return rows[0][0], rows[0][1]
 
-    def has_below(self, bucket: str, directory: str) -> bool:
-        return bool(self.scan(bucket, directory, "", 1))
-
     @_ours
     def total(self, bucket: str, prefix: str = "") -> Total:
         end = _successor(prefix)
@@ -487,18 +484,7 @@ class SQLite(Backend):
     def _changed_since(
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]
     ) -> set[str]:
-        changes = self._changes(db, bucket, number, since, -1)
-        if not changes or not keys:
-            return set()
-        low, high = min(keys), max(keys)
-        changes = [change for change in changes if change.first <= high and change.last >= low]
-        single = {change.first for change in changes if change.first == change.last}
-        wide = [(change.first, change.last) for change in changes if change.first < change.last]
-        return {
-            key
-            for key in keys
-            if key in single or any(first <= key <= last for first, last in wide)
-        }
+        return left_alone(self._changes(db, bucket, number, since, -1), keys)
 
     @staticmethod
     def _store(

@@ -304,7 +304,8 @@ class Server:
 def _directories(request: bytes) -> tuple[int, ...]:
     """Return the inodes that the kernel may keep locked until *request* is answered."""
     _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
-    if opcode in (Opcode.RENAME, Opcode.RENAME2):
+    whole = len(request) >= IN_HEADER.size + _INO.size
+    if opcode in (Opcode.RENAME, Opcode.RENAME2) and whole:
         return nodeid, _INO.unpack_from(request, IN_HEADER.size)[0]  # the new parent comes first
     return (nodeid,)
 

@@ -21,29 +21,25 @@ from mimicfs.s3.boto2 import (
     params_of,
 )
 from mimicfs.s3.key import Key
-from mimicfs.s3.local import Local
+from mimicfs.s3.listed import Listed
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
 from mimicfs.s3.prefix import Prefix
-from mimicfs.s3.resultset import BucketListResultSet, ResultSet
 from mimicfs.s3.versions import DeletedKey, DeleteMarker, Error, MultiDeleteResult
 
 if TYPE_CHECKING:
     from mimicfs.s3.connection import S3Connection
 
 _DELETE_MAX = 1000  # keys of one DeleteObjects
-_LIST_PARAMS = frozenset({"prefix", "delimiter", "marker", "max_keys", "maxkeys", "encoding_type"})
 
 
-class Bucket:
+class Bucket(Listed):
     def __init__(
         self,
         connection: S3Connection | None = None,
         name: str | None = None,
         key_class: type[Key] = Key,
     ) -> None:
-        self.connection: Any = connection
-        self.name = name or ""
-        self.key_class = key_class
+        super().__init__(connection, name or "", key_class)
         self.creation_date: str | None = None
 
     def __repr__(self) -> str:
@@ -58,10 +54,6 @@ class Bucket:
         while page := self.connection.mimicdb.listing(self.name, "", after, 1000):
             yield from (self._from_entry(entry) for entry in page)
             after = page[-1].key
-
-    def ask(self, operation: str, force: bool | None = None, **params: Any) -> Any:
-        """Return what S3, or the mirror, answers about this bucket. Raises S3ResponseError."""
-        return ask(self.connection.client, operation, force, Bucket=self.name, **params)
 
     def set_key_class(self, key_class: type[Key]) -> None:
         self.key_class = key_class
@@ -225,120 +217,7 @@ class Bucket:
         key.version_id = answer.get("VersionId")
         return key
 
-    # Listings
-
-    def list(
-        self,
-        prefix: str = "",
-        delimiter: str = "",
-        marker: str = "",
-        headers: Headers | None = None,
-        encoding_type: str | None = None,
-        force: bool | None = None,
-    ) -> BucketListResultSet[Any]:
-        """Return all keys, and with *delimiter* prefixes, page by page as they are read."""
-
-        def pages() -> Iterator[ResultSet]:
-            place = marker
-            while True:
-                page = self.get_all_keys(
-                    headers, prefix=prefix, delimiter=delimiter, marker=place, force=force
-                )
-                yield page
-                if not page.is_truncated:
-                    return
-                place = page.next_marker or page[-1].name
-
-        return BucketListResultSet(pages)
-
-    def get_all_keys(
-        self, headers: Headers | None = None, force: bool | None = None, **params: Any
-    ) -> ResultSet:
-        """Return a page of keys, then prefixes: *prefix*, *delimiter*, *marker*, *max_keys*."""
-        unknown = params.keys() - _LIST_PARAMS
-        if unknown:
-            raise TypeError(f"get_all_keys has no parameter {min(unknown)}")
-        most = params.get("max_keys", params.get("maxkeys"))
-        asked = {
-            "Prefix": params.get("prefix") or "",
-            "Delimiter": params.get("delimiter") or "",
-            "Marker": params.get("marker") or "",
-        } | ({"MaxKeys": int(most)} if most is not None else {})
-        answer = None
-        if not force and not headers:
-            local = Local(self.connection.mimicdb)
-            answer = local.keys({"Bucket": self.name, **asked})
-        if answer is None:
-            plain = {name: value for name, value in asked.items() if value != ""}
-            answer = self.ask("list_objects", force, **plain, **params_of(headers))
-        return self._page(answer)
-
-    def _page(self, answer: Any) -> ResultSet:
-        page = ResultSet()
-        for item in answer.get("Contents", ()):
-            key = self.key_class(self, item["Key"])
-            key.take_listed(item)
-            page.append(key)
-        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
-        page.is_truncated = answer["IsTruncated"]
-        page.next_marker = answer.get("NextMarker")
-        return page
-
     # Versions
-
-    def list_versions(
-        self,
-        prefix: str = "",
-        delimiter: str = "",
-        key_marker: str = "",
-        version_id_marker: str = "",
-        headers: Headers | None = None,
-        encoding_type: str | None = None,
-    ) -> BucketListResultSet[Any]:
-        """Return all versions of keys, and delete markers, page by page as they are read."""
-
-        def pages() -> Iterator[ResultSet]:
-            key, version = key_marker, version_id_marker
-            while True:
-                page = self.get_all_versions(
-                    headers,
-                    prefix=prefix,
-                    delimiter=delimiter,
-                    key_marker=key,
-                    version_id_marker=version,
-                )
-                yield page
-                if not page.is_truncated:
-                    return
-                key, version = page.next_key_marker or "", page.next_version_id_marker or ""
-
-        return BucketListResultSet(pages)
-
-    def get_all_versions(self, headers: Headers | None = None, **params: Any) -> ResultSet:
-        """Return a page of versions: *prefix*, *delimiter*, *key_marker*, *version_id_marker*,
-        *max_keys*."""
-        names = {
-            "prefix": "Prefix",
-            "delimiter": "Delimiter",
-            "key_marker": "KeyMarker",
-            "version_id_marker": "VersionIdMarker",
-            "max_keys": "MaxKeys",
-            "encoding_type": "",
-        }
-        asked = {names[name]: value for name, value in params.items() if value and names[name]}
-        answer = self.ask("list_object_versions", **asked, **params_of(headers))
-        page = ResultSet()
-        for item in answer.get("Versions", ()):
-            key = self.key_class(self, item["Key"])
-            key.take_listed(item)
-            page.append(key)
-        page += [DeleteMarker.of(self, item) for item in answer.get("DeleteMarkers", ())]
-        page.sort(key=lambda item: item.name)  # a name's versions stay newest first
-        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
-        page.is_truncated = answer["IsTruncated"]
-        page.next_key_marker = answer.get("NextKeyMarker")
-        page.next_version_id_marker = answer.get("NextVersionIdMarker")
-        return page
 
     def configure_versioning(
         self,
@@ -404,46 +283,6 @@ class Bucket:
         self, key_name: str, upload_id: str, headers: Headers | None = None
     ) -> None:
         self.ask("abort_multipart_upload", Key=key_name, UploadId=upload_id, **params_of(headers))
-
-    def get_all_multipart_uploads(self, headers: Headers | None = None, **params: Any) -> ResultSet:
-        """Return a page of unfinished uploads: *max_uploads*, *key_marker*,
-        *upload_id_marker*, *prefix*, *delimiter*."""
-        names = {
-            "max_uploads": "MaxUploads",
-            "key_marker": "KeyMarker",
-            "upload_id_marker": "UploadIdMarker",
-            "prefix": "Prefix",
-            "delimiter": "Delimiter",
-            "encoding_type": "",
-        }
-        asked = {names[name]: value for name, value in params.items() if value and names[name]}
-        answer = self.ask("list_multipart_uploads", **asked, **params_of(headers))
-        page = ResultSet(MultiPartUpload.of(self, item) for item in answer.get("Uploads", ()))
-        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
-        page.is_truncated = answer.get("IsTruncated", False)
-        page.next_key_marker = answer.get("NextKeyMarker")
-        page.next_upload_id_marker = answer.get("NextUploadIdMarker")
-        return page
-
-    def list_multipart_uploads(
-        self,
-        key_marker: str = "",
-        upload_id_marker: str = "",
-        headers: Headers | None = None,
-        encoding_type: str | None = None,
-    ) -> BucketListResultSet[MultiPartUpload]:
-        def pages() -> Iterator[ResultSet]:
-            key, upload = key_marker, upload_id_marker
-            while True:
-                page = self.get_all_multipart_uploads(
-                    headers, key_marker=key, upload_id_marker=upload
-                )
-                yield page
-                if not page.is_truncated:
-                    return
-                key, upload = page.next_key_marker or "", page.next_upload_id_marker or ""
-
-        return BucketListResultSet(pages)
 
     # The bucket itself
 

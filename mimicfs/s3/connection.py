@@ -22,6 +22,7 @@ from mimicfs.errors import NoSuchBucket, Unlisted
 from mimicfs.exception import S3CreateError, S3ResponseError
 from mimicfs.s3.boto2 import Headers, ask, left_out, params_of
 from mimicfs.s3.bucket import Bucket
+from mimicfs.s3.progress import tell_sending
 from mimicfs.s3.resultset import ResultSet
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class S3Connection:
             verify=validate_certs,
             config=config,
         )
+        self.client.meta.events.register("before-send.s3", tell_sending)
 
     def __iter__(self) -> Iterator[Bucket]:
         return iter(self.get_all_buckets())
@@ -172,11 +174,13 @@ class S3Connection:
         self, bucket_name: str, headers: Headers | None = None, force: bool | None = None
     ) -> Bucket:
         """As get_bucket with validate."""
-        if not (not force and self._known(bucket_name)):
+        if force or not self._known(bucket_name):
             try:
                 ask(self.client, "head_bucket", force, Bucket=bucket_name, **params_of(headers))
+                self.mimicdb.add_bucket(bucket_name, 0)
             except S3ResponseError as exc:
                 if exc.status == 404:
+                    self.mimicdb.drop_bucket(bucket_name)
                     exc.error_code, exc.message = (
                         "NoSuchBucket",
                         "The specified bucket does not exist",

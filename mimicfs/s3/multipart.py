@@ -123,11 +123,12 @@ class MultiPartUpload:
         size: int | None = None,
     ) -> Key:
         """Upload a part: *fp* from where it stands, at most *size* bytes. Return a Key with
-        its etag and size."""
+        its etag, MD5 and size. Raises S3ResponseError, S3DataError."""
         if part_num < 1:
             raise ValueError("part numbers begin at 1")
         key: Key = self.bucket.new_key(self.key_name)
-        key.send_part(fp, self.id, part_num, params_of(headers), cb, size)
+        if replace or self.bucket.get_key(self.key_name, force=True) is None:
+            key.send_part(fp, self.id, part_num, headers, cb, num_cb, md5, size)
         return key
 
     def copy_part_from_key(

@@ -60,7 +60,7 @@ class Stored:
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         self.bucket: Any = bucket
         self.name = text(name) if name is not None else ""
-        self.size: int = 0
+        self.size: int | None = None
         self.etag: str | None = None  # quoted, as S3 gives it
         self.last_modified: str | None = None
         self.owner: Any = None

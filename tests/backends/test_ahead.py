@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicfs.backends.ahead import Rows
@@ -54,6 +54,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite"
 
 
+@settings(deadline=None)  # a store each, on a busy machine
 @given(KEYS, st.lists(st.integers(0, 40), max_size=12))
 def test_a_walk_sees_what_is_there(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str], steps: list[int]

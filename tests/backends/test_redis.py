@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from support import servers
+from support.mounts import wait_until
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
@@ -330,6 +331,15 @@ def test_a_server_without_scripts_serves_too(tmp_path: Path) -> None:
         store.close()
 
 
+def loaded(port: int) -> bool:
+    """Whether a Redis that was started again has read what it had."""
+    try:
+        with redis.Redis(port=port) as plain:
+            return bool(plain.ping())
+    except redis.ConnectionError:
+        return False
+
+
 def test_a_redis_that_was_killed_is_an_error_until_it_is_back(tmp_path: Path) -> None:
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with servers.redis(tmp_path, *options) as port:
@@ -341,6 +351,7 @@ def test_a_redis_that_was_killed_is_an_error_until_it_is_back(tmp_path: Path) ->
         with pytest.raises(StoreUnavailable, match="no answer; is redis-server running there"):
             store.get("b", "a")
         with servers.redis_at(tmp_path, port, *options):
+            wait_until(lambda: loaded(port))
             assert store.get("b", "a") == Entry("a", 1)
             store.apply("b", [Entry("c", 2)])
             assert store.seq("b") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import os
@@ -10,96 +11,17 @@ import urllib.request
 import pytest
 from support.mounts import costs
 
-from mimicfs import MimicDB
-from mimicfs.errors import ConfigError
-from mimicfs.exception import S3CreateError, S3ResponseError
+from mimicfs.exception import S3CreateError, S3DataError, S3ResponseError
 from mimicfs.s3.connection import S3Connection
 from mimicfs.s3.key import Key
 from mimicfs.s3.prefix import Prefix
 
-moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
+moto_only = pytest.mark.parametrize("place", ["moto SQLite", "moto memory"], indirect=True)
 
 
 def put(client, bucket, *keys):
     for key in keys:
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())
-
-
-# The documentation of MimicDB
-
-
-def test_quickstart(conn, proxy, client, bucket):
-    put(client, bucket, "there/before")
-    conn.sync()
-    with costs(proxy):
-        assert bucket in [found.name for found in conn.get_all_buckets()]
-        found = conn.get_bucket(bucket)
-        assert [key.name for key in found] == ["there/before"]
-        assert found.get_key("there/before").size == 12
-        assert found.get_key("nothing") is None
-
-
-def test_only_some_buckets_can_be_synced(conn, proxy, client, bucket):
-    put(client, bucket, "a")
-    conn.sync(bucket)
-    with costs(proxy):
-        assert [key.name for key in conn.get_bucket(bucket, validate=False).list()] == ["a"]
-
-
-def test_what_others_did_shows_when_it_is_forced_once(conn, proxy, client, bucket):
-    conn.sync(bucket)
-    mine = conn.get_bucket(bucket, validate=False)
-    put(client, bucket, "new")
-    with costs(proxy):
-        assert list(mine.list()) == mine.get_all_keys() == list(mine) == []
-        assert mine.get_key("new") is None
-    with costs(proxy, HEAD=1):
-        assert mine.get_key("new", force=True).size == 3
-    with costs(proxy):
-        assert [key.name for key in mine] == ["new"]
-    client.delete_object(Bucket=bucket, Key="new")
-    with costs(proxy, LIST=1):
-        assert list(mine.list(force=True)) == []
-    with costs(proxy):
-        assert list(mine) == []
-
-
-def test_iterating_a_bucket_never_asks_s3(conn, proxy, client, bucket):
-    put(client, bucket, "a")
-    with costs(proxy):
-        assert list(conn.get_bucket(bucket, validate=False)) == []
-
-
-def test_a_bucket_that_is_not_there_is_a_404(conn, bucket):
-    with pytest.raises(S3ResponseError) as exc:
-        conn.get_bucket(f"{bucket}-none")
-    assert (exc.value.status, exc.value.reason) == (404, "Not Found")
-    assert exc.value.error_code == "NoSuchBucket"
-    assert conn.lookup(f"{bucket}-none") is None
-    assert f"{bucket}-none" not in conn
-    assert conn.get_bucket(f"{bucket}-none", validate=False).name == f"{bucket}-none"
-
-
-def test_without_a_mimicdb_a_connection_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("mimicfs.process._current", [])
-    with pytest.raises(ConfigError, match=r"call MimicDB\(\) first"):
-        S3Connection("key", "secret")
-
-
-def test_redis_is_the_default_store(redis_port, monkeypatch, proxy, client, bucket):
-    from mimicfs.backends.default import Redis
-
-    first = MimicDB(Redis(port=redis_port), namespace="photos")
-    conn = S3Connection("key", "secret", endpoint_url=proxy.url, mimicdb=first)
-    conn.get_bucket(bucket).new_key("a").set_contents_from_string("x")
-    second = MimicDB(backend=Redis(host="localhost", port=redis_port, db=0), namespace="photos")
-    assert [entry.key for entry in second.listing(bucket)] == ["a"]
-    conn.close()
-    first.close()
-    second.close()
-
-
-# Programs
 
 
 def test_store_and_read_back(conn, proxy, bucket, tmp_path):
@@ -112,15 +34,14 @@ def test_store_and_read_back(conn, proxy, bucket, tmp_path):
     assert key.md5 == key.etag.strip('"')
     path = tmp_path / "foo.txt"
     path.write_bytes(os.urandom(70_000))
-    steps = []
-    assert key.set_contents_from_filename(str(path), cb=lambda *it: steps.append(it)) == 70_000
-    assert steps == [(0, 70_000), (70_000, 70_000)]
+    assert key.set_contents_from_filename(str(path)) == 70_000
     assert key.content_type == "text/plain"
     key.get_contents_to_filename(str(tmp_path / "bar"))
     assert (tmp_path / "bar").read_bytes() == path.read_bytes()
     assert b"".join(key) == path.read_bytes()
     key.open_read()
     assert key.read(10) + key.read() == path.read_bytes()
+    assert key.read(4) == b""
     assert key.read(4) == path.read_bytes()[:4]
     key.close()
     with open(path, "rb") as file:
@@ -134,6 +55,97 @@ def test_store_and_read_back(conn, proxy, bucket, tmp_path):
     assert key.set_contents_from_string("no", replace=False) is None
     key.set_contents_from_stream(io.BytesIO(b"streamed"))
     assert key.get_contents_as_string() == b"streamed"
+
+
+@moto_only
+def test_a_program_is_told_how_far_a_transfer_is(conn, bucket):
+    """As boto 2.49 tells it: up to num_cb times; and always when all is done."""
+    mine = conn.get_bucket(bucket)
+    body = bytes(100_000)
+
+    def up(num_cb, told):
+        key = mine.new_key("a")
+        key.set_contents_from_string(body, cb=lambda *it: told.append(it), num_cb=num_cb)
+
+    def down(num_cb, told):
+        key = mine.get_key("a")
+        key.get_contents_to_file(io.BytesIO(), cb=lambda *it: told.append(it), num_cb=num_cb)
+
+    for transfer in (up, down):
+        for num_cb, steps in ((0, []), (1, []), (2, []), (5, [32768, 65536, 98304])):
+            told = []
+            transfer(num_cb, told)
+            assert told == [(done, 100_000) for done in (0, *steps, 100_000)]
+        told = []
+        transfer(-1, told)
+        assert told == [(done, 100_000) for done in (*range(0, 100_000, 8192), 100_000)]
+    told = []
+    mine.new_key("none").set_contents_from_string("", cb=lambda *it: told.append(it))
+    assert told == [(0, 0)]
+
+
+@moto_only
+def test_a_stream_is_stored_without_its_size(conn, bucket):
+    class Pipe(io.RawIOBase):
+        """Cannot be rewound, and gives a little at a time."""
+
+        def __init__(self, size):
+            self.left = size
+
+        def readable(self):
+            return True
+
+        def read(self, size=-1):
+            size = min(self.left, 60_000) if size < 0 else min(size, self.left, 60_000)
+            self.left -= size
+            return b"x" * size
+
+    mine, told = conn.get_bucket(bucket), []
+    key = mine.new_key("a")
+    key.set_contents_from_stream(
+        Pipe(3_000_000), cb=lambda *it: told.append(it), reduced_redundancy=True
+    )
+    assert (told[0], told[-1]) == ((0, 0), (3_000_000, 0))
+    assert told == sorted(told)
+    stored = mine.get_key("a", force=True)
+    assert (stored.size, stored.storage_class) == (3_000_000, "REDUCED_REDUNDANCY")
+    pipe = Pipe(3_000_000)
+    key.set_contents_from_stream(pipe, size=1_000_000)
+    assert mine.get_key("a").size == 1_000_000
+    assert pipe.left == 2_000_000
+    assert key.set_contents_from_stream(Pipe(1), replace=False) is None
+    assert mine.get_key("a").size == 1_000_000
+
+
+@moto_only
+def test_what_s3_got_is_compared_with_what_was_sent(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    wrong = ("0" * 32, base64.b64encode(bytes(16)).decode())
+    with pytest.raises(S3DataError, match=r"s3://.*/a: ETag 5d41402abc4b2a76b9719d911017c592"):
+        mine.new_key("a").set_contents_from_string("hello", md5=wrong)
+    upload = mine.initiate_multipart_upload("b")
+    with pytest.raises(S3DataError, match=r"s3://.*/b: ETag 5d41402abc4b2a76b9719d911017c592"):
+        upload.upload_part_from_file(io.BytesIO(b"hello"), 1, md5=wrong)
+    told = []
+    part = upload.upload_part_from_file(
+        io.BytesIO(b"hello, world"), 1, size=5, cb=lambda *it: told.append(it)
+    )
+    assert (part.size, part.md5) == (5, "5d41402abc4b2a76b9719d911017c592")
+    assert part.base64md5 == "XUFAKrxLKna5cZ2REBfFkg=="
+    assert told == [(0, 5), (5, 5)]
+    upload.complete_upload()
+    assert mine.get_key("b").get_contents_as_string() == b"hello"
+
+
+@moto_only
+def test_a_key_without_a_name_gets_that_of_its_content(conn, bucket):
+    mine = conn.get_bucket(bucket)
+    key = Key(mine)
+    key.set_contents_from_string("hello")
+    assert key.name == "5d41402abc4b2a76b9719d911017c592"
+    assert key.content_type == "application/octet-stream"
+    assert mine.get_key(key.name).delete().name == key.name
+    assert mine.get_key(key.name) is None
 
 
 def test_a_file_is_stored_piece_by_piece_from_where_it_stands(conn, bucket):

@@ -27,6 +27,7 @@ _THEIRS = "keys of another program; give another --namespace"
 _FULL = "out of memory; raise maxmemory"
 _REPLICA = "a replica, which takes no writes; name its primary"
 _DOWN = "the cluster is down: {text}"
+_LOADING = "still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
 _FORBIDDEN = "not allowed to this user: {text}; give him `~mimicfs:* +@all`"
 # What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
@@ -39,6 +40,7 @@ _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
     (_Never, "user executing the script", StoreUnavailable, _FORBIDDEN),  # before
     (_Never, "WRONGTYPE", StoreCorrupt, _THEIRS),
     (redis.exceptions.ClusterDownError, "CLUSTERDOWN", StoreUnavailable, _DOWN),
+    (redis.exceptions.BusyLoadingError, "LOADING", StoreUnavailable, _LOADING),
     (MasterNotFoundError, "", StoreUnavailable, "no sentinel knows its primary: {text}"),
     (_Never, "SSL", StoreUnavailable, "TLS: {text}; its CA goes into the URL: ?ssl_ca_certs=FILE"),
     (redis.ConnectionError, "", StoreUnavailable, _NOBODY),

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
 
-from mimicfs.backends import WIDE_CHANGE
+from mimicfs.backends import left_alone, logged_as
 from mimicfs.backends.redis.directories import Command, Directories
 from mimicfs.backends.redis.layout import (
     LOG_MAX,
@@ -112,13 +112,7 @@ def _apply(client: Any, tag: str, batch: Batch) -> tuple[set[str], list[Command]
     seq, guards = _guards(client, tag, batch.since)
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     gone = {directory + name: (directory, name) for directory, name in batch.deletes}
-    single = {guard.first for guard in guards if guard.first == guard.last}
-    ranges = [(guard.first, guard.last) for guard in guards if guard.first != guard.last]
-    left = {
-        key
-        for key in (*puts, *gone)
-        if key in single or any(first <= key <= last for first, last in ranges)
-    }
+    left = left_alone(guards, [*puts, *gone])
     changed = [key for key in (*puts, *gone) if key not in left]
     if not changed:
         return left, []
@@ -129,9 +123,7 @@ def _apply(client: Any, tag: str, batch: Batch) -> tuple[set[str], list[Command]
         new = puts[key][2] if key in puts else None
         objects += totals(new)[0] - totals(old)[0]
         size += totals(new)[1] - totals(old)[1]
-    lines = [(key, key) for key in changed]
-    if len(lines) > WIDE_CHANGE:
-        lines = [(batch.first, batch.last)]
+    lines = logged_as(changed)
     meta = f"{tag}:meta"
     counts: list[Command] = [
         ("HINCRBY", meta, "objects", objects),

@@ -1,0 +1,188 @@
+"""The part of a boto-shaped Bucket that lists: keys, versions, unfinished uploads; a page, or all
+of them page by page.
+
+Threading: as its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mimicfs.s3.boto2 import Headers, ask, params_of
+from mimicfs.s3.key import Key
+from mimicfs.s3.local import Local
+from mimicfs.s3.multipart import MultiPartUpload
+from mimicfs.s3.prefix import Prefix
+from mimicfs.s3.resultset import BucketListResultSet, ResultSet
+from mimicfs.s3.versions import DeleteMarker
+
+_LIST_PARAMS = frozenset({"prefix", "delimiter", "marker", "max_keys", "maxkeys", "encoding_type"})
+
+
+class Listed:
+    def __init__(self, connection: Any, name: str, key_class: type[Key]) -> None:
+        self.connection = connection
+        self.name = name
+        self.key_class = key_class
+
+    def ask(self, operation: str, force: bool | None = None, **params: Any) -> Any:
+        """Return what S3, or the mirror, answers about this bucket. Raises S3ResponseError."""
+        return ask(self.connection.client, operation, force, Bucket=self.name, **params)
+
+    # Listings
+
+    def list(
+        self,
+        prefix: str = "",
+        delimiter: str = "",
+        marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+        force: bool | None = None,
+    ) -> BucketListResultSet[Any]:
+        """Return all keys, and with *delimiter* prefixes, page by page as they are read."""
+
+        def pages() -> Iterator[ResultSet]:
+            place = marker
+            while True:
+                page = self.get_all_keys(
+                    headers, prefix=prefix, delimiter=delimiter, marker=place, force=force
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                place = page.next_marker or page[-1].name
+
+        return BucketListResultSet(pages)
+
+    def get_all_keys(
+        self, headers: Headers | None = None, force: bool | None = None, **params: Any
+    ) -> ResultSet:
+        """Return a page of keys, then prefixes: *prefix*, *delimiter*, *marker*, *max_keys*."""
+        unknown = params.keys() - _LIST_PARAMS
+        if unknown:
+            raise TypeError(f"get_all_keys has no parameter {min(unknown)}")
+        most = params.get("max_keys", params.get("maxkeys"))
+        asked = {
+            "Prefix": params.get("prefix") or "",
+            "Delimiter": params.get("delimiter") or "",
+            "Marker": params.get("marker") or "",
+        } | ({"MaxKeys": int(most)} if most is not None else {})
+        answer = None
+        if not force and not headers:
+            local = Local(self.connection.mimicdb)
+            answer = local.keys({"Bucket": self.name, **asked})
+        if answer is None:
+            plain = {name: value for name, value in asked.items() if value != ""}
+            answer = self.ask("list_objects", force, **plain, **params_of(headers))
+        return self._page(answer)
+
+    def _page(self, answer: Any) -> ResultSet:
+        page = ResultSet()
+        for item in answer.get("Contents", ()):
+            key = self.key_class(self, item["Key"])
+            key.take_listed(item)
+            page.append(key)
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer["IsTruncated"]
+        page.next_marker = answer.get("NextMarker")
+        return page
+
+    # Versions
+
+    def list_versions(
+        self,
+        prefix: str = "",
+        delimiter: str = "",
+        key_marker: str = "",
+        version_id_marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+    ) -> BucketListResultSet[Any]:
+        """Return all versions of keys, and delete markers, page by page as they are read."""
+
+        def pages() -> Iterator[ResultSet]:
+            key, version = key_marker, version_id_marker
+            while True:
+                page = self.get_all_versions(
+                    headers,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    key_marker=key,
+                    version_id_marker=version,
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                key, version = page.next_key_marker or "", page.next_version_id_marker or ""
+
+        return BucketListResultSet(pages)
+
+    def get_all_versions(self, headers: Headers | None = None, **params: Any) -> ResultSet:
+        """Return a page of versions: *prefix*, *delimiter*, *key_marker*, *version_id_marker*,
+        *max_keys*."""
+        names = {
+            "prefix": "Prefix",
+            "delimiter": "Delimiter",
+            "key_marker": "KeyMarker",
+            "version_id_marker": "VersionIdMarker",
+            "max_keys": "MaxKeys",
+            "encoding_type": "",
+        }
+        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        answer = self.ask("list_object_versions", **asked, **params_of(headers))
+        page = ResultSet()
+        for item in answer.get("Versions", ()):
+            key = self.key_class(self, item["Key"])
+            key.take_listed(item)
+            page.append(key)
+        page += [DeleteMarker.of(self, item) for item in answer.get("DeleteMarkers", ())]
+        page.sort(key=lambda item: item.name)  # a name's versions stay newest first
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer["IsTruncated"]
+        page.next_key_marker = answer.get("NextKeyMarker")
+        page.next_version_id_marker = answer.get("NextVersionIdMarker")
+        return page
+
+    # Unfinished uploads
+
+    def get_all_multipart_uploads(self, headers: Headers | None = None, **params: Any) -> ResultSet:
+        """Return a page of unfinished uploads: *max_uploads*, *key_marker*,
+        *upload_id_marker*, *prefix*, *delimiter*."""
+        names = {
+            "max_uploads": "MaxUploads",
+            "key_marker": "KeyMarker",
+            "upload_id_marker": "UploadIdMarker",
+            "prefix": "Prefix",
+            "delimiter": "Delimiter",
+            "encoding_type": "",
+        }
+        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        answer = self.ask("list_multipart_uploads", **asked, **params_of(headers))
+        page = ResultSet(MultiPartUpload.of(self, item) for item in answer.get("Uploads", ()))
+        page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
+        page.is_truncated = answer.get("IsTruncated", False)
+        page.next_key_marker = answer.get("NextKeyMarker")
+        page.next_upload_id_marker = answer.get("NextUploadIdMarker")
+        return page
+
+    def list_multipart_uploads(
+        self,
+        key_marker: str = "",
+        upload_id_marker: str = "",
+        headers: Headers | None = None,
+        encoding_type: str | None = None,
+    ) -> BucketListResultSet[MultiPartUpload]:
+        def pages() -> Iterator[ResultSet]:
+            key, upload = key_marker, upload_id_marker
+            while True:
+                page = self.get_all_multipart_uploads(
+                    headers, key_marker=key, upload_id_marker=upload
+                )
+                yield page
+                if not page.is_truncated:
+                    return
+                key, upload = page.next_key_marker or "", page.next_upload_id_marker or ""
+
+        return BucketListResultSet(pages)

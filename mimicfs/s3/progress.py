@@ -1,0 +1,134 @@
+"""Bodies on their way: telling a program how far they are, as boto does, and streams.
+
+botocore reads a body more than once, to sign it and for each attempt. Only what is read after
+a request was signed is on its way: `tell_sending`, for the event before-send, says so.
+
+Threading: parts of a stream are told by several threads, under a lock.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import threading
+from typing import Any, BinaryIO
+
+from mimicfs.s3.boto2 import Callback
+
+_STEP = 8192  # bytes; boto counts in buffers of this size
+_PIECE = 256 << 10  # bytes moved at a time, at most
+_UNKNOWN = 1 << 20  # bytes between two calls where the total is not known
+
+
+class Progress:
+    """Calls *cb* with the bytes done and *total* (0: not known): at the beginning, at the end,
+    and in between so that it is called up to *num_cb* times; 0 or 1: not in between, less than
+    0: for each piece."""
+
+    def __init__(self, cb: Callback | None, num_cb: int, total: int) -> None:
+        self._cb = cb
+        self._total = total
+        self._step = math.inf
+        if num_cb < 0:
+            self._step = 1
+        elif not total:
+            self._step = _UNKNOWN
+        elif num_cb > 1:
+            self._step = math.ceil(total / _STEP / (num_cb - 1)) * _STEP
+        # What is moved at a time, so that there is something to tell.
+        self.piece = int(min(max(self._step, _STEP), _PIECE))
+        self._lock = threading.Lock()  # protects the two below
+        self._done = 0
+        self._told = -1
+
+    def begin(self) -> None:
+        """Nothing is done, or not any more."""
+        with self._lock:
+            self._done, self._told = 0, -1
+            self._tell()
+
+    def add(self, size: int) -> None:
+        """*size* bytes more are done."""
+        with self._lock:
+            self._done += size
+            if self._done - self._told >= self._step:
+                self._tell()
+
+    def end(self) -> None:
+        """All is done."""
+        with self._lock:
+            if self._told != self._done:
+                self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._done
+        if self._cb:
+            self._cb(self._done, self._total)
+
+
+class Told(io.RawIOBase):
+    """*body*, with what is read of it told to *progress* once it is being sent."""
+
+    def __init__(self, body: BinaryIO | Any, progress: Progress) -> None:
+        self._body = body
+        self._progress = progress
+        self._sending = False
+
+    def sending(self) -> None:
+        self._sending = True
+        self._progress.begin()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        place: int = self._body.tell()
+        return place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._sending = False  # it is read again, and perhaps only to be signed
+        place: int = self._body.seek(offset, whence)
+        return place
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._sending:
+            return bytes(self._body.read(size))
+        data: bytes = self._body.read(min(size, self._progress.piece) if size > 0 else size)
+        self._progress.add(len(data))
+        return data
+
+
+def tell_sending(request: Any, **_: Any) -> None:
+    """Say to a body that is told that it is sent now (botocore's event before-send)."""
+    if isinstance(request.body, Told):
+        request.body.sending()
+
+
+class Stream(io.RawIOBase):
+    """What *file* gives, at most *size* bytes; it need not be seekable.
+
+    A pipe gives less than it is asked for; s3transfer takes that for the end.
+    """
+
+    def __init__(self, file: BinaryIO, size: int | None) -> None:
+        self._file = file
+        self._left = math.inf if size is None else size
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        pieces = []
+        while wanted:
+            data = self._file.read(_PIECE if wanted > _PIECE else int(wanted))
+            if not data:
+                break
+            pieces.append(data)
+            wanted -= len(data)
+            self._left -= len(data)
+        return b"".join(pieces)

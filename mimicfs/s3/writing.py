@@ -1,0 +1,241 @@
+"""The part of a boto-shaped Key that stores content."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import mimetypes
+import os
+from typing import Any, BinaryIO
+
+from mimicfs.exception import S3DataError
+from mimicfs.s3.boto2 import Callback, Headers, ask, params_of
+from mimicfs.s3.content import sized
+from mimicfs.s3.progress import Progress, Stream, Told
+from mimicfs.s3.stored import HEADERS, Stored
+
+
+class Writing(Stored):
+    DefaultContentType = "application/octet-stream"
+
+    def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
+        super().__init__(bucket, name)
+        self.path: str | None = None
+        self.md5: str | None = None  # hex, of what was stored last
+        self.base64md5: str | None = None
+
+    def set_contents_from_file(
+        self,
+        fp: BinaryIO,
+        headers: Headers | None = None,
+        replace: bool = True,
+        cb: Callback | None = None,
+        num_cb: int = 10,
+        policy: str | None = None,
+        md5: Any = None,
+        reduced_redundancy: bool = False,
+        query_args: str | None = None,
+        encrypt_key: bool = False,
+        size: int | None = None,
+        rewind: bool = False,
+    ) -> int | None:
+        """Store *fp* from where it stands, at most *size* bytes. Return how many. None if not
+        *replace* and the key exists. Raises S3ResponseError, S3DataError."""
+        if rewind:
+            fp.seek(0)
+        if not replace and self.bucket.get_key(self.name, force=True) is not None:
+            return None
+        if query_args:
+            raise NotImplementedError("query_args: use connection.client.put_object")
+        length = length_of(fp, size)
+        if not length and size is None and fp.tell():
+            raise AttributeError("the file is at its end; pass rewind=True, or seek")
+        self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
+        self.name = self.name or self.md5 or ""
+        extra = params_of(headers)
+        if policy:
+            extra["ACL"] = policy
+        if encrypt_key:
+            extra["ServerSideEncryption"] = "AES256"
+        if reduced_redundancy:
+            self._storage_class = "REDUCED_REDUNDANCY"
+        if self._keeps:
+            self._complete_from_s3()
+        self._take_params(extra)
+        answer = self._send("put_object", fp, length, cb, num_cb, extra | self._to_store())
+        self.version_id = answer.get("VersionId")
+        self._complete = True
+        return length
+
+    def _to_store(self) -> dict[str, Any]:
+        """Return headers, metadata and storage class as parameters of an upload."""
+        stored = self._stored()
+        if self._storage_class not in (None, "STANDARD"):
+            stored["StorageClass"] = self._storage_class
+        if "ContentType" not in stored:
+            stored["ContentType"] = self._headers["content_type"] = self.DefaultContentType
+        return stored
+
+    def _send(
+        self,
+        operation: str,
+        fp: BinaryIO,
+        length: int,
+        cb: Callback | None,
+        num_cb: int,
+        params: dict[str, Any],
+    ) -> Any:
+        """Send *length* bytes of *fp*, whose MD5 is known. Return the answer. Raises S3DataError
+        if S3 has got something else."""
+        end, progress = fp.tell() + length, Progress(cb, num_cb, length)
+        body = Told(sized(fp, length), progress) if cb else sized(fp, length)
+        params = {"Key": self.name, "Body": body, "ContentLength": length, **params}
+        answer = self.bucket.ask(operation, ContentMD5=self.base64md5, **params)
+        progress.end()
+        fp.seek(end)
+        self.size, self.etag = length, answer.get("ETag")
+        self.encrypted = answer.get("ServerSideEncryption")
+        bare = (self.etag or "").strip('"')
+        if len(bare) == 32 and not self.encrypted and bare != self.md5:
+            raise S3DataError(f"s3://{self.bucket.name}/{self.name}: ETag {bare}, sent {self.md5}")
+        return answer
+
+    def _take_params(self, extra: dict[str, Any]) -> None:
+        """Headers that were given hold, also for what this Key shows."""
+        for member, name in HEADERS.items():
+            if member in extra:
+                self._headers[name] = extra.pop(member)
+        self._metadata.update(extra.pop("Metadata", {}))
+        if "StorageClass" in extra:
+            self._storage_class = extra.pop("StorageClass")
+
+    def set_contents_from_filename(
+        self,
+        filename: str,
+        headers: Headers | None = None,
+        replace: bool = True,
+        cb: Callback | None = None,
+        num_cb: int = 10,
+        policy: str | None = None,
+        md5: Any = None,
+        reduced_redundancy: bool = False,
+        encrypt_key: bool = False,
+    ) -> int | None:
+        """As set_contents_from_file. The type of the content is that of the file's name."""
+        self.path = filename
+        if self._headers.get("content_type") in (None, self.DefaultContentType):
+            self._headers["content_type"] = mimetypes.guess_type(filename)[0]
+        with open(filename, "rb") as fp:
+            return self.set_contents_from_file(
+                *(fp, headers, replace, cb, num_cb, policy, md5, reduced_redundancy),
+                encrypt_key=encrypt_key,
+            )
+
+    def set_contents_from_string(
+        self,
+        string_data: str | bytes,
+        headers: Headers | None = None,
+        replace: bool = True,
+        cb: Callback | None = None,
+        num_cb: int = 10,
+        policy: str | None = None,
+        md5: Any = None,
+        reduced_redundancy: bool = False,
+        encrypt_key: bool = False,
+    ) -> int | None:
+        """As set_contents_from_file. Text is stored in UTF-8."""
+        data = string_data.encode() if isinstance(string_data, str) else string_data
+        return self.set_contents_from_file(
+            *(io.BytesIO(data), headers, replace, cb, num_cb, policy, md5, reduced_redundancy),
+            encrypt_key=encrypt_key,
+        )
+
+    def set_contents_from_stream(
+        self,
+        fp: BinaryIO,
+        headers: Headers | None = None,
+        replace: bool = True,
+        cb: Callback | None = None,
+        num_cb: int = 10,
+        policy: str | None = None,
+        reduced_redundancy: bool = False,
+        query_args: str | None = None,
+        size: int | None = None,
+    ) -> None:
+        """Store what *fp* gives, to its end or *size* bytes; it need not be seekable. It goes in
+        parts. *cb* is told 0 as the total where *size* is None."""
+        if query_args:
+            raise NotImplementedError("query_args: use connection.client.upload_fileobj")
+        if not replace and self.bucket.get_key(self.name, force=True) is not None:
+            return
+        extra = params_of(headers) | ({"ACL": policy} if policy else {})
+        if reduced_redundancy:
+            self._storage_class = "REDUCED_REDUNDANCY"
+        self._take_params(extra)
+        progress = Progress(cb, num_cb, size or 0)
+        progress.begin()
+        ask(
+            self.bucket.connection.client,
+            "upload_fileobj",
+            Fileobj=Stream(fp, size),
+            Bucket=self.bucket.name,
+            Key=self.name,
+            ExtraArgs=extra | self._to_store(),
+            Callback=progress.add,
+        )
+        progress.end()
+        self._complete = True
+
+    def send_file(
+        self,
+        fp: BinaryIO,
+        headers: Headers | None = None,
+        cb: Callback | None = None,
+        num_cb: int = 10,
+        query_args: str | None = None,
+        chunked_transfer: bool = False,
+        size: int | None = None,
+    ) -> None:
+        self.set_contents_from_file(fp, headers, True, cb, num_cb, query_args=query_args, size=size)
+
+    def send_part(
+        self,
+        fp: BinaryIO,
+        upload_id: str,
+        number: int,
+        headers: Headers | None,
+        cb: Callback | None,
+        num_cb: int,
+        md5: Any,
+        size: int | None,
+    ) -> None:
+        """Upload part *number* of a multipart upload."""
+        length = length_of(fp, size)
+        self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
+        params = {"UploadId": upload_id, "PartNumber": number, **params_of(headers)}
+        self._send("upload_part", fp, length, cb, num_cb, params)
+
+    def compute_md5(self, fp: BinaryIO, size: int | None = None) -> tuple[str, str]:
+        """Return the MD5 of *fp* from where it stands, hex and base64; `size` is how many bytes
+        that were. The file stands where it did afterwards."""
+        start = fp.tell()
+        digest, left = hashlib.md5(usedforsecurity=False), length_of(fp, size)
+        self.size = left
+        while left and (data := fp.read(min(left, 1 << 20))):
+            digest.update(data)
+            left -= len(data)
+        fp.seek(start)
+        return digest.hexdigest(), base64.b64encode(digest.digest()).decode()
+
+    def get_md5_from_hexdigest(self, md5_hexdigest: str) -> tuple[str, str]:
+        return md5_hexdigest, base64.b64encode(binascii.unhexlify(md5_hexdigest)).decode()
+
+
+def length_of(fp: BinaryIO, size: int | None) -> int:
+    """Return how many bytes of *fp* there are from where it stands, at most *size*."""
+    start = fp.tell()
+    end = fp.seek(0, os.SEEK_END)
+    fp.seek(start)
+    return end - start if size is None else min(size, end - start)
