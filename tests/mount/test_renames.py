@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import Mount, costs
+from support.mounts import Mount, costs, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
 # rclone serve s3 ignores the conditions that this is about, and keeps markers as files.
@@ -112,13 +112,22 @@ def test_a_rename_that_fails_leaves_nothing_at_the_new_place(
 
 
 def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(
-    synced: Path, client: Any, bucket: str, proxy: Proxy, mount_at: Any
+    synced: Path, client: Any, bucket: str, proxy: Proxy, log: Path
 ) -> None:
+    assert not (synced / "e").exists()
     with proxy.rule(Fail(deletion, 403, "AccessDenied")):
         with pytest.raises(OSError, match="Input/output error"):
             (synced / "d").rename(synced / "e")
     assert keys(client, bucket) == OLD + NEW
+    said = f"all of s3://{bucket}/d/ is at s3://{bucket}/e/, and some of it still at both places"
+    assert said in log.read_text()
+    wait_until((synced / "e/07").exists)
     assert sorted(os.listdir(synced)) == ["d", "e"]
+    (synced / "d/07").write_text("changed")
+    os.mkdir(synced / "f")
+    os.rename(synced / "f", synced / "g")  # the next rename of a directory goes on as well
+    assert keys(client, bucket) == ["d/07", *NEW, "g/"]
+    wait_until(lambda: os.listdir(synced / "d") == ["07"])
 
 
 def test_what_others_write_into_a_directory_meanwhile_goes_along(
