@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.clients import plain
-from support.mounts import Mount, costs, wait_until
+from support.mounts import Mount, costs, mounted, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
 COUNT = 24
@@ -70,28 +70,22 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def mounted(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def ground(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     base = tmp_path_factory.mktemp("renames")
     client, proxy = plain(moto), Proxy(moto)
     client.create_bucket(Bucket="renames")
-    words = ["--endpoint-url", proxy.url, "--store", f"sqlite://{base}/store.db", "s3://renames"]
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_STATE_HOME", str(base / "state"))
-        environment.setenv("HOME", str(base))
-        mount = Mount(base / "mnt", words, base / "log")
-    (mount.path / ".sync").touch()
     renames = base / "state/mimicfs/staging/renames"
-    yield Place(mount.path, client, "renames", "", proxy, base / "log", renames)
-    mount.close()
+    with mounted(base, proxy.url, "s3://renames") as mount:
+        yield Place(mount.path, client, "renames", "", proxy, mount.log, renames)
     proxy.close()
     client.close()
 
 
 @pytest.fixture
-def place(mounted: Place) -> Place:
+def place(ground: Place) -> Place:
     """A new directory, in which `d` is full and `e` does not exist."""
     name = f"t{next(_numbers)}"
-    found = mounted._replace(path=mounted.path / name, prefix=f"{name}/")
+    found = ground._replace(path=ground.path / name, prefix=f"{name}/")
     found.path.mkdir()
     found.fill()
     return found
@@ -118,18 +112,18 @@ def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(place:
 def test_what_kill_9_ended_is_undone_or_finished_by_the_next_mount(
     mount_at: Any, client: Any, bucket: str, proxy: Proxy, tmp_path: Path, when: str
 ) -> None:
-    mounted: Mount = mount_at(f"s3://{bucket}")
+    first: Mount = mount_at(f"s3://{bucket}")
     log = tmp_path / "mount.log"
-    place = Place(mounted.path, client, bucket, "", proxy, log, tmp_path)
+    place = Place(first.path, client, bucket, "", proxy, log, tmp_path)
     place.fill()
     with proxy.rule(Drop(place.copy_of("e/20") if when == "copying" else deletion)) as held:
         mover = renamed(place.path)
         assert held.reached.wait(30)
-        mounted.process.send_signal(signal.SIGKILL)
-        mounted.process.wait(10)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(10)
         mover.kill()
         mover.wait(10)
-    mounted.close()
+    first.close()
     assert len(place.in_s3()) > COUNT
     mount_at(f"s3://{bucket}")
     if when == "copying":
