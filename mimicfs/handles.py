@@ -30,7 +30,7 @@ from mimicfs.inodes import Inodes, Node
 from mimicfs.mimicdb import MimicDB
 from mimicfs.neighbours import Neighbours
 from mimicfs.posix import Cancellation, KernelCache, Opened
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 from mimicfs.writeback import Pending, WriteBack
 
 log = logging.getLogger(__name__)
@@ -372,6 +372,8 @@ class Handles:
             raise PosixError(errno.EOPNOTSUPP, "only whole objects are copied by S3")
         meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
         content = Content(new.content.content_type, meta)
+        if new.entry is None:
+            self._s3_has_none(new, cancellation)
         copy = self._s3.pool.submit(
             self._s3.copy, (old.bucket, old.entry), new.bucket, new.key, content
         )
@@ -379,6 +381,16 @@ class Handles:
         new.adopt(entry, content)
         node.pages_etag = entry.etag
         return entry.size
+
+    def _s3_has_none(self, file: File, cancellation: Cancellation) -> None:
+        """Raise PosixError EOPNOTSUPP if S3 has what the mirror does not: a copy replaces it, and
+        an upload knows whether it may."""
+        condition = Condition(absent=True)
+        check = self._s3.pool.submit(self._s3.conditions.check, file.bucket, file.key, condition)
+        try:
+            cancellation.wait(check)
+        except PosixError as exc:
+            raise PosixError(errno.EOPNOTSUPP, f"s3://{file.bucket}/{file.key} exists") from exc
 
     def allocate(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Extend the file so that it reaches to *offset* + *size*."""

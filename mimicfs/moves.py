@@ -101,6 +101,7 @@ class Mover:
             self._go_along(node, rename)
             rename.settle(cancellation)
             self._go_along(node, rename)  # before the originals go
+            rename.commit()
         except BaseException:
             self._go_back(node, rename)
             self._undo(rename)

@@ -78,8 +78,8 @@ class Renames:
 
 
 class Rename:
-    """One rename, to be made step by step: `copy`, `settle`, `delete`; `undo` before `delete`.
-    *copies* are by key, without *old*'s prefix."""
+    """One rename, to be made step by step: `copy`, `settle`, `commit`, `delete`; what fails before
+    `delete` is to be undone. *copies* are by key, without *old*'s prefix."""
 
     def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer, intent: Intent) -> None:
         self._mimicdb = mimicdb
@@ -129,16 +129,22 @@ class Rename:
                 return
         raise PosixError(errno.EBUSY, f"{self.old} is being written to")
 
+    def commit(self) -> None:
+        """From now on the rename is finished, whatever happens, and not undone."""
+        self._intent.all_copied()
+
     def delete(self) -> None:
         """Delete the originals. Raises PosixError EIO, and says what is where, if S3 refuses."""
-        self._intent.all_copied()
         try:
             left = self._delete_originals()
         except MimicError as exc:
             left = [str(exc)]
         if left:
             self._intent.leave()
-            raise PosixError(errno.EIO, f"{self.state()}: {left[0]}; the next mount goes on")
+            there = [self.new.prefix + name for name in self.copies]
+            self._mimicdb.announce(self.new.bucket, Difference(there, [], [], 0))
+            log.error("%s; the next mount goes on: %s", self.state(), left[0])
+            raise PosixError(errno.EIO, f"{self.state()}: {left[0]}")
         self._intent.end()
 
     def finish(self) -> None:

@@ -29,13 +29,14 @@ from mimicfs.errors import PosixError
 from mimicfs.inodes import Node
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, NewAttr
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.client import S3, Condition, Content
 
 DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
 _LINK_TYPE = "application/octet-stream"  # of links, likewise
 _TARGET_MAX = 4095  # bytes of a link's target (PATH_MAX less the NUL)
 _TARGETS = 1024  # targets of links that are remembered
 _OURS = "user.mimicfs."
+_NEW = Condition(absent=True)
 _XATTR_NAME_MAX = 255  # bytes (xattr(7))
 
 Meta = Mapping[str, str]
@@ -59,8 +60,9 @@ class Stored:
         where no object can hold them, ENOSPC."""
         if node.is_directory and new.mtime_ns is not None:
             node.mtime_ns = new.mtime_ns
-            if not node.key and (new.mode, new.uid, new.gid) == (None, None, None):
-                return  # of a bucket, or the root: nobody stores it, rsync and cp -a set it
+            stored = node.key and self._options.markers
+            if not stored and (new.mode, new.uid, new.gid) == (None, None, None):
+                return  # nobody can keep it, and rsync and cp -a set it of each directory
         if not self._options.buckets.of(node.bucket).metadata:
             return  # as on a disk that has no owners: cp -a and rsync -a go on
         kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
@@ -109,7 +111,11 @@ class Stored:
 
         self._change(node, change)
 
-    # Special files
+    # Special files. What the mirror does not know may be there: none of it is replaced.
+
+    def make_directory(self, bucket: str, key: str, meta: Meta) -> Entry:
+        """Make the marker object of a directory. Raises PosixError EEXIST."""
+        return self._s3.put(bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta), _NEW)
 
     def make_special(self, bucket: str, key: str, meta: Meta) -> Entry:
         """Make an empty object that is a pipe, a socket or a device by its metadata. Raises
@@ -117,7 +123,7 @@ class Stored:
         self._check_kept(bucket)
         if metadata.read(meta).kind not in self._kinds:
             raise PosixError(errno.EPERM, f"s3://{bucket}/{key}: devices need -o dev")
-        return self._s3.put(bucket, key, b"", 0, Content(_LINK_TYPE, meta))
+        return self._s3.put(bucket, key, b"", 0, Content(_LINK_TYPE, meta), _NEW)
 
     def make_link(self, bucket: str, key: str, target: bytes, meta: Meta) -> Entry:
         """Make a symbolic link: an object whose bytes are its target."""
@@ -126,7 +132,7 @@ class Stored:
             raise PosixError(errno.EPERM, "symbolic links are off (-o nosymlinks)")
         if len(target) > _TARGET_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"target of s3://{bucket}/{key}")
-        entry = self._s3.put(bucket, key, target, len(target), Content(_LINK_TYPE, meta))
+        entry = self._s3.put(bucket, key, target, len(target), Content(_LINK_TYPE, meta), _NEW)
         self._remember(bucket, entry, target)
         return entry
 
@@ -194,9 +200,13 @@ class Stored:
             )
         entry = self._mimicdb.entry(node.bucket, key)
         if entry is None or entry.kind != OBJECT:
-            meta = _checked({**change({}), **stamp}, node)
-            self._s3.put(node.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
-            return
+            try:
+                self.make_directory(node.bucket, key, _checked({**change({}), **stamp}, node))
+            except PosixError as exc:
+                if exc.errno != errno.EEXIST:  # else somebody has made one: change that
+                    raise
+            else:
+                return
         entry, content = self._s3.head(node.bucket, key)
         content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)

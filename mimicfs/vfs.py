@@ -46,7 +46,7 @@ from mimicfs.posix import (
 )
 from mimicfs.renames import Renames
 from mimicfs.s3.client import S3, Content
-from mimicfs.stored import DIRECTORY_TYPE, Meta, Stored
+from mimicfs.stored import Meta, Stored
 from mimicfs.sync import Syncer
 from mimicfs.tree import Tree, parent_of
 from mimicfs.writeback import Pending
@@ -161,7 +161,7 @@ class VFS:
             owner = self._owner(caller, directory)
             meta = metadata.written(metadata.directory_mode(mode), *owner)
             if self._options.markers:
-                self._s3.put(directory.bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta))
+                self._stored.make_directory(directory.bucket, key, meta)
             else:
                 self._mimicdb.keep(directory.bucket, key)
             if covered:  # nothing began with that key, so all below it is known: nothing

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.clients import plain
-from support.mounts import Mount
+from support.mounts import Mount, mounted
 from support.proxy import Proxy
 
 _directories = itertools.count(1)
@@ -81,17 +81,9 @@ def shared(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shar
     base = tmp_path_factory.mktemp("shared")
     client = plain(moto)
     client.create_bucket(Bucket="shared")
-    words = ["--endpoint-url", moto, "--store", f"sqlite://{base}/store.db", "s3://shared"]
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_STATE_HOME", str(base / "state"))
-        environment.setenv("HOME", str(base))
-        mount = Mount(base / "mnt", words, base / "mount.log")
-    try:
-        (mount.path / ".sync").touch()
+    with mounted(base, moto, "s3://shared") as mount:
         yield Shared(mount.path, client, "shared")
-    finally:
-        mount.close()
-        client.close()
+    client.close()
     said = [line.split()[2] for line in mount.log.read_text().splitlines() if line.strip()]
     assert set(said) <= {"INFO"}, mount.log.read_text()
 

@@ -197,12 +197,17 @@ def test_a_directory_can_be_made_without_a_marker(mount_at, client, bucket, prox
         (synced / "d").mkdir()
         assert names(synced) == ["d"]
         assert names(synced / "d") == []
+        os.utime(synced / "d", ns=(1, 5_000_000_000))  # as rsync does; it ends with the mount
+        assert (synced / "d").stat().st_mtime_ns == 5_000_000_000
+    with pytest.raises(PermissionError):
+        (synced / "d").chmod(0o700)
     (synced / "d/a").write_text("x")
     assert keys(client, bucket) == ["d/a"]
 
 
 @moto_only
 def test_a_directory_just_made_costs_nothing_to_look_into(synced, proxy):
+    (synced / "first").mkdir()  # tries whether the server looks at conditions
     with costs(proxy, PUT=1):
         (synced / "d").mkdir()
         assert names(synced / "d") == []

@@ -3,55 +3,92 @@ said what is where."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from support.mounts import Mount, costs
+from support.clients import plain
+from support.mounts import Mount, costs, mounted, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
-# rclone serve s3 ignores the conditions that this is about, and keeps markers as files.
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
-
-COUNT = 40
+COUNT = 24
 OLD = [f"d/{n:02}" for n in range(COUNT)]
 NEW = [f"e/{n:02}" for n in range(COUNT)]
-
-
-def keys(client: Any, bucket: str) -> list[str]:
-    found = client.list_objects_v2(Bucket=bucket).get("Contents", [])
-    return [item["Key"] for item in found]
-
-
-def body(client: Any, bucket: str, key: str) -> bytes:
-    data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    return data
+_numbers = itertools.count(1)
 
 
 @pytest.fixture
-def full(client: Any, bucket: str) -> None:
-    for key in OLD:
-        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+def server(moto: str) -> str:
+    """rclone serve s3 ignores the conditions that this is about, and keeps markers as files."""
+    return moto
+
+
+class Place(NamedTuple):
+    """A directory of a mount that many tests use, with its keys in S3."""
+
+    path: Path
+    client: Any
+    bucket: str
+    prefix: str
+    proxy: Proxy
+    log: Path
+    staging: Path
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    def fill(self) -> None:
+        for key in OLD:
+            self.put(key, key.encode())
+        (self.path / ".sync").touch()
+
+    def put(self, key: str, body: bytes) -> None:
+        """Somebody else writes."""
+        self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body)
+
+    def in_s3(self) -> list[str]:
+        """What S3 has, but the marker of the directory itself."""
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix)
+        keys = [item["Key"].removeprefix(self.prefix) for item in found.get("Contents", [])]
+        return [key for key in keys if key]
+
+    def body(self, key: str) -> bytes:
+        found = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+        data: bytes = found["Body"].read()
+        return data
+
+    def copy_of(self, name: str) -> Any:
+        key = self.prefix + name
+        return lambda request: request.kind == "COPY" and request.key == key
+
+
+@pytest.fixture(scope="module")
+def ground(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    base = tmp_path_factory.mktemp("renames")
+    client, proxy = plain(moto), Proxy(moto)
+    client.create_bucket(Bucket="renames")
+    renames = base / "state/mimicfs/staging/renames"
+    with mounted(base, proxy.url, "s3://renames") as mount:
+        yield Place(mount.path, client, "renames", "", proxy, mount.log, renames)
+    proxy.close()
+    client.close()
 
 
 @pytest.fixture
-def synced(full: None, mount_at: Any, bucket: str) -> Path:
-    mounted: Mount = mount_at(f"s3://{bucket}")
-    (mounted.path / ".sync").touch()
-    return mounted.path
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "mount.log"
-
-
-def copy_of(key: str) -> Any:
-    return lambda request: request.kind == "COPY" and request.key == key
+def place(ground: Place) -> Place:
+    """A new directory, in which `d` is full and `e` does not exist."""
+    name = f"t{next(_numbers)}"
+    found = ground._replace(path=ground.path / name, prefix=f"{name}/")
+    found.path.mkdir()
+    found.fill()
+    return found
 
 
 def deletion(request: Any) -> bool:
@@ -60,155 +97,149 @@ def deletion(request: Any) -> bool:
 
 def renamed(path: Path) -> subprocess.Popen[bytes]:
     program = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
-    return subprocess.Popen(
-        ["python3", "-c", program, path / "d", path / "e"], stderr=subprocess.DEVNULL
-    )
+    words = ["python3", "-c", program, path / "d", path / "e"]
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
 
-def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(
-    synced: Path, client: Any, bucket: str, proxy: Proxy
-) -> None:
-    with costs(proxy, LIST=2, COPY=COUNT, POST=1):
-        (synced / "d").rename(synced / "e")
-    assert keys(client, bucket) == NEW
-    assert sorted(os.listdir(synced)) == ["e"]
+def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(place: Place) -> None:
+    with costs(place.proxy, LIST=2, COPY=COUNT, POST=1):
+        (place.path / "d").rename(place.path / "e")
+    assert place.in_s3() == NEW
+    assert os.listdir(place.path) == ["e"]
 
 
 @pytest.mark.parametrize("when", ["copying", "deleting"])
 def test_what_kill_9_ended_is_undone_or_finished_by_the_next_mount(
-    full: None, mount_at: Any, client: Any, bucket: str, proxy: Proxy, log: Path, when: str
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy, tmp_path: Path, when: str
 ) -> None:
-    mounted: Mount = mount_at(f"s3://{bucket}")
-    (mounted.path / ".sync").touch()
-    with proxy.rule(Drop(copy_of("e/30") if when == "copying" else deletion)) as held:
-        mover = renamed(mounted.path)
+    first: Mount = mount_at(f"s3://{bucket}")
+    log = tmp_path / "mount.log"
+    place = Place(first.path, client, bucket, "", proxy, log, tmp_path)
+    place.fill()
+    with proxy.rule(Drop(place.copy_of("e/20") if when == "copying" else deletion)) as held:
+        mover = renamed(place.path)
         assert held.reached.wait(30)
-        mounted.process.send_signal(signal.SIGKILL)
-        mounted.process.wait(10)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(10)
         mover.kill()
         mover.wait(10)
-    mounted.close()
-    assert len(keys(client, bucket)) > COUNT
-    again: Path = mount_at(f"s3://{bucket}").path
+    first.close()
+    assert len(place.in_s3()) > COUNT
+    mount_at(f"s3://{bucket}")
     if when == "copying":
-        assert keys(client, bucket) == OLD
+        assert place.in_s3() == OLD
         assert f"is undone: s3://{bucket}/d/ to s3://{bucket}/e/" in log.read_text()
-        (again / "d").rename(again / "e")
+        (place.path / "d").rename(place.path / "e")
     else:
         assert f"is finished: s3://{bucket}/d/ to s3://{bucket}/e/" in log.read_text()
-    assert keys(client, bucket) == NEW
-    assert sorted(os.listdir(again / "e")) == [key[2:] for key in NEW]
-    assert body(client, bucket, "e/07") == b"d/07"
+    assert place.in_s3() == NEW
+    assert sorted(os.listdir(place.path / "e")) == [key[2:] for key in NEW]
+    assert place.body("e/07") == b"d/07"
 
 
-def test_a_rename_that_fails_leaves_nothing_at_the_new_place(
-    synced: Path, client: Any, bucket: str, proxy: Proxy, state: Path
-) -> None:
-    with proxy.rule(Fail(copy_of("e/31"), 403, "AccessDenied")), pytest.raises(PermissionError):
-        (synced / "d").rename(synced / "e")
-    assert keys(client, bucket) == OLD
-    assert os.listdir(synced) == ["d"]
-    assert list((state / "staging/renames").iterdir()) == []
+def test_a_rename_that_fails_leaves_nothing_at_the_new_place(place: Place) -> None:
+    with place.proxy.rule(Fail(place.copy_of("e/21"), 403, "AccessDenied")):
+        with pytest.raises(PermissionError):
+            (place.path / "d").rename(place.path / "e")
+    assert place.in_s3() == OLD
+    assert os.listdir(place.path) == ["d"]
+    assert list(place.staging.iterdir()) == []
 
 
-def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(
-    synced: Path, client: Any, bucket: str, proxy: Proxy, mount_at: Any
-) -> None:
-    with proxy.rule(Fail(deletion, 403, "AccessDenied")):
+def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(place: Place) -> None:
+    assert not (place.path / "e").exists()
+    with place.proxy.rule(Fail(deletion, 403, "AccessDenied")):
         with pytest.raises(OSError, match="Input/output error"):
-            (synced / "d").rename(synced / "e")
-    assert keys(client, bucket) == OLD + NEW
-    assert sorted(os.listdir(synced)) == ["d", "e"]
+            (place.path / "d").rename(place.path / "e")
+    assert place.in_s3() == OLD + NEW
+    said = f"all of {place.url}d/ is at {place.url}e/, and some of it still at both places"
+    assert said in place.log.read_text()
+    wait_until((place.path / "e/07").exists)
+    assert sorted(os.listdir(place.path)) == ["d", "e"]
+    (place.path / "d/07").write_text("changed")
+    os.mkdir(place.path / "f")
+    os.rename(place.path / "f", place.path / "g")  # the next rename goes on with this one too
+    assert place.in_s3() == ["d/07", *NEW, "g/"]
+    wait_until(lambda: os.listdir(place.path / "d") == ["07"])
 
 
-def test_what_others_write_into_a_directory_meanwhile_goes_along(
-    synced: Path, client: Any, bucket: str, proxy: Proxy
-) -> None:
-    with proxy.rule(Hold(copy_of("e/39"))) as held:
-        mover = renamed(synced)
+def test_what_others_write_into_a_directory_meanwhile_goes_along(place: Place) -> None:
+    with place.proxy.rule(Hold(place.copy_of("e/23"))) as held:
+        mover = renamed(place.path)
         assert held.reached.wait(30)
-        client.put_object(Bucket=bucket, Key="d/05", Body=b"changed")
-        client.put_object(Bucket=bucket, Key="d/new", Body=b"new")
+        place.put("d/05", b"changed")
+        place.put("d/new", b"new")
     assert mover.wait(30) == 0
-    assert keys(client, bucket) == [*NEW, "e/new"]
-    assert body(client, bucket, "e/05") == b"changed"
-    assert body(client, bucket, "e/new") == b"new"
-    assert (synced / "e/05").read_bytes() == b"changed"
+    assert place.in_s3() == [*NEW, "e/new"]
+    assert (place.body("e/05"), place.body("e/new")) == (b"changed", b"new")
+    assert (place.path / "e/05").read_bytes() == b"changed"
 
 
-def test_what_is_written_through_the_mount_meanwhile_goes_along(
-    synced: Path, client: Any, bucket: str, proxy: Proxy
-) -> None:
-    with (
-        open(synced / "d/01", "r+b", buffering=0) as early,
-        proxy.rule(Hold(copy_of("e/39"))) as held,
-    ):
-        mover = renamed(synced)
-        assert held.reached.wait(30)
-        early.write(b"ONE")
-        os.fsync(early.fileno())
-    assert mover.wait(30) == 0
-    with open(synced / "e/01", "ab") as file:
+def test_what_is_written_through_the_mount_meanwhile_goes_along(place: Place) -> None:
+    with open(place.path / "d/01", "r+b", buffering=0) as early:
+        with place.proxy.rule(Hold(place.copy_of("e/23"))) as held:
+            mover = renamed(place.path)
+            assert held.reached.wait(30)
+            early.write(b"ONE")
+            os.fsync(early.fileno())
+        assert mover.wait(30) == 0
+        early.write(b"!")
+    with open(place.path / "e/01", "ab") as file:
         file.write(b"more")
-    assert body(client, bucket, "e/01") == b"ONE1more"
-    assert keys(client, bucket) == NEW
+    assert place.body("e/01") == b"ONE!more"
+    assert place.in_s3() == NEW
 
 
-def test_a_directory_that_others_have_filled_is_not_replaced(
-    synced: Path, client: Any, bucket: str
-) -> None:
-    client.put_object(Bucket=bucket, Key="e/00", Body=b"somebody's")
+def test_a_directory_that_others_have_filled_is_not_replaced(place: Place) -> None:
+    place.put("e/00", b"somebody's")
     with pytest.raises(OSError, match="Directory not empty"):
-        (synced / "d").rename(synced / "e")
-    assert keys(client, bucket) == [*OLD, "e/00"]
-    assert body(client, bucket, "e/00") == b"somebody's"
+        (place.path / "d").rename(place.path / "e")
+    assert place.in_s3() == [*OLD, "e/00"]
+    assert place.body("e/00") == b"somebody's"
 
 
-def test_an_interrupted_rename_is_undone(
-    synced: Path, client: Any, bucket: str, proxy: Proxy
-) -> None:
-    with proxy.rule(Hold(copy_of("e/20"))) as held:
-        mover = renamed(synced)
+def test_an_interrupted_rename_is_undone(place: Place) -> None:
+    with place.proxy.rule(Hold(place.copy_of("e/18"))) as held:
+        mover = renamed(place.path)
         assert held.reached.wait(30)
         mover.send_signal(signal.SIGINT)
     assert mover.wait(30) != 0
-    assert keys(client, bucket) == OLD
-    assert os.listdir(synced) == ["d"]
+    assert place.in_s3() == OLD
+    assert os.listdir(place.path) == ["d"]
 
 
 def test_a_file_that_somebody_replaces_while_it_is_renamed_is_moved_as_it_is_then(
-    synced: Path, client: Any, bucket: str, proxy: Proxy
+    place: Place,
 ) -> None:
-    with proxy.rule(Hold(lambda request: request.kind == "DELETE")) as held:
-        mover = threading.Thread(target=lambda: (synced / "d/00").rename(synced / "f"))
+    with place.proxy.rule(Hold(lambda request: request.kind == "DELETE")) as held:
+        mover = threading.Thread(target=lambda: (place.path / "d/00").rename(place.path / "f"))
         mover.start()
         assert held.reached.wait(30)
-        client.put_object(Bucket=bucket, Key="d/00", Body=b"somebody's")
+        place.put("d/00", b"somebody's")
     mover.join(30)
-    assert body(client, bucket, "f") == b"somebody's"
-    assert (synced / "f").read_bytes() == b"somebody's"
-    assert "d/00" not in keys(client, bucket)
+    assert place.body("f") == b"somebody's"
+    assert (place.path / "f").read_bytes() == b"somebody's"
+    assert "d/00" not in place.in_s3()
 
 
-def test_mv_n_replaces_nothing_that_the_mirror_does_not_know(
-    synced: Path, client: Any, bucket: str
-) -> None:
-    client.put_object(Bucket=bucket, Key="d/there", Body=b"somebody's")
-    subprocess.run(["mv", "-n", "00", "there"], cwd=synced / "d", check=False, timeout=30)
-    assert body(client, bucket, "d/there") == b"somebody's"
-    assert body(client, bucket, "d/00") == b"d/00"
+def test_mv_n_replaces_nothing_that_the_mirror_does_not_know(place: Place) -> None:
+    place.put("d/there", b"somebody's")
+    subprocess.run(["mv", "-n", "00", "there"], cwd=place.path / "d", check=False, timeout=30)
+    assert place.body("d/there") == b"somebody's"
+    assert place.body("d/00") == b"d/00"
 
 
 def test_files_and_directories_are_renamed_across_buckets(
-    full: None, mount_at: Any, client: Any, bucket: str, proxy: Proxy
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
-    client.create_bucket(Bucket=f"{bucket}-2")
     root: Path = mount_at().path
-    for name in (bucket, f"{bucket}-2"):
-        (root / name / ".sync").touch()
+    here = Place(root / bucket, client, bucket, "", proxy, tmp_path, tmp_path)
+    there = here._replace(path=root / f"{bucket}-2", bucket=f"{bucket}-2")
+    there.path.mkdir()
+    here.fill()
     with costs(proxy, COPY=1, DELETE=1):
-        (root / bucket / "d/00").rename(root / f"{bucket}-2/a")
-    (root / bucket / "d").rename(root / f"{bucket}-2/e")
-    assert keys(client, bucket) == []
-    assert keys(client, f"{bucket}-2") == ["a", *NEW[1:]]
-    assert (root / f"{bucket}-2/e/07").read_bytes() == b"d/07"
+        (here.path / "d/00").rename(there.path / "a")
+    (here.path / "d").rename(there.path / "e")
+    assert here.in_s3() == []
+    assert there.in_s3() == ["a", *NEW[1:]]
+    assert (there.path / "e/07").read_bytes() == b"d/07"

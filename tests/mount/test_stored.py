@@ -35,6 +35,7 @@ def refused(call: Any, *arguments: Any) -> int | None:
 def test_a_link_is_stored_as_s3fs_does_and_costs_one_put(
     synced: Path, client: Any, bucket: str, proxy: Proxy
 ) -> None:
+    (synced / "first").symlink_to("x")  # tries whether the server looks at conditions
     with costs(proxy, PUT=1):
         (synced / "link").symlink_to("photos/cat.jpg")
     found = client.get_object(Bucket=bucket, Key="link")
@@ -75,6 +76,20 @@ def test_what_is_special_is_still_so_after_a_remount(
         assert stat.filemode((again / "pipe").stat().st_mode) == "prw-r-----"
         assert stat.filemode((again / "d").stat().st_mode) == "drwxr-x--T"
         assert os.getxattr(again / "d", "user.a") == b"1"
+
+
+def test_what_the_mirror_does_not_know_is_not_replaced(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    for key in ("a", "b", "c/", "e"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"somebody's")
+    (synced / "d").write_text("text")
+    assert refused(os.symlink, "x", synced / "a") == errno.EEXIST
+    assert refused(os.mkfifo, synced / "b") == errno.EEXIST
+    assert refused(os.mkdir, synced / "c") == errno.EEXIST
+    assert subprocess.run(["cp", "d", "e"], cwd=synced, stderr=-3, check=False).returncode == 1
+    for key in ("a", "b", "c/", "e"):
+        assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"somebody's"
 
 
 def test_a_change_of_metadata_keeps_all_the_rest(synced: Path, client: Any, bucket: str) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.proxy import Proxy
 
 MIMICFS = Path(sys.executable).parent / "mimicfs"
@@ -76,6 +78,21 @@ class Mount:
                 self.process.wait()
         if not unmounted(self.path):
             subprocess.run(["fusermount3", "-u", "-z", str(self.path)], timeout=10, check=False)
+
+
+@contextmanager
+def mounted(base: Path, endpoint: str, *arguments: str) -> Iterator[Mount]:
+    """Yield a mount, for many tests, whose state is below *base*; its root was synced."""
+    words = ["--endpoint-url", endpoint, "--store", f"sqlite://{base}/store.db", *arguments]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_STATE_HOME", str(base / "state"))
+        environment.setenv("HOME", str(base))
+        mount = Mount(base / "mnt", words, base / "mount.log")
+    try:
+        (mount.path / ".sync").touch()
+        yield mount
+    finally:
+        mount.close()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ USER, OTHER = 65534, 65533
 NULL = os.makedev(1, 3)
 DISK = os.makedev(7, 99)
 
-# How a file of each type is made; "f" of type "file" and so on.
+# How a file of each type is made: the call, and what comes behind its path.
 MAKE: dict[str, Call] = {
     "file": ["create"],
     "dir": ["mkdir"],
@@ -48,8 +48,7 @@ def moving(path: str, *calls: Call, wait_s: float = 0.012) -> list[Call]:
     return [["note", path, wait_s], *calls, ["moved", path]]
 
 
-NOT_LINKS = [kind for kind in MAKE if kind != "link"]
-# chmod by path follows links; these have a mode of their own.
+NOT_LINKS = [kind for kind in MAKE if kind != "link"]  # of a link nobody changes the mode
 
 
 def chmod() -> dict[str, list[Call]]:
