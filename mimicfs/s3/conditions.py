@@ -5,7 +5,7 @@ the same, and some answer that they know no such header. So it is tried once, by
 a server which looks must refuse, of a key that nobody has. Where the server does not look,
 the check is made here, a moment before the write: better than none, and not safe.
 
-Threading: any thread. Two that try at once find the same.
+Threading: any thread. While one tries, others wait for what it finds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
@@ -39,6 +40,7 @@ class Conditions:
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
+        self._trying = threading.Lock()  # held while it is tried: once for all who ask
         self._honoured: bool | None = None  # None: not tried yet
         self._of_deletes = True  # False: the server will not hear of any for a deletion
 
@@ -88,11 +90,14 @@ class Conditions:
 
     def honours(self, bucket: str, key: str) -> bool:
         """Whether the server looks at conditions. Tried once, by a write beside *key*."""
-        if self._honoured is None:
-            self._honoured = self._try(bucket, key)
-            if not self._honoured:
-                log.info("this server does not look at conditions of writes; they are checked here")
-        return self._honoured
+        if self._honoured is not None:
+            return self._honoured
+        with self._trying:
+            if self._honoured is None:
+                self._honoured = self._try(bucket, key)
+                if not self._honoured:
+                    log.info("this server does not look at conditions of writes; we do")
+            return self._honoured
 
     def _try(self, bucket: str, key: str) -> bool:
         """Replace a version that nobody has of a key that nobody has, beside *key*: who may

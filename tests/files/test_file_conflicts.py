@@ -6,6 +6,7 @@ Over both servers: moto looks at If-Match and If-None-Match of a write, rclone a
 from __future__ import annotations
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,17 @@ def test_whether_the_server_looks_is_tried_once(
     assert files.s3.requests == {**tried, "PUT": tried["PUT"] + 3}
     listed = client.list_objects_v2(Bucket=files.bucket)["Contents"]
     assert [item["Key"] for item in listed] == ["one", "three", "two"]
+
+
+@moto_only
+def test_many_who_write_at_once_wait_for_one_who_tries(
+    files: Any, calm: Cancellation, proxy: Any
+) -> None:
+    made = [files.create(f"new{number}", absent=True) for number in range(8)]
+    for file in made:
+        file.write(0, memoryview(b"text"), calm)
+    files.s3.requests.clear()
+    proxy.latency_s = 0.05  # so that all have begun
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda file: file.flush(calm), made))
+    assert files.s3.requests == {"PUT": 9, "HEAD": 1}
