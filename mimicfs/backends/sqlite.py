@@ -96,6 +96,7 @@ _PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
 # far more where other threads want the lock.
 _ROWS = 100
 _PUT_ROWS = _PUT + ",(?,?,?,?,?,?,?,?,?)" * (_ROWS - 1)
+_ANY = "SELECT 1 FROM entry WHERE bucket=? AND key BETWEEN ? AND ? LIMIT 1"
 _TOTALS = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
     " AND key IN (SELECT value FROM json_each(?))"
@@ -496,8 +497,10 @@ class SQLite(Backend):
                 "DELETE FROM entry WHERE bucket=? AND key=?", [(bucket, key) for key in deletes]
             )
         rows = [
-            (bucket, key, size_, mtime_ns, etag, class_, _json(meta), kind, head)
-            for key, size_, mtime_ns, etag, class_, meta, kind, head in puts.values()
+            (bucket, *entry)
+            if entry[5] is None
+            else (bucket, *entry[:5], _json(entry[5]), *entry[6:])
+            for entry in puts.values()
         ]
         for at in range(0, len(rows) - _ROWS + 1, _ROWS):
             db.execute(_PUT_ROWS, list(chain.from_iterable(rows[at : at + _ROWS])))
@@ -662,6 +665,9 @@ class SQLite(Backend):
 
 def _totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, int]:
     """Return how many of *keys* are objects there, and their bytes."""
+    # A page of a first listing: nothing is there, and one look says so.
+    if len(keys) >= _ROWS and not db.execute(_ANY, (bucket, min(keys), max(keys))).fetchone():
+        return 0, 0
     objects, size = db.execute(_TOTALS, (bucket, json.dumps(keys))).fetchone()
     for key in [key for key in keys if "\0" in key]:  # json_each ends a text at NUL
         for row in db.execute(_GET, (bucket, key)).fetchall():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
@@ -23,9 +23,9 @@ PAGE = 1000  # keys of one answer: S3's limit
 STRIDE_MIN = 4 * PAGE
 # A guess may be wasted, and the end of each range costs half a page: only much is cut.
 GUESS_MIN = 10 * PAGE
-_SAMPLE = 50  # keys of a page that are looked at
-_COLUMNS = 16  # letters of each
-_DIGITS = 8  # letters that a place is calculated to
+_SAMPLE = 20  # keys of a page that are looked at
+_COLUMNS = 64  # letters of each
+_FINEST = 1e-9  # what a place is calculated to
 _LAST = "~"  # behind all that names usually are made of
 
 
@@ -62,28 +62,44 @@ class Range:
         return end
 
 
-@dataclass(slots=True)
 class Alphabet:
-    """The letters that tell the keys of a listing apart, in order."""
+    """The letters that tell the keys of a listing apart. Where all keys that were seen have the
+    same letter, as in the middle of `d0/f0`, that is as good as none."""
 
-    letters: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.letters: list[str] = []  # in order
+        self._columns: list[set[str]] = []  # by place in the key: which were seen there
 
     def learn(self, keys: Sequence[str], without: str = "") -> None:
-        """Take in what the *keys* of a page are made of, where they differ."""
-        if len(keys) < 2:
-            return
-        at = len(common(keys[0], keys[-1]))
-        some = [key[at : at + _COLUMNS] for key in islice(keys, 0, None, len(keys) // _SAMPLE + 1)]
-        found = {letter for column in zip(*some, strict=False) for letter in column}
-        steady = {column[0] for column in zip(*some, strict=False) if len({*column}) == 1}
-        self.letters = sorted({*self.letters, *(found - steady)} - {*without})
+        """Take in what the *keys* of a page are made of."""
+        some = [key[:_COLUMNS] for key in islice(keys, 0, None, len(keys) // _SAMPLE + 1)]
+        found: set[str] = set()
+        for n, column in enumerate(zip(*some, strict=False)):
+            if n == len(self._columns):
+                self._columns.append(set())
+            self._columns[n].update(column)
+            if len(self._columns[n]) > 1:
+                found |= self._columns[n]
+        if not found <= {*self.letters}:
+            self.letters = sorted({*self.letters, *found} - {*without})
+
+    def _steady(self, n: int) -> str:
+        """Return the letter that all keys have at *n*; "": they differ, or end before."""
+        column = self._columns[n] if n < len(self._columns) else ()
+        return next(iter(column)) if len(column) == 1 else ""
 
     def place(self, key: str, at: int) -> float:
         """Return where *key* is, from 0 to 1, among all that have its first *at* letters."""
         size, scale, place = max(1, len(self.letters)), 1.0, 0.0
-        for letter in key[at : at + _DIGITS]:
-            scale /= size
-            place += bisect_left(self.letters, letter) * scale
+        for n, letter in enumerate(key[at : at + _COLUMNS], at):
+            steady = self._steady(n)
+            if steady and letter != steady:
+                return place + (scale if letter > steady else 0.0)
+            if not steady:
+                scale /= size
+                place += bisect_left(self.letters, letter) * scale
+            if scale < _FINEST:
+                break
         return min(place, 1.0)
 
     def middle(self, low: str, high: str) -> str:
@@ -93,11 +109,14 @@ class Alphabet:
         at = len(common(low, high))
         place = (self.place(low, at) + self.place(high, at)) / 2
         text = low[:at]
-        for _ in range(_DIGITS):
-            place *= len(self.letters)
-            digit = min(int(place), len(self.letters) - 1)
-            place -= digit
-            text += self.letters[digit]
+        for n in range(at, at + _COLUMNS):
+            letter = self._steady(n)
+            if not letter:
+                place *= len(self.letters)
+                digit = min(int(place), len(self.letters) - 1)
+                place -= digit
+                letter = self.letters[digit]
+            text += letter
             if low < text < high:
                 return text
         return ""

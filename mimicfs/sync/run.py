@@ -3,8 +3,8 @@
 While a page of a range is merged, the next one of that range is on its way. When fewer
 requests are under way than may be, the next planned range is begun; is there none, the one of
 which most is left is cut. Of a scope that the mirror does not know, the directories are asked
-for (one request with a delimiter), and then places are guessed (ranges.py). Guesses are
-bounded: about one for sixteen pages.
+for (one request with a delimiter), and then places are guessed (ranges.py). That may cost a
+request, and so does a range that ends within a page: there is about one cut for twenty pages.
 
 A page that is not what was asked stops its range; the others go on to their ends, and then the
 error is raised. Any other error stops all. Nothing but complete pages is merged.
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _MERGE_TRIES = 3  # of one page, when the log was trimmed under it
 _DIRECTORY_CUTS = 6  # ranges that are made of the directories of a scope, besides the first
 _DEPTH_MAX = 3  # levels of directories that are asked for, when each has only one
-_PAGES_A_GUESS = 16
+_PAGES_A_CUT = 20
 _key = itemgetter(0)
 
 
@@ -82,7 +82,7 @@ class Run:
         self._error: MalformedListing | None = None
         self._alphabet = Alphabet()
         self._first: str | None = None  # the first key that was seen
-        self._pages = self._guesses = self._depth = 0
+        self._pages = self._cuts = self._depth = 0
         self._guessing = True
         self._directories = not scope.delimiter  # may still be asked for
         self._asking = False  # for the directories
@@ -272,7 +272,7 @@ class Run:
         if self._directories and self._ask_for_directories(part):
             return None
         known_pages = sum(pages for pages in left.values() if pages < float("inf")) / PAGE
-        if self._guesses > 2 + (self._pages + known_pages) / _PAGES_A_GUESS:
+        if self._cuts >= 2 + (self._pages + known_pages) / _PAGES_A_CUT:
             return None
         return self._guessed_end(part)
 
@@ -298,7 +298,7 @@ class Run:
         delimiter, below = self._scope.delimiter, at[len(self._scope.prefix) :]
         if not at or (delimiter and delimiter in below):
             return None
-        self._guesses += 1
+        self._cuts += 1
         part.probed = True
         return Range(at, parent=part)
 
@@ -340,4 +340,5 @@ class Run:
             return
         self._directories = False
         for at in reversed(spread(behind, _DIRECTORY_CUTS)):
+            self._cuts += 1
             self._waiting.append(last.cut(at))

@@ -99,7 +99,10 @@ class Walk:
         except LogTrimmed:  # so much was written meanwhile: list it again
             self._waiting.append(_Directory(directory.key))
             return
+        below = {entry.key for entry in entries if entry.kind == LISTED}
         if not self._scope.delimiter:
-            below = [entry.key for entry in entries if entry.kind == LISTED]
-            self._waiting += [_Directory(key) for key in reversed(below)]
-        self._tell(difference, sum(1 for entry in entries if entry.kind != LISTED))
+            self._waiting += [_Directory(key) for key in sorted(below, reverse=True)]
+            difference = difference._replace(
+                added=[key for key in difference.added if key not in below]
+            )
+        self._tell(difference, len(entries) - len(below))

@@ -89,6 +89,21 @@ def test_sync_reports_what_it_found(common, tree, client, proxy):
     assert proxy.counted() == {}
 
 
+def test_sync_learns_metadata_once_for_each_version(common, tree, client, proxy):
+    client.put_object(Bucket=tree, Key="d/b", Body=b"x", Metadata={"uid": "7"})
+    proxy.counted()
+    succeed("sync", *common, "--metadata", f"s3://{tree}")
+    assert proxy.counted() == {"LIST": 1, "HEAD": 3}
+    told = json.loads(succeed("stat", *common, "--json", f"s3://{tree}/d/b"))
+    assert told["metadata"] == {"uid": "7"}
+    client.put_object(Bucket=tree, Key="a.txt", Body=b"another", Metadata={"uid": "8"})
+    proxy.counted()
+    succeed("sync", *common, "--metadata", f"s3://{tree}")
+    assert proxy.counted() == {"LIST": 1, "HEAD": 1}
+    told = json.loads(succeed("stat", *common, "--json", f"s3://{tree}/a.txt"))
+    assert told["metadata"] == {"uid": "8"}
+
+
 def test_sync_of_everything(common, tree):
     assert f"s3://{tree}/: 3 keys, 3 added" in succeed("sync", *common)
 
