@@ -94,17 +94,19 @@ class S3:
     @cached_property
     def _session(self) -> Any:
         import boto3
+        import botocore.session
 
         from mimicfs.s3.errors import ours
 
         with ours("S3"):
-            session = boto3.session.Session(
-                profile_name=self._options.profile, region_name=self._options.region
+            core = botocore.session.get_session()
+            if self._options.credentials_file is not None:  # before a profile is looked for
+                core.set_config_variable("credentials_file", str(self._options.credentials_file))
+            return boto3.session.Session(
+                profile_name=self._options.profile,
+                region_name=self._options.region,
+                botocore_session=core,
             )
-            if self._options.credentials_file is not None:
-                path = str(self._options.credentials_file)
-                session._session.set_config_variable("credentials_file", path)
-            return session
 
     @cached_property
     def _client(self) -> Any:
