@@ -209,6 +209,7 @@ class VFS:
         directory = self._tree.directory(parent)
         if name == names.CONTROL:
             raise PosixError(errno.EPERM, "the control file cannot be removed")
+        self._options.buckets.check_writable(directory.bucket)
         node = self._tree.named(directory, name)
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
@@ -241,6 +242,8 @@ class VFS:
         source, target = self._tree.directory(parent), self._tree.directory(new_parent)
         if Kind.ACCOUNT in (source.kind, target.kind):
             raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
+        for bucket in (source.bucket, target.bucket):
+            self._options.buckets.check_writable(bucket)
         node = self._tree.named(source, name)
         component = self._tree.component(target, new_name)
         replaced = self._replaceable(caller, node, target, new_name, flags)

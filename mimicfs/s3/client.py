@@ -124,14 +124,16 @@ class S3:
 
     def _new_session(self) -> Any:
         import boto3
+        import botocore.session
 
-        session = boto3.session.Session(
-            profile_name=self._options.profile, region_name=self._options.region
+        core = botocore.session.get_session()
+        if self._options.credentials_file is not None:  # before a profile is looked for
+            core.set_config_variable("credentials_file", str(self._options.credentials_file))
+        return boto3.session.Session(
+            profile_name=self._options.profile,
+            region_name=self._options.region,
+            botocore_session=core,
         )
-        if self._options.credentials_file is not None:
-            path = str(self._options.credentials_file)
-            session._session.set_config_variable("credentials_file", path)
-        return session
 
     @cached_property
     def _credentials(self) -> Credentials:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.mounts import run, succeed
+from support.proxy import Proxy, Rule
 
 
 @pytest.fixture
@@ -70,3 +71,19 @@ def test_a_mistake_in_the_file_is_one_line(config: Path) -> None:
 
 def test_path_says_where_the_file_is(config: Path) -> None:
     assert succeed("config", "path") == f"{config}\n"
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_access_keys_may_be_in_a_file_of_their_own(
+    config: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text("[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = s\n")
+    config.write_text(f'endpoint-url = "{proxy.url}"\ncredentials-file = "{keys}"\n')
+    seen: list[str] = []
+    with proxy.rule(Rule(lambda request: bool(seen.append(request.headers["Authorization"])))):
+        succeed("ls", "--profile", "work")
+    assert ["Credential=AKIDWORK/" in each for each in seen] == [True]

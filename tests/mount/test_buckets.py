@@ -129,9 +129,12 @@ def test_a_bucket_that_is_read_only(all_buckets: All) -> None:
     raises(errno.EROFS, (here / "d").mkdir)
     raises(errno.EROFS, (here / "a").unlink)
     raises(errno.EROFS, (here / "a").rename, here / "c")
+    raises(errno.EROFS, (here / "a").rename, all_buckets.directory("bare") / "c")
+    raises(errno.EROFS, (here / "a").chmod, 0o600)
     raises(errno.EROFS, os.symlink, "a", here / "l")
     assert (here / "a").read_text() == "old"
     assert {request.kind for request in all_buckets.seen} <= {"LIST", "GET", "HEAD"}
+    assert os.listdir(all_buckets.directory("bare")) == ["a"]
 
 
 def test_a_part_of_a_bucket_is_all_that_is_shown(all_buckets: All, mount_at: Any) -> None:

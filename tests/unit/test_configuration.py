@@ -206,3 +206,13 @@ def test_a_password_from_a_file(path: Path, tmp_path: Path) -> None:
     secret.chmod(0o644)
     with pytest.raises(ConfigError, match="has a secret and others can read it; chmod 600"):
         found.settings()
+
+
+def test_access_keys_that_others_can_read_are_refused(path: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    text = f'credentials-file = "{keys}"'
+    assert refused(path, text) == f"{keys}: No such file or directory"
+    keys.touch(0o640)
+    assert refused(path, text) == f"{keys}: has a secret and others can read it; chmod 600 {keys}"
+    keys.chmod(0o600)
+    assert settled(path, text).settings().s3.credentials_file == keys
