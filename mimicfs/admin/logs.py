@@ -117,10 +117,20 @@ def _private(path: str, flags: int) -> int:
 
 
 class _OneLine(logging.Formatter):
-    """A key may have a line feed in it: a log line has not."""
+    """A key may have a line feed in it, or what a terminal takes as a command: a log line has
+    not."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(map(_printable, super().formatException(ei).split("\n")))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 class _Journal(_OneLine):

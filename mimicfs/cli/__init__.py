@@ -11,7 +11,7 @@ from mimicfs.cli.doctoring import doctor
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, umount
 from mimicfs.cli.syncing import sync
-from mimicfs.cli.text import one_line
+from mimicfs.cli.text import one_line, printable
 from mimicfs.cli.watching import log_level, status
 from mimicfs.errors import MimicError
 
@@ -43,7 +43,7 @@ def main() -> None:
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)
     except MimicError as exc:
-        click.echo(f"mimicfs: {one_line(exc)}", err=True)
+        click.echo(f"mimicfs: {printable(one_line(exc))}", err=True)
         sys.exit(exit_code(exc))
 
 

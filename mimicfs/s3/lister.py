@@ -17,12 +17,13 @@ from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config import S3Options
-from mimicfs.errors import S3Error, S3Unavailable, Throttled
+from mimicfs.errors import MalformedListing, S3Error, S3Unavailable, Throttled
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, Page, parse_page
 from mimicfs.s3.traffic import Traffic
 
+_BODY_MAX = 16 << 20  # of a page: 1,000 keys of 1,024 bytes, each written as %XX, are 4 MiB
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
 # Other mistakes have these codes too; that it is the region is said by a <Region>.
@@ -101,9 +102,10 @@ class Lister:
         self._count("LIST")
         with self._traffic.observing("ListObjectsV2", about) as seen:
             try:
-                answer = self._http.send(AWSRequest("GET", url).prepare())
+                request = AWSRequest("GET", url, stream_output=True)
+                answer = self._http.send(request.prepare())
                 seen.headers = answer.headers
-                body: bytes = answer.content
+                body = _body(answer.raw, about)
             except (BotoCoreError, HTTPError) as exc:
                 raise translated(exc, about) from None  # *exc* shows the signed address in a log
             if answer.status_code != 200:
@@ -135,6 +137,16 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
+
+
+def _body(raw: Any, about: str) -> bytes:
+    """Return what an answer says, up to what a page can be. Raises MalformedListing."""
+    body: bytes = raw.read(_BODY_MAX + 1, decode_content=True)
+    if len(body) > _BODY_MAX:
+        raw.close()
+        raise MalformedListing(f"{about}: the answer has no end; check --endpoint-url")
+    raw.read()  # its end, so that the connection can be used again
+    return body
 
 
 class _Redirected(Exception):

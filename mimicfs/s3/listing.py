@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from mimicfs.entry import LISTED, Entry
+from mimicfs.entry import LISTED, Entry, checked_ns, checked_size
 from mimicfs.errors import MalformedListing
 
 _NS = 1_000_000_000
@@ -118,7 +118,8 @@ def _usual(body: bytes, start: int, end: int) -> list[_Object] | None:
 
 @lru_cache(maxsize=1024)
 def _midnight_s(day: bytes) -> int:
-    return int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
+    at = int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
+    return checked_ns(at * _NS) // _NS
 
 
 @lru_cache(maxsize=16384)
@@ -191,7 +192,7 @@ class _Found:
         storage_class = item.get("StorageClass", "")
         return Entry(
             item["Key"],
-            int(item["Size"]),
+            checked_size(int(item["Size"])),
             self._time_ns(item["LastModified"]),
             item.get("ETag", "").strip('"'),
             "" if storage_class == "STANDARD" else storage_class,
@@ -274,4 +275,4 @@ def time_ns(text: str) -> int:
     """Return the ns of an ISO 8601 time in UTC."""
     at = datetime.fromisoformat(text)
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    return int(whole.timestamp()) * _NS + at.microsecond * 1000
+    return checked_ns(int(whole.timestamp()) * _NS + at.microsecond * 1000)
