@@ -96,7 +96,7 @@ class Control:
             self._allowance.spend(max(0, so_far.pages - pages))
             pages = max(pages, so_far.pages)
 
-        self._syncer.sync(bucket, prefix, spend, cancellation)
+        self._syncer.sync(bucket, prefix, progress=spend, cancellation=cancellation)
 
     def _afford(self, about: str, cancellation: Cancellation) -> None:
         """Wait until a request may be spent on a refresh: so a loop of them cannot run up a

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mimicfs.entry import Bucket, Difference, Scope
 from mimicfs.errors import (
@@ -52,6 +52,9 @@ class Progress(NamedTuple):
     changed: int = 0
     deleted: int = 0
     unchanged: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return self._asdict()
 
 
 class Report(NamedTuple):
@@ -106,9 +109,9 @@ class Syncer:
         """Return how far the sync of just this scope is, or how the last one ended."""
         return self._status.get((bucket, prefix))
 
-    def outcomes(self) -> list[Progress | Report]:
-        """Return of each scope that was synced how far that is, or how the last one ended."""
-        return list(self._status.values())
+    def progress(self) -> list[Progress]:
+        """Return how far each sync is that runs now."""
+        return [each for each in list(self._status.values()) if isinstance(each, Progress)]
 
     # What the mirror cannot answer
 
