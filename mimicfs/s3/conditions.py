@@ -41,12 +41,16 @@ class Conditions:
         self._s3 = s3
         self._honoured: bool | None = None  # None: not tried yet
 
+    def honoured(self, bucket: str, key: str) -> bool:
+        """Whether the server looks at conditions of writes. Tried once, by a write beside *key*."""
+        return self._honours(bucket, key)
+
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
         """Return the parameters of a write that is to be done only under *condition*. Raises
         what `check` raises, where the server would not look."""
         if condition == Condition():
             return {}
-        if not self.honours(bucket, key):
+        if not self._honours(bucket, key):
             self.check(bucket, key, condition)
             return {}
         return {"IfNoneMatch": "*"} if condition.absent else {"IfMatch": f'"{condition.etag}"'}
@@ -64,8 +68,7 @@ class Conditions:
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
-    def honours(self, bucket: str, key: str) -> bool:
-        """Whether the server looks at conditions. Tried once, by a write beside *key*."""
+    def _honours(self, bucket: str, key: str) -> bool:
         if self._honoured is None:
             self._honoured = self._try(bucket, key)
             if not self._honoured:

@@ -209,7 +209,7 @@ class Scratch:
     def __init__(self, examination: Examination, bucket: str, prefix: str) -> None:
         self._tried = examination.tried
         self._ask = examination.ask
-        self._honours = examination.s3.conditions.honours
+        self._honours = examination.s3.conditions.honoured
         self._bucket = bucket
         self._base = f"{prefix}.mimicfs-doctor-{secrets.token_hex(8)}"
         self._made: list[str] = []
