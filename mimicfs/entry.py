@@ -11,6 +11,26 @@ LISTED = 1  # no object: S3 showed this directory (a CommonPrefix), its keys are
 KEPT = 2  # no object: a directory emptied or made through the mount, kept until removed
 
 
+# What is believed of a size and a time. S3 has objects up to 50 TB; stores, and the kernel, have
+# 64 bits, also for the sum of a bucket.
+SIZE_MAX = 1 << 50  # bytes
+TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
+
+
+def checked_size(size: int) -> int:
+    """Return *size*. Raises ValueError if no object can have it."""
+    if not 0 <= size <= SIZE_MAX:
+        raise ValueError(f"a size of {size} bytes")
+    return size
+
+
+def checked_ns(ns: int) -> int:
+    """Return the time *ns*. Raises ValueError if it is out of all range."""
+    if not -TIME_MAX_NS <= ns <= TIME_MAX_NS:
+        raise ValueError(f"a time {ns // 1_000_000_000} s from 1970")
+    return ns
+
+
 class Entry(NamedTuple):
     """One key of a bucket, or a directory that has no object.
 

@@ -195,7 +195,7 @@ def _register(
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
     sources.register("files", partial(figures.files, *files))
-    sources.register("sync", partial(figures.syncs, parts.syncer))
+    sources.register("sync", partial(figures.syncs, parts.syncer, parts.mimicdb))
 
 
 def _journal(settings: Settings, choices: MountChoices) -> Journal:

@@ -192,7 +192,7 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
         elif not equals:
             raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
         else:
-            value = shown_to_all(option, text, f"-o {name}")
+            value = shown_to_all(option, text, f"-o {name}", f"-o {shown}")
             values[option.name] = Given(value, f"-o {name}")
     return values
 
@@ -227,11 +227,11 @@ def from_environment(environ: Mapping[str, str]) -> Values:
     return values
 
 
-def shown_to_all(option: Option, text: str, about: str) -> Any:
-    """Return the value that *text*, on a command line, is. Raises ConfigError, also for a URL
-    with a password: `ps` shows it to everybody."""
+def shown_to_all(option: Option, text: str, name: str, about: str) -> Any:
+    """Return the value that *text*, on a command line, is. Raises ConfigError, which begins
+    with *about*; also for a URL with a password, as `ps` shows it to everybody."""
     if option.name in _URLS:
-        refuse_shown_secret(about, text)
+        refuse_shown_secret(name, text)
     return parsed(option, text, about)
 
 

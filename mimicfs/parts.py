@@ -65,6 +65,9 @@ def check(parts: Parts, target: Target) -> None:
     One request. When S3 cannot be reached, a mirror that has what is asked for is enough.
     """
     parts.s3.check_credentials()
+    exposed = parts.s3.exposed_credentials()
+    if exposed is not None:
+        log.warning("%s: other users can read the credentials in it; chmod 600 it", exposed)
     if target.bucket:
         known = parts.mimicdb.backend.bucket(target.bucket) is not None
     else:

@@ -92,10 +92,10 @@ class ControlSocket:
 
     def _answer(self, connection: socket.socket) -> dict[str, Any]:
         _, uid, _ = _peer(connection)
+        request = _received(connection, _REQUEST_MAX)
         if uid not in (0, os.geteuid()):
             log.warning("control socket: user %d was refused", uid)
             return {"error": "for the user who mounted, and root"}
-        request = _received(connection, _REQUEST_MAX)
         name = request.get("command")
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:

@@ -17,7 +17,7 @@ from mimicfs import __version__
 from mimicfs.admin import logs
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB
-from mimicfs.sync import Progress, Report, Syncer
+from mimicfs.sync import Report, Syncer
 
 if TYPE_CHECKING:
     from mimicfs.fuse.notify import Notifier
@@ -108,15 +108,17 @@ def _write_back(vfs: VFS) -> dict[str, Any]:
     }
 
 
-def syncs(syncer: Syncer) -> dict[str, Any]:
-    """Return the syncs that run, and those of which the last one failed."""
-    outcomes = syncer.outcomes()
-    running = [each.as_dict() for each in outcomes if isinstance(each, Progress)]
+def syncs(syncer: Syncer, mimicdb: MimicDB) -> dict[str, Any]:
+    """Return the syncs that run, and the buckets of which the last one failed."""
+    outcomes = (
+        (bucket.name, syncer.status(bucket.name, "")) for bucket in mimicdb.backend.buckets()
+    )
     failed = [
-        {"bucket": each.bucket, "prefix": each.prefix, "error": each.error}
-        for each in outcomes
-        if isinstance(each, Report) and each.error
+        {"bucket": name, "error": outcome.error}
+        for name, outcome in outcomes
+        if isinstance(outcome, Report) and outcome.error
     ]
+    running = [each.as_dict() for each in syncer.progress()]
     return {"running": running[:_SCOPES_MAX], "failed": failed[:_SCOPES_MAX]}
 
 

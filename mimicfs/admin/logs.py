@@ -3,7 +3,7 @@
     terminal      time, level, message
     systemd       where stderr is the journal: <priority>message, the journal has the time
     --log-file    a file, 0600 when it is made, opened anew when logrotate has moved it away;
-                  `syslog:` is the system's log
+                  `syslog:` is the system's log, `syslog:/PATH` the one at another socket
 
 SIGUSR1 logs more, SIGUSR2 less, `mimicfs log-level` sets a level. botocore's debug log shows
 signed headers: its loggers stay at warning, whatever the level is.
@@ -76,8 +76,8 @@ def _to_stderr() -> tuple[logging.Handler, logging.Formatter]:
 
 
 def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
-    if str(file) == SYSLOG:
-        return _to_syslog()
+    if str(file).startswith(SYSLOG):
+        return _to_syslog(str(file).removeprefix(SYSLOG) or _SYSLOG_SOCKET)
     try:
         os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return _Watched(file), _OneLine(_TIMED)
@@ -85,13 +85,12 @@ def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
         raise ConfigError(f"{file}: {exc.strerror}; name another --log-file") from exc
 
 
-def _to_syslog() -> tuple[logging.Handler, logging.Formatter]:
+def _to_syslog(address: str) -> tuple[logging.Handler, logging.Formatter]:
+    facility = logging.handlers.SysLogHandler.LOG_DAEMON
     try:
-        handler = logging.handlers.SysLogHandler(
-            _SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON
-        )
+        handler = logging.handlers.SysLogHandler(address, facility)
     except OSError as exc:
-        raise ConfigError(f"{_SYSLOG_SOCKET}: {exc.strerror}; name another --log-file") from exc
+        raise ConfigError(f"{address}: {exc.strerror}; name another --log-file") from exc
     handler.append_nul = False
     return handler, _OneLine(f"mimicfs[{os.getpid()}]: %(levelname)s %(message)s")
 
@@ -117,10 +116,20 @@ def _private(path: str, flags: int) -> int:
 
 
 class _OneLine(logging.Formatter):
-    """A key may have a line feed in it: a log line has not."""
+    """A key may have a line feed in it, or what a terminal takes as a command: a log line has
+    not."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(map(_printable, super().formatException(ei).split("\n")))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 class _Journal(_OneLine):

@@ -143,12 +143,14 @@ class SQLite(Backend):
 
     @_ours
     def _open(self) -> None:
-        if not self._in_memory and not self._kwargs.get("uri"):
-            _create_private(Path(self._path))
+        path = None if self._in_memory or self._kwargs.get("uri") else Path(self._path)
+        found = _created(path) if path is not None else None
         self._writer = self._connect()
         self._data_version = 0
         with self._writing() as db:
             self._check(db)
+        if path is not None and found is not None:
+            _check_private(path, found)
 
     def _check(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -684,20 +686,25 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
         db.execute(f"PRAGMA user_version = {old + 1}")
 
 
-def _create_private(path: Path) -> None:
-    """Make the file of the store, readable by its owner only, if there is none. SQLite gives
-    the files beside it (-wal, -shm) the same permissions."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+def _created(path: Path) -> os.stat_result:
+    """Make the file of the store, readable by its owner only, if there is none; return what it
+    is. SQLite gives the files beside it (-wal, -shm) the same permissions."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(path, flags, 0o600)
-        try:
-            check_file(path, os.fstat(fd))
-        finally:
-            os.close(fd)
     except OSError as exc:
         text = "a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
         raise StoreUnavailable(f"{path}: {text}; name another file with --store") from exc
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    try:
+        check_file(path, found)
     except ConfigError as exc:
         raise StoreUnavailable(str(exc)) from exc
 

@@ -86,7 +86,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         self.name = option.kind.name.lower()
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return shown_to_all(self._option, value, f"--{self._option.name}")
+        name = f"--{self._option.name}"
+        return shown_to_all(self._option, value, name, name)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

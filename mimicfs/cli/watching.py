@@ -230,10 +230,15 @@ def _cache(part: Told) -> Iterator[str]:
 def _syncs(part: Told) -> Iterator[str]:
     for each in part["running"]:
         scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
-        yield f"  syncing  {scope}: {each['keys']:,} keys in {each['pages']:,} pages so far"
+        so_far = f"{each['keys']:,} keys in {each['pages']:,} pages so far"
+        yield f"  syncing  {scope}: {so_far}{_left(each)}"
     for each in part["failed"]:
-        scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
-        yield f"  SYNC OF  {scope} failed: {printable(each['error'])}"
+        yield f"  SYNC OF  s3://{each['bucket']}/ failed: {printable(each['error'])}"
+
+
+def _left(progress: Told) -> str:
+    left_s = progress.get("left_s")
+    return f", about {duration(left_s)} left" if left_s else ""
 
 
 def _buckets(buckets: list[Told]) -> Iterator[str]:

@@ -31,7 +31,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import OBJECT, SIZE_MAX, TIME_MAX_NS, Entry
 from mimicfs.errors import StoreError
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
@@ -341,11 +341,14 @@ def entry_of(key: str, answer: _Answer) -> Entry | None:
         if not total.isdecimal():
             return None
         size = int(total)
+    mtime_ns = _time_ns(answer["LastModified"])
+    if not (0 <= size <= SIZE_MAX and abs(mtime_ns) <= TIME_MAX_NS):
+        return None
     storage_class = answer.get("StorageClass", "")
     return Entry(
         key,
         size,
-        _time_ns(answer["LastModified"]),
+        mtime_ns,
         answer.get("ETag", "").strip('"'),
         "" if storage_class == "STANDARD" else storage_class,
         {name.lower(): value for name, value in answer.get("Metadata", {}).items()},

@@ -21,6 +21,7 @@ from mimicfs.config import S3Options
 from mimicfs.errors import (
     CredentialsError,
     InvalidRequest,
+    MalformedListing,
     S3Error,
     S3Unavailable,
     Throttled,
@@ -31,7 +32,7 @@ from mimicfs.s3.credentials import EXPIRED, Credentials
 from mimicfs.s3.errors import from_code, ours, translated
 from mimicfs.s3.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
 from mimicfs.s3.traffic import Traffic
-from mimicfs.s3.transport import Transport
+from mimicfs.s3.transport import ANSWER_MAX, Transport
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
@@ -140,6 +141,8 @@ class Lister:
                 body: bytes = answer.content
             except (BotoCoreError, HTTPError) as exc:
                 raise translated(exc, about) from None  # *exc* shows the signed address in a log
+            if len(body) > ANSWER_MAX:
+                raise MalformedListing(f"{about}: the answer has no end; check --endpoint-url")
             if answer.status_code != 200:
                 raise self._refusal(answer, body, about)
         self._traffic.moved(len(body), 0)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from mimicfs.entry import LISTED, OBJECT, Entry
+from mimicfs.entry import LISTED, OBJECT, Entry, checked_ns, checked_size
 from mimicfs.errors import MalformedListing
 
 _NS = 1_000_000_000
@@ -160,7 +160,8 @@ def _texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str]
 def _midnight_s(day: bytes) -> int:
     if not _TIME(day + b"T00:00:00Z"):
         raise ValueError(day)
-    return int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
+    at = int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
+    return checked_ns(at * _NS) // _NS
 
 
 @lru_cache(maxsize=16384)
@@ -226,7 +227,7 @@ class _Found:
         storage_class = item.get("StorageClass", "")
         return Entry(
             item["Key"],
-            int(item["Size"]),
+            checked_size(int(item["Size"])),
             self._time_ns(item["LastModified"]),
             item.get("ETag", "").strip('"'),
             "" if storage_class == "STANDARD" else storage_class,
@@ -324,4 +325,4 @@ def time_ns(text: str) -> int:
     """Return the ns of an ISO 8601 time in UTC."""
     at = datetime.fromisoformat(text)
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    return int(whole.timestamp()) * _NS + at.microsecond * 1000
+    return checked_ns(int(whole.timestamp()) * _NS + at.microsecond * 1000)

@@ -38,6 +38,9 @@ from botocore.utils import get_environ_proxies
 from mimicfs.config import S3Options
 
 BROKEN = (OSError, http.client.HTTPException)
+# Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
+# written as %XX, has 4 MiB.
+ANSWER_MAX = 16 << 20
 # Bytes of a body that are handed to the network at once, and have `read_timeout_s` for that:
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
@@ -151,7 +154,7 @@ class Transport:
             request.method, request.url, target, dict(request.headers.items()), request.body
         )
         try:
-            body: Any = _Whole(found.rest())
+            body: Any = _Whole(found.rest(ANSWER_MAX + 1))
         except BROKEN as exc:
             raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
         status = found.status

@@ -1,9 +1,12 @@
 """What status and metrics are made of, without a mount."""
 
+import contextlib
 import os
 import stat
 import threading
 import time
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from botocore.exceptions import ClientError
@@ -11,8 +14,11 @@ from botocore.exceptions import ClientError
 from mimicfs import private
 from mimicfs.admin.sources import Sources
 from mimicfs.allowance import Allowance
-from mimicfs.config import has_secret, redacted
-from mimicfs.errors import ConfigError
+from mimicfs.config import S3Options, has_secret, redacted
+from mimicfs.errors import ConfigError, MalformedListing
+from mimicfs.s3.client import S3
+from mimicfs.s3.learning import entry_of
+from mimicfs.s3.listing import Asked, parse_page
 from mimicfs.s3.traffic import Traffic
 
 
@@ -134,3 +140,61 @@ def test_what_belongs_to_others_is_refused(tmp_path):
         private.private_directory(tmp_path / "theirs")
     with pytest.raises(ConfigError, match="belongs to user 65534"):
         private.check_parent(tmp_path / "theirs/store.db")
+
+
+@pytest.mark.parametrize(
+    ("size", "time_"),
+    [
+        ("99999999999999999999", "2026-01-02T03:04:05.000Z"),
+        ("-1", "2026-01-02T03:04:05.000Z"),
+        ("1", "9999-12-31T23:59:59.000Z"),
+        ("1", "9999-12-31T23:59:59+00:00"),
+    ],
+)
+def test_a_size_or_time_that_cannot_be_is_no_listing(size, time_):
+    body = (
+        '<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>'
+        f"<Contents><Key>a</Key><LastModified>{time_}</LastModified><ETag>&quot;e&quot;</ETag>"
+        f"<Size>{size}</Size></Contents></ListBucketResult>"
+    )
+    with pytest.raises(MalformedListing, match=r"not a listing: a (size|time)"):
+        parse_page(body.encode(), Asked("b", ""))
+
+
+def test_a_size_or_time_that_cannot_be_is_no_answer():
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    good = {"LastModified": at, "ContentLength": 5, "ETag": '"e"'}
+    assert entry_of("k", good).size == 5
+    for bad in ({"ContentLength": -1}, {"ContentRange": "bytes 0-4/99999999999999999999"},
+                {"LastModified": at.replace(year=9999)}):  # fmt: skip
+        assert entry_of("k", good | bad) is None
+
+
+def test_an_answer_without_an_end_is_not_waited_for(mimicdb):
+    sent = []
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while len(sent) < 1000:
+                    self.wfile.write(b" " * (1 << 20))
+                    sent.append(1)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    s3 = S3(S3Options(endpoint_url=f"http://127.0.0.1:{server.server_port}"), mimicdb)
+    try:
+        with pytest.raises(MalformedListing, match="the answer has no end"):
+            s3.list_page("b")
+    finally:
+        s3.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert len(sent) < 100

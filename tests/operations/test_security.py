@@ -142,6 +142,21 @@ def test_a_password_on_the_command_line_is_refused(state, option, url):
 
 
 @moto
+def test_credentials_that_others_can_read_are_warned_of(state, proxy, store, tmp_path, monkeypatch):
+    path = tmp_path / "credentials"
+    path.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = hush\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    point = tmp_path / "mnt"
+    point.mkdir()
+    words = ["--endpoint-url", proxy.url, "--store", store, "s3://no-such-bucket", point]
+    for mode, warned in ((0o644, True), (0o600, False)):
+        path.chmod(mode)
+        said = run("mount", "-f", *words).stderr
+        assert (f"{path}: other users can read the credentials in it" in said) is warned
+        assert "hush" not in said
+
+
+@moto
 def test_every_file_that_is_made_is_for_us_alone(mount_at, bucket, client, state, tmp_path):
     before = os.umask(0)
     try:
@@ -218,6 +233,24 @@ def test_a_state_directory_that_is_a_link_or_open_to_others_is_refused(state, tm
     state.chmod(0o755)
     assert f"others can enter it; chmod 700 {state}" in run(*words).stderr
     assert list((tmp_path / "theirs").iterdir()) == []
+
+
+@moto
+def test_control_characters_reach_neither_the_terminal_nor_the_log(
+    state, proxy, bucket, store, client, tmp_path
+):
+    client.put_object(Bucket=bucket, Key="a\x1b[2Jb", Body=b"x")
+    common = ["--endpoint-url", proxy.url, "--store", store, "--log-level", "debug"]
+    said = [
+        run("ls", "-R", *common, f"s3://{bucket}"),
+        run("ls", *common, f"s3://{bucket}/\x1b[2J"),
+    ]
+    log = tmp_path / "own.log"
+    run("sync", *common, "--log-file", log, f"s3://{bucket}/\x1b[2J")
+    assert [result.returncode for result in said] == [0, 6]
+    shown = "".join(result.stdout + result.stderr for result in said) + log.read_text()
+    assert "\x1b" not in shown
+    assert shown.count("\\x1b[2J") >= 3
 
 
 @moto

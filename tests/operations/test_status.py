@@ -13,13 +13,18 @@ import threading
 import time
 
 import pytest
-from support.mounts import MIMICFS, run, succeed, unmounted, wait_until
+from support.clients import plain
+from support.mounts import MIMICFS, Mount, run, succeed, unmounted, wait_until
 from support.servers import free_port
 
 from mimicfs.admin.controlsocket import ask
-from mimicfs.errors import MountError
+from mimicfs.admin.metrics import Metrics
+from mimicfs.errors import ConfigError, MountError
 
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+@pytest.fixture
+def server(moto):
+    return moto
 
 
 @pytest.fixture
@@ -27,6 +32,29 @@ def mount(mount_at, bucket, client):
     client.put_object(Bucket=bucket, Key="d/a", Body=b"hello")
     client.put_object(Bucket=bucket, Key="d/b", Body=b"x")
     return mount_at(f"s3://{bucket}")
+
+
+@pytest.fixture(scope="module")
+def quiet(moto, tmp_path_factory):
+    """A mount that several tests look at, each in its turn."""
+    base = tmp_path_factory.mktemp("quiet")
+    client = plain(moto)
+    client.create_bucket(Bucket="quiet")
+    words = ["--endpoint-url", moto, "--store", f"sqlite://{base}/store.db", "s3://quiet"]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_STATE_HOME", str(base / "state"))
+        environment.setenv("HOME", str(base))
+        mount = Mount(base / "mnt", words, base / "mount.log")
+    yield mount
+    mount.close()
+    client.close()
+
+
+@pytest.fixture
+def its_state(quiet, monkeypatch):
+    """The commands of the test are those of the user who mounted `quiet`."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(quiet.log.parent / "state"))
+    return quiet.log.parent / "state/mimicfs"
 
 
 def told(mount):
@@ -92,16 +120,16 @@ def test_status_answers_while_the_mount_is_loaded_and_s3_is_stalled(mount, proxy
             thread.join()
 
 
-def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(mount):
-    mount.process.send_signal(signal.SIGSTOP)
+def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(quiet, its_state):
+    quiet.process.send_signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        text = succeed("status", "--timeout", "0.5", mount.path)
+        text = succeed("status", "--timeout", "0.5", quiet.path)
         assert time.monotonic() - started < 10
         assert "DOES NOT ANSWER: the mount does not answer within 0.5 s" in text
     finally:
-        mount.process.send_signal(signal.SIGCONT)
-    assert told(mount)["error"] == ""
+        quiet.process.send_signal(signal.SIGCONT)
+    assert told(quiet)["error"] == ""
 
 
 def test_after_kill_9_status_says_dead_and_the_next_mount_answers(mount, mount_at, bucket):
@@ -113,25 +141,25 @@ def test_after_kill_9_status_says_dead_and_the_next_mount_answers(mount, mount_a
     assert (told(again)["alive"], told(again)["error"]) == (True, "")
 
 
-def test_watch_shows_it_again_and_again(mount):
-    words = [str(MIMICFS), "status", "--watch", "--json", str(mount.path)]
+def test_watch_shows_it_again_and_again(quiet, its_state):
+    words = [str(MIMICFS), "status", "--watch", "--json", str(quiet.path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         seen = [json.loads(process.stdout.readline())[0]["pid"] for _ in range(2)]
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-    assert seen == [mount.process.pid] * 2
+    assert seen == [quiet.process.pid] * 2
 
 
-def test_the_control_socket_is_for_the_user_who_mounted_and_root(mount, state, tmp_path):
-    path = control_socket(state)
+def test_the_control_socket_is_for_the_user_who_mounted_and_root(quiet, its_state):
+    path = control_socket(its_state)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert ask(path, "status")["process"]["pid"] == mount.process.pid
+    assert ask(path, "status")["process"]["pid"] == quiet.process.pid
     with pytest.raises(MountError, match="no such command: 'no-such'"):
         ask(path, "no-such")
     if os.geteuid() == 0:
         assert asked_by_nobody(path) == b'{"error": "for the user who mounted, and root"}\n'
-        assert "control socket: user 65534 was refused" in mount.log.read_text()
+        assert "control socket: user 65534 was refused" in quiet.log.read_text()
 
 
 def asked_by_nobody(path):
@@ -146,13 +174,13 @@ def asked_by_nobody(path):
     path.chmod(0o666)
     words = [sys.executable, "-c", program, str(path.parent), path.name]
     try:
-        return subprocess.run(words, capture_output=True, check=True, timeout=20).stdout
+        return subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=20).stdout
     finally:
         path.parent.chmod(0o700)
 
 
-def test_nonsense_at_the_control_socket_harms_nobody(mount, state):
-    path = control_socket(state)
+def test_nonsense_at_the_control_socket_harms_nobody(quiet, its_state):
+    path = control_socket(its_state)
     for nonsense in (b"\n", b"[]\n", b"{" * 100, b"x" * 200_000, b'{"command": {}}\n', b""):
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             os.chdir(path.parent)  # the path is longer than an address may be
@@ -162,17 +190,17 @@ def test_nonsense_at_the_control_socket_harms_nobody(mount, state):
     assert ask(path, "log-level") == "info"
 
 
-def test_the_level_of_the_log_changes_while_the_mount_runs(mount):
-    assert succeed("log-level", mount.path) == "info\n"
-    assert succeed("log-level", mount.path, "debug") == "debug\n"
-    mount.process.send_signal(signal.SIGUSR2)
-    wait_until(lambda: succeed("log-level", mount.path) == "info\n")
-    mount.process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: succeed("log-level", mount.path) == "debug\n")
-    result = run("log-level", mount.path, "loud")
+def test_the_level_of_the_log_changes_while_the_mount_runs(quiet, its_state):
+    assert succeed("log-level", quiet.path) == "info\n"
+    assert succeed("log-level", quiet.path, "debug") == "debug\n"
+    quiet.process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: succeed("log-level", quiet.path) == "info\n")
+    quiet.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: succeed("log-level", quiet.path) == "debug\n")
+    result = run("log-level", quiet.path, "loud")
     assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
     assert "levels are debug, info, warning, error" in result.stderr
-    assert "the log is at level debug, it was at info" in mount.log.read_text()
+    assert "the log is at level debug, it was at info" in quiet.log.read_text()
 
 
 def test_slow_requests_are_logged_and_counted(mount_at, bucket, client, proxy):
@@ -231,21 +259,27 @@ def scraped(connection):
         ("9100", "write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"),
         ("127.0.0.1:99999", "write 127.0.0.1:PORT"),
         ("unix:/tmp/metrics.sock", "anybody can write in it"),
-        ("127.0.0.1:1", "prometheus-client: pip install 'mimicfs[metrics]'"),
+        ("192.0.2.1.2:9100", "anybody who reaches this address"),
+        ("public:192.0.2.1:9100", "Cannot assign requested address"),
     ],
 )
-def test_metrics_that_cannot_be_served_are_an_error_and_leave_no_mount(
-    state, tmp_path, proxy, bucket, store, address, says, monkeypatch
+def test_metrics_are_not_served_just_anywhere(address, says):
+    with pytest.raises(ConfigError) as raised:
+        Metrics(address, dict)
+    assert says in str(raised.value)
+
+
+def test_metrics_that_cannot_be_served_leave_no_mount(
+    state, tmp_path, proxy, bucket, store, monkeypatch
 ):
-    if "pip install" in says:
-        (tmp_path / "prometheus_client.py").write_text("raise ImportError")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     point = tmp_path / "mnt"
     point.mkdir()
-    common = ["--endpoint-url", proxy.url, "--store", store, "--metrics", address]
-    result = run("mount", "-f", *common, f"s3://{bucket}", point)
+    common = ["--endpoint-url", proxy.url, "--store", store, "--metrics", "127.0.0.1:1"]
+    result = run("mount", *common, f"s3://{bucket}", point)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert says in result.stderr
+    assert "prometheus-client: pip install 'mimicfs[metrics]'" in result.stderr
     assert unmounted(point)
 
 

@@ -94,9 +94,13 @@ def test_extended_attributes_that_make_no_sense_are_none(text):
     assert metadata.xattrs({"xattr": text}) == {}
 
 
-def test_the_ctime_is_written_and_read_and_ends_with_new_bytes():
+def test_the_ctime_is_written_and_read_and_is_never_before_the_bytes():
     meta = metadata.written(0o100644, ctime_ns=5_000_000_007)
     assert meta == {"mode": "33188", "ctime": "5.000000007"}
     assert metadata.read(meta).ctime_ns == 5_000_000_007
-    assert metadata.of_new_bytes(meta, 9) == {"mtime": "0.000000009", "ctime": "0.000000009"}
+    assert metadata.of_new_bytes(meta, 9) == {"mtime": "0.000000009", "ctime": "5.000000007"}
+    assert metadata.of_new_bytes(meta, 6 * 10**9) == {
+        "mtime": "6.000000000",
+        "ctime": "6.000000000",
+    }
     assert metadata.of_new_bytes({}, 9) == {"mtime": "0.000000009"}
