@@ -400,8 +400,8 @@ class S3:
 
     def _get(self, bucket: str, key: str, etag: str, start: int, size: int) -> Any:
         extra = {"IfMatch": f'"{etag}"'} if etag else {}
-        known = self.mimicdb.entry(bucket, key)
-        if start == 0 and known is not None and (known.etag, known.size) == (etag, size):
+        known = self.mimicdb.entry(bucket, key) if start == 0 else None
+        if known is not None and (known.etag, known.size) == (etag, size):
             extra["ChecksumMode"] = "ENABLED"  # S3 sends none with a range
         else:
             extra["Range"] = f"bytes={start}-{start + size - 1}"
