@@ -6,7 +6,8 @@ directory in one of two orders: that of the names (grep -r, tar, a shell's *, rs
 the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the
 second file follows the first in one of them, the next small ones are fetched: 4, then 8, then 16
 ahead. A wrong guess ends it, at the cost of what was fetched; files that were passed over are
-dropped when 32 others were opened.
+dropped when 32 others were opened. Who goes through a tree does so in one order: after one
+directory was read like that, the next one is foreseen from its first file on.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks; a walk's own lock
 all of the walk, also while its next names are looked up in the mirror. What is fetched is not
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -35,9 +37,19 @@ _SMALL = 1 * MIB  # larger files have a read-ahead of their own
 _BYTES = 8 * MIB  # of one directory, fetched and not opened yet
 _MOST = 16  # files foreseen
 _LATE = 32  # opened since, after which a file that was passed over is dropped
+_PRESUMED_ROW = 2  # as if so many had been foreseen: 16 files ahead at once
 _NEAR = 4  # the next file is one of so many: several threads may read at once
 _SORTED = 50_000  # a directory with more files is gone through by name, or not foreseen
 _WALKS = 64  # directories that are remembered
+_SOON_S = 2.0  # a directory that is begun so soon after another one was read goes on with the tree
+
+
+class _Habit(NamedTuple):
+    """How directories of a bucket are gone through, as was seen at *seen_s*."""
+
+    bucket: str
+    by_number: bool
+    seen_s: float
 
 
 class _Foreseen(NamedTuple):
@@ -55,6 +67,7 @@ class _Walk:
         self.row = 0  # files in a row that were foreseen
         self.last = ""  # key of the file that was opened last, or foreseen last
         self.by_number = False  # the order is that of the inode numbers
+        self.presumed = False  # it is foreseen because others were, and not seen itself yet
         self.keys: list[str] = []  # of the files, in the order of their inode numbers
         self.places: dict[str, int] = {}  # in that list
         self.foreseen: OrderedDict[str, _Foreseen] = OrderedDict()
@@ -98,6 +111,7 @@ class Neighbours:
         self._mimicdb = mimicdb
         self._reader_of = reader_of
         self._submit = submit
+        self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
         self._lock = threading.Lock()  # protects the table
         self._walks: OrderedDict[tuple[str, str], _Walk] = OrderedDict()
 
@@ -110,8 +124,11 @@ class Neighbours:
             before, dropped = "", []
             if found is None:
                 before, dropped = walk.last, walk.begin(entry.key)
+                self._presume(walk, node.bucket, before)
             else:
                 walk.row += 1
+                walk.presumed = False
+                self._habit = _Habit(node.bucket, walk.by_number, time.monotonic())
             walk.opened += 1
             dropped += walk.late()
             look = not walk.looking and (walk.wanted() > 0 or before not in ("", entry.key))
@@ -121,6 +138,19 @@ class Neighbours:
             looked = self._submit(self._look, walk, node.parent, before, entry.key)
             looked.add_done_callback(_tell)
         return self._of_version(found, entry)
+
+    def _presume(self, walk: _Walk, bucket: str, before: str) -> None:
+        """The file that was opened was not foreseen. If it is the first one of its directory,
+        what others were like will do; if that was presumed already, it was wrong."""
+        habit = self._habit
+        if habit is None or habit.bucket != bucket:
+            return
+        if walk.presumed:
+            walk.presumed = False
+            if not walk.looking:
+                self._habit = None
+        elif not before and time.monotonic() - habit.seen_s < _SOON_S:
+            walk.presumed, walk.by_number, walk.row = True, habit.by_number, _PRESUMED_ROW
 
     @staticmethod
     def _of_version(found: _Foreseen | None, entry: Entry) -> Reader | None:
@@ -162,6 +192,8 @@ class Neighbours:
                 return
             if before:
                 walk.row, walk.last = 1, key
+            elif walk.by_number:
+                _put_in_order(walk, directory)
             for entry in self._following(walk, directory.bucket, walk.last, walk.wanted()):
                 walk.last = entry.key
                 if entry.kind == OBJECT and not entry.key.endswith("/"):

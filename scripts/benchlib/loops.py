@@ -3,7 +3,8 @@
     loops.py stat FILE PASSES LIMIT_S        lstat of every path in FILE (one a line), over and over
     loops.py create DIR COUNT SIZE THREADS LIMIT_S
     loops.py read DIR COUNT THREADS LIMIT_S  the first COUNT files of DIR by name
-    loops.py readfile FILE                   one file from its beginning to its end, 1 MiB a call
+    loops.py readfile FILE ...               files from beginning to end, 1 MiB a call, all at once
+    loops.py random FILE COUNT SIZE LIMIT_S  COUNT reads of SIZE anywhere
     loops.py pieces FILE OFFSET ...          the MD5 of 4 KiB at each offset, space-separated
 
 Imports little: what is measured is the file system, not the start of Python.
@@ -16,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from random import Random
 from time import perf_counter, perf_counter_ns
 
 
@@ -89,13 +91,37 @@ def read(directory: str, count: int, threads: int, limit_s: float) -> dict[str, 
     return spread([f"{directory}/{name}" for name in names], threads, limit_s, work)
 
 
-def read_file(path: str) -> dict[str, float]:
-    """Read one file into one buffer, over and over."""
+def read_file(path: str) -> int:
+    """Read one file into one buffer, over and over; return its size."""
     buffer, total = bytearray(1 << 20), 0
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             total += count
-    return {"done": total}
+    return total
+
+
+def read_at_once(paths: list[str]) -> dict[str, float]:
+    """Read each file in a thread of its own."""
+    sizes: list[int] = []
+    readers = [threading.Thread(target=lambda p=path: sizes.append(read_file(p))) for path in paths]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    return {"done": sum(sizes), "files": len(sizes)}
+
+
+def read_randomly(path: str, count: int, size: int, limit_s: float) -> dict[str, float]:
+    """Read *size* bytes at *count* places, which are the same in each run."""
+    places = Random(1)
+    begun, done = perf_counter(), 0
+    with open(path, "rb", buffering=0) as file:
+        blocks = os.fstat(file.fileno()).st_size // size
+        while done < count and perf_counter() - begun < limit_s:
+            if len(os.pread(file.fileno(), size, places.randrange(blocks) * size)) != size:
+                raise OSError(f"{path}: a short read")
+            done += 1
+    return {"done": done, "s": perf_counter() - begun}
 
 
 def pieces(path: str, offsets: list[int]) -> dict[str, list[str]]:
@@ -126,8 +152,11 @@ def main(command: str, *arguments: str) -> None:
         result = read(arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3]))
     elif command == "pieces":
         result = pieces(arguments[0], [int(offset) for offset in arguments[1:]])
+    elif command == "random":
+        path, count, size, limit_s = arguments
+        result = read_randomly(path, int(count), int(size), float(limit_s))
     else:
-        result = read_file(arguments[0])
+        result = read_at_once(list(arguments))
     print(json.dumps(result))
 
 

@@ -1,13 +1,11 @@
-"""What is measured: each workload is a sequence of steps on one mounted file system."""
+"""What is measured of metadata: each workload is a sequence of steps on one mounted file system."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 from zlib import crc32
 
 from benchlib import machine
-from benchlib.peers import Local, MountFailed, Peer
-from benchlib.s3objects import flat_keys, sized_keys, synthetic_size, tree_keys
+from benchlib.peers import MountFailed, Peer
+from benchlib.s3objects import flat_keys, synthetic_size, tree_keys
 from benchlib.server import Server
 
 LOOPS = str(Path(__file__).with_name("loops.py"))
@@ -32,6 +30,8 @@ class Scale:
     large: int = 100_000  # files in one directory
     depth: int = 4  # of a tree with fanout 10 and 10 files in each deepest directory
     big: int = 1 << 30  # bytes of the large file
+    readers: int = 128 << 20  # bytes of each of the files that are read at once
+    random: int = 20_000  # random reads of what is kept
     files: int = 2_000  # small files, of 4 KiB
     sample: int = 2_000  # paths of a stat loop
 
@@ -41,7 +41,7 @@ class Scale:
         return sum([10**level for level in range(self.depth + 2)])
 
 
-QUICK = Scale(2_000, 10_000, 3, 128 << 20, 200, 500)
+QUICK = Scale(2_000, 10_000, 3, 128 << 20, 16 << 20, 2_000, 200, 500)
 
 
 @dataclass
@@ -167,25 +167,19 @@ class Bench:
 
 
 def prepare(bench: Bench, local: bool) -> None:
-    """Fill the buckets and, for the local file system, write the same trees."""
+    """Fill the buckets of metadata and, for the local file system, write the same trees."""
     scale, control = bench.scale, bench.server.control
     control("fill", bucket="flat10k", kind="flat", prefix="dir/", count=scale.small)
     control("fill", bucket="flat100k", kind="flat", prefix="dir/", count=scale.large)
     control(
         "fill", bucket="tree", kind="tree", prefix="dir/", depth=scale.depth, fanout=10, files=10
     )
-    control("fill", bucket="data", kind="key", key=f"big@{scale.big}")
-    control("fill", bucket="data", kind="sized", prefix="small/", count=scale.files, size=4096)
-    control("fill", bucket="data", kind="key", key="new/.keep@1")
     if not local:
         return
     base = bench.work / "local"
     write_files(base / "flat10k", flat_keys("dir/", scale.small))
     write_files(base / "flat100k", flat_keys("dir/", scale.large))
     write_files(base / "tree", tree_keys("dir/", scale.depth, 10, 10))
-    write_files(base / "data", sized_keys("small/", scale.files, 4096), filled=True)
-    write_files(base / "data", [f"big@{scale.big}"], filled=True)
-    (base / "data" / "new").mkdir()
 
 
 def write_files(base: Path, keys: list[str], filled: bool = False) -> None:
@@ -344,130 +338,13 @@ def stat_loop(
     return made
 
 
-# Data
-
-
-def read_big(bench: Bench, peer: Peer) -> None:
-    """Read one large file from beginning to end."""
-    size = bench.scale.big
-    name = f"read {size >> 20:,} MiB"
-    fresh(bench, peer)
-    path = f"{peer.root}/big@{size}"
-    command = [sys.executable, "-I", LOOPS, "readfile", path]
-    if bench.show(bench.step(name, "cold", peer, command)):
-        bench.show(bench.step(name, "again", peer, command))
-        if peer.remote:
-            verify(bench, peer, path, f"/data/big@{size}", size)
-    peer.unmount()
-    peer.mount("data")
-    bench.show(bench.step(name, "after remount", peer, command))
-    peer.unmount()
-
-
-def verify(bench: Bench, peer: Peer, path: str, key: str, size: int) -> None:
-    """Note it when the file does not show the object's bytes."""
-    offsets = (0, size // 3, size - 4096)
-    true = [bench.server.read(key, offset, 4096) for offset in offsets]
-    expected = [hashlib.md5(block, usedforsecurity=False).hexdigest() for block in true]
-    bench.quietly(peer, [sys.executable, "-I", LOOPS, "pieces", path, *map(str, offsets)])
-    if bench.output() != {"md5": expected}:
-        bench.measurements[-1].notes.append("WRONG bytes")
-
-
-def fresh(bench: Bench, peer: Peer) -> None:
-    """Mount the bucket `data`, its metadata known where the peer can, no bytes of it cached."""
-    if peer.remote:
-        peer.wipe()
-    known(bench, peer, "data", "")
-
-
-def write_big(bench: Bench, peer: Peer) -> None:
-    """Write one large file, with fsync."""
-    size = bench.scale.big
-    fresh(bench, peer)
-    path = f"{peer.root}/new/big"
-    count = f"count={size >> 20}"
-    command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", count, "conv=fsync", "status=none"]
-    made = bench.step(f"write {size >> 20:,} MiB and fsync", "to the return", peer, command)
-    if made is not None and peer.remote:
-        settled(bench, made, size, 1)
-    bench.show(made)
-    peer.unmount()
-    clean(bench, peer)
-
-
-def settled(bench: Bench, made: Measurement, size: int, count: int) -> None:
-    """Note how long after the command's return S3 has all of it; count those requests too."""
-    begun = time.monotonic()
-    deadline = begun + bench.limit_s
-    while time.monotonic() < deadline:
-        held = bench.server.control("count", bucket="data", prefix="new/")
-        if held["bytes"] >= size and held["keys"] > count:
-            break
-        time.sleep(0.1)
-    else:
-        made.notes.append(f"only {held['keys'] - 1} objects, {held['bytes'] >> 20} MiB in S3")
-    if (late_s := time.monotonic() - begun) > 0.1:
-        made.notes.append(f"in S3 {late_s:.1f} s later")
-    counted = bench.server.control("stats")
-    made.requests, made.bytes_in = counted["requests"], counted["bytes_in"]
-
-
-def clean(bench: Bench, peer: Peer) -> None:
-    """Remove what was written."""
-    bench.server.control("clear", bucket="data", prefix="new/")
-    bench.server.control("fill", bucket="data", kind="key", key="new/.keep@1")
-    if isinstance(peer, Local):
-        for path in (bench.work / "local/data/new").iterdir():
-            path.unlink()
-
-
-def create_files(bench: Bench, peer: Peer) -> None:
-    """Create small files with 8 threads."""
-    count = bench.scale.files
-    fresh(bench, peer)
-    directory = f"{peer.root}/new"
-    measured = bench.loop(
-        f"create {count:,} files of 4 KiB", "8 threads", peer, "create", directory, count, 4096, 8
-    )
-    if measured is not None:
-        made, result = measured
-        if result:
-            made.value, made.unit = result["done"] / result["s"], "files/s"
-            if peer.remote:
-                settled(bench, made, 4096 * int(result["done"]), int(result["done"]))
-        bench.show(made)
-    peer.unmount()
-    clean(bench, peer)
-
-
-def read_files(bench: Bench, peer: Peer) -> None:
-    """Read small files in order, one thread."""
-    count = bench.scale.files
-    fresh(bench, peer)
-    name, directory = f"read {count:,} files of 4 KiB", f"{peer.root}/small"
-    for step in ("cold, 1 thread", "again"):
-        measured = bench.loop(name, step, peer, "read", directory, count, 1)
-        if measured is None:
-            break
-        made, result = measured
-        if result:
-            made.value, made.unit = result["done"] / result["s"], "files/s"
-            count = int(result["done"])  # again: only those that the time limit let it read
-        bench.show(made)
-    peer.unmount()
-
-
 Workload = Callable[[Bench, Peer], None]
-WORKLOADS: dict[str, dict[str, Workload]] = {
-    "metadata": {
-        "ls10k": ls_small,
-        "ls100k": ls_large,
-        "resync": resync,
-        "find": find,
-        "stat": stat,
-    },
-    "data": {"read": read_big, "write": write_big, "create": create_files, "readsmall": read_files},
+METADATA: dict[str, Workload] = {
+    "ls10k": ls_small,
+    "ls100k": ls_large,
+    "resync": resync,
+    "find": find,
+    "stat": stat,
 }
 
 

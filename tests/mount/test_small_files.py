@@ -90,3 +90,32 @@ def test_a_file_that_was_replaced_after_it_was_fetched_is_read_as_it_is_now(
     client.put_object(Bucket=bucket, Key=f"photos/{names[2]}", Body=b"new")
     (photos / ".sync").touch()
     assert (photos / names[2]).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("by", [lambda path: path.name, lambda path: path.stat().st_ino])
+def test_after_one_directory_the_next_is_fetched_from_its_first_file_on_until_that_is_wrong(
+    photos: Path, client: Any, bucket: str, asked: Asked, by: Callable[[Path], Any]
+) -> None:
+    for directory, count in (("b", 8), ("c", 30), ("d", 8)):
+        for number in range(count):
+            client.put_object(Bucket=bucket, Key=f"{directory}/{number}", Body=b"%d" % number)
+    (photos.parent / ".sync").touch()
+    asked()
+    others = {d: sorted((photos.parent / d).iterdir(), key=by) for d in ("b", "c", "d")}
+    for path in sorted(photos.iterdir(), key=by):
+        path.read_bytes()
+    assert asked() == {"GET": COUNT}
+    others["b"][0].read_bytes()
+    fetched: list[int] = [0]
+
+    def more(count: int) -> bool:
+        fetched[0] += asked().get("GET", 0)
+        return fetched[0] >= count
+
+    until(lambda: more(8))  # all of it, though only one was opened
+    others["c"][0].read_bytes()
+    until(lambda: more(8 + 1 + 16))
+    for path in others["c"][25], others["d"][0]:  # 16 were fetched for nothing: once
+        path.read_bytes()
+    assert others["b"][1].read_bytes() == others["b"][1].name.encode()
+    assert fetched[0] + asked().get("GET", 0) == 8 + 1 + 16 + 2
