@@ -6,8 +6,10 @@ import threading
 from urllib.request import urlopen
 
 import pytest
+from support.big import Big
 from support.proxy import Fail, Replace
 
+from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import LISTED
 from mimicfs.errors import Interrupted, MalformedListing, Throttled, TooManyDeletions
@@ -333,12 +335,20 @@ def test_progress_tells_how_far_it_is(big):
     assert big.syncer.progress() == []
 
 
-def test_it_is_the_same_over_sqlite(big, tmp_path):
-    other = type(big)(big.lists, SQLite(str(tmp_path / "store.db")))
-    other.fill(SHAPES["words"])
-    other.syncer.sync(other.bucket)
-    other.lists.control("change", bucket=other.bucket, every=30)
-    interrupted(other, 10_500, Wish(refuse))
-    assert other.syncer.sync(other.bucket, wish=Wish(refuse)).resumed
-    assert other.known() == other.true()
-    other.close()
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_it_is_the_same_over_other_stores(lists, tmp_path, kind, request):
+    if kind == "sqlite":
+        backend = SQLite(str(tmp_path / "store.db"))
+    else:
+        backend = RedisBackend.from_url(request.getfixturevalue("redis_url"), "parallel")
+    big = Big(lists, backend)
+    try:
+        big.fill(SHAPES["words"])
+        big.syncer.sync(big.bucket)
+        big.lists.control("change", bucket=big.bucket, every=30)
+        interrupted(big, 10_500, Wish(refuse))
+        assert big.syncer.sync(big.bucket, wish=Wish(refuse)).resumed
+        assert big.known() == big.true()
+        assert big.syncer.sync(big.bucket)[6:9] == (0, 0, 0)
+    finally:
+        big.close()

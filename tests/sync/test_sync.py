@@ -240,6 +240,20 @@ def test_a_sync_waits_for_no_other_scope(syncer, client, bucket, proxy):
         assert held.result(20).added == 1
 
 
+def test_a_sync_within_a_wider_one_that_runs_does_not_wait_for_it(
+    syncer, mimicdb, client, bucket, proxy
+):
+    put(client, bucket, "a", "d/b")
+    with ThreadPoolExecutor(4) as pool:
+        with proxy.rule(Hold(lambda request: is_list(request) and "prefix" not in request.query)):
+            wider = pool.submit(syncer.sync, bucket)
+            assert syncer.sync(bucket, "d/").added == 1
+            assert mimicdb.lookup(bucket, "d/", "missing") == (None, None)
+            assert not wider.done()
+        assert wider.result(20).added == 1
+    assert known(mimicdb, bucket) == ["a", "d/b"]
+
+
 def test_a_sync_can_be_interrupted(syncer, mimicdb, client, bucket, proxy):
     put(client, bucket, "a")
     cancellation = Cancellation()
