@@ -146,7 +146,8 @@ def test_credentials_that_others_can_read_are_warned_of(state, proxy, store, tmp
     path = tmp_path / "credentials"
     path.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = hush\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
-    words = ["--endpoint-url", proxy.url, "--store", store, "s3://no-such-bucket", tmp_path]
+    (tmp_path / "mnt").mkdir()
+    words = ["--endpoint-url", proxy.url, "--store", store, "s3://no-such-bucket", tmp_path / "mnt"]
     for mode, warned in ((0o644, True), (0o600, False)):
         path.chmod(mode)
         said = run("mount", "-f", *words).stderr
