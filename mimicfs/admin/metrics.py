@@ -205,6 +205,8 @@ def _families(source: str, figures: dict[str, Any]) -> Iterator[Any]:
             yield GaugeMetricFamily(metric, metric, value=value)
         elif (source, name) == ("mirror", "buckets"):
             yield from _of_buckets(value)
+        elif isinstance(value, dict):
+            yield from _families(f"{source}_{name}", value)
         elif isinstance(value, list):
             yield GaugeMetricFamily(metric, f"How many: {name}.", value=len(value))
 

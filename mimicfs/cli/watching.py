@@ -208,22 +208,22 @@ def _files(part: Told) -> Iterator[str]:
         f" {amount(part['unsaved_bytes'])} that S3 does not have yet;"
         f" {amount(part['read_ahead_bytes'])} of {amount(part['read_ahead_max'])} read ahead"
     )
-    behind = part["write_back"]
-    if behind["files"]:
+    queue = part.get("write_back", {"files": 0})
+    if queue["files"]:
         yield (
-            f"  pending  {behind['files']:,} closed files with {amount(behind['bytes'])} are not"
-            f" in S3 yet, the oldest for {duration(behind['oldest_s'])}"
+            f"  waiting  {queue['files']:,} closed files with {amount(queue['bytes'])} are still to"
+            f" be uploaded, the oldest for {duration(queue['oldest_s'])}"
         )
-    if behind["error"]:
-        yield f"  S3 TOOK  NONE of them the last time: {printable(behind['error'])}"
+    if queue.get("error"):
+        yield f"  UPLOADS  fail: {printable(queue['error'])}"
     if part["recovered"]:
         yield f"  LOOK AT  {part['recovered']:,} files in staging/recovered, which S3 does not have"
 
 
 def _cache(part: Told) -> Iterator[str]:
-    numbers = ((name, value) for name, value in part.items() if isinstance(value, int | float))
-    yield "  cache    " + ", ".join(
-        f"{name} {amount(value) if 'bytes' in name else f'{value:,}'}" for name, value in numbers
+    yield (
+        f"  cache    {amount(part['used'])} of {amount(part['limit'])} in {part['directory']};"
+        f" {amount(part['hit'])} read from it, {amount(part['missed'])} asked of S3"
     )
 
 

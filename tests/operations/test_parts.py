@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import stat
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from mimicfs import private
+from mimicfs.admin.metrics import Metrics
 from mimicfs.admin.sources import Sources
 from mimicfs.allowance import Allowance
 from mimicfs.config import S3Options, has_secret, redacted
@@ -69,6 +71,27 @@ def test_figures_that_fail_or_hang_do_not_hold_up_the_others():
     go.set()
     assert sources.collect(10)["hangs"] == {"n": 2}
     assert len(threads) == 1
+
+
+def test_what_is_new_among_the_figures_is_a_metric_without_more_ado(tmp_path):
+    found = {"cache": {"used": 5, "directory": "/c", "of": {"reads": 7}}, "gone": {"error": "x"}}
+    exporter = Metrics(f"unix:{tmp_path}/m", lambda: found)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            os.chdir(tmp_path)  # the path may be longer than an address
+            connection.connect("m")
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = connection.makefile().read()
+    finally:
+        exporter.close()
+        os.chdir("/")
+    lines = [line for line in text.splitlines() if line.startswith("mimicfs")]
+    assert lines == [
+        'mimicfs_up{part="cache"} 1.0',
+        'mimicfs_up{part="gone"} 0.0',
+        "mimicfs_cache_used 5.0",
+        "mimicfs_cache_of_reads 7.0",
+    ]
 
 
 def test_an_allowance_lets_a_stock_go_at_once_and_then_so_much_a_second():
