@@ -104,6 +104,8 @@ def serve_mount(
         server = _server(vfs, session, choices)
         mounted = _mounted(settings, target, session, parts)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal))
+        if cache is not None:
+            sources.register("cache", lambda: cache.usage()._asdict())
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
         ending = Ending(vfs.pending, partial(_tell_end, record, manager))
