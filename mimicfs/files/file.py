@@ -516,12 +516,13 @@ class File:
             parts = self._parts()
             if parts is None:
                 return self._upload_whole(staging, condition, cancellation)
+            copied, begun = any(part.copied for part in parts), self._multipart is not None
             try:
                 return self._upload_parts(staging, parts, condition, cancellation)
-            except Unsupported:
-                if not any(part.copied for part in parts):
+            except Unsupported:  # some servers copy no parts, and some take none a second time
+                if not copied and not begun:
                     raise
-                self._s3.copies_parts = False
+                self._s3.copies_parts &= not copied
                 self._settled(cancellation)
                 parts = list(parts_of(self.size, self._options.part_size))
                 return self._upload_parts(staging, parts, condition, cancellation)

@@ -1,0 +1,204 @@
+"""Large files: parts go to S3 while the file is written, and what has not changed stays there."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.proxy import Fail, Hold, Proxy
+
+from mimicfs.errors import UploadFailed
+from mimicfs.files.recovery import recover
+from mimicfs.posix import Cancellation
+
+MIB = 1 << 20
+KIB = 1 << 10
+moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
+rclone_only = pytest.mark.parametrize("server", ["rclone"], indirect=True)
+
+
+def is_part(request: Any) -> bool:
+    return request.kind == "PUT" and "partNumber" in request.query
+
+
+def digest(client: Any, bucket: str) -> str:
+    body = client.get_object(Bucket=bucket, Key="key")["Body"].read()
+    return hashlib.sha256(body).hexdigest()
+
+
+def uploads(client: Any, bucket: str) -> list[str]:
+    return [each["Key"] for each in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+
+@pytest.fixture
+def small(files: Any) -> Any:
+    """Files whose parts are small: rclone takes any."""
+    files.options = replace(files.options, part_size=64 * KIB)
+    return files
+
+
+# While it is written
+
+
+@rclone_only
+def test_parts_are_in_s3_before_the_file_is_closed(
+    small: Any, client: Any, proxy: Proxy, calm: Cancellation
+) -> None:
+    data = random.Random(1).randbytes(40 * 64 * KIB + 5)
+    file = small.create("key")
+    proxy.counted()
+    for start in range(0, len(data), 64 * KIB):
+        file.write(start, memoryview(data)[start : start + 64 * KIB], calm)
+    assert small.s3.requests["PUT"] >= 40 - 8
+    file.flush(calm)
+    assert digest(client, small.bucket) == hashlib.sha256(data).hexdigest()
+    assert proxy.counted() == {"POST": 2, "PUT": 41, "HEAD": 1}
+
+
+@rclone_only
+def test_a_slow_s3_slows_the_writer_down(
+    small: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file, written = small.create("key"), threading.Event()
+
+    def write() -> None:
+        for start in range(0, 100 * 64 * KIB, 64 * KIB):
+            file.write(start, memoryview(bytes(64 * KIB)), calm)
+        written.set()
+
+    with proxy.rule(Hold(is_part)) as hold:
+        background(write)
+        assert hold.reached.wait(10)
+        assert not written.wait(0.5)
+        at_most = 64 * KIB * (small.options.requests_per_file + 3)
+        assert file.size <= at_most  # what is on its way, and what it was noticed at
+        hold.release()
+        assert written.wait(30)
+    file.flush(calm)
+
+
+@rclone_only
+def test_what_was_sent_and_then_changed_is_sent_again(
+    small: Any, client: Any, calm: Cancellation
+) -> None:
+    data = bytearray(random.Random(2).randbytes(10 * 64 * KIB))
+    file = small.create("key")
+    for start in range(0, len(data), 64 * KIB):
+        file.write(start, memoryview(data)[start : start + 64 * KIB], calm)
+    data[70_000:70_004] = b"new!"
+    file.write(70_000, memoryview(b"new!"), calm)
+    del data[500_000:]
+    file.truncate(500_000, calm)
+    file.flush(calm)
+    assert digest(client, small.bucket) == hashlib.sha256(data).hexdigest()
+
+
+@moto_only
+def test_a_file_that_is_cut_to_nothing_after_all_leaves_no_upload(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    file = files.create("key")
+    for start in range(0, 15 * MIB, MIB):
+        file.write(start, memoryview(bytes(MIB)), calm)
+    file.truncate(0, calm)
+    assert file.flush(calm).size == 0
+    assert uploads(client, files.bucket) == []
+
+
+@moto_only
+def test_a_failed_upload_is_aborted_and_tried_again_whole(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation
+) -> None:
+    data = random.Random(3).randbytes(15 * MIB)
+    file = files.create("key")
+    with proxy.rule(Fail(is_part, 403, "AccessDenied")):
+        for start in range(0, len(data), MIB):
+            file.write(start, memoryview(data)[start : start + MIB], calm)
+        with pytest.raises(UploadFailed, match="AccessDenied"):
+            file.flush(calm)
+    file.flush(calm)
+    assert digest(client, files.bucket) == hashlib.sha256(data).hexdigest()
+    assert uploads(client, files.bucket) == []
+
+
+@moto_only
+def test_an_upload_that_a_dead_mount_has_begun_is_aborted_and_its_bytes_are_uploaded(
+    files: Any, client: Any, calm: Cancellation, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = random.Random(4).randbytes(12 * MIB)
+    file = files.create("key")
+    for start in range(0, len(data), MIB):
+        file.write(start, memoryview(data)[start : start + MIB], calm)
+    file._multipart._collect_all(calm)
+    file._multipart = None  # as if the process were gone
+    file.close()
+    assert uploads(client, files.bucket) == ["key"]
+    assert recover(files.s3, files.journal, files.options) == 0
+    assert uploads(client, files.bucket) == []
+    assert digest(client, files.bucket) == hashlib.sha256(data).hexdigest()
+    assert "is uploaded" in caplog.text
+
+
+# What is there already
+
+
+@moto_only
+def test_appending_to_a_large_object_sends_only_what_is_new(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation
+) -> None:
+    old = random.Random(5).randbytes(24 * MIB)
+    files.put("key", old)
+    file = files.open("key")
+    proxy.counted()
+    file.write(len(old), memoryview(b"the end"), calm)
+    file.flush(calm)
+    assert files.s3.fetched == 0
+    assert digest(client, files.bucket) == hashlib.sha256(old + b"the end").hexdigest()
+    assert proxy.counted()["COPY"] == 1
+
+
+@moto_only
+def test_extending_a_large_object_fetches_nothing(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    old = random.Random(6).randbytes(12 * MIB)
+    files.put("key", old)
+    file = files.open("key")
+    file.truncate(13 * MIB, calm)
+    assert (file.size, files.s3.fetched) == (13 * MIB, 0)
+    assert file.read(12 * MIB - 2, 4, calm) == old[-2:] + b"\0\0"
+    file.flush(calm)
+    assert digest(client, files.bucket) == hashlib.sha256(old + bytes(MIB)).hexdigest()
+
+
+@moto_only
+def test_a_large_object_that_somebody_else_has_replaced_is_not_mixed_into_an_upload(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    files.put("key", bytes(12 * MIB))
+    file = files.open("key")
+    file.write(6 * MIB, memoryview(b"ours"), calm)
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs")
+    with pytest.raises(UploadFailed, match="only what was written"):
+        file.flush(calm)
+    assert client.get_object(Bucket=files.bucket, Key="key")["Body"].read() == b"theirs"
+    assert uploads(client, files.bucket) == []
+
+
+@moto_only
+def test_reading_a_large_file_that_was_changed_gives_both_what_is_new_and_what_is_old(
+    files: Any, calm: Cancellation
+) -> None:
+    old = bytearray(random.Random(7).randbytes(12 * MIB))
+    files.put("key", bytes(old))
+    file = files.open("key")
+    for place in (0, 5 * MIB - 3, 11 * MIB):
+        old[place : place + 7] = b"changed"
+        file.write(place, memoryview(b"changed"), calm)
+    for start in (0, 3, 5 * MIB - 100, 11 * MIB - 1):
+        assert file.read(start, 200, calm) == old[start : start + 200]
+    assert hashlib.sha256(file.read(0, 12 * MIB, calm)).digest() == hashlib.sha256(old).digest()
