@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -286,6 +287,7 @@ def serve_mount(
     # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
     # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
     sys.setswitchinterval(5e-4)
+    _allow_many_files()
     parts = assemble(settings)
     try:
         check(parts, target)
@@ -369,6 +371,14 @@ def _block_cache(settings: Settings, s3: S3) -> BlockCache | None:
             raise
         log.warning("nothing is kept on disk of what is read: %s", exc)
         return None
+
+
+def _allow_many_files() -> None:
+    """Take what the hard limit gives: an open file may have a staging file and one of the cache
+    on disk, and the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:
