@@ -138,6 +138,15 @@ def _set_up_process() -> None:
     sys.setswitchinterval(5e-4)
     os.umask(0o077)  # whatever is made here is for us alone
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
+    _allow_many_files()
+
+
+def _allow_many_files() -> None:
+    """Take what the hard limit gives: an open file may have a staging file and one of the cache
+    on disk, and the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _set_up_collector() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import stat
 from pathlib import Path
@@ -124,3 +125,17 @@ def test_the_kernels_pages_are_kept_over_opens_until_the_object_is_another(
     assert proxy.counted().get("GET", 0) >= 1
     with costs(proxy):
         assert path.read_bytes() == new
+
+
+def test_more_files_can_be_open_than_the_usual_limit_allows(
+    mount_at: Any, bucket: str, film: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        mount = mount_at(f"s3://{bucket}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limits = Path(f"/proc/{mount.process.pid}/limits").read_text()
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3] == line.split()[4]
