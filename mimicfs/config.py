@@ -28,6 +28,7 @@ class BucketOptions:
     requester_pays: bool = False
     prefix: str = ""  # "" or ending in "/": the part of the bucket that is shown
     never_sync: bool = False  # never list it as a whole
+    ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
     metadata: bool = True  # False: objects get no mode, owner, times; those they have are ignored
 
 
@@ -44,6 +45,11 @@ class Buckets:
     def prefixes(self) -> dict[str, str]:
         """Return the part that is shown of each bucket that is not shown whole."""
         return {name: options.prefix for name, options in self.named.items() if options.prefix}
+
+    def shortest_ttl_s(self, bucket: str = "") -> float:
+        """Return the shortest time-to-live: of *bucket*, or of all; 0 if none has one."""
+        every = [self.of(bucket)] if bucket else [self.default, *self.named.values()]
+        return min((options.ttl_s for options in every if options.ttl_s), default=0)
 
     def check_writable(self, bucket: str) -> None:
         """Raise PosixError EROFS if nothing in *bucket* may be changed."""
@@ -181,8 +187,6 @@ class VFSOptions:
     file_mode: int = 0o644
     dir_mode: int = 0o755
     markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it
-    # When the mirror is not believed without a look at S3:
-    ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
     ask_at_open: bool = False  # one HEAD for each open of a file
     # What of an object's metadata is believed:
     symlinks: bool = True

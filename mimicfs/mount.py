@@ -175,13 +175,14 @@ def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
 
     # For good; unless directories are to be looked at again, of which the kernel must ask us
     # then. A quarter of their time adds little to it.
-    keep_s = choices.vfs.ttl_s / 4 or YEAR_S
+    ttl_s = choices.vfs.buckets.shortest_ttl_s(choices.vfs.target.bucket)
+    keep_s = ttl_s / 4 or YEAR_S
     return Server(
         *(vfs, session),
         entry_ttl_s=keep_s,
         attr_ttl_s=keep_s,
         negative_ttl_s=keep_s,
-        opendir=choices.vfs.ttl_s > 0,
+        opendir=ttl_s > 0,
     )
 
 

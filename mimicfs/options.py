@@ -121,7 +121,7 @@ OPTIONS = (
            " as `d`: rclone serve s3.", _M),
     Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
     Option("ttl", Kind.SECONDS, "A directory that was listed longer ago is listed again when it"
-           " is visited; 0: never.", _M, metavar="SECONDS"),
+           " is visited; 0: never.", _B, metavar="SECONDS"),
     Option("consistency", Kind.TEXT, "What an open believes: the mirror, or S3 (one HEAD).", _M,
            choices=("mirror", "open")),
     Option("sync-rate", Kind.SECONDS, "How many LIST requests a second `touch .sync` may cost in"

@@ -58,7 +58,6 @@ class Tree:
         self._attributes = Attributes(options)
         self._plain = Attributes(options, believed=False)
         self._listings = Listings(mimicdb)
-        self._ttl_ns = int(options.ttl_s * NS)
         self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
@@ -203,15 +202,16 @@ class Tree:
 
     def _check_age(self, directory: Node) -> int:
         """Return when *directory* was listed (0: nobody wants to know). Raises Unlisted if that is
-        longer ago than the mount's time-to-live."""
-        if not self._ttl_ns:
+        longer ago than its bucket's time-to-live."""
+        ttl_s = self._buckets.of(directory.bucket).ttl_s
+        if not ttl_s:
             return 0
         if directory.kind == Kind.ACCOUNT:
             scope = self._mimicdb.scope("", "")
         else:
             scope = self._mimicdb.cover(directory.bucket, directory.key)
         ended_ns = scope.listed_ns + scope.duration_ns if scope is not None else 0
-        if time.time_ns() - ended_ns > self._ttl_ns:
+        if time.time_ns() - ended_ns > ttl_s * NS:
             raise Unlisted(directory.bucket, directory.key)
         return ended_ns
 

@@ -129,7 +129,6 @@ class Settled:
             symlinks=self.get("symlinks", True),
             suid=self.get("suid", False),
             dev=self.get("dev", False),
-            ttl_s=self.get("ttl", 0),
             sync_rate=self.get("sync-rate", defaults.sync_rate),
             ask_at_open=self.get("consistency", "mirror") == "open",
             buckets=self.buckets(),
@@ -169,6 +168,8 @@ def shown(name: str, given: Given) -> str:
 
 def _bucket_options(values: Values) -> BucketOptions:
     said = {name.replace("-", "_"): given.value for name, given in values.items()}
+    if "ttl" in said:
+        said["ttl_s"] = said.pop("ttl")
     prefix = said.get("prefix", "")
     if prefix:
         said["prefix"] = prefix.lstrip("/").rstrip("/") + "/"

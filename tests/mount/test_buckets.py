@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import run, succeed
+from support.mounts import run, succeed, wait_until
 from support.proxy import Proxy, Request, Rule
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -205,3 +205,19 @@ def test_flags_hold_for_every_bucket(mount_at: Any, client: Any, bucket: str) ->
     assert (head["StorageClass"], head["ServerSideEncryption"], head["Metadata"]) == (
         "GLACIER_IR", "AES256", {}
     )  # fmt: skip
+
+
+def test_one_bucket_is_looked_at_again_and_the_other_is_believed(
+    mount_at: Any, client: Any, bucket: str, tmp_path: Path
+) -> None:
+    client.create_bucket(Bucket=f"old-{bucket}")
+    config = tmp_path / "config.toml"
+    config.write_text(f"[buckets.{bucket}]\nttl = 0.2\n")
+    config.chmod(0o600)
+    path = mount_at("--config", str(config)).path
+    fresh, old = path / bucket, path / f"old-{bucket}"
+    assert os.listdir(fresh) == os.listdir(old) == []
+    for name in (bucket, f"old-{bucket}"):
+        client.put_object(Bucket=name, Key="new", Body=b"")
+    wait_until(lambda: os.listdir(fresh) == ["new"])
+    assert os.listdir(old) == []
