@@ -218,6 +218,23 @@ def test_umount_waits_for_uploads_and_says_for_how_much(
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read(6) == b"newold"
 
 
+def test_umount_waits_for_what_write_back_has_promised(
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}", "--write-back")
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        for name in ("a", "b", "c"):
+            (mount.path / name).write_bytes(bytes(1 << 20))
+        words = [str(MIMICFS), "umount", str(mount.path)]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "waiting: 3 files, 3.0 MiB, to be uploaded\n"
+            hold.release()
+            assert process.wait(20) == 0
+    assert mount.process.wait(5) == 0
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 3
+
+
 def test_umount_lazy_leaves_open_files_to_go_on(mount_at: Any, client: Any, bucket: str) -> None:
     mount: Mount = mount_at(f"s3://{bucket}")
     with open(mount.path / "a", "wb", buffering=0) as file:
