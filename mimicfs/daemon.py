@@ -53,6 +53,8 @@ def _be_daemon(
     settings: Settings, target: Target, mountpoint: Path, choices: MountChoices, tell: int
 ) -> NoReturn:
     """In the child: leave the terminal, serve, and end without returning to the caller."""
+    # Until the log is set up, what is logged would go to the caller's terminal, a second time.
+    logging.getLogger().addHandler(logging.NullHandler())
     os.setsid()
     if os.fork():
         os._exit(0)

@@ -99,6 +99,12 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
     )
 
 
+def test_a_log_that_cannot_be_written(point: Path, server: str) -> None:
+    assert said("mount", "--log-file", "/nope/log", point, code=2) == (
+        "/nope/log: No such file or directory; name another --log-file"
+    )
+
+
 # The machine
 
 
