@@ -27,7 +27,7 @@ from mimicfs.ending import Ending, Pending
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
-from mimicfs.files.recovery import recover
+from mimicfs.files.recovery import Recovery
 from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
 from mimicfs.mounted import Mounted, control_socket, recorded
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RECOVER_S = 30.0  # between two tries to upload what an earlier mount left
+_PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
 _NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
@@ -92,7 +92,8 @@ def serve_mount(
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
         files = FileOptions(journal.directory, write_back=choices.write_back)
-        left = 0 if choices.read_only else _recover(parts, journal, files)
+        if not choices.read_only:
+            stack.enter_context(_recovering(parts, journal, files))
         session = Session.mount(mountpoint, SessionOptions(mount_options))
         notifier = Notifier(session)
         vfs = VFS(
@@ -112,8 +113,6 @@ def serve_mount(
         server.when_ending = ending.begin
         _stop_on_signals(server, ending)
         ended = threading.Event()
-        if left:
-            _start("recover", lambda: _recover_later(parts.s3, journal, files, ended))
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
         follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
         _set_up_collector()
@@ -238,20 +237,18 @@ def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
             cache.close()
 
 
-def _recover(parts: Parts, journal: Journal, options: FileOptions) -> int:
-    """Finish what earlier mounts left: uploads and renames. Return how many files S3 would not
-    take yet."""
-    left = recover(parts.s3, journal, options)
+@contextmanager
+def _recovering(parts: Parts, journal: Journal, options: FileOptions) -> Iterator[None]:
+    """Within, what earlier mounts have left is finished: renames before it begins, uploads in
+    ten seconds or behind its back."""
     intents = Intents(journal.directory / RENAMES, parts.s3.account())
     Renames(*parts[:3], intents).recover()
-    return left
-
-
-def _recover_later(s3: S3, journal: Journal, options: FileOptions, ended: threading.Event) -> None:
-    """Try again to upload what earlier mounts left, until it is done."""
-    while not ended.wait(_RECOVER_S):
-        if not recover(s3, journal, options):
-            return
+    recovery = Recovery(parts.s3, journal, options)
+    recovery.start(_PATIENCE_S)
+    try:
+        yield
+    finally:
+        recovery.close()
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:

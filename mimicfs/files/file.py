@@ -620,6 +620,7 @@ class File:
         """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
         S3 then refuses, `attach` takes it back. If they are gone already, the file expires:
         that is no reason for the name to stay."""
+        self._interrupt()
         with self._change:
             if self._expired or self._detached:
                 return

@@ -4,39 +4,80 @@ S3 has.
 
 A staging file of another endpoint is left to a mount of that one.
 
-Threading: one thread; what a living mount holds is locked, and left alone.
+Threading: files are dealt with by threads of their own, several at once; what a living mount
+holds is locked, and left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from mimicfs.config import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
+from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan, Record, Staging
-from mimicfs.files.reader import Budget
 from mimicfs.posix import NEVER
 from mimicfs.s3.client import S3, Content
 
 log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
+_AGAIN_S = 30.0  # between two tries
 
 
-def recover(s3: S3, journal: Journal, options: FileOptions) -> int:
-    """Deal with everything that is left; return how many files must be tried again later,
-    because S3 cannot be asked, or refuses it for now."""
-    later = 0
-    for orphan in journal.orphans():
+class Recovery:
+    """Deals with everything that is left, and tries again what S3 does not take for now."""
+
+    def __init__(self, s3: S3, journal: Journal, options: FileOptions) -> None:
+        self._parts = (s3, journal, options)
+        self._tried = threading.Event()  # everything, once
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recover", daemon=True)
+
+    def start(self, patience_s: float) -> None:
+        """Begin; return once everything was tried, or after *patience_s*: then it goes on."""
+        self._thread.start()
+        self._tried.wait(patience_s)
+
+    def close(self) -> None:
+        """End, after the files that are being uploaded."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        left = recover(*self._parts, self._stopped)
+        self._tried.set()
+        while left and not self._stopped.wait(_AGAIN_S):
+            left = recover(*self._parts, self._stopped)
+
+
+def recover(
+    s3: S3, journal: Journal, options: FileOptions, stopped: threading.Event | None = None
+) -> int:
+    """Deal with everything that is left, unless *stopped* meanwhile; return how many files must
+    be tried again later, because S3 cannot be asked, or refuses it for now."""
+
+    def settled(orphan: Orphan) -> bool:
+        if stopped is not None and stopped.is_set():
+            return False
         endpoint = orphan.record.endpoint
         if endpoint and endpoint != s3.endpoint:
             log.warning("%s: waits for a mount of %s", _about(orphan, journal), endpoint)
-        elif not _recover(s3, journal, options, orphan):
-            later += 1
-    return later
+            return True
+        return _recover(s3, journal, options, orphan)
+
+    orphans = journal.orphans()
+    if not orphans:
+        return 0
+    # Not in the pool of S3: an upload in parts waits for that.
+    with ThreadPoolExecutor(options.requests_per_file, thread_name_prefix="recover") as pool:
+        return sum(not done for done in pool.map(settled, orphans))
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:
