@@ -10,7 +10,7 @@ leaves alone what has changed since the page was asked for.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -39,11 +39,15 @@ class Range(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """What is applied together, and what it means. *gone* are objects that S3 does not have."""
+    """What is applied together, and what it means. *gone* are entries that S3 does not have.
+    *late* are such, too: they are the last that is known of a directory
+    of which S3 may have other keys, in another range. Who can deletes them when these are merged,
+    so that the directory is there all the time."""
 
     puts: list[Entry] = field(default_factory=list)
     gone: list[Entry] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)  # directories without an object
+    late: list[Entry] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)  # LISTED, whose keys are known now
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
@@ -51,14 +55,22 @@ class Batch:
 
     @property
     def deletes(self) -> list[str]:
-        return [*(entry.key for entry in self.gone), *self.dropped]
+        return [*(entry.key for entry in self.gone + self.late), *self.dropped]
 
     def without_gone(self) -> list[Entry]:
-        """Return the objects that are gone, and leave them out."""
+        """Return what is gone, and leave it out."""
         gone, self.gone = self.gone, []
-        held = {entry.key for entry in gone}
-        self.deleted = [key for key in self.deleted if key not in held]
-        return gone
+        return self._left_out(gone)
+
+    def without_late(self) -> list[Entry]:
+        """Return what is to be deleted late, and leave it out."""
+        late, self.late = self.late, []
+        return self._left_out(late)
+
+    def _left_out(self, entries: list[Entry]) -> list[Entry]:
+        keys = {entry.key for entry in entries}
+        self.deleted = [key for key in self.deleted if key not in keys]
+        return entries
 
     def added_to(self, so_far: Difference, left: set[str]) -> Difference:
         """Return *so_far* and what this batch changed, but for the keys *left* alone."""
@@ -100,10 +112,18 @@ class _Merge:
             else:
                 end = bisect_right(self._listed, olds[-1].key, at, key=_key)
                 news, at = self._listed[at:end], end
-            yield from self._compared(olds, news)
+            uncertain = self._uncertain(after, upto if ended else olds[-1].key, news)
+            yield from self._compared(olds, news, uncertain)
             if ended or olds[-1].key == upto:
                 return
             after = olds[-1].key
+
+    @staticmethod
+    def _uncertain(after: str, upto: str | None, news: Sequence[Entry]) -> tuple[str, ...]:
+        """Return the directories that reach beyond (*after*, *upto*] and have nothing in *news*:
+        whether S3 has them is not said here."""
+        ends = {*_directories(after), *_directories(upto or "")}
+        return tuple(end for end in ends if not _from(news, end).startswith(end))
 
     def _own_marker(self) -> Entry | None:
         """A listing of a directory shows its marker, which `children` does not."""
@@ -128,7 +148,9 @@ class _Merge:
             return page[: bisect_right(page, upto, key=_key)], True
         return page, len(page) < _PAGE
 
-    def _compared(self, olds: list[Entry], news: Sequence[Entry]) -> Iterator[Batch]:
+    def _compared(
+        self, olds: list[Entry], news: Sequence[Entry], uncertain: tuple[str, ...]
+    ) -> Iterator[Batch]:
         """Yield what makes *olds* equal to *news*."""
         if not olds:
             for start in range(0, len(news), _PAGE):
@@ -150,55 +172,69 @@ class _Merge:
             else:
                 batch.puts.append(put)
                 batch.changed.append(new.key)
-        directories = [self._remove(batch, old, news) for old in known.values()]
+        directories = [self._remove(batch, old, news, uncertain) for old in known.values()]
         yield batch
         for directory in directories:
             if directory:
-                yield from self._all_below(directory)
+                yield from self._all_below(directory, uncertain)
 
-    def _remove(self, batch: Batch, old: Entry, news: Sequence[Entry]) -> str:
+    def _remove(
+        self, batch: Batch, old: Entry, news: Sequence[Entry], uncertain: tuple[str, ...]
+    ) -> str:
         """S3 does not show *old*: add to *batch* what that means. Return the directory of which
         all goes, or ""."""
         if old.kind == KEPT:
             return ""
         if not self._where.deep and old.key.endswith("/") and old.key != self._where.prefix:
             return old.key
-        if old.kind == OBJECT:
-            batch.gone.append(old)
-            batch.deleted.append(old.key)
-            return ""
         # That LISTED stood for keys which are known now is nothing that anybody sees; where
         # they are merged later it stays, so that the directory is there all the time.
-        here = _following(news, old.key).startswith(old.key)
-        if here or not self._has_more(old.key):
-            batch.dropped.append(old.key)
-            if not here:
-                batch.deleted.append(old.key)
+        if old.kind == LISTED:
+            if _behind(news, old.key).startswith(old.key):
+                batch.dropped.append(old.key)
+                return ""
+            if self._has_more(old.key):
+                return ""
+        (batch.late if old.key.startswith(uncertain) else batch.gone).append(old)
+        batch.deleted.append(old.key)
         return ""
 
     def _has_more(self, directory: str) -> bool:
         """Whether S3 has a key below *directory*, which is in the range."""
-        following = _following(self._listed, directory) or self._where.beyond
+        following = _behind(self._listed, directory) or self._where.beyond
         return following.startswith(directory)
 
-    def _all_below(self, directory: str) -> Iterator[Batch]:
+    def _all_below(self, directory: str, uncertain: tuple[str, ...]) -> Iterator[Batch]:
         """A subdirectory that S3 does not show any more: all that is known below it goes."""
         after = ""
         while True:
             page = self._backend.scan(self._bucket, directory, after, _PAGE)
-            gone = [entry for entry in page if entry.kind == OBJECT]
-            dropped = [entry.key for entry in page if entry.kind == LISTED]
-            keys = [entry.key for entry in page if entry.kind != KEPT]
-            yield Batch(gone=gone, dropped=dropped, deleted=keys)
+            gone = [entry for entry in page if entry.kind != KEPT]
+            keys = [entry.key for entry in gone]
+            if directory.startswith(uncertain):
+                yield Batch(late=gone, deleted=keys)
+            else:
+                yield Batch(gone=gone, deleted=keys)
             if len(page) < _PAGE:
                 return
             after = page[-1].key
 
 
-def _following(listed: Sequence[Entry], key: str) -> str:
+def _behind(listed: Sequence[Entry], key: str) -> str:
     """Return the first key of *listed* behind *key*; "" if there is none."""
     at = bisect_right(listed, key, key=_key)
     return listed[at].key if at < len(listed) else ""
+
+
+def _from(listed: Sequence[Entry], key: str) -> str:
+    """Return *key* if it is in *listed*, or the first key behind it; "" if there is none."""
+    at = bisect_left(listed, key, key=_key)
+    return listed[at].key if at < len(listed) else ""
+
+
+def _directories(key: str) -> list[str]:
+    """Return the directories that *key* is in, itself included."""
+    return [key[: n + 1] for n, letter in enumerate(key) if letter == "/"]
 
 
 def _difference(old: Entry, new: Entry) -> Entry | None:

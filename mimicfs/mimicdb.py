@@ -194,6 +194,7 @@ class MimicDB:
         deep: bool,
         beyond: str = "",
         hold: Callable[[list[Entry]], None] | None = None,
+        late: Callable[[list[Entry]], None] | None = None,
     ) -> Difference:
         """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
 
@@ -204,15 +205,19 @@ class MimicDB:
         what changed. Raises LogTrimmed where the log does not say which keys were changed
         meanwhile; then part of the page may have been merged, and listing it again is right.
 
-        *hold*: it is given the objects that S3 does not have, and they stay (`release`).
+        *hold*: it is given the entries that S3 does not have, and they stay (`release`). *late*:
+        the same, but only for those without which a directory might seem to be gone, of which S3
+        has keys in a part of the listing that is merged later.
         """
         difference = Difference([], [], [], 0)
         left: set[str] = set()
         where = Range(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend, bucket, where, listed):
+                # Before the batch is applied: then the log has our own changes, too.
+                if late is not None and batch.late:
+                    late(self._unchanged(bucket, batch.without_late(), since))
                 if hold is not None and batch.gone:
-                    # Before the batch is applied: then the log has our own changes, too.
                     hold(self._unchanged(bucket, batch.without_gone(), since))
                 kept: set[str] = set()
                 if batch.puts or batch.deletes:

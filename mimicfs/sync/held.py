@@ -7,6 +7,8 @@ at most half of the scope can be missing: from then on there is nothing to ask, 
 are made as they are found. Where little is missing, that is after half of the scope. If it
 never comes to that, the caller is asked when all is listed.
 
+Some deletions wait for another reason: see *late* in merging.py.
+
 Not thread-safe: the thread that merges uses it.
 """
 
@@ -41,42 +43,44 @@ def refuse(_: Doomed) -> bool:
     return False
 
 
+class Spool:
+    """Entries that are to be deleted later."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._file = SpooledTemporaryFile(_MEMORY, "w+", encoding="ascii")  # noqa: SIM115  see close
+
+    def close(self) -> None:
+        self._file.close()
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        self.count += len(entries)
+        if entries:
+            self._file.write(json.dumps(entries) + "\n")
+
+    def taken(self) -> Iterator[list[Entry]]:
+        """Yield all; then there is nothing."""
+        self._file.seek(0)
+        for line in self._file:
+            yield [Entry(*row) for row in json.loads(line)]
+        self._file.seek(0)
+        self._file.truncate()
+        self.count = 0
+
+
 class Held:
     """Deletions in a scope in which the mirror knows *known* objects."""
 
     def __init__(self, known: int) -> None:
         self.known = known
-        self.gone = 0
+        self.spool = Spool()
         self._seen = 0
-        self._file = SpooledTemporaryFile(_MEMORY, "w+", encoding="ascii")  # noqa: SIM115  see close
-
-    def close(self) -> None:
-        self._file.close()
 
     @property
     def holds(self) -> bool:
         """Whether deletions must be held back."""
         return self._seen * 2 < self.known
 
-    @property
-    def too_many(self) -> bool:
-        return self.gone * 2 > self.known
-
     def saw(self, count: int) -> None:
         """S3 has *count* more of the objects."""
         self._seen += count
-
-    def add(self, gone: Sequence[Entry]) -> None:
-        """Hold the deletion of *gone*, which S3 did not show."""
-        self.gone += len(gone)
-        if gone:
-            self._file.write(json.dumps(gone) + "\n")
-
-    def released(self) -> Iterator[list[Entry]]:
-        """Yield all that is held; then nothing is held."""
-        self._file.seek(0)
-        for line in self._file:
-            yield [Entry(*row) for row in json.loads(line)]
-        self._file.seek(0)
-        self._file.truncate()
-        self.gone = 0

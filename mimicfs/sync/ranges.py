@@ -46,6 +46,7 @@ class Range:
     probed: bool = False  # a range that would take its end is being tried
     parent: Range | None = None  # whose end this is, if there is anything
     kept_from: str | None = None  # from here on deletions are held back
+    late_from: str | None = None  # from here on some wait for the end
 
     def __post_init__(self) -> None:
         self.start = self.after
@@ -54,6 +55,12 @@ class Range:
     def known_left(self) -> int:
         """How many keys are left, as far as the mirror knows."""
         return max(0, (self.expected or 0) - self.keys)
+
+    @property
+    def unsettled(self) -> str:
+        """Where it must be listed again if it is interrupted now."""
+        places = (self.after, self.kept_from, self.late_from)
+        return min(place for place in places if place is not None)
 
     def cut(self, at: str) -> Range:
         """Give the end of this range behind *at* away."""

@@ -28,7 +28,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.listing import Page
 from mimicfs.sync.flights import Flights, Pace
-from mimicfs.sync.held import Held
+from mimicfs.sync.held import Held, Spool
 from mimicfs.sync.plan import Plan
 from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, Range, guess, spread
 from mimicfs.sync.source import Scope, Source, fetched
@@ -55,7 +55,8 @@ Tell = Callable[[Difference, int], None]
 
 
 class Run:
-    """*plan*: the ranges that the scope consists of; *held*: where deletions are held back."""
+    """*plan*: the ranges that the scope consists of; *held*: where deletions are held back;
+    *late*: where those are kept that the caller makes when all is merged."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Run:
         scope: Scope,
         plan: Plan,
         held: Held | None,
+        late: Spool,
         tell: Tell,
         cancellation: Cancellation,
     ) -> None:
@@ -72,6 +74,7 @@ class Run:
         self._scope = scope
         self._plan = plan
         self._held = held
+        self._late = late
         self._tell = tell
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Asked] = Flights(s3.pool, cancellation)
@@ -112,18 +115,15 @@ class Run:
         """Return what is not merged yet, as ranges (after, upto)."""
         waiting = [part for part in self._waiting if part not in self._running]
         parts = [*self._running, *waiting, *self._stopped, *self._unsettled]
-        begun = [
-            (part.after if part.kept_from is None else part.kept_from, part.upto)
-            for part in parts
-            if part.parent is None  # else it still belongs to it
-        ]
+        # One that has a parent still belongs to it.
+        begun = [(part.unsettled, part.upto) for part in parts if part.parent is None]
         return [*begun, *self._plan.rest()]
 
     def settle(self) -> None:
-        """Nothing is held back any more."""
-        self._unsettled.clear()
-        for part in self._running:
+        """Nothing is held back any more, but for what is late."""
+        for part in [*self._running, *self._stopped, *self._unsettled]:
             part.kept_from = None
+        self._unsettled = [part for part in self._unsettled if part.late_from is not None]
 
     # Requests
 
@@ -212,6 +212,7 @@ class Run:
                 beyond=beyond,
                 deep=not self._scope.delimiter,
                 hold=self._hold(part, before[0]),
+                late=self._late_of(part, before[0]),
             )
         except LogTrimmed as exc:
             self._again(part, before, exc)
@@ -232,14 +233,24 @@ class Run:
         def hold(gone: list[Entry]) -> None:
             if gone and part.kept_from is None:
                 part.kept_from = after
-            held.add(gone)
+            held.spool.add(gone)
 
         return hold
+
+    def _late_of(self, part: Range, after: str) -> Callable[[list[Entry]], None]:
+        """Return what keeps the late deletions of such a page."""
+
+        def late(entries: list[Entry]) -> None:
+            if entries and part.late_from is None:
+                part.late_from = after
+            self._late.add(entries)
+
+        return late
 
     def _end(self, part: Range) -> None:
         part.done = True
         self._running.remove(part)
-        if part.kept_from is not None:
+        if part.kept_from is not None or part.late_from is not None:
             self._unsettled.append(part)
 
     def _again(self, part: Range, before: tuple[str, str | None], exc: LogTrimmed) -> None:

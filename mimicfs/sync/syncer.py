@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from typing import TypeVar
 
 from mimicfs.config import Buckets
@@ -28,6 +29,7 @@ from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, U
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.sync.held import Spool
 from mimicfs.sync.plan import Given
 from mimicfs.sync.progress import Progress, Report, report_of
 from mimicfs.sync.run import Run
@@ -285,15 +287,18 @@ class Syncer:
             found.append((names, *(len(keys) for keys in difference[:3])))
 
         scope = Scope(bucket, directory, "/")
-        try:
-            if is_directory_bucket(bucket):
-                Walk(self._mimicdb, self._s3, scope, tell, cancellation).run()
-            else:
-                plan = Given([("", None)])
-                Run(self._mimicdb, self._s3, scope, plan, None, tell, cancellation).run()
-        except NoSuchBucket:
-            self._gone(bucket)
-            raise
+        with closing(Spool()) as late:
+            what = (self._mimicdb, self._s3, scope)
+            try:
+                if is_directory_bucket(bucket):
+                    Walk(*what, late, tell, cancellation).run()
+                else:
+                    Run(*what, Given([("", None)]), None, late, tell, cancellation).run()
+            except NoSuchBucket:
+                self._gone(bucket)
+                raise
+            for gone in late.taken():
+                tell(self._mimicdb.release(bucket, gone), 0)
         names, *counts = (sum(column) for column in zip(*found, strict=True))
         duration_ns = time.time_ns() - started_ns
         listed = Listed(directory, False, started_ns, duration_ns, *counts)

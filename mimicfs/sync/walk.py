@@ -17,6 +17,7 @@ from mimicfs.errors import LogTrimmed, MalformedListing, Throttled
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.sync.flights import Flights, Pace
+from mimicfs.sync.held import Spool
 from mimicfs.sync.source import Scope, Source, fetched
 
 
@@ -34,12 +35,14 @@ class Walk:
         mimicdb: MimicDB,
         s3: Source,
         scope: Scope,
+        late: Spool,
         tell: Callable[[Difference, int], None],
         cancellation: Cancellation,
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._scope = scope
+        self._late = late
         self._tell = tell
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Directory] = Flights(s3.pool, cancellation)
@@ -95,6 +98,7 @@ class Walk:
                 upto=None,
                 since=directory.since,
                 deep=False,
+                late=self._late.add,
             )
         except LogTrimmed:  # so much was written meanwhile: list it again
             self._waiting.append(_Directory(directory.key))

@@ -18,7 +18,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.listing import is_directory_bucket
 from mimicfs.sync.cursor import Cursor, Notes
-from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held
+from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held, Spool
 from mimicfs.sync.plan import Given, Known, Plan
 from mimicfs.sync.progress import Progress, Report, report_of
 from mimicfs.sync.run import Run
@@ -61,6 +61,7 @@ class Whole:
         self._listed_ns = self.so_far.started_ns
         self._listed_before = 0  # keys, by the interrupted sync
         self._held: Held | None = None
+        self._late = Spool()
 
     def run(self) -> Report:
         """Raises S3Error, MalformedListing, TooManyDeletions, Interrupted, StoreError."""
@@ -76,8 +77,9 @@ class Whole:
             self._list(plan)
             self._finish()
         finally:
+            self._late.close()
             if self._held is not None:
-                self._held.close()
+                self._held.spool.close()
         return report_of(self.so_far)
 
     def _resumed(self) -> Cursor | None:
@@ -104,11 +106,14 @@ class Whole:
     def _list(self, plan: Plan) -> None:
         what = (self._mimicdb, self._s3, self._scope)
         if is_directory_bucket(self._scope.bucket):
-            walk: Walk = Walk(*what, lambda *page: self._tell(walk, *page), self._cancellation)
+            walk: Walk = Walk(
+                *what, self._late, lambda *page: self._tell(walk, *page), self._cancellation
+            )
             walk.run()
             return
         run: Run = Run(
-            *what, plan, self._held, lambda *page: self._told(run, *page), self._cancellation
+            *(*what, plan, self._held, self._late),
+            *(lambda *page: self._told(run, *page), self._cancellation),
         )
         try:
             run.run()
@@ -121,21 +126,23 @@ class Whole:
     def _told(self, run: Run, difference: Difference, keys: int) -> None:
         """A page was merged."""
         self._tell(run, difference, keys)
-        if self._held is not None and self._held.gone and not self._held.holds:
-            self._release()
+        if self._held is not None and self._held.spool.count and not self._held.holds:
+            self._release(self._held.spool)
             run.settle()
         if self._notes.due:
             self._note(run)
 
     def _tell(self, run: Run | Walk, difference: Difference, keys: int) -> None:
-        held = self._held.gone if self._held is not None else 0
+        held = self._late.count + (self._held.spool.count if self._held is not None else 0)
         self.so_far = self.so_far.further(difference, keys, held, run.ranges)
         self._show(self.so_far)
 
     def _stop(self, run: Run) -> None:
-        """It ends early: what was found stays, and the next sync can go on from here."""
-        if self._held is not None and self._held.gone and not self._held.too_many:
-            self._release()
+        """It ends early: what was found stays, and the next sync can go on from here. What is
+        late is not deleted now: its directories may be in what was not merged."""
+        held = self._held
+        if held is not None and held.spool.count * 2 <= held.known:
+            self._release(held.spool)
             run.settle()
         self._note(run, ended=True)
 
@@ -146,27 +153,30 @@ class Whole:
     # The end
 
     def _finish(self) -> None:
-        if self._held is not None and self._held.gone:
-            if self._held.too_many:
-                self._ask(self._held)
-            self._release()
+        spools = [self._late]
+        if self._held is not None:
+            spools.append(self._held.spool)
+            gone = sum(spool.count for spool in spools)
+            if gone * 2 > self._held.known:
+                self._ask(gone, self._held.known)
+        for spool in spools:
+            self._release(spool)
         self._mimicdb.complete(self._scope.bucket, self._as_listed())
         self._notes.clear()
 
-    def _ask(self, held: Held) -> None:
-        doomed = Doomed(self._scope.bucket, self._scope.prefix, held.gone, held.known)
+    def _ask(self, gone: int, known: int) -> None:
+        doomed = Doomed(self._scope.bucket, self._scope.prefix, gone, known)
         if self._wish.guard is not None and self._wish.guard(doomed):
             return
         self._notes.clear()
         raise TooManyDeletions(
-            f"{self._scope}: S3 does not show {held.gone:,} of the {held.known:,} objects that are"
+            f"{self._scope}: S3 does not show {gone:,} of the {known:,} objects that are"
             f" known; nothing was deleted. If that is right: mimicfs sync --yes {self._scope}"
         )
 
-    def _release(self) -> None:
-        """Delete what was held back."""
-        assert self._held is not None
-        for gone in self._held.released():
+    def _release(self, spool: Spool) -> None:
+        """Delete what is in *spool*."""
+        for gone in spool.taken():
             difference = self._mimicdb.release(self._scope.bucket, gone)
             deleted = self.so_far.deleted + len(difference.deleted)
             self.so_far = replace(self.so_far, deleted=deleted, held=0)

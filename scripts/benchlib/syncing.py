@@ -2,11 +2,14 @@
 within a few ms: first, again without a change, again with 1 % changed, and of one directory of
 10,000 among the rest.
 
-A first sync that is timed finds a new store; the page cache of the machine is as it is.
+A first sync finds a new store; the page cache of the machine is as it is. "whole" is the command
+from its start to its end, "sync" what it reports itself: in a mount or a program that runs already,
+that is all. CPU seconds and memory are of the whole.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,13 +22,27 @@ from benchlib.server import Server
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 600.0
 BUCKET = "sync"
-# By keys and latency in ms: the most seconds, and the most LISTs, that the project wants.
+
+
+class Target(NamedTuple):
+    """What the project wants of a step: 0 is no matter."""
+
+    whole_s: float = 0
+    sync_s: float = 0
+    lists: int = 0
+    keys_per_cpu_s: int = 0
+    mib: int = 0
+
+
+# By step, keys and latency in ms.
 TARGETS = {
-    ("first sync", 100_000, 20): (1.0, 110),
-    ("again, unchanged", 1_000_000, 0): (8.0, None),
-    ("one directory of 10,000", 100_000, 20): (0.3, 11),
-    ("one directory of 10,000", 1_000_000, 20): (0.3, 11),
+    ("first sync", 100_000, 20): Target(whole_s=1.0, lists=110),
+    ("first sync", 1_000_000, 0): Target(keys_per_cpu_s=100_000, mib=200),
+    ("again, unchanged", 1_000_000, 0): Target(whole_s=8.0, mib=200),
+    ("one directory of 10,000", 100_000, 20): Target(sync_s=0.3, lists=11),
+    ("one directory of 10,000", 1_000_000, 20): Target(sync_s=0.3, lists=11),
 }
+UNITS = ("s whole", "s sync", "LISTs", "keys/s of CPU", "MiB")
 
 
 class Case(NamedTuple):
@@ -58,7 +75,7 @@ def steps(case: Case) -> dict[str, str]:
 def run(work: Path, sizes: list[int], latencies: list[float]) -> int:
     """Measure all, and print the table."""
     print(f"`scripts/bench sync`: {machine.description(work)}\n")
-    print("| | target | s | LISTs | keys/s | CPU s | keys/s of CPU | MiB |")
+    print("| | target | s whole | s sync | LISTs | CPU s | keys/s of CPU | MiB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for case in cases(sizes):
         with Server(0.0) as server:
@@ -83,9 +100,9 @@ def measure(server: Server, case: Case, latency: float, work: Path) -> None:
         "XDG_STATE_HOME": str(work),
     }
     mimicfs = str(ROOT / ".venv" / "bin" / "mimicfs")
-    options = ["--endpoint-url", server.endpoint, "--store", f"sqlite://{store}", "--fresh"]
+    options = ["--endpoint-url", server.endpoint, "--store", f"sqlite://{store}", "--json"]
     for step, url in steps(case).items():
-        if "changed" in step and "un" not in step:
+        if step == "again, 1 % changed":
             server.control("change", bucket=BUCKET, every=300)
         server.control("reset")
         output = work / "sync.out"
@@ -93,23 +110,29 @@ def measure(server: Server, case: Case, latency: float, work: Path) -> None:
         if made.status or made.wall_s is None:
             print(f"bench: {step}: {output.read_text()}", file=sys.stderr)
             continue
-        keys = int(output.read_text().split(": ")[1].split()[0])
+        report = json.loads(output.read_text())
         lists = server.control("stats")["requests"].get("LIST", 0)
-        target = aim(step, case.keys, latency, made.wall_s, lists)
+        per_cpu_s = int(report["keys"] / made.cpu_s)
+        found = Target(made.wall_s, report["duration_ns"] / 1e9, lists, per_cpu_s, int(made.rss_mib))
         print(
-            f"| {case.name}, {latency:.0f} ms: {step} | {target} | {made.wall_s:.2f} | {lists} |"
-            f" {keys / made.wall_s:,.0f} | {made.cpu_s:.2f} | {keys / made.cpu_s:,.0f} |"
-            f" {made.rss_mib:.0f} |",
+            f"| {case.name}, {latency:.0f} ms: {step} | {aim((step, case.keys, int(latency)), found)}"
+            f" | {found.whole_s:.2f} | {found.sync_s:.2f} | {lists:,} | {made.cpu_s:.2f} |"
+            f" {per_cpu_s:,} | {found.mib} |",
             flush=True,
         )
 
 
-def aim(step: str, keys: int, latency: float, wall_s: float, lists: int) -> str:
+def aim(where: tuple[str, int, int], found: Target) -> str:
     """Return what was wanted, and whether it was met."""
-    wanted = TARGETS.get((step, keys, int(latency)))
+    wanted = TARGETS.get(where)
     if wanted is None:
         return ""
-    most_s, most_lists = wanted
-    met = wall_s <= most_s and (most_lists is None or lists <= most_lists)
-    text = f"<= {most_s:.1f} s" + (f", {most_lists} LISTs" if most_lists else "")
-    return f"{text}: {'met' if met else '**missed**'}"
+    said, met = [], True
+    for name, unit, most, was in zip(Target._fields, UNITS, wanted, found, strict=True):
+        if most and name == "keys_per_cpu_s":
+            said.append(f">= {most:,} {unit}")
+            met = met and was >= most
+        elif most:
+            said.append(f"<= {most:,} {unit}")
+            met = met and was <= most
+    return f"{', '.join(said)}: {'met' if met else '**missed**'}"

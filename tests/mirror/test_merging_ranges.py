@@ -57,7 +57,7 @@ def test_ranges_in_any_order(before, s3, listed, kept, cuts, hold, dice):
     ends = [*sorted(cuts), None]
     ranges = list(zip(["", *ends[:-1]], ends, strict=True))
     dice.shuffle(ranges)
-    held = []
+    held, late = [], []
     for after, upto in ranges:
         keys = [key for key in sorted(s3) if key > after and (upto is None or key <= upto)]
         mimicdb.replace(
@@ -68,9 +68,12 @@ def test_ranges_in_any_order(before, s3, listed, kept, cuts, hold, dice):
             deep=True,
             beyond=next((key for key in sorted(s3) if upto is not None and key > upto), ""),
             hold=held.extend if hold else None,
+            late=late.extend,
         )
         assert steady <= seen(mimicdb)
     mimicdb.release("b", held)
+    assert steady <= seen(mimicdb)
+    mimicdb.release("b", late)
     assert steady <= seen(mimicdb)
     objects = {one.key: one.size for one in mimicdb.listing("b") if one.kind == OBJECT}
     assert objects == s3
