@@ -67,8 +67,8 @@ _GET = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key=?"
 _FROM = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
 _BETWEEN = f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key"
 _LOOKUP = (
-    f"SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key=?2 UNION ALL SELECT * FROM"
-    f" (SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key>=?3 AND key<?4 ORDER BY key LIMIT 1)"
+    f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key=? UNION ALL SELECT * FROM"
+    f" (SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
 )
 _PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
 _TOTALS = (
@@ -113,7 +113,11 @@ class SQLite(Backend):
         self._connections: list[sqlite3.Connection] = []
         self._ids: dict[str, int] = {}
         self._trim_at: dict[int, int] = {}
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @_ours
     def _open(self) -> None:
@@ -153,6 +157,8 @@ class SQLite(Backend):
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
+        with self._lock:
+            self._connections.append(db)
         db.execute("PRAGMA busy_timeout=10000")
         if not self._in_memory:
             db.execute("PRAGMA journal_mode=WAL")
@@ -160,8 +166,6 @@ class SQLite(Backend):
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA mmap_size=1073741824")
             db.execute("PRAGMA journal_size_limit=67108864")
-        with self._lock:
-            self._connections.append(db)
         return db
 
     def _error(self, exc: sqlite3.Error) -> StoreError:
@@ -290,7 +294,8 @@ class SQLite(Backend):
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         key = directory + name
         below = key + "/"
-        rows = self._rows(_LOOKUP, self._id(bucket), key if name else None, below, key + "0")
+        number = self._id(bucket)
+        rows = self._rows(_LOOKUP, number, key if name else None, number, below, key + "0")
         entry = subdirectory = None
         for row in rows:
             if row[0] == key:
