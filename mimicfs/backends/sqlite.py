@@ -88,8 +88,8 @@ _TOTAL = (
     " AND kind=0 AND (size>0 OR substr(CAST(key AS BLOB), -1)<>x'2f')"
 )
 _LOOKUP = (
-    f"SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key=?2 UNION ALL SELECT * FROM"
-    f" (SELECT {_COLUMNS} FROM entry WHERE bucket=?1 AND key>=?3 AND key<?4 ORDER BY key LIMIT 1)"
+    f"SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key=? UNION ALL SELECT * FROM"
+    f" (SELECT {_COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
 )
 _PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
 # A step of a statement gives up the interpreter's lock: a row at a time costs a third more, and
@@ -139,7 +139,11 @@ class SQLite(Backend):
         self._connections: list[sqlite3.Connection] = []
         self._ids: dict[str, int] = {}
         self._trim_at: dict[int, int] = {}
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @_ours
     def _open(self) -> None:
@@ -182,6 +186,8 @@ class SQLite(Backend):
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
+        with self._lock:
+            self._connections.append(db)
         db.execute("PRAGMA busy_timeout=10000")
         if not self._in_memory:
             db.execute("PRAGMA journal_mode=WAL")
@@ -189,8 +195,6 @@ class SQLite(Backend):
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA mmap_size=1073741824")
             db.execute("PRAGMA journal_size_limit=67108864")
-        with self._lock:
-            self._connections.append(db)
         return db
 
     def _error(self, exc: sqlite3.Error) -> StoreError:
@@ -319,7 +323,8 @@ class SQLite(Backend):
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         key = directory + name
         below = key + "/"
-        rows = self._rows(_LOOKUP, self._id(bucket), key if name else None, below, key + "0")
+        number = self._id(bucket)
+        rows = self._rows(_LOOKUP, number, key if name else None, number, below, key + "0")
         entry = subdirectory = None
         for row in rows:
             if row[0] == key:

@@ -198,6 +198,14 @@ def test_a_refusal_in_the_middle_of_an_upload_is_heard(s3, full, proxy):
     assert raised.value.errno == errno.EACCES
 
 
+def test_an_upload_that_nobody_takes_in_is_sent_again(s3, full, proxy):
+    body = random.Random(2).randbytes(16 << 20)  # more than fits between the two
+    with proxy.rule(Stall(of("PUT"), None, early=True)) as rule:
+        s3.put(full, "b", body, len(body))
+    assert rule.seen == 1
+    assert read(s3, full, "b") == body
+
+
 def test_an_answer_of_another_version_is_no_data(s3, full, proxy):
     with proxy.rule(Headers(of("GET"), {"ETag": '"0123456789abcdef0123456789abcdef"'})):
         with pytest.raises(ObjectChanged, match="open it again"):

@@ -88,12 +88,20 @@ class Reset(Fault):
 
 
 class Stall(Fault):
-    """Nothing comes any more: before the server sees the request (*keep* is None), or after
-    *keep* bytes of the answer's body. Ends with the rule."""
+    """Nothing comes any more: before the server sees the request (*keep* is None; *early*: nor
+    is its body read), or after *keep* bytes of the answer's body. Ends with the rule."""
 
-    def __init__(self, matches: Callable[[Request], bool], keep: int | None, **when: Any) -> None:
+    def __init__(
+        self,
+        matches: Callable[[Request], bool],
+        keep: int | None,
+        *,
+        early: bool = False,
+        **when: Any,
+    ) -> None:
         super().__init__(matches, **when)
         self._keep = keep
+        self._early = early
         self.begun = threading.Event()  # what is to come has come
         self.ended = threading.Event()
 
@@ -102,7 +110,8 @@ class Stall(Fault):
 
     def before(self, handler: Any) -> bool:
         if self._keep is None:
-            handler.body()
+            if not self._early:
+                handler.body()
             self.ended.wait(30)
             handler.close_connection = True
         return self._keep is None

@@ -93,7 +93,11 @@ class RedisBackend(Backend):
         self._where = place(client)
         self._steps: Scripts | Transactions = Scripts(client)
         self._evicts = False
-        self._check()
+        try:
+            self._check()
+        except BaseException:
+            client.close()
+            raise
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "", password: str | None = None) -> RedisBackend:
