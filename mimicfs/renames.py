@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry
-from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError
+from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
 from mimicfs.intents import Copy, Intent, Intents, Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
@@ -69,6 +69,9 @@ class Renames:
             rename = Rename(*self._parts, intent)
             try:
                 rename.finish() if intent.copied else rename.undo()
+            except NoSuchBucket as exc:
+                log.error("%s; there is nothing more to do: %s", rename.state(), exc)
+                intent.end()
             except MimicError as exc:
                 log.error("%s; the next mount tries again: %s", rename.state(), exc)
             else:

@@ -140,3 +140,15 @@ def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixt
     s3.close()
     proxy.close()
     client.close()
+
+
+def test_what_was_begun_in_a_bucket_that_is_gone_is_given_up(
+    moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3 = S3(S3Options(endpoint_url=moto), MimicDB(Memory()))
+    intents = Intents(tmp_path / "renames", "account")
+    intents.begin(Tree("gone-bucket", "old/"), Tree("gone-bucket", "new/"), replaces=False).leave()
+    Renames(s3.mimicdb, s3, Syncer(s3.mimicdb, s3), intents).recover()
+    assert "there is nothing more to do" in caplog.text
+    assert intents.left() == []
+    s3.close()
