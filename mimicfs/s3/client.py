@@ -413,7 +413,7 @@ class S3:
         try:
             return self.call("delete_objects", bucket, Delete={"Objects": objects, "Quiet": True})
         except S3Error as exc:
-            if not etags or not self.conditions.not_known(exc):
+            if not etags or not self.conditions.refused(exc):
                 raise
         return self._delete_page(bucket, keys, {})
 

@@ -40,7 +40,7 @@ class Conditions:
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._honoured: bool | None = None  # None: not tried yet
-        self.of_deletes = True  # False: the server will not hear of any for a deletion
+        self._of_deletes = True  # False: the server will not hear of any for a deletion
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
         """Return the parameters of a write that is to be done only under *condition*. Raises
@@ -65,11 +65,22 @@ class Conditions:
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
+    @property
+    def of_deletes(self) -> bool:
+        """Whether a deletion may have a condition; not that the server looks at it."""
+        return self._of_deletes
+
+    def refused(self, refusal: S3Error) -> bool:
+        """Whether the *refusal* of a deletion is about its having one. That is remembered."""
+        about_it = refusal.status in _NOT_KNOWN
+        self._of_deletes = self._of_deletes and not about_it
+        return about_it
+
     def delete(self, bucket: str, key: str, etag: str) -> None:
         """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
         as far as the server looks; that there is none is no error."""
         try:
-            if etag and self.of_deletes:
+            if etag and self._of_deletes:
                 return self._delete_only(bucket, key, etag)
             if etag and self._s3.head(bucket, key)[0].etag != etag:
                 raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
@@ -81,16 +92,9 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=f'"{etag}"')
         except S3Error as exc:
-            if not self.not_known(exc):
+            if not self.refused(exc):
                 raise
             self.delete(bucket, key, etag)
-
-    def not_known(self, refusal: S3Error) -> bool:
-        """Whether the *refusal* of a deletion is about its condition. That is remembered."""
-        if refusal.status not in _NOT_KNOWN:
-            return False
-        self.of_deletes = False
-        return True
 
     def _honours(self, bucket: str, key: str) -> bool:
         if self._honoured is None:
