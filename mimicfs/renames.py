@@ -5,8 +5,9 @@ copied is still what is there. What fails before is undone: the old tree is whol
 new one nothing stays. What fails after is finished by the next mount, as is what `kill -9` ended
 (intents.py): copies are undone, or deletions finished.
 
-INVARIANT: no original is deleted unless S3 confirmed a copy of just that version; no copy is
-deleted, when a rename is undone, unless its original is there.
+INVARIANT: no original is deleted unless S3 confirmed a copy of just that version. When a rename
+is undone, nothing is deleted at the new place but what S3 confirmed to be a copy, and what is the
+same as its original, which is there.
 
 Threading: one thread for each rename; copies are made by S3.pool.
 """
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry
-from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError
+from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
 from mimicfs.intents import Copy, Intent, Intents, Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
@@ -68,6 +69,9 @@ class Renames:
             rename = Rename(*self._parts, intent)
             try:
                 rename.finish() if intent.copied else rename.undo()
+            except NoSuchBucket as exc:
+                log.error("%s; there is nothing more to do: %s", rename.state(), exc)
+                intent.end()
             except MimicError as exc:
                 log.error("%s; the next mount tries again: %s", rename.state(), exc)
             else:
@@ -122,10 +126,14 @@ class Rename:
 
     def settle(self, cancellation: Cancellation) -> None:
         """Look whether what was copied is what S3 has, and copy what others wrote meanwhile,
-        until it is. Raises PosixError EBUSY where that has no end."""
+        until it is; what they deleted goes at the new place too. Raises PosixError EBUSY where
+        that has no end, EIO if S3 refuses."""
         for _ in range(_ROUNDS):
             self._syncer.sync(*self.old, cancellation=cancellation)
             if not self.copy(cancellation):
+                left = self._delete_orphans()
+                if left:
+                    raise PosixError(errno.EIO, left[0])
                 return
         raise PosixError(errno.EBUSY, f"{self.old} is being written to")
 
@@ -213,7 +221,7 @@ class Rename:
         refused, and what is not what was copied."""
         left: list[str] = []
         for page in self._pages(self.old):
-            going: list[str] = []
+            going: dict[str, str] = {}
             for entry in page:
                 copy = self.copies.get(entry.key[len(self.old.prefix) :])
                 if entry.kind != OBJECT:
@@ -223,41 +231,51 @@ class Rename:
                 elif there and self._mimicdb.entry(self.new.bucket, self._moved(entry.key)) is None:
                     left.append(f"the copy of s3://{self.old.bucket}/{entry.key} is gone")
                 else:
-                    going.append(entry.key)
+                    going[entry.key] = entry.etag
             left += self._deleted(self.old.bucket, going, tell=there)
         return left
+
+    def _delete_orphans(self) -> list[str]:
+        """Delete the copies whose originals somebody has deleted; return what S3 refused."""
+        going: dict[str, str] = {}
+        for name, (_, etag) in self.copies.items():
+            copy = self._mimicdb.entry(self.new.bucket, self.new.prefix + name)
+            original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
+            if original is None and copy is not None and copy.etag == etag:
+                going[copy.key] = etag
+        return self._deleted(self.new.bucket, going)
 
     def _delete_copies(self) -> list[str]:
         left: list[str] = []
         for page in self._pages(self.new):
-            going: list[str] = []
+            going: dict[str, str] = {}
             for entry in page:
                 if entry.key == self.new.prefix and self._intent.replaces:
                     continue
                 if entry.kind != OBJECT:
                     self._mimicdb.forget(self.new.bucket, entry.key)
                 elif self._is_copy(entry):
-                    going.append(entry.key)
+                    going[entry.key] = entry.etag
                 else:
                     left.append(f"s3://{self.new.bucket}/{entry.key} is not what was copied")
             left += self._deleted(self.new.bucket, going)
         return left
 
     def _is_copy(self, entry: Entry) -> bool:
-        """Whether *entry* of the new tree is a copy of ours, whose original is there. S3 may have
-        made one whose answer nobody got."""
+        """Whether *entry* of the new tree is a copy of ours. S3 may have made one whose answer
+        nobody got: that is like its original."""
         name = entry.key[len(self.new.prefix) :]
-        original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
-        if original is None or original.kind != OBJECT:
-            return False
         known = self.copies.get(name)
-        ours = {original.etag, known.copy if known is not None else ""}
-        return entry.etag in ours and entry.etag != ""
+        if known is not None and known.copy == entry.etag:
+            return True
+        original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
+        return original is not None and original.etag == entry.etag != ""
 
-    def _deleted(self, bucket: str, keys: list[str], *, tell: bool = True) -> list[str]:
-        """Delete *keys*; return what S3 refused. *tell*: nobody else tells the kernel."""
-        refused = dict(self._s3.delete_many(bucket, keys)) if keys else {}
-        gone = [key for key in keys if key not in refused]
+    def _deleted(self, bucket: str, etags: dict[str, str], *, tell: bool = True) -> list[str]:
+        """Delete the versions *etags*, by key; return what S3 refused. *tell*: nobody else tells
+        the kernel."""
+        refused = dict(self._s3.delete_many(bucket, list(etags), etags)) if etags else {}
+        gone = [key for key in etags if key not in refused]
         if tell and gone:
             self._mimicdb.announce(bucket, Difference([], [], gone, 0))
         return [f"s3://{bucket}/{key}: {reason}" for key, reason in refused.items()]

@@ -457,24 +457,40 @@ class S3:
         """Delete *key*; that it is not there is no error, as in S3."""
         self.call("delete_object", bucket, key)
 
-    def delete_many(self, bucket: str, keys: Sequence[str]) -> list[tuple[str, str]]:
-        """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason)."""
+    def delete_many(
+        self, bucket: str, keys: Sequence[str], etags: Mapping[str, str] | None = None
+    ) -> list[tuple[str, str]]:
+        """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason). Of what is
+        in *etags*, only that version, as far as the server looks."""
+        etags = etags or {}
         plain = [key for key in keys if _xml_can_say(key)]
+        alone = [key for key in keys if not _xml_can_say(key)]
         refused: list[tuple[str, str]] = []
         for start in range(0, len(plain), _DELETE_MAX):
-            objects = [{"Key": key} for key in plain[start : start + _DELETE_MAX]]
-            answer = self.call("delete_objects", bucket, Delete={"Objects": objects, "Quiet": True})
-            refused += [
-                (error["Key"], error.get("Message") or error.get("Code", "refused"))
-                for error in answer.get("Errors", ())
-            ]
-        for key in keys:
-            if not _xml_can_say(key):
-                try:
-                    self.delete(bucket, key)
-                except S3Error as exc:
-                    refused.append((key, str(exc)))
+            answer = self._delete_page(bucket, plain[start : start + _DELETE_MAX], etags)
+            for error in answer.get("Errors", ()):
+                key, code = error["Key"], error.get("Code", "refused")
+                if code == "PreconditionFailed":
+                    alone.append(key)  # which says for sure
+                else:
+                    refused.append((key, error.get("Message") or code))
+        for key in alone:
+            try:
+                self.conditions.delete(bucket, key, etags.get(key, ""))
+            except S3Error as exc:
+                refused.append((key, str(exc)))
         return refused
+
+    def _delete_page(self, bucket: str, keys: Sequence[str], etags: Mapping[str, str]) -> Any:
+        if not self.conditions.of_deletes:
+            etags = {}
+        objects = [_deleted(key, etags) for key in keys]
+        try:
+            return self.call("delete_objects", bucket, Delete={"Objects": objects, "Quiet": True})
+        except S3Error as exc:
+            if not etags or not self.conditions.refused(exc):
+                raise
+        return self._delete_page(bucket, keys, {})
 
     # Multipart uploads
 
@@ -597,6 +613,12 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
         if condition.etag and exc.code != "NoSuchUpload":
             raise ObjectChanged(f"{about}: deleted in S3") from exc
         raise
+
+
+def _deleted(key: str, etags: Mapping[str, str]) -> dict[str, str]:
+    """Return an item of DeleteObjects."""
+    etag = etags.get(key)
+    return {"Key": key, "ETag": f'"{etag}"'} if etag else {"Key": key}
 
 
 def _xml_can_say(key: str) -> bool:

@@ -67,6 +67,17 @@ class Conditions:
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
+    @property
+    def of_deletes(self) -> bool:
+        """Whether a deletion may have a condition; not that the server looks at it."""
+        return self._of_deletes
+
+    def refused(self, refusal: S3Error) -> bool:
+        """Whether the *refusal* of a deletion is about its having one. That is remembered."""
+        about_it = refusal.status in _NOT_KNOWN
+        self._of_deletes = self._of_deletes and not about_it
+        return about_it
+
     def delete(self, bucket: str, key: str, etag: str) -> None:
         """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
         as far as the server looks; that there is none is no error."""
@@ -83,9 +94,8 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=f'"{etag}"')
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not self.refused(exc):
                 raise
-            self._of_deletes = False
             self.delete(bucket, key, etag)
 
     def honours(self, bucket: str, key: str) -> bool:

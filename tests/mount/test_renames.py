@@ -146,6 +146,25 @@ def test_a_rename_that_fails_leaves_nothing_at_the_new_place(place: Place) -> No
     assert list(place.staging.iterdir()) == []
 
 
+def test_an_empty_directory_is_replaced_or_stays_and_who_has_files_open_goes_on(
+    place: Place,
+) -> None:
+    (place.path / "e").mkdir(0o700)
+    with open(place.path / "d/01", "r+b", buffering=0) as file:
+        with place.proxy.rule(Fail(place.copy_of("e/21"), 403, "AccessDenied")):
+            with pytest.raises(PermissionError):
+                (place.path / "d").rename(place.path / "e")
+        assert place.in_s3() == [*OLD, "e/"]
+        assert os.listdir(place.path / "e") == []
+        file.write(b"ONE")
+        os.fsync(file.fileno())
+        assert place.body("d/01") == b"ONE1"
+        (place.path / "d").rename(place.path / "e")
+        file.write(b"!")
+    assert place.body("e/01") == b"ONE!"
+    assert place.in_s3() == ["e/", *NEW]
+
+
 def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(place: Place) -> None:
     assert not (place.path / "e").exists()
     with place.proxy.rule(Fail(deletion, 403, "AccessDenied")):

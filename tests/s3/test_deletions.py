@@ -35,3 +35,33 @@ def test_where_deletions_know_no_condition_it_is_looked_before(s3, client, bucke
     s3.conditions.delete(bucket, "b", s3.mimicdb.entry(bucket, "b").etag)
     found = client.list_objects_v2(Bucket=bucket)["Contents"]
     assert [item["Key"] for item in found] == ["a"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_refuses_conditions_of_many_is_asked_without(s3, client, bucket, proxy):
+    for key in "ab":
+        s3.put(bucket, key, b"x", 1)
+    etags = {key: s3.mimicdb.entry(bucket, key).etag for key in "ab"}
+    refused = itertools.count()
+    rule = Fail(lambda request: request.kind == "POST" and not next(refused), 501, "NotImplemented")
+    with proxy.rule(rule):
+        assert s3.delete_many(bucket, list("ab"), etags) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_of_many_what_is_another_version_is_refused_and_the_rest_deleted(s3, client, bucket, proxy):
+    for key in "ab":
+        s3.put(bucket, key, b"x", 1)
+    etags = {key: s3.mimicdb.entry(bucket, key).etag for key in "ab"}
+    client.put_object(Bucket=bucket, Key="a", Body=b"somebody's")
+    # As S3 answers; moto looks at no condition there. "b" is refused for no reason.
+    said = "".join(
+        f"<Error><Key>{key}</Key><Code>PreconditionFailed</Code></Error>" for key in "ab"
+    )
+    rule = Fail(lambda request: request.kind == "POST", 200, "")
+    rule.body = f"<DeleteResult>{said}</DeleteResult>".encode()
+    with proxy.rule(rule):
+        assert [key for key, _ in s3.delete_many(bucket, list("ab"), etags)] == ["a"]
+    found = client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [item["Key"] for item in found] == ["a"]

@@ -1,0 +1,154 @@
+"""Renames of directories in S3 while others write, S3 refuses, and mounts die: whatever happens
+when, each version that was not replaced by somebody else is there in the end, at the old place or
+at the new one; and what did end well is at one place."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.clients import plain
+from support.proxy import Fail, Proxy
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config import S3Options
+from mimicfs.errors import MimicError
+from mimicfs.intents import Intents, Tree
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.renames import Renames
+from mimicfs.s3.client import S3
+from mimicfs.sync import Syncer
+
+NAMES = ["a", "b/c", "d"]
+_numbers = itertools.count()
+
+
+@dataclass
+class Schedule:
+    """What happens at which request."""
+
+    writes: dict[int, tuple[str, bytes]]  # somebody puts, or deletes (b"")
+    refused: set[int]  # by S3
+    dies: int  # from this request on, nothing reaches S3
+
+
+schedules = st.builds(
+    Schedule,
+    st.dictionaries(
+        st.integers(0, 12),
+        st.tuples(st.sampled_from([*NAMES, "new"]), st.sampled_from([b"", b"x", b"yy"])),
+        max_size=3,
+    ),
+    st.sets(st.integers(0, 12), max_size=2),
+    st.one_of(st.just(99), st.integers(0, 12)),
+)
+
+
+class World:
+    """A bucket, and what each key of the old place must still be somewhere."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.expected: dict[str, bytes] = {}
+        client.create_bucket(Bucket=bucket)
+        for name in NAMES:
+            self.write(name, name.encode())
+
+    def write(self, name: str, body: bytes) -> None:
+        key = f"old/{name}"
+        if body:
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+            self.expected[name] = body
+        else:
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+            self.expected.pop(name, None)
+
+    def found(self, prefix: str) -> dict[str, bytes]:
+        listed = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        return {
+            item["Key"].removeprefix(prefix): self.client.get_object(
+                Bucket=self.bucket, Key=item["Key"]
+            )["Body"].read()
+            for item in listed
+        }
+
+
+def disturb(world: World, schedule: Schedule) -> Fail:
+    """A rule that makes happen what is scheduled."""
+    numbers = itertools.count()
+
+    def matches(request: Any) -> bool:
+        number = next(numbers)
+        # Between a listing and the deletion that rests on it, only S3's conditions help, and
+        # moto looks at none there.
+        if (
+            request.kind in ("LIST", "COPY")
+            and number in schedule.writes
+            and number < schedule.dies
+        ):
+            world.write(*schedule.writes[number])
+        return number in schedule.refused or number >= schedule.dies
+
+    return Fail(matches, 403, "AccessDenied")
+
+
+@pytest.mark.slow
+def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client, proxy = plain(moto), Proxy(moto)
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=1), MimicDB(Memory()))
+
+    @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+    @given(schedule=schedules)
+    def check(schedule: Schedule) -> None:
+        bucket = f"faults-{os.getpid()}-{next(_numbers)}"
+        world = World(client, bucket)
+        parts = (s3.mimicdb, s3, Syncer(s3.mimicdb, s3))
+        renames = Renames(*parts, Intents(tmp_path / "renames", "account"))
+        parts[2].sync(bucket)
+        caplog.clear()
+        done = False
+        with proxy.rule(disturb(world, schedule)):
+            try:
+                rename = renames.begin(Cancellation(), Tree(bucket, "old/"), Tree(bucket, "new/"))
+                try:
+                    rename.copy(Cancellation())
+                    rename.settle(Cancellation())
+                    rename.commit()
+                except MimicError:
+                    rename.undo()
+                    raise
+                rename.delete()
+                done = True
+            except MimicError:
+                pass
+        renames.recover()  # as the next mount does
+        old, new = world.found("old/"), world.found("new/")
+        assert (new | old) | world.expected == new | old
+        if done:
+            assert (old, new) == ({}, world.expected)
+        if not any(" left " in message for message in caplog.messages):
+            assert {} in (old, new)  # it is at one place, or the log says what is not
+
+    check()
+    s3.close()
+    proxy.close()
+    client.close()
+
+
+def test_what_was_begun_in_a_bucket_that_is_gone_is_given_up(
+    moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3 = S3(S3Options(endpoint_url=moto), MimicDB(Memory()))
+    intents = Intents(tmp_path / "renames", "account")
+    intents.begin(Tree("gone-bucket", "old/"), Tree("gone-bucket", "new/"), replaces=False).leave()
+    Renames(s3.mimicdb, s3, Syncer(s3.mimicdb, s3), intents).recover()
+    assert "there is nothing more to do" in caplog.text
+    assert intents.left() == []
+    s3.close()
