@@ -98,8 +98,8 @@ class FileOptions:
     """How file data moves."""
 
     staging: Path  # 0700; bytes that S3 does not have yet
-    block_size: int = 4 * MIB  # of one ranged GET when reading ahead
-    reads_per_file: int = 12  # ranged GETs at once, when reading ahead
+    block_size: int = 6 * MIB  # of one ranged GET when reading ahead
+    reads_per_file: int = 10  # ranged GETs at once, when reading ahead
     requests_per_file: int = 8  # part uploads at once, or ranged GETs of what is to be changed
     part_size: int = 16 * MIB  # smallest part of a multipart upload that we start
     write_back: bool = False  # close(2) returns once the bytes are journalled

@@ -268,9 +268,9 @@ class Reader:
 
     def _failed(self, chunk: _Chunk) -> None:
         """Drop a chunk whose request failed. A version that is gone is gone for good."""
+        error = None if chunk.future.cancelled() else chunk.future.exception()
         if chunk in self._chunks:
             self._drop(chunk)
-        error = None if chunk.future.cancelled() else chunk.future.exception()
         if isinstance(error, ObjectChanged | KeyNotFound):
             self._gone = f"{self._about}: changed in S3; open it again"
 
