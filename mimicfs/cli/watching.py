@@ -190,6 +190,8 @@ def _kernel(part: Told) -> Iterator[str]:
     yield f"  data     {amount(part['bytes_read'])} read, {amount(part['bytes_written'])} written"
     if part["errors"]:
         yield f"  errors   {_counted(part['errors'])}"
+    workers = ", ".join(f"{name} {count}" for name, count in part["threads_max"].items())
+    yield f"  workers  at most: {workers}"
 
 
 def _s3(part: Told) -> Iterator[str]:

@@ -89,6 +89,8 @@ def test_status_tells_what_was_answered_and_what_it_cost(mount, bucket, proxy):
     assert after["s3"]["bytes_out"] == 8
     assert (after["error"], after["files"]["pending"], after["sync"]["running"]) == ("", 0, [])
     text = succeed("status", mount.path)
+    assert "at most 32 requests at once" in text
+    assert "workers  at most: quick 16, open 16, names 16, " in text
     assert f"{bucket}: 3 keys, 14 bytes, last sync 20" in text
     assert "1 GET, 1 HEAD, 1 LIST, 1 PUT" in text
     assert "/.cache/mimicfs/blocks; " in text
