@@ -28,7 +28,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry
+from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, checked_size
 from mimicfs.errors import StoreCorrupt
 
 # 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
@@ -91,6 +91,7 @@ def _is_md5(etag: str) -> bool:
 def entry_of(key: str, record: bytes) -> Entry:
     try:
         kind, size, mtime_ns = _FIXED.unpack_from(record)
+        checked_size(size)
         at = _FIXED.size + 16 if kind & _MD5 else record.index(b"\0", _FIXED.size) + 1
         etag = (
             record[_FIXED.size : at].hex() if kind & _MD5 else record[_FIXED.size : at - 1].decode()
