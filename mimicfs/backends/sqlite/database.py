@@ -1,0 +1,222 @@
+"""The file of a store: how it is opened and checked, and who reads and writes it.
+
+Threading: a file is read by a connection for each thread, and written by one connection under a
+lock; WAL lets them go on beside each other, and beside other processes. A database in memory has
+one connection, under the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mimicfs.errors import ConfigError, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
+from mimicfs.private import check_file
+
+_VERSION = 2  # of the schema; PRAGMA user_version
+_APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
+_SCHEMA = f"""
+-- A bucket that was dropped stays with known = 0, so that its numbers go on. The bucket ''
+-- is the list of buckets: it has a log and a scope, and no entries.
+CREATE TABLE bucket(
+    id INTEGER PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL,
+    known INT NOT NULL, created_ns INT NOT NULL,
+    objects INT NOT NULL DEFAULT 0, bytes INT NOT NULL DEFAULT 0, seq INT NOT NULL DEFAULT 0,
+    UNIQUE(namespace, name));
+-- One row a key, in the order of UTF-8 bytes. Without a rowid: the key is the only access
+-- path. meta is a JSON object, or NULL where the user metadata is not known. head is what a
+-- HEAD said, or NULL.
+CREATE TABLE entry(
+    bucket INT NOT NULL, key TEXT NOT NULL, size INT NOT NULL, mtime_ns INT NOT NULL,
+    etag TEXT NOT NULL, storage_class TEXT NOT NULL, meta TEXT, kind INT NOT NULL, head TEXT,
+    PRIMARY KEY(bucket, key)) WITHOUT ROWID;
+-- What was listed to its end: entry.Scope.
+CREATE TABLE scope(
+    bucket INT NOT NULL, prefix TEXT NOT NULL, deep INT NOT NULL, listed_ns INT NOT NULL,
+    duration_ns INT NOT NULL, added INT NOT NULL, changed INT NOT NULL, deleted INT NOT NULL,
+    PRIMARY KEY(bucket, prefix)) WITHOUT ROWID;
+-- entry.Change. last is NULL where one key changed.
+CREATE TABLE log(
+    bucket INT NOT NULL, seq INT NOT NULL, first TEXT NOT NULL, last TEXT, origin INT NOT NULL,
+    PRIMARY KEY(bucket, seq)) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+"""
+# Backend.set_note. Of no version: who does not know the table does not need it.
+_NOTES = """
+CREATE TABLE IF NOT EXISTS note(
+    bucket INT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY(bucket, name)) WITHOUT ROWID
+"""
+
+# From the schema of each older version to the next.
+_MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
+
+
+class Database:
+    """The database that sqlite3.connect opens with *args* and *kwargs*; without, in memory.
+    Raises StoreTooNew, StoreCorrupt, StoreUnavailable. What else goes wrong is sqlite3.Error, of
+    which `error` makes one of ours."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._args = args or (":memory:",)
+        self._kwargs = kwargs | {"check_same_thread": False, "isolation_level": None}
+        self._path = str(self._args[0])
+        self.in_memory = self._path in ("", ":memory:")
+        self.lock = threading.RLock()  # the writer's, and of the list below
+        self.local = threading.local()  # of each thread that reads
+        self._connections: list[sqlite3.Connection] = []
+        self._data_version = 0
+        try:
+            self._open()
+        except sqlite3.Error as exc:
+            self.close()
+            raise self.error(exc) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        path = None if self.in_memory or self._kwargs.get("uri") else Path(self._path)
+        found = _created(path) if path is not None else None
+        self._writer = self._connect()
+        with self.writing() as db:
+            self._check(db)
+        if path is not None and found is not None:
+            _check_private(path, found)
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        ours = db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
+        if not ours:
+            if version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise StoreCorrupt(
+                    f"{self._path}: a SQLite database, but not a mimicfs store;"
+                    " name another file with --store"
+                )
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+        elif version > _VERSION:
+            raise StoreTooNew(
+                f"{self._path}: written by a newer mimicfs (schema {version}, this one knows"
+                f" {_VERSION}); upgrade mimicfs or name another file with --store"
+            )
+        else:
+            _migrate(db, version)
+        db.execute(_NOTES)
+
+    def _connect(self) -> sqlite3.Connection:
+        db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
+        with self.lock:
+            self._connections.append(db)
+        db.execute("PRAGMA busy_timeout=10000")
+        if not self.in_memory:
+            db.execute("PRAGMA journal_mode=WAL")
+            # The last commits may be lost in a power cut: the next sync gives them back.
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA mmap_size=1073741824")
+            db.execute("PRAGMA journal_size_limit=67108864")
+        return db
+
+    def error(self, exc: sqlite3.Error) -> StoreError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return StoreCorrupt(
+                f"{self._path}: {exc}; move the file away and sync again, S3 has everything"
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return StoreUnavailable(f"{self._path}: no space left on its disk")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreUnavailable(f"{self._path}: locked by another process for over 10 s")
+        return StoreUnavailable(f"{self._path}: {exc}; check the path and its permissions")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one statement, or for several inside BEGIN."""
+        if self.in_memory:
+            with self.lock:
+                yield self._writer
+            return
+        yield self.reader()
+
+    def reader(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self.local, "db", None)
+        if db is None:
+            db = self.local.db = self._connect()
+        return db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The writer, in a transaction that is committed or, after an error, rolled back."""
+        with self.lock:
+            db = self._writer
+            if db.in_transaction:  # a step of a larger change
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        if self.in_memory:
+            with self.lock:
+                return self._writer.execute(sql, values).fetchall()
+        return self.reader().execute(sql, values).fetchall()
+
+    def changed(self) -> bool:
+        """Whether others have written since the last call."""
+        if self.in_memory:
+            return False
+        with self.lock:  # the writer sees the commits of all others, and no own ones
+            version: int = self._writer.execute("PRAGMA data_version").fetchone()[0]
+            changed = version != self._data_version
+            self._data_version = version
+        return changed
+
+    def close(self) -> None:
+        with self.lock:
+            for db in self._connections:
+                db.close()
+            self._connections.clear()
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the tables of an older *version* up to date, inside the caller's transaction."""
+    for old in range(version, _VERSION):
+        for statement in _MIGRATIONS[old]:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {old + 1}")
+
+
+def _created(path: Path) -> os.stat_result:
+    """Make the file of the store, readable by its owner only, if there is none; return what it
+    is. SQLite gives the files beside it (-wal, -shm) the same permissions."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path, flags, 0o600)
+    except OSError as exc:
+        text = "a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
+        raise StoreUnavailable(f"{path}: {text}; name another file with --store") from exc
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    try:
+        check_file(path, found)
+    except ConfigError as exc:
+        raise StoreUnavailable(str(exc)) from exc

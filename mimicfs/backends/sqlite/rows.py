@@ -1,0 +1,83 @@
+"""The statements that several methods use, and what their rows are. Pure functions, but for
+`totals`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from mimicfs.entry import OBJECT, Entry, Scope
+
+COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"
+GET = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key=?"
+FROM = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
+BETWEEN = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key"
+# entry.is_file. As bytes, because SQLite's functions of text end at NUL.
+TOTAL = (
+    "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND key>=?{end}"
+    " AND kind=0 AND (size>0 OR substr(CAST(key AS BLOB), -1)<>x'2f')"
+)
+LOOKUP = (
+    f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key=? UNION ALL SELECT * FROM"
+    f" (SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
+)
+PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
+# A step of a statement gives up the interpreter's lock: a row at a time costs a third more, and
+# far more where other threads want the lock.
+ROWS = 100
+PUT_ROWS = PUT + ",(?,?,?,?,?,?,?,?,?)" * (ROWS - 1)
+ANY = "SELECT 1 FROM entry WHERE bucket=? AND key BETWEEN ? AND ? LIMIT 1"
+TOTALS = (
+    "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
+    " AND key IN (SELECT value FROM json_each(?))"
+)
+
+
+def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, int]:
+    """Return how many of *keys* are objects there, and their bytes."""
+    # A page of a first listing: nothing is there, and one look says so.
+    if len(keys) >= ROWS and not db.execute(ANY, (bucket, min(keys), max(keys))).fetchone():
+        return 0, 0
+    objects, size = db.execute(TOTALS, (bucket, json.dumps(keys))).fetchone()
+    for key in [key for key in keys if "\0" in key]:  # json_each ends a text at NUL
+        for row in db.execute(GET, (bucket, key)).fetchall():
+            if row[6] == OBJECT:
+                objects, size = objects + 1, size + row[1]
+    return objects, size
+
+
+def make(row: tuple[Any, ...]) -> Entry:
+    return tuple.__new__(Entry, row)
+
+
+def entry_of(row: tuple[Any, ...]) -> Entry:
+    meta = row[5]
+    if meta is not None:
+        row = (*row[:5], json.loads(meta) if meta != "{}" else {}, *row[6:])
+    return tuple.__new__(Entry, row)
+
+
+def entries_of(rows: list[tuple[Any, ...]]) -> list[Entry]:
+    make = tuple.__new__  # `_make`, without a call for each
+    return [make(Entry, row) if row[5] is None else entry_of(row) for row in rows]
+
+
+def json_of(meta: object) -> str | None:
+    return None if meta is None else json.dumps(meta)
+
+
+def scope_of(row: tuple[Any, ...]) -> Scope:
+    return Scope(row[0], bool(row[1]), *row[2:])
+
+
+def successor(prefix: str) -> str | None:
+    """Return the first key after all that begin with *prefix*; None if there is none."""
+    if not prefix:
+        return None
+    if prefix.endswith("/"):
+        return prefix[:-1] + "0"
+    last = ord(prefix[-1]) + 1
+    if 0xD800 <= last <= 0xDFFF:
+        last = 0xE000  # surrogates are no characters
+    return prefix[:-1] + chr(last) if last < 0x110000 else successor(prefix[:-1])
