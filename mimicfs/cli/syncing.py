@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from contextlib import closing
@@ -60,6 +61,9 @@ def sync(
     targets = [parse_target(url) for url in urls] or [Target()]
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
+        # What was built until now stays; looking through it again and again took a tenth.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         with _Bar(parts) as bar:
             guard = bar.confirm if delete_guard and not yes else None
             wish = Wish(guard, fresh)

@@ -126,6 +126,7 @@ class Bucket:
         self.keys: list[str] = []
         self.objects: dict[str, Object] = {}
         self.pages: dict[str, bytes] = {}  # finished pages by query; emptied by every change
+        self.rendered: list[str] | None = None  # of each key, what a page says; see `render`
 
     def get(self, key: str) -> Object | None:
         """Return the object at *key*, or None."""
@@ -139,19 +140,19 @@ class Bucket:
         if not self._has(key):
             insort(self.keys, key)
         self.objects[key] = value
-        self.pages.clear()
+        self._changed()
 
     def delete(self, key: str) -> None:
         """Remove *key*; nothing happens when it is not there."""
         if self._has(key):
             del self.keys[bisect_left(self.keys, key)]
         self.objects.pop(key, None)
-        self.pages.clear()
+        self._changed()
 
     def fill(self, keys: list[str]) -> None:
         """Add synthetic objects."""
         self.keys = sorted(set(self.keys).union(keys))
-        self.pages.clear()
+        self._changed()
 
     def change(self, every: int) -> None:
         """Of one key in *every*, change the content; remove as many keys, and add as many."""
@@ -160,7 +161,15 @@ class Bucket:
             self.objects[key] = Object(7, "c" * 32, time.time())
         added = [f"{key}~" for key in self.keys[every // 3 :: every]]
         self.keys = sorted({*self.keys, *added} - removed)
+        self._changed()
+
+    def _changed(self) -> None:
         self.pages.clear()
+        self.rendered = None
+
+    def render(self) -> None:
+        """Prepare what pages say, until something changes: a page then takes 0.1 ms, not 5."""
+        self.rendered = [self._contents(key, True) for key in self.keys]
 
     def count(self, prefix: str) -> tuple[int, int]:
         """Return how many keys begin with *prefix*, and the bytes of those that were written."""
@@ -174,7 +183,7 @@ class Bucket:
         for key in self.keys[first:end]:
             self.objects.pop(key, None)
         del self.keys[first:end]
-        self.pages.clear()
+        self._changed()
 
     def list(self, prefix: str, delimiter: str, after: str, limit: int, encode: bool) -> Listing:
         """Return up to *limit* keys and common prefixes below *prefix* that follow *after*.
@@ -186,7 +195,10 @@ class Bucket:
         if delimiter:
             return self._grouped(prefix, delimiter, after, limit, encode, index, end)
         chosen = self.keys[index : min(index + limit, end)]
-        contents = [self._contents(key, encode) for key in chosen]
+        if encode and self.rendered is not None:
+            contents = self.rendered[index : index + len(chosen)]
+        else:
+            contents = [self._contents(key, encode) for key in chosen]
         return Listing(contents, [], chosen[-1] if chosen else "", index + limit < end)
 
     def _grouped(
