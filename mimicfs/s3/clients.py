@@ -1,0 +1,241 @@
+"""How S3 is asked for one account: session, credentials, connections, the clients, and what they
+are counted by. boto3 is imported when it is needed: it takes 150 ms.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimicfs import __version__
+from mimicfs.config import S3Options, redacted
+from mimicfs.errors import ConfigError, CredentialsError
+from mimicfs.mimicdb import MimicDB
+from mimicfs.private import seen_by_others
+
+if TYPE_CHECKING:
+    from mimicfs.s3.credentials import Credentials
+    from mimicfs.s3.traffic import Traffic
+    from mimicfs.s3.transport import Transport
+
+_KINDS = {
+    "CopyObject": "COPY",
+    "UploadPartCopy": "COPY",
+    "ListBuckets": "LIST",
+    "HeadObject": "HEAD",
+    "HeadBucket": "HEAD",
+}
+
+
+class Clients:
+    """The part of S3 (client.py) that others' libraries are in."""
+
+    def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
+        self.mimicdb = mimicdb
+        self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
+        self.requests: Counter[str] = Counter()
+        self._options = options
+        self._lock = threading.Lock()  # protects the counter, and the making of the clients
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if "_client" in self.__dict__:
+            self._client.close()
+        if "_transport" in self.__dict__:
+            self._transport.close()
+
+    @cached_property
+    def _traffic(self) -> Traffic:
+        from mimicfs.s3.traffic import Traffic
+
+        return Traffic(self._options.slow_s)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was asked of S3 so far, and within what limits."""
+        with self._lock:
+            requests = dict(self.requests)
+        return {
+            "requests": requests,
+            **self._traffic.figures(),
+            "connections_max": self._options.connections,
+            "waiting": self.pool._work_queue.qsize(),
+        }
+
+    def count(self, kind: str) -> None:
+        with self._lock:
+            self.requests[kind] += 1
+
+    # The clients
+
+    @cached_property
+    def _session(self) -> Any:
+        from mimicfs.s3.errors import ours
+
+        with ours("S3"):
+            return self._new_session()
+
+    def _new_session(self) -> Any:
+        import boto3
+        import botocore.session
+
+        core = botocore.session.get_session()
+        if self._options.credentials_file is not None:  # before a profile is looked for
+            core.set_config_variable("credentials_file", str(self._options.credentials_file))
+        return boto3.session.Session(
+            profile_name=self._options.profile,
+            region_name=self._options.region,
+            botocore_session=core,
+        )
+
+    @cached_property
+    def _credentials(self) -> Credentials:
+        """What the clients sign with. There may be none: who signs then raises."""
+        from mimicfs.s3.credentials import Credentials
+
+        found = Credentials(
+            self._session.get_credentials(), lambda: self._new_session().get_credentials()
+        )
+        if found:
+            self._session._session._credentials = found  # what its clients are made with
+        return found
+
+    @cached_property
+    def _transport(self) -> Transport:
+        from mimicfs.s3.transport import Transport
+
+        bundle: str | None = self._session._session.get_config_variable("ca_bundle")
+        return Transport(self._options, bundle)
+
+    @cached_property
+    def _client(self) -> Any:
+        from mimicfs.s3.learning import learn, note_sent
+        from mimicfs.s3.rules import Rules
+        from mimicfs.s3.wire import Wire
+
+        client = self._plain_client()
+        wire = (client, self._credentials, self._options, self._transport)
+        observed = self._traffic.observed(Wire(*wire, self.count, note_sent).ask)
+        rules = Rules(client, self._options.buckets)
+        client._make_api_call = lambda name, params: observed(name, rules.paid(name, params))
+        learn(client, self.mimicdb)
+        learned = client._make_api_call
+        client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
+        events = client.meta.events
+        events.register("request-created.s3", _do_not_ask_first)
+        events.register("before-send.s3", self._count_sent)
+        events.register_last("before-send.s3", self._transport.before_send)
+        self._credentials.renew_in(events, self._options.attempts)
+        return client
+
+    def _plain_client(self, region: str | None = None) -> Any:
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        from mimicfs.s3.errors import ours
+
+        options = self._options
+        config = Config(
+            signature_version="s3v4" if options.sign else UNSIGNED,
+            connect_timeout=options.connect_timeout_s,
+            read_timeout=options.read_timeout_s,
+            retries={"mode": "standard", "total_max_attempts": options.attempts},
+            max_pool_connections=options.connections,
+            s3={"addressing_style": "path"} if options.endpoint_url else {},
+            user_agent_extra=f"mimicfs/{__version__}",
+            # Bodies are protected by the SHA-256 in their signature (botocore leaves that
+            # out only where it sends a checksum instead). Checksums in trailers break
+            # servers that do not know them; S3 verifies none of a ranged GET.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        region = region or self._session.region_name or "us-east-1"
+        session = self._session
+        try:
+            with self._lock, ours("S3"):
+                self._credentials  # noqa: B018  before the session makes a client
+                return session.client(
+                    "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
+                )
+        except ValueError as exc:  # botocore's word on an address
+            given = redacted(options.endpoint_url or "")
+            text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
+            raise ConfigError(text) from exc
+
+    def _count_sent(self, request: Any, event_name: str = "", **_: Any) -> None:
+        operation = event_name.rpartition(".")[2]
+        self.count(_KINDS.get(operation, request.method))
+
+    @cached_property
+    def _lister(self) -> Any:
+        from mimicfs.s3.lister import Lister
+
+        return Lister(
+            *(self._plain_client, self._client, self._options, self._transport),
+            *(self._credentials, self.count, self._traffic),
+        )
+
+    def check_credentials(self) -> None:
+        """Raise CredentialsError if requests are to be signed and there is nothing to sign
+        with. Makes no request (but to where credentials come from)."""
+        from mimicfs.s3.errors import NO_CREDENTIALS, ours
+
+        if self._options.sign:
+            with ours("S3"):
+                if self._session.get_credentials() is None:
+                    raise CredentialsError(NO_CREDENTIALS)
+
+    def plain_client(self) -> Any:
+        """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
+        return self._plain_client()
+
+    def exposed_credentials(self) -> Path | None:
+        """Return the file of AWS credentials that boto3 looks at, if others can read it."""
+        from mimicfs.s3.errors import ours
+
+        with ours("S3"):
+            name = self._session._session.get_config_variable("credentials_file")
+        path = Path(os.path.expanduser(name or ""))
+        return path if name and seen_by_others(path) else None
+
+    def account(self) -> str:
+        """Return what tells this account at this endpoint from others (for a file name):
+        16 hex digits of a hash of endpoint, region and access key id. Makes no request."""
+        from mimicfs.s3.errors import ours
+
+        with ours("S3"):
+            credentials = self._session.get_credentials() if self._options.sign else None
+            key_id = credentials.access_key if credentials is not None else ""
+            endpoint = self._options.endpoint_url or "aws"
+            region = self._session.region_name or ""
+        return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
+
+    @property
+    def endpoint(self) -> str:
+        """What tells this endpoint from others: its URL without a password, or "aws"."""
+        return redacted(self._options.endpoint_url or "aws")
+
+    def origin(self) -> str:
+        """Return what tells the objects of this endpoint from those of others, for as long as
+        may be: also the access key id, unless that is temporary. Makes no request."""
+        from mimicfs.s3.errors import ours
+
+        options = self._options
+        with ours("S3"):
+            credentials = self._session.get_credentials() if options.sign else None
+        key_id = credentials.access_key if credentials and not credentials.token else ""
+        return f"{options.endpoint_url or 'aws'}\n{key_id}"
+
+
+def _do_not_ask_first(request: Any, **_: Any) -> None:
+    """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
+    leave to go on that some servers never give, and a round trip for one that S3 gives."""
+    if "Expect" in request.headers:
+        del request.headers["Expect"]
