@@ -210,6 +210,14 @@ def _files(part: Told) -> Iterator[str]:
         f" {amount(part['unsaved_bytes'])} that S3 does not have yet;"
         f" {amount(part['read_ahead_bytes'])} of {amount(part['read_ahead_max'])} read ahead"
     )
+    queue = part["write_back"]
+    if queue["files"]:
+        yield (
+            f"  waiting  {queue['files']:,} closed files with {amount(queue['bytes'])} are still to"
+            f" be uploaded, the oldest for {duration(queue['oldest_s'])}"
+        )
+    if queue["error"]:
+        yield f"  UPLOADS  fail: {printable(queue['error'])}"
     if part["recovered"]:
         yield f"  LOOK AT  {part['recovered']:,} files in staging/recovered, which S3 does not have"
 

@@ -101,7 +101,10 @@ def test_a_cache_directory_that_is_not_ours_alone_is_refused(
     where = ("--endpoint-url", server, f"s3://{bucket}", tmp_path / "mnt")
     result = run("mount", "--cache-dir", tmp_path / "link", *where)
     assert result.returncode != 0
-    assert f"{tmp_path}/link: not a directory of ours; name another --cache-dir" in result.stderr
+    assert (
+        f"{tmp_path}/link: a symbolic link, not a directory of ours; name the real one"
+        in result.stderr
+    )
     result = run("mount", "--cache-size", "many", *where)
     assert "many: not a size; write 500M, 20G, or a number of bytes" in result.stderr
 

@@ -60,7 +60,7 @@ def test_a_mount_on_an_imported_index_lists_nothing(
     assert (mount / "d/b").read_text() == "d/b"
 
 
-def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path):
+def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path, monkeypatch):
     first = [*common, "--store", f"sqlite://{tmp_path}/first.db"]
     succeed("sync", *first, f"s3://{tree}/d")
     whole = run("index", "export", *first, "-")
@@ -71,8 +71,8 @@ def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path):
     header, part, *_ = map(json.loads, out.stdout.splitlines())
     assert (header["mimicfs_index"], header["endpoint"]) == (1, common[1])
     assert (part["bucket"], part["prefix"], part["objects"]) == (tree, "d/", 3)
-    second = ["--endpoint-url", "http://name:secret@127.0.0.1:9", "--store",
-              f"sqlite://{tmp_path}/second.db"]  # fmt: skip
+    second = ["--store", f"sqlite://{tmp_path}/second.db"]
+    monkeypatch.setenv("MIMICFS_ENDPOINT_URL", "http://name:secret@127.0.0.1:9")
     missing = run("index", "import", *second, "-", f"s3://{tree}", input=out.stdout)
     assert missing.returncode == 2
     assert f"-: it has no s3://{tree}/" in missing.stderr

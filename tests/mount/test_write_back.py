@@ -86,6 +86,18 @@ def test_what_s3_does_not_take_before_the_end_is_uploaded_by_the_next_mount(
     assert in_s3(client, bucket) == {"a": 5, "b": 6}
 
 
+def test_a_directory_is_renamed_with_the_files_in_it_that_are_not_uploaded_yet(
+    mount_at, client, bucket, proxy
+):
+    path = mount_at(f"s3://{bucket}", "--write-back").path
+    (path / "d").mkdir()
+    with proxy.rule(Fail(puts, 503, "SlowDown")):
+        (path / "d/a").write_bytes(b"12345")
+    (path / "d").rename(path / "e")
+    assert in_s3(client, bucket) == {"e/": 0, "e/a": 5}
+    assert (path / "e/a").read_bytes() == b"12345"
+
+
 def test_status_shows_what_is_pending_and_why(mount_at, client, bucket, proxy):
     path = mount_at(f"s3://{bucket}", "--write-back").path
     assert os.listdir(path) == []
