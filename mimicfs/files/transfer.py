@@ -192,6 +192,12 @@ class Slice(io.RawIOBase):
         self._place += len(data)
         return data
 
+    def readinto(self, buffer: Any, /) -> int:
+        """As awscrt reads, which botocore signs with where it is installed."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def _check(self) -> None:
         if self._batch.stopped:
             raise Interrupted("the upload was given up")

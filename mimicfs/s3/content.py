@@ -85,6 +85,12 @@ class _Window(io.RawIOBase):
         left = max(0, self._size - self.tell())
         return self._file.read(left if size is None or size < 0 else min(size, left))
 
+    def readinto(self, buffer: Any, /) -> int:
+        """As awscrt reads, which botocore signs with where it is installed."""
+        data = self.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        return len(data)
+
 
 def bare_etag(answer: Mapping[str, Any]) -> str:
     """Return the ETag of *answer* without its quotes; "" if it has none."""
