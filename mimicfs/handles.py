@@ -61,7 +61,7 @@ class Handles:
         self._inodes = inodes
         self._kernel = kernel
         self._options = options
-        self._budget = Budget(cache=cache)
+        self._budget = Budget(options.read_memory, cache)
         self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
         self._behind: WriteBack | None = None
         if options.write_back:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
-from mimicfs.config import FileOptions, Settings, Target, VFSOptions, redacted
+from mimicfs.config import MIB, FileOptions, Settings, Target, VFSOptions, redacted
 from mimicfs.ending import Ending, Pending
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
@@ -64,6 +64,9 @@ class MountChoices:
     write_back: bool = False
     staging_size: int = 0  # bytes; 0: until little of the disk is free
     nonempty: bool = False
+    workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
+    read_memory: int = 64 * MIB  # bytes that all files together may hold ahead
+    part_size: int = 16 * MIB
 
 
 def serve_mount(
@@ -91,7 +94,12 @@ def serve_mount(
         stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
-        files = FileOptions(journal.directory, write_back=choices.write_back)
+        files = FileOptions(
+            journal.directory,
+            part_size=choices.part_size,
+            read_memory=choices.read_memory,
+            write_back=choices.write_back,
+        )
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
         session = Session.mount(mountpoint, SessionOptions(mount_options))
@@ -177,7 +185,7 @@ def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
     ttl_s = choices.vfs.buckets.shortest_ttl_s(choices.vfs.target.bucket)
     keep_s = ttl_s / 4 or YEAR_S
     return Server(
-        *(vfs, session),
+        *(vfs, session, choices.workers),
         entry_ttl_s=keep_s,
         attr_ttl_s=keep_s,
         negative_ttl_s=keep_s,

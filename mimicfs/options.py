@@ -32,6 +32,7 @@ class Kind(Enum):
     OCTAL = "an octal number"
     SECONDS = "a number of seconds"
     SIZE = "a number of bytes, like 500M or 20G"
+    COUNT = "a number from 1 on"
     PATH = "a path"
     SECRET = "text, never shown"
 
@@ -91,6 +92,14 @@ OPTIONS = (
     Option("credentials-file", Kind.PATH, "Access keys, in the form of ~/.aws/credentials."),
     Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."),
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
+    Option("connections", Kind.COUNT, "How many requests to S3 may be under way at once."
+           "  [default: 32]", metavar="NUMBER"),
+    Option("attempts", Kind.COUNT, "How often a request that fails is made, in all."
+           "  [default: 5]", metavar="NUMBER"),
+    Option("read-timeout", Kind.SECONDS, "How long S3 may say nothing in an answer."
+           "  [default: 30]", metavar="SECONDS"),
+    Option("request-timeout", Kind.SECONDS, "How long a request may take, besides the time for"
+           " its bytes.  [default: 300]", metavar="SECONDS"),
     Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
            " rediss://...  [default: a SQLite file for each endpoint and account]",
            metavar="URL"),
@@ -128,6 +137,12 @@ OPTIONS = (
            " the long run; 0: any number.  [default: 10]", _M, metavar="NUMBER"),
     Option("metrics", Kind.TEXT, "Where Prometheus may ask: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
+    Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once; of"
+           " reads and writes four times as many.  [default: 16]", _M, metavar="NUMBER"),
+    Option("read-memory", Kind.SIZE, "How much may be read ahead, in memory.  [default: 64M]", _M,
+           metavar="SIZE"),
+    Option("part-size", Kind.SIZE, "The parts that large files are sent in, from 5M on."
+           "  [default: 16M]", _M, metavar="SIZE"),
     Option("write-back", Kind.FLAG, "close returns once the bytes are journalled; S3 gets them"
            " after that. fsync still waits for S3.", _M),
     Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on disk."
@@ -153,7 +168,11 @@ IN_BUCKETS: Mapping[str, Option] = {
 }
 
 _URLS = frozenset({"endpoint-url", "store"})
-_NUMBER_MAX = (1 << 32) - 2  # uid and gid; -1 is nobody
+_RANGES = {
+    Kind.NUMBER: (0, (1 << 32) - 2),  # uid and gid; -1 is nobody
+    Kind.OCTAL: (0, 0o777),
+    Kind.COUNT: (1, 10_000),
+}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
 # What fstab says to mount(8), systemd and boot scripts, and not to a file system.
@@ -241,8 +260,8 @@ def parsed(option: Option, text: str, about: str) -> Any:
         if text.lower() not in (*_TRUE, *_FALSE):
             raise ConfigError(f"{about}: {option.name} is yes or no")
         return text.lower() in _TRUE
-    if option.kind in (Kind.NUMBER, Kind.OCTAL):
-        return _number(text, 8 if option.kind is Kind.OCTAL else 10, about)
+    if option.kind in _RANGES:
+        return _number(text, option.kind, about)
     if option.kind is Kind.SECONDS:
         return _seconds(text, about)
     if option.kind is Kind.SIZE:
@@ -265,7 +284,7 @@ def checked(option: Option, value: Any, about: str) -> Any:
         right = (bool,)
     elif kind is Kind.SIZE:
         right = (int, str)
-    elif kind in (Kind.NUMBER, Kind.SECONDS):
+    elif kind in (Kind.NUMBER, Kind.SECONDS, Kind.COUNT):
         right = (int, float) if kind is Kind.SECONDS else (int,)
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
         raise ConfigError(f"{about}: must be {kind.value}, not {_type(value)}")
@@ -286,13 +305,13 @@ def _one_of(text: str, option: Option) -> str:
     return f"{text} is no {option.name}; it is one of {', '.join(option.choices)}"
 
 
-def _number(text: str, base: int, about: str) -> int:
+def _number(text: str, kind: Kind, about: str) -> int:
     try:
-        number = int(text, base)
+        number = int(text, 8 if kind is Kind.OCTAL else 10)
     except ValueError as exc:
-        kind = Kind.OCTAL if base == 8 else Kind.NUMBER
         raise ConfigError(f"{about}: not {kind.value}") from exc
-    if not 0 <= number <= (0o777 if base == 8 else _NUMBER_MAX):
+    least, most = _RANGES[kind]
+    if not least <= number <= most:
         raise ConfigError(f"{about}: out of range")
     return number
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.config import BucketOptions, Buckets, S3Options, Target, VFSOptions
+from mimicfs.config import MIB, BucketOptions, Buckets, S3Options, Target, VFSOptions
 from mimicfs.configfile import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.errors import ConfigError
 from mimicfs.options import IN_BUCKETS, Given, Kind, Values, from_environment
@@ -82,7 +82,16 @@ class Settled:
             self.get("write-back", False),
             self.get("staging-size", 0),
             self.get("nonempty", False),
+            self.get("workers", 16),
+            self.get("read-memory", 64 * MIB),
+            self._part_size(),
         )
+
+    def _part_size(self) -> int:
+        size: int = self.get("part-size", 16 * MIB)
+        if not 5 * MIB <= size <= 5 << 30:
+            raise ConfigError(f"{self.values['part-size'].origin}: S3 takes parts of 5M to 5G")
+        return size
 
     def of_bucket(self, bucket: str) -> Values:
         """Return what is in force for *bucket* ("": for one that has no section)."""
@@ -101,12 +110,17 @@ class Settled:
                 check_private(credentials, os.stat(credentials))
             except OSError as exc:
                 raise ConfigError(f"{credentials}: {exc.strerror}") from exc
+        default = S3Options()
         return S3Options(
             self.get("endpoint-url"),
             self.get("region"),
             self.get("profile"),
             self.get("sign-request", True),
-            slow_s=self.get("slow-request", S3Options().slow_s),
+            connections=self.get("connections", default.connections),
+            read_timeout_s=self.get("read-timeout", default.read_timeout_s),
+            request_timeout_s=self.get("request-timeout", default.request_timeout_s),
+            attempts=self.get("attempts", default.attempts),
+            slow_s=self.get("slow-request", default.slow_s),
             credentials_file=credentials,
             buckets=self.buckets(),
         )

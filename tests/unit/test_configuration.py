@@ -73,6 +73,24 @@ def test_every_option_can_be_in_the_file(path: Path) -> None:
     assert (choices.vfs.markers, choices.vfs.symlinks) == (False, False)
 
 
+def test_limits_can_be_set_and_are_checked(path: Path) -> None:
+    found = settled(
+        path,
+        "connections = 4\nattempts = 2\nread-timeout = 1.5\nrequest-timeout = 60\n"
+        '[mount]\nworkers = 3\nread-memory = "8M"\npart-size = "5M"\nstaging-size = "1G"\n',
+    )
+    s3, choices = found.settings().s3, found.choices(Target("b"))
+    assert (s3.connections, s3.attempts) == (4, 2)
+    assert (s3.read_timeout_s, s3.request_timeout_s) == (1.5, 60.0)
+    assert (choices.workers, choices.read_memory, choices.part_size, choices.staging_size) == (
+        3, 8 << 20, 5 << 20, 1 << 30
+    )  # fmt: skip
+    for text in ("connections = 0\n", "[mount]\nworkers = 0\n", '[mount]\npart-size = "4M"\n'):
+        with pytest.raises(ConfigError, match="out of range|parts of 5M to 5G"):
+            found = settled(path, text)
+            found.choices(Target("b"))
+
+
 def test_sections_of_buckets(path: Path) -> None:
     found = settled(
         path,
