@@ -23,7 +23,7 @@ def test_without_a_word_little_is_trusted_and_the_mirror_is_believed():
     assert choices.extra == ("nosuid", "nodev")
     assert choices.vfs == VFSOptions(TARGET)
     assert (choices.vfs.suid, choices.vfs.dev, choices.vfs.symlinks) == (False, False, True)
-    assert (choices.vfs.ttl_s, choices.vfs.ask_at_open) == (0, False)
+    assert (choices.vfs.buckets.of("photos").ttl_s, choices.vfs.ask_at_open) == (0, False)
 
 
 def test_owners_and_modes():
@@ -35,7 +35,8 @@ def test_owners_and_modes():
 
 def test_what_is_believed():
     vfs = parsed("nosymlinks,no_markers,ttl=60,consistency=open").vfs
-    assert (vfs.symlinks, vfs.markers, vfs.ttl_s, vfs.ask_at_open) == (False, False, 60, True)
+    assert (vfs.symlinks, vfs.markers, vfs.ask_at_open) == (False, False, True)
+    assert vfs.buckets.of("photos").ttl_s == 60
     assert not parsed("consistency=open,consistency=mirror").vfs.ask_at_open
 
 
