@@ -20,7 +20,10 @@ import struct
 import time
 import weakref
 from array import array
+from functools import cached_property
 from zlib import crc32
+
+from mimicfs.files.direct import LEAST, Direct
 
 BLOCK = 64 << 10
 _HEADER = struct.Struct("=8sQ")  # what it is, in the byte order of this machine; the size
@@ -37,12 +40,21 @@ _NOT_NOW = frozenset((errno.EAGAIN, errno.EOPNOTSUPP))
 class BlockFile:
     """The file *fd*, owned from now on, of an object of *size* bytes."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, direct: Direct | None = None) -> None:
         self._fd = fd
         self._size = size
+        self._direct = direct
         self._tables: dict[int, array[int]] = {}
         # Not before nobody reads any more: another file may get the number.
         weakref.finalize(self, os.close, fd)
+
+    @cached_property
+    def _direct_fd(self) -> int:
+        """For large reads and writes past the kernel's pages; -1: there is none."""
+        fd = self._direct.open(self._fd) if self._direct is not None else -1
+        if fd >= 0:
+            weakref.finalize(self, os.close, fd)
+        return fd
 
     def is_sound(self) -> bool:
         """Whether the file is what its name says. If so, its use is noted for the eviction."""
@@ -79,23 +91,36 @@ class BlockFile:
         known = start // BLOCK // _TABLE in self._tables
         if start >= end or not (wait or known) or self.here_until(start, end) < end:
             return None
-        unchecked = [
-            index
-            for index in range(start // BLOCK, -(-end // BLOCK))
-            if not self._table(index // _TABLE)[index % _TABLE] & _CHECKED
-        ]
+        unchecked = self._unchecked(start, end)
         if not unchecked:
             return self._bytes(start, end, wait)
         begin, stop = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, self._size)
         data = self._bytes(begin, stop, wait)
-        if data is None:
+        if data is None or not self._check(unchecked, begin, memoryview(data)):
             return None
-        view = memoryview(data)
-        sound = [
-            self._check(index, view[index * BLOCK - begin : (index + 1) * BLOCK - begin])
-            for index in unchecked
-        ]
-        return view[start - begin : end - begin] if all(sound) else None
+        return memoryview(data)[start - begin : end - begin]
+
+    def read_into(self, start: int, buffer: memoryview) -> bool:
+        """Fill *buffer* with the bytes from *start* on, if they are here and sound."""
+        end = start + len(buffer)
+        if start >= end or self.here_until(start, end) < end:
+            return False
+        unchecked = self._unchecked(start, end)
+        if unchecked and (start % BLOCK or (end % BLOCK and end != self._size)):
+            data = self.read(start, end, wait=True)  # the checksums are of whole blocks
+            if data is not None:
+                buffer[:] = data
+            return data is not None
+        done = 0
+        if self._direct is not None and len(buffer) >= LEAST and self._direct_fd >= 0:
+            done = self._direct.read_into(self._direct_fd, buffer, start)
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done:]], start + done)
+            if not count:
+                self._tables.clear()
+                return False
+            done += count
+        return self._check(unchecked, start, buffer)
 
     def write(self, start: int, data: memoryview) -> int:
         """Keep what *data*, the object's bytes from *start* on, has of whole blocks. Return how
@@ -111,6 +136,8 @@ class BlockFile:
             _PRESENT | crc32(view[place : place + BLOCK]) for place in range(0, len(view), BLOCK)
         ))  # fmt: skip
         done = 0
+        if self._direct is not None and len(view) >= LEAST and self._direct_fd >= 0:
+            done = self._direct.write(self._direct_fd, view, begin)
         while done < len(view):
             done += os.pwrite(self._fd, view[done:], begin + done)
         os.pwrite(self._fd, records, self._record(first))
@@ -138,13 +165,26 @@ class BlockFile:
             table = self._tables.setdefault(number, table)
         return table
 
-    def _check(self, index: int, block: memoryview) -> bool:
-        """Whether *block* is what was written; else it is not here any more."""
-        table, place = self._table(index // _TABLE), index % _TABLE
-        sound = table[place] & ~_CHECKED == _PRESENT | crc32(block)
-        table[place] = table[place] | _CHECKED if sound else 0
-        if not sound:
-            os.pwrite(self._fd, bytes(_RECORD), self._record(index))
+    def _unchecked(self, start: int, end: int) -> list[int]:
+        """Return which blocks from *start* to *end* were not compared with their records yet."""
+        return [
+            index
+            for index in range(start // BLOCK, -(-end // BLOCK))
+            if not self._table(index // _TABLE)[index % _TABLE] & _CHECKED
+        ]
+
+    def _check(self, blocks: list[int], start: int, data: memoryview) -> bool:
+        """Whether *blocks*, in *data* from *start* on, are what was written. Those that are not
+        are not here any more."""
+        sound = True
+        for index in blocks:
+            place = index * BLOCK - start
+            table, number = self._table(index // _TABLE), index % _TABLE
+            if table[number] & ~_CHECKED == _PRESENT | crc32(data[place : place + BLOCK]):
+                table[number] |= _CHECKED
+            else:
+                sound, table[number] = False, 0
+                os.pwrite(self._fd, bytes(_RECORD), self._record(index))
         return sound
 
     def _bytes(self, start: int, end: int, wait: bool) -> bytes | memoryview | None:

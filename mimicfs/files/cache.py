@@ -30,6 +30,7 @@ from typing import NamedTuple
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError
 from mimicfs.files.blocks import BLOCK, BlockFile
+from mimicfs.files.direct import Direct
 from mimicfs.files.eviction import Eviction
 from mimicfs.private import private_directory
 
@@ -64,6 +65,7 @@ class BlockCache:
         self._in_use: Counter[str] = Counter()
         self._said: set[int] = set()  # errors that were logged
         self._hit = self._missed = 0
+        self._direct = Direct()
         self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
 
     def object(self, bucket: str, entry: Entry) -> CachedObject | None:
@@ -107,9 +109,10 @@ class BlockCache:
 
     def _found(self, name: str, size: int) -> BlockFile | None:
         try:
-            file = BlockFile(os.open(name, _OPEN, dir_fd=self._root), size)
+            fd = os.open(name, _OPEN, dir_fd=self._root)
         except FileNotFoundError:
             return None
+        file = BlockFile(fd, size, self._direct)
         return file if file.is_sound() else None
 
     def _made(self, name: str, size: int) -> BlockFile:
@@ -122,7 +125,7 @@ class BlockCache:
         except FileNotFoundError:
             self._make_directories(name)
             fd = os.open(new, flags, 0o600, dir_fd=self._root)
-        file = BlockFile(fd, size)
+        file = BlockFile(fd, size, self._direct)
         try:
             file.begin()
             os.rename(new, name, src_dir_fd=self._root, dst_dir_fd=self._root)
@@ -201,22 +204,26 @@ class CachedObject:
         and at its end. Return the range that is left."""
         end = start + len(buffer)
         here = self.here_until(start, end)
-        if here > start and self._read_into(start, here, buffer[: here - start]):
+        if here > start and self._read_into(start, buffer[: here - start]):
             start, buffer = here, buffer[here - start :]
         while start < end:
             last = max(start, (end - 1) // BLOCK * BLOCK)
-            if not self._read_into(last, end, buffer[last - start :]):
+            if not self._read_into(last, buffer[last - start :]):
                 break
             end, buffer = last, buffer[: last - start]
         self._cache.note(missed=end - start)
         return start, end
 
-    def _read_into(self, start: int, end: int, buffer: memoryview) -> bool:
-        data = self.read(start, end, wait=True)
-        if data is None:
+    def _read_into(self, start: int, buffer: memoryview) -> bool:
+        try:
+            file = self._opened()
+            done = file is not None and file.read_into(start, buffer)
+        except OSError as exc:
+            self._cache.trouble(exc)
             return False
-        buffer[:] = data
-        return True
+        if done:
+            self._cache.note(hit=len(buffer))
+        return done
 
     def write(self, start: int, data: memoryview) -> None:
         """Keep *data*, the bytes from *start* on, if there is room."""

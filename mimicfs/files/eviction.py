@@ -66,7 +66,7 @@ class Eviction:
     def has_room(self, size: int) -> bool:
         """Whether *size* bytes may be written. If that is little, room is made."""
         size += _OVERHEAD
-        if self._unseen > min(_LOOK, self._reserve // 4):
+        if self._unseen > _LOOK or self._free < 2 * self._reserve + size:
             self._unseen = 0
             self._free, self._reserve = self._look()
         if self.used + size > self.limit - self.limit // 20 or self._short(size):
@@ -117,7 +117,9 @@ class Eviction:
 
     def _count(self) -> None:
         """Find out what is used, and so what the limit is."""
-        self.used = sum(size for _, size, _ in self._files())
+        before = self.used
+        found = sum(size for _, size, _ in self._files())
+        self.used += found - before  # what was written meanwhile counts, maybe twice
         self._free, self._reserve = self._look()
         if self._given is None:
             self.limit = (self._free + self.used) // _SHARE
@@ -125,11 +127,11 @@ class Eviction:
     def _evict(self) -> None:
         """Remove the oldest files, as many as are too many."""
         self._free, self._reserve = self._look()
-        needed = self._needed(self.used)
+        needed = max(self._over(self.used), self._lacking())
         if needed <= 0:
             return
         total, oldest = self._oldest(needed)
-        needed = self._needed(total)
+        needed = max(self._over(total), self._lacking())
         freed = removed = 0
         for old in sorted(oldest, reverse=True):
             if freed >= needed or self._ended.is_set():
@@ -145,11 +147,13 @@ class Eviction:
         if 0 < freed < needed:
             self._wanted.set()
 
-    def _needed(self, used: int) -> int:
-        """Return how many bytes are to be removed when *used* are."""
-        over = used - self.limit // 10 * 9
-        short = self._reserve + self._reserve // 10 - self._free
-        return max(over, min(short, used))
+    def _over(self, used: int) -> int:
+        """Return how many of *used* bytes are more than nine tenths of the limit."""
+        return used - self.limit // 10 * 9
+
+    def _lacking(self) -> int:
+        """Return how many bytes the disk lacks until the reserve, and a tenth of it, is free."""
+        return self._reserve + self._reserve // 10 - self._free
 
     def _oldest(self, needed: int) -> tuple[int, list[_Old]]:
         """Return what all files use, and the oldest, enough of them to free *needed* bytes, as

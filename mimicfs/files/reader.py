@@ -406,15 +406,8 @@ class Reader:
 
     def _here_until(self, place: int, limit: int) -> int:
         """Return how far from *place* nothing is to be asked for, up to *limit* or so."""
-        while place < limit:
-            chunk = self._at(place)
-            if chunk is not None:
-                place = chunk.end
-                continue
-            kept = self._kept.here_until(place, limit) if self._kept is not None else place
-            if kept == place:
-                break
-            place = kept
+        while place < limit and (chunk := self._at(place)) is not None:
+            place = chunk.end
         return place
 
     def _on_their_way(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -321,3 +323,28 @@ def test_sizes_are_said_with_units_of_1024() -> None:
     for wrong in ("", "G", "-1", "nan", "inf", "1e999", "10 apples"):
         with pytest.raises(ConfigError, match="not a size"):
             parse_size(wrong)
+
+
+LARGE = random.Random(2).randbytes(3 * MIB + 5)
+
+
+@pytest.mark.parametrize("way", ["direct", "shared memory", "unaligned"])
+def test_large_pieces_are_kept_and_read_in_any_place_of_disk_and_memory(
+    tmp_path: Path, way: str
+) -> None:
+    place = Path("/dev/shm") if way == "shared memory" else tmp_path
+    entry = Entry("large", len(LARGE), etag="e")
+    pages = mmap.mmap(-1, len(LARGE) + 1)
+    start = 1 if way == "unaligned" else 0
+    pages[start : start + len(LARGE)] = LARGE
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        with closing(BlockCache(Path(directory) / "blocks", "aws", 100 * MIB)) as cache:
+            with memoryview(pages)[start : start + len(LARGE)] as data:
+                kept(cache, entry).write(0, data)
+            with closing(kept(cache, entry)) as made, memoryview(pages) as buffer:
+                buffer[:] = bytes(len(buffer))
+                assert made.fill(0, buffer[start : start + len(LARGE)]) == (len(LARGE),) * 2
+                assert buffer[start : start + len(LARGE)] == LARGE
+                assert made.read(MIB + 1, 2 * MIB, wait=True) == LARGE[MIB + 1 : 2 * MIB]
+        for file in files_in(Path(directory) / "blocks"):
+            assert file.read_bytes()[: len(LARGE)] == LARGE

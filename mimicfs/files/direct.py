@@ -1,0 +1,61 @@
+"""Large reads and writes of the cache on disk past the kernel's pages (O_DIRECT).
+
+The kernel has the bytes already as pages of the file that is mounted; to have them again as
+pages of the cache's file takes as much memory once more, and the copy is what a cold read spends
+most of its CPU on. Where the file system or a buffer is not fit for it, nothing is done here and
+the caller goes the usual way; so does a writer that finds others writing, so that a slow disk is
+not waited for as long as there is memory.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+LEAST = 256 << 10  # bytes; below, a disk has more to do with finding the place
+_ALIGNED = 4096
+_WRITERS = 3  # at once
+
+
+class Direct:
+    """What the files of a cache have together: turns to write."""
+
+    def __init__(self) -> None:
+        self._turns = threading.BoundedSemaphore(_WRITERS)
+
+    def open(self, fd: int) -> int:
+        """Return another descriptor of the file *fd*, for this way; -1: there is none."""
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def write(self, fd: int, view: memoryview, place: int) -> int:
+        """Write *view* at *place* as far as that can be done now; return how much was."""
+        size = len(view) // _ALIGNED * _ALIGNED
+        if size < LEAST or place % _ALIGNED or not self._turns.acquire(blocking=False):
+            return 0
+        try:
+            return os.pwrite(fd, view[:size], place)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:  # where *view* is in memory does not suit the disk
+                return 0
+            raise
+        finally:
+            self._turns.release()
+
+    def read_into(self, fd: int, buffer: memoryview, place: int) -> int:
+        """Fill *buffer* with the bytes at *place* as far as that goes in this way; return how
+        many they are."""
+        size = len(buffer) // _ALIGNED * _ALIGNED
+        if size < LEAST or place % _ALIGNED:
+            return 0
+        try:
+            return os.preadv(fd, [buffer[:size]], place)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                return 0
+            raise
