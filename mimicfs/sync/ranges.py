@@ -43,8 +43,8 @@ class Range:
     done: bool = False
     turn: int = 0  # answers to requests of an earlier turn are thrown away
     tries: int = 0  # of the page that is asked for
-    probed: bool = False  # a range that would take its end is being tried
-    parent: Range | None = None  # whose end this is, if there is anything
+    probes: int = 0  # ranges that would take a part of it and are being tried
+    parent: Range | None = None  # whose part this is, if there is anything
     kept_from: str | None = None  # from here on deletions are held back
     late_from: str | None = None  # from here on some wait for the end
 
@@ -109,13 +109,15 @@ class Alphabet:
                 break
         return min(place, 1.0)
 
-    def middle(self, low: str, high: str) -> str:
-        """Return a text about half way between *low* and *high*; "" if there is none."""
+    def middle(self, low: str, high: str, share: float = 0.5) -> str:
+        """Return a text about half way (or *share* of it) between *low* and *high*; "" if there
+        is none."""
         if len(self.letters) < 2:
             return ""
         at = len(common(low, high))
-        place = (self.place(low, at) + self.place(high, at)) / 2
-        text = low[:at]
+        first, last = self.place(low, at), self.place(high, at)
+        place = first + (last - first) * share
+        text, found = low[:at], False
         for n in range(at, at + _COLUMNS):
             letter = self._steady(n)
             if not letter:
@@ -124,9 +126,10 @@ class Alphabet:
                 place -= digit
                 letter = self.letters[digit]
             text += letter
-            if low < text < high:
-                return text
-        return ""
+            if found:  # one letter more than it takes: tenths are uneven parts
+                return text if text < high else text[:-1]
+            found = low < text < high
+        return text if found else ""
 
     def left(self, part: Range) -> float:
         """Return about how many keys of *part* are to come, from how many there were so far."""
@@ -141,13 +144,15 @@ class Alphabet:
         return part.keys * max(0.0, high - now) / (now - low) if now > low else inf
 
 
-def guess(part: Range, first: str, alphabet: Alphabet) -> str:
-    """Return where the rest of *part* might be cut; "": nowhere. *first* is the first key of
-    the listing: what it has in common with where *part* is, may be common to all."""
-    if part.upto is not None:
-        return alphabet.middle(part.after, part.upto)
-    found = common(first, part.after) + _LAST
-    return found if found > part.after else ""
+def guesses(part: Range, first: str, alphabet: Alphabet, count: int) -> list[str]:
+    """Return up to *count* places where the rest of *part* might be cut, in order. *first* is the
+    first key of the listing: what it has in common with where *part* is, may be common to all."""
+    if part.upto is None:
+        found = common(first, part.after) + _LAST
+        return [found] if found > part.after else []
+    shares = [(n + 1) / (count + 1) for n in range(count)]
+    places = {alphabet.middle(part.after, part.upto, share) for share in shares}
+    return sorted(places - {""})
 
 
 def common(one: str, other: str) -> str:

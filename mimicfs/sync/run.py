@@ -30,7 +30,7 @@ from mimicfs.s3.listing import Page
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Held, Spool
 from mimicfs.sync.plan import Plan
-from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, Range, guess, spread
+from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, Range, guesses, spread
 from mimicfs.sync.source import Scope, Source, fetched
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _MERGE_TRIES = 3  # of one page, when the log was trimmed under it
 _DIRECTORY_CUTS = 6  # ranges that are made of the directories of a scope, besides the first
 _DEPTH_MAX = 3  # levels of directories that are asked for, when each has only one
 _PAGES_A_CUT = 20
+_BELIEVED = 15  # pages to come, for each that came
 _key = itemgetter(0)
 
 
@@ -161,7 +162,7 @@ class Run:
             return
         self._pace.answered(page.throttled > 0)
         self._pages += 1
-        if part.parent is not None and not self._took_over(part, part.parent):
+        if part.parent is not None and not self._took_over(part):
             return
         if self._first is None and page.entries:
             self._first = page.entries[0].key
@@ -173,20 +174,25 @@ class Run:
         if part.parent is not None:
             # Only a try: perhaps this server cannot begin a listing anywhere.
             log.debug("%s is listed without guesses: %s", self._scope, error)
-            self._guessing, part.parent.probed = False, False
+            self._guessing = False
+            part.parent.probes -= 1
             return
         self._stopped.append(part)
         self._error = self._error or error
 
-    def _took_over(self, part: Range, parent: Range) -> bool:
-        """*part* was tried, and has come: it takes over the end of its *parent*, if that has
-        not come so far itself."""
-        parent.probed = False
-        if parent.done or parent.after >= part.after:
-            self._running.remove(part)
-            return False
-        part.parent, part.upto, parent.upto = None, parent.upto, part.after
-        return True
+    def _took_over(self, part: Range) -> bool:
+        """*part* was tried, and has come: it takes over the end of the range that it is in; return
+        whether there is one, and it has not come so far itself."""
+        assert part.parent is not None
+        part.parent.probes -= 1
+        part.parent = None
+        for other in self._running:
+            here = other.parent is None and other.after < part.after
+            if here and (other.upto is None or part.after < other.upto):
+                part.upto, other.upto = other.upto, part.after
+                return True
+        self._running.remove(part)
+        return False
 
     def _advance(self, part: Range, page: Page, since: int) -> None:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
@@ -269,7 +275,7 @@ class Run:
 
     def _split(self) -> Range | None:
         """Return a new range: the end of one of which much is left. None: there is none."""
-        parts = [part for part in self._running if not part.probed and part.parent is None]
+        parts = [part for part in self._running if not part.probes and part.parent is None]
         known = max(parts, key=lambda part: part.known_left, default=None)
         if known is not None and known.known_left >= 2 * STRIDE_MIN:
             return self._known_end(known)
@@ -282,10 +288,12 @@ class Run:
         part = max(parts, key=lambda part: (left[id(part)], part.after))
         if self._directories and self._ask_for_directories(part):
             return None
-        known_pages = sum(pages for pages in left.values() if pages < float("inf")) / PAGE
-        if self._cuts >= 2 + (self._pages + known_pages) / _PAGES_A_CUT:
-            return None
-        return self._guessed_end(part)
+        to_come = sum(keys for keys in left.values() if keys < float("inf")) / PAGE
+        # An estimate may be far off: it is believed as far as what came so far carries.
+        pages = self._pages + min(to_come, _BELIEVED * self._pages)
+        allowed = int(3 + pages / _PAGES_A_CUT) - self._cuts
+        free = self._pace.limit - len(self._flights)
+        return self._guessed(part, min(allowed, free, int(min(left[id(part)] / GUESS_MIN, free))))
 
     @staticmethod
     def _may_guess(part: Range) -> bool:
@@ -304,14 +312,18 @@ class Run:
         part.expected = part.keys + half
         return end
 
-    def _guessed_end(self, part: Range) -> Range | None:
-        at = guess(part, self._first or "", self._alphabet)
-        delimiter, below = self._scope.delimiter, at[len(self._scope.prefix) :]
-        if not at or (delimiter and delimiter in below):
-            return None
-        self._cuts += 1
-        part.probed = True
-        return Range(at, parent=part)
+    def _guessed(self, part: Range, count: int) -> Range | None:
+        """Try to cut *part* at up to *count* places. Return the first of the new ranges; the others
+        are to be asked for."""
+        places = guesses(part, self._first or "", self._alphabet, count) if count > 0 else []
+        delimiter, below = self._scope.delimiter, len(self._scope.prefix)
+        ends = [
+            Range(at, parent=part) for at in places if not delimiter or delimiter not in at[below:]
+        ]
+        self._cuts += len(ends)
+        part.probes += len(ends)
+        self._waiting.extend(ends[1:])
+        return ends[0] if ends else None
 
     # Directories
 

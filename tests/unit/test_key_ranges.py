@@ -8,7 +8,7 @@ from mimicfs.entry import Entry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.sync.flights import Pace
 from mimicfs.sync.plan import Known
-from mimicfs.sync.ranges import Alphabet, Range, common, guess, spread
+from mimicfs.sync.ranges import Alphabet, Range, common, guesses, spread
 from mimicfs.sync.source import Scope
 
 
@@ -28,9 +28,9 @@ def test_only_letters_that_tell_keys_apart_are_learned():
 
 def test_a_middle_is_half_way():
     alphabet = letters(*DIGITS)
-    assert alphabet.middle("file-0999.dat", "file-~") == "file-5"
-    assert alphabet.middle("file-5", "file-~") == "file-7"
-    assert alphabet.middle("file-51", "file-52") == "file-515"
+    assert alphabet.middle("file-0999.dat", "file-~") == "file-54"
+    assert alphabet.middle("file-5", "file-~") == "file-75"
+    assert alphabet.middle("file-51", "file-52") == "file-5150"
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.lists(st.text(max_size=8), max_size=9))
@@ -52,9 +52,15 @@ def test_what_is_left_is_estimated_from_what_came():
 def test_without_an_end_what_all_keys_begin_with_is_tried():
     part = Range("")
     part.after = "logs/2024/b"
-    assert guess(part, "logs/2023/a", Alphabet()) == "logs/202~"
+    assert guesses(part, "logs/2023/a", Alphabet(), 3) == ["logs/202~"]
     part.after = "é"
-    assert guess(part, "a", Alphabet()) == ""
+    assert guesses(part, "a", Alphabet(), 3) == []
+
+
+def test_with_an_end_places_between_are_tried():
+    part = Range("file-0999.dat", "file-~")
+    assert guesses(part, "", letters(*DIGITS), 3) == ["file-32", "file-54", "file-77"]
+    assert guesses(part, "", Alphabet(), 3) == []
 
 
 def test_common_is_what_both_begin_with():
