@@ -86,9 +86,8 @@ def test_limits_can_be_set_and_are_checked(path: Path) -> None:
         3, 8 << 20, 5 << 20, 1 << 30
     )  # fmt: skip
     for text in ("connections = 0\n", "[mount]\nworkers = 0\n", '[mount]\npart-size = "4M"\n'):
-        with pytest.raises(ConfigError, match="out of range|parts of 5M to 5G"):
-            found = settled(path, text)
-            found.choices(Target("b"))
+        with pytest.raises(ConfigError, match=r"out of range|parts of 5M to 5G"):
+            settled(path, text).choices(Target("b"))
 
 
 def test_sections_of_buckets(path: Path) -> None:
