@@ -66,9 +66,9 @@ s3://{bucket}/d/a\\040b {tmp_path}/part fuse.mimicfs {system},config={config},co
     stat -c '%a %u %g' one/d 'one/d/a b/file'
     cat all/{bucket}/d/a\\ b/file part/file; echo
     echo new > part/new
-    mount | grep -c fuse.mimicfs
+    mount -t fuse.mimicfs | grep -c {tmp_path}/
     umount one all part
-    mount | grep -c fuse.mimicfs || true
+    mount -t fuse.mimicfs | grep -c {tmp_path}/ || true
     """  # noqa: E501
     assert as_system(tmp_path, script, fstab) == [
         f"s3://{bucket}/ fuse.mimicfs",
