@@ -164,7 +164,12 @@ class _Bar:
             self._progress.stop()
         name = f"s3://{doomed.bucket}/{doomed.prefix}"
         text = f"{name}: S3 does not show {doomed.gone:,} of {doomed.known:,} known objects. Delete"
-        answer = click.confirm(f"{text} them from the mirror?", default=False, err=True)
+        raising = self._signal.default_int_handler  # Ctrl-C ends the question
+        ours = self._signal.signal(self._signal.SIGINT, raising)
+        try:
+            answer = click.confirm(f"{text} them from the mirror?", default=False, err=True)
+        finally:
+            self._signal.signal(self._signal.SIGINT, ours)
         if self._progress is not None:
             self._progress.start()
         return answer
