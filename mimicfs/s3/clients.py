@@ -207,12 +207,16 @@ class Clients:
 
     def account(self) -> str:
         """Return what tells this account at this endpoint from others (for a file name):
-        16 hex digits of a hash of endpoint, region and access key id. Makes no request."""
+        16 hex digits of a hash of endpoint, region and access key id; of credentials that are
+        temporary, whose id is another one every few hours, of the profile. Makes no request."""
         from mimicfs.s3.errors import ours
 
         with ours("S3"):
             credentials = self._session.get_credentials() if self._options.sign else None
-            key_id = credentials.access_key if credentials is not None else ""
+            if credentials is not None and credentials.token:
+                key_id = f"profile {self._session.profile_name}"
+            else:
+                key_id = credentials.access_key if credentials is not None else ""
             endpoint = self._options.endpoint_url or "aws"
             region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]

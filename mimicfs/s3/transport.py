@@ -81,8 +81,8 @@ class Exchange:
             return
         self._closed = True
         done = self._answer.isclosed() or not self._answer.length
+        self._answer.close()  # else the socket stays open until it is collected
         if done and not self._answer.will_close:
-            self._answer.close()
             self._transport.keep(self._host, self._connection)
         else:
             self._connection.close()

@@ -283,6 +283,22 @@ def test_an_account_is_told_from_others_without_its_secret(mimicdb, moto, monkey
     assert account(endpoint_url=moto) == others[-1]
 
 
+def test_temporary_credentials_have_the_same_mirror_when_they_are_renewed(
+    mimicdb, moto, monkeypatch
+):
+    def account():
+        s3 = S3(S3Options(endpoint_url=moto), mimicdb)
+        found = s3.account()
+        s3.close()
+        return found
+
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "first")
+    first = account()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ASIAOTHER")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "second")
+    assert account() == first
+
+
 def test_boto3_is_not_imported_before_it_is_needed():
     program = (
         "import sys, mimicfs.s3.client, mimicfs.sync;"
