@@ -80,6 +80,7 @@ def serve_mount(
     """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
     is told of both, and of the uploads at the end."""
     from mimicfs.fuse import mounting
+    from mimicfs.fuse.guardian import Guardian
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.session import Session, SessionOptions
     from mimicfs.vfs import VFS
@@ -88,6 +89,8 @@ def serve_mount(
     mount_options = _mount_options(target, choices)
     mounting.check(mountpoint, mount_options)
     with ExitStack() as stack:  # what is below ends before what is above
+        guardian = Guardian()  # before there is anything that it could hold
+        stack.callback(guardian.close)
         parts, sources = assemble(settings), Sources()
         stack.callback(parts.close)
         check(parts, target)
@@ -103,6 +106,7 @@ def serve_mount(
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
         session = Session.mount(mountpoint, SessionOptions(mount_options))
+        guardian.watch(mounting.device_number(session.mountpoint) or "")
         notifier = Notifier(session)
         vfs = VFS(
             *(parts.mimicdb, parts.s3, parts.syncer, journal, notifier),
@@ -112,24 +116,20 @@ def serve_mount(
         )
         server = _server(vfs, session, choices)
         mounted = _mounted(settings, target, session, parts)
-        _register(sources, mounted, parts, (server, session, notifier), (vfs, journal))
-        if cache is not None:
-            sources.register("cache", lambda: cache.usage()._asdict())
+        _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
         ending = Ending(vfs.pending, partial(_tell_end, record, manager))
         server.when_ending = ending.begin
         _stop_on_signals(server, ending)
-        ended = threading.Event()
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
-        follower = _start("follow", lambda: _follow(parts.mimicdb, ended))
+        stack.enter_context(_followed(parts.mimicdb))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
         try:
             server.serve()
         finally:
-            ended.set()
-            follower.join(10)
+            guardian.close()  # the connection is no more, and its number may be another's soon
             try:
                 vfs.close()
             finally:
@@ -205,6 +205,7 @@ def _register(
     parts: Parts,
     kernel: tuple[Server, Session, Notifier],
     files: tuple[VFS, Journal],
+    cache: BlockCache | None,
 ) -> None:
     """Say where the figures of the mount come from."""
     from mimicfs.admin import figures
@@ -214,6 +215,8 @@ def _register(
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
     sources.register("files", partial(figures.files, *files))
+    if cache is not None:
+        sources.register("cache", lambda: cache.usage()._asdict())
     sources.register("sync", partial(figures.syncs, parts.syncer, parts.mimicdb))
 
 
@@ -289,6 +292,18 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+
+
+@contextmanager
+def _followed(mimicdb: MimicDB) -> Iterator[None]:
+    """Within, the kernel is told what other processes change in a shared store."""
+    ended = threading.Event()
+    follower = _start("follow", lambda: _follow(mimicdb, ended))
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join(10)
 
 
 def _follow(mimicdb: MimicDB, ended: threading.Event) -> None:

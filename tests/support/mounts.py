@@ -65,7 +65,9 @@ class Mount:
 
     def end(self, timeout_s: float = 20) -> int:
         """Unmount, and return how the daemon ended."""
-        subprocess.run(["fusermount3", "-u", str(self.path)], timeout=10, check=True)
+        words = ["fusermount3", "-u", str(self.path)]
+        # The daemon looks at its own mount once, to see that it answers: until then it is busy.
+        wait_until(lambda: subprocess.run(words, timeout=10, check=False).returncode == 0)
         return self.process.wait(timeout_s)
 
     def close(self) -> None:

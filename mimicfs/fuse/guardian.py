@@ -1,0 +1,108 @@
+"""A process of its own that ends the connection when the daemon is killed.
+
+The kernel does so by itself once nobody has /dev/fuse open. But a thread of ours that waits in
+the kernel for a lock (a notification) cannot be killed there, and keeps it open, while who holds
+that lock waits for our answer: the mount would hang for good, whoever touches it.
+
+It is forked before there is a thread, a lock or an open /dev/fuse, and keeps nothing open but a
+pipe. The kernel sends it a signal when the thread that forked it ends. Where it may not end the
+connection (no fusectl mounted, and not root) it cannot help.
+
+Threading: made, told and closed by the main thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
+_CONNECTIONS = "/sys/fs/fuse/connections"
+_TOLD = signal.SIGUSR1  # that the daemon has ended; others may send it, too
+_LOOK_S = 60.0  # between two looks at the daemon, were that signal lost
+_ENDING_S = 2.0
+_CLOSED_MAX = 1 << 16
+
+
+class Guardian:
+    """Guards the process that makes it. Raises OSError if no process can be made."""
+
+    def __init__(self) -> None:
+        daemon = os.getpid()
+        told, self._tell = os.pipe()
+        self._closed = False
+        self._pid = os.fork()
+        if self._pid == 0:
+            _guard(daemon, told)
+        os.close(told)
+
+    def watch(self, device: str) -> None:
+        """From now on the connection of the file system "0:MINOR" ends with this process."""
+        os.write(self._tell, device.partition(":")[2].encode())
+
+    def close(self) -> None:
+        """The connection has ended as it should: nothing is to be guarded any more."""
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._tell)
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def _guard(daemon: int, told: int) -> NoReturn:
+    """In the child. Nothing of the parent's is used, but the number of its process."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [_TOLD])
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(_TOLD))
+        os.closerange(0, told)
+        os.closerange(told + 1, _CLOSED_MAX)
+        os.chdir("/")
+        device = os.read(told, 32).decode()  # empty: the daemon has ended before it mounted
+        if device:
+            _wait_for_end(daemon)
+            _end_connection(device)
+    finally:
+        os._exit(0)
+
+
+def _wait_for_end(daemon: int) -> None:
+    """Return when *daemon* has ended. The signal comes a moment before that, and may come from
+    somebody else."""
+    while not _has_ended(daemon):
+        if signal.sigtimedwait([_TOLD], _LOOK_S) is not None:
+            deadline = time.monotonic() + _ENDING_S
+            while not _has_ended(daemon) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def _has_ended(daemon: int) -> bool:
+    """Whether *daemon* is gone, or its main thread is: others may be left in the kernel."""
+    if os.getppid() != daemon:
+        return True
+    try:
+        stat = Path(f"/proc/{daemon}/stat").read_bytes()
+    except OSError:
+        return True
+    return stat.rpartition(b") ")[2][:1] in (b"Z", b"X")
+
+
+def _end_connection(device: str) -> None:
+    """End the connection; root may look at fusectl in a mount namespace of its own."""
+    abort = f"{_CONNECTIONS}/{device}/abort"
+    if not os.path.exists(abort):
+        libc = ctypes.CDLL(None)
+        libc.unshare(_CLONE_NEWNS)
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", 0, None)
+    with suppress(OSError):  # it has ended, or it is not ours to end
+        Path(abort).write_bytes(b"1")
