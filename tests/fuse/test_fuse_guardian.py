@@ -7,8 +7,10 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from mounts import wait_until
 
 # A process that has mounted nothing, guarded.
 GUARDED = """
@@ -22,6 +24,53 @@ sys.stdin.read()
 guardian.close()
 print("closed", flush=True)
 """
+
+# A mount that answers no mkdir, with a thread that waits in the kernel for the directory's lock.
+STUCK = """
+import sys, threading, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from memfs import MemFS
+from mimicfs.fuse import mounting
+from mimicfs.fuse.guardian import Guardian
+from mimicfs.fuse.notify import Notifier
+from mimicfs.fuse.server import Server
+from mimicfs.fuse.session import Session, SessionOptions
+
+class Slow(MemFS):
+    def mkdir(self, *args):
+        threading.Thread(target=lambda: notifier._send_entry(1, b"any")).start()
+        time.sleep(60)
+
+guardian = Guardian()
+session = Session.mount(Path(sys.argv[1]), SessionOptions())
+guardian.watch(mounting.device_number(session.mountpoint))
+notifier = Notifier(session)
+print("mounted", flush=True)
+Server(Slow(), session).serve()
+"""
+
+
+def is_stuck(pid: int) -> bool:
+    """Whether a thread of *pid* waits where no signal ends that."""
+    stats = [path.read_bytes() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return any(stat.rpartition(b") ")[2][:1] == b"D" for stat in stats)
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_daemon_that_is_killed_is_set_free(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", STUCK, str(tmp_path), str(Path(__file__).parent)]
+    daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stdout is not None and daemon.stdout.readline() == "mounted\n"
+        making = subprocess.Popen(["mkdir", tmp_path / "new"], stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: is_stuck(daemon.pid))
+        daemon.kill()
+        assert making.communicate(timeout=20)[1] != ""
+        assert making.returncode == 1
+        daemon.communicate(timeout=10)
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", str(tmp_path)], check=False, timeout=10)
 
 
 def started(how: str) -> tuple[subprocess.Popen[str], int]:
