@@ -102,7 +102,7 @@ class FileOptions:
     reads_per_file: int = 10  # ranged GETs at once, when reading ahead
     requests_per_file: int = 8  # part uploads at once, or ranged GETs of what is to be changed
     part_size: int = 16 * MIB  # smallest part of a multipart upload that we start
-    read_memory: int = 64 * MIB  # most bytes that all files hold ahead of what is read
+    read_memory: int = 48 * MIB  # most bytes that all files hold ahead of what is read
     write_back: bool = False  # close(2) returns once the bytes are journalled
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)

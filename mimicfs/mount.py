@@ -65,7 +65,7 @@ class MountChoices:
     staging_size: int = 0  # bytes; 0: until little of the disk is free
     nonempty: bool = False
     workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
-    read_memory: int = 64 * MIB  # bytes that all files together may hold ahead
+    read_memory: int = 48 * MIB  # bytes that all files together may hold ahead
     part_size: int = 16 * MIB
 
 

@@ -139,7 +139,7 @@ OPTIONS = (
            "  [default: nowhere]", _M, metavar="ADDRESS"),
     Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once; of"
            " reads and writes four times as many.  [default: 16]", _M, metavar="NUMBER"),
-    Option("read-memory", Kind.SIZE, "How much may be read ahead, in memory.  [default: 64M]", _M,
+    Option("read-memory", Kind.SIZE, "How much may be read ahead, in memory.  [default: 48M]", _M,
            metavar="SIZE"),
     Option("part-size", Kind.SIZE, "The parts that large files are sent in, from 5M on."
            "  [default: 16M]", _M, metavar="SIZE"),

@@ -83,7 +83,7 @@ class Settled:
             self.get("staging-size", 0),
             self.get("nonempty", False),
             self.get("workers", 16),
-            self.get("read-memory", 64 * MIB),
+            self.get("read-memory", 48 * MIB),
             self._part_size(),
         )
 

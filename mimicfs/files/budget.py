@@ -29,7 +29,7 @@ class Budget:
     """So many bytes that all readers together may hold ahead of what is asked of them, and the
     *cache* on disk."""
 
-    def __init__(self, limit: int = 64 * MIB, cache: BlockCache | None = None) -> None:
+    def __init__(self, limit: int = 48 * MIB, cache: BlockCache | None = None) -> None:
         self.cache = cache
         self.limit = limit
         self._lock = threading.Lock()  # protects all below

@@ -253,7 +253,8 @@ class Staging:
         said = {name: value for name, value in record._asdict().items() if value}
         with _disk_errors(target):
             with open(new, "w", opener=_private) as file:
-                json.dump({**said, "created_ns": time.time_ns()}, file)
+                # Not `dump`, which is not done in C: half of the time of a record.
+                file.write(json.dumps({**said, "created_ns": time.time_ns()}))
             new.rename(target)
         self._record = record
 
