@@ -477,7 +477,8 @@ class File:
         while not self._is_settled(told):
             # The owner, say, was changed after the upload had begun, which is when it is told.
             told = self.content
-            self._stand_on(self._s3.copy((self.bucket, entry), self.bucket, self.key, told))
+            entry = self._s3.copy((self.bucket, entry), self.bucket, self.key, told)
+            self._stand_on(entry)
         staging.settle()
 
     def _is_settled(self, told: Content) -> bool:

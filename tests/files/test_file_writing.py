@@ -594,3 +594,30 @@ def test_metadata_that_changes_during_an_upload_is_stored_with_it(
         uploading.join(10)
     assert client.head_object(Bucket=files.bucket, Key="key")["Metadata"]["uid"] == "7"
     assert file.dirty is False
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_metadata_that_changes_twice_during_an_upload_in_parts_is_stored(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    """Each copy is of the version that the one before has made. (S3 insists on that, moto does
+    not look at the condition of a copy.)"""
+    file = files.create("key")
+    file.write(0, memoryview(bytes(11 * MIB)), calm)
+
+    def copies(request: Any) -> bool:
+        return request.kind == "COPY"
+
+    with proxy.rule(Hold(lambda request: "uploadId" in request.query)) as parts:
+        with proxy.rule(Hold(copies)) as copy:
+            uploading = background(lambda: file.flush(calm))
+            assert parts.reached.wait(10)
+            file.set_meta({"uid": "7"})
+            parts.release()
+            assert copy.reached.wait(20)
+            file.set_meta({"gid": "8"})
+            copy.release()
+            uploading.join(20)
+    assert (file.dirty, file.lost) == (False, None)
+    found = client.head_object(Bucket=files.bucket, Key="key")["Metadata"]
+    assert (found["uid"], found["gid"]) == ("7", "8")
