@@ -197,3 +197,20 @@ class VFSOptions:
     # LIST requests a second that refreshes by `.sync` and xattr may cost in the long run; a
     # hundred times as many may come at once. 0: as many as are asked for
     sync_rate: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MountChoices:
+    """What a mount is to be like."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    extra: tuple[str, ...] = ("nosuid", "nodev")
+    vfs: VFSOptions = field(default_factory=VFSOptions)
+    clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
+    write_back: bool = False
+    staging_size: int = 0  # bytes; 0: until little of the disk is free
+    nonempty: bool = False
+    workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
+    read_memory: int = 48 * MIB  # bytes that all files together may hold ahead
+    part_size: int = 16 * MIB

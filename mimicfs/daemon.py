@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mimicfs.admin import logs
-from mimicfs.config import Settings, Target
+from mimicfs.config import MountChoices, Settings, Target
 from mimicfs.errors import MimicError, MountError
-from mimicfs.mount import MountChoices, serve_mount
+from mimicfs.mount import serve_mount
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
-from mimicfs.config import MIB, FileOptions, Settings, Target, VFSOptions, redacted
+from mimicfs.config import FileOptions, MountChoices, Settings, Target, redacted
 from mimicfs.ending import Ending, Pending
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
@@ -50,23 +50,6 @@ _PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier o
 _NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
 _FOLLOW_S = 0.5  # between two looks at what other processes changed
-
-
-@dataclass(frozen=True, slots=True)
-class MountChoices:
-    """What a mount is to be like."""
-
-    read_only: bool = False
-    allow_other: bool = False
-    extra: tuple[str, ...] = ("nosuid", "nodev")
-    vfs: VFSOptions = field(default_factory=VFSOptions)
-    clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
-    write_back: bool = False
-    staging_size: int = 0  # bytes; 0: until little of the disk is free
-    nonempty: bool = False
-    workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
-    read_memory: int = 48 * MIB  # bytes that all files together may hold ahead
-    part_size: int = 16 * MIB
 
 
 def serve_mount(

@@ -16,8 +16,7 @@ from mimicfs.errors import ConfigError
 from mimicfs.options import IN_BUCKETS, Given, Kind, Values, from_environment
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
-    from mimicfs.mount import MountChoices
+    from mimicfs.config import MountChoices, Settings
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _OFF = ("suid", "dev")  # unless they are asked for
@@ -65,7 +64,7 @@ class Settled:
 
     def choices(self, target: Target) -> MountChoices:
         """Return what a mount of *target* is to be like. Raises ConfigError."""
-        from mimicfs.mount import MountChoices
+        from mimicfs.config import MountChoices
 
         for name in _OFF:
             if self.get(name) and os.geteuid() != 0:
