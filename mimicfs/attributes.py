@@ -7,7 +7,7 @@ from __future__ import annotations
 import stat
 
 from mimicfs import metadata
-from mimicfs.config import VFSOptions
+from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
 from mimicfs.files.file import File
 from mimicfs.inodes import Node

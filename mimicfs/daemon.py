@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mimicfs.admin import logs
-from mimicfs.config import MountChoices, Settings, Target
+from mimicfs.config.values import MountChoices, Settings, Target
 from mimicfs.errors import MimicError, MountError
 from mimicfs.mount import serve_mount
 from mimicfs.private import private_directory

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from mimicfs.config import Target
+from mimicfs.config.values import Target
 from mimicfs.entry import LISTED, OBJECT, Entry, Total, is_file
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import MimicDB

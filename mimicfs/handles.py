@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs import metadata, names
-from mimicfs.config import FileOptions
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError, UploadFailed
 from mimicfs.files.cache import BlockCache

@@ -15,7 +15,7 @@ from typing import Any
 
 from mimicfs import mimicdb, process
 from mimicfs.backends import Backend
-from mimicfs.config import parse_target
+from mimicfs.config.values import parse_target
 from mimicfs.errors import ConfigError
 from mimicfs.sync import Report, Syncer
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
-from mimicfs.config import FileOptions, MountChoices, Settings, Target, redacted
+from mimicfs.config.values import FileOptions, MountChoices, Settings, Target, redacted
 from mimicfs.ending import Ending, Pending
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mimicfs.config import Settings
+from mimicfs.config.values import Settings
 from mimicfs.ending import Pending
 from mimicfs.private import private_directory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs.backends.open import open_store
-from mimicfs.config import Settings, Target, redacted
+from mimicfs.config.values import Settings, Target, redacted
 from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import check_parent, private_directory

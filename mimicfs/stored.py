@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 from mimicfs import metadata
 from mimicfs.attributes import believed_kinds
-from mimicfs.config import VFSOptions
+from mimicfs.config.values import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
 from mimicfs.inodes import Node

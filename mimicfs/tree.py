@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from mimicfs import names
 from mimicfs.attributes import Attributes
-from mimicfs.config import VFSOptions
+from mimicfs.config.values import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from mimicfs import metadata, names
-from mimicfs.config import FileOptions, VFSOptions
+from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.control import PREFIX, Control
 from mimicfs.entry import OBJECT, Entry, Scope
 from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted

@@ -20,7 +20,7 @@ from support.clients import plain
 from support.proxy import Proxy
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer

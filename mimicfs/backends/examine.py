@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from mimicfs.backends.open import open_store
-from mimicfs.config import redacted
+from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError, StoreError
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.private import check_file, check_parent

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mimicfs.backends import Backend
-from mimicfs.config import redacted
+from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError
 
 FORMS = (

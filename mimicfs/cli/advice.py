@@ -10,11 +10,11 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from mimicfs import errors
+from mimicfs.config.options import nearest
 from mimicfs.errors import MimicError
-from mimicfs.options import nearest
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
 
 _BUCKET = re.compile(r"s3://([^/:\s]+)")
 

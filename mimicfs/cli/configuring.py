@@ -7,8 +7,8 @@ import json
 import click
 
 from mimicfs.cli.options import json_option, settled_by
-from mimicfs.cli.settled import Settled, shown
-from mimicfs.options import OPTIONS, Section, Values
+from mimicfs.config.options import OPTIONS, Section, Values
+from mimicfs.config.settled import Settled, shown
 
 
 @click.group()

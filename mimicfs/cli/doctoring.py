@@ -13,12 +13,12 @@ import click
 
 from mimicfs.cli.options import common, json_option
 from mimicfs.cli.text import printable
-from mimicfs.config import Target, parse_target
+from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import MimicError
 from mimicfs.finding import FAIL, WARN, Finding
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
 
 _ATTEMPTS = 2  # at a request: who looks for what is wrong does not want to wait for a minute
 _COLOURS = {FAIL: "red", WARN: "yellow"}

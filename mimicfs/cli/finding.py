@@ -14,11 +14,11 @@ import click
 from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.text import human_size, parse_time, printable
-from mimicfs.config import parse_target
+from mimicfs.config.values import parse_target
 from mimicfs.errors import MimicError
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.entry import Entry
     from mimicfs.find import Start, Wanted
     from mimicfs.parts import Parts

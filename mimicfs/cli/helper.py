@@ -21,11 +21,11 @@ from pathlib import Path
 import click
 
 from mimicfs.cli.mounting import mount_at, umount_at
-from mimicfs.cli.settled import settle
 from mimicfs.cli.text import one_line
-from mimicfs.config import Target, parse_target
+from mimicfs.config.options import from_words, words
+from mimicfs.config.settled import settle
+from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import ConfigError, MimicError, MountError
-from mimicfs.options import from_words, words
 
 # Of mount(8), "EXIT STATUS".
 _WRONG_CALL = 1

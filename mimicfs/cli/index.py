@@ -15,11 +15,11 @@ import click
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import iso_time, printable
-from mimicfs.config import Target, parse_target, redacted
+from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.entry import Entry
     from mimicfs.index.exporting import Wanted
     from mimicfs.index.importing import Imported

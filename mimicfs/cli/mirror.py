@@ -13,10 +13,10 @@ import click
 from mimicfs import errors
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.text import iso_time, printable
-from mimicfs.config import Target, parse_target
+from mimicfs.config.values import Target, parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.entry import Entry
     from mimicfs.parts import Parts
 

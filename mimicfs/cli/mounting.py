@@ -12,11 +12,11 @@ import click
 from mimicfs import errors
 from mimicfs.cli.advice import advised
 from mimicfs.cli.options import common, for_mounts
-from mimicfs.cli.settled import Settled
-from mimicfs.config import Target, parse_target
+from mimicfs.config.settled import Settled
+from mimicfs.config.values import Target, parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
 
 
 @click.command()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from mimicfs import options
 from mimicfs.cli.advice import advised
-from mimicfs.cli.settled import settle
-from mimicfs.options import OPTIONS, Given, Kind, Option, Section, Values, shown_to_all
+from mimicfs.config import options
+from mimicfs.config.options import OPTIONS, Given, Kind, Option, Section, Values, shown_to_all
+from mimicfs.config.settled import settle
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.parts import Parts
 
 Command = Callable[..., Any]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.options import assembled, common, json_option
-from mimicfs.config import Target, parse_target
+from mimicfs.config.values import Target, parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.parts import Parts
     from mimicfs.sync import Doomed, Progress, Report, Wish
 

@@ -15,10 +15,10 @@ from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import iso_time, printable
-from mimicfs.config import parse_target
+from mimicfs.config.values import parse_target
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.verify import Drift, Verified
 
 _WORDS = {"missing": "not in the mirror", "extra": "not in S3", "changed": "differs"}

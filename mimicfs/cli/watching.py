@@ -17,7 +17,7 @@ from mimicfs.cli.options import common, json_option
 from mimicfs.cli.text import amount, duration, iso_time, printable
 
 if TYPE_CHECKING:
-    from mimicfs.config import Settings
+    from mimicfs.config.values import Settings
     from mimicfs.mounted import Mounted
 
 _ANSWER_S = 5.0  # most time that a mount is given to answer

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from mimicfs.config import MIB
+from mimicfs.config.values import MIB
 from mimicfs.files.cache import BlockCache
 
 _HUGE = 2 * MIB  # a page that the kernel can give at once

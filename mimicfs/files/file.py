@@ -37,7 +37,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mimicfs import metadata
-from mimicfs.config import FileOptions
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     Interrupted,

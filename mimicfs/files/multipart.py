@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 
-from mimicfs.config import FileOptions
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket
 from mimicfs.files.journal import Staging

@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 
-from mimicfs.config import MIB, FileOptions
+from mimicfs.config.values import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.files.budget import Budget

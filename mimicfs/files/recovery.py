@@ -15,7 +15,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from mimicfs.config import FileOptions
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
 from mimicfs.files.budget import Budget

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
-from mimicfs.config import MIB, FileOptions
+from mimicfs.config.values import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.journal import Staging

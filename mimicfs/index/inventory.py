@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from mimicfs.config import parse_target
+from mimicfs.config.values import parse_target
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
 from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_bucket, checked_key, read_time

@@ -7,7 +7,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.entry import Bucket
 from mimicfs.s3.errors import ours
 from mimicfs.s3.lister import Lister

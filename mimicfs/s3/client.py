@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.entry import Bucket, Entry
 from mimicfs.errors import (
     InvalidRequest,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs import __version__
-from mimicfs.config import S3Options, redacted
+from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import seen_by_others

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from mimicfs.config import S3Options, redacted
+from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.client import S3

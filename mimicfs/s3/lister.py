@@ -17,7 +17,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.errors import (
     CredentialsError,
     InvalidRequest,

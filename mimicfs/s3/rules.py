@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from mimicfs import metadata
-from mimicfs.config import BucketOptions, Buckets
+from mimicfs.config.values import BucketOptions, Buckets
 
 _STORES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
 _CHANGES = ("Put", "Copy", "Create", "Upload", "Complete", "Delete", "Restore", "Rename", "Write")

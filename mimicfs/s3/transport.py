@@ -35,7 +35,7 @@ from botocore.exceptions import (
 from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 
 BROKEN = (OSError, http.client.HTTPException)
 # Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each

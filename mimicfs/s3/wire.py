@@ -29,7 +29,7 @@ from botocore.exceptions import ConnectionError as Unreached
 from botocore.utils import get_environ_proxies
 
 from mimicfs import __version__
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.s3.backoff import RETRIED, backoff_s
 from mimicfs.s3.credentials import EXPIRED, Credentials
 from mimicfs.s3.signing import Signer

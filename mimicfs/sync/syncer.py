@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import TypeVar
 
-from mimicfs.config import Buckets
+from mimicfs.config.values import Buckets
 from mimicfs.entry import Difference
 from mimicfs.entry import Scope as Listed
 from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.proxy import Proxy
 
-from mimicfs.config import FileOptions, S3Options
+from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal

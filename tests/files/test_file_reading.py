@@ -16,7 +16,7 @@ import pytest
 from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import FileOptions, S3Options
+from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, ObjectChanged, S3Error
 from mimicfs.files.file import File

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.proxy import Fail, Hold, Proxy
 
-from mimicfs.config import FileOptions
+from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.multipart import parts_of
 from mimicfs.metadata import written

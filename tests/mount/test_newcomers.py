@@ -20,7 +20,7 @@ import pytest
 from support.mounts import MIMICFS, run, unmounted
 from support.proxy import Fail, Proxy
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.errors import S3Unavailable
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.advice import about_connection

@@ -16,7 +16,7 @@ from mimicfs import private
 from mimicfs.admin.metrics import Metrics
 from mimicfs.admin.sources import Sources
 from mimicfs.allowance import Allowance
-from mimicfs.config import S3Options, has_secret, redacted
+from mimicfs.config.values import S3Options, has_secret, redacted
 from mimicfs.errors import ConfigError, MalformedListing
 from mimicfs.s3.client import S3
 from mimicfs.s3.learning import entry_of

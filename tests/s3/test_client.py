@@ -7,7 +7,7 @@ import pytest
 from support.clients import plain
 from support.proxy import Cut, Fail, Replace
 
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     BucketNotEmpty,

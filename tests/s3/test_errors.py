@@ -16,7 +16,7 @@ from support.clients import plain
 from support.proxy import Fail
 
 from mimicfs import errors
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     AccessDenied,

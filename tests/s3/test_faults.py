@@ -18,7 +18,7 @@ from support.faults import Drip, Headers, Refuse, Reset, Stall
 from support.proxy import Lose, Proxy, Request
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.errors import (
     CredentialsError,
     MimicError,

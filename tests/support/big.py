@@ -7,7 +7,7 @@ import itertools
 from benchlib.server import Server
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer

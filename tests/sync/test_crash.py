@@ -14,7 +14,7 @@ from mimicfs.mimicdb import MimicDB
 PROGRAM = """
 import sys
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from mimicfs import options
-from mimicfs.cli.settled import settle
-from mimicfs.config import Target, VFSOptions
+from mimicfs.config import options
+from mimicfs.config.settled import settle
+from mimicfs.config.values import Target, VFSOptions
 from mimicfs.errors import ConfigError
 
 TARGET = Target("photos", "a/")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mimicfs.cli.settled import Settled, settle
-from mimicfs.config import BucketOptions, Target
+from mimicfs.config.options import Given, from_words, words
+from mimicfs.config.settled import Settled, settle
+from mimicfs.config.values import BucketOptions, Target
 from mimicfs.errors import ConfigError
-from mimicfs.options import Given, from_words, words
 
 
 @pytest.fixture

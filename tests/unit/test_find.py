@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimicfs.config import parse_target
+from mimicfs.config.values import parse_target
 from mimicfs.entry import KEPT, Entry, Scope
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced
 from mimicfs.find import Range, Start, Wanted, age_range, size_range, starts, usage, walk

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_vfs_machine import Kernel
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import FileOptions, S3Options, Target, VFSOptions
+from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB

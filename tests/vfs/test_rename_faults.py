@@ -16,7 +16,7 @@ from support.clients import plain
 from support.proxy import Fail, Proxy
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import S3Options
+from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError
 from mimicfs.intents import Intents, Tree
 from mimicfs.mimicdb import MimicDB

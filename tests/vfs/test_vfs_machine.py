@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from support.clients import plain
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config import FileOptions, S3Options, Target, VFSOptions
+from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
 from mimicfs.errors import MimicError
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from mimicfs.config import parse_size, refuse_shown_secret
+from mimicfs.config.values import parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
 

@@ -26,8 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimicfs.errors import ConfigError
-from mimicfs.options import (
+from mimicfs.config.options import (
     BY_NAME,
     IN_BUCKETS,
     Given,
@@ -38,6 +37,7 @@ from mimicfs.options import (
     checked,
     nearest,
 )
+from mimicfs.errors import ConfigError
 
 _SIZE_MAX = 1 << 20  # bytes
 _EVERY = "*"  # the section of what holds for every bucket

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.config import MIB, BucketOptions, Buckets, S3Options, Target, VFSOptions
-from mimicfs.configfile import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.config.options import IN_BUCKETS, Given, Kind, Values, from_environment
+from mimicfs.config.values import MIB, BucketOptions, Buckets, S3Options, Target, VFSOptions
 from mimicfs.errors import ConfigError
-from mimicfs.options import IN_BUCKETS, Given, Kind, Values, from_environment
 
 if TYPE_CHECKING:
-    from mimicfs.config import MountChoices, Settings
+    from mimicfs.config.values import MountChoices, Settings
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _OFF = ("suid", "dev")  # unless they are asked for
@@ -46,7 +46,7 @@ class Settled:
 
     def settings(self) -> Settings:
         """Return what every command needs. Raises ConfigError."""
-        from mimicfs.config import Settings
+        from mimicfs.config.values import Settings
 
         return Settings(
             self._s3(),
@@ -64,7 +64,7 @@ class Settled:
 
     def choices(self, target: Target) -> MountChoices:
         """Return what a mount of *target* is to be like. Raises ConfigError."""
-        from mimicfs.config import MountChoices
+        from mimicfs.config.values import MountChoices
 
         for name in _OFF:
             if self.get(name) and os.geteuid() != 0:
@@ -162,8 +162,8 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
 
 def shown(name: str, given: Given) -> str:
     """Return a value as `config show` prints it: in TOML, without secrets."""
-    from mimicfs.config import redacted
-    from mimicfs.options import BY_NAME
+    from mimicfs.config.options import BY_NAME
+    from mimicfs.config.values import redacted
 
     value, option = given.value, BY_NAME.get(name) or IN_BUCKETS[name]
     if option.kind is Kind.SECRET:
