@@ -20,7 +20,7 @@ from mimicfs.errors import MimicError
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
     from mimicfs.entry import Entry
-    from mimicfs.find import Start, Wanted
+    from mimicfs.index.find import Start, Wanted
     from mimicfs.parts import Parts
 
 _WRITTEN_AT = 1 << 16  # characters
@@ -135,7 +135,7 @@ def find(
     elsewhere the answer would have holes, and the exit code is 8 (--partial searches what is
     known).
     """
-    from mimicfs.find import Range, Wanted, age_range, size_range
+    from mimicfs.index.find import Range, Wanted, age_range, size_range
 
     now_ns = time.time_ns()
     times = [age_range(text, now_ns) for text in mtimes]
@@ -159,7 +159,7 @@ def find(
 def _found(
     parts: Parts, urls: tuple[str, ...], wanted: Wanted, partial: bool
 ) -> Iterator[tuple[Start, Entry]]:
-    from mimicfs.find import walk
+    from mimicfs.index.find import walk
 
     for start in _starts(parts, urls, partial):
         for entry in walk(parts.mimicdb, start):
@@ -168,7 +168,7 @@ def _found(
 
 
 def _starts(parts: Parts, urls: tuple[str, ...], partial: bool) -> list[Start]:
-    from mimicfs.find import starts
+    from mimicfs.index.find import starts
 
     found: list[Start] = []
     for url in urls or ("s3://",):
@@ -247,7 +247,7 @@ def du(
     elsewhere the sum would be too small, and the exit code is 8 (--partial counts what is
     known).
     """
-    from mimicfs.find import usage
+    from mimicfs.index.find import usage
 
     with closing(assembled(settings)) as parts, _Out("\n") as out:
         for start in _starts(parts, urls, partial):

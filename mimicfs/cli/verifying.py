@@ -19,7 +19,7 @@ from mimicfs.config.values import parse_target
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
-    from mimicfs.verify import Drift, Verified
+    from mimicfs.index.verify import Drift, Verified
 
 _WORDS = {"missing": "not in the mirror", "extra": "not in S3", "changed": "differs"}
 
@@ -47,7 +47,7 @@ def verify(settings: Settings, url: str, repair: bool, samples: int, as_json: bo
     What S3 has in directories that were never listed is counted by itself and is no drift; nor
     is what changes in the mirror meanwhile.
     """
-    from mimicfs.verify import verify
+    from mimicfs.index.verify import verify
 
     target = parse_target(url)
     if not target.bucket:

@@ -8,6 +8,8 @@
     importing.py  from a file into the mirror: a merge, as of the file's time
     inventory.py  a report of S3 Inventory as such a file
     sorting.py    more entries than memory holds, put in order
+    find.py       find and du: what is known below a directory
+    verify.py     what differs from S3, and repairing it
 
 docs/index.md describes the formats for who reads and writes them elsewhere.
 """

@@ -5,7 +5,7 @@ import pytest
 from mimicfs.config.values import parse_target
 from mimicfs.entry import KEPT, Entry, Scope
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced
-from mimicfs.find import Range, Start, Wanted, age_range, size_range, starts, usage, walk
+from mimicfs.index.find import Range, Start, Wanted, age_range, size_range, starts, usage, walk
 
 KEYS = ["a", "d/b.jpg", "d/e/C.JPG", "d/e/f/g", "d0", "x//y"]
 NS = 1_000_000_000
