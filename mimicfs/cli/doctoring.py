@@ -57,8 +57,8 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
     from mimicfs.admin.doctor import machine
     from mimicfs.backends.examine import examine_store
     from mimicfs.backends.memory import Memory
-    from mimicfs.daemon import set_up_logging
     from mimicfs.mimicdb import MimicDB
+    from mimicfs.mount.daemon import set_up_logging
     from mimicfs.parts import own_directories, store_url
     from mimicfs.s3.client import S3
     from mimicfs.s3.examine import Examination

@@ -38,9 +38,9 @@ def mount(settled: Settled, where: tuple[str, ...]) -> None:
 
 def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
-    from mimicfs.daemon import set_up_logging, start_daemon
-    from mimicfs.mount import serve_mount
-    from mimicfs.systemd import ServiceManager
+    from mimicfs.mount.daemon import set_up_logging, start_daemon
+    from mimicfs.mount.serving import serve_mount
+    from mimicfs.mount.systemd import ServiceManager
 
     settings = settled.settings()
     if not target.prefix:
@@ -70,7 +70,7 @@ def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
 def umount_at(settings: Settings, mountpoint: Path, *, lazy: bool) -> None:
     """Unmount *mountpoint*, and wait for its uploads. Raises MountError."""
     from mimicfs.fuse import mounting
-    from mimicfs.mounted import watched
+    from mimicfs.mount.mounted import watched
 
     if mounting.device_number(mountpoint) is None:
         raise errors.MountError(f"{mountpoint}: not mounted")

@@ -68,7 +68,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Output for p
 
 def assembled(settings: Settings) -> Parts:
     """Open the store and the client of *settings*; what is wrong goes to the terminal."""
-    from mimicfs.daemon import set_up_logging
+    from mimicfs.mount.daemon import set_up_logging
     from mimicfs.parts import assemble
 
     set_up_logging(settings, foreground=True)

@@ -18,7 +18,7 @@ from mimicfs.cli.text import amount, duration, iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
-    from mimicfs.mounted import Mounted
+    from mimicfs.mount.mounted import Mounted
 
 _ANSWER_S = 5.0  # most time that a mount is given to answer
 _WATCH_S = 2.0  # between two looks
@@ -68,7 +68,7 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     Without LEVEL, tell how much that is.
     """
     from mimicfs.admin.controlsocket import ask
-    from mimicfs.mounted import control_socket
+    from mimicfs.mount.mounted import control_socket
 
     (found,) = _chosen(settings, mountpoint)
     more = {} if level is None else {"level": level}
@@ -95,7 +95,7 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
 
 
 def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
-    from mimicfs.mounted import mounts, resolved
+    from mimicfs.mount.mounted import mounts, resolved
 
     found = mounts(settings)
     if mountpoint is None:
@@ -115,7 +115,7 @@ def _told(settings: Settings, mountpoint: Path | None, timeout_s: float) -> list
 
 def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> Told:
     from mimicfs.admin.controlsocket import ask
-    from mimicfs.mounted import control_socket
+    from mimicfs.mount.mounted import control_socket
 
     told: Told = {**mounted._asdict(), "error": "", "buckets": []}
     del told["files"], told["bytes"]  # known at its end only

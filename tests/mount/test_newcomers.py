@@ -32,7 +32,7 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 AS_NOBODY = """
 import os, sys
 os.environ |= {"HOME": "/nonexistent", "XDG_STATE_HOME": "/nonexistent"}
-import mimicfs.cli, mimicfs.mount, mimicfs.vfs, mimicfs.fuse.server, mimicfs.fuse.mounting
+import mimicfs.cli, mimicfs.mount.serving, mimicfs.vfs, mimicfs.fuse.server, mimicfs.fuse.mounting
 import mimicfs.fuse.guardian
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.argv[0] = "mimicfs"

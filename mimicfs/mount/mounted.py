@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mimicfs.config.values import Settings
-from mimicfs.ending import Pending
+from mimicfs.mount.ending import Pending
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)

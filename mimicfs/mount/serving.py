@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
 from mimicfs.config.values import FileOptions, MountChoices, Settings, Target, redacted
-from mimicfs.ending import Ending, Pending
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
 from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
-from mimicfs.mounted import Mounted, control_socket, recorded
+from mimicfs.mount.ending import Ending, Pending
+from mimicfs.mount.mounted import Mounted, control_socket, recorded
+from mimicfs.mount.systemd import ServiceManager
 from mimicfs.parts import Parts, assemble, check
 from mimicfs.private import private_directory
 from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
-from mimicfs.systemd import ServiceManager
 
 if TYPE_CHECKING:
     from mimicfs.fuse.mounting import MountOptions

@@ -13,7 +13,7 @@ from typing import NoReturn
 from mimicfs.admin import logs
 from mimicfs.config.values import MountChoices, Settings, Target
 from mimicfs.errors import MimicError, MountError
-from mimicfs.mount import serve_mount
+from mimicfs.mount.serving import serve_mount
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
