@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
     from mimicfs.fuse.session import Session
-    from mimicfs.vfs import VFS
+    from mimicfs.vfs.filesystem import VFS
 
 _BUCKETS_MAX = 1000  # that are told singly
 _SCOPES_MAX = 100  # syncs that are told singly

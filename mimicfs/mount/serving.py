@@ -27,22 +27,22 @@ from mimicfs.errors import ConfigError, MimicError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
-from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
 from mimicfs.mount.ending import Ending, Pending
 from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.parts import Parts, assemble, check
 from mimicfs.private import private_directory
-from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
+from mimicfs.vfs.intents import RENAMES, Intents
+from mimicfs.vfs.renames import Renames
 
 if TYPE_CHECKING:
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
     from mimicfs.fuse.session import Session
-    from mimicfs.vfs import VFS
+    from mimicfs.vfs.filesystem import VFS
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def serve_mount(
     from mimicfs.fuse.guardian import Guardian
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.session import Session, SessionOptions
-    from mimicfs.vfs import VFS
+    from mimicfs.vfs.filesystem import VFS
 
     _set_up_process()
     mount_options = _mount_options(target, choices)

@@ -15,13 +15,13 @@ from botocore.exceptions import ClientError
 from mimicfs import private
 from mimicfs.admin.metrics import Metrics
 from mimicfs.admin.sources import Sources
-from mimicfs.allowance import Allowance
 from mimicfs.config.values import S3Options, has_secret, redacted
 from mimicfs.errors import ConfigError, MalformedListing
 from mimicfs.s3.client import S3
 from mimicfs.s3.learning import entry_of
 from mimicfs.s3.listing import Asked, parse_page
 from mimicfs.s3.traffic import Traffic
+from mimicfs.vfs.allowance import Allowance
 
 
 def test_a_slow_request_is_logged_with_the_ids_that_s3_gave_it(caplog):

@@ -3,8 +3,8 @@
 import pytest
 
 from mimicfs.errors import PosixError
-from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind
 from mimicfs.posix import ROOT_INO
+from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Kind
 
 
 def make(inodes, *path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimicfs.errors import PosixError
-from mimicfs.intents import Copy, Intents, Tree
+from mimicfs.vfs.intents import Copy, Intents, Tree
 
 OLD, NEW = Tree("photos", "a/"), Tree("archive", "b/c/")
 

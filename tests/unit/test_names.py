@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicfs import names
 from mimicfs.errors import PosixError
-from mimicfs.names import Component, component, file_name
+from mimicfs.vfs import names
+from mimicfs.vfs.names import Component, component, file_name
 
 # Few characters, so that escapes and what looks like them come up often.
 colliding = st.lists(

@@ -20,7 +20,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
-from mimicfs.vfs import VFS
+from mimicfs.vfs.filesystem import VFS
 
 # Few, so that they come together: what is escaped, what looks so, and prefixes of each other.
 COMPONENTS = [

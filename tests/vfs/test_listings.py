@@ -8,9 +8,9 @@ import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry, Scope
-from mimicfs.inodes import Inodes
 from mimicfs.mimicdb import MimicDB
-from mimicfs.readdir import Listing, Listings
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.readdir import Listing, Listings
 
 
 @pytest.fixture

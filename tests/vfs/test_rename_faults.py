@@ -18,12 +18,12 @@ from support.proxy import Fail, Proxy
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError
-from mimicfs.intents import Intents, Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.renames import Renames
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
+from mimicfs.vfs.intents import Intents, Tree
+from mimicfs.vfs.renames import Renames
 
 NAMES = ["a", "b/c", "d"]
 _numbers = itertools.count()

@@ -30,7 +30,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
-from mimicfs.vfs import VFS
+from mimicfs.vfs.filesystem import VFS
 
 FILES = ["a", "b", "d/a", "d/b", "d/e/a"]
 LINKS = ["l", "d/l", "d/e/l"]  # also pipes; nobody else touches these

@@ -22,14 +22,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from mimicfs import metadata
-from mimicfs.attributes import believed_kinds
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
-from mimicfs.inodes import Node
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.vfs.attributes import believed_kinds
+from mimicfs.vfs.inodes import Node
 
 DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
 _LINK_TYPE = "application/octet-stream"  # of links, likewise

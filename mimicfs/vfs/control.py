@@ -20,15 +20,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from mimicfs.allowance import Allowance
 from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
-from mimicfs.inodes import Kind, Node
 from mimicfs.mimicdb import MimicDB
-from mimicfs.news import News
 from mimicfs.posix import Caller, Cancellation, KernelCache
 from mimicfs.s3.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
+from mimicfs.vfs.allowance import Allowance
+from mimicfs.vfs.inodes import Kind, Node
+from mimicfs.vfs.kernel import News
 
 log = logging.getLogger(__name__)
 

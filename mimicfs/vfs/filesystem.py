@@ -21,19 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from mimicfs import metadata, names
+from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
-from mimicfs.control import PREFIX, Control
 from mimicfs.entry import OBJECT, Entry, Scope
 from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
-from mimicfs.handles import Handles
-from mimicfs.inodes import Inodes, Kind, Node, slot_of
-from mimicfs.intents import RENAMES, Intents
 from mimicfs.mimicdb import MimicDB
-from mimicfs.moves import Mover, Place
-from mimicfs.news import News
 from mimicfs.posix import (
     RENAME_NOREPLACE,
     Attr,
@@ -44,12 +38,19 @@ from mimicfs.posix import (
     Opened,
     Usage,
 )
-from mimicfs.renames import Renames
 from mimicfs.s3.client import S3, Content
-from mimicfs.stored import Meta, Stored
 from mimicfs.sync import Syncer
-from mimicfs.tree import Tree, parent_of
-from mimicfs.writeback import Pending
+from mimicfs.vfs import names
+from mimicfs.vfs.control import PREFIX, Control
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.vfs.intents import RENAMES, Intents
+from mimicfs.vfs.kernel import News
+from mimicfs.vfs.moves import Mover, Place
+from mimicfs.vfs.renames import Renames
+from mimicfs.vfs.stored import Meta, Stored
+from mimicfs.vfs.tree import Tree, parent_of
+from mimicfs.vfs.writeback import Pending
 
 # Modes of fallocate(2), from linux/falloc.h. A hole is punched only with "keep the size".
 FALLOC_KEEP_SIZE = 0x01

@@ -10,8 +10,8 @@ from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
 from mimicfs.files.file import File
-from mimicfs.inodes import Node
 from mimicfs.posix import Attr
+from mimicfs.vfs.inodes import Node
 
 _SOON_NS = 2 * metadata.NS
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})

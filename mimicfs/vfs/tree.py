@@ -16,19 +16,19 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 
-from mimicfs import names
-from mimicfs.attributes import Attributes
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
-from mimicfs.handles import Handles
-from mimicfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
 from mimicfs.metadata import NS
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
-from mimicfs.readdir import Listing, Listings, Row
 from mimicfs.sync import Syncer
+from mimicfs.vfs import names
+from mimicfs.vfs.attributes import Attributes
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
+from mimicfs.vfs.readdir import Listing, Listings, Row
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from mimicfs.config.values import MIB
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.files.reader import Reader
-from mimicfs.inodes import Kind, Node
 from mimicfs.mimicdb import MimicDB
+from mimicfs.vfs.inodes import Kind, Node
 
 log = logging.getLogger(__name__)
 

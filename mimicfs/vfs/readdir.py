@@ -17,10 +17,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from mimicfs import names
 from mimicfs.entry import Entry
-from mimicfs.inodes import Node
 from mimicfs.mimicdb import MimicDB
+from mimicfs.vfs import names
+from mimicfs.vfs.inodes import Node
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 from mimicfs.errors import MimicError, PosixError
 from mimicfs.files.file import File
-from mimicfs.handles import Handles
-from mimicfs.inodes import Inodes, Kind, Node, slot_of
-from mimicfs.intents import Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.renames import Rename, Renames
 from mimicfs.s3.client import S3, Condition
 from mimicfs.sync import Syncer
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.vfs.intents import Tree
+from mimicfs.vfs.renames import Rename, Renames
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mimicfs import metadata, names
+from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError, UploadFailed
@@ -26,12 +26,13 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
-from mimicfs.inodes import Inodes, Node
 from mimicfs.mimicdb import MimicDB
-from mimicfs.neighbours import Neighbours
 from mimicfs.posix import Cancellation, KernelCache, Opened
 from mimicfs.s3.client import S3, Condition, Content
-from mimicfs.writeback import Pending, WriteBack
+from mimicfs.vfs import names
+from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.neighbours import Neighbours
+from mimicfs.vfs.writeback import Pending, WriteBack
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mimicfs import metadata, names
+from mimicfs import metadata
 from mimicfs.entry import Difference
-from mimicfs.inodes import Inodes, Kind, Node, slot_of
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import KernelCache
+from mimicfs.vfs import names
+from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
 
 
 class News:

@@ -21,11 +21,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
-from mimicfs.intents import Copy, Intent, Intents, Tree
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.client import S3
 from mimicfs.sync import Syncer
+from mimicfs.vfs.intents import Copy, Intent, Intents, Tree
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,19 @@
+"""Buckets as a file system. Knows nothing of FUSE; `posix.FileSystem` is what it offers.
+
+filesystem   the calls; a change goes to S3 first and to the mirror second
+control      `.sync` and user.mimicfs.*: what they read as, what writing them does
+moves        renames, of files and of directories
+renames      the rename of a directory in S3, which may be undone or finished
+tree         what is seen: looking up names, reading directories
+kernel       what the kernel holds, and telling it what changed
+stored       what is stored beside bytes: attributes, links, xattrs
+handles      open files: which handle reads and writes which file, when bytes go to S3
+readdir      a reader's way through a directory
+attributes   what stat(2) shows
+neighbours   files that will be read next
+writeback    uploads after close
+inodes       inode numbers: which node stands for which key, which of them the kernel holds
+intents      the records of renames that have not ended
+names        keys as file names, and back
+allowance    how much of something may be done in a time
+"""
