@@ -28,7 +28,7 @@ class MimicDB(mimicdb.MimicDB):
     """
 
     def __init__(self, backend: Backend | None = None, namespace: str = "") -> None:
-        from mimicfs.s3.mimic import Forcing
+        from mimicfs.s3.mimicking.mimic import Forcing
 
         if backend is None:
             from mimicfs.backends.default import Redis
@@ -47,7 +47,7 @@ class MimicDB(mimicdb.MimicDB):
     def session(self, **kwargs: Any) -> Any:
         """Return a boto3 Session whose S3 clients and resources mimic. The parameters are
         those of boto3.session.Session."""
-        from mimicfs.s3.session import Session
+        from mimicfs.s3.mimicking.session import Session
 
         return Session(self.mimic, **kwargs)
 
@@ -62,7 +62,7 @@ class MimicDB(mimicdb.MimicDB):
     def mimic(self, client: Any) -> Any:
         """Make *client*, a boto3 S3 client or resource, or an S3 client of aiobotocore, a
         mimicking one; return it."""
-        from mimicfs.s3.mimic import mimic
+        from mimicfs.s3.mimicking.mimic import mimic
 
         mimic(getattr(client.meta, "client", client), self, self._forcing)
         return client
@@ -80,7 +80,7 @@ class MimicDB(mimicdb.MimicDB):
         Raises MimicError as soon as one cannot be listed; of everything, a bucket that
         cannot be has its error in its Report. ConfigError if *client* is one to be awaited.
         """
-        from mimicfs.s3.borrowed import BorrowedS3
+        from mimicfs.s3.requests.borrowed import BorrowedS3
 
         if inspect.iscoroutinefunction(getattr(client, "_make_api_call", None)):
             raise ConfigError("sync through a boto3 client: this one's calls are awaited")

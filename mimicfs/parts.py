@@ -11,7 +11,7 @@ from mimicfs.config.values import Settings, Target, redacted
 from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import check_parent, private_directory
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from support.proxy import Proxy
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 
 _numbers = itertools.count(1)

@@ -64,7 +64,7 @@ def _buckets(settings: Settings) -> list[str]:
     """Return the names of the buckets; none where they may not be listed."""
     from mimicfs.backends.memory import Memory
     from mimicfs.mimicdb import MimicDB
-    from mimicfs.s3.client import S3
+    from mimicfs.s3.requests.client import S3
 
     with closing(S3(settings.s3, MimicDB(Memory()))) as s3:
         try:

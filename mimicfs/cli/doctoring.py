@@ -60,8 +60,8 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
     from mimicfs.mimicdb import MimicDB
     from mimicfs.mount.daemon import set_up_logging
     from mimicfs.parts import own_directories, store_url
-    from mimicfs.s3.client import S3
-    from mimicfs.s3.examine import Examination
+    from mimicfs.s3.requests.client import S3
+    from mimicfs.s3.requests.examine import Examination
 
     quiet = "error" if settings.log_level == "warning" else settings.log_level
     set_up_logging(replace(settings, log_level=quiet), foreground=True)  # it is told below

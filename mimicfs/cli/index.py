@@ -177,7 +177,7 @@ def _import_inventory(
     from mimicfs.index import importing, inventory, parquet
     from mimicfs.index.records import Part
     from mimicfs.mimicdb import MimicDB
-    from mimicfs.s3.client import S3
+    from mimicfs.s3.requests.client import S3
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()

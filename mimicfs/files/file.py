@@ -56,7 +56,7 @@ from mimicfs.files.ranges import Part
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.transfer import Batch, Slice
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import COPY_MAX, MIB, S3, Condition, Content
+from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
 
 # S3's limits (user guide, "Amazon S3 multipart upload limits").
 SIZE_MAX = 5 << 40

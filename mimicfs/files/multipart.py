@@ -19,7 +19,7 @@ from mimicfs.files.journal import Staging
 from mimicfs.files.ranges import Part
 from mimicfs.files.transfer import Batch, Slice, first_of
 from mimicfs.posix import NEVER, Cancellation
-from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.s3.requests.client import S3, Condition, Content
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.files.budget import Budget
 from mimicfs.files.streams import Stream, Stride
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 
 __all__ = ["Budget", "Reader"]
 

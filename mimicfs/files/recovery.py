@@ -22,7 +22,7 @@ from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan, Record, Staging
 from mimicfs.posix import NEVER
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.requests.client import S3, Content
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.journal import Staging
 from mimicfs.posix import NEVER, Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 
 P = ParamSpec("P")
 T = TypeVar("T")

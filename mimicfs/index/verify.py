@@ -18,7 +18,7 @@ from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.listing import Page
+from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.source import Source
 
 _CHANGES_MAX = 10_000  # that are looked at, of those since a page was asked for

@@ -33,7 +33,7 @@ from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.parts import Parts, assemble, check
 from mimicfs.private import private_directory
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.renames import Renames
 

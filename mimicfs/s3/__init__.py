@@ -1,0 +1,12 @@
+"""S3. On top lies the documented API in boto's shape; below it lie three rooms.
+
+connection  S3Connection                   bucket      Bucket (listed: its listings)
+key         Key (reading, writing,         multipart   MultiPartUpload
+            stored: parts of it)           prefix      Prefix
+resultset   what listings return           versions    what listings of versions return
+boto2       what these classes share       progress    bodies on their way
+
+requests/   what mimicfs itself asks of S3
+mimicking/  what S3 says is learned, and what the mirror knows is not asked
+transport/  HTTP to S3 and back
+"""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mimicfs.s3.boto2 import Headers, ask, params_of
 from mimicfs.s3.key import Key
-from mimicfs.s3.local import Local
+from mimicfs.s3.mimicking.local import Local
 from mimicfs.s3.multipart import MultiPartUpload
 from mimicfs.s3.prefix import Prefix
 from mimicfs.s3.resultset import BucketListResultSet, ResultSet

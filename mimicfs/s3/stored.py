@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mimicfs.entry import Entry
-from mimicfs.s3 import answers
 from mimicfs.s3.boto2 import (
     STANDARD,
     Headers,
@@ -21,6 +20,7 @@ from mimicfs.s3.boto2 import (
     params_of,
     text,
 )
+from mimicfs.s3.mimicking import answers
 
 # What a HEAD says, and the attribute that shows it.
 HEADERS = {

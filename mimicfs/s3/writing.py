@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from mimicfs.exception import S3DataError
 from mimicfs.s3.boto2 import Callback, Headers, ask, params_of
-from mimicfs.s3.content import sized
 from mimicfs.s3.progress import Progress, Stream, Told
+from mimicfs.s3.requests.content import sized
 from mimicfs.s3.stored import HEADERS, Stored
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from mimicfs.errors import KeyNotFound, Throttled
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync.flights import Flights, Pace
 
 _PAGE = 1000

@@ -26,7 +26,7 @@ from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.listing import Page
+from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Held, Spool
 from mimicfs.sync.plan import Plan

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from mimicfs.entry import Bucket
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.listing import Page
+from mimicfs.s3.requests.listing import Page
 
 
 class Source(Protocol):

@@ -28,7 +28,7 @@ from mimicfs.entry import Scope as Listed
 from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.held import Spool
 from mimicfs.sync.plan import Given
 from mimicfs.sync.progress import Progress, Report, report_of

@@ -16,7 +16,7 @@ from mimicfs.entry import Difference
 from mimicfs.errors import NoSuchBucket, StoreError, TooManyDeletions
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.listing import is_directory_bucket
+from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.cursor import Cursor, Notes
 from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held, Spool
 from mimicfs.sync.plan import Given, Known, Plan

@@ -24,7 +24,7 @@ from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Caller, Cancellation, KernelCache
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
 from mimicfs.vfs.allowance import Allowance
 from mimicfs.vfs.inodes import Kind, Node

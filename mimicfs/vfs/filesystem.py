@@ -38,7 +38,7 @@ from mimicfs.posix import (
     Opened,
     Usage,
 )
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.requests.client import S3, Content
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.control import PREFIX, Control

@@ -28,7 +28,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation, KernelCache, Opened
-from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.neighbours import Neighbours

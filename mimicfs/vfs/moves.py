@@ -16,7 +16,7 @@ from mimicfs.errors import MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Condition
+from mimicfs.s3.requests.client import S3, Condition
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of

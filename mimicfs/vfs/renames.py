@@ -23,7 +23,7 @@ from mimicfs.entry import KEPT, OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.intents import Copy, Intent, Intents, Tree
 

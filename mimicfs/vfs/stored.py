@@ -27,7 +27,7 @@ from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, NewAttr
-from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
 from mimicfs.vfs.inodes import Node
 

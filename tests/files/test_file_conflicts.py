@@ -15,7 +15,7 @@ from support.proxy import Lose
 
 from mimicfs.errors import ObjectChanged, UploadFailed
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import Content
+from mimicfs.s3.requests.client import Content
 
 MIB = 1 << 20
 moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)

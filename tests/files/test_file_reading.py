@@ -24,7 +24,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3, Content
+from mimicfs.s3.requests.client import S3, Content
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -21,7 +21,7 @@ from mimicfs.errors import Interrupted, MimicError, ObjectChanged, PosixError, U
 from mimicfs.files.multipart import parts_of
 from mimicfs.metadata import written
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import Content
+from mimicfs.s3.requests.client import Content
 
 KIB = 1 << 10
 MIB = 1 << 20

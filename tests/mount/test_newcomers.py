@@ -23,8 +23,8 @@ from support.proxy import Fail, Proxy
 from mimicfs.config.values import S3Options
 from mimicfs.errors import S3Unavailable
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.advice import about_connection
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.transport.advice import about_connection
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

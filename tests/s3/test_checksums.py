@@ -4,7 +4,7 @@ import pytest
 from support.proxy import Spoil
 
 from mimicfs.errors import S3Unavailable
-from mimicfs.s3.checksums import missed
+from mimicfs.s3.requests.checksums import missed
 
 DATA = memoryview(b"123456789")
 # Of that string: the check value of the CRC catalogue, and the digests of coreutils.

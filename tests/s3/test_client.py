@@ -20,7 +20,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Throttled,
 )
-from mimicfs.s3.client import S3, Condition, Content
+from mimicfs.s3.requests.client import S3, Condition, Content
 
 HOSTILE = ["a//b", "/lead", "./dot", "x/../y", "..", "ctl\x01x", "cr\rx", "%2F", "a+b c"]
 

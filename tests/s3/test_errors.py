@@ -29,8 +29,8 @@ from mimicfs.errors import (
     S3Error,
     S3Unavailable,
 )
-from mimicfs.s3.client import S3, Content
-from mimicfs.s3.errors import from_code, translated
+from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.transport.errors import from_code, translated
 
 SECRETS = ["very-secret-key", "secret-session-token", "X-Amz-"]
 
@@ -301,7 +301,7 @@ def test_temporary_credentials_have_the_same_mirror_when_they_are_renewed(
 
 def test_boto3_is_not_imported_before_it_is_needed():
     program = (
-        "import sys, mimicfs.s3.client, mimicfs.sync;"
+        "import sys, mimicfs.s3.requests.client, mimicfs.sync;"
         "print([name for name in ('boto3', 'botocore', 'urllib3') if name in sys.modules])"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))

@@ -28,8 +28,8 @@ from mimicfs.errors import (
     Throttled,
 )
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.borrowed import BorrowedS3
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.borrowed import BorrowedS3
+from mimicfs.s3.requests.client import S3
 
 _buckets = itertools.count()
 BODY = random.Random(1).randbytes(300_000)

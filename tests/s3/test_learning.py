@@ -15,7 +15,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.entry import KEPT, Entry
 from mimicfs.errors import StoreUnavailable
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.learning import learn
+from mimicfs.s3.mimicking.learning import learn
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import MalformedListing
-from mimicfs.s3.listing import Asked, parse_page
+from mimicfs.s3.requests.listing import Asked, parse_page
 
 TIME = "2026-01-02T03:04:05.000Z"
 TIME_NS = 1_767_323_045_000_000_000

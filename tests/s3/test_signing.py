@@ -16,7 +16,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 
-from mimicfs.s3.signing import Signer
+from mimicfs.s3.transport.signing import Signer
 
 PLAIN = string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~ /:;=@"
 

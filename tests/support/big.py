@@ -9,7 +9,7 @@ from benchlib.server import Server
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from support.proxy import Proxy
 

@@ -16,7 +16,7 @@ import sys
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 mimicdb = MimicDB(SQLite(sys.argv[1]))
 Syncer(mimicdb, S3(S3Options(endpoint_url=sys.argv[2]), mimicdb)).sync(sys.argv[3])

@@ -12,7 +12,7 @@ from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import KEPT, LISTED, Entry, Scope
 from mimicfs.errors import AccessDenied, KeyNotFound, NoSuchBucket, NotSynced
 from mimicfs.index.verify import verify
-from mimicfs.s3.listing import Page
+from mimicfs.s3.requests.listing import Page
 
 # How S3 is listed does not matter here: test_sync.py runs over each server.
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)

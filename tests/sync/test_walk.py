@@ -10,7 +10,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import MalformedListing, Throttled
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.listing import Asked, Page, parse_page
+from mimicfs.s3.requests.listing import Asked, Page, parse_page
 from mimicfs.sync import Syncer
 
 BUCKET = "bucket--use1-az4--x-s3"

@@ -18,7 +18,7 @@ from mimicfs.entry import Entry, Scope
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.filesystem import VFS
 

@@ -20,7 +20,7 @@ from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.client import S3
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.intents import Intents, Tree
 from mimicfs.vfs.renames import Renames

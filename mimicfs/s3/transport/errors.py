@@ -12,7 +12,7 @@ from urllib3 import exceptions as web
 
 from mimicfs import errors
 from mimicfs.errors import MimicError, S3Error
-from mimicfs.s3.advice import about_clock, about_closed, about_connection, about_tls
+from mimicfs.s3.transport.advice import about_clock, about_closed, about_connection, about_tls
 
 # By S3's error code (the API reference, "Error responses"); HEAD answers have the status. A code
 # that is not here has the class of its status; a status that is not here is an S3Error, EIO.

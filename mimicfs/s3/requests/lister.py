@@ -27,12 +27,12 @@ from mimicfs.errors import (
     Throttled,
     Unsupported,
 )
-from mimicfs.s3.backoff import RETRIED, backoff_s
-from mimicfs.s3.credentials import EXPIRED, Credentials
-from mimicfs.s3.errors import from_code, ours, translated
-from mimicfs.s3.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
-from mimicfs.s3.traffic import Traffic
-from mimicfs.s3.transport import ANSWER_MAX, Transport
+from mimicfs.s3.requests.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
+from mimicfs.s3.transport.backoff import RETRIED, backoff_s
+from mimicfs.s3.transport.credentials import EXPIRED, Credentials
+from mimicfs.s3.transport.errors import from_code, ours, translated
+from mimicfs.s3.transport.http import ANSWER_MAX, Transport
+from mimicfs.s3.transport.traffic import Traffic
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})

@@ -36,9 +36,9 @@ from botocore.exceptions import ClientError
 from mimicfs.entry import Bucket, Entry, Scope
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.conversation import Conversation, Params, hold, hold_async
-from mimicfs.s3.learning import Learner, note_size
-from mimicfs.s3.local import Local, Refused, behind, place_of
+from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
+from mimicfs.s3.mimicking.learning import Learner, note_size
+from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 
 log = logging.getLogger(__name__)
 

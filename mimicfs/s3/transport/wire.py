@@ -30,10 +30,10 @@ from botocore.utils import get_environ_proxies
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
-from mimicfs.s3.backoff import RETRIED, backoff_s
-from mimicfs.s3.credentials import EXPIRED, Credentials
-from mimicfs.s3.signing import Signer
-from mimicfs.s3.transport import BROKEN, Transport, network_error
+from mimicfs.s3.transport.backoff import RETRIED, backoff_s
+from mimicfs.s3.transport.credentials import EXPIRED, Credentials
+from mimicfs.s3.transport.http import BROKEN, Transport, network_error
+from mimicfs.s3.transport.signing import Signer
 
 _METHODS = {"GetObject": "GET", "PutObject": "PUT", "UploadPart": "PUT"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, Unsupported
-from mimicfs.s3.content import Content, bare_etag
+from mimicfs.s3.requests.content import Content, bare_etag
 
 if TYPE_CHECKING:
-    from mimicfs.s3.client import S3
+    from mimicfs.s3.requests.client import S3
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.private import seen_by_others
 
 if TYPE_CHECKING:
-    from mimicfs.s3.credentials import Credentials
-    from mimicfs.s3.traffic import Traffic
-    from mimicfs.s3.transport import Transport
+    from mimicfs.s3.transport.credentials import Credentials
+    from mimicfs.s3.transport.http import Transport
+    from mimicfs.s3.transport.traffic import Traffic
 
 _KINDS = {
     "CopyObject": "COPY",
@@ -54,7 +54,7 @@ class Clients:
 
     @cached_property
     def _traffic(self) -> Traffic:
-        from mimicfs.s3.traffic import Traffic
+        from mimicfs.s3.transport.traffic import Traffic
 
         return Traffic(self._options.slow_s)
 
@@ -77,7 +77,7 @@ class Clients:
 
     @cached_property
     def _session(self) -> Any:
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         with ours("S3"):
             return self._new_session()
@@ -98,7 +98,7 @@ class Clients:
     @cached_property
     def _credentials(self) -> Credentials:
         """What the clients sign with. There may be none: who signs then raises."""
-        from mimicfs.s3.credentials import Credentials
+        from mimicfs.s3.transport.credentials import Credentials
 
         found = Credentials(
             self._session.get_credentials(), lambda: self._new_session().get_credentials()
@@ -109,16 +109,16 @@ class Clients:
 
     @cached_property
     def _transport(self) -> Transport:
-        from mimicfs.s3.transport import Transport
+        from mimicfs.s3.transport.http import Transport
 
         bundle: str | None = self._session._session.get_config_variable("ca_bundle")
         return Transport(self._options, bundle)
 
     @cached_property
     def _client(self) -> Any:
-        from mimicfs.s3.learning import learn, note_sent
-        from mimicfs.s3.rules import Rules
-        from mimicfs.s3.wire import Wire
+        from mimicfs.s3.mimicking.learning import learn, note_sent
+        from mimicfs.s3.requests.rules import Rules
+        from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
         wire = (client, self._credentials, self._options, self._transport)
@@ -139,7 +139,7 @@ class Clients:
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         options = self._options
         config = Config(
@@ -175,7 +175,7 @@ class Clients:
 
     @cached_property
     def _lister(self) -> Any:
-        from mimicfs.s3.lister import Lister
+        from mimicfs.s3.requests.lister import Lister
 
         return Lister(
             *(self._plain_client, self._client, self._options, self._transport),
@@ -185,7 +185,7 @@ class Clients:
     def check_credentials(self) -> None:
         """Raise CredentialsError if requests are to be signed and there is nothing to sign
         with. Makes no request (but to where credentials come from)."""
-        from mimicfs.s3.errors import NO_CREDENTIALS, ours
+        from mimicfs.s3.transport.errors import NO_CREDENTIALS, ours
 
         if self._options.sign:
             with ours("S3"):
@@ -198,7 +198,7 @@ class Clients:
 
     def exposed_credentials(self) -> Path | None:
         """Return the file of AWS credentials that boto3 looks at, if others can read it."""
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         with ours("S3"):
             name = self._session._session.get_config_variable("credentials_file")
@@ -209,7 +209,7 @@ class Clients:
         """Return what tells this account at this endpoint from others (for a file name):
         16 hex digits of a hash of endpoint, region and access key id; of credentials that are
         temporary, whose id is another one every few hours, of the profile. Makes no request."""
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         with ours("S3"):
             credentials = self._session.get_credentials() if self._options.sign else None
@@ -229,7 +229,7 @@ class Clients:
     def origin(self) -> str:
         """Return what tells the objects of this endpoint from those of others, for as long as
         may be: also the access key id, unless that is temporary. Makes no request."""
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         options = self._options
         with ours("S3"):

@@ -9,11 +9,11 @@ from typing import Any
 
 from mimicfs.config.values import S3Options
 from mimicfs.entry import Bucket
-from mimicfs.s3.errors import ours
-from mimicfs.s3.lister import Lister
-from mimicfs.s3.listing import Page
-from mimicfs.s3.traffic import Traffic
-from mimicfs.s3.transport import Transport
+from mimicfs.s3.requests.lister import Lister
+from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.transport.errors import ours
+from mimicfs.s3.transport.http import Transport
+from mimicfs.s3.transport.traffic import Traffic
 
 _CONNECTIONS = 16
 

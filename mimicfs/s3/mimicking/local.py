@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3 import answers
-from mimicfs.s3.answers import Answer
+from mimicfs.s3.mimicking import answers
+from mimicfs.s3.mimicking.answers import Answer
 
 Params = Mapping[str, Any]
 

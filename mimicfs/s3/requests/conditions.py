@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
 
 if TYPE_CHECKING:
-    from mimicfs.s3.client import S3
+    from mimicfs.s3.requests.client import S3
 
 log = logging.getLogger(__name__)
 

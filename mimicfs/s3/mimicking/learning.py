@@ -35,8 +35,8 @@ from mimicfs.entry import OBJECT, SIZE_MAX, TIME_MAX_NS, Entry
 from mimicfs.errors import StoreError
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3.answers import head_text
-from mimicfs.s3.conversation import Conversation, hold
+from mimicfs.s3.mimicking.answers import head_text
+from mimicfs.s3.mimicking.conversation import Conversation, hold
 
 log = logging.getLogger(__name__)
 

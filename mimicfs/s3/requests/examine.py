@@ -20,8 +20,8 @@ from botocore.exceptions import ClientError
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
 from mimicfs.finding import FAIL, OK, WARN, Finding
-from mimicfs.s3.client import S3
-from mimicfs.s3.errors import ours
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.transport.errors import ours
 
 _SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
 _NOBODYS = '"00000000000000000000000000000000"'  # the ETag of no object

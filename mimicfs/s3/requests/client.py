@@ -24,14 +24,14 @@ from mimicfs.errors import (
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
-from mimicfs.s3 import checksums
-from mimicfs.s3.backoff import backoff_s
-from mimicfs.s3.clients import Clients
-from mimicfs.s3.conditions import Condition, Conditions
-from mimicfs.s3.content import Body, Content, bare_etag, sized
+from mimicfs.s3.requests import checksums
+from mimicfs.s3.requests.clients import Clients
+from mimicfs.s3.requests.conditions import Condition, Conditions
+from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
+from mimicfs.s3.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
-    from mimicfs.s3.listing import Page
+    from mimicfs.s3.requests.listing import Page
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
@@ -64,7 +64,7 @@ class S3(Clients):
 
     def list_buckets(self) -> list[Bucket]:
         """Return the buckets of the account, in the order of their names."""
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         with ours("list of buckets"):
             found = self._client.list_buckets().get("Buckets", [])
@@ -110,7 +110,7 @@ class S3(Clients):
 
     def head(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return what S3 has of *key* now. Raises KeyNotFound."""
-        from mimicfs.s3.learning import entry_of
+        from mimicfs.s3.mimicking.learning import entry_of
 
         answer = self.call("head_object", bucket, key)
         entry = entry_of(key, answer)
@@ -236,7 +236,7 @@ class S3(Clients):
         """Copy the version *source* (bucket, entry) within S3, with its storage class.
         *content* replaces what is stored with it; None keeps that. Raises ObjectChanged (the
         copy may be of the newer version then), KeyNotFound."""
-        from mimicfs.s3.copying import Copier
+        from mimicfs.s3.requests.copying import Copier
 
         return Copier(self, self.copy_max).copy(source, bucket, key, content)
 
@@ -315,7 +315,7 @@ class S3(Clients):
     ) -> str:
         """Make the bytes [start, end) of the version *source* (bucket, entry) part *number*;
         return its etag. Raises Unsupported where the server cannot."""
-        from mimicfs.s3.copying import Copier
+        from mimicfs.s3.requests.copying import Copier
 
         copier = Copier(self, self.copy_max)
         return copier.copy_part(source, bucket, key, upload, number, start, end)
@@ -352,7 +352,7 @@ class S3(Clients):
 
     def call(self, operation: str, bucket: str, key: str | None = None, **params: Any) -> Any:
         """Return what boto3's method *operation* answers, mimicked; its errors are ours."""
-        from mimicfs.s3.errors import ours
+        from mimicfs.s3.transport.errors import ours
 
         about = f"s3://{bucket}" if key is None else f"s3://{bucket}/{key}"
         if key is not None:

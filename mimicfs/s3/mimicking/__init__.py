@@ -1,0 +1,9 @@
+"""Mimicking: what S3 says is learned, and what the mirror knows is not asked.
+
+mimic         the way of a call of a boto3 client: to S3 or to the mirror
+local         which calls the mirror answers, and how
+learning      what S3's answers teach the mirror
+answers       answers in the form of boto3's, made from what the mirror has
+conversation  one code for clients that block and for those that are awaited
+session       a boto3 session whose clients mimic
+"""

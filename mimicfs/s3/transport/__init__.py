@@ -1,0 +1,11 @@
+"""HTTP to S3 and back: imports nothing of the other rooms of s3.
+
+http         connections, with limits of time
+wire         GetObject, PutObject and UploadPart, signed by ourselves
+signing      AWS Signature Version 4, in headers
+credentials  what requests are signed with, loaded anew when S3 calls it expired
+traffic      what is asked, counted; slow requests, logged
+backoff      how long to wait before a request is sent again
+errors       from what botocore raises and S3 answers to the errors of mimicfs
+advice       what to do about an error
+"""
