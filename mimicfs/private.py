@@ -80,3 +80,25 @@ def seen_by_others(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def append_line(path: Path, line: str, size_max: int) -> Path:
+    """Append *line* to a file for us alone and return *path*. A file that would exceed
+    *size_max* bytes is renamed to end in ".1", over the one before it. Raises ConfigError."""
+    data = line.encode(errors="backslashreplace") + b"\n"
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+        try:
+            found = os.fstat(fd)
+            check_file(path, found)
+            if found.st_size and found.st_size + len(data) > size_max:
+                path.rename(path.with_name(path.name + ".1"))
+                os.close(fd)
+                fd = os.open(path, flags | os.O_EXCL, 0o600)
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    return path

@@ -15,6 +15,20 @@ CONFIG = Config(
 )
 
 
-def plain(url: str) -> Any:
+def plain(url: str, service: str = "s3") -> Any:
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
-    return boto3.client("s3", endpoint_url=url, config=config)
+    return boto3.client(service, endpoint_url=url, config=config)
+
+
+def queue_of(url: str, bucket: str) -> str:
+    """Return the URL of a new SQS queue that S3 tells of all that happens to *bucket*."""
+    sqs = plain(url, "sqs")
+    queue: str = sqs.create_queue(QueueName=bucket)["QueueUrl"]
+    names = ["QueueArn"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]["QueueArn"]
+    events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"]
+    plain(url).put_bucket_notification_configuration(
+        Bucket=bucket,
+        NotificationConfiguration={"QueueConfigurations": [{"QueueArn": arn, "Events": events}]},
+    )
+    return queue

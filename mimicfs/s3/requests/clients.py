@@ -22,6 +22,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.private import seen_by_others
 
 if TYPE_CHECKING:
+    from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.transport.credentials import Credentials
     from mimicfs.s3.transport.http import Transport
     from mimicfs.s3.transport.traffic import Traffic
@@ -195,6 +196,13 @@ class Clients:
     def plain_client(self) -> Any:
         """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
         return self._plain_client()
+
+    def queue(self, url: str) -> Queue:
+        """Return the SQS queue at *url*, asked with the same credentials. Raises ConfigError."""
+        from mimicfs.s3.requests.queue import Queue
+
+        self._credentials  # noqa: B018  before the session makes a client
+        return Queue(self._session, url, self._options.read_timeout_s)
 
     def exposed_credentials(self) -> Path | None:
         """Return the file of AWS credentials that boto3 looks at, if others can read it."""

@@ -1,0 +1,96 @@
+"""An SQS queue into which S3 puts what happens to a bucket.
+
+Long polls, in batches of ten; https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference.
+
+Threading: any thread; a boto3 client is safe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from mimicfs.errors import ConfigError
+
+_BATCH_MAX = 10  # of SQS
+_WAIT_MAX_S = 20  # of SQS
+_REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
+
+
+class Message(NamedTuple):
+    body: str
+    receipt: str
+
+
+class Queue:
+    """The queue at *url*, asked with the credentials of *session* (of boto3).
+
+    Raises the errors of errors.py that S3 would raise.
+    """
+
+    def __init__(self, session: Any, url: str, read_timeout_s: float) -> None:
+        from botocore.config import Config
+
+        from mimicfs.s3.transport.errors import ours
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.count("/") < 2:
+            raise ConfigError(f"{url}: no URL of a queue; write https://HOST/ACCOUNT/NAME")
+        found = _REGION.search(parts.hostname)
+        region = next(filter(None, found.groups()), None) if found else None
+        config = Config(
+            read_timeout=read_timeout_s + _WAIT_MAX_S,
+            retries={"mode": "standard", "total_max_attempts": 3},
+        )
+        self.url = url
+        self._about = f"the queue {url}"
+        with ours(self._about):
+            self._client = session.client(
+                "sqs",
+                endpoint_url=f"{parts.scheme}://{parts.netloc}",
+                region_name=region or session.region_name or "us-east-1",
+                config=config,
+            )
+
+    def receive(self, wait_s: float) -> list[Message]:
+        """Return up to ten messages; [] if none comes within *wait_s* (at most 20)."""
+        answer = self._ask(
+            "receive_message",
+            MaxNumberOfMessages=_BATCH_MAX,
+            WaitTimeSeconds=min(_WAIT_MAX_S, int(wait_s)),
+        )
+        return [Message(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())]
+
+    def delete(self, receipts: Sequence[str]) -> None:
+        """Delete the messages of *receipts*. One that is refused comes again."""
+        for start in range(0, len(receipts), _BATCH_MAX):
+            page = receipts[start : start + _BATCH_MAX]
+            entries = [{"Id": str(n), "ReceiptHandle": each} for n, each in enumerate(page)]
+            self._ask("delete_message_batch", Entries=entries)
+
+    def release(self, receipts: Sequence[str], after_s: int) -> None:
+        """Have the messages of *receipts* come again after *after_s*."""
+        for start in range(0, len(receipts), _BATCH_MAX):
+            page = receipts[start : start + _BATCH_MAX]
+            entries = [
+                {"Id": str(n), "ReceiptHandle": each, "VisibilityTimeout": after_s}
+                for n, each in enumerate(page)
+            ]
+            self._ask("change_message_visibility_batch", Entries=entries)
+
+    def retention_s(self) -> float:
+        """Return how long the queue keeps a message."""
+        name = "MessageRetentionPeriod"
+        answer = self._ask("get_queue_attributes", AttributeNames=[name])
+        return float(answer["Attributes"][name])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, operation: str, **params: Any) -> Any:
+        from mimicfs.s3.transport.errors import ours
+
+        with ours(self._about):
+            return getattr(self._client, operation)(QueueUrl=self.url, **params)

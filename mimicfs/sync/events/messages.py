@@ -1,0 +1,231 @@
+"""What a message about a bucket says: one parser for every source.
+
+A message comes in one of these forms; each may hold several records:
+
+    S3, Ceph, MinIO    {"Records": [{"eventName": ..., "s3": {"bucket": ..., "object": ...}}]}
+    through SNS        {"Type": "Notification", "Message": "<one of these forms>"}
+    EventBridge        {"detail-type": "Object Created", "detail": {"bucket": ..., ...}}
+    MinIO into Redis   [{"Event": [<record>], "EventTime": ...}], formerly [TIME, [<record>]]
+    a test of S3       {"Event": "s3:TestEvent", ...}: no records
+
+A record is a hint that a key changed, and never a fact: it may be late, doubled, or out of order,
+and whoever can reach the source can write one. So it names the key to ask S3 about. What it says
+of the object (ETag, time) serves only to leave out a question whose answer is known.
+
+Sources: https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html,
+.../ev-events.html, https://docs.ceph.com/en/latest/radosgw/notifications/, and MinIO's
+internal/event. Pure functions; any thread may call them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+MESSAGE_MAX = 1 << 20  # bytes; SQS and SNS have at most 1 MiB
+_KEY_MAX = 1024  # bytes of a key, S3's limit
+_DEPTH_MAX = 4  # SNS within SQS within EventBridge is 3
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_SEQUENCER = re.compile(r"[0-9A-Fa-f]{1,64}")
+
+# What a change of this kind leaves of the object. EventBridge's words stand beside S3's.
+_CREATED = ("ObjectCreated", "Object Created", "ObjectSynced")
+_REMOVED = ("ObjectRemoved", "Object Deleted", "LifecycleExpiration", "ObjectLifecycle:Expiration")
+_HEAD_CHANGED = (  # the object stays; what a HEAD says of it changes
+    *("ObjectRestore", "Object Restore", "LifecycleTransition", "ObjectLifecycle:Transition"),
+    *("IntelligentTiering", "Object Storage Class Changed", "Object Access Tier Changed"),
+    *("ObjectTagging", "Object Tags", "ObjectAcl", "Object ACL Updated", "ObjectRetention"),
+)
+
+
+_MARKER = ":DeleteMarkerCreated"
+
+
+class _Unreadable(Exception):
+    """A message, or a record in it, is none of the forms above."""
+
+
+class Told(NamedTuple):
+    """One record: *key* of *bucket* changed, or may have."""
+
+    bucket: str
+    key: str
+    removed: bool = False  # a deletion, a delete marker, or the deletion of a version
+    etag: str = ""  # bare; "" where the record has none
+    time_ns: int = 0  # when it happened, by the clock of S3; 0: not said
+    sequencer: str = ""  # "" where the record has none
+    version_id: str = ""  # of the version that was made, or deleted for good
+    head_only: bool = False  # data and ETag stay: a restore, tags, another storage class
+
+
+class Message(NamedTuple):
+    """What one message says. *faults*: why it, or a record in it, cannot be understood; then it
+    is to be put aside for a person, and what could be understood still holds."""
+
+    told: list[Told]
+    faults: list[str]
+
+
+def parse(message: bytes | str) -> Message:
+    """Return what *message* says; a test message says nothing. A record whose kind is not known
+    counts as a change: S3 is asked, and nothing is believed."""
+    found = Message([], [])
+    if len(message) > MESSAGE_MAX:
+        found.faults.append(f"a message of {len(message)} bytes")
+        return found
+    try:
+        for record in _records(_loaded(message), 0):
+            try:
+                found.told.append(record())
+            except _Unreadable as exc:
+                found.faults.append(str(exc))
+    except _Unreadable as exc:
+        found.faults.append(str(exc))
+    return found
+
+
+def is_newer(first: str, second: str) -> bool:
+    """Whether the sequencer *first* is certainly later than *second*, for one key. Sequencers
+    of different lengths are compared after the shorter one is filled with zeros at its end."""
+    size = max(len(first), len(second))
+    return bool(first and second) and (
+        first.upper().ljust(size, "0") > second.upper().ljust(size, "0")
+    )
+
+
+def _loaded(message: bytes | str) -> Any:
+    try:
+        return json.loads(message)
+    except (ValueError, RecursionError) as exc:
+        raise _Unreadable("not JSON") from exc
+
+
+def _records(said: Any, depth: int) -> Iterator[Callable[[], Told]]:
+    if depth > _DEPTH_MAX:
+        raise _Unreadable("envelopes within envelopes")
+    if isinstance(said, list):  # MinIO's redis target in the format "access"
+        for each in said:
+            yield from _records_of_log(each, depth)
+    elif not isinstance(said, dict):
+        raise _Unreadable("neither an object nor a list")
+    elif "Records" in said:
+        for record in _list(said["Records"]):
+            yield partial(_record, record)
+    elif "detail" in said and "detail-type" in said:
+        yield partial(_from_event_bridge, said)
+    elif isinstance(said.get("Message"), str) and "Type" in said:
+        yield from _from_sns(said, depth)
+    elif said.get("Event") != "s3:TestEvent":
+        raise _Unreadable("no form of an S3 event")
+
+
+def _records_of_log(each: Any, depth: int) -> Iterator[Callable[[], Told]]:
+    if isinstance(each, str):  # the time, in the older form
+        return
+    records = each.get("Event") if isinstance(each, dict) else each
+    yield from _records({"Records": records}, depth + 1)
+
+
+def _from_sns(said: dict[str, Any], depth: int) -> Iterator[Callable[[], Told]]:
+    if said["Type"] == "Notification":
+        yield from _records(_loaded(said["Message"]), depth + 1)
+    elif said["Type"] != "UnsubscribeConfirmation":
+        # We open no address that a message names.
+        raise _Unreadable(f"SNS waits for an answer ({said['Type']}); confirm it by hand")
+
+
+def _record(record: Any) -> Told:
+    about = _dict(_dict(record).get("s3"), "s3")
+    object_ = _dict(about.get("object"), "s3.object")
+    name = _text(record, "eventName").removeprefix("s3:")
+    key = _text(object_, "key")
+    # S3 and MinIO encode keys as forms do; Ceph sends them as they are.
+    if not _text(record, "eventSource").startswith("ceph:"):
+        key = _decoded(key)
+    etag = object_.get("eTag", object_.get("etag"))
+    version = object_.get("versionId")
+    return _told(name, about, object_, key, etag, version, record.get("eventTime"))
+
+
+def _from_event_bridge(said: dict[str, Any]) -> Told:
+    about = _dict(said["detail"], "detail")
+    object_ = _dict(about.get("object"), "detail.object")
+    key = _text(object_, "key")  # as it is, not encoded
+    version = object_.get("version-id")
+    name = _text(said, "detail-type")
+    if str(about.get("deletion-type", "")).startswith("Delete Marker"):
+        name += _MARKER
+    return _told(name, about, object_, key, object_.get("etag"), version, said.get("time"))
+
+
+def _told(
+    name: str,
+    about: dict[str, Any],
+    object_: dict[str, Any],
+    key: str,
+    etag: Any,
+    version: Any,
+    time: Any,
+) -> Told:
+    bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
+    if not _BUCKET.fullmatch(bucket):
+        raise _Unreadable("no name of a bucket")
+    if not 0 < len(key.encode(errors="surrogatepass")) <= _KEY_MAX:
+        raise _Unreadable("no key")
+    sequencer = object_.get("sequencer")
+    return Told(
+        bucket,
+        key,
+        name.startswith(_REMOVED),
+        etag.strip('"') if isinstance(etag, str) and name.startswith(_CREATED) else "",
+        _ns(time),
+        sequencer if isinstance(sequencer, str) and _SEQUENCER.fullmatch(sequencer) else "",
+        _version(name, version),
+        name.startswith(_HEAD_CHANGED),
+    )
+
+
+def _version(name: str, version: Any) -> str:
+    if not isinstance(version, str) or version == "null" or name.endswith(_MARKER):
+        return ""  # a delete marker has a version of its own, which is none of the object
+    return version
+
+
+def _decoded(key: str) -> str:
+    try:
+        return unquote_plus(key, errors="strict")
+    except UnicodeDecodeError as exc:
+        raise _Unreadable("a key that is not UTF-8") from exc
+
+
+def _ns(time: Any) -> int:
+    try:
+        when = datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        return 0
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0, round(when.timestamp() * 1000) * 1_000_000)
+
+
+def _dict(value: Any, name: str = "a record") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Unreadable(f"{name} is missing or no object")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Unreadable("Records is no list")
+    return value
+
+
+def _text(where: dict[str, Any], name: str) -> str:
+    value = where.get(name, "")
+    if not isinstance(value, str):
+        raise _Unreadable(f"{name} is no text")
+    return value

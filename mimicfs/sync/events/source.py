@@ -1,0 +1,43 @@
+"""Where messages come from: what each source promises to the consumer.
+
+Threading: one consumer asks; `close` may come from another thread, and ends a `receive`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Delivery(NamedTuple):
+    """One message on its way. It comes again unless it is acknowledged."""
+
+    body: bytes | str
+    receipt: Any  # what the source knows it by
+
+
+class Source(ABC):
+    """A queue of messages, each delivered at least once."""
+
+    name: str = ""  # for messages to people; no secret
+    shared: bool = False  # whether several consumers share its messages between them
+
+    @abstractmethod
+    def receive(self, wait_s: float) -> list[Delivery]:
+        """Return the messages that have come; [] if there are none for *wait_s*, or after
+        `close`. Raises MimicError where the source cannot be asked."""
+
+    @abstractmethod
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """What *deliveries* say is in the mirror: they need not come again."""
+
+    def retry(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  most come by themselves
+        """*deliveries* could not be applied: they are to come again soon."""
+
+    def retention_s(self) -> float | None:
+        """Return how long a message waits for a consumer before it is lost; None: not known."""
+        return None
+
+    def close(self) -> None:  # noqa: B027  there may be nothing to do
+        """Give up what is held."""

@@ -1,0 +1,161 @@
+"""Every form of a message is read; what is none is named, and takes nothing along."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicfs.sync.events.messages import Message, Told, is_newer, parse
+
+AT_NS = 1_768_478_400_123_000_000  # 2026-01-15T12:00:00.123Z
+
+
+def record(key="a.jpg", name="ObjectCreated:Put", source="aws:s3", bucket="photos", **object_):
+    return {
+        "eventSource": source,
+        "eventName": name,
+        "eventTime": "2026-01-15T12:00:00.123Z",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": key, **object_}},
+    }
+
+
+def told(*records):
+    found = parse(json.dumps({"Records": list(records)}))
+    assert found.faults == []
+    return found.told
+
+
+def test_a_record_of_s3_names_key_version_and_time():
+    assert told(record(eTag="0123", sequencer="00A1", versionId="v1", size=5)) == [
+        Told("photos", "a.jpg", False, "0123", AT_NS, "00A1", "v1")
+    ]
+
+
+def test_a_key_of_s3_and_of_minio_is_encoded_as_in_a_form():
+    assert told(record("red+flower%2B%C3%BC.jpg"))[0].key == "red flower+ü.jpg"
+    assert told(record("d%2Fa+b", "s3:ObjectCreated:Put", "minio:s3"))[0].key == "d/a b"
+
+
+def test_a_key_of_ceph_is_as_it_is():
+    found = told(record("50%/a b+c", "ObjectCreated:Put", "ceph:s3", etag="0123"))
+    assert (found[0].key, found[0].etag) == ("50%/a b+c", "0123")
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "head_only"),
+    [
+        ("ObjectCreated:Copy", False, False),
+        ("s3:ObjectCreated:CompleteMultipartUpload", False, False),
+        ("ObjectRemoved:Delete", True, False),
+        ("s3:ObjectRemoved:DeleteMarkerCreated", True, False),
+        ("LifecycleExpiration:Delete", True, False),
+        ("ObjectLifecycle:Expiration:Current", True, False),
+        ("ObjectRestore:Completed", False, True),
+        ("LifecycleTransition", False, True),
+        ("ObjectTagging:Put", False, True),
+        ("SomethingNew:Happened", False, False),
+    ],
+)
+def test_the_kind_says_what_may_have_changed(name, removed, head_only):
+    found = told(record(name=name))[0]
+    assert (found.removed, found.head_only) == (removed, head_only)
+
+
+def test_what_a_deletion_says_of_the_object_is_not_kept():
+    assert told(record(name="ObjectRemoved:Delete", eTag="0123", size=5))[0].etag == ""
+
+
+def test_the_version_null_is_no_version():
+    assert told(record(versionId="null"))[0].version_id == ""
+
+
+def test_sns_and_event_bridge_and_a_test_message():
+    body = json.dumps({"Records": [record()]})
+    sns = json.dumps({"Type": "Notification", "Message": body})
+    assert [each.key for each in parse(sns).told] == ["a.jpg"]
+    bridge = {
+        "detail-type": "Object Deleted",
+        "time": "2026-01-15T12:00:00Z",
+        "detail": {
+            "bucket": {"name": "photos"},
+            "object": {"key": "a b+%41", "version-id": "v2", "sequencer": "0B"},
+            "deletion-type": "Permanently Deleted",
+        },
+    }
+    assert parse(json.dumps(bridge)).told == [
+        Told("photos", "a b+%41", True, "", 1_768_478_400_000_000_000, "0B", "v2")
+    ]
+    test = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "photos"}
+    assert parse(json.dumps(test)) == Message([], [])
+
+
+def test_a_delete_marker_that_was_made_deletes_no_version():
+    found = told(record(name="ObjectRemoved:DeleteMarkerCreated", versionId="v3"))[0]
+    assert (found.removed, found.version_id) == (True, "")
+
+
+@pytest.mark.parametrize("form", ["new", "old"])
+def test_both_forms_of_minios_redis_list(form):
+    one = record(source="minio:s3")
+    log = [{"Event": [one], "EventTime": "x"}] if form == "new" else ["x", [one]]
+    assert [each.key for each in parse(json.dumps(log)).told] == ["a.jpg"]
+
+
+def test_a_record_that_makes_no_sense_leaves_the_others_standing():
+    text = json.dumps({"Records": [record("a"), {"s3": 5}, record("%ff"), record("b")]})
+    found = parse(text)
+    assert [each.key for each in found.told] == ["a", "b"]
+    assert found.faults == ["s3 is missing or no object", "a key that is not UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("<xml/>", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("5", "neither an object nor a list"),
+        ("{}", "no form of an S3 event"),
+        ('{"Records": {}}', "Records is no list"),
+        (json.dumps({"Records": [record("")]}), "no key"),
+        (json.dumps({"Records": [record("x" * 1025)]}), "no key"),
+        (json.dumps({"Records": [record(bucket="../etc")]}), "no name of a bucket"),
+        ("x" * ((1 << 20) + 1), "a message of 1048577 bytes"),
+        (
+            json.dumps({"Type": "SubscriptionConfirmation", "Message": "", "SubscribeURL": "http"}),
+            "SNS waits for an answer (SubscriptionConfirmation); confirm it by hand",
+        ),
+    ],
+)
+def test_what_is_no_message_is_named(message, fault):
+    assert parse(message) == Message([], [fault])
+
+
+def test_an_envelope_that_holds_itself_ends():
+    message = "{}"
+    for _ in range(6):
+        message = json.dumps({"Type": "Notification", "Message": message})
+    assert parse(message).faults == ["envelopes within envelopes"]
+
+
+def test_sequencers_of_different_lengths_are_compared_from_the_left():
+    assert is_newer("0055AED6DCD90281E6", "0055AED6DCD90281E5")
+    assert is_newer("0B", "0A99")
+    assert not is_newer("0A", "0A00")
+    assert not is_newer("", "0A")
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["Records", "s3", "object", "bucket", "key", "name", "Type", "Message",
+                         "detail", "detail-type", "Event", "eventName", "eventTime", "eTag"]),
+        inner, max_size=4),
+    max_leaves=20,
+))  # fmt: skip
+def test_no_message_ends_the_reader(said):
+    found = parse(json.dumps(said))
+    assert all(isinstance(each, Told) for each in found.told)

@@ -1,0 +1,237 @@
+"""What moto's S3 puts into moto's SQS makes the mirror true, at the stated number of requests."""
+
+from __future__ import annotations
+
+import json
+import random
+import stat
+import threading
+
+import pytest
+from support.clients import plain, queue_of
+
+from mimicfs.errors import S3Unavailable
+from mimicfs.sync.events.consumer import Consumer
+from mimicfs.sync.events.hearing import Heard, Hearing
+from mimicfs.sync.events.sqs import SQS
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def url(server, bucket):
+    """A queue that S3 tells of all that happens to `bucket`."""
+    return queue_of(server, bucket)
+
+
+@pytest.fixture
+def consumer(s3, mimicdb, syncer, url, tmp_path):
+    consumer = Consumer(SQS(s3.queue(url)), Hearing(mimicdb, s3, syncer), tmp_path / "aside")
+    yield consumer
+    consumer.close()
+
+
+@pytest.fixture
+def hear(consumer):
+    """Consume all that has come; return what became of it."""
+
+    def hear():
+        before = Heard(*(consumer.figures()[name] for name in Heard._fields))
+        while deliveries := consumer.received(0):
+            consumer.consume(deliveries)
+        after = Heard(*(consumer.figures()[name] for name in Heard._fields))
+        return Heard(*(new - old for new, old in zip(after, before, strict=True)))
+
+    return hear
+
+
+def names(mimicdb, bucket, directory=""):
+    return [entry.key for entry in mimicdb.children(bucket, directory)]
+
+
+def test_a_new_object_costs_one_head_and_is_there(client, bucket, mimicdb, syncer, proxy, hear):
+    syncer.sync(bucket)
+    client.put_object(Bucket=bucket, Key="d/50% a+b", Body=b"one", Metadata={"mode": "33261"})
+    proxy.counted()
+    assert hear() == Heard(heads=1)
+    assert proxy.counted() == {"HEAD": 1}
+    entry = mimicdb.entry(bucket, "d/50% a+b")
+    assert (entry.size, entry.meta) == (3, {"mode": "33261"})
+
+
+def test_a_deletion_and_a_copy_and_a_multipart_upload(client, bucket, mimicdb, syncer, hear):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)
+    hear()
+    client.copy_object(Bucket=bucket, Key="b", CopySource={"Bucket": bucket, "Key": "a"})
+    client.delete_object(Bucket=bucket, Key="a")
+    upload = client.create_multipart_upload(Bucket=bucket, Key="m")["UploadId"]
+    part = client.upload_part(Bucket=bucket, Key="m", UploadId=upload, PartNumber=1, Body=b"x" * 9)
+    client.complete_multipart_upload(
+        Bucket=bucket,
+        Key="m",
+        UploadId=upload,
+        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+    )
+    assert hear() == Heard(heads=3)
+    assert names(mimicdb, bucket) == ["b", "m"]
+    assert mimicdb.entry(bucket, "m").size == 9
+
+
+def test_our_own_changes_cost_nothing(s3, bucket, mimicdb, syncer, proxy, hear):
+    s3.put(bucket, "b", b"2", 1)
+    syncer.sync(bucket)
+    hear()
+    s3.put(bucket, "a", b"1", 1)
+    s3.copy((bucket, mimicdb.entry(bucket, "a")), bucket, "c")
+    s3.delete(bucket, "b")
+    proxy.counted()
+    assert hear() == Heard(echoes=3)
+    assert proxy.counted() == {}
+
+
+def test_another_mode_at_the_same_etag_is_heard(client, bucket, mimicdb, syncer, hear):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)
+    hear()
+    entry = mimicdb.entry(bucket, "a")
+    mimicdb.record(bucket, entry._replace(mtime_ns=entry.mtime_ns - 60_000_000_000))
+    client.copy_object(
+        Bucket=bucket,
+        Key="a",
+        CopySource={"Bucket": bucket, "Key": "a"},
+        Metadata={"mode": "33152"},
+        MetadataDirective="REPLACE",
+    )
+    assert hear() == Heard(heads=1)
+    assert mimicdb.entry(bucket, "a").meta == {"mode": "33152"}
+
+
+def test_what_nobody_has_looked_at_costs_nothing(client, bucket, mimicdb, syncer, proxy, hear):
+    client.put_object(Bucket=bucket, Key="d/e/a", Body=b"1")
+    syncer.list_directory(bucket, "")
+    hear()
+    proxy.counted()
+    client.put_object(Bucket=bucket, Key="d/e/b", Body=b"1")
+    assert hear() == Heard(unknown=1)
+    assert proxy.counted() == {}
+
+
+def test_a_directory_that_appears_or_empties_below_a_listed_one_is_seen(
+    client, bucket, mimicdb, syncer, hear
+):
+    client.put_object(Bucket=bucket, Key="d/e/a", Body=b"1")
+    syncer.list_directory(bucket, "")
+    hear()
+    client.put_object(Bucket=bucket, Key="new/x/a", Body=b"1")
+    client.delete_object(Bucket=bucket, Key="d/e/a")
+    hear()
+    assert names(mimicdb, bucket) == ["new/"]
+
+
+def test_many_keys_of_one_directory_are_one_listing(
+    client, bucket, mimicdb, syncer, proxy, hear
+):
+    syncer.sync(bucket)
+    for number in range(40):
+        client.put_object(Bucket=bucket, Key=f"d/{number:02}", Body=b"1")
+    proxy.counted()
+    assert hear() == Heard(lists=1)
+    assert proxy.counted() == {"LIST": 1}
+    assert len(names(mimicdb, bucket, "d/")) == 40
+
+
+def test_the_deletion_of_a_version_is_asked_for(client, bucket, server, url, mimicdb, syncer, hear):
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    second = client.put_object(Bucket=bucket, Key="a", Body=b"22")["VersionId"]
+    client.put_object(Bucket=bucket, Key="b", Body=b"333")
+    marker = client.delete_object(Bucket=bucket, Key="b")["VersionId"]
+    syncer.sync(bucket)
+    hear()
+    assert names(mimicdb, bucket) == ["a"]
+    for key, version in (("a", second), ("b", marker)):
+        client.delete_object(Bucket=bucket, Key=key, VersionId=version)
+        said(server, url, bucket, key, versionId=version)  # moto itself says nothing of these
+    assert hear() == Heard(heads=2)
+    assert [entry.size for entry in mimicdb.children(bucket, "")] == [1, 3]
+
+
+def said(server, url, bucket, key, name="ObjectRemoved:Delete", **object_):
+    """Put the message into the queue that S3 would."""
+    about = {"bucket": {"name": bucket}, "object": {"key": key, **object_}}
+    record = {"eventSource": "aws:s3", "eventName": name, "s3": about}
+    body = json.dumps({"Records": [record]})
+    plain(server, "sqs").send_message(QueueUrl=url, MessageBody=body)
+
+
+def test_events_doubled_shuffled_and_late_end_at_the_truth(client, bucket, mimicdb, consumer, url):
+    chance = random.Random(5)
+    source = consumer._source
+    for number in range(30):
+        key = f"d/{number % 5}"
+        if chance.random() < 0.3:
+            client.delete_object(Bucket=bucket, Key=key)
+        else:
+            client.put_object(Bucket=bucket, Key=key, Body=b"x" * chance.randrange(1, 50))
+    consumer._hearing._syncer.sync(bucket)
+    for number in range(8):
+        client.put_object(Bucket=bucket, Key=f"d/{number}", Body=b"later")
+    deliveries = []
+    while more := source.receive(0):
+        deliveries += more
+    deliveries += chance.sample(deliveries, len(deliveries))
+    chance.shuffle(deliveries)
+    for each in deliveries:
+        consumer.consume([each])
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert {each["Key"]: each["Size"] for each in listed} == {
+        entry.key: entry.size for entry in mimicdb.children(bucket, "d/")
+    }
+
+
+def test_a_message_is_acknowledged_after_it_was_applied(
+    client, bucket, s3, mimicdb, syncer, consumer, monkeypatch
+):
+    syncer.sync(bucket)
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    done, source = [], consumer._source
+    monkeypatch.setattr(source, "acknowledge", done.extend)
+    monkeypatch.setattr(source, "retry", lambda _: None)
+    deliveries = source.receive(0)
+
+    def unreachable(*_):
+        raise S3Unavailable("no answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(s3, "head", unreachable)
+        with pytest.raises(S3Unavailable):
+            consumer.consume(deliveries)
+    assert done == []
+    consumer.consume(deliveries)
+    assert (done, names(mimicdb, bucket)) == (deliveries, ["a"])
+
+
+def test_a_message_that_nobody_can_read_is_put_aside_with_the_reason(
+    s3, server, url, consumer, hear, tmp_path, caplog
+):
+    plain(server, "sqs").send_message(QueueUrl=url, MessageBody="<hostile/>")
+    hear()
+    aside = tmp_path / "aside"
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    line = json.loads(aside.read_text())
+    assert "is put aside" in caplog.text
+    assert (line["why"], line["message"]) == (["not JSON"], "<hostile/>")
+    assert consumer._source.receive(0) == []
+
+
+def test_a_queue_that_is_gone_is_told_and_tried_again(server, url, consumer, caplog):
+    plain(server, "sqs").delete_queue(QueueUrl=url)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    while consumer.figures()["state"] != "failing":
+        assert thread.is_alive()
+    consumer.close()
+    thread.join(20)
+    assert consumer.figures()["state"] == "ended"
+    assert "changes by others are not heard" in caplog.text
