@@ -1,8 +1,5 @@
-"""The figures of a mount for Prometheus, at the address that was asked for and nowhere else.
-
-    127.0.0.1:9100     loopback: the default of what is sensible
-    unix:/run/x.sock   a socket, 0600
-    public:HOST:PORT   any address: who reaches it reads names of buckets, and counts
+"""The figures of a mount for Prometheus, at the address that was asked for and nowhere else
+(listening.py). Anybody who reaches a public address reads names of buckets, and counts.
 
 Of each source of figures, numbers become gauges MIMICFS_SOURCE_NAME, and what is in the tables
 below counters and labels; so a source that is new needs nothing here.
@@ -12,32 +9,22 @@ Threading: a thread for the server, one for each request.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import os
 import re
-import socket
-import socketserver
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 from mimicfs.errors import ConfigError
-from mimicfs.private import check_parent
+from mimicfs.listening import opened
 
 log = logging.getLogger(__name__)
 
 Collect = Callable[[], dict[str, dict[str, Any]]]
 _PATIENCE_S = 10.0  # how long a client may take to ask
 _MISSING = "--metrics needs the package prometheus-client: pip install 'mimicfs[metrics]'"
-_FORMS = "--metrics {text}: write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"
-_NOT_LOOPBACK = (
-    "--metrics {text}: anybody who reaches this address could read names of buckets and counts;"
-    " write 127.0.0.1:{port}, or, if that is meant, public:{text}"
-)
+_HARM = "read names of buckets and counts"
 
 # By source and figure: a counter and what its parts are called; "": it has no parts.
 _COUNTERS = {
@@ -70,79 +57,14 @@ class Metrics:
         registry.register(_Collector(collect))
         render = prometheus_client.generate_latest
         kind = prometheus_client.CONTENT_TYPE_LATEST
-        self._path: Path | None = None
-        self._server = self._opened(address, _handler(lambda: render(registry), kind))
+        handler = _handler(lambda: render(registry), kind)
+        self._server = opened("--metrics", address, handler, _HARM)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         log.info("metrics at %s", address)
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-    def _opened(self, address: str, handler: Any) -> socketserver.BaseServer:
-        try:
-            if address.startswith("unix:"):
-                self._path = Path(address.removeprefix("unix:"))
-                check_parent(self._path)
-                return _UnixServer(str(self._path), handler)
-            return _TCPServer(_parsed(address), handler)
-        except (OSError, OverflowError) as exc:
-            text = getattr(exc, "strerror", None) or exc
-            raise ConfigError(f"--metrics {address}: {text}") from exc
-
-
-def _parsed(address: str) -> tuple[str, int]:
-    """Return host and port. Raises ConfigError."""
-    text = address.removeprefix("public:")
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and int(port) < 65536):
-        raise ConfigError(_FORMS.format(text=address))
-    if text == address and not _is_loopback(host):
-        raise ConfigError(_NOT_LOOPBACK.format(text=text, port=port))
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class _TCPServer(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: Any) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client of the metrics failed", exc_info=True)
-
-
-class _UnixServer(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        os.fchmod(self.socket.fileno(), 0o600)  # bind(2) gives the file these permissions
-        path = str(self.server_address)
-        with suppress(FileNotFoundError, ConnectionRefusedError):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(path)
-            raise OSError(98, "already in use")
-        if Path(path).is_socket():  # of a mount that died
-            os.unlink(path)
-        super().server_bind()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client of the metrics failed", exc_info=True)
 
 
 def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHandler]:

@@ -129,9 +129,7 @@ def test_a_directory_that_appears_or_empties_below_a_listed_one_is_seen(
     assert names(mimicdb, bucket) == ["new/"]
 
 
-def test_many_keys_of_one_directory_are_one_listing(
-    client, bucket, mimicdb, syncer, proxy, hear
-):
+def test_many_keys_of_one_directory_are_one_listing(client, bucket, mimicdb, syncer, proxy, hear):
     syncer.sync(bucket)
     for number in range(40):
         client.put_object(Bucket=bucket, Key=f"d/{number:02}", Body=b"1")

@@ -1,0 +1,175 @@
+"""Messages that MinIO's redis target, or anybody else, puts into Redis under one key.
+
+    list    MinIO's format "access", or one message an element. An element is moved to a list
+            beside it, KEY:mimicfs, until it is acknowledged; what a dead consumer left there
+            is taken first
+    stream  one message an entry, in any field; read by the group "mimicfs"
+    hash    MinIO's format "namespace": a field for each object that exists. It has no order and
+            no end, so it is read whole every 10 s, and what is another than before is a message
+
+Threading: as source.py says.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from mimicfs.backends.redis.connecting import FOREIGN, connected, our_error, place
+from mimicfs.errors import ConfigError, StoreError
+from mimicfs.sync.events.source import Delivery, Source
+
+_BATCH_MAX = 100
+_LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
+_WHOLE_S = 10.0  # between two readings of a hash
+_GROUP = "mimicfs"
+
+
+class RedisQueue(Source):
+    """The key that *url* names behind its "#": redis://HOST:6379/0#KEY. Raises ConfigError."""
+
+    def __init__(self, url: str, password: str | None = None) -> None:
+        address, _, key = url.partition("#")
+        if not key:
+            raise ConfigError(f"--events {address}: name the key: {address}#KEY")
+        self._client = connected(address, password)
+        self._where = place(self._client)
+        self.name = f"{self._where}, key {key}"
+        self._key, self._taken = key, f"{key}:{_GROUP}"
+        self._closed = threading.Event()
+        self._begun = False  # whether what a dead consumer left was taken
+        self._seen: dict[bytes, bytes] | None = None  # of a hash, as it was read last
+        self._read_s = float("-inf")
+        self._kinds: dict[bytes, Callable[[float], list[Delivery]]] = {
+            b"list": self._of_list,
+            b"stream": self._of_stream,
+            b"hash": self._of_hash,
+        }
+
+    def receive(self, wait_s: float) -> list[Delivery]:
+        until = monotonic() + wait_s
+        while not self._closed.is_set():
+            with self._ours():
+                kind = self._client.type(self._key)
+                read = self._kinds.get(kind)
+                if read is None and kind != b"none":
+                    raise StoreError(f"{self.name}: a {kind.decode()}, which holds no messages")
+                left = min(_LOOK_S, max(0.0, until - monotonic()))
+                found = read(left) if read else self._left_over()
+            if found or monotonic() >= until:
+                return found
+            if read is None:
+                self._closed.wait(left)
+        return []
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        with self._ours(), self._client.pipeline(transaction=False) as pipeline:
+            for each in deliveries:
+                each.receipt(pipeline)
+            pipeline.execute()
+
+    def retry(self, deliveries: Sequence[Delivery]) -> None:
+        self._begun = False  # they are read again as what a dead consumer left is
+        self._seen = None
+        self._read_s = float("-inf")
+
+    def close(self) -> None:
+        self._closed.set()
+
+    # A list
+
+    def _of_list(self, wait_s: float) -> list[Delivery]:
+        found = self._left_over()
+        if found:
+            return found
+        moved = self._moved(wait_s)
+        bodies = [moved] if moved is not None else []
+        while bodies and len(bodies) < _BATCH_MAX:
+            more = self._client.lmove(self._key, self._taken, "LEFT", "RIGHT")
+            if more is None:
+                break
+            bodies.append(more)
+        return [self._delivery(body) for body in bodies]
+
+    def _moved(self, wait_s: float) -> Any:
+        if wait_s <= 0:
+            return self._client.lmove(self._key, self._taken, "LEFT", "RIGHT")
+        return self._client.blmove(self._key, self._taken, wait_s, "LEFT", "RIGHT")
+
+    def _left_over(self) -> list[Delivery]:
+        """Return what was taken and never acknowledged, once."""
+        if self._begun:
+            return []
+        self._begun = True
+        return [self._delivery(body) for body in self._client.lrange(self._taken, 0, -1)]
+
+    def _delivery(self, body: bytes) -> Delivery:
+        return Delivery(body, lambda pipeline: pipeline.lrem(self._taken, 1, body))
+
+    # A stream
+
+    def _of_stream(self, wait_s: float) -> list[Delivery]:
+        if not self._begun:
+            self._make_group()
+            self._begun = True
+            found = self._entries("0", 0.0)
+            if found:
+                return found
+        return self._entries(">", wait_s)
+
+    def _make_group(self) -> None:
+        groups = [each["name"] for each in self._client.xinfo_groups(self._key)]
+        if _GROUP.encode() not in groups:
+            self._client.xgroup_create(self._key, _GROUP, "0")
+
+    def _entries(self, after: str, wait_s: float) -> list[Delivery]:
+        answer = self._client.xreadgroup(
+            *(_GROUP, _GROUP, {self._key: after}),
+            count=_BATCH_MAX,
+            block=max(1, round(wait_s * 1000)) if wait_s > 0 else None,
+        )
+        pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
+        entries = [entry for page in pages for entry in _flat(page)]
+        return [self._entry(number, fields) for number, fields in entries]
+
+    def _entry(self, number: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
+        body = max((fields or {b"": b"{}"}).values(), key=len)
+        return Delivery(body, lambda pipeline: pipeline.xack(self._key, _GROUP, number))
+
+    # A hash
+
+    def _of_hash(self, wait_s: float) -> list[Delivery]:
+        due_s = self._read_s + _WHOLE_S - monotonic()
+        if due_s > 0:
+            self._closed.wait(min(wait_s, due_s))
+            return []
+        now = dict(self._client.hscan_iter(self._key, count=1000))
+        self._read_s = monotonic()
+        before, self._seen = self._seen, now
+        changed = [body for name, body in now.items() if (before or {}).get(name) != body]
+        gone = [_gone(name) for name in (before or {}).keys() - now.keys()]
+        return [Delivery(body, lambda _pipeline: None) for body in [*changed, *gone]]
+
+    @contextmanager
+    def _ours(self) -> Iterator[None]:
+        try:
+            yield
+        except FOREIGN as exc:
+            raise our_error(exc, self._where) from exc
+
+
+def _flat(page: Any) -> list[Any]:
+    """Return the entries of a page: RESP3 has them in a list more than RESP2."""
+    return page[0] if page and isinstance(page[0], list) else page
+
+
+def _gone(name: bytes) -> str:
+    """Return the message that MinIO does not send: the object of the field *name* is gone."""
+    bucket, _, key = name.decode(errors="surrogateescape").partition("/")
+    about = {"bucket": {"name": bucket}, "object": {"key": key}}
+    record = {"eventSource": "ceph:s3", "eventName": "ObjectRemoved:Delete", "s3": about}
+    return json.dumps({"Records": [record]})  # "ceph:s3": the key is not encoded

@@ -1,0 +1,100 @@
+"""MinIO's redis target in both of its formats, a stream, and a consumer that dies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+
+from mimicfs.errors import ConfigError, StoreError, StoreUnavailable
+from mimicfs.sync.events.messages import parse
+from mimicfs.sync.events.redisqueue import RedisQueue
+
+
+@pytest.fixture
+def server(redis_port):
+    client = redis.Redis(port=redis_port)
+    yield client
+    for name in ("events", "events:mimicfs"):
+        client.delete(name)
+    client.close()
+
+
+@pytest.fixture
+def queue(redis_url, server):
+    return RedisQueue(f"{redis_url}#events")
+
+
+def record(key):
+    about = {"bucket": {"name": "photos"}, "object": {"key": key}}
+    return {"eventSource": "minio:s3", "eventName": "s3:ObjectCreated:Put", "s3": about}
+
+
+def access(key):
+    return json.dumps([{"Event": [record(key)], "EventTime": "2026-01-15T12:00:00Z"}])
+
+
+def keys(deliveries):
+    return [told.key for each in deliveries for told in parse(each.body).told]
+
+
+def test_a_list_gives_each_message_until_it_is_acknowledged(queue, server, redis_url):
+    server.rpush("events", access("a"), access("b+1"))
+    found = queue.receive(0)
+    assert keys(found) == ["a", "b 1"]
+    assert queue.receive(0) == []
+    after_a_crash = RedisQueue(f"{redis_url}#events")
+    again = after_a_crash.receive(0)
+    assert keys(again) == ["a", "b 1"]
+    after_a_crash.acknowledge(again)
+    assert server.exists("events", "events:mimicfs") == 0
+
+
+def test_what_could_not_be_applied_comes_again(queue, server):
+    server.rpush("events", access("a"))
+    queue.retry(queue.receive(0))
+    assert keys(queue.receive(0)) == ["a"]
+
+
+def test_a_list_that_is_empty_is_waited_for(queue, server):
+    assert queue.receive(0.01) == []
+    server.rpush("events", access("a"))
+    assert keys(queue.receive(5)) == ["a"]
+
+
+def test_a_stream_is_read_by_a_group(queue, server, redis_url):
+    server.xadd("events", {"data": access("a")})
+    assert keys(queue.receive(0)) == ["a"]
+    again = RedisQueue(f"{redis_url}#events")
+    found = again.receive(0)
+    assert keys(found) == ["a"]
+    again.acknowledge(found)
+    assert RedisQueue(f"{redis_url}#events").receive(0) == []
+
+
+def test_a_hash_is_compared_with_what_it_was(queue, server):
+    def put(key):
+        server.hset("events", f"photos/{key}", json.dumps({"Records": [record(key)]}))
+
+    put("a")
+    put("b")
+    assert sorted(keys(queue.receive(0))) == ["a", "b"]
+    server.hdel("events", "photos/a")
+    put("c")
+    queue._read_s -= 10
+    found = [told for each in queue.receive(0) for told in parse(each.body).told]
+    assert [(told.key, told.removed) for told in found] == [("c", False), ("a", True)]
+
+
+def test_a_key_of_another_kind_is_named(queue, server):
+    server.set("events", "text")
+    with pytest.raises(StoreError, match="key events: a string, which holds no messages"):
+        queue.receive(0)
+
+
+def test_an_address_without_a_key_or_a_server_is_named(redis_url):
+    with pytest.raises(ConfigError, match="name the key"):
+        RedisQueue(redis_url)
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        RedisQueue("redis://127.0.0.1:1/0#events").receive(0)
