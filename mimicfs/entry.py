@@ -24,13 +24,6 @@ def checked_size(size: int) -> int:
     return size
 
 
-def checked_ns(ns: int) -> int:
-    """Return the time *ns*. Raises ValueError if it is out of all range."""
-    if not -TIME_MAX_NS <= ns <= TIME_MAX_NS:
-        raise ValueError(f"a time {ns // 1_000_000_000} s from 1970")
-    return ns
-
-
 class Entry(NamedTuple):
     """One key of a bucket, or a directory that has no object.
 

@@ -139,8 +139,9 @@ class _Verify:
                 yield page, since, after
                 return
             coming = self._fetch(page.upto, page.token)
-            yield page, since, after
-            after = page.upto
+            if page.entries:  # an empty one speaks for nothing
+                yield page, since, after
+                after = page.upto
 
     def _fetch(self, after: str, token: str | None) -> Future[tuple[Page, int]]:
         return self._s3.pool.submit(self._page, after, token)

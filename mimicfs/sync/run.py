@@ -197,6 +197,9 @@ class Run:
     def _advance(self, part: Range, page: Page, since: int) -> None:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
         before = (part.after, part.token)
+        if not page.entries and page.token is not None:  # it speaks for nothing
+            self._go_on(part, page.token)
+            return
         entries, upto, beyond = page.entries, page.upto, ""
         ended = upto is None
         if part.upto is not None and (upto is None or upto >= part.upto):
@@ -229,6 +232,15 @@ class Run:
         if self._held is not None:
             self._held.saw(difference.unchanged + len(difference.changed))
         self._tell(difference, len(entries))
+
+    def _go_on(self, part: Range, token: str) -> None:
+        """Ask for the page behind an empty one of *part*."""
+        if token == part.token:
+            text = f"{self._scope}: an empty page leads to itself"
+            self._stop(part, MalformedListing(text))
+            return
+        part.token = token
+        self._send(part)
 
     def _hold(self, part: Range, after: str) -> Callable[[list[Entry]], None] | None:
         """Return what holds the deletions of a page of *part* that begins behind *after*."""

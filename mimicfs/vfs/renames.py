@@ -58,7 +58,8 @@ class Renames:
             self._s3.pool.submit(self._s3.list_page, new.bucket, new.prefix, limit=2)
         )
         marker = [entry for entry in page.entries if entry.key == new.prefix]
-        if len(page.entries) > len(marker) or any(entry.size for entry in marker):
+        more = len(page.entries) > len(marker) or page.token is not None
+        if more or any(entry.size for entry in marker):
             self._syncer.sync(new.bucket, new.prefix, cancellation=cancellation)
             raise PosixError(errno.ENOTEMPTY, str(new))
         return bool(marker) or self._mimicdb.entry(*new) is not None

@@ -77,11 +77,7 @@ def test_a_truncated_page_says_how_far_it_speaks():
 @pytest.mark.parametrize(
     "body",
     [
-        page(contents("b"), contents("a")),
-        page(contents("a"), contents("a")),
         page(contents("a"), truncated="true"),
-        page(truncated="true", token="x"),
-        page(contents("a"), token="x"),
         page(contents("a"), name="other"),
         page(contents("")),
         page(contents("a", size="many")),
@@ -179,3 +175,63 @@ def test_a_page_in_another_encoding_is_read_as_such():
         b'<?xml version="1.0"?>', b'<?xml version="1.0" encoding="ISO-8859-1"?>'
     )
     assert parsed(body).entries[0].key == "Ã©"
+
+
+# What boto3 reads, and what follows here: used where that is safe, refused where a deletion in
+# the mirror would stand on it.
+
+
+def test_a_prefix_that_looks_encoded_is_compared_as_it_is():
+    body = page(contents("50%25cash/a")).replace(b"<IsTr", b"<Prefix>50%cash/</Prefix><IsTr")
+    assert parsed(body, prefix="50%cash/").entries[0].key == "50%cash/a"
+
+
+def test_an_empty_page_with_a_token_speaks_for_nothing_and_is_followed():
+    found = parsed(page(truncated="true", token="more"), after="k")
+    assert (found.entries, found.upto, found.token) == ([], "k", "more")
+
+
+def test_a_token_on_the_last_page_is_not_followed():
+    found = parsed(page(contents("a"), token="more"))
+    assert (found.upto, found.token) == (None, None)
+
+
+@pytest.mark.parametrize("said", ["True", "TRUE", "true"])
+def test_truth_may_be_written_in_any_case(said):
+    assert parsed(page(contents("a"), truncated=said, token="more")).token == "more"
+
+
+@pytest.mark.parametrize(
+    ("time", "mtime_ns"),
+    [
+        ("0001-01-01T00:00:00.000Z", -((1 << 63) - 1)),
+        ("9999-12-31T23:59:59Z", (1 << 63) - 1),
+        ("", 0),
+        ("2026-01-02T03:04:05+00:00", TIME_NS),
+        ("2026-01-02T03:04:05", TIME_NS),
+    ],
+)
+def test_a_time_beyond_measure_is_the_nearest_one(time, mtime_ns):
+    body = page(contents("a"), contents("b")).replace(TIME.encode(), time.encode(), 1)
+    assert [entry.mtime_ns for entry in parsed(body).entries] == [mtime_ns, TIME_NS]
+
+
+def test_an_object_without_a_time_is_an_object():
+    body = page(contents("a")).replace(f"<LastModified>{TIME}</LastModified>".encode(), b"")
+    assert parsed(body).entries == [Entry("a", 3, 0, "abc")]
+
+
+def test_a_last_page_in_another_order_is_sorted_and_doubles_are_dropped():
+    body = page(contents("b"), contents("a"), contents("b", size=9))
+    assert [(entry.key, entry.size) for entry in parsed(body).entries] == [("a", 3), ("b", 9)]
+
+
+def test_a_truncated_page_in_another_order_is_refused():
+    with pytest.raises(MalformedListing, match="'a' comes after 'b'"):
+        parsed(page(contents("b"), contents("a"), truncated="true", token="more"))
+
+
+def test_a_page_that_does_not_say_whether_it_is_the_last_is_refused():
+    body = page(contents("a")).replace(b"<IsTruncated>false</IsTruncated>", b"")
+    with pytest.raises(MalformedListing):
+        parsed(body)

@@ -10,17 +10,19 @@ expat here about 10, the expression 1.4. A page that is not what was asked is no
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from mimicfs.entry import LISTED, OBJECT, Entry, checked_ns, checked_size
+from mimicfs.entry import LISTED, OBJECT, TIME_MAX_NS, Entry, checked_size
 from mimicfs.errors import MalformedListing
 
 _NS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 
 
 class Page(NamedTuple):
@@ -28,7 +30,8 @@ class Page(NamedTuple):
 
     *upto* is the last key that the page speaks for: between *after* of the request and
     *upto*, S3 has exactly these. None: it speaks for everything to the end. Where a common
-    prefix "d/" is the last, *upto* is "d/": the page speaks for the child "d/".
+    prefix "d/" is the last, *upto* is "d/": the page speaks for the child "d/". A page may be
+    empty and have a token; then it speaks for nothing, and *upto* is *after*.
     """
 
     entries: list[Entry]
@@ -160,8 +163,10 @@ def _texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str]
 def _midnight_s(day: bytes) -> int:
     if not _TIME(day + b"T00:00:00Z"):
         raise ValueError(day)
-    at = int(datetime.fromisoformat(day.decode()).replace(tzinfo=UTC).timestamp())
-    return checked_ns(at * _NS) // _NS
+    at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - _EPOCH) // _SECOND
+    if abs(at) > TIME_MAX_NS // _NS - 86_400:
+        raise ValueError(day)  # read by expat, and clamped
+    return at
 
 
 @lru_cache(maxsize=16384)
@@ -228,7 +233,7 @@ class _Found:
         return Entry(
             item["Key"],
             checked_size(int(item["Size"])),
-            self._time_ns(item["LastModified"]),
+            self._time_ns(item.get("LastModified", "")),
             item.get("ETag", "").strip('"'),
             "" if storage_class == "STANDARD" else storage_class,
         )
@@ -237,7 +242,7 @@ class _Found:
         """Objects that were written together share a second: many texts come again."""
         known = self._times.get(text)
         if known is None:
-            known = self._times[text] = time_ns(text)
+            known = self._times[text] = time_ns(text) if text else 0  # 0: it does not say
         return known
 
     def page(self, asked: Asked) -> Page:
@@ -246,27 +251,30 @@ class _Found:
             raise MalformedListing(f"{asked}: {what}")
         if self.top.get("Name", asked.bucket) != asked.bucket:
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
-        # Prefix is encoded as keys are; some servers leave it as it was asked.
+        # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
+        # compared as it is first: what was asked may look like something encoded.
         about = self.top.get("Prefix", asked.prefix)
-        if asked.prefix not in (about, _unquoted(about)):
+        if about != asked.prefix and _unquoted(about) != asked.prefix:
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
         old = self._is_old(asked)
+        truncated = {"true": True, "false": False}[self.top["IsTruncated"].lower()]
         entries, prefixes = self._decoded()
-        if not asked.ordered:
-            entries.sort(key=lambda entry: entry.key)
-            prefixes.sort(key=lambda entry: entry.key)
+        if not (truncated and asked.ordered):
+            # Nothing is behind it: in whatever order the server has them, these are all.
+            entries, prefixes = _in_order(entries), _in_order(prefixes)
         _check_order(entries, asked)
         _check_order(prefixes, asked)
         _check_depth(entries, prefixes, asked)
         if prefixes:
-            entries = sorted(entries + prefixes, key=lambda entry: entry.key)
-        truncated = {"true": True, "false": False}[self.top["IsTruncated"]]
+            entries = sorted(entries + prefixes, key=_key)
+        if not truncated:  # whatever token it has besides
+            return Page(entries, None, None)
         token = self.top.get("NextContinuationToken") or None
-        if old and truncated and entries:
+        if old and entries:
             token = entries[-1].key  # goes on behind it
-        if truncated != (token is not None) or (truncated and not entries):
+        if token is None:
             raise MalformedListing(f"{asked}: truncated, and no way to go on")
-        return Page(entries, entries[-1].key if truncated else None, token)
+        return Page(entries, entries[-1].key if entries else asked.after, token)
 
     def _is_old(self, asked: Asked) -> bool:
         """Whether the answer is that of version 1, which has a Marker and counts no keys."""
@@ -293,6 +301,19 @@ class _Found:
 
 def _unquoted(text: str) -> str:
     return unquote_plus(text, errors="strict")
+
+
+def _key(entry: Entry) -> str:
+    return entry.key
+
+
+def _in_order(entries: list[Entry]) -> list[Entry]:
+    """Return *entries* in the order of their keys, of each key the one that is newest: a server
+    that is written to while it lists may show a key twice."""
+    if all(one.key < other.key for one, other in pairwise(entries)):
+        return entries
+    newest = {entry.key: entry for entry in sorted(entries, key=lambda each: each.mtime_ns)}
+    return sorted(newest.values(), key=_key)
 
 
 def _check_order(entries: list[Entry], asked: Asked) -> None:
@@ -325,4 +346,10 @@ def time_ns(text: str) -> int:
     """Return the ns of an ISO 8601 time in UTC."""
     at = datetime.fromisoformat(text)
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    return checked_ns(int(whole.timestamp()) * _NS + at.microsecond * 1000)
+    return _within((whole - _EPOCH) // _SECOND * _NS + at.microsecond * 1000)
+
+
+def _within(ns: int) -> int:
+    """Return *ns*, or the nearest time that a store can hold: some servers have objects of the
+    year 1, which says that they do not know."""
+    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))

@@ -177,7 +177,7 @@ class Hearing:
             if not _names_nothing(self._mimicdb.listing(change.bucket, directory, "", 1)):
                 return
             page = self._s3.list_page(change.bucket, directory, limit=1)
-            if page.entries:
+            if page.entries or page.token is not None:
                 return
             self._drop(change.bucket, directory, since)
             directory = directory[: directory.rfind("/", 0, -1) + 1]
