@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs import process
-from mimicfs.errors import NoSuchBucket, Unlisted
+from mimicfs.errors import NoSuchBucket, S3Error, Unlisted
 from mimicfs.exception import S3CreateError, S3ResponseError
 from mimicfs.s3.boto2 import Headers, ask, left_out, params_of
 from mimicfs.s3.bucket import Bucket
@@ -239,9 +240,20 @@ class S3Connection:
     # The mirror
 
     def sync(self, *buckets: str | Bucket) -> None:
-        """Make the mirror true: of *buckets*, or of everything."""
+        """Make the mirror true: of *buckets*, or of everything. All are tried. Raises
+        S3ResponseError, which names those that S3 did not list, and why."""
         names = [bucket if isinstance(bucket, str) else bucket.name for bucket in buckets]
-        self.mimicdb.sync(*names, client=self.client)
+        failed: list[str] = []
+        first: S3Error | None = None
+        for where in [[name] for name in names] or [[]]:
+            try:
+                reports = self.mimicdb.sync(*where, client=self.client)
+                failed += [report.error for report in reports if report.error]
+            except S3Error as exc:
+                first = first or exc
+                failed.append(str(exc))
+        if failed:
+            raise _unsynced(failed, first) from first
 
     # More
 
@@ -273,6 +285,14 @@ class S3Connection:
     build_post_form_args = left_out("build_post_form_args", "generate_presigned_post")
     build_post_policy = left_out("build_post_policy", "generate_presigned_post")
     make_request = left_out("make_request", "<the operation>")
+
+
+def _unsynced(errors: list[str], first: S3Error | None) -> S3ResponseError:
+    """Return what says that syncs ended with *errors*; *first*: the first of them."""
+    text = "; ".join(errors)
+    status, code = (first.status, first.code) if first else (0, "")
+    body = f"<Error><Code>{code}</Code><Message>{escape(text)}</Message></Error>"
+    return S3ResponseError(status, f"not synced: {text}", body)
 
 
 def _region(host: str) -> str | None:

@@ -1,21 +1,41 @@
-"""What a sync needs of S3, over a client that somebody else has made: its credentials, its
-endpoint. Any thread may ask; `pool` is where pages are fetched ahead.
+"""What a sync needs of S3, over a client that somebody else has made: with its endpoint, its
+proxies, its certificates, its credentials and its hooks. What the client's calls can reach, its
+sync reaches, in the same way.
+
+Pages are asked by the lister, which parses ten times as fast as botocore, and are sent by the
+client's own HTTP session. A client with hooks of a program's own, which may change what is asked
+or look at what is answered, is asked itself.
+
+Threading: any thread may ask; `pool` is where pages are fetched ahead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+from botocore import UNSIGNED
+from botocore.config import Config
+
 from mimicfs.config.values import S3Options
-from mimicfs.entry import Bucket
+from mimicfs.entry import LISTED, Bucket, Entry
 from mimicfs.s3.requests.lister import Lister
-from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.requests.listing import Asked, Page, checked_page, clamped_ns, is_directory_bucket
 from mimicfs.s3.transport.errors import ours
-from mimicfs.s3.transport.http import Transport
 from mimicfs.s3.transport.traffic import Traffic
 
 _CONNECTIONS = 16
+_LIST = "ListObjectsV2"
+# Where a program can hook itself into a call, but for before-send, which `_Door` asks itself.
+_HOOKS = (
+    *("provide-client-params", "before-parameter-build", "before-call", "request-created"),
+    *("choose-signer", "before-sign", "needs-retry", "before-parse", "response-received"),
+    *("after-call", "after-call-error"),
+)
+_THEIR_OWN = frozenset({"boto3", "botocore", "aiobotocore", "mimicfs"})
 
 
 class BorrowedS3:
@@ -25,26 +45,15 @@ class BorrowedS3:
         self.pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="s3-list")
         self.lists = _CONNECTIONS
         self._client = client
-        options = S3Options(connections=_CONNECTIONS)
-        verify = getattr(client._endpoint.http_session, "_verify", True)
-        bundle = verify if isinstance(verify, str) else None
-        self._transport = Transport(options, bundle)
-        self._lister = Lister(
-            *(self._signer, client, options, self._transport, None, _count_nothing),
-            Traffic(options.slow_s),
-        )
+        self._hooked = _is_hooked(client)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
-        self._transport.close()
 
     def list_buckets(self) -> list[Bucket]:
         with ours("list of buckets"):
-            found = self._client.list_buckets(Force=True)["Buckets"]
-        return sorted(
-            Bucket(item["Name"], int(item["CreationDate"].timestamp()) * 1_000_000_000)
-            for item in found
-        )
+            found = self._client.list_buckets(Force=True).get("Buckets", [])
+        return sorted(Bucket(item["Name"], _ns(item.get("CreationDate"))) for item in found)
 
     def list_page(
         self,
@@ -57,25 +66,104 @@ class BorrowedS3:
         limit: int = 1000,
     ) -> Page:
         """As S3.list_page."""
+        if self._hooked:
+            return self._asked_itself(bucket, prefix, delimiter, after, token, limit)
         return self._lister.page(bucket, prefix, delimiter, after, token, limit)
 
+    @cached_property
+    def _lister(self) -> Lister:
+        options = S3Options(connections=_CONNECTIONS)
+        return Lister(
+            *(self._signer, self._client, options, _Door(self._client), None, _count_nothing),
+            Traffic(options.slow_s),
+        )
+
+    def _asked_itself(
+        self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
+    ) -> Page:
+        """Return what the client answers, as a page."""
+        ordered = not is_directory_bucket(bucket)
+        asked = Asked(bucket, prefix, after if ordered else "", delimiter, 2, ordered)
+        params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit}
+        optional = {"Prefix": prefix, "Delimiter": delimiter, "ContinuationToken": token}
+        params |= {name: value for name, value in optional.items() if value}
+        if token is None and asked.after:
+            params["StartAfter"] = asked.after
+        with ours(str(asked)):
+            answer = self._client.list_objects_v2(**params, Force=True)
+        entries = [_entry(item) for item in answer.get("Contents", ())]
+        prefixes = [Entry(each["Prefix"], kind=LISTED) for each in answer.get("CommonPrefixes", ())]
+        truncated, token = answer.get("IsTruncated", False), answer.get("NextContinuationToken")
+        return checked_page(asked, entries, prefixes, truncated=truncated, token=token)
+
     def _signer(self, region: str | None) -> Any:
-        """Return a client that signs for *region* (None: the client's own). It asks the same
-        endpoint, or where the client has AWS's, that of the region."""
-        if region is None:
-            return self._client
+        """Return a client that signs as the borrowed one for *region* (None: the client's own).
+        It asks the same endpoint, or where the client has AWS's, that of the region.
+
+        Always by Signature Version 4: for an endpoint of one's own in us-east-1, botocore signs
+        addresses by version 2, unless it is told otherwise.
+        """
         import boto3
 
-        credentials = self._client._request_signer._credentials.get_frozen_credentials()
-        return boto3.session.Session().client(
+        theirs = self._client.meta.config
+        unsigned = theirs.signature_version is UNSIGNED
+        config = Config(signature_version=UNSIGNED if unsigned else "s3v4")
+        signer: Any = boto3.session.Session().client(
             "s3",
-            region_name=region,
+            region_name=region or self._client.meta.region_name,
             endpoint_url=self._client._ruleset_resolver._builtins.get("SDK::Endpoint"),
-            config=self._client.meta.config,
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
-            aws_session_token=credentials.token,
+            config=theirs.merge(config),
+            aws_access_key_id="replaced below",
+            aws_secret_access_key="replaced below",
         )
+        signer._request_signer._credentials = self._client._request_signer._credentials
+        return signer
+
+
+class _Door:
+    """Sends requests as *client* sends its own: past whoever listens to before-send (moto does),
+    through its proxies, with its certificates."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def sent(self, request: Any) -> Any:
+        events = self._client.meta.events
+        for _, answer in events.emit(f"before-send.s3.{_LIST}", request=request):
+            if answer is not None:
+                return answer
+        return self._client._endpoint.http_session.send(request)
+
+
+def _is_hooked(client: Any) -> bool:
+    """Whether a program has hooks of its own on the listings of *client*."""
+    return any(module not in _THEIR_OWN for module in _hooks(client))
+
+
+def _hooks(client: Any) -> Iterator[str]:
+    """Yield the package that each hook on the listings of *client* is of."""
+    known = client.meta.events._emitter._handlers
+    for event in _HOOKS:
+        for hook in known.prefix_search(f"{event}.s3.{_LIST}"):
+            function = getattr(hook, "func", hook)
+            owner = getattr(function, "__self__", None)
+            module = type(owner).__module__ if owner is not None else function.__module__
+            yield str(module).partition(".")[0]
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    storage_class = item.get("StorageClass", "")
+    return Entry(
+        item["Key"],
+        item["Size"],
+        _ns(item.get("LastModified")),
+        item.get("ETag", "").strip('"'),
+        "" if storage_class == "STANDARD" else storage_class,
+    )
+
+
+def _ns(at: datetime | None) -> int:
+    return clamped_ns(at) if at is not None else 0
 
 
 def _count_nothing(_kind: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from botocore.awsrequest import AWSRequest
@@ -31,7 +31,7 @@ from mimicfs.s3.requests.listing import Asked, OldVersion, Page, is_directory_bu
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.errors import from_code, ours, translated
-from mimicfs.s3.transport.http import ANSWER_MAX, Transport
+from mimicfs.s3.transport.http import ANSWER_MAX
 from mimicfs.s3.transport.traffic import Traffic
 
 _SIGNED_S = 600  # how long a signed address is good for
@@ -41,6 +41,13 @@ _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParam
 
 # How servers refuse a parameter (list-type=2) that they do not know.
 _NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
+
+
+class Sends(Protocol):
+    """What sends a request that botocore has prepared (http.py, or another client's own)."""
+
+    def sent(self, request: Any) -> Any:
+        """Return the answer: `status_code`, `headers`, `content`."""
 
 
 class Lister:
@@ -54,7 +61,7 @@ class Lister:
         signer_for: Callable[[str | None], Any],
         asker: Any,
         options: S3Options,
-        transport: Transport,
+        transport: Sends,
         credentials: Credentials | None,
         count: Callable[[str], None],
         traffic: Traffic,

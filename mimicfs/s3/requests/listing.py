@@ -258,23 +258,11 @@ class _Found:
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
         old = self._is_old(asked)
         truncated = {"true": True, "false": False}[self.top["IsTruncated"].lower()]
-        entries, prefixes = self._decoded()
-        if not (truncated and asked.ordered):
-            # Nothing is behind it: in whatever order the server has them, these are all.
-            entries, prefixes = _in_order(entries), _in_order(prefixes)
-        _check_order(entries, asked)
-        _check_order(prefixes, asked)
-        _check_depth(entries, prefixes, asked)
-        if prefixes:
-            entries = sorted(entries + prefixes, key=_key)
-        if not truncated:  # whatever token it has besides
-            return Page(entries, None, None)
         token = self.top.get("NextContinuationToken") or None
+        entries, prefixes = self._decoded()
         if old and entries:
-            token = entries[-1].key  # goes on behind it
-        if token is None:
-            raise MalformedListing(f"{asked}: truncated, and no way to go on")
-        return Page(entries, entries[-1].key if entries else asked.after, token)
+            token = max(entry.key for entry in entries + prefixes)  # goes on behind it
+        return checked_page(asked, entries, prefixes, truncated=truncated, token=token)
 
     def _is_old(self, asked: Asked) -> bool:
         """Whether the answer is that of version 1, which has a Marker and counts no keys."""
@@ -297,6 +285,26 @@ class _Found:
             for entry in self.entries
         ]
         return entries, [Entry(_unquoted(prefix), kind=LISTED) for prefix in prefixes]
+
+
+def checked_page(
+    asked: Asked, entries: list[Entry], prefixes: list[Entry], *, truncated: bool, token: str | None
+) -> Page:
+    """Return the page of *entries* and *prefixes*. Raises MalformedListing if that is not what
+    was *asked*."""
+    if not (truncated and asked.ordered):
+        # Nothing is behind it: in whatever order the server has them, these are all.
+        entries, prefixes = _in_order(entries), _in_order(prefixes)
+    _check_order(entries, asked)
+    _check_order(prefixes, asked)
+    _check_depth(entries, prefixes, asked)
+    if prefixes:
+        entries = sorted(entries + prefixes, key=_key)
+    if not truncated:  # whatever token it has besides
+        return Page(entries, None, None)
+    if token is None:
+        raise MalformedListing(f"{asked}: truncated, and no way to go on")
+    return Page(entries, entries[-1].key if entries else asked.after, token)
 
 
 def _unquoted(text: str) -> str:
@@ -344,12 +352,12 @@ def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> N
 
 def time_ns(text: str) -> int:
     """Return the ns of an ISO 8601 time in UTC."""
-    at = datetime.fromisoformat(text)
+    return clamped_ns(datetime.fromisoformat(text))
+
+
+def clamped_ns(at: datetime) -> int:
+    """Return the ns of *at*, or the nearest time that a store can hold: some servers have
+    objects of the year 1, which says that they do not know."""
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    return _within((whole - _EPOCH) // _SECOND * _NS + at.microsecond * 1000)
-
-
-def _within(ns: int) -> int:
-    """Return *ns*, or the nearest time that a store can hold: some servers have objects of the
-    year 1, which says that they do not know."""
+    ns = (whole - _EPOCH) // _SECOND * _NS + at.microsecond * 1000
     return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
