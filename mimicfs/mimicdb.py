@@ -284,6 +284,16 @@ class MimicDB:
         """Return the scope of exactly *prefix*."""
         return self.backend.scope(bucket, prefix)
 
+    # Notes
+
+    def note(self, bucket: str, name: str) -> str | None:
+        """Return the text that was noted as *name* beside *bucket*, or None."""
+        return self.backend.note(bucket, name)
+
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        """Note *text* as *name* beside *bucket*; None removes it."""
+        self.backend.set_note(bucket, name, text)
+
     # Listeners
 
     def subscribe(self, listener: Listener) -> None:

@@ -334,7 +334,7 @@ class S3(Clients):
         listed = [{"PartNumber": n, "ETag": part} for n, part in enumerate(parts, start=1)]
         params = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
         params |= self.conditions.params(bucket, key, condition)
-        if condition.etag:  # moto looks at If-Match of a PUT, and not of this
+        if condition != Condition():  # moto and Ceph look at those of a PUT, and not of this
             self.conditions.check(bucket, key, condition)
         with _refusals(f"s3://{bucket}/{key}", condition):
             self.call("complete_multipart_upload", bucket, key, **params)

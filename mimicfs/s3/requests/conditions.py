@@ -1,9 +1,13 @@
 """Writes that S3 must refuse if somebody else was quicker: If-Match, If-None-Match.
 
-Not every server looks at these headers: `rclone serve s3` and `juicefs gateway` overwrite all
-the same, and some answer that they know no such header. So it is tried once, by a write that
-a server which looks must refuse, of a key that nobody has. Where the server does not look,
-the check is made here, a moment before the write: better than none, and not safe.
+Servers differ in what they do with these headers: AWS and moto look at them, `rclone serve s3`
+and `juicefs gateway` overwrite all the same, some answer that they know no such header, and Ceph
+RGW 16 refuses the *right* ETag unless it is written without quotes. So both halves are tried, on
+a key that nobody has: whether the wrong condition is refused, and whether the right one is taken,
+in the form that is then used. Where the server does not look, the check is made here, a moment
+before the write: better than none, and not safe.
+
+What was found is remembered in the store for a month, by endpoint and bucket.
 
 Threading: any thread. While one tries, others wait for what it finds.
 """
@@ -11,12 +15,16 @@ Threading: any thread. While one tries, others wait for what it finds.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import secrets
 import threading
+import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
+from mimicfs.s3.requests.content import bare_etag
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -24,8 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEY_MAX = 1024  # bytes
-_NOBODYS = '"00000000000000000000000000000000"'  # the ETag of no object
+_NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
 _NOT_KNOWN = (400, 405, 501)  # what a server answers that does not know the header
+_GOOD_S = 30 * 86_400.0  # servers are upgraded
 
 
 class Condition(NamedTuple):
@@ -35,13 +44,27 @@ class Condition(NamedTuple):
     absent: bool = False  # only if there is no object
 
 
+@dataclass(frozen=True, slots=True)
+class Honoured:
+    """What a server does with conditions.
+
+    *match*: how an ETag is written in the If-Match of a PUT, "quoted" or "bare"; "": it is not
+    looked at, or not to be trusted. *absent*: whether If-None-Match of a PUT is looked at.
+    *deletes*: whether If-Match of a DELETE is.
+    """
+
+    match: str = ""
+    absent: bool = False
+    deletes: bool = False
+
+
 class Conditions:
     """What the server of *s3* does with conditions."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._trying = threading.Lock()  # held while it is tried: once for all who ask
-        self._honoured: bool | None = None  # None: not tried yet
+        self._found: dict[str, Honoured] = {}  # by bucket
         self._of_deletes = True  # False: the server will not hear of any for a deletion
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
@@ -49,10 +72,13 @@ class Conditions:
         what `check` raises, where the server would not look."""
         if condition == Condition():
             return {}
-        if not self.honours(bucket, key):
-            self.check(bucket, key, condition)
-            return {}
-        return {"IfNoneMatch": "*"} if condition.absent else {"IfMatch": f'"{condition.etag}"'}
+        found = self.honoured(bucket, key)
+        if condition.absent and found.absent:
+            return {"IfNoneMatch": "*"}
+        if condition.etag and found.match:
+            return {"IfMatch": _written(condition.etag, found.match)}
+        self.check(bucket, key, condition)
+        return {}
 
     def check(self, bucket: str, key: str, condition: Condition) -> None:
         """Raise ObjectChanged, or PosixError EEXIST, if *condition* does not hold now."""
@@ -81,8 +107,10 @@ class Conditions:
     def delete(self, bucket: str, key: str, etag: str) -> None:
         """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
         as far as the server looks; that there is none is no error."""
+        found = self._found.get(bucket)  # not tried for this
+        looks = self._of_deletes and (found is None or found.deletes)
         try:
-            if etag and self._of_deletes:
+            if etag and looks:
                 return self._delete_only(bucket, key, etag)
             if etag and self._s3.head(bucket, key)[0].etag != etag:
                 raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
@@ -92,37 +120,110 @@ class Conditions:
 
     def _delete_only(self, bucket: str, key: str, etag: str) -> None:
         try:
-            self._s3.call("delete_object", bucket, key, IfMatch=f'"{etag}"')
+            self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, "quoted"))
         except S3Error as exc:
             if not self.refused(exc):
                 raise
             self.delete(bucket, key, etag)
 
-    def honours(self, bucket: str, key: str) -> bool:
-        """Whether the server looks at conditions. Tried once, by a write beside *key*."""
-        if self._honoured is not None:
-            return self._honoured
-        with self._trying:
-            if self._honoured is None:
-                self._honoured = self._try(bucket, key)
-                if not self._honoured:
-                    log.info("this server does not look at conditions of writes; we do")
-            return self._honoured
+    # What the server does
 
-    def _try(self, bucket: str, key: str) -> bool:
-        """Replace a version that nobody has of a key that nobody has, beside *key*: who may
-        write there may write it too."""
+    def honoured(self, bucket: str, key: str) -> Honoured:
+        """Return what the server does with conditions of writes in *bucket*; tried once, beside
+        *key*: whoever may write there may write the keys that it is tried with."""
+        found = self._found.get(bucket)
+        if found is not None:
+            return found
+        with self._trying:
+            found = self._found.get(bucket) or self._remembered(bucket)
+            if found is None:
+                found = Trial(self._s3, bucket, key).run()
+                self._remember(bucket, found)
+                log.info("conditions of writes to s3://%s: %s", bucket, found)
+            self._found[bucket] = found
+            return found
+
+    @property
+    def _note(self) -> str:
+        return f"conditions {self._s3.endpoint}"
+
+    def _remembered(self, bucket: str) -> Honoured | None:
+        text = self._s3.mimicdb.note(bucket, self._note)
+        try:
+            said = json.loads(text or "{}")
+            if not 0 <= time.time() - said.pop("at_s") < _GOOD_S:
+                return None
+            return Honoured(**said)
+        except (ValueError, KeyError, TypeError):
+            return None  # not there, or of another version of mimicfs
+
+    def _remember(self, bucket: str, found: Honoured) -> None:
+        text = json.dumps({**asdict(found), "at_s": int(time.time())})
+        self._s3.mimicdb.set_note(bucket, self._note, text)
+
+
+class Trial:
+    """Tries what the server does with conditions, on a new key beside *key* in *bucket*."""
+
+    def __init__(self, s3: S3, bucket: str, key: str) -> None:
+        self._s3 = s3
+        self._bucket = bucket
         name = f".mimicfs-{secrets.token_hex(16)}"
         beside = key[: key.rfind("/") + 1] + name
-        if len(beside.encode()) > _KEY_MAX:
-            beside = name
+        self._key = beside if len(beside.encode()) <= _KEY_MAX else name
+
+    def run(self) -> Honoured:
+        """Return what was found; the key is gone again. Raises what S3 says of a plain write."""
+        etag = self._made()
         try:
-            self._s3.call("put_object", bucket, beside, Body=b"", ContentLength=0, IfMatch=_NOBODYS)
-        except (KeyNotFound, ObjectChanged):
-            return True
-        except S3Error as exc:
-            if exc.status in _NOT_KNOWN:
-                return False
+            match = next((form for form in ("quoted", "bare") if self._matches(etag, form)), "")
+            absent = not self._takes(IfNoneMatch="*")
+        except BaseException:
+            self._s3.delete(self._bucket, self._key)
             raise
-        self._s3.delete(bucket, beside)
-        return False
+        return Honoured(match, absent, self._refuses_deletion())
+
+    def _made(self) -> str:
+        """Write the key, and return its ETag."""
+        answer = self._s3.call("put_object", self._bucket, self._key, Body=b"", ContentLength=0)
+        return bare_etag(answer) or self._s3.head(self._bucket, self._key)[0].etag
+
+    def _matches(self, etag: str, form: str) -> bool:
+        """Whether the right ETag is taken in *form*, and a wrong one refused."""
+        return self._takes(IfMatch=_written(etag, form)) and not self._takes(
+            IfMatch=_written(_NOBODYS, form)
+        )
+
+    def _takes(self, **condition: str) -> bool:
+        """Whether the server writes under *condition*. One that does not know the header counts
+        as one that does not look at it."""
+        body = {"Body": b"", "ContentLength": 0}
+        try:
+            self._s3.call("put_object", self._bucket, self._key, **body, **condition)
+        except (KeyNotFound, ObjectChanged):
+            return False
+        except S3Error as exc:
+            if exc.status not in _NOT_KNOWN:
+                raise
+        return True
+
+    def _refuses_deletion(self) -> bool:
+        """Whether a DELETE of another version is refused; the key is deleted in any case."""
+        try:
+            self._s3.call(
+                "delete_object", self._bucket, self._key, IfMatch=_written(_NOBODYS, "quoted")
+            )
+        except ObjectChanged:
+            refused = True
+        except S3Error as exc:
+            if exc.status not in _NOT_KNOWN:
+                raise
+            refused = False
+        else:
+            return False
+        self._s3.delete(self._bucket, self._key)
+        return refused
+
+
+def _written(etag: str, form: str) -> str:
+    return etag if form == "bare" else f'"{etag}"'

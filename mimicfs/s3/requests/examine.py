@@ -209,7 +209,7 @@ class Scratch:
     def __init__(self, examination: Examination, bucket: str, prefix: str) -> None:
         self._tried = examination.tried
         self._ask = examination.ask
-        self._honours = examination.s3.conditions.honours
+        self._honoured = examination.s3.conditions.honoured
         self._bucket = bucket
         self._base = f"{prefix}.mimicfs-doctor-{secrets.token_hex(8)}"
         self._made: list[str] = []
@@ -225,7 +225,7 @@ class Scratch:
             yield self._etag_form()
             yield self._conditional("If-None-Match", self._if_absent)
             beside = (self._bucket, self._base)
-            yield self._conditional("If-Match", lambda: self._honours(*beside))
+            yield self._conditional("If-Match", lambda: bool(self._honoured(*beside).match))
             yield self._softly("checksums", self._checksum, "bodies are protected by signatures")
             yield self._softly("copy", self._copy, "mv and cp -r within the mount will fail")
             yield self._softly("multipart", self._multipart, "files above 32 MiB will fail")
