@@ -11,7 +11,7 @@
     ├── S3Error                     EIO        S3 refused, or could not be asked
     │   ├── AccessDenied            EACCES
     │   ├── CredentialsError        EACCES     none, expired, or not valid
-    │   ├── NoSuchBucket            ENOENT
+    │   ├── NoSuchBucket            ENODEV     what is mounted is gone: no name is just missing
     │   ├── KeyNotFound             ENOENT
     │   ├── ObjectChanged           ESTALE     not the object that was opened
     │   ├── ObjectArchived          EACCES     in an archive class, not restored
@@ -98,7 +98,9 @@ class CredentialsError(S3Error):
 
 
 class NoSuchBucket(S3Error):
-    errno = codes.ENOENT
+    """Not ENOENT: that is what a missing name is, and the end of a directory for readdir(3)."""
+
+    errno = codes.ENODEV
 
 
 class KeyNotFound(S3Error):

@@ -42,6 +42,7 @@ _DATA_WORKERS_FACTOR = 4
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
+_LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 
 
 class Server:
@@ -314,6 +315,9 @@ def _errno(exc: Exception, opcode: int) -> int:
     """Return what the kernel is told of *exc*; EIO with a traceback in the log if unforeseen."""
     code = getattr(exc, "errno", None)
     if isinstance(code, int) and 0 < code <= _ERRNO_MAX:
+        if code == errno.ENOENT and opcode in _LISTINGS:  # readdir(3) would take it for the end
+            log.error("%s: %s", _title(opcode), exc)
+            return errno.EIO
         log.debug("%s: %s", _title(opcode), exc)
         return code
     log.error("%s failed", _title(opcode), exc_info=exc)

@@ -23,12 +23,12 @@ from datetime import UTC, datetime
 from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.mimicdb import MimicDB
-from mimicfs.posix import Caller, Cancellation, KernelCache
+from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
 from mimicfs.vfs.allowance import Allowance
 from mimicfs.vfs.inodes import Kind, Node
-from mimicfs.vfs.kernel import News
+from mimicfs.vfs.kernel import Kernel
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,12 @@ class Control:
         mimicdb: MimicDB,
         s3: S3,
         syncer: Syncer,
-        news: News,
-        kernel: KernelCache,
+        kernel: Kernel,
         sync_rate: float = 0.0,
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
-        self._news = news
         self._kernel = kernel
         self._allowance = Allowance(sync_rate, sync_rate * _SAVED_S)
         self._lock = threading.Lock()  # protects what was asked last
@@ -76,7 +74,7 @@ class Control:
             else:
                 self._sync(directory.bucket, directory.key, caller.cancellation)
         finally:  # a sync that failed half way has changed things too
-            self._kernel.flush(_TELL_KERNEL_S)
+            self._kernel.told(_TELL_KERNEL_S)
 
     def _sync_account(self, cancellation: Cancellation) -> None:
         """Refresh the list of buckets, then each bucket. One that fails does not stop the
@@ -125,14 +123,14 @@ class Control:
         if name != SYNC:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         if node.is_directory:
-            with self._news.locked(node.ino):
+            with self._kernel.locked(node.ino):
                 self.sync(caller, node)
             return
         self._allow(caller)
         if node.kind == Kind.OBJECT:
             self._afford(f"s3://{node.bucket}/{node.key}", caller.cancellation)
             self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
-            self._kernel.flush(_TELL_KERNEL_S)
+            self._kernel.told(_TELL_KERNEL_S)
 
     def xattr(self, node: Node, entry: Entry | None, name: bytes) -> bytes:
         """Return the value of `user.mimicfs.*`. Raises PosixError ENODATA."""

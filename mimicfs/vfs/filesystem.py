@@ -4,7 +4,7 @@ FUSE.
 
 What is seen is `tree.py`'s, the bytes of open files `handles.py`'s, renames `moves.py`'s, the
 control file and the attributes `user.mimicfs.*` `control.py`'s; what the kernel must be told
-is `news.py`'s.
+is `kernel.py`'s.
 
 Threading: any method, many threads. Two changes in one directory never meet: the kernel
 locks the directory. State is in the mirror, the inode table and the handle table, each with
@@ -45,7 +45,7 @@ from mimicfs.vfs.control import PREFIX, Control
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
-from mimicfs.vfs.kernel import News
+from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.stored import Meta, Stored
@@ -83,17 +83,18 @@ class VFS:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
-        self._kernel = kernel
         self._options = options
-        self._news = News(mimicdb, self.inodes, kernel)
-        self._control = Control(mimicdb, s3, syncer, self._news, kernel, options.sync_rate)
-        self._handles = Handles(mimicdb, s3, journal, self.inodes, kernel, file_options, cache)
-        self._stored = Stored(mimicdb, s3, options)
+        self._kernel = Kernel(mimicdb, self.inodes, kernel)
+        self._control = Control(mimicdb, s3, syncer, self._kernel, options.sync_rate)
+        self._handles = Handles(
+            mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
+        )
+        self._stored = Stored(mimicdb, s3, self._kernel, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
-        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames)
-        mimicdb.subscribe(self._news.changed)
+        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
+        mimicdb.subscribe(self._kernel.changed)
 
     def close(self) -> None:
         """Upload what is open and changed. Raises the first error, after trying all."""
@@ -222,13 +223,8 @@ class VFS:
             directory.content = directory.content and bool(node.component)
             self._keep(directory)
         self._touch(directory)
-        self._forget_names(directory, node.component)
+        self._kernel.name_gone(directory, node.component)
         self.inodes.unlink(node)
-
-    def _forget_names(self, directory: Node, component: str) -> None:
-        """The kernel knows that one name of an object is gone; it may have had two."""
-        for beside in (False, True):
-            self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
 
     def _let_go(self, caller: Caller, node: Node) -> None:
         """*node* is about to lose its object: who has it open goes on with a local copy."""
@@ -256,7 +252,7 @@ class VFS:
             else:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(*places, replace=replace)
-                self._forget_names(source, old)
+                self._kernel.name_gone(source, old)
         if replaced is not None:
             self.inodes.unlink(replaced)
         self._keep(source)
@@ -415,7 +411,7 @@ class VFS:
         opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
-            self._kernel.flush(_TELL_KERNEL_S)
+            self._kernel.told(_TELL_KERNEL_S)
         return opened
 
     def _ask(self, node: Node, caller: Caller) -> None:

@@ -27,10 +27,10 @@ from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.mimicdb import MimicDB
-from mimicfs.posix import Cancellation, KernelCache, Opened
+from mimicfs.posix import Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Condition, Content
-from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 from mimicfs.vfs.writeback import Pending, WriteBack
 
@@ -53,7 +53,7 @@ class Handles:
         s3: S3,
         journal: Journal,
         inodes: Inodes,
-        kernel: KernelCache,
+        kernel: Kernel,
         options: FileOptions,
         cache: BlockCache | None = None,
     ) -> None:
@@ -78,7 +78,7 @@ class Handles:
         """Open the object *entry*. *flags* are those of open(2). Raises PosixError ESTALE where
         *node* is open as another version: then the kernel looks the name up again, and opens
         what it finds."""
-        keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
+        keep_cache = self._kernel.has_pages(node, entry)
         read = not flags & _WRITES and not keep_cache
         reader = self._neighbours.opened(node, entry) if read else None
         with self._lock:
@@ -87,7 +87,7 @@ class Handles:
                 if reader is not None:
                     reader.close()
                 file.expire()
-                self._replaced(node)
+                self._kernel.replaced(node)
                 raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
             if file is None:
                 content = Content(metadata.content_type(node.component), entry.meta or {})
@@ -95,8 +95,8 @@ class Handles:
             elif reader is not None:
                 reader.close()
             handle = self._add(node, file)
-            keep_cache = bool(entry.etag) and node.pages_etag == entry.etag
-            node.pages_etag = entry.etag
+            keep_cache = self._kernel.has_pages(node, entry)
+            self._kernel.reads(node, entry)
         if flags & os.O_TRUNC and flags & _WRITES:
             try:
                 file.truncate(0, cancellation)
@@ -234,14 +234,7 @@ class Handles:
         refused = file.dirty
         file.close()
         if refused:
-            self._show_s3s(node)
-
-    def _show_s3s(self, node: Node) -> None:
-        """What S3 refused is kept as a recovery file; the name shows S3's version again."""
-        if node.parent is not None:
-            self._kernel.data_changed(node.ino)
-            self._kernel.entry_changed(node.parent.ino, names.file_name(node.component))
-            self._kernel.listing_changed(node.parent.ino)
+            self._kernel.refused(node)  # it is kept as a recovery file
 
     def unsaved(self, directory: Node) -> list[str]:
         """Return the names of the files in *directory* that S3 does not have yet."""
@@ -334,21 +327,10 @@ class Handles:
             if not behind or file.lost is not None:
                 log.error("%s", exc)
             if file.lost is not None:
-                self._replaced(node)
+                self._kernel.replaced(node)
             raise
         if not file.dirty:
-            # The kernel wrote through its pages: they are those of the new version.
-            node.pages_etag = file.etag
-
-    def _replaced(self, node: Node) -> None:
-        """The object of *node*, which is open, is another one now. That gets a node of its own:
-        the kernel has one set of pages for each, and who reads on in the old one must not find
-        there what somebody has read of the new one, nor the other way round."""
-        parent, name = node.parent, names.file_name(node.component)
-        self._inodes.unlink(node)
-        if parent is not None:
-            self._kernel.entry_changed(parent.ino, name)
-            self._kernel.listing_changed(parent.ino)
+            self._kernel.wrote(node, file.etag)
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         self._writable(handle).truncate(size, cancellation)
@@ -380,7 +362,7 @@ class Handles:
         )
         entry = cancellation.wait(copy)
         new.adopt(entry, content)
-        node.pages_etag = entry.etag
+        self._kernel.wrote(node, entry.etag)
         return entry.size
 
     def _s3_has_none(self, file: File, cancellation: Cancellation) -> None:

@@ -1,10 +1,13 @@
-"""What a change of the mirror makes wrong in the kernel's caches, and telling it exactly that.
+"""The one owner of what the kernel holds of us and must be told.
 
-Changes that come through the mount itself need no telling: the kernel made them. This is
-for syncs, for repairs, and for what other processes wrote into a shared store.
+The kernel keeps names, attributes and pages until it is told otherwise. Whatever makes one of
+them wrong comes here: a listing, a GET, a HEAD, another mount (`changed`), and what this mount
+does in a way that the kernel cannot see (`replaced`, `name_gone`, `refused` ...). Nobody else
+speaks to the notifier, and nobody else sets `Node.pages_etag`, the version whose pages the kernel
+may have. What the kernel has itself asked for needs no telling.
 
-Threading: `changed` runs in the thread that merged the change, under no lock. The kernel is
-told by the notifier's own thread.
+Threading: any thread, under no lock; `changed` runs in the thread that merged the change. The
+kernel is told by the notifier's own thread.
 """
 
 from __future__ import annotations
@@ -14,21 +17,77 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mimicfs import metadata
-from mimicfs.entry import Difference
+from mimicfs.entry import Difference, Entry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
 
 
-class News:
-    """Carries differences of the mirror to *kernel*."""
+class Kernel:
+    """Tells *cache*, the kernel's, what the mirror and this mount have made wrong in it."""
 
-    def __init__(self, mimicdb: MimicDB, inodes: Inodes, kernel: KernelCache) -> None:
+    def __init__(self, mimicdb: MimicDB, inodes: Inodes, cache: KernelCache) -> None:
         self._mimicdb = mimicdb
         self._inodes = inodes
-        self._kernel = kernel
+        self._kernel = cache
         self._locked = threading.local()  # .ino: see `locked`
+
+    # Pages
+
+    @staticmethod
+    def has_pages(node: Node, entry: Entry) -> bool:
+        """Whether the pages that the kernel may have of *node* are those of the version *entry*."""
+        return bool(entry.etag) and node.pages_etag == entry.etag
+
+    @staticmethod
+    def reads(node: Node, entry: Entry) -> None:
+        """The kernel is going to have pages of *node* that are of the version *entry*."""
+        node.pages_etag = entry.etag
+
+    @staticmethod
+    def wrote(node: Node, etag: str) -> None:
+        """The kernel's pages of *node* became the version *etag*: it wrote through them."""
+        node.pages_etag = etag
+
+    @staticmethod
+    def copied(node: Node, old: Entry, new: Entry) -> None:
+        """The version *old* of *node* was copied within S3: its bytes are those of *new*."""
+        node.pages_etag = new.etag if node.pages_etag == old.etag else ""
+
+    # What this mount did and the kernel cannot see
+
+    def replaced(self, node: Node) -> None:
+        """The object of *node*, which is open, is another one now. That gets a node of its own:
+        the kernel has one set of pages for each, and whoever reads on in the old one must not
+        find there what somebody has read of the new one, nor the other way round."""
+        parent, slot = node.parent, node.slot
+        self._inodes.unlink(node)
+        if parent is not None:
+            self._name_changed(parent, slot)
+            self._listing_changed(parent.ino)
+
+    def refused(self, node: Node) -> None:
+        """S3 refused what was written to *node*: its name shows S3's version again."""
+        if node.parent is not None:
+            self._kernel.data_changed(node.ino)
+            self._name_changed(node.parent, node.slot)
+            self._listing_changed(node.parent.ino)
+
+    def name_gone(self, directory: Node, component: str) -> None:
+        """One name of the object *component* went, as the kernel knows; it may have had two."""
+        for beside in (False, True):
+            self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
+
+    def attributes_changed(self, node: Node) -> None:
+        """The mode, owner, size or times of *node* are others than the kernel was told."""
+        self._kernel.attr_changed(node.ino)
+
+    def told(self, timeout_s: float) -> bool:
+        """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
+        return self._kernel.flush(timeout_s)
+
+    # What the mirror learned
 
     @contextmanager
     def locked(self, ino: int) -> Iterator[None]:
@@ -54,10 +113,13 @@ class News:
         for key in difference.changed:
             self._differs(bucket, key, read)
         for ino in listings:
-            if self._is_locked(ino):  # nobody reads it meanwhile: its pages can just be dropped
-                self._kernel.data_changed(ino)
-            else:
-                self._kernel.listing_changed(ino)
+            self._listing_changed(ino)
+
+    def _listing_changed(self, ino: int) -> None:
+        if self._is_locked(ino):  # nobody reads it meanwhile: its pages can just be dropped
+            self._kernel.data_changed(ino)
+        else:
+            self._kernel.listing_changed(ino)
 
     def _is_locked(self, ino: int) -> bool:
         return getattr(self._locked, "ino", 0) == ino
@@ -126,20 +188,13 @@ class News:
         file = node.file
         if file is not None and not file.dirty and file.etag != etag:
             file.expire()
-            self._replaced(node)
+            self.replaced(node)
             return
         if node.pages_etag and node.pages_etag == etag:
             self._kernel.attr_changed(node.ino)
         else:
             node.pages_etag = ""
             self._kernel.data_changed(node.ino)
-
-    def _replaced(self, node: Node) -> None:
-        """The object of *node*, which is open, is another one now: see Handles."""
-        parent, slot = node.parent, node.slot
-        self._inodes.unlink(node)
-        if parent is not None:
-            self._name_changed(parent, slot)
 
     def _anything(self, bucket: str) -> None:
         for node in [self._inodes.root, *self._inodes.below(self._inodes.root)]:

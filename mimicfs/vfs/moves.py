@@ -21,6 +21,7 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
 from mimicfs.vfs.intents import Tree
+from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.renames import Rename, Renames
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class Mover:
         inodes: Inodes,
         handles: Handles,
         renames: Renames,
+        kernel: Kernel,
     ) -> None:
+        self._kernel = kernel
         self._renames = renames
         self._handles = handles
         self._mimicdb = mimicdb
@@ -84,7 +87,7 @@ class Mover:
             raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
-            node.pages_etag = new.etag if node.pages_etag == entry.etag else ""
+            self._kernel.copied(node, entry, new)
 
     def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:
         """Move everything below one directory to another name."""

@@ -30,6 +30,7 @@ from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
 from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.kernel import Kernel
 
 DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
 _LINK_TYPE = "application/octet-stream"  # of links, likewise
@@ -45,8 +46,9 @@ Meta = Mapping[str, str]
 class Stored:
     """Changes what is stored with the objects behind nodes."""
 
-    def __init__(self, mimicdb: MimicDB, s3: S3, options: VFSOptions) -> None:
+    def __init__(self, mimicdb: MimicDB, s3: S3, kernel: Kernel, options: VFSOptions) -> None:
         self._mimicdb = mimicdb
+        self._kernel = kernel
         self._s3 = s3
         self._options = options
         self._kinds = believed_kinds(options)
@@ -210,8 +212,7 @@ class Stored:
         entry, content = self._s3.head(node.bucket, key)
         content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
-        if node.pages_etag == entry.etag:
-            node.pages_etag = new.etag
+        self._kernel.copied(node, entry, new)
         if file is not None:
             file.adopt(new, content)
 

@@ -332,7 +332,7 @@ def test_every_error_of_the_service_model_is_one_of_ours():
     [
         ("AccessDenied", 403, "EACCES"),
         ("NoSuchKey", 404, "ENOENT"),
-        ("NoSuchBucket", 404, "ENOENT"),
+        ("NoSuchBucket", 404, "ENODEV"),
         ("PreconditionFailed", 412, "ESTALE"),
         ("SlowDown", 503, "EAGAIN"),
         ("InvalidObjectState", 403, "EACCES"),
@@ -364,7 +364,8 @@ DOCUMENTED = {
         KMS.NotFoundException
         401 UnauthorizedAccess MissingAuthenticationToken
         409 RestoreAlreadyInProgress""",
-    "ENOENT": """404 NoSuchBucket NoSuchKey NoSuchVersion NoSuchUpload NoSuchBucketPolicy
+    "ENODEV": "404 NoSuchBucket",
+    "ENOENT": """404 NoSuchKey NoSuchVersion NoSuchUpload NoSuchBucketPolicy
         NoSuchLifecycleConfiguration NoSuchTagSet NoSuchCORSConfiguration
         NoSuchWebsiteConfiguration NoSuchAccessPoint NoSuchMultiRegionAccessPoint
         NoSuchObjectLockConfiguration OwnershipControlsNotFoundError EndpointNotFound

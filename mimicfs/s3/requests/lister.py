@@ -21,6 +21,7 @@ from mimicfs.config.values import S3Options
 from mimicfs.errors import (
     CredentialsError,
     InvalidRequest,
+    KeyNotFound,
     MalformedListing,
     S3Error,
     S3Unavailable,
@@ -166,6 +167,8 @@ class Lister:
         error: S3Error = from_code(code, status, said.get("Message", ""), about, date)
         if status in RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
+        if isinstance(error, KeyNotFound):  # a listing has no key that could be missing
+            return MalformedListing(f"{error}; the answer is not S3's, check --endpoint-url")
         return error
 
     def _move(self, bucket: str, region: str) -> None:
