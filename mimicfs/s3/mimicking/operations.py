@@ -1,0 +1,113 @@
+"""What each operation of S3 does to what the mirror has: one table.
+
+`effect_of` also judges operations that the table does not have, of a botocore that is newer
+than it: one that reads, by its name, does nothing; any other one is `UNKNOWN`, and what it
+names is forgotten.
+
+Pure values; any thread may call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+from typing import Any
+from urllib.parse import unquote
+
+_Params = Mapping[str, Any]
+
+
+class Effect(Enum):
+    """What a call that S3 has done means for the mirror."""
+
+    NONE = auto()  # it reads, or changes what is not mirrored
+    UPLOAD = auto()  # it is about a multipart upload, of which nothing is seen yet
+    KEY = auto()  # the object at Key is another one, or gone
+    KEYS = auto()  # the objects of Delete are gone, or others
+    RENAME = auto()  # the object at RenameSource is at Key now
+    HEAD = auto()  # a HEAD of Key says something else
+    HEADS = auto()  # HEADs of all keys of Bucket do
+    ACCESS = auto()  # who may read what is in Bucket is different
+    BUCKET = auto()  # Bucket was made or removed
+    UNKNOWN = auto()  # anything may be different
+
+
+# Operations of which the name says that they read, and the others by what they do.
+_READING = ("Get", "Head", "List")
+_TABLE = {
+    Effect.NONE: """
+        CreateSession SelectObjectContent WriteGetObjectResponse
+        CreateBucketMetadataConfiguration CreateBucketMetadataTableConfiguration
+        DeleteBucketAnalyticsConfiguration DeleteBucketCors DeleteBucketEncryption
+        DeleteBucketIntelligentTieringConfiguration DeleteBucketInventoryConfiguration
+        DeleteBucketMetadataConfiguration DeleteBucketMetadataTableConfiguration
+        DeleteBucketMetricsConfiguration DeleteBucketReplication DeleteBucketTagging
+        DeleteBucketWebsite PutBucketAbac PutBucketAccelerateConfiguration
+        PutBucketAnalyticsConfiguration PutBucketCors PutBucketEncryption
+        PutBucketIntelligentTieringConfiguration PutBucketInventoryConfiguration
+        PutBucketLogging PutBucketMetricsConfiguration PutBucketNotification
+        PutBucketNotificationConfiguration PutBucketReplication PutBucketTagging
+        PutBucketWebsite PutObjectLockConfiguration
+        UpdateBucketMetadataAnnotationTableConfiguration
+        UpdateBucketMetadataInventoryTableConfiguration
+        UpdateBucketMetadataJournalTableConfiguration
+    """,
+    Effect.UPLOAD: "CreateMultipartUpload UploadPart UploadPartCopy AbortMultipartUpload",
+    Effect.KEY: "PutObject CopyObject CompleteMultipartUpload DeleteObject",
+    Effect.KEYS: "DeleteObjects",
+    Effect.RENAME: "RenameObject",
+    Effect.HEAD: """
+        RestoreObject PutObjectRetention PutObjectLegalHold PutObjectTagging
+        DeleteObjectTagging PutObjectAcl UpdateObjectEncryption PutObjectAnnotation
+        DeleteObjectAnnotation
+    """,
+    # Whether a HEAD has a version id, and when an object will expire.
+    Effect.HEADS: """
+        PutBucketVersioning PutBucketLifecycle PutBucketLifecycleConfiguration
+        DeleteBucketLifecycle
+    """,
+    Effect.ACCESS: """
+        PutBucketAcl PutBucketPolicy DeleteBucketPolicy PutPublicAccessBlock
+        DeletePublicAccessBlock PutBucketOwnershipControls DeleteBucketOwnershipControls
+        PutBucketRequestPayment
+    """,
+    Effect.BUCKET: "CreateBucket DeleteBucket",
+}
+_EFFECTS = {name: effect for effect, names in _TABLE.items() for name in names.split()}
+
+
+def effect_of(operation: str) -> Effect:
+    """Return what *operation* does to the mirror."""
+    found = _EFFECTS.get(operation)
+    if found is not None:
+        return found
+    return Effect.NONE if operation.startswith(_READING) else Effect.UNKNOWN
+
+
+def unclassed(operations: Iterable[str]) -> list[str]:
+    """Return those of *operations* that are not judged: neither named nor reading by name."""
+    return [name for name in operations if effect_of(name) is Effect.UNKNOWN]
+
+
+def changed_keys(operation: str, params: _Params) -> list[tuple[str, str]]:
+    """Return the (bucket, key) of each object that *operation* puts, replaces or removes; not
+    those of which only a HEAD says something else."""
+    bucket = params.get("Bucket", "")
+    match effect_of(operation):
+        case Effect.KEY:
+            return [(bucket, params.get("Key", ""))]
+        case Effect.KEYS:
+            objects = params.get("Delete", {}).get("Objects", ())
+            return [(bucket, key) for key in dict.fromkeys(item.get("Key", "") for item in objects)]
+        case Effect.RENAME:
+            return [(bucket, params.get("Key", "")), (bucket, renamed(params))]
+        case Effect.UNKNOWN if params.get("Key"):
+            return [(bucket, params["Key"])]
+        case _:
+            return []
+
+
+def renamed(params: _Params) -> str:
+    """Return the key that a RenameObject renames: its source may have the bucket before it."""
+    source = unquote(str(params.get("RenameSource", ""))).removeprefix("/")
+    return source.removeprefix(f"{params.get('Bucket')}/")
