@@ -37,7 +37,9 @@ class Entry(NamedTuple):
     storage_class: str = ""  # "" is STANDARD
     meta: Mapping[str, str] | None = None  # user metadata, names in lower case; None: not known
     kind: int = OBJECT
-    head: str | None = None  # what a HEAD says besides, as s3/answers.py writes it; None: not known
+    head: str | None = (
+        None  # what a HEAD says besides, as mimicking/answers.py writes it; None: not known
+    )
 
 
 def is_file(entry: Entry) -> bool:

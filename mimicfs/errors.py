@@ -27,6 +27,8 @@
     ├── TooManyDeletions            ECANCELED  a sync would delete most of what is known
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
+    │   ├── Unasked             EIO        the same, of one object
+    │   └── Uncounted           EIO        the answer takes long: a worker must count it
     ├── NotSynced                   EIO        an answer would have holes; sync first
     ├── MalformedIndex              EIO        a file of an index, or an inventory, that is none
     ├── Interrupted                 EINTR      the caller was interrupted while waiting

@@ -6,7 +6,7 @@ Written in the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, r
 JSON of base64. Where that says nothing, the forms of others are read: AWS DataSync, FSx and File
 Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
 (`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
-Formats: research/peers.md, section 4, measured with those programs.
+The formats were read from objects that those programs wrote.
 
 What a bucket says is data from outside: a value that makes no sense is as good as none. What
 of it is believed (setuid, devices, links) is decided in attributes.py.

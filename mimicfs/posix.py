@@ -1,6 +1,6 @@
 """What a file system says about files, in POSIX terms. Knows nothing of FUSE and nothing of S3.
 
-`vfs.py` answers with these values, `fuse/` carries them to the kernel.
+`vfs/` answers with these values, and `fuse/` carries them to the kernel.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""`mimicfs doctor`: is all there that a mount needs? What is of S3 is s3/examine.py's, what is of
-a store backends/examine.py's; here is the machine.
+"""`mimicfs doctor`: does everything exist that a mount needs?
+
+This module looks at the machine; s3/requests/examine.py looks at S3, and backends/examine.py at
+the store.
 
 Threading: none; one thread.
 """

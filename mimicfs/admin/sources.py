@@ -1,8 +1,8 @@
 """Where the figures of a mount come from: named calls that each return a plain dict.
 
-`mount.py` registers them ("mirror", "s3", "files" ...); the control socket and the metrics ask
-for all at once. One that fails says so in its place; one that hangs (a Redis that does not
-answer) is not waited for, nor asked again before it has answered.
+mount/serving.py registers them ("mirror", "s3", "files" ...); the control socket and the
+metrics ask for all at once. One that fails says so in its place; one that hangs (a Redis that
+does not answer) is not waited for, nor asked again before it has answered.
 
 Threading: `register` before anybody asks; `collect` from any thread. Each call is made by a
 thread of its own, always the same one: stores have a connection for each thread.

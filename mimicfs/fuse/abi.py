@@ -1,6 +1,6 @@
 """Structures and constants of linux/fuse.h, in the header's order and by its names.
 
-Nothing but layouts: little-endian, 64-bit. tests/fuse/test_abi.py compares each size, offset
+Nothing but layouts: little-endian, 64-bit. tests/fuse/test_fuse_abi.py compares each size, offset
 and constant with the C header. What Debian 12's header (7.38) does not have yet is marked
 with the minor version that brought it; its source is the kernel's own header.
 """

@@ -45,7 +45,7 @@ _PAGE = 4096
 _SPINS = 100
 # What we ask for, as far as the kernel offers it. EXPLICIT_INVAL_DATA and not AUTO: pages are
 # dropped exactly when `data_changed` says so; with AUTO every moved mtime dropped them, and
-# each first `ls` of a directory asked for its attributes (tests/fuse/test_kernel_cache.py).
+# each first `ls` of a directory asked for its attributes (tests/fuse/test_fuse_kernel_cache.py).
 # Not asked for: WRITEBACK_CACHE (size and mtime would belong to the kernel), POSIX_ACL.
 _WANTED = (
     Init.ASYNC_READ

@@ -1,5 +1,9 @@
-"""The speed of the protocol alone: a MemFS of 100,000 files beside the prototype and a plain
-directory. Run it as root, by hand:  python tests/fuse/bench.py [PROTOTYPE.py] [PROFILE]
+"""The speed of the protocol alone: a MemFS of 100,000 files beside a plain directory and,
+if one is named, another program that mounts one. Run it as root, by hand:
+
+    python tests/fuse/bench.py [PROGRAM] [PROFILE]
+
+The other program is given the mount point and the number of files.
 
 With a PROFILE the server runs under cProfile and its figures go to that file.
 """
@@ -112,7 +116,7 @@ def against(title: str, command: list[str], path: Path) -> None:
 
 
 def main() -> None:
-    prototype, profile = (*sys.argv[1:3], "", "")[:2]
+    other, profile = (*sys.argv[1:3], "", "")[:2]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as temporary:
         top = Path(temporary)
         plain, path = top / "plain", top / "mnt"
@@ -120,8 +124,8 @@ def main() -> None:
         path.mkdir()
         own = [sys.executable, __file__, "serve", str(path), profile]
         against("MemFS", own, path)
-        if prototype:
-            against("prototype", [sys.executable, prototype, str(path), str(FILES)], path)
+        if other:
+            against("other", [sys.executable, other, str(path), str(FILES)], path)
         for name in NAMES:
             (plain / name).touch()
         measure("plain", plain)

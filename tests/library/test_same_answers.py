@@ -1,7 +1,7 @@
 """A mimicked client answers as a plain one, whatever is asked: hypothesis chooses keys,
 prefixes, delimiters and page sizes; both servers are the oracle.
 
-Left out, each because the servers do not agree with S3 (research/mechanics.md):
+Left out, each because the servers do not agree with S3:
 * the order of rclone's and the delimiter of anything but "/" there;
 * StartAfter or Marker together with a Delimiter: a group is shown again, or not;
 * a ListObjects of moto with a Marker, and its pages: its NextMarker is no key;

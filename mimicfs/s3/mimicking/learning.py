@@ -7,8 +7,8 @@ answer instead of S3 is `mimic.py`'s, on top of this.)
 What is learned: puts, copies, finished multipart uploads, deletions, HEAD, GET, and the
 making and removing of buckets. A 404 or 412, and an answer that shows another version than
 the mirror has, repair the mirror and are announced; for that, a write that S3 refused with
-one of these costs a HEAD. Listings are not learned here: sync.py
-merges them, since one page says also what is not there.
+one of these costs a HEAD. Listings are not learned here: mimic.py
+hands them to `MimicDB.replace`, since one page says also what is not there.
 
 The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
 says so; the next sync gives the mirror back what it missed.

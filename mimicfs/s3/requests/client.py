@@ -101,7 +101,7 @@ class S3(Clients):
     ) -> Page:
         """Return one page of a listing, checked (listing.py). *token* is that of the page
         before, *after* its `upto`: the page must go on behind it. Without a token the
-        listing begins behind *after*. The mirror is not changed: sync.py merges pages.
+        listing begins behind *after*. The mirror is not changed: `sync/` merges pages.
         """
         page: Page = self._lister.page(bucket, prefix, delimiter, after, token, limit)
         return page

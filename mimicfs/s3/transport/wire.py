@@ -1,5 +1,5 @@
 """The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over
-transport.py, signed by ourselves (signing.py).
+http.py, signed by ourselves (signing.py).
 
 botocore spends 1.9 ms of CPU on such a call, most of it on what is the same for each; this takes
 a third of that, and a body goes into the caller's buffer without a copy in between (the figures
