@@ -28,6 +28,14 @@ from urllib.parse import quote, unquote
 NS = 1_000_000_000
 SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
+# What bytes that are encoded are: the type of what is in them is not that of the object.
+_ENCODED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "br": "application/x-brotli",
+    "compress": "application/x-compress",
+}
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
 _XATTR = "xattr"
 _CTIME = "ctime"
@@ -120,7 +128,8 @@ def size(meta: Mapping[str, str]) -> int:
 
 def content_type(name: str) -> str:
     """Return the Content-Type that the name of a file stands for."""
-    return mimetypes.guess_type(name)[0] or "binary/octet-stream"
+    found, encoding = mimetypes.guess_type(f"./{name}")  # a path: a name with ":" is no URL
+    return _ENCODED.get(encoding or "") or found or "binary/octet-stream"
 
 
 def file_mode(permissions: int) -> int:

@@ -379,8 +379,8 @@ class File:
             return self._staging
         assert entry is not None  # what S3 does not have is staged from the start
         size = entry.size if keep is None else min(keep, entry.size)
-        if to_upload and (size or (keep is None and entry.meta is None)):
-            self._learn_content(entry, cancellation)
+        if to_upload:
+            self._learn_content(entry, cancellation, cut=keep == 0)
         partial = to_upload and size > 2 * self._options.part_size
         staging = self._journal.stage()
         try:
@@ -420,19 +420,23 @@ class File:
         except KeyNotFound as exc:
             raise ObjectChanged(f"{self._about}: deleted in S3") from exc
 
-    def _learn_content(self, entry: Entry, cancellation: Cancellation) -> None:
+    def _learn_content(self, entry: Entry, cancellation: Cancellation, *, cut: bool) -> None:
         """Ask what else is stored with an object that is to be changed, so that it is kept.
-
-        An object that is overwritten from its start (O_TRUNC) keeps only the metadata that
-        the mirror knows, which is what stat has shown of it: there is nothing to ask for.
-        """
+        *cut*: none of its bytes stay, so it does not matter which version it is."""
+        known = self._s3.kept.remembered(self.bucket, entry) if cut else None
         try:
-            found, content = cancellation.wait(
-                self._s3.pool.submit(self._s3.head, self.bucket, self.key)
+            found, content = (
+                (entry, known)
+                if known is not None
+                else cancellation.wait(
+                    self._s3.pool.submit(self._s3.kept.of, self.bucket, self.key)
+                )
             )
         except KeyNotFound as exc:
+            if cut:
+                return
             raise ObjectChanged(f"{self._about}: deleted in S3") from exc
-        if found.etag != entry.etag:
+        if found.etag != entry.etag and not cut:
             raise ObjectChanged(f"{self._about}: changed in S3; open it again")
         with self._lock:
             self.content = content._replace(meta={**content.meta, **self.content.meta})
@@ -676,13 +680,17 @@ class File:
             if staging is not None:
                 staging.remove()
 
-    def move(self, bucket: str, key: str, entry: Entry | None) -> None:
-        """The file was renamed; *entry* is the copy at its new place, if S3 has one. Bytes
-        that S3 does not have go to the new place with the next flush."""
+    def move(
+        self, bucket: str, key: str, entry: Entry | None, content: Content | None = None
+    ) -> None:
+        """The file was renamed; *entry* is the copy at its new place, if S3 has one, stored with
+        *content* (None: as before). Bytes that S3 does not have go to the new place with the next
+        flush."""
         with self._change:
             self._give_up_multipart()
             with self._lock:
                 self.bucket, self.key = bucket, key
+                self.content = content or self.content
             if entry is None and self.entry is not None:
                 entry = self.entry._replace(key=key)
             if entry is not None:

@@ -29,6 +29,7 @@ from mimicfs.files.reader import Budget, Reader
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.kept import successor
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
@@ -353,17 +354,23 @@ class Handles:
         whole = whole and not (old.apart or new.apart)
         if not whole or not old.size or old.dirty or old.entry is None or old is new:
             raise PosixError(errno.EOPNOTSUPP, "only whole objects are copied by S3")
-        meta = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
-        content = Content(new.content.content_type, meta)
         if new.entry is None:
             self._s3_has_none(new, cancellation)
-        copy = self._s3.pool.submit(
-            self._s3.copy, (old.bucket, old.entry), new.bucket, new.key, content
-        )
-        entry = cancellation.wait(copy)
+        entry, content = cancellation.wait(self._s3.pool.submit(self._copied, old, old.entry, new))
         new.adopt(entry, content)
         self._kernel.wrote(node, entry.etag)
         return entry.size
+
+    def _copied(self, old: File, source: Entry, new: File) -> tuple[Entry, Content]:
+        """Copy the version *source* onto *new*, which keeps what is stored with it."""
+        own = self._s3.kept.remembered(old.bucket, source)
+        own = own or self._s3.kept.of(old.bucket, source.key)[1]
+        own = own._replace(meta=metadata.without_ours(own.meta))
+        replaced = new.content if new.entry is not None else None
+        content = successor(own, _name(old.key), _name(new.key), replaced)
+        posix = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
+        content = content._replace(meta={**content.meta, **posix})
+        return self._s3.copy((old.bucket, source), new.bucket, new.key, content), content
 
     def _s3_has_none(self, file: File, cancellation: Cancellation) -> None:
         """Raise PosixError EOPNOTSUPP if S3 has what the mirror does not: a copy replaces it, and
@@ -408,6 +415,10 @@ class Handles:
         if found is None:
             raise PosixError(errno.EBADF, f"handle {handle}")
         return found
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def _has_open(pid: int, ino: int) -> bool:

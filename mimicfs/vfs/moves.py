@@ -11,12 +11,16 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 
-from mimicfs.errors import MimicError, PosixError
+from mimicfs import metadata
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3, Condition
+from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.kept import successor
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
@@ -35,6 +39,10 @@ class Place:
         self.component = component
         self.bucket = parent.bucket
         self.key = parent.key + component
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.bucket, self.key
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -73,12 +81,11 @@ class Mover:
             raise PosixError(errno.ENOENT, str(source))
         if not replace:  # the mirror does not know of it; S3 may
             self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
-        copy = self._s3.pool.submit(
-            self._s3.copy, (source.bucket, entry), target.bucket, target.key
+        content, new = cancellation.wait(
+            self._s3.pool.submit(self._copied, source, entry, target, replace)
         )
-        new = cancellation.wait(copy)
         if file is not None:  # first: a read between the two requests must find the object
-            file.move(target.bucket, target.key, new)
+            file.move(target.bucket, target.key, new, content)
         try:
             self._s3.conditions.delete(source.bucket, source.key, entry.etag)
         except BaseException:
@@ -88,6 +95,23 @@ class Mover:
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
             self._kernel.copied(node, entry, new)
+
+    def _copied(
+        self, source: Place, entry: Entry, target: Place, replace: bool
+    ) -> tuple[Content | None, Entry]:
+        """Copy *entry* to *target*; return what is stored with it, if that is not what was."""
+        kept, content, replaced = self._s3.kept, None, None
+        known = self._mimicdb.entry(target.bucket, target.key)
+        if replace and known is not None and known.kind == OBJECT:
+            with suppress(KeyNotFound):
+                replaced = kept.remembered(target.bucket, known) or kept.of(*target.place)[1]
+        old, new = source.component, target.component
+        if replaced or metadata.content_type(old) != metadata.content_type(new):
+            own = kept.remembered(source.bucket, entry) or kept.of(*source.place)[1]
+            content = successor(own, old, new, replaced)
+            content = None if content == own else content
+        copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
+        return content, copy
 
     def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:
         """Move everything below one directory to another name."""

@@ -209,7 +209,7 @@ class Stored:
                     raise
             else:
                 return
-        entry, content = self._s3.head(node.bucket, key)
+        entry, content = self._s3.kept.of(node.bucket, key)
         content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         self._kernel.copied(node, entry, new)

@@ -35,7 +35,11 @@ class Request:
     def _kind(self, method: str, headers: Any) -> str:
         if "x-amz-copy-source" in headers:
             return "COPY"
-        if method == "GET" and not self.key and not self.query.keys() & {"location"}:
+        if (
+            method == "GET"
+            and not self.key
+            and not self.query.keys() & {"location", "ownershipControls", "acl"}
+        ):
             return "LIST" if self.bucket else "LIST_BUCKETS"
         return method
 

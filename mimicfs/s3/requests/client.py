@@ -28,6 +28,7 @@ from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
 from mimicfs.s3.requests.conditions import Condition, Conditions
 from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
+from mimicfs.s3.requests.kept import Kept
 from mimicfs.s3.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class S3(Clients):
         self.copy_max = COPY_MAX
         self.copies_parts = True  # until the server says that it cannot
         self.conditions = Conditions(self)
+        self.kept = Kept(self)
 
     # Buckets
 
@@ -110,13 +112,18 @@ class S3(Clients):
 
     def head(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return what S3 has of *key* now. Raises KeyNotFound."""
+        return self.head_counting(bucket, key)[:2]
+
+    def head_counting(self, bucket: str, key: str) -> tuple[Entry, Content, int]:
+        """Return the same, and how many tags the object has."""
         from mimicfs.s3.mimicking.learning import entry_of
 
         answer = self.call("head_object", bucket, key)
         entry = entry_of(key, answer)
         if entry is None:
             raise S3Unavailable(f"s3://{bucket}/{key}: {_NOT_S3}")
-        return self.mirrored(bucket, entry), Content.of(answer, entry.meta or {})
+        content = Content.of(answer, entry.meta or {})
+        return self.mirrored(bucket, entry), content, answer.get("TagCount", 0)
 
     def restore_state(self, bucket: str, key: str) -> str:
         """Ask whether *key* can be read: "not archived", "archived", "being restored", or
@@ -228,7 +235,9 @@ class S3(Clients):
         with _refusals(f"s3://{bucket}/{key}", condition):
             answer = self.call("put_object", bucket, key, **params)
         meta = {name.lower(): value for name, value in content.meta.items()}
-        return self.mirrored(bucket, Entry(key, size, time.time_ns(), bare_etag(answer), "", meta))
+        entry = Entry(key, size, time.time_ns(), bare_etag(answer), "", meta)
+        self.kept.written(bucket, entry, content)
+        return self.mirrored(bucket, entry)
 
     def copy(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None

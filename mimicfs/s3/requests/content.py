@@ -18,6 +18,12 @@ _HEADERS = (
     "ContentEncoding",
     "ContentLanguage",
     "WebsiteRedirectLocation",
+    "Expires",
+)
+# What is written is STANDARD unless it is said. Archives are not in this: their copy could not
+# be read.
+KEPT_CLASSES = frozenset(
+    {"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
 )
 _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 
@@ -33,6 +39,13 @@ class Content(NamedTuple):
         """Return this as parameters of PutObject, CopyObject and CreateMultipartUpload."""
         return {**self.headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
 
+    def copied(self) -> dict[str, Any]:
+        """Return this as what a copy says instead of its source."""
+        params = {"MetadataDirective": "REPLACE", **self.params()}
+        if "Tagging" in self.headers:
+            params["TaggingDirective"] = "REPLACE"
+        return params
+
     def tagged(self, tags: Mapping[str, str]) -> Content:
         """Return this with *tags*, for an upload: a copy keeps those of its source."""
         if not tags:
@@ -43,6 +56,10 @@ class Content(NamedTuple):
     def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
         """Return what the answer to a HEAD says, with *meta*."""
         headers = {name: answer[name] for name in _HEADERS if name in answer}
+        if "Expires" in headers:  # kept as it was written, in a form that JSON has
+            headers["Expires"] = answer.get("ExpiresString") or str(headers["Expires"])
+        if answer.get("StorageClass") in KEPT_CLASSES:
+            headers["StorageClass"] = answer["StorageClass"]
         if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
             # Else the copy would get the bucket's own encryption, or another key.
             headers |= {name: answer[name] for name in _ENCRYPTION if name in answer}

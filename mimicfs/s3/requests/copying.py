@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, Unsupported
-from mimicfs.s3.requests.content import Content, bare_etag
+from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -17,10 +17,6 @@ log = logging.getLogger(__name__)
 
 _PART = 512 << 20
 _PARTS_MAX = 10_000
-# A copy is STANDARD unless it is said. Archives are not in this: their copy could not be read.
-_KEPT_CLASSES = frozenset(
-    {"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
-)
 
 
 class Copier:
@@ -35,17 +31,22 @@ class Copier:
     ) -> Entry:
         """As S3.copy."""
         from_bucket, entry = source
-        storage_class = entry.storage_class if entry.storage_class in _KEPT_CLASSES else ""
+        storage_class = entry.storage_class if entry.storage_class in KEPT_CLASSES else ""
         if entry.size > self._copy_max:
             return self._in_parts(source, bucket, key, content, storage_class)
-        extra = {"StorageClass": storage_class} if storage_class else {}
+        extra: dict[str, Any] = {"StorageClass": storage_class} if storage_class else {}
         if content is not None:
-            extra |= {"MetadataDirective": "REPLACE", **content.params()}
+            extra |= content.copied()
+        else:
+            extra |= self._s3.kept.grants(from_bucket, entry)  # a copy has no ACL of its source
         answer = self._s3.call("copy_object", bucket, key, **_copied(from_bucket, entry), **extra)
         etag = bare_etag(answer["CopyObjectResult"])
         meta = entry.meta if content is None else content.meta
         expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
         copy = self._s3.mirrored(bucket, expected) if etag else self._seen(bucket, expected)
+        told = content or self._s3.kept.remembered(from_bucket, entry)
+        if told is not None:
+            self._s3.kept.written(bucket, copy, told)
         in_place = (from_bucket, entry.key) == (bucket, key)
         other = copy.size != entry.size or (_is_md5(entry.etag) and etag != entry.etag)
         if other and not in_place:
@@ -68,8 +69,9 @@ class Copier:
         storage_class: str,
     ) -> Entry:
         if content is None:
-            _, content = self._s3.head(source[0], source[1].key)
-        content = content.tagged(self._tags(*source))
+            _, content = self._s3.kept.of(source[0], source[1].key)
+        elif "Tagging" not in content.headers:  # unlike CopyObject, parts bring no tags along
+            content = content.tagged(self._s3.kept.tags(source[0], source[1].key))
         upload = self._s3.start_upload(bucket, key, content, storage_class)
         try:
             etags = self._copy_parts(source, bucket, key, upload)
@@ -78,15 +80,6 @@ class Copier:
         except BaseException as exc:
             self._abort(bucket, key, upload, exc)
             raise
-
-    def _tags(self, bucket: str, entry: Entry) -> dict[str, str]:
-        """Return the tags of the source: unlike CopyObject, parts do not bring them along."""
-        try:
-            found = self._s3.call("get_object_tagging", bucket, entry.key).get("TagSet", [])
-        except S3Error as exc:
-            log.warning("copied without its tags: s3://%s/%s: %s", bucket, entry.key, exc)
-            return {}
-        return {tag["Key"]: tag["Value"] for tag in found}
 
     def _copy_parts(
         self, source: tuple[str, Entry], bucket: str, key: str, upload: str

@@ -39,7 +39,10 @@ class Rules:
         options = self._buckets.of(bucket)
         if not options.metadata and params.get("Metadata"):
             params = {**params, "Metadata": metadata.without_ours(params["Metadata"])}
-        return {**_stored(options), **params}
+        said = _stored(options)
+        if any(name.startswith("Grant") for name in params):
+            said.pop("ACL", None)  # S3 takes one or the other
+        return {**said, **params}
 
     def paid(self, operation: str, params: Params) -> Params:
         """Return *params* with who pays. The mirror need not know."""

@@ -1,0 +1,167 @@
+"""What is stored with an object besides its bytes, and must not be lost when it is written again:
+content type and headers, user metadata, tags, storage class, and the ACL where there are any.
+
+S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So it is asked before
+it would be lost: one HEAD; the tags if the HEAD counts some; the ACL if the bucket has ACLs at all
+(asked once for a bucket: most have none since 2023). What this process has written itself it
+remembers.
+
+Threading: any thread. `_asking` protects what is known of buckets, `_lock` what is remembered of
+objects.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mimicfs import metadata
+from mimicfs.entry import Entry
+from mimicfs.errors import AccessDenied, MimicError, S3Error, S3Unavailable
+from mimicfs.s3.requests.content import Content
+
+if TYPE_CHECKING:
+    from mimicfs.s3.requests.client import S3
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 4096  # objects
+_GRANTS = {
+    "FULL_CONTROL": "GrantFullControl",
+    "READ": "GrantRead",
+    "READ_ACP": "GrantReadACP",
+    "WRITE_ACP": "GrantWriteACP",
+}
+_KINDS = (("ID", "id"), ("URI", "uri"), ("EmailAddress", "emailAddress"))
+_ENFORCED = "BucketOwnerEnforced"
+
+
+class Kept:
+    """What is stored with the objects of *s3*."""
+
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+        self._asking = threading.Lock()  # held while a bucket is asked: once for all who ask
+        self._lock = threading.Lock()  # protects what is known
+        self._known: OrderedDict[tuple[str, str, str], Content] = OrderedDict()
+        self._acls: dict[str, bool] = {}  # by bucket: whether its objects have ACLs
+
+    def of(self, bucket: str, key: str) -> tuple[Entry, Content]:
+        """Return what S3 has of *key* now, and all that is stored with it. Raises KeyNotFound."""
+        entry, content, tags = self._s3.head_counting(bucket, key)
+        if tags:
+            content = content.tagged(self.tags(bucket, key))
+        headers = {**content.headers, **self.grants(bucket, entry)}
+        content = content._replace(headers=headers)
+        self.written(bucket, entry, content)
+        return entry, content
+
+    def remembered(self, bucket: str, entry: Entry) -> Content | None:
+        """Return what this process knows to be stored with the version *entry*."""
+        with self._lock:
+            return self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
+
+    def written(self, bucket: str, entry: Entry, content: Content) -> None:
+        """S3 has stored *content* with the version *entry*."""
+        if entry.etag:
+            with self._lock:
+                self._known[bucket, entry.key, entry.etag] = content
+                self._known.move_to_end((bucket, entry.key, entry.etag))
+                while len(self._known) > _REMEMBERED:
+                    self._known.popitem(last=False)
+
+    def tags(self, bucket: str, key: str) -> dict[str, str]:
+        """Return the tags of an object; none where they may not be read."""
+        try:
+            found = self._s3.call("get_object_tagging", bucket, key).get("TagSet", [])
+        except S3Error as exc:
+            log.warning("written again without its tags: s3://%s/%s: %s", bucket, key, exc)
+            return {}
+        return {tag["Key"]: tag["Value"] for tag in found}
+
+    def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
+        """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
+        usual one, or cannot be read."""
+        known = self.remembered(bucket, entry)
+        if known is not None:
+            return {name: known.headers[name] for name in _GRANTS.values() if name in known.headers}
+        if not self._has_acls(bucket):
+            return {}
+        try:
+            return _as_parameters(self._s3.call("get_object_acl", bucket, entry.key))
+        except S3Error as exc:
+            log.info("ACLs in s3://%s are not kept, they cannot be read: %s", bucket, exc)
+            if not isinstance(exc, S3Unavailable):
+                self._acls[bucket] = False
+            return {}
+
+    def _has_acls(self, bucket: str) -> bool:
+        with self._asking:
+            if bucket not in self._acls:
+                known = not self._is_enforced(bucket) and self._knows_acls(bucket)
+                self._acls[bucket] = known
+            return self._acls[bucket]
+
+    def _is_enforced(self, bucket: str) -> bool:
+        """Whether the owner of the bucket owns each object, and ACLs are off."""
+        try:
+            answer = self._s3.call("get_bucket_ownership_controls", bucket)
+        except MimicError as exc:
+            log.debug("%s", exc)
+            return False
+        rules = answer.get("OwnershipControls", {}).get("Rules", [])
+        return any(rule.get("ObjectOwnership") == _ENFORCED for rule in rules)
+
+    def _knows_acls(self, bucket: str) -> bool:
+        """Whether the server knows ACLs. Asked of the bucket: one that does not look at `?acl`
+        would answer with a whole object."""
+        try:
+            return bool(self._s3.call("get_bucket_acl", bucket).get("Grants"))
+        except AccessDenied:
+            return True  # those of the objects may still be readable
+        except MimicError as exc:
+            log.debug("%s", exc)
+            return False
+
+
+def _as_parameters(acl: Mapping[str, Any]) -> dict[str, str]:
+    grants, owner = acl.get("Grants", []), acl.get("Owner", {}).get("ID", "")
+    if [_said(grant) for grant in grants] in ([], [("FULL_CONTROL", "id", owner)]):
+        return {}
+    found: dict[str, list[str]] = {}
+    for permission, kind, who in map(_said, grants):
+        if permission in _GRANTS and who:
+            found.setdefault(_GRANTS[permission], []).append(f'{kind}="{who}"')
+    return {name: ", ".join(who) for name, who in found.items()}
+
+
+def _said(grant: Mapping[str, Any]) -> tuple[str, str, str]:
+    grantee = grant.get("Grantee", {})
+    for name, kind in _KINDS:
+        if grantee.get(name):
+            return grant.get("Permission", ""), kind, grantee[name]
+    return grant.get("Permission", ""), "id", ""
+
+
+def successor(
+    content: Content, old_name: str, new_name: str, replaced: Content | None = None
+) -> Content:
+    """Return what is to be stored with an object that was *old_name* and becomes *new_name*,
+    which was stored with *replaced*.
+
+    A type that was guessed from the old name is guessed again. What the object has none of its
+    own of, it takes over from the one that it replaces: but not mode, owner and times.
+    """
+    own = content.content_type not in (metadata.content_type(old_name), Content().content_type)
+    guess = metadata.content_type(new_name)
+    if replaced is None:
+        return content if own else content._replace(content_type=guess)
+    meta = {**metadata.without_ours(replaced.meta), **content.meta}
+    headers = {**replaced.headers, **content.headers}
+    content_type = content.content_type if own else replaced.content_type
+    if content_type == Content().content_type:
+        content_type = guess
+    return Content(content_type, meta, headers)
