@@ -124,6 +124,10 @@ class MimicDB:
         """S3 has *entry*. With *since*: it was asked before later changes, which stand."""
         self._apply(bucket, [entry], (), since)
 
+    def record_all(self, bucket: str, entries: Sequence[Entry], since: int | None = None) -> None:
+        """S3 has *entries*, as `record`."""
+        self._apply(bucket, entries, (), since)
+
     def forget(self, bucket: str, key: str, since: int | None = None) -> None:
         """S3 does not have *key*."""
         self._apply(bucket, (), [key], since)

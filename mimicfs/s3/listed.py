@@ -11,7 +11,7 @@ from typing import Any
 
 from mimicfs.s3.boto2 import Headers, ask, params_of
 from mimicfs.s3.key import Key
-from mimicfs.s3.mimicking.local import Local
+from mimicfs.s3.mimicking.mimic import mimicking_of
 from mimicfs.s3.multipart import MultiPartUpload
 from mimicfs.s3.prefix import Prefix
 from mimicfs.s3.resultset import BucketListResultSet, ResultSet
@@ -71,8 +71,8 @@ class Listed:
         } | ({"MaxKeys": int(most)} if most is not None else {})
         answer = None
         if not force and not headers:
-            local = Local(self.connection.mimicdb)
-            answer = local.keys({"Bucket": self.name, **asked})
+            mimicking = mimicking_of(self.connection.client)
+            answer = mimicking.keys({"Bucket": self.name, **asked})
         if answer is None:
             plain = {name: value for name, value in asked.items() if value != ""}
             answer = self.ask("list_objects", force, **plain, **params_of(headers))

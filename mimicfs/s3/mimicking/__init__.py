@@ -2,6 +2,8 @@
 
 mimic         the way of a call of a boto3 client: to S3 or to the mirror
 local         which calls the mirror answers, and how
+operations    what each operation of S3 does to what the mirror has
+pages         pages of listings, and where they go on
 learning      what S3's answers teach the mirror
 answers       answers in the form of boto3's, made from what the mirror has
 conversation  one code for clients that block and for those that are awaited

@@ -5,10 +5,11 @@ passes through: paginators, waiters, resources and s3transfer included. (What th
 answer instead of S3 is `mimic.py`'s, on top of this.)
 
 What is learned: puts, copies, finished multipart uploads, deletions, HEAD, GET, and the
-making and removing of buckets. A 404 or 412, and an answer that shows another version than
-the mirror has, repair the mirror and are announced; for that, a write that S3 refused with
-one of these costs a HEAD. Listings are not learned here: mimic.py
-hands them to `MimicDB.replace`, since one page says also what is not there.
+making and removing of buckets. operations.py says what each other call means; where its answer
+does not say what there is now, S3 is asked, or the mirror forgets. A 404 or 412, and an answer
+that shows another version than the mirror has, repair the mirror and are announced; for that, a
+write that S3 refused with one of these costs a HEAD. Listings are not learned here: pages.py
+and sync/ merge them, since a page says also what is not there.
 
 The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
 says so; the next sync gives the mirror back what it missed.
@@ -23,7 +24,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
@@ -32,18 +33,25 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import OBJECT, SIZE_MAX, TIME_MAX_NS, Entry
-from mimicfs.errors import StoreError
+from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.mimicking.answers import head_text
 from mimicfs.s3.mimicking.conversation import Conversation, hold
+from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
+from mimicfs.s3.mimicking.pages import entry_of as listed_entry
 
 log = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
+_PAGE = 1000  # entries of the mirror read at a time
+_BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
 _Params = Mapping[str, Any]
 _Answer = Mapping[str, Any]
+_Learn = Callable[[_Params, _Answer, int], "Conversation[Any] | None"]
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
+# The note beside a bucket that has, or had, versions.
+VERSIONS = "versions"
 
 # The size of the body that the call in this context has sent.
 _sent: ContextVar[list[int]] = ContextVar("mimicfs_sent")
@@ -92,7 +100,7 @@ class Learner:
         self._heads = heads
         self._lock = threading.Lock()  # protects the uploads
         self._uploads: dict[str, _Upload] = {}
-        self._learn: dict[str, Callable[[_Params, _Answer, int], Conversation[Any] | None]] = {
+        self._learn: dict[str, _Learn] = {
             "PutObject": self._put,
             "CopyObject": self._copy,
             "CreateMultipartUpload": self._start,
@@ -109,30 +117,43 @@ class Learner:
                 params["Bucket"]
             ),
         }
+        self._by_effect: dict[Effect, _Learn] = {
+            Effect.RENAME: self._rename,
+            Effect.HEAD: self._drop_head,
+            Effect.HEADS: self._drop_heads,
+        }
 
     def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
         """Ask S3 what was to be asked, learn, and return the answer."""
         if operation in ("HeadObject", "GetObject"):
             return (yield from self._read(operation, params))
-        learn = self._learn.get(operation)
-        if learn is None:
-            return (yield operation, params)
+        effect = effect_of(operation)
+        if effect in (Effect.NONE, Effect.ACCESS):
+            answer = yield operation, params
+            self._note_versions(operation, params, answer)
+            return answer
         asked = dict(params)  # botocore rewrites some of them in place
         sizes: list[int] = []
         token = _sent.set(sizes)
         try:
             answer = yield operation, params
         except ClientError as exc:
-            with _told(operation, params):
+            with _told(operation, asked):
                 yield from self._unfulfilled(asked, exc)
             raise
         finally:
             _sent.reset(token)
-        with _told(operation, params):
-            more = learn(asked, answer, sizes[-1] if sizes else 0)
+        with _told(operation, asked):
+            self._note_versions(operation, asked, answer)
+            more = self._learned(operation, effect)(asked, answer, sizes[-1] if sizes else 0)
             if more is not None:
                 yield from more
         return answer
+
+    def _learned(self, operation: str, effect: Effect) -> _Learn:
+        """Return what learns from the answer to *operation*."""
+        found = self._learn.get(operation)
+        return found if found is not None else self._by_effect.get(effect, self._unknown)
 
     # Writes
 
@@ -205,22 +226,98 @@ class Learner:
             self._uploads.pop(params["UploadId"], None)
 
     def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> Conversation[None]:
-        if params.get("VersionId"):
-            yield from self._head(
-                params
-            )  # an older version may have become the current one, or none
+        if params.get("VersionId"):  # an older one may be the current one now, or none
+            yield from self._settle(params["Bucket"], [params["Key"]])
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
 
-    def _delete_many(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        refused = {error["Key"] for error in answer.get("Errors", ())}
+    def _delete_many(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
+        refused = {error.get("Key"): error.get("Code") for error in answer.get("Errors", ())}
         objects = params["Delete"]["Objects"]
-        gone = [
-            item["Key"]
-            for item in objects
-            if item["Key"] not in refused and not item.get("VersionId")
-        ]
-        self._mimicdb.forget_all(params["Bucket"], gone)
+        versions = {item["Key"] for item in objects if item.get("VersionId")}
+        changed = {key for key, code in refused.items() if code == "PreconditionFailed"}
+        gone = {item["Key"] for item in objects} - versions - refused.keys()
+        self._mimicdb.forget_all(params["Bucket"], sorted(gone))
+        yield from self._settle(params["Bucket"], sorted(versions | changed))
+
+    def _rename(self, params: _Params, _answer: _Answer, _sent_size: int) -> Conversation[None]:
+        keys = [key for _, key in changed_keys("RenameObject", params)]
+        yield from self._settle(params["Bucket"], keys)
+
+    # What a call names, and no more is known of
+
+    def _drop_head(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+        bucket, key = params["Bucket"], params["Key"]
+        since = self._mimicdb.seq(bucket)
+        known = self._mimicdb.entry(bucket, key)
+        if known is not None and known.head is not None:
+            self._mimicdb.record(bucket, known._replace(head=None), since)
+
+    def _drop_heads(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+        bucket, after = params["Bucket"], ""
+        while True:
+            since = self._mimicdb.seq(bucket)
+            page = self._mimicdb.listing(bucket, "", after, _PAGE)
+            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
+            if heads:
+                self._mimicdb.record_all(bucket, heads, since)
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key
+
+    def _unknown(self, params: _Params, answer: _Answer, sent: int) -> Conversation[None]:
+        """Nobody knows what was done: what is named is asked of S3, or forgotten."""
+        bucket = params.get("Bucket")
+        known = self._mimicdb.backend.bucket(bucket) if bucket else None
+        if bucket and params.get("Key"):
+            self._drop_head(params, answer, sent)
+            yield from self._settle(bucket, [params["Key"]])
+        elif known is not None:
+            self._mimicdb.drop_bucket(known.name)
+            self._mimicdb.add_bucket(known.name, known.created_ns)
+
+    def _settle(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
+        """Ask S3 what it has of *keys* now: each, or, of many, what it lists behind the first."""
+        left, lists = sorted(set(keys)), True
+        while left:
+            key = left.pop(0)
+            yield from self._head({"Bucket": bucket, "Key": key})
+            if len(left) > 1 and lists:
+                reached = yield from self._list_behind(bucket, key)
+                lists = reached is not None
+                left = [key for key in left if key > (reached or key)] if lists else left
+
+    def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
+        """Have S3 list what is behind *after*. Return the key up to which is known what it has;
+        None: not at all."""
+        since = self._mimicdb.seq(bucket)
+        try:
+            answer = yield "ListObjectsV2", {"Bucket": bucket, "StartAfter": after}
+        except (ClientError, BotoCoreError) as exc:
+            log.debug("LIST s3://%s: %s", bucket, exc)
+            return None
+        entries = [listed_entry(item) for item in answer.get("Contents", ())]
+        keys = [entry.key for entry in entries]
+        truncated = answer.get("IsTruncated", False)
+        if keys != sorted(set(keys)) or (keys and keys[0] <= after) or (truncated and not keys):
+            return None
+        upto = keys[-1] if truncated else None
+        try:
+            self._mimicdb.replace(
+                *(bucket, "", entries), after=after, upto=upto, since=since, deep=True
+            )
+        except LogTrimmed as exc:
+            log.debug("a page was not learned: %s", exc)
+            return None
+        return upto or _BEHIND_ALL
+
+    def _note_versions(self, operation: str, params: _Params, answer: _Answer) -> None:
+        """Note that the bucket has versions, if *answer* shows one, or that it will."""
+        bucket = params.get("Bucket")
+        if not isinstance(bucket, str) or not _shows_versions(operation, answer):
+            return
+        if self._mimicdb.note(bucket, VERSIONS) is None:
+            self._mimicdb.set_note(bucket, VERSIONS, "seen")
 
     def _asked(self, params: _Params) -> Conversation[bool]:
         """Ask S3 what our own write has made, and record that. It is not announced: who
@@ -261,6 +358,7 @@ class Learner:
             with _told(operation, params):
                 yield from self._refused(params, exc, since)
             raise
+        self._note_versions(operation, params, answer)
         entry = entry_of(key, answer)
         if entry is not None:
             if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
@@ -284,6 +382,7 @@ class Learner:
         """A read was refused."""
         status = _status(exc)
         if status == 404:
+            self._note_versions("HeadObject", params, exc.response)
             known = self._mimicdb.entry(params["Bucket"], params["Key"])
             if known is not None and known.kind == OBJECT:
                 self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
@@ -353,6 +452,20 @@ def entry_of(key: str, answer: _Answer) -> Entry | None:
         "" if storage_class == "STANDARD" else storage_class,
         {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
     )
+
+
+def _shows_versions(operation: str, answer: _Answer) -> bool:
+    if operation == "PutBucketVersioning" or answer.get("VersionId"):
+        return True
+    if operation == "GetBucketVersioning":
+        return "Status" in answer
+    if operation == "ListObjectVersions" and answer.get("DeleteMarkers"):
+        return True
+    shown = (*answer.get("Versions", ()), *answer.get("Deleted", ()))
+    if any(item.get("VersionId", "null") != "null" or item.get("DeleteMarker") for item in shown):
+        return True
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return "x-amz-version-id" in headers or "x-amz-delete-marker" in headers
 
 
 def _status(exc: ClientError) -> int:

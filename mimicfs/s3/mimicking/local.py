@@ -9,8 +9,11 @@
 A call with any other parameter goes to S3, and so does whatever is odd, or not certain:
 * a listing, unless all that it can show was synced (a deep scope covers it);
 * HeadObject, unless a HEAD of this version was seen, or the absence of the key is certain;
+* a HeadObject of what is absent in a bucket with versions: its headers name a delete marker;
+* a Marker that is no known key and that no page of this client has ended with (pages.py);
 * what a listing of S3 says and the mirror does not keep, until it was seen once: the owner
-  that ListBuckets and ListObjects name, and the region that HeadBucket names.
+  that ListBuckets and ListObjects name, and the region that HeadBucket names;
+* the first call of each kind after this client has changed who may read.
 Not shown are the checksum algorithm and type that newer servers list with each object.
 
 A page that was made here goes on with a token of ours, "mimicfs:" and the key to go on
@@ -31,6 +34,9 @@ from mimicfs.errors import MimicError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.answers import Answer
+from mimicfs.s3.mimicking.learning import VERSIONS
+from mimicfs.s3.mimicking.operations import Effect, effect_of
+from mimicfs.s3.mimicking.pages import Place, Places
 
 Params = Mapping[str, Any]
 
@@ -75,8 +81,11 @@ class _Shown(NamedTuple):
 class Local:
     """Answers from *mimicdb*."""
 
-    def __init__(self, mimicdb: MimicDB) -> None:
+    def __init__(self, mimicdb: MimicDB, places: Places) -> None:
         self._mimicdb = mimicdb
+        self._places = places
+        # By bucket and operation: S3 must have answered it since who may read was changed.
+        self._doubted: set[tuple[str, str]] = set()
         self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket; "": of all buckets
         self._regions: dict[str, str] = {}  # by bucket
         self._answers = {
@@ -92,6 +101,8 @@ class Local:
         allowed = _ALLOWED.get(operation)
         if allowed is None or not params.keys() <= allowed or not _plain(params):
             return None
+        if self._doubted and (params.get("Bucket", ""), operation) in self._doubted:
+            return None
         try:
             return self._answers[operation](params)
         except (MimicError, KeyError):  # nothing is certain
@@ -99,6 +110,11 @@ class Local:
 
     def seen(self, operation: str, params: Params, answer: Params) -> None:
         """Note what S3 answered, where a listing does not say it."""
+        bucket = params.get("Bucket", "")
+        if effect_of(operation) is Effect.ACCESS:
+            self._doubted |= {(bucket, reading) for reading in _ALLOWED}
+        elif self._doubted:
+            self._doubted -= {(bucket, operation)}
         if operation == "ListBuckets" and "Owner" in answer:
             self._owners[""] = answer["Owner"]
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
@@ -110,8 +126,9 @@ class Local:
 
     def keys(self, params: Params) -> Answer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""
+        doubted = (params["Bucket"], "ListObjects") in self._doubted
         try:
-            return self._listed(params, None) if _plain(params) else None
+            return self._listed(params, None) if _plain(params) and not doubted else None
         except MimicError:
             return None
 
@@ -138,6 +155,8 @@ class Local:
             return answers.head_object(entry)
         if not key or not self._knows(bucket, key):
             return None
+        if self._mimicdb.note(bucket, VERSIONS) is not None:
+            return None  # S3 says in the headers whether a delete marker hides it, and which
         raise Refused("404", answers.refusal("404", "Not Found", 404))
 
     def _knows(self, bucket: str, prefix: str) -> bool:
@@ -175,18 +194,32 @@ class Local:
 
     def _listed(self, params: Params, owner: Mapping[str, str] | None) -> Answer | None:
         delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")
-        # A marker inside a group: servers do not agree on whether the group is shown.
-        inside = delimiter and delimiter in marker[len(params.get("Prefix", "")) :]
-        if inside and not marker.endswith(delimiter):
+        after = self._behind_marker(params, marker) if marker else ""
+        if after is None:
             return None
-        shown = self._page(params, marker)
+        # A marker inside a group: servers do not agree on whether the group is shown.
+        inside = delimiter and delimiter in after[len(params.get("Prefix", "")) :]
+        if inside and not after.endswith(delimiter):
+            return None
+        shown = self._page(params, after)
         if shown is None:
             return None
         answer = _listing(params, shown, owner)
         answer["Marker"] = marker
-        if shown.more and delimiter:
-            answer["NextMarker"] = shown.last
+        if shown.more:
+            self._places.note(params, shown.last, Place(shown.last, ours=True))
+            if delimiter:
+                answer["NextMarker"] = shown.last
         return answer
+
+    def _behind_marker(self, params: Params, marker: str) -> str | None:
+        """Return the key that *marker* stands for: that which a page ended with, or itself if
+        the mirror has a key of that name; None: it may be anything."""
+        place = self._places.find(params, marker)
+        if place is not None:
+            return place.last
+        entry = self._mimicdb.entry(params["Bucket"], marker)
+        return marker if entry is not None and entry.kind == OBJECT else None
 
     def _page(self, params: Params, after: str) -> _Shown | None:
         bucket, prefix = params["Bucket"], params.get("Prefix", "")

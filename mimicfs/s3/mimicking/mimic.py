@@ -8,8 +8,8 @@ passes through: paginators, waiters, resources and s3transfer included. A call g
     what local.py can answer        ->  the mirror
     everything else                 ->  S3
 
-and on its way back from S3 through learning.py, or, for a listing, into the mirror here: a
-page says also what is not there. Pages that follow each other from the first to the last make
+and on its way back from S3 through learning.py, or, for a listing, through pages.py: a page
+says also what is not there. Pages that follow each other from the first to the last make
 their prefix complete, as a sync does.
 
 A client whose calls are awaited (aiobotocore) is mimicked by the same code; it asks the store
@@ -24,37 +24,21 @@ import inspect
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import Bucket, Entry, Scope
-from mimicfs.errors import LogTrimmed
+from mimicfs.entry import Bucket
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
 from mimicfs.s3.mimicking.learning import Learner, note_size
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
+from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
 
 log = logging.getLogger(__name__)
-
-# With these, a listing shows keys, each once and as they are.
-_LEARNED = {
-    "ListObjectsV2": {
-        "Bucket",
-        "Prefix",
-        "StartAfter",
-        "ContinuationToken",
-        "MaxKeys",
-        "FetchOwner",
-    },
-    "ListObjects": {"Bucket", "Prefix", "Marker", "MaxKeys"},
-}
-_FOLLOWED_MAX = 1000  # listings that are remembered between their pages
 
 # Set while a waiter waits: what it waits for is not in the mirror.
 _waiting: ContextVar[bool] = ContextVar("mimicfs_waiting", default=False)
@@ -102,19 +86,16 @@ def mimic(client: Any, mimicdb: MimicDB, forcing: Forcing | None = None) -> Any:
 
     awaited = inspect.iscoroutinefunction(inspect.unwrap(ask))
     client._make_api_call = call_async if awaited else call
-    client._make_api_call.mimics = True
+    client._make_api_call.mimics = mimicking
     client.meta.events.register("before-send.s3", note_size)
     client.get_waiter = _forced_waiters(client.get_waiter)
     return client
 
 
-class _Followed(NamedTuple):
-    """A listing of which the next page has not been asked for."""
-
-    bucket: str
-    prefix: str
-    last: str
-    started_ns: int | None  # None: its first page was not seen
+def mimicking_of(client: Any) -> Mimic:
+    """Return what *client*, which mimics, does."""
+    found: Mimic = client._make_api_call.mimics
+    return found
 
 
 class Mimic:
@@ -125,9 +106,9 @@ class Mimic:
         self._learner = Learner(mimicdb, heads=True)
         self._mimicdb = mimicdb
         self._forcing = forcing
-        self._local = Local(mimicdb)
-        self._lock = threading.Lock()  # protects the table below
-        self._followed: OrderedDict[str, _Followed] = OrderedDict()  # by the token that goes on
+        self._places = Places()
+        self._pages = Pages(mimicdb, self._places)
+        self._local = Local(mimicdb, self._places)
 
     def answer(self, operation: str, params: Params) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
@@ -146,18 +127,24 @@ class Mimic:
         params = _without_force(params)
         if operation == "ListBuckets" and not params:
             return (yield from self._list_buckets())
-        if operation in _LEARNED:
+        if operation in LEARNED:
             return (yield from self._list(operation, params))
         answer = yield from self._learner.talk(operation, params)
         self._local.seen(operation, params, answer)
+        if operation == "CreateBucket":
+            yield from self._made(params["Bucket"])
         return answer
+
+    def keys(self, params: Params) -> Any:
+        """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""
+        return None if self._forcing else self._local.keys(params)
 
     def _list_buckets(self) -> Conversation[Any]:
         answer = yield "ListBuckets", {}
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             self._mimicdb.replace_buckets(
-                [Bucket(item["Name"], _ns(item["CreationDate"])) for item in answer["Buckets"]]
+                [Bucket(item["Name"], time_ns(item["CreationDate"])) for item in answer["Buckets"]]
             )
         return answer
 
@@ -165,93 +152,54 @@ class Mimic:
 
     def _list(self, operation: str, params: Params) -> Conversation[Any]:
         asked = dict(params)  # botocore rewrites some of them in place
-        since = self._mimicdb.seq(asked["Bucket"]) if isinstance(asked.get("Bucket"), str) else 0
+        bucket = asked.get("Bucket")
+        since = self._mimicdb.seq(bucket) if isinstance(bucket, str) else 0
         started_ns = time.time_ns()
+        for_s3 = self._for_s3(params)
+        plain = dict(for_s3)
         try:
-            answer = yield operation, _for_s3(params)
+            answer = yield operation, for_s3
         except ClientError as exc:
             if exc.response.get("Error", {}).get("Code") == "NoSuchBucket":
                 self._mimicdb.drop_bucket(asked["Bucket"])
             raise
-        if params.get("ContinuationToken") != answer.get("ContinuationToken"):
-            answer["ContinuationToken"] = params["ContinuationToken"]  # ours, as it was asked
+        if plain.get("Marker") != asked.get("Marker"):
+            answer["Marker"] = asked["Marker"]
+        if plain.get("ContinuationToken") != asked.get("ContinuationToken"):
+            answer["ContinuationToken"] = asked["ContinuationToken"]  # ours, as it was asked
             answer.pop("StartAfter", None)
         self._local.seen(operation, asked, answer)
-        if asked.keys() <= _LEARNED[operation]:
-            self._learn_page(asked, answer, since, started_ns)
+        self._pages.learn(operation, plain, answer, since, started_ns)
         return answer
 
-    def _learn_page(
-        self, asked: Params, answer: Mapping[str, Any], since: int, started_ns: int
-    ) -> None:
-        """Merge a page into the mirror, if it is known behind which key it begins."""
-        place = self._begins(asked, started_ns)
-        entries = [_entry(item) for item in answer.get("Contents", ())]
-        keys = [entry.key for entry in entries]
-        truncated = answer["IsTruncated"]
-        if place is None or keys != sorted(set(keys)) or (keys and keys[0] <= place.last):
-            return  # a directory bucket lists in no order
-        if truncated and not keys:
-            return
-        upto = keys[-1] if truncated else None
+    def _for_s3(self, params: Params) -> Params:
+        """Return *params* without a token or a group of ours, which S3 might not take."""
+        delimiter = params.get("Delimiter")
+        marker = params.get("Marker")
+        if marker and delimiter:
+            place = self._places.find(params, marker)
+            inside = delimiter in marker[len(params.get("Prefix", "")) :]
+            if place is not None and place.ours and inside:
+                return params | {"Marker": behind(marker)}
+        last = place_of(params.get("ContinuationToken") or "")
+        if last is None:
+            return params
+        if delimiter and delimiter in last[len(params.get("Prefix", "")) :]:
+            last = behind(last)
+        plain = {name: value for name, value in params.items() if name != "ContinuationToken"}
+        return plain | {"StartAfter": last}
+
+    def _made(self, bucket: str) -> Conversation[None]:
+        """A bucket was made. It may have been there before, which us-east-1 does not say; what
+        is in it, mostly nothing, is known from now on."""
         try:
-            self._mimicdb.replace(
-                *(place.bucket, place.prefix, entries),
-                after=place.last,
-                upto=upto,
-                since=since,
-                deep=True,
-            )
-        except LogTrimmed as exc:
-            log.debug("a page was not learned: %s", exc)
-            return
-        if truncated:
-            self._goes_on(answer, place._replace(last=keys[-1]))
-        elif place.started_ns is not None and (not place.prefix or place.prefix.endswith("/")):
-            duration_ns = time.time_ns() - place.started_ns
-            scope = Scope(place.prefix, True, place.started_ns, duration_ns)
-            self._mimicdb.complete(place.bucket, scope)
-
-    def _begins(self, asked: Params, started_ns: int) -> _Followed | None:
-        """Return where the page begins."""
-        bucket, prefix = asked["Bucket"], asked.get("Prefix", "")
-        token = asked.get("ContinuationToken")
-        if token is not None:
-            own = place_of(token)
-            if own is not None:
-                return _Followed(bucket, prefix, own, None)
-            with self._lock:
-                found = self._followed.pop(token, None)
-            same = found is not None and (found.bucket, found.prefix) == (bucket, prefix)
-            return found if same else None
-        after = asked.get("StartAfter") or asked.get("Marker") or ""
-        with self._lock:
-            found = self._followed.pop(f"{bucket}/{prefix}\0{after}", None) if after else None
-        return found or _Followed(bucket, prefix, after, None if after else started_ns)
-
-    def _goes_on(self, answer: Mapping[str, Any], place: _Followed) -> None:
-        token = answer.get("NextContinuationToken")
-        with self._lock:
-            # A ListObjects goes on with the last key as its Marker.
-            self._followed[token or f"{place.bucket}/{place.prefix}\0{place.last}"] = place
-            while len(self._followed) > _FOLLOWED_MAX:
-                self._followed.popitem(last=False)
+            yield from self._list("ListObjectsV2", {"Bucket": bucket})
+        except (ClientError, BotoCoreError) as exc:
+            log.debug("LIST s3://%s: %s", bucket, exc)
 
 
 def _without_force(params: Params) -> Params:
     return {name: value for name, value in params.items() if name != "Force"}
-
-
-def _for_s3(params: Params) -> Params:
-    """Return *params* without a token of ours, which S3 would refuse."""
-    place = place_of(params.get("ContinuationToken") or "")
-    if place is None:
-        return params
-    delimiter = params.get("Delimiter")
-    if delimiter and delimiter in place[len(params.get("Prefix", "")) :]:
-        place = behind(place)
-    plain = {name: value for name, value in params.items() if name != "ContinuationToken"}
-    return plain | {"StartAfter": place}
 
 
 def _forced_waiters(get_waiter: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -282,18 +230,3 @@ def _waiting_for_s3() -> Iterator[None]:
         yield
     finally:
         _waiting.reset(token)
-
-
-def _entry(item: Mapping[str, Any]) -> Entry:
-    storage_class = item.get("StorageClass", "")
-    return Entry(
-        item["Key"],
-        item["Size"],
-        _ns(item["LastModified"]),
-        item.get("ETag", "").strip('"'),
-        "" if storage_class == "STANDARD" else storage_class,
-    )
-
-
-def _ns(at: datetime) -> int:
-    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000

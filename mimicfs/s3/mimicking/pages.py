@@ -1,0 +1,184 @@
+"""Pages of listings that clients ask for: what S3 shows is merged into the mirror, and where a
+listing goes on is remembered.
+
+A marker or token is what a server gives out to be given back: a key, a key with something
+behind it, or a hash. It is looked up here and never taken for a key by its looks. Where a page
+begins is certain of the first page of a listing, of one that follows a page which was seen, and
+behind a StartAfter, which is a key by definition. Of any other page, what lies before its first
+key is not said, and nothing there is deleted.
+
+Threading: any; the places are under a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import LogTrimmed
+from mimicfs.merging import same_version
+from mimicfs.mimicdb import MimicDB
+
+log = logging.getLogger(__name__)
+
+Params = Mapping[str, Any]
+
+# With these, a listing shows keys, each once and as they are.
+LEARNED = {
+    "ListObjectsV2": {
+        "Bucket",
+        "Prefix",
+        "StartAfter",
+        "ContinuationToken",
+        "MaxKeys",
+        "FetchOwner",
+    },
+    "ListObjects": {"Bucket", "Prefix", "Marker", "MaxKeys"},
+}
+_PLACES_MAX = 1000  # that are remembered
+
+
+class Place(NamedTuple):
+    """Where a listing goes on."""
+
+    last: str  # the key or common prefix that the page before ended with
+    started_ns: int | None = None  # of its first page, if S3 has shown all pages so far
+    ours: bool = False  # the page before was the mirror's
+
+
+class Places:
+    """The places that the markers and tokens of recent pages stand for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the table below
+        self._places: OrderedDict[tuple[str, ...], Place] = OrderedDict()
+
+    def note(self, asked: Params, marker: str, place: Place) -> None:
+        """The listing that *asked* is a page of goes on at *place* if it is given *marker*."""
+        with self._lock:
+            self._places[_listing(asked, marker)] = place
+            while len(self._places) > _PLACES_MAX:
+                self._places.popitem(last=False)
+
+    def find(self, asked: Params, marker: str) -> Place | None:
+        with self._lock:
+            return self._places.get(_listing(asked, marker))
+
+
+def _listing(asked: Params, marker: str) -> tuple[str, ...]:
+    return asked["Bucket"], asked.get("Prefix", ""), asked.get("Delimiter", ""), marker
+
+
+class Pages:
+    """Learns pages of S3 into *mimicdb*."""
+
+    def __init__(self, mimicdb: MimicDB, places: Places) -> None:
+        self._mimicdb = mimicdb
+        self._places = places
+
+    def learn(self, operation: str, asked: Params, answer: Params, since: int, at_ns: int) -> None:
+        """S3 has given *answer* to *asked*, which was asked at *at_ns*, after change *since*."""
+        shown = [item["Key"] for item in answer.get("Contents", ())]
+        place = self._begins(asked, at_ns)
+        in_order = shown == sorted(set(shown))
+        if not in_order or (place is not None and shown and shown[0] <= place.last):
+            return  # a directory bucket lists in no order
+        truncated = bool(answer.get("IsTruncated"))
+        if asked.keys() <= LEARNED[operation]:
+            entries = [entry_of(item) for item in answer.get("Contents", ())]
+            merged = self._merge(asked, place, entries, since, truncated=truncated)
+            if place is not None and not merged:
+                place = place._replace(started_ns=None)
+            elif place is not None and not truncated:
+                self._complete(asked, place)
+        if truncated:
+            groups = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
+            self._goes_on(asked, answer, place, max([*shown, *groups], default=""))
+
+    def _begins(self, asked: Params, at_ns: int) -> Place | None:
+        """Return the place behind which a page begins; None: that is not certain."""
+        marker = asked.get("ContinuationToken") or asked.get("Marker")
+        if marker:
+            place = self._places.find(asked, marker)
+            return place if place is not None and not place.ours else None
+        after = asked.get("StartAfter") or ""
+        return Place(after, None if after else at_ns)
+
+    def _merge(
+        self,
+        asked: Params,
+        place: Place | None,
+        entries: list[Entry],
+        since: int,
+        *,
+        truncated: bool,
+    ) -> bool:
+        """Merge the keys of a page; return whether all of it was believed."""
+        bucket, prefix = asked["Bucket"], asked.get("Prefix", "")
+        if not entries and (truncated or place is None):
+            return True  # it says nothing
+        if place is None:
+            first, entries = entries[0], entries[1:]
+            self._show(bucket, first, since)
+            after = first.key
+        else:
+            after = place.last
+        upto = ([after] + [entry.key for entry in entries])[-1] if truncated else None
+        if upto == after:
+            return True
+        try:
+            self._mimicdb.replace(
+                *(bucket, prefix, entries), after=after, upto=upto, since=since, deep=True
+            )
+        except LogTrimmed as exc:
+            log.debug("a page was not learned: %s", exc)
+            return False
+        return True
+
+    def _show(self, bucket: str, entry: Entry, since: int) -> None:
+        """S3 has *entry*; what is before it is not said."""
+        known = self._mimicdb.entry(bucket, entry.key)
+        if known is None or not same_version(known, entry):
+            self._mimicdb.repair(bucket, entry.key, entry, since)
+
+    def _complete(self, asked: Params, place: Place) -> None:
+        prefix = asked.get("Prefix", "")
+        if place.started_ns is not None and (not prefix or prefix.endswith("/")):
+            duration_ns = time.time_ns() - place.started_ns
+            scope = Scope(prefix, True, place.started_ns, duration_ns)
+            self._mimicdb.complete(asked["Bucket"], scope)
+
+    def _goes_on(self, asked: Params, answer: Params, place: Place | None, last: str) -> None:
+        """Remember where the next page begins, under each name that a caller may call it by."""
+        last = last or (place.last if place is not None else "")
+        if not last:
+            return
+        going_on = Place(last, place.started_ns if place is not None else None)
+        if "NextContinuationToken" in answer:
+            self._places.note(asked, answer["NextContinuationToken"], going_on)
+        elif "KeyCount" not in answer:  # a ListObjects may also go on with its last key
+            for marker in (answer.get("NextMarker"), last):
+                if marker:
+                    self._places.note(asked, marker, going_on)
+
+
+def entry_of(item: Params) -> Entry:
+    """Return an item of a listing."""
+    storage_class = item.get("StorageClass", "")
+    return Entry(
+        item["Key"],
+        item["Size"],
+        time_ns(item["LastModified"]),
+        item.get("ETag", "").strip('"'),
+        "" if storage_class == "STANDARD" else storage_class,
+    )
+
+
+def time_ns(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000
