@@ -68,7 +68,7 @@ def _graph() -> dict[str, set[str]]:
 
 
 def _room(name: str) -> str:
-    return "" if name == "__init__" else name
+    return "" if name in ("__init__", "__main__") else name
 
 
 def _imported(file: Path) -> set[str]:

@@ -75,6 +75,12 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "mount.mimicfs") == str(clean / "bin/mount.mimicfs")
 
 
+def test_python_m_mimicfs_is_the_command() -> None:
+    words = [sys.executable, "-m", "mimicfs", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == succeed("--version")
+
+
 def test_without_redis_py_the_mirror_in_redis_says_what_to_install() -> None:
     program = "import sys; sys.modules['redis'] = None\n"
     library = "import mimicfs\ntry: mimicfs.MimicDB()\nexcept Exception as exc: print(exc)"

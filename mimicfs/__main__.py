@@ -1,0 +1,5 @@
+"""`python -m mimicfs` is the command `mimicfs`."""
+
+from mimicfs.cli import main
+
+main()
