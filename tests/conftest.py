@@ -145,6 +145,7 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crashes", type=int, default=3, help="how often a load is killed")
+    parser.addoption("--appends", type=int, default=60, help="how many appends meet")
 
 
 # What takes a second to start, or is slow to use.

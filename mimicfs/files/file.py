@@ -7,6 +7,9 @@ it was open: it lives on in its staging file and is never uploaded. An *expired*
 replaced in S3 behind our back, and only gives ESTALE. A *lost* one is expired with bytes that
 S3 refused for that reason; they were moved to the recovery directory.
 
+Where all changes are appends (O_APPEND), another version that somebody puts there is no conflict:
+they go behind it (appending.py).
+
 An upload of bytes that are partly those of a version in S3 replaces only that version; that
 of a file which was to be new, none. One that was cut to nothing before replaces what is there.
 
@@ -49,6 +52,7 @@ from mimicfs.errors import (
     UploadFailed,
 )
 from mimicfs.files import transfer
+from mimicfs.files.appending import moved_behind
 from mimicfs.files.journal import Journal, Orphan, Record, Staging
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
@@ -57,11 +61,13 @@ from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.transfer import Batch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
+from mimicfs.s3.transport.backoff import backoff_s
 
 # S3's limits (user guide, "Amazon S3 multipart upload limits").
 SIZE_MAX = 5 << 40
 _PART_MIN = 5 * MIB
 _PARTS_MAX = 10_000
+_REBASES_MAX = 100  # appends by so many others may come between, one after the other
 
 
 class File:
@@ -102,6 +108,7 @@ class File:
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # S3 never will: what flush raises from then on
         self._based = False  # some of the staged bytes are those of the version `entry`
+        self._only_appended = entry is None  # since S3 had all bytes, nothing but appends
         self._absent = absent
         self._detached = False
         self._expired = False
@@ -178,8 +185,9 @@ class File:
                 if self._source(offset, size)[:2] == (staging, reader):
                     raise
                 continue  # not the object, but the file was moved, uploaded or changed
-            if not staging:
-                self._source(offset, size)  # no old bytes once the file has expired
+            # No old bytes once the file has expired, nor of a staging file that was given up.
+            if self._source(offset, size)[0] is not staging:
+                continue
             return found[0] if len(found) == 1 else b"".join(found)
 
     def _piece(
@@ -234,19 +242,43 @@ class File:
             self._check()
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
-        end = offset + len(data)
         self._interrupt()
         with self._change:
             staging = self._staged(cancellation)
-            self._make_dirty(staging)
-            if self._multipart is not None and offset < self._multipart.sent_to:
-                self._multipart.changed(offset, end)
-            staging.write(offset, data)
-            self._note(staging, min(offset, self.size), end)
-            if offset <= self._layout.front < end:
-                self._layout.front = end
-                self._send_ahead(staging, cancellation)
+            self._only_appended = False
+            self._write(staging, offset, data, cancellation)
         return len(data)
+
+    def append(self, data: memoryview, cancellation: Cancellation) -> int:
+        """Write *data* at the end of the file; return where that was. If somebody else replaces
+        the object before it is uploaded, and all changes are appends, they go behind what is
+        there then. Raises ObjectChanged where that has happened already."""
+        self._interrupt()
+        with self._change:
+            self._check_size(self.size + len(data))
+            with self._lock:
+                self._check()
+            if not data:
+                return self.size
+            clean = not self.dirty
+            staging = self._staged(cancellation)
+            self._only_appended = self._only_appended or clean
+            offset = self.size
+            self._write(staging, offset, data, cancellation)
+            return offset
+
+    def _write(
+        self, staging: Staging, offset: int, data: memoryview, cancellation: Cancellation
+    ) -> None:
+        end = offset + len(data)
+        self._make_dirty(staging)
+        if self._multipart is not None and offset < self._multipart.sent_to:
+            self._multipart.changed(offset, end)
+        staging.write(offset, data)
+        self._note(staging, min(offset, self.size), end)
+        if offset <= self._layout.front < end:
+            self._layout.front = end
+            self._send_ahead(staging, cancellation)
 
     def truncate(self, size: int, cancellation: Cancellation) -> None:
         """Cut the file to *size*, or extend it with zeros."""
@@ -258,6 +290,7 @@ class File:
             if size == self.size and not self.dirty:
                 return
             staging = self._staged(cancellation, keep=size)
+            self._only_appended = False
             self._make_dirty(staging)
             if self._multipart is not None:
                 self._multipart.changed(size, SIZE_MAX)
@@ -461,22 +494,80 @@ class File:
             self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
             try:
                 self._settled(cancellation)
-                entry, told = self._upload(staging, cancellation)
+                staging, entry, told = self._uploaded_behind(staging, cancellation)
                 self._uploaded(staging, entry, told)
             except Interrupted:
                 raise
             except MimicError as exc:
                 self.refused = True
-                raise self._failed(staging, exc) from exc
+                raise self._failed(self._staging or staging, exc) from exc
             finally:
                 self._behind = None
             return self.entry
+
+    def _deleted(self) -> PosixError:
+        return PosixError(errno.ESTALE, f"{self._about}: deleted in S3")
+
+    def _uploaded_behind(
+        self, staging: Staging, cancellation: Cancellation
+    ) -> tuple[Staging, Entry, Content]:
+        """Upload the file; appends, behind whatever others put there meanwhile. Return what was
+        uploaded, the new version, and what was said of it."""
+        conflict: MimicError | None = None
+        for attempt in range(_REBASES_MAX):
+            try:
+                if conflict is not None:
+                    self._settled(cancellation)
+                    staging = self._rebased(staging, cancellation)
+                return staging, *self._upload(staging, cancellation)
+            except MimicError as exc:
+                lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
+                if not (lost and self._only_appended):
+                    raise
+                conflict = exc
+            cancellation.check()
+            if attempt:
+                time.sleep(backoff_s(attempt) / 4)
+        raise ObjectChanged(f"{self._about}: changed in S3 faster than it can be appended to")
+
+    def _rebased(self, staging: Staging, cancellation: Cancellation) -> Staging:
+        """Return a staging file in which what was appended stands behind the version that S3 has
+        now. Raises ObjectChanged if another one came meanwhile, PosixError ESTALE if there is
+        none."""
+        about = (self.bucket, self.key)
+        try:
+            entry, content = cancellation.wait(self._s3.pool.submit(self._s3.head, *about))
+        except KeyNotFound as exc:
+            raise self._deleted() from exc
+        self._give_up_multipart()
+        tail = (self._layout.base, self.size)
+        self._check_size(entry.size + tail[1] - tail[0])
+        new, layout = moved_behind(
+            entry,
+            staging,
+            tail,
+            self._journal,
+            lambda version, spans, to: self._fetch(version, spans, to, cancellation),
+            partial=entry.size > 2 * self._options.part_size,
+        )
+        if self.entry is not None:
+            content = content._replace(meta={**content.meta, **self.content.meta})
+        self._stand_on(entry)
+        with self._lock:
+            self.content, self._based = content, True
+            self._staging, self._layout = new, layout
+        self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))
+        self._describe(new)
+        if layout.partial:
+            new.changed(entry.size, layout.size)
+        staging.remove()
+        return new
 
     def _uploaded(self, staging: Staging, entry: Entry, told: Content) -> None:
         """S3 has the bytes as *entry*, stored with what *told* says."""
         self._stand_on(entry)
         with self._lock:
-            self._based = True
+            self._based = self._only_appended = True
             self._layout.uploaded()
         while not self._is_settled(told):
             # The owner, say, was changed after the upload had begun, which is when it is told.
@@ -495,7 +586,7 @@ class File:
 
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
         """Return what is to be said of an upload that S3 refused."""
-        lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
+        lost = isinstance(exc, ObjectChanged) or exc.errno in (errno.EEXIST, errno.ESTALE)
         kept_at = self._recovered(staging) if lost else staging.path
         part = " (only what was written; the .json beside it says where)"
         said = f"{kept_at}{part if lost and self._layout.partial else ''}"

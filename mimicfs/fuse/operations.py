@@ -52,6 +52,7 @@ from mimicfs.fuse.abi import (
     RENAME_IN,
     SETATTR_IN,
     SETXATTR_IN,
+    WRITE_CACHE,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
@@ -338,13 +339,15 @@ class Operations:
         return None if data is None else data[:size]
 
     def write(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        handle, offset, size, write_flags, *_ = WRITE_IN.unpack_from(request, _BODY)
+        handle, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(request, _BODY)
         data = memoryview(request)[_BODY + WRITE_IN.size :]
         if len(data) != size:
             raise PosixError(errno.EINVAL, f"WRITE of {size} bytes brought {len(data)}")
         if write_flags & WRITE_KILL_SUIDGID:
             self._drop_privileges(caller, nodeid, handle)
-        return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data), 0)
+        # A page that was written through a mapping has the flags of no descriptor.
+        append = bool(flags & os.O_APPEND) and not write_flags & WRITE_CACHE
+        return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data, append=append), 0)
 
     def flush(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.flush(caller, FLUSH_IN.unpack_from(request, _BODY)[0])

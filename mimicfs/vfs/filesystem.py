@@ -445,11 +445,15 @@ class VFS:
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return self._handles.read_cached(handle, offset, size)
 
-    def write(self, caller: Caller, handle: int, offset: int, data: memoryview) -> int:
+    def write(
+        self, caller: Caller, handle: int, offset: int, data: memoryview, *, append: bool
+    ) -> int:
         node = self._handles.node(handle)
         if node.kind == Kind.CONTROL:
             self._control.sync(caller, parent_of(node))
             return len(data)
+        if append:
+            return self._handles.append(handle, offset, data, caller.cancellation)
         return self._handles.write(handle, offset, data, caller.cancellation)
 
     def flush(self, caller: Caller, handle: int) -> None:

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
-from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, PosixError, UploadFailed
+from mimicfs.entry import Difference, Entry
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
@@ -38,6 +38,7 @@ from mimicfs.vfs.writeback import Pending, WriteBack
 log = logging.getLogger(__name__)
 
 _WRITES = os.O_WRONLY | os.O_RDWR
+_RENEWALS_MAX = 100  # so often may others replace an object while an append begins
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -332,6 +333,9 @@ class Handles:
             raise
         if not file.dirty:
             self._kernel.wrote(node, file.etag)
+            if node.parent is None and not file.apart:
+                # The name stands for another node by now, of which the kernel knows more.
+                self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         self._writable(handle).truncate(size, cancellation)
@@ -403,6 +407,44 @@ class Handles:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
                 log.warning("%s", exc)
             raise
+
+    def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
+        """Write *data* at the end of the file. *offset*: where the kernel believes that to be."""
+        node, file = self._handle(handle).node, self._writable(handle)
+        for _ in range(_RENEWALS_MAX):
+            try:
+                at = file.append(data, cancellation)
+                break
+            except ObjectChanged:
+                file = self._renewed(handle, cancellation)
+        else:
+            raise ObjectChanged(f"s3://{file.bucket}/{file.key}: changed again and again")
+        if at != offset:
+            self._kernel.grew(node)
+        return len(data)
+
+    def _renewed(self, handle: int, cancellation: Cancellation) -> File:
+        """Somebody has replaced the object of *handle*, which is to be appended to. Return a File
+        of what S3 has now, which *handle* has from now on. Raises ObjectChanged where S3 has
+        none, or where bytes were written that cannot go behind another version."""
+        node, old, _ = self._handle(handle)
+        if old is None or old.dirty or old.lost is not None:
+            raise ObjectChanged(f"s3://{node.bucket}/{node.key}: changed in S3; open it again")
+        try:
+            head = self._s3.pool.submit(self._s3.head, old.bucket, old.key)
+            entry, content = cancellation.wait(head)
+        except KeyNotFound as exc:
+            raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
+        new = self._file(node, entry, content)
+        with self._lock:
+            self._open[handle] = Handle(node, new)
+            self._users[new] = 1
+            last = self._leave(old)
+            if last and node.file is old:
+                node.file = new
+        if last:
+            old.close()
+        return new
 
     def _writable(self, handle: int) -> File:
         file = self._handle(handle).file

@@ -79,6 +79,12 @@ class Kernel:
         for beside in (False, True):
             self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
 
+    def grew(self, node: Node) -> None:
+        """What was appended to *node* stands elsewhere than the kernel believes, which has put it
+        into its pages."""
+        node.pages_etag = ""
+        self._kernel.data_changed(node.ino)
+
     def attributes_changed(self, node: Node) -> None:
         """The mode, owner, size or times of *node* are others than the kernel was told."""
         self._kernel.attr_changed(node.ino)

@@ -303,10 +303,13 @@ class MemFS:
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return None
 
-    def write(self, caller: Caller, handle: int, offset: int, data: memoryview) -> int:
+    def write(
+        self, caller: Caller, handle: int, offset: int, data: memoryview, *, append: bool
+    ) -> int:
         self._called("write", caller)
         with self._lock:
-            self.handles[handle].write(offset, data)
+            node = self.handles[handle]
+            node.write(len(node.data) if append else offset, data)
         return len(data)
 
     def flush(self, caller: Caller, handle: int) -> None:

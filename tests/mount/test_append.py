@@ -1,0 +1,124 @@
+"""O_APPEND means the end: of the object as it is when the bytes arrive in S3."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def body(client, bucket, key):
+    return client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def append(path, text):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("words", [(), ("-o", "consistency=open")], ids=["mirror", "open"])
+def test_an_append_keeps_what_somebody_else_has_put_there(mount_at, client, bucket, words):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = mount_at(f"s3://{bucket}", *words).path / "log"
+    assert log.read_bytes() == b"first\n"
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\nSECOND LINE OF ANOTHER WRITER\n")
+    append(log, b"mine\n")
+    whole = b"first\nSECOND LINE OF ANOTHER WRITER\nmine\n"
+    assert body(client, bucket, "log") == whole
+    assert log.read_bytes() == whole
+
+
+def test_an_append_goes_behind_what_came_while_it_was_open(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    with open(mount / "log", "ab", buffering=0) as log:
+        log.write(b"one\n")
+        client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+        log.write(b"two\n")
+        os.fsync(log.fileno())
+        assert body(client, bucket, "log") == b"another\none\ntwo\n"
+        client.put_object(Bucket=bucket, Key="log", Body=b"again\n")
+        log.write(b"three\n")
+    assert body(client, bucket, "log") == b"again\nthree\n"
+    assert (mount / "log").read_bytes() == b"again\nthree\n"
+
+
+def test_a_large_object_is_appended_to_without_being_fetched(mount, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="log", Body=b"x" * (40 << 20))
+    with open(mount / "log", "ab", buffering=0) as log:
+        log.write(b"mine\n")
+        client.put_object(Bucket=bucket, Key="log", Body=b"y" * (41 << 20))
+        proxy.counted()
+    assert body(client, bucket, "log") == b"y" * (41 << 20) + b"mine\n"
+    assert "GET" not in proxy.counted()
+
+
+def test_a_new_file_that_two_append_to_has_what_both_wrote(mount, client, bucket):
+    with open(mount / "new", "ab") as mine:
+        mine.write(b"mine\n")
+        client.put_object(Bucket=bucket, Key="new", Body=b"theirs\n")
+    assert body(client, bucket, "new") == b"theirs\nmine\n"
+
+
+def test_what_is_no_append_still_keeps_its_bytes_aside(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR)
+    os.pwrite(log, b"mine\n", 6)
+    client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+    for end in (os.fsync, os.close):
+        with pytest.raises(OSError, match="Stale"):
+            end(log)
+    assert body(client, bucket, "log") == b"another\n"
+
+
+def test_a_deleted_object_is_not_brought_back_by_an_append(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_WRONLY | os.O_APPEND)
+    os.write(log, b"mine\n")
+    client.delete_object(Bucket=bucket, Key="log")
+    for end in (os.fsync, os.close):
+        with pytest.raises(OSError, match="Stale"):
+            end(log)
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_no_append_of_two_mounts_and_somebody_else_is_missing(mount_at, client, bucket, request):
+    """`--appends 1000` for more than the suite has time for."""
+    each = request.config.getoption("appends") // 3
+    client.put_object(Bucket=bucket, Key="log", Body=b"")
+    mounts = [mount_at(f"s3://{bucket}", name=f"mnt{n}").path for n in range(2)]
+    acknowledged, lock = [], threading.Lock()
+
+    def through(mount, name):
+        for number in range(each):
+            line = f"{name}-{number}\n".encode()
+            append(mount / "log", line)
+            with lock:
+                acknowledged.append(line)
+
+    def beside():
+        for number in range(each):
+            line = f"outside-{number}\n".encode()
+            while True:
+                old = client.get_object(Bucket=bucket, Key="log")
+                new = old["Body"].read() + line
+                try:
+                    client.put_object(Bucket=bucket, Key="log", Body=new, IfMatch=old["ETag"])
+                except client.exceptions.ClientError:
+                    continue
+                break
+            with lock:
+                acknowledged.append(line)
+
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(through, mount, f"m{n}") for n, mount in enumerate(mounts)]
+        for job in [*jobs, pool.submit(beside)]:
+            job.result()
+    lines = body(client, bucket, "log").splitlines(keepends=True)
+    assert sorted(lines) == sorted(acknowledged)
