@@ -11,14 +11,31 @@ need() {
   done
 }
 
+# locked COMMAND...: run it, and run it again while another apt holds a lock, for up to 5 minutes.
+# DPkg::Lock::Timeout waits for dpkg's lock only, not for that of the lists.
+locked() {
+  local said tries=0
+  said=$(mktemp)
+  while ! LC_ALL=C "$@" 2>"$said"; do
+    cat "$said" >&2
+    tries=$((tries + 1))
+    if [ "$tries" -gt 60 ] || ! grep -q "Could not get lock\|Unable to lock" "$said"; then
+      rm -f "$said"
+      return 1
+    fi
+    sleep 5
+  done
+  rm -f "$said"
+}
+
 install_missing() {
   [ -n "$missing" ] || return 0
   local sudo=
   [ "$(id -u)" = 0 ] || sudo=sudo
   echo "installing:$missing"
-  $sudo apt-get update -q
+  locked $sudo apt-get update -q
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q --no-install-recommends $missing
+  DEBIAN_FRONTEND=noninteractive locked $sudo apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends $missing
 }
 
 find_python() {

@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -28,6 +29,13 @@ from mimicfs.sync import Syncer
 _numbers = itertools.count(1)
 # Each session of botocore reads its models anew, for 50 ms; they do not change.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+# A background job, nohup and some CI runners start the suite with SIGINT ignored. Children would
+# inherit that, and a test that interrupts one would wait in vain.
+for number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
 
 for name in [name for name in os.environ if name.startswith(("AWS_", "MIMICFS_"))]:
     del os.environ[name]
@@ -156,7 +164,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs an S3 server or a mount as slow; `scripts/test --fast` leaves it out."""
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        needs = {*getattr(item, "fixturenames", ()), *map(str, params.values())}
+        words = (word for value in params.values() for word in str(value).split())
+        needs = {*getattr(item, "fixturenames", ()), *words}
         if needs & _SLOW:
             item.add_marker(pytest.mark.slow)
 

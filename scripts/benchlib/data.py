@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from benchlib.peers import Local, Peer
 from benchlib.s3objects import sized_keys
@@ -48,7 +47,9 @@ def show(bench: Bench, made: Measurement | None) -> bool:
     """As Bench.show, with the bytes that went to and from S3."""
     if made is not None:
         moved = {"fetched": made.bytes_out, "sent": made.bytes_in}
-        made.notes += [f"{size / MIB:,.0f} MiB {what}" for what, size in moved.items() if size > MIB]
+        made.notes += [
+            f"{size / MIB:,.0f} MiB {what}" for what, size in moved.items() if size > MIB
+        ]
     return bench.show(made)
 
 

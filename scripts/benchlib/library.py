@@ -86,7 +86,17 @@ def redis_server(work: Path) -> Iterator[int | None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(work)]
+    command = [
+        program,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(work),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         for _ in range(500):

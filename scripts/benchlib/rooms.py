@@ -14,7 +14,8 @@ DESIGN = ROOT / "docs" / "design.md"
 _BLOCK = re.compile(r"(?<=<!-- rooms: begin -->\n```\n).*?(?=```\n<!-- rooms: end -->)", re.DOTALL)
 # Read by their form, since a parser takes seconds; code is formatted, so there is one form.
 _IMPORT = re.compile(
-    r"^ *(?:from|import) mimicfs(?:\.(\w+)[.\w]*(?: import|$)| import (\([^)]*\)|.*)$)", re.MULTILINE
+    r"^ *(?:from|import) mimicfs(?:\.(\w+)[.\w]*(?: import|$)| import (\([^)]*\)|.*)$)",
+    re.MULTILINE,
 )
 _PUBLIC = {"MimicDB", "mimic", "__version__"}  # of the package itself
 _WIDTH = 96

@@ -293,7 +293,9 @@ class Server:
             self._operations.buckets[query["bucket"]].change(int(query["every"]))
         elif command == "fill":
             name = query["bucket"]
-            keys = make_keys(query) if query["kind"] != "lines" else json.loads(request.body.tobytes())
+            keys = (
+                make_keys(query) if query["kind"] != "lines" else json.loads(request.body.tobytes())
+            )
             self._operations.buckets.setdefault(name, Bucket(name)).fill(keys)
         elif command == "clear":
             self._operations.buckets[query["bucket"]].clear(query.get("prefix", ""))

@@ -117,9 +117,12 @@ def measure(server: Server, case: Case, latency: float, work: Path) -> None:
         report = json.loads(output.read_text())
         lists = server.control("stats")["requests"].get("LIST", 0)
         per_cpu_s = int(report["keys"] / made.cpu_s)
-        found = Target(made.wall_s, report["duration_ns"] / 1e9, lists, per_cpu_s, int(made.rss_mib))
+        found = Target(
+            made.wall_s, report["duration_ns"] / 1e9, lists, per_cpu_s, int(made.rss_mib)
+        )
+        aimed = aim((step, case.keys, int(latency)), found)
         print(
-            f"| {case.name}, {latency:.0f} ms: {step} | {aim((step, case.keys, int(latency)), found)}"
+            f"| {case.name}, {latency:.0f} ms: {step} | {aimed}"
             f" | {found.whole_s:.2f} | {found.sync_s:.2f} | {lists:,} | {made.cpu_s:.2f} |"
             f" {per_cpu_s:,} | {found.mib} |",
             flush=True,

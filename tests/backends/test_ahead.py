@@ -13,6 +13,8 @@ from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import LISTED, Entry
 
+pytestmark = pytest.mark.slow  # each example has a store of its own
+
 KEYS = st.lists(st.text("ab/-", min_size=1, max_size=7), max_size=30, unique=True)
 
 

@@ -73,6 +73,7 @@ def fill(backend, *names):
 # All together
 
 
+@pytest.mark.slow
 def test_all_backends_do_the_same(request, tmp_path, namespace):
     backends = [opened(kind, tmp_path, request, namespace) for kind in KINDS]
     backends.append(opened("redis", tmp_path, request, f"{namespace}-t"))

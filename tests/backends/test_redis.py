@@ -27,6 +27,8 @@ from mimicfs.entry import Bucket, Entry
 from mimicfs.errors import StoreCorrupt, StoreUnavailable
 from mimicfs.testing import BackendPromises
 
+pytestmark = pytest.mark.slow  # starts Redis servers and clusters
+
 _numbers = itertools.count()
 
 
@@ -51,6 +53,7 @@ class TestCluster(BackendPromises):
             for n in range(30):
                 backend.apply(f"bucket-{n}", [Entry("d/a", 1)])
             assert len(backend.buckets()) == 30
+            assert isinstance(backend, RedisBackend)
             nodes = backend._client.get_primaries()
             assert all(backend._client.dbsize(target_nodes=node) for node in nodes)
 
@@ -250,8 +253,8 @@ def test_redis_may_be_behind_tls(tmp_path: Path) -> None:
     made += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(made, check=True, capture_output=True)
     port = servers.free_port()
-    options = ("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no")
-    options += ("--tls-cert-file", certificate, "--tls-key-file", key)
+    options = ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", certificate, "--tls-key-file", key]
     with servers.redis_at(tmp_path, port, *options, "--tls-ca-cert-file", certificate):
         store = open_store(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
         store.apply("b", [Entry("a", 1)])

@@ -9,6 +9,8 @@ import pytest
 from support.mounts import run, succeed
 from support.proxy import Proxy, Rule
 
+pytestmark = pytest.mark.slow  # each command is a process
+
 
 @pytest.fixture
 def config(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -10,6 +10,8 @@ from mimicfs.entry import Entry, Scope
 
 KEYS = ["a b", "d/\x1b[2J", "d/e/é", "d/line\nend"]
 
+pytestmark = pytest.mark.slow  # each command is a process
+
 
 @pytest.fixture
 def common(state, tmp_path):

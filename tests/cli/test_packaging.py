@@ -53,8 +53,15 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
 
     def do(*words: str | Path) -> str:
         environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        output = {"capture_output": True, "text": True, "timeout": 100}
-        done = subprocess.run(words, cwd=tmp_path, env=environ, check=False, **output)
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=environ,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -75,12 +82,14 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "mount.mimicfs") == str(clean / "bin/mount.mimicfs")
 
 
+@pytest.mark.slow
 def test_python_m_mimicfs_is_the_command() -> None:
     words = [sys.executable, "-m", "mimicfs", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == succeed("--version")
 
 
+@pytest.mark.slow
 def test_without_redis_py_the_mirror_in_redis_says_what_to_install() -> None:
     program = "import sys; sys.modules['redis'] = None\n"
     library = "import mimicfs\ntry: mimicfs.MimicDB()\nexcept Exception as exc: print(exc)"
@@ -94,12 +103,14 @@ def test_without_redis_py_the_mirror_in_redis_says_what_to_install() -> None:
     assert (done.returncode, done.stderr) == (2, f"mimicfs: {wanted}")
 
 
+@pytest.mark.slow
 def test_completion_is_shipped_as_it_is_printed() -> None:
     for shell, name in (("bash", "mimicfs"), ("zsh", "_mimicfs"), ("fish", "mimicfs.fish")):
         assert succeed("completion", shell) == (ROOT / "docs/completion" / name).read_text()
     assert run("completion", "tcsh").returncode == 2
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_flags_and_values() -> None:
     def completed(line: str) -> list[str]:
         words = line.split(" ")

@@ -222,6 +222,7 @@ class Pipe(io.BytesIO):
         return super().readline(size)
 
 
+@pytest.mark.slow
 def test_an_index_is_read_as_it_comes():
     """100,000 entries, and never more than two batches of them in memory."""
     written = []

@@ -1,6 +1,7 @@
 """A listing that is merged in ranges, in any order: what is there before and after is there all
 the time, and in the end the mirror is what S3 has."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ DIRECTORIES = ["a/", "a/c/", "b/", "b/y/"]
 PLACES = ["a", "a/", "a/b", "a/c", "a/c/d", "a/d", "a0", "b/", "b/x", "b/y/", "b0"]
 
 states = st.dictionaries(st.sampled_from(KEYS), st.integers(1, 2))
+
+pytestmark = pytest.mark.slow  # 200 examples
 
 
 def entry(key, version):

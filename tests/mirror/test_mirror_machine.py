@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -200,7 +201,7 @@ class MirrorInAFile(Mirror):
         self.directory.cleanup()
 
 
-TestMirror = Mirror.TestCase
+TestMirror = pytest.mark.slow(Mirror.TestCase)
 TestMirror.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
-TestMirrorInAFile = MirrorInAFile.TestCase
+TestMirrorInAFile = pytest.mark.slow(MirrorInAFile.TestCase)
 TestMirrorInAFile.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -98,7 +98,7 @@ def deletion(request: Any) -> bool:
 
 def renamed(path: Path) -> subprocess.Popen[bytes]:
     program = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
-    words = ["python3", "-c", program, path / "d", path / "e"]
+    words: list[str | Path] = ["python3", "-c", program, path / "d", path / "e"]
     return subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
 

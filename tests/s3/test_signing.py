@@ -46,7 +46,7 @@ def test_a_request_is_signed_as_botocore_signs_it(seed: int) -> None:
     headers = {"User-Agent": "mimicfs", "Content-Length": "5"}
     headers |= {f"x-amz-meta-{word(source, string.ascii_letters)}": word(source, PLAIN)}
     headers |= {"Content-Type": "text/plain", "If-Match": '"etag"'}
-    body = source.choice([b"", b"hello", io.BytesIO(b"hello, hello"), io.BytesIO()])
+    body: Any = source.choice([b"", b"hello", io.BytesIO(b"hello, hello"), io.BytesIO()])
     if isinstance(body, io.BytesIO):
         body.seek(source.randrange(len(body.getvalue()) + 1))
     place = 0 if isinstance(body, bytes) else body.tell()
@@ -64,11 +64,19 @@ def test_a_request_is_signed_as_botocore_signs_it(seed: int) -> None:
 
 
 def test_another_day_region_or_secret_has_another_key() -> None:
-    signer, asked = Signer(), ("GET", "host", "/", "", {}, b"")
+    signer = Signer()
     made = {
-        signer.signed(ReadOnlyCredentials("AKID", secret, None), region, *asked, now_s=at)[
-            "Authorization"
-        ].rpartition("=")[2]
+        signer.signed(
+            ReadOnlyCredentials("AKID", secret, None),
+            region,
+            "GET",
+            "host",
+            "/",
+            "",
+            {},
+            b"",
+            now_s=at,
+        )["Authorization"].rpartition("=")[2]
         for secret in ("a", "b")
         for region in ("r", "s")
         for at in (0, 86_400)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-Call = list[Any]
+Call = Any  # a list: a name, then what it is called with
 
 USER, OTHER = 65534, 65533
 NULL = os.makedev(1, 3)

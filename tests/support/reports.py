@@ -21,7 +21,7 @@ _NAMES = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", "size"
 CREATED_MS = 1_700_000_000_000
 
 
-def row(bucket: str, key: str, size: int = 1, **fields: Any) -> dict[str, Any]:
+def row(bucket: str, key: str, size: int | None = 1, **fields: Any) -> dict[str, Any]:
     """A row with its fields as in ORC and Parquet."""
     usual = dict(zip(_NAMES, [bucket, key, None, True, False, size, 1_600_000_000_000, "e",
                               "STANDARD", False], strict=True))  # fmt: skip

@@ -125,5 +125,8 @@ def test_a_page_in_no_order_is_one_of_a_directory_bucket():
         "a",
         "b",
     ]
+    # Where there is an order, only a page with nothing behind it may be in another.
+    assert [entry.key for entry in parse_page(body, Asked("x", "")).entries] == ["a", "b"]
+    more = body.replace(b">false<", b">true<")
     with pytest.raises(MalformedListing):
-        parse_page(body, Asked("x", ""))
+        parse_page(more, Asked("x", ""))

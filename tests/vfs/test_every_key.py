@@ -35,6 +35,8 @@ keys = st.builds(
 ).filter(lambda key: 0 < len(key.encode()) <= 1024)
 _numbers = itertools.count()
 
+pytestmark = pytest.mark.slow  # each example is a mirror
+
 
 @pytest.fixture
 def shown(tmp_path):

@@ -148,6 +148,7 @@ def test_sequencers_of_different_lengths_are_compared_from_the_left():
     assert not is_newer("", "0A")
 
 
+@pytest.mark.slow
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
