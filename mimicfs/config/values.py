@@ -58,6 +58,35 @@ class Buckets:
             raise PosixError(errno.EROFS, about)
 
 
+# What servers differ in: the words for each, the usual one first.
+CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "checksum": ("crc32", "md5", "none"),  # what a PUT carries
+    "delete-many": ("yes", "no"),  # DeleteObjects
+    "copy-parts": ("yes", "no"),  # UploadPartCopy
+    "equal-parts": ("no", "yes"),  # all parts of an upload but the last must be of one size
+    "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
+    "list-version": ("2", "1"),  # ListObjectsV2
+}
+PROVIDERS = (
+    *("aws", "b2", "ceph", "cos", "digitalocean", "gcs", "minio", "oss", "r2", "swift"),
+    "wasabi",
+)
+
+
+def parse_capabilities(text: str) -> dict[str, str]:
+    """Return what `NAME=VALUE NAME=VALUE` says of a server. Raises ConfigError."""
+    said = {}
+    for word in text.replace(",", " ").split():
+        name, _, value = word.partition("=")
+        known = CAPABILITIES.get(name)
+        if known is None:
+            raise ConfigError(f"{word}: no such capability; known are {', '.join(CAPABILITIES)}")
+        if value not in known:
+            raise ConfigError(f"{word}: {name} is one of {', '.join(known)}")
+        said[name] = value
+    return said
+
+
 @dataclass(frozen=True, slots=True)
 class S3Options:
     """How S3 is reached. None leaves the choice to boto3 (environment, profile, instance)."""
@@ -74,6 +103,13 @@ class S3Options:
     credentials_file: Path | None = None  # instead of ~/.aws/credentials
     buckets: Buckets = Buckets()
     slow_s: float = 10.0  # a request that takes so long is logged; 0: none is
+    addressing: str = ""  # "path" or "virtual"; "": as the AWS configuration says, or by trial
+    provider: str = ""  # one of PROVIDERS
+    capabilities: Mapping[str, str] = field(default_factory=dict)  # said of the server
+    bucket_owner: str = ""  # the account that the buckets must belong to
+    dualstack: bool = False
+    accelerate: bool = False
+    fips: bool = False
 
 
 @dataclass(frozen=True, slots=True)

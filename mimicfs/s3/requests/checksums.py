@@ -1,11 +1,15 @@
-"""The checksums that S3 sends with an object, and whether its bytes have them.
+"""The checksums that S3 sends with an object, and whether its bytes have them; and those that
+are sent to it.
 
 S3 sends one with the answer to a GET of a whole object, if it is asked to; of a range it has
 none, but for one that is just a part of its upload. What it sends for an object that was uploaded
 in parts may be a checksum of their checksums (COMPOSITE), which says nothing here.
 
-CRC-64/NVME, which S3 computes of what was uploaded without another, and CRC-32C are not looked
-at: in Python they take longer than the transfer, and nothing that is installed has them.
+CRC-64/NVME, which S3 computes of what was uploaded without another, and CRC-32C are looked at
+where `awscrt` is installed: in Python they take longer than the transfer.
+
+What is sent is a header: CRC-32 (zlib, 1 GB/s), or MD5 for servers that know no other. botocore
+would put it behind the body (aws-chunked), which breaks servers that do not know that.
 
 Pure functions; any thread may call them.
 """
@@ -15,8 +19,11 @@ from __future__ import annotations
 import hashlib
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
 
+_PIECE = 1 << 20
 _PREFIX = "x-amz-checksum-"
 
 
@@ -29,6 +36,51 @@ _FUNCTIONS: dict[str, Callable[[memoryview], bytes]] = {
 }
 
 
+@cache
+def _functions() -> dict[str, Callable[[memoryview], bytes]]:
+    try:
+        from awscrt import checksums as crt
+    except ImportError:
+        return _FUNCTIONS
+    return {
+        **_FUNCTIONS,
+        "crc32c": lambda data: crt.crc32c(data).to_bytes(4, "big"),
+        "crc64nvme": lambda data: crt.crc64nvme(data).to_bytes(8, "big"),
+    }
+
+
+def sent(kind: str, body: Any) -> dict[str, str]:
+    """Return the parameters of a PutObject or UploadPart that protect *body*: bytes, or a file
+    from its place on, which it is left at. *kind* is "crc32", "md5" or "none"."""
+    if kind == "crc32":
+        return {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": crc32_of(body)}
+    return {"ContentMD5": md5_of(body)} if kind == "md5" else {}
+
+
+def crc32_of(body: Any) -> str:
+    crc = 0
+    for piece in _pieces(body):
+        crc = zlib.crc32(piece, crc)
+    return b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def md5_of(body: Any) -> str:
+    found = hashlib.md5(usedforsecurity=False)
+    for piece in _pieces(body):
+        found.update(piece)
+    return b64encode(found.digest()).decode()
+
+
+def _pieces(body: Any) -> Iterator[bytes]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    place = body.tell()
+    while piece := body.read(_PIECE):
+        yield piece
+    body.seek(place)
+
+
 def missed(headers: Mapping[str, str], data: memoryview) -> str:
     """Return the name of a checksum in *headers* (names in lower case) that *data*, a whole object,
     does not have; "" if it has all that can be computed here."""
@@ -36,7 +88,7 @@ def missed(headers: Mapping[str, str], data: memoryview) -> str:
     in_parts = "-" in headers.get("etag", "")  # then it may be one of checksums, said or not
     if composite or (in_parts and _PREFIX + "type" not in headers):
         return ""
-    for name, function in _FUNCTIONS.items():
+    for name, function in _functions().items():
         said = headers.get(_PREFIX + name, "-")
         if "-" not in said and b64encode(function(data)).decode() != said:
             return name

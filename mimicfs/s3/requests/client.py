@@ -20,15 +20,15 @@ from mimicfs.errors import (
     NoSuchBucket,
     ObjectChanged,
     PosixError,
-    S3Error,
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
 from mimicfs.s3.requests.conditions import Condition, Conditions
-from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
+from mimicfs.s3.requests.content import Body, Content, bare_etag
 from mimicfs.s3.requests.kept import Kept
+from mimicfs.s3.requests.sending import Sender
 from mimicfs.s3.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ MIB = 1 << 20
 _NOT_S3 = "the answer is not S3's; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-_DELETE_MAX = 1000  # keys of one DeleteObjects
 
 
 class S3(Clients):
@@ -58,9 +57,18 @@ class S3(Clients):
         super().__init__(options, mimicdb)
         self.lists = max(1, options.connections // 2)  # most LISTs at once: reads go on beside
         self.copy_max = COPY_MAX
-        self.copies_parts = True  # until the server says that it cannot
         self.conditions = Conditions(self)
         self.kept = Kept(self)
+        self.sender = Sender(self)
+
+    @property
+    def copies_parts(self) -> bool:
+        """Whether the server knows UploadPartCopy, as far as it was seen."""
+        return self.capabilities["copy-parts"] == "yes"
+
+    @copies_parts.setter
+    def copies_parts(self, can: bool) -> None:
+        self.capabilities.learned("copy-parts", "yes" if can else "no")
 
     # Buckets
 
@@ -230,10 +238,9 @@ class S3(Clients):
     ) -> Entry:
         """Store *size* bytes of *body* as *key*, under *condition*. Raises ObjectChanged,
         PosixError EEXIST."""
-        params = {**content.params(), "Body": sized(body, size), "ContentLength": size}
-        params |= self.conditions.params(bucket, key, condition)
+        params = {**content.params(), **self.conditions.params(bucket, key, condition)}
         with _refusals(f"s3://{bucket}/{key}", condition):
-            answer = self.call("put_object", bucket, key, **params)
+            answer = self.sender.put(bucket, key, body, size, params)
         meta = {name.lower(): value for name, value in content.meta.items()}
         entry = Entry(key, size, time.time_ns(), bare_etag(answer), "", meta)
         self.kept.written(bucket, entry, content)
@@ -258,35 +265,9 @@ class S3(Clients):
     ) -> list[tuple[str, str]]:
         """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason). Of what is
         in *etags*, only that version, as far as the server looks."""
-        etags = etags or {}
-        plain = [key for key in keys if _xml_can_say(key)]
-        alone = [key for key in keys if not _xml_can_say(key)]
-        refused: list[tuple[str, str]] = []
-        for start in range(0, len(plain), _DELETE_MAX):
-            answer = self._delete_page(bucket, plain[start : start + _DELETE_MAX], etags)
-            for error in answer.get("Errors", ()):
-                key, code = error["Key"], error.get("Code", "refused")
-                if code == "PreconditionFailed":
-                    alone.append(key)  # which says for sure
-                else:
-                    refused.append((key, error.get("Message") or code))
-        for key in alone:
-            try:
-                self.conditions.delete(bucket, key, etags.get(key, ""))
-            except S3Error as exc:
-                refused.append((key, str(exc)))
-        return refused
+        from mimicfs.s3.requests.deleting import Deleter
 
-    def _delete_page(self, bucket: str, keys: Sequence[str], etags: Mapping[str, str]) -> Any:
-        if not self.conditions.of_deletes:
-            etags = {}
-        objects = [_deleted(key, etags) for key in keys]
-        try:
-            return self.call("delete_objects", bucket, Delete={"Objects": objects, "Quiet": True})
-        except S3Error as exc:
-            if not etags or not self.conditions.refused(exc):
-                raise
-        return self._delete_page(bucket, keys, {})
+        return Deleter(self, bucket, etags or {}).delete(keys)
 
     # Multipart uploads
 
@@ -295,22 +276,13 @@ class S3(Clients):
         params = content.params()
         if storage_class:
             params["StorageClass"] = storage_class
-        return str(self.call("create_multipart_upload", bucket, key, **params)["UploadId"])
+        return self.sender.start(bucket, key, params)
 
     def upload_part(
         self, bucket: str, key: str, upload: str, number: int, body: Body, size: int
     ) -> str:
         """Upload part *number* (from 1); return its etag, as S3 wants it back."""
-        answer = self.call(
-            "upload_part",
-            bucket,
-            key,
-            UploadId=upload,
-            PartNumber=number,
-            Body=sized(body, size),
-            ContentLength=size,
-        )
-        return str(answer["ETag"])
+        return self.sender.part(bucket, key, upload, number, body, size)
 
     def copy_part(
         self,
@@ -340,8 +312,8 @@ class S3(Clients):
     ) -> Entry:
         """Make the parts, by their etags in order, the object of *size* bytes, under
         *condition*. Raises ObjectChanged, PosixError EEXIST."""
-        listed = [{"PartNumber": n, "ETag": part} for n, part in enumerate(parts, start=1)]
-        params = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
+        listed = self.sender.finished(upload, parts)
+        params: dict[str, Any] = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
         params |= self.conditions.params(bucket, key, condition)
         if condition != Condition():  # moto and Ceph look at those of a PUT, and not of this
             self.conditions.check(bucket, key, condition)
@@ -355,6 +327,7 @@ class S3(Clients):
         return entry
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
+        self.sender.forget(upload)
         self.call("abort_multipart_upload", bucket, key, UploadId=upload)
 
     # What the above, and copying.py, are made of
@@ -402,19 +375,6 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
         if condition.etag and exc.code != "NoSuchUpload":
             raise ObjectChanged(f"{about}: deleted in S3") from exc
         raise
-
-
-def _deleted(key: str, etags: Mapping[str, str]) -> dict[str, str]:
-    """Return an item of DeleteObjects."""
-    etag = etags.get(key)
-    return {"Key": key, "ETag": f'"{etag}"'} if etag else {"Key": key}
-
-
-def _xml_can_say(key: str) -> bool:
-    """Whether XML 1.0 can carry *key*: no control characters, and no CR (read as LF)."""
-    return not any(
-        (letter < " " and letter not in "\t\n") or letter in "\ufffe\uffff" for letter in key
-    )
 
 
 def _time_ns(at: datetime | None) -> int:

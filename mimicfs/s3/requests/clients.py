@@ -10,16 +10,20 @@ import hashlib
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import seen_by_others
+from mimicfs.s3.requests.capabilities import Capabilities
+from mimicfs.s3.requests.checksums import md5_of
+from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.queue import Queue
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from mimicfs.s3.transport.http import Transport
     from mimicfs.s3.transport.traffic import Traffic
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
 _KINDS = {
     "CopyObject": "COPY",
     "UploadPartCopy": "COPY",
@@ -43,10 +51,27 @@ class Clients:
         self.mimicdb = mimicdb
         self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
         self.requests: Counter[str] = Counter()
+        self.capabilities = Capabilities(
+            mimicdb,
+            redacted(options.endpoint_url or "aws"),
+            options.capabilities,
+            PROFILES.get(options.provider, {}),
+        )
         self._options = options
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
+    @cached_property
+    def _wide(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3-each")
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return what *work*, a small request, returns for each of *items*, in order; 64 at
+        once, in threads of their own. Raises the first error of any."""
+        return list(self._wide.map(work, items))
+
     def close(self) -> None:
+        if "_wide" in self.__dict__:
+            self._wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
         if "_client" in self.__dict__:
             self._client.close()
@@ -131,6 +156,7 @@ class Clients:
         client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
         events = client.meta.events
         events.register("request-created.s3", _do_not_ask_first)
+        events.register("before-sign.s3.DeleteObjects", _with_md5)
         events.register("before-send.s3", self._count_sent)
         events.register_last("before-send.s3", self._transport.before_send)
         self._credentials.renew_in(events, self._options.attempts)
@@ -251,3 +277,9 @@ def _do_not_ask_first(request: Any, **_: Any) -> None:
     leave to go on that some servers never give, and a round trip for one that S3 gives."""
     if "Expect" in request.headers:
         del request.headers["Expect"]
+
+
+def _with_md5(request: Any, **_: Any) -> None:
+    """Beside the CRC-32 that botocore sends, which some servers do not know."""
+    if request.body and "Content-MD5" not in request.headers:
+        request.headers["Content-MD5"] = md5_of(request.body)

@@ -66,6 +66,7 @@ class Conditions:
         self._trying = threading.Lock()  # held while it is tried: once for all who ask
         self._found: dict[str, Honoured] = {}  # by bucket
         self._of_deletes = True  # False: the server will not hear of any for a deletion
+        self.of_many = True  # False: nor for those of DeleteObjects
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
         """Return the parameters of a write that is to be done only under *condition*. Raises
@@ -93,17 +94,6 @@ class Conditions:
         if now.etag != condition.etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
 
-    @property
-    def of_deletes(self) -> bool:
-        """Whether a deletion may have a condition; not that the server looks at it."""
-        return self._of_deletes
-
-    def refused(self, refusal: S3Error) -> bool:
-        """Whether the *refusal* of a deletion is about its having one. That is remembered."""
-        about_it = refusal.status in _NOT_KNOWN
-        self._of_deletes = self._of_deletes and not about_it
-        return about_it
-
     def delete(self, bucket: str, key: str, etag: str) -> None:
         """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
         as far as the server looks; that there is none is no error."""
@@ -122,8 +112,9 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, "quoted"))
         except S3Error as exc:
-            if not self.refused(exc):
+            if exc.status not in _NOT_KNOWN:
                 raise
+            self._of_deletes = False
             self.delete(bucket, key, etag)
 
     # What the server does
@@ -185,7 +176,7 @@ class Trial:
 
     def _made(self) -> str:
         """Write the key, and return its ETag."""
-        answer = self._s3.call("put_object", self._bucket, self._key, Body=b"", ContentLength=0)
+        answer = self._s3.sender.put(self._bucket, self._key, b"", 0, {})
         return bare_etag(answer) or self._s3.head(self._bucket, self._key)[0].etag
 
     def _matches(self, etag: str, form: str) -> bool:
@@ -197,9 +188,8 @@ class Trial:
     def _takes(self, **condition: str) -> bool:
         """Whether the server writes under *condition*. One that does not know the header counts
         as one that does not look at it."""
-        body = {"Body": b"", "ContentLength": 0}
         try:
-            self._s3.call("put_object", self._bucket, self._key, **body, **condition)
+            self._s3.sender.put(self._bucket, self._key, b"", 0, dict(condition))
         except (KeyNotFound, ObjectChanged):
             return False
         except S3Error as exc:

@@ -111,9 +111,11 @@ class Copier:
             CopySourceRange=f"bytes={start}-{end - 1}",
             **_copied(*source),
         )
-        etag = answer.get("CopyPartResult", {}).get("ETag")
+        result = answer.get("CopyPartResult", {})
+        etag = result.get("ETag")
         if not etag:
             raise Unsupported(f"s3://{bucket}/{key}: this server copies no parts")
+        self._s3.sender.note_part(upload, number, result.get("ChecksumCRC32"))
         return str(etag)
 
     def _abort(self, bucket: str, key: str, upload: str, cause: BaseException) -> None:

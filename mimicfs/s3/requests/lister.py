@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
-from xml.etree import ElementTree
 
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
@@ -29,6 +28,7 @@ from mimicfs.errors import (
     Unsupported,
 )
 from mimicfs.s3.requests.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
+from mimicfs.s3.transport.answers import error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.errors import from_code, ours, translated
@@ -159,7 +159,7 @@ class Lister:
     @staticmethod
     def _refusal(answer: Any, body: bytes, about: str) -> Exception:
         status = answer.status_code
-        said = _error_of(body)
+        said = error_of(body)
         code, region = said.get("Code", ""), said.get("Region", "")
         if status in (301, 307) or code in _MOVED or (code in _MISSIGNED and region):
             return _Redirected(answer.headers.get("x-amz-bucket-region") or region)
@@ -207,12 +207,3 @@ class _Redirected(Exception):
     def __init__(self, region: str) -> None:
         super().__init__(region)
         self.region = region
-
-
-def _error_of(body: bytes) -> dict[str, str]:
-    """Return what an error answer says: Code, Message, Region ...; empty if it is none."""
-    try:
-        root = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
-        return {}
-    return {child.tag.rpartition("}")[2]: child.text or "" for child in root}

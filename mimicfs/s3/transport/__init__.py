@@ -1,7 +1,8 @@
 """HTTP to S3 and back: imports nothing of the other rooms of s3.
 
+answers      what of a body can be read
 http         connections, with limits of time
-wire         GetObject, PutObject and UploadPart, signed by ourselves
+wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers
 credentials  what requests are signed with, loaded anew when S3 calls it expired
 traffic      what is asked, counted; slow requests, logged

@@ -36,6 +36,7 @@ from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from mimicfs.config.values import S3Options
+from mimicfs.s3.transport.answers import readable
 
 BROKEN = (OSError, http.client.HTTPException)
 # Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
@@ -44,6 +45,7 @@ ANSWER_MAX = 16 << 20
 # Bytes of a body that are handed to the network at once, and have `read_timeout_s` for that:
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
+_IDLE = 64  # connections that are kept, at least
 _CRAWL = 8 << 10  # bytes a second; who is slower for the whole of a body is given up
 
 
@@ -154,7 +156,8 @@ class Transport:
             request.method, request.url, target, dict(request.headers.items()), request.body
         )
         try:
-            body: Any = _Whole(found.rest(ANSWER_MAX + 1))
+            kind = found.headers.get("content-type", "")
+            body: Any = _Whole(readable(found.status, found.rest(ANSWER_MAX + 1), kind))
         except BROKEN as exc:
             raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
         status = found.status
@@ -189,7 +192,7 @@ class Transport:
     def keep(self, host: str, connection: _Connection) -> None:
         with self._lock:
             idle = self._idle.setdefault(host, [])
-            if len(idle) < self._options.connections and not self._closed:
+            if len(idle) < max(_IDLE, self._options.connections) and not self._closed:
                 idle.append(connection)
                 return
         connection.close()

@@ -1,5 +1,6 @@
 """The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over
-http.py, signed by ourselves (signing.py).
+http.py, signed by ourselves (signing.py); and HeadObject, of which a listing may need
+thousands.
 
 botocore spends 1.9 ms of CPU on such a call, most of it on what is the same for each; this takes
 a third of that, and a body goes into the caller's buffer without a copy in between (the figures
@@ -20,9 +21,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from http.client import responses
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
-from xml.etree import ElementTree
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as Unreached
@@ -30,12 +31,16 @@ from botocore.utils import get_environ_proxies
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
+from mimicfs.s3.transport.answers import error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
 from mimicfs.s3.transport.signing import Signer
 
-_METHODS = {"GetObject": "GET", "PutObject": "PUT", "UploadPart": "PUT"}
+_METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "UploadPart": "PUT"}
+# Without this, or with "identity", servers that can decompress send an object that is stored with
+# Content-Encoding: gzip as other bytes than are stored, in another number, and without its ETag.
+_AS_STORED = {"Accept-Encoding": "gzip"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).
 _PLAIN = frozenset({404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
@@ -85,6 +90,7 @@ class Wire:
         self._lock = threading.Lock()  # protects the next
         self._places: dict[str, _Place | None] = {}  # by bucket; None: left to botocore
         self._locations = {name: _locations(client, name) for name in _METHODS}
+        self._told = {name: _told_by(client, name) for name in _METHODS}
 
     def ask(self, operation: str, params: dict[str, Any]) -> Any:
         """As `_make_api_call`: return the answer, or raise ClientError or BotoCoreError."""
@@ -134,6 +140,8 @@ class Wire:
         if place is None or said is None:
             return None
         headers, query = said
+        if operation == "GetObject":
+            headers |= _AS_STORED
         path = quote(params["Key"], safe=_UNRESERVED)
         body = params.get("Body", b"")
         start = 0 if isinstance(body, bytes) else body.tell()
@@ -163,7 +171,7 @@ class Wire:
                 said = found.rest(_ERROR_MAX)
                 error = _refusal(operation, found.status, found.headers, said)
                 raise self._refused(request, error)
-            answer = _answer(found.status, found.headers)
+            answer = _answer(found.status, found.headers, self._told[operation])
             if operation == "GetObject":
                 return {**answer, "Body": found}
             if found.rest(_ERROR_MAX):  # S3 says nothing but headers
@@ -284,8 +292,23 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and "  " not in text and text == text.strip()
 
 
-def _answer(status: int, headers: dict[str, str]) -> dict[str, Any]:
-    """Return what botocore makes of the headers of a success."""
+# Of the headers of an answer: the parameter of the answer, and its type, by their name.
+_Told = dict[str, tuple[str, str]]
+
+
+def _told_by(client: Any, operation: str) -> _Told:
+    """Return what the headers of an answer to *operation* mean, by the service model."""
+    shape = client.meta.service_model.operation_model(operation).output_shape
+    return {
+        member.serialization.get("name", name).lower(): (name, member.type_name)
+        for name, member in shape.members.items()
+        if member.serialization.get("location") == "header"
+    }
+
+
+def _answer(status: int, headers: dict[str, str], told_by: _Told) -> dict[str, Any]:
+    """Return what botocore makes of the headers of a success. What cannot be read is left out:
+    who asked finds out."""
     told: dict[str, Any] = {
         "ResponseMetadata": {
             "HTTPStatusCode": status,
@@ -298,36 +321,34 @@ def _answer(status: int, headers: dict[str, str]) -> dict[str, Any]:
             if name.startswith("x-amz-meta-")
         },
     }
-    for name, key in _TOLD.items():
-        if name in headers:
-            told[key] = headers[name]
-    length = headers.get("content-length", "")
-    if length.isdecimal():
-        told["ContentLength"] = int(length)
-    with suppress(KeyError, ValueError):  # no answer of S3: who asked finds out
-        told["LastModified"] = parsedate_to_datetime(headers["last-modified"])
+    for header, value in headers.items():
+        name, kind = told_by.get(header, ("", ""))
+        if name:
+            with suppress(ValueError, OverflowError):
+                told[name] = _READ[kind](value)
     return told
 
 
-_TOLD = {
-    "etag": "ETag",
-    "content-range": "ContentRange",
-    "content-type": "ContentType",
-    "x-amz-storage-class": "StorageClass",
-    "x-amz-version-id": "VersionId",
-    "x-amz-restore": "Restore",
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "string": str,
+    "integer": _number,
+    "long": _number,
+    "boolean": lambda text: text.lower() == "true",
+    "timestamp": parsedate_to_datetime,
 }
 
 
 def _refusal(operation: str, status: int, headers: dict[str, str], said: bytes) -> ClientError:
     """Return the error that botocore would raise."""
-    try:
-        root = ElementTree.fromstring(said)
-        error = {child.tag.rpartition("}")[2]: child.text or "" for child in root}
-    except ElementTree.ParseError:
-        error = {}
+    error = error_of(said)
     answer: Any = {
-        "Error": {"Code": str(status), "Message": "", **error},
+        "Error": {"Code": str(status), "Message": responses.get(status, ""), **error},
         "ResponseMetadata": {
             "HTTPStatusCode": status,
             "HTTPHeaders": headers,

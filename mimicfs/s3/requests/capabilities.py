@@ -1,0 +1,84 @@
+"""What the server at an endpoint can do, beside conditions (conditions.py): learned from what it
+refuses, once, and remembered in the store for a month; or said by an option (--server-can), or
+expected of a provider (profiles.py) until it is learned.
+
+What is learned is what was tried: the same thing asked in another way was taken. A refusal alone
+teaches nothing.
+
+Threading: any thread; `_lock` is held for a few instructions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from mimicfs.config.values import CAPABILITIES
+from mimicfs.mimicdb import MimicDB
+
+log = logging.getLogger(__name__)
+
+_GOOD_S = 30 * 86_400.0  # servers are upgraded
+
+
+class Capabilities:
+    """Of *endpoint*. *said* holds, whatever is learned; *expected* until something is."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        endpoint: str,
+        said: Mapping[str, str],
+        expected: Mapping[str, str],
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._note = f"capabilities {endpoint}"
+        self._said = said
+        self._expected = expected
+        self._lock = threading.Lock()  # protects the next
+        self._learned: dict[str, str] | None = None  # None: the store was not asked yet
+
+    def __getitem__(self, name: str) -> str:
+        """Return what is held to be true of *name*, one of CAPABILITIES."""
+        return self.known()[name][0]
+
+    def known(self) -> dict[str, tuple[str, str]]:
+        """Return (value, from where) of each: "said", "learned", "expected" or "usual"."""
+        learned = self._from_store()
+        sources = (("said", self._said), ("learned", learned), ("expected", self._expected))
+        found = {}
+        for name, values in CAPABILITIES.items():
+            given = ((table[name], how) for how, table in sources if name in table)
+            found[name] = next(given, (values[0], "usual"))
+        return found
+
+    def learned(self, name: str, value: str) -> None:
+        """The server was seen to do *value*; remember it."""
+        known = self._from_store()
+        with self._lock:
+            if known.get(name) == value:
+                return
+            known[name] = value
+            text = json.dumps({**known, "at_s": int(time.time())})
+        log.info("%s: %s is %s", self._note, name, value)
+        self._mimicdb.set_note("", self._note, text)
+
+    def _from_store(self) -> dict[str, str]:
+        with self._lock:
+            if self._learned is None:
+                self._learned = _understood(self._mimicdb.note("", self._note))
+            return self._learned
+
+
+def _understood(text: str | None) -> dict[str, str]:
+    """Return what *text* from the store says, as far as this version knows the words."""
+    try:
+        said = json.loads(text or "{}")
+        if not 0 <= time.time() - said["at_s"] < _GOOD_S:
+            return {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {name: said[name] for name, known in CAPABILITIES.items() if said.get(name) in known}

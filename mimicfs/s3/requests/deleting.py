@@ -1,0 +1,133 @@
+"""Deleting many keys: a thousand a request, and one by one, 64 at once, where a server has no
+DeleteObjects (501), or not as S3 has it (a 400 that wants another checksum).
+
+Strict: a key counts as deleted when the server has said so, for it or for the request that named
+it; of every other, the reason is returned.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.errors import AccessDenied, NoSuchBucket, S3Error, S3Unavailable, Throttled
+from mimicfs.s3.requests.conditions import Condition
+
+if TYPE_CHECKING:
+    from mimicfs.s3.requests.client import S3
+
+_DELETE_MAX = 1000  # keys of one DeleteObjects
+_SAYS_NOTHING = (
+    AccessDenied,
+    NoSuchBucket,
+    Throttled,
+    S3Unavailable,
+)  # of whether DeleteObjects is known
+
+Refused = list[tuple[str, str]]  # keys, and why
+
+
+class Deleter:
+    """Deletes through *s3*, in *bucket*. Of a key in *etags*, only that version, as far as the
+    server looks."""
+
+    def __init__(self, s3: S3, bucket: str, etags: Mapping[str, str]) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._etags = etags
+
+    def delete(self, keys: Sequence[str]) -> Refused:
+        """Return what was refused."""
+        plain = [key for key in keys if _xml_can_say(key)]
+        alone = [key for key in keys if not _xml_can_say(key)]
+        refused: Refused = []
+        for start in range(0, len(plain), _DELETE_MAX):
+            page = plain[start : start + _DELETE_MAX]
+            if self._s3.capabilities["delete-many"] == "no":
+                alone += page
+            else:
+                self._page(page, alone, refused)
+        return refused + self._singly(alone)
+
+    def _page(self, keys: Sequence[str], alone: list[str], refused: Refused) -> None:
+        """Delete *keys*; add to *alone* those of which a single deletion says for sure."""
+        conditional = self._s3.conditions.of_many and any(key in self._etags for key in keys)
+        if self._etags and not conditional:
+            keys = self._meant(keys, refused)
+        objects = [_named(key, self._etags if conditional else {}) for key in keys]
+        try:
+            answer = self._s3.call(
+                "delete_objects", self._bucket, Delete={"Objects": objects, "Quiet": True}
+            )
+        except _SAYS_NOTHING:
+            raise
+        except S3Error as exc:
+            self._otherwise(keys, conditional, refused, exc)
+            return
+        for error in answer.get("Errors", ()):
+            key, code = error.get("Key", ""), error.get("Code", "refused")
+            if code in ("PreconditionFailed", "NotImplemented"):
+                alone.append(key)
+            else:
+                refused.append((key, error.get("Message") or code))
+
+    def _otherwise(
+        self, keys: Sequence[str], conditional: bool, refused: Refused, refusal: S3Error
+    ) -> None:
+        """Delete *keys* one by one, which were refused together. If that works, it was about how
+        it was asked: first about the conditions, if there were any."""
+        failed = self._singly(keys)
+        if len(failed) == len(keys):
+            raise refusal
+        refused += failed
+        if conditional:
+            self._s3.conditions.of_many = False
+        else:
+            self._s3.capabilities.learned("delete-many", "no")
+
+    def _meant(self, keys: Sequence[str], refused: Refused) -> list[str]:
+        """Return those of *keys* that are the versions which are to be deleted, as far as one
+        can see a moment before; the others are refused."""
+
+        def look(key: str) -> None:
+            if key in self._etags:
+                self._s3.conditions.check(self._bucket, key, Condition(self._etags[key]))
+
+        reasons = self._s3.each(_reason(look), keys)
+        refused += [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+        return [key for key, reason in zip(keys, reasons, strict=True) if not reason]
+
+    def _singly(self, keys: Sequence[str]) -> Refused:
+        def delete(key: str) -> None:
+            self._s3.conditions.delete(self._bucket, key, self._etags.get(key, ""))
+
+        reasons = self._s3.each(_reason(delete), keys)
+        return [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+
+
+def _reason(work: Callable[[str], Any]) -> Callable[[str], str]:
+    """Return *work* as something that returns why it failed; "" if it did not."""
+
+    def tried(key: str) -> str:
+        try:
+            work(key)
+        except S3Error as exc:
+            return str(exc)
+        return ""
+
+    return tried
+
+
+def _named(key: str, etags: Mapping[str, str]) -> dict[str, str]:
+    """Return an item of DeleteObjects."""
+    etag = etags.get(key)
+    return {"Key": key, "ETag": f'"{etag}"'} if etag else {"Key": key}
+
+
+def _xml_can_say(key: str) -> bool:
+    """Whether XML 1.0 can carry *key*: no control characters, and no CR (read as LF)."""
+    return not any(
+        (letter < " " and letter not in "\t\n") or letter in "\ufffe\uffff" for letter in key
+    )

@@ -1,0 +1,128 @@
+"""Bodies on their way to S3, each with a checksum that S3 checks (checksums.py): an Object Lock
+bucket takes none without, and what was spoilt on the way is refused.
+
+A PUT has a CRC-32. A server that refuses it (400, 501) is asked again with an MD5, and if it takes
+that, the MD5 is what it gets from then on. A part has a CRC-32 where the server's answer to
+CreateMultipartUpload confirms that it will look: else it has none, or the MD5 that is known or
+found to be wanted. S3 wants the CRC-32 of each part again at the end; they are kept until then.
+
+Threading: any thread; `_lock` protects the sums of parts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.errors import InvalidRequest, Unsupported
+from mimicfs.s3.requests import checksums
+from mimicfs.s3.requests.content import Body, sized
+
+if TYPE_CHECKING:
+    from mimicfs.s3.requests.client import S3
+
+# Refusals that are surely about something else than a header.
+_ABOUT_ELSE = frozenset(
+    {"InvalidBucketName", "InvalidStorageClass", "InvalidTag", "InvalidRange", "InvalidURI"}
+    | {"EntityTooLarge", "EntityTooSmall", "KeyTooLongError", "MethodNotAllowed"}
+)
+
+
+class Sender:
+    """Sends through *s3*."""
+
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+        self._lock = threading.Lock()  # protects the next
+        self._sums: dict[str, dict[int, str]] = {}  # by upload and number, where they are checked
+
+    def put(self, bucket: str, key: str, body: Body, size: int, params: dict[str, Any]) -> Any:
+        """Return the answer to a PutObject of *size* bytes of *body*."""
+        kind = self._s3.capabilities["checksum"]
+        return self._sent("put_object", bucket, key, sized(body, size), size, params, kind)
+
+    def start(self, bucket: str, key: str, params: dict[str, Any]) -> str:
+        """Begin a multipart upload; return its id."""
+        asked = {"ChecksumAlgorithm": "CRC32"}
+        if self._s3.capabilities["checksum"] != "crc32":
+            asked = {}
+        try:
+            answer = self._s3.call("create_multipart_upload", bucket, key, **params, **asked)
+        except (InvalidRequest, Unsupported) as exc:
+            if not asked or exc.code in _ABOUT_ELSE:
+                raise
+            answer = self._s3.call("create_multipart_upload", bucket, key, **params)
+            self._s3.capabilities.learned("checksum", "md5")
+        upload = str(answer["UploadId"])
+        if answer.get("ChecksumAlgorithm") == "CRC32":
+            with self._lock:
+                self._sums[upload] = {}
+        return upload
+
+    def part(self, bucket: str, key: str, upload: str, number: int, body: Body, size: int) -> str:
+        """Upload a part; return its ETag."""
+        params = {"UploadId": upload, "PartNumber": number}
+        checked = upload in self._sums
+        kind = self._s3.capabilities["checksum"]
+        kind = "crc32" if checked else "none" if kind == "crc32" else kind
+        part = sized(body, size)
+        answer = self._sent("upload_part", bucket, key, part, size, params, kind)
+        if checked:
+            self.note_part(upload, number, answer.get("ChecksumCRC32") or checksums.crc32_of(part))
+        return str(answer["ETag"])
+
+    def note_part(self, upload: str, number: int, crc32: str | None) -> None:
+        """Part *number* has this CRC-32; None: the server does not say."""
+        with self._lock:
+            sums = self._sums.get(upload)
+            if sums is not None and crc32:
+                sums[number] = crc32
+
+    def finished(self, upload: str, parts: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what CompleteMultipartUpload is to be told of *parts*, ETags in order."""
+        with self._lock:
+            sums = self._sums.pop(upload, {})
+        listed: list[dict[str, Any]] = [
+            {"PartNumber": number, "ETag": etag} for number, etag in enumerate(parts, start=1)
+        ]
+        for part in listed:
+            if part["PartNumber"] in sums:
+                part["ChecksumCRC32"] = sums[part["PartNumber"]]
+        return listed
+
+    def forget(self, upload: str) -> None:
+        """The upload is aborted."""
+        with self._lock:
+            self._sums.pop(upload, None)
+
+    def _sent(
+        self,
+        operation: str,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        params: dict[str, Any],
+        kind: str,
+    ) -> Any:
+        start = 0 if isinstance(body, bytes) else body.tell()
+
+        def send(kind: str) -> Any:
+            if not isinstance(body, bytes):
+                body.seek(start)
+            said = {"Body": body, "ContentLength": size, **checksums.sent(kind, body)}
+            return self._s3.call(operation, bucket, key, **said, **params)
+
+        try:
+            return send(kind)
+        except (InvalidRequest, Unsupported) as exc:
+            if kind == "md5" or exc.code in _ABOUT_ELSE:
+                raise
+            refusal = exc
+        try:
+            answer = send("md5")
+        except (InvalidRequest, Unsupported):
+            raise refusal from None  # it was not the checksum
+        self._s3.capabilities.learned("checksum", "md5")
+        return answer

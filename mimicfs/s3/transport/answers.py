@@ -1,0 +1,61 @@
+"""What of the body of an answer can be read at all: the XML that S3 and other servers write, and
+nothing that a parser chokes on (XML that is nested a thousand deep, in UTF-32 or in an encoding
+that nobody knows, or that declares entities).
+
+Pure functions; any thread may call them.
+"""
+
+from __future__ import annotations
+
+from xml.parsers import expat
+
+_DEEP = 32  # S3's own answers are at most six deep
+_NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
+
+
+class _Unreadable(Exception):
+    """The body is no XML of S3's."""
+
+
+def error_of(body: bytes) -> dict[str, str]:
+    """Return what an error answer says: Code, Message, Region ...; empty if it is none."""
+    return _outline(body) or {}
+
+
+def readable(status: int, body: bytes, kind: str) -> bytes:
+    """Return *body*, the answer with *status*, or what botocore refuses in the ordinary way if
+    it would choke on it. *kind* is the Content-Type."""
+    looks = "xml" in kind.lower() or body[:64].lstrip(b"\xef\xbb\xbf \r\n\t\0")[:1] == b"<"
+    if not body or not (looks or status >= 300) or _outline(body) is not None:
+        return body
+    return b"" if status >= 300 else _NO_XML
+
+
+def _outline(body: bytes) -> dict[str, str] | None:
+    """Return the texts of the elements just below the root; None: it is no XML of S3's."""
+    found: dict[str, str] = {}
+    open_tags: list[str] = []
+
+    def start(tag: str, _attributes: object) -> None:
+        open_tags.append(tag.rpartition(":")[2])
+        if len(open_tags) > _DEEP:
+            raise _Unreadable
+
+    def end(_tag: str) -> None:
+        open_tags.pop()
+
+    def text(data: str) -> None:
+        if len(open_tags) == 2:
+            found[open_tags[1]] = found.get(open_tags[1], "") + data
+
+    def entity(*_: object) -> None:
+        raise _Unreadable
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = text, entity
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, ValueError, LookupError, _Unreadable):
+        return None
+    return found
