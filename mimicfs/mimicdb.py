@@ -284,6 +284,10 @@ class MimicDB:
         """Return the newest scope that covers the direct children of *directory*."""
         return self.backend.cover(bucket, directory)
 
+    def scopes(self, bucket: str) -> list[Scope]:
+        """Return all scopes of *bucket*, the one that was listed longest ago first."""
+        return self.backend.scopes(bucket)
+
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         """Return the scope of exactly *prefix*."""
         return self.backend.scope(bucket, prefix)

@@ -251,6 +251,13 @@ class BackendPromises:
             with _refused(LogTrimmed):
                 backend.changes("b", before)
 
+    def test_scopes_are_told_the_oldest_first(self) -> None:
+        with self.opened() as backend:
+            for prefix, listed_ns in (("a/", 20), ("b/", 10), ("c/", 30)):
+                backend.mark("b", Scope(prefix, False, listed_ns))
+            prefixes = [scope.prefix for scope in backend.scopes("b")]
+            assert prefixes in ([], ["b/", "a/", "c/"])  # a store that cannot tell has none
+
     def test_the_newest_scope_above_covers_a_directory(self) -> None:
         with self.opened() as backend:
             assert backend.cover("b", "a/") is None

@@ -205,6 +205,12 @@ class Backend(ABC):
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         """Return the scope of exactly *prefix*."""
 
+    def scopes(self, bucket: str) -> list[Scope]:
+        """Return all scopes of *bucket*, the one that was listed longest ago first. A store
+        that cannot tell them all has only that of the whole bucket."""
+        whole = self.scope(bucket, "")
+        return [whole] if whole is not None else []
+
     def cover(self, bucket: str, directory: str) -> Scope | None:
         """Return the newest scope that covers the direct children of *directory*, or None."""
         found = self.scope(bucket, directory)

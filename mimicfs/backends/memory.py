@@ -172,6 +172,12 @@ class Memory(Backend):
         at = self._buckets.get(bucket)
         return at.scopes.get(prefix) if at is not None else None
 
+    def scopes(self, bucket: str) -> list[Scope]:
+        with self._lock:
+            at = self._buckets.get(bucket)
+            found = list(at.scopes.values()) if at is not None else []
+        return sorted(found, key=lambda scope: scope.listed_ns)
+
     def note(self, bucket: str, name: str) -> str | None:
         at = self._buckets.get(bucket)
         return at.notes.get(name) if at is not None else None

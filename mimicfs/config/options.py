@@ -135,6 +135,13 @@ OPTIONS = (
            choices=("mirror", "open")),
     Option("sync-rate", Kind.SECONDS, "How many LIST requests a second `touch .sync` may cost in"
            " the long run; 0: any number.  [default: 10]", _M, metavar="NUMBER"),
+    Option("events", Kind.TEXT, "Where S3 tells what changes: sqs:QUEUE_URL,"
+           " http://127.0.0.1:PORT/, unix:/PATH or redis://HOST/0#KEY.  [default: nowhere]", _M,
+           metavar="SOURCE"),
+    Option("events-token", Kind.SECRET, "What webhooks must send as a bearer token; the password"
+           " of a redis:// source.", _M, flag=False),
+    Option("reconcile", Kind.SECONDS, "All that is known is compared with S3 in this time; 0:"
+           " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
     Option("metrics", Kind.TEXT, "Where Prometheus may ask: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
     Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once; of"

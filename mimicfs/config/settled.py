@@ -16,9 +16,10 @@ from mimicfs.config.values import MIB, BucketOptions, Buckets, S3Options, Target
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mimicfs.config.values import MountChoices, Settings
+    from mimicfs.config.values import EventOptions, MountChoices, Settings
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
+_DAY_S = 86_400.0
 _OFF = ("suid", "dev")  # unless they are asked for
 
 
@@ -84,7 +85,15 @@ class Settled:
             self.get("workers", 16),
             self.get("read-memory", 48 * MIB),
             self._part_size(),
+            self._events(),
         )
+
+    def _events(self) -> EventOptions:
+        from mimicfs.config.values import EventOptions
+
+        source: str = self.get("events", "")
+        reconcile_s = self.get("reconcile", _DAY_S if source else 0.0)
+        return EventOptions(source, self.get("events-token", ""), reconcile_s)
 
     def _part_size(self) -> int:
         size: int = self.get("part-size", 16 * MIB)

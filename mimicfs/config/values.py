@@ -236,6 +236,16 @@ class VFSOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EventOptions:
+    """How a mount learns of what others change. *source*: where S3 tells it; "": nowhere.
+    *reconcile_s*: the period in which all that is known is listed again; 0: never."""
+
+    source: str = ""
+    token: str = ""
+    reconcile_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MountChoices:
     """What a mount is to be like."""
 
@@ -250,3 +260,4 @@ class MountChoices:
     workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
     read_memory: int = 48 * MIB  # bytes that all files together may hold ahead
     part_size: int = 16 * MIB
+    events: EventOptions = EventOptions()

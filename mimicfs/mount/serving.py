@@ -31,6 +31,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.mount.ending import Ending, Pending
 from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
+from mimicfs.mount.telling import told
 from mimicfs.parts import Parts, assemble, check
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
@@ -106,6 +107,7 @@ def serve_mount(
         server.when_ending = ending.begin
         _stop_on_signals(server, ending)
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
+        stack.enter_context(told(parts, target, choices.events, sources, settings.state))
         stack.enter_context(_followed(parts.mimicdb))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)

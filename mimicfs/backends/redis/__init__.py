@@ -341,6 +341,11 @@ class RedisBackend(Backend):
         return Scope(*json.loads(found)) if found else None
 
     @_ours
+    def scopes(self, bucket: str) -> list[Scope]:
+        found = self._client.hvals(f"{self._tag(bucket)}:scopes") if not self._evicts else []
+        return sorted((Scope(*json.loads(text)) for text in found), key=lambda each: each.listed_ns)
+
+    @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
         if self._evicts:
             return None

@@ -443,6 +443,15 @@ class SQLite(Backend):
         return scope_of(rows[0]) if rows else None
 
     @_ours
+    def scopes(self, bucket: str) -> list[Scope]:
+        rows = self._db.rows(
+            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope"
+            " WHERE bucket=? ORDER BY listed_ns",
+            self._id(bucket),
+        )
+        return [scope_of(row) for row in rows]
+
+    @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
         cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
         above = ["", *(directory[:cut] for cut in cuts[:-1])]

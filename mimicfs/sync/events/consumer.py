@@ -98,7 +98,9 @@ class Consumer:
                     self._enter(WAITING)
                     self._pause(_TURN_S)
                     continue
-                self.consume(self.received(_WAIT_S))
+                found = self.received(_WAIT_S)
+                if not self._ended.is_set():  # else they come again, to the next consumer
+                    self.consume(found)
             except Interrupted:  # by `close`
                 continue
             except MimicError as exc:

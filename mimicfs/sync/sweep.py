@@ -1,0 +1,139 @@
+"""The rolling reconcile: each part of the known mirror is compared with S3 once in a period.
+
+Messages are lost: a queue is deleted, a configuration is removed, a consumer is away for longer
+than its queue keeps what came. So every scope is listed again before it is *period_s* old, the
+oldest first; one that is four fifths as old, when the mount has been idle. Listing a scope makes
+it the newest, so that all of them together cost one listing of what is known in a period, and
+mounts that share a store share the work.
+
+A gap that is known (`suspect`) makes every scope of the bucket due that was listed before it. It
+is noted in the store, and outlives the process.
+
+Threading: one thread runs; `suspect` and the figures may be called from any.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mimicfs.entry import Scope
+from mimicfs.errors import Interrupted, MimicError
+from mimicfs.mimicdb import MimicDB
+from mimicfs.posix import Cancellation
+from mimicfs.sync.syncer import Syncer
+
+log = logging.getLogger(__name__)
+
+_EARLY = 0.8  # of the period: when nobody needs S3, a scope is listed so early
+_PAGE = 1000  # names of one LIST
+_LOOK_S = 30.0  # between two looks at what is due
+_AGAIN_S = 60.0  # after a failure
+_GAP = "gap"  # the note with the time (ns) of the latest known gap
+_DAY_S = 86_400.0
+_USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
+
+
+class _Due(NamedTuple):
+    bucket: str
+    scope: Scope
+
+
+class Sweep:
+    """Keeps what *buckets* names true to within *period_s*. *idle*: whether S3 is asked little
+    by others at the moment."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        syncer: Syncer,
+        buckets: Callable[[], list[str]],
+        period_s: float,
+        idle: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._syncer = syncer
+        self._buckets = buckets
+        self._period_ns = int(period_s * 1e9)
+        self._idle = idle
+        self._cancellation = Cancellation()
+        self._wake = threading.Event()
+        self._swept = 0
+        self._error = ""
+
+    def run(self) -> None:
+        """Sweep until `close`."""
+        log.info("reconcile: about %.0f LISTs a day, %.4f USD", *self.price())
+        while not self._cancellation.cancelled:
+            pause_s = _LOOK_S
+            try:
+                due = self.due()
+                if due is not None:
+                    self._list(due)
+                    continue
+            except Interrupted:
+                continue
+            except MimicError as exc:
+                if not self._error:
+                    log.warning("reconcile: %s", exc)
+                self._error, pause_s = str(exc), _AGAIN_S
+            self._wake.wait(pause_s)
+            self._wake.clear()
+
+    def close(self) -> None:
+        self._cancellation.cancel()
+        self._wake.set()
+
+    def suspect(self, bucket: str, why: str) -> None:
+        """Changes of *bucket* may have been lost until now: list all of it that is known."""
+        log.warning("s3://%s: %s; what is known of it is listed again", bucket, why)
+        self._mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+        self._wake.set()
+
+    def price(self) -> tuple[float, float]:
+        """Return how many LISTs a day the sweep costs at most, and how many USD that is (AWS)."""
+        pages = sum(self._pages(name, scope) for name, scope in self._scopes())
+        a_day = pages * _DAY_S / (self._period_ns / 1e9) / _EARLY
+        return a_day, a_day * _USD_A_LIST
+
+    def figures(self) -> dict[str, Any]:
+        """Return how fresh each bucket is: since when all that is known of it was listed."""
+        oldest: dict[str, int] = {}
+        for name, scope in self._scopes():
+            oldest[name] = min(oldest.get(name, scope.listed_ns), scope.listed_ns)
+        return {"swept": self._swept, "error": self._error, "swept_until_ns": oldest}
+
+    def due(self) -> _Due | None:
+        """Return the scope that is to be listed now, the oldest of all; None: none is."""
+        now = time.time_ns()
+        share = _EARLY if self._idle() else 1.0
+        late = now - int(self._period_ns * share)
+        found = [
+            _Due(name, scope)
+            for name, scope in self._scopes()
+            if scope.listed_ns < max(late, self._gap_ns(name))
+        ]
+        return min(found, key=lambda each: each.scope.listed_ns, default=None)
+
+    def _scopes(self) -> list[tuple[str, Scope]]:
+        return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
+
+    def _gap_ns(self, bucket: str) -> int:
+        text = self._mimicdb.note(bucket, _GAP) or ""
+        return int(text) if text.isdecimal() else 0
+
+    def _pages(self, bucket: str, scope: Scope) -> int:
+        if not scope.deep:
+            return 1
+        return 1 + self._mimicdb.total(bucket, scope.prefix).files // _PAGE
+
+    def _list(self, due: _Due) -> None:
+        bucket, scope = due
+        if scope.deep:
+            self._syncer.sync(bucket, scope.prefix, cancellation=self._cancellation)
+        else:
+            self._syncer.list_directory(bucket, scope.prefix, self._cancellation)
+        self._swept, self._error = self._swept + 1, ""

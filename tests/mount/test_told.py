@@ -1,0 +1,71 @@
+"""A mount that is told by S3 shows what others change, without anybody touching `.sync`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import stat
+
+import pytest
+from support.clients import queue_of
+from support.mounts import succeed, wait_until
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def told(mount_at, server, bucket):
+    queue = queue_of(server, bucket)
+    return mount_at(f"s3://{bucket}", "--events", f"sqs:{queue}").path
+
+
+def test_what_others_make_change_and_delete_is_shown(told, client, bucket):
+    client.put_object(Bucket=bucket, Key="d/old", Body=b"1")
+    client.put_object(Bucket=bucket, Key="d/changed", Body=b"1")
+    wait_until(lambda: sorted(os.listdir(told)) == ["d"])
+    assert sorted(os.listdir(told / "d")) == ["changed", "old"]
+    assert (told / "d/changed").read_bytes() == b"1"
+    client.put_object(Bucket=bucket, Key="d/new", Body=b"1", Metadata={"mode": "33261"})
+    client.put_object(Bucket=bucket, Key="d/changed", Body=b"22")
+    client.delete_object(Bucket=bucket, Key="d/old")
+    wait_until(lambda: sorted(os.listdir(told / "d")) == ["changed", "new"])
+    wait_until(lambda: (told / "d/changed").stat().st_size == 2)
+    assert (told / "d/changed").read_bytes() == b"22"
+    wait_until(lambda: stat.S_IMODE((told / "d/new").stat().st_mode) == 0o755)
+
+
+def test_what_is_written_here_costs_nothing_when_it_is_told(told, mount_at, bucket, proxy):
+    (told / "warm").write_bytes(b"1")
+    wait_until(lambda: status(told)["events"]["echoes"] >= 1)
+    before = status(told)["events"]
+    (told / "a").write_bytes(b"22")
+    wait_until(lambda: status(told)["events"]["echoes"] > before["echoes"])
+    assert status(told)["events"]["heads"] == before["heads"]
+
+
+def status(path):
+    [mount] = json.loads(succeed("status", "--json", str(path)))
+    return mount
+
+
+def test_a_webhook_is_answered_when_the_mount_shows_it(mount_at, client, bucket, tmp_path):
+    address = f"unix:{tmp_path}/events.sock"
+    path = mount_at(f"s3://{bucket}", "--events", address).path
+    assert os.listdir(path) == []
+    client.put_object(Bucket=bucket, Key="50% a+b", Body=b"1")
+    about = {"bucket": {"name": bucket}, "object": {"key": "50% a+b"}}
+    record = {"eventSource": "ceph:s3", "eventName": "ObjectCreated:Put", "s3": about}
+    assert post(tmp_path / "events.sock", {"Records": [record]}) == 200
+    wait_until(lambda: os.listdir(path) == ["50% a+b"])
+
+
+def post(path, message):
+    line = http.client.HTTPConnection("localhost")
+    line.sock = socket.socket(socket.AF_UNIX)
+    line.sock.connect(str(path))
+    line.request("POST", "/", json.dumps(message))
+    code = line.getresponse().status
+    line.close()
+    return code

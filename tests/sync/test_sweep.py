@@ -1,0 +1,77 @@
+"""Each part of the mirror is listed again in time, the oldest first, at the price that is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from mimicfs.entry import Scope
+from mimicfs.sync.sweep import Sweep
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+DAY_S = 86_400.0
+DAY_NS = 86_400_000_000_000
+
+
+@pytest.fixture
+def sweep(mimicdb, syncer, bucket):
+    return Sweep(mimicdb, syncer, lambda: [bucket], DAY_S)
+
+
+def aged(mimicdb, bucket, prefix, days, *, deep=False):
+    mimicdb.complete(bucket, Scope(prefix, deep, time.time_ns() - int(days * DAY_NS)))
+
+
+def test_the_oldest_scope_is_due_first_and_none_before_its_time(sweep, mimicdb, bucket):
+    aged(mimicdb, bucket, "a/", 0.5)
+    assert sweep.due() is None
+    aged(mimicdb, bucket, "b/", 1.5)
+    aged(mimicdb, bucket, "c/", 3)
+    assert sweep.due().scope.prefix == "c/"
+
+
+def test_an_idle_mount_lists_a_little_early(mimicdb, syncer, bucket):
+    aged(mimicdb, bucket, "a/", 0.9)
+    idle = Sweep(mimicdb, syncer, lambda: [bucket], DAY_S, idle=lambda: True)
+    assert idle.due().scope.prefix == "a/"
+
+
+def test_a_known_gap_makes_all_that_was_listed_before_it_due(
+    sweep, mimicdb, syncer, client, bucket, caplog
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)
+    client.put_object(Bucket=bucket, Key="b", Body=b"1")  # of which nobody is told
+    assert sweep.due() is None
+    sweep.suspect(bucket, "the queue was deleted")
+    assert sweep.due().scope.prefix == ""
+    sweep._list(sweep.due())
+    assert [entry.key for entry in mimicdb.listing(bucket)] == ["a", "b"]
+    assert sweep.due() is None
+    assert "the queue was deleted; what is known of it is listed again" in caplog.text
+
+
+def test_the_price_is_said_and_kept(sweep, mimicdb, syncer, client, bucket, proxy):
+    for directory in ("a/", "b/"):
+        client.put_object(Bucket=bucket, Key=f"{directory}x", Body=b"1")
+        syncer.list_directory(bucket, directory)
+        aged(mimicdb, bucket, directory, 2)
+    proxy.counted()
+    assert sweep.price()[0] == 2 / 0.8
+    while due := sweep.due():
+        sweep._list(due)
+    assert proxy.counted() == {"LIST": 2}
+
+
+def test_it_runs_until_it_is_closed(sweep, mimicdb, client, bucket):
+    aged(mimicdb, bucket, "a/", 2)
+    thread = threading.Thread(target=sweep.run)
+    thread.start()
+    while not sweep.figures()["swept"]:
+        assert thread.is_alive()
+    sweep.close()
+    thread.join(20)
+    assert not thread.is_alive()
