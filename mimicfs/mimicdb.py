@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from mimicfs.backends import Backend
+from mimicfs.backends import DOUBTED, Backend
 from mimicfs.entry import KEPT, OBJECT, Bucket, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
+from mimicfs.member import Member
 from mimicfs.merging import Range, merged
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
@@ -42,6 +43,9 @@ class MimicDB:
         self._lock = threading.Lock()  # protects the list below
         self._listeners: list[Listener] = []
         self._followed: dict[str, int] = {}  # by bucket: the last change that was announced
+        self.member = Member(backend, self._renewed, self._kept)
+        self._renewed_ns = 0  # what was listed before may have been lost since
+        self._doubted: set[str] = set()  # buckets of which even what is found is not certain
 
     @property
     def quick(self) -> bool:
@@ -49,7 +53,31 @@ class MimicDB:
         return self.backend.quick
 
     def close(self) -> None:
+        self.member.leave()
         self.backend.close()
+
+    # The store as others leave it
+
+    def join(self, mountpoint: str = "") -> None:
+        """Be one of the sessions of the store, at *mountpoint* or a program. Raises StoreError."""
+        self.member.join(mountpoint)
+        self._look_for_doubts()
+
+    def _renewed(self) -> None:
+        """The store may have lost what it had confirmed. Nothing is certain before it is listed
+        again: neither what is missing nor what is there."""
+        self._renewed_ns = time.time_ns()
+        self.backend.begin_epoch()
+        self._look_for_doubts()
+        for name in ["", *(bucket.name for bucket in self.backend.buckets())]:
+            self.announce(name, None)
+
+    def _look_for_doubts(self) -> None:
+        names = [bucket.name for bucket in self.backend.buckets()]
+        self._doubted = {name for name in names if self.backend.note(name, DOUBTED)}
+
+    def _kept(self) -> None:
+        """The store has taken the beat of our session."""
 
     # What is known
 
@@ -82,7 +110,8 @@ class MimicDB:
         Both None only if both are certainly absent. Raises Unlisted where that is not known.
         """
         found = self.backend.lookup(bucket, directory, name)
-        if found == (None, None) and not self.backend.covered(bucket, directory):
+        certain = found != (None, None) and bucket not in self._doubted
+        if not certain and not self.backend.covered(bucket, directory):
             raise Unlisted(bucket, directory)
         return found
 
@@ -273,8 +302,14 @@ class MimicDB:
     # Scopes
 
     def complete(self, bucket: str, scope: Scope) -> None:
-        """*scope* was listed to its end."""
+        """*scope* was listed to its end. If that began before the store lost something, what
+        was merged first may be among that: then it is not complete."""
+        if scope.listed_ns < self._renewed_ns:
+            return
         self.backend.mark(bucket, scope)
+        if bucket in self._doubted and scope.deep and not scope.prefix:
+            self._doubted -= {bucket}
+            self.backend.set_note(bucket, DOUBTED, None)
 
     def uncover(self, bucket: str, prefix: str) -> None:
         """What is at and below *prefix* is not certain any more."""

@@ -18,6 +18,7 @@ A backend stores what it is told; what is true, complete or stale is decided in 
 from __future__ import annotations
 
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +26,8 @@ from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
+# The note beside a bucket of which the store may have lost changes, until it is listed again.
+DOUBTED = "doubted"
 _LAST = "\U0010ffff" * 256  # behind every name: S3's keys have up to 1,024 bytes
 
 
@@ -246,6 +249,31 @@ class Backend(ABC):
 
     def set_note(self, bucket: str, name: str, text: str | None) -> None:  # noqa: B027
         """Keep *text* as *name* beside *bucket*, until it is dropped; None removes it."""
+
+    def notes(self, bucket: str) -> dict[str, str]:
+        """Return all that is noted beside *bucket*, by name."""
+        return {}
+
+    # What the store says of itself (sessions.py)
+
+    def now_ms(self) -> int:
+        """Return the store's clock: milliseconds since 1970. Where several machines share a
+        store, it is the one clock that they have in common."""
+        return time.time_ns() // 1_000_000
+
+    def identity(self) -> str:
+        """Return what tells this run of the store's server from any other one, which may have
+        lost what this one confirmed. "": it is a file, or in this process."""
+        return ""
+
+    def begin_epoch(self) -> None:
+        """What the store had may be lost in part: nothing is complete any more, what is found
+        is not certain (DOUBTED), and no number that was given out before is one of the log
+        (`changes` raises LogTrimmed for it)."""
+        for bucket in self.buckets():
+            self.unmark(bucket.name, "")
+            self.set_note(bucket.name, DOUBTED, "1")
+        self.unmark("", "")
 
     # Life
 

@@ -189,6 +189,11 @@ class Memory(Backend):
             if text is not None:
                 notes[name] = text
 
+    def notes(self, bucket: str) -> dict[str, str]:
+        with self._lock:
+            at = self._buckets.get(bucket)
+            return dict(at.notes) if at is not None else {}
+
     def close(self) -> None:
         self._buckets = {"": _Bucket()}
 

@@ -78,6 +78,7 @@ def serve_mount(
         parts, sources = assemble(settings), Sources()
         stack.callback(parts.close)
         check(parts, target)
+        parts.mimicdb.join(str(mountpoint))
         stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))

@@ -31,11 +31,12 @@ except ModuleNotFoundError as exc:
 from mimicfs.backends import Backend
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
+    clock_ms,
     connected,
     denies_scripts,
-    memory_of,
     our_error,
     place,
+    said_by_all,
 )
 from mimicfs.backends.redis.layout import (
     LAST,
@@ -51,11 +52,13 @@ from mimicfs.backends.redis.layout import (
 )
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
+from mimicfs.backends.sessions import epoch
 from mimicfs.entry import Bucket, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # names of a directory that are read at a time
+_JUMP = 1_000_000  # numbers that a new epoch passes over
 _PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
 
 P = ParamSpec("P")
@@ -93,6 +96,7 @@ class RedisBackend(Backend):
         self._where = place(client)
         self._steps: Scripts | Transactions = Scripts(client)
         self._evicts = False
+        self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
         try:
             self._check()
         except BaseException:
@@ -124,12 +128,20 @@ class RedisBackend(Backend):
             self._unlink(f"{self._prefix}{{", "*}:z:*")
             self._client.set(key, VERSION)
         self._choose_steps()
-        for memory in memory_of(self._client):
-            policy = memory.get("maxmemory_policy", "noeviction")
-            if policy != "noeviction" and int(memory.get("maxmemory", 0)) and not self._evicts:
-                self._evicts = True
-                text = "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to %s"
-                log.warning(text, self._where, policy, "noeviction")
+        epoch(self)  # looks at the policy of eviction, too
+
+    def _note_eviction(self, said: list[dict[str, Any]]) -> None:
+        """See whether keys may be evicted: that can be switched on while Redis runs."""
+        policies = {
+            each.get("maxmemory_policy", "noeviction")
+            for each in said
+            if int(each.get("maxmemory", 0))
+        } - {"noeviction"}
+        if policies and not self._evicts:
+            text = "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to %s"
+            log.warning(text, self._where, min(policies), "noeviction")
+        # What was evicted stays away: only a new epoch could make scopes mean something again.
+        self._evicts = self._evicts or bool(policies)
 
     def _choose_steps(self) -> None:
         scripts = Scripts(self._client)
@@ -303,7 +315,9 @@ class RedisBackend(Backend):
 
     @_ours
     def seq(self, bucket: str) -> int:
-        return int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0)
+        found = int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0)
+        self._highest[bucket] = max(found, self._highest.get(bucket, 0))
+        return found
 
     @_ours
     def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
@@ -314,7 +328,8 @@ class RedisBackend(Backend):
         found = [change_of(number, fields) for number, fields in lines]
         if since > last or not found or found[0].seq != since + 1:
             raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
-        return found
+        # Behind a gap (a new epoch) nothing follows on: whoever asks for that is told so.
+        return [change for n, change in enumerate(found, since + 1) if change.seq == n]
 
     # Scopes
 
@@ -369,6 +384,35 @@ class RedisBackend(Backend):
             self._client.hdel(f"{self._tag(bucket)}:notes", name)
         else:
             self._client.hset(f"{self._tag(bucket)}:notes", name, text)
+
+    @_ours
+    def notes(self, bucket: str) -> dict[str, str]:
+        found = self._client.hgetall(f"{self._tag(bucket)}:notes")
+        return {name.decode(): text.decode() for name, text in found.items()}
+
+    # What the store says of itself
+
+    @_ours
+    def now_ms(self) -> int:
+        return clock_ms(self._client, self._tag(""))
+
+    @_ours
+    def identity(self) -> str:
+        said = said_by_all(self._client)
+        self._note_eviction(said)
+        return "+".join(sorted(f"{each['run_id']}.{each['master_replid']}" for each in said))
+
+    @_ours
+    def begin_epoch(self) -> None:
+        super().begin_epoch()
+        for bucket in ["", *(bucket.name for bucket in self.buckets()), *self._highest]:
+            self._jump(bucket)
+
+    def _jump(self, bucket: str) -> None:
+        """Go on with numbers beyond all that were given out: the log has a gap, which
+        everybody who reads on finds."""
+        behind = max(0, self._highest.get(bucket, 0) - self.seq(bucket))
+        self._client.hincrby(f"{self._tag(bucket)}:meta", "seq", behind + _JUMP)
 
     # Life
 

@@ -102,12 +102,22 @@ def place(client: Any) -> str:
     return f"Redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
-def memory_of(client: Any) -> list[dict[str, Any]]:
-    """Return what each node says of its memory."""
+def said_by_all(client: Any) -> list[dict[str, Any]]:
+    """Return what each node says of itself."""
     if isinstance(client, RedisCluster):
         nodes: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
-        return [client.info("memory", target_nodes=node) for node in nodes]
-    return [client.info("memory")]
+        return [client.info(target_nodes=node) for node in nodes]
+    return [client.info()]
+
+
+def clock_ms(client: Any, key: str) -> int:
+    """Return the clock of the server that has *key*."""
+    if isinstance(client, RedisCluster):
+        node: Any = client.get_node_from_key(key)  # type: ignore[no-untyped-call]
+        seconds, micros = client.time(target_nodes=node)
+    else:
+        seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def denies_scripts(exc: Exception) -> bool:

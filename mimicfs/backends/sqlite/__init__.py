@@ -499,6 +499,11 @@ class SQLite(Backend):
             else:
                 db.execute("INSERT OR REPLACE INTO note VALUES(?,?,?)", (number, name, text))
 
+    @_ours
+    def notes(self, bucket: str) -> dict[str, str]:
+        rows = self._db.rows("SELECT name, text FROM note WHERE bucket=?", self._id(bucket))
+        return dict(rows)
+
     # Life
 
     @_ours

@@ -1,0 +1,83 @@
+"""Who uses a store, and whether it is still the store that it was.
+
+A session is a mount or a program that changes what is in S3: a note beside the list of buckets,
+which it renews every few seconds. One that is not renewed is dead. All times are of the store's
+clock: those of the machines that share it may differ by hours.
+
+The epoch is a text that is another one whenever the store may have lost what it had confirmed:
+it was flushed, began again without a log, or another server, which may have lagged behind, took
+its place. Then no number of a log and no scope from before means anything.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import NamedTuple
+
+from mimicfs.backends import Backend
+
+_SESSION = "session/"
+_EPOCH = "epoch"
+_FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is no more of interest
+
+
+class Session(NamedTuple):
+    """A mount or a program. Times are milliseconds of the store's clock since 1970."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    mountpoint: str  # "": a program
+    since_ms: int
+    expires_ms: int
+    said: dict[str, str | int | float]  # what it says of itself besides (its follower's lag, ...)
+    alive: bool = True
+
+
+def beat(backend: Backend, session: Session, lasts_ms: int) -> None:
+    """Keep *session* alive for *lasts_ms* from now on. Raises StoreError."""
+    renewed = session._replace(expires_ms=backend.now_ms() + lasts_ms)
+    backend.set_note("", _SESSION + session.id, json.dumps(renewed[:-1]))
+
+
+def leave(backend: Backend, session_id: str) -> None:
+    """The session has ended. Raises StoreError."""
+    backend.set_note("", _SESSION + session_id, None)
+
+
+def sessions(backend: Backend) -> list[Session]:
+    """Return the sessions, those first that have been there for longest, dead ones included.
+    Raises StoreError."""
+    now_ms = backend.now_ms()
+    found: list[Session] = []
+    for name, text in backend.notes("").items():
+        if not name.startswith(_SESSION):
+            continue
+        session = Session(*json.loads(text))
+        if session.expires_ms + _FORGOTTEN_MS < now_ms:
+            backend.set_note("", name, None)
+        else:
+            found.append(session._replace(alive=now_ms < session.expires_ms))
+    return sorted(found, key=lambda session: (session.since_ms, session.id))
+
+
+def epoch(backend: Backend) -> str:
+    """Return the epoch of the store, a new one where what is there may not be all that was
+    confirmed. "": this store has none, and nobody shares it. Raises StoreError.
+
+    A new epoch is noted when all that follows from it is done: whoever is killed before has
+    it done by the next one who asks. A store without one is new, or has lost everything.
+    """
+    identity = backend.identity()
+    known, _, text = (backend.note("", _EPOCH) or "").partition(" ")
+    if known and text == identity:
+        return known
+    if known:
+        backend.begin_epoch()
+    new = secrets.token_hex(16)
+    backend.set_note("", _EPOCH, f"{new} {identity}")
+    return (backend.note("", _EPOCH) or "").partition(" ")[0]

@@ -1,0 +1,108 @@
+"""A mount or a program as a member of its store: it says that it lives, and notices when the
+store is not the one that it was.
+
+Threading: one thread a member, which begins with the first change or with `join`; `epoch`,
+`said` and `joined` are replaced in one step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+from mimicfs.backends import Backend
+from mimicfs.backends.sessions import Session, beat, epoch, leave, sessions
+from mimicfs.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+LASTS_MS = 6_000  # a member that was silent for so long is dead
+BEAT_S = 2.0
+
+
+class Member:
+    """This process as a user of *backend*. *renewed* is called, in the member's thread, when
+    the store has another epoch than before; *kept* after each beat that the store took."""
+
+    def __init__(
+        self, backend: Backend, renewed: Callable[[], None], kept: Callable[[], None]
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.epoch = ""  # "": not known yet
+        self.said: dict[str, str | int | float] = {}  # shown with the session
+        self.away = False  # the store did not take the last beat
+        self.changes = 0  # of the epoch
+        self._backend = backend
+        self._renewed, self._kept = renewed, kept
+        self._mountpoint = ""
+        self._since_ms = 0
+        self._lock = threading.Lock()  # protects the start of the thread
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+
+    def join(self, mountpoint: str = "") -> None:
+        """Be a session of the store from now on. Raises StoreError if it cannot be told."""
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._mountpoint = mountpoint
+            self._beat()
+            self._thread = threading.Thread(target=self._keep, name="member", daemon=True)
+            self._thread.start()
+
+    @property
+    def joined(self) -> bool:
+        return self._thread is not None
+
+    def leave(self) -> None:
+        """End the session. The store may be away: then it dies by itself."""
+        self._over.set()
+        if self._thread is None:
+            return
+        self._thread.join(BEAT_S)
+        try:
+            leave(self._backend, self.id)
+        except StoreError as exc:
+            log.debug("%s", exc)
+
+    def others(self) -> list[Session]:
+        """Return all sessions of the store. Raises StoreError."""
+        return sessions(self._backend)
+
+    def _keep(self) -> None:
+        while not self._over.wait(BEAT_S):
+            try:
+                self._beat()
+                self._kept()
+            except StoreError as exc:
+                self._lost(exc)
+            except Exception:  # the session must go on, or others take what it does for lost
+                log.exception("a look at the store failed")
+
+    def _lost(self, exc: StoreError) -> None:
+        if not self.away:
+            log.warning("the store does not answer: %s", exc)
+        self.away = True
+
+    def _beat(self) -> None:
+        from mimicfs import __version__
+
+        self._since_ms = self._since_ms or self._backend.now_ms()
+        mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
+        beat(self._backend, Session(*mine, self._since_ms, 0, self.said), LASTS_MS)
+        if self.away:
+            log.warning("the store answers again")
+        self.away = False
+        self._look()
+
+    def _look(self) -> None:
+        before, now = self.epoch, epoch(self._backend)
+        self.epoch = now
+        if before and before != now:
+            self.changes += 1
+            log.warning("the store may have lost changes: what it has is asked of S3 anew")
+            self._renewed()

@@ -1,0 +1,169 @@
+"""Sessions of a store, and its epoch: over a real redis-server, a SQLite file and memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from mimicfs.backends import Backend
+from mimicfs.backends.open import open_store
+from mimicfs.backends.sessions import Session, beat, epoch, leave, sessions
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import LogTrimmed, Unlisted
+from mimicfs.mimicdb import MimicDB
+from tests.support import servers
+
+_numbers = itertools.count()
+_ONE = Session("one", "host", 7, "1.0", "/mnt", 5, 0, {"lag_ms": 3})
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Backend]:
+    urls = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path}/s.db", "redis": redis_url}
+    found = open_store(urls[request.param], f"sessions-{os.getpid()}-{next(_numbers)}")
+    yield found
+    found.close()
+
+
+def test_a_session_is_alive_until_its_time_of_the_stores_clock_is_over(store: Backend) -> None:
+    beat(store, _ONE, 60_000)
+    beat(store, _ONE._replace(id="two"), -1)
+    shown = [(each.id, each.host, each.said, each.alive) for each in sessions(store)]
+    assert shown == [("one", "host", {"lag_ms": 3}, True), ("two", "host", {"lag_ms": 3}, False)]
+    leave(store, "one")
+    assert [each.id for each in sessions(store)] == ["two"]
+
+
+def test_a_session_that_has_been_dead_for_hours_is_forgotten(store: Backend) -> None:
+    beat(store, _ONE, -3_700_000)
+    assert sessions(store) == []
+    assert [name for name in store.notes("") if name.startswith("session/")] == []
+
+
+def test_an_epoch_stays_and_what_is_complete_with_it(store: Backend) -> None:
+    store.mark("b", Scope("", True, 1))
+    first = epoch(store)
+    assert first and epoch(store) == first
+    assert store.covered("b", "")
+
+
+def _replaced(store: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server took the place of the one of *store*."""
+    monkeypatch.setattr(store, "identity", lambda: "another")
+
+
+def test_another_server_is_another_epoch_and_nothing_is_complete(
+    store: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mimicdb = MimicDB(store)
+    mimicdb.record("b", Entry("d/ghost", 1))
+    mimicdb.complete("b", Scope("", True, 1))
+    first = epoch(store)
+    mimicdb.join()
+    assert mimicdb.lookup("b", "d/", "ghost")[0] == Entry("d/ghost", 1)
+    told: list[str] = []
+    mimicdb.subscribe(lambda bucket, difference: told.append(bucket))
+    _replaced(store, monkeypatch)
+    mimicdb.member._look()
+    assert mimicdb.member.epoch != first and told == ["", "b"]
+    with pytest.raises(Unlisted):  # what is found may be a ghost, until it is listed
+        mimicdb.lookup("b", "d/", "ghost")
+    with pytest.raises(Unlisted):
+        _joined(store).lookup("b", "d/", "ghost")
+    mimicdb.complete("b", Scope("", True, 2))  # was begun before
+    with pytest.raises(Unlisted):
+        mimicdb.lookup("b", "d/", "ghost")
+    mimicdb.complete("b", Scope("", True, 1 << 62))
+    assert mimicdb.lookup("b", "d/", "ghost")[0] == Entry("d/ghost", 1)
+    mimicdb.member.leave()
+
+
+def _joined(store: Backend) -> MimicDB:
+    """Return a mirror that has just joined *store*."""
+    mimicdb = MimicDB(store)
+    mimicdb.join()
+    return mimicdb
+
+
+@pytest.fixture
+def servers_of_redis(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def start(name: str) -> str:
+            directory = tmp_path / name
+            directory.mkdir()
+            return f"redis://127.0.0.1:{stack.enter_context(servers.redis(directory))}"
+
+        yield start
+
+
+@pytest.mark.slow
+def test_numbers_of_before_a_flush_are_told_from_those_of_after_it(
+    servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = servers_of_redis("one")
+    mimicdb = MimicDB(open_store(url))
+    for number in range(5):
+        mimicdb.record("b", Entry(f"k{number}"))
+    since = mimicdb.seq("b")
+    mimicdb.member._look()
+    redis.Redis.from_url(url).flushall()
+    mimicdb.member._look()
+    for number in range(9):  # as many, and more
+        mimicdb.record("b", Entry(f"k{number}"))
+    with pytest.raises(LogTrimmed):
+        mimicdb.backend.changes("b", since)
+    with pytest.raises(LogTrimmed):
+        mimicdb.record("b", Entry("old"), since)
+    mimicdb.close()
+
+
+@pytest.mark.slow
+def test_a_replica_that_lagged_and_was_promoted_is_another_epoch(
+    servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many changes follow as were lost: the numbers alone would look as before."""
+    primary, lagging = servers_of_redis("primary"), servers_of_redis("lagging")
+    first = open_store(primary)
+    first.apply("b", [Entry("kept", 1)])
+    first.mark("b", Scope("", True, 1))
+    client = redis.Redis.from_url(lagging)
+    host, _, port = primary.rpartition("//")[2].partition(":")
+    client.replicaof(host, int(port))
+    while client.info("replication").get("master_link_status") != "up":
+        pass
+    client.replicaof("NO", "ONE")
+    first.apply("b", [Entry("lost", 1)])
+    since = first.seq("b")
+    before = epoch(first)
+    promoted = open_store(lagging)
+    assert epoch(promoted) != before and not promoted.covered("b", "")
+    promoted.apply("b", [Entry("another", 1)])
+    with pytest.raises(LogTrimmed):
+        promoted.apply("b", [Entry("kept", 2)], since=since)
+    first.close()
+    promoted.close()
+
+
+@pytest.mark.slow
+def test_eviction_that_is_switched_on_later_is_noticed(
+    servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = servers_of_redis("one")
+    mimicdb = MimicDB(open_store(url))
+    mimicdb.complete("b", Scope("", True, 1))
+    assert mimicdb.lookup("b", "", "absent") == (None, None)
+    client = redis.Redis.from_url(url)
+    client.config_set("maxmemory", "100mb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    mimicdb.member._look()
+    with pytest.raises(Unlisted):
+        mimicdb.lookup("b", "", "absent")
+    mimicdb.close()
