@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from support import servers
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
@@ -16,7 +17,6 @@ from mimicfs.backends.sessions import Session, beat, epoch, leave, sessions
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import LogTrimmed, Unlisted
 from mimicfs.mimicdb import MimicDB
-from tests.support import servers
 
 _numbers = itertools.count()
 _ONE = Session("one", "host", 7, "1.0", "/mnt", 5, 0, {"lag_ms": 3})
