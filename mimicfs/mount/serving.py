@@ -77,8 +77,7 @@ def serve_mount(
         stack.callback(guardian.close)
         parts, sources = assemble(settings), Sources()
         stack.callback(parts.close)
-        check(parts, target)
-        parts.mimicdb.join(str(mountpoint))
+        _join(parts, target, mountpoint)
         stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
@@ -122,6 +121,12 @@ def serve_mount(
                 ending.over()
             notifier.close()
         log.info("unmounted %s", mountpoint)
+
+
+def _join(parts: Parts, target: Target, mountpoint: Path) -> None:
+    """Raise what would make the mount useless; then be one of the sessions of the store."""
+    check(parts, target)
+    parts.mimicdb.join(str(mountpoint))
 
 
 def _set_up_process() -> None:
