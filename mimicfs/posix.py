@@ -184,6 +184,14 @@ class FileSystem(Protocol):
     def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr: ...  # (quick)
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr: ...
 
+    def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
+        """Set *mode*, which *ino* has after a change of its bytes. The kernel knows on return."""
+        ...
+
+    def unheard(self, ino: int) -> None:
+        """The answer to a change of *ino*, or of a name in it, could not be given any more."""
+        ...
+
     def opendir(self, caller: Caller, ino: int) -> bool:
         """Return whether what `readdir` has shown of the directory is still right. (quick)"""
         ...

@@ -5,7 +5,6 @@ configuration file, before what mimicfs does by itself; and what that makes of a
 from __future__ import annotations
 
 import os
-from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.options import IN_BUCKETS, Given, Kind, Values, from_environment
-from mimicfs.config.values import (
-    MIB,
-    BucketOptions,
-    Buckets,
-    S3Options,
-    Target,
-    VFSOptions,
-    parse_capabilities,
-)
+from mimicfs.config.values import MIB, BucketOptions, Buckets, S3Options, Target, VFSOptions
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +20,6 @@ if TYPE_CHECKING:
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _DAY_S = 86_400.0
-_SSE_C_BYTES = 32  # AES-256
 _OFF = ("suid", "dev")  # unless they are asked for
 
 
@@ -141,13 +131,6 @@ class Settled:
             slow_s=self.get("slow-request", default.slow_s),
             credentials_file=credentials,
             buckets=self.buckets(),
-            addressing=self.get("addressing-style", "auto").replace("auto", ""),
-            provider=self.get("provider", ""),
-            capabilities=parse_capabilities(self.get("server-can", "")),
-            bucket_owner=self.get("expected-bucket-owner", ""),
-            dualstack=self.get("dualstack", False),
-            accelerate=self.get("accelerate", False),
-            fips=self.get("fips", False),
         )
 
     def _password(self) -> str | None:
@@ -205,20 +188,6 @@ def shown(name: str, given: Given) -> str:
     return f'"{escaped}"'
 
 
-def _sse_c_key(path: Path) -> bytes:
-    """Return the key of SSE-C that the file at *path* holds: 32 bytes, or their base64."""
-    text = secret_in(path).encode("utf-8", "surrogateescape")
-    key = text
-    if len(key) != _SSE_C_BYTES:
-        try:
-            key = b64decode(text.strip(), validate=True)
-        except ValueError:
-            key = b""
-    if len(key) != _SSE_C_BYTES:
-        raise ConfigError(f"{path}: not a key of {_SSE_C_BYTES} bytes, nor its base64")
-    return key
-
-
 def _bucket_options(values: Values) -> BucketOptions:
     said = {name.replace("-", "_"): given.value for name, given in values.items()}
     if "ttl" in said:
@@ -226,10 +195,6 @@ def _bucket_options(values: Values) -> BucketOptions:
     prefix = said.get("prefix", "")
     if prefix:
         said["prefix"] = prefix.lstrip("/").rstrip("/") + "/"
-    if "sse_c_key_file" in said:
-        said["sse_c_key"] = _sse_c_key(Path(said.pop("sse_c_key_file")).expanduser())
-        if said.get("sse"):
-            raise ConfigError(f"{values['sse'].origin}: sse: not together with sse-c-key-file")
     if said.get("kms_key_id") and not said.get("sse"):
         said["sse"] = "aws:kms"
     if said.get("kms_key_id") and said["sse"] == "AES256":

@@ -7,5 +7,6 @@ packing     attributes, names and listings as the bytes that the kernel wants
 operations  each request: its bytes to a call of posix.FileSystem, the result to bytes
 pool        worker threads
 server      which thread answers what; interrupts; the end
+killed      lets go of processes that were killed while they wait
 notify      posix.KernelCache: tells the kernel what is no longer so
 """

@@ -69,8 +69,12 @@ def _guard(daemon: int, told: int) -> NoReturn:
         os.chdir("/")
         device = os.read(told, 32).decode()  # empty: the daemon has ended before it mounted
         if device:
+            # Opened now: the kernel gives the number to another connection once this has ended,
+            # and what is open here is nobody's then.
+            abort = _opened_abort(device)
             _wait_for_end(daemon)
-            _end_connection(device)
+            with suppress(OSError):  # it has ended
+                os.write(abort, b"1")
     finally:
         os._exit(0)
 
@@ -96,13 +100,16 @@ def _has_ended(daemon: int) -> bool:
     return stat.rpartition(b") ")[2][:1] in (b"Z", b"X")
 
 
-def _end_connection(device: str) -> None:
-    """End the connection; root may look at fusectl in a mount namespace of its own."""
+def _opened_abort(device: str) -> int:
+    """Open what ends the connection; root may look at fusectl in a mount namespace of its own.
+    -1: it is not ours to end."""
     abort = f"{_CONNECTIONS}/{device}/abort"
     if not os.path.exists(abort):
         libc = ctypes.CDLL(None)
         libc.unshare(_CLONE_NEWNS)
         libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
         libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", 0, None)
-    with suppress(OSError):  # it has ended, or it is not ours to end
-        Path(abort).write_bytes(b"1")
+    try:
+        return os.open(abort, os.O_WRONLY)
+    except OSError:
+        return -1

@@ -363,6 +363,8 @@ class Operations:
 
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
+        if caller.uid:  # the kernel says nothing here, and leaves root's files alone
+            self._drop_privileges(caller, nodeid, handle)
         self._fs.fallocate(caller, handle, mode, offset, size)
         return b""
 
@@ -417,7 +419,7 @@ class Operations:
     def _drop_privileges(self, caller: Caller, ino: int, handle: int | None) -> None:
         new = self._without_privileges(caller, ino, handle, Fattr.KILL_SUIDGID, NewAttr())
         if new.mode is not None:
-            self._fs.setattr(caller, ino, new, handle)
+            self._fs.drop_privileges(caller, ino, new.mode, handle)
 
     def _without_privileges(
         self, caller: Caller, ino: int, handle: int | None, valid: int, new: NewAttr

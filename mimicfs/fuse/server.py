@@ -11,7 +11,7 @@ Lookup counts belong to the file system. What could not be delivered is given ba
 (`Operations.undo`); at unmount the kernel forgets all without saying so.
 
 Threading: `serve` is one thread; `stop` may be called by any, also from a signal handler.
-State shared between threads is `_waiting`, a dict of which each use is one atomic step.
+State shared between threads is `_waiting` and `_asked`, dicts of which each use is one atomic step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from mimicfs.errors import MountError, Unlisted
+from mimicfs.errors import Interrupted, MountError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.counts import Counts
+from mimicfs.fuse.killed import Killed
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
 from mimicfs.fuse.packing import Packer
 from mimicfs.fuse.pool import Pool
@@ -42,6 +43,8 @@ _DATA_WORKERS_FACTOR = 4
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
+# A process that is killed has its files closed as on any disk: with their bytes.
+_CLOSING = frozenset((Opcode.FLUSH, Opcode.RELEASE))
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 
 
@@ -86,6 +89,8 @@ class Server:
         self._learners = Pool("fuse-learn", workers)
         # Requests at workers, by their unique number: what INTERRUPT cancels.
         self._waiting: dict[int, Cancellation] = {}
+        self._asked: dict[int, tuple[int, int]] = {}  # of the same: opcode, and who waits
+        self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
         self._calm = Cancellation()  # of those answered at once: never cancelled
         self._ending = False  # `receive` has no more to give, or is not to be asked again
         self._ended = threading.Event()
@@ -208,6 +213,7 @@ class Server:
     ) -> None:
         cancellation = Cancellation()
         caller = caller._replace(cancellation=cancellation)
+        self._asked[unique] = IN_HEADER.unpack_from(request)[1], caller.pid
         self._waiting[unique] = cancellation
         self._session.busy.begin(_directories(request))
         pool.submit(lambda: self._work(operation, caller, unique, request, missing))
@@ -223,6 +229,8 @@ class Server:
         _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
         handler = operation.handler
         try:
+            if self._killed.has_gone(unique):
+                raise Interrupted("killed before the work began")
             if operation.lane is Lane.QUICK:
                 data = self._operations.sure(
                     caller, lambda: handler(caller, nodeid, request), missing, opcode
@@ -241,6 +249,10 @@ class Server:
         finally:
             # After the answer: an INTERRUPT that comes between finds it, and needs no more.
             self._waiting.pop(unique, None)
+            self._asked.pop(unique, None)
+            if self._killed.answered(unique) and operation.lane is not Lane.QUICK:
+                for ino in _directories(request):
+                    self._fs.unheard(ino)
             self._session.busy.end(_directories(request))
 
     def _failed(self, exc: Exception, opcode: int) -> int:
@@ -262,10 +274,15 @@ class Server:
         has forgotten both, and the EAGAIN goes nowhere.
         """
         cancellation = self._waiting.get(interrupted)
+        opcode, pid = self._asked.get(interrupted, (0, 0))
         if cancellation is None:
             self._session.fail(unique, errno.EAGAIN)
         else:
             cancellation.cancel()
+            if opcode not in _CLOSING and pid:
+                self._killed.watch(interrupted, pid)
+                if interrupted not in self._waiting:
+                    self._killed.answered(interrupted)
 
     # The end
 

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mimicfs.config.values import Settings
+from mimicfs.errors import MountError
 from mimicfs.mount.ending import Pending
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
+
+_FREE_S = 0.5  # how long a mount that ends has to give up its record
 
 
 class Mounted(NamedTuple):
@@ -103,6 +106,38 @@ def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
                 waiting(Pending(said["files"], said["bytes"]))
 
 
+def check_free(settings: Settings, mountpoint: Path) -> None:
+    """Raise MountError, within a second, if a mount at *mountpoint* is still served: one that was
+    unmounted lazily while files are open, or one in another mount namespace."""
+    with suppress(FileNotFoundError), open(_record(settings, resolved(mountpoint))) as file:
+        if not _locked(file.fileno()):
+            raise _taken(settings, mountpoint)
+
+
+def _locked(fd: int) -> bool:
+    """Lock *fd* as soon as it is free; False if that takes more than half a second."""
+    deadline = time.monotonic() + _FREE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _taken(settings: Settings, mountpoint: Path) -> MountError:
+    path = str(resolved(mountpoint))
+    pid = next((each.pid for each in mounts(settings) if each.mountpoint == path), 0)
+    return MountError(
+        f"{mountpoint}: process {pid} still serves a mount there. It was unmounted lazily and has"
+        " open files, or it is in another mount namespace; close the files, end the process, or"
+        " mount elsewhere"
+    )
+
+
 @contextmanager
 def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending], None]]:
     """Within, others can see that this process serves the mount, and what is still to be
@@ -117,7 +152,8 @@ def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending
     path = _record(settings, Path(mounted.mountpoint))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "r+") as file:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _locked(fd):
+            raise _taken(settings, Path(mounted.mountpoint))
         write()
         try:
             yield write

@@ -29,7 +29,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
 from mimicfs.mimicdb import MimicDB
 from mimicfs.mount.ending import Ending, Pending
-from mimicfs.mount.mounted import Mounted, control_socket, recorded
+from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import told
 from mimicfs.parts import Parts, assemble, check
@@ -71,7 +71,7 @@ def serve_mount(
 
     _set_up_process()
     mount_options = _mount_options(target, choices)
-    mounting.check(mountpoint, mount_options)
+    _check_place(settings, mountpoint, mount_options)
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = Guardian()  # before there is anything that it could hold
         stack.callback(guardian.close)
@@ -153,6 +153,14 @@ def _set_up_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _check_place(settings: Settings, mountpoint: Path, options: MountOptions) -> None:
+    """Raise MountError if nothing can be mounted at *mountpoint* now."""
+    from mimicfs.fuse import mounting
+
+    mounting.check(mountpoint, options)
+    check_free(settings, mountpoint)
 
 
 def _mount_options(target: Target, choices: MountChoices) -> MountOptions:

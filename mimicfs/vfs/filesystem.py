@@ -120,7 +120,7 @@ class VFS:
         elif isinstance(missing, Uncounted):
             self._control.count(missing)
         elif isinstance(missing, Unlisted):
-            self._syncer.learn(missing)
+            self._syncer.learn(missing, caller.cancellation)
         else:
             raise missing
 
@@ -192,6 +192,11 @@ class VFS:
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
         if self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+        marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
+        if marker is not None and marker.kind == OBJECT and marker.size:
+            raise PosixError(
+                errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}: its marker has content"
+            )
 
     def _remove(self, bucket: str, key: str) -> None:
         """Delete the object *key*; a directory without one is forgotten."""
@@ -292,6 +297,18 @@ class VFS:
         if new._replace(size=None) != NewAttr():
             self._stored.set_attributes(node, self.getattr(caller, ino, None), new)
         return self.getattr(caller, ino, handle)
+
+    def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
+        """*ino* was changed, and has *mode* from now on, without set-user-id and set-group-id.
+        The kernel is told before the change is answered: it would let the file run with them."""
+        self.setattr(caller, ino, NewAttr(mode=mode), handle)
+        self._kernel.attributes_changed(self.inodes.get(ino))
+        self._kernel.told(_TELL_KERNEL_S)
+
+    def unheard(self, ino: int) -> None:
+        """Whoever asked for a change in *ino* was killed before it was answered: the kernel does
+        not know what became of it."""
+        self._kernel.unheard(ino)
 
     def _truncate(self, caller: Caller, node: Node, size: int, handle: int | None) -> None:
         if node.is_directory:
@@ -408,11 +425,29 @@ class VFS:
             return self._handles.open_again(node, flags, caller.cancellation)
         if self._options.ask_at_open and (node.file is None or not node.file.dirty):
             self._ask(node, caller)
-        opened = self._handles.open(node, self._tree.entry(node), flags, caller.cancellation)
+        entry = self._tree.entry(node)
+        if entry.meta is None and caller.uid not in (0, os.getuid()):
+            entry = self._admitted(node, entry, caller)
+        opened = self._handles.open(node, entry, flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
             self._kernel.told(_TELL_KERNEL_S)
         return opened
+
+    def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
+        """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
+        by those of the mount. Raises PosixError ESTALE where they are others: then the kernel
+        looks the name up again, and decides by them."""
+        if not self._options.buckets.of(node.bucket).metadata:
+            return entry
+        shown = self._tree.attr(node)
+        caller.cancellation.wait(self._s3.pool.submit(self._s3.head, node.bucket, node.key))
+        now = self._tree.attr(node)
+        if (now.mode, now.uid, now.gid) != (shown.mode, shown.uid, shown.gid):
+            self._kernel.attributes_changed(node)
+            self._kernel.told(_TELL_KERNEL_S)
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: other attributes")
+        return self._tree.entry(node)
 
     def _ask(self, node: Node, caller: Caller) -> None:
         """See what S3 has of *node* now; the mirror and the kernel are told. Raises PosixError

@@ -89,6 +89,12 @@ class Kernel:
         """The mode, owner, size or times of *node* are others than the kernel was told."""
         self._kernel.attr_changed(node.ino)
 
+    def unheard(self, ino: int) -> None:
+        """Something in *ino* was changed after the kernel had been told that it was not."""
+        self._kernel.attr_changed(ino)
+        self._kernel.names_changed()
+        self._kernel.listing_changed(ino)
+
     def told(self, timeout_s: float) -> bool:
         """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
         return self._kernel.flush(timeout_s)

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from mimicfs.entry import Entry
+from mimicfs.entry import OBJECT, Entry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Node
@@ -131,9 +131,10 @@ class Listings:
         if news:
             entries = _merged(entries, news)
         rows = self._rows(node.bucket, directory, entries, ended)
-        if not after and node.content:
+        if not after and directory:
             marker = self._mimicdb.entry(node.bucket, directory)
-            if marker is not None and marker.size:
+            node.content = marker is not None and marker.kind == OBJECT and marker.size > 0
+            if marker is not None and node.content:
                 rows.insert(0, (names.file_name("", beside=True), "", marker))
         return Page(rows, after, upto, ended, generation)
 

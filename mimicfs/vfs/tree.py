@@ -138,6 +138,8 @@ class Tree:
 
     def _look_marker(self, directory: Node) -> Found:
         entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
+        if entry is None or entry.kind != OBJECT:  # it is not known to be there
+            self._mimicdb.children(directory.bucket, directory.key, "", 1)
         if entry is None or not entry.size:
             raise PosixError(errno.ENOENT, "the content of a directory marker")
         return "", lambda node: self._object_attr(node, entry)
@@ -155,7 +157,7 @@ class Tree:
             return self._directory_attr(node, own)
         file = file or node.file
         if file is not None:
-            return self._shown(node.bucket).of_file(node, file)
+            return self._file_attr(node, file)
         return self._object_attr(node, self.entry(node))
 
     def entry(self, node: Node) -> Entry:
@@ -176,6 +178,16 @@ class Tree:
         attr = self._shown(node.bucket).of_object(node.ino, entry)
         node.special = not stat.S_ISREG(attr.mode)
         return attr
+
+    def _file_attr(self, node: Node, file: File) -> Attr:
+        """Return the attributes of an open file; of one that is as S3 has it, with whatever has
+        been learned since it was opened."""
+        if not (file.dirty or file.apart) and file.entry is not None:
+            known = self._mimicdb.entry(file.bucket, file.key)
+            if known is not None and (known.etag, known.size) == (file.etag, file.size):
+                attr = self._shown(node.bucket).of_object(node.ino, known)
+                return attr if node.parent is not None else attr._replace(nlink=0)
+        return self._shown(node.bucket).of_file(node, file)
 
     def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0

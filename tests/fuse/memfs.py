@@ -189,6 +189,12 @@ class MemFS:
         self._called("getattr", caller)
         return self._node(ino).attr()
 
+    def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
+        self.setattr(caller, ino, NewAttr(mode=mode), handle)
+
+    def unheard(self, ino: int) -> None:
+        pass
+
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr:
         self._called("setattr", caller)
         with self._lock:

@@ -110,9 +110,8 @@ def without_acls(client: Any, bucket: str) -> None:
 
 
 def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(place: Place) -> None:
-    (place.path / "new").touch()
-    (place.path / "new").rename(place.path / "d/new")  # it is known now that there are no ACLs
-    (place.path / "d/new").unlink()
+    (place.path / "d/00").rename(place.path / "d/x")  # it is known now that there are no ACLs
+    (place.path / "d/x").rename(place.path / "d/00")
     with costs(place.proxy, LIST=2, COPY=COUNT, POST=1):
         (place.path / "d").rename(place.path / "e")
     assert place.in_s3() == NEW

@@ -102,4 +102,5 @@ def costs(proxy: Proxy, **requests: int) -> Iterator[None]:
     """Within, S3 is asked just these requests."""
     proxy.counted()
     yield
-    assert proxy.counted() == requests
+    counted = proxy.counted()
+    assert counted == requests, counted

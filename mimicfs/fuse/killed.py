@@ -1,0 +1,77 @@
+"""Lets go of processes that were killed while they wait for an answer.
+
+The kernel says once that a process has a signal (INTERRUPT), whichever, and then lets a killed
+one wait for its answer all the same. So /proc is asked, now and while the answer is awaited,
+whether SIGKILL is pending for it: that is what every signal that ends a process becomes. A signal
+that is handled gives no EINTR here: mkdir(2) and its like do not restart.
+
+Threading: `watch` and `answered` are called by any thread; a thread of its own looks, once
+something is watched, and sleeps while nothing is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_LOOK_S = 0.2  # between two looks
+_SIGKILL = 1 << 8  # in the masks of /proc/PID/status
+
+
+class Killed:
+    """Calls *let_go* with the number of each watched request whose process was killed."""
+
+    def __init__(self, let_go: Callable[[int], bool]) -> None:
+        self._let_go = let_go
+        self._lock = threading.Condition()  # protects the three below
+        self._watched: dict[int, int] = {}  # by request: the thread that waits for it
+        self._gone: set[int] = set()  # requests of killed processes that are still worked on
+        self._started = False
+
+    def watch(self, unique: int, thread: int) -> None:
+        """Thread *thread* waits for *unique*, and has a signal."""
+        with self._lock:
+            self._watched[unique] = thread
+            self._lock.notify()
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._run, name="fuse-killed", daemon=True).start()
+
+    def has_gone(self, unique: int) -> bool:
+        """Whether nobody waits for *unique* any more."""
+        return unique in self._gone
+
+    def answered(self, unique: int) -> bool:
+        """The work on *unique* has ended; return whether nobody waited for it any more."""
+        if not self._started:
+            return False
+        with self._lock:
+            self._watched.pop(unique, None)
+            gone = unique in self._gone
+            self._gone.discard(unique)
+        return gone
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._watched:
+                    self._lock.wait()
+                killed = [each for each, thread in self._watched.items() if _is_killed(thread)]
+                for unique in killed:
+                    del self._watched[unique]
+                    self._gone.add(unique)
+            for unique in killed:
+                self._let_go(unique)
+            with self._lock:
+                self._lock.wait(_LOOK_S)
+
+
+def _is_killed(thread: int) -> bool:
+    try:
+        status = Path(f"/proc/{thread}/status").read_text()
+    except OSError:
+        return True
+    masks = [line.split()[1] for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
+    return any(int(mask, 16) & _SIGKILL for mask in masks)

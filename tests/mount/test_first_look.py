@@ -1,0 +1,88 @@
+"""What is shown is what is stored, and the kernel is told of it (F3, F4, F10, F11)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become others")
+
+
+def as_nobody(*words: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*NOBODY, *map(str, words)], capture_output=True, timeout=30, check=False)
+
+
+def test_what_a_get_teaches_is_shown_by_the_next_stat(
+    mount: Path, client: Any, bucket: str
+) -> None:
+    client.put_object(Bucket=bucket, Key="a", Body=b"text", Metadata={"mode": "33152"})
+    os.stat(mount / "a")
+    with open(mount / "a", "rb") as file:
+        assert file.read() == b"text"
+        assert stat.filemode(os.fstat(file.fileno()).st_mode) == "-rw-------"
+        assert stat.filemode(os.stat(mount / "a").st_mode) == "-rw-------"
+    assert stat.filemode(os.stat(mount / "a").st_mode) == "-rw-------"
+
+
+@needs_root
+def test_nobody_opens_what_the_stored_mode_forbids_before_it_was_learned(
+    mount_at: Any, client: Any, bucket: str, tmp_path: Path
+) -> None:
+    root = {"mode": "33152", "uid": "0", "gid": "0"}
+    client.put_object(Bucket=bucket, Key="d/secret", Body=b"secret", Metadata=root)
+    client.put_object(Bucket=bucket, Key="d/open", Body=b"open", Metadata={"mode": "33188"})
+    path = mount_at(f"s3://{bucket}", "--allow-other").path
+    for each in (tmp_path, *tmp_path.parents):
+        if each != Path("/"):
+            os.chmod(each, 0o755)
+    (path / ".sync").touch()
+    subprocess.run(["ls", "-l", path / "d"], check=True, stdout=subprocess.DEVNULL)
+    found = as_nobody("cat", path / "d/secret")
+    assert (found.returncode, found.stdout) == (1, b"")
+    assert as_nobody("cat", path / "d/open").stdout == b"open"
+    assert stat.filemode(os.stat(path / "d/secret").st_mode) == "-rw-------"
+
+
+@needs_root
+def test_setuid_ends_with_a_write_or_fallocate_by_others_and_the_kernel_knows(
+    mount_at: Any, bucket: str, tmp_path: Path
+) -> None:
+    path = mount_at(f"s3://{bucket}", "--allow-other", "-o", "suid").path
+    for each in (tmp_path, *tmp_path.parents):
+        if each != Path("/"):
+            os.chmod(each, 0o755)
+    program = "import os, sys; print(os.stat(sys.argv[1]).st_mode & 0o7777)"
+    change = "import os, sys; fd = os.open(sys.argv[1], os.O_WRONLY); "
+    changes = ["os.write(fd, b'x')", "os.posix_fallocate(fd, 0, 9000)", "os.truncate(fd, 3)"]
+    for number, call in enumerate(changes):
+        name = path / f"p{number}"
+        name.write_bytes(b"x" * 100)
+        os.chmod(name, 0o6777)
+        os.stat(name)
+        done = as_nobody("python3", "-c", change + call, name)
+        assert done.returncode == 0, (call, done.stderr)
+        seen = subprocess.run(
+            ["python3", "-c", program, name], capture_output=True, text=True, check=True
+        )
+        assert oct(int(seen.stdout)) == "0o777", call
+
+
+def test_rmdir_of_a_marker_with_content_is_enotempty(mount: Path, client: Any, bucket: str) -> None:
+    client.put_object(Bucket=bucket, Key="only/", Body=b"the content")
+    client.put_object(Bucket=bucket, Key="other/", Body=b"the content")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        os.rmdir(mount / "only")
+    assert client.get_object(Bucket=bucket, Key="only/")["Body"].read() == b"the content"
+    assert os.listdir(mount / "other") == ["%object"]
+    assert (mount / "other/%object").read_bytes() == b"the content"
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        os.rmdir(mount / "other")

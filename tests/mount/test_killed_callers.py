@@ -1,0 +1,65 @@
+"""Nobody waits who wants to go: a killed caller ends within a second (F13)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.proxy import Drop, Proxy
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLS = {
+    "mkdir": "os.mkdir('known/new')",
+    "rmdir": "os.rmdir('known/empty')",
+    "rm": "os.unlink('known/a')",
+    "mv": "os.rename('known/a', 'known/b')",
+    "mv of a directory": "os.rename('known', 'moved')",
+    "chmod": "os.chmod('known/a', 0o600)",
+    "utime": "os.utime('known/a', (1, 1))",
+    "ln -s": "os.symlink('a', 'known/l')",
+    "mkfifo": "os.mkfifo('known/p')",
+    "setxattr": "os.setxattr('known/a', 'user.a', b'1')",
+    "readlink": "os.readlink('known/link')",
+    "read": "open('known/a').read()",
+    "append": "open('known/a', 'a').write('x')",
+    "truncate": "os.truncate('known/a', 1)",
+    "touch .sync": "os.utime('.sync')",
+}
+
+
+def test_a_killed_caller_ends_within_a_second(
+    mount: Path, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    slow = []
+    for number, (name, call) in enumerate(CALLS.items()):
+        for key in ("known/a", "known/empty/", "unlisted/a"):
+            body = b"" if key.endswith("/") else b"text"
+            client.put_object(Bucket=bucket, Key=f"{number}/{key}", Body=body)
+        link = {"mode": "41471"}
+        client.put_object(Bucket=bucket, Key=f"{number}/known/link", Body=b"a", Metadata=link)
+        (mount / ".sync").touch()
+        here = mount / str(number)
+        client.put_object(Bucket=bucket, Key=f"{number}/unlisted/late", Body=b"")
+        os.setxattr(here / "known/link", "user.mimicfs.sync", b"1", follow_symlinks=False)
+        os.stat(here / "known/a")
+        if took_s(here, call, proxy) >= 1:
+            slow.append(name)
+    assert slow == []
+
+
+def took_s(here: Path, call: str, proxy: Proxy) -> float:
+    """Return how long a caller lives on that is killed while S3 is silent."""
+    with proxy.rule(Drop(lambda request: True)) as silent:
+        program = f"import os; os.chdir({str(here)!r}); {call}"
+        caller = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        assert silent.reached.wait(10), call
+        killed = time.monotonic()
+        caller.kill()
+        caller.wait(20)
+        return time.monotonic() - killed
