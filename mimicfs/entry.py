@@ -15,6 +15,13 @@ KEPT = 2  # no object: a directory emptied or made through the mount, kept until
 # 64 bits, also for the sum of a bucket.
 SIZE_MAX = 1 << 50  # bytes
 TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
+KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
+NS = 1_000_000_000  # nanoseconds in a second
+
+
+def unquoted(etag: str | None) -> str:
+    """Return an ETag as the mirror holds it: without its quotes; "" where S3 gave none."""
+    return (etag or "").strip('"')
 
 
 def checked_size(size: int) -> int:

@@ -114,6 +114,11 @@ class ObjectChanged(S3Error):
 
     errno = codes.ESTALE
 
+    @classmethod
+    def since_opened(cls, about: str) -> ObjectChanged:
+        """Return the error for *about*, an object's URL."""
+        return cls(f"{about}: changed in S3; open it again")
+
 
 class ObjectArchived(S3Error):
     errno = codes.EACCES

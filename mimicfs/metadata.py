@@ -25,7 +25,8 @@ from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-NS = 1_000_000_000
+from mimicfs.entry import NS
+
 SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
 # What bytes that are encoded are: the type of what is in them is not that of the object.

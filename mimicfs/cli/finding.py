@@ -15,6 +15,7 @@ from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.text import human_size, parse_time, printable
 from mimicfs.config.values import parse_target
+from mimicfs.entry import unquoted
 from mimicfs.errors import MimicError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def find(
         times.append(Range(most=parse_time("--before", before) - 1))
     wanted = Wanted(
         names, inames, paths, tuple(map(size_range, sizes)), tuple(times),
-        frozenset(map(str.upper, classes)), frozenset(etag.strip('"') for etag in etags),
+        frozenset(map(str.upper, classes)), frozenset(unquoted(etag) for etag in etags),
         kind or "", -1 if depth is None else depth,
     )  # fmt: skip
     with closing(assembled(settings)) as parts, _Out("\0" if zero else "\n") as out:

@@ -14,9 +14,10 @@ import click
 
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import iso_time, printable
+from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
+from mimicfs.human import iso_time
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

@@ -12,8 +12,9 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.options import assembled, common, json_option
-from mimicfs.cli.text import iso_time, printable
+from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
+from mimicfs.human import iso_time
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

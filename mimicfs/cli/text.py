@@ -7,11 +7,6 @@ from datetime import UTC, datetime
 from mimicfs.errors import ConfigError
 
 
-def iso_time(ns: int) -> str:
-    """Return a time in ISO 8601, UTC, to the second."""
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
-
-
 def printable(text: str) -> str:
     """Escape what a terminal may take as a command: a key may hold anything."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
@@ -45,17 +40,6 @@ def parse_time(option: str, text: str) -> int:
     except ValueError as exc:
         raise ConfigError(f"{option} {text}: write a date or time, as 2024-12-31T18:00") from exc
     return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000
-
-
-def amount(size: float) -> str:
-    """Return a number of bytes as people read it: 12 B, 3.4 MiB."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
 
 
 def duration(seconds: float) -> str:

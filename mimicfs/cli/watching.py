@@ -14,7 +14,8 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.options import common, json_option
-from mimicfs.cli.text import amount, duration, iso_time, printable
+from mimicfs.cli.text import duration, printable
+from mimicfs.human import amount, iso_time
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

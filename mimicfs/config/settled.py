@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.options import IN_BUCKETS, Given, Kind, Values, from_environment
-from mimicfs.config.values import MIB, BucketOptions, Buckets, S3Options, Target, VFSOptions
+from mimicfs.config.values import (
+    MIB,
+    PART_SIZE,
+    READ_MEMORY,
+    WORKERS,
+    BucketOptions,
+    Buckets,
+    S3Options,
+    Target,
+    VFSOptions,
+)
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,8 +92,8 @@ class Settled:
             self.get("write-back", False),
             self.get("staging-size", 0),
             self.get("nonempty", False),
-            self.get("workers", 16),
-            self.get("read-memory", 48 * MIB),
+            self.get("workers", WORKERS),
+            self.get("read-memory", READ_MEMORY),
             self._part_size(),
             self._events(),
         )
@@ -96,7 +106,7 @@ class Settled:
         return EventOptions(source, self.get("events-token", ""), reconcile_s)
 
     def _part_size(self) -> int:
-        size: int = self.get("part-size", 16 * MIB)
+        size: int = self.get("part-size", PART_SIZE)
         if not 5 * MIB <= size <= 5 << 30:
             raise ConfigError(f"{self.values['part-size'].origin}: S3 takes parts of 5M to 5G")
         return size

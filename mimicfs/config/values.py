@@ -12,6 +12,9 @@ from pathlib import Path
 from mimicfs.errors import ConfigError, PosixError
 
 MIB = 1 << 20
+READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
+PART_SIZE = 16 * MIB  # of a multipart upload
+WORKERS = 16  # requests of the kernel that may wait for S3; of data four times as many
 # In the query of a URL, as redis-py takes them.
 _IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
 
@@ -137,8 +140,8 @@ class FileOptions:
     block_size: int = 6 * MIB  # of one ranged GET when reading ahead
     reads_per_file: int = 10  # ranged GETs at once, when reading ahead
     requests_per_file: int = 8  # part uploads at once, or ranged GETs of what is to be changed
-    part_size: int = 16 * MIB  # smallest part of a multipart upload that we start
-    read_memory: int = 48 * MIB  # most bytes that all files hold ahead of what is read
+    part_size: int = PART_SIZE  # smallest part of a multipart upload that we start
+    read_memory: int = READ_MEMORY
     write_back: bool = False  # close(2) returns once the bytes are journalled
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
@@ -257,7 +260,7 @@ class MountChoices:
     write_back: bool = False
     staging_size: int = 0  # bytes; 0: until little of the disk is free
     nonempty: bool = False
-    workers: int = 16  # requests of the kernel that may wait for S3; of data four times as many
-    read_memory: int = 48 * MIB  # bytes that all files together may hold ahead
-    part_size: int = 16 * MIB
+    workers: int = WORKERS
+    read_memory: int = READ_MEMORY
+    part_size: int = PART_SIZE
     events: EventOptions = EventOptions()

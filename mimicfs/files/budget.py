@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from mimicfs.config.values import MIB
+from mimicfs.config.values import MIB, READ_MEMORY
 from mimicfs.files.cache import BlockCache
 
 _HUGE = 2 * MIB  # a page that the kernel can give at once
@@ -29,7 +29,7 @@ class Budget:
     """So many bytes that all readers together may hold ahead of what is asked of them, and the
     *cache* on disk."""
 
-    def __init__(self, limit: int = 48 * MIB, cache: BlockCache | None = None) -> None:
+    def __init__(self, limit: int = READ_MEMORY, cache: BlockCache | None = None) -> None:
         self.cache = cache
         self.limit = limit
         self._lock = threading.Lock()  # protects all below

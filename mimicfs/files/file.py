@@ -231,7 +231,7 @@ class File:
         if self._closed:
             raise PosixError(errno.EBADF, self._about)
         if self._expired:
-            raise ObjectChanged(f"{self._about}: changed in S3; open it again")
+            raise ObjectChanged.since_opened(self._about)
 
     # Changing
 
@@ -470,7 +470,7 @@ class File:
                 return
             raise ObjectChanged(f"{self._about}: deleted in S3") from exc
         if found.etag != entry.etag and not cut:
-            raise ObjectChanged(f"{self._about}: changed in S3; open it again")
+            raise ObjectChanged.since_opened(self._about)
         with self._lock:
             self.content = content._replace(meta={**content.meta, **self.content.meta})
 

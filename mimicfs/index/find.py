@@ -15,12 +15,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mimicfs.config.values import Target
-from mimicfs.entry import LISTED, OBJECT, Entry, Total, is_file
+from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import MimicDB
 
 _PAGE = 2000  # entries read from the store at a time
-_NS = 1_000_000_000
 _UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 _PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": 86_400, "d": 86_400, "w": 604_800}
 
@@ -181,7 +180,7 @@ def age_range(text: str, now_ns: int) -> Range:
     found = re.fullmatch(r"([+-]?)(\d+)([smhdw]?)", text)
     if found is None:
         raise ConfigError(f"--mtime {text}: write [+-]N[s|m|h|d|w], as +30d for older than that")
-    unit_ns = _PERIODS_S[found[3]] * _NS
+    unit_ns = _PERIODS_S[found[3]] * NS
     then_ns = now_ns - int(found[2]) * unit_ns
     if found[1]:
         return Range(most=then_ns - 1) if found[1] == "+" else Range(least=then_ns + 1)

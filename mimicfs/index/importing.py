@@ -24,7 +24,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
+from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, Part, time_text
@@ -32,10 +32,10 @@ from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
 
 # S3 refuses requests of who is off by more: clocks differ by less.
-SKEW_NS = 15 * 60 * 1_000_000_000
+SKEW_NS = 15 * 60 * NS
 # An object of several parts has the time when its upload began, and a report of S3 Inventory
 # may lack what was written not long before.
-DAY_NS = 24 * 3600 * 1_000_000_000
+DAY_NS = 24 * 3600 * NS
 
 _TRIES = 20  # of merging one page while others change it
 

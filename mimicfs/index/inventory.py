@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_plus
 
 from mimicfs.config.values import parse_target
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, unquoted
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
 from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_bucket, checked_key, read_time
 from mimicfs.s3.requests.client import MIB, S3
@@ -263,7 +263,7 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
         raise Wrong(f"size {size!r} of {key!r} is none")
     modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later
     storage_class = row.get("storage_class") or ""
-    etag = (row.get("e_tag") or "").strip('"')
+    etag = unquoted(row.get("e_tag"))
     return Entry(
         *(key, size, modified_ns, etag), "" if storage_class == "STANDARD" else storage_class
     )

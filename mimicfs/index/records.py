@@ -11,14 +11,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from mimicfs.entry import KEPT, Entry
+from mimicfs.entry import KEPT, KEY_MAX, NS, Entry, unquoted
 
 VERSION = 1  # of the format. One that is higher cannot be read
 BATCH = 1000  # entries that are written, read and merged at a time
-KEY_MAX = 1024  # bytes, in S3
 SIZE_MAX = 1 << 62  # bytes; what stores can hold, and far above S3's limit
-
-_NS = 1_000_000_000
 
 
 class Header(NamedTuple):
@@ -123,7 +120,7 @@ def part_record(part: Part) -> dict[str, Any]:
     if part.created_ns:
         found["bucket_created"] = time_text(part.created_ns)
     if part.duration_ns:
-        found["sync_seconds"] = part.duration_ns / _NS
+        found["sync_seconds"] = part.duration_ns / NS
     if part.objects is not None:
         found |= {"objects": part.objects, "bytes": part.bytes}
     if not part.ordered:
@@ -145,7 +142,7 @@ def part_of(record: dict[str, Any]) -> Part:
         prefix,
         _time(record, "synced"),
         _time(record, "bucket_created", 0),
-        int(seconds * _NS),
+        int(seconds * NS),
         _number(record, "objects") if "objects" in record else None,
         _number(record, "bytes") if "bytes" in record else None,
         record.get("ordered", True) is not False,
@@ -180,7 +177,7 @@ def entry_of(record: dict[str, Any], mtime_ns: int | None = None) -> Entry:
         key,
         _number(record, "size"),
         _time(record, "last_modified") if mtime_ns is None else mtime_ns,
-        _text(record, "etag", "").strip('"'),
+        unquoted(_text(record, "etag", "")),
         "" if storage_class == "STANDARD" else storage_class,
         _metadata(record.get("metadata")),
         head=_text(record, "head") if record.get("head") is not None else None,
@@ -257,7 +254,7 @@ def _metadata(found: Any) -> dict[str, str] | None:
 
 
 def time_text(ns: int) -> str:
-    seconds, rest = divmod(ns, _NS)
+    seconds, rest = divmod(ns, NS)
     return f"{_second_text(seconds)}.{rest:09}Z" if rest else f"{_second_text(seconds)}Z"
 
 
@@ -265,12 +262,12 @@ def read_time(text: str) -> int:
     """Return the ns of *text*; of one without a zone, as UTC. Raises ValueError."""
     whole, rest = text[:19], text[19:]
     if rest == "Z":
-        return _second(whole) * _NS
+        return _second(whole) * NS
     if rest.endswith("Z") and rest.startswith(".") and rest[1:-1].isdecimal() and rest.isascii():
-        return _second(whole) * _NS + int(rest[1:10].removesuffix("Z").ljust(9, "0"))
+        return _second(whole) * NS + int(rest[1:10].removesuffix("Z").ljust(9, "0"))
     at = datetime.fromisoformat(text)
     seconds = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC).timestamp()
-    return int(seconds) * _NS + at.microsecond * 1000
+    return int(seconds) * NS + at.microsecond * 1000
 
 
 # Objects that were written together share a second.

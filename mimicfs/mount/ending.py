@@ -11,6 +11,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from mimicfs.human import amount
+
 _TELL_S = 1.0
 
 
@@ -22,7 +24,7 @@ class Pending(NamedTuple):
 
     def __str__(self) -> str:
         files = "1 file" if self.files == 1 else f"{self.files} files"
-        return f"{files}, {_sized(self.bytes)}, to be uploaded"
+        return f"{files}, {amount(self.bytes)}, to be uploaded"
 
 
 class Ending:
@@ -51,12 +53,3 @@ class Ending:
         while not self._over.is_set():
             self._tell(Pending(*self._pending()))
             self._over.wait(_TELL_S)
-
-
-def _sized(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from mimicfs.entry import Entry
+from mimicfs.entry import NS, Entry
 from mimicfs.s3.boto2 import (
     STANDARD,
     Headers,
@@ -125,7 +125,7 @@ class Stored:
             return
         self.size = entry.size
         self.etag = f'"{entry.etag}"'
-        seconds, rest = divmod(entry.mtime_ns, 1_000_000_000)
+        seconds, rest = divmod(entry.mtime_ns, NS)
         at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
         self.last_modified = listed_time(at)
         self._storage_class = entry.storage_class or "STANDARD"

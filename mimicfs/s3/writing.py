@@ -10,6 +10,7 @@ import mimetypes
 import os
 from typing import Any, BinaryIO
 
+from mimicfs.entry import unquoted
 from mimicfs.exception import S3DataError
 from mimicfs.s3.boto2 import Callback, Headers, ask, params_of
 from mimicfs.s3.progress import Progress, Stream, Told
@@ -97,7 +98,7 @@ class Writing(Stored):
         fp.seek(end)
         self.size, self.etag = length, answer.get("ETag")
         self.encrypted = answer.get("ServerSideEncryption")
-        bare = (self.etag or "").strip('"')
+        bare = unquoted(self.etag)
         if len(bare) == 32 and not self.encrypted and bare != self.md5:
             raise S3DataError(f"s3://{self.bucket.name}/{self.name}: ETag {bare}, sent {self.md5}")
         return answer

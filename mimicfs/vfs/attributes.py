@@ -8,12 +8,12 @@ import stat
 
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import Entry
+from mimicfs.entry import NS, Entry
 from mimicfs.files.file import File
 from mimicfs.posix import Attr
 from mimicfs.vfs.inodes import Node
 
-_SOON_NS = 2 * metadata.NS
+_SOON_NS = 2 * NS
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 
 

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
+from mimicfs.human import iso_time
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
@@ -144,7 +144,7 @@ class Control:
                 b"etag": lambda: entry.etag,
                 b"size": lambda: str(entry.size),
                 b"storage_class": lambda: entry.storage_class or "STANDARD",
-                b"last_modified": lambda: _time(entry.mtime_ns),
+                b"last_modified": lambda: iso_time(entry.mtime_ns),
                 b"restore": lambda: self._restore(node.bucket, entry.key),
             }
         elif node.is_directory:
@@ -219,10 +219,12 @@ class Control:
 
     def _account_text(self) -> str:
         scope = self._mimicdb.scope("", "")
-        lines = ["scope: s3://", f"last sync: {_time(scope.listed_ns) if scope else 'never'}"]
+        lines = ["scope: s3://", f"last sync: {iso_time(scope.listed_ns) if scope else 'never'}"]
         for bucket in self._mimicdb.buckets() if scope else ():
             whole = self._mimicdb.scope(bucket.name, "")
-            state = f"synced {_time(whole.listed_ns)}" if whole and whole.deep else "partly known"
+            state = (
+                f"synced {iso_time(whole.listed_ns)}" if whole and whole.deep else "partly known"
+            )
             lines.append(f"bucket: {bucket.name}: {bucket.objects} keys, {state}")
         return "\n".join(lines) + "\n"
 
@@ -232,7 +234,7 @@ class Control:
         else:
             directory = node if node.is_directory or node.parent is None else node.parent
             scope = self._mimicdb.cover(directory.bucket, directory.key)
-        return _time(scope.listed_ns) if scope else "never"
+        return iso_time(scope.listed_ns) if scope else "never"
 
     @staticmethod
     def _allow(caller: Caller) -> None:
@@ -250,7 +252,7 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
     elif isinstance(status, Report):
         lines.append(f"keys: {status.keys}")
     if scope is not None:
-        lines.append(f"last sync: {_time(scope.listed_ns)}")
+        lines.append(f"last sync: {iso_time(scope.listed_ns)}")
         lines.append(f"duration: {scope.duration_ns / 1e9:.3f} s")
         for what in ("added", "changed", "deleted"):
             lines.append(f"{what}: {getattr(scope, what)}")
@@ -270,7 +272,3 @@ def _progress_text(status: Progress) -> str:
     if status.held:
         text += f", {status.held} deletions held back"
     return f"{text}, {status.ranges} ranges" + (", resumed" if status.resumed else "")
-
-
-def _time(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")

@@ -429,7 +429,7 @@ class Handles:
         none, or where bytes were written that cannot go behind another version."""
         node, old, _ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
-            raise ObjectChanged(f"s3://{node.bucket}/{node.key}: changed in S3; open it again")
+            raise ObjectChanged.since_opened(f"s3://{node.bucket}/{node.key}")
         try:
             head = self._s3.pool.submit(self._s3.head, old.bucket, old.key)
             entry, content = cancellation.wait(head)

@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
-from mimicfs.metadata import NS
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Attr, DirEntry
 from mimicfs.sync import Syncer
@@ -32,7 +31,6 @@ from mimicfs.vfs.readdir import Listing, Listings, Row
 
 log = logging.getLogger(__name__)
 
-_KEY_MAX = 1024  # bytes (S3 user guide, "Naming Amazon S3 objects")
 
 _SHOWN_MAX = 100_000  # directories of which it is remembered when they were listed
 _NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
@@ -102,8 +100,8 @@ class Tree:
         if name == names.CONTROL:
             raise PosixError(errno.EPERM, "the name of the control file")
         component = names.component(name).text
-        if len((directory.key + component).encode()) > _KEY_MAX:
-            raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {_KEY_MAX} bytes")
+        if len((directory.key + component).encode()) > KEY_MAX:
+            raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
         return component
 
     def _look(self, directory: Node, name: bytes) -> Found:

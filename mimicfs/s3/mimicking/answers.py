@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from mimicfs.entry import Bucket, Entry
+from mimicfs.entry import NS, Bucket, Entry
 
 Answer = dict[str, Any]
 
-_NS = 1_000_000_000
 # Headers that are about the exchange and not the object.
 _OF_EXCHANGE = frozenset(
     {"date", "connection", "keep-alive", "x-amz-request-id", "x-amz-id-2", "x-amzn-requestid"}
@@ -87,6 +86,6 @@ def refusal(code: str, message: str, status: int, **more: str) -> Answer:
 
 @lru_cache(maxsize=4096)
 def _time(ns: int) -> datetime:
-    seconds, rest = divmod(ns, _NS)
+    seconds, rest = divmod(ns, NS)
     at = datetime.fromtimestamp(seconds, UTC)
     return at.replace(microsecond=rest // 1000) if rest else at

@@ -32,7 +32,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import OBJECT, SIZE_MAX, TIME_MAX_NS, Entry
+from mimicfs.entry import NS, OBJECT, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
 from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
@@ -43,7 +43,6 @@ from mimicfs.s3.mimicking.pages import entry_of as listed_entry
 
 log = logging.getLogger(__name__)
 
-_NS = 1_000_000_000
 _PAGE = 1000  # entries of the mirror read at a time
 _BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
 _Params = Mapping[str, Any]
@@ -168,7 +167,7 @@ class Learner:
         source = self._source(params)
         # Another etag may be that of another version: there are servers that do not look at
         # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
-        same = source is not None and source.etag == result.get("ETag", "").strip('"')
+        same = source is not None and source.etag == unquoted(result.get("ETag"))
         if not same and (yield from self._asked(params)):
             return
         if source is None:
@@ -182,7 +181,7 @@ class Learner:
 
     def _source(self, params: _Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""
-        source, etag = params["CopySource"], params.get("CopySourceIfMatch", "").strip('"')
+        source, etag = params["CopySource"], unquoted(params.get("CopySourceIfMatch"))
         if not isinstance(source, Mapping) or source.get("VersionId") or not etag:
             return None
         entry = self._mimicdb.entry(source["Bucket"], source["Key"])
@@ -342,7 +341,7 @@ class Learner:
     ) -> None:
         storage_class = params.get("StorageClass", "")
         storage_class = "" if storage_class == "STANDARD" else storage_class
-        entry = Entry(params["Key"], size, mtime_ns, etag.strip('"'), storage_class, meta)
+        entry = Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
         self._mimicdb.record(params["Bucket"], entry)
 
     # Reads
@@ -448,7 +447,7 @@ def entry_of(key: str, answer: _Answer) -> Entry | None:
         key,
         size,
         mtime_ns,
-        answer.get("ETag", "").strip('"'),
+        unquoted(answer.get("ETag")),
         "" if storage_class == "STANDARD" else storage_class,
         {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
     )
@@ -477,12 +476,12 @@ def _meta(params: _Params) -> dict[str, str]:
 
 
 def _time_ns(at: Any) -> int:
-    return int(at.timestamp()) * _NS
+    return int(at.timestamp()) * NS
 
 
 def _date_ns(answer: _Answer) -> int:
     """Return the time at which S3 answered: its LastModified, give or take a second."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     if not date:
-        return time.time_ns() // _NS * _NS
+        return time.time_ns() // NS * NS
     return _time_ns(parsedate_to_datetime(date))

@@ -29,7 +29,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.mimicking import answers
@@ -42,7 +42,6 @@ Params = Mapping[str, Any]
 
 _PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
-_KEY_MAX = 1024  # bytes
 _LAST = "\U0010ffff"  # no letter comes behind it
 _ALLOWED = {
     "ListObjectsV2": {
@@ -275,7 +274,7 @@ def place_of(token: str) -> str | None:
 
 def behind(group: str) -> str:
     """Return a key behind all that begin with *group*, and before all others behind it."""
-    return group + _LAST * ((_KEY_MAX - len(group.encode())) // 4)
+    return group + _LAST * ((KEY_MAX - len(group.encode())) // 4)
 
 
 def _token(last: str) -> str:

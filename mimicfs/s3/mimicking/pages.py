@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import NS, Entry, Scope, unquoted
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
@@ -175,10 +175,10 @@ def entry_of(item: Params) -> Entry:
         item["Key"],
         item["Size"],
         time_ns(item["LastModified"]),
-        item.get("ETag", "").strip('"'),
+        unquoted(item.get("ETag")),
         "" if storage_class == "STANDARD" else storage_class,
     )
 
 
 def time_ns(at: datetime) -> int:
-    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000
+    return int(at.timestamp()) * NS + at.microsecond * 1000

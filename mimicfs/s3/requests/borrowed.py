@@ -21,7 +21,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, Bucket, Entry
+from mimicfs.entry import LISTED, Bucket, Entry, unquoted
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import Asked, Page, checked_page, clamped_ns, is_directory_bucket
 from mimicfs.s3.transport.errors import ours
@@ -157,7 +157,7 @@ def _entry(item: dict[str, Any]) -> Entry:
         item["Key"],
         item["Size"],
         _ns(item.get("LastModified")),
-        item.get("ETag", "").strip('"'),
+        unquoted(item.get("ETag")),
         "" if storage_class == "STANDARD" else storage_class,
     )
 

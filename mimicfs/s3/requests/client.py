@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import Bucket, Entry
+from mimicfs.entry import NS, Bucket, Entry
 from mimicfs.errors import (
     InvalidRequest,
     KeyNotFound,
@@ -216,16 +216,16 @@ class S3(Clients):
             now = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
             if now is not None and now.etag == etag:
                 raise
-            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again") from exc
+            raise ObjectChanged.since_opened(f"s3://{bucket}/{key}") from exc
 
     @staticmethod
     def _check_version(bucket: str, key: str, etag: str, answer: Mapping[str, Any]) -> None:
-        found = answer.get("ETag", "").strip('"')
+        found = bare_etag(answer)
         if etag and not found:
             text = "the answer does not say of which version it is; check --endpoint-url"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         if etag and found != etag:
-            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
+            raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
 
     def put(
         self,
@@ -378,4 +378,4 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
 
 
 def _time_ns(at: datetime | None) -> int:
-    return int(at.timestamp()) * 1_000_000_000 if at is not None else 0
+    return int(at.timestamp()) * NS if at is not None else 0

@@ -23,6 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from mimicfs.entry import KEY_MAX
 from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEY_MAX = 1024  # bytes
 _NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
 _NOT_KNOWN = (400, 405, 501)  # what a server answers that does not know the header
 _GOOD_S = 30 * 86_400.0  # servers are upgraded
@@ -92,7 +92,7 @@ class Conditions:
         if condition.absent:
             raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}")
         if now.etag != condition.etag:
-            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3; open it again")
+            raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
 
     def delete(self, bucket: str, key: str, etag: str) -> None:
         """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
@@ -161,7 +161,7 @@ class Trial:
         self._bucket = bucket
         name = f".mimicfs-{secrets.token_hex(16)}"
         beside = key[: key.rfind("/") + 1] + name
-        self._key = beside if len(beside.encode()) <= _KEY_MAX else name
+        self._key = beside if len(beside.encode()) <= KEY_MAX else name
 
     def run(self) -> Honoured:
         """Return what was found; the key is gone again. Raises what S3 says of a plain write."""

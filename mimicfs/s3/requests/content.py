@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlencode
 
+from mimicfs.entry import unquoted
+
 # A file is read from its place on, and can be rewound to there.
 Body = bytes | BinaryIO | io.RawIOBase
 
@@ -111,4 +113,4 @@ class _Window(io.RawIOBase):
 
 def bare_etag(answer: Mapping[str, Any]) -> str:
     """Return the ETag of *answer* without its quotes; "" if it has none."""
-    return str(answer.get("ETag", "")).strip('"')
+    return unquoted(answer.get("ETag"))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from mimicfs.config.values import S3Options, redacted
+from mimicfs.entry import unquoted
 from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests.client import S3
@@ -257,7 +258,7 @@ class Scratch:
         return "user metadata comes back"
 
     def _etag_form(self) -> Finding:
-        bare = self._etag.strip('"')
+        bare = unquoted(self._etag)
         if not bare:
             return Finding("etag", FAIL, "a PUT answers no ETag", "use another server")
         is_md5 = len(bare) == 32 and all(letter in "0123456789abcdef" for letter in bare)

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-from mimicfs.entry import LISTED, OBJECT, TIME_MAX_NS, Entry, checked_size
+from mimicfs.entry import LISTED, NS, OBJECT, TIME_MAX_NS, Entry, checked_size, unquoted
 from mimicfs.errors import MalformedListing
 
-_NS = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -134,14 +133,14 @@ def _usual(body: bytes) -> list[Entry] | None:
         return None
     try:
         mtimes_ns = [
-            (_midnight_s(text[:10]) + _seconds(text[10:19])) * _NS + _fraction_ns(text[19:])
+            (_midnight_s(text[:10]) + _seconds(text[10:19])) * NS + _fraction_ns(text[19:])
             for text in times
         ]
     except ValueError:
         return None
     named = {each: _class(each) for each in {*classes}}
     rows = zip(
-        *(names, map(int, sizes), mtimes_ns, [tag.strip('"') for tag in tags]),
+        *(names, map(int, sizes), mtimes_ns, [unquoted(tag) for tag in tags]),
         *([named[each] for each in classes], repeat(None), repeat(OBJECT), repeat(None)),
         strict=False,  # the constants have no end
     )
@@ -164,7 +163,7 @@ def _midnight_s(day: bytes) -> int:
     if not _TIME(day + b"T00:00:00Z"):
         raise ValueError(day)
     at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - _EPOCH) // _SECOND
-    if abs(at) > TIME_MAX_NS // _NS - 86_400:
+    if abs(at) > TIME_MAX_NS // NS - 86_400:
         raise ValueError(day)  # read by expat, and clamped
     return at
 
@@ -234,7 +233,7 @@ class _Found:
             item["Key"],
             checked_size(int(item["Size"])),
             self._time_ns(item.get("LastModified", "")),
-            item.get("ETag", "").strip('"'),
+            unquoted(item.get("ETag")),
             "" if storage_class == "STANDARD" else storage_class,
         )
 
@@ -359,5 +358,5 @@ def clamped_ns(at: datetime) -> int:
     """Return the ns of *at*, or the nearest time that a store can hold: some servers have
     objects of the year 1, which says that they do not know."""
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    ns = (whole - _EPOCH) // _SECOND * _NS + at.microsecond * 1000
+    ns = (whole - _EPOCH) // _SECOND * NS + at.microsecond * 1000
     return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))

@@ -27,8 +27,9 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from mimicfs.entry import KEY_MAX, unquoted
+
 MESSAGE_MAX = 1 << 20  # bytes; SQS and SNS have at most 1 MiB
-_KEY_MAX = 1024  # bytes of a key, S3's limit
 _DEPTH_MAX = 4  # SNS within SQS within EventBridge is 3
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _SEQUENCER = re.compile(r"[0-9A-Fa-f]{1,64}")
@@ -175,14 +176,14 @@ def _told(
     bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
     if not _BUCKET.fullmatch(bucket):
         raise _Unreadable("no name of a bucket")
-    if not 0 < len(key.encode(errors="surrogatepass")) <= _KEY_MAX:
+    if not 0 < len(key.encode(errors="surrogatepass")) <= KEY_MAX:
         raise _Unreadable("no key")
     sequencer = object_.get("sequencer")
     return Told(
         bucket,
         key,
         name.startswith(_REMOVED),
-        etag.strip('"') if isinstance(etag, str) and name.startswith(_CREATED) else "",
+        unquoted(etag) if isinstance(etag, str) and name.startswith(_CREATED) else "",
         _ns(time),
         sequencer if isinstance(sequencer, str) and _SEQUENCER.fullmatch(sequencer) else "",
         _version(name, version),
