@@ -1,0 +1,119 @@
+"""fsspec over the mirror: `fsspec.filesystem("mimicfs")`, `mimicfs://BUCKET/KEY`, on s3fs.
+
+    import mimicfs.fsspec
+    mimicfs.fsspec.install(store="sqlite:///home/me/mimicdb.db")   # s3:// from now on
+    pandas.read_parquet("s3://bucket/table/")
+
+Everything is s3fs's, but that its client mimics: what was listed once is not listed again, by no
+process that uses the same store. A directory that is not known is listed with all below it, up
+to 100,000 keys; of one that has more, s3fs asks S3 for what it shows, each time.
+
+Threading: as s3fs; what is asked runs in fsspec's event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import fsspec
+from s3fs import S3FileSystem
+
+from mimicfs import mimicdb
+from mimicfs.backends.open import open_store
+from mimicfs.errors import ConfigError
+from mimicfs.process import current
+from mimicfs.s3.mimicking.mimic import Forcing, mimic
+
+_PAGES_MAX = 100  # of 1,000 keys, that are read to know a directory
+
+
+class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
+    """s3fs, answered by a mirror. *store* is the URL of the mirror's store, or a Backend (None:
+    the MimicDB of this process, else one in memory); *namespace* keeps several mirrors apart in
+    it. A listing that is older than *ttl* seconds is asked of S3 again (None: never, but with
+    refresh=True). The other options are s3fs's."""
+
+    protocol = ("mimicfs", "s3", "s3a")
+
+    def __init__(
+        self,
+        *args: Any,
+        store: Any = None,
+        namespace: str = "",
+        ttl: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.mimicdb = _mirror(store, namespace)
+        self.ttl = ttl
+        self._forcing = Forcing()
+        super().__init__(*args, **{"use_listings_cache": False} | kwargs)
+
+    async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
+        s3 = await super().set_session(refresh=refresh, kwargs=kwargs or {})
+        return mimic(s3, self.mimicdb, self._forcing)
+
+    async def get_s3(self, bucket: str | None = None) -> Any:
+        return mimic(await super().get_s3(bucket), self.mimicdb, self._forcing)
+
+    async def _lsdir(self, path: str, refresh: bool = False, **kwargs: Any) -> Any:
+        bucket, key, _ = self.split_path(path)
+        if refresh:
+            await self._list(bucket, f"{key}/" if key else "")
+        return await super()._lsdir(path, refresh=refresh, **kwargs)
+
+    async def _iterdir(
+        self,
+        bucket: str,
+        max_items: int | None = None,
+        delimiter: str = "/",
+        prefix: str = "",
+        versions: bool = False,
+    ) -> AsyncIterator[Any]:
+        directory = prefix[: prefix.rfind("/") + 1]
+        if not (versions or self.version_aware or max_items) and not self._knows(bucket, directory):
+            await self._list(bucket, directory)
+        async for item in super()._iterdir(bucket, max_items, delimiter, prefix, versions):
+            yield item
+
+    def _knows(self, bucket: str, directory: str) -> bool:
+        """Whether all below *directory* is in the mirror, and not too old."""
+        oldest_ns = 0 if self.ttl is None else time.time_ns() - int(self.ttl * 1e9)
+        while True:
+            scope = self.mimicdb.scope(bucket, directory)
+            if scope is not None and scope.deep and scope.listed_ns >= oldest_ns:
+                return True
+            if not directory:
+                return False
+            directory = directory[: directory.rfind("/", 0, -1) + 1]
+
+    async def _list(self, bucket: str, directory: str) -> None:
+        """Have S3 list all below *directory*; the client learns it."""
+        asked: dict[str, Any] = {"Bucket": bucket, "Prefix": directory}
+        for _ in range(_PAGES_MAX):
+            with self._forcing():  # s3fs takes no parameters that S3 does not have
+                answer = await self._call_s3("list_objects_v2", asked)
+            if not answer.get("IsTruncated"):
+                return
+            asked = asked | {"ContinuationToken": answer["NextContinuationToken"]}
+
+
+def _mirror(store: Any, namespace: str) -> mimicdb.MimicDB:
+    if store is not None and not isinstance(store, str):
+        return mimicdb.MimicDB(store)
+    if store is None:
+        try:
+            return current()
+        except ConfigError:
+            store = "memory:"
+    return mimicdb.MimicDB(open_store(store, namespace))
+
+
+def install(**options: Any) -> None:
+    """Make s3:// and s3a:// of this process those of the mirror. *options* are the defaults of
+    MimicFileSystem's: store, namespace, ttl ..."""
+    for protocol in ("s3", "s3a"):
+        fsspec.register_implementation(protocol, MimicFileSystem, clobber=True)
+    for protocol in MimicFileSystem.protocol:
+        fsspec.config.conf.setdefault(protocol, {}).update(options)

@@ -1,0 +1,91 @@
+"""mimicfs:// and s3:// by fsspec: a dataset that was listed once is not listed again."""
+
+from __future__ import annotations
+
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from pyarrow import parquet
+
+import mimicfs.fsspec
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+OPTIONS = {"s3": {"addressing_style": "path"}}
+
+
+@pytest.fixture
+def dataset(client, bucket, tmp_path):
+    """A partitioned table in the bucket."""
+    table = pa.table({"year": [2025, 2025, 2026], "n": [1, 2, 3]})
+    parquet.write_to_dataset(table, tmp_path / "t", partition_cols=["year"])
+    for file in sorted((tmp_path / "t").rglob("*.parquet")):
+        key = f"t/{file.relative_to(tmp_path / 't')}"
+        client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+    return f"{bucket}/t"
+
+
+def opened(proxy, tmp_path, **options):
+    return fsspec.filesystem(
+        "mimicfs",
+        endpoint_url=proxy.url,
+        config_kwargs=OPTIONS,
+        store=f"sqlite:{tmp_path / 'mirror.db'}",
+        skip_instance_cache=True,
+        **options,
+    )
+
+
+def read(fs, path):
+    found = ds.dataset(path, filesystem=fs, partitioning="hive", format="parquet")
+    return sorted(found.to_table().column("n").to_pylist())
+
+
+def test_a_dataset_is_listed_once(proxy, tmp_path, dataset):
+    first = opened(proxy, tmp_path)
+    proxy.counted()
+    assert read(first, dataset) == [1, 2, 3]
+    assert proxy.counted()["LIST"] >= 1
+    assert read(first, dataset) == [1, 2, 3]
+    assert "LIST" not in proxy.counted()
+    again = opened(proxy, tmp_path)  # as another program, with the same store
+    assert read(again, dataset) == [1, 2, 3]
+    assert "LIST" not in proxy.counted()
+
+
+def test_what_is_older_than_its_ttl_is_asked_again(proxy, tmp_path, client, bucket, dataset):
+    opened(proxy, tmp_path).ls(dataset)
+    client.put_object(Bucket=bucket, Key="t/new", Body=b"x")
+    assert f"{dataset}/new" not in opened(proxy, tmp_path, ttl=3600).ls(dataset)
+    assert f"{dataset}/new" in opened(proxy, tmp_path, ttl=0).ls(dataset)
+
+
+def test_refresh_asks_s3(proxy, tmp_path, client, bucket, dataset):
+    fs = opened(proxy, tmp_path)
+    fs.ls(dataset)
+    client.put_object(Bucket=bucket, Key="t/new", Body=b"x")
+    assert f"{dataset}/new" in fs.ls(dataset, refresh=True)
+
+
+def test_addresses_and_writes(proxy, tmp_path, bucket):
+    fs = opened(proxy, tmp_path)
+    fs.pipe(f"mimicfs://{bucket}/d/a", b"123")
+    assert fs.cat(f"mimicfs://{bucket}/d/a") == b"123"
+    assert fs.ls(f"s3://{bucket}/d") == [f"{bucket}/d/a"]
+
+
+def test_s3_addresses_are_the_mirrors_once_installed(monkeypatch, proxy, tmp_path, bucket):
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    before = fsspec.get_filesystem_class("s3")
+    store = f"sqlite:{tmp_path / 'mirror.db'}"
+    mimicfs.fsspec.install(store=store, endpoint_url=proxy.url, config_kwargs=OPTIONS)
+    try:
+        with fsspec.open(f"s3://{bucket}/a", "wb") as file:
+            file.write(b"12")
+        fs, _ = fsspec.core.url_to_fs(f"s3://{bucket}/a")
+        assert type(fs) is mimicfs.fsspec.MimicFileSystem
+        assert [entry.key for entry in fs.mimicdb.listing(bucket)] == ["a"]
+    finally:
+        for protocol in ("s3", "s3a"):
+            fsspec.register_implementation(protocol, before, clobber=True)
