@@ -127,6 +127,8 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
         found = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{path}: nested too deeply") from exc
     buckets = found.pop("buckets", {})
     mount = found.pop("mount", {})
     for name, table in (("mount", mount), ("buckets", buckets)):

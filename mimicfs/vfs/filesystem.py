@@ -161,7 +161,7 @@ class VFS:
             if self._inherited(directory) is not None:
                 mode |= stat.S_ISGID
             owner = self._owner(caller, directory)
-            meta = metadata.written(metadata.directory_mode(mode), *owner)
+            meta = metadata.written(metadata.directory_mode(mode), *owner, time.time_ns())
             if self._options.markers:
                 self._stored.make_directory(directory.bucket, key, meta)
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mimicfs.config.file import read_config
 from mimicfs.config.options import Given, from_words, words
 from mimicfs.config.settled import Settled, settle
 from mimicfs.config.values import BucketOptions, Target
@@ -233,3 +234,10 @@ def test_access_keys_that_others_can_read_are_refused(path: Path, tmp_path: Path
     assert refused(path, text) == f"{keys}: has a secret and others can read it; chmod 600 {keys}"
     keys.chmod(0o600)
     assert settled(path, text).settings().s3.credentials_file == keys
+
+
+def test_a_file_that_is_nested_too_deeply_is_an_error_that_names_it(path: Path) -> None:
+    path.write_text("a = " + "[" * 50_000)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_config(path, needed=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mounts import run
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -86,3 +87,27 @@ def test_rmdir_of_a_marker_with_content_is_enotempty(mount: Path, client: Any, b
     assert (mount / "other/%object").read_bytes() == b"the content"
     with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
         os.rmdir(mount / "other")
+
+
+def test_a_second_mount_says_what_is_in_the_way(
+    mount_at: Any, client: Any, bucket: str, store: str, proxy: Any
+) -> None:
+    client.put_object(Bucket=bucket, Key="a", Body=b"text")
+    first = mount_at(f"s3://{bucket}")
+    with open(first.path / "a", "rb"):
+        subprocess.run(["fusermount3", "-u", "-z", first.path], check=True)
+        again = run(
+            *("mount", "--endpoint-url", proxy.url, "--store", store),
+            *(f"s3://{bucket}", first.path),
+        )
+    assert again.returncode != 0
+    assert f"process {first.process.pid} still serves a mount there" in again.stderr
+
+
+def test_a_new_directory_is_newer_than_what_was_made_before_it(
+    mount: Path, mount_at: Any, bucket: str, tmp_path: Path
+) -> None:
+    (tmp_path / "before").touch()
+    (mount / "d").mkdir()
+    other = mount_at(f"s3://{bucket}", name="other").path
+    assert os.stat(other / "d").st_mtime_ns > os.stat(tmp_path / "before").st_mtime_ns
