@@ -130,7 +130,7 @@ class MimicDB:
         found: list[Entry] = []
         while len(found) < limit:
             page = self.backend.scan(bucket, prefix, after, limit)
-            found += [entry for entry in page if entry[6] == OBJECT]  # its kind
+            found += [entry for entry in page if entry.kind == OBJECT]
             if len(page) < limit:
                 break
             after = page[-1].key

@@ -230,8 +230,8 @@ class Operations:
 
     def setattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         fields = SETATTR_IN.unpack_from(request, _BODY)
-        valid = fields[0]
-        handle = fields[1 + 1] if valid & Fattr.FH else None
+        valid, _, file_handle, *_ = fields
+        handle = file_handle if valid & Fattr.FH else None
         new = _new_attr(fields, time.time_ns())
         new = self._without_privileges(caller, nodeid, handle, valid, new)
         return self._packer.attributes(self._fs.setattr(caller, nodeid, new, handle))

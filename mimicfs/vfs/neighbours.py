@@ -202,8 +202,9 @@ class Neighbours:
 
     def _is_next(self, walk: _Walk, directory: Node, before: str, key: str) -> bool:
         """Whether *key* follows *before*; then the walk's order is the one in which it does."""
-        for walk.by_number in (False, True):
-            if walk.by_number:
+        for by_number in (False, True):
+            walk.by_number = by_number
+            if by_number:
                 _put_in_order(walk, directory)
             near = self._following(walk, directory.bucket, before, _NEAR)
             if any(entry.key == key for entry in near):

@@ -257,7 +257,7 @@ class Tree:
             cookie += 1
             if slot[-1:] != "/" and node.file is None:
                 attr = of_object(node.ino, entry)
-                if entry[5]:  # its metadata
+                if entry.meta:
                     node.special = not stat.S_ISREG(attr.mode)
             else:
                 attr = self._row_attr(node, entry, mtime_ns)

@@ -47,6 +47,7 @@ _PAGE = 1000  # entries of the mirror read at a time
 _BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
 _Params = Mapping[str, Any]
 _Answer = Mapping[str, Any]
+_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Learn = Callable[[_Params, _Answer, int], "Conversation[Any] | None"]
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
 # The note beside a bucket that has, or had, versions.
@@ -61,10 +62,15 @@ def learn(client: Any, mimicdb: MimicDB, *, heads: bool = False) -> Any:
 
     *heads*: also all that a HEAD says (Entry.head), so that it can be said again.
     """
-    learner, ask = Learner(mimicdb, heads=heads), client._make_api_call
-    client._make_api_call = lambda operation, params: hold(learner.talk(operation, params), ask)
-    client.meta.events.register("before-send.s3", note_size)
+    client._make_api_call = learning(client, mimicdb, client._make_api_call, heads=heads)
     return client
+
+
+def learning(client: Any, mimicdb: MimicDB, ask: _Ask, *, heads: bool = False) -> _Ask:
+    """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
+    learner = Learner(mimicdb, heads=heads)
+    client.meta.events.register("before-send.s3", note_size)
+    return lambda operation, params: hold(learner.talk(operation, params), ask)
 
 
 def note_size(request: Any, **_: Any) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
+_Layer = Callable[[_Ask], _Ask]
 
 AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
 _KINDS = {
@@ -142,18 +144,26 @@ class Clients:
 
     @cached_property
     def _client(self) -> Any:
-        from mimicfs.s3.mimicking.learning import learn, note_sent
+        from mimicfs.s3.mimicking.learning import learning, note_sent
         from mimicfs.s3.requests.rules import Rules
         from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
-        wire = (client, self._credentials, self._options, self._transport)
-        observed = self._traffic.observed(Wire(*wire, self.count, note_sent).ask)
         rules = Rules(client, self._options.buckets)
-        client._make_api_call = lambda name, params: observed(name, rules.paid(name, params))
-        learn(client, self.mimicdb)
-        learned = client._make_api_call
-        client._make_api_call = lambda name, params: learned(name, rules.stored(name, params))
+        wire = Wire(
+            client, self._credentials, self._options, self._transport, self.count, note_sent
+        )
+        # A call goes down through these, and its answer comes back up.
+        layers: list[_Layer] = [
+            _with_params(rules.stored),  # what holds for what is written: before it is learned
+            lambda ask: learning(client, self.mimicdb, ask),
+            _with_params(rules.paid),
+            self._traffic.observed,
+        ]
+        ask: _Ask = wire.ask
+        for layer in reversed(layers):
+            ask = layer(ask)
+        client._make_api_call = ask
         events = client.meta.events
         events.register("request-created.s3", _do_not_ask_first)
         events.register("before-sign.s3.DeleteObjects", _with_md5)
@@ -283,3 +293,8 @@ def _with_md5(request: Any, **_: Any) -> None:
     """Beside the CRC-32 that botocore sends, which some servers do not know."""
     if request.body and "Content-MD5" not in request.headers:
         request.headers["Content-MD5"] = md5_of(request.body)
+
+
+def _with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> _Layer:
+    """Return a layer that hands each call's parameters on as *change* returns them."""
+    return lambda ask: lambda operation, params: ask(operation, change(operation, params))
