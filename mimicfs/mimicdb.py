@@ -42,7 +42,6 @@ class MimicDB:
         self._generations = count(1)
         self._lock = threading.Lock()  # protects the list below
         self._listeners: list[Listener] = []
-        self._followed: dict[str, int] = {}  # by bucket: the last change that was announced
         self.member = Member(backend, self._renewed, self._kept)
         self._renewed_ns = 0  # what was listed before may have been lost since
         self._doubted: set[str] = set()  # buckets of which even what is found is not certain
@@ -340,7 +339,7 @@ class MimicDB:
     # Listeners
 
     def subscribe(self, listener: Listener) -> None:
-        """Call *listener* after every merge, repair, and change by another process."""
+        """Call *listener* after every merge, repair, and change that following.py tells of."""
         with self._lock:
             self._listeners.append(listener)
 
@@ -350,44 +349,3 @@ class MimicDB:
             listeners = list(self._listeners)
         for listener in listeners:
             listener(bucket, difference)
-
-    def follow(self) -> bool:
-        """Announce what other processes changed since the last call; the first call only
-        takes note of where the logs are. Return whether anything was found. One thread."""
-        if self._followed and not self.backend.poll():
-            return False
-        first = not self._followed
-        names = ["", *(bucket.name for bucket in self.backend.buckets())]
-        return sum(self._follow(name, first) for name in names) > 0
-
-    def _follow(self, bucket: str, first: bool) -> bool:
-        now = self.backend.seq(bucket)
-        last = self._followed.get(bucket)
-        self._followed[bucket] = now
-        if first or last == now or last is None:
-            # A bucket that is new to us: nobody has seen anything of it through us.
-            return False
-        try:
-            changes = self.backend.changes(bucket, last)
-        except LogTrimmed:
-            self.announce(bucket, None)
-            return True
-        if changes:
-            self._followed[bucket] = max(now, changes[-1].seq)
-        foreign = [change for change in changes if change.origin != self.backend.origin]
-        if any(change.first != change.last for change in foreign):
-            self.announce(bucket, None)
-        elif foreign:
-            self.announce(bucket, self._judged(bucket, [change.first for change in foreign]))
-        return bool(foreign)
-
-    def _judged(self, bucket: str, keys: list[str]) -> Difference:
-        """Of another's changes only the keys are known: what is there now was added or
-        changed, which needs the same telling; the rest was deleted."""
-        if bucket:
-            there = {key for key in keys if self.backend.get(bucket, key) is not None}
-        else:
-            there = {bucket.name for bucket in self.backend.buckets()}
-        unique = sorted(set(keys))
-        added = [key for key in unique if key in there]
-        return Difference(added, [], [key for key in unique if key not in there], 0)

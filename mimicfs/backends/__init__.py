@@ -18,9 +18,10 @@ A backend stores what it is told; what is true, complete or stale is decided in 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
 
@@ -28,7 +29,26 @@ from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
 WIDE_CHANGE = 100
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
+_GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
 _LAST = "\U0010ffff" * 256  # behind every name: S3's keys have up to 1,024 bytes
+
+
+class Waiter:
+    """Waits for news in the logs of a store. One thread waits; `close` may come from any, and
+    ends the waiting."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
+        """Return once there may be news in a log, given as the number of the last line that is
+        known by bucket, or after *timeout_s*: which ones may have some; none, if nothing is known
+        of any. Raises StoreError."""
+        self._closed.wait(min(timeout_s, _GLANCE_S))
+        return list(places)
+
+    def close(self) -> None:
+        self._closed.set()
 
 
 class Backend(ABC):
@@ -277,12 +297,9 @@ class Backend(ABC):
 
     # Life
 
-    def poll(self) -> bool:
-        """Whether another writer may have changed the store since the last `poll`.
-
-        Quick, and may say True for nothing. A store that cannot be shared says False.
-        """
-        return False
+    def waiter(self) -> Waiter:
+        """Return what waits for changes by other writers. This one looks now and then."""
+        return Waiter()
 
     @abstractmethod
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 This is the hot path: a listing of 100,000 names is 100,000 times `Packer.listing`'s loop.
 
-Threading: values only; any thread.
+Threading: any thread. `limit` changes values that are read singly; an answer that is packed
+meanwhile may have some of before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mimicfs.fuse.abi import (
 from mimicfs.posix import Attr, DirEntry, Usage
 
 NS = 1_000_000_000
+YEAR_S = 365 * 86400.0  # as good as for ever
 # st_blksize, what programs take as the size of a good read or write: Python and stdio write
 # in pieces of it, and each is a request (4 KiB: 59 MB/s, 64 KiB and more: above 600).
 BLOCK_SIZE = 1 << 16
@@ -36,6 +38,13 @@ class Packer:
     """Packs answers. Times-to-live are seconds: of a name, of attributes, of an absence."""
 
     def __init__(self, entry_ttl_s: float, attr_ttl_s: float, negative_ttl_s: float) -> None:
+        self._given = (entry_ttl_s, attr_ttl_s, negative_ttl_s)
+        self.caches_absence = negative_ttl_s > 0
+        self.limit(YEAR_S)
+
+    def limit(self, most_s: float) -> None:
+        """Let the kernel keep what it is given from now on for *most_s* at most."""
+        entry_ttl_s, attr_ttl_s, negative_ttl_s = (min(ttl_s, most_s) for ttl_s in self._given)
         self._entry_s, self._entry_ns = _seconds(entry_ttl_s)
         self._attr_s, self._attr_ns = _seconds(attr_ttl_s)
         negative_s, negative_ns = _seconds(negative_ttl_s)
@@ -43,7 +52,6 @@ class Packer:
         self.negative = ENTRY_HEAD.pack(0, 0, negative_s, 0, negative_ns, 0) + bytes(
             ENTRY_OUT.size - ENTRY_HEAD.size
         )
-        self.caches_absence = negative_ttl_s > 0
 
     def entry(self, attr: Attr) -> bytes:
         """Return a fuse_entry_out: a name stands for this file."""

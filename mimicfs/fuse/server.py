@@ -28,7 +28,7 @@ from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
-from mimicfs.fuse.packing import Packer
+from mimicfs.fuse.packing import YEAR_S, Packer
 from mimicfs.fuse.pool import Pool
 from mimicfs.fuse.session import Session
 from mimicfs.posix import Caller, Cancellation, FileSystem
@@ -36,7 +36,7 @@ from mimicfs.posix import Caller, Cancellation, FileSystem
 log = logging.getLogger(__name__)
 
 _INO = struct.Struct("<Q")
-YEAR_S = 365 * 86400.0
+_UNLEASED_S = 1.0  # how long the kernel keeps what it is given while nobody tells it of changes
 # The pools of what may wait for long are that much larger: the kernel's max_background reads
 # of one file can all wait at once, and so can as many processes.
 _DATA_WORKERS_FACTOR = 4
@@ -69,7 +69,7 @@ class Server:
     ) -> None:
         self._fs = fs
         self._session = session
-        packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
+        packer = self._packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
         self.counts = Counts()
         self._operations = Operations(
             *(fs, packer, session.listed),
@@ -116,6 +116,11 @@ class Server:
             self._ended.set()
             self.when_ending()
             self._end()
+
+    def lease(self, held: bool) -> None:
+        """Say whether the kernel is told of what others change. While it is not, what it is given
+        is short-lived."""
+        self._packer.limit(YEAR_S if held else _UNLEASED_S)
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Unmount, and end `serve`. Returns at once.

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
 from mimicfs.config.values import FileOptions, MountChoices, Settings, Target, redacted
-from mimicfs.errors import ConfigError, MimicError
+from mimicfs.errors import ConfigError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
-from mimicfs.mimicdb import MimicDB
+from mimicfs.following import Follower, followed
 from mimicfs.mount.ending import Ending, Pending
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
 _NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
-_FOLLOW_S = 0.5  # between two looks at what other processes changed
 
 
 def serve_mount(
@@ -106,9 +105,9 @@ def serve_mount(
         ending = Ending(vfs.pending, partial(_tell_end, record, manager))
         server.when_ending = ending.begin
         _stop_on_signals(server, ending)
+        stack.enter_context(_followed(parts, target, server, sources))
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
         stack.enter_context(told(parts, target, choices.events, sources, settings.state))
-        stack.enter_context(_followed(parts.mimicdb))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
         try:
@@ -177,7 +176,8 @@ def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
 
 
 def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
-    from mimicfs.fuse.server import YEAR_S, Server
+    from mimicfs.fuse.packing import YEAR_S
+    from mimicfs.fuse.server import Server
 
     # For good; unless directories are to be looked at again, of which the kernel must ask us
     # then. A quarter of their time adds little to it.
@@ -294,23 +294,9 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
 
 
 @contextmanager
-def _followed(mimicdb: MimicDB) -> Iterator[None]:
+def _followed(parts: Parts, target: Target, server: Server, sources: Sources) -> Iterator[None]:
     """Within, the kernel is told what other processes change in a shared store."""
-    ended = threading.Event()
-    follower = _start("follow", lambda: _follow(mimicdb, ended))
-    try:
+    follower = Follower(parts.mimicdb, target.bucket, server.lease)
+    sources.register("follower", follower.figures)
+    with followed(follower):
         yield
-    finally:
-        ended.set()
-        follower.join(10)
-
-
-def _follow(mimicdb: MimicDB, ended: threading.Event) -> None:
-    """Tell the kernel what other processes change in a shared store."""
-    while True:
-        try:
-            mimicdb.follow()
-        except MimicError as exc:
-            log.warning("changes by others cannot be followed: %s", exc)
-        if ended.wait(_FOLLOW_S):
-            return

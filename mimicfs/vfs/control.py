@@ -74,6 +74,8 @@ class Control:
             else:
                 self._sync(directory.bucket, directory.key, caller.cancellation)
         finally:  # a sync that failed half way has changed things too
+            # Difference or not: whoever asks for a refresh sees something that he does not believe.
+            self._kernel.distrusted(directory)
             self._kernel.told(_TELL_KERNEL_S)
 
     def _sync_account(self, cancellation: Cancellation) -> None:

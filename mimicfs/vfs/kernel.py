@@ -208,6 +208,15 @@ class Kernel:
             node.pages_etag = ""
             self._kernel.data_changed(node.ino)
 
+    def distrusted(self, directory: Node) -> None:
+        """What the kernel has of *directory* and all below it may be wrong."""
+        for node in (directory, *self._inodes.below(directory)):
+            if node.kind == Kind.OBJECT:
+                self._version_changed(node, node.key)
+            elif node.is_directory:
+                self._listing_changed(node.ino)
+        self._kernel.names_changed()
+
     def _anything(self, bucket: str) -> None:
         for node in [self._inodes.root, *self._inodes.below(self._inodes.root)]:
             if bucket and node.bucket != bucket:
@@ -215,7 +224,7 @@ class Kernel:
             if node.kind == Kind.OBJECT:
                 self._version_changed(node, node.key)
             elif node.is_directory:
-                self._kernel.listing_changed(node.ino)
+                self._listing_changed(node.ino)
         self._kernel.everything_changed()
 
     def _gone(self, bucket: str, directory: str) -> bool:

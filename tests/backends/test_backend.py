@@ -113,10 +113,11 @@ def test_all_backends_do_the_same(request, tmp_path, namespace):
 
 def test_another_opening_sees_each_change_and_whose_it_is(pair):
     one, other = pair
-    one.poll()
-    other.poll()
+    waiter = other.waiter()
+    waiter.wait({"b": 0}, 0)
     fill(one, "a", "d/b")
-    assert other.poll()
+    assert list(waiter.wait({"b": 0}, 10)) == ["b"]
+    waiter.close()
     assert [(c.first, c.origin == one.origin) for c in other.changes("b", 0)] == [
         ("a", True),
         ("d/b", True),

@@ -28,7 +28,7 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import Backend
+from mimicfs.backends import Backend, Waiter
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
     clock_ms,
@@ -52,6 +52,7 @@ from mimicfs.backends.redis.layout import (
 )
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
+from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.sessions import epoch
 from mimicfs.entry import Bucket, Change, Entry, Scope
 
@@ -416,8 +417,8 @@ class RedisBackend(Backend):
 
     # Life
 
-    def poll(self) -> bool:
-        return True  # the numbers of the buckets say whether: a command each
+    def waiter(self) -> Waiter:
+        return LogWaiter(self._client, lambda bucket: f"{self._tag(bucket)}:log", self._where)
 
     def close(self) -> None:
         self._client.close()

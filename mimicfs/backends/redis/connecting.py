@@ -9,14 +9,21 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException
+from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from mimicfs.errors import StoreCorrupt, StoreError, StoreUnavailable
 
 # What redis-py raises.
 FOREIGN = (redis.RedisError, RedisClusterException)
+
+
+# How long a command waits for its answer, unless the URL says otherwise (?socket_timeout=60). The
+# longest of ours, a page of a listing, takes some 50 ms; a server that forks stops for a second.
+_ANSWER_S = 5.0
 
 
 class _Never(Exception):
@@ -54,15 +61,22 @@ def connected(url: str, password: str | None) -> Any:
     service, redis+sentinel://HOST:26379/SERVICE. *password* where the URL has none.
     """
     given = urlsplit(url).password is not None or password is None
-    extra: dict[str, Any] = {} if given else {"password": password}
+    extra: dict[str, Any] = {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S}
+    extra |= {} if given else {"password": password}
     try:
         if "+cluster:" in url:
             return _cluster(url.replace("+cluster:", ":", 1), extra)
         if "+sentinel:" in url:
             return _primary(url, extra)
-        return redis.Redis.from_url(url, **extra)
+        return redis.Redis.from_url(url, **extra, retry=_retry())
     except ValueError as exc:
         raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
+
+
+def _retry() -> Retry:
+    """Once, at once: a connection may have broken since it was used last. A store that is away
+    is to be said, not waited for."""
+    return Retry(NoBackoff(), 1)
 
 
 def _cluster(url: str, extra: dict[str, Any]) -> Any:
@@ -81,10 +95,10 @@ def _primary(url: str, extra: dict[str, Any]) -> Any:
     if not service:
         raise ValueError("it names no service; write redis+sentinel://HOST:26379/SERVICE")
     if parts.password is not None:
-        extra = {"username": parts.username or None, "password": unquote(parts.password)}
+        extra |= {"username": parts.username or None, "password": unquote(parts.password)}
     where = (parts.hostname or "localhost", parts.port or 26379)
     sentinel: Any = Sentinel  # it has no types
-    return sentinel([where], socket_timeout=5).master_for(service, **extra)
+    return sentinel([where], socket_timeout=5).master_for(service, **extra, retry=_retry())
 
 
 def place(client: Any) -> str:

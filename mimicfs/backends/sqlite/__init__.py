@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import WIDE_CHANGE, Backend, left_alone
+from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
 from mimicfs.backends.ahead import Ahead
 from mimicfs.backends.sqlite.database import Database
 from mimicfs.backends.sqlite.rows import (
@@ -37,6 +37,7 @@ from mimicfs.backends.sqlite.rows import (
     successor,
     totals,
 )
+from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed
 
@@ -506,9 +507,8 @@ class SQLite(Backend):
 
     # Life
 
-    @_ours
-    def poll(self) -> bool:
-        return self._db.changed()
+    def waiter(self) -> Waiter:
+        return Waiter() if self._db.in_memory else CommitWaiter(self._db)
 
     def close(self) -> None:
         self._db.close()

@@ -72,7 +72,6 @@ class Database:
         self.lock = threading.RLock()  # the writer's, and of the list below
         self.local = threading.local()  # of each thread that reads
         self._connections: list[sqlite3.Connection] = []
-        self._data_version = 0
         try:
             self._open()
         except sqlite3.Error as exc:
@@ -174,15 +173,17 @@ class Database:
                 return self._writer.execute(sql, values).fetchall()
         return self.reader().execute(sql, values).fetchall()
 
-    def changed(self) -> bool:
-        """Whether others have written since the last call."""
-        if self.in_memory:
-            return False
-        with self.lock:  # the writer sees the commits of all others, and no own ones
-            version: int = self._writer.execute("PRAGMA data_version").fetchone()[0]
-            changed = version != self._data_version
-            self._data_version = version
-        return changed
+    def version(self) -> int:
+        """Return a number that is another one after each commit of others; the reader's of this
+        thread, so commits of this process count too."""
+        version: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    @property
+    def log_path(self) -> str:
+        """The path of the write-ahead log, which each commit is written to."""
+        found = self.reader().execute("PRAGMA database_list").fetchone()[2]
+        return f"{found}-wal"
 
     def close(self) -> None:
         with self.lock:

@@ -1,0 +1,213 @@
+"""The follower of a mount: announces what other processes change in a shared store.
+
+It reads the logs of the buckets that the mount shows, and of no others: of one bucket, or of the
+list of buckets and of each one in it. A place in a log is moved only when the lines before it
+were told to the listeners, so whatever interrupts the telling, it is told again. What cannot be
+told line by line (a log that was cut or begun anew, a bucket that is new, too many lines, an
+error in a listener) is told as "anything may have changed".
+
+A mount holds the lease of its store as long as a look at the logs has succeeded in the last
+LEASE_S seconds. Without it nobody knows what others do, and what the kernel is given must be
+short-lived.
+
+Threading: `begin` is called before the mount answers anything; `run` is a thread of its own, and
+so is the watch over the lease. `close` may be called by any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from mimicfs.entry import Change, Difference
+from mimicfs.errors import LogTrimmed, MimicError
+from mimicfs.mimicdb import MimicDB
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 3.0
+_LOOK_S = 1.0  # most time between two looks: also where nothing woke us, numbers are compared
+_AGAIN_S = 0.2  # between two looks while the store does not answer
+_MANY = 1000  # foreign lines at once from which on everything is told: that costs less
+_PAGE = 10_000
+_NOWHERE = -1  # the place in a log of which nothing is known: everything is told
+
+
+class Follower:
+    """Follows *bucket* of *mimicdb* ("": the list of buckets, and all of them). *leased* is called
+    with False when the lease is lost, and with True when it is back."""
+
+    def __init__(
+        self, mimicdb: MimicDB, bucket: str, leased: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._bucket = bucket
+        self._leased = leased
+        self._waiter = mimicdb.backend.waiter()
+        self._ended = threading.Event()
+        # By bucket: the number of the last line that was told. Of the follower's thread alone.
+        self._places: dict[str, int] = {}
+        self._turn = 0  # which of the logs is compared next while all are quiet
+        self._looked_s = time.monotonic()  # when a look succeeded last
+        self._away = False  # the store did not answer the last look
+        self.told = 0  # how many lines of others were told
+        self.restarts = 0  # how often everything was told
+
+    def begin(self) -> None:
+        """Take note of where the logs are. Raises StoreError; then everything is told later."""
+        self._places = {self._bucket: _NOWHERE}
+        names = [self._bucket]
+        if not self._bucket:
+            names += [bucket.name for bucket in self._mimicdb.backend.buckets()]
+        self._places = {name: self._mimicdb.backend.seq(name) for name in names}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within, what others change is announced."""
+        threads = [
+            threading.Thread(target=self._run, name="follow", daemon=True),
+            threading.Thread(target=self._watch, name="lease", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            self._waiter.close()
+            for thread in threads:
+                thread.join(5)
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago a look succeeded last."""
+        return time.monotonic() - self._looked_s
+
+    def figures(self) -> dict[str, float]:
+        """Return what a mount says of its follower."""
+        return {
+            "silent_s": round(self.silent_s, 1),
+            "told": self.told,
+            "restarts": self.restarts,
+            "leased": int(self.silent_s < LEASE_S),
+        }
+
+    # The threads
+
+    def _run(self) -> None:
+        woken: Iterable[str] = list(self._places)
+        while not self._ended.is_set():
+            try:
+                self.look(woken)
+                self._answered()
+                woken = self._waiter.wait(self._places, _LOOK_S) or self._next()
+            except MimicError as exc:
+                woken = list(self._places)
+                self._failed(exc)
+            except Exception:
+                log.exception("following others failed; everything is told anew")
+                self._places = dict.fromkeys(self._places, _NOWHERE)
+                woken = list(self._places)
+                self._ended.wait(_AGAIN_S)
+
+    def _answered(self) -> None:
+        self._looked_s = time.monotonic()
+        if self._away:
+            self._away = False
+            log.warning("the store answers again; what others changed meanwhile has been told")
+
+    def _failed(self, exc: MimicError) -> None:
+        if not self._away and not self._ended.is_set():
+            self._away = True
+            log.warning("changes by others cannot be followed: %s", exc)
+        self._ended.wait(_AGAIN_S)
+
+    def _next(self) -> list[str]:
+        """Return which log is to be compared although nothing was heard of it: one at a time, so
+        that a mount of many buckets asks no more than one of one bucket."""
+        names = list(self._places)
+        self._turn = (self._turn + 1) % len(names)
+        return [names[self._turn]]
+
+    def _watch(self) -> None:
+        held = True
+        while not self._ended.wait(LEASE_S / 6):
+            now = self.silent_s < LEASE_S
+            if now != held:
+                held = now
+                if not held:
+                    log.warning("no look at the store for %.0f s: the lease is lost", LEASE_S)
+                self._leased(held)
+
+    # One look
+
+    def look(self, names: Iterable[str] | None = None) -> None:
+        """Announce what others changed in the logs *names* (None: in all). Raises StoreError; then
+        what was not told is told by the next look."""
+        for name in list(self._places if names is None else names):
+            if name in self._places:
+                self._catch_up(name)
+
+    def _catch_up(self, name: str) -> None:
+        try:
+            if self._places[name] == _NOWHERE:
+                raise LogTrimmed("its log was not followed until now")
+            while changes := self._mimicdb.backend.changes(name, self._places[name], _PAGE):
+                self._tell(name, changes)
+                self._places[name] = changes[-1].seq
+        except LogTrimmed as exc:
+            log.info("%s: %s; everything is told", name or "the buckets", exc)
+            self._restart(name)
+        if not name:
+            self._keep_up_with_buckets()
+
+    def _restart(self, name: str) -> None:
+        """Tell everything of *name*, and go on from where its log is now."""
+        place = self._mimicdb.backend.seq(name)  # before: what comes after it is told again
+        self.restarts += 1
+        self._mimicdb.announce(name, None)
+        self._places[name] = place
+
+    def _keep_up_with_buckets(self) -> None:
+        """Follow each bucket that is new in the list, and no more those that are gone."""
+        if self._bucket:
+            return
+        known = {bucket.name for bucket in self._mimicdb.backend.buckets()}
+        for gone in self._places.keys() - known - {""}:
+            del self._places[gone]
+        for new in sorted(known - self._places.keys()):
+            self._restart(new)
+
+    def _tell(self, name: str, changes: list[Change]) -> None:
+        ours = self._mimicdb.backend.origin
+        foreign = [change for change in changes if change.origin != ours]
+        self.told += len(foreign)
+        if len(foreign) > _MANY or any(change.first != change.last for change in foreign):
+            self.restarts += 1
+            self._mimicdb.announce(name, None)
+        elif foreign:
+            keys = list(dict.fromkeys(change.first for change in foreign))
+            self._mimicdb.announce(name, self._judged(name, keys))
+
+    def _judged(self, bucket: str, keys: list[str]) -> Difference:
+        """Of another's changes only the keys are known: what is there now was added or
+        changed, which needs the same telling; the rest was deleted."""
+        backend = self._mimicdb.backend
+        if bucket:
+            there = {key for key in keys if backend.get(bucket, key) is not None}
+        else:
+            there = {each.name for each in backend.buckets()}
+        present = [key for key in keys if key in there]
+        return Difference(present, [], [key for key in keys if key not in there], 0)
+
+
+@contextmanager
+def followed(follower: Follower) -> Iterator[None]:
+    """Within, *follower* runs, from where the logs are now."""
+    with suppress(MimicError):  # a store that is away at the start: then everything is told
+        follower.begin()
+    with follower.running():
+        yield

@@ -1,0 +1,121 @@
+"""Two mounts of one store: what one has done, the other shows at once, also where its kernel
+holds the old state."""
+
+import os
+import statistics
+import subprocess
+import time
+
+import pytest
+from support.proxy import Proxy
+
+from mimicfs.s3.connection import S3Connection
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+]
+_ROUNDS = 12
+_PATIENCE_S = 15.0
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shared_store(request, tmp_path):
+    if request.param == "redis":
+        return request.getfixturevalue("redis_url")
+    return f"sqlite://{tmp_path}/shared.db"
+
+
+@pytest.fixture
+def two(mount_at, bucket, client, shared_store, tmp_path):
+    client.put_object(Bucket=bucket, Key="d/base", Body=b"x")
+    paths = []
+    for name in ("one", "two"):
+        own = ("--cache-dir", str(tmp_path / f"cache-{name}"))
+        paths.append(mount_at(f"s3://{bucket}", *own, name=name, store=shared_store).path / "d")
+    return paths
+
+
+def seen_after_s(look):
+    """Return how long it takes until *look* says True."""
+    began = time.perf_counter()
+    while not look():
+        assert time.perf_counter() - began < _PATIENCE_S, "never seen"
+    return time.perf_counter() - began
+
+
+def exists(path):
+    return os.path.lexists(path)
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+# By name: what is there before, what one does, what the other sees then.
+CHANGES = {
+    "create": (None, lambda p: p.write_text("new"), lambda p: _read(p) == "new"),
+    "create, ls": (None, lambda p: p.write_text("new"), lambda p: p.name in os.listdir(p.parent)),
+    "overwrite": ("old", lambda p: p.write_text("newer"), lambda p: p.stat().st_size == 5),
+    "overwrite, read": ("old", lambda p: p.write_text("newer"), lambda p: _read(p) == "newer"),
+    "append": ("old", lambda p: _append(p, "+"), lambda p: _read(p) == "old+"),
+    "unlink": ("old", lambda p: p.unlink(), lambda p: not exists(p)),
+    "unlink, ls": ("old", lambda p: p.unlink(), lambda p: p.name not in os.listdir(p.parent)),
+    "rename": ("old", lambda p: p.rename(f"{p}.to"), lambda p: not exists(p) and exists(f"{p}.to")),
+    "mkdir": (None, lambda p: p.mkdir(), lambda p: p.is_dir()),
+    "rmdir": ("/", lambda p: p.rmdir(), lambda p: not exists(p)),
+    "chmod": ("old", lambda p: p.chmod(0o640), lambda p: p.stat().st_mode & 0o777 == 0o640),
+}
+
+
+def _append(path, text):
+    with path.open("a") as file:
+        file.write(text)
+
+
+def prepared(one, two, before):
+    """Make what was there before; the other's kernel holds it then, or its absence."""
+    if before == "/":
+        one.mkdir()
+    elif before is not None:
+        one.write_text(before)
+    seen_after_s(lambda: exists(two) == (before is not None))
+    if before not in (None, "/"):
+        seen_after_s(lambda: _read(two) == before)
+    os.listdir(two.parent)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_one_mount_does_the_other_shows_in_milliseconds(two, change):
+    before, do, look = CHANGES[change]
+    took = []
+    for n in range(_ROUNDS):
+        mine, theirs = two[0] / f"f{n}", two[1] / f"f{n}"
+        prepared(mine, theirs, before)
+        do(mine)
+        took.append(seen_after_s(lambda path=theirs: look(path)))
+    # On a quiet machine half are within 10 ms (scripts/bench shared); a poll took 250.
+    assert statistics.median(took) < 0.1
+
+
+def test_what_a_library_program_does_a_mount_shows(two, bucket, shared_store, proxy: Proxy):
+    from mimicfs.backends.open import open_store  # a program of its own, beside the mounts
+
+    with S3Connection(backend=open_store(shared_store), endpoint_url=proxy.url) as connection:
+        there = connection.get_bucket(bucket)
+        assert not exists(two[0] / "made")
+        there.new_key("d/made").set_contents_from_string("by the library")
+        assert seen_after_s(lambda: _read(two[0] / "made") == "by the library") < 1
+        there.delete_key("d/made")
+        assert seen_after_s(lambda: not exists(two[0] / "made")) < 1
+
+
+def test_a_refresh_tells_the_kernel_also_what_the_mirror_had_right(two, bucket, client):
+    (two[0] / "f").write_text("old")
+    seen_after_s(lambda: _read(two[1] / "f") == "old")
+    (two[1] / ".sync").touch()
+    assert _read(two[1] / "f") == "old"
+    subprocess.run(["ls", "-l", two[1]], check=True, stdout=subprocess.DEVNULL)
