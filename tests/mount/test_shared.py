@@ -108,8 +108,8 @@ def test_what_one_does_a_mount_shows_in_milliseconds(two, bucket, shared_store, 
 
     # A program that uses the library, beside the mounts.
     mimicdb = MimicDB(open_store(shared_store))
-    with closing(mimicdb), S3Connection(endpoint_url=proxy.url, mimicdb=mimicdb) as connection:
-        there = connection.get_bucket(bucket)
+    with closing(mimicdb):
+        there = S3Connection(endpoint_url=proxy.url, mimicdb=mimicdb).get_bucket(bucket)
         assert not exists(two[0] / "made")
         there.new_key("d/made").set_contents_from_string("by the library")
         assert seen_after_s(lambda: _read(two[0] / "made") == "by the library") < 1

@@ -1,0 +1,43 @@
+"""What the kernel is told when somebody asks for a refresh."""
+
+import pytest
+
+from mimicfs.backends.memory import Memory
+from mimicfs.entry import Entry
+from mimicfs.mimicdb import MimicDB
+from mimicfs.vfs.inodes import Inodes, Kind
+from mimicfs.vfs.kernel import Kernel
+
+
+class Told(list):
+    """A kernel that remembers what it is told, as (verb, inode)."""
+
+    def __getattr__(self, verb):
+        return lambda *about: self.append((verb, *about[:1]))
+
+
+@pytest.fixture
+def inodes():
+    return Inodes("bucket")
+
+
+def test_a_directory_that_is_distrusted_is_told_with_all_below_it(inodes):
+    mimicdb, told = MimicDB(Memory()), Told()
+    mimicdb.record("bucket", Entry("d/a", 1, etag="e"))
+    directory = inodes.child(inodes.root, "d/", Kind.DIRECTORY, hold=True)
+    file = inodes.child(directory, "a", Kind.OBJECT, hold=True)
+    inodes.child(inodes.root, "beside", Kind.OBJECT, hold=True)
+    Kernel(mimicdb, inodes, told).distrusted(directory)
+    assert told == [
+        ("listing_changed", directory.ino),
+        ("data_changed", file.ino),
+        ("names_changed",),
+    ]
+
+
+def test_a_directory_that_the_kernel_keeps_locked_is_not_told_by_name(inodes):
+    told = Told()
+    kernel = Kernel(MimicDB(Memory()), inodes, told)
+    with kernel.locked(inodes.root.ino):
+        kernel.changed("bucket", None)
+    assert told == [("data_changed", inodes.root.ino), ("everything_changed",)]
