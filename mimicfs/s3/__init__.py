@@ -9,4 +9,17 @@ boto2       what these classes share       progress    bodies on their way
 requests/   what mimicfs itself asks of S3
 mimicking/  what S3 says is learned, and what the mirror knows is not asked
 transport/  HTTP to S3 and back
+
+deletemarker, multidelete, bucketlistresultset and user are boto's names of what lies elsewhere.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def connect_to_region(region_name: str, **kwargs: Any) -> Any:
+    """Return an S3Connection to *region_name*, as boto.s3's; *kwargs* are S3Connection's."""
+    from mimicfs.s3.connection import S3Connection
+
+    return S3Connection(region_name=region_name, **kwargs)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.client import responses
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError, ParamValidationError
@@ -44,6 +45,9 @@ _PARAMS = {
     "x-amz-request-payer": "RequestPayer",
 }
 _META = "x-amz-meta-"
+# Headers that boto sends as such and S3 does not keep.
+_NO_METADATA = frozenset({"x-robots-tag", "transfer-encoding"})
+_SAFE = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~ "
 # Those that boto takes from among the metadata.
 STANDARD = {
     name: _PARAMS[name]
@@ -100,7 +104,7 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
     for name, value in (headers or {}).items():
         lower = name.lower()
         if lower.startswith(_META):
-            found.setdefault("Metadata", {})[lower.removeprefix(_META)] = value
+            found.setdefault("Metadata", {})[lower.removeprefix(_META)] = in_ascii(value)
         elif lower in _PARAMS:
             found[_PARAMS[lower]] = value
         elif lower not in ("content-length", "expect", "user-agent", "date", "host"):
@@ -115,10 +119,15 @@ def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
     for name, value in metadata.items():
         member = STANDARD.get(name.lower())
         if member is not None:
-            found[member] = value
-        else:
-            found["Metadata"][name.lower()] = value
+            found[member] = in_ascii(value)
+        elif name.lower() not in _NO_METADATA:
+            found["Metadata"][name.lower()] = in_ascii(value)
     return found
+
+
+def in_ascii(value: str) -> str:
+    """Return *value* as a header has it: what is not ASCII is percent-encoded, as boto does."""
+    return value if not isinstance(value, str) or value.isascii() else quote(value, safe=_SAFE)
 
 
 def left_out(name: str, instead: str) -> Callable[..., Any]:

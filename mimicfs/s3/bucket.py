@@ -22,6 +22,7 @@ from mimicfs.s3.boto2 import (
 )
 from mimicfs.s3.key import Key
 from mimicfs.s3.listed import Listed
+from mimicfs.s3.mimicking.learning import VERSIONS
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
 from mimicfs.s3.prefix import Prefix
 from mimicfs.s3.versions import DeletedKey, DeleteMarker, Error, MultiDeleteResult
@@ -105,6 +106,8 @@ class Bucket(Listed):
         mimicdb = self.connection.mimicdb
         entry = mimicdb.entry(self.name, key_name)
         if entry is not None and entry.kind == OBJECT:
+            if entry.head is None and mimicdb.note(self.name, VERSIONS) is not None:
+                return None  # S3 says which version it is, and a deletion is of that
             return (self._from_entry(entry, keeps=True),)
         directory, slash, name = key_name.rpartition("/")
         if not name:
@@ -155,7 +158,7 @@ class Bucket(Listed):
         for key in keys:
             named = _named(key)
             if named is None:
-                result.errors.append(Error(str(key), None, "InvalidArgument", "not a key"))
+                result.errors.append(_skipped(key))
                 continue
             batch.append(named)
             if len(batch) == _DELETE_MAX:
@@ -388,6 +391,23 @@ class Bucket(Listed):
     # Left out, with the way of boto3
 
     add_email_grant = left_out("add_email_grant", "put_bucket_acl")
+    get_cors_xml = left_out("get_cors_xml", "get_bucket_cors")
+    get_subresource = left_out("get_subresource", "<the operation>")
+    get_website_configuration_obj = left_out("get_website_configuration_obj", "get_bucket_website")
+    get_website_configuration_with_xml = left_out(
+        "get_website_configuration_with_xml", "get_bucket_website"
+    )
+    get_website_configuration_xml = left_out("get_website_configuration_xml", "get_bucket_website")
+    get_xml_acl = left_out("get_xml_acl", "get_bucket_acl")
+    get_xml_tags = left_out("get_xml_tags", "get_bucket_tagging")
+    set_as_logging_target = left_out("set_as_logging_target", "put_bucket_acl")
+    set_cors_xml = left_out("set_cors_xml", "put_bucket_cors")
+    set_subresource = left_out("set_subresource", "<the operation>")
+    set_website_configuration = left_out("set_website_configuration", "put_bucket_website")
+    set_website_configuration_xml = left_out("set_website_configuration_xml", "put_bucket_website")
+    set_xml_acl = left_out("set_xml_acl", "put_bucket_acl")
+    set_xml_logging = left_out("set_xml_logging", "put_bucket_logging")
+    set_xml_tags = left_out("set_xml_tags", "put_bucket_tagging")
     add_user_grant = left_out("add_user_grant", "put_bucket_acl")
     configure_lifecycle = left_out("configure_lifecycle", "put_bucket_lifecycle_configuration")
     configure_website = left_out("configure_website", "put_bucket_website")
@@ -418,6 +438,13 @@ def _version(version_id: str | None, mfa_token: Any) -> dict[str, Any]:
     return found | ({"MFA": " ".join(mfa_token)} if mfa_token else {})
 
 
+def _skipped(key: Any) -> Error:
+    """Return what delete_keys says of what is no key: a prefix is not deleted."""
+    prefix = isinstance(key, Prefix)
+    name, code = (key.name or "", "PrefixSkipped") if prefix else (repr(key), "InvalidArgument")
+    return Error(name, None, code, "Invalid. No delete action taken for this object.")
+
+
 def _named(key: Any) -> dict[str, Any] | None:
     """Return what DeleteObjects calls *key*."""
     version: str | None = None
@@ -425,8 +452,6 @@ def _named(key: Any) -> dict[str, Any] | None:
         key, version = key
     elif isinstance(key, Key | DeleteMarker):
         key, version = key.name, key.version_id
-    elif isinstance(key, Prefix):
-        key = key.name
     if not isinstance(key, str) or not key:
         return None
     return {"Key": key} | ({"VersionId": version} if version else {})

@@ -48,7 +48,7 @@ class Key(Reading, Writing):
 
     def copy(
         self,
-        dst_bucket: str,
+        dst_bucket: Any,
         dst_key: str,
         metadata: dict[str, str] | None = None,
         reduced_redundancy: bool = False,
@@ -56,11 +56,14 @@ class Key(Reading, Writing):
         encrypt_key: bool = False,
         validate_dst_bucket: bool = True,
     ) -> Key:
-        """Copy to another key, with this one's metadata or *metadata* instead. Return it."""
-        bucket = self.bucket.connection.get_bucket(dst_bucket, validate=validate_dst_bucket)
+        """Copy to another key, with this one's metadata or *metadata* instead. Return it. Of a
+        Key that has a version, that version is copied."""
+        name = getattr(dst_bucket, "name", dst_bucket)
+        bucket = self.bucket.connection.get_bucket(name, validate=validate_dst_bucket)
         storage_class = "REDUCED_REDUNDANCY" if reduced_redundancy else self.storage_class
         copied: Key = bucket.copy_key(
             *(dst_key, self.bucket.name, self.name, metadata),
+            src_version_id=self.version_id,
             storage_class=storage_class,
             preserve_acl=preserve_acl,
             encrypt_key=encrypt_key,

@@ -128,7 +128,8 @@ class Reading(Stored):
         progress = Progress(cb, num_cb, self._left)
         progress.begin()
         try:
-            while data := self._next(progress.piece):
+            size = progress.piece if self.BufferSize == Reading.BufferSize else self.BufferSize
+            while data := self._next(size):
                 fp.write(data)
                 progress.add(len(data))
             progress.end()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
-from mimicfs.entry import NS, Entry
+from mimicfs.entry import NS, OBJECT, Entry, unquoted
 from mimicfs.s3.boto2 import (
     STANDARD,
     Headers,
@@ -60,8 +61,10 @@ class Stored:
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         self.bucket: Any = bucket
         self.name = text(name) if name is not None else ""
-        self.size: int | None = None
-        self.etag: str | None = None  # quoted, as S3 gives it
+        self._size: int | None = None
+        self._etag: str | None = None
+        self._md5: str | None = None
+        self._looked = False  # whether the mirror was asked for size and etag
         self.last_modified: str | None = None
         self.owner: Any = None
         self.version_id: str | None = None
@@ -74,6 +77,48 @@ class Stored:
         self._storage_class: str | None = None
         self._complete = True  # headers and metadata are what S3 has, or will get
         self._keeps = False  # what is not known yet is kept by the next upload
+
+    # Size, etag and MD5: what S3 or an upload said, else what the mirror has
+
+    @property
+    def size(self) -> int | None:
+        self._look()
+        return self._size
+
+    @size.setter
+    def size(self, size: int | None) -> None:
+        self._size = size
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag, quoted, as S3 gives it."""
+        self._look()
+        return self._etag
+
+    @etag.setter
+    def etag(self, etag: str | None) -> None:
+        self._etag, self._md5 = etag, None
+
+    @property
+    def md5(self) -> str | None:
+        """The MD5 of the content, hex: of what was stored, else what the ETag says."""
+        bare = unquoted(self.etag)
+        plain = len(bare) == 32 and self.encrypted in (None, "AES256")
+        return self._md5 or (bare if plain else None)
+
+    @md5.setter
+    def md5(self, md5: str | None) -> None:
+        self._md5 = md5
+
+    def _look(self) -> None:
+        """Ask the mirror, once, where nothing else has told."""
+        mimicdb = getattr(getattr(self.bucket, "connection", None), "mimicdb", None)
+        if self._looked or self._size is not None or self._etag or mimicdb is None:
+            return
+        self._looked = True
+        entry = mimicdb.entry(self.bucket.name, self.name) if self.name else None
+        if entry is not None and entry.kind == OBJECT:
+            self._size, self._etag = entry.size, f'"{entry.etag}"'
 
     # What S3 or the mirror said
 
@@ -93,7 +138,7 @@ class Stored:
         self._headers = {name: answer.get(member) for member, name in HEADERS.items()}
         self._headers["expires"] = answer.get("ExpiresString")  # Expires is a datetime
         metadata = answer.get("Metadata", {})
-        self._metadata = {name.lower(): value for name, value in metadata.items()}
+        self._metadata = {name.lower(): unquote(value) for name, value in metadata.items()}
         self._storage_class = answer.get("StorageClass") or "STANDARD"
         self._complete = True
 

@@ -24,7 +24,6 @@ class Writing(Stored):
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
         self.path: str | None = None
-        self.md5: str | None = None  # hex, of what was stored last
         self.base64md5: str | None = None
 
     def set_contents_from_file(
@@ -48,10 +47,12 @@ class Writing(Stored):
             fp.seek(0)
         if not replace and self.bucket.get_key(self.name, force=True) is not None:
             return None
+        begun = fp.tell()
+        fp = in_bytes(fp)
         if query_args:
             raise NotImplementedError("query_args: use connection.client.put_object")
         length = length_of(fp, size)
-        if not length and size is None and fp.tell():
+        if not length and size is None and begun:
             raise AttributeError("the file is at its end; pass rewind=True, or seek")
         self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
         self.name = self.name or self.md5 or ""
@@ -96,11 +97,12 @@ class Writing(Stored):
         answer = self.bucket.ask(operation, ContentMD5=self.base64md5, **params)
         progress.end()
         fp.seek(end)
-        self.size, self.etag = length, answer.get("ETag")
+        sent = self.md5
+        self.size, self.etag, self.md5 = length, answer.get("ETag"), sent
         self.encrypted = answer.get("ServerSideEncryption")
         bare = unquoted(self.etag)
-        if len(bare) == 32 and not self.encrypted and bare != self.md5:
-            raise S3DataError(f"s3://{self.bucket.name}/{self.name}: ETag {bare}, sent {self.md5}")
+        if len(bare) == 32 and not self.encrypted and bare != sent:
+            raise S3DataError(f"s3://{self.bucket.name}/{self.name}: ETag {bare}, sent {sent}")
         return answer
 
     def _take_params(self, extra: dict[str, Any]) -> None:
@@ -180,7 +182,7 @@ class Writing(Stored):
         ask(
             self.bucket.connection.client,
             "upload_fileobj",
-            Fileobj=Stream(fp, size),
+            Fileobj=Stream(in_bytes(fp), size),
             Bucket=self.bucket.name,
             Key=self.name,
             ExtraArgs=extra | self._to_store(),
@@ -213,6 +215,7 @@ class Writing(Stored):
         size: int | None,
     ) -> None:
         """Upload part *number* of a multipart upload."""
+        fp = in_bytes(fp)
         length = length_of(fp, size)
         self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
         params = {"UploadId": upload_id, "PartNumber": number, **params_of(headers)}
@@ -221,6 +224,11 @@ class Writing(Stored):
     def compute_md5(self, fp: BinaryIO, size: int | None = None) -> tuple[str, str]:
         """Return the MD5 of *fp* from where it stands, hex and base64; `size` is how many bytes
         that were. The file stands where it did afterwards."""
+        if _is_text(fp):
+            start = fp.tell()
+            found = self.compute_md5(in_bytes(fp), size)
+            fp.seek(start)
+            return found
         start = fp.tell()
         digest, left = hashlib.md5(usedforsecurity=False), length_of(fp, size)
         self.size = left
@@ -232,6 +240,15 @@ class Writing(Stored):
 
     def get_md5_from_hexdigest(self, md5_hexdigest: str) -> tuple[str, str]:
         return md5_hexdigest, base64.b64encode(binascii.unhexlify(md5_hexdigest)).decode()
+
+
+def in_bytes(fp: Any) -> Any:
+    """Return *fp*, or, of a file of text, what is left of it as a file of bytes in UTF-8."""
+    return io.BytesIO(fp.read().encode()) if _is_text(fp) else fp
+
+
+def _is_text(fp: Any) -> bool:
+    return isinstance(fp, io.TextIOBase)
 
 
 def length_of(fp: BinaryIO, size: int | None) -> int:

@@ -55,6 +55,12 @@ CREATE TABLE IF NOT EXISTS note(
     PRIMARY KEY(bucket, name)) WITHOUT ROWID
 """
 
+# The parameters of sqlite3.connect, in its order.
+_CONNECT = (
+    *("database", "timeout", "detect_types", "isolation_level", "check_same_thread"),
+    *("factory", "cached_statements", "uri"),
+)
+
 # From the schema of each older version to the next.
 _MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
 
@@ -65,9 +71,12 @@ class Database:
     which `error` makes one of ours."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._args = args or (":memory:",)
-        self._kwargs = kwargs | {"check_same_thread": False, "isolation_level": None}
-        self._path = str(self._args[0])
+        given = dict(zip(_CONNECT, args, strict=False)) | kwargs
+        path = given.pop("database", ":memory:")
+        self._waits = "timeout" in given
+        self._args = (path,)
+        self._kwargs = given | {"check_same_thread": False, "isolation_level": None}
+        self._path = str(path)
         self.in_memory = self._path in ("", ":memory:")
         self.lock = threading.RLock()  # the writer's, and of the list below
         self.local = threading.local()  # of each thread that reads
@@ -114,7 +123,8 @@ class Database:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
         with self.lock:
             self._connections.append(db)
-        db.execute("PRAGMA busy_timeout=10000")
+        if not self._waits:
+            db.execute("PRAGMA busy_timeout=10000")
         if not self.in_memory:
             db.execute("PRAGMA journal_mode=WAL")
             # The last commits may be lost in a power cut: the next sync gives them back.

@@ -1,0 +1,183 @@
+"""What boto programs give and get: text, MD5s, versions, prefixes, and names of modules."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+
+import pytest
+from support.mounts import costs
+
+import mimicfs.s3
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.exception import S3ResponseError
+from mimicfs.s3 import bucketlistresultset, deletemarker, multidelete, user
+from mimicfs.s3.key import Key
+
+moto_only = pytest.mark.parametrize("place", ["moto SQLite", "moto memory"], indirect=True)
+
+
+@pytest.fixture
+def mine(conn, bucket):
+    return conn.get_bucket(bucket)
+
+
+@moto_only
+def test_text_is_stored_in_utf_8(mine, client, bucket, tmp_path):
+    (tmp_path / "a.txt").write_text("blå\n", encoding="utf-8")
+    with open(tmp_path / "a.txt", encoding="utf-8") as file:
+        assert mine.new_key("file").set_contents_from_file(file) == 5
+    key = mine.new_key("string")
+    assert key.set_contents_from_file(io.StringIO("blå\n")) == 5
+    assert key.md5 == "ba90ad6b0ba20bc33efe046be37c09cd"
+    mine.new_key("stream").set_contents_from_stream(io.StringIO("blå\n"))
+    upload = mine.initiate_multipart_upload("part")
+    upload.upload_part_from_file(io.StringIO("blå\n"), 1)
+    upload.complete_upload()
+    for name in ("file", "string", "stream", "part"):
+        assert client.get_object(Bucket=bucket, Key=name)["Body"].read() == b"bl\xc3\xa5\n"
+
+
+@moto_only
+def test_text_begins_where_the_file_stands(mine):
+    text = io.StringIO("one two")
+    text.seek(4)
+    assert mine.new_key("a").compute_md5(text)[0] == "b8a9f715dbb64fd5c56e7783c6820a61"
+    assert mine.new_key("a").set_contents_from_file(text) == 3
+    assert mine.get_key("a").get_contents_as_string() == b"two"
+    with pytest.raises(AttributeError, match="the file is at its end"):
+        mine.new_key("a").set_contents_from_file(text)
+
+
+@moto_only
+def test_a_key_has_the_md5_that_its_etag_says(mine, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"hello")
+    hello = "5d41402abc4b2a76b9719d911017c592"
+    assert mine.get_key("a").md5 == hello
+    assert [key.md5 for key in mine.list()] == [hello]
+    key = mine.new_key("a")
+    assert key.get_contents_as_string() == b"hello"
+    assert key.md5 == hello
+    upload = mine.initiate_multipart_upload("parts")
+    upload.upload_part_from_file(io.BytesIO(b"hello"), 1)
+    upload.complete_upload()
+    assert mine.get_key("parts", force=True).md5 is None
+
+
+def test_a_key_that_is_made_has_the_size_of_the_mirror(conn, proxy, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"hello")
+    conn.sync(bucket)
+    mine = conn.get_bucket(bucket, validate=False)
+    with costs(proxy):
+        key = Key(mine, "a")
+        assert (key.size, key.etag) == (5, '"5d41402abc4b2a76b9719d911017c592"')
+        assert (Key(mine, "nothing").size, Key(mine, "nothing").md5) == (None, None)
+        assert Key().size is None
+
+
+@moto_only
+def test_the_version_of_a_key_is_copied(conn, mine, bucket):
+    mine.configure_versioning(True)
+    key = mine.new_key("a")
+    key.set_contents_from_string("one")
+    first = key.version_id
+    key.set_contents_from_string("two")
+    mine.get_key("a", version_id=first).copy(mine, "copy")
+    assert mine.get_key("copy").get_contents_as_string() == b"one"
+    mine.get_key("a").copy(bucket, "copy")
+    assert mine.get_key("copy").get_contents_as_string() == b"two"
+
+
+@moto_only
+def test_a_key_has_its_version_whatever_the_mirror_holds(conn, mine, bucket):
+    """Its deletion removes that version; it makes no marker."""
+    mine.configure_versioning(True)
+    stored = mine.new_key("a")
+    stored.set_contents_from_string("one")
+    conn.sync(bucket)
+    key = mine.get_key("a")
+    assert key.version_id == stored.version_id
+    key.delete()
+    assert list(mine.list_versions()) == []
+
+
+def test_prefixes_are_not_deleted(mine, client, bucket):
+    for name in ("a", "d/b"):
+        client.put_object(Bucket=bucket, Key=name, Body=b"x")
+    result = mine.delete_keys([*mine.list(delimiter="/"), 5])
+    assert [deleted.key for deleted in result.deleted] == ["a"]
+    assert [(error.key, error.code) for error in result.errors] == [
+        ("d/", "PrefixSkipped"),
+        ("5", "InvalidArgument"),
+    ]
+    assert [key.name for key in mine.list()] == ["d/b"]
+
+
+@moto_only
+def test_a_download_comes_in_pieces_of_buffer_size(mine):
+    mine.new_key("a").set_contents_from_string("x" * 10_000)
+    sizes = []
+
+    class Sizes(io.BytesIO):
+        def write(self, data):
+            sizes.append(len(data))
+            return super().write(data)
+
+    key = mine.get_key("a")
+    key.BufferSize = 4000
+    key.get_contents_to_file(Sizes())
+    assert sizes == [4000, 4000, 2000]
+
+
+@moto_only
+def test_metadata_that_is_not_ascii_is_percent_encoded(mine, client, bucket):
+    key = mine.new_key("a")
+    key.set_metadata("name", "blå bær, 100%")
+    key.set_metadata("X-Robots-Tag", "noindex")
+    key.set_contents_from_string("x")
+    stored = client.head_object(Bucket=bucket, Key="a")["Metadata"]
+    assert stored == {"name": "bl%C3%A5 b%C3%A6r, 100%"}
+    assert mine.get_key("a", force=True).get_metadata("name") == "blå bær, 100%"
+
+
+def test_a_bucket_that_is_missing_cannot_be_synced(conn):
+    with pytest.raises(S3ResponseError) as exc:
+        conn.sync("no-such-bucket-here")
+    assert (exc.value.status, exc.value.error_code) == (404, "NoSuchBucket")
+
+
+def test_sqlite_takes_the_parameters_of_connect(tmp_path):
+    path = str(tmp_path / "x.db")
+    for backend in (
+        SQLite(database=path),
+        SQLite(path, 0.25, 0, None, False, sqlite3.Connection, 100, False),
+        SQLite(path, timeout=5.0, cached_statements=10),
+        SQLite(f"file:{path}", uri=True),
+    ):
+        backend.close()
+    assert (tmp_path / "x.db").exists()
+    assert not (tmp_path / f"file:{path}").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["set_as_logging_target", "set_cors_xml", "set_xml_acl", "set_xml_tags"]
+)
+@moto_only
+def test_what_is_left_out_names_the_way_of_boto3(mine, name):
+    with pytest.raises(NotImplementedError, match=r"client\.put_bucket_"):
+        getattr(mine, name)()
+
+
+def test_modules_and_functions_are_where_boto_has_them(library_store):
+    assert bucketlistresultset.BucketListResultSet.__name__ == "BucketListResultSet"
+    assert deletemarker.DeleteMarker.__name__ == "DeleteMarker"
+    assert multidelete.MultiDeleteResult.__name__ == "MultiDeleteResult"
+    assert user.User(id="me").id == "me"
+    conn = mimicfs.s3.connect_to_region(
+        "eu-west-1",
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key="x",
+        mimicdb=library_store,
+    )
+    assert conn.client.meta.region_name == "eu-west-1"
+    conn.close()
