@@ -77,7 +77,7 @@ class Usage(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who asks. *cancellation* is set when the asking process is interrupted."""
+    """The process that asks. *cancellation* is set when the asking process is interrupted."""
 
     uid: int
     gid: int

@@ -49,7 +49,7 @@ class Ahead:
         most = min(_ROWS_MIN << self._run - _WALK, _ROWS_MAX)
         if not self._rows.within(directory):
             self._rows = Rows(directory)
-        # Who walks does not come back to what lies before.
+        # A walk does not come back to what lies before it.
         self._rows.whole = {
             name: children for name, children in self._rows.whole.items() if name > directory
         }

@@ -20,7 +20,7 @@ from mimicfs.finding import FAIL, WARN, Finding
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
 
-_ATTEMPTS = 2  # at a request: who looks for what is wrong does not want to wait for a minute
+_ATTEMPTS = 2  # at a request: a user who looks for a fault does not want to wait a minute
 _COLOURS = {FAIL: "red", WARN: "yellow"}
 
 

@@ -211,7 +211,7 @@ class _Out:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            raise  # who reads has seen enough
+            raise  # the program that reads our output has seen enough
         except OSError as exc:
             raise MimicError(f"standard output: {exc.strerror}") from exc
 

@@ -261,7 +261,7 @@ class Reader:
         if index < 0 or self._chunks[index].end <= place:
             return None
         chunk = self._chunks[index]
-        if chunk.failed:  # nobody waited for it: who needs it asks again
+        if chunk.failed:  # nobody waited for it: a reader that needs it asks again
             self._failed(chunk)
             return None
         return chunk
@@ -439,7 +439,7 @@ class Reader:
         chunk.future.cancel()
         # Its buffer lives until the request that fills it has ended.
         size = chunk.end - chunk.start
-        if chunk.waiting:  # the reader is closed; who waits still looks at the buffer
+        if chunk.waiting:  # the reader is closed; a thread that waits still looks at the buffer
             chunk.future.add_done_callback(lambda _: self._budget.give(self, size))
         else:
             chunk.future.add_done_callback(lambda _: self._give_back(chunk))

@@ -36,7 +36,7 @@ class Stream:
         self.down = 0  # pieces in a row, each below the one before
         self.downwards = False
         self.ask_at: int | None = None
-        self.reads = 1 if offset else 2  # who begins at the start is taken to go on
+        self.reads = 1 if offset else 2  # a reader that begins at the start is taken to go on
 
     def near(self, offset: int, end: int) -> bool:
         """Whether a read goes on from here. What has read little gets little."""

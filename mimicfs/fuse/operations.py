@@ -76,7 +76,7 @@ _COPY_MAX = 0xFFFFF000  # the most that the 32 bits of COPY_FILE_RANGE's answer 
 
 
 class Lane(Enum):
-    """Who answers: so that what waits for S3 does not hold up what needs not."""
+    """The threads that answer: a call that waits for S3 holds up none that does not."""
 
     QUICK = auto()  # the reading thread, if fs.quick
     OPEN = auto()  # may wait a little, holds no lock of the kernel that matters

@@ -102,7 +102,7 @@ def _standard_output(stdout: IO[bytes]) -> Iterator[IO[bytes]]:
         yield stdout
         stdout.flush()
     except BrokenPipeError:
-        raise  # who reads has seen enough
+        raise  # the program that reads our output has seen enough
     except OSError as exc:
         raise MimicError(f"standard output: {exc.strerror}") from exc
 

@@ -17,7 +17,7 @@ _EXTENDED_US = 30_000_000  # how much longer than now systemd is asked to wait, 
 
 
 class ServiceManager:
-    """Who listens at *address* ("": nobody)."""
+    """The process that listens at *address* ("": none)."""
 
     def __init__(self, address: str = "") -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address

@@ -232,7 +232,7 @@ class VFS:
         self.inodes.unlink(node)
 
     def _let_go(self, caller: Caller, node: Node) -> None:
-        """*node* is about to lose its object: who has it open goes on with a local copy."""
+        """*node* is about to lose its object: whoever has it open goes on with a local copy."""
         if node.file is not None and node.opens:
             node.file.detach(caller.cancellation)
 
@@ -468,7 +468,7 @@ class VFS:
         node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller, directory))
         content = Content(metadata.content_type(component), meta)
-        # Who says O_TRUNC replaces what is there, as with any file; who does not would lose it.
+        # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
         opened = self._handles.create(node, content, absent=absent)
         self._touch(directory)

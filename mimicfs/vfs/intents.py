@@ -73,7 +73,7 @@ class Intent:
         self.leave()
 
     def leave(self) -> None:
-        """It is neither: who comes next finds the record."""
+        """It is neither: the next mount finds the record."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -134,7 +134,7 @@ class Mover:
             self._undo(rename)
             raise
         rename.delete()
-        self._go_along(node, rename)  # who was opened meanwhile
+        self._go_along(node, rename)  # files that were opened meanwhile
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
 

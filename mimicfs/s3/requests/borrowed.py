@@ -167,4 +167,4 @@ def _ns(at: datetime | None) -> int:
 
 
 def _count_nothing(_kind: str) -> None:
-    """Who borrows a client counts its requests himself."""
+    """Whoever borrows a client counts its requests."""

@@ -125,7 +125,7 @@ class Clients:
 
     @cached_property
     def _credentials(self) -> Credentials:
-        """What the clients sign with. There may be none: who signs then raises."""
+        """What the clients sign with. There may be none: signing then raises."""
         from mimicfs.s3.transport.credentials import Credentials
 
         found = Credentials(

@@ -46,7 +46,7 @@ ANSWER_MAX = 16 << 20
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
 _IDLE = 64  # connections that are kept, at least
-_CRAWL = 8 << 10  # bytes a second; who is slower for the whole of a body is given up
+_CRAWL = 8 << 10  # bytes a second; a server that is slower for a whole body is given up
 
 
 class Exchange:

@@ -207,7 +207,7 @@ class Wire:
         try:
             url = self._client.generate_presigned_url("head_bucket", {"Bucket": bucket})
         except BotoCoreError:
-            return None  # who asks is told why
+            return None  # the caller is told why
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         signed = query.get("X-Amz-Algorithm") == ["AWS4-HMAC-SHA256"]
