@@ -65,9 +65,11 @@ def _started(
 
 
 @pytest.fixture(scope="session")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of moto's S3 server."""
-    yield from _started(servers.moto, tmp_path_factory)
+def moto(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of moto's S3 server; or of the one that --server names, in its place."""
+    name = request.config.getoption("--server")
+    make = functools.partial(servers.named, name) if name else servers.moto
+    yield from _started(make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +104,9 @@ def redis_url(redis_port: int) -> str:
 
 @pytest.fixture(params=["moto", "rclone"])
 def server(request: pytest.FixtureRequest) -> str:
-    """The URL of each S3 server in turn."""
+    """The URL of each S3 server in turn; with --server, of that one only."""
+    if request.param == "rclone" and request.config.getoption("--server"):
+        pytest.skip("--server names another")
     url: str = request.getfixturevalue(request.param)
     return url
 
@@ -152,6 +156,7 @@ def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", default="", help="one that scripts/servers knows, for moto")
     parser.addoption("--crashes", type=int, default=3, help="how often a load is killed")
     parser.addoption("--appends", type=int, default=60, help="how many appends meet")
 

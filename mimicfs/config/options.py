@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from mimicfs.config.values import parse_size, refuse_shown_secret
+from mimicfs.config.values import PROVIDERS, parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
 
@@ -89,6 +89,18 @@ OPTIONS = (
            environment=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
     Option("profile", Kind.TEXT, "A profile of the AWS configuration.", metavar="NAME"),
     Option("region", Kind.TEXT, "The region of the buckets.", metavar="NAME"),
+    Option("addressing-style", Kind.TEXT, "Whether a bucket is named in the path or in the host."
+           "  [default: as the AWS configuration says; else what the server takes]",
+           choices=("auto", "path", "virtual")),
+    Option("provider", Kind.TEXT, "Whose server it is: sets what would else be found out.",
+           choices=PROVIDERS, metavar="NAME"),
+    Option("server-can", Kind.TEXT, "What the server can, where it is found out wrongly:"
+           " 'delete-many=no checksum=md5' (docs/servers.md).", metavar="WORDS"),
+    Option("expected-bucket-owner", Kind.TEXT, "The account that buckets must belong to.",
+           metavar="ID"),
+    Option("dualstack", Kind.FLAG, "Ask AWS over IPv6 as well."),
+    Option("accelerate", Kind.FLAG, "Ask AWS by S3 Transfer Acceleration."),
+    Option("fips", Kind.FLAG, "Ask AWS at endpoints with FIPS 140."),
     Option("credentials-file", Kind.PATH, "Access keys, in the form of ~/.aws/credentials."),
     Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."),
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
@@ -160,6 +172,8 @@ OPTIONS = (
     Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
            choices=("AES256", "aws:kms", "aws:kms:dsse")),
     Option("kms-key-id", Kind.TEXT, "The key of KMS to encrypt it with.", _B, metavar="ID"),
+    Option("sse-c-key-file", Kind.PATH, "A file with the key of 32 bytes, or its base64, that S3"
+           " encrypts with and does not keep (SSE-C).", _B),
     Option("acl", Kind.TEXT, "Canned ACL of what is written.", _B, choices=_ACLS, metavar="ACL"),
     Option("metadata", Kind.FLAG, "Mode, owner, times and links are kept with objects.", _B),
     Option("prefix", Kind.TEXT, "The part of the bucket that is shown.", _B, flag=False),

@@ -5,6 +5,7 @@ configuration file, before what mimicfs does by itself; and what that makes of a
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from mimicfs.config.values import (
     S3Options,
     Target,
     VFSOptions,
+    parse_capabilities,
 )
 from mimicfs.errors import ConfigError
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _DAY_S = 86_400.0
+_SSE_C_BYTES = 32  # AES-256
 _OFF = ("suid", "dev")  # unless they are asked for
 
 
@@ -141,6 +144,13 @@ class Settled:
             slow_s=self.get("slow-request", default.slow_s),
             credentials_file=credentials,
             buckets=self.buckets(),
+            addressing=self.get("addressing-style", "auto").replace("auto", ""),
+            provider=self.get("provider", ""),
+            capabilities=parse_capabilities(self.get("server-can", "")),
+            bucket_owner=self.get("expected-bucket-owner", ""),
+            dualstack=self.get("dualstack", False),
+            accelerate=self.get("accelerate", False),
+            fips=self.get("fips", False),
         )
 
     def _password(self) -> str | None:
@@ -198,6 +208,20 @@ def shown(name: str, given: Given) -> str:
     return f'"{escaped}"'
 
 
+def _sse_c_key(path: Path) -> bytes:
+    """Return the key of SSE-C that the file at *path* holds: 32 bytes, or their base64."""
+    text = secret_in(path).encode("utf-8", "surrogateescape")
+    key = text
+    if len(key) != _SSE_C_BYTES:
+        try:
+            key = b64decode(text.strip(), validate=True)
+        except ValueError:
+            key = b""
+    if len(key) != _SSE_C_BYTES:
+        raise ConfigError(f"{path}: not a key of {_SSE_C_BYTES} bytes, nor its base64")
+    return key
+
+
 def _bucket_options(values: Values) -> BucketOptions:
     said = {name.replace("-", "_"): given.value for name, given in values.items()}
     if "ttl" in said:
@@ -205,6 +229,10 @@ def _bucket_options(values: Values) -> BucketOptions:
     prefix = said.get("prefix", "")
     if prefix:
         said["prefix"] = prefix.lstrip("/").rstrip("/") + "/"
+    if "sse_c_key_file" in said:
+        said["sse_c_key"] = _sse_c_key(Path(said.pop("sse_c_key_file")).expanduser())
+        if said.get("sse"):
+            raise ConfigError(f"{values['sse'].origin}: sse: not together with sse-c-key-file")
     if said.get("kms_key_id") and not said.get("sse"):
         said["sse"] = "aws:kms"
     if said.get("kms_key_id") and said["sse"] == "AES256":

@@ -33,6 +33,7 @@ class BucketOptions:
     never_sync: bool = False  # never list it as a whole
     ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
     metadata: bool = True  # False: objects get no mode, owner, times; those they have are ignored
+    sse_c_key: bytes = field(default=b"", repr=False)  # the key of SSE-C; b"": none
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +159,28 @@ class Target:
         return f"s3://{self.bucket}/{self.prefix}" if self.bucket else "s3://"
 
 
+# Access points, also of several regions, of Outposts and of Object Lambda. In the form with colons
+# a name has no slash, as no bucket has.
+_ARN = re.compile(
+    r"(arn:[\w-]+:s3[\w-]*:[\w-]*:\d*:)((?:outpost[:/][\w-]+[:/])?accesspoint)[:/]([\w.-]+)(?:/|$)"
+)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the bucket, or the access point's ARN, and what is behind it."""
+    found = _ARN.match(name)
+    if found is None:
+        bucket, _, prefix = name.partition("/")
+        return bucket, prefix
+    start, kind, point = found.groups()
+    return f"{start}{kind.replace('/', ':')}:{point}", name[found.end() :]
+
+
 def parse_target(url: str) -> Target:
     """Return what an s3:// URL names. Raises ConfigError."""
     if not url.startswith("s3://"):
         raise ConfigError(f"{url}: not an S3 URL; write s3://BUCKET or s3://BUCKET/PREFIX")
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    bucket, prefix = _split(url.removeprefix("s3://"))
     if prefix and not bucket:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
     if prefix and not prefix.endswith("/"):

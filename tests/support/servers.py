@@ -98,6 +98,21 @@ def rclone(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def named(name: str, directory: Path) -> Iterator[str]:
+    """Yield the URL of the server that `scripts/servers` knows as *name*. Its keys are those of
+    the environment from then on."""
+    program, port = Path(__file__).parents[2] / "scripts/servers", free_port(60_000)
+    arguments = [str(program), "start", name, str(directory), str(port)]
+    try:
+        started = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
+        url, key, secret = started.stdout.split()[-3:]
+        os.environ |= {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+        yield url
+    finally:
+        subprocess.run([str(program), "stop", str(directory)], check=True)
+
+
+@contextmanager
 def bench(directory: Path) -> Iterator[str]:
     """Yield the URL of the server that benches use: it takes every key, and 10,000 in no time."""
     program = Path(__file__).parents[2] / "scripts/benchlib/s3server.py"

@@ -20,6 +20,7 @@ from mimicfs.errors import (
     NoSuchBucket,
     ObjectChanged,
     PosixError,
+    S3Error,
     S3Unavailable,
 )
 from mimicfs.mimicdb import MimicDB
@@ -113,7 +114,13 @@ class S3(Clients):
         before, *after* its `upto`: the page must go on behind it. Without a token the
         listing begins behind *after*. The mirror is not changed: `sync/` merges pages.
         """
-        page: Page = self._lister.page(bucket, prefix, delimiter, after, token, limit)
+        asked = (bucket, prefix, delimiter, after, token, limit)
+        try:
+            page: Page = self._lister.page(*asked)
+        except S3Error as exc:
+            if not self._moves_to_host(exc.code):
+                raise
+            page = self._lister.page(*asked)
         return page
 
     # Objects

@@ -37,6 +37,8 @@ _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Layer = Callable[[_Ask], _Ask]
 
 AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
+# How servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's COS.
+_WANTS_HOST = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
 _KINDS = {
     "CopyObject": "COPY",
     "UploadPartCopy": "COPY",
@@ -149,18 +151,19 @@ class Clients:
         from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
-        rules = Rules(client, self._options.buckets)
-        wire = Wire(
+        self._wire = Wire(
             client, self._credentials, self._options, self._transport, self.count, note_sent
         )
+        rules = Rules(client, self._options.buckets, self._options.bucket_owner)
         # A call goes down through these, and its answer comes back up.
         layers: list[_Layer] = [
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
-            _with_params(rules.paid),
+            _with_params(rules.sent),
             self._traffic.observed,
+            self._addressed,
         ]
-        ask: _Ask = wire.ask
+        ask: _Ask = self._wire.ask
         for layer in reversed(layers):
             ask = layer(ask)
         client._make_api_call = ask
@@ -185,7 +188,9 @@ class Clients:
             read_timeout=options.read_timeout_s,
             retries={"mode": "standard", "total_max_attempts": options.attempts},
             max_pool_connections=options.connections,
-            s3={"addressing_style": "path"} if options.endpoint_url else {},
+            s3=self._style(),
+            use_dualstack_endpoint=options.dualstack or None,
+            use_fips_endpoint=options.fips or None,
             user_agent_extra=f"mimicfs/{__version__}",
             # Bodies are protected by the SHA-256 in their signature (botocore leaves that
             # out only where it sends a checksum instead). Checksums in trailers break
@@ -205,6 +210,63 @@ class Clients:
             given = redacted(options.endpoint_url or "")
             text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
             raise ConfigError(text) from exc
+
+    # Whether a bucket is named in the path or in the host
+
+    def _style(self) -> Any:
+        """Return what boto3 is to be told; what it is not told, the AWS configuration says, or
+        its own rules: at an endpoint of one's own, in the path."""
+        options = self._options
+        told: dict[str, Any] = {"use_accelerate_endpoint": True} if options.accelerate else {}
+        style = options.addressing
+        if not style and options.endpoint_url and self.capabilities["addressing"] == "virtual":
+            style = "virtual"
+        return {**told, "addressing_style": style} if style else told
+
+    def _addressed(self, ask: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+        """Return *ask*, which names buckets in the host where the server wants that."""
+        from botocore.exceptions import ClientError
+
+        answered = False  # in the path: then it is no question
+
+        def call(operation: str, params: Any) -> Any:
+            nonlocal answered
+            try:
+                answer = ask(operation, params)
+                answered = True
+                return answer
+            except ClientError as exc:
+                code = _code(exc)
+                if not answered and code in ("400", "403") and self._by_trial:
+                    code = said_of(params)  # a HEAD's answer has no code
+                if not self._moves_to_host(code):
+                    raise
+            return ask(operation, params)
+
+        def said_of(params: Any) -> str:
+            try:
+                ask("ListObjectsV2", {"Bucket": params.get("Bucket", ""), "MaxKeys": 1})
+            except ClientError as exc:
+                return _code(exc)
+            return ""
+
+        return call
+
+    @property
+    def _by_trial(self) -> bool:
+        return bool(self._options.endpoint_url) and not self._options.addressing
+
+    def _moves_to_host(self, code: str) -> bool:
+        """Whether *code* refused a bucket in the path, and they are named in the host now."""
+        if code not in _WANTS_HOST or not self._by_trial:
+            return False
+        if self.capabilities["addressing"] == "virtual":
+            return False
+        self.capabilities.learned("addressing", "virtual")
+        self._client._ruleset_resolver._builtins["AWS::S3::ForcePathStyle"] = False
+        self._wire.forget_places()
+        self.__dict__.pop("_lister", None)
+        return True
 
     def _count_sent(self, request: Any, event_name: str = "", **_: Any) -> None:
         operation = event_name.rpartition(".")[2]
@@ -280,6 +342,10 @@ class Clients:
             credentials = self._session.get_credentials() if options.sign else None
         key_id = credentials.access_key if credentials and not credentials.token else ""
         return f"{options.endpoint_url or 'aws'}\n{key_id}"
+
+
+def _code(exc: Any) -> str:
+    return str(exc.response.get("Error", {}).get("Code", ""))
 
 
 def _do_not_ask_first(request: Any, **_: Any) -> None:

@@ -136,10 +136,14 @@ class Lister:
         bucket, about = asked.bucket, str(asked)
         signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
         operation = "list_objects" if asked.version == 1 else "list_objects_v2"
-        params, headers = _params(asked, token, limit), {}
+        params = _params(asked, token, limit)
+        headers: dict[str, str] = {}
         if self._options.buckets.of(bucket).requester_pays:
             params["RequestPayer"] = "requester"
             headers = {"x-amz-request-payer": "requester"}  # signed with the address
+        if self._options.bucket_owner:
+            params["ExpectedBucketOwner"] = self._options.bucket_owner
+            headers["x-amz-expected-bucket-owner"] = self._options.bucket_owner
         url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
         with self._traffic.observing("ListObjectsV2", about) as seen:

@@ -248,7 +248,8 @@ class _Found:
         if self._root != "ListBucketResult":
             what = f"the answer is a <{self._root}>; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
-        if self.top.get("Name", asked.bucket) != asked.bucket:
+        by_arn = asked.bucket.startswith("arn:")  # then it is the bucket's own name, or an alias
+        if not by_arn and self.top.get("Name", asked.bucket) != asked.bucket:
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
         # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
         # compared as it is first: what was asked may look like something encoded.

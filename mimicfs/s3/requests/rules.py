@@ -1,6 +1,6 @@
 """What the options of a bucket (config.BucketOptions) make of each request to it: storage
-class, encryption and ACL of what is written, who pays, and that nothing is changed where
-nothing may be.
+class, encryption and ACL of what is written, who pays, who must own it, and that nothing is
+changed where nothing may be.
 
 What the caller says of a request goes before what the options say.
 
@@ -9,10 +9,13 @@ Threading: any number of threads; nothing changes but a table that is filled onc
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 from mimicfs import metadata
 from mimicfs.config.values import BucketOptions, Buckets
+from mimicfs.s3.requests.checksums import md5_of
 
 _STORES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
 _CHANGES = ("Put", "Copy", "Create", "Upload", "Complete", "Delete", "Restore", "Rename", "Write")
@@ -21,12 +24,14 @@ Params = dict[str, Any]
 
 
 class Rules:
-    """The rules of *buckets* for the calls of *client*."""
+    """The rules of *buckets* for the calls of *client*. *owner*: the account that they must
+    belong to; "": any."""
 
-    def __init__(self, client: Any, buckets: Buckets) -> None:
+    def __init__(self, client: Any, buckets: Buckets, owner: str = "") -> None:
+        self._owner = owner
         self._buckets = buckets
         self._model = client.meta.service_model
-        self._payable: dict[str, bool] = {}  # by operation: whether it knows who pays
+        self._parameters: dict[str, frozenset[str]] = {}  # by operation
 
     def stored(self, operation: str, params: Params) -> Params:
         """Return *params* with what holds for what is written to their bucket. Raises
@@ -44,14 +49,40 @@ class Rules:
             said.pop("ACL", None)  # S3 takes one or the other
         return {**said, **params}
 
-    def paid(self, operation: str, params: Params) -> Params:
-        """Return *params* with who pays. The mirror need not know."""
-        if not self._buckets.of(params.get("Bucket", "")).requester_pays:
+    def sent(self, operation: str, params: Params) -> Params:
+        """Return *params* with who pays, who must own the buckets, and the keys of SSE-C: what
+        the mirror need not know."""
+        bucket = params.get("Bucket", "")
+        options, source = self._buckets.of(bucket), params.get("CopySource")
+        more: Params = {}
+        if options.requester_pays:
+            more["RequestPayer"] = "requester"
+        if self._owner and bucket:
+            more |= {"ExpectedBucketOwner": self._owner, "ExpectedSourceBucketOwner": self._owner}
+        if options.sse_c_key:
+            more |= _sse_c("", options.sse_c_key)
+        if isinstance(source, Mapping) and (key := self._buckets.of(source["Bucket"]).sse_c_key):
+            more |= _sse_c("CopySource", key)
+        if not more:
             return params
-        if operation not in self._payable:
+        known = self._known(operation)
+        return {**{name: value for name, value in more.items() if name in known}, **params}
+
+    def _known(self, operation: str) -> frozenset[str]:
+        if operation not in self._parameters:
             shape = self._model.operation_model(operation).input_shape
-            self._payable[operation] = "RequestPayer" in (shape.members if shape else ())
-        return {"RequestPayer": "requester", **params} if self._payable[operation] else params
+            self._parameters[operation] = frozenset(shape.members if shape else ())
+        return self._parameters[operation]
+
+
+def _sse_c(of: str, key: bytes) -> Params:
+    """Return the parameters for *key*; as botocore makes them, which wire.py does not pass by."""
+    md5 = md5_of(key)
+    return {
+        f"{of}SSECustomerAlgorithm": "AES256",
+        f"{of}SSECustomerKey": b64encode(key).decode(),
+        f"{of}SSECustomerKeyMD5": md5,
+    }
 
 
 def _stored(options: BucketOptions) -> dict[str, str]:

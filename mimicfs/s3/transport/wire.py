@@ -114,6 +114,11 @@ class Wire:
             raise failed
         return self._otherwise(operation, params)
 
+    def forget_places(self) -> None:
+        """Buckets are elsewhere now."""
+        with self._lock:
+            self._places.clear()
+
     def _asked_otherwise(self, operation: str, params: dict[str, Any]) -> Any:
         """Ask botocore, who may find the bucket elsewhere. If S3 answers it at the same place,
         it knows better how to ask there: the bucket is left to it."""
@@ -124,7 +129,7 @@ class Wire:
         finally:
             place = self._found(bucket)
             with self._lock:
-                same = place == self._places[bucket]
+                same = place == self._places.get(bucket)
                 self._places[bucket] = None if same and answered else place
         return answer
 
@@ -195,11 +200,12 @@ class Wire:
     # Where to
 
     def _place(self, bucket: str) -> _Place | None:
-        if bucket not in self._places:
-            place = self._found(bucket)
-            with self._lock:
-                self._places[bucket] = place
-        return self._places[bucket]
+        if bucket in self._places:
+            return self._places.get(bucket)
+        place = self._found(bucket)
+        with self._lock:
+            self._places[bucket] = place
+        return place
 
     def _found(self, bucket: str) -> _Place | None:
         """Return where botocore would ask, by its own rules; None where it takes more than
