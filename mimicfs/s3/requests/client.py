@@ -27,7 +27,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
 from mimicfs.s3.requests.conditions import Condition, Conditions
-from mimicfs.s3.requests.content import Body, Content, bare_etag
+from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
 from mimicfs.s3.requests.kept import Kept
 from mimicfs.s3.requests.sending import Sender
 from mimicfs.s3.transport.backoff import backoff_s
@@ -249,9 +249,23 @@ class S3(Clients):
         with _refusals(f"s3://{bucket}/{key}", condition):
             answer = self.sender.put(bucket, key, body, size, params)
         meta = {name.lower(): value for name, value in content.meta.items()}
-        entry = Entry(key, size, time.time_ns(), bare_etag(answer), "", meta)
+        etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
+        entry = Entry(key, size, time.time_ns(), etag, "", meta)
         self.kept.written(bucket, entry, content)
         return self.mirrored(bucket, entry)
+
+    def _confirmed(self, bucket: str, key: str, body: Body, size: int) -> str:
+        """Return the ETag of what a PUT has made that was answered without: by a HEAD. Raises
+        S3Unavailable if that does not show what was sent."""
+        try:
+            now, _ = self.head(bucket, key)
+        except KeyNotFound:
+            now = None
+        sent = sized(body, size)
+        if now is None or now.size != size or (now.etag and not checksums.may_be(now.etag, sent)):
+            text = "the answer to a PUT did not confirm it, and S3 has something else"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
+        return now.etag
 
     def copy(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None

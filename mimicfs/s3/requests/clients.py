@@ -21,6 +21,7 @@ from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import MimicDB
 from mimicfs.private import seen_by_others
+from mimicfs.s3.requests.believing import believed, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.checksums import md5_of
 from mimicfs.s3.requests.profiles import PROFILES
@@ -159,6 +160,7 @@ class Clients:
         layers: list[_Layer] = [
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
+            _believing,
             _with_params(rules.sent),
             self._traffic.observed,
             self._addressed,
@@ -170,6 +172,7 @@ class Clients:
         events = client.meta.events
         events.register("request-created.s3", _do_not_ask_first)
         events.register("before-sign.s3.DeleteObjects", _with_md5)
+        events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
         events.register("before-send.s3", self._count_sent)
         events.register_last("before-send.s3", self._transport.before_send)
         self._credentials.renew_in(events, self._options.attempts)
@@ -346,6 +349,11 @@ class Clients:
 
 def _code(exc: Any) -> str:
     return str(exc.response.get("Error", {}).get("Code", ""))
+
+
+def _believing(ask: _Ask) -> _Ask:
+    """Return *ask*, whose answers are believed as far as they can be."""
+    return lambda name, params: believed(name, params, ask(name, params))
 
 
 def _do_not_ask_first(request: Any, **_: Any) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, Unsupported
+from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, S3Unavailable, Unsupported
 from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Copier:
         if told is not None:
             self._s3.kept.written(bucket, copy, told)
         in_place = (from_bucket, entry.key) == (bucket, key)
+        if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
+            text = "the answer to a copy did not confirm it, and S3 has something else"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         other = copy.size != entry.size or (_is_md5(entry.etag) and etag != entry.etag)
         if other and not in_place:
             self._check_source(source)
@@ -138,6 +141,10 @@ class Copier:
 def _is_md5(etag: str) -> bool:
     """Whether a copy has the same etag, as far as one can see (encryption by KMS hides it)."""
     return len(etag) == 32 and "-" not in etag
+
+
+def _is_another(etag: str, source: str) -> bool:
+    return _is_md5(etag) and _is_md5(source) and etag != source
 
 
 def _copied(bucket: str, entry: Entry) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -21,6 +21,7 @@ from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import unquoted
 from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
 from mimicfs.finding import FAIL, OK, WARN, Finding
+from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.transport.errors import ours
 
@@ -56,6 +57,7 @@ class Examination:
             listed = yield from self._reading()
             if write and listed:
                 yield from Scratch(self, self._bucket, self._prefix).findings()
+        yield from self._capabilities()
         skew = self._clock()
         if skew is not None:
             yield skew
@@ -120,6 +122,13 @@ class Examination:
             text, _, advice = str(exc).partition("; ")
             yield Finding("list buckets", FAIL, text, advice)
 
+    def _capabilities(self) -> Iterator[Finding]:
+        """Yield what a mount has learned of this server, or was told."""
+        known = self.s3.capabilities.known().items()
+        said = [f"{name}={value} ({how})" for name, (value, how) in known if how != "usual"]
+        text = ", ".join(said) or "as S3's, as far as it was used"
+        yield Finding("server", OK, text, "correct it with --server-can" if said else "")
+
     def _clock(self) -> Finding | None:
         if self._date is None:
             return None
@@ -158,8 +167,10 @@ class Examination:
         if found.result != OK:
             return False
         yield self._encoded(page)
+        encoded = page.get("EncodingType") == "url"  # which botocore decodes only unasked
         for item in page.get("Contents", [])[:1]:
-            yield from self._of_object(item)
+            key = unquote_plus(item["Key"]) if encoded else item["Key"]
+            yield from self._of_object({**item, "Key": key})
         return True
 
     def _encoded(self, page: dict[str, Any]) -> Finding:
@@ -292,7 +303,8 @@ class Scratch:
         return found if found.result == OK else Finding(name, WARN, found.found, otherwise)
 
     def _checksum(self) -> str:
-        self._ask("put_object", **self._making("-sum"), Body=_BODY, ChecksumAlgorithm="CRC32")
+        sums = checksums.sent("crc32", _BODY)
+        self._ask("put_object", **self._making("-sum"), Body=_BODY, **sums)
         said = self._ask("head_object", **self._params("-sum"), ChecksumMode="ENABLED")
         kept = said.get("ChecksumCRC32")
         return "CRC32 is checked and kept" if kept else "CRC32 is taken, and not kept"

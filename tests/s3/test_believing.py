@@ -1,0 +1,161 @@
+"""A test for each cell of the table in s3/requests/believing.py: what an answer lacks, and what
+follows."""
+
+import pytest
+from support.faults import Fault
+from support.proxy import Fail
+
+from mimicfs.errors import MimicError, S3Unavailable
+from mimicfs.s3.requests.content import Content
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+class Answer(Fault):
+    """The server does what it is asked; its answer is another: *status*, without the headers
+    *less*, with *body*."""
+
+    def __init__(self, kind, *, status=None, less=(), body=None, times=99, more=()):
+        super().__init__(lambda request: request.kind == kind, times)
+        self.status, self.less, self.body, self.more = status, less, body, more
+
+    def after(self, handler, response):
+        gone = {"connection", "transfer-encoding", "content-length", *self.less}
+        kept = [(k, v) for k, v in response.getheaders() if k.lower() not in gone]
+        body = response.read() if self.body is None else self.body
+        if handler.command == "HEAD":
+            kept.append(("Content-Length", response.getheader("Content-Length")))
+            body = None
+        handler.send(self.status or response.status, [*kept, *self.more], body)
+        return True
+
+
+def not_done(kind, status=200, body=b""):
+    """The server says that it is done, and does nothing."""
+    rule = Fail(lambda request: request.kind == kind, status, "")
+    rule.body, rule.headers = body, []
+    return rule
+
+
+@pytest.mark.parametrize("kind", ["HEAD", "GET"])
+def test_an_object_without_a_time_can_be_read(s3, client, bucket, proxy, kind):
+    etag = client.put_object(Bucket=bucket, Key="a", Body=b"abc")["ETag"].strip('"')
+    with proxy.rule(Answer(kind, less={"last-modified"})):
+        assert (s3.head(bucket, "a")[0].size, s3.head(bucket, "a")[0].etag) == (3, etag)
+        buffer = bytearray(3)
+        s3.read_into(bucket, "a", etag, 0, memoryview(buffer))
+    assert buffer == b"abc"
+
+
+def test_an_object_of_no_version_and_no_time_is_not_s3s(s3, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc")
+    with proxy.rule(Answer("HEAD", less={"last-modified", "etag"})):
+        with pytest.raises(S3Unavailable, match="not S3's"):
+            s3.head(bucket, "a")
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_a_put_that_is_not_confirmed_is_looked_at(s3, bucket, proxy, status):
+    with proxy.rule(Answer("PUT", status=status, less={"etag"}, body=b"")):
+        entry = s3.put(bucket, "a", b"abc", 3)
+    assert (entry.size, entry.etag) == (3, "900150983cd24fb0d6963f7d28e17f72")
+    assert s3.mimicdb.entry(bucket, "a").size == 3
+
+
+@pytest.mark.parametrize("status", [200, 204])
+@pytest.mark.parametrize("before", [None, b"old", b"older"])
+def test_a_put_that_was_not_done_is_no_success(s3, client, bucket, proxy, status, before):
+    if before is not None:
+        client.put_object(Bucket=bucket, Key="a", Body=before)
+    with proxy.rule(not_done("PUT", status)), pytest.raises(S3Unavailable, match="did not confirm"):
+        s3.put(bucket, "a", b"abc", 3)
+
+
+@pytest.mark.parametrize("body", [b"", b"<CopyObjectResult/>"])
+def test_a_copy_that_is_not_confirmed_is_looked_at(s3, bucket, proxy, body):
+    source = s3.put(bucket, "a", b"abc", 3)
+    with proxy.rule(Answer("COPY", body=body)):
+        copy = s3.copy((bucket, source), bucket, "b")
+    assert (copy.size, copy.etag) == (3, source.etag)
+
+
+def test_a_copy_that_was_not_done_is_no_success(s3, client, bucket, proxy):
+    source = s3.put(bucket, "a", b"abc", 3)
+    client.put_object(Bucket=bucket, Key="b", Body=b"old")
+    with proxy.rule(not_done("COPY")), pytest.raises(S3Unavailable, match="did not confirm"):
+        s3.copy((bucket, source), bucket, "b")
+
+
+def test_a_copy_that_does_not_say_when_is_used(s3, bucket, proxy):
+    source = s3.put(bucket, "a", b"abc", 3)
+    body = f"<CopyObjectResult><ETag>{source.etag}</ETag></CopyObjectResult>".encode()
+    with proxy.rule(Answer("COPY", body=body)):
+        assert s3.copy((bucket, source), bucket, "b").etag == source.etag
+
+
+def test_an_upload_without_an_id_is_an_error(s3, bucket, proxy):
+    body = b"<InitiateMultipartUploadResult/>"
+    with proxy.rule(Answer("POST", body=body)), pytest.raises(S3Unavailable, match="UploadId"):
+        s3.start_upload(bucket, "a", Content())
+
+
+def test_a_part_that_is_not_confirmed_is_an_error(s3, bucket, proxy):
+    upload = s3.start_upload(bucket, "a", Content())
+    with proxy.rule(Answer("PUT", less={"etag"})), pytest.raises(S3Unavailable, match="ETag"):
+        s3.upload_part(bucket, "a", upload, 1, b"abc", 3)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_deletion_may_be_answered_with_any_success(s3, bucket, proxy, status):
+    s3.put(bucket, "a", b"abc", 3)
+    with proxy.rule(Answer("DELETE", status=status, body=b"")):
+        s3.delete(bucket, "a")
+    assert s3.mimicdb.entry(bucket, "a") is None
+
+
+def test_a_login_page_deletes_nothing(s3, bucket, proxy):
+    s3.put(bucket, "a", b"abc", 3)
+    page = not_done("DELETE", 200, b"<html><body>log in</body></html>")
+    page.headers = [("Content-Type", "text/html")]
+    with proxy.rule(page), pytest.raises(S3Unavailable, match="--endpoint-url"):
+        s3.delete(bucket, "a")
+    assert s3.mimicdb.entry(bucket, "a").size == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html/>",
+        b"<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>",
+        b"<Error><Code>InternalError</Code></Error>",
+    ],
+)
+def test_many_deletions_that_are_not_confirmed_delete_nothing(s3, bucket, proxy, body):
+    s3.put(bucket, "a", b"abc", 3)
+    with proxy.rule(not_done("POST", 200, body)), pytest.raises(MimicError):
+        s3.delete_many(bucket, ["a"])
+    assert s3.mimicdb.entry(bucket, "a").size == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<a>" * 100_000,
+        "<?xml version='1.0' encoding='utf-32'?><Error/>".encode("utf-32"),
+        b"<?xml version='1.0' encoding='nobodys'?><Error/>",
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]><Error><Code>&b;</Code></Error>",
+    ],
+)
+@pytest.mark.parametrize("kind", ["PUT", "POST", "LIST", "DELETE", "COPY"])
+def test_an_error_that_nobody_can_read_is_an_error(s3, bucket, proxy, body, kind):
+    source = s3.put(bucket, "a", b"abc", 3)
+    ask = {
+        "PUT": lambda: s3.put(bucket, "b", b"", 0),
+        "POST": lambda: s3.start_upload(bucket, "b", Content()),
+        "LIST": lambda: s3.list_page(bucket),
+        "DELETE": lambda: s3.delete(bucket, "a"),
+        "COPY": lambda: s3.copy((bucket, source), bucket, "b"),
+    }[kind]
+    with proxy.rule(not_done(kind, 403, body)), pytest.raises(MimicError):
+        ask()
