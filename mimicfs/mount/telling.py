@@ -25,7 +25,6 @@ from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.endpoint import Endpoint
 from mimicfs.sync.events.hearing import Hearing
 from mimicfs.sync.events.messages import Told
-from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.source import Source
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.sweep import Sweep
@@ -71,6 +70,8 @@ def source_of(text: str, token: str, s3: S3) -> Source:
     if text.startswith("sqs:"):
         return SQS(s3.queue(text.removeprefix("sqs:")))
     if text.startswith(("redis://", "rediss://")):
+        from mimicfs.sync.events.redisqueue import RedisQueue  # redis-py is an extra
+
         return RedisQueue(text, token or None)
     public = "public:" if text.startswith("public:") else ""
     address = text.removeprefix("public:")
