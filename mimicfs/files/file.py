@@ -74,7 +74,8 @@ class File:
     """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none,
     and the file is dirty from the start. *content* is stored with the next upload. *reader*: one
     of that version, if there is one. *absent*: S3 must still have none when it is uploaded.
-    *staging*: what a mount that died has left of it (recovery.py)."""
+    *exclusive*: not even appends may go behind what is there. *staging*: what a mount
+    that died has left of it (recovery.py)."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class File:
         reader: Reader | None = None,
         *,
         absent: bool = False,
+        exclusive: bool = False,
         staging: Staging | None = None,
     ) -> None:
         self._s3 = s3
@@ -108,7 +110,8 @@ class File:
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # S3 never will: what flush raises from then on
         self._based = False  # some of the staged bytes are those of the version `entry`
-        self._only_appended = entry is None  # since S3 had all bytes, nothing but appends
+        # Since S3 had all bytes, nothing but appends; never of a file that must be the first.
+        self._only_appended = entry is None and not exclusive
         self._absent = absent
         self._detached = False
         self._expired = False

@@ -470,7 +470,9 @@ class VFS:
         content = Content(metadata.content_type(component), meta)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
-        opened = self._handles.create(node, content, absent=absent)
+        opened = self._handles.create(
+            node, content, absent=absent, exclusive=bool(flags & os.O_EXCL)
+        )
         self._touch(directory)
         return self.getattr(caller, node.ino, opened.handle), opened
 

@@ -107,11 +107,13 @@ class Handles:
                 raise
         return Opened(handle, keep_cache, quiet=not flags & _WRITES)
 
-    def create(self, node: Node, content: Content, *, absent: bool) -> Opened:
+    def create(
+        self, node: Node, content: Content, *, absent: bool, exclusive: bool = False
+    ) -> Opened:
         """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
         is uploaded."""
         with self._lock:
-            node.file = self._file(node, None, content, absent=absent)
+            node.file = self._file(node, None, content, absent=absent, exclusive=exclusive)
             return Opened(self._add(node, node.file))
 
     def open_again(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
@@ -198,10 +200,11 @@ class Handles:
         reader: Reader | None = None,
         *,
         absent: bool = False,
+        exclusive: bool = False,
     ) -> File:
         key = entry.key if entry is not None else node.key
         parts = (self._s3, self._journal, self._options, self._budget, node.bucket, key)
-        return File(*parts, entry, content, reader, absent=absent)
+        return File(*parts, entry, content, reader, absent=absent, exclusive=exclusive)
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
         self._last += 1

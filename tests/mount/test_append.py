@@ -122,3 +122,15 @@ def test_no_append_of_two_mounts_and_somebody_else_is_missing(mount_at, client, 
             job.result()
     lines = body(client, bucket, "log").splitlines(keepends=True)
     assert sorted(lines) == sorted(acknowledged)
+
+
+def test_of_two_who_make_a_lock_file_one_is_refused(mount, client, bucket):
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    for name, more in (("empty", 0), ("appended", os.O_APPEND)):
+        lock = os.open(mount / name, flags | more)
+        if more:
+            os.write(lock, b"mine")
+        client.put_object(Bucket=bucket, Key=name, Body=b"theirs")
+        with pytest.raises(FileExistsError):
+            os.close(lock)
+        assert body(client, bucket, name) == b"theirs"
