@@ -20,6 +20,7 @@ from mimicfs.cli.syncing import sync
 from mimicfs.cli.text import one_line
 from mimicfs.cli.verifying import verify
 from mimicfs.cli.watching import log_level, status
+from mimicfs.config import peers
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
@@ -67,6 +68,9 @@ def _usage(exc: click.ClickException) -> str:
     context = exc.ctx if isinstance(exc, click.UsageError) else None
     command = context.command_path if context is not None else "mimicfs"
     text = " ".join(exc.format_message().split())
+    theirs = peers.advice(exc.option_name) if isinstance(exc, click.NoSuchOption) else ""
+    if theirs:
+        text = f"no such option: {exc.option_name}; {theirs}"  # type: ignore[attr-defined]
     return f"{text[:1].lower()}{text[1:].rstrip('.')}; see {command} --help"
 
 

@@ -19,6 +19,7 @@ Threading: no state; any thread.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -122,11 +123,20 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise ConfigError(f"{path}: others can write it; chmod go-w {path}")
 
 
+def _octal(text: bytes) -> str:
+    """Return what to write instead of a number that begins with 0, which TOML refuses; or ""."""
+    found = re.search(rb"^\s*([\w-]+)\s*=\s*(0[0-7]+)\s*(?:#.*)?$", text, re.MULTILINE)
+    if found is None:
+        return ""
+    name, number = found[1].decode(), found[2].decode()
+    return f'an octal number is written as text: {name} = "{number}"'
+
+
 def _parsed(path: Path, text: bytes) -> ConfigFile:
     try:
         found = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path}: {_octal(text) or exc}") from exc
     except RecursionError as exc:
         raise ConfigError(f"{path}: nested too deeply") from exc
     buckets = found.pop("buckets", {})

@@ -14,11 +14,14 @@ neither the environment nor a file.
 from __future__ import annotations
 
 import difflib
+import grp
+import pwd
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
+from mimicfs.config import peers
 from mimicfs.config.values import PROVIDERS, parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
@@ -28,9 +31,11 @@ class Kind(Enum):
 
     TEXT = "text"
     FLAG = "true or false"
-    NUMBER = "a number"
     OCTAL = "an octal number"
-    SECONDS = "a number of seconds"
+    SECONDS = "a number of seconds, or a time like 5m or 1h30m"
+    RATE = "a number"
+    USER = "the name or number of a user"
+    GROUP = "the name or number of a group"
     SIZE = "a number of bytes, like 500M or 20G"
     COUNT = "a number from 1 on"
     PATH = "a path"
@@ -104,48 +109,52 @@ OPTIONS = (
     Option("credentials-file", Kind.PATH, "Access keys, in the form of ~/.aws/credentials."),
     Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."),
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
-    Option("connections", Kind.COUNT, "How many requests to S3 may be under way at once."
+    Option("connections", Kind.COUNT, "How many requests may be on their way to S3 at once."
            "  [default: 32]", metavar="NUMBER"),
-    Option("attempts", Kind.COUNT, "How often a request that fails is made, in all."
+    Option("attempts", Kind.COUNT, "How often a request that fails is tried in all."
            "  [default: 5]", metavar="NUMBER"),
-    Option("read-timeout", Kind.SECONDS, "How long S3 may say nothing in an answer."
+    Option("read-timeout", Kind.SECONDS, "How long S3 may be silent within an answer."
            "  [default: 30]", metavar="SECONDS"),
-    Option("request-timeout", Kind.SECONDS, "How long a request may take, besides the time for"
-           " its bytes.  [default: 300]", metavar="SECONDS"),
+    Option("request-timeout", Kind.SECONDS, "How long a request may take, in addition to the"
+           " time for its bytes.  [default: 300]", metavar="SECONDS"),
     Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
            " rediss://...  [default: a SQLite file for each endpoint and account]",
            metavar="URL"),
     Option("store-password", Kind.SECRET, "The password of Redis.", flag=False),
     Option("store-password-file", Kind.PATH, "A file with the password of Redis."),
     Option("namespace", Kind.TEXT, "Keeps several mirrors apart in one store.", metavar="NAME"),
-    Option("log-level", Kind.TEXT, "What is logged.", choices=_LEVELS),
-    Option("log-file", Kind.PATH, "Where it is logged; syslog: in the system's log."),
-    Option("slow-request", Kind.SECONDS, "Requests to S3 that take so long are logged; 0: none."
+    Option("log-level", Kind.TEXT, "The least important messages that are logged.",
+           choices=_LEVELS),
+    Option("log-file", Kind.PATH, "The file to log to; syslog: is the system's log."),
+    Option("slow-request", Kind.SECONDS, "Log requests to S3 that take as long as this; 0: none."
            "  [default: 10]", metavar="SECONDS"),
-    Option("foreground", Kind.FLAG, "Stay, and log to the terminal.", Section.COMMAND),
-    Option("cache-dir", Kind.PATH, "Where bytes are that S3 does not have yet, and what was read"
-           " is kept.  [default: the state directory, ~/.cache/mimicfs]", _M),
-    Option("cache-size", Kind.SIZE, "How much is kept of what was read: 20G; 0: nothing."
-           "  [default: a quarter of what is free]", _M, metavar="SIZE"),
-    Option("read-only", Kind.FLAG, "Nothing can be changed (-o ro).", _M),
+    Option("foreground", Kind.FLAG, "Stay in the foreground and log to the terminal.",
+           Section.COMMAND),
+    Option("cache-dir", Kind.PATH, "The directory of the cache, and of bytes that S3 does not have"
+           " yet.  [default: the state directory, ~/.cache/mimicfs]", _M),
+    Option("cache-size", Kind.SIZE, "How many bytes that were read are kept on disk: 20G; 0: none."
+           "  [default: a quarter of the free space]", _M, metavar="SIZE"),
+    Option("read-only", Kind.FLAG, "Refuse every change (-o ro).", _M),
     Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
-    Option("uid", Kind.NUMBER, "Whose the files are.", _M, metavar="UID"),
-    Option("gid", Kind.NUMBER, "Of which group the files are.", _M, metavar="GID"),
-    Option("umask", Kind.OCTAL, "Permissions that files and directories do not get.", _M),
+    Option("uid", Kind.USER, "The owner of the files, as a name or a number.", _M, metavar="USER"),
+    Option("gid", Kind.GROUP, "The group of the files, as a name or a number.",
+           _M, metavar="GROUP"),
+    Option("umask", Kind.OCTAL, "Permission bits to take away from files and directories.", _M),
     Option("file-mode", Kind.OCTAL, "Permissions of files.", _M),
     Option("dir-mode", Kind.OCTAL, "Permissions of directories.", _M),
     Option("exec", Kind.FLAG, "Programs can be run from the mount.", _M),
-    Option("atime", Kind.FLAG, "The kernel keeps access times.", _M),
-    Option("suid", Kind.FLAG, "Believe setuid and setgid bits (root only).", _M),
-    Option("dev", Kind.FLAG, "Believe devices (root only).", _M),
-    Option("markers", Kind.FLAG, "mkdir puts an object `d/`; not so for servers that store it"
-           " as `d`: rclone serve s3.", _M),
+    Option("atime", Kind.FLAG, "Let the kernel keep access times.", _M),
+    Option("suid", Kind.FLAG, "Honour setuid and setgid bits (root only).", _M),
+    Option("dev", Kind.FLAG, "Honour device files (root only).", _M),
+    Option("markers", Kind.FLAG, "mkdir puts an object `d/`. Switch this off for servers that"
+           " store it as `d` (rclone serve s3).", _M),
     Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
-    Option("ttl", Kind.SECONDS, "A directory that was listed longer ago is listed again when it"
-           " is visited; 0: never.", _B, metavar="SECONDS"),
-    Option("consistency", Kind.TEXT, "What an open believes: the mirror, or S3 (one HEAD).", _M,
+    Option("ttl", Kind.SECONDS, "When a directory is visited, list it again if its last listing"
+           " is older than this; 0: never.", _B, metavar="SECONDS"),
+    Option("consistency", Kind.TEXT,
+           "What to ask when a file is opened: the mirror, or S3 (one HEAD).", _M,
            choices=("mirror", "open")),
-    Option("sync-rate", Kind.SECONDS, "How many LIST requests a second `touch .sync` may cost in"
+    Option("sync-rate", Kind.RATE, "How many LIST requests a second `touch .sync` may cost in"
            " the long run; 0: any number.  [default: 10]", _M, metavar="NUMBER"),
     Option("events", Kind.TEXT, "Where S3 tells what changes: sqs:QUEUE_URL,"
            " http://127.0.0.1:PORT/, unix:/PATH or redis://HOST/0#KEY.  [default: nowhere]", _M,
@@ -154,28 +163,32 @@ OPTIONS = (
            " of a redis:// source.", _M, flag=False),
     Option("reconcile", Kind.SECONDS, "All that is known is compared with S3 in this time; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
-    Option("metrics", Kind.TEXT, "Where Prometheus may ask: 127.0.0.1:PORT or unix:/PATH."
+    Option("metrics", Kind.TEXT,
+           "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
-    Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once; of"
-           " reads and writes four times as many.  [default: 16]", _M, metavar="NUMBER"),
-    Option("read-memory", Kind.SIZE, "How much may be read ahead, in memory.  [default: 48M]", _M,
+    Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once (four"
+           " times as many reads and writes).  [default: 16]", _M, metavar="NUMBER"),
+    Option("read-memory", Kind.SIZE,
+           "How many bytes may be read ahead into memory.  [default: 48M]", _M,
            metavar="SIZE"),
-    Option("part-size", Kind.SIZE, "The parts that large files are sent in, from 5M on."
+    Option("part-size", Kind.SIZE, "The size of the parts of large files, at least 5M."
            "  [default: 16M]", _M, metavar="SIZE"),
-    Option("write-back", Kind.FLAG, "close returns once the bytes are journalled; S3 gets them"
-           " after that. fsync still waits for S3.", _M),
-    Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on disk."
-           "  [default: until little of it is free]", _M, metavar="SIZE"),
-    Option("clear-dead", Kind.FLAG, "Unmount what a mount that died left there.", _M),
-    Option("nonempty", Kind.FLAG, "Mount also over a directory that has files.", _M),
-    Option("storage-class", Kind.TEXT, "Storage class of what is written.", _B, metavar="CLASS"),
-    Option("sse", Kind.TEXT, "How S3 encrypts what is written.", _B,
+    Option("write-back", Kind.FLAG, "close returns when the bytes are on the local disk; S3 gets"
+           " them after that. fsync still waits for S3.", _M),
+    Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on the local disk."
+           "  [default: until the disk is nearly full]", _M, metavar="SIZE"),
+    Option("clear-dead", Kind.FLAG, "Unmount a dead mount at the mount point first.", _M),
+    Option("nonempty", Kind.FLAG, "Mount even over a directory that has files.", _M),
+    Option("storage-class", Kind.TEXT, "The storage class of objects that are written.",
+           _B, metavar="CLASS"),
+    Option("sse", Kind.TEXT, "How S3 encrypts objects that are written.", _B,
            choices=("AES256", "aws:kms", "aws:kms:dsse")),
-    Option("kms-key-id", Kind.TEXT, "The key of KMS to encrypt it with.", _B, metavar="ID"),
-    Option("sse-c-key-file", Kind.PATH, "A file with the key of 32 bytes, or its base64, that S3"
+    Option("kms-key-id", Kind.TEXT, "The KMS key that encrypts them.", _B, metavar="ID"),
+    Option("sse-c-key-file", Kind.PATH, "A file with the key, 32 bytes or their base64, that S3"
            " encrypts with and does not keep (SSE-C).", _B),
-    Option("acl", Kind.TEXT, "Canned ACL of what is written.", _B, choices=_ACLS, metavar="ACL"),
-    Option("metadata", Kind.FLAG, "Mode, owner, times and links are kept with objects.", _B),
+    Option("acl", Kind.TEXT, "The canned ACL of objects that are written.",
+           _B, choices=_ACLS, metavar="ACL"),
+    Option("metadata", Kind.FLAG, "Keep mode, owner, times and links with the objects.", _B),
     Option("prefix", Kind.TEXT, "The part of the bucket that is shown.", _B, flag=False),
     Option("never-sync", Kind.FLAG, "The bucket is never listed as a whole.", _B, flag=False),
 )  # fmt: skip
@@ -190,10 +203,23 @@ IN_BUCKETS: Mapping[str, Option] = {
 
 _URLS = frozenset({"endpoint-url", "store"})
 _RANGES = {
-    Kind.NUMBER: (0, (1 << 32) - 2),  # uid and gid; -1 is nobody
+    Kind.USER: (0, (1 << 32) - 2),  # -1 is nobody
+    Kind.GROUP: (0, (1 << 32) - 2),
     Kind.OCTAL: (0, 0o777),
     Kind.COUNT: (1, 10_000),
 }
+# The types that a configuration file may write a value in, where text alone is not right.
+_IN_FILES: Mapping[Kind, tuple[type, ...]] = {
+    Kind.FLAG: (bool,),
+    Kind.SIZE: (int, str),
+    Kind.USER: (int, str),
+    Kind.GROUP: (int, str),
+    Kind.SECONDS: (int, float, str),
+    Kind.RATE: (int, float),
+    Kind.COUNT: (int,),
+}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_TIME = re.compile(r"(?:\d+[dhms])+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
 # What fstab says to mount(8), systemd and boot scripts, and not to a file system.
@@ -251,8 +277,11 @@ def _named(word: str) -> tuple[Option | None, bool]:
 def _hint(name: str) -> str:
     known = [option.word for option in OPTIONS if option.flag]
     known += [f"no{option.word}" for option in OPTIONS if option.kind is Kind.FLAG and option.flag]
+    theirs = peers.advice(name)
+    if theirs:
+        return f"; {theirs}"
     near = nearest(name, [*known, *_ALIASES])
-    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(known))}"
+    return f"; did you mean {near}?" if near else "; mimicfs mount --help lists the options"
 
 
 def from_environment(environ: Mapping[str, str]) -> Values:
@@ -283,8 +312,8 @@ def parsed(option: Option, text: str, about: str) -> Any:
         return text.lower() in _TRUE
     if option.kind in _RANGES:
         return _number(text, option.kind, about)
-    if option.kind is Kind.SECONDS:
-        return _seconds(text, about)
+    if option.kind in (Kind.SECONDS, Kind.RATE):
+        return _amount(text, option.kind, about)
     if option.kind is Kind.SIZE:
         try:
             return parse_size(text)
@@ -300,13 +329,7 @@ def checked(option: Option, value: Any, about: str) -> Any:
     kind = option.kind
     if kind is Kind.OCTAL and isinstance(value, int):
         raise ConfigError(f'{about}: an octal number is written as text: {option.name} = "022"')
-    right: tuple[type, ...] = (str,)
-    if kind is Kind.FLAG:
-        right = (bool,)
-    elif kind is Kind.SIZE:
-        right = (int, str)
-    elif kind in (Kind.NUMBER, Kind.SECONDS, Kind.COUNT):
-        right = (int, float) if kind is Kind.SECONDS else (int,)
+    right = _IN_FILES.get(kind, (str,))
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
         raise ConfigError(f"{about}: must be {kind.value}, not {_type(value)}")
     return value if kind is Kind.FLAG else parsed(option, str(value), about)
@@ -327,6 +350,8 @@ def _one_of(text: str, option: Option) -> str:
 
 
 def _number(text: str, kind: Kind, about: str) -> int:
+    if kind in (Kind.USER, Kind.GROUP) and not text.lstrip("-").isdecimal():
+        return _id_of(text, kind, about)
     try:
         number = int(text, 8 if kind is Kind.OCTAL else 10)
     except ValueError as exc:
@@ -337,11 +362,20 @@ def _number(text: str, kind: Kind, about: str) -> int:
     return number
 
 
-def _seconds(text: str, about: str) -> float:
+def _id_of(name: str, kind: Kind, about: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid if kind is Kind.USER else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError) as exc:
+        raise ConfigError(f"{about}: no {kind.name.lower()} {name} on this machine") from exc
+
+
+def _amount(text: str, kind: Kind, about: str) -> float:
+    if kind is Kind.SECONDS and _TIME.fullmatch(text):
+        return float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)(\w)", text)))
     try:
         number = float(text)
     except ValueError as exc:
-        raise ConfigError(f"{about}: not {Kind.SECONDS.value}") from exc
+        raise ConfigError(f"{about}: not {kind.value}") from exc
     if not 0 <= number < float("inf"):
         raise ConfigError(f"{about}: out of range")
     return number

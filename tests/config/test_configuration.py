@@ -121,11 +121,16 @@ def test_sections_of_buckets(path: Path) -> None:
         ("uid = 1", "FILE: uid: belongs in [mount]"),
         ("[mount]\nregion = 'x'", "FILE: [mount] region: belongs at the top of the file"),
         ("acl = 'private'", "FILE: acl: belongs in [buckets.NAME]"),
-        ("[mount]\nuid = 'me'", "FILE: [mount] uid: must be a number, not text"),
+        ("[mount]\nuid = 'me'", "FILE: [mount] uid: no user me on this machine"),
         ("[mount]\nread-only = 'yes'",
          "FILE: [mount] read-only: must be true or false, not text"),
         ("[mount]\numask = 22",
          'FILE: [mount] umask: an octal number is written as text: umask = "022"'),
+        ("[mount]\numask = 022", 'FILE: an octal number is written as text: umask = "022"'),
+        ("[mount]\nuid = true",
+         "FILE: [mount] uid: must be the name or number of a user, not true or false"),
+        ("[buckets.a]\nttl = '5 minutes'",
+         "FILE: [buckets.a] ttl: not a number of seconds, or a time like 5m or 1h30m"),
         ("[mount]\numask = '9'", "FILE: [mount] umask: not an octal number"),
         ("log-level = 'inof'", "FILE: log-level: inof is no log-level; did you mean info?"),
         ("[buckets.a]\nsse = 'aes256'",
@@ -146,16 +151,36 @@ def test_what_is_wrong_in_the_file_says_where_and_what_was_meant(
     assert refused(path, text) == says
 
 
+def test_values_may_be_written_as_people_write_them(path: Path) -> None:
+    written = "uid=root,gid=root,umask=022,ttl=1h30m,sync_rate=2.5"
+    found = from_words([*written.split(","), "read_timeout=5m"])
+    assert {name: given.value for name, given in found.items()} == {
+        "uid": 0, "gid": 0, "umask": 0o22, "ttl": 5400.0, "sync-rate": 2.5, "read-timeout": 300.0
+    }  # fmt: skip
+
+
+def test_words_of_other_programs_are_answered_with_ours(path: Path) -> None:
+    assert refused(path, "", "url=https://minio.example") == (
+        "-o url=https://minio.example: not an option; write endpoint_url=URL"
+    )
+    assert refused(path, "", "allow-delete") == (
+        "-o allow-delete: not an option; deleting is allowed unless the mount is read-only (ro)"
+    )
+    assert refused(path, "", "colour=red") == (
+        "-o colour=red: not an option; mimicfs mount --help lists the options"
+    )
+
+
 def test_what_is_wrong_after_o_and_in_the_environment(path: Path) -> None:
     assert refused(path, "", "alow_other") == (
         "-o alow_other: not an option; did you mean allow_other?"
     )
-    assert refused(path, "", "uid") == "-o uid: needs a value: uid=UID"
+    assert refused(path, "", "uid") == "-o uid: needs a value: uid=USER"
     assert refused(path, "", "noread_only=1").startswith("-o noread_only=1: not an option")
     assert refused(path, "", "store_password=x") == (
         "-o store_password: goes into the configuration file or the environment"
     )
-    assert refused(path, "", MIMICFS_UID="me") == "MIMICFS_UID: not a number"
+    assert refused(path, "", MIMICFS_UID="me") == "MIMICFS_UID: no user me on this machine"
     assert refused(path, "", MIMICFS_READ_ONLY="si") == "MIMICFS_READ_ONLY: read-only is yes or no"
 
 

@@ -75,6 +75,10 @@ def test_words_in_the_wrong_order_or_mistyped(point: Path, server: str) -> None:
     )
     assert said("monut", code=2).startswith("no such command 'monut'")
     assert "did you mean" in said("mount", "--allow-othr", point, code=2).lower()
+    assert said("mount", "--prefix", "2024/", point, code=2) == (
+        "no such option: --prefix; name it in the source: s3://BUCKET/PREFIX;"
+        " see mimicfs mount --help"
+    )
     assert said("mount", "-o", "alow_other", point, code=2) == (
         "-o alow_other: not an option; did you mean allow_other?"
     )
