@@ -67,9 +67,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "checksum": ("crc32", "md5", "none"),  # what a PUT carries
     "delete-many": ("yes", "no"),  # DeleteObjects
     "copy-parts": ("yes", "no"),  # UploadPartCopy
-    "equal-parts": ("no", "yes"),  # all parts of an upload but the last must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
-    "list-version": ("2", "1"),  # ListObjectsV2
 }
 PROVIDERS = (
     *("aws", "b2", "ceph", "cos", "digitalocean", "gcs", "minio", "oss", "r2", "swift"),

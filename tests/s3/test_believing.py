@@ -122,6 +122,16 @@ def test_a_login_page_deletes_nothing(s3, bucket, proxy):
     assert s3.mimicdb.entry(bucket, "a").size == 3
 
 
+def test_an_answer_is_what_it_says_and_not_what_its_type_says(s3, client, bucket, proxy):
+    """Swift answers DeleteObjects as text/html."""
+    s3.put(bucket, "a", b"abc", 3)
+    answer = Answer("POST", less={"content-type"}, more=[("Content-Type", "text/html")])
+    with proxy.rule(answer):
+        assert s3.delete_many(bucket, ["a"]) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.mimicdb.entry(bucket, "a") is None
+
+
 @pytest.mark.parametrize(
     "body",
     [

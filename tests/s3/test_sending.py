@@ -77,8 +77,8 @@ def test_what_was_learned_is_remembered_in_the_store(s3, mimicdb, proxy):
 
 
 def test_a_provider_is_what_would_be_learned(server):
-    with_profile = S3(S3Options(endpoint_url=server, provider="r2"), MimicDB(Memory()))
-    assert with_profile.capabilities.known()["equal-parts"] == ("yes", "expected")
+    with_profile = S3(S3Options(endpoint_url=server, provider="oss"), MimicDB(Memory()))
+    assert with_profile.capabilities.known()["addressing"] == ("virtual", "expected")
     with_profile.close()
 
 

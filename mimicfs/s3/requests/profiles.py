@@ -1,5 +1,5 @@
-"""What providers are known to do, by their own descriptions: only what would be learned else
-(capabilities.py), so that nothing has to be refused first. None is needed.
+"""What providers are known to do: only what would be learned else (capabilities.py), so that
+nothing has to be refused first. None is needed, and of most nothing is known that differs.
 
 Pure data.
 """
@@ -10,18 +10,18 @@ from collections.abc import Mapping
 
 from mimicfs.config.values import PROVIDERS
 
-# The descriptions that these are from are named in docs/servers.md, a row for each provider.
+# Alibaba's OSS and Tencent's COS refuse buckets that are named in the path (docs/servers.md).
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "aws": {},
     "b2": {},
     "ceph": {},
-    "cos": {"addressing": "virtual", "checksum": "md5"},
+    "cos": {"addressing": "virtual"},
     "digitalocean": {},
-    "gcs": {"delete-many": "no", "checksum": "md5", "copy-parts": "yes"},
+    "gcs": {},
     "minio": {},
-    "oss": {"addressing": "virtual", "checksum": "md5"},
-    "r2": {"equal-parts": "yes"},
-    "swift": {"checksum": "md5"},
+    "oss": {"addressing": "virtual"},
+    "r2": {},
+    "swift": {},
     "wasabi": {},
 }
 assert PROFILES.keys() == set(PROVIDERS)

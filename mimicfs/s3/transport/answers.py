@@ -25,12 +25,19 @@ def error_of(body: bytes) -> dict[str, str]:
 def readable(status: int, body: bytes, kind: str) -> bytes:
     """Return *body*, the answer with *status*, or what botocore refuses in the ordinary way if
     it would choke on it. *kind* is the Content-Type."""
-    if status < 300 and body and "html" in kind.lower():
-        return _NO_XML  # a login page, or a proxy's
+    if status < 300 and _is_page(body):
+        return _NO_XML
     looks = "xml" in kind.lower() or body[:64].lstrip(b"\xef\xbb\xbf \r\n\t\0")[:1] == b"<"
     if not body or not (looks or status >= 300) or _outline(body) is not None:
         return body
     return b"" if status >= 300 else _NO_XML
+
+
+def _is_page(body: bytes) -> bool:
+    """Whether *body* is a page for people: of a login, or of a proxy. Not by its Content-Type:
+    Swift says text/html of an answer to DeleteObjects."""
+    start = body[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return start.startswith((b"<html", b"<!doctype html"))
 
 
 def _outline(body: bytes) -> dict[str, str] | None:
