@@ -52,7 +52,9 @@ class LogWaiter(Waiter):
 
     def _wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         logs = {self._log_of(bucket): f"{seq}-0" for bucket, seq in places.items() if seq >= 0}
-        found = self._connection().xread(logs, count=1, block=math.ceil(timeout_s * 1000))
+        # BLOCK 0 would wait for ever.
+        wait_ms = math.ceil(timeout_s * 1000) or None
+        found = self._connection().xread(logs, count=1, block=wait_ms)
         names = {_text(each) for each in (found if isinstance(found, dict) else dict(found or ()))}
         return [bucket for bucket in places if self._log_of(bucket) in names]
 
