@@ -134,6 +134,6 @@ def test_umount_of_what_is_not_mounted(state, server, tmp_path):
 
 def test_the_version(server):
     lines = succeed("--version").splitlines()
-    assert lines[0] == "mimicfs 0.1.0"
+    assert lines[0] == "mimicfs 0.2.0"
     assert [line.split()[0] for line in lines[1:5]] == ["Python", "libfuse", "boto3", "botocore"]
     assert lines[2].endswith("/fusermount3)")

@@ -73,7 +73,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     # What it needs comes from here; mimicfs itself does not.
     where = do(python, "-c", "import site; print(site.getsitepackages()[0])").strip()
     (Path(where) / "needed.pth").write_text("\n".join(site.getsitepackages()))
-    assert do(clean / "bin/mimicfs", "--version").startswith("mimicfs 0.1.0\nPython ")
+    assert do(clean / "bin/mimicfs", "--version").startswith("mimicfs 0.2.0\nPython ")
     found = do(python, "-c", "import mimicfs.library; print(mimicfs.library.__file__)")
     assert Path(found.strip()).is_relative_to(clean)
     for name in ("man/man1/mimicfs.1", "zsh/site-functions/_mimicfs", "doc/mimicfs/operations.md"):
