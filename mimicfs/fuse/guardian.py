@@ -104,12 +104,20 @@ def _opened_abort(device: str) -> int:
     """Open what ends the connection; root may look at fusectl in a mount namespace of its own.
     -1: it is not ours to end."""
     abort = f"{_CONNECTIONS}/{device}/abort"
-    if not os.path.exists(abort):
-        libc = ctypes.CDLL(None)
-        libc.unshare(_CLONE_NEWNS)
+    with suppress(OSError):
+        return os.open(abort, os.O_WRONLY | os.O_CLOEXEC)
+    libc = ctypes.CDLL(None)
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(_CLONE_NEWNS):
+            return -1
         libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
         libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", 0, None)
-    try:
-        return os.open(abort, os.O_WRONLY)
+        return os.open(abort, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return -1
+    finally:
+        # The other namespace has a copy of each mount, of ours too: while it lived, umount(8)
+        # would not end the connection. What is open in it stays open.
+        libc.setns(ours, _CLONE_NEWNS)
+        os.close(ours)

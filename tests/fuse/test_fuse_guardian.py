@@ -73,6 +73,21 @@ def test_who_waits_for_a_daemon_that_is_killed_is_set_free(tmp_path: Path) -> No
         subprocess.run(["fusermount3", "-u", "-z", str(tmp_path)], check=False, timeout=10)
 
 
+@pytest.mark.slow
+def test_a_mount_ends_with_umount_although_its_guardian_lives(tmp_path: Path) -> None:
+    """It looks at fusectl in a mount namespace that has a copy of the mount, and must not stay."""
+    words = [sys.executable, "-c", STUCK, str(tmp_path), str(Path(__file__).parent)]
+    daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stdout is not None and daemon.stdout.readline() == "mounted\n"
+        assert os.listdir(tmp_path) == []  # it is served
+        subprocess.run(["umount", str(tmp_path)], check=True, timeout=10)
+        assert daemon.wait(5) == 0
+    finally:
+        daemon.kill()
+        daemon.communicate(timeout=10)
+
+
 def started(how: str) -> tuple[subprocess.Popen[str], int]:
     words = [sys.executable, "-c", GUARDED, how]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
