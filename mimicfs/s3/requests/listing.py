@@ -73,7 +73,7 @@ def parse_page(body: bytes, asked: Asked) -> Page:
         return _parsed(body).page(asked)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
-    except (ValueError, KeyError) as exc:
+    except (ValueError, LookupError, OverflowError) as exc:  # also an encoding that nobody knows
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
 
 

@@ -129,8 +129,12 @@ class Transport:
         return Exchange(self, host, connection, answer)
 
     def sent(self, request: Any) -> Any:
-        """Return the answer to a request that botocore has prepared, also through a proxy."""
-        return self.before_send(request) or self._through_proxy(request.url).send(request)
+        """Return the answer to a request that botocore has prepared, also through a proxy; its
+        body is as it came."""
+        found = self._exchanged(request)
+        if found is None:
+            return self._through_proxy(request.url).send(request)
+        return _answer(request, found.status, found.headers, _all_of(found, request))
 
     def _through_proxy(self, url: str) -> Any:
         with self._lock:
@@ -145,27 +149,30 @@ class Transport:
             return self._proxied
 
     def before_send(self, request: Any, event_name: str = "", **_: Any) -> AWSResponse | None:
-        """Return the answer to a request that botocore has prepared (its event of this name);
-        None: it is to be sent otherwise, to a proxy, or as its answer is read in pieces."""
+        """Return the answer to a request that botocore has prepared (its event of this name), as
+        far as botocore can read it; None: it is to be sent otherwise."""
+        found = self._exchanged(request)
+        if found is None:
+            return None
+        kind, status = found.headers.get("content-type", ""), found.status
+        body = readable(status, _all_of(found, request), kind)
+        if event_name.endswith(".HeadBucket") and status in (301, 302, 307):
+            # To find the region that a redirect does not name, botocore makes this request, and
+            # at a redirect that does not name it once more, and so on (RecursionError).
+            status = status if "x-amz-bucket-region" in found.headers else 400
+        return _answer(request, status, found.headers, body)
+
+    def _exchanged(self, request: Any) -> Exchange | None:
+        """Send a request that botocore has prepared; None: it is to be sent otherwise, to a
+        proxy, or as its answer is read in pieces."""
         chunked = "Transfer-Encoding" in request.headers
         if request.stream_output or chunked or get_environ_proxies(request.url):
             return None
         parts = urlsplit(request.url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        found = self.exchange(
+        return self.exchange(
             request.method, request.url, target, dict(request.headers.items()), request.body
         )
-        try:
-            kind = found.headers.get("content-type", "")
-            body: Any = _Whole(readable(found.status, found.rest(ANSWER_MAX + 1), kind))
-        except BROKEN as exc:
-            raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
-        status = found.status
-        if event_name.endswith(".HeadBucket") and status in (301, 302, 307):
-            # To find the region that a redirect does not name, botocore makes this request, and
-            # at a redirect that does not name it once more, and so on (RecursionError).
-            status = status if "x-amz-bucket-region" in found.headers else 400
-        return AWSResponse(request.url, status, found.headers, body)  # type: ignore[arg-type]
 
     # Connections
 
@@ -210,6 +217,20 @@ class Transport:
                 cafile = self._ca_bundle or get_cert_path(True)
                 self._tls = ssl.create_default_context(cafile=cafile)
             return self._tls
+
+
+def _all_of(found: Exchange, request: Any) -> bytes:
+    """Return the body of the answer to *request*; a byte more than ANSWER_MAX of one that is
+    longer."""
+    try:
+        return found.rest(ANSWER_MAX + 1)
+    except BROKEN as exc:
+        parts = urlsplit(request.url)
+        raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
+
+
+def _answer(request: Any, status: int, headers: dict[str, str], body: bytes) -> AWSResponse:
+    return AWSResponse(request.url, status, headers, _Whole(body))  # type: ignore[arg-type]
 
 
 class _Whole:
