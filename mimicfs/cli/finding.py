@@ -6,13 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicfs.cli.mirror import described
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import assembled_at, at_option, common, json_option
 from mimicfs.cli.text import human_size, parse_time, printable
 from mimicfs.config.values import parse_target
 from mimicfs.entry import unquoted
@@ -111,6 +110,7 @@ partial_option = click.option(
 @partial_option
 @json_option
 @common
+@at_option
 def find(
     settings: Settings,
     urls: tuple[str, ...],
@@ -129,6 +129,7 @@ def find(
     zero: bool,
     partial: bool,
     as_json: bool,
+    at_ns: int | None,
 ) -> None:
     """Find objects by name, size, age ... in the mirror: no mount, no request.
 
@@ -149,7 +150,10 @@ def find(
         frozenset(map(str.upper, classes)), frozenset(unquoted(etag) for etag in etags),
         kind or "", -1 if depth is None else depth,
     )  # fmt: skip
-    with closing(assembled(settings)) as parts, _Out("\0" if zero else "\n") as out:
+    with (
+        assembled_at(settings, at_ns, urls, whole=True) as parts,
+        _Out("\0" if zero else "\n") as out,
+    ):
         for start, entry in _found(parts, urls, wanted, partial):
             if as_json:
                 out.raw(json.dumps({"bucket": start.bucket, **described(entry)}))
@@ -233,6 +237,7 @@ class _Out:
 @partial_option
 @json_option
 @common
+@at_option
 def du(
     settings: Settings,
     urls: tuple[str, ...],
@@ -241,6 +246,7 @@ def du(
     exact: bool,
     partial: bool,
     as_json: bool,
+    at_ns: int | None,
 ) -> None:
     """Tell how many bytes and files are in buckets and directories: no mount, no request.
 
@@ -250,7 +256,7 @@ def du(
     """
     from mimicfs.index.find import usage
 
-    with closing(assembled(settings)) as parts, _Out("\n") as out:
+    with assembled_at(settings, at_ns, urls, whole=True) as parts, _Out("\n") as out:
         for start in _starts(parts, urls, partial):
             for each in usage(parts.mimicdb, start, 0 if summarize else depth):
                 told: dict[str, Any] = {"bucket": start.bucket, "prefix": each.directory}

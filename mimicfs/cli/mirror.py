@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import assembled_at, at_option, common, json_option
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import iso_time
@@ -30,10 +29,18 @@ _PAGE = 1000  # entries read from the mirror at a time
 @click.option("-R", "recursive", is_flag=True, help="With all directories below.")
 @json_option
 @common
-def ls(settings: Settings, url: str, long: bool, recursive: bool, as_json: bool) -> None:
+@at_option
+def ls(
+    settings: Settings,
+    url: str,
+    long: bool,
+    recursive: bool,
+    as_json: bool,
+    at_ns: int | None,
+) -> None:
     """List buckets or a directory, from the mirror. What it does not know is listed once."""
     target = parse_target(url)
-    with closing(assembled(settings)) as parts:
+    with assembled_at(settings, at_ns, [url]) as parts:
         if not target.bucket:
             for bucket in parts.syncer.sure(parts.mimicdb.buckets):
                 _print_bucket(bucket, long, as_json)
@@ -98,13 +105,14 @@ def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
 @click.argument("url", metavar="s3://BUCKET[/KEY]")
 @json_option
 @common
-def stat(settings: Settings, url: str, as_json: bool) -> None:
+@at_option
+def stat(settings: Settings, url: str, as_json: bool, at_ns: int | None) -> None:
     """Tell what the mirror knows of an object, a directory or a bucket."""
     target = parse_target(url)
     if not target.bucket:
         raise click.UsageError("name a bucket or an object: s3://BUCKET[/KEY]")
     key = url.removeprefix(f"s3://{target.bucket}").removeprefix("/")
-    with closing(assembled(settings)) as parts:
+    with assembled_at(settings, at_ns, [url]) as parts:
         told = _told(parts, target.bucket, key)
     if as_json:
         click.echo(json.dumps(told))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,7 @@ from mimicfs.cli.advice import advised
 from mimicfs.config import options
 from mimicfs.config.options import OPTIONS, Given, Kind, Option, Section, Values, shown_to_all
 from mimicfs.config.settled import settle
+from mimicfs.config.values import parse_target
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -73,6 +76,40 @@ def assembled(settings: Settings) -> Parts:
 
     set_up_logging(settings, foreground=True)
     return assemble(settings)
+
+
+def at_option(command: Command) -> Command:
+    """Add --at; pass the moment as *at_ns* (None: the present)."""
+
+    @functools.wraps(command)
+    def run(at: str | None, **given: Any) -> Any:
+        from mimicfs.config.moments import parse_moment
+
+        at_ns = None if at is None else parse_moment(at, time.time_ns())
+        return command(at_ns=at_ns, **given)
+
+    text = "As it was at a moment, by the versions of the bucket: 2026-11-01T18:00, -2h."
+    return click.option("--at", metavar="MOMENT", help=text)(run)
+
+
+@contextmanager
+def assembled_at(
+    settings: Settings, at_ns: int | None, urls: Iterable[str], *, whole: bool = False
+) -> Iterator[Parts]:
+    """Within, there are the parts of *settings*, or those of a moment. Then *urls* are looked at;
+    *whole*: all that is below them is listed, before it is asked for."""
+    if at_ns is None:
+        with closing(assembled(settings)) as parts:
+            yield parts
+        return
+    from mimicfs.history import mirror
+    from mimicfs.mount.daemon import set_up_logging
+
+    set_up_logging(settings, foreground=True)
+    with mirror.opened(settings, at_ns) as parts:
+        for target in map(parse_target, urls or ["s3://"]):
+            (mirror.look if whole else mirror.check_versions)(parts, target)
+        yield parts
 
 
 # From the table of options to click

@@ -134,6 +134,8 @@ OPTIONS = (
            " yet.  [default: the state directory, ~/.cache/mimicfs]", _M),
     Option("cache-size", Kind.SIZE, "How many bytes that were read are kept on disk: 20G; 0: none."
            "  [default: a quarter of the free space]", _M, metavar="SIZE"),
+    Option("at", Kind.TEXT, "Show the bucket as it was at a moment, read-only: 2026-11-01T18:00,"
+           " -2h, yesterday. The bucket must keep versions.", _M, metavar="MOMENT"),
     Option("read-only", Kind.FLAG, "Refuse every change (-o ro).", _M),
     Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
     Option("uid", Kind.USER, "The owner of the files, as a name or a number.", _M, metavar="USER"),

@@ -5,6 +5,7 @@ configuration file, before what mimicfs does by itself; and what that makes of a
 from __future__ import annotations
 
 import os
+import time
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.config.moments import parse_moment
 from mimicfs.config.options import IN_BUCKETS, Given, Kind, Values, from_environment
 from mimicfs.config.values import (
     MIB,
@@ -78,7 +80,7 @@ class Settled:
 
     def choices(self, target: Target) -> MountChoices:
         """Return what a mount of *target* is to be like. Raises ConfigError."""
-        from mimicfs.config.values import MountChoices
+        from mimicfs.config.values import EventOptions, MountChoices
 
         for name in _OFF:
             if self.get(name) and os.geteuid() != 0:
@@ -86,8 +88,9 @@ class Settled:
                 raise ConfigError(f"{origin}: {name}: only root may trust what a bucket says")
         extra = [word for name, word in _EXTRAS.items() if not self.get(name, name not in _OFF)]
         extra += [name for name in _OFF if self.get(name)]
+        at_ns = self._moment()
         return MountChoices(
-            self.get("read-only", False),
+            self.get("read-only", False) or at_ns is not None,
             self.get("allow-other", False),
             tuple(extra),
             self._vfs(target),
@@ -98,8 +101,17 @@ class Settled:
             self.get("workers", WORKERS),
             self.get("read-memory", READ_MEMORY),
             self._part_size(),
-            self._events(),
+            EventOptions() if at_ns is not None else self._events(),
+            at_ns,
         )
+
+    def _moment(self) -> int | None:
+        if "at" not in self.values:
+            return None
+        try:
+            return parse_moment(self.get("at"), time.time_ns())
+        except ConfigError as exc:
+            raise ConfigError(f"{self.values['at'].origin}: {exc}") from exc
 
     def _events(self) -> EventOptions:
         from mimicfs.config.values import EventOptions

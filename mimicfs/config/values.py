@@ -280,3 +280,4 @@ class MountChoices:
     read_memory: int = READ_MEMORY
     part_size: int = PART_SIZE
     events: EventOptions = EventOptions()
+    at_ns: int | None = None  # the moment that is shown, read-only; None: the present

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
 from mimicfs.following import Follower, followed
+from mimicfs.history import mirror as history
 from mimicfs.mount.ending import Ending, Pending
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
@@ -74,9 +75,8 @@ def serve_mount(
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = Guardian()  # before there is anything that it could hold
         stack.callback(guardian.close)
-        parts, sources = assemble(settings), Sources()
-        stack.callback(parts.close)
-        _join(parts, target, mountpoint)
+        parts, sources = stack.enter_context(_parts(settings, target, choices)), Sources()
+        parts.mimicdb.join(str(mountpoint))
         stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
@@ -98,7 +98,7 @@ def serve_mount(
             cache,
         )
         server = _server(vfs, session, choices)
-        mounted = _mounted(settings, target, session, parts)
+        mounted = _mounted(settings, _title(target, choices), session, parts)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
@@ -109,7 +109,7 @@ def serve_mount(
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
         stack.enter_context(told(parts, target, choices.events, sources, settings.state))
         _set_up_collector()
-        log.info("mounted %s at %s, mirror in %s", target, mountpoint, parts.store)
+        log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
             server.serve()
         finally:
@@ -122,10 +122,17 @@ def serve_mount(
         log.info("unmounted %s", mountpoint)
 
 
-def _join(parts: Parts, target: Target, mountpoint: Path) -> None:
-    """Raise what would make the mount useless; then be one of the sessions of the store."""
-    check(parts, target)
-    parts.mimicdb.join(str(mountpoint))
+@contextmanager
+def _parts(settings: Settings, target: Target, choices: MountChoices) -> Iterator[Parts]:
+    """Within, there is what the mount stands on. Raises what would make the mount useless."""
+    if choices.at_ns is not None:
+        with history.opened(settings, choices.at_ns) as parts:
+            history.look(parts, target)
+            yield parts
+        return
+    with closing(assemble(settings)) as parts:
+        check(parts, target)
+        yield parts
 
 
 def _set_up_process() -> None:
@@ -166,7 +173,7 @@ def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
     from mimicfs.fuse.mounting import MountOptions
 
     return MountOptions(
-        fsname=str(target),
+        fsname=_title(target, choices),
         allow_other=choices.allow_other,
         read_only=choices.read_only,
         extra=choices.extra,
@@ -192,9 +199,14 @@ def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
     )
 
 
-def _mounted(settings: Settings, target: Target, session: Session, parts: Parts) -> Mounted:
+def _title(target: Target, choices: MountChoices) -> str:
+    """Return what is mounted, as people are told it."""
+    return str(target) if choices.at_ns is None else history.titled(target, choices.at_ns)
+
+
+def _mounted(settings: Settings, title: str, session: Session, parts: Parts) -> Mounted:
     endpoint = redacted(settings.s3.endpoint_url or "aws")
-    place = (str(session.mountpoint), str(target), endpoint, parts.store)
+    place = (str(session.mountpoint), title, endpoint, parts.store)
     return Mounted(*place, os.getpid(), time.time_ns())
 
 

@@ -34,6 +34,7 @@ from mimicfs.s3.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.listing import Page
+    from mimicfs.s3.requests.versions import Marker, VersionPage
 
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
@@ -121,6 +122,18 @@ class S3(Clients):
             if not self._moves_to_host(exc.code):
                 raise
             page = self._lister.page(*asked)
+        return page
+
+    def version_page(
+        self, bucket: str, prefix: str, after: Marker, limit: int = 1000
+    ) -> VersionPage:
+        """Return one page of a listing of versions, checked (versions.py): behind *after*."""
+        try:
+            page: VersionPage = self._lister.versions(bucket, prefix, after, limit)
+        except S3Error as exc:
+            if not self._moves_to_host(exc.code):
+                raise
+            page = self._lister.versions(bucket, prefix, after, limit)
         return page
 
     # Objects

@@ -161,6 +161,7 @@ class Clients:
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
             _believing,
+            _with_params(self.pinned),
             _with_params(rules.sent),
             self._traffic.observed,
             self._addressed,
@@ -213,6 +214,10 @@ class Clients:
             given = redacted(options.endpoint_url or "")
             text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
             raise ConfigError(text) from exc
+
+    def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return *params* as they are sent: the present asks for no version (see past.py)."""
+        return params
 
     # Whether a bucket is named in the path or in the host
 

@@ -1,5 +1,5 @@
-"""LIST requests: signed and sent by botocore, parsed by listing.py (ten times as fast as by
-botocore). Any thread may ask.
+"""LIST requests: signed and sent by botocore, parsed by listing.py and versions.py (ten times as
+fast as by botocore). Any thread may ask.
 
 ListObjectsV2, and ListObjects where a server has no other: one that refuses the first, or that
 answers it as if it were the second.
@@ -27,7 +27,15 @@ from mimicfs.errors import (
     Throttled,
     Unsupported,
 )
-from mimicfs.s3.requests.listing import Asked, OldVersion, Page, is_directory_bucket, parse_page
+from mimicfs.s3.requests.listing import (
+    OF_VERSIONS,
+    Asked,
+    OldVersion,
+    Page,
+    is_directory_bucket,
+    parse_page,
+)
+from mimicfs.s3.requests.versions import Marker, VersionPage, parse_versions
 from mimicfs.s3.transport.answers import error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
@@ -42,6 +50,9 @@ _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParam
 
 # How servers refuse a parameter (list-type=2) that they do not know.
 _NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
+# What a listing is asked by, by Asked.version: in boto3, and in figures.
+_OPERATIONS = {1: "list_objects", 2: "list_objects_v2", OF_VERSIONS: "list_object_versions"}
+_KINDS = {1: "ListObjectsV2", 2: "ListObjectsV2", OF_VERSIONS: "ListObjectVersions"}
 
 
 class Sends(Protocol):
@@ -93,6 +104,14 @@ class Lister:
                 self._version = 1
             return self._page(asked._replace(version=1), token, limit)
 
+    def versions(self, bucket: str, prefix: str, after: Marker, limit: int) -> VersionPage:
+        """Return one page of a ListObjectVersions. It begins behind the version *after*, or
+        where that names no version, behind all those of the key. Raises MalformedListing."""
+        asked = Asked(bucket, prefix, after.key, version=OF_VERSIONS)
+        with ours(str(asked)):
+            body, _ = self._get(asked, after.version or None, limit)
+            return parse_versions(body, asked, after)
+
     def _page(self, asked: Asked, token: str | None, limit: int) -> Page:
         try:
             body, throttled = self._get(asked, token, limit)
@@ -135,7 +154,7 @@ class Lister:
     def _get_once(self, asked: Asked, token: str | None, limit: int) -> bytes:
         bucket, about = asked.bucket, str(asked)
         signer = self._signers.get(self._regions.get(bucket, ""), self._signer)
-        operation = "list_objects" if asked.version == 1 else "list_objects_v2"
+        operation = _OPERATIONS[asked.version]
         params = _params(asked, token, limit)
         headers: dict[str, str] = {}
         if self._options.buckets.of(bucket).requester_pays:
@@ -146,7 +165,7 @@ class Lister:
             headers["x-amz-expected-bucket-owner"] = self._options.bucket_owner
         url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
         self._count("LIST")
-        with self._traffic.observing("ListObjectsV2", about) as seen:
+        with self._traffic.observing(_KINDS[asked.version], about) as seen:
             try:
                 answer = self._transport.sent(AWSRequest("GET", url, headers).prepare())
                 seen.headers = answer.headers
@@ -195,7 +214,12 @@ def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:
         params["Prefix"] = asked.prefix
     if asked.delimiter:
         params["Delimiter"] = asked.delimiter
-    if asked.version == 1:
+    if asked.version == OF_VERSIONS:
+        if asked.after:
+            params["KeyMarker"] = asked.after
+        if token is not None:
+            params["VersionIdMarker"] = token
+    elif asked.version == 1:
         if asked.after:
             params["Marker"] = asked.after
     elif token is not None:

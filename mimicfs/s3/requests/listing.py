@@ -22,6 +22,7 @@ from mimicfs.errors import MalformedListing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
+OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
 
 
 class Page(NamedTuple):
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
     prefix: str
     after: str = ""  # every key of the page is greater
     delimiter: str = ""
-    version: int = 2  # of ListObjects
+    version: int = 2  # of ListObjects; OF_VERSIONS: a ListObjectVersions
     ordered: bool = True  # False: a directory bucket, whose pages are in no order
 
     def __str__(self) -> str:
@@ -77,22 +78,22 @@ def parse_page(body: bytes, asked: Asked) -> Page:
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
 
 
-def _parsed(body: bytes) -> _Found:
+def _parsed(body: bytes) -> Found:
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
     if 0 <= start < end and _UTF_8(body) and b"<!" not in body[:start]:
         entries = _usual(body[start:end])
         if entries is not None:
-            found = _Found(place=True)
-            _read(found, body[:start] + _PLACE + body[end:])
+            found = Found(place=True)
+            read_xml(found, body[:start] + _PLACE + body[end:])
             if found.places == 1:
                 found.entries = entries
                 return found
-    found = _Found()
-    _read(found, body)
+    found = Found()
+    read_xml(found, body)
     return found
 
 
-def _read(found: _Found, body: bytes) -> None:
+def read_xml(found: Found, body: bytes) -> None:
     """Have expat read *body*."""
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -186,8 +187,10 @@ def _class(said: bytes | None) -> str:
     return str(said or b"", "ascii") if said != b"STANDARD" else ""
 
 
-class _Found:
+class Found:
     """What was seen of a page so far. *place*: `<Contents>` marks where the objects were."""
+
+    root = "ListBucketResult"
 
     def __init__(self, *, place: bool = False) -> None:
         self._place = place
@@ -215,37 +218,44 @@ class _Found:
     def end(self, name: str) -> None:
         if self._depth == 3:
             self._item[name] = "".join(self._text)
-        elif self._depth == 2:
-            if name == "Contents" and self._place:
-                self.places += 1
-            elif name == "Contents":
-                self.entries.append(self._entry(self._item))
-            elif name == "CommonPrefixes":
-                self.prefixes.append(self._item["Prefix"])
-            else:
-                self.top[name] = "".join(self._text)
+        elif self._depth == 2 and not self.item(name, self._item):
+            self.top[name] = "".join(self._text)
         self._depth -= 1
         self._text.clear()
+
+    def item(self, name: str, item: dict[str, str]) -> bool:
+        """Take in the element *name* with the texts *item*; return whether it is one of those that
+        are listed."""
+        if name == "Contents" and self._place:
+            self.places += 1
+        elif name == "Contents":
+            self.entries.append(self._entry(item))
+        elif name == "CommonPrefixes":
+            self.prefixes.append(item["Prefix"])
+        else:
+            return False
+        return True
 
     def _entry(self, item: dict[str, str]) -> Entry:
         storage_class = item.get("StorageClass", "")
         return Entry(
             item["Key"],
             checked_size(int(item["Size"])),
-            self._time_ns(item.get("LastModified", "")),
+            self.time_ns(item.get("LastModified", "")),
             unquoted(item.get("ETag")),
             "" if storage_class == "STANDARD" else storage_class,
         )
 
-    def _time_ns(self, text: str) -> int:
+    def time_ns(self, text: str) -> int:
         """Objects that were written together share a second: many texts come again."""
         known = self._times.get(text)
         if known is None:
             known = self._times[text] = time_ns(text) if text else 0  # 0: it does not say
         return known
 
-    def page(self, asked: Asked) -> Page:
-        if self._root != "ListBucketResult":
+    def check_about(self, asked: Asked) -> None:
+        """Raise MalformedListing if this is no answer to what was *asked*."""
+        if self._root != self.root:
             what = f"the answer is a <{self._root}>; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
         by_arn = asked.bucket.startswith("arn:")  # then it is the bucket's own name, or an alias
@@ -254,15 +264,20 @@ class _Found:
         # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
         # compared as it is first: what was asked may look like something encoded.
         about = self.top.get("Prefix", asked.prefix)
-        if about != asked.prefix and _unquoted(about) != asked.prefix:
+        if about != asked.prefix and decoded(about) != asked.prefix:
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
+
+    def truncated(self) -> bool:
+        return {"true": True, "false": False}[self.top["IsTruncated"].lower()]
+
+    def page(self, asked: Asked) -> Page:
+        self.check_about(asked)
         old = self._is_old(asked)
-        truncated = {"true": True, "false": False}[self.top["IsTruncated"].lower()]
         token = self.top.get("NextContinuationToken") or None
         entries, prefixes = self._decoded()
         if old and entries:
             token = max(entry.key for entry in entries + prefixes)  # goes on behind it
-        return checked_page(asked, entries, prefixes, truncated=truncated, token=token)
+        return checked_page(asked, entries, prefixes, truncated=self.truncated(), token=token)
 
     def _is_old(self, asked: Asked) -> bool:
         """Whether the answer is that of version 1, which has a Marker and counts no keys."""
@@ -279,12 +294,12 @@ class _Found:
         if self.top.get("EncodingType") != "url":
             return self.entries, [Entry(prefix, kind=LISTED) for prefix in prefixes]
         entries = [
-            entry._replace(key=_unquoted(entry.key))
+            entry._replace(key=decoded(entry.key))
             if "%" in entry.key or "+" in entry.key
             else entry
             for entry in self.entries
         ]
-        return entries, [Entry(_unquoted(prefix), kind=LISTED) for prefix in prefixes]
+        return entries, [Entry(decoded(prefix), kind=LISTED) for prefix in prefixes]
 
 
 def checked_page(
@@ -307,7 +322,7 @@ def checked_page(
     return Page(entries, entries[-1].key if entries else asked.after, token)
 
 
-def _unquoted(text: str) -> str:
+def decoded(text: str) -> str:
     return unquote_plus(text, errors="strict")
 
 

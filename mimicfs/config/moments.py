@@ -1,0 +1,41 @@
+"""A moment, as people write it: a date, a time, or how long ago. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from mimicfs.entry import NS
+from mimicfs.errors import ConfigError
+
+_AGO = re.compile(r"-((?:\d+[smhdw])+)")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_FORMS = "write 2026-11-01T18:00 (UTC), 2026-11-01T18:00+01:00, -2h, -1d12h or yesterday"
+
+
+def parse_moment(text: str, now_ns: int) -> int:
+    """Return the ns of the moment that *text* means: a date or time of ISO 8601, in UTC where it
+    names no zone; `-2h`, so long before *now_ns*; `yesterday`, 24 hours before; `now`. Raises
+    ConfigError, also for a moment that is still to come."""
+    word = text.strip()
+    if word == "now":
+        return now_ns
+    word = "-24h" if word == "yesterday" else word
+    ago = _AGO.fullmatch(word)
+    try:
+        moment_ns = now_ns - _seconds(ago[1]) * NS if ago else _of_date(word)
+    except (ValueError, OverflowError) as exc:
+        raise ConfigError(f"{text}: not a moment; {_FORMS}") from exc
+    if moment_ns > now_ns:
+        raise ConfigError(f"{text}: is still to come")
+    return max(moment_ns, 0)
+
+
+def _seconds(text: str) -> int:
+    return sum(int(number) * _UNITS_S[unit] for number, unit in re.findall(r"(\d+)(\D)", text))
+
+
+def _of_date(text: str) -> int:
+    at = datetime.fromisoformat(text)
+    at = at.replace(tzinfo=at.tzinfo or UTC)
+    return int(at.timestamp()) * NS + at.microsecond * 1000

@@ -1,0 +1,144 @@
+"""S3 as it was at a moment: listings are made of versions, and objects are read by version id.
+
+The mirror of the past is one of its own, and what it has of a key is the version that was the
+newest at the moment. Its version id is kept where a HEAD would have said it (Entry.head).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby, takewhile
+from operator import attrgetter
+from typing import Any
+
+from mimicfs.config.values import S3Options
+from mimicfs.entry import LISTED, Entry
+from mimicfs.errors import KeyNotFound
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.requests.versions import Marker, Version
+
+_PAGE = 1000
+_SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
+_READ = frozenset({"GetObject", "HeadObject", "GetObjectTagging", "GetObjectAcl"})
+
+
+class Past(S3):
+    """One account at one endpoint, as it was at *moment_ns*; nothing can be changed."""
+
+    def __init__(self, options: S3Options, mimicdb: MimicDB, moment_ns: int) -> None:
+        super().__init__(options, mimicdb)
+        self.moment_ns = moment_ns
+
+    def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return *params* with the version that an object is to be read as."""
+        if operation not in _READ or "VersionId" in params:
+            return params
+        return {**params, "VersionId": self._version(params["Bucket"], params["Key"])}
+
+    def list_page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = _PAGE,
+    ) -> Page:
+        """As S3.list_page. With a delimiter, each directory of now costs a request more: whether
+        it had anything at the moment."""
+        began = Marker(after) if token is None else Marker(*token.rsplit(_SEPARATOR, 1))
+        if delimiter:
+            return self._children(bucket, prefix, delimiter, after)
+        page = self.version_page(bucket, prefix, began, limit)
+        entries = [
+            each
+            for key, versions in groupby(page.versions, attrgetter("key"))
+            if (each := self._then(versions)) is not None
+        ]
+        if page.next is None:
+            return Page(entries, None, None)
+        return self._cut(page.versions, entries, after, page.next)
+
+    def _cut(
+        self, versions: list[Version], entries: list[Entry], after: str, following: Marker
+    ) -> Page:
+        """Return the page of *entries*, of whose last key there may be more versions. Is it known
+        what that was then, the others need not be seen."""
+        last = versions[-1].key if versions else after
+        newest = next((each for each in versions if self._was(each) and each.key == last), None)
+        if newest is not None:
+            return Page(entries, last, f"{last}{_SEPARATOR}")
+        before = max((each.key for each in versions if each.key != last), default=after)
+        return Page(entries, before, f"{following.key}{_SEPARATOR}{following.version}")
+
+    def _was(self, version: Version) -> bool:
+        return version.mtime_ns <= self.moment_ns
+
+    def _then(self, versions: Iterable[Version]) -> Entry | None:
+        """Return what a key with *versions*, the newest first, was; None: there was no object."""
+        newest = next(filter(self._was, versions), None)
+        return None if newest is None or newest.deleted else entry_of(newest)
+
+    def _children(self, bucket: str, prefix: str, delimiter: str, after: str) -> Page:
+        """Return the direct children of *prefix* behind *after*: all of them."""
+        entries: list[Entry] = []
+        for entry in self.below(bucket, prefix, after):
+            end = entry.key.find(delimiter, len(prefix))
+            if end < 0:
+                entries.append(entry)
+            elif not entries or not entry.key.startswith(entries[-1].key) or not entries[-1].kind:
+                entries.append(Entry(entry.key[: end + len(delimiter)], kind=LISTED))
+        return Page(entries, None, None)
+
+    def below(self, bucket: str, prefix: str, after: str = "") -> Iterator[Entry]:
+        """Yield every object below *prefix*, behind *after*, as it was."""
+        token = None
+        while True:
+            page = self.list_page(bucket, prefix, after=after, token=token)
+            yield from page.entries
+            if page.upto is None:
+                return
+            after, token = page.upto, page.token
+
+    def _version(self, bucket: str, key: str) -> str:
+        """Return the version id of *key*. Raises KeyNotFound: there was no such object."""
+        entry = self.mimicdb.entry(bucket, key)
+        if entry is not None and entry.head is not None:
+            return str(json.loads(entry.head)[0].get("VersionId", "null"))
+        ours = takewhile(lambda each: each.key == key, versions_below(self, bucket, key))
+        newest = next(filter(self._was, ours), None)
+        if newest is None or newest.deleted:
+            raise KeyNotFound(f"s3://{bucket}/{key}: no such object then", status=404)
+        return newest.version
+
+
+def entry_of(version: Version) -> Entry:
+    """Return the mirror's entry of an object that is read as *version*."""
+    head = json.dumps([{"VersionId": version.version}, {}, {}], separators=(",", ":"))
+    return Entry(
+        version.key,
+        version.size,
+        version.mtime_ns,
+        version.etag,
+        version.storage_class,
+        head=head,
+    )
+
+
+def versions_below(s3: S3, bucket: str, prefix: str) -> Iterator[Version]:
+    """Yield each version of each key that begins with *prefix*: by key, the newest first."""
+    after: Marker | None = Marker()
+    while after is not None:
+        page = s3.version_page(bucket, prefix, after)
+        yield from page.versions
+        after = page.next
+
+
+def versioning(s3: S3, bucket: str) -> str:
+    """Return whether *bucket* keeps versions: "Enabled", "Suspended", or "" (never did)."""
+    status: str = s3.call("get_bucket_versioning", bucket).get("Status", "")
+    return status

@@ -1,0 +1,123 @@
+"""One page of a ListObjectVersions: parsed, and checked to be what was asked.
+
+S3 lists keys in order, and of each key the newest version first (S3 API, ListObjectVersions).
+Markers of deletions stand between them; some servers put them behind all versions of the page.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+from xml.parsers import expat
+
+from mimicfs.entry import checked_size, unquoted
+from mimicfs.errors import MalformedListing
+from mimicfs.s3.requests.listing import Asked, Found, decoded, read_xml
+
+
+class Version(NamedTuple):
+    """What a key was from *mtime_ns* on, until the next version."""
+
+    key: str
+    version: str  # VersionId; "null": from before the bucket had versions, or while it had none
+    latest: bool
+    deleted: bool  # a delete marker: from then on there was no object
+    mtime_ns: int = 0
+    size: int = 0  # bytes
+    etag: str = ""  # bare, without quotes
+    storage_class: str = ""  # "" is STANDARD
+
+
+class Marker(NamedTuple):
+    """A place in a listing: behind *version* of *key*, or behind all versions of it ("")."""
+
+    key: str = ""
+    version: str = ""
+
+
+class VersionPage(NamedTuple):
+    """*versions*: by key, the newest first. *next*: where the next page begins; None: there is
+    none."""
+
+    versions: list[Version]
+    next: Marker | None
+
+
+def parse_versions(body: bytes, asked: Asked, after: Marker) -> VersionPage:
+    """Return the page in *body*, the answer to a ListObjectVersions with encoding-type=url.
+    Raises MalformedListing."""
+    found = _FoundVersions()
+    try:
+        read_xml(found, body)
+        return found.versions_page(asked, after)
+    except expat.ExpatError as exc:
+        raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
+    except (ValueError, KeyError) as exc:
+        raise MalformedListing(f"{asked}: not a listing of versions: {exc}") from exc
+
+
+class _FoundVersions(Found):
+    """What was seen of a page so far."""
+
+    root = "ListVersionsResult"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: list[Version] = []
+
+    def item(self, name: str, item: dict[str, str]) -> bool:
+        if name not in ("Version", "DeleteMarker"):
+            return super().item(name, item)
+        deleted = name == "DeleteMarker"
+        storage_class = item.get("StorageClass", "")
+        self.versions.append(
+            Version(
+                item["Key"],
+                item["VersionId"],
+                item["IsLatest"].strip().lower() == "true",
+                deleted,
+                self.time_ns(item.get("LastModified", "")),
+                0 if deleted else checked_size(int(item["Size"])),
+                "" if deleted else unquoted(item.get("ETag")),
+                "" if storage_class == "STANDARD" else storage_class,
+            )
+        )
+        return True
+
+    def versions_page(self, asked: Asked, after: Marker) -> VersionPage:
+        self.check_about(asked)
+        encoded = self.top.get("EncodingType") == "url"
+        versions = self.versions
+        if encoded:
+            versions = [each._replace(key=decoded(each.key)) for each in versions]
+        versions = _newest_first(versions)
+        _check(versions, asked, after)
+        if not self.truncated():
+            return VersionPage(versions, None)
+        key, version = self.top.get("NextKeyMarker", ""), self.top.get("NextVersionIdMarker", "")
+        following = Marker(decoded(key) if encoded else key, version)
+        if following <= after and following.key <= after.key:
+            raise MalformedListing(f"{asked}: truncated, and no way to go on")
+        return VersionPage(versions, following)
+
+
+def _newest_first(versions: list[Version]) -> list[Version]:
+    """Return *versions* by key, the newest first. In an answer that has its delete markers behind
+    all else, their places are found by time."""
+    first = next((place for place, each in enumerate(versions) if each.deleted), len(versions))
+    apart = first > 0 and all(each.deleted for each in versions[first:])
+    if apart and first < len(versions):
+        return sorted(versions, key=lambda each: (each.key, not each.latest, -each.mtime_ns))
+    return versions
+
+
+def _check(versions: list[Version], asked: Asked, after: Marker) -> None:
+    for one, other in pairwise(versions):
+        if other.key < one.key:
+            raise MalformedListing(f"{asked}: {other.key!r} comes after {one.key!r}")
+    for each in versions[:1]:
+        if each.key < after.key or (each.key == after.key and not after.version):
+            raise MalformedListing(f"{asked}: {each.key!r} comes after {after.key!r}")
+    for each in versions:
+        if not each.key.startswith(asked.prefix):
+            raise MalformedListing(f"{asked}: {each.key!r} is not in it")

@@ -1,0 +1,123 @@
+"""A mount of a moment shows the bucket as it was then."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pytest
+from support.clients import plain
+from support.mounts import run
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+class History(NamedTuple):
+    """A bucket, and moments of its life: *first* < *second* < *third*."""
+
+    bucket: str
+    first: str
+    second: str
+    third: str
+
+
+def moment() -> str:
+    """Return a moment after all that was done, and before all that comes: servers say times to
+    the second."""
+    here = int(time.time()) + 1
+    while time.time() < here:
+        time.sleep(0.02)
+    return datetime.fromtimestamp(here - 0.001, UTC).isoformat()
+
+
+@pytest.fixture(scope="module")
+def history(moto: str) -> Iterator[History]:
+    client = plain(moto)
+    bucket = "history"
+    client.create_bucket(Bucket=bucket)
+    put(client, "null", b"before versions")
+    enabled = {"Status": "Enabled"}
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=enabled)
+    put(client, "file", b"one")
+    put(client, "d/deleted later", b"12345")
+    put(client, "only/then", b"1")
+    put(client, "link", b"", Metadata={"mode": "41471", "mimicfs-target": "file"})
+    first = moment()
+    put(client, "file", b"second one")
+    put(client, "null", b"with versions")
+    put(client, "d/new", b"1")
+    client.delete_object(Bucket=bucket, Key="d/deleted later")
+    client.delete_object(Bucket=bucket, Key="only/then")
+    second = moment()
+    put(client, "file", b"3")
+    put(client, "d/deleted later", b"again")
+    yield History(bucket, first, second, moment())
+    client.close()
+
+
+def put(client: Any, key: str, body: bytes, **more: Any) -> None:
+    client.put_object(Bucket="history", Key=key, Body=body, **more)
+
+
+def walked(path):
+    return sorted(
+        os.path.relpath(os.path.join(top, name), path)
+        for top, _, names in os.walk(path)
+        for name in names
+    )
+
+
+def test_each_moment_has_its_names_and_bytes(mount_at, history):
+    then = mount_at("s3://history", "-o", f"at={history.first}", name="first").path
+    assert walked(then) == ["d/deleted later", "file", "link", "null", "only/then"]
+    assert (then / "file").read_bytes() == b"one"
+    assert (then / "null").read_bytes() == b"before versions"
+    assert (then / "d/deleted later").read_bytes() == b"12345"
+    later = mount_at("s3://history", "-o", f"at={history.second}", name="second").path
+    assert walked(later) == ["d/new", "file", "link", "null"]
+    assert (later / "file").read_bytes() == b"second one"
+    assert (later / "null").read_bytes() == b"with versions"
+    assert not (later / "only").exists()
+
+
+def test_names_and_attributes_of_then_cost_one_pass(mount_at, history, proxy):
+    then = mount_at("s3://history", "-o", f"at={history.first}").path
+    assert proxy.counted() == {"HEAD": 1, "LIST": 2}  # one of them: whether there are versions
+    assert walked(then) == ["d/deleted later", "file", "link", "null", "only/then"]
+    assert (then / "file").stat().st_size == 3
+    assert not (then / "missing").exists()
+    assert proxy.counted() == {}
+
+
+def test_nothing_can_be_changed_then(mount_at, history):
+    then = mount_at("s3://history", "-o", f"at={history.first}").path
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        (then / "file").write_bytes(b"x")
+
+
+def test_a_prefix_of_then(mount_at, history):
+    then = mount_at("s3://history/d/", "-o", f"at={history.first}").path
+    assert os.listdir(then) == ["deleted later"]
+
+
+def test_the_present_of_the_same_store_is_untouched(mount_at, history):
+    now = mount_at("s3://history", name="now").path
+    assert (now / "file").read_bytes() == b"3"
+    then = mount_at("s3://history", "-o", f"at={history.first}", name="then").path
+    assert (then / "file").read_bytes() == b"one"
+    assert (now / "file").read_bytes() == b"3"
+
+
+def test_a_moment_that_is_none_is_refused(state, server, tmp_path):
+    point = tmp_path / "mnt"
+    point.mkdir()
+    for text, said in {
+        "tomorrow": "tomorrow: not a moment",
+        "2999-01-01": "2999-01-01: is still to come",
+    }.items():
+        result = run("mount", "-o", f"at={text}", "s3://history", point)
+        assert (result.returncode, said in result.stderr) == (2, True), result.stderr
