@@ -159,6 +159,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", default="", help="one that scripts/servers knows, for moto")
     parser.addoption("--crashes", type=int, default=3, help="how often a load is killed")
     parser.addoption("--appends", type=int, default=60, help="how many appends meet")
+    parser.addoption("--rounds", type=int, default=0, help="of the races of one name; 0: a few")
 
 
 # What takes a second to start, or is slow to use.

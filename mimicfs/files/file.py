@@ -59,6 +59,7 @@ from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import Part
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.transfer import Batch, Slice
+from mimicfs.files.turn import Turn
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
 from mimicfs.s3.transport.backoff import backoff_s
@@ -97,7 +98,7 @@ class File:
         self._journal = journal
         self._options = options
         self._budget = budget
-        self._change = threading.RLock()
+        self._change = Turn()
         self._lock = threading.Lock()  # protects all below
         self.bucket = bucket
         self.key = key
@@ -121,6 +122,8 @@ class File:
         self._staging: Staging | None = None
         self._multipart: Multipart | None = None  # begun while the file is written
         self._behind: Cancellation | None = None  # of an upload that gives way to changes
+        self._handed = False  # somebody has got bytes of the version `entry`
+        self._vanished = False  # expired because it was deleted, before anybody got bytes
         self._promised = False  # its writer was told that the bytes are safe
         self._reader = reader or self._new_reader(entry)
         if staging is not None:
@@ -191,7 +194,21 @@ class File:
             # No old bytes once the file has expired, nor of a staging file that was given up.
             if self._source(offset, size)[0] is not staging:
                 continue
-            return found[0] if len(found) == 1 else b"".join(found)
+            if staging or self._hand_out(reader):
+                return found[0] if len(found) == 1 else b"".join(found)
+
+    def _hand_out(self, reader: Reader | None) -> bool:
+        """Note that somebody gets bytes of the version in S3. False: *reader*'s is the old one,
+        and nobody had got any of it."""
+        with self._lock:
+            self._check(reading=True)
+            self._handed = self._handed or reader is self._reader
+            return reader is self._reader
+
+    def hand_out(self) -> None:
+        """The kernel has bytes of the version that the file stands on."""
+        with self._lock:
+            self._handed = True
 
     def _piece(
         self,
@@ -217,7 +234,8 @@ class File:
         [(start, end, local)] = pieces
         if local and staging is not None:
             return staging.read(start, end - start)
-        return reader.read_cached(start, end - start) if reader is not None else None
+        data = reader.read_cached(start, end - start) if reader is not None else None
+        return data if data is not None and self._hand_out(reader) else None
 
     def _source(
         self, offset: int, size: int
@@ -225,14 +243,16 @@ class File:
         """Return what the bytes from *offset* on are read from: (start, end, whether they are
         in the staging file) for each piece."""
         with self._lock:
-            self._check()
+            self._check(reading=True)
             end = min(offset + size, self.size)
             pieces = list(self._layout.pieces(offset, end)) if offset < end else []
             return self._staging, self._reader, pieces
 
-    def _check(self) -> None:
+    def _check(self, *, reading: bool = False) -> None:
         if self._closed:
             raise PosixError(errno.EBADF, self._about)
+        if self._vanished and reading:
+            raise PosixError(errno.ENOENT, f"{self._about}: deleted in S3")
         if self._expired:
             raise ObjectChanged.since_opened(self._about)
 
@@ -245,9 +265,9 @@ class File:
             self._check()
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
-        self._interrupt()
-        with self._change:
-            staging = self._staged(cancellation)
+        self.interrupt()
+        with self._change.taken(cancellation):
+            staging = self._staged_anew(cancellation)
             self._only_appended = False
             self._write(staging, offset, data, cancellation)
         return len(data)
@@ -256,15 +276,15 @@ class File:
         """Write *data* at the end of the file; return where that was. If somebody else replaces
         the object before it is uploaded, and all changes are appends, they go behind what is
         there then. Raises ObjectChanged where that has happened already."""
-        self._interrupt()
-        with self._change:
+        self.interrupt()
+        with self._change.taken(cancellation):
             self._check_size(self.size + len(data))
             with self._lock:
                 self._check()
             if not data:
                 return self.size
-            clean = not self.dirty
-            staging = self._staged(cancellation)
+            staging = self._staged_anew(cancellation)
+            clean = not (self.dirty or self._unsaved)
             self._only_appended = self._only_appended or clean
             offset = self.size
             self._write(staging, offset, data, cancellation)
@@ -283,16 +303,26 @@ class File:
             self._layout.front = end
             self._send_ahead(staging, cancellation)
 
+    def _staged_anew(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
+        """As `_staged`, also where the file turns out to stand on an old version and moves."""
+        while True:
+            entry = self.entry
+            try:
+                return self._staged(cancellation, keep)
+            except ObjectChanged:
+                if self.entry is entry:
+                    raise
+
     def truncate(self, size: int, cancellation: Cancellation) -> None:
         """Cut the file to *size*, or extend it with zeros."""
         self._check_size(size)
-        self._interrupt()
-        with self._change:
+        self.interrupt()
+        with self._change.taken(cancellation):
             with self._lock:
                 self._check()
             if size == self.size and not self.dirty:
                 return
-            staging = self._staged(cancellation, keep=size)
+            staging = self._staged_anew(cancellation, keep=size)
             self._only_appended = False
             self._make_dirty(staging)
             if self._multipart is not None:
@@ -303,7 +333,7 @@ class File:
             else:
                 self._cut(staging, size)
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """Interrupt an upload that nobody waits for: the file is about to change."""
         behind = self._behind
         if behind is not None:
@@ -380,9 +410,9 @@ class File:
     ) -> bool:
         """Store what *change* makes of the user metadata with the next upload, and *mtime_ns*
         as the time of the last change. False: there will be none, S3 has the file."""
-        self._interrupt()
+        self.interrupt()
         with self._change:
-            if not (self.dirty or self.apart):
+            if self._closed or not (self.dirty or self.apart):
                 return False
             meta = change(self.content.meta)
             with self._lock:
@@ -395,7 +425,7 @@ class File:
 
     def secure(self) -> None:
         """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
-        self._interrupt()
+        self.interrupt()
         with self._change:
             if self.dirty and self._staging is not None:
                 self._promised = True
@@ -404,7 +434,11 @@ class File:
                 self._staging.sync()
 
     def _staged(
-        self, cancellation: Cancellation, keep: int | None = None, *, to_upload: bool = True
+        self,
+        cancellation: Cancellation,
+        keep: int | None = None,
+        *,
+        to_upload: bool = True,
     ) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
         version in S3. Raises ObjectChanged if that is gone."""
@@ -487,7 +521,7 @@ class File:
         the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
         dirty.
         """
-        with self._change:
+        with self._change.taken(cancellation):
             if self.lost is not None:
                 raise UploadFailed(str(self.lost), errno=self.lost.errno, kept_at=self.lost.kept_at)
             staging = self._staging
@@ -719,9 +753,9 @@ class File:
         """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
         S3 then refuses, `attach` takes it back. If they are gone already, the file expires:
         that is no reason for the name to stay."""
-        self._interrupt()
-        with self._change:
-            if self._expired or self._detached:
+        self.interrupt()
+        with self._change.taken(cancellation):
+            if self._closed or self._expired or self._detached:
                 return
             self._give_up_multipart()
             self._settled(cancellation)
@@ -745,12 +779,29 @@ class File:
             if detached and self._unsaved and self._staging is not None:
                 self._make_dirty(self._staging)
 
-    def expire(self) -> None:
-        """The object was replaced in S3: a clean file gives ESTALE from now on."""
+    def follow(self, entry: Entry) -> bool:
+        """The object is *entry* by now, written by somebody else. Stand on that, if nobody has
+        got bytes of the old version and none were written; return whether it does."""
+        with self._lock:
+            stands = self.dirty or self._staging is not None or self._handed
+            if stands or self.apart or self._closed:
+                return False
+            old, self._reader = self._reader, self._new_reader(entry)
+            self.entry, self._layout = entry, Layout(entry.size)
+            self.content = self.content._replace(meta=entry.meta or {})
+            self.mtime_ns = entry.mtime_ns
+        if old is not None:
+            old.close()
+        return True
+
+    def expire(self, *, deleted: bool = False) -> None:
+        """The object was replaced in S3, or *deleted*: a clean file gives ESTALE from now on;
+        ENOENT where it was deleted before anybody got bytes of it."""
         with self._lock:
             if self.dirty or self._detached:
                 return
             self._expired = True
+            self._vanished = deleted and not self._handed
             reader = self._reader
         if reader is not None:
             reader.close()
@@ -759,7 +810,7 @@ class File:
         """The object is *entry* now, by a copy within S3 that we asked for. Bytes that were
         written meanwhile stay, and are uploaded."""
         with self._change:
-            if self._detached or self._expired:
+            if self._detached or self._expired or self._closed:
                 return
             self._stand_on(entry)
             with self._lock:
@@ -781,6 +832,8 @@ class File:
         *content* (None: as before). Bytes that S3 does not have go to the new place with the next
         flush."""
         with self._change:
+            if self._closed:
+                return
             self._give_up_multipart()
             with self._lock:
                 self.bucket, self.key = bucket, key

@@ -18,7 +18,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from mimicfs import metadata
@@ -221,20 +221,13 @@ class VFS:
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
         key = node.key  # it has none once it is found to be another version
-        self._let_go(caller, node)
-        if node.file is None or node.file.entry is not None:
-            with _detached(node):
+        with self._handles.leaving(node, caller.cancellation) as file:
+            if file is None or file.entry is not None:
                 self._s3.delete(directory.bucket, key)
-            directory.content = directory.content and bool(node.component)
-            self._keep(directory)
-        self._touch(directory)
-        self._kernel.name_gone(directory, node.component)
-        self.inodes.unlink(node)
-
-    def _let_go(self, caller: Caller, node: Node) -> None:
-        """*node* is about to lose its object: whoever has it open goes on with a local copy."""
-        if node.file is not None and node.opens:
-            node.file.detach(caller.cancellation)
+                directory.content = directory.content and bool(node.component)
+                self._keep(directory)
+            self._touch(directory)
+            self._kernel.name_gone(directory, node.component)
 
     def rename(
         self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
@@ -251,18 +244,31 @@ class VFS:
         replaced = self._replaceable(caller, node, target, new_name, flags)
         old = node.component
         places = (caller.cancellation, Place(source, old), Place(target, component))
-        with _detached(replaced):
+        with self._replacing(caller, node, replaced):
             if node.is_directory:
                 self._mover.move_directory(*places)
             else:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(*places, replace=replace)
                 self._kernel.name_gone(source, old)
-        if replaced is not None:
-            self.inodes.unlink(replaced)
         self._keep(source)
         self._touch(source)
         self._touch(target)
+
+    @contextmanager
+    def _replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:
+        """Within, *node* takes the name of *replaced*. Two take their turns in one order."""
+        with ExitStack() as stack:
+            taken = [node] if replaced is None else sorted((node, replaced), key=_ino)
+            for each in taken:
+                stack.enter_context(self._handles.turn(each, caller.cancellation))
+            if not node.is_directory:
+                stack.enter_context(self._handles.moving(node, caller.cancellation))
+            if replaced is not None and not replaced.is_directory:
+                stack.enter_context(self._handles.leaving(replaced, caller.cancellation))
+            yield
+            if replaced is not None and replaced.is_directory:
+                self.inodes.unlink(replaced)
 
     def _replaceable(
         self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
@@ -280,8 +286,6 @@ class VFS:
             raise PosixError(errno.EISDIR if replaced.is_directory else errno.ENOTDIR, repr(name))
         if replaced.is_directory:
             self._empty(replaced)
-        else:
-            self._let_go(caller, replaced)
         return replaced
 
     # Attributes
@@ -292,11 +296,20 @@ class VFS:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
             return self.getattr(caller, ino, None)
+        if node.kind != Kind.OBJECT:
+            self._set(caller, node, new, handle)
+            return self.getattr(caller, ino, handle)
+        with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
+            self._set(caller, stands, new, handle)
+            return self.getattr(caller, ino, handle)
+
+    def _set(self, caller: Caller, node: Node, new: NewAttr, handle: int | None) -> None:
         if new.size is not None:
             self._truncate(caller, node, new.size, handle)
         if new._replace(size=None) != NewAttr():
-            self._stored.set_attributes(node, self.getattr(caller, ino, None), new)
-        return self.getattr(caller, ino, handle)
+            with self._handles.turn(node, caller.cancellation):
+                now = self.getattr(caller, node.ino, None)
+                self._stored.set_attributes(node, now, new)
 
     def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
         """*ino* was changed, and has *mode* from now on, without set-user-id and set-group-id.
@@ -393,13 +406,15 @@ class VFS:
         elif node.kind == Kind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         else:
-            self._stored.set_xattr(node, name, value, flags)
+            with self._handles.turn(node, caller.cancellation):
+                self._stored.set_xattr(node, name, value, flags)
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         node = self.inodes.get(ino)
         if name.startswith(PREFIX) or node.kind == Kind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
-        self._stored.remove_xattr(node, name)
+        with self._handles.turn(node, caller.cancellation):
+            self._stored.remove_xattr(node, name)
 
     def statfs(self, caller: Caller, ino: int) -> Usage:
         root = self.inodes.root
@@ -421,18 +436,21 @@ class VFS:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._options.buckets.check_writable(node.bucket)
-        if node.file is not None and (node.file.entry is None or node.parent is None):
-            return self._handles.open_again(node, flags, caller.cancellation)
-        if self._options.ask_at_open and (node.file is None or not node.file.dirty):
+        own = node.file is not None and (node.file.dirty or node.file.apart)
+        if self._options.ask_at_open and node.parent is not None and not own:
             self._ask(node, caller)
-        entry = self._tree.entry(node)
-        if entry.meta is None and caller.uid not in (0, os.getuid()):
-            entry = self._admitted(node, entry, caller)
-        opened = self._handles.open(node, entry, flags, caller.cancellation)
+        opened = self._handles.open(node, partial(self._seen, caller), flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
             self._kernel.told(_TELL_KERNEL_S)
         return opened
+
+    def _seen(self, caller: Caller, node: Node) -> Entry:
+        """Return what the mirror has of *node*, which *caller* may open."""
+        entry = self._tree.entry(node)
+        if entry.meta is None and caller.uid not in (0, os.getuid()):
+            return self._admitted(node, entry, caller)
+        return entry
 
     def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
         """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
@@ -550,12 +568,5 @@ class VFS:
         directory.mtime_ns = time.time_ns()
 
 
-@contextmanager
-def _detached(node: Node | None) -> Iterator[None]:
-    """Within, the object of *node* goes. If it does not, whoever has it open writes to it on."""
-    try:
-        yield
-    except BaseException:
-        if node is not None and node.file is not None:
-            node.file.attach()
-        raise
+def _ino(node: Node) -> int:
+    return node.ino

@@ -14,23 +14,25 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
-from mimicfs.entry import Difference, Entry
+from mimicfs.entry import OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.turn import Turn
 from mimicfs.mimicdb import MimicDB
-from mimicfs.posix import Cancellation, Opened
+from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.kept import successor
-from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.inodes import Inodes, Kind, Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 from mimicfs.vfs.writeback import Pending, WriteBack
@@ -46,6 +48,7 @@ class Handle(NamedTuple):
     node: Node
     file: File | None  # None: the control file
     text: bytes = b""  # what the control file reads as
+    asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
 
 
 class Handles:
@@ -59,6 +62,7 @@ class Handles:
         options: FileOptions,
         cache: BlockCache | None = None,
     ) -> None:
+        self._mimicdb = mimicdb
         self._s3 = s3
         self._journal = journal
         self._inodes = inodes
@@ -76,59 +80,186 @@ class Handles:
 
     # Opening and closing
 
-    def open(self, node: Node, entry: Entry, flags: int, cancellation: Cancellation) -> Opened:
-        """Open the object *entry*. *flags* are those of open(2). Raises PosixError ESTALE where
-        *node* is open as another version: then the kernel looks the name up again, and opens
-        what it finds."""
-        keep_cache = self._kernel.has_pages(node, entry)
-        read = not flags & _WRITES and not keep_cache
-        reader = self._neighbours.opened(node, entry) if read else None
-        with self._lock:
-            file = node.file
-            if file is not None and not (file.dirty or file.etag == entry.etag):
-                if reader is not None:
-                    reader.close()
-                file.expire()
-                self._kernel.replaced(node)
-                raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
-            if file is None:
-                content = Content(metadata.content_type(node.component), entry.meta or {})
-                file = node.file = self._file(node, entry, content, reader)
-            elif reader is not None:
-                reader.close()
-            handle = self._add(node, file)
-            keep_cache = self._kernel.has_pages(node, entry)
-            self._kernel.reads(node, entry)
+    def open(
+        self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
+    ) -> Opened:
+        """Open the object of *node*, which the mirror has as *look* says; or share what is open
+        of it and S3 does not have, or not any more. Raises PosixError ENOENT; ESTALE where
+        *node* is not what its name stands for: then the kernel looks the name up again, and
+        opens what it finds."""
+        opened = None
+        while opened is None:
+            self._wait_until_left(node, cancellation)
+            stands = self._standing(node)
+            self._wait_until_left(stands, cancellation)
+            own = stands.file is not None and stands.file.entry is None
+            entry = None if own or stands.parent is None else look(stands)
+            opened = self._open_known(stands, entry, flags)
+            if opened is not None and stands is not node:
+                self._also(node, opened.handle)
         if flags & os.O_TRUNC and flags & _WRITES:
             try:
-                file.truncate(0, cancellation)
+                self._writable(opened.handle).truncate(0, cancellation)
             except BaseException:
-                self.release(handle)
+                self.release(opened.handle)
                 raise
+        return opened
+
+    def _standing(self, node: Node) -> Node:
+        """Return what the name of *node* stands for, where this mount has just replaced it: the
+        kernel looked the name up a moment before. *node* itself in all other cases."""
+        if node.parent is not None or node.former is None or node.file is not None:
+            return node
+        parent, component = node.former
+        known = self._inodes.find(parent, component)
+        if known is not None and known.file is not None:
+            return known
+        entry = self._mimicdb.entry(parent.bucket, parent.key + component)
+        if entry is None or entry.kind != OBJECT:
+            return node
+        return self._inodes.child(parent, component, Kind.OBJECT, hold=False)
+
+    def _also(self, asked: Node, handle: int) -> None:
+        """*handle* is what the kernel gets when it opens *asked*."""
+        with self._lock:
+            self._open[handle] = self._open[handle]._replace(asked=asked)
+            asked.file = asked.file or self._open[handle].file
+        self._kernel.shifted(asked)
+
+    def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
+        while node.leaving:
+            with self.turn(node, cancellation):
+                pass
+
+    def _open_known(self, node: Node, entry: Entry | None, flags: int) -> Opened | None:
+        """Open *node*, whose version in S3 is *entry*; None: it has changed since that was
+        looked up."""
+        keep_cache = entry is not None and self._kernel.has_pages(node, entry)
+        read = entry is not None and not flags & _WRITES and not keep_cache
+        reader = self._neighbours.opened(node, entry) if entry is not None and read else None
+        with self._lock:
+            opened = self._shared(node, entry, flags)
+            if opened is not None or entry is None or node.file is not None or node.leaving:
+                if reader is not None:
+                    reader.close()
+                return opened
+            content = Content(metadata.content_type(node.component), entry.meta or {})
+            node.file = self._file(node, entry, content, reader)
+            return self._opened(node, node.file, entry, flags)
+
+    def _shared(self, node: Node, entry: Entry | None, flags: int) -> Opened | None:
+        """Open the File that *node* has; None if it has none, or not of *entry*."""
+        if node.file is not None and node.file not in self._users:
+            node.file = None  # it is being closed
+        file = node.file
+        if node.leaving or (file is None and node.parent is not None):
+            return None
+        if file is None:
+            return self._nameless(node, flags)
+        if file.expired:
+            raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
+        if file.entry is None or node.parent is None:
+            return Opened(self._add(node, file), keep_cache=True)
+        if entry is not None and (file.dirty or file.etag == entry.etag):
+            return self._opened(node, file, entry, flags)
+        known = self._mimicdb.entry(node.bucket, file.key)
+        if entry is not None and known is not None and known.etag == entry.etag:
+            self._outdated(node, file, entry)
+        return None  # or it was uploaded since the mirror was asked
+
+    def _outdated(self, node: Node, file: File, entry: Entry) -> None:
+        """The mirror has *entry*, another version than *file* stands on."""
+        if file.follow(entry):
+            self._kernel.shifted(node, entry.etag)
+            return
+        file.expire()
+        self._kernel.replaced(node)
+        raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
+
+    def _nameless(self, node: Node, flags: int) -> Opened:
+        """Open what this mount unlinked just before. Nobody can find it any more: a writer who
+        cannot see what it had writes to an empty file."""
+        if node.former is None:
+            raise PosixError(errno.ESTALE, "the name stands for another file by now")
+        if not flags & _WRITES or not (flags & os.O_TRUNC or not flags & os.O_RDWR):
+            raise PosixError(errno.ENOENT, f"s3://{node.bucket}: {node.component!r}")
+        content = Content(metadata.content_type(node.component))
+        file = node.file = self._file(node, None, content)
+        file.detach(NEVER)
+        return Opened(self._add(node, file), keep_cache=True)
+
+    def _opened(self, node: Node, file: File, entry: Entry, flags: int) -> Opened:
+        handle = self._add(node, file)
+        keep_cache = self._kernel.has_pages(node, entry)
+        if keep_cache:
+            file.hand_out()
+        self._kernel.reads(node, entry)
         return Opened(handle, keep_cache, quiet=not flags & _WRITES)
 
     def create(
         self, node: Node, content: Content, *, absent: bool, exclusive: bool = False
     ) -> Opened:
         """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
-        is uploaded."""
+        is uploaded. *exclusive*: not even appends may go behind what is there."""
         with self._lock:
             node.file = self._file(node, None, content, absent=absent, exclusive=exclusive)
             return Opened(self._add(node, node.file))
 
-    def open_again(self, node: Node, flags: int, cancellation: Cancellation) -> Opened:
-        """Open once more a file that S3 does not have yet, or not any more. Raises PosixError
-        ESTALE where that is because of what others did."""
+    @contextmanager
+    def held(
+        self, node: Node, look: Callable[[Node], Entry], cancellation: Cancellation
+    ) -> Iterator[Node]:
+        """Yield what *node*, or its name by now, stands for; within, it has a file, whatever
+        happens to the name. The kernel has not opened it: its pages are what they are."""
+        pages = node.pages_etag
+        opened = self.open(node, look, os.O_WRONLY, cancellation)
+        node.pages_etag = pages
+        try:
+            yield self.node(opened.handle)
+        finally:
+            self.release(opened.handle)
+
+    # Taking turns
+
+    @contextmanager
+    def turn(self, node: Node, cancellation: Cancellation) -> Iterator[None]:
+        """Within, nobody else in this mount uploads, copies or deletes the object of *node*. An
+        upload that nobody waits for gives way. Raises Interrupted."""
         with self._lock:
-            file = node.file
-            if file is None:  # it was closed, and its upload failed, a moment ago
-                raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
-            if file.expired:
-                raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
-            handle = self._add(node, file)
-        if flags & os.O_TRUNC and flags & _WRITES:
-            file.truncate(0, cancellation)
-        return Opened(handle, keep_cache=True)
+            turn = node.turn = node.turn or Turn()
+        if node.file is not None:
+            node.file.interrupt()
+        with turn.taken(cancellation):
+            yield
+
+    @contextmanager
+    def moving(self, node: Node, cancellation: Cancellation) -> Iterator[None]:
+        """Within, *node* gets another name, and no file of it is opened."""
+        with self.turn(node, cancellation):
+            with self._lock:
+                node.leaving = True
+            try:
+                yield
+            finally:
+                node.leaving = False
+
+    @contextmanager
+    def leaving(self, node: Node, cancellation: Cancellation) -> Iterator[File | None]:
+        """Within, the object of *node* goes, and no file of it is opened. Whoever has it open
+        goes on with a local copy; yields that. Where it does not go, it is written on."""
+        with self.moving(node, cancellation):
+            with self._lock:
+                file, parent, component = node.file, node.parent, node.component
+            try:
+                if file is not None:
+                    file.detach(cancellation)
+                yield file
+                node.former = (parent, component) if parent is not None else None
+                self._inodes.unlink(node)
+            except BaseException:
+                if file is not None:
+                    file.attach()
+                raise
 
     def open_control(self, node: Node, text: bytes) -> Opened:
         with self._lock:
@@ -138,7 +269,9 @@ class Handles:
         """Close one handle; with the last one of a File, the File."""
         self._upload_last(handle)
         with self._lock:
-            node, file, _ = self._open.pop(handle)
+            node, file, _, asked = self._open.pop(handle)
+            if asked is not None and asked.file is file:
+                asked.file = None
             last = file is not None and self._leave(file)
             if last and node.file is file:
                 node.file = None
@@ -156,7 +289,7 @@ class Handles:
         if left:
             about = f"S3 does not have {len(left)} closed files yet: the next mount uploads them"
             failed = UploadFailed(about, errno=errno.EIO, kept_at=str(self._journal.directory))
-        for node, file, _ in handles:
+        for node, file, *_ in handles:
             if file is None:
                 continue
             try:
@@ -224,7 +357,7 @@ class Handles:
     def _upload_last(self, handle: int) -> None:
         """Upload what was changed since its last descriptor was closed: through a mapping, which
         outlives it. Nobody is there to be told that it failed, but for the log."""
-        node, file, _ = self._handle(handle)
+        node, file, *_ = self._handle(handle)
         if file is None or not file.dirty or file.refused:
             return
         with self._lock:
@@ -246,7 +379,7 @@ class Handles:
         with self._lock:
             found = {
                 node.component: None
-                for node, file, _ in self._open.values()
+                for node, file, *_ in self._open.values()
                 if node.parent is directory and file is not None and file is node.file
                 if file.entry is None
             }
@@ -264,7 +397,7 @@ class Handles:
     def read(
         self, handle: int, offset: int, size: int, cancellation: Cancellation
     ) -> bytes | memoryview:
-        _, file, text = self._handle(handle)
+        _, file, text, _ = self._handle(handle)
         if file is None:
             return text[offset : offset + size]
         return file.read(offset, size, cancellation)
@@ -275,7 +408,7 @@ class Handles:
 
     def flush(self, handle: int, cancellation: Cancellation) -> None:
         """Upload what was written. Returns when S3 has it and the mirror knows."""
-        node, file, _ = self._handle(handle)
+        node, file, *_ = self._handle(handle)
         if file is not None:
             self._upload(node, file, cancellation)
 
@@ -287,7 +420,7 @@ class Handles:
         written yet, and there is another descriptor. An empty object that is replaced a
         moment later is not worth a PUT.
         """
-        node, file, _ = self._handle(handle)
+        node, file, *_ = self._handle(handle)
         if file is None or (file.size == 0 and file.dirty and _has_open(pid, node.ino)):
             return
         self._finish(node, file)
@@ -307,7 +440,7 @@ class Handles:
 
     def _upload_behind(self, file: File, cancellation: Cancellation) -> None:
         with self._lock:
-            node = next(node for node, each, _ in self._open.values() if each is file)
+            node = next(node for node, each, *_ in self._open.values() if each is file)
         self._upload(node, file, cancellation, behind=True)
 
     def queued(self) -> list[Pending]:
@@ -316,8 +449,9 @@ class Handles:
 
     def flush_node(self, node: Node, cancellation: Cancellation) -> None:
         """The same for whatever is open of *node*."""
-        if node.file is not None:
-            self._upload(node, node.file, cancellation)
+        file = node.file
+        if file is not None:
+            self._upload(node, file, cancellation)
 
     def _upload(
         self, node: Node, file: File, cancellation: Cancellation, *, behind: bool = False
@@ -327,7 +461,8 @@ class Handles:
         if not file.dirty:
             return
         try:
-            file.flush(cancellation, behind=behind)
+            with self.turn(node, cancellation):
+                file.flush(cancellation, behind=behind)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             if not behind or file.lost is not None:
                 log.error("%s", exc)
@@ -430,7 +565,7 @@ class Handles:
         """Somebody has replaced the object of *handle*, which is to be appended to. Return a File
         of what S3 has now, which *handle* has from now on. Raises ObjectChanged where S3 has
         none, or where bytes were written that cannot go behind another version."""
-        node, old, _ = self._handle(handle)
+        node, old, *_ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
             raise ObjectChanged.since_opened(f"s3://{node.bucket}/{node.key}")
         try:
@@ -440,7 +575,7 @@ class Handles:
             raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
         new = self._file(node, entry, content)
         with self._lock:
-            self._open[handle] = Handle(node, new)
+            self._open[handle] = self._open[handle]._replace(file=new)
             self._users[new] = 1
             last = self._leave(old)
             if last and node.file is old:

@@ -28,6 +28,7 @@ from mimicfs.posix import ROOT_INO
 
 if TYPE_CHECKING:
     from mimicfs.files.file import File
+    from mimicfs.files.turn import Turn
 
 
 class Kind(IntEnum):
@@ -55,14 +56,17 @@ class Node:
         "component",
         "content",
         "file",
+        "former",
         "holds",
         "ino",
         "kind",
+        "leaving",
         "mtime_ns",
         "opens",
         "pages_etag",
         "parent",
         "special",
+        "turn",
     )
     prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
 
@@ -78,6 +82,10 @@ class Node:
         self.holds = 0  # how often the kernel holds it
         self.opens = 0  # handles
         self.file: File | None = None  # what its handles share; the newest, after a change
+        self.leaving = False  # object: it is being unlinked or replaced; an open waits
+        # object: where it was, if this mount has unlinked or replaced it.
+        self.former: tuple[Node, str] | None = None
+        self.turn: Turn | None = None  # object: of who changes it in S3; made when needed
         self.mtime_ns = 0  # directory: its latest change through this mount
         self.pages_etag = ""  # the version of which the kernel may hold pages
         self.special = False  # object: it was shown as something else than a regular file

@@ -67,6 +67,13 @@ class Kernel:
             self._name_changed(parent, slot)
             self._listing_changed(parent.ino)
 
+    def shifted(self, node: Node, etag: str = "") -> None:
+        """The bytes of *node*, which is open, lie elsewhere than the kernel believes, or are
+        more or fewer: it was appended to, or is of the version *etag*, and nobody has read it."""
+        self._kernel.attr_changed(node.ino)  # waits for no page, unlike the next
+        self._kernel.data_changed(node.ino)
+        node.pages_etag = etag
+
     def refused(self, node: Node) -> None:
         """S3 refused what was written to *node*: its name shows S3's version again."""
         if node.parent is not None:
@@ -199,8 +206,11 @@ class Kernel:
             self._name_changed(node.parent, node.slot)
         file = node.file
         if file is not None and not file.dirty and file.etag != etag:
-            file.expire()
-            self.replaced(node)
+            if entry is not None and file.follow(entry):
+                self.shifted(node, etag)
+            else:
+                file.expire(deleted=entry is None)
+                self.replaced(node)
             return
         if node.pages_etag and node.pages_etag == etag:
             self._kernel.attr_changed(node.ino)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -273,7 +274,7 @@ def test_a_refused_upload_keeps_the_bytes_and_a_later_one_goes_on(
     client.delete_bucket(Bucket=files.bucket)
     with pytest.raises(UploadFailed) as raised:
         file.flush(calm)
-    assert raised.value.errno == 19  # ENODEV: the bucket
+    assert raised.value.errno == errno.ENODEV  # the bucket
     assert Path(raised.value.kept_at).read_bytes() == b"precious"
     assert (file.dirty, file.read(0, 99, calm)) == (True, b"precious")
     client.create_bucket(Bucket=files.bucket)

@@ -1,0 +1,73 @@
+"""A lock for long waits: a thread that waits for it can be interrupted.
+
+Reentrant; the thread that has waited longest is served first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from mimicfs.posix import NEVER, Cancellation
+
+
+class Turn:
+    """One thread at a time has it; `with turn:` takes it in any case."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the three below
+        self._owner: int | None = None
+        self._depth = 0
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+
+    @contextmanager
+    def taken(self, cancellation: Cancellation) -> Iterator[None]:
+        """Have the turn within. Raises Interrupted if *cancellation* comes first."""
+        self._take(cancellation)
+        try:
+            yield
+        finally:
+            self._give()
+
+    def __enter__(self) -> None:
+        self._take(NEVER)
+
+    def __exit__(self, *_: object) -> None:
+        self._give()
+
+    def _take(self, cancellation: Cancellation) -> None:
+        me = threading.get_ident()
+        with self._lock:
+            if self._owner in (None, me):
+                self._owner = me
+                self._depth += 1
+                return
+            mine = (Future[None](), me)
+            self._waiting.append(mine)
+        try:
+            cancellation.wait(mine[0])
+        except BaseException:
+            self._leave(mine)
+            raise
+
+    def _leave(self, mine: tuple[Future[None], int]) -> None:
+        with self._lock:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                return
+        self._give()  # it became ours in the same moment
+
+    def _give(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth:
+                return
+            if not self._waiting:
+                self._owner = None
+                return
+            following, self._owner = self._waiting.popleft()
+            self._depth = 1
+        following.set_result(None)
