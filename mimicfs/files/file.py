@@ -391,13 +391,16 @@ class File:
             self.dirty = True
 
     def _describe(self, staging: Staging) -> None:
+        if self._promised:
+            staging.promise(self._record())
+        else:
+            staging.describe(self._record())
+
+    def _record(self) -> Record:
         content, layout = self.content, self._layout
-        staging.describe(
-            Record(
-                *(self.bucket, self.key, self.etag, layout.base, layout.partial),
-                *(self._s3.endpoint, content.content_type, content.meta, content.headers),
-                closed=self._promised,
-            )
+        return Record(
+            *(self.bucket, self.key, self.etag, layout.base, layout.partial),
+            *(self._s3.endpoint, content.content_type, content.meta, content.headers),
         )
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
@@ -430,7 +433,7 @@ class File:
             if self.dirty and self._staging is not None:
                 self._promised = True
                 self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
-                self._describe(self._staging)
+                self._staging.promise(self._record())
                 self._staging.sync()
 
     def _staged(

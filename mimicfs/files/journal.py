@@ -8,9 +8,13 @@ gets the name *.data only once it is locked. What a dead mount left is uploaded 
 (recovery.py), or moved to the directory `recovered`, for its owner to look at; a staging file
 without a record is only a copy of what S3 has.
 
-A file that has only some bytes of a large object says in NAME.ranges which: a line of 16 bytes
-(two u64, little endian) for each change. [start, end) was written; start with an end of 2^64-1:
-all from start on was cut off. The rest is as in the version that the record names.
+A file that has only some bytes of a large object says in NAME.ranges which: a line of 20 bytes
+(two u64 and a u32, little endian) for each change. [start, end) was written; start with an end of
+2^64-1: all from start on was cut off. The rest is as in the version that the record names.
+
+What is read back is believed only if it is what was written. A record has a CRC-32 of itself, each
+line of ranges one of all lines up to it, and a record whose writer was told that the bytes are
+safe one of the bytes. What does not match is moved to `recovered`, with the reason.
 
 INVARIANT: at every instant a file of bytes that S3 does not have either is *.data with a
 record, or is in `recovered`. So the record is written before the first byte is changed, and
@@ -29,6 +33,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -37,6 +42,7 @@ import struct
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,10 +50,16 @@ from typing import Any, NamedTuple
 
 from mimicfs.errors import ConfigError, PosixError
 
+log = logging.getLogger(__name__)
+
 _RECOVERED = "recovered"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _RANGE = struct.Struct("<QQ")
+_SUM = struct.Struct("<I")
+_LINE = _RANGE.size + _SUM.size
+_PIECE = 1 << 20
+_RECORD_MAX = 1 << 20  # bytes; a record has some hundred, and S3 takes 2 KiB of metadata
 _CUT = (1 << 64) - 1  # in the place of an end: all from the start on was cut off
 _FREE = 64 << 20  # bytes that stay free on the disk
 _LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
@@ -70,6 +82,9 @@ class Record(NamedTuple):
     headers: Mapping[str, Any] = {}
     uploads: tuple[str, ...] = ()
     closed: bool = False  # somebody was told that the bytes are safe
+    noted: int = 0  # so many bytes of ranges there were then
+    checksum: int = -1  # of the bytes then (CRC-32); -1: none was made
+    damaged: str = ""  # not "": why none of this is believed
 
 
 class Orphan(NamedTuple):
@@ -139,10 +154,12 @@ class Journal:
                 continue
             try:
                 record, size = _record(data), os.fstat(fd).st_size
-                if record is None or not (size or record.closed or record.uploads):
+                if record is None or not (
+                    size or record.closed or record.uploads or record.damaged
+                ):
                     _remove(data)
                 else:
-                    found.append(Orphan(data.stem, size, record))
+                    found.append(Orphan(data.stem, size, _checked(record, data, fd)))
             finally:
                 os.close(fd)
         return found
@@ -161,13 +178,15 @@ class Journal:
         data = self.directory / f"{orphan.name}.data"
         with _disk_errors(data):
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            _tell_ranges(data)
+            _tell_ranges(data, orphan.record.damaged)
             for source, place in ((data, target), (data.with_suffix(".json"), _beside(target))):
                 try:
                     source.rename(place)
                 except FileNotFoundError:
                     if not place.exists():
                         raise
+            with _may_vanish():  # those that could not be told
+                data.with_suffix(".ranges").rename(target.with_name(target.name + ".ranges"))
         return target
 
     def _recovered(self, name: str, key: str) -> Path:
@@ -228,6 +247,7 @@ class Staging:
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
         self._ranges: int | None = None
+        self._ranges_sum = 0  # of all lines so far
         self._unseen = 0  # bytes that are written before it is looked how much is free
         weakref.finalize(self, os.close, fd)
 
@@ -251,10 +271,11 @@ class Staging:
     def _store(self, record: Record) -> None:
         target, new = self.path.with_suffix(".json"), self.path.with_suffix(".new")
         said = {name: value for name, value in record._asdict().items() if value}
+        said["created_ns"] = time.time_ns()
         with _disk_errors(target):
             with open(new, "w", opener=_private) as file:
                 # Not `dump`, which is not done in C: half of the time of a record.
-                file.write(json.dumps({**said, "created_ns": time.time_ns()}))
+                file.write(json.dumps({**said, "record_checksum": _sum_of(said)}))
             new.rename(target)
         self._record = record
 
@@ -280,15 +301,29 @@ class Staging:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._ranges = os.open(path, flags, 0o600)
                 weakref.finalize(self, os.close, self._ranges)
-            os.write(self._ranges, _RANGE.pack(start, end))
+            if not self._ranges_sum:  # a file that is gone on with has lines
+                self._ranges_sum = zlib.crc32(path.read_bytes())
+            line = _RANGE.pack(start, end)
+            line += _SUM.pack(zlib.crc32(line, self._ranges_sum))
+            os.write(self._ranges, line)
+            self._ranges_sum = zlib.crc32(line, self._ranges_sum)
 
     def _forget_ranges(self) -> None:
         if self._ranges is not None:
             os.ftruncate(self._ranges, 0)
+            self._ranges_sum = 0
 
     def ranges(self) -> Iterator[tuple[int, int | None]]:
         """Yield what was noted, in order: (start, end), or (size, None) for a cut."""
         yield from _ranges(self.path)
+
+    def promise(self, record: Record) -> None:
+        """Write *record*, with what it takes to see later that the bytes are what they are now.
+        Raises PosixError."""
+        path = self.path.with_suffix(".ranges")
+        with _disk_errors(path):
+            noted = path.stat().st_size if record.partial and path.exists() else 0
+        self.describe(record._replace(closed=True, noted=noted, checksum=_sum_of_bytes(self._fd)))
 
     def stat(self) -> os.stat_result:
         return os.fstat(self._fd)
@@ -376,10 +411,14 @@ def _remove(data: Path) -> None:
 
 
 def _locked(data: Path) -> int | None:
-    """Return *data* opened and locked; None if its mount lives or has just removed it."""
+    """Return *data* opened and locked; None if its mount lives or has just removed it, or where
+    it is none of ours."""
     try:
-        fd = os.open(data, _OPEN)
+        fd = os.open(data, _OPEN | os.O_NONBLOCK)
     except FileNotFoundError:
+        return None
+    except OSError as exc:  # a link, a directory, a socket
+        log.warning("%s: left alone: %s", data, exc.strerror)
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -390,19 +429,69 @@ def _locked(data: Path) -> int | None:
 
 
 def _record(path: Path) -> Record | None:
-    """Return the record of a staging file; None if it has none."""
+    """Return the record of a staging file; None if it has none. One that cannot be believed
+    says so in `damaged`: the bytes are worth keeping all the same."""
     try:
-        said: Any = json.loads(path.with_suffix(".json").read_text())
+        said: Any = json.loads(_text(path.with_suffix(".json")))
     except FileNotFoundError:
         return None
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):  # damaged: the bytes are worth keeping all the same
-        return Record()
-    known = {name: said[name] for name, kind in _KINDS.items() if isinstance(said.get(name), kind)}
+    except (OSError, ValueError, RecursionError) as exc:
+        return Record(damaged=f"its record cannot be read: {exc}")
+    if not isinstance(said, dict):
+        return Record(damaged="its record is no object")
+    checksum = said.pop("record_checksum", None)
+    known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
     if "uploads" in known:
         known["uploads"] = tuple(str(upload) for upload in known["uploads"])
+    if checksum != _sum_of(said):
+        # What it says is good for a name, and for nothing else.
+        return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
     return Record(**known)
+
+
+def _text(path: Path) -> str:
+    """Return what is in the regular file *path*, and never wait for a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(_RECORD_MAX)
+
+
+def _checked(record: Record, data: Path, fd: int) -> Record:
+    """Return *record*, or why the ranges or the bytes of *data* cannot be believed."""
+    if record.damaged:
+        return record
+    try:
+        if record.partial:
+            for _ in _ranges(data, record.noted):
+                pass
+        wrong = record.checksum != -1 and record.checksum != _sum_of_bytes(fd)
+    except (OSError, PosixError) as exc:
+        return record._replace(damaged=str(exc))
+    return record._replace(damaged="its bytes do not match their checksum") if wrong else record
+
+
+def _sum_of(said: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
+def _sum_of_bytes(fd: int) -> int:
+    """Return the CRC-32 of a staging file. Its holes are as long as it is: they are skipped."""
+    size, place, found = os.fstat(fd).st_size, 0, zlib.crc32(b"")
+    while place < size:
+        try:
+            start = os.lseek(fd, place, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            break
+        piece = os.pread(fd, _PIECE, start - start % _PIECE)
+        place = start - start % _PIECE
+        if piece.strip(b"\0"):  # a hole and zeros are the same bytes
+            found = zlib.crc32(piece, zlib.crc32(b"%d" % place, found))
+        place += max(1, len(piece))
+    return zlib.crc32(b"%d" % size, found)
 
 
 _KINDS: dict[str, type] = {
@@ -410,32 +499,49 @@ _KINDS: dict[str, type] = {
     "base": int,
     "partial": bool,
     "closed": bool,
+    "noted": int,
+    "checksum": int,
     "meta": dict,
     "headers": dict,
     "uploads": list,
 }
 
 
-def _ranges(data: Path) -> Iterator[tuple[int, int | None]]:
-    with _disk_errors(data):
+def _ranges(data: Path, noted: int = 0) -> Iterator[tuple[int, int | None]]:
+    """Yield what is noted beside *data*. Raises PosixError where that is not what was written,
+    or less than *noted* bytes."""
+    path = data.with_suffix(".ranges")
+    with _disk_errors(path):
         try:
-            noted = data.with_suffix(".ranges").read_bytes()
+            lines = path.read_bytes()
         except FileNotFoundError:
-            return
-    whole = len(noted) - len(noted) % _RANGE.size  # the last one may have been cut short
-    for start, end in _RANGE.iter_unpack(noted[:whole]):
+            lines = b""
+    if len(lines) < noted or len(lines) % _LINE:
+        raise PosixError(errno.EIO, f"{path}: cut short")
+    total = 0
+    for place in range(0, len(lines), _LINE):
+        line = lines[place : place + _LINE]
+        start, end = _RANGE.unpack_from(line)
+        if _SUM.unpack_from(line, _RANGE.size)[0] != zlib.crc32(line[: _RANGE.size], total):
+            raise PosixError(errno.EIO, f"{path}: line {place // _LINE} is damaged")
+        total = zlib.crc32(line, total)
         yield start, end if end != _CUT else None
 
 
-def _tell_ranges(data: Path) -> None:
-    """Write what a partial file has into its record, for its owner to read."""
-    noted = list(_ranges(data))
-    record = data.with_suffix(".json")
-    if noted and record.exists():
-        said = json.loads(record.read_text())
+def _tell_ranges(data: Path, damaged: str) -> None:
+    """Write what a partial file has, and what is wrong, into its record, for its owner to read."""
+    record, ranges = data.with_suffix(".json"), data.with_suffix(".ranges")
+    try:
+        noted, said = list(_ranges(data)), json.loads(_text(record))
+    except (OSError, PosixError, ValueError, RecursionError):
+        return  # they are moved as they are
+    if not isinstance(said, dict):
+        return
+    more = {**({"written": noted} if noted else {}), **({"damaged": damaged} if damaged else {})}
+    if more:
         with open(record, "w", opener=_private) as file:
-            json.dump({**said, "written": noted}, file)
-    data.with_suffix(".ranges").unlink(missing_ok=True)
+            json.dump({**said, **more}, file)
+    ranges.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

@@ -100,14 +100,20 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
         log.warning("%s: not uploaded: %s", _about(orphan, journal), exc)
         _keep(journal, orphan)
         return True
+    except Exception:  # the other files go on
+        log.exception("%s: not uploaded", _about(orphan, journal))
+        staging.keep()
+        return True
 
 
 def _settle(
     s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
 ) -> None:
     record = orphan.record
-    if not record.endpoint:  # it is damaged
-        _keep(journal, orphan)
+    if record.damaged or not record.endpoint:
+        kept_at = journal.recover(orphan)
+        why = record.damaged or "its record does not say of which endpoint it is"
+        log.error("a staging file is damaged, and not uploaded: %s; it is in %s", why, kept_at)
         return
     _abort(s3, record)
     if not orphan.size and not record.closed:  # nobody has written anything
