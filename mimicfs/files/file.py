@@ -123,6 +123,9 @@ class File:
         self._multipart: Multipart | None = None  # begun while the file is written
         self._behind: Cancellation | None = None  # of an upload that gives way to changes
         self._handed = False  # somebody has got bytes of the version `entry`
+        # It follows a version that is shorter than the kernel knows. A read that ends early tells
+        # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
+        self.shrunk = False
         self._vanished = False  # expired because it was deleted, before anybody got bytes
         self._promised = False  # its writer was told that the bytes are safe
         self._reader = reader or self._new_reader(entry)
@@ -789,6 +792,7 @@ class File:
             stands = self.dirty or self._staging is not None or self._handed
             if stands or self.apart or self._closed:
                 return False
+            self.shrunk = self.shrunk or entry.size < self.size
             old, self._reader = self._reader, self._new_reader(entry)
             self.entry, self._layout = entry, Layout(entry.size)
             self.content = self.content._replace(meta=entry.meta or {})

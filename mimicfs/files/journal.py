@@ -83,7 +83,7 @@ class Record(NamedTuple):
     uploads: tuple[str, ...] = ()
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of ranges there were then
-    checksum: int = -1  # of the bytes then (CRC-32); -1: none was made
+    checksum: int = 0  # of the bytes then (CRC-32, or 1 for 0); 0: none was made
     damaged: str = ""  # not "": why none of this is believed
 
 
@@ -466,7 +466,7 @@ def _checked(record: Record, data: Path, fd: int) -> Record:
         if record.partial:
             for _ in _ranges(data, record.noted):
                 pass
-        wrong = record.checksum != -1 and record.checksum != _sum_of_bytes(fd)
+        wrong = record.checksum not in (0, _sum_of_bytes(fd))
     except (OSError, PosixError) as exc:
         return record._replace(damaged=str(exc))
     return record._replace(damaged="its bytes do not match their checksum") if wrong else record
@@ -491,7 +491,7 @@ def _sum_of_bytes(fd: int) -> int:
         if piece.strip(b"\0"):  # a hole and zeros are the same bytes
             found = zlib.crc32(piece, zlib.crc32(b"%d" % place, found))
         place += max(1, len(piece))
-    return zlib.crc32(b"%d" % size, found)
+    return zlib.crc32(b"%d" % size, found) or 1
 
 
 _KINDS: dict[str, type] = {

@@ -124,7 +124,7 @@ class Handles:
         with self._lock:
             self._open[handle] = self._open[handle]._replace(asked=asked)
             asked.file = asked.file or self._open[handle].file
-        self._kernel.shifted(asked)
+        self._kernel.grew(asked)
 
     def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
         while node.leaving:
@@ -170,7 +170,7 @@ class Handles:
     def _outdated(self, node: Node, file: File, entry: Entry) -> None:
         """The mirror has *entry*, another version than *file* stands on."""
         if file.follow(entry):
-            self._kernel.shifted(node, entry.etag)
+            self._kernel.followed(node, file)
             return
         file.expire()
         self._kernel.replaced(node)
@@ -277,6 +277,8 @@ class Handles:
                 node.file = None
         if file is not None and last:
             self._close(node, file)
+        if file is not None and file.shrunk:
+            self._kernel.attributes_changed(node)
         self._inodes.closed(node)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from mimicfs import metadata
 from mimicfs.entry import Difference, Entry
+from mimicfs.files.file import File
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
@@ -67,12 +68,12 @@ class Kernel:
             self._name_changed(parent, slot)
             self._listing_changed(parent.ino)
 
-    def shifted(self, node: Node, etag: str = "") -> None:
-        """The bytes of *node*, which is open, lie elsewhere than the kernel believes, or are
-        more or fewer: it was appended to, or is of the version *etag*, and nobody has read it."""
-        self._kernel.attr_changed(node.ino)  # waits for no page, unlike the next
-        self._kernel.data_changed(node.ino)
-        node.pages_etag = etag
+    def followed(self, node: Node, file: File) -> None:
+        """*file*, which is open, stands on another version now, of which the kernel has no page
+        yet. Of a shorter one it is told when the file is closed (File.shrunk)."""
+        node.pages_etag = file.etag
+        if not file.shrunk:
+            self._kernel.attr_changed(node.ino)
 
     def refused(self, node: Node) -> None:
         """S3 refused what was written to *node*: its name shows S3's version again."""
@@ -205,9 +206,11 @@ class Kernel:
             # A file and a link are never the same inode: the kernel must look the name up.
             self._name_changed(node.parent, node.slot)
         file = node.file
+        if file is not None and file.shrunk and file.etag == etag:
+            return  # told when it is closed
         if file is not None and not file.dirty and file.etag != etag:
             if entry is not None and file.follow(entry):
-                self.shifted(node, etag)
+                self.followed(node, file)
             else:
                 file.expire(deleted=entry is None)
                 self.replaced(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_what_a_killed_mount_had_not_uploaded_is_recovered_to_the_byte(directory
     record = json.loads(Path(f"{path}.json").read_text())
     assert record["created_ns"] <= time.time_ns()
     del record["created_ns"]
+    assert record.pop("record_checksum") > 0
     assert record == {
         "bucket": "photos",
         "key": "2024/cat.png",
@@ -193,3 +195,65 @@ def test_a_file_in_place_of_the_directory_is_refused(directory: Path) -> None:
     directory.touch()
     with pytest.raises(ConfigError, match="name another --cache-dir"):
         Journal.open(directory)
+
+
+def damaged_staging(directory: Path) -> Path:
+    """What a mount left that died while it changed a large object and had promised the bytes."""
+    staging = Journal.open(directory).stage()
+    record = Record("photos", "big", "etag", 1000, partial=True, endpoint="http://s3")
+    staging.describe(record)
+    staging.truncate(1000)
+    for start in (0, 300, 600):
+        staging.write(start, b"changed")
+        staging.changed(start, start + 7)
+    staging.promise(record)
+    staging.keep()
+    return staging.path
+
+
+def test_of_1000_random_mutations_none_is_believed_and_none_ends_anything(directory: Path) -> None:
+    chance = random.Random(7)
+    for _ in range(1000):
+        path = damaged_staging(directory)
+        victim = path.with_suffix(chance.choice((".json", ".ranges", ".data")))
+        old = victim.read_bytes()
+        new = bytearray(old)
+        place = chance.randrange(len(old))
+        match chance.randrange(3):
+            case 0:
+                new[place] ^= 1 << chance.randrange(8)
+            case 1:
+                del new[place:]
+            case 2:
+                new[place:place] = chance.randbytes(chance.randrange(1, 40))
+        victim.write_bytes(new)
+        [orphan] = Journal.open(directory).orphans()
+        same = victim.suffix == ".json" and loads(new) == loads(old)
+        assert orphan.record.damaged or same, (victim.suffix, bytes(new))
+        Journal.open(directory).recover(orphan)
+        assert not list(directory.glob("*.data"))
+
+
+def loads(text: bytes | bytearray) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "null", "list", "deep"])
+def test_a_record_that_is_no_record_is_damaged_and_nobody_waits_for_it(
+    directory: Path, kind: str
+) -> None:
+    record = damaged_staging(directory).with_suffix(".json")
+    record.unlink()
+    if kind == "directory":
+        record.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(record)
+    else:
+        record.write_text({"null": "null", "list": "[]", "deep": "[" * 50_000}[kind])
+    [orphan] = Journal.open(directory).orphans()
+    assert orphan.record.damaged
+    kept = Journal.open(directory).recover(orphan)
+    assert kept.read_bytes()[300:307] == b"changed"
