@@ -325,7 +325,9 @@ def test_a_reader_never_sees_two_versions(mount, client, bucket, size, first):
         assert len(set((mount / "a").read_bytes())) == 1
         (mount / ".sync").touch()
         assert (mount / "a").read_bytes() == b"B" * size
-        assert read_or_stale(file, MIB, 0) in (b"A" * min(size, MIB), b"")
+        handed = b"A" if first else b"B"
+        # Less than was asked where the kernel has dropped pages of the version that is gone.
+        assert set(read_or_stale(file, MIB, 0)) <= set(handed)
 
 
 @moto_only
