@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from mimicfs.config.values import MIB
 from mimicfs.entry import Entry
-from mimicfs.files.journal import Journal, Staging
+from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout
+from mimicfs.files.staging import Staging
 
 Fetch = Callable[[Entry, list[tuple[int, int]], Staging], None]
 

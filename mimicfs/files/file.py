@@ -53,11 +53,13 @@ from mimicfs.errors import (
 )
 from mimicfs.files import transfer
 from mimicfs.files.appending import moved_behind
-from mimicfs.files.journal import Journal, Orphan, Record, Staging
+from mimicfs.files.journal import Journal, Orphan
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import Part
 from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.record import Record
+from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import Batch, Slice
 from mimicfs.files.turn import Turn
 from mimicfs.posix import Cancellation
@@ -394,16 +396,14 @@ class File:
             self.dirty = True
 
     def _describe(self, staging: Staging) -> None:
-        if self._promised:
-            staging.promise(self._record())
-        else:
-            staging.describe(self._record())
+        staging.describe(self._record())
 
     def _record(self) -> Record:
         content, layout = self.content, self._layout
         return Record(
             *(self.bucket, self.key, self.etag, layout.base, layout.partial),
             *(self._s3.endpoint, content.content_type, content.meta, content.headers),
+            closed=self._promised,
         )
 
     def set_meta(self, updates: Mapping[str, str]) -> None:

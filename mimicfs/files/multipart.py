@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError, Future
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket
-from mimicfs.files.journal import Staging
 from mimicfs.files.ranges import Part
+from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import Batch, Slice, first_of
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content

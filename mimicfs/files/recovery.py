@@ -20,7 +20,9 @@ from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
 from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
-from mimicfs.files.journal import Journal, Orphan, Record, Staging
+from mimicfs.files.journal import Journal, Orphan
+from mimicfs.files.record import Record
+from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER
 from mimicfs.s3.requests.client import S3, Content
 
@@ -109,9 +111,9 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
 def _settle(
     s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
 ) -> None:
-    record = orphan.record
+    record = staging.record
     if record.damaged or not record.endpoint:
-        kept_at = journal.recover(orphan)
+        kept_at = journal.recover(orphan._replace(record=record))
         why = record.damaged or "its record does not say of which endpoint it is"
         log.error("a staging file is damaged, and not uploaded: %s; it is in %s", why, kept_at)
         return

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from mimicfs.config.values import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, PosixError
-from mimicfs.files.journal import Staging
+from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3
 

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from mimicfs.errors import ConfigError
-from mimicfs.files.journal import Journal, Orphan, Record
+from mimicfs.files.journal import Journal, Orphan
+from mimicfs.files.record import Record
+from mimicfs.files.sums import Sums
 
 # A mount, as far as it matters here: it says that it has written, and lives until it is killed.
 MOUNT = """
 import sys, time
 from pathlib import Path
-from mimicfs.files.journal import Journal, Record
+from mimicfs.files.journal import Journal
+from mimicfs.files.record import Record
 staging = Journal.open(Path(sys.argv[1])).stage()
 said = {"content_type": "image/png", "meta": {"mode": "33188"}}
 staging.describe(Record("photos", sys.argv[2], "etag", **said))
@@ -197,7 +200,7 @@ def test_a_file_in_place_of_the_directory_is_refused(directory: Path) -> None:
         Journal.open(directory)
 
 
-def damaged_staging(directory: Path) -> Path:
+def promised_staging(directory: Path) -> Path:
     """What a mount left that died while it changed a large object and had promised the bytes."""
     staging = Journal.open(directory).stage()
     record = Record("photos", "big", "etag", 1000, partial=True, endpoint="http://s3")
@@ -211,30 +214,43 @@ def damaged_staging(directory: Path) -> Path:
     return staging.path
 
 
+def resumed(directory: Path) -> Orphan:
+    """What the next mount believes of the one file that was left."""
+    journal = Journal.open(directory)
+    [orphan] = journal.orphans()
+    staging = journal.resume(orphan)
+    assert staging is not None
+    return orphan._replace(record=staging.record)
+
+
 def test_of_1000_random_mutations_none_is_believed_and_none_ends_anything(directory: Path) -> None:
     chance = random.Random(7)
+    path = promised_staging(directory)
     for _ in range(1000):
-        path = damaged_staging(directory)
         victim = path.with_suffix(chance.choice((".json", ".ranges", ".data")))
         old = victim.read_bytes()
-        new = bytearray(old)
-        place = chance.randrange(len(old))
-        match chance.randrange(3):
-            case 0:
-                new[place] ^= 1 << chance.randrange(8)
-            case 1:
-                del new[place:]
-            case 2:
-                new[place:place] = chance.randbytes(chance.randrange(1, 40))
+        new = mutated(old, chance)
         victim.write_bytes(new)
-        [orphan] = Journal.open(directory).orphans()
-        same = victim.suffix == ".json" and loads(new) == loads(old)
-        assert orphan.record.damaged or same, (victim.suffix, bytes(new))
-        Journal.open(directory).recover(orphan)
-        assert not list(directory.glob("*.data"))
+        damaged = resumed(directory).record.damaged
+        assert damaged or (victim.suffix == ".json" and loads(new) == loads(old)), (victim, new)
+        victim.write_bytes(old)
+    assert not resumed(directory).record.damaged
 
 
-def loads(text: bytes | bytearray) -> object:
+def mutated(old: bytes, chance: random.Random) -> bytes:
+    """*old* with one bit flipped, cut short, or with something put into it."""
+    place = chance.randrange(len(old))
+    match chance.randrange(3):
+        case 0:
+            flipped = old[place] ^ 1 << chance.randrange(8)
+            return old[:place] + bytes([flipped]) + old[place + 1 :]
+        case 1:
+            return old[:place]
+        case _:
+            return old[:place] + chance.randbytes(chance.randrange(1, 40)) + old[place:]
+
+
+def loads(text: bytes) -> object:
     try:
         return json.loads(text)
     except ValueError:
@@ -245,7 +261,7 @@ def loads(text: bytes | bytearray) -> object:
 def test_a_record_that_is_no_record_is_damaged_and_nobody_waits_for_it(
     directory: Path, kind: str
 ) -> None:
-    record = damaged_staging(directory).with_suffix(".json")
+    record = promised_staging(directory).with_suffix(".json")
     record.unlink()
     if kind == "directory":
         record.mkdir()
@@ -253,7 +269,49 @@ def test_a_record_that_is_no_record_is_damaged_and_nobody_waits_for_it(
         os.mkfifo(record)
     else:
         record.write_text({"null": "null", "list": "[]", "deep": "[" * 50_000}[kind])
-    [orphan] = Journal.open(directory).orphans()
+    orphan = resumed(directory)
     assert orphan.record.damaged
     kept = Journal.open(directory).recover(orphan)
     assert kept.read_bytes()[300:307] == b"changed"
+
+
+def test_what_is_changed_after_a_promise_is_no_damage(directory: Path) -> None:
+    for change in ("write", "truncate", "grow", "chmod", "upload"):
+        staging = Journal.open(directory).stage()
+        record = Record("photos", "small", endpoint="http://s3")
+        staging.describe(record)
+        staging.write(0, b"a" * (3 << 20))
+        staging.promise(record)
+        if change == "write":
+            staging.write(1 << 20, b"b")
+        elif change == "truncate":
+            staging.truncate(10)
+        elif change == "grow":
+            staging.truncate(9 << 20)
+        elif change == "chmod":
+            staging.describe(record._replace(meta={"mode": "33188"}, closed=True))
+        else:
+            staging.note_upload("an upload")
+        staging.keep()
+        orphan = resumed(directory)
+        vouched = change in ("chmod", "upload")
+        assert (orphan.record.damaged, orphan.record.checksum > 0) == ("", vouched)
+        assert orphan.record.closed
+        Journal.open(directory).recover(orphan)
+
+
+def test_a_checksum_that_was_kept_up_is_that_of_the_bytes(directory: Path) -> None:
+    chance = random.Random(7)
+    staging, kept = Journal.open(directory).stage(), Sums()
+    descriptor = os.open(staging.path, os.O_RDWR)
+    for _ in range(200):
+        place, size = chance.randrange(5 << 20), chance.randrange(1, 2 << 20)
+        if chance.random() < 0.2:
+            os.ftruncate(descriptor, place)
+            kept.changed(place, 1 << 63)
+        else:
+            os.pwrite(descriptor, chance.choice((b"a", b"\0")) * size, place)
+            kept.changed(place, place + size)
+        if chance.random() < 0.5:
+            assert kept.total(descriptor) == Sums().total(descriptor)
+    os.close(descriptor)

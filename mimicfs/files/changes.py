@@ -1,0 +1,87 @@
+"""Which bytes of a partial staging file were changed, in order: the file NAME.ranges.
+
+A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of what all
+lines up to it say. [start,
+end) was written; start with an end of 2^64-1: all from start on was cut off. No line crosses a
+page, so that `kill -9` leaves whole lines.
+
+Threading: one thread at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from mimicfs.errors import PosixError
+from mimicfs.files import disk
+
+_LINE = struct.Struct("<QQQQ")
+_RANGE = _REST = struct.Struct("<QQ")
+_CUT = (1 << 64) - 1  # in the place of an end: all from the start on was cut off
+
+Change = tuple[int, int | None]  # (start, end) was written; (size, None): cut
+
+
+class Changes:
+    """The lines beside the staging file *data*, to be added to."""
+
+    def __init__(self, data: Path) -> None:
+        self._path = data.with_suffix(".ranges")
+        self._fd: int | None = None
+        self._sum = 0  # of all lines so far
+
+    def note(self, change: Change) -> None:
+        """Add a line. Raises PosixError."""
+        said = _packed(change)
+        with disk.errors_of(self._path):
+            fd = self._opened()
+            self._sum = zlib.crc32(said, self._sum)
+            os.write(fd, said + _REST.pack(0, self._sum))
+
+    def _opened(self) -> int:
+        if self._fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
+            weakref.finalize(self, os.close, self._fd)
+            for change in read(self._path):  # of a file that is gone on with
+                self._sum = zlib.crc32(_packed(change), self._sum)
+        return self._fd
+
+    def size(self) -> int:
+        """Return how many bytes of lines there are."""
+        with disk.errors_of(self._path):
+            return os.fstat(self._fd).st_size if self._fd is not None else 0
+
+    def forget(self) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            self._sum = 0
+
+
+def _packed(change: Change) -> bytes:
+    start, end = change
+    return _RANGE.pack(start, _CUT if end is None else end)
+
+
+def read(path: Path, least: int = 0) -> Iterator[Change]:
+    """Yield what *path* says. Raises PosixError where that is not what was written, or less than
+    *least* bytes."""
+    with disk.errors_of(path):
+        try:
+            lines = path.read_bytes()
+        except FileNotFoundError:
+            lines = b""
+    if len(lines) < least or len(lines) % _LINE.size:
+        raise PosixError(errno.EIO, f"{path}: cut short")
+    total = 0
+    for number, (start, end, zero, checksum) in enumerate(_LINE.iter_unpack(lines)):
+        total = zlib.crc32(_RANGE.pack(start, end), total)
+        if (zero, checksum) != (0, total):
+            raise PosixError(errno.EIO, f"{path}: line {number} is damaged")
+        yield start, end if end != _CUT else None

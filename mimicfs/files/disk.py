@@ -1,0 +1,56 @@
+"""The local disk, where staging files are: its errors, and how files there are opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mimicfs.errors import PosixError
+
+_TEXT_MAX = 64 << 20  # bytes; the record of a recovered file names all of its ranges
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file for us alone; an `opener` of open()."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def text(path: Path) -> str:
+    """Return what is in the regular file *path*. Never waits for a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(_TEXT_MAX)
+
+
+def fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def may_vanish() -> Iterator[None]:
+    """Within, a file that another mount removes meanwhile is no error."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Within, errors of the local disk name the file; a full one says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; free space, raise --staging-size, or name another --cache-dir" if full else ""
+        raise PosixError(exc.errno or errno.EIO, f"staging file {path}{advice}") from exc

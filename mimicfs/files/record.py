@@ -1,0 +1,118 @@
+"""What the bytes of a staging file are to become: the file NAME.json beside NAME.data.
+
+What is read back is believed only if it is what was written: a record has a CRC-32 of itself.
+One whose writer was told that the bytes are safe *vouches* for them: it has a checksum of the
+bytes, and says how many lines of changes there were. Before such bytes are changed the record is
+written again without that (staging.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mimicfs.errors import PosixError
+from mimicfs.files import changes, disk
+from mimicfs.files.sums import Sums
+
+
+class Record(NamedTuple):
+    """s3://bucket/key is to be replaced, where it is the version *etag* ("": there is none).
+    *base*: that version's first so many bytes are the file's, but for what was changed.
+    *endpoint*: as S3.endpoint says. *uploads*: multipart uploads that were begun."""
+
+    bucket: str = ""
+    key: str = ""
+    etag: str = ""
+    base: int = 0
+    partial: bool = False  # only what was changed is in the file
+    endpoint: str = ""
+    content_type: str = ""
+    meta: Mapping[str, str] = {}
+    headers: Mapping[str, Any] = {}
+    uploads: tuple[str, ...] = ()
+    closed: bool = False  # somebody was told that the bytes are safe
+    noted: int = 0  # so many bytes of changes there were then
+    checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
+    damaged: str = ""  # not "": why none of this is believed
+
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type"), str),
+    **dict.fromkeys(("base", "noted", "checksum"), int),
+    **dict.fromkeys(("partial", "closed"), bool),
+    **dict.fromkeys(("meta", "headers"), dict),
+    "uploads": list,
+}
+
+
+def write(data: Path, record: Record) -> None:
+    """Put *record* beside *data*, in the place of the one that is there. Raises PosixError."""
+    target, new = data.with_suffix(".json"), data.with_suffix(".new")
+    said = {name: value for name, value in record._asdict().items() if value}
+    said["created_ns"] = time.time_ns()
+    with disk.errors_of(target):
+        with open(new, "w", opener=disk.private) as file:
+            # Not `dump`, which is not done in C: half of the time of a record.
+            file.write(json.dumps({**said, "record_checksum": _sum_of(said)}))
+        new.rename(target)
+
+
+def read(data: Path) -> Record | None:
+    """Return the record beside *data*; None if it has none. One that cannot be believed says so
+    in `damaged`: the bytes are worth keeping all the same."""
+    try:
+        said: Any = json.loads(disk.text(data.with_suffix(".json")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as exc:
+        return Record(damaged=f"its record cannot be read: {exc}")
+    if not isinstance(said, dict):
+        return Record(damaged="its record is no object")
+    checksum = said.pop("record_checksum", None)
+    known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
+    if checksum != _sum_of(said):
+        # What it says is good for a name, and for nothing else.
+        return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
+    if "uploads" in known:
+        known["uploads"] = tuple(map(str, known["uploads"]))
+    return Record(**known)
+
+
+def checked(record: Record, data: Path, fd: int) -> Record:
+    """Return *record*, or in it why the changes or the bytes of *data* cannot be believed."""
+    if record.damaged:
+        return record
+    try:
+        if record.partial:
+            for _ in changes.read(data.with_suffix(".ranges"), record.noted):
+                pass
+        wrong = record.checksum not in (0, Sums().total(fd))
+    except (OSError, PosixError) as exc:
+        return record._replace(damaged=str(exc))
+    return record._replace(damaged="its bytes do not match their checksum") if wrong else record
+
+
+def tell_owner(data: Path, damaged: str) -> None:
+    """Write into the record which bytes a partial file has, and what is wrong with it, for people
+    to read. What cannot be read stays as it is."""
+    path, ranges = data.with_suffix(".json"), data.with_suffix(".ranges")
+    try:
+        written, said = list(changes.read(ranges)), json.loads(disk.text(path))
+    except (OSError, PosixError, ValueError, RecursionError):
+        return
+    more = {"written": written, "damaged": damaged}
+    if not isinstance(said, dict):
+        return
+    if any(more.values()):
+        with disk.errors_of(path), open(path, "w", opener=disk.private) as file:
+            json.dump({**said, **{name: value for name, value in more.items() if value}}, file)
+    ranges.unlink(missing_ok=True)
+
+
+def _sum_of(said: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())

@@ -1,0 +1,224 @@
+"""One staging file: bytes that S3 does not have yet, on local disk, with the record of what they
+are to become (record.py) and the changes of a partial one (changes.py).
+
+INVARIANT: a record vouches only for bytes that are there. Whoever changes them withdraws that
+first, so that at no instant good bytes look damaged.
+
+Nothing is fsynced while S3 is to have the bytes before anybody is told that they are safe: this
+guards against the end of the process, not of the machine. A synced record would name bytes that
+are not there, for 1.8 ms a file against 0.05 (measured, ext4). `sync` does it for a writer who is
+answered before S3 has them.
+
+Threading: any thread may read, write and note uploads; the rest is for one at a time (`File` has
+its turn).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from mimicfs.files import changes, disk, record
+from mimicfs.files.changes import Change, Changes
+from mimicfs.files.record import Record
+from mimicfs.files.sums import Sums
+
+_FREE = 64 << 20  # bytes that stay free on the disk
+_LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
+_SIZE_MAX = 1 << 63
+
+
+class Room:
+    """How many bytes of the disk staging files take, and may take (0: any number)."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()  # protects `used`
+
+    def taken(self, before: int, now: int) -> None:
+        """A file that took *before* bytes takes *now*."""
+        with self._lock:
+            self.used += now - before
+
+
+class Staging:
+    """The bytes are at *path*. Reads and writes are those of pread(2) and pwrite(2).
+
+    The descriptor is closed when nobody holds the object any more, so that a request that
+    still runs after the file was given up cannot meet another file under its number.
+    """
+
+    def __init__(
+        self, path: Path, fd: int, record: Record | None = None, room: Room | None = None
+    ) -> None:
+        self.path = path
+        self._fd = fd
+        self._room = room or Room()
+        self._taken = [0]  # bytes of the room
+        weakref.finalize(self, _give_back, self._room, self._taken)
+        self._lock = threading.Lock()  # protects the record, and its file
+        self._record = record
+        self._changes = Changes(path)
+        self._sums = Sums()
+        self._unseen = 0  # bytes that are written before it is looked how much is free
+        weakref.finalize(self, os.close, fd)
+
+    # The record
+
+    @property
+    def record(self) -> Record:
+        return self._record or Record()
+
+    def describe(self, record: Record) -> None:
+        """Write *record*; what it says of uploads, and of bytes that are vouched for, is as
+        before. Raises PosixError."""
+        with self._lock:
+            old = self._record
+            if old is not None:
+                record = record._replace(
+                    uploads=old.uploads, noted=old.noted, checksum=old.checksum
+                )
+            elif record.partial:
+                self._changes.forget()
+            self._store(record)
+
+    def promise(self, record: Record) -> None:
+        """Write *record*, and vouch for the bytes as they are now. Raises PosixError."""
+        with disk.errors_of(self.path):
+            vouched = record._replace(
+                closed=True, noted=self._changes.size(), checksum=self._sums.total(self._fd)
+            )
+        with self._lock:
+            self._store(vouched._replace(uploads=self.record.uploads))
+
+    def sync(self) -> None:
+        """Return when the bytes and the record would outlive a power cut. Raises PosixError."""
+        with disk.errors_of(self.path):
+            os.fsync(self._fd)
+            for suffix in (".json", ".ranges"):
+                with disk.may_vanish():
+                    disk.fsync(self.path.with_suffix(suffix))
+            disk.fsync(self.path.parent)
+
+    def _withdraw(self) -> None:
+        """The bytes are about to change: vouch for them no longer."""
+        if self._record is None or not self._record.checksum:
+            return
+        with self._lock:
+            if self._record is not None and self._record.checksum:
+                self._store(self._record._replace(checksum=0))
+
+    def note_upload(self, upload: str) -> None:
+        """Write into the record that a multipart upload was begun, if there still is one."""
+        with self._lock:
+            if self._record is not None:
+                self._store(self._record._replace(uploads=(*self._record.uploads, upload)))
+
+    def _store(self, said: Record) -> None:
+        record.write(self.path, said)
+        self._record = said
+
+    def settle(self) -> None:
+        """Remove the record: S3 has the bytes, or nobody wants them."""
+        with self._lock:
+            self.path.with_suffix(".json").unlink(missing_ok=True)
+            self._record = None
+            self._changes.forget()
+
+    # What was changed of a partial file
+
+    def changed(self, start: int, end: int) -> None:
+        """Note which bytes of a partial file were written."""
+        self._changes.note((start, end))
+
+    def cut(self, size: int) -> None:
+        """Note that a partial file ends at *size*, and has nothing of the version behind it."""
+        self._changes.note((size, None))
+
+    def ranges(self) -> Iterator[Change]:
+        """Yield what was noted, in order: (start, end), or (size, None) for a cut."""
+        yield from changes.read(self.path.with_suffix(".ranges"))
+
+    # The bytes
+
+    def stat(self) -> os.stat_result:
+        return os.fstat(self._fd)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return *size* bytes from *offset*, less only at the end."""
+        with disk.errors_of(self.path):
+            data = os.pread(self._fd, size, offset)
+            while data and len(data) < size:  # pread(2) gives at most 2 GiB at once
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+
+    def write(self, offset: int, data: memoryview | bytes | bytearray) -> int:
+        self._withdraw()
+        with disk.errors_of(self.path):
+            self._check_free(len(data))
+            self._sums.changed(offset, offset + len(data))
+            view, done = memoryview(data), 0
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], offset + done)
+            return done
+
+    def truncate(self, size: int) -> None:
+        self._withdraw()
+        with disk.errors_of(self.path):
+            self._sums.changed(min(size, self.stat().st_size), _SIZE_MAX)
+            os.ftruncate(self._fd, size)
+            if self._taken[0]:
+                self._take()
+
+    def _check_free(self, size: int) -> None:
+        """Raise OSError ENOSPC before the disk is full: others live on it, too."""
+        self._unseen -= size
+        if self._unseen > 0:
+            return
+        self._take()
+        found = os.fstatvfs(self._fd)
+        free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        free -= min(_FREE, all_of_it // 20)
+        room = self._room
+        if room.limit:
+            free = min(free, room.limit - room.used)
+        if free < size:
+            self._unseen = 0
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._unseen = min(_LOOK_EVERY, free // 2)
+
+    def _take(self) -> None:
+        now = os.fstat(self._fd).st_blocks * 512
+        self._room.taken(self._taken[0], now)
+        self._taken[0] = now
+
+    # The end
+
+    def keep(self) -> None:
+        """Give it up, but for its bytes: the next mount finds them."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def remove(self) -> None:
+        """Give up the bytes, and their place on the disk: somebody may still hold the file."""
+        remove(self.path)
+        os.ftruncate(self._fd, 0)
+        self._take()
+
+
+def remove(data: Path) -> None:
+    """Remove a staging file: first what says that its bytes matter."""
+    for suffix in (".json", ".new", ".ranges", ".data"):
+        data.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _give_back(room: Room, taken: list[int]) -> None:
+    room.taken(taken[0], 0)
