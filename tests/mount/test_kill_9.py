@@ -123,7 +123,8 @@ def check(root: Path, said: Said, about: str) -> None:
     for path, digest in said.confirmed.items():
         if path in said.unsure:
             continue  # it was being changed again
-        moved = root / f"{path}.moved"
-        found = moved if not (root / path).exists() and moved.exists() else root / path
-        data = found.read_bytes()
+        try:
+            data = (root / path).read_bytes()
+        except FileNotFoundError:  # it was just being renamed, and S3 ends that meanwhile
+            data = (root / f"{path}.moved").read_bytes()
         assert hashlib.sha256(data).hexdigest() == digest, f"{about}: {path}, {len(data)} bytes"
