@@ -12,6 +12,7 @@
     │   ├── AccessDenied            EACCES
     │   ├── CredentialsError        EACCES     none, expired, or not valid
     │   ├── NoSuchBucket            ENODEV     what is mounted is gone: no name is just missing
+    │   ├── NoSuchQueue             ENODEV     the queue that is to tell of changes is gone
     │   ├── KeyNotFound             ENOENT
     │   ├── ObjectChanged           ESTALE     not the object that was opened
     │   ├── ObjectArchived          EACCES     in an archive class, not restored
@@ -30,6 +31,7 @@
     │   ├── Unasked             EIO        the same, of one object
     │   └── Uncounted           EIO        the answer takes long: a worker must count it
     ├── NotSynced                   EIO        an answer would have holes; sync first
+    ├── NotTold                     EIO        S3 changed, and no message said so
     ├── MalformedIndex              EIO        a file of an index, or an inventory, that is none
     ├── Interrupted                 EINTR      the caller was interrupted while waiting
     ├── UploadFailed                its cause  the bytes are kept; the message says where
@@ -101,6 +103,12 @@ class CredentialsError(S3Error):
 
 class NoSuchBucket(S3Error):
     """Not ENOENT: that is what a missing name is, and the end of a directory for readdir(3)."""
+
+    errno = codes.ENODEV
+
+
+class NoSuchQueue(S3Error):
+    """The SQS queue that is to tell of changes is not there."""
 
     errno = codes.ENODEV
 
@@ -200,6 +208,10 @@ class Uncounted(Unlisted):
 
 class NotSynced(MimicError):
     """What was asked is only partly known, and is not asked of S3."""
+
+
+class NotTold(MimicError):
+    """S3 changed, and no message has said so."""
 
 
 class MalformedIndex(MimicError):

@@ -11,6 +11,7 @@ from mimicfs.cli.about import completion, print_version
 from mimicfs.cli.advice import kind_of
 from mimicfs.cli.configuring import config
 from mimicfs.cli.doctoring import doctor
+from mimicfs.cli.eventing import events
 from mimicfs.cli.finding import du, find
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
 from mimicfs.cli.index import index
@@ -97,7 +98,7 @@ def cli() -> None:
 
 for command in (
     *(mount, umount, status, log_level, doctor),
-    *(sync, verify, index, ls, stat, find, du),
+    *(sync, events, verify, index, ls, stat, find, du),
     *(config, completion, install_helper),
 ):
     cli.add_command(command)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mimicfs.parts import Parts
 
 Command = Callable[..., Any]
+_LISTENING = ("events", "reconcile")
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
 
 
@@ -64,6 +65,19 @@ def settled_by(command: Command) -> Command:
         return command(settled=settle(_taken(_COMMON, given), os.environ), **given)
 
     return _with_flags(_COMMON, run)
+
+
+def for_listeners(command: Command) -> Command:
+    """Add the common flags, and those about events; pass what is in force as *settled*."""
+    table = [*_COMMON, *(option for option in _ALL if option.name in _LISTENING)]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        settled = settle(_taken(table, given), os.environ)
+        with advised(settled.settings()):
+            return command(settled=settled, **given)
+
+    return _with_flags(table, run)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Output for programs.")

@@ -159,7 +159,8 @@ def _lines(each: Told) -> Iterator[str]:
         yield f"  DOES NOT ANSWER: {each['error']}"
     yield f"  endpoint {each['endpoint']}, mounted {iso_time(each['started_ns'])}"
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("files", _files),
-             ("cache", _cache), ("sync", _syncs)]  # fmt: skip
+             ("cache", _cache), ("sync", _syncs), ("events", _events),
+             ("reconcile", _reconcile)]  # fmt: skip
     for name, lines in parts:
         part = each.get(name)
         if part is None:
@@ -237,6 +238,31 @@ def _syncs(part: Told) -> Iterator[str]:
         yield f"  syncing  {scope}: {so_far}{_left(each)}"
     for each in part["failed"]:
         yield f"  SYNC OF  s3://{each['bucket']}/ failed: {printable(each['error'])}"
+
+
+def _events(part: Told) -> Iterator[str]:
+    yield (
+        f"  events   {part['state']} to {printable(part['source'])}; {part['messages']:,} messages:"
+        f" {part['echoes']:,} of what was known, {part['heads']:,} HEAD, {part['lists']:,} LIST;"
+        f" the last was {duration(part['lag_s'])} old"
+    )
+    if part["error"]:
+        yield f"  NOT TOLD {printable(part['error'])}"
+    for name, told in sorted(part["configured"].items()):
+        if told == "no":
+            yield f"  NOT TOLD of s3://{name}; see mimicfs events check s3://{name}"
+    if part["put_aside"]:
+        yield f"  LOOK AT  {part['put_aside']:,} messages in events-aside.jsonl"
+    for name, until_ns in sorted(part["told_until_ns"].items())[:_BUCKETS_SHOWN]:
+        yield f"    {name}: told until {iso_time(until_ns)}"
+
+
+def _reconcile(part: Told) -> Iterator[str]:
+    yield f"  sweep    {part['swept']:,} parts listed again"
+    if part["error"]:
+        yield f"  SWEEP    fails: {printable(part['error'])}"
+    for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
+        yield f"    {name}: all that is known was listed after {iso_time(until_ns)}"
 
 
 def _left(progress: Told) -> str:

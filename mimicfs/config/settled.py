@@ -101,7 +101,7 @@ class Settled:
             self.get("workers", WORKERS),
             self.get("read-memory", READ_MEMORY),
             self._part_size(),
-            EventOptions() if at_ns is not None else self._events(),
+            EventOptions() if at_ns is not None else self.events(),
             at_ns,
         )
 
@@ -113,7 +113,8 @@ class Settled:
         except ConfigError as exc:
             raise ConfigError(f"{self.values['at'].origin}: {exc}") from exc
 
-    def _events(self) -> EventOptions:
+    def events(self) -> EventOptions:
+        """Return how a mount is to learn of what others change."""
         from mimicfs.config.values import EventOptions
 
         source: str = self.get("events", "")

@@ -28,6 +28,7 @@ from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.queue import Queue
+    from mimicfs.s3.requests.queues import Queues
     from mimicfs.s3.transport.credentials import Credentials
     from mimicfs.s3.transport.http import Transport
     from mimicfs.s3.transport.traffic import Traffic
@@ -309,6 +310,15 @@ class Clients:
 
         self._credentials  # noqa: B018  before the session makes a client
         return Queue(self._session, url, self._options.read_timeout_s)
+
+    def queues(self) -> Queues:
+        """Return the SQS queues of the account: where boto3's configuration says that SQS is;
+        else, if S3 is at an endpoint of its own, there."""
+        from mimicfs.s3.requests.queues import Queues
+
+        self._credentials  # noqa: B018  before the session makes a client
+        elsewhere = os.environ.get("AWS_ENDPOINT_URL_SQS") or self._options.endpoint_url
+        return Queues(self._session, elsewhere, self._options.region)
 
     def exposed_credentials(self) -> Path | None:
         """Return the file of AWS credentials that boto3 looks at, if others can read it."""

@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, NoSuchQueue, S3Error
 
 _BATCH_MAX = 10  # of SQS
 _WAIT_MAX_S = 20  # of SQS
+# What a consumer has taken and not deleted comes again after this time: what one was given when it
+# died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
+_TAKEN_S = 10
+NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
 
 
@@ -45,6 +49,7 @@ class Queue:
             retries={"mode": "standard", "total_max_attempts": 3},
         )
         self.url = url
+        self._arn = ""
         self._about = f"the queue {url}"
         with ours(self._about):
             self._client = session.client(
@@ -60,6 +65,7 @@ class Queue:
             "receive_message",
             MaxNumberOfMessages=_BATCH_MAX,
             WaitTimeSeconds=min(_WAIT_MAX_S, int(wait_s)),
+            VisibilityTimeout=_TAKEN_S,
         )
         return [Message(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())]
 
@@ -86,11 +92,24 @@ class Queue:
         answer = self._ask("get_queue_attributes", AttributeNames=[name])
         return float(answer["Attributes"][name])
 
+    def arn(self) -> str:
+        """Return the name by which S3 knows the queue; it is asked for once."""
+        if not self._arn:
+            answer = self._ask("get_queue_attributes", AttributeNames=["QueueArn"])
+            self._arn = str(answer["Attributes"]["QueueArn"])
+        return self._arn
+
     def close(self) -> None:
         self._client.close()
 
     def _ask(self, operation: str, **params: Any) -> Any:
         from mimicfs.s3.transport.errors import ours
 
-        with ours(self._about):
-            return getattr(self._client, operation)(QueueUrl=self.url, **params)
+        try:
+            with ours(self._about):
+                return getattr(self._client, operation)(QueueUrl=self.url, **params)
+        except S3Error as exc:
+            if exc.code.rpartition(".")[2] in NO_QUEUE:
+                text = f"{self._about}: no such queue"
+                raise NoSuchQueue(text, status=exc.status, code=exc.code) from exc
+            raise

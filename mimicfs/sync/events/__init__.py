@@ -2,7 +2,10 @@
 
 messages  one parser for the messages of every source (pure)
 source    what a source promises
-sqs       an SQS queue
+sqs, endpoint, redisqueue   the sources
 hearing   which records the mirror can leave alone, and what it asks S3 about the others
 consumer  takes messages, has them heard, acknowledges them
+ledger    until when each bucket was told of, and what was missed
+election  which member of a store takes the messages
+setup     makes S3 tell a queue; notification: the configuration of a bucket (pure)
 """

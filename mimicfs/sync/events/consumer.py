@@ -3,11 +3,13 @@
     receive -> parse -> hear -> acknowledge
 
 A message is acknowledged after what it says is in the mirror, and never before: a consumer that
-dies leaves its messages to the next one. A message that nobody can read is put aside in a file
-with the reason, for a person, and is acknowledged then: it must not hold up the others.
+dies leaves its messages to the next one. A message that must not hold up the others is put aside
+in a file with the reason, for a person, and is acknowledged then: one that nobody can read, and
+one that could not be applied again and again while others could.
 
 States, as `mimicfs status` shows them:
 
+    beginning  nothing was asked yet
     waiting    another process consumes for this store
     listening  messages are taken and applied
     failing    the source, S3 or the store cannot be asked; tried again with backoff
@@ -22,7 +24,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,35 +44,46 @@ _WAIT_S = 20.0  # of a long poll
 _BATCH_MAX = 1000  # records that are heard together: what one LIST may answer
 _ASIDE_MAX = 16 << 20  # bytes of the file of messages that nobody can read
 _TURN_S = 2.0  # between two looks whether it is our turn
+_OUTLIVED_MAX = 5  # times that others could be applied and a message could not
 
-WAITING, LISTENING, FAILING, ENDED = "waiting", "listening", "failing", "ended"
+BEGINNING, WAITING, LISTENING = "beginning", "waiting", "listening"
+FAILING, ENDED = "failing", "ended"
+
+
+class Witness:
+    """Is asked and told how the consumer fares. This one has nothing to say."""
+
+    def turn(self) -> bool:
+        """Return whether this process is the one to consume; asked before each poll."""
+        return True
+
+    def begins(self) -> None:
+        """Messages are going to be taken."""
+
+    def heard(self, told: Sequence[Told], drained: bool) -> None:
+        """What a poll has brought is in the mirror, and is not acknowledged yet. *drained*:
+        nothing more was waiting."""
+
+    def failed(self, exc: MimicError) -> None:
+        """The source, S3 or the store cannot be asked."""
 
 
 class Consumer:
-    """Applies what *source* delivers.
-
-    *aside*: the file for messages that nobody can read. *turn*: whether this process is the one
-    to consume; asked before each poll. *told*: called with what a poll said, once it is in the
-    mirror and before it is acknowledged.
-    """
+    """Applies what *source* delivers. *aside*: the file for messages that are put aside."""
 
     def __init__(
-        self,
-        source: Source,
-        hearing: Hearing,
-        aside: Path,
-        turn: Callable[[], bool] = lambda: True,
-        told: Callable[[Sequence[Told]], None] = lambda _told: None,
+        self, source: Source, hearing: Hearing, aside: Path, witness: Witness | None = None
     ) -> None:
         self._source = source
         self._hearing = hearing
         self._aside = aside
-        self._turn = turn
-        self._told = told
+        self._witness = witness or Witness()
         self._cancellation = Cancellation()
         self._ended = threading.Event()
+        # Of messages that could not be applied: how often others could meanwhile.
+        self._outlived: Counter[bytes | str] = Counter()
         self._lock = threading.Lock()  # protects the figures below
-        self._state = WAITING
+        self._state = BEGINNING
         self._error = ""
         self._messages = self._put_aside = 0
         self._heard = Heard()
@@ -94,23 +109,29 @@ class Consumer:
         failures = 0
         while not self._ended.is_set():
             try:
-                if not self._turn():
+                if not self._witness.turn():
                     self._enter(WAITING)
                     self._pause(_TURN_S)
                     continue
+                self._witness.begins()
                 found = self.received(_WAIT_S)
                 if not self._ended.is_set():  # else they come again, to the next consumer
-                    self.consume(found)
+                    self.consume(found, drained=len(found) < _BATCH_MAX)
             except Interrupted:  # by `close`
                 continue
             except MimicError as exc:
-                self._enter(FAILING, str(exc))
+                self._fail(exc)
                 self._pause(backoff_s(failures))
                 failures += 1
             else:
                 failures = 0
                 self._enter(LISTENING)
         self._enter(ENDED)
+
+    def _fail(self, exc: MimicError) -> None:
+        self._enter(FAILING, str(exc))
+        with suppress(MimicError):  # a store that is away is what has failed, or will soon
+            self._witness.failed(exc)
 
     def close(self) -> None:
         """End `run` soon; what is not acknowledged by then comes again."""
@@ -128,26 +149,79 @@ class Consumer:
             found += more
         return found
 
-    def consume(self, deliveries: Sequence[Delivery]) -> None:
+    def consume(self, deliveries: Sequence[Delivery], drained: bool = True) -> None:
         """Apply *deliveries* and acknowledge them. Raises MimicError where that is not possible
         now; they come again then."""
-        told: list[Told] = []
-        for each in deliveries:
-            message = parse(each.body)
-            told += message.told
-            if message.faults:
-                self._put(each, message.faults)
+        read = [(each, self._read(each)) for each in deliveries]
+        told = [record for _, records in read for record in records]
         try:
-            for start in range(0, len(told), _BATCH_MAX):
-                batch = told[start : start + _BATCH_MAX]
-                heard = self._hearing.hear(batch, self._cancellation)
-                self._count(heard, batch)
-        except MimicError:
-            self._source.retry(deliveries)
+            self._apply(told)
+        except Interrupted:
             raise
+        except Exception as exc:  # MimicError, or a message of a kind that nobody foresaw
+            if len(read) == 1:
+                self._source.retry(deliveries)
+                raise _as_ours(exc) from exc
+            self._one_by_one(read, exc)
+        self._witness.heard(told, drained)
+        self._acknowledge(deliveries)
+
+    def _one_by_one(self, read: Sequence[tuple[Delivery, list[Told]]], exc: Exception) -> None:
+        """Together they could not be applied: apply those that can be. Raises where any could
+        not, unless it is put aside."""
+        failed: list[tuple[Delivery, list[Told], Exception]] = []
+        answered = False  # S3 has said something about another one: it is not S3 that fails
+        for delivery, records in read:
+            try:
+                answered |= self._apply(records)
+            except Interrupted:
+                raise
+            except Exception as own:  # noqa: BLE001  told of below, once
+                failed.append((delivery, records, own))
+        if answered:
+            failed = self._without_poison(failed)
+        again = [delivery for delivery, _, _ in failed]
+        self._source.retry(again)
+        self._acknowledge([each for each, _ in read if each not in again])
+        if failed:
+            raise _as_ours(exc) from exc
+
+    def _without_poison(
+        self, failed: list[tuple[Delivery, list[Told], Exception]]
+    ) -> list[tuple[Delivery, list[Told], Exception]]:
+        """Return those of *failed* that are to come again. What has been outlived by others often
+        enough is put aside; of what it is about, nothing is certain any more."""
+        again: list[tuple[Delivery, list[Told], Exception]] = []
+        for delivery, records, exc in failed:
+            self._outlived[delivery.body] += 1
+            if self._outlived[delivery.body] < _OUTLIVED_MAX:
+                again.append((delivery, records, exc))
+                continue
+            self._hearing.doubt(records)
+            self._put(delivery, [f"cannot be applied: {exc}"])
+        return again
+
+    def _read(self, delivery: Delivery) -> list[Told]:
+        message = parse(delivery.body)
+        if message.faults:
+            self._put(delivery, message.faults)
+        return message.told
+
+    def _apply(self, told: Sequence[Told]) -> bool:
+        """Return whether S3 was asked."""
+        asked = 0
+        for start in range(0, len(told), _BATCH_MAX):
+            batch = told[start : start + _BATCH_MAX]
+            heard = self._hearing.hear(batch, self._cancellation)
+            self._count(heard, batch)
+            asked += heard.heads + heard.lists
+        return asked > 0
+
+    def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            self._told(told)
             self._source.acknowledge(deliveries)
+            for each in deliveries:
+                self._outlived.pop(each.body, None)
             with self._lock:
                 self._messages += len(deliveries)
                 self._last_ns = time.time_ns()
@@ -180,3 +254,11 @@ class Consumer:
         log.warning("%s: a message is put aside in %s: %s", self._source.name, where, faults[0])
         with self._lock:
             self._put_aside += 1
+
+
+def _as_ours(exc: Exception) -> MimicError:
+    """Return *exc*, or an error of ours about it, which is logged with where it came from."""
+    if isinstance(exc, MimicError):
+        return exc
+    log.error("a message could not be applied", exc_info=exc)
+    return MimicError(f"a message could not be applied: {exc!r}")

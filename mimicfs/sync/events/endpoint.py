@@ -15,7 +15,8 @@ import hmac
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from time import monotonic
 from typing import Any
@@ -28,8 +29,9 @@ from mimicfs.sync.events.source import Delivery, Source
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 10.0  # how long a client may take to send, and a message to be applied
-_WAITING_MAX = 1000  # messages; more are refused, and come again
 _BATCH_MAX = 100
+_CLIENTS_MAX = 100  # that are read from at once, or wait; each has a message of up to 1 MiB
+_DIGITS_MAX = 9  # of a Content-Length
 _HARM = "make us ask S3 about any key"
 _NO_TOKEN = "--events {}: give a token in MIMICFS_EVENTS_TOKEN or events-token"
 
@@ -54,8 +56,9 @@ class Endpoint(Source):
         if address.startswith("public:") and not token:
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
-        self._posted: queue.Queue[_Posted | None] = queue.Queue(_WAITING_MAX)
-        self._server = opened("--events", address, _handler(self._accept, token), _HARM)
+        self._lock = threading.Lock()  # protects `lost`
+        self._posted: queue.SimpleQueue[_Posted | None] = queue.SimpleQueue()
+        self._server = opened("--events", address, _handler(self, token), _HARM)
         where: Any = self._server.server_address  # a path, or host and port
         self.port: int = 0 if isinstance(where, str) else where[1]
         threading.Thread(target=self._server.serve_forever, name="events", daemon=True).start()
@@ -82,34 +85,54 @@ class Endpoint(Source):
         for each in deliveries:
             each.receipt.end(False)
 
+    def retention_s(self) -> float:
+        """A server need not keep what nobody takes."""
+        return 0.0
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        try:
-            self._posted.put_nowait(None)
-        except queue.Full:
-            log.debug("%s: closed with messages waiting", self.name)
+        with suppress(queue.Empty):
+            while True:
+                posted = self._posted.get_nowait()
+                if posted is not None:
+                    posted.end(False)
+        self._posted.put(None)
 
-    def _accept(self, body: bytes) -> int:
+    def accept(self, body: bytes) -> int:
         """Return the status that answers a POST of *body*."""
         posted = _Posted(body)
-        try:
-            self._posted.put_nowait(posted)
-        except queue.Full:
-            return 503
+        self._posted.put(posted)
         posted.done.wait(_PATIENCE_S)
-        return 200 if posted.applied else 503
+        return 200 if posted.applied else self.refused()
+
+    def refused(self) -> int:
+        """Count a message that a server may not send again; return the status that says so."""
+        with self._lock:
+            self.lost += 1
+        return 503
 
 
-def _handler(accept: Callable[[bytes], int], token: str) -> type[BaseHTTPRequestHandler]:
+def _handler(endpoint: Endpoint, token: str) -> type[BaseHTTPRequestHandler]:
+    clients = threading.BoundedSemaphore(_CLIENTS_MAX)
+
     class Handler(BaseHTTPRequestHandler):
         timeout = _PATIENCE_S
         protocol_version = "HTTP/1.1"
         server_version, sys_version = "mimicfs", ""
 
         def do_POST(self) -> None:
-            status = self._refusal() or accept(self.rfile.read(self._size()))
-            self.close_connection = self.close_connection or status not in (200, 503)
+            if not clients.acquire(blocking=False):
+                self._answer(endpoint.refused())
+                return
+            try:
+                self._answer(self._refusal() or endpoint.accept(self.rfile.read(self._size())))
+            finally:
+                clients.release()
+
+        def _answer(self, status: int) -> None:
+            # What was not read of a body must not be taken for the next request.
+            self.close_connection = self.close_connection or status != 200
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -128,7 +151,7 @@ def _handler(accept: Callable[[bytes], int], token: str) -> type[BaseHTTPRequest
             size = self.headers.get("Content-Length", "")
             if not size.isdecimal():
                 return 411
-            return 413 if int(size) > MESSAGE_MAX else 0
+            return 413 if len(size) > _DIGITS_MAX or int(size) > MESSAGE_MAX else 0
 
         def _size(self) -> int:
             return int(self.headers["Content-Length"])

@@ -92,6 +92,11 @@ class Hearing:
             self._remember(changes)
         return Heard(**counts)
 
+    def doubt(self, told: Iterable[Told]) -> None:
+        """What *told* is about cannot be found out: nothing there is certain any more."""
+        for bucket, directory in {(it.bucket, it.directory) for it in _by_key(told)}:
+            self._mimicdb.uncover(bucket, directory)
+
     # What can be left alone
 
     def _judged(self, change: _Change) -> str:

@@ -32,6 +32,8 @@ _GROUP = "mimicfs"
 class RedisQueue(Source):
     """The key that *url* names behind its "#": redis://HOST:6379/0#KEY. Raises ConfigError."""
 
+    shared = True
+
     def __init__(self, url: str, password: str | None = None) -> None:
         address, _, key = url.partition("#")
         if not key:
@@ -76,6 +78,9 @@ class RedisQueue(Source):
         self._begun = False  # they are read again as what a dead consumer left is
         self._seen = None
         self._read_s = float("-inf")
+
+    def resume(self) -> None:
+        self._begun = False
 
     def close(self) -> None:
         self._closed.set()

@@ -21,7 +21,8 @@ class Source(ABC):
     """A queue of messages, each delivered at least once."""
 
     name: str = ""  # for messages to people; no secret
-    shared: bool = False  # whether several consumers share its messages between them
+    shared: bool = False  # whether several members of a store may take its messages
+    lost: int = 0  # messages that were given up, and may not come again
 
     @abstractmethod
     def receive(self, wait_s: float) -> list[Delivery]:
@@ -38,6 +39,13 @@ class Source(ABC):
     def retention_s(self) -> float | None:
         """Return how long a message waits for a consumer before it is lost; None: not known."""
         return None
+
+    def arn(self) -> str:
+        """Return by which name the configuration of a bucket tells this source; "": by any."""
+        return ""
+
+    def resume(self) -> None:  # noqa: B027  most have nothing left over
+        """Another consumer may have taken messages that it did not acknowledge: take them over."""
 
     def close(self) -> None:  # noqa: B027  there may be nothing to do
         """Give up what is held."""

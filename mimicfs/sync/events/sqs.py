@@ -29,5 +29,8 @@ class SQS(Source):
     def retention_s(self) -> float | None:
         return self._queue.retention_s()
 
+    def arn(self) -> str:
+        return self._queue.arn()
+
     def close(self) -> None:
         self._queue.close()

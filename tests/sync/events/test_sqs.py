@@ -196,7 +196,7 @@ def test_a_message_is_acknowledged_after_it_was_applied(
     done, source = [], consumer._source
     monkeypatch.setattr(source, "acknowledge", done.extend)
     monkeypatch.setattr(source, "retry", lambda _: None)
-    deliveries = source.receive(0)
+    deliveries = [each for each in source.receive(0) if "Records" in each.body]
 
     def unreachable(*_):
         raise S3Unavailable("no answer")

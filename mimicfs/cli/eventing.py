@@ -1,0 +1,214 @@
+"""`mimicfs events`: have S3 tell what changes, see whether it does, and listen without a mount."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimicfs import errors
+from mimicfs.cli.options import assembled, common, for_listeners, json_option
+from mimicfs.config.settled import Settled
+from mimicfs.config.values import EventOptions, Target, parse_target
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
+    from mimicfs.parts import Parts
+    from mimicfs.sync.events.setup import Setup
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.05  # between two looks at the mirror
+_queue = click.option("--queue", default="", metavar="NAME", help="Not a queue of its own, but"
+                      " this one; several buckets may share it.")  # fmt: skip
+
+
+@click.group()
+def events() -> None:
+    """Have S3 tell what others change, by a queue of SQS."""
+
+
+@events.command("setup")
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@_queue
+@click.option("--dry-run", is_flag=True, help="Print what would be made, as JSON.")
+@click.option("--terraform", "as_terraform", is_flag=True, help="The same as Terraform.")
+@common
+def set_up(settings: Settings, url: str, queue: str, dry_run: bool, as_terraform: bool) -> None:
+    """Make a queue, and have S3 tell it what changes in the bucket.
+
+    The notifications that the bucket has stay as they are. Where S3 could not tell both, nothing
+    is changed. Prints what to give to `mimicfs mount --events`.
+    """
+    from mimicfs.sync.events.setup import terraform
+
+    target = parse_target(url)
+    with _setting_up(settings, target, queue) as setup:
+        if as_terraform:
+            click.echo(terraform(setup.plan(), target.bucket), nl=False)
+        elif dry_run:
+            click.echo(json.dumps(setup.plan().shown(), indent=2))
+        else:
+            click.echo(f"sqs:{setup.make().url}")
+
+
+@events.command()
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@_queue
+@common
+def remove(settings: Settings, url: str, queue: str) -> None:
+    """Undo `mimicfs events setup`: what it has made goes, and nothing else."""
+    with _setting_up(settings, parse_target(url), queue) as setup:
+        done = setup.remove()
+    for each in done:
+        click.echo(f"removed {each}")
+    if not done:
+        click.echo("nothing was there", err=True)
+
+
+@events.command()
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1, 3600),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long S3 may take to tell.",
+)
+@json_option
+@for_listeners
+def check(settled: Settled, url: str, timeout: float, as_json: bool) -> None:
+    """Change something, and see how long it takes until the mirror has it.
+
+    An empty object is put into the bucket, and deleted at the end. A mount or `mimicfs events
+    run` on the same store and source is what is looked at; if there is none, this command
+    listens itself.
+    """
+    options, target = _source(settled), parse_target(url)
+    if not target.bucket:
+        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+    with closing(assembled(settled.settings())) as parts:
+        found = _checked(settled, parts, target, options, timeout)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(
+            f"a new object was in the mirror after {found['added_s']:.2f} s, its deletion after"
+            f" {found['deleted_s']:.2f} s; told by {found['by']}"
+        )
+        if found["shortcoming"]:
+            click.echo(f"but: {found['shortcoming']}", err=True)
+
+
+@events.command()
+@click.argument("url", required=False, default="s3://", metavar="[s3://BUCKET[/PREFIX]]")
+@for_listeners
+def run(settled: Settled, url: str) -> None:
+    """Keep the mirror true, without a mount, until a signal: take messages, sweep.
+
+    Where several mounts and programs share a store, the one that has been there for longest
+    takes the messages; the others are ready to take over.
+    """
+    options, target = _source(settled), parse_target(url)
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    with (
+        closing(assembled(settled.settings())) as parts,
+        _listening(settled, parts, target, options),
+    ):
+        click.echo(f"listening to {options.source}", err=True)
+        over.wait()
+
+
+# Parts
+
+
+def _source(settled: Settled) -> EventOptions:
+    options = settled.events()
+    if not options.source:
+        raise errors.ConfigError("name where S3 tells: --events sqs:QUEUE_URL, http://..., ...")
+    return options
+
+
+@contextmanager
+def _setting_up(settings: Settings, target: Target, queue: str) -> Iterator[Setup]:
+    from mimicfs.sync.events.setup import Setup
+
+    with closing(assembled(settings)) as parts, closing(parts.s3.queues()) as queues:
+        parts.s3.check_credentials()
+        yield Setup(parts.s3, queues, target, queue)
+
+
+@contextmanager
+def _listening(
+    settled: Settled, parts: Parts, target: Target, options: EventOptions
+) -> Iterator[None]:
+    """Within, this process is a member of the store that hears what S3 tells."""
+    from mimicfs.admin.sources import Sources
+    from mimicfs.mount.telling import told
+    from mimicfs.parts import check as check_target
+
+    check_target(parts, target)
+    parts.mimicdb.join()
+    with told(parts, target, options, Sources(), settled.settings().state):
+        yield
+
+
+def _checked(
+    settled: Settled, parts: Parts, target: Target, options: EventOptions, timeout_s: float
+) -> dict[str, Any]:
+    from mimicfs.mount.telling import source_of
+    from mimicfs.sync.events.election import listening
+    from mimicfs.sync.events.notification import shortcoming
+
+    parts.s3.check_credentials()
+    if parts.mimicdb.cover(target.bucket, target.prefix) is None:
+        parts.syncer.list_directory(target.bucket, target.prefix)
+    configuration = parts.s3.call("get_bucket_notification_configuration", target.bucket)
+    arn = ""
+    if options.source.startswith("sqs:"):  # others cannot be opened beside who listens
+        with closing(source_of(options.source, options.token, parts.s3)) as source:
+            arn = source.arn()
+    others = listening(parts.mimicdb, options.source)
+    found = {
+        "shortcoming": shortcoming(configuration, arn, target.prefix),
+        "by": "a mount or program that was there" if others else "this command",
+    }
+    if others:
+        return found | _timed(parts, target, timeout_s)
+    with _listening(settled, parts, target, options):
+        return found | _timed(parts, target, timeout_s)
+
+
+def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:
+    """Return how long an object, made by a client of which nobody learns, takes to be in the
+    mirror, and its deletion to be."""
+    bucket, key = target.bucket, f"{target.prefix}.mimicfs-check-{secrets.token_hex(8)}"
+    with closing(parts.s3.plain_client()) as client:
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+        try:
+            added_s = _until(parts, bucket, key, True, timeout_s)
+        finally:
+            client.delete_object(Bucket=bucket, Key=key)
+        deleted_s = _until(parts, bucket, key, False, timeout_s)
+    return {"added_s": added_s, "deleted_s": deleted_s}
+
+
+def _until(parts: Parts, bucket: str, key: str, there: bool, timeout_s: float) -> float:
+    began_s = time.monotonic()
+    while (parts.mimicdb.entry(bucket, key) is not None) != there:
+        if time.monotonic() - began_s > timeout_s:
+            what = "a new object" if there else "a deletion"
+            raise errors.NotTold(f"s3://{bucket}: nothing told of {what} within {timeout_s:.0f} s")
+        time.sleep(_LOOK_S)
+    return round(time.monotonic() - began_s, 3)

@@ -1,0 +1,79 @@
+"""SQS queues as they are made and removed for a bucket. What is in one: queue.py.
+
+Threading: any thread; a boto3 client is safe.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from mimicfs.errors import S3Error
+from mimicfs.s3.requests.queue import NO_QUEUE
+
+_TAG = "mimicfs"  # what we have made has it
+
+
+class Made(NamedTuple):
+    """A queue that is there."""
+
+    url: str
+    arn: str
+    policy: dict[str, Any]  # {}: none
+    ours: bool  # mimicfs made it
+    waiting: int  # messages, about
+
+
+class Queues:
+    """The queues of the account of *session* (of boto3); at *endpoint*, or where AWS has them.
+    Raises the errors of errors.py."""
+
+    def __init__(self, session: Any, endpoint: str | None, region: str | None) -> None:
+        from mimicfs.s3.transport.errors import ours
+
+        self.region: str = region or session.region_name or "us-east-1"
+        with ours("SQS"):
+            self._client = session.client("sqs", endpoint_url=endpoint, region_name=self.region)
+
+    def find(self, name: str) -> Made | None:
+        """Return the queue *name*, or None."""
+        try:
+            url = self._ask(name, "get_queue_url", QueueName=name)["QueueUrl"]
+        except S3Error as exc:
+            if exc.code.rpartition(".")[2] in NO_QUEUE:
+                return None
+            raise
+        asked = ["QueueArn", "Policy", "ApproximateNumberOfMessages"]
+        answer = self._ask(name, "get_queue_attributes", QueueUrl=url, AttributeNames=asked)
+        found = answer["Attributes"]
+        tags = self._ask(name, "list_queue_tags", QueueUrl=url).get("Tags", {})
+        waiting = int(found.get("ApproximateNumberOfMessages", 0))
+        policy = json.loads(found.get("Policy") or "{}")
+        return Made(url, found["QueueArn"], policy, _TAG in tags, waiting)
+
+    def make(self, name: str, attributes: dict[str, str], about: str) -> Made:
+        """Make the queue *name*, marked as ours and as being of *about*."""
+        self._ask(
+            *(name, "create_queue"), QueueName=name, Attributes=attributes, tags={_TAG: about}
+        )
+        made = self.find(name)
+        if made is None:
+            raise S3Error(f"the queue {name}: it was made, and is not there")
+        return made
+
+    def set_policy(self, queue: Made, policy: dict[str, Any]) -> None:
+        text = json.dumps(policy) if policy.get("Statement") else ""
+        attributes = {"Policy": text}
+        self._ask(queue.url, "set_queue_attributes", QueueUrl=queue.url, Attributes=attributes)
+
+    def delete(self, queue: Made) -> None:
+        self._ask(queue.url, "delete_queue", QueueUrl=queue.url)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, about: str, operation: str, **params: Any) -> Any:
+        from mimicfs.s3.transport.errors import ours
+
+        with ours(f"the queue {about}"):
+            return getattr(self._client, operation)(**params)

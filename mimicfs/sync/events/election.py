@@ -1,0 +1,50 @@
+"""Which of the members of a store takes the messages of a source that several of them have.
+
+Each says in its session (member.py) which source it listens to. The one that has been a member
+for longest takes the messages. Its session ends with it, or dies six seconds after its last
+beat; the next look of the others, two seconds later at most, makes another one the first. For a
+moment two may take messages: that costs requests, and harms nothing (hearing.py).
+
+One that cannot take messages (no rights, no network) stands back while another one can.
+
+Threading: the consumer's thread.
+"""
+
+from __future__ import annotations
+
+from mimicfs.mimicdb import MimicDB
+
+SAID = "events"  # what a session says: the name of the source it listens to
+
+
+def listening(mimicdb: MimicDB, source: str) -> bool:
+    """Whether a living member of the store listens to *source*, as --events writes it. Raises
+    StoreError."""
+    return any(it.alive and it.said.get(SAID) == source for it in mimicdb.member.others())
+
+
+class Election:
+    """*source*: its name, as --events writes it without secrets."""
+
+    def __init__(self, mimicdb: MimicDB, source: str) -> None:
+        self._member = mimicdb.member
+        self._source = source
+        self.stand()
+
+    def is_ours(self) -> bool:
+        """Whether this process is to take messages now. Raises StoreError."""
+        for session in self._member.others():  # the oldest first
+            if session.alive and session.said.get(SAID) == self._source:
+                return session.id == self._member.id
+        return True
+
+    def stand(self) -> None:
+        self._say(self._source)
+
+    def stand_back(self) -> None:
+        """Messages cannot be taken here at the moment: let another one, if there is any."""
+        self._say("")
+
+    def _say(self, source: str) -> None:
+        if self._member.said.get(SAID) != source:
+            self._member.said = {**self._member.said, SAID: source}

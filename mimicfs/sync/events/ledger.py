@@ -1,0 +1,173 @@
+"""Until when a source has told of each bucket, and what it cannot have told.
+
+    told until     what S3 had put into the source by then is in the mirror
+    a gap          changes may have happened of which no message will come: the bucket is swept
+
+Gaps that are known, and when they begin and end:
+
+    nothing was ever told of what was listed     this consumer is the first
+    the consumer was away for longer than the    at its start
+      source keeps messages
+    the source is gone (a queue was deleted)     when that is seen, and when one is there again
+    the configuration of the bucket does not     when that is seen (a look every five minutes),
+      tell the source                              and when it does again
+    the source gave messages up                  when it has stopped doing so
+
+What is known of each bucket is in notes of the store, and outlives the process.
+
+Threading: the consumer's thread; the figures may be read by any.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mimicfs.errors import AccessDenied, MimicError, NoSuchBucket, NoSuchQueue, S3Error
+from mimicfs.mimicdb import MimicDB
+from mimicfs.sync.events.consumer import Witness
+from mimicfs.sync.events.election import Election
+from mimicfs.sync.events.messages import Told
+from mimicfs.sync.events.notification import Configuration, shortcoming
+from mimicfs.sync.events.source import Source
+
+log = logging.getLogger(__name__)
+
+TOLD = "told"  # the note with the time (ns) until which a bucket was told of
+_UNTOLD = "untold"  # the note of a bucket that the source is not told of: why
+_NOTE_S = 10.0  # between two notes of one bucket
+_LOOK_S = 300.0  # between two looks at a configuration
+_LOOKS_MAX = 100  # configurations that are looked at in one go
+_DAY_S = 86_400
+
+YES, NO, UNKNOWN = "yes", "no", "unknown"
+
+
+class Ledger(Witness):
+    """*name*: the source's, as --events writes it. *buckets*: those that are shown.
+    *configuration*: asks S3 for that of a bucket. *suspect*: told of a gap, with the bucket and
+    the reason."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        source: Source,
+        name: str,
+        buckets: Callable[[], list[str]],
+        prefix: str,
+        configuration: Callable[[str], Configuration],
+        suspect: Callable[[str, str], None],
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._source = source
+        self._buckets = buckets
+        self._prefix = prefix
+        self._configuration = configuration
+        self._suspect = suspect
+        self._election = Election(mimicdb, name)
+        self._begun = False
+        self._gone = False
+        self._lost = 0  # how many messages the source has given up, as we know
+        self._until_ns: dict[str, int] = {}
+        self._noted_s: dict[str, float] = {}
+        self._looked_s: dict[str, float] = {}
+        self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
+
+    def figures(self) -> dict[str, Any]:
+        """Return until when each bucket was told of, and whether S3 is to tell the source."""
+        return {"told_until_ns": dict(self._until_ns), "configured": dict(self._told)}
+
+    # What the consumer asks and says
+
+    def turn(self) -> bool:
+        ours = not self._source.shared or self._election.is_ours()
+        if not ours:
+            self._begun = False  # whoever has the turn notes; what he missed is looked at later
+        return ours
+
+    def begins(self) -> None:
+        """Messages are going to be taken: look back, once."""
+        if self._begun:
+            return
+        self._source.resume()
+        kept_s = self._source.retention_s()
+        for bucket in self._buckets():
+            self._look_back(bucket, kept_s)
+        self._begun = True
+
+    def heard(self, told: Sequence[Told], drained: bool) -> None:
+        self._election.stand()
+        if self._gone:
+            self._gone = False
+            self._suspect_all("its queue was gone for a while")
+        self._look_at_configurations()
+        self._look_for_lost(told)
+        until_ns = time.time_ns() if drained else min((it.time_ns for it in told), default=0)
+        for bucket in {*self._buckets(), *(it.bucket for it in told)}:
+            if self._told.get(bucket) != NO:
+                self._note(bucket, until_ns)
+
+    def failed(self, exc: MimicError) -> None:
+        if self._source.shared and isinstance(exc, S3Error):
+            self._election.stand_back()
+        if isinstance(exc, NoSuchQueue) and not self._gone:
+            self._gone = True
+            self._suspect_all("its queue is gone")
+
+    # Gaps
+
+    def _look_back(self, bucket: str, kept_s: float | None) -> None:
+        if not self._mimicdb.scopes(bucket):
+            return
+        text = self._mimicdb.note(bucket, TOLD) or ""
+        if not text.isdecimal():
+            self._suspect(bucket, "nothing was told of it before")
+        elif kept_s is not None and (away_s := (time.time_ns() - int(text)) / 1e9) > kept_s:
+            self._suspect(bucket, f"nothing was heard of it for {away_s / _DAY_S:.3g} days")
+
+    def _suspect_all(self, why: str) -> None:
+        for bucket in self._buckets():
+            self._suspect(bucket, why)
+
+    def _look_for_lost(self, told: Sequence[Told]) -> None:
+        """The source gives messages up where they come faster than they are heard: once that is
+        over, what they were about is found by a sweep."""
+        lost = self._source.lost
+        if lost != self._lost and not told:
+            log.warning("%s: %d messages were given up", self._source.name, lost - self._lost)
+            self._lost = lost
+            self._suspect_all("messages were given up")
+
+    def _look_at_configurations(self) -> None:
+        now_s = time.monotonic()
+        due = [it for it in self._buckets() if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S]
+        for bucket in due[:_LOOKS_MAX]:
+            self._looked_s[bucket] = now_s
+            self._look_at(bucket)
+
+    def _look_at(self, bucket: str) -> None:
+        try:
+            found = self._configuration(bucket)
+            why = shortcoming(found, self._source.arn(), self._prefix)
+        except (S3Error, AccessDenied, NoSuchBucket) as exc:
+            log.debug("s3://%s: its notifications cannot be looked at: %s", bucket, exc)
+            self._told[bucket] = UNKNOWN
+            return
+        before = self._mimicdb.note(bucket, _UNTOLD) or ""
+        self._told[bucket] = NO if why else YES
+        if bool(why) != bool(before):
+            self._mimicdb.set_note(bucket, _UNTOLD, why or None)
+            self._suspect(bucket, why or "it was not told of for a while")
+
+    def _note(self, bucket: str, until_ns: int) -> None:
+        if until_ns <= self._until_ns.get(bucket, 0):
+            return
+        if self._mimicdb.backend.bucket(bucket) is None:
+            return
+        self._until_ns[bucket] = until_ns
+        now_s = time.monotonic()
+        if now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
+            self._noted_s[bucket] = now_s
+            self._mimicdb.set_note(bucket, TOLD, str(until_ns))

@@ -1,0 +1,132 @@
+"""The notification configuration of a bucket: what of it tells a queue, and how ours is put
+beside others.
+
+S3 takes a configuration as a whole, so what is there must be kept; and it refuses two that tell
+of the same events of the same keys. Pure functions over what boto3 calls
+NotificationConfiguration; any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+Configuration = dict[str, Any]
+
+CREATED, REMOVED = "s3:ObjectCreated:*", "s3:ObjectRemoved:*"
+EXPIRED = "s3:LifecycleExpiration:*"
+# What a family of events comes to where each is named singly, as MinIO's answers do.
+_FAMILIES = {
+    CREATED: {
+        "s3:ObjectCreated:Put",
+        "s3:ObjectCreated:Copy",
+        "s3:ObjectCreated:CompleteMultipartUpload",
+    },
+    REMOVED: {"s3:ObjectRemoved:Delete"},
+}
+OURS = "mimicfs"  # begins the Id of what we have added
+# By the kind of target: its list in a configuration, and what names the target there.
+_TARGETS = {
+    "QueueConfigurations": "QueueArn",
+    "TopicConfigurations": "TopicArn",
+    "LambdaFunctionConfigurations": "LambdaFunctionArn",
+}
+
+
+def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
+    """Return what *configuration* does not tell of the keys below *prefix*; "": nothing, as far
+    as can be seen. *arn* is our queue's; "": messages come by another way, or it is not known.
+
+    What goes to a topic or to EventBridge may reach the queue from there.
+    """
+    rules = [
+        rule for rule in _rules(configuration) if not arn or rule.get("QueueArn") in (arn, None)
+    ]
+    if not rules and "EventBridgeConfiguration" not in configuration:
+        return "no notification configuration names its queue" if arn else "it has no notifications"
+    if "EventBridgeConfiguration" in configuration:
+        return ""
+    covering = [rule for rule in rules if _covers(rule, prefix)]
+    if not covering:
+        return "its notifications are of a part of the keys only"
+    told = {event for rule in covering for event in rule.get("Events", ())}
+    missing = [family for family, each in _FAMILIES.items() if family not in told and each - told]
+    return f"its notifications do not tell of {' and '.join(missing)}" if missing else ""
+
+
+def with_ours(configuration: Configuration, rule: Configuration) -> Configuration:
+    """Return *configuration* with *rule*, a QueueConfiguration, in the place of an older one of
+    the same Id."""
+    kept = without(configuration, [rule["Id"]])
+    return kept | {"QueueConfigurations": [*kept.get("QueueConfigurations", []), rule]}
+
+
+def without(configuration: Configuration, ids: Iterable[str]) -> Configuration:
+    """Return *configuration* without the rules of *ids*."""
+    gone, kept = set(ids), dict(configuration)
+    for name in _TARGETS:
+        if name in kept:
+            kept[name] = [rule for rule in kept[name] if rule.get("Id") not in gone]
+            if not kept[name]:
+                del kept[name]
+    return kept
+
+
+def overlapping(configuration: Configuration, rule: Configuration) -> list[Configuration]:
+    """Return the rules beside which S3 would not take *rule*."""
+    return [
+        other
+        for other in _rules(configuration)
+        if other.get("Id") != rule["Id"]
+        and any(_same(a, b) for a in other.get("Events", ()) for b in rule["Events"])
+        and _meet(_filter(other), _filter(rule))
+    ]
+
+
+def target_of(rule: Configuration) -> str:
+    """Return the ARN that *rule* tells."""
+    return next((str(rule[name]) for name in _TARGETS.values() if name in rule), "")
+
+
+def our_rule(id_: str, arn: str, prefix: str) -> Configuration:
+    """Return the QueueConfiguration that tells the queue *arn* of all below *prefix*."""
+    rule: Configuration = {"Id": id_, "QueueArn": arn, "Events": [CREATED, REMOVED, EXPIRED]}
+    if prefix:
+        rule["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
+    return rule
+
+
+def ours(configuration: Configuration, id_: str) -> list[Configuration]:
+    """Return the rules of the Id *id_*."""
+    return [rule for rule in _rules(configuration) if rule.get("Id") == id_]
+
+
+def _rules(configuration: Configuration) -> Iterator[Configuration]:
+    for name in _TARGETS:
+        yield from configuration.get(name, ())
+
+
+def _filter(rule: Configuration) -> tuple[str, str]:
+    """Return the prefix and the suffix of the keys that *rule* is about."""
+    rules = rule.get("Filter", {}).get("Key", {}).get("FilterRules", ())
+    found = {each["Name"].lower(): each.get("Value", "") for each in rules}
+    return found.get("prefix", ""), found.get("suffix", "")
+
+
+def _covers(rule: Configuration, prefix: str) -> bool:
+    begins, ends = _filter(rule)
+    return prefix.startswith(begins) and not ends
+
+
+def _meet(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    """Whether a key can fit both filters."""
+    begins = first[0].startswith(second[0]) or second[0].startswith(first[0])
+    return begins and (first[1].endswith(second[1]) or second[1].endswith(first[1]))
+
+
+def _same(first: str, second: str) -> bool:
+    """Whether two kinds of events, which may end in "*", have any in common."""
+    one, other = first.removesuffix("*"), second.removesuffix("*")
+    if first.endswith("*") and other.startswith(one):
+        return True
+    return first == second or (second.endswith("*") and one.startswith(other))

@@ -1,0 +1,239 @@
+"""Makes S3 tell a queue of what happens to a bucket, and undoes that.
+
+Three things: the queue, its policy (this bucket may put messages into it), and a rule in the
+bucket's notification configuration. Rules and statements of others are kept; where S3 could not
+take ours beside them, nothing is changed and the reason is said. Whatever is made is marked as
+ours, and only what is marked so is removed.
+
+Threading: one caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, NamedTuple
+
+from mimicfs.config.values import Target
+from mimicfs.errors import ConfigError, MimicError
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.queues import Made, Queues
+from mimicfs.sync.events.notification import (
+    OURS,
+    Configuration,
+    our_rule,
+    ours,
+    overlapping,
+    target_of,
+    with_ours,
+    without,
+)
+
+# Two weeks are the longest that SQS keeps a message. A message is taken anew a minute after a
+# consumer that died had taken it.
+ATTRIBUTES = {"MessageRetentionPeriod": "1209600", "VisibilityTimeout": "60"}
+_NAME_MAX = 80  # of a queue
+_OTHERS = (
+    "s3://{bucket}: {target} is told of the same events (rule {id}), and S3 tells only one. Put a"
+    " topic (SNS) or EventBridge in its place, which tells both; then name the queue with --events"
+)
+
+
+class Plan(NamedTuple):
+    """What setting up comes to."""
+
+    queue: str  # its name
+    attributes: dict[str, str]
+    policy: dict[str, Any]
+    configuration: Configuration  # of the bucket, with what others have there
+    made: Made | None  # the queue, where it is there already
+    rule: Configuration  # ours, in the configuration
+
+    def shown(self) -> dict[str, Any]:
+        """Return it for people and programs."""
+        return {
+            "queue": {"name": self.queue, "exists": self.made is not None, **self.attributes},
+            "policy": self.policy,
+            "notification": self.configuration,
+        }
+
+
+class Setup:
+    """For what *target* names, a bucket or a prefix; *queue*: the name of the queue, "": one of
+    its own. Raises ConfigError."""
+
+    def __init__(self, s3: S3, queues: Queues, target: Target, queue: str = "") -> None:
+        if not target.bucket:
+            raise ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+        if queue and not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", queue):
+            raise ConfigError(f"--queue {queue}: letters, digits, - and _ only, at most 80")
+        self._s3 = s3
+        self._queues = queues
+        self._target = target
+        self.queue = queue or _queue_of(target)
+        self.id = f"{OURS}-{_digest(self.queue, target.prefix)}"
+
+    def plan(self) -> Plan:
+        """Return what is to be made. Raises ConfigError where S3 would refuse it."""
+        bucket = self._target.bucket
+        made = self._queues.find(self.queue)
+        arn = made.arn if made else f"arn:aws:sqs:{self._queues.region}:ACCOUNT:{self.queue}"
+        rule = our_rule(self.id, arn, self._target.prefix)
+        now = self.configuration()
+        for other in overlapping(now, rule):
+            about = {"bucket": bucket, "target": target_of(other), "id": other.get("Id", "")}
+            raise ConfigError(_OTHERS.format(**about))
+        policy = _with_statement(made.policy if made else {}, self._statement(arn))
+        return Plan(self.queue, ATTRIBUTES, policy, with_ours(now, rule), made, rule)
+
+    def make(self) -> Made:
+        """Make what `plan` says; return the queue. What fails half way is undone."""
+        plan = self.plan()
+        made = plan.made or self._queues.make(self.queue, ATTRIBUTES, self._target.bucket)
+        try:
+            self._queues.set_policy(made, _with_statement(made.policy, self._statement(made.arn)))
+            rule = our_rule(self.id, made.arn, self._target.prefix)
+            self._put(with_ours(self.configuration(), rule))
+        except MimicError:
+            if plan.made is None:
+                self._queues.delete(made)
+            else:
+                self._queues.set_policy(made, plan.made.policy)
+            raise
+        return made
+
+    def remove(self) -> list[str]:
+        """Remove what is ours; return what that was, in words."""
+        done: list[str] = []
+        now = self.configuration()
+        if ours(now, self.id):
+            self._put(without(now, [self.id]))
+            done.append(f"the rule {self.id} of s3://{self._target.bucket}")
+        made = self._queues.find(self.queue)
+        if made is None:
+            return done
+        policy = _without_statement(made.policy, self._sid)
+        if made.ours and not policy.get("Statement"):
+            self._queues.delete(made)
+            done.append(f"the queue {made.url}, with about {made.waiting} messages")
+        elif policy != made.policy:
+            self._queues.set_policy(made, policy)
+            done.append(f"leave for s3://{self._target.bucket} to write to {made.url}")
+        return done
+
+    def configuration(self) -> Configuration:
+        """Return the notification configuration of the bucket as it is."""
+        found = self._s3.call("get_bucket_notification_configuration", self._target.bucket)
+        return {name: value for name, value in found.items() if name != "ResponseMetadata"}
+
+    def _put(self, configuration: Configuration) -> None:
+        self._s3.call(
+            *("put_bucket_notification_configuration", self._target.bucket),
+            NotificationConfiguration=configuration,
+        )
+
+    @property
+    def _sid(self) -> str:
+        return f"{OURS}{_digest(self._target.bucket, self._target.prefix)}"
+
+    def _statement(self, arn: str) -> dict[str, Any]:
+        source = {"aws:SourceArn": f"arn:aws:s3:::{self._target.bucket}"}
+        owner = {"aws:SourceAccount": arn.split(":")[4]}
+        return {
+            "Sid": self._sid,
+            "Effect": "Allow",
+            "Principal": {"Service": "s3.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": arn,
+            "Condition": {"ArnEquals": source, "StringEquals": owner},
+        }
+
+
+def terraform(plan: Plan, bucket: str) -> str:
+    """Return *plan* as Terraform. Its resource is the whole configuration of the bucket, so what
+    others have there is in it."""
+    lines = [
+        'resource "aws_sqs_queue" "mimicfs" {',
+        f"  name = {_quoted(plan.queue)}",
+        f"  message_retention_seconds = {plan.attributes['MessageRetentionPeriod']}",
+        f"  visibility_timeout_seconds = {plan.attributes['VisibilityTimeout']}",
+        f'  tags = {{ "{OURS}" = {_quoted(f"s3://{bucket}")} }}',
+        "}",
+        "",
+        'data "aws_caller_identity" "mimicfs" {}',
+        "",
+        'resource "aws_sqs_queue_policy" "mimicfs" {',
+        "  queue_url = aws_sqs_queue.mimicfs.url",
+        "  policy    = jsonencode({",
+        '    Version = "2012-10-17"',
+        "    Statement = [{",
+        '      Effect    = "Allow"',
+        '      Principal = { Service = "s3.amazonaws.com" }',
+        '      Action    = "sqs:SendMessage"',
+        "      Resource  = aws_sqs_queue.mimicfs.arn",
+        "      Condition = {",
+        f'        ArnEquals    = {{ "aws:SourceArn" = {_quoted(f"arn:aws:s3:::{bucket}")} }}',
+        f'        StringEquals = {{ "aws:SourceAccount" = {_ACCOUNT} }}',
+        "      }",
+        "    }]",
+        "  })",
+        "}",
+        "",
+        'resource "aws_s3_bucket_notification" "mimicfs" {',
+        f"  bucket = {_quoted(bucket)}",
+    ]
+    if "EventBridgeConfiguration" in plan.configuration:
+        lines.append("  eventbridge = true")
+    for name, block, argument in _BLOCKS:
+        for rule in plan.configuration.get(name, ()):
+            lines += _block(rule, block, argument, mine=rule is plan.rule)
+    return "\n".join([*lines, "  depends_on = [aws_sqs_queue_policy.mimicfs]", "}", ""])
+
+
+_ACCOUNT = "data.aws_caller_identity.mimicfs.account_id"
+_BLOCKS = (
+    ("QueueConfigurations", "queue", "queue_arn"),
+    ("TopicConfigurations", "topic", "topic_arn"),
+    ("LambdaFunctionConfigurations", "lambda_function", "lambda_function_arn"),
+)
+
+
+def _block(rule: Configuration, block: str, argument: str, *, mine: bool) -> list[str]:
+    target = "aws_sqs_queue.mimicfs.arn" if mine else _quoted(target_of(rule))
+    lines = [f"  {block} {{", f"    {argument} = {target}"]
+    if rule.get("Id"):
+        lines.append(f"    id = {_quoted(rule['Id'])}")
+    lines.append(f"    events = [{', '.join(_quoted(each) for each in rule['Events'])}]")
+    for each in rule.get("Filter", {}).get("Key", {}).get("FilterRules", ()):
+        lines.append(f"    filter_{each['Name'].lower()} = {_quoted(each['Value'])}")
+    return [*lines, "  }"]
+
+
+def _quoted(text: str) -> str:
+    """Return *text* as Terraform quotes it."""
+    return json.dumps(text).replace("${", "$${").replace("%{", "%%{")
+
+
+def _with_statement(policy: dict[str, Any], statement: dict[str, Any]) -> dict[str, Any]:
+    kept = _without_statement(policy, statement["Sid"])
+    statements = [*kept.get("Statement", []), statement]
+    return {"Version": "2012-10-17", **kept, "Statement": statements}
+
+
+def _without_statement(policy: dict[str, Any], sid: str) -> dict[str, Any]:
+    if not policy:
+        return {}
+    found = policy.get("Statement", [])
+    statements = found if isinstance(found, list) else [found]
+    return policy | {"Statement": [each for each in statements if each.get("Sid") != sid]}
+
+
+def _queue_of(target: Target) -> str:
+    """Return the name of the queue of its own that *target* has; no other one has the same."""
+    readable = re.sub(r"[^A-Za-z0-9_-]", "-", target.bucket)[: _NAME_MAX - 22]
+    return f"{OURS}-{readable}-{_digest(target.bucket, target.prefix)}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,108 @@
+"""`mimicfs events` makes S3 tell a queue, keeps what others have set up, and listens in turn."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from contextlib import closing
+
+import pytest
+from support.clients import plain, queue_of
+from support.mounts import MIMICFS, succeed, wait_until
+
+from mimicfs.backends.redis import RedisBackend
+from mimicfs.mimicdb import MimicDB
+from mimicfs.sync import Syncer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+]
+
+
+@pytest.fixture
+def common(state, proxy, tmp_path):
+    return ["--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
+
+
+def notifications(client, bucket):
+    found = client.get_bucket_notification_configuration(Bucket=bucket)
+    return {name: value for name, value in found.items() if name != "ResponseMetadata"}
+
+
+@pytest.fixture
+def others(client, server, bucket):
+    """A rule that somebody else has in the bucket."""
+    sqs = plain(server, "sqs")
+    url = sqs.create_queue(QueueName=f"others-{bucket}")["QueueUrl"]
+    asked = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    rule = {
+        "Id": "others",
+        "QueueArn": asked["Attributes"]["QueueArn"],
+        "Events": ["s3:ObjectCreated:*"],
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
+    }
+    client.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
+    )
+    return notifications(client, bucket)
+
+
+def test_what_is_set_up_tells_and_its_removal_leaves_what_others_have(
+    common, client, server, bucket, others
+):
+    source = succeed("events", "setup", *common, f"s3://{bucket}/photos/").strip()
+    check = ["events", "check", *common, "--json", "--events", source, f"s3://{bucket}/photos/"]
+    found = json.loads(succeed(*check))
+    assert (found["shortcoming"], found["by"]) == ("", "this command")
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    said = succeed("events", "remove", *common, f"s3://{bucket}/photos/")
+    assert re.findall("removed the (rule|queue)", said) == ["rule", "queue"]
+    assert notifications(client, bucket) == others
+    assert source not in [f"sqs:{it}" for it in plain(server, "sqs").list_queues()["QueueUrls"]]
+
+
+@pytest.fixture
+def listener(state, s3, proxy, redis_url, bucket, server):
+    """Start `mimicfs events run` on one queue and one Redis; ended at the end."""
+    began = []
+    with closing(MimicDB(RedisBackend.from_url(redis_url, bucket))) as mimicdb:
+        Syncer(mimicdb, s3).sync(bucket)
+    source = f"sqs:{queue_of(server, bucket)}"
+    words = ["--endpoint-url", proxy.url, "--store", redis_url, "--namespace", bucket]
+
+    def begin():
+        command = [MIMICFS, "events", "run", *words, "--events", source, f"s3://{bucket}"]
+        began.append(subprocess.Popen([*command, "--log-level", "info"], stderr=subprocess.PIPE))
+        return began[-1]
+
+    yield begin
+    for process in began:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def heard(process, text):
+    """Wait until *process* has logged *text*."""
+    for line in process.stderr:
+        if text in line.decode():
+            return
+    raise AssertionError(f"it ended without saying {text}")
+
+
+def test_one_of_several_listens_and_another_takes_over_when_it_is_killed(
+    listener, client, bucket, redis_url
+):
+    first = listener()
+    heard(first, "listening")
+    second = listener()
+    heard(second, "waiting")
+    first.send_signal(signal.SIGKILL)
+    client.put_object(Bucket=bucket, Key="late", Body=b"1")
+    with closing(RedisBackend.from_url(redis_url, bucket)) as store:
+        wait_until(lambda: store.get(bucket, "late") is not None, 40)
+    second.terminate()
+    assert second.wait(20) == 0

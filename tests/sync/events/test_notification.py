@@ -1,0 +1,74 @@
+"""What a notification configuration tells of, and how ours is put beside others."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimicfs.sync.events.notification import our_rule, overlapping, shortcoming, with_ours, without
+
+ARN = "arn:aws:sqs:us-east-1:123456789012:photos"
+
+
+def rule(id_="other", events=("s3:ObjectCreated:*", "s3:ObjectRemoved:*"), **filters):
+    rules = [{"Name": name, "Value": value} for name, value in filters.items()]
+    found = {"Id": id_, "QueueArn": ARN, "Events": list(events)}
+    return found | ({"Filter": {"Key": {"FilterRules": rules}}} if rules else {})
+
+
+@pytest.mark.parametrize(
+    ("configuration", "prefix", "why"),
+    [
+        ({"QueueConfigurations": [rule()]}, "", ""),
+        ({"QueueConfigurations": [rule(prefix="a/")]}, "a/b/", ""),
+        ({"EventBridgeConfiguration": {}}, "", ""),
+        ({"TopicConfigurations": [{"TopicArn": "t", "Events": rule()["Events"]}]}, "", ""),
+        ({}, "", "no notification configuration names its queue"),
+        (
+            {"QueueConfigurations": [rule() | {"QueueArn": "another"}]},
+            "",
+            "no notification configuration names its queue",
+        ),
+        (
+            {"QueueConfigurations": [rule(prefix="a/")]},
+            "",
+            "its notifications are of a part of the keys only",
+        ),
+        (
+            {"QueueConfigurations": [rule(suffix=".jpg")]},
+            "",
+            "its notifications are of a part of the keys only",
+        ),
+        (
+            {"QueueConfigurations": [rule(events=["s3:ObjectCreated:Put"])]},
+            "",
+            "its notifications do not tell of s3:ObjectCreated:* and s3:ObjectRemoved:*",
+        ),
+    ],
+)
+def test_what_is_not_told_of_is_named(configuration, prefix, why):
+    assert shortcoming(configuration, ARN, prefix) == why
+
+
+def test_ours_is_put_beside_others_and_taken_away_again():
+    others = {"QueueConfigurations": [rule(prefix="logs/")], "EventBridgeConfiguration": {}}
+    ours = our_rule("mimicfs-1", ARN, "photos/")
+    both = with_ours(with_ours(others, ours), ours)
+    assert both["QueueConfigurations"] == [rule(prefix="logs/"), ours]
+    assert without(both, ["mimicfs-1"]) == others
+
+
+@pytest.mark.parametrize(
+    ("other", "overlaps"),
+    [
+        (rule(), True),
+        (rule(events=["s3:ObjectCreated:Put"]), True),
+        (rule(events=["s3:ObjectTagging:*"]), False),
+        (rule(prefix="photos/2026/"), True),
+        (rule(prefix="logs/"), False),
+        (rule(prefix="p", suffix=".jpg"), True),
+        (rule(id_="mimicfs-1"), False),
+    ],
+)
+def test_rules_that_s3_would_not_take_beside_ours_are_found(other, overlaps):
+    found = overlapping({"QueueConfigurations": [other]}, our_rule("mimicfs-1", ARN, "photos/"))
+    assert found == ([other] if overlaps else [])

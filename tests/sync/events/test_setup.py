@@ -1,0 +1,111 @@
+"""S3 is made to tell a queue, beside what others have set up."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.clients import plain
+
+from mimicfs.config.values import Target
+from mimicfs.errors import AccessDenied, ConfigError
+from mimicfs.sync.events.setup import Setup, terraform
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def setup(s3):
+    made = []
+
+    def make(bucket, prefix="", queue=""):
+        made.append(s3.queues())
+        return Setup(s3, made[-1], Target(bucket, prefix), queue)
+
+    yield make
+    for queues in made:
+        queues.close()
+
+
+@pytest.fixture
+def others(client, server, bucket):
+    """What somebody else has configured in the bucket."""
+    sqs = plain(server, "sqs")
+    url = sqs.create_queue(QueueName=f"others-{bucket}")["QueueUrl"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    rule = {
+        "Id": "others",
+        "QueueArn": found["Attributes"]["QueueArn"],
+        "Events": ["s3:ObjectCreated:*"],
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
+    }
+    client.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
+    )
+    return rule
+
+
+def rules(client, bucket):
+    found = client.get_bucket_notification_configuration(Bucket=bucket)
+    return found.get("QueueConfigurations", [])
+
+
+def test_a_plan_changes_nothing_and_has_all_of_it(setup, client, bucket, others):
+    plan = setup(bucket, "a/").plan()
+    assert plan.made is None
+    assert plan.configuration["QueueConfigurations"][0]["Id"] == "others"
+    assert plan.rule["Events"] == [
+        "s3:ObjectCreated:*",
+        "s3:ObjectRemoved:*",
+        "s3:LifecycleExpiration:*",
+    ]
+    text = terraform(plan, bucket)
+    assert re.findall("filter_prefix = (.*)", text) == ['"logs/"', '"a/"']
+    assert text.count("queue_arn = aws_sqs_queue.mimicfs.arn") == 1
+    assert [it["Id"] for it in rules(client, bucket)] == ["others"]
+
+
+def test_a_rule_beside_which_s3_would_not_take_ours_is_refused(setup, client, bucket, others):
+    with pytest.raises(ConfigError, match=r"\(rule others\)"):
+        setup(bucket).make()
+    assert [it["Id"] for it in rules(client, bucket)] == ["others"]
+
+
+def test_setting_up_twice_is_the_same_as_once(setup, client, bucket, others):
+    first, second = setup(bucket, "a/").make(), setup(bucket, "a/").make()
+    assert (second.url, len(second.policy["Statement"])) == (first.url, 1)
+    assert len(rules(client, bucket)) == 2
+
+
+def test_a_shared_queue_goes_with_the_last_of_its_buckets(setup, client, bucket):
+    second = f"{bucket}-b"
+    client.create_bucket(Bucket=second)
+    name = f"q-{bucket}"
+    queue = setup(bucket, "", name).make()
+    assert setup(second, "", name).make().url == queue.url
+    assert setup(bucket, "", name).remove()[1].startswith("leave for ")
+    assert rules(client, bucket) == []
+    assert len(rules(client, second)) == 1
+    assert setup(second, "", name).remove()[1].startswith("the queue ")
+
+
+def test_a_queue_of_others_is_not_deleted(setup, server, client, bucket):
+    url = plain(server, "sqs").create_queue(QueueName=f"q-{bucket}")["QueueUrl"]
+    setup(bucket, "", f"q-{bucket}").make()
+    setup(bucket, "", f"q-{bucket}").remove()
+    assert rules(client, bucket) == []
+    assert plain(server, "sqs").get_queue_url(QueueName=f"q-{bucket}")["QueueUrl"] == url
+
+
+def test_what_fails_half_way_is_undone(setup, s3, bucket, monkeypatch):
+    ask = s3.call
+
+    def refuse(operation, *args, **params):
+        if operation.startswith("put_bucket"):
+            raise AccessDenied("s3:PutBucketNotification")
+        return ask(operation, *args, **params)
+
+    monkeypatch.setattr(s3, "call", refuse)
+    with pytest.raises(AccessDenied):
+        setup(bucket).make()
+    assert setup(bucket).plan().made is None
