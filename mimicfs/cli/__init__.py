@@ -14,6 +14,7 @@ from mimicfs.cli.doctoring import doctor
 from mimicfs.cli.eventing import events
 from mimicfs.cli.finding import du, find
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
+from mimicfs.cli.history import diff, restore, undelete
 from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, umount
@@ -99,6 +100,7 @@ def cli() -> None:
 for command in (
     *(mount, umount, status, log_level, doctor),
     *(sync, events, verify, index, ls, stat, find, du),
+    *(diff, restore, undelete),
     *(config, completion, install_helper),
 ):
     cli.add_command(command)

@@ -24,11 +24,13 @@ def parse_moment(text: str, now_ns: int) -> int:
     ago = _AGO.fullmatch(word)
     try:
         moment_ns = now_ns - _seconds(ago[1]) * NS if ago else _of_date(word)
+        if moment_ns < 0:
+            raise ValueError("before 1970")
     except (ValueError, OverflowError) as exc:
         raise ConfigError(f"{text}: not a moment; {_FORMS}") from exc
     if moment_ns > now_ns:
         raise ConfigError(f"{text}: is still to come")
-    return max(moment_ns, 0)
+    return moment_ns
 
 
 def _seconds(text: str) -> int:

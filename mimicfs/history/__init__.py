@@ -1,1 +1,3 @@
-"""A versioned bucket as it was: `mirror.py` opens the mirror of a moment."""
+"""A versioned bucket as it was: `mirror.py` opens the mirror of a moment, `changes.py` tells what
+became of keys between two, `restoring.py` brings objects back.
+"""

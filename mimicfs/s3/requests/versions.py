@@ -107,8 +107,13 @@ def _newest_first(versions: list[Version]) -> list[Version]:
     first = next((place for place, each in enumerate(versions) if each.deleted), len(versions))
     apart = first > 0 and all(each.deleted for each in versions[first:])
     if apart and first < len(versions):
-        return sorted(versions, key=lambda each: (each.key, not each.latest, -each.mtime_ns))
+        return sorted(versions, key=_place)
     return versions
+
+
+def _place(version: Version) -> tuple[str, bool, int, bool]:
+    """Of two at one time, the marker is taken to be the newer: it deleted something."""
+    return (version.key, not version.latest, -version.mtime_ns, not version.deleted)
 
 
 def _check(versions: list[Version], asked: Asked, after: Marker) -> None:

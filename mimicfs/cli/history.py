@@ -1,0 +1,219 @@
+"""`mimicfs diff`, `restore` and `undelete`: what a versioned bucket was, and how it comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.progress import bar
+from mimicfs.cli.text import printable
+from mimicfs.config.moments import parse_moment
+from mimicfs.config.values import Target, parse_target
+from mimicfs.errors import ConfigError
+from mimicfs.human import iso_time
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
+    from mimicfs.history.changes import Changed
+    from mimicfs.history.restoring import Done, Step
+    from mimicfs.s3.requests.versions import Version
+
+_SIGNS = {"added": "+", "deleted": "-", "changed": "M", "rewritten": "="}
+
+
+def _of_bucket(url: str) -> Target:
+    target = parse_target(url)
+    if not target.bucket:
+        raise click.UsageError("name a bucket: s3://BUCKET[/PREFIX]")
+    return target
+
+
+@click.command()
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.option("--from", "since", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h.")
+@click.option("--to", "until", default="now", show_default=True, metavar="MOMENT")
+@json_option
+@common
+def diff(settings: Settings, url: str, since: str, until: str, as_json: bool) -> None:
+    """Tell which names were added (+), changed (M), rewritten with the same bytes (=) and deleted
+    (-) between two moments. One pass over the versions of all that is below; nothing is kept.
+
+    \b
+    Exit code: 0 nothing differs; 1 something does; others are errors.
+    """
+    from mimicfs.history.changes import changed
+
+    target, now_ns = _of_bucket(url), time.time_ns()
+    from_ns, to_ns = parse_moment(since, now_ns), parse_moment(until, now_ns)
+    if from_ns > to_ns:
+        raise ConfigError(f"--from {since}: comes after --to {until}")
+    differs = False
+    with closing(assembled(settings)) as parts:
+        parts.s3.check_credentials()
+        for each in changed(parts.s3, target.bucket, target.prefix, from_ns, to_ns):
+            differs = True
+            _print_change(target.bucket, each, as_json)
+    if differs:
+        sys.exit(1)
+
+
+def _print_change(bucket: str, change: Changed, as_json: bool) -> None:
+    if as_json:
+        told: dict[str, Any] = {"change": change.kind, "bucket": bucket, "key": change.key}
+        told |= {"before": _told(change.before), "after": _told(change.after)}
+        click.echo(json.dumps(told))
+    else:
+        click.echo(f"{_SIGNS[change.kind]} {printable(f's3://{bucket}/{change.key}')}")
+
+
+def _told(version: Version | None) -> dict[str, Any] | None:
+    if version is None:
+        return None
+    return {
+        "version": version.version,
+        "size": version.size,
+        "etag": version.etag,
+        "last_modified": iso_time(version.mtime_ns),
+        "storage_class": version.storage_class or "STANDARD",
+    }
+
+
+@click.command()
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.option("--at", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h, yesterday.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@click.option("--keep-new", is_flag=True, help="Keep objects that were not there then.")
+@json_option
+@common
+def restore(
+    settings: Settings, url: str, at: str, dry_run: bool, keep_new: bool, as_json: bool
+) -> None:
+    """Bring all that is below back to what it was at a moment, within S3.
+
+    An object that was changed becomes a copy of the version of then; of one that was deleted the
+    delete markers are removed; one that was not there then gets a delete marker. No version is
+    deleted, so that a restore can be undone by another one. A bucket that keeps no versions is
+    refused. Interrupted, it goes on where it was when it is asked for again with the moment that it
+    prints.
+
+    \b
+    Exit code: 0 all was restored; 1 something could not be; others are errors.
+    """
+    from mimicfs.history.restoring import Restoring, journalled, plan
+    from mimicfs.private import private_directory
+
+    target, moment_ns = _of_bucket(url), parse_moment(at, time.time_ns())
+    with closing(assembled(settings)) as parts:
+        parts.s3.check_credentials()
+        steps = plan(parts.s3, target, moment_ns, keep_new=keep_new)
+        if dry_run:
+            for step in steps:
+                _print_step(target.bucket, step, as_json)
+            return
+        exact = _exact(moment_ns)
+        click.echo(f"restoring {target} to --at {exact}", err=True)
+        directory = private_directory(private_directory(settings.state) / "restores")
+        with journalled(directory, target, moment_ns) as journal, bar(str(target), None) as more:
+
+            def told(done: Done) -> None:
+                more(1)
+                _print_done(target.bucket, done, as_json)
+
+            counts = Restoring(parts.s3, target.bucket, journal).run(steps, told)
+    _end(counts)
+
+
+def _exact(moment_ns: int) -> str:
+    """Return a moment so that `parse_moment` gives it back."""
+    from datetime import UTC, datetime
+
+    at = datetime.fromtimestamp(moment_ns // 1_000_000_000, UTC)
+    return at.replace(microsecond=moment_ns // 1000 % 1_000_000, tzinfo=None).isoformat()
+
+
+@click.command()
+@click.argument("what", metavar="PATH|s3://BUCKET/KEY")
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@json_option
+@common
+def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> None:
+    """Bring back a deleted object, by its key or its path in a mount: its delete markers are
+    removed. Of a name that ends in /, all that was deleted below.
+
+    \b
+    Exit code: 0 it is back; 1 there is nothing to bring back, or it failed; others are errors.
+    """
+    from mimicfs.history.restoring import Restoring, undeleted
+
+    bucket, key = _place(settings, what)
+    with closing(assembled(settings)) as parts:
+        parts.s3.check_credentials()
+        steps = undeleted(parts.s3, bucket, key)
+        if dry_run:
+            for step in steps:
+                _print_step(bucket, step, as_json)
+            return
+
+        def told(done: Done) -> None:
+            _print_done(bucket, done, as_json)
+            if not done.error and not as_json:
+                _print_step(bucket, done.step, as_json)
+
+        counts = Restoring(parts.s3, bucket).run(steps, told)
+    if not counts:
+        click.echo(f"mimicfs: {printable(what)}: nothing there was deleted", err=True)
+        sys.exit(1)
+    _end(counts)
+
+
+def _place(settings: Settings, what: str) -> tuple[str, str]:
+    """Return bucket and key of an s3:// URL, or of a path in a mount. Raises ConfigError."""
+    if what.startswith("s3://"):
+        target = _of_bucket(what)
+        return target.bucket, what.removeprefix(f"s3://{target.bucket}").removeprefix("/")
+    from mimicfs.mount.mounted import mounts
+    from mimicfs.vfs.names import component
+
+    path = Path(os.path.realpath(what))
+    for mounted in mounts(settings):
+        point = Path(mounted.mountpoint)
+        if point in path.parents or point == path:
+            target = parse_target(mounted.target)
+            parts = [component(os.fsencode(each)).text for each in path.relative_to(point).parts]
+            inner = "/".join(parts) + ("/" if what.endswith("/") and parts else "")
+            bucket, _, key = f"{target.bucket}/{target.prefix}{inner}".lstrip("/").partition("/")
+            return bucket, key
+    raise ConfigError(f"{what}: in no mount that is known here; write s3://BUCKET/KEY")
+
+
+def _print_step(bucket: str, step: Step, as_json: bool) -> None:
+    if as_json:
+        told = {"do": step.what.value, "bucket": bucket, "key": step.key}
+        click.echo(json.dumps({**told, "version": _told(step.version)}))
+        return
+    since = f" as of {iso_time(step.version.mtime_ns)}" if step.version is not None else ""
+    click.echo(f"{step.what.value} {printable(f's3://{bucket}/{step.key}')}{since}")
+
+
+def _print_done(bucket: str, done: Done, as_json: bool) -> None:
+    if as_json:
+        told = {"did": done.step.what.value, "bucket": bucket, "key": done.step.key}
+        click.echo(json.dumps({**told, "error": done.error or None}))
+    elif done.error:
+        click.echo(f"mimicfs: {printable(done.error)}", err=True)
+
+
+def _end(counts: dict[str, int]) -> None:
+    said = ", ".join(f"{counts[word]} {word}d" for word in ("restore", "undelete", "delete"))
+    failed = counts["failed"]
+    click.echo(f"{said}, {failed} failed", err=True)
+    if failed:
+        sys.exit(1)

@@ -1,0 +1,60 @@
+"""What became of keys between moments, told by one pass over the versions of a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.past import versions_below
+from mimicfs.s3.requests.versions import Version
+
+
+class Changed(NamedTuple):
+    """*key* had the version *before*, and has *after*; None: there was no object.
+
+    *kind* is "added", "deleted", "changed", or "rewritten" where both have the same bytes, as
+    far as ETag and size tell."""
+
+    kind: str
+    key: str
+    before: Version | None
+    after: Version | None
+
+
+def changed(s3: S3, bucket: str, prefix: str, from_ns: int, to_ns: int) -> Iterator[Changed]:
+    """Yield, in the order of keys, what differs below *prefix* between two moments."""
+    for key, versions in by_key(s3, bucket, prefix):
+        before, after = at(versions, (from_ns, to_ns))
+        if before != after:
+            yield Changed(_kind(before, after), key, before, after)
+
+
+def by_key(s3: S3, bucket: str, prefix: str) -> Iterator[tuple[str, Iterator[Version]]]:
+    """Yield each key that begins with *prefix*, with its versions, the newest first."""
+    return groupby(versions_below(s3, bucket, prefix), attrgetter("key"))
+
+
+def at(versions: Iterable[Version], moments_ns: tuple[int, ...]) -> list[Version | None]:
+    """Return what a key with *versions*, the newest first, was at each of *moments_ns*; None: there
+    was no object."""
+    found: list[Version | None] = [None] * len(moments_ns)
+    open_ = set(range(len(moments_ns)))
+    for version in versions:
+        for place in [place for place in open_ if version.mtime_ns <= moments_ns[place]]:
+            found[place] = None if version.deleted else version
+            open_.remove(place)
+        if not open_:
+            break
+    return found
+
+
+def _kind(before: Version | None, after: Version | None) -> str:
+    if before is None:
+        return "added"
+    if after is None:
+        return "deleted"
+    same = (before.etag, before.size) == (after.etag, after.size)
+    return "rewritten" if same else "changed"

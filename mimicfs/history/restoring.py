@@ -1,0 +1,245 @@
+"""Bringing back what objects were, within S3: no byte comes here.
+
+What is restored is a version of its own again, so nothing of what was there in between is lost; a
+bucket that keeps no versions is refused. What was done is written to a journal: a restore that was
+interrupted goes on where it was, when it is asked for again with the same moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from mimicfs.config.values import Target
+from mimicfs.errors import ConfigError, MimicError, S3Error
+from mimicfs.history.changes import by_key
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.content import KEPT_CLASSES, Content
+from mimicfs.s3.requests.past import versioning
+from mimicfs.s3.requests.versions import Version
+
+_AT_ONCE = 500  # steps that are made before their results are told
+_PART = 512 << 20  # bytes of a part of an object that is too large for one CopyObject
+_PARTS_MAX = 10_000
+
+
+class What(Enum):
+    """What is done about a key."""
+
+    COPY = "restore"  # the version becomes the newest one, as a copy of itself
+    UNMARK = "undelete"  # the delete markers above it are removed
+    DELETE = "delete"  # there was no object: one gets a delete marker
+
+
+class Step(NamedTuple):
+    what: What
+    key: str
+    version: Version | None  # that comes back; None: of a deletion
+    markers: tuple[str, ...] = ()  # the version ids of delete markers that go
+    newest: str = ""  # the version id of what is there now
+
+
+class Done(NamedTuple):
+    """What came of a *step*. *error* is "" where it was done."""
+
+    step: Step
+    error: str = ""
+
+
+def plan(s3: S3, target: Target, moment_ns: int, *, keep_new: bool = False) -> Iterator[Step]:
+    """Yield what brings all of *target* back to what it was at *moment_ns*, in one pass over its
+    versions. *keep_new*: what was not there then stays."""
+    for key, versions in by_key(s3, target.bucket, target.prefix):
+        step = _step(key, versions, moment_ns)
+        if step is not None and not (keep_new and step.what is What.DELETE):
+            yield step
+
+
+def _step(key: str, versions: Iterator[Version], moment_ns: int) -> Step | None:
+    markers: list[str] = []
+    only_markers = True
+    newest: Version | None = None
+    for version in versions:
+        newest = newest or version
+        if version.mtime_ns <= moment_ns:
+            return _back_to(key, version, newest, markers if only_markers else [])
+        only_markers = only_markers and version.deleted
+        markers.append(version.version)
+    if newest is None or newest.deleted:
+        return None
+    return Step(What.DELETE, key, None)
+
+
+def _back_to(key: str, then: Version, newest: Version, markers: list[str]) -> Step | None:
+    if then is newest or (then.deleted and newest.deleted):
+        return None
+    if then.deleted:
+        return Step(What.DELETE, key, None)
+    if markers:
+        return Step(What.UNMARK, key, then, tuple(markers))
+    return Step(What.COPY, key, then, newest=newest.version)
+
+
+def undeleted(s3: S3, bucket: str, key: str) -> Iterator[Step]:
+    """Yield what brings back the deleted object *key*; of a key that ends in "/", or "", every
+    deleted object below."""
+    for each, versions in by_key(s3, bucket, key):
+        if each != key and key and not key.endswith("/"):
+            return
+        markers: list[str] = []
+        for version in versions:
+            if not version.deleted:
+                if markers:
+                    yield Step(What.UNMARK, each, version, tuple(markers))
+                break
+            markers.append(version.version)
+
+
+class Restoring:
+    """Makes steps in *bucket* through *s3*. *journal*: where what was done is written; None: it
+    need not be."""
+
+    def __init__(self, s3: S3, bucket: str, journal: Journal | None = None) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._journal = journal
+
+    def run(self, steps: Iterable[Step], told: Callable[[Done], None]) -> Counter[str]:
+        """Make *steps*, 64 at once; *told* hears of each. Return how many were made of each kind,
+        and how many "failed". Raises ConfigError where the bucket keeps no versions."""
+        kept = versioning(self._s3, self._bucket)
+        if kept != "Enabled":
+            raise ConfigError(
+                f"s3://{self._bucket} keeps no versions ({kept or 'never did'}): what is there now"
+                " would be lost; switch its versioning on"
+            )
+        counts: Counter[str] = Counter()
+        left = iter(steps)
+        while some := list(islice(left, _AT_ONCE)):
+            for done in self._s3.each(self._made, some):
+                counts["failed" if done.error else done.step.what.value] += 1
+                told(done)
+        return counts
+
+    def _made(self, step: Step) -> Done:
+        if self._journal is not None and self._journal.has(step):
+            return Done(step)
+        try:
+            made = _MAKE[step.what](self._s3, self._bucket, step)
+        except S3Error as exc:
+            return Done(step, str(exc))
+        if self._journal is not None and made:
+            self._journal.add(step, made)
+        return Done(step)
+
+
+def _copy(s3: S3, bucket: str, step: Step) -> str:
+    """Return the version id of the copy."""
+    version = step.version
+    assert version is not None
+    source = {"Bucket": bucket, "Key": step.key, "VersionId": version.version}
+    if version.size > s3.copy_max:
+        _copy_in_parts(s3, bucket, version, source)
+        head: dict[str, Any] = s3.call("head_object", bucket, step.key)
+        return str(head.get("VersionId", ""))
+    keeps = version.storage_class in KEPT_CLASSES
+    extra = {"StorageClass": version.storage_class} if keeps else {}
+    answer = s3.call("copy_object", bucket, step.key, CopySource=source, **extra)
+    return str(answer.get("VersionId", ""))
+
+
+def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]) -> None:
+    key = version.key
+    head = s3.call("head_object", bucket, key, VersionId=version.version)
+    content = Content.of(head, head.get("Metadata", {}))
+    tags: dict[str, str] = {}
+    if head.get("TagCount"):
+        found = s3.call("get_object_tagging", bucket, key, VersionId=version.version)
+        tags = {tag["Key"]: tag["Value"] for tag in found["TagSet"]}
+    upload = s3.start_upload(bucket, key, content.tagged(tags))
+    size, part = version.size, max(_PART, -(-version.size // _PARTS_MAX))
+    try:
+        etags = [
+            s3.call(
+                "upload_part_copy",
+                bucket,
+                key,
+                UploadId=upload,
+                PartNumber=number,
+                CopySource=source,
+                CopySourceRange=f"bytes={start}-{min(start + part, size) - 1}",
+            )["CopyPartResult"]["ETag"]
+            for number, start in enumerate(range(0, size, part), start=1)
+        ]
+        s3.finish_upload(bucket, key, upload, etags, size)
+    except BaseException:
+        s3.abort_upload(bucket, key, upload)
+        raise
+
+
+def _unmark(s3: S3, bucket: str, step: Step) -> str:
+    for marker in step.markers:  # the newest first: what is below stays hidden until the last
+        s3.call("delete_object", bucket, step.key, VersionId=marker)
+    return ""
+
+
+def _delete(s3: S3, bucket: str, step: Step) -> str:
+    s3.delete(bucket, step.key)
+    return ""
+
+
+_MAKE: dict[What, Callable[[S3, str, Step], str]] = {
+    What.COPY: _copy,
+    What.UNMARK: _unmark,
+    What.DELETE: _delete,
+}
+
+
+class Journal:
+    """The copies that a restore to a moment has made, a line each: a hash of the key, the version
+    and the copy. S3 itself tells of what else is done. A copy counts as long as it is the newest
+    version of its key.
+
+    Threading: any thread; a line is written by one call."""
+
+    def __init__(self, file: TextIO, known: set[str]) -> None:
+        self._file = file
+        self._known = known
+        self._lock = threading.Lock()  # protects the file's buffer
+
+    def has(self, step: Step) -> bool:
+        return step.what is What.COPY and _line(step, step.newest) in self._known
+
+    def add(self, step: Step, copy: str) -> None:
+        with self._lock:
+            self._file.write(_line(step, copy) + "\n")
+            self._file.flush()
+
+
+def _line(step: Step, copy: str) -> str:
+    version = step.version.version if step.version is not None else ""
+    text = "\n".join((step.key, version, copy))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def journalled(directory: Path, target: Target, moment_ns: int) -> Iterator[Journal]:
+    """Within, there is the journal, in *directory* (0700), of the restore of *target* to
+    *moment_ns*. Raises MimicError."""
+    name = hashlib.sha256(f"{target}\n{moment_ns}".encode("utf-8", "surrogatepass")).hexdigest()
+    path = directory / f"{name[:32]}.restored"
+    try:
+        known = set(path.read_text("ascii", "replace").split()) if path.exists() else set()
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise MimicError(f"{path}: {exc.strerror}") from exc
+    with open(fd, "a") as file:
+        yield Journal(file, known)

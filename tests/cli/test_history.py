@@ -1,0 +1,177 @@
+"""`mimicfs diff`, `restore`, `undelete` and --at, over a real versioned bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support.mounts import run, succeed
+
+pytestmark = [
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+    pytest.mark.usefixtures("state"),
+]
+
+
+def moment() -> str:
+    """Return a moment after all that was done, and before all that comes: servers say times to
+    the second."""
+    here = int(time.time()) + 1
+    while time.time() < here:
+        time.sleep(0.02)
+    return datetime.fromtimestamp(here - 0.001, UTC).replace(tzinfo=None).isoformat()
+
+
+@pytest.fixture
+def versioned(client: Any, bucket: str) -> str:
+    enabled = {"Status": "Enabled"}
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=enabled)
+    return bucket
+
+
+@pytest.fixture
+def ask(server: str):
+    def ask(command: str, *arguments: str, code: int = 0) -> str:
+        result = run(command, "--endpoint-url", server, *arguments)
+        assert result.returncode == code, result.stderr
+        return result.stdout
+
+    return ask
+
+
+def everything(client: Any, bucket: str) -> dict[str, str]:
+    """Return the SHA-256 of each object that is there now."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+    return {
+        key: hashlib.sha256(client.get_object(Bucket=bucket, Key=key)["Body"].read()).hexdigest()
+        for key in keys
+    }
+
+
+def put(client: Any, bucket: str, **objects: str) -> None:
+    for key, body in objects.items():
+        client.put_object(Bucket=bucket, Key=key, Body=body.encode())
+
+
+def test_diff_tells_what_became_of_names_between_two_moments(client, versioned, ask):
+    put(client, versioned, kept="1", changed="1", deleted="1", same="1")
+    first = moment()
+    put(client, versioned, changed="22", added="1", same="1", passing="1")
+    client.delete_object(Bucket=versioned, Key="deleted")
+    client.delete_object(Bucket=versioned, Key="passing")
+    second = moment()
+    put(client, versioned, later="1")
+    said = ask("diff", f"s3://{versioned}", "--from", first, "--to", second, code=1)
+    assert said.splitlines() == [
+        f"+ s3://{versioned}/added",
+        f"M s3://{versioned}/changed",
+        f"- s3://{versioned}/deleted",
+        f"= s3://{versioned}/same",
+    ]
+    assert ask("diff", f"s3://{versioned}", "--from", second, "--to", second) == ""
+    [line] = ask("diff", "--json", f"s3://{versioned}", "--from", second, code=1).splitlines()
+    told = json.loads(line)
+    assert (told["change"], told["key"], told["before"]) == ("added", "later", None)
+    assert told["after"]["size"] == 1
+
+
+def test_what_ransomware_did_is_undone(client, versioned, ask):
+    for number in range(40):
+        put(client, versioned, **{f"d{number % 3}/{number}": f"good {number}"})
+    good = everything(client, versioned)
+    before = moment()
+    for number in range(40):
+        key = f"d{number % 3}/{number}"
+        if number % 2:
+            put(client, versioned, **{key: "encrypted"})
+        if number % 4 < 2:
+            client.delete_object(Bucket=versioned, Key=key)
+    put(client, versioned, **{"d1/README_TO_DECRYPT": "pay"})
+    planned = ask("restore", f"s3://{versioned}", "--at", before, "--dry-run").splitlines()
+    assert len(planned) == 31
+    assert everything(client, versioned) != good
+    ask("restore", f"s3://{versioned}", "--at", before)
+    assert everything(client, versioned) == good
+
+
+def test_a_restore_leaves_alone_what_it_need_not_touch(client, versioned, ask):
+    put(client, versioned, same="1", changed="1")
+    at = moment()
+    put(client, versioned, changed="2")
+
+    def count() -> int:
+        return len(client.list_object_versions(Bucket=versioned)["Versions"])
+
+    assert count() == 3
+    ask("restore", f"s3://{versioned}", "--at", at)
+    assert count() == 4
+    ask("restore", f"s3://{versioned}", "--at", at)
+    assert count() == 4
+    put(client, versioned, changed="3")
+    ask("restore", f"s3://{versioned}", "--at", at)
+    assert everything(client, versioned)["changed"] == hashlib.sha256(b"1").hexdigest()
+
+
+def test_a_restore_can_keep_what_is_new_and_ends_at_its_prefix(client, versioned, ask):
+    put(client, versioned, **{"d/a": "1", "e/a": "1"})
+    at = moment()
+    put(client, versioned, **{"d/a": "2", "e/a": "2", "d/new": "1"})
+    ask("restore", f"s3://{versioned}/d/", "--at", at, "--keep-new")
+    found = everything(client, versioned)
+    assert sorted(found) == ["d/a", "d/new", "e/a"]
+    assert found["d/a"] == hashlib.sha256(b"1").hexdigest()
+    assert found["e/a"] == hashlib.sha256(b"2").hexdigest()
+
+
+def test_what_would_be_lost_without_versions_is_not_restored(client, bucket, ask, server):
+    put(client, bucket, a="1")
+    result = run("restore", "--endpoint-url", server, f"s3://{bucket}", "--at", "-1h")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"mimicfs: s3://{bucket} keeps no versions (never did): what is there now would be lost;"
+        " switch its versioning on"
+    )
+    assert list(everything(client, bucket)) == ["a"]
+
+
+def test_undelete_by_key_and_by_directory(client, versioned, ask):
+    put(client, versioned, **{"a": "1", "ab": "1", "d/x": "2", "d/y": "3"})
+    for key in ("a", "ab", "d/x", "d/y", "d/y"):
+        client.delete_object(Bucket=versioned, Key=key)
+    assert ask("undelete", f"s3://{versioned}/a").startswith(f"undelete s3://{versioned}/a as of ")
+    assert sorted(everything(client, versioned)) == ["a"]
+    ask("undelete", f"s3://{versioned}/d/")
+    assert sorted(everything(client, versioned)) == ["a", "d/x", "d/y"]
+    ask("undelete", f"s3://{versioned}/a", code=1)
+    ask("undelete", f"s3://{versioned}/never", code=1)
+
+
+def test_commands_answer_of_a_moment(client, versioned, ask):
+    put(client, versioned, **{"d/a": "1", "d/b": "22", "c": "1"})
+    at = moment()
+    put(client, versioned, **{"d/a": "333", "new": "1"})
+    client.delete_object(Bucket=versioned, Key="d/b")
+    url = f"s3://{versioned}"
+    assert ask("ls", url, "--at", at).split() == ["c", "d/"]
+    assert ask("ls", f"{url}/d/", "--at", at).split() == ["a", "b"]
+    assert ask("find", url, "--at", at, "--keys", "--type", "f").split() == ["c", "d/a", "d/b"]
+    assert ask("du", "-s", "-b", url, "--at", at).split() == ["4", "3", f"{url}/"]
+    assert json.loads(ask("stat", f"{url}/d/a", "--at", at, "--json"))["size"] == 1
+
+
+def test_undelete_by_the_path_in_a_mount(client, versioned, server, tmp_path):
+    point = tmp_path / "mnt"
+    point.mkdir()
+    put(client, versioned, **{"d/50% a": "1", "d/b": "1"})
+    succeed("mount", "--endpoint-url", server, f"s3://{versioned}", point)
+    try:
+        (point / "d/50% a").unlink()
+        succeed("undelete", "--endpoint-url", server, point / "d/50% a")
+        assert sorted(everything(client, versioned)) == ["d/50% a", "d/b"]
+    finally:
+        succeed("umount", point)

@@ -1,0 +1,95 @@
+"""Pages of ListObjectVersions: what they say, and what is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimicfs.errors import MalformedListing
+from mimicfs.s3.requests.listing import OF_VERSIONS, Asked
+from mimicfs.s3.requests.versions import Marker, Version, VersionPage, parse_versions
+
+ASKED = Asked("b", "", version=OF_VERSIONS)
+HEAD = "<ListVersionsResult><Name>b</Name><Prefix></Prefix><EncodingType>url</EncodingType>"
+
+
+def version(key: str, id_: str, at: str, *, latest: bool = False, size: int = 1) -> str:
+    return (
+        f"<Version><Key>{key}</Key><VersionId>{id_}</VersionId><IsLatest>{str(latest).lower()}"
+        f"</IsLatest><LastModified>2026-11-01T00:00:{at}Z</LastModified><ETag>&quot;e{id_}&quot;"
+        f"</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass><Owner><ID>o</ID></Owner>"
+        "</Version>"
+    )
+
+
+def marker(key: str, id_: str, at: str, *, latest: bool = False) -> str:
+    return (
+        f"<DeleteMarker><Key>{key}</Key><VersionId>{id_}</VersionId><IsLatest>"
+        f"{str(latest).lower()}</IsLatest><LastModified>2026-11-01T00:00:{at}Z</LastModified>"
+        "</DeleteMarker>"
+    )
+
+
+def parsed(inner: str, after: Marker = Marker(), asked: Asked = ASKED) -> VersionPage:  # noqa: B008
+    return parse_versions(f"{HEAD}{inner}</ListVersionsResult>".encode(), asked, after)
+
+
+END = "<IsTruncated>false</IsTruncated>"
+
+
+def test_a_version_has_what_s3_says_of_it():
+    page = parsed(version("a%20b", "v1", "02", latest=True, size=5) + END)
+    at_ns = 1_793_491_202_000_000_000
+    assert page == VersionPage([Version("a b", "v1", True, False, at_ns, 5, "ev1", "")], None)
+
+
+def test_the_newest_comes_first_also_where_markers_stand_behind_all_else():
+    page = parsed(
+        version("k", "v2", "02")
+        + version("k", "v1", "01")
+        + marker("k", "d3", "03", latest=True)
+        + marker("k", "d1", "01")
+        + END
+    )
+    assert [each.version for each in page.versions] == ["d3", "v2", "d1", "v1"]
+
+
+def test_the_order_of_s3_holds_against_the_clock():
+    page = parsed(
+        version("k", "multipart", "01", latest=True)
+        + marker("k", "d", "02")
+        + version("k", "v", "00")
+        + END
+    )
+    assert [each.version for each in page.versions] == ["multipart", "d", "v"]
+
+
+def test_a_page_leads_to_the_next():
+    following = (
+        "<IsTruncated>true</IsTruncated><NextKeyMarker>a%2Fb</NextKeyMarker>"
+        "<NextVersionIdMarker>v1</NextVersionIdMarker>"
+    )
+    assert parsed(version("a%2Fb", "v1", "01") + following).next == Marker("a/b", "v1")
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        version("b", "v", "01") + version("a", "v", "01") + END,
+        version("k", "v", "01"),
+        version("k", "v", "01") + "<IsTruncated>true</IsTruncated>",
+        version("k", "v", "01").replace("<Size>1", "<Size>-1") + END,
+        version("k", "v", "01").replace("<VersionId>v</VersionId>", "") + END,
+    ],
+    ids=["no order", "no end", "no way to go on", "no size", "no version id"],
+)
+def test_what_is_no_page_is_believed_in_nothing(inner):
+    with pytest.raises(MalformedListing):
+        parsed(inner)
+
+
+def test_a_page_that_begins_before_what_was_asked_is_none():
+    with pytest.raises(MalformedListing, match="'a' comes after 'b'"):
+        parsed(version("a", "v", "01") + END, Marker("b"), ASKED._replace(after="b"))
+    with pytest.raises(MalformedListing, match="'b' comes after 'b'"):
+        parsed(version("b", "v", "01") + END, Marker("b"), ASKED._replace(after="b"))
+    assert parsed(version("b", "v", "01") + END, Marker("b", "w")).versions[0].key == "b"
