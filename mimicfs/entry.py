@@ -61,7 +61,7 @@ class Total(NamedTuple):
     bytes: int = 0
 
 
-class Bucket(NamedTuple):
+class BucketEntry(NamedTuple):
     """A bucket as the mirror knows it. The totals count objects, not directories."""
 
     name: str

@@ -47,9 +47,9 @@ class MimicDB(mimicdb.MimicDB):
     def session(self, **kwargs: Any) -> Any:
         """Return a boto3 Session whose S3 clients and resources mimic. The parameters are
         those of boto3.session.Session."""
-        from mimicfs.s3.mimicking.session import Session
+        from mimicfs.s3.mimicking.session import MimickingSession
 
-        return Session(self.mimic, **kwargs)
+        return MimickingSession(self.mimic, **kwargs)
 
     def client(self, **kwargs: Any) -> Any:
         """Return a mimicking boto3 S3 client. The parameters are those of boto3.client."""

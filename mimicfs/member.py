@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 
 from mimicfs.backends import Backend
-from mimicfs.backends.sessions import Session, beat, epoch, leave, sessions
+from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
 from mimicfs.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Member:
         except StoreError as exc:
             log.debug("%s", exc)
 
-    def others(self) -> list[Session]:
+    def others(self) -> list[StoreSession]:
         """Return all sessions of the store. Raises StoreError."""
         return sessions(self._backend)
 
@@ -93,7 +93,7 @@ class Member:
 
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
-        beat(self._backend, Session(*mine, self._since_ms, 0, self.said), LASTS_MS)
+        beat(self._backend, StoreSession(*mine, self._since_ms, 0, self.said), LASTS_MS)
         if self.away:
             log.warning("the store answers again")
         self.away = False

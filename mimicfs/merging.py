@@ -24,7 +24,7 @@ SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
 _key = itemgetter(0)
 
 
-class Range(NamedTuple):
+class PageRange(NamedTuple):
     """What a page speaks for: the keys in (*after*, *upto*] below *prefix* (*upto* None: to the
     end). *deep*: it has every key; otherwise the direct children of *prefix*, and one of them
     that is not listed takes all below it along. *beyond* is the next key of S3 behind *upto*,
@@ -86,14 +86,16 @@ class Batch:
         )
 
 
-def merged(backend: Backend, bucket: str, where: Range, listed: Sequence[Entry]) -> Iterator[Batch]:
+def merged(
+    backend: Backend, bucket: str, where: PageRange, listed: Sequence[Entry]
+) -> Iterator[Batch]:
     """Yield what makes the mirror equal to *listed* in the range *where*."""
     return _Merge(backend, bucket, where, listed).batches()
 
 
 class _Merge:
     def __init__(
-        self, backend: Backend, bucket: str, where: Range, listed: Sequence[Entry]
+        self, backend: Backend, bucket: str, where: PageRange, listed: Sequence[Entry]
     ) -> None:
         self._backend = backend
         self._bucket = bucket

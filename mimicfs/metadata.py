@@ -45,7 +45,7 @@ SPECIAL = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
 
-class Stored(NamedTuple):
+class StoredMetadata(NamedTuple):
     """What an object's metadata says; None where it says nothing. *permissions* are 12 bits,
     *kind* is a type of st_mode (0: none is said)."""
 
@@ -59,12 +59,12 @@ class Stored(NamedTuple):
     ctime_ns: int | None = None
 
 
-def read(meta: Mapping[str, str]) -> Stored:
+def read(meta: Mapping[str, str]) -> StoredMetadata:
     """Return what *meta* says about type, permissions, owner and times."""
     if _S3CMD in meta:
         meta = {**_s3cmd(meta[_S3CMD]), **meta}
     mode = _first(meta, _MODES)
-    return Stored(
+    return StoredMetadata(
         None if mode is None else mode & 0o7777,
         _first(meta, _UIDS),
         _first(meta, _GIDS),

@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
-from mimicfs.entry import KEPT, OBJECT, Bucket, Difference, Entry, Scope, Total
+from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
 from mimicfs.member import Member
-from mimicfs.merging import Range, merged
+from mimicfs.merging import PageRange, merged
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
@@ -84,13 +84,13 @@ class MimicDB:
         """Return the number of the latest change of *bucket*."""
         return self.backend.seq(bucket)
 
-    def buckets(self) -> list[Bucket]:
+    def buckets(self) -> list[BucketEntry]:
         """Return all buckets. Raises Unlisted if they were never listed."""
         if self.backend.scope("", "") is None:
             raise Unlisted("")
         return self.backend.buckets()
 
-    def bucket(self, name: str) -> Bucket:
+    def bucket(self, name: str) -> BucketEntry:
         """Return one bucket. Raises NoSuchBucket, or Unlisted if that is not certain."""
         found = self.backend.bucket(name)
         if found is None:
@@ -199,7 +199,7 @@ class MimicDB:
         self.backend.drop_bucket(name)
         self.generation = next(self._generations)
 
-    def replace_buckets(self, buckets: Sequence[Bucket]) -> Difference:
+    def replace_buckets(self, buckets: Sequence[BucketEntry]) -> Difference:
         """Make the list of buckets equal to *buckets*, and complete."""
         listed_ns = time.time_ns()
         old = {bucket.name for bucket in self.backend.buckets()}
@@ -243,7 +243,7 @@ class MimicDB:
         """
         difference = Difference([], [], [], 0)
         left: set[str] = set()
-        where = Range(prefix, after, upto, deep, beyond)
+        where = PageRange(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend, bucket, where, listed):
                 # Before the batch is applied: then the log has our own changes, too.

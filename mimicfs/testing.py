@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mimicfs.backends import WIDE_CHANGE, Backend
-from mimicfs.entry import KEPT, LISTED, Bucket, Entry, Scope, Total
+from mimicfs.entry import KEPT, LISTED, BucketEntry, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed
 
 
@@ -230,7 +230,7 @@ class BackendPromises:
             backend.add_bucket("b", 7)
             backend.add_bucket("a", 5)
             backend.add_bucket("b", 8)
-            assert backend.buckets() == [Bucket("a", 5), Bucket("b", 8)]
+            assert backend.buckets() == [BucketEntry("a", 5), BucketEntry("b", 8)]
             assert [change.first for change in backend.changes("", 0)] == ["b", "a"]
             backend.drop_bucket("a")
             backend.drop_bucket("a")

@@ -68,7 +68,7 @@ class Metrics:
 
 
 def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class MetricsHandler(BaseHTTPRequestHandler):
         timeout = _PATIENCE_S
         server_version, sys_version = "mimicfs", ""
 
@@ -89,7 +89,7 @@ def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHand
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             log.debug("metrics: " + format, *args)
 
-    return Handler
+    return MetricsHandler
 
 
 class _Collector:

@@ -23,7 +23,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
-from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope, Total, is_file
+from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total, is_file
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
@@ -68,11 +68,11 @@ class Backend(ABC):
     # Buckets
 
     @abstractmethod
-    def buckets(self) -> list[Bucket]:
+    def buckets(self) -> list[BucketEntry]:
         """Return the known buckets, in the order of their names."""
 
     @abstractmethod
-    def bucket(self, name: str) -> Bucket | None:
+    def bucket(self, name: str) -> BucketEntry | None:
         """Return one bucket, or None if it is not known."""
 
     @abstractmethod

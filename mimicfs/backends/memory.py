@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mimicfs.backends import Backend, left_alone, logged_as
-from mimicfs.entry import OBJECT, Bucket, Change, Entry, Scope
+from mimicfs.entry import OBJECT, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed
 
 _LOG_MAX = 100_000  # lines of a bucket's log
@@ -39,12 +39,12 @@ class Memory(Backend):
         self._lock = threading.RLock()  # protects all below
         self._buckets: dict[str, _Bucket] = {"": _Bucket()}
 
-    def buckets(self) -> list[Bucket]:
+    def buckets(self) -> list[BucketEntry]:
         with self._lock:
             known = [(name, at) for name, at in self._buckets.items() if at.known]
             return [_shown(name, at) for name, at in sorted(known)]
 
-    def bucket(self, name: str) -> Bucket | None:
+    def bucket(self, name: str) -> BucketEntry | None:
         with self._lock:
             at = self._buckets.get(name)
             return _shown(name, at) if at is not None and at.known else None
@@ -198,5 +198,5 @@ class Memory(Backend):
         self._buckets = {"": _Bucket()}
 
 
-def _shown(name: str, at: _Bucket) -> Bucket:
-    return Bucket(name, at.created_ns, at.objects, at.bytes, at.seq)
+def _shown(name: str, at: _Bucket) -> BucketEntry:
+    return BucketEntry(name, at.created_ns, at.objects, at.bytes, at.seq)

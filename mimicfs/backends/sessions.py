@@ -24,7 +24,7 @@ _EPOCH = "epoch"
 _FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is no more of interest
 
 
-class Session(NamedTuple):
+class StoreSession(NamedTuple):
     """A mount or a program. Times are milliseconds of the store's clock since 1970."""
 
     id: str
@@ -38,7 +38,7 @@ class Session(NamedTuple):
     alive: bool = True
 
 
-def beat(backend: Backend, session: Session, lasts_ms: int) -> None:
+def beat(backend: Backend, session: StoreSession, lasts_ms: int) -> None:
     """Keep *session* alive for *lasts_ms* from now on. Raises StoreError."""
     renewed = session._replace(expires_ms=backend.now_ms() + lasts_ms)
     backend.set_note("", _SESSION + session.id, json.dumps(renewed[:-1]))
@@ -49,15 +49,15 @@ def leave(backend: Backend, session_id: str) -> None:
     backend.set_note("", _SESSION + session_id, None)
 
 
-def sessions(backend: Backend) -> list[Session]:
+def sessions(backend: Backend) -> list[StoreSession]:
     """Return the sessions, those first that have been there for longest, dead ones included.
     Raises StoreError."""
     now_ms = backend.now_ms()
-    found: list[Session] = []
+    found: list[StoreSession] = []
     for name, text in backend.notes("").items():
         if not name.startswith(_SESSION):
             continue
-        session = Session(*json.loads(text))
+        session = StoreSession(*json.loads(text))
         if session.expires_ms + _FORGOTTEN_MS < now_ms:
             backend.set_note("", name, None)
         else:

@@ -137,14 +137,14 @@ def find(
     elsewhere the answer would have holes, and the exit code is 8 (--partial searches what is
     known).
     """
-    from mimicfs.index.find import Range, Wanted, age_range, size_range
+    from mimicfs.index.find import Interval, Wanted, age_range, size_range
 
     now_ns = time.time_ns()
     times = [age_range(text, now_ns) for text in mtimes]
     if after is not None:
-        times.append(Range(least=parse_time("--after", after)))
+        times.append(Interval(least=parse_time("--after", after)))
     if before is not None:
-        times.append(Range(most=parse_time("--before", before) - 1))
+        times.append(Interval(most=parse_time("--before", before) - 1))
     wanted = Wanted(
         names, inames, paths, tuple(map(size_range, sizes)), tuple(times),
         frozenset(map(str.upper, classes)), frozenset(unquoted(etag) for etag in etags),

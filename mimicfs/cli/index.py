@@ -22,9 +22,9 @@ from mimicfs.human import iso_time
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
     from mimicfs.entry import Entry
-    from mimicfs.index.exporting import Wanted
+    from mimicfs.index.exporting import Export
     from mimicfs.index.importing import Imported
-    from mimicfs.index.records import Header, Part
+    from mimicfs.index.records import Header, IndexPart
     from mimicfs.parts import Parts
 
 
@@ -74,7 +74,7 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
         raise left_out
 
 
-def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Wanted], NotSynced | None]:
+def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], NotSynced | None]:
     """Return what to export, and the error about the buckets that cannot be."""
     from mimicfs.index.exporting import wanted
 
@@ -94,7 +94,7 @@ def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Wanted], NotSy
     return chosen, NotSynced(f"left out, because not all of it is known: {names}; sync it first")
 
 
-def _print_exported(what: Wanted, count: int, as_json: bool, err: bool) -> None:
+def _print_exported(what: Export, count: int, as_json: bool, err: bool) -> None:
     told: dict[str, Any] = {"bucket": what.bucket.name, "prefix": what.prefix}
     told |= {"entries": count, "synced": iso_time(what.scope.listed_ns)}
     scope = f"s3://{what.bucket.name}/{what.prefix}"
@@ -176,7 +176,7 @@ def _import_inventory(
 ) -> None:
     from mimicfs.backends.open import open_store
     from mimicfs.index import importing, inventory, parquet
-    from mimicfs.index.records import Part
+    from mimicfs.index.records import IndexPart
     from mimicfs.mimicdb import MimicDB
     from mimicfs.s3.requests.client import S3
 
@@ -189,14 +189,14 @@ def _import_inventory(
                 parquet.check_installed(str(manifest))
             if prefix is None:
                 prefix = inventory.coverage(s3, manifest)
-            part = Part(manifest.bucket, prefix, manifest.created_ns, ordered=False)
+            part = IndexPart(manifest.bucket, prefix, manifest.created_ns, ordered=False)
             entries = inventory.read_entries(s3, manifest, prefix)
             _import_part(parts, part, entries, force, as_json, uncertain_ns=importing.DAY_NS)
 
 
 def _import_part(
     parts: Parts,
-    part: Part,
+    part: IndexPart,
     batches: Iterable[list[Entry]],
     force: bool,
     as_json: bool,

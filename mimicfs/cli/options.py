@@ -14,7 +14,15 @@ from click.shell_completion import CompletionItem
 
 from mimicfs.cli.advice import advised
 from mimicfs.config import options
-from mimicfs.config.options import OPTIONS, Given, Kind, Option, Section, Values, shown_to_all
+from mimicfs.config.options import (
+    OPTIONS,
+    GivenValue,
+    Kind,
+    Option,
+    Section,
+    Values,
+    shown_to_all,
+)
 from mimicfs.config.settled import settle
 from mimicfs.config.values import parse_target
 
@@ -188,5 +196,5 @@ def _taken(table: Iterable[Option], given: dict[str, Any]) -> Values:
     for option in table:
         value = given.pop(option.word)
         if value is not None:
-            values[option.name] = Given(value, f"--{option.name}")
+            values[option.name] = GivenValue(value, f"--{option.name}")
     return values

@@ -30,7 +30,7 @@ from typing import Any
 from mimicfs.config.options import (
     BY_NAME,
     IN_BUCKETS,
-    Given,
+    GivenValue,
     Kind,
     Option,
     Section,
@@ -175,7 +175,7 @@ def _section(
         if name in values:
             raise ConfigError(f"{place} {key}: is there twice, with - and with _")
         origin = f"{path} [{section}]" if section else str(path)
-        values[name] = Given(checked(option, value, f"{place} {key}"), origin)
+        values[name] = GivenValue(checked(option, value, f"{place} {key}"), origin)
     return values
 
 

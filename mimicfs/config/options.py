@@ -71,14 +71,14 @@ class Option(NamedTuple):
         return f"MIMICFS_{self.word.upper()}"
 
 
-class Given(NamedTuple):
+class GivenValue(NamedTuple):
     """A value, and where it was written."""
 
     value: Any
     origin: str
 
 
-Values = dict[str, Given]  # by the name of the option
+Values = dict[str, GivenValue]  # by the name of the option
 
 _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
@@ -256,12 +256,12 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
         if not option.flag:
             raise ConfigError(f"-o {name}: goes into the configuration file or the environment")
         if option.kind is Kind.FLAG and not equals:
-            values[option.name] = Given(not negated, f"-o {word}")
+            values[option.name] = GivenValue(not negated, f"-o {word}")
         elif not equals:
             raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
         else:
             value = shown_to_all(option, text, f"-o {name}", f"-o {shown}")
-            values[option.name] = Given(value, f"-o {name}")
+            values[option.name] = GivenValue(value, f"-o {name}")
     return values
 
 
@@ -293,7 +293,7 @@ def from_environment(environ: Mapping[str, str]) -> Values:
         for variable in (option.variable, *option.environment):
             text = environ.get(variable)
             if text:
-                values[option.name] = Given(parsed(option, text, variable), variable)
+                values[option.name] = GivenValue(parsed(option, text, variable), variable)
                 break
     return values
 

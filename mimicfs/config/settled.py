@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.moments import parse_moment
-from mimicfs.config.options import IN_BUCKETS, Given, Kind, Values, from_environment
+from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment
 from mimicfs.config.values import (
     MIB,
     PART_SIZE,
@@ -202,7 +202,7 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
     return Settled(given, file, Path(home) / "mimicfs", Path(cache) / "mimicfs")
 
 
-def shown(name: str, given: Given) -> str:
+def shown(name: str, given: GivenValue) -> str:
     """Return a value as `config show` prints it: in TOML, without secrets."""
     from mimicfs.config.options import BY_NAME
     from mimicfs.config.values import redacted

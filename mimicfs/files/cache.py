@@ -42,7 +42,7 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Blocks of objects, kept by mimicfs.\n"
 
 
-class Usage(NamedTuple):
+class CacheUsage(NamedTuple):
     """How a cache does. In bytes."""
 
     directory: str
@@ -76,10 +76,10 @@ class BlockCache:
         name = hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest()
         return CachedObject(self, f"{name[:2]}/{name[2:]}", entry.size)
 
-    def usage(self) -> Usage:
+    def usage(self) -> CacheUsage:
         eviction = self._eviction
         counts = (eviction.used, eviction.limit, self._hit, self._missed)
-        return Usage(str(self._directory), *counts)
+        return CacheUsage(str(self._directory), *counts)
 
     def close(self) -> None:
         """End the eviction. What is open goes on, and is kept."""

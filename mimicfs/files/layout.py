@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mimicfs.files.ranges import Part, Ranges, plan
+from mimicfs.files.ranges import PlannedPart, Ranges, plan
 
 
 class Layout:
@@ -92,6 +92,6 @@ class Layout:
             return []
         return [hole for start, end in spans for hole in self._staged.holes(start, end)]
 
-    def plan(self, part: int, least: int, copy_max: int) -> list[Part]:
+    def plan(self, part: int, least: int, copy_max: int) -> list[PlannedPart]:
         """As ranges.plan."""
         return plan(self._changed, self.base, self.size, part, least, copy_max)

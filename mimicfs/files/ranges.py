@@ -70,7 +70,7 @@ class Ranges:
             yield start, end, True
 
 
-class Part(NamedTuple):
+class PlannedPart(NamedTuple):
     """Bytes *start* to *end* of an object to be: sent, or *copied* from the one that is."""
 
     start: int
@@ -78,7 +78,9 @@ class Part(NamedTuple):
     copied: bool
 
 
-def plan(changed: Ranges, base: int, size: int, part: int, least: int, copy_max: int) -> list[Part]:
+def plan(
+    changed: Ranges, base: int, size: int, part: int, least: int, copy_max: int
+) -> list[PlannedPart]:
     """Return the parts of an object of *size* bytes that is to replace one whose first *base*
     bytes are still its own, except for those in *changed*.
 
@@ -87,25 +89,25 @@ def plan(changed: Ranges, base: int, size: int, part: int, least: int, copy_max:
     bytes between changed ones are sent, too; whoever sends them must fetch them first.
     """
     spans = _merged(_spans(changed, base, size), size, least)
-    parts: list[Part] = []
+    parts: list[PlannedPart] = []
     for start, end, copied in spans:
         parts += _divided(start, end, copied, copy_max if copied else part, least)
     return parts
 
 
-def _spans(changed: Ranges, base: int, size: int) -> list[Part]:
+def _spans(changed: Ranges, base: int, size: int) -> list[PlannedPart]:
     """Return what is to be sent or copied, in order, however small."""
     pieces = changed.pieces(0, min(base, size))
-    spans = [Part(start, end, not inside) for start, end, inside in pieces]
+    spans = [PlannedPart(start, end, not inside) for start, end, inside in pieces]
     if base < size:
-        spans.append(Part(base, size, False))
+        spans.append(PlannedPart(base, size, False))
     return spans
 
 
-def _merged(spans: list[Part], size: int, least: int) -> list[Part]:
+def _merged(spans: list[PlannedPart], size: int, least: int) -> list[PlannedPart]:
     """Return spans that are all large enough to be parts: a small one to be copied is sent,
     and a small one to be sent takes what it lacks from the copied one behind it."""
-    merged: list[Part] = []
+    merged: list[PlannedPart] = []
     for span in spans:
         small = span.end - span.start < least and span.end < size
         if merged and not merged[-1].copied:
@@ -117,23 +119,23 @@ def _merged(spans: list[Part], size: int, least: int) -> list[Part]:
     return merged
 
 
-def _join(merged: list[Part], span: Part, least: int) -> None:
+def _join(merged: list[PlannedPart], span: PlannedPart, least: int) -> None:
     """Add *span* behind one that is sent."""
     first = merged[-1].start
     cut = max(span.start, min(span.end, first + least)) if span.copied else span.end
     if span.end - cut < least:
         cut = span.end
-    merged[-1] = Part(first, cut, False)
+    merged[-1] = PlannedPart(first, cut, False)
     if cut < span.end:
-        merged.append(Part(cut, span.end, True))
+        merged.append(PlannedPart(cut, span.end, True))
 
 
-def _divided(start: int, end: int, copied: bool, most: int, least: int) -> Iterator[Part]:
+def _divided(start: int, end: int, copied: bool, most: int, least: int) -> Iterator[PlannedPart]:
     """Yield parts of *most* bytes; the last two share what is left if it is too little."""
     while end - start > most:
         stop = start + most
         if end - stop < least:
             stop = end - least
-        yield Part(start, stop, copied)
+        yield PlannedPart(start, stop, copied)
         start = stop
-    yield Part(start, end, copied)
+    yield PlannedPart(start, end, copied)

@@ -1,7 +1,7 @@
 """Bytes between S3 and a staging file: what several requests at once are made of.
 
 Requests run in `s3.pool`; the thread that asked waits for them and can be interrupted. What
-was given up may still be on its way then: `Batch.settled` says when it no longer is.
+was given up may still be on its way then: `RequestBatch.settled` says when it no longer is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _PIECE = 4 * MIB
 
 
-class Batch:
+class RequestBatch:
     """Requests in `s3.pool` that belong together, *at_once* of them at a time.
 
     Threading: one thread makes requests and waits; `stopped` is read by those that run them.
@@ -131,7 +131,7 @@ def fetch(
 ) -> None:
     """Write the bytes [start, end) of each of *spans*, of the version *entry*, into *staging*."""
     piece = min(options.block_size, _PIECE)
-    batch = Batch(s3, options.requests_per_file, cancellation)
+    batch = RequestBatch(s3, options.requests_per_file, cancellation)
     pieces = {
         place: min(end, place + piece) for start, end in spans for place in range(start, end, piece)
     }
@@ -157,7 +157,7 @@ class Slice(io.RawIOBase):
     an upload must never mix two states of it.
     """
 
-    def __init__(self, batch: Batch, staging: Staging, start: int, size: int) -> None:
+    def __init__(self, batch: RequestBatch, staging: Staging, start: int, size: int) -> None:
         self._batch = batch
         self._staging = staging
         self._start = start

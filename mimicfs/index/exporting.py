@@ -16,23 +16,23 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.entry import LISTED, Bucket, Change, Entry, Scope
+from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
-from mimicfs.index.records import BATCH, Header, Part, Sink
+from mimicfs.index.records import BATCH, Header, IndexPart, Sink
 from mimicfs.mimicdb import MimicDB
 
 _ROUNDS = 50  # of copying again what changed meanwhile
 
 
-class Wanted(NamedTuple):
+class Export(NamedTuple):
     """What is to be exported, and since when it is known."""
 
-    bucket: Bucket
+    bucket: BucketEntry
     prefix: str
     scope: Scope
 
 
-def wanted(mimicdb: MimicDB, bucket: str, prefix: str) -> Wanted:
+def wanted(mimicdb: MimicDB, bucket: str, prefix: str) -> Export:
     """Return what an export of all below *prefix* has. Raises NotSynced where the mirror does
     not know all of it: what is not in an index is certain not to be in S3."""
     known = mimicdb.backend.bucket(bucket)
@@ -40,7 +40,7 @@ def wanted(mimicdb: MimicDB, bucket: str, prefix: str) -> Wanted:
     if known is None or scope is None:
         url = f"s3://{bucket}/{prefix}".removesuffix("/")
         raise NotSynced(f"{url}: not all of it is known here; `mimicfs sync '{url}'` first")
-    return Wanted(known, prefix, scope)
+    return Export(known, prefix, scope)
 
 
 def whole_scope(backend: Backend, bucket: str, prefix: str) -> Scope | None:
@@ -68,7 +68,7 @@ def header(
 
 def export(
     mimicdb: MimicDB,
-    what: Wanted,
+    what: Export,
     sink: Sink,
     directory: str | None,
     progress: Callable[[int], None] = lambda count: None,
@@ -80,9 +80,9 @@ def export(
     with _spool(directory) as spool:
         _copy(mimicdb.backend, spool, bucket.name, what.prefix)
         wanted(mimicdb, bucket.name, what.prefix)  # somebody may have dropped it meanwhile
-        copied = spool.bucket(bucket.name) or Bucket(bucket.name, 0)
+        copied = spool.bucket(bucket.name) or BucketEntry(bucket.name, 0)
         sink.part(
-            Part(
+            IndexPart(
                 bucket.name,
                 what.prefix,
                 scope.listed_ns,

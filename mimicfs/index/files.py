@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from mimicfs.errors import ConfigError, MimicError
 from mimicfs.index.jsonlines import JsonLinesSink, JsonLinesSource
-from mimicfs.index.records import Header, Sink, Source
+from mimicfs.index.records import Header, IndexSource, Sink
 
 _LINES = (".jsonl", ".ndjson", ".json")
 _ENDINGS = ".jsonl, .jsonl.gz (also .ndjson, .json) or .parquet"
@@ -69,7 +69,7 @@ def sink(name: str, header: Header, stdout: IO[bytes]) -> Iterator[Sink]:
 
 
 @contextmanager
-def source(name: str, stdin: IO[bytes]) -> Iterator[Source]:
+def source(name: str, stdin: IO[bytes]) -> Iterator[IndexSource]:
     """Read the index file *name*. Raises MalformedIndex, ConfigError."""
     parquet = _is_parquet(name)
     with ExitStack() as stack:

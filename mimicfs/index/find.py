@@ -108,7 +108,7 @@ def _entries(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
 # Totals
 
 
-class Usage(NamedTuple):
+class DirectoryUsage(NamedTuple):
     """What is below *directory*, which is *depth* levels below where `usage` began."""
 
     directory: str
@@ -116,21 +116,21 @@ class Usage(NamedTuple):
     total: Total
 
 
-def usage(mimicdb: MimicDB, start: Start, depth: int) -> Iterator[Usage]:
+def usage(mimicdb: MimicDB, start: Start, depth: int) -> Iterator[DirectoryUsage]:
     """Yield the totals of each directory down to *depth* levels (-1: all), each behind those
     that are in it; the last one is that of *start*."""
     if start.entry is not None:
-        yield Usage(start.prefix, 0, Total(1, start.entry.size))
+        yield DirectoryUsage(start.prefix, 0, Total(1, start.entry.size))
     else:
         yield from _usage(mimicdb, start.bucket, start.prefix, 0, depth)
 
 
 def _usage(
     mimicdb: MimicDB, bucket: str, directory: str, level: int, depth: int
-) -> Iterator[Usage]:
+) -> Iterator[DirectoryUsage]:
     backend = mimicdb.backend
     if level == depth:
-        yield Usage(directory, level, backend.total(bucket, directory))
+        yield DirectoryUsage(directory, level, backend.total(bucket, directory))
         return
     own = backend.get(bucket, directory) if directory else None
     files, size = (1, own.size) if own is not None and is_file(own) else (0, 0)
@@ -144,13 +144,13 @@ def _usage(
                 yield below
             files, size = files + below.total.files, size + below.total.bytes
         after = page[-1].key
-    yield Usage(directory, level, Total(files, size))
+    yield DirectoryUsage(directory, level, Total(files, size))
 
 
 # What is looked for
 
 
-class Range(NamedTuple):
+class Interval(NamedTuple):
     """Values from *least* to *most*, both included; None: without an end."""
 
     least: int | None = None
@@ -162,7 +162,7 @@ class Range(NamedTuple):
         )
 
 
-def size_range(text: str) -> Range:
+def size_range(text: str) -> Interval:
     """Return what +N, -N or N (more, less, just so many) bytes mean, with a unit k, M, G, T or
     P of 1024. Raises ConfigError."""
     found = re.fullmatch(r"([+-]?)(\d+)([ckmgtp]?)(?:i?b)?", text.lower())
@@ -170,11 +170,11 @@ def size_range(text: str) -> Range:
         raise ConfigError(f"--size {text}: write [+-]N[k|M|G|T|P], as +100M for more than 100 MiB")
     number = int(found[2]) * _UNITS[found[3]]
     if found[1]:
-        return Range(least=number + 1) if found[1] == "+" else Range(most=number - 1)
-    return Range(number, number)
+        return Interval(least=number + 1) if found[1] == "+" else Interval(most=number - 1)
+    return Interval(number, number)
 
 
-def age_range(text: str, now_ns: int) -> Range:
+def age_range(text: str, now_ns: int) -> Interval:
     """Return the times that are older (+N), younger (-N) or just as old (N, rounded down) as N
     units: s, m, h, d or w; days without one. Raises ConfigError."""
     found = re.fullmatch(r"([+-]?)(\d+)([smhdw]?)", text)
@@ -183,8 +183,8 @@ def age_range(text: str, now_ns: int) -> Range:
     unit_ns = _PERIODS_S[found[3]] * NS
     then_ns = now_ns - int(found[2]) * unit_ns
     if found[1]:
-        return Range(most=then_ns - 1) if found[1] == "+" else Range(least=then_ns + 1)
-    return Range(then_ns - unit_ns + 1, then_ns)
+        return Interval(most=then_ns - 1) if found[1] == "+" else Interval(least=then_ns + 1)
+    return Interval(then_ns - unit_ns + 1, then_ns)
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ class Wanted:
     names: tuple[str, ...] = ()  # globs of the last component
     inames: tuple[str, ...] = ()  # in any case
     paths: tuple[str, ...] = ()  # globs of the whole key
-    sizes: tuple[Range, ...] = ()  # all of them
-    times_ns: tuple[Range, ...] = ()  # all of them
+    sizes: tuple[Interval, ...] = ()  # all of them
+    times_ns: tuple[Interval, ...] = ()  # all of them
     storage_classes: frozenset[str] = frozenset()
     etags: frozenset[str] = frozenset()
     kind: str = ""  # "f" or "d"; "": both

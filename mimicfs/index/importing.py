@@ -27,7 +27,7 @@ from typing import NamedTuple
 from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
-from mimicfs.index.records import BATCH, Header, Part, time_text
+from mimicfs.index.records import BATCH, Header, IndexPart, time_text
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import MimicDB
 
@@ -65,7 +65,7 @@ def import_buckets(mimicdb: MimicDB, header: Header) -> None:
 
 def import_part(
     mimicdb: MimicDB,
-    part: Part,
+    part: IndexPart,
     batches: Iterable[list[Entry]],
     *,
     force: bool = False,
@@ -85,7 +85,7 @@ def import_part(
         _check_age(mimicdb, part)
     if part.created_ns:
         mimicdb.add_bucket(part.bucket, part.created_ns)
-    merge = _Merge(mimicdb, part, force, uncertain_ns)
+    merge = _ImportMerge(mimicdb, part, force, uncertain_ns)
     try:
         imported = merge.run(batches)
     except MalformedIndex as exc:
@@ -105,7 +105,7 @@ def directory_of(prefix: str) -> str:
     return prefix[: prefix.rfind("/") + 1]
 
 
-def _directories(mimicdb: MimicDB, part: Part) -> Iterator[str]:
+def _directories(mimicdb: MimicDB, part: IndexPart) -> Iterator[str]:
     """Yield the directories that are just what begins with the part's prefix."""
     directory = directory_of(part.prefix)
     if directory == part.prefix:
@@ -121,7 +121,7 @@ def _directories(mimicdb: MimicDB, part: Part) -> Iterator[str]:
         after = page[-1].key
 
 
-def _check_age(mimicdb: MimicDB, part: Part) -> None:
+def _check_age(mimicdb: MimicDB, part: IndexPart) -> None:
     scope = whole_scope(mimicdb.backend, part.bucket, part.prefix)
     if scope is not None and scope.listed_ns > part.synced_ns:
         raise ConfigError(
@@ -130,10 +130,10 @@ def _check_age(mimicdb: MimicDB, part: Part) -> None:
         )
 
 
-class _Merge:
+class _ImportMerge:
     """The ordered merge of what is imported with what the mirror has of *part*."""
 
-    def __init__(self, mimicdb: MimicDB, part: Part, force: bool, uncertain_ns: int) -> None:
+    def __init__(self, mimicdb: MimicDB, part: IndexPart, force: bool, uncertain_ns: int) -> None:
         self.newer: dict[str, Scope] = {}  # scopes that are newer than the import
         self.merged = 0  # entries of the import
         self._mimicdb = mimicdb

@@ -46,7 +46,7 @@ _COLUMNS = {
 _TRUE = {"true": True, "false": False}
 
 
-class File(NamedTuple):
+class InventoryFile(NamedTuple):
     key: str
     size: int
     md5: str
@@ -61,7 +61,7 @@ class Manifest(NamedTuple):
     created_ns: int  # when the scan began
     format: str  # "CSV", "ORC", "Parquet"
     columns: tuple[str, ...]  # of CSV, in their order; empty for the others, which say it
-    files: tuple[File, ...]
+    files: tuple[InventoryFile, ...]
 
     def __str__(self) -> str:
         return f"s3://{self.place}/{self.key}"
@@ -111,7 +111,7 @@ def _manifest(said: Any, place: str, key: str) -> Manifest:
     try:
         created_ns = int(said["creationTimestamp"]) * 1_000_000
         files = tuple(
-            File(str(each["key"]), int(each["size"]), str(each["MD5checksum"]).lower())
+            InventoryFile(str(each["key"]), int(each["size"]), str(each["MD5checksum"]).lower())
             for each in said["files"]
         )
     except (KeyError, TypeError, ValueError) as exc:
@@ -180,7 +180,9 @@ def read_entries(s3: S3, manifest: Manifest, prefix: str) -> Iterator[list[Entry
             raise MimicError(text) from exc
 
 
-def _fetch_file(s3: S3, manifest: Manifest, file: File, name: str, into: IO[bytes]) -> None:
+def _fetch_file(
+    s3: S3, manifest: Manifest, file: InventoryFile, name: str, into: IO[bytes]
+) -> None:
     md5, size = _fetch(s3, manifest.place, file.key, SIZE_MAX, into)
     if size != file.size:
         raise MalformedIndex(f"{name}: {size} bytes, the manifest says {file.size}")

@@ -18,7 +18,7 @@ from mimicfs.errors import MalformedIndex
 from mimicfs.index.records import (
     BATCH,
     Header,
-    Part,
+    IndexPart,
     Wrong,
     entry_of,
     entry_record,
@@ -41,7 +41,7 @@ class JsonLinesSink:
         self._entries: int | None = None  # of the part that is being written
         self._lines([header_record(header)])
 
-    def part(self, part: Part) -> None:
+    def part(self, part: IndexPart) -> None:
         self.finish()
         self._entries = 0
         self._lines([part_record(part)])
@@ -73,7 +73,7 @@ class JsonLinesSource:
         except Wrong as exc:
             raise self._error(str(exc)) from exc
 
-    def parts(self) -> Iterator[tuple[Part, Iterator[list[Entry]]]]:
+    def parts(self) -> Iterator[tuple[IndexPart, Iterator[list[Entry]]]]:
         count = 0
         while (record := self._next()) is not None:
             if "bucket" not in record:
@@ -90,7 +90,7 @@ class JsonLinesSource:
         if self.header.parts not in (None, count):
             raise self._error(f"ends early: {count} of {self.header.parts} buckets are there")
 
-    def _batches(self, part: Part) -> Iterator[list[Entry]]:
+    def _batches(self, part: IndexPart) -> Iterator[list[Entry]]:
         batch: list[Entry] = []
         count, last = 0, ""
         while (record := self._next()) is not None and "key" in record:
@@ -141,7 +141,7 @@ class JsonLinesSource:
         return MalformedIndex(f"{self._name}:{self._line}: {what}")
 
 
-def check_place(part: Part, entry: Entry, last: str) -> None:
+def check_place(part: IndexPart, entry: Entry, last: str) -> None:
     """Raise Wrong if *entry* cannot come behind the key *last* in *part*."""
     if not entry.key.startswith(part.prefix):
         raise Wrong(f"key: {entry.key!r} does not begin with {part.prefix!r}")

@@ -20,7 +20,7 @@ from mimicfs.index.jsonlines import check_place
 from mimicfs.index.records import (
     BATCH,
     Header,
-    Part,
+    IndexPart,
     Wrong,
     entry_of,
     header_of,
@@ -77,7 +77,7 @@ class ParquetSink:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def part(self, part: Part) -> None:
+    def part(self, part: IndexPart) -> None:
         self._contents.append({**part_record(part), "entries": 0})
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -155,7 +155,7 @@ class ParquetSource:
         except ValueError as exc:
             raise MalformedIndex(f"{self._name}: {_INDEX.decode()}: not JSON: {exc}") from exc
 
-    def parts(self) -> Iterator[tuple[Part, Iterator[list[Entry]]]]:
+    def parts(self) -> Iterator[tuple[IndexPart, Iterator[list[Entry]]]]:
         rows = self._rows()
         for part, count in self._contents:
             batches = self._batches(part, islice(rows, count))
@@ -163,7 +163,7 @@ class ParquetSource:
             for _ in batches:  # what the caller has left out
                 pass
 
-    def _batches(self, part: Part, rows: Iterator[dict[str, Any]]) -> Iterator[list[Entry]]:
+    def _batches(self, part: IndexPart, rows: Iterator[dict[str, Any]]) -> Iterator[list[Entry]]:
         last = ""
         while batch := list(islice(rows, BATCH)):
             entries = []
@@ -177,7 +177,7 @@ class ParquetSource:
             yield entries
 
     @staticmethod
-    def _entry(part: Part, row: dict[str, Any], last: str) -> Entry:
+    def _entry(part: IndexPart, row: dict[str, Any], last: str) -> Entry:
         if row.pop("bucket") != part.bucket:
             raise Wrong(f"bucket: not {part.bucket!r}")
         if row["metadata"] is not None:

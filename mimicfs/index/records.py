@@ -1,7 +1,7 @@
 """What an index file says, whatever it is written in: one header, then one part for each bucket
 (or prefix of one) that was known whole, with its entries in S3's order.
 
-Pure values, and the two ends of a file: a `Sink` takes what a `Source` gives.
+Pure values, and the two ends of a file: a `Sink` takes what an `IndexSource` gives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Header(NamedTuple):
     buckets: tuple[tuple[str, int], ...] = ()  # names, and when they were made
 
 
-class Part(NamedTuple):
+class IndexPart(NamedTuple):
     """A bucket, or all keys that begin with a prefix, as S3 had it at *synced_ns*. In a file
     the prefix is a directory's."""
 
@@ -48,20 +48,20 @@ class Part(NamedTuple):
 class Sink(Protocol):
     """Where an index is written. `part`, its entries, `part` ..., at last `finish`."""
 
-    def part(self, part: Part) -> None: ...
+    def part(self, part: IndexPart) -> None: ...
 
     def write(self, entries: Sequence[Entry]) -> None: ...
 
     def finish(self) -> None: ...
 
 
-class Source(Protocol):
+class IndexSource(Protocol):
     """Where an index is read."""
 
     @property
     def header(self) -> Header: ...
 
-    def parts(self) -> Iterator[tuple[Part, Iterator[list[Entry]]]]:
+    def parts(self) -> Iterator[tuple[IndexPart, Iterator[list[Entry]]]]:
         """Yield each part with its entries, in batches. The last batch of a part comes only when
         the part is known to be whole. Raises MalformedIndex, which says where."""
         ...
@@ -111,7 +111,7 @@ def header_of(record: Any) -> Header:
     )
 
 
-def part_record(part: Part) -> dict[str, Any]:
+def part_record(part: IndexPart) -> dict[str, Any]:
     found: dict[str, Any] = {
         "bucket": part.bucket,
         "prefix": part.prefix,
@@ -128,7 +128,7 @@ def part_record(part: Part) -> dict[str, Any]:
     return found
 
 
-def part_of(record: dict[str, Any]) -> Part:
+def part_of(record: dict[str, Any]) -> IndexPart:
     """Return the part that *record* is. Raises Wrong."""
     bucket = checked_bucket("bucket", _text(record, "bucket"))
     prefix = _text(record, "prefix", "")
@@ -137,7 +137,7 @@ def part_of(record: dict[str, Any]) -> Part:
     seconds = record.get("sync_seconds", 0)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
         raise Wrong(f"sync_seconds: {seconds!r} is no time")
-    return Part(
+    return IndexPart(
         bucket,
         prefix,
         _time(record, "synced"),

@@ -16,7 +16,7 @@ from mimicfs.human import amount
 _TELL_S = 1.0
 
 
-class Pending(NamedTuple):
+class PendingTotal(NamedTuple):
     """What S3 does not have yet."""
 
     files: int
@@ -31,7 +31,7 @@ class Ending:
     """From `begin` on, calls *tell* with what *pending* returns, until `over`."""
 
     def __init__(
-        self, pending: Callable[[], tuple[int, int]], tell: Callable[[Pending], None]
+        self, pending: Callable[[], tuple[int, int]], tell: Callable[[PendingTotal], None]
     ) -> None:
         self._pending = pending
         self._tell = tell
@@ -51,5 +51,5 @@ class Ending:
     def _run(self) -> None:
         self._begun.get()
         while not self._over.is_set():
-            self._tell(Pending(*self._pending()))
+            self._tell(PendingTotal(*self._pending()))
             self._over.wait(_TELL_S)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 from mimicfs.config.values import Settings
 from mimicfs.errors import MountError
-from mimicfs.mount.ending import Pending
+from mimicfs.mount.ending import PendingTotal
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def _is_locked(fd: int) -> bool:
 @contextmanager
 def watched(
     settings: Settings, mountpoint: Path
-) -> Iterator[Callable[[Callable[[Pending], None]], None]]:
+) -> Iterator[Callable[[Callable[[PendingTotal], None]], None]]:
     """Within, the process that serves *mountpoint* can be waited for, by a function: it
     returns when that process has ended, and calls what it is given with what is still to be
     uploaded, once a second."""
@@ -94,7 +94,7 @@ def watched(
         yield lambda waiting: _wait_for_end(file, waiting)
 
 
-def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
+def _wait_for_end(file: TextIO, waiting: Callable[[PendingTotal], None]) -> None:
     asked = time.monotonic()
     while _is_locked(file.fileno()):
         time.sleep(0.02)
@@ -103,7 +103,7 @@ def _wait_for_end(file: TextIO, waiting: Callable[[Pending], None]) -> None:
             file.seek(0)
             with suppress(ValueError):  # it is being written
                 said = json.load(file)
-                waiting(Pending(said["files"], said["bytes"]))
+                waiting(PendingTotal(said["files"], said["bytes"]))
 
 
 def check_free(settings: Settings, mountpoint: Path) -> None:
@@ -139,11 +139,11 @@ def _taken(settings: Settings, mountpoint: Path) -> MountError:
 
 
 @contextmanager
-def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[Pending], None]]:
+def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[PendingTotal], None]]:
     """Within, others can see that this process serves the mount, and what is still to be
     uploaded, once that is said."""
 
-    def write(pending: Pending = Pending(0, 0)) -> None:  # noqa: B008  an immutable default
+    def write(pending: PendingTotal = PendingTotal(0, 0)) -> None:  # noqa: B008  an immutable default
         file.seek(0)
         json.dump({**mounted._asdict(), "alive": True, **pending._asdict()}, file)
         file.truncate()

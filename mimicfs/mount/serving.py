@@ -29,7 +29,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
 from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
-from mimicfs.mount.ending import Ending, Pending
+from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import told
@@ -289,7 +289,9 @@ def _tell_ready(mountpoint: Path, ready: Callable[[], None], manager: ServiceMan
     ready()
 
 
-def _tell_end(record: Callable[[Pending], None], manager: ServiceManager, pending: Pending) -> None:
+def _tell_end(
+    record: Callable[[PendingTotal], None], manager: ServiceManager, pending: PendingTotal
+) -> None:
     record(pending)
     manager.stopping()
     if pending.files:

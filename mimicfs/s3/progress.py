@@ -21,7 +21,7 @@ _PIECE = 256 << 10  # bytes moved at a time, at most
 _UNKNOWN = 1 << 20  # bytes between two calls where the total is not known
 
 
-class Progress:
+class CallbackProgress:
     """Calls *cb* with the bytes done and *total* (0: not known): at the beginning, at the end,
     and in between so that it is called up to *num_cb* times; 0 or 1: not in between, less than
     0: for each piece."""
@@ -67,10 +67,10 @@ class Progress:
             self._cb(self._done, self._total)
 
 
-class Told(io.RawIOBase):
+class CountedBody(io.RawIOBase):
     """*body*, with what is read of it told to *progress* once it is being sent."""
 
-    def __init__(self, body: BinaryIO | Any, progress: Progress) -> None:
+    def __init__(self, body: BinaryIO | Any, progress: CallbackProgress) -> None:
         self._body = body
         self._progress = progress
         self._sending = False
@@ -104,11 +104,11 @@ class Told(io.RawIOBase):
 
 def tell_sending(request: Any, **_: Any) -> None:
     """Say to a body that is told that it is sent now (botocore's event before-send)."""
-    if isinstance(request.body, Told):
+    if isinstance(request.body, CountedBody):
         request.body.sending()
 
 
-class Stream(io.RawIOBase):
+class LimitedStream(io.RawIOBase):
     """What *file* gives, at most *size* bytes; it need not be seekable.
 
     A pipe gives less than it is asked for; s3transfer takes that for the end.

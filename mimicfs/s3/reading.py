@@ -14,11 +14,11 @@ from urllib3.exceptions import HTTPError
 
 from mimicfs.exception import S3DataError
 from mimicfs.s3.boto2 import Callback, Headers, params_of
-from mimicfs.s3.progress import Progress
-from mimicfs.s3.stored import Stored
+from mimicfs.s3.progress import CallbackProgress
+from mimicfs.s3.stored import StoredKey
 
 
-class Reading(Stored):
+class Reading(StoredKey):
     BufferSize = 8192  # bytes of one read, as boto's
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
@@ -125,7 +125,7 @@ class Reading(Stored):
             raise NotImplementedError("torrent: S3 has no torrents any more")
         self.close()
         self.open_read(headers, response_headers=response_headers, version_id=version_id)
-        progress = Progress(cb, num_cb, self._left)
+        progress = CallbackProgress(cb, num_cb, self._left)
         progress.begin()
         try:
             size = progress.piece if self.BufferSize == Reading.BufferSize else self.BufferSize

@@ -37,18 +37,18 @@ HEADERS = {
 def _header(name: str) -> Any:
     """Return the attribute *name*."""
 
-    def get(self: Stored) -> str | None:
+    def get(self: StoredKey) -> str | None:
         self._complete_from_s3()
         return self._headers.get(name)
 
-    def put(self: Stored, value: str | None) -> None:
+    def put(self: StoredKey, value: str | None) -> None:
         self._complete_from_s3()
         self._headers[name] = value
 
     return property(get, put)
 
 
-class Stored:
+class StoredKey:
     """The part of a Key that S3 or the mirror told. *bucket* is who to ask for more."""
 
     cache_control = _header("cache_control")

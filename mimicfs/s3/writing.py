@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 from mimicfs.entry import unquoted
 from mimicfs.exception import S3DataError
 from mimicfs.s3.boto2 import Callback, Headers, ask, params_of
-from mimicfs.s3.progress import Progress, Stream, Told
+from mimicfs.s3.progress import CallbackProgress, CountedBody, LimitedStream
 from mimicfs.s3.requests.content import sized
-from mimicfs.s3.stored import HEADERS, Stored
+from mimicfs.s3.stored import HEADERS, StoredKey
 
 
-class Writing(Stored):
+class Writing(StoredKey):
     DefaultContentType = "application/octet-stream"
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
@@ -91,8 +91,8 @@ class Writing(Stored):
     ) -> Any:
         """Send *length* bytes of *fp*, whose MD5 is known. Return the answer. Raises S3DataError
         if S3 has got something else."""
-        end, progress = fp.tell() + length, Progress(cb, num_cb, length)
-        body = Told(sized(fp, length), progress) if cb else sized(fp, length)
+        end, progress = fp.tell() + length, CallbackProgress(cb, num_cb, length)
+        body = CountedBody(sized(fp, length), progress) if cb else sized(fp, length)
         params = {"Key": self.name, "Body": body, "ContentLength": length, **params}
         answer = self.bucket.ask(operation, ContentMD5=self.base64md5, **params)
         progress.end()
@@ -177,12 +177,12 @@ class Writing(Stored):
         if reduced_redundancy:
             self._storage_class = "REDUCED_REDUNDANCY"
         self._take_params(extra)
-        progress = Progress(cb, num_cb, size or 0)
+        progress = CallbackProgress(cb, num_cb, size or 0)
         progress.begin()
         ask(
             self.bucket.connection.client,
             "upload_fileobj",
-            Fileobj=Stream(in_bytes(fp), size),
+            Fileobj=LimitedStream(in_bytes(fp), size),
             Bucket=self.bucket.name,
             Key=self.name,
             ExtraArgs=extra | self._to_store(),

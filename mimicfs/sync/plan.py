@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mimicfs.mimicdb import MimicDB
-from mimicfs.sync.ranges import PAGE, STRIDE_MIN, Range
-from mimicfs.sync.source import Scope
+from mimicfs.sync.ranges import PAGE, STRIDE_MIN, KeyRange
+from mimicfs.sync.source import ListingScope
 
 _RANGES = 32  # that a bucket is cut into, about: no more than may be listed at once, twice
 
 
 class Plan(Protocol):
-    def next(self) -> Range | None:
+    def next(self) -> KeyRange | None:
         """Return the next range; None: there is none."""
         ...
 
@@ -25,14 +25,14 @@ class Plan(Protocol):
         ...
 
 
-class Given:
+class GivenRanges:
     """Ranges that are known beforehand."""
 
     def __init__(self, ranges: Sequence[tuple[str, str | None]]) -> None:
         self._ranges = list(ranges)
 
-    def next(self) -> Range | None:
-        return Range(*self._ranges.pop(0)) if self._ranges else None
+    def next(self) -> KeyRange | None:
+        return KeyRange(*self._ranges.pop(0)) if self._ranges else None
 
     def rest(self) -> list[tuple[str, str | None]]:
         return list(self._ranges)
@@ -42,13 +42,13 @@ class Known:
     """Ranges between keys that the mirror has, each of whole pages. *objects*: about how many
     there are in all."""
 
-    def __init__(self, mimicdb: MimicDB, scope: Scope, objects: int) -> None:
+    def __init__(self, mimicdb: MimicDB, scope: ListingScope, objects: int) -> None:
         self._mimicdb = mimicdb
         self._scope = scope
         self._stride = max(STRIDE_MIN, -(-objects // (_RANGES * PAGE)) * PAGE)
-        self._next: Range | None = self._ahead("")
+        self._next: KeyRange | None = self._ahead("")
 
-    def next(self) -> Range | None:
+    def next(self) -> KeyRange | None:
         part = self._next
         if part is None or part.upto is None:
             self._next = None
@@ -66,8 +66,8 @@ class Known:
     def rest(self) -> list[tuple[str, str | None]]:
         return [] if self._next is None else [(self._next.after, None)]
 
-    def _ahead(self, after: str) -> Range:
+    def _ahead(self, after: str) -> KeyRange:
         at, passed = self._mimicdb.stride(
             self._scope.bucket, self._scope.prefix, after, self._stride
         )
-        return Range(after, at if passed == self._stride else None, passed)
+        return KeyRange(after, at if passed == self._stride else None, passed)

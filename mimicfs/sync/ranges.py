@@ -30,7 +30,7 @@ _LAST = "~"  # behind all that names usually are made of
 
 
 @dataclass(eq=False, slots=True)
-class Range:
+class KeyRange:
     """The keys in (*after*, *upto*] (*upto* None: to the end). *after* moves on."""
 
     after: str = ""
@@ -44,7 +44,7 @@ class Range:
     turn: int = 0  # answers to requests of an earlier turn are thrown away
     tries: int = 0  # of the page that is asked for
     probes: int = 0  # ranges that would take a part of it and are being tried
-    parent: Range | None = None  # whose part this is, if there is anything
+    parent: KeyRange | None = None  # whose part this is, if there is anything
     kept_from: str | None = None  # from here on deletions are held back
     late_from: str | None = None  # from here on some wait for the end
 
@@ -62,9 +62,9 @@ class Range:
         places = (self.after, self.kept_from, self.late_from)
         return min(place for place in places if place is not None)
 
-    def cut(self, at: str) -> Range:
+    def cut(self, at: str) -> KeyRange:
         """Give the end of this range behind *at* away."""
-        end = Range(at, self.upto)
+        end = KeyRange(at, self.upto)
         self.upto = at
         return end
 
@@ -131,7 +131,7 @@ class Alphabet:
             found = low < text < high
         return text if found else ""
 
-    def left(self, part: Range) -> float:
+    def left(self, part: KeyRange) -> float:
         """Return about how many keys of *part* are to come, from how many there were so far."""
         if part.expected is not None and part.known_left:
             return part.known_left
@@ -144,7 +144,7 @@ class Alphabet:
         return part.keys * max(0.0, high - now) / (now - low) if now > low else inf
 
 
-def guesses(part: Range, first: str, alphabet: Alphabet, count: int) -> list[str]:
+def guesses(part: KeyRange, first: str, alphabet: Alphabet, count: int) -> list[str]:
     """Return up to *count* places where the rest of *part* might be cut, in order. *first* is the
     first key of the listing: what it has in common with where *part* is, may be common to all."""
     if part.upto is None:

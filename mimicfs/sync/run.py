@@ -30,8 +30,8 @@ from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Held, Spool
 from mimicfs.sync.plan import Plan
-from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, Range, guesses, spread
-from mimicfs.sync.source import Scope, Source, fetched
+from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, KeyRange, guesses, spread
+from mimicfs.sync.source import ListingScope, Source, fetched
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _key = itemgetter(0)
 class _Asked(NamedTuple):
     """A request that is under way: of *part*, or (None) for the directories below *prefix*."""
 
-    part: Range | None
+    part: KeyRange | None
     turn: int
     prefix: str = ""
 
@@ -63,7 +63,7 @@ class Run:
         self,
         mimicdb: MimicDB,
         s3: Source,
-        scope: Scope,
+        scope: ListingScope,
         plan: Plan,
         held: Held | None,
         late: Spool,
@@ -79,10 +79,10 @@ class Run:
         self._tell = tell
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Asked] = Flights(s3.pool, cancellation)
-        self._running: list[Range] = []
-        self._waiting: deque[Range] = deque()  # refused: they are asked for again
-        self._stopped: list[Range] = []  # by a page that made no sense
-        self._unsettled: list[Range] = []  # done, but for deletions that are held back
+        self._running: list[KeyRange] = []
+        self._waiting: deque[KeyRange] = deque()  # refused: they are asked for again
+        self._stopped: list[KeyRange] = []  # by a page that made no sense
+        self._unsettled: list[KeyRange] = []  # done, but for deletions that are held back
         self._error: MalformedListing | None = None
         self._alphabet = Alphabet()
         self._first: str | None = None  # the first key that was seen
@@ -139,7 +139,7 @@ class Run:
                 self._running.append(part)
             self._send(part)
 
-    def _send(self, part: Range) -> None:
+    def _send(self, part: KeyRange) -> None:
         asked = _Asked(part, part.turn)
         self._flights.send(
             asked, fetched, self._mimicdb, self._s3, self._scope, part.after, part.token
@@ -147,7 +147,7 @@ class Run:
 
     # Answers
 
-    def _take(self, part: Range, answer: Future[tuple[Page, int]]) -> None:
+    def _take(self, part: KeyRange, answer: Future[tuple[Page, int]]) -> None:
         """Take a page of *part* in."""
         try:
             page, since = answer.result()
@@ -169,7 +169,7 @@ class Run:
         self._alphabet.learn([entry.key for entry in page.entries], self._scope.delimiter)
         self._advance(part, page, since)
 
-    def _stop(self, part: Range, error: MalformedListing) -> None:
+    def _stop(self, part: KeyRange, error: MalformedListing) -> None:
         self._running.remove(part)
         if part.parent is not None:
             # Only a try: perhaps this server cannot begin a listing anywhere.
@@ -180,7 +180,7 @@ class Run:
         self._stopped.append(part)
         self._error = self._error or error
 
-    def _took_over(self, part: Range) -> bool:
+    def _took_over(self, part: KeyRange) -> bool:
         """*part* was tried, and has come: it takes over the end of the range that it is in; return
         whether there is one, and it has not come so far itself."""
         assert part.parent is not None
@@ -194,7 +194,7 @@ class Run:
         self._running.remove(part)
         return False
 
-    def _advance(self, part: Range, page: Page, since: int) -> None:
+    def _advance(self, part: KeyRange, page: Page, since: int) -> None:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
         before = (part.after, part.token)
         if not page.entries and page.token is not None:  # it speaks for nothing
@@ -233,7 +233,7 @@ class Run:
             self._held.saw(difference.unchanged + len(difference.changed))
         self._tell(difference, len(entries))
 
-    def _go_on(self, part: Range, token: str) -> None:
+    def _go_on(self, part: KeyRange, token: str) -> None:
         """Ask for the page behind an empty one of *part*."""
         if token == part.token:
             text = f"{self._scope}: an empty page leads to itself"
@@ -242,7 +242,7 @@ class Run:
         part.token = token
         self._send(part)
 
-    def _hold(self, part: Range, after: str) -> Callable[[list[Entry]], None] | None:
+    def _hold(self, part: KeyRange, after: str) -> Callable[[list[Entry]], None] | None:
         """Return what holds the deletions of a page of *part* that begins behind *after*."""
         held = self._held
         if held is None or not held.holds:
@@ -255,7 +255,7 @@ class Run:
 
         return hold
 
-    def _late_of(self, part: Range, after: str) -> Callable[[list[Entry]], None]:
+    def _late_of(self, part: KeyRange, after: str) -> Callable[[list[Entry]], None]:
         """Return what keeps the late deletions of such a page."""
 
         def late(entries: list[Entry]) -> None:
@@ -265,13 +265,13 @@ class Run:
 
         return late
 
-    def _end(self, part: Range) -> None:
+    def _end(self, part: KeyRange) -> None:
         part.done = True
         self._running.remove(part)
         if part.kept_from is not None or part.late_from is not None:
             self._unsettled.append(part)
 
-    def _again(self, part: Range, before: tuple[str, str | None], exc: LogTrimmed) -> None:
+    def _again(self, part: KeyRange, before: tuple[str, str | None], exc: LogTrimmed) -> None:
         """So much was written meanwhile that the page is old: ask for it again."""
         part.tries += 1
         if part.tries >= _MERGE_TRIES:
@@ -285,7 +285,7 @@ class Run:
 
     # Cutting ranges
 
-    def _split(self) -> Range | None:
+    def _split(self) -> KeyRange | None:
         """Return a new range: the end of one of which much is left. None: there is none."""
         parts = [part for part in self._running if not part.probes and part.parent is None]
         known = max(parts, key=lambda part: part.known_left, default=None)
@@ -308,11 +308,11 @@ class Run:
         return self._guessed(part, min(allowed, free, int(min(left[id(part)] / GUESS_MIN, free))))
 
     @staticmethod
-    def _may_guess(part: Range) -> bool:
+    def _may_guess(part: KeyRange) -> bool:
         """A scope of two pages is not worth a guess."""
         return part.pages >= (2 if part.upto is None and not part.start else 1)
 
-    def _known_end(self, part: Range) -> Range | None:
+    def _known_end(self, part: KeyRange) -> KeyRange | None:
         """Cut *part* where the mirror has half of what is left."""
         half = part.known_left // (2 * PAGE) * PAGE
         at, passed = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, part.after, half)
@@ -324,13 +324,15 @@ class Run:
         part.expected = part.keys + half
         return end
 
-    def _guessed(self, part: Range, count: int) -> Range | None:
+    def _guessed(self, part: KeyRange, count: int) -> KeyRange | None:
         """Try to cut *part* at up to *count* places. Return the first of the new ranges; the others
         are to be asked for."""
         places = guesses(part, self._first or "", self._alphabet, count) if count > 0 else []
         delimiter, below = self._scope.delimiter, len(self._scope.prefix)
         ends = [
-            Range(at, parent=part) for at in places if not delimiter or delimiter not in at[below:]
+            KeyRange(at, parent=part)
+            for at in places
+            if not delimiter or delimiter not in at[below:]
         ]
         self._cuts += len(ends)
         part.probes += len(ends)
@@ -339,7 +341,7 @@ class Run:
 
     # Directories
 
-    def _ask_for_directories(self, part: Range) -> bool:
+    def _ask_for_directories(self, part: KeyRange) -> bool:
         """Ask for the directories that *part* has come to, unless they were; return whether."""
         slash = part.after.find("/", len(self._scope.prefix))
         if part.upto is not None or slash < 0:
@@ -351,7 +353,7 @@ class Run:
     def _send_directories(self, prefix: str) -> None:
         self._asking = True
         self._depth += 1
-        scope = Scope(self._scope.bucket, prefix, "/")
+        scope = ListingScope(self._scope.bucket, prefix, "/")
         self._flights.send(
             _Asked(None, 0, prefix), fetched, self._mimicdb, self._s3, scope, "", None
         )

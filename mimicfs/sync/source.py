@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
 
-from mimicfs.entry import Bucket
+from mimicfs.entry import BucketEntry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.requests.listing import Page
 
@@ -18,7 +18,7 @@ class Source(Protocol):
     @property
     def pool(self) -> Executor: ...
 
-    def list_buckets(self) -> list[Bucket]: ...
+    def list_buckets(self) -> list[BucketEntry]: ...
 
     def list_page(
         self,
@@ -32,7 +32,7 @@ class Source(Protocol):
     ) -> Page: ...
 
 
-class Scope(NamedTuple):
+class ListingScope(NamedTuple):
     """What is listed: with a *delimiter* the direct children of *prefix*, else all below."""
 
     bucket: str
@@ -44,7 +44,7 @@ class Scope(NamedTuple):
 
 
 def fetched(
-    mimicdb: MimicDB, s3: Source, scope: Scope, after: str, token: str | None
+    mimicdb: MimicDB, s3: Source, scope: ListingScope, after: str, token: str | None
 ) -> tuple[Page, int]:
     """Return a page, and the sequence number from before it was asked for."""
     since = mimicdb.seq(scope.bucket)

@@ -23,17 +23,16 @@ from contextlib import closing
 from typing import TypeVar
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import Difference
-from mimicfs.entry import Scope as Listed
+from mimicfs.entry import Difference, Scope
 from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.held import Spool
-from mimicfs.sync.plan import Given
+from mimicfs.sync.plan import GivenRanges
 from mimicfs.sync.progress import Progress, Report, report_of
 from mimicfs.sync.run import Run
-from mimicfs.sync.source import Scope, Source
+from mimicfs.sync.source import ListingScope, Source
 from mimicfs.sync.walk import Walk
 from mimicfs.sync.whole import Show, Whole, Wish
 
@@ -193,7 +192,7 @@ class Syncer:
         wish: Wish,
     ) -> Report:
         try:
-            report = self._sync(Scope(*where), progress, cancellation, wish)
+            report = self._sync(ListingScope(*where), progress, cancellation, wish)
         except BaseException as exc:
             self._end(where, mine)
             mine.set_exception(exc)
@@ -215,7 +214,7 @@ class Syncer:
 
     def _sync(
         self,
-        scope: Scope,
+        scope: ListingScope,
         progress: Show | None,
         cancellation: Cancellation,
         wish: Wish,
@@ -286,14 +285,14 @@ class Syncer:
         def tell(difference: Difference, names: int) -> None:
             found.append((names, *(len(keys) for keys in difference[:3])))
 
-        scope = Scope(bucket, directory, "/")
+        scope = ListingScope(bucket, directory, "/")
         with closing(Spool()) as late:
             what = (self._mimicdb, self._s3, scope)
             try:
                 if is_directory_bucket(bucket):
                     Walk(*what, late, tell, cancellation).run()
                 else:
-                    Run(*what, Given([("", None)]), None, late, tell, cancellation).run()
+                    Run(*what, GivenRanges([("", None)]), None, late, tell, cancellation).run()
             except NoSuchBucket:
                 self._gone(bucket)
                 raise
@@ -301,6 +300,6 @@ class Syncer:
                 tell(self._mimicdb.release(bucket, gone), 0)
         names, *counts = (sum(column) for column in zip(*found, strict=True))
         duration_ns = time.time_ns() - started_ns
-        listed = Listed(directory, False, started_ns, duration_ns, *counts)
+        listed = Scope(directory, False, started_ns, duration_ns, *counts)
         self._mimicdb.complete(bucket, listed)
         log.debug("listed %s: %d names", scope, names)

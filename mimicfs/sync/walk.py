@@ -18,7 +18,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Spool
-from mimicfs.sync.source import Scope, Source, fetched
+from mimicfs.sync.source import ListingScope, Source, fetched
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Walk:
         self,
         mimicdb: MimicDB,
         s3: Source,
-        scope: Scope,
+        scope: ListingScope,
         late: Spool,
         tell: Callable[[Difference, int], None],
         cancellation: Cancellation,
@@ -80,7 +80,7 @@ class Walk:
         return len(self._flights)
 
     def _send(self, directory: _Directory) -> None:
-        scope = Scope(self._scope.bucket, directory.key, "/")
+        scope = ListingScope(self._scope.bucket, directory.key, "/")
         self._flights.send(directory, fetched, self._mimicdb, self._s3, scope, "", directory.token)
 
     def _merge(self, directory: _Directory) -> None:

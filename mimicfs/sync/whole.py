@@ -19,10 +19,10 @@ from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.cursor import Cursor, Notes
 from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held, Spool
-from mimicfs.sync.plan import Given, Known, Plan
+from mimicfs.sync.plan import GivenRanges, Known, Plan
 from mimicfs.sync.progress import Progress, Report, report_of
 from mimicfs.sync.run import Run
-from mimicfs.sync.source import Scope, Source
+from mimicfs.sync.source import ListingScope, Source
 from mimicfs.sync.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Whole:
         self,
         mimicdb: MimicDB,
         s3: Source,
-        scope: Scope,
+        scope: ListingScope,
         wish: Wish,
         show: Show,
         cancellation: Cancellation,
@@ -69,7 +69,9 @@ class Whole:
         known = self._known_objects()
         if self._wish.guard is not None and known > KEYS_MIN:
             self._held = Held(known)
-        plan: Plan = Given(cursor.ranges) if cursor else Known(self._mimicdb, self._scope, known)
+        plan: Plan = (
+            GivenRanges(cursor.ranges) if cursor else Known(self._mimicdb, self._scope, known)
+        )
         expected = max(0, known - self._listed_before) or None
         self.so_far = replace(self.so_far, resumed=cursor is not None, expected=expected)
         self._show(self.so_far)

@@ -27,7 +27,7 @@ from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
 from mimicfs.vfs.allowance import Allowance
-from mimicfs.vfs.inodes import Kind, Node
+from mimicfs.vfs.inodes import Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Control:
         """Make *directory* and all below it true again. Returns when the kernel knows."""
         self._allow(caller)
         try:
-            if directory.kind == Kind.ACCOUNT:
+            if directory.kind == NodeKind.ACCOUNT:
                 self._sync_account(caller.cancellation)
             else:
                 self._sync(directory.bucket, directory.key, caller.cancellation)
@@ -129,7 +129,7 @@ class Control:
                 self.sync(caller, node)
             return
         self._allow(caller)
-        if node.kind == Kind.OBJECT:
+        if node.kind == NodeKind.OBJECT:
             self._afford(f"s3://{node.bucket}/{node.key}", caller.cancellation)
             self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
             self._kernel.told(_TELL_KERNEL_S)
@@ -152,7 +152,7 @@ class Control:
         elif node.is_directory:
             values[b"files"] = lambda: str(self._total(node).files)
             values[b"bytes"] = lambda: str(self._total(node).bytes)
-        if node.kind == Kind.ACCOUNT:
+        if node.kind == NodeKind.ACCOUNT:
             del values[b"bucket"], values[b"key"]
         value = values.get(name.removeprefix(PREFIX))
         if value is None:
@@ -206,7 +206,7 @@ class Control:
 
     def text(self, directory: Node) -> bytes:
         """Return what the control file of *directory* reads as."""
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             return self._account_text().encode()
         lines = [f"scope: s3://{directory.bucket}/{directory.key}"]
         scope = self._mimicdb.cover(directory.bucket, directory.key)
@@ -231,7 +231,7 @@ class Control:
         return "\n".join(lines) + "\n"
 
     def _synced(self, node: Node) -> str:
-        if node.kind == Kind.ACCOUNT:
+        if node.kind == NodeKind.ACCOUNT:
             scope = self._mimicdb.scope("", "")
         else:
             directory = node if node.is_directory or node.parent is None else node.parent

@@ -43,12 +43,12 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.control import PREFIX, Control
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
 from mimicfs.vfs.renames import Renames
-from mimicfs.vfs.stored import Meta, Stored
+from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.writeback import Pending
 
@@ -89,7 +89,7 @@ class VFS:
         self._handles = Handles(
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
         )
-        self._stored = Stored(mimicdb, s3, self._kernel, options)
+        self._stored = StoredAttributes(mimicdb, s3, self._kernel, options)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
@@ -151,7 +151,7 @@ class VFS:
         directory = self._tree.directory(parent)
         component = self._tree.new_name(directory, name)
         slot = slot_of(component, directory=True)
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             self._s3.create_bucket(component)
             self._mimicdb.complete(component, Scope("", True, time.time_ns()))
         else:
@@ -169,7 +169,7 @@ class VFS:
             if covered:  # nothing began with that key, so all below it is known: nothing
                 self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
         self._touch(directory)
-        node = self.inodes.child(directory, slot, Kind.DIRECTORY, hold=True)
+        node = self.inodes.child(directory, slot, NodeKind.DIRECTORY, hold=True)
         return self.getattr(caller, node.ino, None)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
@@ -177,7 +177,7 @@ class VFS:
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             self._s3.delete_bucket(node.bucket)
         else:
             self._empty(node)
@@ -235,7 +235,7 @@ class VFS:
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         source, target = self._tree.directory(parent), self._tree.directory(new_parent)
-        if Kind.ACCOUNT in (source.kind, target.kind):
+        if NodeKind.ACCOUNT in (source.kind, target.kind):
             raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
         for bucket in (source.bucket, target.bucket):
             self._options.buckets.check_writable(bucket)
@@ -292,7 +292,7 @@ class VFS:
 
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr:
         node = self.inodes.get(ino)
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
             return self.getattr(caller, ino, None)
@@ -365,24 +365,24 @@ class VFS:
         said: Callable[[int, int], Meta],
     ) -> Attr:
         directory = self._tree.directory(parent)
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         component = self._tree.new_name(directory, name)
         meta = said(*self._owner(caller, directory))
         make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
-        node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
+        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
         return self.getattr(caller, node.ino, None)
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
         node = self.inodes.get(ino)
-        if node.kind != Kind.OBJECT:
+        if node.kind != NodeKind.OBJECT:
             raise PosixError(errno.EINVAL, "not a symbolic link")
         return self._stored.target(node, self._tree.entry(node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
         node = self.inodes.get(ino)
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         if not name.startswith(PREFIX):
             value = self._stored.xattrs(node).get(os.fsdecode(name))
@@ -395,7 +395,7 @@ class VFS:
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
         """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
         node = self.inodes.get(ino)
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             return []
         return [os.fsencode(name) for name in self._stored.xattrs(node)]
 
@@ -403,7 +403,7 @@ class VFS:
         node = self.inodes.get(ino)
         if name.startswith(PREFIX):
             self._control.set_xattr(caller, node, name)
-        elif node.kind == Kind.CONTROL:
+        elif node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         else:
             with self._handles.turn(node, caller.cancellation):
@@ -411,7 +411,7 @@ class VFS:
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         node = self.inodes.get(ino)
-        if name.startswith(PREFIX) or node.kind == Kind.CONTROL:
+        if name.startswith(PREFIX) or node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         with self._handles.turn(node, caller.cancellation):
             self._stored.remove_xattr(node, name)
@@ -430,7 +430,7 @@ class VFS:
         return self._open_node(self.inodes.get(ino), flags, caller)
 
     def _open_node(self, node: Node, flags: int, caller: Caller) -> Opened:
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
@@ -479,11 +479,11 @@ class VFS:
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
         directory = self._tree.directory(parent)
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
-        node = self.inodes.child(directory, component, Kind.OBJECT, hold=True)
+        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
         meta = metadata.written(metadata.file_mode(mode), *self._owner(caller, directory))
         content = Content(metadata.content_type(component), meta)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
@@ -504,7 +504,7 @@ class VFS:
         self, caller: Caller, handle: int, offset: int, data: memoryview, *, append: bool
     ) -> int:
         node = self._handles.node(handle)
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             self._control.sync(caller, parent_of(node))
             return len(data)
         if append:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mimicfs.files.turn import Turn
 
 
-class Kind(IntEnum):
+class NodeKind(IntEnum):
     ACCOUNT = 0  # the root over all buckets
     DIRECTORY = 1  # a bucket, or a prefix in one
     OBJECT = 2
@@ -40,7 +40,7 @@ class Kind(IntEnum):
 
 # Names of this module are looked up faster than attributes: these are used for each entry of
 # a listing.
-_ACCOUNT, _OBJECT = Kind.ACCOUNT, Kind.OBJECT
+_ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
 _from_bytes = int.from_bytes
 
 CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
@@ -71,7 +71,7 @@ class Node:
     prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
 
     def __init__(
-        self, ino: int, kind: Kind, parent: Node | None, component: str, bucket: str
+        self, ino: int, kind: NodeKind, parent: Node | None, component: str, bucket: str
     ) -> None:
         self.ino = ino
         self.kind = kind
@@ -94,12 +94,12 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        return self.kind <= Kind.DIRECTORY
+        return self.kind <= NodeKind.DIRECTORY
 
     @property
     def slot(self) -> str:
         """The name under which the parent has it: directories end in "/"."""
-        if self.kind == Kind.CONTROL:
+        if self.kind == NodeKind.CONTROL:
             return CONTROL_SLOT
         return slot_of(self.component, self.is_directory)
 
@@ -108,7 +108,7 @@ class Node:
         """The S3 key: "" or ending in "/" for directories."""
         parts: list[str] = []
         node: Node = self
-        while node.parent is not None and node.parent.kind != Kind.ACCOUNT:
+        while node.parent is not None and node.parent.kind != NodeKind.ACCOUNT:
             parts.append(node.component)
             node = node.parent
         prefix = node.component if node.ino == ROOT_INO else node.prefix
@@ -144,7 +144,7 @@ class Inodes:
         self, bucket: str = "", prefix: str = "", prefixes: Mapping[str, str] | None = None
     ) -> None:
         self._prefixes = prefixes or {}
-        kind = Kind.DIRECTORY if bucket else Kind.ACCOUNT
+        kind = NodeKind.DIRECTORY if bucket else NodeKind.ACCOUNT
         self.root = Node(ROOT_INO, kind, None, prefix, bucket)
         self.root.holds = 1  # the kernel never forgets the root
         self._lock = threading.Lock()  # protects all nodes' tree fields and counts
@@ -165,7 +165,7 @@ class Inodes:
         children = parent.children
         return children.get(slot) if children else None
 
-    def child(self, parent: Node, slot: str, kind: Kind, hold: bool) -> Node:
+    def child(self, parent: Node, slot: str, kind: NodeKind, hold: bool) -> Node:
         """Return the child of *parent* in *slot*, made if nobody had it, held once more."""
         with self._lock:
             children = parent.children
@@ -192,7 +192,7 @@ class Inodes:
                 node = known(slot)
                 if node is None:
                     if slot[-1:] == "/" or parent.kind is _ACCOUNT:
-                        node = self._make(parent, slot, Kind.DIRECTORY)
+                        node = self._make(parent, slot, NodeKind.DIRECTORY)
                     else:  # as _make does, without a call for each
                         digest = hash_of()
                         digest.update(slot.encode())
@@ -253,13 +253,13 @@ class Inodes:
             yield child
             yield from self.below(child)
 
-    def _make(self, parent: Node, slot: str, kind: Kind) -> Node:
+    def _make(self, parent: Node, slot: str, kind: NodeKind) -> Node:
         digest = _path_hash(parent)()
         digest.update(slot.encode())
         ino = self._free(_from_bytes(digest.digest()) >> 1)
         component = slot if kind is _OBJECT else slot.removesuffix("/")
         bucket = parent.bucket
-        if parent.kind is _ACCOUNT and kind is not Kind.CONTROL:
+        if parent.kind is _ACCOUNT and kind is not NodeKind.CONTROL:
             bucket = component
         node = Node(ino, kind, parent, component, bucket)
         if bucket in self._prefixes and parent.kind is _ACCOUNT:

@@ -27,7 +27,7 @@ RENAMES = "renames"  # the directory of records, beside staging files
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
 
 
-class Tree(NamedTuple):
+class KeyTree(NamedTuple):
     """All keys of a bucket that begin with *prefix*, which ends in "/"."""
 
     bucket: str
@@ -48,7 +48,7 @@ class Intent:
     """The record of one rename. *copies* are by key, without the prefix of its tree. *replaces*:
     an empty directory had the new name. *copied*: all copies are made, originals may be gone."""
 
-    def __init__(self, path: Path, fd: int, old: Tree, new: Tree, *, replaces: bool) -> None:
+    def __init__(self, path: Path, fd: int, old: KeyTree, new: KeyTree, *, replaces: bool) -> None:
         self.old = old
         self.new = new
         self.replaces = replaces
@@ -92,7 +92,7 @@ class Intents:
         self._directory = directory
         self._account = account
 
-    def begin(self, old: Tree, new: Tree, *, replaces: bool) -> Intent:
+    def begin(self, old: KeyTree, new: KeyTree, *, replaces: bool) -> Intent:
         """Return a new record. Raises PosixError where the disk does not take it."""
         path = self._directory / f"{secrets.token_hex(16)}.rename"
         unborn = path.with_suffix(".unborn")
@@ -136,7 +136,7 @@ class Intents:
         head = json.loads(first)
         if head["account"] != self._account:
             return None
-        old, new = Tree(*head["old"]), Tree(*head["new"])
+        old, new = KeyTree(*head["old"]), KeyTree(*head["new"])
         intent = Intent(path, fd, old, new, replaces=head["replaces"])
         for line in map(json.loads, lines):
             if line == "copied":

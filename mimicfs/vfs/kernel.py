@@ -22,7 +22,7 @@ from mimicfs.files.file import File
 from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
-from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 
 
 class Kernel:
@@ -151,7 +151,7 @@ class Kernel:
         if not slot:  # a marker object for a directory that the kernel knows
             self._kernel.attr_changed(node.ino)
             return
-        if node.asked or node.kind == Kind.ACCOUNT:
+        if node.asked or node.kind == NodeKind.ACCOUNT:
             self._name_changed(node, slot)
             listings.add(node.ino)
         known = self._inodes.find(node, slot)
@@ -224,7 +224,7 @@ class Kernel:
     def distrusted(self, directory: Node) -> None:
         """What the kernel has of *directory* and all below it may be wrong."""
         for node in (directory, *self._inodes.below(directory)):
-            if node.kind == Kind.OBJECT:
+            if node.kind == NodeKind.OBJECT:
                 self._version_changed(node, node.key)
             elif node.is_directory:
                 self._listing_changed(node.ino)
@@ -234,7 +234,7 @@ class Kernel:
         for node in [self._inodes.root, *self._inodes.below(self._inodes.root)]:
             if bucket and node.bucket != bucket:
                 continue
-            if node.kind == Kind.OBJECT:
+            if node.kind == NodeKind.OBJECT:
                 self._version_changed(node, node.key)
             elif node.is_directory:
                 self._listing_changed(node.ino)
@@ -264,7 +264,7 @@ class Kernel:
         below it where the way goes on; "" if *key* is that directory itself. (None, ""): the
         key is not below the root."""
         node = self._inodes.root
-        if node.kind == Kind.ACCOUNT:
+        if node.kind == NodeKind.ACCOUNT:
             if not bucket:  # a change in the list of buckets: *key* is a bucket
                 return node, slot_of(key, directory=True)
             found = self._inodes.find(node, slot_of(bucket, directory=True))
@@ -291,6 +291,6 @@ class Kernel:
 def _way_up(node: Node) -> Iterator[tuple[str, Node]]:
     """Yield the key of *node* and the directory that it is in, then the same of that, up to
     the root of the bucket or of the mount."""
-    while (above := node.parent) is not None and above.kind != Kind.ACCOUNT:
+    while (above := node.parent) is not None and above.kind != NodeKind.ACCOUNT:
         yield node.key, above
         node = above

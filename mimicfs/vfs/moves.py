@@ -23,8 +23,8 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.kept import successor
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Kind, Node, slot_of
-from mimicfs.vfs.intents import Tree
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.intents import KeyTree
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.renames import Rename, Renames
 
@@ -115,7 +115,10 @@ class Mover:
 
     def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:
         """Move everything below one directory to another name."""
-        old, new = Tree(source.bucket, source.key + "/"), Tree(target.bucket, target.key + "/")
+        old, new = (
+            KeyTree(source.bucket, source.key + "/"),
+            KeyTree(target.bucket, target.key + "/"),
+        )
         if old.bucket == new.bucket and new.prefix.startswith(old.prefix):
             raise PosixError(errno.EINVAL, f"{target} is below {source}")
         node = self._inodes.find(source.parent, slot_of(source.component, directory=True))
@@ -138,7 +141,7 @@ class Mover:
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
 
-    def _know_all(self, cancellation: Cancellation, tree: Tree) -> None:
+    def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:
         """Keys that the mirror has not seen would be copied in the second round only: list the
         directory to its depth unless that was done once."""
         cover = self._mimicdb.cover(*tree)
@@ -160,16 +163,16 @@ class Mover:
             if file.entry is None or (copy is not None and copy.copy == file.etag):
                 self._stand(file, rename.old, name)
 
-    def _open_below(self, node: Node | None, tree: Tree) -> Iterator[tuple[File, str]]:
+    def _open_below(self, node: Node | None, tree: KeyTree) -> Iterator[tuple[File, str]]:
         """Yield the open files below *node* that stand in *tree*, and their keys in it."""
         for below in self._inodes.below(node) if node is not None else ():
             file = below.file
-            if below.kind != Kind.OBJECT or file is None or file.apart:
+            if below.kind != NodeKind.OBJECT or file is None or file.apart:
                 continue
             if file.bucket == tree.bucket and file.key.startswith(tree.prefix):
                 yield file, file.key[len(tree.prefix) :]
 
-    def _stand(self, file: File, tree: Tree, name: str) -> None:
+    def _stand(self, file: File, tree: KeyTree, name: str) -> None:
         key = tree.prefix + name
         entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
         file.move(tree.bucket, key, entry)

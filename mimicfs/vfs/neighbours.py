@@ -29,7 +29,7 @@ from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.files.reader import Reader
 from mimicfs.mimicdb import MimicDB
-from mimicfs.vfs.inodes import Kind, Node
+from mimicfs.vfs.inodes import Node, NodeKind
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +241,9 @@ def _directory(key: str) -> str:
 def _put_in_order(walk: _Walk, directory: Node) -> None:
     """Note the order of inode numbers of the files that the kernel holds: who sorts them has
     listed them."""
-    files = [node for node in list((directory.children or {}).values()) if node.kind is Kind.OBJECT]
+    files = [
+        node for node in list((directory.children or {}).values()) if node.kind is NodeKind.OBJECT
+    ]
     if len(files) == len(walk.keys) or len(files) > _SORTED:
         return
     files.sort(key=lambda node: node.ino)

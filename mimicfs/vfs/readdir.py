@@ -31,7 +31,7 @@ _LISTINGS_MAX = 256  # readers whose place is remembered
 Row = tuple[bytes, str, Entry]
 
 
-class Page(NamedTuple):
+class DirectoryPage(NamedTuple):
     rows: list[Row]
     after: str  # the key that it begins behind
     upto: str  # the key that the next one begins behind
@@ -39,13 +39,13 @@ class Page(NamedTuple):
     generation: int  # of the mirror, when it was read, or before
 
 
-_NOTHING = Page([], "", "", False, -1)
+_NOTHING = DirectoryPage([], "", "", False, -1)
 
 
 class Listing:
     """One reader's way through one directory."""
 
-    def __init__(self, number: int, read: Callable[[str, int], Page]) -> None:
+    def __init__(self, number: int, read: Callable[[str, int], DirectoryPage]) -> None:
         self.number = number
         self.lock = threading.Lock()  # protects all below
         self._read = read
@@ -71,7 +71,7 @@ class Listing:
         if cut:
             after = rows[cut - 1][2].key
         generation = generation if cut < len(rows) else more.generation
-        self._page = Page(rows[cut:] + more.rows, after, more.upto, more.ended, generation)
+        self._page = DirectoryPage(rows[cut:] + more.rows, after, more.upto, more.ended, generation)
         self._start += cut
 
     def _keep(self, count: int) -> None:
@@ -120,7 +120,7 @@ class Listings:
 
     def _page(
         self, node: Node, after: str, want: int, unsaved: Callable[[], Iterable[str]]
-    ) -> Page:
+    ) -> DirectoryPage:
         """Return the rows of the next *want* names behind key *after*."""
         generation = self._mimicdb.generation
         directory = node.key
@@ -136,7 +136,7 @@ class Listings:
             node.content = marker is not None and marker.kind == OBJECT and marker.size > 0
             if marker is not None and node.content:
                 rows.insert(0, (names.file_name("", beside=True), "", marker))
-        return Page(rows, after, upto, ended, generation)
+        return DirectoryPage(rows, after, upto, ended, generation)
 
     def _rows(self, bucket: str, directory: str, entries: list[Entry], ended: bool) -> list[Row]:
         cut = len(directory)

@@ -25,7 +25,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
-from mimicfs.vfs.intents import Copy, Intent, Intents, Tree
+from mimicfs.vfs.intents import Copy, Intent, Intents, KeyTree
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Renames:
         self._s3 = s3
         self._intents = intents
 
-    def begin(self, cancellation: Cancellation, old: Tree, new: Tree) -> Rename:
+    def begin(self, cancellation: Cancellation, old: KeyTree, new: KeyTree) -> Rename:
         """Return the rename of *old* to *new*, of which nothing is done yet. Raises PosixError
         ENOTEMPTY if S3 has anything at *new*, whatever the mirror says."""
         self.recover()
@@ -52,7 +52,7 @@ class Renames:
         intent = self._intents.begin(old, new, replaces=replaces)
         return Rename(*self._parts, intent)
 
-    def _is_there(self, cancellation: Cancellation, new: Tree) -> bool:
+    def _is_there(self, cancellation: Cancellation, new: KeyTree) -> bool:
         """Return whether S3 has the empty directory *new*; raise ENOTEMPTY if it has more."""
         page = cancellation.wait(
             self._s3.pool.submit(self._s3.list_page, new.bucket, new.prefix, limit=2)
@@ -281,11 +281,11 @@ class Rename:
             self._mimicdb.announce(bucket, Difference([], [], gone, 0))
         return [f"s3://{bucket}/{key}: {reason}" for key, reason in refused.items()]
 
-    def _entries(self, tree: Tree) -> Iterator[Entry]:
+    def _entries(self, tree: KeyTree) -> Iterator[Entry]:
         for page in self._pages(tree):
             yield from page
 
-    def _pages(self, tree: Tree) -> Iterator[list[Entry]]:
+    def _pages(self, tree: KeyTree) -> Iterator[list[Entry]]:
         scan = self._mimicdb.backend.scan
         page = scan(*tree, "", _PAGE)
         while page:

@@ -43,7 +43,7 @@ _XATTR_NAME_MAX = 255  # bytes (xattr(7))
 Meta = Mapping[str, str]
 
 
-class Stored:
+class StoredAttributes:
     """Changes what is stored with the objects behind nodes."""
 
     def __init__(self, mimicdb: MimicDB, s3: S3, kernel: Kernel, options: VFSOptions) -> None:

@@ -26,7 +26,7 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Kind, Node, slot_of
+from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.readdir import Listing, Listings, Row
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Tree:
     def lookup(self, directory: Node, name: bytes) -> Attr:
         """Return the attributes of *name*, held once more. Raises PosixError ENOENT."""
         if name == names.CONTROL:
-            node = self._inodes.child(directory, CONTROL_SLOT, Kind.CONTROL, hold=True)
+            node = self._inodes.child(directory, CONTROL_SLOT, NodeKind.CONTROL, hold=True)
             return self.attr(node)
         slot, shown = self._look(directory, name)
         return shown(self._inodes.child(directory, slot, _kind(slot), hold=True))
@@ -112,7 +112,7 @@ class Tree:
         except PosixError as exc:  # no key has that name
             raise PosixError(errno.ENOENT, repr(name)) from exc
         self._check_age(directory)
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             return self._look_bucket(component)
         held = self._inodes.find(directory, component)
         if held is not None and (file := held.file) is not None and file.entry is None:
@@ -146,11 +146,11 @@ class Tree:
 
     def attr(self, node: Node, file: File | None = None) -> Attr:
         """Return the attributes of *node*; of *file*, where the caller has that open."""
-        if node.kind == Kind.CONTROL:
+        if node.kind == NodeKind.CONTROL:
             return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
-        if node.kind == Kind.ACCOUNT:
+        if node.kind == NodeKind.ACCOUNT:
             return self._attributes.of_directory(node.ino, None, 0, self._started_ns)
-        if node.kind == Kind.DIRECTORY:
+        if node.kind == NodeKind.DIRECTORY:
             own = self._mimicdb.entry(node.bucket, node.key) if node.key else None
             return self._directory_attr(node, own)
         file = file or node.file
@@ -216,7 +216,7 @@ class Tree:
         ttl_s = self._buckets.of(directory.bucket).ttl_s
         if not ttl_s:
             return 0
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             scope = self._mimicdb.scope("", "")
         else:
             scope = self._mimicdb.cover(directory.bucket, directory.key)
@@ -240,7 +240,7 @@ class Tree:
         self, directory: Node, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:
         """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
-        if directory.kind == Kind.ACCOUNT:
+        if directory.kind == NodeKind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
         if cookie and self._listings.ended(cookie):
             return []
@@ -318,7 +318,7 @@ class Tree:
             if size < 0:
                 break
             slot = slot_of(bucket.name, directory=True)
-            node = self._inodes.child(directory, slot, Kind.DIRECTORY, hold)
+            node = self._inodes.child(directory, slot, NodeKind.DIRECTORY, hold)
             found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
         return found
 
@@ -359,5 +359,5 @@ def parent_of(node: Node) -> Node:
     return node.parent
 
 
-def _kind(slot: str) -> Kind:
-    return Kind.DIRECTORY if slot.endswith("/") else Kind.OBJECT
+def _kind(slot: str) -> NodeKind:
+    return NodeKind.DIRECTORY if slot.endswith("/") else NodeKind.OBJECT

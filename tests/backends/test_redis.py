@@ -23,7 +23,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend, layout, transactions
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
-from mimicfs.entry import Bucket, Entry
+from mimicfs.entry import BucketEntry, Entry
 from mimicfs.errors import StoreCorrupt, StoreUnavailable
 from mimicfs.testing import BackendPromises
 
@@ -125,7 +125,7 @@ def test_writers_with_and_without_scripts_lose_nothing(
     expected = [f"d/{n:03}-{part}" for n in range(300) if n % 3 for part in range(4)]
     for store in two_of_one:
         assert [entry.key for entry in store.children("b", "d/")] == expected
-        assert store.bucket("b") == Bucket("b", 0, 800, 800, 1600)
+        assert store.bucket("b") == BucketEntry("b", 0, 800, 800, 1600)
         assert [change.seq for change in store.changes("b", 0)] == list(range(1, 1601))
 
 
@@ -224,7 +224,7 @@ def test_a_bucket_whose_adder_was_killed_is_listed_when_it_is_added_again(redis_
     assert store.buckets() == []
     store.add_bucket("b", 5)
     store.add_bucket("b", 5)
-    assert store.buckets() == [Bucket("b", 5)]
+    assert store.buckets() == [BucketEntry("b", 5)]
     assert store.seq("") == 1
     store.close()
 

@@ -13,13 +13,13 @@ from support import servers
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.backends.sessions import Session, beat, epoch, leave, sessions
+from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import LogTrimmed, Unlisted
 from mimicfs.mimicdb import MimicDB
 
 _numbers = itertools.count()
-_ONE = Session("one", "host", 7, "1.0", "/mnt", 5, 0, {"lag_ms": 3})
+_ONE = StoreSession("one", "host", 7, "1.0", "/mnt", 5, 0, {"lag_ms": 3})
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimicfs.config.file import read_config
-from mimicfs.config.options import Given, from_words, words
+from mimicfs.config.options import GivenValue, from_words, words
 from mimicfs.config.settled import Settled, settle
 from mimicfs.config.values import BucketOptions, Target
 from mimicfs.errors import ConfigError
@@ -42,7 +42,7 @@ def test_flags_go_before_words_before_the_environment_before_the_file(path: Path
     environ = dict.fromkeys(("MIMICFS_REGION", "MIMICFS_PROFILE", "MIMICFS_NAMESPACE"), "env")
     path.write_text(text)
     environ["XDG_CONFIG_HOME"] = str(path.parent.parent)
-    flags = {"region": Given("flag", "--region")}
+    flags = {"region": GivenValue("flag", "--region")}
     found = settle(flags, environ, from_words(["region=word", "profile=word"]))
     assert [found.get(name) for name in ("region", "profile", "namespace", "store")] == [
         "flag", "word", "env", "memory:"
@@ -236,7 +236,7 @@ def test_the_example_is_right(path: Path) -> None:
 
 def test_a_file_that_was_named_must_be_there() -> None:
     with pytest.raises(ConfigError, match="/no/such: no such file"):
-        settle({"config": Given("/no/such", "--config")}, {})
+        settle({"config": GivenValue("/no/such", "--config")}, {})
 
 
 def test_a_password_from_a_file(path: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicfs.files.ranges import Part, Ranges, plan
+from mimicfs.files.ranges import PlannedPart, Ranges, plan
 
 spots = st.integers(0, 60)
 steps = st.lists(
@@ -67,8 +67,8 @@ def test_an_append_copies_the_object_and_sends_what_was_appended() -> None:
     changed = Ranges()
     changed.add(1000, 1010)
     assert plan(changed, 1000, 1010, 16, 5, 5000) == [
-        Part(0, 1000, True),
-        Part(1000, 1010, False),
+        PlannedPart(0, 1000, True),
+        PlannedPart(1000, 1010, False),
     ]
 
 
@@ -76,9 +76,9 @@ def test_a_change_in_the_middle_takes_what_it_lacks_from_behind() -> None:
     changed = Ranges()
     changed.add(500, 501)
     assert plan(changed, 1000, 1000, 16, 5, 5000) == [
-        Part(0, 500, True),
-        Part(500, 505, False),
-        Part(505, 1000, True),
+        PlannedPart(0, 500, True),
+        PlannedPart(500, 505, False),
+        PlannedPart(505, 1000, True),
     ]
 
 
@@ -86,12 +86,12 @@ def test_a_change_at_the_start_of_a_small_rest_sends_all_of_it() -> None:
     changed = Ranges()
     changed.add(990, 991)
     assert plan(changed, 1000, 1000, 16, 5, 5000) == [
-        Part(0, 990, True),
-        Part(990, 995, False),
-        Part(995, 1000, True),
+        PlannedPart(0, 990, True),
+        PlannedPart(990, 995, False),
+        PlannedPart(995, 1000, True),
     ]
     changed.add(993, 994)
     assert plan(changed, 1000, 1000, 16, 5, 5000)[1:] == [
-        Part(990, 995, False),
-        Part(995, 1000, True),
+        PlannedPart(990, 995, False),
+        PlannedPart(995, 1000, True),
     ]

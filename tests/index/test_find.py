@@ -5,7 +5,7 @@ import pytest
 from mimicfs.config.values import parse_target
 from mimicfs.entry import KEPT, Entry, Scope
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced
-from mimicfs.index.find import Range, Start, Wanted, age_range, size_range, starts, usage, walk
+from mimicfs.index.find import Interval, Start, Wanted, age_range, size_range, starts, usage, walk
 
 KEYS = ["a", "d/b.jpg", "d/e/C.JPG", "d/e/f/g", "d0", "x//y"]
 NS = 1_000_000_000
@@ -46,7 +46,7 @@ def test_tests_choose(filled):
         "d/e/C.JPG",
         "d/e/f/g",
     ]
-    assert found(filled, Wanted(times_ns=(Range(2 * NS, 3 * NS),))) == ["d/b.jpg", "d/e/C.JPG"]
+    assert found(filled, Wanted(times_ns=(Interval(2 * NS, 3 * NS),))) == ["d/b.jpg", "d/e/C.JPG"]
     assert found(filled, Wanted(kind="f", depth=2), "d/") == ["d/b.jpg", "d/e/C.JPG"]
     filled.backend.apply("b", [Entry("z", 1, 1, "e1", "GLACIER")])
     assert found(filled, Wanted(storage_classes=frozenset({"GLACIER"}))) == ["z"]
@@ -55,13 +55,13 @@ def test_tests_choose(filled):
 
 
 def test_sizes_and_ages_are_those_of_find():
-    assert size_range("+1k") == Range(least=1025)
-    assert size_range("-2MiB") == Range(most=(2 << 20) - 1)
-    assert size_range("5") == Range(5, 5)
+    assert size_range("+1k") == Interval(least=1025)
+    assert size_range("-2MiB") == Interval(most=(2 << 20) - 1)
+    assert size_range("5") == Interval(5, 5)
     now = 100 * 86_400 * NS
-    assert age_range("+1", now) == Range(most=99 * 86_400 * NS - 1)
-    assert age_range("-90s", now) == Range(least=now - 90 * NS + 1)
-    assert age_range("1h", now) == Range(now - 7200 * NS + 1, now - 3600 * NS)
+    assert age_range("+1", now) == Interval(most=99 * 86_400 * NS - 1)
+    assert age_range("-90s", now) == Interval(least=now - 90 * NS + 1)
+    assert age_range("1h", now) == Interval(now - 7200 * NS + 1, now - 3600 * NS)
     for wrong in ("", "1x", "++1", "-"):
         with pytest.raises(ConfigError):
             size_range(wrong)

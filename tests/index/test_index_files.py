@@ -12,7 +12,7 @@ from mimicfs.entry import KEPT, Entry
 from mimicfs.errors import ConfigError, MalformedIndex, MimicError
 from mimicfs.index import files
 from mimicfs.index.jsonlines import JsonLinesSink, JsonLinesSource
-from mimicfs.index.records import Header, Part, read_time, time_text
+from mimicfs.index.records import Header, IndexPart, read_time, time_text
 from mimicfs.index.sorting import in_order
 
 NS = 1_000_000_000
@@ -27,7 +27,10 @@ ENTRIES = sorted(
         Entry('q"\\', 3, NS),
     ]
 )
-PARTS = [(Part("b", "", 6 * NS, 3 * NS, NS // 2, 5, 6), ENTRIES), (Part("c", "p/", 8 * NS), [])]
+PARTS = [
+    (IndexPart("b", "", 6 * NS, 3 * NS, NS // 2, 5, 6), ENTRIES),
+    (IndexPart("c", "p/", 8 * NS), []),
+]
 NAMES = ["x.jsonl", "x.ndjson.gz", "x.parquet"]
 
 
@@ -203,7 +206,7 @@ class Pipe(io.BytesIO):
 
     def _written(self, pages):
         sink = JsonLinesSink(self, Header(1))
-        sink.part(Part("b", "", 1))
+        sink.part(IndexPart("b", "", 1))
         for page in pages:
             sink.write(page)
             yield

@@ -11,7 +11,7 @@ from mimicfs.entry import KEPT, LISTED, Entry, Scope
 from mimicfs.errors import ConfigError, MalformedIndex, NotSynced, StoreUnavailable, Unlisted
 from mimicfs.index.exporting import export, header, wanted
 from mimicfs.index.importing import import_buckets, import_part
-from mimicfs.index.records import Header, Part
+from mimicfs.index.records import Header, IndexPart
 from mimicfs.mimicdb import MimicDB
 
 HOUR = 3600 * 1_000_000_000
@@ -45,7 +45,7 @@ def exported(mimicdb, prefix=""):
 def imported(mimicdb, entries, synced_ns=NOW, prefix="", batch=2, **how):
     entries = sorted(entries)
     batches = [entries[n : n + batch] for n in range(0, len(entries), batch)]
-    return import_part(mimicdb, Part("b", prefix, synced_ns), batches, **how)
+    return import_part(mimicdb, IndexPart("b", prefix, synced_ns), batches, **how)
 
 
 def known(mimicdb, prefix=""):
@@ -71,7 +71,7 @@ def test_an_index_has_what_was_synced_and_when(synced):
     synced.backend.apply("b", [Entry("k/", kind=KEPT), Entry("d/", kind=LISTED)])
     synced.add_bucket("b", 7)
     part, entries = exported(synced)
-    assert part == Part("b", "", NOW - HOUR, 7, 0, 4, 4)
+    assert part == IndexPart("b", "", NOW - HOUR, 7, 0, 4, 4)
     assert [entry.key for entry in entries] == ["a", "d/b", "d/c", "e/f", "k/"]
     part, entries = exported(synced, "d/")
     assert (part.prefix, part.objects) == ("d/", 2)
@@ -314,11 +314,11 @@ def test_an_import_that_ends_early_deletes_nothing_behind_and_marks_nothing(sync
         raise MalformedIndex("x:7: ends early")
 
     with pytest.raises(MalformedIndex, match=r"x:7: ends early .*s3://b/ is not marked as synced"):
-        import_part(synced, Part("b", "", NOW), batches())
+        import_part(synced, IndexPart("b", "", NOW), batches())
     assert keys(synced)[-3:] == ["d/b", "d/c", "e/f"]
     assert synced.scope("b", "").listed_ns == NOW - HOUR
     with pytest.raises(MalformedIndex):
-        import_part(synced, Part("b", "", 1), batches(), force=True)
+        import_part(synced, IndexPart("b", "", 1), batches(), force=True)
     assert synced.scope("b", "") is None
 
 
@@ -338,7 +338,7 @@ def test_what_another_process_does_meanwhile_stays(tmp_path):
                 other.forget("b", "00002")
                 other.forget("b", "9")
 
-    import_part(mimicdb, Part("b", "", NOW), batches())
+    import_part(mimicdb, IndexPart("b", "", NOW), batches())
     found = {entry.key: entry.size for entry in known(mimicdb)}
     assert [found.get(key) for key in ("00001", "04000", "04000x", "04001")] == [7, 7, 7, 1]
     assert len(found) == 5000

@@ -3,7 +3,7 @@
 import pytest
 
 from mimicfs import metadata
-from mimicfs.metadata import Stored
+from mimicfs.metadata import StoredMetadata
 
 
 def test_what_is_written_is_the_form_of_s3fs():
@@ -22,7 +22,9 @@ def test_only_what_is_given_is_written():
 
 def test_what_was_written_is_read():
     meta = metadata.written(0o100640, 1000, 100, 1_600_000_000_500_000_000)
-    assert metadata.read(meta) == Stored(0o640, 1000, 100, 1_600_000_000_500_000_000, 0o100000)
+    assert metadata.read(meta) == StoredMetadata(
+        0o640, 1000, 100, 1_600_000_000_500_000_000, 0o100000
+    )
 
 
 def test_a_short_fraction_of_rclone_is_a_fraction():
@@ -31,12 +33,12 @@ def test_a_short_fraction_of_rclone_is_a_fraction():
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1e3", "٣", "99999999999"])
 def test_a_number_that_makes_no_sense_is_none(text):
-    assert metadata.read({"uid": text, "mode": text}) == Stored()
+    assert metadata.read({"uid": text, "mode": text}) == StoredMetadata()
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.2.3", "1600000000.", "9999999999999999"])
 def test_a_time_that_makes_no_sense_is_none(text):
-    assert metadata.read({"mtime": text}) == Stored()
+    assert metadata.read({"mtime": text}) == StoredMetadata()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_a_time_that_makes_no_sense_is_none(text):
     ],
 )
 def test_the_forms_of_other_programs_are_read(meta):
-    assert metadata.read(meta) == Stored(0o640, 7, 8, 1_600_000_000_250_000_000, 0o100000)
+    assert metadata.read(meta) == StoredMetadata(0o640, 7, 8, 1_600_000_000_250_000_000, 0o100000)
 
 
 def test_what_s3fs_wrote_comes_before_what_others_did():

@@ -8,8 +8,8 @@ from mimicfs.entry import Entry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.sync.flights import Pace
 from mimicfs.sync.plan import Known
-from mimicfs.sync.ranges import Alphabet, Range, common, guesses, spread
-from mimicfs.sync.source import Scope
+from mimicfs.sync.ranges import Alphabet, KeyRange, common, guesses, spread
+from mimicfs.sync.source import ListingScope
 
 
 def letters(*keys):
@@ -42,15 +42,15 @@ def test_a_middle_is_between_or_there_is_none(one, other, keys):
 
 def test_what_is_left_is_estimated_from_what_came():
     alphabet = letters(*DIGITS)
-    part = Range("file-0", "file-8")
+    part = KeyRange("file-0", "file-8")
     part.after, part.keys = "file-2", 1000
     assert round(alphabet.left(part)) == 3000
-    assert alphabet.left(Range("a")) == float("inf")
-    assert alphabet.left(Range("a", "b", expected=500)) == 500
+    assert alphabet.left(KeyRange("a")) == float("inf")
+    assert alphabet.left(KeyRange("a", "b", expected=500)) == 500
 
 
 def test_without_an_end_what_all_keys_begin_with_is_tried():
-    part = Range("")
+    part = KeyRange("")
     part.after = "logs/2024/b"
     assert guesses(part, "logs/2023/a", Alphabet(), 3) == ["logs/202~"]
     part.after = "é"
@@ -58,7 +58,7 @@ def test_without_an_end_what_all_keys_begin_with_is_tried():
 
 
 def test_with_an_end_places_between_are_tried():
-    part = Range("file-0999.dat", "file-~")
+    part = KeyRange("file-0999.dat", "file-~")
     assert guesses(part, "", letters(*DIGITS), 3) == ["file-32", "file-54", "file-77"]
     assert guesses(part, "", Alphabet(), 3) == []
 
@@ -79,7 +79,7 @@ def test_candidates_are_taken_at_even_distances():
 def planned(count, objects=0):
     mimicdb = MimicDB(Memory())
     mimicdb.backend.apply("b", [Entry(f"{n:06}") for n in range(count)])
-    plan = Known(mimicdb, Scope("b", ""), objects)
+    plan = Known(mimicdb, ListingScope("b", ""), objects)
     parts = []
     while part := plan.next():
         parts.append((part.after, part.upto, part.expected))

@@ -4,14 +4,14 @@ import pytest
 
 from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO
-from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Kind
+from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, NodeKind
 
 
 def make(inodes, *path):
     """Make the nodes along *path* (slots), each held once; return the last."""
     node = inodes.root
     for slot in path:
-        kind = Kind.DIRECTORY if slot.endswith("/") else Kind.OBJECT
+        kind = NodeKind.DIRECTORY if slot.endswith("/") else NodeKind.OBJECT
         node = inodes.child(node, slot, kind, hold=True)
     return node
 
@@ -45,10 +45,10 @@ def test_an_object_and_a_directory_of_one_name_are_two_nodes():
 
 def test_the_control_file_is_nobodys_key():
     inodes = Inodes("photos")
-    control = inodes.child(inodes.root, CONTROL_SLOT, Kind.CONTROL, hold=True)
+    control = inodes.child(inodes.root, CONTROL_SLOT, NodeKind.CONTROL, hold=True)
     empty = make(inodes, "/")
     assert control is not empty
-    assert inodes.child(inodes.root, CONTROL_SLOT, Kind.CONTROL, hold=False) is control
+    assert inodes.child(inodes.root, CONTROL_SLOT, NodeKind.CONTROL, hold=False) is control
 
 
 def test_numbers_are_the_same_after_a_remount():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mimicfs.errors import PosixError
-from mimicfs.vfs.intents import Copy, Intents, Tree
+from mimicfs.vfs.intents import Copy, Intents, KeyTree
 
-OLD, NEW = Tree("photos", "a/"), Tree("archive", "b/c/")
+OLD, NEW = KeyTree("photos", "a/"), KeyTree("archive", "b/c/")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry
 from mimicfs.mimicdb import MimicDB
-from mimicfs.vfs.inodes import Inodes, Kind
+from mimicfs.vfs.inodes import Inodes, NodeKind
 from mimicfs.vfs.kernel import Kernel
 
 
@@ -24,9 +24,9 @@ def inodes():
 def test_a_directory_that_is_distrusted_is_told_with_all_below_it(inodes):
     mimicdb, told = MimicDB(Memory()), Told()
     mimicdb.record("bucket", Entry("d/a", 1, etag="e"))
-    directory = inodes.child(inodes.root, "d/", Kind.DIRECTORY, hold=True)
-    file = inodes.child(directory, "a", Kind.OBJECT, hold=True)
-    inodes.child(inodes.root, "beside", Kind.OBJECT, hold=True)
+    directory = inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
+    file = inodes.child(directory, "a", NodeKind.OBJECT, hold=True)
+    inodes.child(inodes.root, "beside", NodeKind.OBJECT, hold=True)
     Kernel(mimicdb, inodes, told).distrusted(directory)
     assert told == [
         ("listing_changed", directory.ino),

@@ -22,7 +22,7 @@ from mimicfs.mimicdb import MimicDB
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
-from mimicfs.vfs.intents import Intents, Tree
+from mimicfs.vfs.intents import Intents, KeyTree
 from mimicfs.vfs.renames import Renames
 
 NAMES = ["a", "b/c", "d"]
@@ -116,7 +116,9 @@ def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixt
         done = False
         with proxy.rule(disturb(world, schedule)):
             try:
-                rename = renames.begin(Cancellation(), Tree(bucket, "old/"), Tree(bucket, "new/"))
+                rename = renames.begin(
+                    Cancellation(), KeyTree(bucket, "old/"), KeyTree(bucket, "new/")
+                )
                 try:
                     rename.copy(Cancellation())
                     rename.settle(Cancellation())
@@ -147,7 +149,9 @@ def test_what_was_begun_in_a_bucket_that_is_gone_is_given_up(
 ) -> None:
     s3 = S3(S3Options(endpoint_url=moto), MimicDB(Memory()))
     intents = Intents(tmp_path / "renames", "account")
-    intents.begin(Tree("gone-bucket", "old/"), Tree("gone-bucket", "new/"), replaces=False).leave()
+    intents.begin(
+        KeyTree("gone-bucket", "old/"), KeyTree("gone-bucket", "new/"), replaces=False
+    ).leave()
     Renames(s3.mimicdb, s3, Syncer(s3.mimicdb, s3), intents).recover()
     assert "there is nothing more to do" in caplog.text
     assert intents.left() == []

@@ -41,7 +41,7 @@ from mimicfs.backends.redis.connecting import (
 from mimicfs.backends.redis.layout import (
     LAST,
     VERSION,
-    Batch,
+    ChangeBatch,
     bucket_of,
     change_of,
     child,
@@ -54,7 +54,7 @@ from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.sessions import epoch
-from mimicfs.entry import Bucket, Change, Entry, Scope
+from mimicfs.entry import BucketEntry, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class RedisBackend(Backend):
     # Buckets
 
     @_ours
-    def buckets(self) -> list[Bucket]:
+    def buckets(self) -> list[BucketEntry]:
         names = [name for name, _ in self._names("", "", b"", LAST, _PAGE)]
         pipe = self._client.pipeline(transaction=False)
         for name in names:
@@ -177,7 +177,7 @@ class RedisBackend(Backend):
         return [bucket_of(name, meta) for name, meta in found if meta.get(b"known") == b"1"]
 
     @_ours
-    def bucket(self, name: str) -> Bucket | None:
+    def bucket(self, name: str) -> BucketEntry | None:
         meta = self._client.hgetall(f"{self._tag(name)}:meta") if name else {}
         return bucket_of(name, meta) if meta.get(b"known") == b"1" else None
 
@@ -304,7 +304,7 @@ class RedisBackend(Backend):
         unique = {entry.key: entry for entry in puts}
         gone = [key for key in dict.fromkeys(deletes) if key not in unique]
         keys = [*unique, *gone]
-        batch = Batch(
+        batch = ChangeBatch(
             self.origin,
             since,
             [(*split(key), packed(entry)) for key, entry in unique.items()],

@@ -13,7 +13,7 @@ from mimicfs.backends.redis.layout import FULL, chunk_key, index_key, split
 Command = tuple[Any, ...]
 
 
-class _Directory:
+class _ChunkedDirectory:
     """One directory: the first names of all its chunks, and those chunks that were read."""
 
     def __init__(self, starts: list[bytes]) -> None:
@@ -70,12 +70,12 @@ class Directories:
             _note(names, key)
         self._at = self._read(client, names)
 
-    def _read(self, client: Any, names: dict[str, set[str]]) -> dict[str, _Directory]:
+    def _read(self, client: Any, names: dict[str, set[str]]) -> dict[str, _ChunkedDirectory]:
         with client.pipeline(transaction=False) as pipe:
             for directory in names:
                 pipe.zrange(index_key(self._tag, directory), 0, -1)
             at = {
-                directory: _Directory(starts)
+                directory: _ChunkedDirectory(starts)
                 for directory, starts in zip(names, pipe.execute(), strict=True)
             }
         wanted = [

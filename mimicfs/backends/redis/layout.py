@@ -28,7 +28,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, checked_size
+from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, checked_size
 from mimicfs.errors import StoreCorrupt
 
 # 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
@@ -45,7 +45,7 @@ _MD5 = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ChangeBatch:
     """What one `apply` changes, each as (directory, name[, record]); no key is in both."""
 
     origin: int
@@ -116,9 +116,9 @@ def totals(record: bytes | None) -> tuple[int, int]:
     return (1, size) if kind & ~_MD5 == OBJECT else (0, 0)
 
 
-def bucket_of(name: str, meta: dict[bytes, bytes]) -> Bucket:
+def bucket_of(name: str, meta: dict[bytes, bytes]) -> BucketEntry:
     numbers = [int(meta.get(field, 0)) for field in (b"created_ns", b"objects", b"bytes", b"seq")]
-    return Bucket(name, *numbers)
+    return BucketEntry(name, *numbers)
 
 
 def change_of(number: bytes, fields: dict[bytes, bytes]) -> Change:

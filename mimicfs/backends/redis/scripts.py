@@ -11,7 +11,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from mimicfs.backends import WIDE_CHANGE
-from mimicfs.backends.redis.layout import FULL, LOG_MAX, Batch
+from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch
 from mimicfs.errors import LogTrimmed
 
 # What the scripts share. KEYS[1] is the tag of the bucket. Names are never compared by Lua's `<`,
@@ -241,7 +241,7 @@ class Scripts:
         found = self._page(keys=[tag], args=[directory, low, high, limit])
         return list(zip(found[::2], found[1::2], strict=True))
 
-    def apply(self, tag: str, batch: Batch) -> set[str]:
+    def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
         """Change what *batch* says. Return the keys left alone. Raises LogTrimmed."""
         since = "" if batch.since is None else batch.since
         args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]

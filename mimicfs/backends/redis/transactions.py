@@ -24,7 +24,7 @@ from mimicfs.backends import left_alone, logged_as
 from mimicfs.backends.redis.directories import Command, Directories
 from mimicfs.backends.redis.layout import (
     LOG_MAX,
-    Batch,
+    ChangeBatch,
     change_of,
     chunk_key,
     index_key,
@@ -82,7 +82,7 @@ class Transactions:
                 more = 2 * more + 1
             starts = [*(first or [b""]), *behind[:more]]
 
-    def apply(self, tag: str, batch: Batch) -> set[str]:
+    def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
         """As Scripts.apply."""
         return self._watched(tag, lambda: _apply(self._client, tag, batch))
 
@@ -108,7 +108,7 @@ class Transactions:
         raise StoreUnavailable(f"{tag}: others write without a pause; try again")
 
 
-def _apply(client: Any, tag: str, batch: Batch) -> tuple[set[str], list[Command]]:
+def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Command]]:
     seq, guards = _guards(client, tag, batch.since)
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     gone = {directory + name: (directory, name) for directory, name in batch.deletes}

@@ -38,7 +38,7 @@ from mimicfs.backends.sqlite.rows import (
     totals,
 )
 from mimicfs.backends.sqlite.waiting import CommitWaiter
-from mimicfs.entry import LISTED, OBJECT, Bucket, Change, Entry, Scope, Total
+from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed
 
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
@@ -109,21 +109,21 @@ class SQLite(Backend):
         return rows[0][0] if rows else 0
 
     @_ours
-    def buckets(self) -> list[Bucket]:
+    def buckets(self) -> list[BucketEntry]:
         rows = self._db.rows(
             "SELECT name, created_ns, objects, bytes, seq FROM bucket"
             " WHERE namespace=? AND known=1 ORDER BY name",
             self._namespace,
         )
-        return [Bucket(*row) for row in rows]
+        return [BucketEntry(*row) for row in rows]
 
     @_ours
-    def bucket(self, name: str) -> Bucket | None:
+    def bucket(self, name: str) -> BucketEntry | None:
         rows = self._db.rows(
             "SELECT name, created_ns, objects, bytes, seq FROM bucket WHERE id=? AND known=1",
             self._id(name),
         )
-        return Bucket(*rows[0]) if rows else None
+        return BucketEntry(*rows[0]) if rows else None
 
     @_ours
     def add_bucket(self, name: str, created_ns: int) -> None:

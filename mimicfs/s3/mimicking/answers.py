@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from mimicfs.entry import NS, Bucket, Entry
+from mimicfs.entry import NS, BucketEntry, Entry
 
 Answer = dict[str, Any]
 
@@ -70,7 +70,7 @@ def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -
     return found
 
 
-def buckets(found: Iterable[Bucket], owner: Mapping[str, str]) -> Answer:
+def buckets(found: Iterable[BucketEntry], owner: Mapping[str, str]) -> Answer:
     """Return the answer to a ListBuckets."""
     listed = [{"Name": bucket.name, "CreationDate": _time(bucket.created_ns)} for bucket in found]
     return {"ResponseMetadata": metadata(200), "Buckets": listed, "Owner": dict(owner)}

@@ -36,7 +36,7 @@ from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.answers import Answer
 from mimicfs.s3.mimicking.learning import VERSIONS
 from mimicfs.s3.mimicking.operations import Effect, effect_of
-from mimicfs.s3.mimicking.pages import Place, Places
+from mimicfs.s3.mimicking.pages import ListingPlace, Places
 
 Params = Mapping[str, Any]
 
@@ -206,7 +206,7 @@ class Local:
         answer = _listing(params, shown, owner)
         answer["Marker"] = marker
         if shown.more:
-            self._places.note(params, shown.last, Place(shown.last, ours=True))
+            self._places.note(params, shown.last, ListingPlace(shown.last, ours=True))
             if delimiter:
                 answer["NextMarker"] = shown.last
         return answer

@@ -31,7 +31,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import Bucket
+from mimicfs.entry import BucketEntry
 from mimicfs.mimicdb import MimicDB
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
 from mimicfs.s3.mimicking.learning import Learner, note_size
@@ -144,7 +144,10 @@ class Mimic:
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             self._mimicdb.replace_buckets(
-                [Bucket(item["Name"], time_ns(item["CreationDate"])) for item in answer["Buckets"]]
+                [
+                    BucketEntry(item["Name"], time_ns(item["CreationDate"]))
+                    for item in answer["Buckets"]
+                ]
             )
         return answer
 

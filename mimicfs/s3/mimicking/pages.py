@@ -44,7 +44,7 @@ LEARNED = {
 _PLACES_MAX = 1000  # that are remembered
 
 
-class Place(NamedTuple):
+class ListingPlace(NamedTuple):
     """Where a listing goes on."""
 
     last: str  # the key or common prefix that the page before ended with
@@ -57,16 +57,16 @@ class Places:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the table below
-        self._places: OrderedDict[tuple[str, ...], Place] = OrderedDict()
+        self._places: OrderedDict[tuple[str, ...], ListingPlace] = OrderedDict()
 
-    def note(self, asked: Params, marker: str, place: Place) -> None:
+    def note(self, asked: Params, marker: str, place: ListingPlace) -> None:
         """The listing that *asked* is a page of goes on at *place* if it is given *marker*."""
         with self._lock:
             self._places[_listing(asked, marker)] = place
             while len(self._places) > _PLACES_MAX:
                 self._places.popitem(last=False)
 
-    def find(self, asked: Params, marker: str) -> Place | None:
+    def find(self, asked: Params, marker: str) -> ListingPlace | None:
         with self._lock:
             return self._places.get(_listing(asked, marker))
 
@@ -101,19 +101,19 @@ class Pages:
             groups = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
             self._goes_on(asked, answer, place, max([*shown, *groups], default=""))
 
-    def _begins(self, asked: Params, at_ns: int) -> Place | None:
+    def _begins(self, asked: Params, at_ns: int) -> ListingPlace | None:
         """Return the place behind which a page begins; None: that is not certain."""
         marker = asked.get("ContinuationToken") or asked.get("Marker")
         if marker:
             place = self._places.find(asked, marker)
             return place if place is not None and not place.ours else None
         after = asked.get("StartAfter") or ""
-        return Place(after, None if after else at_ns)
+        return ListingPlace(after, None if after else at_ns)
 
     def _merge(
         self,
         asked: Params,
-        place: Place | None,
+        place: ListingPlace | None,
         entries: list[Entry],
         since: int,
         *,
@@ -147,19 +147,21 @@ class Pages:
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
 
-    def _complete(self, asked: Params, place: Place) -> None:
+    def _complete(self, asked: Params, place: ListingPlace) -> None:
         prefix = asked.get("Prefix", "")
         if place.started_ns is not None and (not prefix or prefix.endswith("/")):
             duration_ns = time.time_ns() - place.started_ns
             scope = Scope(prefix, True, place.started_ns, duration_ns)
             self._mimicdb.complete(asked["Bucket"], scope)
 
-    def _goes_on(self, asked: Params, answer: Params, place: Place | None, last: str) -> None:
+    def _goes_on(
+        self, asked: Params, answer: Params, place: ListingPlace | None, last: str
+    ) -> None:
         """Remember where the next page begins, under each name that a caller may call it by."""
         last = last or (place.last if place is not None else "")
         if not last:
             return
-        going_on = Place(last, place.started_ns if place is not None else None)
+        going_on = ListingPlace(last, place.started_ns if place is not None else None)
         if "NextContinuationToken" in answer:
             self._places.note(asked, answer["NextContinuationToken"], going_on)
         elif "KeyCount" not in answer:  # a ListObjects may also go on with its last key

@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 
 
-class Session(boto3.session.Session):
+class MimickingSession(boto3.session.Session):
     """*mimic* is what an S3 client is given to. The other parameters are boto3's."""
 
     def __init__(self, mimic: Callable[[Any], Any], **kwargs: Any) -> None:

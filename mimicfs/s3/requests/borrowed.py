@@ -21,7 +21,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, Bucket, Entry, unquoted
+from mimicfs.entry import LISTED, BucketEntry, Entry, unquoted
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import Asked, Page, checked_page, clamped_ns, is_directory_bucket
 from mimicfs.s3.transport.errors import ours
@@ -50,10 +50,10 @@ class BorrowedS3:
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def list_buckets(self) -> list[Bucket]:
+    def list_buckets(self) -> list[BucketEntry]:
         with ours("list of buckets"):
             found = self._client.list_buckets(Force=True).get("Buckets", [])
-        return sorted(Bucket(item["Name"], _ns(item.get("CreationDate"))) for item in found)
+        return sorted(BucketEntry(item["Name"], _ns(item.get("CreationDate"))) for item in found)
 
     def list_page(
         self,

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import NS, Bucket, Entry
+from mimicfs.entry import NS, BucketEntry, Entry
 from mimicfs.errors import (
     InvalidRequest,
     KeyNotFound,
@@ -74,13 +74,13 @@ class S3(Clients):
 
     # Buckets
 
-    def list_buckets(self) -> list[Bucket]:
+    def list_buckets(self) -> list[BucketEntry]:
         """Return the buckets of the account, in the order of their names."""
         from mimicfs.s3.transport.errors import ours
 
         with ours("list of buckets"):
             found = self._client.list_buckets().get("Buckets", [])
-        buckets = [Bucket(item["Name"], _time_ns(item.get("CreationDate"))) for item in found]
+        buckets = [BucketEntry(item["Name"], _time_ns(item.get("CreationDate"))) for item in found]
         return sorted(buckets)
 
     def head_bucket(self, bucket: str) -> None:

@@ -23,7 +23,7 @@ NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
 
 
-class Message(NamedTuple):
+class QueueMessage(NamedTuple):
     body: str
     receipt: str
 
@@ -59,7 +59,7 @@ class Queue:
                 config=config,
             )
 
-    def receive(self, wait_s: float) -> list[Message]:
+    def receive(self, wait_s: float) -> list[QueueMessage]:
         """Return up to ten messages; [] if none comes within *wait_s* (at most 20)."""
         answer = self._ask(
             "receive_message",
@@ -67,7 +67,9 @@ class Queue:
             WaitTimeSeconds=min(_WAIT_MAX_S, int(wait_s)),
             VisibilityTimeout=_TAKEN_S,
         )
-        return [Message(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())]
+        return [
+            QueueMessage(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())
+        ]
 
     def delete(self, receipts: Sequence[str]) -> None:
         """Delete the messages of *receipts*. One that is refused comes again."""

@@ -13,7 +13,7 @@ _DEEP = 32  # S3's own answers are at most six deep
 _NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
 
 
-class _Unreadable(Exception):
+class _UnreadableBody(Exception):
     """The body is no XML of S3's."""
 
 
@@ -48,7 +48,7 @@ def _outline(body: bytes) -> dict[str, str] | None:
     def start(tag: str, _attributes: object) -> None:
         open_tags.append(tag.rpartition(":")[2])
         if len(open_tags) > _DEEP:
-            raise _Unreadable
+            raise _UnreadableBody
 
     def end(_tag: str) -> None:
         open_tags.pop()
@@ -58,13 +58,13 @@ def _outline(body: bytes) -> dict[str, str] | None:
             found[open_tags[1]] = found.get(open_tags[1], "") + data
 
     def entity(*_: object) -> None:
-        raise _Unreadable
+        raise _UnreadableBody
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.EntityDeclHandler = text, entity
     try:
         parser.Parse(body, True)
-    except (expat.ExpatError, ValueError, LookupError, _Unreadable):
+    except (expat.ExpatError, ValueError, LookupError, _UnreadableBody):
         return None
     return found

@@ -21,7 +21,7 @@ from typing import Any
 
 from mimicfs.backends.redis.connecting import FOREIGN, connected, our_error, place
 from mimicfs.errors import ConfigError, StoreError
-from mimicfs.sync.events.source import Delivery, Source
+from mimicfs.sync.events.source import Delivery, EventSource
 
 _BATCH_MAX = 100
 _LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
@@ -29,7 +29,7 @@ _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
 
 
-class RedisQueue(Source):
+class RedisQueue(EventSource):
     """The key that *url* names behind its "#": redis://HOST:6379/0#KEY. Raises ConfigError."""
 
     shared = True

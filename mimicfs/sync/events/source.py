@@ -17,7 +17,7 @@ class Delivery(NamedTuple):
     receipt: Any  # what the source knows it by
 
 
-class Source(ABC):
+class EventSource(ABC):
     """A queue of messages, each delivered at least once."""
 
     name: str = ""  # for messages to people; no secret

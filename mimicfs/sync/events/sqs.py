@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mimicfs.s3.requests.queue import Queue
-from mimicfs.sync.events.source import Delivery, Source
+from mimicfs.sync.events.source import Delivery, EventSource
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
 
 
-class SQS(Source):
+class SQS(EventSource):
     shared = True
 
     def __init__(self, queue: Queue) -> None:
