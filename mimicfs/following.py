@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 
 from mimicfs.entry import Change, Difference
 from mimicfs.errors import LogTrimmed, MimicError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Follower:
     with False when the lease is lost, and with True when it is back."""
 
     def __init__(
-        self, mimicdb: MimicDB, bucket: str, leased: Callable[[bool], None] = lambda _: None
+        self, mimicdb: Mirror, bucket: str, leased: Callable[[bool], None] = lambda _: None
     ) -> None:
         self._mimicdb = mimicdb
         self._bucket = bucket

@@ -99,15 +99,15 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
             asked = asked | {"ContinuationToken": answer["NextContinuationToken"]}
 
 
-def _mirror(store: Any, namespace: str) -> mimicdb.MimicDB:
+def _mirror(store: Any, namespace: str) -> mimicdb.Mirror:
     if store is not None and not isinstance(store, str):
-        return mimicdb.MimicDB(store)
+        return mimicdb.Mirror(store)
     if store is None:
         try:
             return current()
         except ConfigError:
             store = "memory:"
-    return mimicdb.MimicDB(open_store(store, namespace))
+    return mimicdb.Mirror(open_store(store, namespace))
 
 
 def install(**options: Any) -> None:

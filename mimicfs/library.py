@@ -20,7 +20,7 @@ from mimicfs.errors import ConfigError
 from mimicfs.sync import Report, Syncer
 
 
-class MimicDB(mimicdb.MimicDB):
+class MimicDB(mimicdb.Mirror):
     """The mirror in *backend*; without one, in Redis on localhost. *namespace* keeps several
     mirrors apart in one store.
 

@@ -1,4 +1,4 @@
-"""MimicDB: the mirror of S3's metadata, and its rules.
+"""The mirror of S3's metadata, and its rules. library.py makes MimicDB of it, for programs.
 
 1. Complete or not. Absence is certain only inside a scope that was listed to its end; what
    the mirror cannot answer raises `Unlisted`.
@@ -31,7 +31,7 @@ from mimicfs.merging import PageRange, merged
 Listener = Callable[[str, Difference | None], None]
 
 
-class MimicDB:
+class Mirror:
     """The mirror in *backend*."""
 
     def __init__(self, backend: Backend) -> None:

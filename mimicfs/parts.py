@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mimicfs.backends.open import open_store
 from mimicfs.config.values import Settings, Target, redacted
 from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.private import check_parent, private_directory
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Parts(NamedTuple):
     """The mirror, S3, and what keeps the one true to the other."""
 
-    mimicdb: MimicDB
+    mimicdb: Mirror
     s3: S3
     syncer: Syncer
     store: str  # its URL, without a password
@@ -32,12 +32,12 @@ class Parts(NamedTuple):
 
 def assemble(settings: Settings) -> Parts:
     """Open the store and make what stands on it. Makes no request."""
-    url = store_url(settings, S3(settings.s3, MimicDB(open_store("memory:"))))
+    url = store_url(settings, S3(settings.s3, Mirror(open_store("memory:"))))
     if not settings.store:
         private_directory(settings.state)
     elif url.startswith("sqlite:"):
         check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
-    mimicdb = MimicDB(open_store(url, settings.namespace, settings.store_password))
+    mimicdb = Mirror(open_store(url, settings.namespace, settings.store_password))
     s3 = S3(settings.s3, mimicdb)
     syncer = Syncer(mimicdb, s3, settings.s3.buckets)
     return Parts(mimicdb, s3, syncer, redacted(url))

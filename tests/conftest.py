@@ -22,7 +22,7 @@ from support.proxy import Proxy
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 
@@ -136,14 +136,14 @@ def bucket(client: Any) -> str:
 
 
 @pytest.fixture
-def mimicdb() -> Iterator[MimicDB]:
-    mimicdb = MimicDB(Memory())
+def mimicdb() -> Iterator[Mirror]:
+    mimicdb = Mirror(Memory())
     yield mimicdb
     mimicdb.close()
 
 
 @pytest.fixture
-def s3(proxy: Proxy, mimicdb: MimicDB) -> Iterator[S3]:
+def s3(proxy: Proxy, mimicdb: Mirror) -> Iterator[S3]:
     """Our S3, through the proxy, mimicked into `mimicdb`."""
     s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3), mimicdb)
     yield s3
@@ -151,7 +151,7 @@ def s3(proxy: Proxy, mimicdb: MimicDB) -> Iterator[S3]:
 
 
 @pytest.fixture
-def syncer(mimicdb: MimicDB, s3: S3) -> Syncer:
+def syncer(mimicdb: Mirror, s3: S3) -> Syncer:
     return Syncer(mimicdb, s3)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mimicfs import __version__
 from mimicfs.admin import logs
 from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync import Report, Syncer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def process(started_ns: int) -> dict[str, Any]:
     }
 
 
-def mirror(mimicdb: MimicDB, store: str) -> dict[str, Any]:
+def mirror(mimicdb: Mirror, store: str) -> dict[str, Any]:
     """Return what the mirror holds. *store* is its URL, without a password."""
     buckets = mimicdb.backend.buckets()
     return {
@@ -108,7 +108,7 @@ def _write_back(vfs: VFS) -> dict[str, Any]:
     }
 
 
-def syncs(syncer: Syncer, mimicdb: MimicDB) -> dict[str, Any]:
+def syncs(syncer: Syncer, mimicdb: Mirror) -> dict[str, Any]:
     """Return the syncs that run, and the buckets of which the last one failed."""
     outcomes = (
         (bucket.name, syncer.status(bucket.name, "")) for bucket in mimicdb.backend.buckets()

@@ -63,10 +63,10 @@ def _advice(settings: Settings, exc: MimicError) -> str:
 def _buckets(settings: Settings) -> list[str]:
     """Return the names of the buckets; none where they may not be listed."""
     from mimicfs.backends.memory import Memory
-    from mimicfs.mimicdb import MimicDB
+    from mimicfs.mimicdb import Mirror
     from mimicfs.s3.requests.client import S3
 
-    with closing(S3(settings.s3, MimicDB(Memory()))) as s3:
+    with closing(S3(settings.s3, Mirror(Memory()))) as s3:
         try:
             return [bucket.name for bucket in s3.list_buckets()]
         except MimicError:

@@ -57,7 +57,7 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
     from mimicfs.admin.doctor import machine
     from mimicfs.backends.examine import examine_store
     from mimicfs.backends.memory import Memory
-    from mimicfs.mimicdb import MimicDB
+    from mimicfs.mimicdb import Mirror
     from mimicfs.mount.daemon import set_up_logging
     from mimicfs.parts import own_directories, store_url
     from mimicfs.s3.requests.client import S3
@@ -68,7 +68,7 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
     options = replace(settings.s3, attempts=_ATTEMPTS)
     yield from machine(own_directories(settings))
     try:
-        with closing(S3(options, MimicDB(Memory()))) as s3:
+        with closing(S3(options, Mirror(Memory()))) as s3:
             url = store_url(settings, s3)
             yield from examine_store(url, settings.namespace, settings.store_password)
             yield from Examination(s3, options, target.bucket, target.prefix).findings(write)

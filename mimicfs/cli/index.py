@@ -177,13 +177,13 @@ def _import_inventory(
     from mimicfs.backends.open import open_store
     from mimicfs.index import importing, inventory, parquet
     from mimicfs.index.records import IndexPart
-    from mimicfs.mimicdb import MimicDB
+    from mimicfs.mimicdb import Mirror
     from mimicfs.s3.requests.client import S3
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         # What is read here is not to be in the mirror.
-        with closing(S3(settings.s3, MimicDB(open_store("memory:")))) as s3:
+        with closing(S3(settings.s3, Mirror(open_store("memory:")))) as s3:
             manifest = inventory.read_manifest(s3, url)
             if manifest.format != "CSV":
                 parquet.check_installed(str(manifest))

@@ -133,11 +133,11 @@ def _buckets_in(settings: Settings, mounted: Mounted) -> list[Told]:
     """Return what the mirror of a dead mount holds, where that is a file."""
     from mimicfs.admin.figures import mirror
     from mimicfs.backends.open import open_store
-    from mimicfs.mimicdb import MimicDB
+    from mimicfs.mimicdb import Mirror
 
     if not mounted.store.startswith("sqlite:"):
         return []
-    with closing(MimicDB(open_store(mounted.store, settings.namespace))) as mimicdb:
+    with closing(Mirror(open_store(mounted.store, settings.namespace))) as mimicdb:
         buckets: list[Told] = mirror(mimicdb, mounted.store)["buckets"]
         return buckets
 

@@ -56,11 +56,11 @@ from mimicfs.files.appending import moved_behind
 from mimicfs.files.journal import Journal, Orphan
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
-from mimicfs.files.ranges import Part
+from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
-from mimicfs.files.transfer import Batch, Slice
+from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.files.turn import Turn
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
@@ -120,7 +120,7 @@ class File:
         self._expired = False
         self._closed = False
         self._unsaved = False  # detached: it has bytes that S3 never had
-        self._given_up: Batch | None = None  # an upload that may still be on its way
+        self._given_up: RequestBatch | None = None  # an upload that may still be on its way
         self._staging: Staging | None = None
         self._multipart: Multipart | None = None  # begun while the file is written
         self._behind: Cancellation | None = None  # of an upload that gives way to changes
@@ -670,7 +670,7 @@ class File:
                 return entry, self.content
             raise
 
-    def _parts(self) -> list[Part] | None:
+    def _parts(self) -> list[PlannedPart] | None:
         """Return the parts that the file is uploaded in; None: it is one request."""
         least = self._options.part_size
         if self.size <= 2 * least and self._multipart is None:
@@ -689,7 +689,7 @@ class File:
         self._give_up_multipart()  # the file was cut to nothing
         self._settled(cancellation)
         self._fill(staging, [(0, self.size)], cancellation)
-        batch = Batch(self._s3, self._options.requests_per_file, cancellation)
+        batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
         body = Slice(batch, staging, 0, self.size)
         told = self.content
         to = (self.bucket, self.key, body, self.size, told, condition)
@@ -703,7 +703,7 @@ class File:
     def _upload_parts(
         self,
         staging: Staging,
-        parts: list[Part],
+        parts: list[PlannedPart],
         condition: Condition,
         cancellation: Cancellation,
     ) -> tuple[Entry, Content]:

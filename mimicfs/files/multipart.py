@@ -15,9 +15,9 @@ from concurrent.futures import CancelledError, Future
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket
-from mimicfs.files.ranges import Part
+from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
-from mimicfs.files.transfer import Batch, Slice, first_of
+from mimicfs.files.transfer import RequestBatch, Slice, first_of
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
 
 
-def part_at(number: int, least: int) -> Part:
+def part_at(number: int, least: int) -> PlannedPart:
     """Return the part *number* (from 1) of a file whose smallest parts have *least* bytes."""
     start, before = 0, number - 1
     for count, times in _TIERS:
         if before < count:
             start += before * least * times
-            return Part(start, start + least * times, False)
+            return PlannedPart(start, start + least * times, False)
         start += count * least * times
         before -= count
     raise ValueError(f"there is no part {number}")
 
 
-def parts_of(size: int, least: int) -> Iterator[Part]:
+def parts_of(size: int, least: int) -> Iterator[PlannedPart]:
     """Yield the parts of a file of *size* bytes."""
     number, end = 1, 0
     while end < size:
@@ -72,9 +72,9 @@ class Multipart:
         self._key = key
         self._source = source
         self.content = content
-        self.batch = Batch(s3, options.requests_per_file, NEVER)
-        self._sent: dict[int, tuple[Part, str]] = {}  # by number, with its ETag
-        self._running: dict[Future[str], tuple[int, Part]] = {}
+        self.batch = RequestBatch(s3, options.requests_per_file, NEVER)
+        self._sent: dict[int, tuple[PlannedPart, str]] = {}  # by number, with its ETag
+        self._running: dict[Future[str], tuple[int, PlannedPart]] = {}
         self._stale: set[int] = set()  # running ones whose bytes were changed
         self._error: MimicError | None = None
         self._next = 1
@@ -110,7 +110,7 @@ class Multipart:
     # To the end
 
     def finish(
-        self, parts: list[Part], size: int, condition: Condition, cancellation: Cancellation
+        self, parts: list[PlannedPart], size: int, condition: Condition, cancellation: Cancellation
     ) -> Entry:
         """Make *parts* the object, under *condition*; return it. What was not sent yet, or was
         changed since, is sent. When it raises, nothing more is read from the staging file, and
@@ -149,10 +149,10 @@ class Multipart:
         if self._error is not None:
             raise self._error
 
-    def _send(self, number: int, part: Part) -> None:
+    def _send(self, number: int, part: PlannedPart) -> None:
         self._running[self._s3.pool.submit(self._work, number, part)] = (number, part)
 
-    def _work(self, number: int, part: Part) -> str:
+    def _work(self, number: int, part: PlannedPart) -> str:
         """Send, or copy, one part; return its ETag."""
         upload = self._id.result()  # was submitted before: no thread waits for one behind it
         if self.batch.stopped:
@@ -203,5 +203,5 @@ class Multipart:
             )
 
 
-def _overlap(part: Part, start: int, end: int) -> bool:
+def _overlap(part: PlannedPart, start: int, end: int) -> bool:
     return part.start < end and start < part.end

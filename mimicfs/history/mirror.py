@@ -16,7 +16,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.config.values import Settings, Target
 from mimicfs.errors import ConfigError
 from mimicfs.human import iso_time
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.parts import Parts, check
 from mimicfs.posix import Cancellation
 from mimicfs.private import private_directory
@@ -35,7 +35,7 @@ def opened(settings: Settings, moment_ns: int) -> Iterator[Parts]:
     """Within, there are the mirror of what was there at *moment_ns*, empty at first, and an S3 that
     reads objects as they were. Makes no request."""
     with _place(settings) as directory:
-        mimicdb = MimicDB(open_store(f"sqlite://{directory / 'store.db'}"))
+        mimicdb = Mirror(open_store(f"sqlite://{directory / 'store.db'}"))
         past = Past(settings.s3, mimicdb, moment_ns)
         syncer = Syncer(mimicdb, past, settings.s3.buckets)
         with closing(Parts(mimicdb, past, syncer, f"memory of {iso_time(moment_ns)}")) as parts:

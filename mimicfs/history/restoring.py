@@ -107,7 +107,7 @@ class Restoring:
     """Makes steps in *bucket* through *s3*. *journal*: where what was done is written; None: it
     need not be."""
 
-    def __init__(self, s3: S3, bucket: str, journal: Journal | None = None) -> None:
+    def __init__(self, s3: S3, bucket: str, journal: RestoreJournal | None = None) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._journal = journal
@@ -203,7 +203,7 @@ _MAKE: dict[What, Callable[[S3, str, Step], str]] = {
 }
 
 
-class Journal:
+class RestoreJournal:
     """The copies that a restore to a moment has made, a line each: a hash of the key, the version
     and the copy. S3 itself tells of what else is done. A copy counts as long as it is the newest
     version of its key.
@@ -231,7 +231,7 @@ def _line(step: Step, copy: str) -> str:
 
 
 @contextmanager
-def journalled(directory: Path, target: Target, moment_ns: int) -> Iterator[Journal]:
+def journalled(directory: Path, target: Target, moment_ns: int) -> Iterator[RestoreJournal]:
     """Within, there is the journal, in *directory* (0700), of the restore of *target* to
     *moment_ns*. Raises MimicError."""
     name = hashlib.sha256(f"{target}\n{moment_ns}".encode("utf-8", "surrogatepass")).hexdigest()
@@ -242,4 +242,4 @@ def journalled(directory: Path, target: Target, moment_ns: int) -> Iterator[Jour
     except OSError as exc:
         raise MimicError(f"{path}: {exc.strerror}") from exc
     with open(fd, "a") as file:
-        yield Journal(file, known)
+        yield RestoreJournal(file, known)

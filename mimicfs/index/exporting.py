@@ -19,7 +19,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
 from mimicfs.index.records import BATCH, Header, IndexPart, Sink
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 _ROUNDS = 50  # of copying again what changed meanwhile
 
@@ -32,7 +32,7 @@ class Export(NamedTuple):
     scope: Scope
 
 
-def wanted(mimicdb: MimicDB, bucket: str, prefix: str) -> Export:
+def wanted(mimicdb: Mirror, bucket: str, prefix: str) -> Export:
     """Return what an export of all below *prefix* has. Raises NotSynced where the mirror does
     not know all of it: what is not in an index is certain not to be in S3."""
     known = mimicdb.backend.bucket(bucket)
@@ -56,7 +56,7 @@ def whole_scope(backend: Backend, bucket: str, prefix: str) -> Scope | None:
 
 
 def header(
-    mimicdb: MimicDB, created_ns: int, endpoint: str, parts: int, *, everything: bool
+    mimicdb: Mirror, created_ns: int, endpoint: str, parts: int, *, everything: bool
 ) -> Header:
     """Return the header of an index of *parts*; with *everything*, it has the list of buckets."""
     listed = mimicdb.scope("", "") if everything else None
@@ -67,7 +67,7 @@ def header(
 
 
 def export(
-    mimicdb: MimicDB,
+    mimicdb: Mirror,
     what: Export,
     sink: Sink,
     directory: str | None,

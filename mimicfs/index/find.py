@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mimicfs.config.values import Target
 from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 _PAGE = 2000  # entries read from the store at a time
 _UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
@@ -35,7 +35,7 @@ class Start(NamedTuple):
         return f"s3://{self.bucket}/{self.prefix}"
 
 
-def starts(mimicdb: MimicDB, target: Target, url: str, *, partial: bool = False) -> list[Start]:
+def starts(mimicdb: Mirror, target: Target, url: str, *, partial: bool = False) -> list[Start]:
     """Return what *url*, parsed as *target*, names: each bucket for "s3://". With *partial*,
     what is known is enough. Raises NotSynced, KeyNotFound."""
     if not target.bucket:
@@ -52,7 +52,7 @@ def starts(mimicdb: MimicDB, target: Target, url: str, *, partial: bool = False)
     return [start for start in found if start.entry or _is_there(mimicdb, start)]
 
 
-def check_known(mimicdb: MimicDB, bucket: str, directory: str) -> None:
+def check_known(mimicdb: Mirror, bucket: str, directory: str) -> None:
     """Raise NotSynced unless the mirror knows every key below *directory*."""
     if not mimicdb.backend.covered(bucket, directory, deep=True):
         url = f"s3://{bucket}/{directory}".removesuffix("/")
@@ -62,7 +62,7 @@ def check_known(mimicdb: MimicDB, bucket: str, directory: str) -> None:
         )
 
 
-def _start(mimicdb: MimicDB, target: Target, url: str) -> Start:
+def _start(mimicdb: Mirror, target: Target, url: str) -> Start:
     if target.prefix and not url.endswith("/"):
         entry = mimicdb.entry(target.bucket, target.prefix[:-1])
         alone = not mimicdb.backend.has_below(target.bucket, target.prefix)
@@ -71,13 +71,13 @@ def _start(mimicdb: MimicDB, target: Target, url: str) -> Start:
     return Start(target.bucket, target.prefix)
 
 
-def _is_there(mimicdb: MimicDB, start: Start) -> bool:
+def _is_there(mimicdb: Mirror, start: Start) -> bool:
     if start.prefix and not mimicdb.backend.has_below(start.bucket, start.prefix):
         raise KeyNotFound(f"{start}: no such object or directory")
     return True
 
 
-def walk(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
+def walk(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
     """Yield *start* and all below it in S3's order: objects, and directories before what is in
     them. A marker with content is a directory, and then a file whose key ends in "/"."""
     if start.entry is not None:
@@ -96,7 +96,7 @@ def walk(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
             yield entry
 
 
-def _entries(mimicdb: MimicDB, start: Start) -> Iterator[Entry]:
+def _entries(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
     after = ""
     while page := mimicdb.backend.scan(start.bucket, start.prefix, after, _PAGE):
         yield from page
@@ -116,7 +116,7 @@ class DirectoryUsage(NamedTuple):
     total: Total
 
 
-def usage(mimicdb: MimicDB, start: Start, depth: int) -> Iterator[DirectoryUsage]:
+def usage(mimicdb: Mirror, start: Start, depth: int) -> Iterator[DirectoryUsage]:
     """Yield the totals of each directory down to *depth* levels (-1: all), each behind those
     that are in it; the last one is that of *start*."""
     if start.entry is not None:
@@ -126,7 +126,7 @@ def usage(mimicdb: MimicDB, start: Start, depth: int) -> Iterator[DirectoryUsage
 
 
 def _usage(
-    mimicdb: MimicDB, bucket: str, directory: str, level: int, depth: int
+    mimicdb: Mirror, bucket: str, directory: str, level: int, depth: int
 ) -> Iterator[DirectoryUsage]:
     backend = mimicdb.backend
     if level == depth:

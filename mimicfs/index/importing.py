@@ -12,7 +12,7 @@ Elsewhere the file is older than some of what the mirror knows, and that is left
 Times are S3's on one side and this machine's on the other, so they count as later or earlier
 only by more than clocks may differ. In doubt an entry is shown: one that is not there is found
 out by whoever opens it, one that is missing by nobody. What is left is merged page by page by
-`MimicDB.replace`, as a sync does it, and only at the end the scope is marked, with the file's
+`Mirror.replace`, as a sync does it, and only at the end the scope is marked, with the file's
 time. An import that ends early has deleted nothing behind the place that it has reached.
 """
 
@@ -29,7 +29,7 @@ from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavail
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, IndexPart, time_text
 from mimicfs.merging import same_version
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 # S3 refuses requests of who is off by more: clocks differ by less.
 SKEW_NS = 15 * 60 * NS
@@ -54,7 +54,7 @@ class Imported(NamedTuple):
     left: int
 
 
-def import_buckets(mimicdb: MimicDB, header: Header) -> None:
+def import_buckets(mimicdb: Mirror, header: Header) -> None:
     """Take the list of buckets from *header*, where the mirror has none."""
     if header.buckets_ns is None or mimicdb.scope("", "") is not None:
         return
@@ -64,7 +64,7 @@ def import_buckets(mimicdb: MimicDB, header: Header) -> None:
 
 
 def import_part(
-    mimicdb: MimicDB,
+    mimicdb: Mirror,
     part: IndexPart,
     batches: Iterable[list[Entry]],
     *,
@@ -105,7 +105,7 @@ def directory_of(prefix: str) -> str:
     return prefix[: prefix.rfind("/") + 1]
 
 
-def _directories(mimicdb: MimicDB, part: IndexPart) -> Iterator[str]:
+def _directories(mimicdb: Mirror, part: IndexPart) -> Iterator[str]:
     """Yield the directories that are just what begins with the part's prefix."""
     directory = directory_of(part.prefix)
     if directory == part.prefix:
@@ -121,7 +121,7 @@ def _directories(mimicdb: MimicDB, part: IndexPart) -> Iterator[str]:
         after = page[-1].key
 
 
-def _check_age(mimicdb: MimicDB, part: IndexPart) -> None:
+def _check_age(mimicdb: Mirror, part: IndexPart) -> None:
     scope = whole_scope(mimicdb.backend, part.bucket, part.prefix)
     if scope is not None and scope.listed_ns > part.synced_ns:
         raise ConfigError(
@@ -133,7 +133,7 @@ def _check_age(mimicdb: MimicDB, part: IndexPart) -> None:
 class _ImportMerge:
     """The ordered merge of what is imported with what the mirror has of *part*."""
 
-    def __init__(self, mimicdb: MimicDB, part: IndexPart, force: bool, uncertain_ns: int) -> None:
+    def __init__(self, mimicdb: Mirror, part: IndexPart, force: bool, uncertain_ns: int) -> None:
         self.newer: dict[str, Scope] = {}  # scopes that are newer than the import
         self.merged = 0  # entries of the import
         self._mimicdb = mimicdb
@@ -312,7 +312,7 @@ def _with_learned(old: Entry | None, new: Entry) -> Entry:
 class _Others:
     """What other processes change in *bucket* while this runs. Bounded by what they do."""
 
-    def __init__(self, mimicdb: MimicDB, bucket: str) -> None:
+    def __init__(self, mimicdb: Mirror, bucket: str) -> None:
         self.any = False
         self._backend = mimicdb.backend
         self._bucket = bucket

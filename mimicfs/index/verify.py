@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
 from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced
 from mimicfs.merging import SAME_TIME_NS
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.source import Source
 
@@ -60,7 +60,7 @@ class Verified:
 
 
 def verify(
-    mimicdb: MimicDB,
+    mimicdb: Mirror,
     s3: Source,
     bucket: str,
     prefix: str = "",
@@ -90,7 +90,7 @@ def differing(mirror: Entry, s3: Entry) -> list[str]:
 class _Verify:
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: Source,
         bucket: str,
         prefix: str,

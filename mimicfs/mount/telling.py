@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 from mimicfs.admin.sources import Sources
 from mimicfs.config.values import EventOptions, Target, refuse_shown_secret
 from mimicfs.errors import ConfigError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.parts import Parts
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.endpoint import Endpoint
 from mimicfs.sync.events.hearing import Hearing
 from mimicfs.sync.events.ledger import Ledger
-from mimicfs.sync.events.source import Source
+from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.sweep import Sweep
 
@@ -67,7 +67,7 @@ def _nobody_sweeps(bucket: str, why: str) -> None:
     log.warning("s3://%s: %s; without --reconcile nobody looks what that was", bucket, why)
 
 
-def source_of(text: str, token: str, s3: S3) -> Source:
+def source_of(text: str, token: str, s3: S3) -> EventSource:
     """Return the source that *text*, the value of --events, names. Raises ConfigError."""
     refuse_shown_secret("--events", text)
     if text.startswith("sqs:"):
@@ -98,7 +98,7 @@ def _started(name: str, run: Callable[[], None], close: Callable[[], None]) -> C
     return end
 
 
-def _shown(mimicdb: MimicDB, target: Target) -> list[str]:
+def _shown(mimicdb: Mirror, target: Target) -> list[str]:
     if target.bucket:
         return [target.bucket]
     return [bucket.name for bucket in mimicdb.backend.buckets()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mimicfs.errors import KeyNotFound, Throttled
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.flights import Flights, Pace
@@ -18,7 +18,7 @@ _PAGE = 1000
 
 
 def learn_metadata(
-    mimicdb: MimicDB,
+    mimicdb: Mirror,
     s3: S3,
     bucket: str,
     prefix: str,
@@ -60,7 +60,7 @@ def learn_metadata(
         flights.give_up()
 
 
-def _unknown(mimicdb: MimicDB, bucket: str, prefix: str) -> Iterator[str]:
+def _unknown(mimicdb: Mirror, bucket: str, prefix: str) -> Iterator[str]:
     after = ""
     while page := mimicdb.listing(bucket, prefix, after, _PAGE):
         yield from (entry.key for entry in page if entry.meta is None)

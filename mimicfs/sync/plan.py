@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.ranges import PAGE, STRIDE_MIN, KeyRange
 from mimicfs.sync.source import ListingScope
 
@@ -42,7 +42,7 @@ class Known:
     """Ranges between keys that the mirror has, each of whole pages. *objects*: about how many
     there are in all."""
 
-    def __init__(self, mimicdb: MimicDB, scope: ListingScope, objects: int) -> None:
+    def __init__(self, mimicdb: Mirror, scope: ListingScope, objects: int) -> None:
         self._mimicdb = mimicdb
         self._scope = scope
         self._stride = max(STRIDE_MIN, -(-objects // (_RANGES * PAGE)) * PAGE)

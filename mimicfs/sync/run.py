@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.flights import Flights, Pace
@@ -61,7 +61,7 @@ class Run:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: Source,
         scope: ListingScope,
         plan: Plan,

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
 
 from mimicfs.entry import BucketEntry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
 
 
@@ -44,7 +44,7 @@ class ListingScope(NamedTuple):
 
 
 def fetched(
-    mimicdb: MimicDB, s3: Source, scope: ListingScope, after: str, token: str | None
+    mimicdb: Mirror, s3: Source, scope: ListingScope, after: str, token: str | None
 ) -> tuple[Page, int]:
     """Return a page, and the sequence number from before it was asked for."""
     since = mimicdb.seq(scope.bucket)

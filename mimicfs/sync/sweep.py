@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from mimicfs.entry import Scope
 from mimicfs.errors import Interrupted, MimicError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.syncer import Syncer
 
@@ -48,7 +48,7 @@ class Sweep:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         syncer: Syncer,
         buckets: Callable[[], list[str]],
         period_s: float,

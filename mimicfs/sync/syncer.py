@@ -25,7 +25,7 @@ from typing import TypeVar
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Difference, Scope
 from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.held import Spool
@@ -45,7 +45,7 @@ _NO_RULES = Buckets()
 
 
 class Syncer:
-    def __init__(self, mimicdb: MimicDB, s3: Source, buckets: Buckets = _NO_RULES) -> None:
+    def __init__(self, mimicdb: Mirror, s3: Source, buckets: Buckets = _NO_RULES) -> None:
         self._buckets = buckets
         self._mimicdb = mimicdb
         self._s3 = s3

@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, Throttled
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Spool
@@ -32,7 +32,7 @@ class _Directory:
 class Walk:
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: Source,
         scope: ListingScope,
         late: Spool,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mimicfs import entry
 from mimicfs.entry import Difference
 from mimicfs.errors import NoSuchBucket, StoreError, TooManyDeletions
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.cursor import Cursor, Notes
@@ -43,7 +43,7 @@ class Whole:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: Source,
         scope: ListingScope,
         wish: Wish,

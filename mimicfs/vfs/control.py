@@ -22,7 +22,7 @@ from contextlib import suppress
 from mimicfs.entry import Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.human import iso_time
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
@@ -48,7 +48,7 @@ class Control:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: S3,
         syncer: Syncer,
         kernel: Kernel,

@@ -27,7 +27,7 @@ from mimicfs.entry import OBJECT, Entry, Scope
 from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import (
     RENAME_NOREPLACE,
     Attr,
@@ -67,7 +67,7 @@ class VFS:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: S3,
         syncer: Syncer,
         journal: Journal,
@@ -296,7 +296,7 @@ class VFS:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
             return self.getattr(caller, ino, None)
-        if node.kind != Kind.OBJECT:
+        if node.kind != NodeKind.OBJECT:
             self._set(caller, node, new, handle)
             return self.getattr(caller, ino, handle)
         with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:

@@ -28,11 +28,11 @@ from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.turn import Turn
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.kept import successor
-from mimicfs.vfs.inodes import Inodes, Kind, Node
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 from mimicfs.vfs.writeback import Pending, WriteBack
@@ -54,7 +54,7 @@ class Handle(NamedTuple):
 class Handles:
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: S3,
         journal: Journal,
         inodes: Inodes,
@@ -117,7 +117,7 @@ class Handles:
         entry = self._mimicdb.entry(parent.bucket, parent.key + component)
         if entry is None or entry.kind != OBJECT:
             return node
-        return self._inodes.child(parent, component, Kind.OBJECT, hold=False)
+        return self._inodes.child(parent, component, NodeKind.OBJECT, hold=False)
 
     def _also(self, asked: Node, handle: int) -> None:
         """*handle* is what the kernel gets when it opens *asked*."""

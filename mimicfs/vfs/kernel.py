@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from mimicfs import metadata
 from mimicfs.entry import Difference, Entry
 from mimicfs.files.file import File
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
@@ -28,7 +28,7 @@ from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 class Kernel:
     """Tells *cache*, the kernel's, what the mirror and this mount have made wrong in it."""
 
-    def __init__(self, mimicdb: MimicDB, inodes: Inodes, cache: KernelCache) -> None:
+    def __init__(self, mimicdb: Mirror, inodes: Inodes, cache: KernelCache) -> None:
         self._mimicdb = mimicdb
         self._inodes = inodes
         self._kernel = cache

@@ -17,7 +17,7 @@ from mimicfs import metadata
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.kept import successor
@@ -51,7 +51,7 @@ class Place:
 class Mover:
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         s3: S3,
         syncer: Syncer,
         inodes: Inodes,

@@ -28,7 +28,7 @@ from mimicfs.config.values import MIB
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.files.reader import Reader
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.vfs.inodes import Node, NodeKind
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Neighbours:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         reader_of: Callable[[str, Entry], Reader],
         submit: Callable[..., Future[None]],
     ) -> None:

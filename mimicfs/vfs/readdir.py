@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Node
 
@@ -91,7 +91,7 @@ class Listing:
 class Listings:
     """The places of all readers."""
 
-    def __init__(self, mimicdb: MimicDB) -> None:
+    def __init__(self, mimicdb: Mirror) -> None:
         self._mimicdb = mimicdb
         self._lock = threading.Lock()  # protects the two below
         self._open: OrderedDict[int, Listing] = OrderedDict()

@@ -21,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
@@ -37,7 +37,7 @@ _ROUNDS = 5  # how often what others write meanwhile is copied again
 class Renames:
     """Makes renames, and deals with those that dead mounts left."""
 
-    def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer, intents: Intents) -> None:
+    def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer, intents: Intents) -> None:
         self._parts = (mimicdb, s3, syncer)
         self._syncer = syncer
         self._mimicdb = mimicdb
@@ -86,7 +86,7 @@ class Rename:
     """One rename, to be made step by step: `copy`, `settle`, `commit`, `delete`; what fails before
     `delete` is to be undone. *copies* are by key, without *old*'s prefix."""
 
-    def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer, intent: Intent) -> None:
+    def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer, intent: Intent) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer

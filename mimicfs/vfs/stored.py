@@ -25,7 +25,7 @@ from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
@@ -46,7 +46,7 @@ Meta = Mapping[str, str]
 class StoredAttributes:
     """Changes what is stored with the objects behind nodes."""
 
-    def __init__(self, mimicdb: MimicDB, s3: S3, kernel: Kernel, options: VFSOptions) -> None:
+    def __init__(self, mimicdb: Mirror, s3: S3, kernel: Kernel, options: VFSOptions) -> None:
         self._mimicdb = mimicdb
         self._kernel = kernel
         self._s3 = s3

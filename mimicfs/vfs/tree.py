@@ -20,7 +20,7 @@ from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
 from mimicfs.files.file import File
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, DirEntry
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
@@ -42,7 +42,7 @@ Found = tuple[str, Callable[[Node], Attr]]
 class Tree:
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         syncer: Syncer,
         inodes: Inodes,
         handles: Handles,

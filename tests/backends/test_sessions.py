@@ -16,7 +16,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import LogTrimmed, Unlisted
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 _numbers = itertools.count()
 _ONE = StoreSession("one", "host", 7, "1.0", "/mnt", 5, 0, {"lag_ms": 3})
@@ -60,7 +60,7 @@ def _replaced(store: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_server_is_another_epoch_and_nothing_is_complete(
     store: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mimicdb = MimicDB(store)
+    mimicdb = Mirror(store)
     mimicdb.record("b", Entry("d/ghost", 1))
     mimicdb.complete("b", Scope("", True, 1))
     first = epoch(store)
@@ -83,9 +83,9 @@ def test_another_server_is_another_epoch_and_nothing_is_complete(
     mimicdb.member.leave()
 
 
-def _joined(store: Backend) -> MimicDB:
+def _joined(store: Backend) -> Mirror:
     """Return a mirror that has just joined *store*."""
-    mimicdb = MimicDB(store)
+    mimicdb = Mirror(store)
     mimicdb.join()
     return mimicdb
 
@@ -109,7 +109,7 @@ def test_numbers_of_before_a_flush_are_told_from_those_of_after_it(
     servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     url = servers_of_redis("one")
-    mimicdb = MimicDB(open_store(url))
+    mimicdb = Mirror(open_store(url))
     for number in range(5):
         mimicdb.record("b", Entry(f"k{number}"))
     since = mimicdb.seq("b")
@@ -157,7 +157,7 @@ def test_eviction_that_is_switched_on_later_is_noticed(
     servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     url = servers_of_redis("one")
-    mimicdb = MimicDB(open_store(url))
+    mimicdb = Mirror(open_store(url))
     mimicdb.complete("b", Scope("", True, 1))
     assert mimicdb.lookup("b", "", "absent") == (None, None)
     client = redis.Redis.from_url(url)

@@ -13,7 +13,7 @@ from support.clients import plain, queue_of
 from support.mounts import MIMICFS, succeed, wait_until
 
 from mimicfs.backends.redis import RedisBackend
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync import Syncer
 
 pytestmark = [
@@ -68,7 +68,7 @@ def test_what_is_set_up_tells_and_its_removal_leaves_what_others_have(
 def listener(state, s3, proxy, redis_url, bucket, server):
     """Start `mimicfs events run` on one queue and one Redis; ended at the end."""
     began = []
-    with closing(MimicDB(RedisBackend.from_url(redis_url, bucket))) as mimicdb:
+    with closing(Mirror(RedisBackend.from_url(redis_url, bucket))) as mimicdb:
         Syncer(mimicdb, s3).sync(bucket)
     source = f"sqs:{queue_of(server, bucket)}"
     words = ["--endpoint-url", proxy.url, "--store", redis_url, "--namespace", bucket]

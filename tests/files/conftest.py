@@ -14,7 +14,7 @@ from mimicfs.entry import Entry
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 
@@ -24,7 +24,7 @@ MIB = 1 << 20
 class Metered(S3):
     """S3 that also tells how many bytes were asked of it, and how many GETs at once."""
 
-    def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
+    def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         super().__init__(options, mimicdb)
         self.fetched = 0
         self.at_once = 0
@@ -46,7 +46,7 @@ class Metered(S3):
 class Files:
     """Makes files of one bucket, as a mount does, and closes them."""
 
-    def __init__(self, s3: Metered, mimicdb: MimicDB, bucket: str, staging: Path) -> None:
+    def __init__(self, s3: Metered, mimicdb: Mirror, bucket: str, staging: Path) -> None:
         self.s3 = s3
         self.mimicdb = mimicdb
         self.bucket = bucket
@@ -95,14 +95,14 @@ class Files:
 
 
 @pytest.fixture
-def s3(proxy: Proxy, mimicdb: MimicDB) -> Iterator[Metered]:
+def s3(proxy: Proxy, mimicdb: Mirror) -> Iterator[Metered]:
     s3 = Metered(S3Options(endpoint_url=proxy.url, attempts=3), mimicdb)
     yield s3
     s3.close()
 
 
 @pytest.fixture
-def files(s3: Metered, mimicdb: MimicDB, bucket: str, tmp_path: Path) -> Iterator[Files]:
+def files(s3: Metered, mimicdb: Mirror, bucket: str, tmp_path: Path) -> Iterator[Files]:
     files = Files(s3, mimicdb, bucket, tmp_path / "staging")
     yield files
     files.close()

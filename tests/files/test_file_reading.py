@@ -22,7 +22,7 @@ from mimicfs.errors import Interrupted, ObjectChanged, S3Error
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Content
 
@@ -322,7 +322,7 @@ def test_a_server_that_never_answers_does_not_hold_an_interrupted_reader(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        s3 = S3(S3Options(endpoint_url=url, attempts=1), MimicDB(Memory()))
+        s3 = S3(S3Options(endpoint_url=url, attempts=1), Mirror(Memory()))
         options = FileOptions(staging=tmp_path / "staging")
         entry = Entry("key", 4 * MIB, etag="e")
         parts = (s3, Journal.open(options.staging), options, Budget())

@@ -12,7 +12,7 @@ from mimicfs.errors import ConfigError, MalformedIndex, NotSynced, StoreUnavaila
 from mimicfs.index.exporting import export, header, wanted
 from mimicfs.index.importing import import_buckets, import_part
 from mimicfs.index.records import Header, IndexPart
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 HOUR = 3600 * 1_000_000_000
 NOW = 1000 * HOUR
@@ -110,7 +110,7 @@ class Moving(Memory):
 
 
 def test_an_index_is_as_of_one_moment_while_the_mirror_changes():
-    mimicdb = MimicDB(Moving())
+    mimicdb = Mirror(Moving())
     names = [f"{n:05}" for n in range(3000)]
     mimicdb.backend.apply("b", [Entry(name, 1) for name in names])
     mimicdb.complete("b", Scope("", True, 1))
@@ -125,7 +125,7 @@ def test_an_index_is_as_of_one_moment_while_the_mirror_changes():
 
 
 def test_what_changes_for_ever_is_not_exported():
-    mimicdb = MimicDB(Moving())
+    mimicdb = Mirror(Moving())
     mimicdb.backend.apply("b", [Entry("a", 1)])
     mimicdb.complete("b", Scope("", True, 1))
     mimicdb.backend.moves = [([f"{n:04}{m:03}" for m in range(101)], []) for n in range(200)]
@@ -146,7 +146,7 @@ def test_an_empty_store_knows_then_what_the_first_one_did(store, synced, tmp_pat
         backend = RedisBackend.from_url(request.getfixturevalue("redis_url"), f"import-{tmp_path}")
     else:
         backend = Memory() if store == "memory" else SQLite(str(tmp_path / "other.db"))
-    other = MimicDB(backend)
+    other = Mirror(backend)
     report = import_part(other, part, [entries[:3], entries[3:]])
     assert report[3:] == (5, 5, 0, 0, 0, 0)
     assert [e for e in known(other) if e.kind != LISTED] == known(synced)
@@ -278,7 +278,7 @@ def test_an_import_hides_nothing_that_is_there(before, between, after):
     """Others and we change S3, an hour each: before we sync, until somebody else's index, and
     after that. What is there then is shown, and as it is; what is not is shown only if it was
     written after our sync, was in the index, and was deleted since."""
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     s3, written, now = {}, {}, 0
 
     def happen(changes, others=True):
@@ -323,7 +323,7 @@ def test_an_import_that_ends_early_deletes_nothing_behind_and_marks_nothing(sync
 
 
 def test_what_another_process_does_meanwhile_stays(tmp_path):
-    mimicdb, other = (MimicDB(SQLite(str(tmp_path / "s.db"))) for _ in range(2))
+    mimicdb, other = (Mirror(SQLite(str(tmp_path / "s.db"))) for _ in range(2))
     entries = [Entry(f"{n:05}", 1, HOUR) for n in range(5000)]
 
     def batches():

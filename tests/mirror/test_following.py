@@ -11,7 +11,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.entry import Entry
 from mimicfs.errors import StoreUnavailable
 from mimicfs.following import LEASE_S, Follower, followed
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def opened(request, tmp_path):
         url = request.getfixturevalue("redis")
     with ExitStack() as stack:
 
-        def open_() -> MimicDB:
-            mimicdb = MimicDB(open_store(url, tmp_path.name))
+        def open_() -> Mirror:
+            mimicdb = Mirror(open_store(url, tmp_path.name))
             stack.callback(mimicdb.close)
             return mimicdb
 
@@ -165,7 +165,7 @@ def test_the_end_does_not_wait_for_a_look(ours, other):
 @pytest.mark.slow
 def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, caplog):
     with servers.redis(tmp_path) as port:
-        ours, other = (MimicDB(open_store(f"redis://127.0.0.1:{port}")) for _ in range(2))
+        ours, other = (Mirror(open_store(f"redis://127.0.0.1:{port}")) for _ in range(2))
         other.record("b", Entry("old", 1))
         said, heard = [], Heard(ours)
         lost, back = threading.Event(), threading.Event()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import KEPT, LISTED, OBJECT, Entry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 KEYS = ["a", "a/", "a/b", "a/c/d", "a/c/e", "a-", "b/x", "b/y/z", "c"]
 DIRECTORIES = ["a/", "a/c/", "b/", "b/y/"]
@@ -50,7 +50,7 @@ def implied(keys):
     dice=st.randoms(use_true_random=False),
 )
 def test_ranges_in_any_order(before, s3, listed, kept, cuts, hold, dice):
-    mimicdb, kept = MimicDB(Memory()), kept - before.keys()
+    mimicdb, kept = Mirror(Memory()), kept - before.keys()
     olds = [entry(*item) for item in before.items()]
     olds += [Entry(key, kind=LISTED) for key in listed - before.keys() - kept]
     olds += [Entry(key, kind=KEPT) for key in kept]

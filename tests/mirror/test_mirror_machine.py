@@ -15,7 +15,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import KEPT, LISTED, OBJECT, Entry, Scope
 from mimicfs.errors import Unlisted
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 BUCKET = "b"
 KEYS = ["a", "a/", "a/b", "a//b", "a-", "b", "c/d/e", "c/d/f", "c/g", "/x"]
@@ -24,7 +24,7 @@ keys = st.sampled_from(KEYS)
 directories = st.sampled_from(DIRECTORIES)
 
 
-class Mirror(RuleBasedStateMachine):
+class MirrorMachine(RuleBasedStateMachine):
     """`s3` is the truth. A key is `stale` while a writer that we do not see has changed it and
     nothing has told the mirror yet."""
 
@@ -33,7 +33,7 @@ class Mirror(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.mirror = MimicDB(self.backend())
+        self.mirror = Mirror(self.backend())
         self.mirror.add_bucket(BUCKET, 1)
         self.s3: dict[str, Entry] = {}
         self.stale: set[str] = set()
@@ -191,7 +191,7 @@ class Mirror(RuleBasedStateMachine):
             assert found.kind in (KEPT, OBJECT)
 
 
-class MirrorInAFile(Mirror):
+class MirrorInAFile(MirrorMachine):
     def backend(self):
         self.directory = tempfile.TemporaryDirectory()
         return SQLite(str(Path(self.directory.name) / "mirror.db"))
@@ -201,7 +201,7 @@ class MirrorInAFile(Mirror):
         self.directory.cleanup()
 
 
-TestMirror = pytest.mark.slow(Mirror.TestCase)
+TestMirror = pytest.mark.slow(MirrorMachine.TestCase)
 TestMirror.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestMirrorInAFile = pytest.mark.slow(MirrorInAFile.TestCase)
 TestMirrorInAFile.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

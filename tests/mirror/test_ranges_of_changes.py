@@ -12,16 +12,16 @@ from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import LogTrimmed
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def mimicdb(request: pytest.FixtureRequest, tmp_path: Path) -> MimicDB:
+def mimicdb(request: pytest.FixtureRequest, tmp_path: Path) -> Mirror:
     backend: Backend = Memory() if request.param == "memory" else SQLite(tmp_path / "store.db")
-    return MimicDB(backend)
+    return Mirror(backend)
 
 
-def test_a_key_among_those_that_were_deleted_meanwhile_is_listed_again(mimicdb: MimicDB) -> None:
+def test_a_key_among_those_that_were_deleted_meanwhile_is_listed_again(mimicdb: Mirror) -> None:
     many = [Entry(f"d/{number:03}", 1, 0, "e") for number in range(101)]
     for entry in many:
         mimicdb.record("b", entry)
@@ -38,7 +38,7 @@ def test_a_key_among_those_that_were_deleted_meanwhile_is_listed_again(mimicdb: 
     assert mimicdb.lookup("b", "d/", "007") == (None, None)
 
 
-def test_a_key_that_was_deleted_alone_meanwhile_is_left_alone(mimicdb: MimicDB) -> None:
+def test_a_key_that_was_deleted_alone_meanwhile_is_left_alone(mimicdb: Mirror) -> None:
     mimicdb.record("b", Entry("a", 1, 0, "e"))
     since = mimicdb.seq("b")
     mimicdb.forget("b", "a")

@@ -18,7 +18,7 @@ from support.proxy import Fail, Proxy
 
 from mimicfs.backends.open import open_store
 from mimicfs.entry import Scope
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 TTL_S = 3600
 _numbers = itertools.count(1)
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
     def grow_old(self) -> None:
         """Let the whole bucket have been listed longer ago than the mount's time-to-live."""
-        with closing(MimicDB(open_store(self.store))) as mimicdb:
+        with closing(Mirror(open_store(self.store))) as mimicdb:
             before_ns = time.time_ns() - 2 * TTL_S * 10**9
             mimicdb.complete("fresh", Scope("", True, before_ns))
 

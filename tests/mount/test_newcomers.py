@@ -22,7 +22,7 @@ from support.proxy import Fail, Proxy
 
 from mimicfs.config.values import S3Options
 from mimicfs.errors import S3Unavailable
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.transport.advice import about_connection
 
@@ -263,7 +263,7 @@ def tls(tmp_path: Path) -> Iterator[int]:
     thread.join()
 
 
-def test_addresses_where_no_s3_is(proxy: Proxy, tls: int, mimicdb: MimicDB) -> None:
+def test_addresses_where_no_s3_is(proxy: Proxy, tls: int, mimicdb: Mirror) -> None:
     """As the commands ask, but once: they take some seconds to give up."""
     port = proxy.url.rpartition(":")[2]
     authority = "its certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority"

@@ -9,7 +9,7 @@ from support.proxy import Fail
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import BucketOptions, Buckets, S3Options, Target, parse_target
 from mimicfs.errors import AccessDenied, ConfigError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -28,7 +28,7 @@ def our_domain(monkeypatch):
 
 
 def opened(url, mimicdb=None, **options):
-    return S3(S3Options(endpoint_url=url, attempts=2, **options), mimicdb or MimicDB(Memory()))
+    return S3(S3Options(endpoint_url=url, attempts=2, **options), mimicdb or Mirror(Memory()))
 
 
 class Hosts(Fail):
@@ -63,7 +63,7 @@ def test_the_style_that_is_said_is_the_one(our_domain, proxy, bucket, client):
 def test_where_none_is_said_it_is_the_one_that_the_server_takes(
     our_domain, proxy, bucket, code, first
 ):
-    url, mimicdb = proxy.url.replace("127.0.0.1", HOST), MimicDB(Memory())
+    url, mimicdb = proxy.url.replace("127.0.0.1", HOST), Mirror(Memory())
     s3 = opened(url, mimicdb)
     with proxy.rule(Hosts(code)) as rule:
         getattr(s3, first)(*(bucket, "a", b"", 0) if first == "put" else (bucket,))
@@ -136,7 +136,7 @@ def test_an_access_point_is_a_bucket(url, target, server):
 
 
 def test_an_access_point_is_asked_where_boto3_asks_it(server):
-    s3 = S3(S3Options(region="eu-west-1"), MimicDB(Memory()))
+    s3 = S3(S3Options(region="eu-west-1"), Mirror(Memory()))
     assert s3._client is not None
     place = s3._wire._found(f"{AP}:name")
     assert place.host == "name-123456789012.s3-accesspoint.eu-west-1.amazonaws.com"
@@ -153,7 +153,7 @@ def test_an_access_point_is_asked_where_boto3_asks_it(server):
     ],
 )
 def test_aws_is_asked_at_the_endpoint_that_is_said(options, host, server):
-    s3 = S3(S3Options(region="us-east-1", **options), MimicDB(Memory()))
+    s3 = S3(S3Options(region="us-east-1", **options), Mirror(Memory()))
     assert s3._client is not None
     assert s3._wire._found("bucket").host == host
     s3.close()

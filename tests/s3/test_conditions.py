@@ -6,7 +6,7 @@ import pytest
 from support.proxy import Fail
 
 from mimicfs.errors import ObjectChanged
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition
 from mimicfs.s3.requests.conditions import Honoured
 
@@ -52,7 +52,7 @@ def test_what_was_found_is_remembered_in_the_store_and_nothing_is_left(s3, clien
     found = s3.conditions.honoured(bucket, "d/a")
     listed = client.list_objects_v2(Bucket=bucket)
     assert listed.get("Contents", []) == []
-    again = S3(s3._options, MimicDB(s3.mimicdb.backend))
+    again = S3(s3._options, Mirror(s3.mimicdb.backend))
     proxy.counted()
     assert again.conditions.honoured(bucket, "d/b") == found
     assert proxy.counted() == {}

@@ -27,7 +27,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Throttled,
 )
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
 from mimicfs.s3.requests.client import S3
 
@@ -55,7 +55,7 @@ def client(moto: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def shared(proxy: Proxy) -> Iterator[S3]:
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **LIMITS), mimicdb)
     yield s3
     s3.close()

@@ -14,7 +14,7 @@ from support.proxy import Fail, Replace
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import KEPT, Entry
 from mimicfs.errors import StoreUnavailable
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.learning import learn
 
 MIB = 1 << 20
@@ -165,7 +165,7 @@ def test_a_lost_store_does_not_hide_that_s3_has_done_it(server, client, bucket):
         def apply(self, *_args, **_kwargs):
             raise StoreUnavailable("the store is down")
 
-    mimicked = learn(plain(server), MimicDB(Lost()))
+    mimicked = learn(plain(server), Mirror(Lost()))
     with pytest.raises(StoreUnavailable, match=r"S3 has answered PutObject.*sync when"):
         mimicked.put_object(Bucket=bucket, Key="a", Body=b"x")
     assert sorted(listed(client, bucket)) == ["a"]

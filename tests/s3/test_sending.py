@@ -9,7 +9,7 @@ from support.proxy import Fail
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.content import Content
 
@@ -77,7 +77,7 @@ def test_what_was_learned_is_remembered_in_the_store(s3, mimicdb, proxy):
 
 
 def test_a_provider_is_what_would_be_learned(server):
-    with_profile = S3(S3Options(endpoint_url=server, provider="oss"), MimicDB(Memory()))
+    with_profile = S3(S3Options(endpoint_url=server, provider="oss"), Mirror(Memory()))
     assert with_profile.capabilities.known()["addressing"] == ("virtual", "expected")
     with_profile.close()
 

@@ -8,7 +8,7 @@ from benchlib.server import Server
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from support.proxy import Proxy
@@ -23,7 +23,7 @@ class Big:
         self.lists = lists
         self.bucket = f"big-{next(_numbers)}"
         self.proxy = Proxy(lists.endpoint)
-        self.mimicdb = MimicDB(backend or Memory())
+        self.mimicdb = Mirror(backend or Memory())
         self.s3 = S3(S3Options(endpoint_url=self.proxy.url, attempts=1), self.mimicdb)
         self.syncer = Syncer(self.mimicdb, self.s3)
 
@@ -42,7 +42,7 @@ class Big:
 
     def true(self):
         """Return what a new mirror has after a sync that asks for one page after the other."""
-        mirror = MimicDB(Memory())
+        mirror = Mirror(Memory())
         after = ""
         while True:
             page = self.s3.list_page(self.bucket, after=after)

@@ -9,16 +9,16 @@ from support.big import Big
 from support.mounts import MIMICFS, succeed, wait_until
 
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 PROGRAM = """
 import sys
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
-mimicdb = MimicDB(SQLite(sys.argv[1]))
+mimicdb = Mirror(SQLite(sys.argv[1]))
 Syncer(mimicdb, S3(S3Options(endpoint_url=sys.argv[2]), mimicdb)).sync(sys.argv[3])
 """
 
@@ -39,7 +39,7 @@ def test_kill_9_within_a_sync(lists, tmp_path):
         report = big.syncer.sync(big.bucket)
         assert report.resumed
         assert report.keys < 50_000
-        fresh = MimicDB(SQLite(str(tmp_path / "fresh.db")))
+        fresh = Mirror(SQLite(str(tmp_path / "fresh.db")))
         type(big.syncer)(fresh, big.s3).sync(big.bucket)
         assert big.mimicdb.listing(big.bucket, limit=60_000) == fresh.listing(
             big.bucket, limit=60_000
@@ -60,7 +60,7 @@ def test_ctrl_c_ends_the_command_and_the_next_goes_on(lists, tmp_path, state):
         words += ["--json", f"s3://{big.bucket}"]
         syncing = subprocess.Popen([MIMICFS, "sync", *words], stderr=subprocess.PIPE, text=True)
         wait_until((tmp_path / "store.db").exists)
-        store = MimicDB(SQLite(str(tmp_path / "store.db")))
+        store = Mirror(SQLite(str(tmp_path / "store.db")))
         wait_until(lambda: len(store.listing(big.bucket, limit=12_000)) == 12_000)
         syncing.send_signal(signal.SIGINT)
         assert syncing.communicate(timeout=20)[1] == "mimicfs: interrupted\n"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.flights import Pace
 from mimicfs.sync.plan import Known
 from mimicfs.sync.ranges import Alphabet, KeyRange, common, guesses, spread
@@ -77,7 +77,7 @@ def test_candidates_are_taken_at_even_distances():
 
 
 def planned(count, objects=0):
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     mimicdb.backend.apply("b", [Entry(f"{n:06}") for n in range(count)])
     plan = Known(mimicdb, ListingScope("b", ""), objects)
     parts = []

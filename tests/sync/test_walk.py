@@ -9,7 +9,7 @@ import pytest
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import MalformedListing, Throttled
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Asked, Page, parse_page
 from mimicfs.sync import Syncer
 
@@ -59,7 +59,7 @@ def express():
 
 @pytest.fixture
 def mirror(express):
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     return mimicdb, Syncer(mimicdb, express)
 
 

@@ -16,7 +16,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
 from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow  # each example is a mirror
 @pytest.fixture
 def shown(tmp_path):
     """A function that shows a bucket of given keys: it returns the file system."""
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     s3 = S3(S3Options(endpoint_url="http://127.0.0.1:9", attempts=1), mimicdb)
     journal = Journal.open(tmp_path / "staging")
 

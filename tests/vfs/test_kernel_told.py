@@ -4,7 +4,7 @@ import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.vfs.inodes import Inodes, NodeKind
 from mimicfs.vfs.kernel import Kernel
 
@@ -22,7 +22,7 @@ def inodes():
 
 
 def test_a_directory_that_is_distrusted_is_told_with_all_below_it(inodes):
-    mimicdb, told = MimicDB(Memory()), Told()
+    mimicdb, told = Mirror(Memory()), Told()
     mimicdb.record("bucket", Entry("d/a", 1, etag="e"))
     directory = inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
     file = inodes.child(directory, "a", NodeKind.OBJECT, hold=True)
@@ -37,7 +37,7 @@ def test_a_directory_that_is_distrusted_is_told_with_all_below_it(inodes):
 
 def test_a_directory_that_the_kernel_keeps_locked_is_not_told_by_name(inodes):
     told = Told()
-    kernel = Kernel(MimicDB(Memory()), inodes, told)
+    kernel = Kernel(Mirror(Memory()), inodes, told)
     with kernel.locked(inodes.root.ino):
         kernel.changed("bucket", None)
     assert told == [("data_changed", inodes.root.ino), ("everything_changed",)]

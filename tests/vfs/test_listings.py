@@ -8,14 +8,14 @@ import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry, Scope
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.readdir import Listing, Listings
 
 
 @pytest.fixture
-def mimicdb() -> MimicDB:
-    mimicdb = MimicDB(Memory())
+def mimicdb() -> Mirror:
+    mimicdb = Mirror(Memory())
     for key in "abcdef":
         mimicdb.record("bucket", Entry(key, 1))
     mimicdb.complete("bucket", Scope("", True, time.time_ns()))
@@ -23,22 +23,22 @@ def mimicdb() -> MimicDB:
 
 
 @pytest.fixture
-def listing(mimicdb: MimicDB) -> Listing:
+def listing(mimicdb: Mirror) -> Listing:
     return Listings(mimicdb).at(Inodes("bucket").root, 0, list)
 
 
-def shown(mimicdb: MimicDB, listing: Listing, index: int) -> list[tuple[str, int]]:
+def shown(mimicdb: Mirror, listing: Listing, index: int) -> list[tuple[str, int]]:
     rows = listing.rows(index, mimicdb.generation)
     return [(row[1], row[2].size) for row in rows]
 
 
-def test_a_page_is_read_once(mimicdb: MimicDB, listing: Listing) -> None:
+def test_a_page_is_read_once(mimicdb: Mirror, listing: Listing) -> None:
     first = listing.rows(0, mimicdb.generation)
     again = listing.rows(3, mimicdb.generation)
     assert [row is other for row, other in zip(first[3:], again, strict=True)] == [True] * 3
 
 
-def test_rows_that_were_dropped_are_read_again_by_who_goes_back(mimicdb: MimicDB) -> None:
+def test_rows_that_were_dropped_are_read_again_by_who_goes_back(mimicdb: Mirror) -> None:
     for n in range(1000):
         mimicdb.record("bucket", Entry(f"n{n:03}", n))
     listing = Listings(mimicdb).at(Inodes("bucket").root, 0, list)
@@ -48,7 +48,7 @@ def test_rows_that_were_dropped_are_read_again_by_who_goes_back(mimicdb: MimicDB
 
 
 def test_what_changed_after_the_page_was_read_is_shown_as_it_is(
-    mimicdb: MimicDB, listing: Listing
+    mimicdb: Mirror, listing: Listing
 ) -> None:
     assert shown(mimicdb, listing, 0)[0] == ("a", 1)
     mimicdb.record("bucket", Entry("d", 2))
@@ -56,7 +56,7 @@ def test_what_changed_after_the_page_was_read_is_shown_as_it_is(
 
 
 def test_what_was_deleted_after_the_page_was_read_is_not_shown(
-    mimicdb: MimicDB, listing: Listing
+    mimicdb: Mirror, listing: Listing
 ) -> None:
     shown(mimicdb, listing, 0)
     mimicdb.forget("bucket", "e")
@@ -65,7 +65,7 @@ def test_what_was_deleted_after_the_page_was_read_is_not_shown(
 
 
 def test_what_appears_behind_the_place_is_shown_also_at_the_end(
-    mimicdb: MimicDB, listing: Listing
+    mimicdb: Mirror, listing: Listing
 ) -> None:
     shown(mimicdb, listing, 0)
     assert shown(mimicdb, listing, 6) == []
@@ -75,13 +75,13 @@ def test_what_appears_behind_the_place_is_shown_also_at_the_end(
     assert shown(mimicdb, listing, 6) == [("g", 7)]
 
 
-def test_what_appears_before_the_place_moves_nothing(mimicdb: MimicDB, listing: Listing) -> None:
+def test_what_appears_before_the_place_moves_nothing(mimicdb: Mirror, listing: Listing) -> None:
     shown(mimicdb, listing, 0)
     mimicdb.record("bucket", Entry("aa", 7))
     assert shown(mimicdb, listing, 4) == [("e", 1), ("f", 1)]
 
 
-def test_rewinding_sees_all_anew(mimicdb: MimicDB, listing: Listing) -> None:
+def test_rewinding_sees_all_anew(mimicdb: Mirror, listing: Listing) -> None:
     shown(mimicdb, listing, 4)
     mimicdb.record("bucket", Entry("aa", 7))
     mimicdb.forget("bucket", "f")

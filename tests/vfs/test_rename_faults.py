@@ -18,7 +18,7 @@ from support.proxy import Fail, Proxy
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
@@ -102,7 +102,7 @@ def disturb(world: World, schedule: Schedule) -> Fail:
 @pytest.mark.slow
 def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     client, proxy = plain(moto), Proxy(moto)
-    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=1), MimicDB(Memory()))
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=1), Mirror(Memory()))
 
     @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
     @given(schedule=schedules)
@@ -147,7 +147,7 @@ def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixt
 def test_what_was_begun_in_a_bucket_that_is_gone_is_given_up(
     moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    s3 = S3(S3Options(endpoint_url=moto), MimicDB(Memory()))
+    s3 = S3(S3Options(endpoint_url=moto), Mirror(Memory()))
     intents = Intents(tmp_path / "renames", "account")
     intents.begin(
         KeyTree("gone-bucket", "old/"), KeyTree("gone-bucket", "new/"), replaces=False

@@ -26,7 +26,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
 from mimicfs.errors import MimicError
 from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
@@ -685,7 +685,7 @@ class FileSystem(RuleBasedStateMachine):
 @pytest.mark.timeout(240)
 def test_the_mount_shows_what_it_must(moto, tmp_path, caplog):  # what is lost is logged
     client = plain(moto)
-    s3 = S3(S3Options(endpoint_url=moto), MimicDB(Memory()))
+    s3 = S3(S3Options(endpoint_url=moto), Mirror(Memory()))
     parts = {"client": client, "s3": s3, "directory": tmp_path}
     machine = type("Machine", (FileSystem,), parts)
     run_state_machine_as_test(

@@ -16,7 +16,7 @@ says so; the next sync gives the mirror back what it missed.
 
 Threading: as the client, any number of threads. Answers may come in another order than
 requests: what was asked before a change of the key became known is not believed (the
-sequence number read before the request, MimicDB.record).
+sequence number read before the request, Mirror.record).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mimicfs.entry import NS, OBJECT, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
 from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.merging import same_version
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
@@ -57,7 +57,7 @@ VERSIONS = "versions"
 _sent: ContextVar[list[int]] = ContextVar("mimicfs_sent")
 
 
-def learn(client: Any, mimicdb: MimicDB, *, heads: bool = False) -> Any:
+def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
     """Make *client*, a boto3 S3 client, write into *mimicdb* what S3 answers; return it.
 
     *heads*: also all that a HEAD says (Entry.head), so that it can be said again.
@@ -66,7 +66,7 @@ def learn(client: Any, mimicdb: MimicDB, *, heads: bool = False) -> Any:
     return client
 
 
-def learning(client: Any, mimicdb: MimicDB, ask: _Ask, *, heads: bool = False) -> _Ask:
+def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) -> _Ask:
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
     learner = Learner(mimicdb, heads=heads)
     client.meta.events.register("before-send.s3", note_size)
@@ -100,7 +100,7 @@ class _Upload:
 class Learner:
     """Learns into *mimicdb*; *heads* as in `learn`."""
 
-    def __init__(self, mimicdb: MimicDB, *, heads: bool) -> None:
+    def __init__(self, mimicdb: Mirror, *, heads: bool) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
         self._lock = threading.Lock()  # protects the uploads

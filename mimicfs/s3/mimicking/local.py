@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.answers import Answer
 from mimicfs.s3.mimicking.learning import VERSIONS
@@ -80,7 +80,7 @@ class _Shown(NamedTuple):
 class Local:
     """Answers from *mimicdb*."""
 
-    def __init__(self, mimicdb: MimicDB, places: Places) -> None:
+    def __init__(self, mimicdb: Mirror, places: Places) -> None:
         self._mimicdb = mimicdb
         self._places = places
         # By bucket and operation: S3 must have answered it since who may read was changed.

@@ -32,7 +32,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import BucketEntry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
 from mimicfs.s3.mimicking.learning import Learner, note_size
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
@@ -66,7 +66,7 @@ class Forcing:
         return self._count > 0 or _waiting.get()
 
 
-def mimic(client: Any, mimicdb: MimicDB, forcing: Forcing | None = None) -> Any:
+def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     """Make *client*, a boto3 S3 client, a mimicking one; return it. Each of its calls takes
     `Force=True` from now on. A client that mimics already is left as it is."""
     ask = client._make_api_call
@@ -101,7 +101,7 @@ def mimicking_of(client: Any) -> Mimic:
 class Mimic:
     """The calls of *client*."""
 
-    def __init__(self, client: Any, mimicdb: MimicDB, forcing: Forcing) -> None:
+    def __init__(self, client: Any, mimicdb: Mirror, forcing: Forcing) -> None:
         self._exceptions = client.exceptions
         self._learner = Learner(mimicdb, heads=True)
         self._mimicdb = mimicdb

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from mimicfs.entry import NS, Entry, Scope, unquoted
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _listing(asked: Params, marker: str) -> tuple[str, ...]:
 class Pages:
     """Learns pages of S3 into *mimicdb*."""
 
-    def __init__(self, mimicdb: MimicDB, places: Places) -> None:
+    def __init__(self, mimicdb: Mirror, places: Places) -> None:
         self._mimicdb = mimicdb
         self._places = places
 

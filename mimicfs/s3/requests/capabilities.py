@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 
 from mimicfs.config.values import CAPABILITIES
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Capabilities:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         endpoint: str,
         said: Mapping[str, str],
         expected: Mapping[str, str],

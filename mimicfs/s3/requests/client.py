@@ -23,7 +23,7 @@ from mimicfs.errors import (
     S3Error,
     S3Unavailable,
 )
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
 from mimicfs.s3.requests.conditions import Condition, Conditions
@@ -55,7 +55,7 @@ class S3(Clients):
     "HEAD", "GET", "PUT", "POST", "COPY", "DELETE"), retries included.
     """
 
-    def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
+    def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         super().__init__(options, mimicdb)
         self.lists = max(1, options.connections // 2)  # most LISTs at once: reads go on beside
         self.copy_max = COPY_MAX

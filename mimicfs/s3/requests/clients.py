@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mimicfs import __version__
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.errors import ConfigError, CredentialsError
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.private import seen_by_others
 from mimicfs.s3.requests.believing import believed, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
@@ -53,7 +53,7 @@ _KINDS = {
 class Clients:
     """The part of S3 (client.py) that others' libraries are in."""
 
-    def __init__(self, options: S3Options, mimicdb: MimicDB) -> None:
+    def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         self.mimicdb = mimicdb
         self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
         self.requests: Counter[str] = Counter()

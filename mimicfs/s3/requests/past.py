@@ -15,7 +15,7 @@ from typing import Any
 from mimicfs.config.values import S3Options
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import KeyNotFound
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Page
 from mimicfs.s3.requests.versions import Marker, Version
@@ -28,7 +28,7 @@ _READ = frozenset({"GetObject", "HeadObject", "GetObjectTagging", "GetObjectAcl"
 class Past(S3):
     """One account at one endpoint, as it was at *moment_ns*; nothing can be changed."""
 
-    def __init__(self, options: S3Options, mimicdb: MimicDB, moment_ns: int) -> None:
+    def __init__(self, options: S3Options, mimicdb: Mirror, moment_ns: int) -> None:
         super().__init__(options, mimicdb)
         self.moment_ns = moment_ns
 

@@ -36,7 +36,7 @@ from mimicfs.private import append_line
 from mimicfs.s3.transport.backoff import backoff_s
 from mimicfs.sync.events.hearing import Heard, Hearing
 from mimicfs.sync.events.messages import Told, parse
-from mimicfs.sync.events.source import Delivery, Source
+from mimicfs.sync.events.source import Delivery, EventSource
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Consumer:
     """Applies what *source* delivers. *aside*: the file for messages that are put aside."""
 
     def __init__(
-        self, source: Source, hearing: Hearing, aside: Path, witness: Witness | None = None
+        self, source: EventSource, hearing: Hearing, aside: Path, witness: Witness | None = None
     ) -> None:
         self._source = source
         self._hearing = hearing

@@ -12,12 +12,12 @@ Threading: the consumer's thread.
 
 from __future__ import annotations
 
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 SAID = "events"  # what a session says: the name of the source it listens to
 
 
-def listening(mimicdb: MimicDB, source: str) -> bool:
+def listening(mimicdb: Mirror, source: str) -> bool:
     """Whether a living member of the store listens to *source*, as --events writes it. Raises
     StoreError."""
     return any(it.alive and it.said.get(SAID) == source for it in mimicdb.member.others())
@@ -26,7 +26,7 @@ def listening(mimicdb: MimicDB, source: str) -> bool:
 class Election:
     """*source*: its name, as --events writes it without secrets."""
 
-    def __init__(self, mimicdb: MimicDB, source: str) -> None:
+    def __init__(self, mimicdb: Mirror, source: str) -> None:
         self._member = mimicdb.member
         self._source = source
         self.stand()

@@ -24,7 +24,7 @@ from typing import Any
 from mimicfs.errors import ConfigError
 from mimicfs.listening import opened
 from mimicfs.sync.events.messages import MESSAGE_MAX
-from mimicfs.sync.events.source import Delivery, Source
+from mimicfs.sync.events.source import Delivery, EventSource
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class _Posted:
         self.done.set()
 
 
-class Endpoint(Source):
+class Endpoint(EventSource):
     """Listens at *address* (listening.py). Raises ConfigError."""
 
     def __init__(self, address: str, token: str = "") -> None:
@@ -116,7 +116,7 @@ class Endpoint(Source):
 def _handler(endpoint: Endpoint, token: str) -> type[BaseHTTPRequestHandler]:
     clients = threading.BoundedSemaphore(_CLIENTS_MAX)
 
-    class Handler(BaseHTTPRequestHandler):
+    class EventHandler(BaseHTTPRequestHandler):
         timeout = _PATIENCE_S
         protocol_version = "HTTP/1.1"
         server_version, sys_version = "mimicfs", ""
@@ -162,4 +162,4 @@ def _handler(endpoint: Endpoint, token: str) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             log.debug("events: " + format, *args)
 
-    return Handler
+    return EventHandler

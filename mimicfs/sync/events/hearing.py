@@ -8,7 +8,7 @@ A record says that a key changed; what is there now, only S3 says. So
     another one                                      a HEAD, whose answer is merged like any other
     many of one directory                            one LIST of it, where that costs less
 
-A HEAD is merged as of the moment before it was sent (`MimicDB.repair` with *since*): a change
+A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change
 that becomes known meanwhile stands. So any number of consumers may hear the same records, in any
 order, doubled or late, and come to the same mirror.
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from mimicfs.entry import KEPT, OBJECT, Entry
 from mimicfs.errors import AccessDenied, InvalidRequest, KeyNotFound, NoSuchBucket
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.messages import Told, is_newer
@@ -64,7 +64,7 @@ class _Change(NamedTuple):
 
 
 class Hearing:
-    def __init__(self, mimicdb: MimicDB, s3: S3, syncer: Syncer) -> None:
+    def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer

@@ -26,12 +26,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mimicfs.errors import AccessDenied, MimicError, NoSuchBucket, NoSuchQueue, S3Error
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.consumer import Witness
 from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.notification import Configuration, shortcoming
-from mimicfs.sync.events.source import Source
+from mimicfs.sync.events.source import EventSource
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Ledger(Witness):
 
     def __init__(
         self,
-        mimicdb: MimicDB,
-        source: Source,
+        mimicdb: Mirror,
+        source: EventSource,
         name: str,
         buckets: Callable[[], list[str]],
         prefix: str,

@@ -40,7 +40,7 @@ _OTHERS = (
 )
 
 
-class Plan(NamedTuple):
+class SetupPlan(NamedTuple):
     """What setting up comes to."""
 
     queue: str  # its name
@@ -74,7 +74,7 @@ class Setup:
         self.queue = queue or _queue_of(target)
         self.id = f"{OURS}-{_digest(self.queue, target.prefix)}"
 
-    def plan(self) -> Plan:
+    def plan(self) -> SetupPlan:
         """Return what is to be made. Raises ConfigError where S3 would refuse it."""
         bucket = self._target.bucket
         made = self._queues.find(self.queue)
@@ -85,7 +85,7 @@ class Setup:
             about = {"bucket": bucket, "target": target_of(other), "id": other.get("Id", "")}
             raise ConfigError(_OTHERS.format(**about))
         policy = _with_statement(made.policy if made else {}, self._statement(arn))
-        return Plan(self.queue, ATTRIBUTES, policy, with_ours(now, rule), made, rule)
+        return SetupPlan(self.queue, ATTRIBUTES, policy, with_ours(now, rule), made, rule)
 
     def make(self) -> Made:
         """Make what `plan` says; return the queue. What fails half way is undone."""
@@ -150,7 +150,7 @@ class Setup:
         }
 
 
-def terraform(plan: Plan, bucket: str) -> str:
+def terraform(plan: SetupPlan, bucket: str) -> str:
     """Return *plan* as Terraform. Its resource is the whole configuration of the bucket, so what
     others have there is in it."""
     lines = [

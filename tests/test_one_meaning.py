@@ -1,0 +1,26 @@
+"""A name means one thing in the whole package, and arguments stand where they are called."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return the tree of each module of the package, by its path."""
+    found = sorted((ROOT / "mimicfs").rglob("*.py"))
+    return {str(file.relative_to(ROOT)): ast.parse(file.read_bytes()) for file in found}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    places = defaultdict(list)
+    for file, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{file}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
