@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import groupby, takewhile
+from itertools import dropwhile, groupby, takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -54,14 +54,16 @@ class Past(S3):
         if delimiter:
             return self._children(bucket, prefix, delimiter, after)
         page = self.version_page(bucket, prefix, began, limit)
+        # What *after* was is known: the rest of its versions, which some servers send, is not.
+        versions = list(dropwhile(lambda each: each.key <= after, page.versions))
         entries = [
             each
-            for key, versions in groupby(page.versions, attrgetter("key"))
-            if (each := self._then(versions)) is not None
+            for _, of_key in groupby(versions, attrgetter("key"))
+            if (each := self._then(of_key)) is not None
         ]
         if page.next is None:
             return Page(entries, None, None)
-        return self._cut(page.versions, entries, after, page.next)
+        return self._cut(versions, entries, after, page.next)
 
     def _cut(
         self, versions: list[Version], entries: list[Entry], after: str, following: Marker
@@ -69,8 +71,7 @@ class Past(S3):
         """Return the page of *entries*, of whose last key there may be more versions. Is it known
         what that was then, the others need not be seen."""
         last = versions[-1].key if versions else after
-        newest = next((each for each in versions if self._was(each) and each.key == last), None)
-        if newest is not None:
+        if any(self._was(each) for each in versions if each.key == last):
             return Page(entries, last, f"{last}{_SEPARATOR}")
         before = max((each.key for each in versions if each.key != last), default=after)
         return Page(entries, before, f"{following.key}{_SEPARATOR}{following.version}")

@@ -6,7 +6,7 @@ Markers of deletions stand between them; some servers put them behind all versio
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import NamedTuple
 from xml.parsers import expat
 
@@ -91,12 +91,14 @@ class _FoundVersions(Found):
         if encoded:
             versions = [each._replace(key=decoded(each.key)) for each in versions]
         versions = _newest_first(versions)
+        if not after.version:  # there are servers that begin with the key itself (moto)
+            versions = list(dropwhile(lambda each: each.key == after.key, versions))
         _check(versions, asked, after)
         if not self.truncated():
             return VersionPage(versions, None)
         key, version = self.top.get("NextKeyMarker", ""), self.top.get("NextVersionIdMarker", "")
         following = Marker(decoded(key) if encoded else key, version)
-        if following <= after and following.key <= after.key:
+        if following == after or following.key < after.key:
             raise MalformedListing(f"{asked}: truncated, and no way to go on")
         return VersionPage(versions, following)
 
@@ -121,7 +123,7 @@ def _check(versions: list[Version], asked: Asked, after: Marker) -> None:
         if other.key < one.key:
             raise MalformedListing(f"{asked}: {other.key!r} comes after {one.key!r}")
     for each in versions[:1]:
-        if each.key < after.key or (each.key == after.key and not after.version):
+        if each.key < after.key:
             raise MalformedListing(f"{asked}: {each.key!r} comes after {after.key!r}")
     for each in versions:
         if not each.key.startswith(asked.prefix):

@@ -1,0 +1,115 @@
+"""Every moment of a bucket's life is shown as it was: a real server whose clock the test holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import moto.s3.models
+import pytest
+from moto.server import ThreadedMotoServer
+from support.clients import plain
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import S3Options
+from mimicfs.entry import Entry
+from mimicfs.mimicdb import MimicDB
+from mimicfs.s3.requests.past import Past
+
+pytestmark = pytest.mark.slow
+
+BORN = datetime(2026, 11, 1)
+STEP = timedelta(seconds=10)
+KEYS = ["a", "a/b", "a/b/c", "d/", "d/e", "f 50%+g", "é"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = BORN
+
+    def ns(self) -> int:
+        since = self.now - datetime(1970, 1, 1)
+        return int(since.total_seconds()) * 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def endpoint(clock: Clock) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moto.s3.models, "utcnow", lambda: clock.now)
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+def lived(client: Any, bucket: str, clock: Clock, chance: random.Random, null: bool) -> Any:
+    """Change *bucket* at random; return what it had, by moment. *null*: at first it keeps no
+    versions. (While they are suspended, moto forgets those that it had.)"""
+    now: dict[str, bytes] = {}
+    moments = {}
+    for number in range(45):
+        clock.now += STEP
+        key = chance.choice(KEYS)
+        if number == (5 if null else 0):
+            status(client, bucket, "Enabled")
+        if chance.random() < 0.3:
+            client.delete_object(Bucket=bucket, Key=key)
+            now.pop(key, None)
+        else:
+            body = f"{number}".encode() * chance.randrange(3)
+            client.put_object(Bucket=bucket, Key=key, Body=body)
+            now[key] = body
+        moments[clock.ns()] = dict(now)
+    return moments
+
+
+def status(client: Any, bucket: str, word: str) -> None:
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": word})
+
+
+def listed(past: Past, bucket: str, limit: int) -> list[Entry]:
+    """Return what pages of *limit* versions say, each of which goes on behind the one before."""
+    found: list[Entry] = []
+    after, token = "", None
+    while True:
+        page = past.list_page(bucket, "", after=after, token=token, limit=limit)
+        assert all(after < entry.key <= (page.upto or entry.key) for entry in page.entries)
+        found += page.entries
+        if page.upto is None:
+            return found
+        after, token = page.upto, page.token
+
+
+# A page of moto that is to begin behind a version named "null" is empty: no small pages of those.
+@pytest.mark.parametrize(("null", "limits"), [(True, [1000]), (False, [1, 3, 1000])])
+def test_each_moment_since_versions_are_kept_is_what_the_bucket_was(endpoint, clock, null, limits):
+    client = plain(endpoint)
+    bucket = f"life-{null}".lower()
+    client.create_bucket(Bucket=bucket)
+    moments = lived(client, bucket, clock, random.Random(7), null)
+    kept = list(moments)[10:29:4]  # before, S3 forgets
+    for moment_ns in [*kept, list(moments)[-1]]:
+        past = Past(S3Options(endpoint_url=endpoint), MimicDB(Memory()), moment_ns)
+        was = moments[moment_ns]
+        for limit in limits:
+            entries = listed(past, bucket, limit)
+            assert {entry.key: entry.size for entry in entries} == {
+                key: len(body) for key, body in was.items()
+            }
+        for key, body in was.items():
+            buffer = bytearray(len(body))
+            if body:
+                past.read_into(bucket, key, "", 0, memoryview(buffer))
+            assert bytes(buffer) == body
+        names = {entry.key for entry in past.list_page(bucket, "", delimiter="/").entries}
+        assert names == {key if "/" not in key else key[: key.index("/") + 1] for key in was}
+        past.close()
+    client.close()
