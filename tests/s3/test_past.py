@@ -15,7 +15,7 @@ from support.clients import plain
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.past import Past
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_each_moment_since_versions_are_kept_is_what_the_bucket_was(endpoint, cl
     moments = lived(client, bucket, clock, random.Random(7), null)
     kept = list(moments)[10:29:4]  # before, S3 forgets
     for moment_ns in [*kept, list(moments)[-1]]:
-        past = Past(S3Options(endpoint_url=endpoint), MimicDB(Memory()), moment_ns)
+        past = Past(S3Options(endpoint_url=endpoint), Mirror(Memory()), moment_ns)
         was = moments[moment_ns]
         for limit in limits:
             entries = listed(past, bucket, limit)
