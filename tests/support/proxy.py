@@ -211,7 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if rule is not None and rule.before(self):
             return
-        body = self.body()
+        try:
+            body = self.body()
+        except ConnectionError:  # the server would wait for the rest, and hold what it locks
+            self.close_connection = True
+            return
         if isinstance(rule, Fail):
             self.send(rule.status, rule.headers, rule.body)
             return
@@ -230,6 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815
 
     def body(self) -> bytes | None:
+        """Return what was sent. Raises ConnectionError if the client left in the middle."""
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             pieces = []
             while size := int(self.rfile.readline().split(b";")[0], 16):
@@ -238,7 +243,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return b"".join(pieces)
         length = int(self.headers.get("Content-Length", 0))
-        return self.rfile.read(length) if length else None
+        data = self.rfile.read(length) if length else None
+        if data is not None and len(data) < length:
+            raise ConnectionError(f"{len(data)} of {length} bytes")
+        return data
 
     def _pass_on(self, response: http.client.HTTPResponse, rule: Rule | None) -> None:
         headers = [(k, v) for k, v in response.getheaders() if k.lower() not in _HOP]
