@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -19,6 +20,25 @@ def plain(url: str, service: str = "s3") -> Any:
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
     make: Any = boto3.client  # its types want a literal name
     return make(service, endpoint_url=url, config=config)
+
+
+def if_match(client: Any, bucket: str) -> Callable[[str], str] | None:
+    """Return how the server wants an ETag in the If-Match of a PUT: as it says it, or without
+    quotes (Ceph RGW); None: it looks at neither."""
+    forms: list[Callable[[str], str]] = [str, lambda etag: etag.strip('"')]
+    etag = client.put_object(Bucket=bucket, Key="if-match", Body=b"")["ETag"]
+
+    def taken(said: str) -> bool:
+        try:
+            client.put_object(Bucket=bucket, Key="if-match", Body=b"", IfMatch=said)
+        except client.exceptions.ClientError:
+            return False
+        return True
+
+    wrong = '"00000000000000000000000000000000"'
+    found = [form for form in forms if taken(form(etag)) and not taken(form(wrong))]
+    client.delete_object(Bucket=bucket, Key="if-match")
+    return found[0] if found else None
 
 
 def queue_of(url: str, bucket: str) -> str:
