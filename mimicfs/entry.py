@@ -20,8 +20,9 @@ NS = 1_000_000_000  # nanoseconds in a second
 
 
 def unquoted(etag: str | None) -> str:
-    """Return an ETag as the mirror holds it: without its quotes; "" where S3 gave none."""
-    return (etag or "").strip('"')
+    """Return an ETag as the mirror holds it: without its quotes, and without the mark that a
+    proxy on the way has put before it (W/"..."); "" where S3 gave none."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 def checked_size(size: int) -> int:

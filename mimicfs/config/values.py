@@ -66,7 +66,9 @@ class Buckets:
 CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "checksum": ("crc32", "md5", "none"),  # what a PUT carries
     "delete-many": ("yes", "no"),  # DeleteObjects
+    "delete-etags": ("unknown", "yes", "no"),  # whether it looks at the ETags of DeleteObjects
     "copy-parts": ("yes", "no"),  # UploadPartCopy
+    "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }
 PROVIDERS = (

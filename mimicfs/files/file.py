@@ -34,6 +34,7 @@ all the same, that is the version that the file stands on from then on.
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ from mimicfs.errors import (
     MimicError,
     ObjectChanged,
     PosixError,
+    S3Error,
     Unsupported,
     UploadFailed,
 )
@@ -56,7 +58,7 @@ from mimicfs.files.appending import moved_behind
 from mimicfs.files.journal import Journal, Orphan
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
-from mimicfs.files.ranges import PlannedPart
+from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
@@ -70,6 +72,9 @@ from mimicfs.s3.transport.backoff import backoff_s
 SIZE_MAX = 5 << 40
 _PART_MIN = 5 * MIB
 _PARTS_MAX = 10_000
+_REFUSED = 400  # InvalidPart, InvalidRequest ...: the parts are not as the server wants them
+# R2: "All non-trailing parts must have the same length."
+_ABOUT_SIZES = re.compile(r"\b(same|equal|uniform)\b", re.IGNORECASE)
 _REBASES_MAX = 100  # appends by so many others may come between, one after the other
 
 
@@ -663,12 +668,45 @@ class File:
                     raise
                 self._s3.copies_parts &= not copied
                 self._settled(cancellation)
-                parts = list(parts_of(self.size, self._options.part_size))
+                parts = self._sent_parts()
                 return self._upload_parts(staging, parts, condition, cancellation)
+            except S3Error as exc:
+                if exc.status != _REFUSED or are_equal(parts):
+                    raise
+                return self._upload_equally(staging, condition, cancellation, exc)
         except MimicError as exc:
             if entry := self._arrived(exc, condition):
                 return entry, self.content
             raise
+
+    def _upload_equally(
+        self,
+        staging: Staging,
+        condition: Condition,
+        cancellation: Cancellation,
+        refusal: S3Error,
+    ) -> tuple[Entry, Content]:
+        """Upload in equal parts what was refused in others: there are servers that take no
+        others (R2). If that is refused, too, it was about something else."""
+        self._settled(cancellation)
+        parts = self._layout.equal_plan(self._equal_size())
+        try:
+            found = self._upload_parts(staging, parts, condition, cancellation)
+        except S3Error as exc:
+            raise (refusal if exc.status == _REFUSED else exc) from None
+        if _ABOUT_SIZES.search(str(refusal)):  # else a part may have been lost
+            self._s3.capabilities.learned("equal-parts", "yes")
+        return found
+
+    def _equal_size(self) -> int:
+        """Return the size of parts that are all to have the same."""
+        return max(self._options.part_size, -(-self.size // _PARTS_MAX // MIB) * MIB)
+
+    def _sent_parts(self) -> list[PlannedPart]:
+        """Return the parts that the file is uploaded in if none is copied."""
+        if self._s3.capabilities["equal-parts"] == "yes":
+            return Layout(self.size).equal_plan(self._equal_size())
+        return list(parts_of(self.size, self._options.part_size))
 
     def _parts(self) -> list[PlannedPart] | None:
         """Return the parts that the file is uploaded in; None: it is one request."""
@@ -676,12 +714,14 @@ class File:
         if self.size <= 2 * least and self._multipart is None:
             return None
         if self._layout.base >= least and self._multipart is None and self._s3.copies_parts:
+            if self._s3.capabilities["equal-parts"] == "yes":
+                return self._layout.equal_plan(self._equal_size())
             part = max(least, -(-self.size // (_PARTS_MAX // 2)))
             smallest = min(_PART_MIN, least)
             parts = self._layout.plan(part, smallest, COPY_MAX)
             if any(part.copied for part in parts):
                 return parts
-        return list(parts_of(self.size, least)) or None
+        return self._sent_parts() or None
 
     def _upload_whole(
         self, staging: Staging, condition: Condition, cancellation: Cancellation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mimicfs.files.ranges import PlannedPart, Ranges, plan
+from mimicfs.files.ranges import PlannedPart, Ranges, equal_plan, plan
 
 
 class Layout:
@@ -95,3 +95,7 @@ class Layout:
     def plan(self, part: int, least: int, copy_max: int) -> list[PlannedPart]:
         """As ranges.plan."""
         return plan(self._changed, self.base, self.size, part, least, copy_max)
+
+    def equal_plan(self, part: int) -> list[PlannedPart]:
+        """As ranges.equal_plan."""
+        return equal_plan(self._changed, self.base, self.size, part)

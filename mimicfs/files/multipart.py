@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # S3 takes 10,000 parts (user guide, "Amazon S3 multipart upload limits"), and while a file is
 # written nobody knows its size: (how many parts, times the smallest). With 16 MiB: 31 GiB, then
-# 250 GiB, then 6 TiB. Equal parts as long as possible: R2 wants them all equal.
+# 250 GiB, then 6 TiB. Where all must be equal, 31 GiB are sent ahead, and then it is waited.
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
 
 
@@ -67,6 +67,7 @@ class Multipart:
     ) -> None:
         self._s3 = s3
         self._least = options.part_size
+        self._equal = s3.capabilities["equal-parts"] == "yes"
         self._staging = staging
         self._bucket = bucket
         self._key = key
@@ -94,6 +95,8 @@ class Multipart:
         many as may are on their way: who writes faster than S3 takes it is slowed down. Once
         S3 has refused one, nothing more is sent ahead; `finish` will tell."""
         while self._error is None and (part := part_at(self._next, self._least)).end <= front:
+            if self._equal and part.end - part.start > self._least:
+                return
             self._make_room(cancellation)
             self._send(self._next, part)
             self._next += 1

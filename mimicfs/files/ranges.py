@@ -95,6 +95,23 @@ def plan(
     return parts
 
 
+def equal_plan(changed: Ranges, base: int, size: int, part: int) -> list[PlannedPart]:
+    """Return the same in parts of *part* bytes each, but for the last, which has what is left:
+    Cloudflare R2 takes no others. A part is copied if nothing in it is changed."""
+    parts = []
+    for start in range(0, size, part):
+        end = min(start + part, size)
+        unchanged = end <= base and changed.holes(start, end) == [(start, end)]
+        parts.append(PlannedPart(start, end, unchanged))
+    return parts
+
+
+def are_equal(parts: list[PlannedPart]) -> bool:
+    """Whether all of *parts* but the last are of one size, and that has no more."""
+    sizes = [part.end - part.start for part in parts]
+    return len({*sizes[:-1]}) <= 1 and (not sizes or sizes[-1] <= sizes[0])
+
+
 def _spans(changed: Ranges, base: int, size: int) -> list[PlannedPart]:
     """Return what is to be sent or copied, in order, however small."""
     pieces = changed.pieces(0, min(base, size))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.proxy import Fail, Hold, Proxy
+from support.standins import EqualParts, StandIn
 
 from mimicfs.errors import UploadFailed
 from mimicfs.files.recovery import recover
@@ -39,6 +40,38 @@ def small(files: Any) -> Any:
     """Files whose parts are small: rclone takes any."""
     files.options = replace(files.options, part_size=64 * KIB)
     return files
+
+
+# Where all parts must be of one size
+
+
+@moto_only
+@pytest.mark.parametrize(("middle", "refused"), [(True, {"InvalidPart": 1}), (False, {})])
+def test_a_server_that_wants_equal_parts_gets_them_once_it_has_said_so(
+    files: Any,
+    client: Any,
+    proxy: Proxy,
+    calm: Cancellation,
+    middle: bool,
+    refused: dict[str, int],
+) -> None:
+    data = bytearray(random.Random(1).randbytes(16 * MIB + 9))
+    files.know_conditions()
+    client.put_object(Bucket=files.bucket, Key="key", Body=bytes(data))
+    files.s3.head(files.bucket, "key")
+    stand_in = StandIn(EqualParts())
+    with proxy.rule(stand_in):
+        for number in range(2):
+            at = 7 * MIB + number if middle else len(data)
+            data[at : at + 1] = b"!"
+            file = files.open("key")
+            file.write(at, memoryview(b"!"), calm)
+            file.flush(calm)
+            file.close()
+            assert digest(client, files.bucket) == hashlib.sha256(data).hexdigest()
+    assert stand_in.refused == refused
+    assert files.s3.capabilities["equal-parts"] == ("yes" if refused else "no")
+    assert uploads(client, files.bucket) == []
 
 
 # While it is written

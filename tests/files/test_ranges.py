@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicfs.files.ranges import PlannedPart, Ranges, plan
+from mimicfs.files.ranges import PlannedPart, Ranges, are_equal, equal_plan, plan
 
 spots = st.integers(0, 60)
 steps = st.lists(
@@ -61,6 +61,20 @@ def test_a_plan_copies_only_what_is_unchanged_and_makes_no_small_part(
     for start, end, copied in parts:
         if copied:
             assert end <= base and not model & set(range(start, end))
+
+
+@given(steps, spots, st.integers(1, 60), st.integers(1, 20))
+def test_an_equal_plan_has_parts_of_one_size_and_copies_only_what_is_unchanged(
+    steps: list[tuple[str, int, int]], base: int, size: int, part: int
+) -> None:
+    changed, model = made([*steps, ("cut", size, 0)])
+    base = min(base, size)
+    parts = equal_plan(changed, base, size, part)
+    assert [place for start, end, _ in parts for place in range(start, end)] == list(range(size))
+    assert are_equal(parts)
+    copied = {place for start, end, copied in parts if copied for place in range(start, end)}
+    assert not copied & model
+    assert all(place < base for place in copied)
 
 
 def test_an_append_copies_the_object_and_sends_what_was_appended() -> None:

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _PAGE = 1000  # entries of the mirror read at a time
 _BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 _Params = Mapping[str, Any]
 _Answer = Mapping[str, Any]
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
@@ -437,17 +440,10 @@ def _body_of(answer: _Answer) -> Iterator[None]:
 
 def entry_of(key: str, answer: _Answer) -> Entry | None:
     """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
-    if "LastModified" not in answer or "ContentLength" not in answer:
+    said = answer.get("ContentRange", "").rpartition("/")[2] or answer.get("ContentLength", "")
+    if "LastModified" not in answer or not str(said).isdecimal() or int(said) > SIZE_MAX:
         return None
-    size = answer["ContentLength"]
-    if answer.get("ContentRange"):
-        total = answer["ContentRange"].rpartition("/")[2]
-        if not total.isdecimal():
-            return None
-        size = int(total)
-    mtime_ns = _time_ns(answer["LastModified"])
-    if not (0 <= size <= SIZE_MAX and abs(mtime_ns) <= TIME_MAX_NS):
-        return None
+    size, mtime_ns = int(said), _time_ns(answer["LastModified"])
     storage_class = answer.get("StorageClass", "")
     return Entry(
         key,
@@ -481,8 +477,10 @@ def _meta(params: _Params) -> dict[str, str]:
     return {name.lower(): value for name, value in params.get("Metadata", {}).items()}
 
 
-def _time_ns(at: Any) -> int:
-    return int(at.timestamp()) * NS
+def _time_ns(at: datetime) -> int:
+    """Return the ns of *at*, in whole seconds, or the nearest time that a store can hold."""
+    ns = (at.replace(tzinfo=at.tzinfo or UTC) - _EPOCH) // _SECOND * NS
+    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
 
 
 def _date_ns(answer: _Answer) -> int:

@@ -3,7 +3,12 @@ something would be deleted, or taken for done that is not.
 
     call                       what is missing or odd       what follows
     HEAD, GET                  no Last-Modified             used: the time is not known
+                               year 1, 9999, ISO 8601       used: the nearest that is known
                                no ETag and no time          an error: not S3's
+                               W/"...", no quotes           used
+                               gzip, and no length          asked without gzip (transport/wire.py)
+    HEAD                       no Content-Length            GET of one byte says it
+    GET                        in chunks, of no length      used: the bytes are counted
     PUT                        no ETag                      HEAD decides (client.py)
     COPY                       no result, no ETag           HEAD decides (copying.py)
                                no LastModified              used: the time of the answer
@@ -13,7 +18,7 @@ something would be deleted, or taken for done that is not.
     CompleteMultipartUpload    no ETag                      HEAD decides (client.py)
     DELETE                     200 for 204                  used
     DeleteObjects              no DeleteResult, or an       an error: nothing is forgotten
-                               error without its key
+                               error without one of its keys
     any                        200 with <Error>             as the error (botocore)
                                HTML, unreadable XML         an error (transport/answers.py)
 
@@ -24,32 +29,40 @@ Threading: any thread; no state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from mimicfs.entry import unquoted
 from mimicfs.errors import S3Unavailable
+
+Ask = Callable[[str, dict[str, Any]], Any]
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 # What an answer cannot be without: else nobody could go on.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
 
 
-def believed(operation: str, params: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """Return *answer* as far as it can be believed. Raises S3Unavailable."""
+def believed(
+    operation: str, params: Mapping[str, Any], answer: dict[str, Any], ask: Ask
+) -> dict[str, Any]:
+    """Return *answer* as far as it can be believed; *ask* asks again. Raises S3Unavailable."""
     needed = _NEEDED.get(operation)
     if needed and not answer.get(needed):
         raise _fault(params, f"{operation} was answered without {needed}: that confirms nothing")
     if operation == "CopyObject":
         result = answer.get("CopyObjectResult") or {}
         return {**answer, "CopyObjectResult": {"LastModified": _time_of(answer), **result}}
+    if operation == "HeadObject" and answer.get("ETag") and "ContentLength" not in answer:
+        answer = {**answer, "ContentLength": _size(params, answer["ETag"], ask)}
     if operation in ("HeadObject", "GetObject"):
         return _of_object(answer)
-    if operation == "DeleteObjects" and not all(
-        each.get("Key") for each in answer.get("Errors", ())
-    ):
-        raise _fault(params, "DeleteObjects was answered with an error that names no key")
+    if operation == "DeleteObjects":
+        asked = {each["Key"] for each in params.get("Delete", {}).get("Objects", ())}
+        if not all(each.get("Key") in asked for each in answer.get("Errors", ())):
+            text = "DeleteObjects was answered with an error that names no key that was asked for"
+            raise _fault(params, text)
     return answer
 
 
@@ -64,6 +77,23 @@ def _of_object(answer: dict[str, Any]) -> dict[str, Any]:
     if "LastModified" in answer or not answer.get("ETag"):
         return answer
     return {**answer, "LastModified": _NEVER}
+
+
+def _size(params: Mapping[str, Any], etag: str, ask: Ask) -> int:
+    """Return the size of the version *etag*, as the answer to a GET of its first byte says it."""
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = ask("GetObject", {**params, "Range": "bytes=0-0"})
+    except ClientError as exc:
+        if exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 416:
+            return 0  # there is no first byte
+        raise
+    answer["Body"].close()
+    said = answer.get("ContentRange", "").rpartition("/")[2] or str(answer.get("ContentLength"))
+    if unquoted(answer.get("ETag")) != unquoted(etag) or not said.isdecimal():
+        raise _fault(params, "the server does not say how long the object is")
+    return int(said)
 
 
 def _time_of(answer: Mapping[str, Any]) -> datetime:

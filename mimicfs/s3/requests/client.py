@@ -211,10 +211,14 @@ class S3(Clients):
                     break
                 filled += count
                 self._traffic.moved(count, 0)
+            longer = "ContentLength" not in answer and body.readinto(memoryview(bytearray(1)))
         except (BotoCoreError, HTTPError, OSError):
-            pass  # the connection broke within the body
+            longer = False  # the connection broke within the body
         finally:
             body.close()
+        if longer and filled == buffer.nbytes:
+            text = f"the answer has more than the {buffer.nbytes} bytes that were asked for"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         missed = ""
         if filled == buffer.nbytes and not answer.get("ContentRange"):
             missed = checksums.missed(answer["ResponseMetadata"]["HTTPHeaders"], buffer)
@@ -387,9 +391,9 @@ class S3(Clients):
 
 def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -> None:
     """Raise S3Unavailable if the answer is not about the *size* bytes from *start* on."""
-    said = answer.get("ContentRange", "")
-    wrong = said and not said.startswith(f"bytes {start}-{start + size - 1}/")
-    if wrong or answer.get("ContentLength") != size:
+    said, length = answer.get("ContentRange", ""), answer.get("ContentLength", size)
+    other = not said.startswith(f"bytes {start}-{start + size - 1}/") if said else start > 0
+    if other or length != size:  # where no length is said, the bytes are counted
         text = (
             f"asked for {size} bytes from {start} on, the answer has {answer.get('ContentLength')}"
         )
@@ -412,4 +416,6 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
 
 
 def _time_ns(at: datetime | None) -> int:
-    return int(at.timestamp()) * NS if at is not None else 0
+    from mimicfs.s3.requests.listing import clamped_ns
+
+    return clamped_ns(at) // NS * NS if at is not None else 0

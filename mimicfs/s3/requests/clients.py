@@ -61,7 +61,7 @@ class Clients:
             mimicdb,
             redacted(options.endpoint_url or "aws"),
             options.capabilities,
-            PROFILES.get(options.provider, {}),
+            PROFILES.get(options.provider or ("" if options.endpoint_url else "aws"), {}),
         )
         self._options = options
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
@@ -368,7 +368,7 @@ def _code(exc: Any) -> str:
 
 def _believing(ask: _Ask) -> _Ask:
     """Return *ask*, whose answers are believed as far as they can be."""
-    return lambda name, params: believed(name, params, ask(name, params))
+    return lambda name, params: believed(name, params, ask(name, params), ask)
 
 
 def _do_not_ask_first(request: Any, **_: Any) -> None:

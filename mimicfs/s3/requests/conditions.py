@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
+NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
 _NOT_KNOWN = (400, 405, 501)  # what a server answers that does not know the header
 _GOOD_S = 30 * 86_400.0  # servers are upgraded
 
@@ -66,7 +66,6 @@ class Conditions:
         self._trying = threading.Lock()  # held while it is tried: once for all who ask
         self._found: dict[str, Honoured] = {}  # by bucket
         self._of_deletes = True  # False: the server will not hear of any for a deletion
-        self.of_many = True  # False: nor for those of DeleteObjects
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
         """Return the parameters of a write that is to be done only under *condition*. Raises
@@ -95,18 +94,27 @@ class Conditions:
             raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
 
     def delete(self, bucket: str, key: str, etag: str) -> None:
-        """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now,
-        as far as the server looks; that there is none is no error."""
-        found = self._found.get(bucket)  # not tried for this
-        looks = self._of_deletes and (found is None or found.deletes)
+        """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now;
+        that there is none is no error. Where the server is known not to look, a HEAD does."""
+        known = self.of_deletes(bucket)
         try:
-            if etag and looks:
-                return self._delete_only(bucket, key, etag)
-            if etag and self._s3.head(bucket, key)[0].etag != etag:
+            if etag and known is False and self._s3.head(bucket, key)[0].etag != etag:
                 raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
+            if etag and known is not False and self._of_deletes:
+                return self._delete_only(bucket, key, etag)
         except KeyNotFound:
             return None
         return self._s3.delete(bucket, key)
+
+    def of_deletes(self, bucket: str) -> bool | None:
+        """Return whether the server looks at the If-Match of a DELETE; None: it is not known, and
+        not tried for this. S3 does."""
+        if not self._of_deletes:
+            return False
+        found = self._found.get(bucket) or self._remembered(bucket)
+        if found is not None:
+            return found.deletes
+        return True if self._s3.endpoint == "aws" else None
 
     def _delete_only(self, bucket: str, key: str, etag: str) -> None:
         try:
@@ -182,7 +190,7 @@ class Trial:
     def _matches(self, etag: str, form: str) -> bool:
         """Whether the right ETag is taken in *form*, and a wrong one refused."""
         return self._takes(IfMatch=_written(etag, form)) and not self._takes(
-            IfMatch=_written(_NOBODYS, form)
+            IfMatch=_written(NOBODYS, form)
         )
 
     def _takes(self, **condition: str) -> bool:
@@ -201,7 +209,7 @@ class Trial:
         """Whether a DELETE of another version is refused; the key is deleted in any case."""
         try:
             self._s3.call(
-                "delete_object", self._bucket, self._key, IfMatch=_written(_NOBODYS, "quoted")
+                "delete_object", self._bucket, self._key, IfMatch=_written(NOBODYS, "quoted")
             )
         except ObjectChanged:
             refused = True

@@ -1,6 +1,10 @@
 """Deleting many keys: a thousand a request, and one by one, 64 at once, where a server has no
 DeleteObjects (501), or not as S3 has it (a 400 that wants another checksum).
 
+Of a key whose version is known, only that version is deleted: where the server is known to look at
+the ETags of DeleteObjects, by those; else by single DELETEs with If-Match, where it looks at that;
+else a HEAD looks, a moment before. Most servers ignore what they do not know, and delete.
+
 Strict: a key counts as deleted when the server has said so, for it or for the request that named
 it; of every other, the reason is returned.
 
@@ -13,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import AccessDenied, NoSuchBucket, S3Error, S3Unavailable, Throttled
-from mimicfs.s3.requests.conditions import Condition
+from mimicfs.s3.requests.conditions import NOBODYS, Condition
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -53,25 +57,69 @@ class Deleter:
 
     def _page(self, keys: Sequence[str], alone: list[str], refused: Refused) -> None:
         """Delete *keys*; add to *alone* those of which a single deletion says for sure."""
-        conditional = self._s3.conditions.of_many and any(key in self._etags for key in keys)
-        if self._etags and not conditional:
+        meant = [key for key in keys if key in self._etags]
+        if meant and self._s3.capabilities["delete-etags"] == "unknown":
+            gone = self._try_etags(meant, refused)
+            keys = [key for key in keys if key not in gone]
+        looks = self._s3.capabilities["delete-etags"] == "yes"
+        if not looks and meant and self._s3.conditions.of_deletes(self._bucket):
+            alone += [key for key in keys if key in self._etags]
+            keys = [key for key in keys if key not in self._etags]
+        elif not looks and meant:
             keys = self._meant(keys, refused)
-        objects = [_named(key, self._etags if conditional else {}) for key in keys]
+        if keys:
+            self._at_once(keys, self._etags if looks else {}, alone, refused)
+
+    def _at_once(
+        self, keys: Sequence[str], etags: Mapping[str, str], alone: list[str], refused: Refused
+    ) -> None:
         try:
-            answer = self._s3.call(
-                "delete_objects", self._bucket, Delete={"Objects": objects, "Quiet": True}
-            )
+            errors = self._asked(keys, etags)
         except _SAYS_NOTHING:
             raise
         except S3Error as exc:
-            self._otherwise(keys, conditional, refused, exc)
+            self._otherwise(keys, any(key in etags for key in keys), refused, exc)
             return
-        for error in answer.get("Errors", ()):
-            key, code = error.get("Key", ""), error.get("Code", "refused")
+        for key, code, text in errors:
             if code in ("PreconditionFailed", "NotImplemented"):
                 alone.append(key)
             else:
-                refused.append((key, error.get("Message") or code))
+                refused.append((key, text))
+
+    def _asked(self, keys: Sequence[str], etags: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """Ask for the deletion of *keys*; return (key, code, why) of those that are refused."""
+        objects = [_named(key, etags) for key in keys]
+        delete = {"Objects": objects, "Quiet": True}
+        errors = self._s3.call("delete_objects", self._bucket, Delete=delete).get("Errors", ())
+        found = [(each.get("Key", ""), each.get("Code", "refused"), each) for each in errors]
+        return [(key, code, each.get("Message") or code) for key, code, each in found]
+
+    def _try_etags(self, keys: Sequence[str], refused: Refused) -> set[str]:
+        """Find out whether the server looks at ETags: ask it to delete another version of a key
+        whose deletion is meant, as a HEAD has just shown. Return the keys that are settled: it
+        is deleted if the server does not look; others are refused."""
+        settled = set()
+        for key in keys:
+            settled.add(key)
+            if not self._meant([key], refused):
+                continue
+            try:
+                errors = self._asked([key], {key: NOBODYS})
+            except _SAYS_NOTHING:
+                raise
+            except S3Error:  # it knows no ETags there, or no DeleteObjects
+                errors, looks = [], "no"
+                settled.discard(key)
+            else:
+                looks = "yes" if errors else "no"
+            if any(code != "PreconditionFailed" for _, code, _ in errors):
+                refused += [(key, text) for _, _, text in errors]
+                continue
+            if errors:
+                settled.discard(key)
+            self._s3.capabilities.learned("delete-etags", looks)
+            break
+        return settled
 
     def _otherwise(
         self, keys: Sequence[str], conditional: bool, refused: Refused, refusal: S3Error
@@ -83,7 +131,7 @@ class Deleter:
             raise refusal
         refused += failed
         if conditional:
-            self._s3.conditions.of_many = False
+            self._s3.capabilities.learned("delete-etags", "no")
         else:
             self._s3.capabilities.learned("delete-many", "no")
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 from mimicfs.config.values import PROVIDERS
 
+# S3 looks at the ETags of DeleteObjects ("Conditional deletes" in its user guide). Cloudflare's R2
+# refuses parts of different sizes ("Multipart upload", Limitations, in its documentation).
 # Alibaba's OSS and Tencent's COS refuse buckets that are named in the path (docs/servers.md).
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "aws": {},
+    "aws": {"delete-etags": "yes"},
     "b2": {},
     "ceph": {},
     "cos": {"addressing": "virtual"},
@@ -20,7 +22,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     "gcs": {},
     "minio": {},
     "oss": {"addressing": "virtual"},
-    "r2": {},
+    "r2": {"equal-parts": "yes"},
     "swift": {},
     "wasabi": {},
 }

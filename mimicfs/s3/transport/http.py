@@ -82,7 +82,7 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        done = self._answer.isclosed() or not self._answer.length
+        done = self._answer.isclosed() or self._answer.length == 0  # None: in chunks
         self._answer.close()  # else the socket stays open until it is collected
         if done and not self._answer.will_close:
             self._transport.keep(self._host, self._connection)

@@ -14,7 +14,8 @@ from hashlib import sha256
 from hmac import digest
 from typing import Any
 
-_UNSIGNED = frozenset({"user-agent"})  # what is on the way may change it
+# What is on the way may change them: Google's front end writes Accept-Encoding anew.
+_UNSIGNED = frozenset({"user-agent", "accept-encoding"})
 _PIECE = 1 << 20
 
 

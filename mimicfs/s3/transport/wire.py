@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import responses
 from typing import Any, NamedTuple
@@ -41,6 +42,9 @@ _METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "Uploa
 # Without this, or with "identity", servers that can decompress send an object that is stored with
 # Content-Encoding: gzip as other bytes than are stored, in another number, and without its ETag.
 _AS_STORED = {"Accept-Encoding": "gzip"}
+# What is compressed on the way only, by a proxy before the server, has no length: it is asked for
+# once more without.
+_AS_IT_IS = {"Accept-Encoding": "identity"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).
 _PLAIN = frozenset({404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
@@ -101,7 +105,7 @@ class Wire:
             if attempt:
                 time.sleep(backoff_s(attempt - 1))
             try:
-                return self._sent(operation, request)
+                return self._uncompressed(operation, params, self._sent(operation, request))
             except _Again as exc:
                 failed: Exception = exc.error
             except _ForBotocore as exc:
@@ -113,6 +117,17 @@ class Wire:
         else:
             raise failed
         return self._otherwise(operation, params)
+
+    def _uncompressed(
+        self, operation: str, params: dict[str, Any], answer: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return *answer*, or another where it is other bytes than are stored."""
+        if not _is_compressed_on_the_way(answer):
+            return answer
+        if "Body" in answer:
+            answer["Body"].close()
+        request = self._prepared(operation, params, as_stored=False)
+        return answer if request is None else self._sent(operation, request)
 
     def forget_places(self) -> None:
         """Buckets are elsewhere now."""
@@ -135,8 +150,10 @@ class Wire:
 
     # Requests
 
-    def _prepared(self, operation: str, params: dict[str, Any]) -> _Request | None:
-        """Return the signed request; None: it is not one for here."""
+    def _prepared(
+        self, operation: str, params: dict[str, Any], *, as_stored: bool = True
+    ) -> _Request | None:
+        """Return the signed request; None: it is not one for here. *as_stored*: as _AS_STORED."""
         locations = self._locations.get(operation)
         if locations is None or not params["Key"]:
             return None
@@ -145,8 +162,8 @@ class Wire:
         if place is None or said is None:
             return None
         headers, query = said
-        if operation == "GetObject":
-            headers |= _AS_STORED
+        if operation in ("GetObject", "HeadObject"):
+            headers |= _AS_STORED if as_stored else _AS_IT_IS
         path = quote(params["Key"], safe=_UNRESERVED)
         body = params.get("Body", b"")
         start = 0 if isinstance(body, bytes) else body.tell()
@@ -172,7 +189,7 @@ class Wire:
         except (HTTPClientError, Unreached) as exc:
             raise _Again(exc) from exc
         try:
-            if found.status not in (200, 206):
+            if found.status // 100 != 2:
                 said = found.rest(_ERROR_MAX)
                 error = _refusal(operation, found.status, found.headers, said)
                 raise self._refused(request, error)
@@ -335,10 +352,25 @@ def _answer(status: int, headers: dict[str, str], told_by: _Told) -> dict[str, A
     return told
 
 
+def _is_compressed_on_the_way(answer: dict[str, Any]) -> bool:
+    """Whether *answer* to a GET or HEAD is other bytes than are stored: then nobody can say how
+    many."""
+    return answer.get("ContentEncoding") == "gzip" and "ContentLength" not in answer
+
+
 def _number(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(text)
     return int(text)
+
+
+def _time(text: str) -> datetime:
+    """Return the time in a header: as HTTP writes it, or as XML does."""
+    try:
+        return parsedate_to_datetime(text)
+    except ValueError:
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=at.tzinfo or UTC)
 
 
 _READ: dict[str, Callable[[str], Any]] = {
@@ -346,7 +378,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "integer": _number,
     "long": _number,
     "boolean": lambda text: text.lower() == "true",
-    "timestamp": parsedate_to_datetime,
+    "timestamp": _time,
 }
 
 
