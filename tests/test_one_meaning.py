@@ -24,3 +24,15 @@ def test_a_class_has_a_name_of_its_own() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(f"{file}:{node.lineno}")
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_an_argument_is_not_wrapped_in_a_tuple_to_be_unwrapped() -> None:
+    found = [
+        f"{file}:{argument.lineno}"
+        for file, tree in modules().items()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for argument in call.args
+        if isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Tuple | ast.List)
+    ]
+    assert found == []

@@ -66,7 +66,10 @@ def verify(settings: Settings, url: str, repair: bool, samples: int, as_json: bo
         length = known.objects if known is not None and not target.prefix else None
         with bar(str(target), length) as more:
             report = verify(
-                *(parts.mimicdb, parts.s3, target.bucket, target.prefix),
+                parts.mimicdb,
+                parts.s3,
+                target.bucket,
+                target.prefix,
                 repair=repair,
                 found=show,
                 progress=more,

@@ -406,8 +406,15 @@ class File:
     def _record(self) -> Record:
         content, layout = self.content, self._layout
         return Record(
-            *(self.bucket, self.key, self.etag, layout.base, layout.partial),
-            *(self._s3.endpoint, content.content_type, content.meta, content.headers),
+            self.bucket,
+            self.key,
+            self.etag,
+            layout.base,
+            layout.partial,
+            self._s3.endpoint,
+            content.content_type,
+            content.meta,
+            content.headers,
             closed=self._promised,
         )
 

@@ -202,7 +202,9 @@ class Multipart:
         except MimicError as exc:
             log.warning(
                 "an unfinished upload stays in S3, at a cost: s3://%s/%s: %s",
-                *(self._bucket, self._key, exc),
+                self._bucket,
+                self._key,
+                exc,
             )
 
 

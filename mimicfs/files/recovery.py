@@ -183,7 +183,11 @@ def _keep(journal: Journal, orphan: Orphan) -> None:
     log.warning(
         "a mount died before s3://%s/%s was uploaded, which is another one now; the %d bytes "
         "are in %s%s",
-        *(orphan.bucket, orphan.key, orphan.size, kept_at, part),
+        orphan.bucket,
+        orphan.key,
+        orphan.size,
+        kept_at,
+        part,
     )
 
 

@@ -250,8 +250,12 @@ class Operations:
         packer = self._packer
         dots = packer.dots(nodeid, offset, plus) if offset < 2 else b""
         entries = self._fs.readdir(
-            *(caller, nodeid, max(0, offset - 2), size - len(dots)),
-            *(packing.overhead(plus), plus),
+            caller,
+            nodeid,
+            max(0, offset - 2),
+            size - len(dots),
+            packing.overhead(plus),
+            plus,
         )
         pack = packer.full_listing if plus else packer.plain_listing
         data = dots + pack(entries)

@@ -163,8 +163,15 @@ def statfs(usage: Usage) -> bytes:
     free = max(0, usage.bytes_total - usage.bytes_used) // _BLOCK
     free_files = max(0, usage.files_total - usage.files_used)
     return KSTATFS.pack(
-        *(blocks, free, free, usage.files_total, free_files),
-        *(_BLOCK, usage.name_max, _BLOCK, 0),
+        blocks,
+        free,
+        free,
+        usage.files_total,
+        free_files,
+        _BLOCK,
+        usage.name_max,
+        _BLOCK,
+        0,
         *[0] * 6,
     )
 

@@ -72,7 +72,9 @@ class Server:
         packer = self._packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
         self.counts = Counts()
         self._operations = Operations(
-            *(fs, packer, session.listed),
+            fs,
+            packer,
+            session.listed,
             setxattr_ext=Init.SETXATTR_EXT in session.flags,
             opendir=opendir,
             counts=self.counts,

@@ -266,9 +266,7 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
     modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later
     storage_class = row.get("storage_class") or ""
     etag = unquoted(row.get("e_tag"))
-    return Entry(
-        *(key, size, modified_ns, etag), "" if storage_class == "STANDARD" else storage_class
-    )
+    return Entry(key, size, modified_ns, etag, "" if storage_class == "STANDARD" else storage_class)
 
 
 # Objects of S3

@@ -152,7 +152,9 @@ class _Verify:
 
     def _repair(self, page: Page, since: int, after: str) -> Difference:
         return self._mimicdb.replace(
-            *(self._bucket, self._prefix, page.entries),
+            self._bucket,
+            self._prefix,
+            page.entries,
             after=after,
             upto=page.upto,
             since=since,

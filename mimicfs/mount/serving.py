@@ -92,7 +92,11 @@ def serve_mount(
         guardian.watch(mounting.device_number(session.mountpoint) or "")
         notifier = Notifier(session)
         vfs = VFS(
-            *(parts.mimicdb, parts.s3, parts.syncer, journal, notifier),
+            parts.mimicdb,
+            parts.s3,
+            parts.syncer,
+            journal,
+            notifier,
             replace(choices.vfs, target=target),
             files,
             cache,
@@ -191,7 +195,9 @@ def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
     ttl_s = choices.vfs.buckets.shortest_ttl_s(choices.vfs.target.bucket)
     keep_s = ttl_s / 4 or YEAR_S
     return Server(
-        *(vfs, session, choices.workers),
+        vfs,
+        session,
+        choices.workers,
         entry_ttl_s=keep_s,
         attr_ttl_s=keep_s,
         negative_ttl_s=keep_s,

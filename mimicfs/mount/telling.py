@@ -52,7 +52,11 @@ def told(
             source = source_of(options.source, options.token, parts.s3)
             stack.callback(source.close)
             ledger = Ledger(
-                *(parts.mimicdb, source, options.source, buckets, target.prefix),
+                parts.mimicdb,
+                source,
+                options.source,
+                buckets,
+                target.prefix,
                 partial(parts.s3.call, "get_bucket_notification_configuration"),
                 sweep.suspect if sweep is not None else _nobody_sweeps,
             )

@@ -350,8 +350,15 @@ class Bucket(Listed):
         expires_in_absolute: bool = False,
     ) -> str:
         return self.signed_url(
-            *(method, "", expires_in, headers, True, force_http),
-            *(response_headers, expires_in_absolute, None),
+            method,
+            "",
+            expires_in,
+            headers,
+            True,
+            force_http,
+            response_headers,
+            expires_in_absolute,
+            None,
         )
 
     def signed_url(

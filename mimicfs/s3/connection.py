@@ -277,8 +277,15 @@ class S3Connection:
     ) -> str:
         """Return an address at which anybody may do *method* for *expires_in* seconds."""
         return self.get_bucket(bucket, validate=False).signed_url(
-            *(method, key, expires_in, headers, query_auth, force_http),
-            *(response_headers, expires_in_absolute, version_id),
+            method,
+            key,
+            expires_in,
+            headers,
+            query_auth,
+            force_http,
+            response_headers,
+            expires_in_absolute,
+            version_id,
         )
 
     generate_url_sigv4 = left_out("generate_url_sigv4", "generate_presigned_url")

@@ -62,7 +62,10 @@ class Key(Reading, Writing):
         bucket = self.bucket.connection.get_bucket(name, validate=validate_dst_bucket)
         storage_class = "REDUCED_REDUNDANCY" if reduced_redundancy else self.storage_class
         copied: Key = bucket.copy_key(
-            *(dst_key, self.bucket.name, self.name, metadata),
+            dst_key,
+            self.bucket.name,
+            self.name,
+            metadata,
             src_version_id=self.version_id,
             storage_class=storage_class,
             preserve_acl=preserve_acl,
@@ -121,8 +124,15 @@ class Key(Reading, Writing):
         if encrypt_key:
             asked["x-amz-server-side-encryption"] = "AES256"
         url: str = self.bucket.signed_url(
-            *(method, self.name, expires_in, asked, query_auth, force_http),
-            *(response_headers, expires_in_absolute, version_id),
+            method,
+            self.name,
+            expires_in,
+            asked,
+            query_auth,
+            force_http,
+            response_headers,
+            expires_in_absolute,
+            version_id,
         )
         return url
 

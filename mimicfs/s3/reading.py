@@ -148,7 +148,7 @@ class Reading(StoredKey):
         response_headers: Headers | None = None,
     ) -> None:
         self.get_file(
-            *(fp, headers, cb, num_cb, torrent, version_id), response_headers=response_headers
+            fp, headers, cb, num_cb, torrent, version_id, response_headers=response_headers
         )
 
     def get_contents_to_filename(
@@ -166,7 +166,12 @@ class Reading(StoredKey):
         try:
             with open(filename, "wb") as fp:
                 self.get_file(
-                    *(fp, headers, cb, num_cb, torrent, version_id),
+                    fp,
+                    headers,
+                    cb,
+                    num_cb,
+                    torrent,
+                    version_id,
                     response_headers=response_headers,
                 )
         except BaseException:
@@ -189,6 +194,6 @@ class Reading(StoredKey):
         """Return the content: bytes, or text with *encoding*."""
         found = io.BytesIO()
         self.get_file(
-            *(found, headers, cb, num_cb, torrent, version_id), response_headers=response_headers
+            found, headers, cb, num_cb, torrent, version_id, response_headers=response_headers
         )
         return found.getvalue().decode(encoding) if encoding else found.getvalue()

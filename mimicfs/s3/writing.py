@@ -132,7 +132,14 @@ class Writing(StoredKey):
             self._headers["content_type"] = mimetypes.guess_type(filename)[0]
         with open(filename, "rb") as fp:
             return self.set_contents_from_file(
-                *(fp, headers, replace, cb, num_cb, policy, md5, reduced_redundancy),
+                fp,
+                headers,
+                replace,
+                cb,
+                num_cb,
+                policy,
+                md5,
+                reduced_redundancy,
                 encrypt_key=encrypt_key,
             )
 
@@ -151,7 +158,14 @@ class Writing(StoredKey):
         """As set_contents_from_file. Text is stored in UTF-8."""
         data = string_data.encode() if isinstance(string_data, str) else string_data
         return self.set_contents_from_file(
-            *(io.BytesIO(data), headers, replace, cb, num_cb, policy, md5, reduced_redundancy),
+            io.BytesIO(data),
+            headers,
+            replace,
+            cb,
+            num_cb,
+            policy,
+            md5,
+            reduced_redundancy,
             encrypt_key=encrypt_key,
         )
 

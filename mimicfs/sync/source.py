@@ -49,6 +49,6 @@ def fetched(
     """Return a page, and the sequence number from before it was asked for."""
     since = mimicdb.seq(scope.bucket)
     page = s3.list_page(
-        *(scope.bucket, scope.prefix), delimiter=scope.delimiter, after=after, token=token
+        scope.bucket, scope.prefix, delimiter=scope.delimiter, after=after, token=token
     )
     return page, since

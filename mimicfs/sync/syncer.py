@@ -237,7 +237,11 @@ class Syncer:
         self._status[where] = report
         log.info(
             "synced %s: %d keys, %d added, %d changed, %d deleted in %.2f s",
-            *(scope, report.keys, report.added, report.changed, report.deleted),
+            scope,
+            report.keys,
+            report.added,
+            report.changed,
+            report.deleted,
             report.duration_ns / 1e9,
         )
         return report

@@ -114,8 +114,12 @@ class Whole:
             walk.run()
             return
         run: Run = Run(
-            *(*what, plan, self._held, self._late),
-            *(lambda *page: self._told(run, *page), self._cancellation),
+            *what,
+            plan,
+            self._held,
+            self._late,
+            lambda *page: self._told(run, *page),
+            self._cancellation,
         )
         try:
             run.run()

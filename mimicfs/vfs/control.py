@@ -112,7 +112,8 @@ class Control:
             log.warning(
                 "refresh of %s refused: those before have cost so many LIST requests that the"
                 " next may be in %.0f s; `mimicfs sync` is not limited, nor is -o sync_rate=0",
-                *(about, wait_s),
+                about,
+                wait_s,
             )
             raise PosixError(errno.EAGAIN, f"too many refreshes; the next in {wait_s:.0f} s")
         self._allowance.spend(1)

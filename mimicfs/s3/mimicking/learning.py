@@ -312,7 +312,7 @@ class Learner:
         upto = keys[-1] if truncated else None
         try:
             self._mimicdb.replace(
-                *(bucket, "", entries), after=after, upto=upto, since=since, deep=True
+                bucket, "", entries, after=after, upto=upto, since=since, deep=True
             )
         except LogTrimmed as exc:
             log.debug("a page was not learned: %s", exc)

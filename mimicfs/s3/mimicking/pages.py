@@ -134,7 +134,7 @@ class Pages:
             return True
         try:
             self._mimicdb.replace(
-                *(bucket, prefix, entries), after=after, upto=upto, since=since, deep=True
+                bucket, prefix, entries, after=after, upto=upto, since=since, deep=True
             )
         except LogTrimmed as exc:
             log.debug("a page was not learned: %s", exc)

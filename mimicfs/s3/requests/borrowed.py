@@ -74,7 +74,12 @@ class BorrowedS3:
     def _lister(self) -> Lister:
         options = S3Options(connections=_CONNECTIONS)
         return Lister(
-            *(self._signer, self._client, options, _Door(self._client), None, _count_nothing),
+            self._signer,
+            self._client,
+            options,
+            _Door(self._client),
+            None,
+            _count_nothing,
             Traffic(options.slow_s),
         )
 

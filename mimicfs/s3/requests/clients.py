@@ -286,8 +286,13 @@ class Clients:
         from mimicfs.s3.requests.lister import Lister
 
         return Lister(
-            *(self._plain_client, self._client, self._options, self._transport),
-            *(self._credentials, self.count, self._traffic),
+            self._plain_client,
+            self._client,
+            self._options,
+            self._transport,
+            self._credentials,
+            self.count,
+            self._traffic,
         )
 
     def check_credentials(self) -> None:

@@ -141,8 +141,14 @@ def _usual(body: bytes) -> list[Entry] | None:
         return None
     named = {each: _class(each) for each in {*classes}}
     rows = zip(
-        *(names, map(int, sizes), mtimes_ns, [unquoted(tag) for tag in tags]),
-        *([named[each] for each in classes], repeat(None), repeat(OBJECT), repeat(None)),
+        names,
+        map(int, sizes),
+        mtimes_ns,
+        [unquoted(tag) for tag in tags],
+        [named[each] for each in classes],
+        repeat(None),
+        repeat(OBJECT),
+        repeat(None),
         strict=False,  # the constants have no end
     )
     return list(map(tuple.__new__, repeat(Entry), rows))

@@ -53,9 +53,7 @@ class Queues:
 
     def make(self, name: str, attributes: dict[str, str], about: str) -> Made:
         """Make the queue *name*, marked as ours and as being of *about*."""
-        self._ask(
-            *(name, "create_queue"), QueueName=name, Attributes=attributes, tags={_TAG: about}
-        )
+        self._ask(name, "create_queue", QueueName=name, Attributes=attributes, tags={_TAG: about})
         made = self.find(name)
         if made is None:
             raise S3Error(f"the queue {name}: it was made, and is not there")

@@ -89,7 +89,10 @@ class Traffic:
         ids = [f"{what} {said[name]}" for name, what in _IDS.items() if name in said]
         log.warning(
             "slow: %s %s took %.1f s%s (%s)",
-            *(operation, about, took_s, f", {seen.failed}" if seen.failed else ""),
+            operation,
+            about,
+            took_s,
+            f", {seen.failed}" if seen.failed else "",
             ", ".join(ids) or "no request id",
         )
 

@@ -182,7 +182,7 @@ class Wire:
         self._note(int(request.headers.get("Content-Length", 0)))
         try:
             found = self._transport.exchange(
-                *(request.method, request.place.url, request.target, request.headers, request.body)
+                request.method, request.place.url, request.target, request.headers, request.body
             )
         except SSLError:
             raise  # a certificate that is not trusted will not be

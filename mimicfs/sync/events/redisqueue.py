@@ -133,7 +133,9 @@ class RedisQueue(EventSource):
 
     def _entries(self, after: str, wait_s: float) -> list[Delivery]:
         answer = self._client.xreadgroup(
-            *(_GROUP, _GROUP, {self._key: after}),
+            _GROUP,
+            _GROUP,
+            {self._key: after},
             count=_BATCH_MAX,
             block=max(1, round(wait_s * 1000)) if wait_s > 0 else None,
         )

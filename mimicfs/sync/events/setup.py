@@ -129,7 +129,8 @@ class Setup:
 
     def _put(self, configuration: Configuration) -> None:
         self._s3.call(
-            *("put_bucket_notification_configuration", self._target.bucket),
+            "put_bucket_notification_configuration",
+            self._target.bucket,
             NotificationConfiguration=configuration,
         )
 
