@@ -206,6 +206,10 @@ class Uncounted(Unlisted):
     """The answer takes longer than the thread that asks may take: it must be counted first."""
 
 
+class Uncopied(Unlisted):
+    """The answer is in a store that others share, and nobody may be waited for here."""
+
+
 class NotSynced(MimicError):
     """What was asked is only partly known, and is not asked of S3."""
 

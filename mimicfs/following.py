@@ -6,9 +6,10 @@ were told to the listeners, so whatever interrupts the telling, it is told again
 told line by line (a log that was cut or begun anew, a bucket that is new, too many lines, an
 error in a listener) is told as "anything may have changed".
 
-A mount holds the lease of its store as long as a look at the logs has succeeded in the last
-LEASE_S seconds. Without it nobody knows what others do, and what the kernel is given must be
-short-lived.
+Each look that succeeds renews the lease of the store (backends/lease.py). Without it nobody knows
+what others do, and what the kernel is given must be short-lived.
+
+Where the mirror is a replica, it takes the lines in before anybody is told of them.
 
 Threading: `begin` is called before the mount answers anything; `run` is a thread of its own, and
 so is the watch over the lease. `close` may be called by any thread.
@@ -22,14 +23,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.entry import Change, Difference
 from mimicfs.errors import LogTrimmed, MimicError
 from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 3.0
-_LOOK_S = 1.0  # most time between two looks: also where nothing woke us, numbers are compared
+_LOOK_S = 1.0  # most time between two looks
+_COMPARE = 2  # at each so many of those that nothing woke, numbers are compared
+_TICK_S = LEASE_S / 6
 _AGAIN_S = 0.2  # between two looks while the store does not answer
 _MANY = 1000  # foreign lines at once from which on everything is told: that costs less
 _PAGE = 10_000
@@ -38,20 +41,25 @@ _NOWHERE = -1  # the place in a log of which nothing is known: everything is tol
 
 class Follower:
     """Follows *bucket* of *mimicdb* ("": the list of buckets, and all of them). *leased* is called
-    with False when the lease is lost, and with True when it is back."""
+    with False when the *lease* is lost, and with True when it is back."""
 
     def __init__(
-        self, mimicdb: Mirror, bucket: str, leased: Callable[[bool], None] = lambda _: None
+        self,
+        mimicdb: Mirror,
+        bucket: str,
+        leased: Callable[[bool], None] = lambda _: None,
+        lease: Lease | None = None,
     ) -> None:
         self._mimicdb = mimicdb
+        self._shared = mimicdb.backend.exact
         self._bucket = bucket
         self._leased = leased
+        self.lease = lease or Lease()
         self._waiter = mimicdb.backend.waiter()
         self._ended = threading.Event()
         # By bucket: the number of the last line that was told. Of the follower's thread alone.
         self._places: dict[str, int] = {}
-        self._turn = 0  # which of the logs is compared next while all are quiet
-        self._looked_s = time.monotonic()  # when a look succeeded last
+        self._turn = 0  # counts the looks while all logs are quiet
         self._away = False  # the store did not answer the last look
         self.told = 0  # how many lines of others were told
         self.restarts = 0  # how often everything was told
@@ -61,8 +69,11 @@ class Follower:
         self._places = {self._bucket: _NOWHERE}
         names = [self._bucket]
         if not self._bucket:
-            names += [bucket.name for bucket in self._mimicdb.backend.buckets()]
-        self._places = {name: self._mimicdb.backend.seq(name) for name in names}
+            names += [bucket.name for bucket in self._shared.buckets()]
+        for name in names:
+            self._mimicdb.backend.catch_up(name)
+        self._places = {name: self._shared.seq(name) for name in names}
+        self.lease.renew()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -81,18 +92,13 @@ class Follower:
             for thread in threads:
                 thread.join(5)
 
-    @property
-    def silent_s(self) -> float:
-        """How long ago a look succeeded last."""
-        return time.monotonic() - self._looked_s
-
     def figures(self) -> dict[str, float]:
         """Return what a mount says of its follower."""
         return {
-            "silent_s": round(self.silent_s, 1),
+            "silent_s": round(self.lease.silent_s, 1),
             "told": self.told,
             "restarts": self.restarts,
-            "leased": int(self.silent_s < LEASE_S),
+            "leased": int(self.lease.held),
         }
 
     # The threads
@@ -114,28 +120,35 @@ class Follower:
                 self._ended.wait(_AGAIN_S)
 
     def _answered(self) -> None:
-        self._looked_s = time.monotonic()
+        self.lease.renew()
         if self._away:
             self._away = False
             log.warning("the store answers again; what others changed meanwhile has been told")
 
     def _failed(self, exc: MimicError) -> None:
+        if not self._ended.is_set():
+            self.lease.lose()
         if not self._away and not self._ended.is_set():
             self._away = True
             log.warning("changes by others cannot be followed: %s", exc)
         self._ended.wait(_AGAIN_S)
 
     def _next(self) -> list[str]:
-        """Return which log is to be compared although nothing was heard of it: one at a time, so
-        that a mount of many buckets asks no more than one of one bucket."""
+        """Return which log is to be compared although nothing was heard of it: one at a time, and
+        not each time, so that a mount of many buckets asks no more than one of one bucket."""
         names = list(self._places)
-        self._turn = (self._turn + 1) % len(names)
-        return [names[self._turn]]
+        self._turn += 1
+        turn, now = divmod(self._turn, _COMPARE)
+        return [] if now else [names[turn % len(names)]]
 
     def _watch(self) -> None:
-        held = True
-        while not self._ended.wait(LEASE_S / 6):
-            now = self.silent_s < LEASE_S
+        held, ticked_s = True, time.monotonic()
+        while not self._ended.wait(_TICK_S):
+            now, before_s = self.lease.held, ticked_s
+            ticked_s = time.monotonic()
+            # If we were late ourselves, it was not the store: this process was stopped.
+            if self.lease.silent_s >= LEASE_S and ticked_s - before_s < 2 * _TICK_S:
+                self.lease.lose()
             if now != held:
                 held = now
                 if not held:
@@ -147,15 +160,26 @@ class Follower:
     def look(self, names: Iterable[str] | None = None) -> None:
         """Announce what others changed in the logs *names* (None: in all). Raises StoreError; then
         what was not told is told by the next look."""
+        if self.lease.away:
+            self._come_back()
         for name in list(self._places if names is None else names):
             if name in self._places:
                 self._catch_up(name)
+
+    def _come_back(self) -> None:
+        """The store was away. A copy of it has what others changed meanwhile before anybody is
+        told of it, or answered from it."""
+        for name in self._places:
+            self._mimicdb.backend.catch_up(name)
+        self._shared.seq(self._bucket)
+        self.lease.renew()
 
     def _catch_up(self, name: str) -> None:
         try:
             if self._places[name] == _NOWHERE:
                 raise LogTrimmed("its log was not followed until now")
-            while changes := self._mimicdb.backend.changes(name, self._places[name], _PAGE):
+            while changes := self._shared.changes(name, self._places[name], _PAGE):
+                self._mimicdb.backend.catch_up(name)
                 self._tell(name, changes)
                 self._places[name] = changes[-1].seq
         except LogTrimmed as exc:
@@ -166,7 +190,8 @@ class Follower:
 
     def _restart(self, name: str) -> None:
         """Tell everything of *name*, and go on from where its log is now."""
-        place = self._mimicdb.backend.seq(name)  # before: what comes after it is told again
+        place = self._shared.seq(name)  # before: what comes after it is told again
+        self._mimicdb.backend.catch_up(name)
         self.restarts += 1
         self._mimicdb.announce(name, None)
         self._places[name] = place
@@ -175,7 +200,7 @@ class Follower:
         """Follow each bucket that is new in the list, and no more those that are gone."""
         if self._bucket:
             return
-        known = {bucket.name for bucket in self._mimicdb.backend.buckets()}
+        known = {bucket.name for bucket in self._shared.buckets()}
         for gone in self._places.keys() - known - {""}:
             del self._places[gone]
         for new in sorted(known - self._places.keys()):

@@ -245,7 +245,7 @@ class Mirror:
         left: set[str] = set()
         where = PageRange(prefix, after, upto, deep, beyond)
         try:
-            for batch in merged(self.backend, bucket, where, listed):
+            for batch in merged(self.backend.exact, bucket, where, listed):
                 # Before the batch is applied: then the log has our own changes, too.
                 if late is not None and batch.late:
                     late(self._unchanged(bucket, batch.without_late(), since))
@@ -287,8 +287,8 @@ class Mirror:
 
     def release(self, bucket: str, gone: Sequence[Entry]) -> Difference:
         """Delete *gone*, which `replace` held back. What is another one by now is left alone."""
-        now = self.backend.seq(bucket)
-        keys = [entry.key for entry in gone if self.backend.get(bucket, entry.key) == entry]
+        now, exact = self.backend.seq(bucket), self.backend.exact
+        keys = [entry.key for entry in gone if exact.get(bucket, entry.key) == entry]
         left = self._apply(bucket, (), keys, now)
         difference = Difference([], [], [key for key in keys if key not in left], 0)
         self._tell(bucket, difference)
@@ -335,6 +335,10 @@ class Mirror:
     def set_note(self, bucket: str, name: str, text: str | None) -> None:
         """Note *text* as *name* beside *bucket*; None removes it."""
         self.backend.set_note(bucket, name, text)
+
+    def bring(self, bucket: str, directory: str) -> None:
+        """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
+        self.backend.bring(bucket, directory)
 
     # Listeners
 

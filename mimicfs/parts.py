@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
 from mimicfs.config.values import Settings, Target, redacted
 from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
@@ -30,14 +32,17 @@ class Parts(NamedTuple):
         self.mimicdb.close()
 
 
-def assemble(settings: Settings) -> Parts:
-    """Open the store and make what stands on it. Makes no request."""
+def assemble(
+    settings: Settings, beside: Callable[[Backend], Backend] = lambda store: store
+) -> Parts:
+    """Open the store and make what stands on it. Makes no request. *beside* puts a copy beside
+    a store."""
     url = store_url(settings, S3(settings.s3, Mirror(open_store("memory:"))))
     if not settings.store:
         private_directory(settings.state)
     elif url.startswith("sqlite:"):
         check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
-    mimicdb = Mirror(open_store(url, settings.namespace, settings.store_password))
+    mimicdb = Mirror(beside(open_store(url, settings.namespace, settings.store_password)))
     s3 = S3(settings.s3, mimicdb)
     syncer = Syncer(mimicdb, s3, settings.s3.buckets)
     return Parts(mimicdb, s3, syncer, redacted(url))

@@ -21,7 +21,8 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total, is_file
 
@@ -64,6 +65,25 @@ class Backend(ABC):
     def enter(self, namespace: str) -> None:  # noqa: B027  there may be nothing to do
         """Keep to *namespace* of the store from now on, before anything else is asked. A store
         that this process has to itself has nothing to keep apart."""
+
+    # A store may be a copy of another one (replica.py)
+
+    @property
+    def exact(self) -> Backend:
+        """What is never behind the store that is shared, not even for a moment."""
+        return self
+
+    def catch_up(self, bucket: str) -> None:  # noqa: B027  there may be nothing to copy
+        """Have what is in the log of *bucket* by now. Raises StoreError."""
+
+    def bring(self, bucket: str, directory: str) -> None:  # noqa: B027
+        """Have *directory* at hand. Waits. Raises StoreError."""
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within, this thread answers a kernel: for what is not at hand it does not wait, but
+        raises Uncopied."""
+        yield
 
     # Buckets
 
@@ -168,6 +188,22 @@ class Backend(ABC):
         if below is None and self.has_below(bucket, key + "/"):
             below = Entry(key + "/", kind=LISTED)
         return entry, below
+
+    def lookups(
+        self, bucket: str, wanted: Sequence[tuple[str, str]]
+    ) -> list[tuple[Entry | None, Entry | None]]:
+        """Return what `lookup` says of each directory and name. A store that can be asked for
+        many at once should."""
+        return [self.lookup(bucket, directory, name) for directory, name in wanted]
+
+    def directories(
+        self, bucket: str, directories: Sequence[str], limit: int
+    ) -> list[tuple[Scope | None, list[Entry]]]:
+        """Return for each directory what `cover` says, and then the first *limit* children."""
+        return [
+            (self.cover(bucket, each), self.children(bucket, each, "", limit))
+            for each in directories
+        ]
 
     def total(self, bucket: str, prefix: str = "") -> Total:
         """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and

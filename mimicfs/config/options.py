@@ -165,6 +165,11 @@ OPTIONS = (
            " of a redis:// source.", _M, flag=False),
     Option("reconcile", Kind.SECONDS, "All that is known is compared with S3 in this time; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
+    Option("replica", Kind.FLAG, "Copy what is visited of a store in Redis, and read from the"
+           " copy.", _M),
+    Option("store-loss", Kind.TEXT, "What is read while a store in Redis is away: the copy that"
+           " the mount has of it, or nothing (EIO).  [default: copy]", _M,
+           choices=("copy", "eio")),
     Option("metrics", Kind.TEXT,
            "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),

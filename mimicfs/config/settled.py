@@ -103,6 +103,8 @@ class Settled:
             self._part_size(),
             EventOptions() if at_ns is not None else self.events(),
             at_ns,
+            self.get("replica", True),
+            self.get("store-loss", "copy"),
         )
 
     def _moment(self) -> int | None:

@@ -283,3 +283,5 @@ class MountChoices:
     part_size: int = PART_SIZE
     events: EventOptions = EventOptions()
     at_ns: int | None = None  # the moment that is shown, read-only; None: the present
+    replica: bool = True  # a store in Redis is copied, and read from the copy
+    store_loss: str = "copy"  # what is read while the store is away: its copy, or "eio"

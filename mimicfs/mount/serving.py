@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
+from mimicfs.backends import Backend
+from mimicfs.backends.lease import Lease
 from mimicfs.config.values import FileOptions, MountChoices, Settings, Target, redacted
 from mimicfs.errors import ConfigError
 from mimicfs.files.cache import BlockCache
@@ -31,6 +33,7 @@ from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
 from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
+from mimicfs.mount.replicas import replicated
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import told
 from mimicfs.parts import Parts, assemble, check
@@ -75,7 +78,9 @@ def serve_mount(
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = Guardian()  # before there is anything that it could hold
         stack.callback(guardian.close)
-        parts, sources = stack.enter_context(_parts(settings, target, choices)), Sources()
+        lease, sources = Lease(), Sources()
+        beside = partial(_replicated, settings, mountpoint, choices, lease)
+        parts = stack.enter_context(_parts(settings, target, choices, beside))
         parts.mimicdb.join(str(mountpoint))
         stack.enter_context(exported(sources, settings.metrics))
         journal = _journal(settings, choices)
@@ -106,16 +111,15 @@ def serve_mount(
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
-        ending = Ending(vfs.pending, partial(_tell_end, record, manager))
-        server.when_ending = ending.begin
-        _stop_on_signals(server, ending)
-        stack.enter_context(_followed(parts, target, server, sources))
+        ending = _ending(server, vfs, partial(_tell_end, record, manager))
+        stack.enter_context(_followed(parts, target, server, lease, sources))
         _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
         stack.enter_context(told(parts, target, choices.events, sources, settings.state))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
-            server.serve()
+            with parts.mimicdb.backend.answering():
+                server.serve()
         finally:
             guardian.close()  # the connection is no more, and its number may be another's soon
             try:
@@ -127,16 +131,28 @@ def serve_mount(
 
 
 @contextmanager
-def _parts(settings: Settings, target: Target, choices: MountChoices) -> Iterator[Parts]:
-    """Within, there is what the mount stands on. Raises what would make the mount useless."""
+def _parts(
+    settings: Settings, target: Target, choices: MountChoices, beside: Callable[[Backend], Backend]
+) -> Iterator[Parts]:
+    """Within, there is what the mount stands on; *beside* puts a copy beside a store that is
+    shared. Raises what would make the mount useless."""
     if choices.at_ns is not None:
         with history.opened(settings, choices.at_ns) as parts:
             history.look(parts, target)
             yield parts
         return
-    with closing(assemble(settings)) as parts:
+    with closing(assemble(settings, beside)) as parts:
         check(parts, target)
         yield parts
+
+
+def _replicated(
+    settings: Settings, mountpoint: Path, choices: MountChoices, lease: Lease, store: Backend
+) -> Backend:
+    if not choices.replica:
+        return store
+    strict = choices.store_loss == "eio"
+    return replicated(store, settings, mountpoint, lease, strict=strict)
 
 
 def _set_up_process() -> None:
@@ -304,6 +320,14 @@ def _tell_end(
         manager.wait_longer(str(pending))
 
 
+def _ending(server: Server, vfs: VFS, tell: Callable[[PendingTotal], None]) -> Ending:
+    """Return the end of the mount, which begins with that of *server*, or with a signal."""
+    ending = Ending(vfs.pending, tell)
+    server.when_ending = ending.begin
+    _stop_on_signals(server, ending)
+    return ending
+
+
 def _stop_on_signals(server: Server, ending: Ending) -> None:
     def stop(*_: object) -> None:
         ending.begin()
@@ -314,9 +338,11 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
 
 
 @contextmanager
-def _followed(parts: Parts, target: Target, server: Server, sources: Sources) -> Iterator[None]:
+def _followed(
+    parts: Parts, target: Target, server: Server, lease: Lease, sources: Sources
+) -> Iterator[None]:
     """Within, the kernel is told what other processes change in a shared store."""
-    follower = Follower(parts.mimicdb, target.bucket, server.lease)
+    follower = Follower(parts.mimicdb, target.bucket, server.lease, lease)
     sources.register("follower", follower.figures)
     with followed(follower):
         yield

@@ -24,7 +24,7 @@ from functools import partial
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.entry import OBJECT, Entry, Scope
-from mimicfs.errors import PosixError, Unasked, Uncounted, Unlisted
+from mimicfs.errors import PosixError, Unasked, Uncopied, Uncounted, Unlisted
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
@@ -119,6 +119,8 @@ class VFS:
             self._control.ask(caller, missing)
         elif isinstance(missing, Uncounted):
             self._control.count(missing)
+        elif isinstance(missing, Uncopied):
+            self._mimicdb.bring(missing.bucket, missing.directory)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing, caller.cancellation)
         else:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
-from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Unlisted
+from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Uncopied, Unlisted
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, DirEntry
@@ -337,7 +337,7 @@ class _asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a
         self._directory.asked = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is Unlisted:
+        if kind in (Unlisted, Uncopied):
             self._directory.asked = self._before
 
 

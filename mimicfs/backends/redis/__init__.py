@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -213,10 +213,29 @@ class RedisBackend(Backend):
 
     @_ours
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
-        key = directory + name
-        record, below = self._steps.records(self._tag(bucket), directory, [name, f"{name}/"])
-        entry = entry_of(key, record) if name and record else None
-        return entry, None if below is None else child(f"{key}/", below)
+        records = self._steps.records(self._tag(bucket), directory, [name, f"{name}/"])
+        return _found(directory, name, records)
+
+    @_ours
+    def lookups(
+        self, bucket: str, wanted: Sequence[tuple[str, str]]
+    ) -> list[tuple[Entry | None, Entry | None]]:
+        asked = [(directory, [name, f"{name}/"]) for directory, name in wanted]
+        found = self._steps.records_of(self._tag(bucket), asked)
+        return [_found(*each, records) for each, records in zip(wanted, found, strict=True)]
+
+    @_ours
+    def directories(
+        self, bucket: str, directories: Sequence[str], limit: int
+    ) -> list[tuple[Scope | None, list[Entry]]]:
+        covers = self._covers(bucket, directories)
+        pages = self._steps.pages(self._tag(bucket), directories, LAST, limit)
+        found: list[tuple[Scope | None, list[Entry]]] = []
+        for directory, cover, page in zip(directories, covers, pages, strict=True):
+            pairs = sorted(page)[:limit]  # names differ
+            rows = [child(directory + name.decode(), record) for name, record in pairs]
+            found.append((cover, rows))
+        return found
 
     @_ours
     def children(
@@ -363,14 +382,20 @@ class RedisBackend(Backend):
 
     @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
+        return self._covers(bucket, [directory])[0]
+
+    def _covers(self, bucket: str, directories: Sequence[str]) -> list[Scope | None]:
         if self._evicts:
-            return None
-        cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
-        prefixes = ["", *(directory[:cut] for cut in cuts)]
-        found = self._client.hmget(f"{self._tag(bucket)}:scopes", prefixes)
-        scopes = [Scope(*json.loads(text)) for text in found if text]
-        covering = [scope for scope in scopes if scope.deep or scope.prefix == directory]
-        return max(covering, key=lambda scope: scope.listed_ns, default=None)
+            return [None] * len(directories)
+        ways = {directory: _prefixes(directory) for directory in directories}
+        asked = list(dict.fromkeys(prefix for way in ways.values() for prefix in way))
+        texts = self._client.hmget(f"{self._tag(bucket)}:scopes", asked)
+        scopes = {
+            prefix: Scope(*json.loads(text))
+            for prefix, text in zip(asked, texts, strict=True)
+            if text
+        }
+        return [_cover(way, scopes) for way in ways.values()]
 
     # Notes
 
@@ -422,3 +447,26 @@ class RedisBackend(Backend):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _found(
+    directory: str, name: str, records: Sequence[bytes | None]
+) -> tuple[Entry | None, Entry | None]:
+    """Return what `lookup` says where the *records* of the name and of NAME/ are these."""
+    key = directory + name
+    record, below = records
+    entry = entry_of(key, record) if name and record else None
+    return entry, None if below is None else child(f"{key}/", below)
+
+
+def _prefixes(directory: str) -> list[str]:
+    """Return the prefixes of which a scope may cover *directory*, its own last."""
+    cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
+    return ["", *(directory[:cut] for cut in cuts)]
+
+
+def _cover(way: Sequence[str], scopes: Mapping[str, Scope]) -> Scope | None:
+    """Return the newest of *scopes* that covers the last directory of *way*."""
+    found = [scopes[prefix] for prefix in way if prefix in scopes]
+    covering = [scope for scope in found if scope.deep or scope.prefix == way[-1]]
+    return max(covering, key=lambda scope: scope.listed_ns, default=None)

@@ -6,8 +6,10 @@ both. Threading: as redis-py's client.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from mimicfs.backends import WIDE_CHANGE
@@ -218,6 +220,7 @@ class Scripts:
     """The steps, each a script."""
 
     def __init__(self, client: Any) -> None:
+        self._client = client
         self._try = client.register_script(_TRY)
         self._records = client.register_script(_LIBRARY + _RECORDS)
         self._page = client.register_script(_LIBRARY + _PAGE)
@@ -240,6 +243,30 @@ class Scripts:
         *directory* from *low* up to *high*, or all of these."""
         found = self._page(keys=[tag], args=[directory, low, high, limit])
         return list(zip(found[::2], found[1::2], strict=True))
+
+    def records_of(
+        self, tag: str, wanted: Sequence[tuple[str, list[str]]]
+    ) -> list[list[bytes | None]]:
+        """As `records`, of names of several directories in one round trip."""
+        if isinstance(self._client, RedisCluster):
+            return [self.records(tag, *each) for each in wanted]
+        with self._client.pipeline(transaction=False) as pipe:
+            for directory, names in wanted:
+                self._records(keys=[tag], args=[directory, *names], client=pipe)
+            found: list[list[bytes | None]] = pipe.execute()
+        return found
+
+    def pages(
+        self, tag: str, directories: Sequence[str], high: bytes, limit: int
+    ) -> list[list[tuple[bytes, bytes]]]:
+        """As `page`, of several directories from their beginning in one round trip."""
+        if isinstance(self._client, RedisCluster):
+            return [self.page(tag, each, b"", high, limit) for each in directories]
+        with self._client.pipeline(transaction=False) as pipe:
+            for directory in directories:
+                self._page(keys=[tag], args=[directory, b"", high, limit], client=pipe)
+            found = pipe.execute()
+        return [list(zip(each[::2], each[1::2], strict=True)) for each in found]
 
     def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
         """Change what *batch* says. Return the keys left alone. Raises LogTrimmed."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
@@ -81,6 +81,18 @@ class Transactions:
             if whole:
                 more = 2 * more + 1
             starts = [*(first or [b""]), *behind[:more]]
+
+    def records_of(
+        self, tag: str, wanted: Sequence[tuple[str, list[str]]]
+    ) -> list[list[bytes | None]]:
+        """As Scripts.records_of, a round trip each."""
+        return [self.records(tag, *each) for each in wanted]
+
+    def pages(
+        self, tag: str, directories: Sequence[str], high: bytes, limit: int
+    ) -> list[list[tuple[bytes, bytes]]]:
+        """As Scripts.pages, a round trip each."""
+        return [self.page(tag, each, b"", high, limit) for each in directories]
 
     def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
         """As Scripts.apply."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -421,6 +422,22 @@ class SQLite(Backend):
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._db.writing() as db:
             self._unmark(db, self._id(bucket, db), prefix)
+
+    @_ours
+    def unmark_each(self, bucket: str, prefixes: Sequence[str]) -> None:
+        """Forget the scopes of exactly *prefixes*."""
+        with self._db.writing() as db:
+            rows = [(self._id(bucket, db), prefix) for prefix in prefixes]
+            db.executemany("DELETE FROM scope WHERE bucket=? AND prefix=?", rows)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within, all that this thread changes is one transaction."""
+        try:
+            with self._db.writing():
+                yield
+        except sqlite3.Error as exc:
+            raise self._db.error(exc) from exc
 
     @staticmethod
     def _unmark(db: sqlite3.Connection, bucket: int, prefix: str) -> None:

@@ -1,0 +1,63 @@
+"""The lease of a mount: whether it knows what the others who share its store do.
+
+It is held as long as a look at the logs succeeded in the last LEASE_S seconds. A mount that has
+not looked for longer does not know why: it may have been stopped, and the store has news for it,
+or the store is away. So there is a third state:
+
+    held    from a look that succeeded on
+    unsure  LEASE_S later: it was not this mount that looked; it is about to
+    away    looks were tried, and the store did not answer
+
+Threading: any thread. The follower says what its looks came to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+LEASE_S = 3.0
+
+
+class Lease:
+    """*clock* is in seconds, and goes on while this process is stopped."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked_s = clock()
+        self.begun = False  # somebody looks
+        self.away = False
+        self._changed = threading.Condition()
+
+    @property
+    def held(self) -> bool:
+        return not self.away and self._clock() - self._looked_s < LEASE_S
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago a look succeeded last."""
+        return self._clock() - self._looked_s
+
+    def renew(self) -> None:
+        """A look has succeeded."""
+        with self._changed:
+            self._looked_s = self._clock()
+            self.away = False
+            self.begun = True
+            self._changed.notify_all()
+
+    def lose(self) -> None:
+        """The store does not answer."""
+        with self._changed:
+            self.away = True
+            self._changed.notify_all()
+
+    def settle(self, timeout_s: float = 4 * LEASE_S) -> bool:
+        """Wait until the lease is held, or the store is known to be away; return whether it is
+        held."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self.held and not self.away and time.monotonic() < deadline:
+                self._changed.wait(deadline - time.monotonic())
+            return self.held

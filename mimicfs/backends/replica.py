@@ -1,0 +1,594 @@
+"""A replica: what a mount has copied of the store that it shares, and answers from.
+
+A directory is copied when it is first asked for, and those below it soon after; the log of the
+store says what changes in it from then on. So the store is not asked for what is copied: a stat
+costs what it costs in a file of one's own, also while the store is silent. Whatever is changed,
+is changed in the store first; the copy takes it from the log, as it takes what others change.
+
+    copied     The directories of which the copy has all children, each with the scope that
+               covers it in the store. What is not copied is asked of the store.
+    coming     Those that are being copied: the log is applied to them, and nobody is answered
+               from them.
+    place      By bucket, the number of the last line of the log that the copy has taken in.
+
+INVARIANT: what the copy has of a copied directory is what the store had at one time not before
+line `place`; a subdirectory that is copied too and is empty by now may have rows below it.
+What a line changed is read from the store, not from the line, so that no line comes twice.
+
+The copy outlives the mount. At the next one it goes on from its place; if the log does not reach
+back so far, or the epoch of the store is another, nothing counts as copied any more.
+
+Threading: any thread reads. One at a time writes, under `_lock`, and reads the store for it; the
+thread that answers the kernel (`answering`) never waits: what it cannot know raises Uncopied.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mimicfs.backends import Backend, Waiter
+from mimicfs.backends.lease import Lease
+from mimicfs.backends.sessions import epoch
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import BucketEntry, Change, Entry, Scope, Total
+from mimicfs.errors import LogTrimmed, StoreError, StoreUnavailable, Uncopied
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000  # names, and lines of the log, that are read at a time
+_AT_ONCE = 32  # directories that are copied at a time before they are asked for
+_AHEAD_ROWS = 200_000  # names that are copied so behind each one that was asked for
+_LAST = "\U0010ffff" * 256  # behind every key
+_EPOCH, _PLACE = "epoch", "place"
+_AWAY = "the store does not answer"
+
+
+class Replica(Backend):
+    """*shared*, with *copy* beside it. *lease* says when the copy may answer; *strict*: also not
+    while the store is away."""
+
+    quick = True
+
+    def __init__(
+        self, shared: Backend, copy: SQLite, lease: Lease, *, strict: bool = False
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.origin = shared.origin
+        self.lease = lease
+        self._copy = copy
+        self._strict = strict
+        self._answering = 0  # the thread that answers the kernel
+        self._lock = threading.RLock()  # protects what follows, and the writing to the copy
+        self._copied: dict[str, dict[str, Scope]] = {}
+        self._coming: dict[str, set[str]] = {}
+        self._places: dict[str, int] = {}
+        self._kept_places: dict[str, int] = {}
+        self._buckets: dict[str, BucketEntry] = {}  # of those that were seen
+        self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
+        self._turns: dict[str, list[int]] = {}  # by bucket: how often was asked, and done
+        self._ahead = _Ahead(self._copy_ahead)
+        self.asked = 0  # how often the store was asked for what is not copied
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from what an earlier mount has left. Raises StoreError."""
+        now = epoch(self.shared)
+        if self._copy.note("", _EPOCH) != now:
+            for bucket in self._copy.buckets():
+                self._copy.drop_bucket(bucket.name)
+            self._copy.set_note("", _EPOCH, now)
+        for bucket in self._copy.buckets():
+            place = self._copy.note(bucket.name, _PLACE)
+            if place is not None:
+                self._places[bucket.name] = self._kept_places[bucket.name] = int(place)
+                scopes = self._copy.scopes(bucket.name)
+                self._copied[bucket.name] = {scope.prefix: scope for scope in scopes}
+
+    @property
+    def exact(self) -> Backend:
+        return self.shared
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        self._answering = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._answering = 0
+
+    def figures(self) -> dict[str, int]:
+        """Return what a mount says of its replica."""
+        return {
+            "directories": sum(len(each) for each in list(self._copied.values())),
+            "asked": self.asked,
+        }
+
+    # Who answers
+
+    def _has(self, bucket: str, directory: str) -> bool:
+        """Return whether the copy answers for *directory*; if not, the store is to be asked.
+        Raises Uncopied, StoreUnavailable."""
+        copied = self._copied.get(bucket)
+        if copied is None or directory not in copied or not self.lease.begun:
+            self._ask(bucket, directory)
+            return False
+        if self.lease.held:
+            return True
+        if self.lease.away:
+            return self._may_answer_away()
+        if threading.get_ident() == self._answering:
+            raise Uncopied(bucket, directory)
+        return self.lease.settle() or self._may_answer_away()
+
+    def _may_answer_away(self) -> bool:
+        if self._strict:
+            raise StoreUnavailable(_AWAY)
+        return True
+
+    def _ask(self, bucket: str = "", directory: str = "") -> Backend:
+        """Return the store, for a thread that may wait. Raises Uncopied, StoreUnavailable."""
+        if threading.get_ident() == self._answering:
+            raise Uncopied(bucket, directory)
+        if self.lease.away:
+            raise StoreUnavailable(_AWAY)
+        self.asked += 1
+        return self.shared
+
+    # Copying
+
+    def bring(self, bucket: str, directory: str) -> None:
+        """Copy *directory*, if the store has it whole; then those below it, behind our back."""
+        if not self.lease.begun or not (self.lease.held or self.lease.settle()):
+            return
+        if not bucket:
+            self._bring_buckets()
+        elif directory not in self._copied.get(bucket, ()):
+            with self._lock:
+                self._copy_all(bucket, [directory])
+        self._ahead.begin(bucket, directory)
+
+    def _bring_buckets(self) -> None:
+        with self._lock:
+            scope = self.shared.scope("", "")
+            found = self.shared.buckets()
+            self._buckets |= {bucket.name: bucket for bucket in found}
+            self._listed = (scope, [bucket.name for bucket in found]) if scope else None
+
+    def _copy_ahead(self, bucket: str, directories: list[str]) -> tuple[list[str], int]:
+        """Copy *directories*. Return those below them, and how many names there were."""
+        if not self.lease.held:
+            return [], 0
+        with self._lock:
+            copied = self._copied.get(bucket, {})
+            self._copy_all(bucket, [each for each in directories if each not in copied])
+        below: list[str] = []
+        count = 0
+        for directory in directories:
+            rows = self._copy.children(bucket, directory)
+            below += [row.key for row in rows if row.key.endswith("/")]
+            count += len(rows)
+        return below, count
+
+    def _copy_all(self, bucket: str, directories: list[str]) -> None:
+        if bucket not in self._places:
+            self._forget(bucket)
+            self._places[bucket] = self.shared.seq(bucket)
+            self._copied[bucket] = {}
+        found = self.shared.directories(bucket, directories, _PAGE)
+        whole: list[tuple[str, Scope, list[Entry]]] = []
+        for directory, (scope, rows) in zip(directories, found, strict=True):
+            if scope is not None and len(rows) < _PAGE:
+                whole.append((directory, scope, rows))
+            elif scope is not None:
+                self._copy_pages(bucket, directory, scope, rows)
+        gone = [key for where, _, rows in whole for key in self._gone(bucket, where, "", rows)]
+        with self._copy.together():
+            self._store(bucket, [row for _, _, rows in whole for row in rows], gone)
+            for directory, scope, _ in whole:
+                self._copied_now(bucket, directory, scope)
+
+    def _copied_now(self, bucket: str, directory: str, scope: Scope) -> None:
+        scope = scope._replace(prefix=directory, deep=False)
+        self._copy.mark(bucket, scope)
+        self._copied[bucket][directory] = scope
+
+    def _copy_pages(self, bucket: str, directory: str, scope: Scope, rows: list[Entry]) -> None:
+        """Copy a large directory. Between two of its pages others may write."""
+        coming = self._coming.setdefault(bucket, set())
+        coming.add(directory)
+        after = ""
+        while directory in coming:
+            self._store(bucket, rows, self._gone(bucket, directory, after, rows))
+            if len(rows) < _PAGE:
+                coming.discard(directory)
+                self._copied_now(bucket, directory, scope)
+                return
+            after = rows[-1].key
+            rows = self.shared.children(bucket, directory, after, _PAGE)
+
+    def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> list[str]:
+        """Return what the copy has of *directory* behind *after* although the store, of which
+        *rows* is the page there, has not; with all that is below."""
+        keys = {row.key for row in rows}
+        upto = rows[-1].key if len(rows) == _PAGE else _LAST
+        gone: list[str] = []
+        while True:
+            page = self._copy.children(bucket, directory, after, _PAGE)
+            gone += [row.key for row in page if row.key not in keys and row.key <= upto]
+            if len(page) < _PAGE or page[-1].key > upto:
+                return self._with_all_below(bucket, gone)
+            after = page[-1].key
+
+    def _with_all_below(self, bucket: str, keys: Iterable[str]) -> list[str]:
+        found: list[str] = []
+        for key in keys:
+            found.append(key)
+            after = key
+            while key.endswith("/") and (page := self._copy.scan(bucket, key, after, _PAGE)):
+                found += [row.key for row in page]
+                after = page[-1].key
+        return found
+
+    def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:
+        if rows or gone:
+            self._copy.apply(bucket, rows, gone)
+
+    # Taking in the log
+
+    def catch_up(self, bucket: str) -> None:
+        """Take in all that the log of *bucket* has by now. Raises StoreError.
+
+        Many threads may want that at once: whoever comes while another takes it in waits for
+        the next turn, which does it for all of them.
+        """
+        turns = self._turns.setdefault(bucket, [0, 0])
+        with _TURN:
+            turns[0] += 1
+            mine = turns[0]
+        with self._lock:
+            if turns[1] >= mine:
+                return
+            upto = turns[0]
+            if bucket:
+                self._take_in(bucket)
+            else:
+                self._listed = None
+            turns[1] = upto
+
+    def _take_in(self, bucket: str) -> None:
+        while bucket in self._places:
+            try:
+                changes = self.shared.changes(bucket, self._places[bucket], _PAGE)
+            except LogTrimmed as exc:
+                log.info("s3://%s: %s; it is copied anew", bucket, exc)
+                self._forget(bucket)
+                return
+            if not changes:
+                return
+            self._absorb(bucket, changes)
+            self._places[bucket] = changes[-1].seq
+            self._keep_place(bucket, _PAGE)
+
+    def _absorb(self, bucket: str, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.first != change.last:
+                self._drop(bucket, change.first, change.last)
+        keys = {change.first for change in changes if change.first == change.last}
+        wanted = dict.fromkeys(pair for key in keys for pair in self._ways(bucket, key))
+        if not wanted:
+            return
+        rows: list[Entry] = []
+        gone: list[str] = []
+        for (directory, name), found in zip(
+            wanted, self.shared.lookups(bucket, list(wanted)), strict=True
+        ):
+            for key, entry in zip((directory + name, f"{directory}{name}/"), found, strict=True):
+                if entry is None:
+                    gone.append(key)
+                else:
+                    rows.append(entry)
+        there = [key for key in gone if self._is_there(bucket, key)]
+        self._store(bucket, rows, self._with_all_below(bucket, there))
+
+    def _is_there(self, bucket: str, key: str) -> bool:
+        if key.endswith("/"):
+            return self._copy.has_below(bucket, key)
+        return self._copy.get(bucket, key) is not None
+
+    def _ways(self, bucket: str, key: str) -> Iterator[tuple[str, str]]:
+        """Yield each copied directory that *key* is in or below, and the name there."""
+        copied, coming = self._copied[bucket], self._coming.get(bucket, ())
+        while key:
+            directory, name = _split(key)
+            if directory in copied or directory in coming:
+                yield directory, name.removesuffix("/")
+            key = directory
+
+    def _drop(self, bucket: str, first: str, last: str) -> None:
+        """Anything between two keys may have changed: those directories are not copied now."""
+        copied, coming = self._copied[bucket], self._coming.get(bucket, set())
+        near = [
+            directory
+            for directory in (*copied, *coming)
+            if directory <= last and first < directory + _LAST
+        ]
+        self._copy.unmark_each(bucket, near)
+        for directory in near:
+            copied.pop(directory, None)
+            coming.discard(directory)
+
+    def _forget(self, bucket: str) -> None:
+        """Nothing of *bucket* is copied."""
+        self._places.pop(bucket, None)
+        self._kept_places.pop(bucket, None)
+        self._copied.pop(bucket, None)
+        self._coming.pop(bucket, None)
+        self._copy.unmark(bucket, "")
+        self._copy.set_note(bucket, _PLACE, None)
+
+    def _keep_place(self, bucket: str, lag: int) -> None:
+        """Note the place, if the one noted is *lag* behind: what comes twice does no harm."""
+        place = self._places.get(bucket)
+        if place is not None and place - self._kept_places.get(bucket, -lag) >= lag:
+            self._copy.set_note(bucket, _PLACE, str(place))
+            self._kept_places[bucket] = place
+
+    # Buckets
+
+    def buckets(self) -> list[BucketEntry]:
+        listed = self._listed
+        if listed is not None and self._answers():
+            return [self._buckets[name] for name in listed[1]]
+        return self._ask().buckets()
+
+    def _answers(self) -> bool:
+        """Whether this is for the kernel, or the store is away: names and times are enough."""
+        return threading.get_ident() == self._answering or self.lease.away
+
+    def bucket(self, name: str) -> BucketEntry | None:
+        if self._answers() and (known := self._buckets.get(name)) is not None:
+            return known
+        found = self._ask().bucket(name)
+        if found is not None:
+            self._buckets[name] = found
+        return found
+
+    def add_bucket(self, name: str, created_ns: int) -> None:
+        self._ask().add_bucket(name, created_ns)
+        self._listed = None
+        self._buckets.pop(name, None)
+
+    def drop_bucket(self, name: str) -> None:
+        self._ask().drop_bucket(name)
+        with self._lock:
+            self._listed = None
+            self._buckets.pop(name, None)
+            self._forget(name)
+
+    # Entries
+
+    def get(self, bucket: str, key: str) -> Entry | None:
+        if self._has(bucket, _split(key)[0]):
+            return self._copy.get(bucket, key)
+        return self.shared.get(bucket, key)
+
+    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
+        if self._has_or_brings(bucket, directory):
+            return self._copy.lookup(bucket, directory, name)
+        return self.shared.lookup(bucket, directory, name)
+
+    def children(
+        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        if self._has_or_brings(bucket, directory):
+            return self._copy.children(bucket, directory, after, limit)
+        return self.shared.children(bucket, directory, after, limit)
+
+    def _has_or_brings(self, bucket: str, directory: str) -> bool:
+        if self._has(bucket, directory):
+            return True
+        self.bring(bucket, directory)
+        return self._has(bucket, directory)
+
+    def has_below(self, bucket: str, directory: str) -> bool:
+        parent, name = _split(directory)
+        if directory and self._has(bucket, parent):
+            return self._copy.lookup(bucket, parent, name[:-1])[1] is not None
+        return self._ask(bucket, directory).has_below(bucket, directory)
+
+    def scan(
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[Entry]:
+        return self._ask(bucket, _split(prefix)[0]).scan(bucket, prefix, after, limit)
+
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        return self._ask().stride(bucket, prefix, after, count)
+
+    def total(self, bucket: str, prefix: str = "") -> Total:
+        return self._ask().total(bucket, prefix)
+
+    def directories(
+        self, bucket: str, directories: Sequence[str], limit: int
+    ) -> list[tuple[Scope | None, list[Entry]]]:
+        return self._ask().directories(bucket, directories, limit)
+
+    def lookups(
+        self, bucket: str, wanted: Sequence[tuple[str, str]]
+    ) -> list[tuple[Entry | None, Entry | None]]:
+        return self._ask().lookups(bucket, wanted)
+
+    # Changes
+
+    def apply(
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+        *step: Any,
+    ) -> set[str]:
+        left = self._ask().apply(bucket, puts, deletes, since, *step)
+        self._catch_up_or_forget(bucket)
+        return left
+
+    def _catch_up_or_forget(self, bucket: str) -> None:
+        """The store has taken a change. What cannot be read of it now is not copied."""
+        try:
+            self.catch_up(bucket)
+        except StoreError as exc:
+            log.warning("s3://%s: what was changed could not be copied: %s", bucket, exc)
+            with self._lock:
+                self._forget(bucket)
+
+    def seq(self, bucket: str) -> int:
+        return self._ask().seq(bucket)
+
+    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+        return self._ask().changes(bucket, since, limit)
+
+    # Scopes
+
+    def mark(self, bucket: str, scope: Scope) -> None:
+        self._ask().mark(bucket, scope)
+        with self._lock:
+            if not bucket:
+                self._listed = None
+            copied = self._copied.get(bucket, {})
+            inside = [each for each in copied if each.startswith(scope.prefix)]
+            for each in inside if scope.deep else [scope.prefix]:
+                if each in copied:
+                    copied[each] = scope._replace(prefix=each, deep=False)
+
+    def unmark(self, bucket: str, prefix: str) -> None:
+        self._ask().unmark(bucket, prefix)
+        with self._lock:
+            if bucket in self._copied:
+                self._drop(bucket, prefix, prefix + _LAST)
+
+    def scope(self, bucket: str, prefix: str) -> Scope | None:
+        listed = self._listed
+        if not bucket and not prefix and listed is not None and self._answers():
+            return listed[0]
+        return self._ask(bucket, prefix).scope(bucket, prefix)
+
+    def scopes(self, bucket: str) -> list[Scope]:
+        return self._ask().scopes(bucket)
+
+    def cover(self, bucket: str, directory: str) -> Scope | None:
+        if self._has(bucket, directory):
+            found = self._copied.get(bucket, {}).get(directory)
+            if found is not None:
+                return found
+        return self._ask(bucket, directory).cover(bucket, directory)
+
+    def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
+        if not deep and self._has(bucket, directory):
+            return True
+        return self._ask(bucket, directory).covered(bucket, directory, deep=deep)
+
+    # Of the store alone
+
+    def note(self, bucket: str, name: str) -> str | None:
+        return self._ask().note(bucket, name)
+
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        self._ask().set_note(bucket, name, text)
+
+    def notes(self, bucket: str) -> dict[str, str]:
+        return self._ask().notes(bucket)
+
+    def now_ms(self) -> int:
+        return self.shared.now_ms()
+
+    def identity(self) -> str:
+        return self.shared.identity()
+
+    def begin_epoch(self) -> None:
+        self.shared.begin_epoch()
+        with self._lock:
+            for bucket in list(self._copied):
+                self._forget(bucket)
+            self._listed = None
+            self._copy.set_note("", _EPOCH, None)  # another is noted by now, or soon
+
+    def waiter(self) -> Waiter:
+        return self.shared.waiter()
+
+    def enter(self, namespace: str) -> None:
+        raise NotImplementedError("a replica is of one namespace")
+
+    def close(self) -> None:
+        self._ahead.close()
+        with self._lock:
+            for bucket in list(self._places):
+                self._keep_place(bucket, 1)
+            self._copy.close()
+        self.shared.close()
+
+
+_TURN = threading.Lock()  # for the step in which a turn is taken
+
+
+class _Ahead:
+    """Copies directories before they are asked for: those below the ones that were, the newest
+    first. *copy* copies some, and returns those below them and how many names there were."""
+
+    def __init__(self, copy: Callable[[str, list[str]], tuple[list[str], int]]) -> None:
+        self._copy = copy
+        self._lock = threading.Condition()  # protects what follows
+        self._left: list[tuple[str, str]] = []
+        self._rows = 0  # how many names may still be copied
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def begin(self, bucket: str, directory: str) -> None:
+        """*directory* was asked for."""
+        with self._lock:
+            self._rows = _AHEAD_ROWS
+            self._left.append((bucket, directory))
+            if self._thread is None and bucket:
+                self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
+                self._thread.start()
+            self._lock.notify()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        while (some := self._next()) is not None:
+            try:
+                below, count = self._copy(*some)
+            except StoreError as exc:  # they are asked for another time
+                log.debug("copying ahead: %s", exc)
+                continue
+            with self._lock:
+                self._rows -= count
+                self._left += [(some[0], each) for each in reversed(below)]
+
+    def _next(self) -> tuple[str, list[str]] | None:
+        with self._lock:
+            while not self._closed and not (self._left and self._rows > 0):
+                self._left.clear()
+                self._lock.wait()
+            if self._closed:
+                return None
+            bucket = self._left[-1][0]
+            taken: list[str] = []
+            while self._left and self._left[-1][0] == bucket and len(taken) < _AT_ONCE:
+                taken.append(self._left.pop()[1])
+            return bucket, taken
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return the directory that *key* is in, and its name there."""
+    cut = key.rfind("/", 0, -1) + 1
+    return key[:cut], key[cut:]

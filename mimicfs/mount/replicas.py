@@ -1,0 +1,79 @@
+"""Where a mount keeps its copy of a store that others share.
+
+One file a mount point, which outlives the mount: STATE/replicas/NAME.db. A mount that ends behind
+its successor's back (umount --lazy) keeps the file until it is gone; the successor then copies
+into memory. A file that no mount has used for a month is deleted by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+from mimicfs.backends import Backend
+from mimicfs.backends.lease import Lease
+from mimicfs.backends.replica import Replica
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.config.values import Settings
+from mimicfs.errors import StoreError
+from mimicfs.private import private_directory
+
+log = logging.getLogger(__name__)
+
+_MONTH_S = 30 * 86_400
+
+
+def replicated(
+    store: Backend, settings: Settings, mountpoint: Path, lease: Lease, *, strict: bool
+) -> Backend:
+    """Return *store* with a copy beside it, if its answers come over a network."""
+    if store.quick:
+        return store
+    directory = private_directory(settings.state / "replicas")
+    _clear(directory)
+    named = f"{settings.store}\n{settings.namespace}\n{mountpoint.absolute()}"
+    path = directory / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:24]}.db"
+    return Replica(store, _opened(path), lease, strict=strict)
+
+
+def _opened(path: Path) -> SQLite:
+    """Return the copy at *path*; one that cannot be read is begun anew."""
+    if not _locked(path):
+        log.info("%s is in use by a mount that is ending; the copy is kept in memory", path)
+        return SQLite()
+    try:
+        return SQLite(str(path))
+    except StoreError as exc:
+        log.warning("%s; it is begun anew", exc)
+        for each in (path, *_beside(path)):
+            each.unlink(missing_ok=True)
+        return SQLite(str(path))
+
+
+def _locked(path: Path) -> bool:
+    """Have *path* for this process, as long as it lives."""
+    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    os.utime(fd)
+    return True  # the descriptor stays open
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+def _clear(directory: Path) -> None:
+    """Delete the copies that nobody has used for long."""
+    for lock in directory.glob("*.db.lock"):
+        path = lock.with_suffix("")
+        if time.time() - lock.stat().st_mtime > _MONTH_S and _locked(path):
+            for each in (path, *_beside(path), lock):
+                each.unlink(missing_ok=True)

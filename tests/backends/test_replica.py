@@ -1,0 +1,258 @@
+"""A replica answers as the store that it is a copy of, and asks it for nothing that it has."""
+
+import random
+import threading
+
+import pytest
+
+from mimicfs.backends.lease import LEASE_S, Lease
+from mimicfs.backends.memory import Memory
+from mimicfs.backends.replica import Replica
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import KEPT, LISTED, Entry, Scope
+from mimicfs.errors import StoreUnavailable, Uncopied
+
+_WHOLE = Scope("", True, 1)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Counted(Memory):
+    """A store that says how often it was asked, and goes away when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.away = False
+
+    def _note(self, name):
+        if self.away:
+            raise StoreUnavailable("away")
+        self.asked.append(name)
+
+    def close(self):
+        """Others go on using it."""
+
+    def lookup(self, *args):
+        self._note("lookup")
+        return super().lookup(*args)
+
+    def children(self, *args):
+        self._note("children")
+        return super().children(*args)
+
+    def get(self, *args):
+        self._note("get")
+        return super().get(*args)
+
+    def changes(self, *args):
+        self._note("changes")
+        return super().changes(*args)
+
+    def cover(self, *args):
+        self._note("cover")
+        return super().cover(*args)
+
+
+@pytest.fixture
+def store():
+    return Counted()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def mount(store, clock, tmp_path):
+    """Open a replica of the store, as a mount does, in a file if that has a name."""
+    opened = []
+
+    def open_(name="", **options):
+        copy = SQLite(str(tmp_path / name)) if name else SQLite()
+        replica = Replica(store, copy, Lease(clock), **options)
+        replica.lease.renew()
+        opened.append(replica)
+        return replica
+
+    yield open_
+    for replica in opened:
+        replica.close()
+
+
+@pytest.fixture
+def filled(store):
+    store.apply("b", [Entry("a", 1), Entry("d/x", 2), Entry("d/e/y", 3), Entry("k/", kind=KEPT)])
+    store.mark("b", _WHOLE)
+    return store
+
+
+def names(replica, directory=""):
+    return [entry.key for entry in replica.children("b", directory)]
+
+
+def test_what_is_copied_is_not_asked_of_the_store(mount, filled):
+    replica = mount()
+    assert names(replica) == ["a", "d/", "k/"]
+    assert names(replica, "d/") == ["d/e/", "d/x"]
+    filled.asked.clear()
+    assert replica.lookup("b", "", "a") == (Entry("a", 1), None)
+    assert replica.lookup("b", "", "missing") == (None, None)
+    assert replica.covered("b", "d/")
+    assert replica.get("b", "d/x") == Entry("d/x", 2)
+    assert filled.asked == []
+
+
+def test_a_thread_that_answers_the_kernel_does_not_wait(mount, filled):
+    replica = mount()
+    with replica.answering():
+        with pytest.raises(Uncopied):
+            replica.lookup("b", "", "a")
+        worker = threading.Thread(target=replica.bring, args=("b", ""))
+        worker.start()
+        worker.join()
+        assert replica.lookup("b", "", "a") == (Entry("a", 1), None)
+
+
+def test_what_others_change_is_taken_from_the_log(mount, filled):
+    replica = mount()
+    names(replica), names(replica, "d/"), names(replica, "d/e/")
+    filled.apply("b", [Entry("d/new/z", 9)], ["a", "d/e/y"])
+    replica.catch_up("b")
+    filled.asked.clear()
+    assert names(replica) == ["d/", "k/"]
+    assert names(replica, "d/") == ["d/new/", "d/x"]
+    assert filled.asked == []
+
+
+def test_what_this_mount_changes_is_seen_when_the_change_returns(mount, filled):
+    replica = mount()
+    names(replica)
+    replica.apply("b", [Entry("new", 1)], ["a"])
+    assert names(replica) == ["d/", "k/", "new"]
+
+
+def test_many_changes_at_once_are_copied_anew(mount, filled):
+    replica = mount()
+    names(replica), names(replica, "d/")
+    filled.apply("b", [Entry(f"d/x{n:03}", 1) for n in range(150)], ["d/x"])
+    replica.catch_up("b")
+    assert len(names(replica, "d/")) == 151  # d/e/, too
+
+
+def test_a_log_that_was_cut_means_that_nothing_is_copied(mount, filled):
+    replica = mount()
+    names(replica)
+    filled.drop_bucket("b")
+    filled.apply("b", [Entry("other", 1)])
+    filled.mark("b", _WHOLE)
+    replica.catch_up("b")
+    assert names(replica) == ["other"]
+
+
+def test_a_directory_that_the_store_does_not_have_whole_is_not_copied(mount, store):
+    store.apply("b", [Entry("a", 1)])
+    replica = mount()
+    assert not replica.covered("b", "")
+    assert replica.lookup("b", "", "a") == (Entry("a", 1), None)
+    replica.mark("b", Scope("", False, 5))
+    assert replica.covered("b", "")
+
+
+def test_a_copy_outlives_its_mount_and_goes_on_from_the_log(mount, filled):
+    first = mount("copy.db")
+    names(first), names(first, "d/")
+    first.close()
+    filled.apply("b", [Entry("later", 1)], ["d/x"])
+    second = mount("copy.db")
+    second.catch_up("b")
+    filled.asked.clear()
+    assert names(second) == ["a", "d/", "k/", "later"]
+    assert names(second, "d/") == ["d/e/"]
+    assert filled.asked == []
+
+
+def test_another_epoch_means_that_nothing_is_copied(mount, filled):
+    first = mount("copy.db")
+    names(first)
+    first.close()
+    filled.set_note("", "epoch", None)
+    filled.asked.clear()
+    names(mount("copy.db"))
+    assert "children" in filled.asked
+
+
+def test_while_the_store_is_away_it_reads_on_and_refuses_changes_at_once(mount, filled):
+    replica = mount()
+    names(replica)
+    filled.away = True
+    replica.lease.lose()
+    assert replica.lookup("b", "", "a") == (Entry("a", 1), None)
+    with pytest.raises(StoreUnavailable):
+        replica.apply("b", [Entry("new", 1)])
+    with pytest.raises(StoreUnavailable):
+        replica.children("b", "d/")  # not copied
+
+
+def test_a_strict_replica_reads_nothing_while_the_store_is_away(mount, filled):
+    replica = mount(strict=True)
+    names(replica)
+    replica.lease.lose()
+    with pytest.raises(StoreUnavailable):
+        replica.lookup("b", "", "a")
+    replica.lease.renew()
+    assert replica.lookup("b", "", "a") == (Entry("a", 1), None)
+
+
+def test_a_mount_that_was_stopped_answers_nothing_before_its_next_look(mount, filled, clock):
+    replica = mount()
+    names(replica)
+    clock.now_s += LEASE_S + 60
+    with replica.answering(), pytest.raises(Uncopied):
+        replica.lookup("b", "", "a")
+    answers = []
+    reader = threading.Thread(target=lambda: answers.append(replica.lookup("b", "", "a")))
+    reader.start()
+    filled.apply("b", [Entry("a", 2)])
+    replica.catch_up("b")
+    replica.lease.renew()
+    reader.join()
+    assert answers == [(Entry("a", 2), None)]
+
+
+def _random_change(random_, store):
+    keys = [f"{d}{n}" for d in ("", "d/", "d/e/", "d/e/f/", "g/") for n in ("x", "y", "e", "e/")]
+    puts, deletes = random_.sample(keys, 2), random_.sample(keys, 3)
+    if random_.random() < 0.1:
+        puts += [f"g/{n:03}" for n in range(150)]
+    if random_.random() < 0.1:
+        deletes += [f"g/{n:03}" for n in range(150)]
+    kinds = {key: random_.choice((0, LISTED, KEPT)) if key.endswith("/") else 0 for key in puts}
+    entries = [Entry(key, random_.randrange(9), kind=kinds[key]) for key in puts]
+    store.apply("b", entries, deletes)
+
+
+def _shown(backend, directory):
+    rows = backend.children("b", directory)
+    return [(row.key, row.size, row.kind) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_after_any_changes_a_replica_shows_what_the_store_has(mount, filled, seed):
+    random_ = random.Random(seed)
+    one, two = mount(), mount()
+    for _ in range(60):
+        _random_change(random_, random_.choice((one, two, filled)))
+        directory = random_.choice(("", "d/", "d/e/", "d/e/f/", "g/"))
+        reader = random_.choice((one, two))
+        reader.catch_up("b")
+        assert _shown(reader, directory) == _shown(filled, directory)
+        name = random_.choice("xye")
+        wanted = filled.lookup("b", directory, name)
+        assert reader.lookup("b", directory, name) == wanted
