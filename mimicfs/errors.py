@@ -29,7 +29,8 @@
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
     │   ├── Unasked             EIO        the same, of one object
-    │   └── Uncounted           EIO        the answer takes long: a worker must count it
+    │   ├── Uncounted           EIO        the answer takes long: a worker must count it
+    │   └── Uncopied            EIO        a shared store has the answer: a worker must ask it
     ├── NotSynced                   EIO        an answer would have holes; sync first
     ├── NotTold                     EIO        S3 changed, and no message said so
     ├── MalformedIndex              EIO        a file of an index, or an inventory, that is none
