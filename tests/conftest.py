@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -185,12 +186,17 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class _Warnings(logging.Handler):
+    """What is warned of, but by threads that earlier tests have left."""
+
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.messages: list[str] = []
+        left = set(threading.enumerate()) - {threading.main_thread()}
+        self._left = {thread.ident for thread in left}
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        if record.thread not in self._left:
+            self.messages.append(record.getMessage())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
 _STEPS = ["write", "append", "unlink", "replace", "truncate", "chmod", "utime", "read", "change"]
 _ROUNDS = 60  # of each thread; --rounds N for more
