@@ -436,9 +436,17 @@ class Handles:
             self._behind.add(file, lambda: self._hold(node, file))
 
     def _hold(self, node: Node, file: File) -> Callable[[], None]:
+        """Hold *file* open; return what lets it go, once, however often it is called."""
         with self._lock:
             handle = self._add(node, file)
-        return lambda: self.release(handle)
+
+        def let_go() -> None:
+            with self._lock:
+                held = handle in self._open
+            if held:
+                self.release(handle)
+
+        return let_go
 
     def _upload_behind(self, file: File, cancellation: Cancellation) -> None:
         with self._lock:
