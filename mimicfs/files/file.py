@@ -39,6 +39,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from weakref import WeakSet
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
@@ -136,6 +137,7 @@ class File:
         self._vanished = False  # expired because it was deleted, before anybody got bytes
         self._promised = False  # its writer was told that the bytes are safe
         self._reader = reader or self._new_reader(entry)
+        self._copied: WeakSet[Reader] = WeakSet()  # of what the present one reads a copy of
         if staging is not None:
             self._resume(staging)
         elif entry is None:
@@ -212,8 +214,9 @@ class File:
         and nobody had got any of it."""
         with self._lock:
             self._check(reading=True)
-            self._handed = self._handed or reader is self._reader
-            return reader is self._reader
+            right = reader is self._reader or reader in self._copied
+            self._handed = self._handed or right
+            return right
 
     def hand_out(self) -> None:
         """The kernel has bytes of the version that the file stands on."""
@@ -797,6 +800,7 @@ class File:
         with self._lock:
             self.entry = entry
             self._reader, old = reader, self._reader
+            self._copied = WeakSet()
         if old is not None:
             old.close()
 
@@ -841,6 +845,7 @@ class File:
                 return False
             self.shrunk = self.shrunk or entry.size < self.size
             old, self._reader = self._reader, self._new_reader(entry)
+            self._copied = WeakSet()
             self.entry, self._layout = entry, Layout(entry.size)
             self.content = self.content._replace(meta=entry.meta or {})
             self.mtime_ns = entry.mtime_ns
@@ -895,7 +900,12 @@ class File:
             if entry is None and self.entry is not None:
                 entry = self.entry._replace(key=key)
             if entry is not None:
+                copied, before = self._copied, self._reader
                 self._stand_on(entry)
+                if before is not None:
+                    copied.add(before)
+                with self._lock:  # what these have read is what the copy has
+                    self._copied = copied
             if self.dirty:
                 self._redescribe()
 
