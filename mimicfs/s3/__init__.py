@@ -4,6 +4,8 @@ connection  S3Connection                   bucket      Bucket (listed: its listi
 key         Key (reading, writing,         multipart   MultiPartUpload
             stored: parts of it)           prefix      Prefix
 resultset   what listings return           versions    what listings of versions return
+configured  what is set for a Bucket: ACL, tags, CORS, lifecycle, website, logging; documents is
+            their XML, and acl, tagging, cors, lifecycle, website, bucketlogging have boto's classes
 boto2       what these classes share       progress    bodies on their way
 
 requests/   what mimicfs itself asks of S3

@@ -6,6 +6,7 @@ mimicking boto3 client. What is left out raises NotImplementedError, which names
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -16,7 +17,14 @@ from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from mimicfs.exception import BotoServerError, S3ResponseError
+from mimicfs.exception import (
+    BotoServerError,
+    S3CopyError,
+    S3CreateError,
+    S3DataError,
+    S3PermissionsError,
+    S3ResponseError,
+)
 
 Headers = Mapping[str, str]
 # Called with the bytes that went, and how many there are.
@@ -39,14 +47,37 @@ _PARAMS = {
     "x-amz-acl": "ACL",
     "x-amz-server-side-encryption": "ServerSideEncryption",
     "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
+    "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+    "x-amz-server-side-encryption-customer-key": "SSECustomerKey",
+    "x-amz-server-side-encryption-customer-key-md5": "SSECustomerKeyMD5",
+    "x-amz-copy-source-server-side-encryption-customer-algorithm": "CopySourceSSECustomerAlgorithm",
+    "x-amz-copy-source-server-side-encryption-customer-key": "CopySourceSSECustomerKey",
+    "x-amz-copy-source-server-side-encryption-customer-key-md5": "CopySourceSSECustomerKeyMD5",
     "x-amz-storage-class": "StorageClass",
     "x-amz-tagging": "Tagging",
     "x-amz-website-redirect-location": "WebsiteRedirectLocation",
     "x-amz-request-payer": "RequestPayer",
 }
-_META = "x-amz-meta-"
+STEP = 8192  # bytes: boto moves, and counts, in buffers of this size
+META = "x-amz-meta-"
+
+
+class Provider:
+    """What boto asks of who keeps the objects."""
+
+    name = "aws"
+    metadata_prefix = META
+    header_prefix = "x-amz-"
+    storage_response_error = S3ResponseError
+    storage_create_error = S3CreateError
+    storage_copy_error = S3CopyError
+    storage_data_error = S3DataError
+    storage_permissions_error = S3PermissionsError
+
+
+PROVIDER = Provider()
 # Headers that boto sends as such and S3 does not keep.
-_NO_METADATA = frozenset({"x-robots-tag", "transfer-encoding"})
+_NOMETADATA = frozenset({"x-robots-tag", "transfer-encoding"})
 _SAFE = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~ "
 # Those that boto takes from among the metadata.
 STANDARD = {
@@ -78,7 +109,8 @@ def ask(
         raise refused(exc, error) from exc
     except ParamValidationError as exc:  # a name that S3 would refuse
         message = escape(" ".join(str(exc).split()))
-        body = f"<Error><Code>InvalidArgument</Code><Message>{message}</Message></Error>"
+        code = "InvalidBucketName" if "Invalid bucket name" in message else "InvalidArgument"
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         raise error(400, responses[400], body) from exc
 
 
@@ -103,13 +135,16 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in (headers or {}).items():
         lower = name.lower()
-        if lower.startswith(_META):
-            found.setdefault("Metadata", {})[lower.removeprefix(_META)] = in_ascii(value)
+        if lower.startswith(META):
+            found.setdefault("Metadata", {})[lower.removeprefix(META)] = in_ascii(value)
         elif lower in _PARAMS:
             found[_PARAMS[lower]] = value
         elif lower not in ("content-length", "expect", "user-agent", "date", "host"):
             text = f"the header {name}: pass it to the boto3 client, connection.client"
             raise NotImplementedError(text)
+    for key in ("SSECustomerKey", "CopySourceSSECustomerKey"):
+        if key in found and f"{key}MD5" not in found:  # boto3 encodes it, and adds the MD5
+            found[key] = base64.b64decode(found[key])
     return found
 
 
@@ -120,7 +155,7 @@ def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
         member = STANDARD.get(name.lower())
         if member is not None:
             found[member] = in_ascii(value)
-        elif name.lower() not in _NO_METADATA:
+        elif name.lower() not in _NOMETADATA:
             found["Metadata"][name.lower()] = in_ascii(value)
     return found
 

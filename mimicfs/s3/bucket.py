@@ -15,13 +15,12 @@ from mimicfs.exception import S3ResponseError
 from mimicfs.s3.boto2 import (
     Headers,
     ask,
-    left_out,
     listed_time,
     metadata_params,
     params_of,
 )
+from mimicfs.s3.configured import Configured
 from mimicfs.s3.key import Key
-from mimicfs.s3.listed import Listed
 from mimicfs.s3.mimicking.learning import VERSIONS
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
 from mimicfs.s3.prefix import Prefix
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _DELETE_MAX = 1000  # keys of one DeleteObjects
 
 
-class Bucket(Listed):
+class Bucket(Configured):
     def __init__(
         self,
         connection: S3Connection | None = None,
@@ -293,42 +292,6 @@ class Bucket(Listed):
         """Remove the bucket, which must be empty."""
         self.connection.delete_bucket(self.name, headers)
 
-    def get_location(self, headers: Headers | None = None) -> str:
-        """Return the region; "" is us-east-1."""
-        return self.ask("get_bucket_location", **params_of(headers)).get("LocationConstraint") or ""
-
-    def set_acl(
-        self,
-        acl_or_str: str,
-        key_name: str = "",
-        headers: Headers | None = None,
-        version_id: str | None = None,
-    ) -> None:
-        """Set a canned ACL ("private", "public-read" ...) of a key, or of the bucket."""
-        if not isinstance(acl_or_str, str):
-            raise NotImplementedError("an ACL that is not canned: client.put_object_acl")
-        params = params_of(headers) | {"ACL": acl_or_str}
-        if key_name:
-            params |= {"Key": key_name} | ({"VersionId": version_id} if version_id else {})
-            self.ask("put_object_acl", **params)
-        else:
-            self.ask("put_bucket_acl", **params)
-
-    def set_canned_acl(
-        self,
-        acl_str: str,
-        key_name: str = "",
-        headers: Headers | None = None,
-        version_id: str | None = None,
-    ) -> None:
-        self.set_acl(acl_str, key_name, headers, version_id)
-
-    def make_public(self, recursive: bool = False, headers: Headers | None = None) -> None:
-        self.set_acl("public-read", headers=headers)
-        if recursive:
-            for key in self:
-                self.set_acl("public-read", key.name, headers)
-
     def get_policy(self, headers: Headers | None = None) -> str:
         return str(self.ask("get_bucket_policy", **params_of(headers))["Policy"])
 
@@ -394,50 +357,6 @@ class Bucket(Listed):
         )
         url = url if query_auth else url.partition("?")[0]
         return url.replace("https://", "http://", 1) if force_http else url
-
-    # Left out, with the way of boto3
-
-    add_email_grant = left_out("add_email_grant", "put_bucket_acl")
-    get_cors_xml = left_out("get_cors_xml", "get_bucket_cors")
-    get_subresource = left_out("get_subresource", "<the operation>")
-    get_website_configuration_obj = left_out("get_website_configuration_obj", "get_bucket_website")
-    get_website_configuration_with_xml = left_out(
-        "get_website_configuration_with_xml", "get_bucket_website"
-    )
-    get_website_configuration_xml = left_out("get_website_configuration_xml", "get_bucket_website")
-    get_xml_acl = left_out("get_xml_acl", "get_bucket_acl")
-    get_xml_tags = left_out("get_xml_tags", "get_bucket_tagging")
-    set_as_logging_target = left_out("set_as_logging_target", "put_bucket_acl")
-    set_cors_xml = left_out("set_cors_xml", "put_bucket_cors")
-    set_subresource = left_out("set_subresource", "<the operation>")
-    set_website_configuration = left_out("set_website_configuration", "put_bucket_website")
-    set_website_configuration_xml = left_out("set_website_configuration_xml", "put_bucket_website")
-    set_xml_acl = left_out("set_xml_acl", "put_bucket_acl")
-    set_xml_logging = left_out("set_xml_logging", "put_bucket_logging")
-    set_xml_tags = left_out("set_xml_tags", "put_bucket_tagging")
-    add_user_grant = left_out("add_user_grant", "put_bucket_acl")
-    configure_lifecycle = left_out("configure_lifecycle", "put_bucket_lifecycle_configuration")
-    configure_website = left_out("configure_website", "put_bucket_website")
-    delete_cors = left_out("delete_cors", "delete_bucket_cors")
-    delete_lifecycle_configuration = left_out(
-        "delete_lifecycle_configuration", "delete_bucket_lifecycle"
-    )
-    delete_tags = left_out("delete_tags", "delete_bucket_tagging")
-    delete_website_configuration = left_out("delete_website_configuration", "delete_bucket_website")
-    disable_logging = left_out("disable_logging", "put_bucket_logging")
-    enable_logging = left_out("enable_logging", "put_bucket_logging")
-    get_acl = left_out("get_acl", "get_bucket_acl")
-    get_cors = left_out("get_cors", "get_bucket_cors")
-    get_lifecycle_config = left_out("get_lifecycle_config", "get_bucket_lifecycle_configuration")
-    get_logging_status = left_out("get_logging_status", "get_bucket_logging")
-    get_request_payment = left_out("get_request_payment", "get_bucket_request_payment")
-    get_tags = left_out("get_tags", "get_bucket_tagging")
-    get_website_configuration = left_out("get_website_configuration", "get_bucket_website")
-    get_website_endpoint = left_out("get_website_endpoint", "get_bucket_website")
-    list_grants = left_out("list_grants", "get_bucket_acl")
-    set_cors = left_out("set_cors", "put_bucket_cors")
-    set_request_payment = left_out("set_request_payment", "put_bucket_request_payment")
-    set_tags = left_out("set_tags", "put_bucket_tagging")
 
 
 def _version(version_id: str | None, mfa_token: Any) -> dict[str, Any]:

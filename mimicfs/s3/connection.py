@@ -21,7 +21,7 @@ from botocore.config import Config
 from mimicfs import process
 from mimicfs.errors import NoSuchBucket, S3Error, Unlisted
 from mimicfs.exception import S3CreateError, S3ResponseError
-from mimicfs.s3.boto2 import Headers, ask, left_out, params_of
+from mimicfs.s3.boto2 import PROVIDER, Headers, ask, left_out, params_of
 from mimicfs.s3.bucket import Bucket
 from mimicfs.s3.progress import tell_sending
 from mimicfs.s3.resultset import ResultSet
@@ -68,6 +68,7 @@ class S3Connection:
     """
 
     DefaultHost = "s3.amazonaws.com"
+    provider = PROVIDER
 
     def __init__(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from mimicfs.exception import S3ResponseError
-from mimicfs.s3.boto2 import Headers, left_out, params_of
+from mimicfs.s3.acl import Policy
+from mimicfs.s3.boto2 import PROVIDER, Headers, left_out, params_of
 from mimicfs.s3.reading import Reading
 from mimicfs.s3.writing import Writing
 
@@ -31,9 +32,7 @@ class Key(Reading, Writing):
     def key(self, name: str) -> None:
         self.name = name
 
-    @property
-    def provider(self) -> str:
-        return "aws"
+    provider = PROVIDER
 
     # The object
 
@@ -93,10 +92,43 @@ class Key(Reading, Writing):
             "restore_object", Key=self.name, RestoreRequest={"Days": days}, **params_of(headers)
         )
 
-    def set_acl(self, acl_str: str, headers: Headers | None = None) -> None:
+    # Who may do what
+
+    def get_acl(self, headers: Headers | None = None) -> Policy:
+        policy: Policy = self.bucket.get_acl(self.name, headers=headers)
+        return policy
+
+    def set_acl(self, acl_str: Policy | str, headers: Headers | None = None) -> None:
+        """Set the ACL: a Policy, or the name of a canned one."""
         self.bucket.set_acl(acl_str, self.name, headers=headers)
 
-    set_canned_acl = set_acl
+    def set_canned_acl(self, acl_str: str, headers: Headers | None = None) -> None:
+        self.bucket.set_canned_acl(acl_str, self.name, headers)
+
+    def get_xml_acl(self, headers: Headers | None = None) -> bytes:
+        xml: bytes = self.bucket.get_xml_acl(self.name, headers=headers)
+        return xml
+
+    def set_xml_acl(self, acl_str: str | bytes, headers: Headers | None = None) -> None:
+        self.bucket.set_xml_acl(acl_str, self.name, headers=headers)
+
+    def add_email_grant(
+        self, permission: str, email_address: str, headers: Headers | None = None
+    ) -> None:
+        policy = self.get_acl(headers)
+        policy.acl.add_email_grant(permission, email_address)
+        self.set_acl(policy, headers)
+
+    def add_user_grant(
+        self,
+        permission: str,
+        user_id: str,
+        headers: Headers | None = None,
+        display_name: str | None = None,
+    ) -> None:
+        policy = self.get_acl(headers)
+        policy.acl.add_user_grant(permission, user_id, display_name)
+        self.set_acl(policy, headers)
 
     def make_public(self, headers: Headers | None = None) -> None:
         self.set_acl("public-read", headers)
@@ -153,9 +185,4 @@ class Key(Reading, Writing):
         self.bucket.ask("put_object", Key=self.name, Body=b"", **params)
         return True
 
-    add_email_grant = left_out("add_email_grant", "put_object_acl")
-    add_user_grant = left_out("add_user_grant", "put_object_acl")
-    get_acl = left_out("get_acl", "get_object_acl")
-    get_xml_acl = left_out("get_xml_acl", "get_object_acl")
-    set_xml_acl = left_out("set_xml_acl", "put_object_acl")
     get_torrent_file = left_out("get_torrent_file", "get_object")

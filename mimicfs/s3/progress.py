@@ -14,9 +14,8 @@ import os
 import threading
 from typing import Any, BinaryIO
 
-from mimicfs.s3.boto2 import Callback
+from mimicfs.s3.boto2 import STEP, Callback
 
-_STEP = 8192  # bytes; boto counts in buffers of this size
 _PIECE = 256 << 10  # bytes moved at a time, at most
 _UNKNOWN = 1 << 20  # bytes between two calls where the total is not known
 
@@ -24,9 +23,9 @@ _UNKNOWN = 1 << 20  # bytes between two calls where the total is not known
 class CallbackProgress:
     """Calls *cb* with the bytes done and *total* (0: not known): at the beginning, at the end,
     and in between so that it is called up to *num_cb* times; 0 or 1: not in between, less than
-    0: for each piece."""
+    0: for each piece. *buffer*: how much the program wants to be moved at a time."""
 
-    def __init__(self, cb: Callback | None, num_cb: int, total: int) -> None:
+    def __init__(self, cb: Callback | None, num_cb: int, total: int, buffer: int = STEP) -> None:
         self._cb = cb
         self._total = total
         self._step = math.inf
@@ -35,9 +34,10 @@ class CallbackProgress:
         elif not total:
             self._step = _UNKNOWN
         elif num_cb > 1:
-            self._step = math.ceil(total / _STEP / (num_cb - 1)) * _STEP
+            self._step = math.ceil(total / buffer / (num_cb - 1)) * buffer
         # What is moved at a time, so that there is something to tell.
-        self.piece = int(min(max(self._step, _STEP), _PIECE))
+        usual = int(min(max(self._step, STEP), _PIECE))
+        self.piece = usual if buffer == STEP else buffer
         self._lock = threading.Lock()  # protects the two below
         self._done = 0
         self._told = -1

@@ -19,8 +19,6 @@ from mimicfs.s3.stored import StoredKey
 
 
 class Reading(StoredKey):
-    BufferSize = 8192  # bytes of one read, as boto's
-
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
         self._body: Any = None  # while it is read
@@ -125,11 +123,10 @@ class Reading(StoredKey):
             raise NotImplementedError("torrent: S3 has no torrents any more")
         self.close()
         self.open_read(headers, response_headers=response_headers, version_id=version_id)
-        progress = CallbackProgress(cb, num_cb, self._left)
+        progress = CallbackProgress(cb, num_cb, self._left, self.BufferSize)
         progress.begin()
         try:
-            size = progress.piece if self.BufferSize == Reading.BufferSize else self.BufferSize
-            while data := self._next(size):
+            while data := self._next(progress.piece):
                 fp.write(data)
                 progress.add(len(data))
             progress.end()

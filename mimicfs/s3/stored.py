@@ -13,7 +13,9 @@ from urllib.parse import unquote
 
 from mimicfs.entry import NS, OBJECT, Entry, unquoted
 from mimicfs.s3.boto2 import (
+    META,
     STANDARD,
+    STEP,
     Headers,
     header_time,
     listed_time,
@@ -50,6 +52,8 @@ def _header(name: str) -> Any:
 
 class StoredKey:
     """The part of a Key that S3 or the mirror told. *bucket* is who to ask for more."""
+
+    BufferSize = STEP  # bytes of one read, as boto's
 
     cache_control = _header("cache_control")
     content_disposition = _header("content_disposition")
@@ -214,6 +218,14 @@ class StoredKey:
     def update_metadata(self, d: Mapping[str, str]) -> None:
         for name, value in d.items():
             self.set_metadata(name, value)
+
+    def _get_remote_metadata(self, headers: Headers | None = None) -> dict[str, str]:
+        """Return the headers that the object is stored with, by their names in HTTP. (Not public
+        in boto, but its programs call it.)"""
+        metadata = self.metadata
+        said = {name.replace("_", "-"): self._headers.get(name) for name in HEADERS.values()}
+        found = {name: value for name, value in said.items() if value}
+        return found | {f"{META}{name}": value for name, value in metadata.items()}
 
     def set_remote_metadata(
         self,

@@ -48,7 +48,7 @@ class Writing(StoredKey):
         if not replace and self.bucket.get_key(self.name, force=True) is not None:
             return None
         begun = fp.tell()
-        fp = in_bytes(fp)
+        fp = in_bytes(fp, size)
         if query_args:
             raise NotImplementedError("query_args: use connection.client.put_object")
         length = length_of(fp, size)
@@ -91,7 +91,8 @@ class Writing(StoredKey):
     ) -> Any:
         """Send *length* bytes of *fp*, whose MD5 is known. Return the answer. Raises S3DataError
         if S3 has got something else."""
-        end, progress = fp.tell() + length, CallbackProgress(cb, num_cb, length)
+        end = fp.tell() + length
+        progress = CallbackProgress(cb, num_cb, length, self.BufferSize)
         body = CountedBody(sized(fp, length), progress) if cb else sized(fp, length)
         params = {"Key": self.name, "Body": body, "ContentLength": length, **params}
         answer = self.bucket.ask(operation, ContentMD5=self.base64md5, **params)
@@ -101,7 +102,8 @@ class Writing(StoredKey):
         self.size, self.etag, self.md5 = length, answer.get("ETag"), sent
         self.encrypted = answer.get("ServerSideEncryption")
         bare = unquoted(self.etag)
-        if len(bare) == 32 and not self.encrypted and bare != sent:
+        encrypted = self.encrypted or answer.get("SSECustomerAlgorithm")
+        if len(bare) == 32 and not encrypted and bare != sent:
             raise S3DataError(f"s3://{self.bucket.name}/{self.name}: ETag {bare}, sent {sent}")
         return answer
 
@@ -196,7 +198,7 @@ class Writing(StoredKey):
         ask(
             self.bucket.connection.client,
             "upload_fileobj",
-            Fileobj=LimitedStream(in_bytes(fp), size),
+            Fileobj=LimitedStream(in_bytes(fp, size), size),
             Bucket=self.bucket.name,
             Key=self.name,
             ExtraArgs=extra | self._to_store(),
@@ -229,7 +231,7 @@ class Writing(StoredKey):
         size: int | None,
     ) -> None:
         """Upload part *number* of a multipart upload."""
-        fp = in_bytes(fp)
+        fp = in_bytes(fp, size)
         length = length_of(fp, size)
         self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
         params = {"UploadId": upload_id, "PartNumber": number, **params_of(headers)}
@@ -240,7 +242,7 @@ class Writing(StoredKey):
         that were. The file stands where it did afterwards."""
         if _is_text(fp):
             start = fp.tell()
-            found = self.compute_md5(in_bytes(fp), size)
+            found = self.compute_md5(in_bytes(fp, size), size)
             fp.seek(start)
             return found
         start = fp.tell()
@@ -256,9 +258,17 @@ class Writing(StoredKey):
         return md5_hexdigest, base64.b64encode(binascii.unhexlify(md5_hexdigest)).decode()
 
 
-def in_bytes(fp: Any) -> Any:
-    """Return *fp*, or, of a file of text, what is left of it as a file of bytes in UTF-8."""
-    return io.BytesIO(fp.read().encode()) if _is_text(fp) else fp
+def in_bytes(fp: Any, size: int | None = None) -> Any:
+    """Return *fp*, or, of a file of text, what is left of it as a file of bytes in UTF-8: whole
+    characters, at most *size* bytes. The text then stands behind them."""
+    if not _is_text(fp):
+        return fp
+    if size is None:
+        return io.BytesIO(fp.read().encode())
+    start = fp.tell()
+    cut = fp.read(size).encode()[:size].decode(errors="ignore")
+    fp.seek(start)
+    return io.BytesIO(fp.read(len(cut)).encode())
 
 
 def _is_text(fp: Any) -> bool:

@@ -12,7 +12,10 @@ import mimicfs.s3
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.exception import S3ResponseError
 from mimicfs.s3 import bucketlistresultset, deletemarker, multidelete, user
+from mimicfs.s3.cors import CORSConfiguration
 from mimicfs.s3.key import Key
+from mimicfs.s3.lifecycle import Lifecycle, Transition
+from mimicfs.s3.tagging import Tags, TagSet
 
 moto_only = pytest.mark.parametrize("place", ["moto SQLite", "moto memory"], indirect=True)
 
@@ -159,13 +162,44 @@ def test_sqlite_takes_the_parameters_of_connect(tmp_path):
     assert not (tmp_path / f"file:{path}").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["set_as_logging_target", "set_cors_xml", "set_xml_acl", "set_xml_tags"]
-)
 @moto_only
-def test_what_is_left_out_names_the_way_of_boto3(mine, name):
-    with pytest.raises(NotImplementedError, match=r"client\.put_bucket_"):
-        getattr(mine, name)()
+def test_what_is_set_for_a_bucket_comes_back_in_botos_classes(mine):
+    tags = TagSet()
+    tags.add_tag("a", "<1>")
+    assert mine.set_tags(Tags([tags]))
+    assert [[(it.key, it.value) for it in found] for found in mine.get_tags()] == [[("a", "<1>")]]
+    cors = CORSConfiguration()
+    cors.add_rule(["GET", "PUT"], "https://x.org", allowed_header="*", max_age_seconds=9)
+    mine.set_cors(cors)
+    (rule,) = mine.get_cors()
+    assert (rule.allowed_method, rule.allowed_origin) == (["GET", "PUT"], ["https://x.org"])
+    assert (rule.allowed_header, rule.max_age_seconds) == (["*"], 9)
+    lifecycle = Lifecycle()
+    lifecycle.add_rule("old", "d/", expiration=30, transition=Transition(7, None, "GLACIER"))
+    mine.configure_lifecycle(lifecycle)
+    (kept,) = mine.get_lifecycle_config()
+    assert (kept.id, kept.prefix, kept.expiration.days) == ("old", "d/", 30)
+    assert (kept.transition.days, kept.transition.storage_class) == (7, "GLACIER")
+    mine.configure_website("index.html")
+    website = {"IndexDocument": {"Suffix": "index.html"}}
+    assert mine.get_website_configuration() == {"WebsiteConfiguration": website}
+    assert mine.get_logging_status().target is None
+    mine.add_user_grant("READ", "0123456789abcdef")
+    assert [it.id for it in mine.list_grants()][-1] == "0123456789abcdef"
+    with pytest.raises(S3ResponseError, match="MalformedXML"):
+        mine.set_xml_tags("<Tagging><Nothing/></Tagging>")
+
+
+@moto_only
+def test_text_is_stored_part_by_part_and_progress_is_told_by_the_buffer(mine):
+    text = io.StringIO("0123456789")
+    key = mine.new_key("k")
+    key.set_contents_from_file(text, size=4)
+    assert (text.tell(), key.get_contents_as_string()) == (4, b"0123")
+    told = []
+    key.BufferSize = 2
+    key.set_contents_from_string("01234567", cb=lambda done, _: told.append(done), num_cb=-1)
+    assert told == [0, 2, 4, 6, 8]
 
 
 def test_modules_and_functions_are_where_boto_has_them(library_store):
