@@ -22,6 +22,7 @@ from typing import Any
 
 def connect_to_region(region_name: str, **kwargs: Any) -> Any:
     """Return an S3Connection to *region_name*, as boto.s3's; *kwargs* are S3Connection's."""
-    from mimicfs.s3.connection import S3Connection
+    from mimicfs.s3.connection import S3Connection, host_of
 
-    return S3Connection(region_name=region_name, **kwargs)
+    host = kwargs.pop("host", None) or host_of(region_name)
+    return S3Connection(region_name=region_name, host=host, **kwargs)

@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from mimicfs.library import MimicDB
 
 
+# Regions of which boto writes the host with a hyphen: those that AWS had when it began to use dots.
+_OLD_REGIONS = frozenset(
+    {
+        *("us-west-1", "us-west-2", "us-gov-west-1", "eu-west-1", "sa-east-1"),
+        *("ap-northeast-1", "ap-southeast-1", "ap-southeast-2"),
+    }
+)
+
+
 class SubdomainCallingFormat:
     """https://BUCKET.HOST/KEY"""
 
@@ -303,6 +312,14 @@ def _unsynced(errors: list[str], first: S3Error | None) -> S3ResponseError:
     return S3ResponseError(status, f"not synced: {text}", body)
 
 
+def host_of(region: str) -> str:
+    """Return the host of AWS that boto asks in *region*."""
+    if region == "us-east-1":
+        return S3Connection.DefaultHost
+    dot = "-" if region in _OLD_REGIONS else "."
+    return f"s3{dot}{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+
+
 def _region(host: str) -> str | None:
     """Return the region that a host of AWS has in its name: s3.eu-west-1.amazonaws.com."""
     found = re.fullmatch(r"s3[.-]([a-z]+(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?", host)
@@ -321,7 +338,8 @@ def _proxies(
 
 
 def _endpoint(host: str | None, port: int | None, is_secure: bool, path: str) -> str | None:
-    if (host is None or host == S3Connection.DefaultHost) and port is None and is_secure:
+    aws = host is None or host == S3Connection.DefaultHost or _region(host) is not None
+    if aws and port is None and is_secure:
         return None
     place = f"{host or S3Connection.DefaultHost}{f':{port}' if port else ''}"
     return f"http{'s' if is_secure else ''}://{place}{path.rstrip('/')}"

@@ -17,6 +17,8 @@ import mimicfs
 from mimicfs import MimicDB
 from mimicfs.errors import ConfigError, NoSuchBucket
 
+on_moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
 
 def put(client, bucket, *keys):
     for key in keys:
@@ -177,6 +179,44 @@ def test_buckets_are_listed_locally_once_s3_has_named_their_owner(mimicked, prox
     first["Buckets"].sort(key=lambda item: item["Name"])  # S3 does, moto does not
     assert again["Buckets"] == first["Buckets"]
     assert bucket in [item["Name"] for item in again["Buckets"]]
+
+
+def keyed(library, proxy, key, owner=""):
+    """Return a client with the access key *key*, to which S3 names *owner*."""
+    client = library.client(
+        endpoint_url=proxy.url, config=CONFIG, aws_access_key_id=key, aws_secret_access_key="x"
+    )
+    if owner:
+        client.meta.events.register(
+            "after-call.s3.ListBuckets", lambda parsed, **_: parsed["Owner"].update(ID=owner)
+        )
+    return client
+
+
+@on_moto
+def test_the_list_of_buckets_answers_each_key_of_its_owner(library, proxy, bucket):
+    for key in ("AKIAONE", "AKIATWO"):
+        with costs(proxy, LIST_BUCKETS=1):
+            keyed(library, proxy, key).list_buckets()
+    with costs(proxy):  # as later programs, over the same store
+        for key in ("AKIAONE", "AKIATWO"):
+            found = keyed(library, proxy, key).list_buckets()["Buckets"]
+            assert bucket in [item["Name"] for item in found]
+
+
+@on_moto
+def test_another_account_asks_s3_for_its_own_buckets(library, proxy, bucket):
+    mine, theirs = keyed(library, proxy, "AKIAONE"), keyed(library, proxy, "AKIATWO", "them")
+    with costs(proxy, LIST_BUCKETS=3):
+        mine.list_buckets()
+        assert theirs.list_buckets()["Owner"]["ID"] == "them"
+        mine.list_buckets()  # the mirror's list was theirs
+    with costs(proxy):
+        mine.list_buckets()
+    theirs.create_bucket(Bucket=f"{bucket}-theirs")  # the mirror knows it, but not as mine
+    proxy.counted()
+    with costs(proxy, LIST_BUCKETS=1):
+        mine.list_buckets()
 
 
 def test_a_bucket_made_and_removed_through_us_is_known(library, mimicked, proxy, bucket):

@@ -33,6 +33,7 @@ from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
+from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.answers import Answer
 from mimicfs.s3.mimicking.learning import VERSIONS
 from mimicfs.s3.mimicking.operations import Effect, effect_of
@@ -80,12 +81,13 @@ class _Shown(NamedTuple):
 class Local:
     """Answers from *mimicdb*."""
 
-    def __init__(self, mimicdb: Mirror, places: Places) -> None:
+    def __init__(self, mimicdb: Mirror, places: Places, account: ListedAccount) -> None:
         self._mimicdb = mimicdb
+        self._account = account
         self._places = places
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
-        self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket; "": of all buckets
+        self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket
         self._regions: dict[str, str] = {}  # by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
@@ -114,8 +116,8 @@ class Local:
             self._doubted |= {(bucket, reading) for reading in _ALLOWED}
         elif self._doubted:
             self._doubted -= {(bucket, operation)}
-        if operation == "ListBuckets" and "Owner" in answer:
-            self._owners[""] = answer["Owner"]
+        if operation == "CreateBucket":
+            self._account.made()
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
             self._regions[params["Bucket"]] = answer["BucketRegion"]
         elif operation == "ListObjects" and answer.get("Contents"):
@@ -134,7 +136,7 @@ class Local:
     # Buckets
 
     def _list_buckets(self, _params: Params) -> Answer | None:
-        owner = self._owners.get("")
+        owner = self._account.owner()
         return answers.buckets(self._mimicdb.buckets(), owner) if owner else None
 
     def _head_bucket(self, params: Params) -> Answer | None:

@@ -33,6 +33,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import BucketEntry
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
 from mimicfs.s3.mimicking.learning import Learner, note_size
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
@@ -108,7 +109,8 @@ class Mimic:
         self._forcing = forcing
         self._places = Places()
         self._pages = Pages(mimicdb, self._places)
-        self._local = Local(mimicdb, self._places)
+        self._account = ListedAccount(mimicdb, client)
+        self._local = Local(mimicdb, self._places, self._account)
 
     def answer(self, operation: str, params: Params) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
@@ -143,12 +145,15 @@ class Mimic:
         answer = yield "ListBuckets", {}
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
+            owner = answer.get("Owner", {})
+            self._account.claim(owner)
             self._mimicdb.replace_buckets(
                 [
                     BucketEntry(item["Name"], time_ns(item["CreationDate"]))
                     for item in answer["Buckets"]
                 ]
             )
+            self._account.claimed(owner)
         return answer
 
     # Listings

@@ -214,4 +214,6 @@ def test_modules_and_functions_are_where_boto_has_them(library_store):
         mimicdb=library_store,
     )
     assert conn.client.meta.region_name == "eu-west-1"
+    assert conn.host == "s3-eu-west-1.amazonaws.com"  # as boto writes it
+    assert conn.client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
     conn.close()
