@@ -99,7 +99,7 @@ class Change(NamedTuple):
     seq: int
     first: str
     last: str
-    origin: int  # the writer: a number that each opened store draws at random
+    origin: int  # the writer (Backend.origin); odd: it found the change in S3
 
 
 class Difference(NamedTuple):

@@ -207,8 +207,8 @@ class Follower:
             self._restart(new)
 
     def _tell(self, name: str, changes: list[Change]) -> None:
-        ours = self._mimicdb.backend.origin
-        foreign = [change for change in changes if change.origin != ours]
+        is_own = self._mimicdb.backend.is_own
+        foreign = [change for change in changes if not is_own(change.origin)]
         self.told += len(foreign)
         if len(foreign) > _MANY or any(change.first != change.last for change in foreign):
             self.restarts += 1

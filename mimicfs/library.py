@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import inspect
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any
 
 from mimicfs import mimicdb, process
 from mimicfs.backends import Backend
 from mimicfs.config.values import parse_target
 from mimicfs.errors import ConfigError
+from mimicfs.feed import Feed, News, changes
 from mimicfs.sync import Report, Syncer
 
 
@@ -94,11 +97,43 @@ class MimicDB(mimicdb.Mirror):
         finally:
             s3.close()
 
+    # The feed
+
+    def changes(
+        self,
+        where: str,
+        since: int | None = None,
+        state: str | Path | None = None,
+        *,
+        follow: bool = True,
+    ) -> Iterator[News]:
+        """Yield what changes in the mirror of *where*, a bucket or s3://BUCKET/PREFIX, in order
+        (feed.py): what is new after number *since*, or from now on; and, with *follow*, what is
+        going to change.
+
+        *state*: the file in which the feed is kept, so that a later call goes on with it; without
+        one, it begins anew. Raises LogTrimmed if what is asked for is not kept, StoreError.
+        """
+        from mimicfs.backends.sqlite import SQLite
+
+        target = parse_target(where if "://" in where else f"s3://{where}")
+        path = Path(state) if state is not None else None
+        store = SQLite(str(path)) if path is not None else None
+        feed = Feed(self, target.bucket, target.prefix, store, path)
+        feed.look()  # from now on, not from when the first is asked for
+        return _each(feed, feed.last() if since is None else since, follow=follow)
+
     def _own_client(self) -> Any:
         with self._making:
             if self._client is None:
                 self._client = self.client()
             return self._client
+
+
+def _each(feed: Feed, since: int, *, follow: bool) -> Iterator[News]:
+    with closing(feed):
+        for page in changes(feed, since, follow=follow):
+            yield from page
 
 
 def mimic(client: Any, mimicdb: MimicDB | None = None) -> Any:

@@ -59,6 +59,7 @@ class Mirror:
 
     def join(self, mountpoint: str = "") -> None:
         """Be one of the sessions of the store, at *mountpoint* or a program. Raises StoreError."""
+        self.member.said = {**self.member.said, "origin": self.backend.origin}
         self.member.join(mountpoint)
         self._look_for_doubts()
 
@@ -171,7 +172,8 @@ class Mirror:
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
         old = self.backend.get(bucket, key)
-        left = self._apply(bucket, [entry] if entry else (), () if entry else [key], since)
+        with self.backend.finding():
+            left = self._apply(bucket, [entry] if entry else (), () if entry else [key], since)
         if left:
             return
         if entry is None:
@@ -253,7 +255,8 @@ class Mirror:
                     hold(self._unchanged(bucket, batch.without_gone(), since))
                 kept: set[str] = set()
                 if batch.puts or batch.deletes:
-                    kept = self._apply(bucket, batch.puts, batch.deletes, since)
+                    with self.backend.finding():
+                        kept = self._apply(bucket, batch.puts, batch.deletes, since)
                 difference = batch.added_to(difference, kept)
                 left |= kept
         finally:
@@ -289,7 +292,8 @@ class Mirror:
         """Delete *gone*, which `replace` held back. What is another one by now is left alone."""
         now, exact = self.backend.seq(bucket), self.backend.exact
         keys = [entry.key for entry in gone if exact.get(bucket, entry.key) == entry]
-        left = self._apply(bucket, (), keys, now)
+        with self.backend.finding():
+            left = self._apply(bucket, (), keys, now)
         difference = Difference([], [], [key for key in keys if key not in left], 0)
         self._tell(bucket, difference)
         return difference

@@ -58,9 +58,30 @@ class Backend(ABC):
     quick: bool = True  # reads take microseconds and never wait for a network
 
     def __init__(self) -> None:
-        # Marks our own lines in the log. Two writers with one number would each overlook
-        # the other's changes; 63 bits make that unlikely.
-        self.origin = random.SystemRandom().getrandbits(63)
+        # Two writers with one number would each overlook the other's changes; 62 bits make that
+        # unlikely.
+        self._origin = random.SystemRandom().getrandbits(62) << 1
+        self._finding = threading.local()
+
+    @property
+    def origin(self) -> int:
+        """What marks our own lines in the log: an even number, and odd for what was found in S3
+        (`finding`), where somebody else has made it."""
+        return self._origin | getattr(self._finding, "found", 0)
+
+    @contextmanager
+    def finding(self) -> Iterator[None]:
+        """Within, what this thread applies was found in S3."""
+        before = getattr(self._finding, "found", 0)
+        self._finding.found = 1
+        try:
+            yield
+        finally:
+            self._finding.found = before
+
+    def is_own(self, origin: int) -> bool:
+        """Whether a line of the log is ours."""
+        return origin >> 1 == self._origin >> 1
 
     def enter(self, namespace: str) -> None:  # noqa: B027  there may be nothing to do
         """Keep to *namespace* of the store from now on, before anything else is asked. A store

@@ -19,6 +19,7 @@ from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
 from mimicfs.cli.mounting import mount, umount
 from mimicfs.cli.syncing import sync
+from mimicfs.cli.telling import watch
 from mimicfs.cli.text import one_line
 from mimicfs.cli.verifying import verify
 from mimicfs.cli.watching import log_level, status
@@ -99,7 +100,7 @@ def cli() -> None:
 
 for command in (
     *(mount, umount, status, log_level, doctor),
-    *(sync, events, verify, index, ls, stat, find, du),
+    *(sync, events, watch, verify, index, ls, stat, find, du),
     *(diff, restore, undelete),
     *(config, completion, install_helper),
 ):

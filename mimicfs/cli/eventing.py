@@ -124,7 +124,7 @@ def run(settled: Settled, url: str) -> None:
         signal.signal(number, lambda *_: over.set())
     with (
         closing(assembled(settled.settings())) as parts,
-        _listening(settled, parts, target, options),
+        listening_to(settled, parts, target, options),
     ):
         click.echo(f"listening to {options.source}", err=True)
         over.wait()
@@ -150,7 +150,7 @@ def _setting_up(settings: Settings, target: Target, queue: str) -> Iterator[Setu
 
 
 @contextmanager
-def _listening(
+def listening_to(
     settled: Settled, parts: Parts, target: Target, options: EventOptions
 ) -> Iterator[None]:
     """Within, this process is a member of the store that hears what S3 tells."""
@@ -186,7 +186,7 @@ def _checked(
     }
     if others:
         return found | _timed(parts, target, timeout_s)
-    with _listening(settled, parts, target, options):
+    with listening_to(settled, parts, target, options):
         return found | _timed(parts, target, timeout_s)
 
 

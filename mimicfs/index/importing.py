@@ -327,7 +327,7 @@ class _Others:
         except LogTrimmed as exc:
             text = "the store's log is trimmed faster than this merges; import when less is written"
             raise StoreUnavailable(f"s3://{self._bucket}: {text}") from exc
-        foreign = [change for change in changes if change.origin != self._backend.origin]
+        foreign = [change for change in changes if not self._backend.is_own(change.origin)]
         if changes:
             self.seen = changes[-1].seq
         self.any = self.any or bool(foreign)

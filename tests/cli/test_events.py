@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 from support.clients import plain, queue_of
-from support.mounts import MIMICFS, succeed, wait_until
+from support.mounts import MIMICFS, run, succeed, wait_until
 
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.mimicdb import Mirror
@@ -106,3 +106,25 @@ def test_one_of_several_listens_and_another_takes_over_when_it_is_killed(
         wait_until(lambda: store.get(bucket, "late") is not None, 40)
     second.terminate()
     assert second.wait(20) == 0
+
+
+def test_watch_prints_what_changes_and_goes_on_where_it_ended(common, client, s3, bucket):
+    watch = ["watch", *common, "--json", "--once"]
+    url = f"s3://{bucket}"
+    assert succeed(*watch, url) == ""
+    client.put_object(Bucket=bucket, Key="a", Body=b"12345")
+    succeed("sync", *common, url)
+    [line] = map(json.loads, succeed(*watch, "--since", "0", url).splitlines())
+    assert {name: line[name] for name in ("seq", "change", "key", "size", "etag", "by")} == {
+        "seq": 1,
+        "change": "added",
+        "key": "a",
+        "size": 5,
+        "etag": "827ccb0eea8a706c4c34a16891f84e7b",
+        "by": "S3",
+    }
+    failed = run("watch", *common, "--once", "--since", "0", "--exec", "false", url)
+    assert (failed.returncode, "go on with --since 0" in failed.stderr) == (1, True)
+    assert '"seq": 1' in succeed(
+        "watch", *common, "--once", "--since", "0", "--exec", "tee /dev/stderr", url
+    )

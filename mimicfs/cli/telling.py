@@ -1,0 +1,127 @@
+"""`mimicfs watch`: what changes, for people and programs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from mimicfs import errors
+from mimicfs.cli.eventing import listening_to
+from mimicfs.cli.options import assembled, for_listeners, json_option
+from mimicfs.cli.text import printable
+from mimicfs.config.settled import Settled
+from mimicfs.config.values import Target, parse_target
+from mimicfs.human import iso_time
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
+    from mimicfs.feed import Feed, News
+    from mimicfs.parts import Parts
+
+_SIGNS = {"added": "+", "changed": "~", "deleted": "-", "moved": ">"}
+
+
+@click.command()
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.option(
+    "--since",
+    type=click.IntRange(0),
+    metavar="SEQ",
+    help="Begin behind this number of an earlier watch, not with what changes from now on.",
+)
+@click.option("--once", is_flag=True, help="Print what is new so far, and end.")
+@click.option(
+    "--exec",
+    "command",
+    metavar="COMMAND",
+    help="Print nothing: run COMMAND with what changed, as lines of JSON, on its standard input.",
+)
+@json_option
+@for_listeners
+def watch(
+    settled: Settled, url: str, since: int | None, once: bool, command: str | None, as_json: bool
+) -> None:
+    """Print what changes in the mirror of a bucket: added, changed, deleted, moved.
+
+    It is what a mount, a program or `mimicfs sync` on the same store learns; with --events, this
+    command listens to S3 itself. Each line has a number: --since goes on behind it, also after
+    days. The first watch of a bucket begins the feed.
+    """
+    from mimicfs.feed import changes
+
+    target = parse_target(url)
+    if not target.bucket:
+        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+    tell = _runner(command) if command else _printer(as_json)
+    with (
+        closing(assembled(settled.settings())) as parts,
+        _listening(settled, parts, target),
+        closing(_feed(settled.settings(), parts, target)) as feed,
+    ):
+        for page in changes(feed, since, follow=not once):
+            tell(page)
+
+
+@contextmanager
+def _listening(settled: Settled, parts: Parts, target: Target) -> Iterator[None]:
+    options = settled.events()
+    if not options.source:
+        yield
+        return
+    with listening_to(settled, parts, target, options):
+        yield
+
+
+def _feed(settings: Settings, parts: Parts, target: Target) -> Feed:
+    """Open the feed of *target*; it is kept in the state directory."""
+    from mimicfs.backends.sqlite import SQLite
+    from mimicfs.feed import Feed
+    from mimicfs.private import private_directory
+
+    name = hashlib.sha256(f"{parts.store}\n{settings.namespace}\n{target}".encode()).hexdigest()
+    path = private_directory(settings.state / "feeds") / f"{name[:32]}.db"
+    return Feed(parts.mimicdb, target.bucket, target.prefix, SQLite(str(path)), path)
+
+
+def _printer(as_json: bool) -> Callable[[Sequence[News]], None]:
+    def show(page: Sequence[News]) -> None:
+        click.echo("\n".join(_json(it) if as_json else _line(it) for it in page))
+
+    return show
+
+
+def _runner(command: str) -> Callable[[Sequence[News]], None]:
+    words = shlex.split(command)
+
+    def run(page: Sequence[News]) -> None:
+        text = "".join(f"{_json(it)}\n" for it in page)
+        try:
+            done = subprocess.run(words, input=text.encode(), check=False)
+        except OSError as exc:
+            raise errors.ConfigError(f"--exec {words[0]}: {exc.strerror}") from exc
+        if done.returncode:
+            text = f"--exec {words[0]}: it ended with {done.returncode}"
+            raise errors.MimicError(f"{text}; go on with --since {page[0].seq - 1}")
+
+    return run
+
+
+def _json(news: News) -> str:
+    said = {**news._asdict(), "time": iso_time(news.time_ns)}
+    del said["time_ns"]
+    if not said["source"]:
+        del said["source"]
+    return json.dumps(said)
+
+
+def _line(news: News) -> str:
+    moved = f"{news.source} -> " if news.source else ""
+    text = f"{_SIGNS[news.change]} {moved}{news.key}  {news.size} bytes, by {news.by}"
+    return printable(f"{news.seq:>6} {iso_time(news.time_ns)} {text}")

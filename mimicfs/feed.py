@@ -1,0 +1,380 @@
+"""The feed: what changed in the mirror of a bucket, in order, for people and programs.
+
+The log of a store says which keys may have changed, and not what they were. So a feed keeps what
+it has told last, in a store of its own beside what it told: the difference between that and the
+mirror is the news. Nobody misses anything, however long he was away: where the log does not reach
+back, all is compared. A key that changed twice between two looks is told of once, as it is now.
+
+In the store of the feed, a bucket has
+
+    s/KEY    what was told last of KEY
+    n/SEQ    one piece of news, by its number; the latest 100,000 are kept
+    l        the number of the latest (as a size)
+    a note   up to which number of the mirror's log everything was told
+
+INVARIANT: the news and what it makes of s/KEY are stored in one step, so a feed that is killed
+tells nothing twice and leaves nothing out.
+
+Threading: one thread; several processes may have the same file, one after the other (`_alone`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.backends import Backend
+from mimicfs.backends.memory import Memory
+from mimicfs.backends.sessions import Session
+from mimicfs.entry import OBJECT, Change, Entry
+from mimicfs.errors import LogTrimmed
+from mimicfs.merging import same_version
+from mimicfs.mimicdb import MimicDB
+
+ADDED, CHANGED, DELETED, MOVED = "added", "changed", "deleted", "moved"
+S3, THIS = "S3", "this"
+
+_PAGE = 1000
+_KEPT = 100_000  # pieces of news
+_TOGETHER_S = 0.2  # the two halves of a rename come one after the other
+_LOOK_S = 1.0  # most time between two looks
+_COMPARE_S = 60.0  # between two comparisons of all, while something is not certain
+_TOLD_AT_ONCE = 10_000
+_PLACE, _UNCERTAIN = "place", "uncertain"
+_LAST = "l"
+
+
+class News(NamedTuple):
+    """One key changed."""
+
+    seq: int  # of this feed; without gaps
+    time_ns: int  # when it was seen
+    change: str  # added, changed, deleted, moved
+    bucket: str
+    key: str
+    size: int  # of what is there now; of a deletion, what was there
+    etag: str
+    by: str  # "S3": found there; "this": this process; else who wrote it, as HOST:MOUNTPOINT
+    source: str = ""  # the key that it was moved from
+
+
+class _Seen(NamedTuple):
+    """What became of one key, between two looks."""
+
+    key: str
+    old: Entry | None
+    new: Entry | None
+    by: str
+
+
+class Feed:
+    """What changes in *bucket* of *mimicdb* below *prefix*. What was told is kept in *store*;
+    without one it is forgotten at the end. A feed begins when its store is new: what the mirror
+    has by then is no news. *path*: that of the store, for others that use it too."""
+
+    def __init__(
+        self,
+        mimicdb: MimicDB,
+        bucket: str,
+        prefix: str = "",
+        store: Backend | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._bucket = bucket
+        self._prefix = prefix
+        self._store = store if store is not None else Memory()
+        self._lock = path.with_suffix(".lock") if path is not None else None
+        self._waiter = mimicdb.backend.waiter()
+        self._compared_s = float("-inf")
+        with self._alone():
+            if self._store.note(bucket, _PLACE) is None:
+                self._begin()
+
+    def close(self) -> None:
+        self._waiter.close()
+        self._store.close()
+
+    def last(self) -> int:
+        """Return the number of the latest news; 0: there was none."""
+        found = self._store.get(self._bucket, _LAST)
+        return found.size if found is not None else 0
+
+    def since(self, seq: int) -> Iterator[list[News]]:
+        """Yield the news after number *seq*, page by page, to the last that was seen. Raises
+        LogTrimmed if not all of it is kept."""
+        first = self._store.scan(self._bucket, "n/", "", 1)
+        oldest = int(first[0].key[2:]) if first else self.last() + 1
+        if not oldest - 1 <= seq <= self.last():
+            text = f"news after {seq} is not kept, only {oldest} to {self.last()}"
+            raise LogTrimmed(f"s3://{self._bucket}/{self._prefix}: {text}; begin without --since")
+        after = _number(seq)
+        while page := self._store.scan(self._bucket, "n/", after, _PAGE):
+            yield [self._news(entry) for entry in page]
+            after = page[-1].key
+
+    def look(self) -> None:
+        """See what is new in the mirror, and keep it. Raises StoreError."""
+        with self._alone():
+            place = int(self._store.note(self._bucket, _PLACE) or 0)
+            try:
+                while changes := self._mimicdb.backend.changes(self._bucket, place, _PAGE):
+                    self._tell(self._of_lines(changes))
+                    place = changes[-1].seq
+                    self._store.set_note(self._bucket, _PLACE, str(place))
+            except LogTrimmed:
+                place = self._mimicdb.seq(self._bucket)
+                self._compare()
+                self._store.set_note(self._bucket, _PLACE, str(place))
+            if self._is_uncertain and time.monotonic() - self._compared_s > _COMPARE_S:
+                self._compare()
+
+    def wait(self) -> None:
+        """Return when there may be news, or soon."""
+        place = int(self._store.note(self._bucket, _PLACE) or 0)
+        if self._mimicdb.seq(self._bucket) == place:
+            self._waiter.wait({self._bucket: place}, _LOOK_S)
+        if self._mimicdb.seq(self._bucket) != place:
+            time.sleep(_TOGETHER_S)
+
+    # The beginning
+
+    def _begin(self) -> None:
+        place = self._mimicdb.seq(self._bucket)
+        self._store.drop_bucket(self._bucket)  # of a beginning that was interrupted
+        for page in _pages(self._mimicdb.backend, self._bucket, self._prefix):
+            self._store.apply(self._bucket, [_kept(it) for it in page if it.kind == OBJECT])
+        self._store.set_note(self._bucket, _PLACE, str(place))
+
+    # What is new
+
+    def _of_lines(self, changes: Sequence[Change]) -> Iterator[_Seen]:
+        """Yield what became of the keys of *changes*: of ranges of keys first, then of single
+        ones, each at its last line."""
+        names = _names(self._mimicdb.member.others())
+        spans = _spans(changes)
+        for first, last, origin in spans:
+            yield from self._of_range(first, last, self._by(origin, names))
+        latest = {change.first: change for change in changes if change.first == change.last}
+        for key, change in sorted(latest.items(), key=lambda item: item[1].seq):
+            within = any(first <= key <= last for first, last, _ in spans)
+            if key.startswith(self._prefix) and not within:
+                yield _Seen(key, self._told(key), self._now(key), self._by(change.origin, names))
+
+    def _of_range(self, first: str, last: str, by: str) -> Iterator[_Seen]:
+        """Yield what differs of the keys from *first* to *last*."""
+        told, now = self._all_told(first, last), self._all_now(first, last)
+        old, new = next(told, None), next(now, None)
+        while old is not None or new is not None:
+            if new is None or (old is not None and old.key < new.key):
+                assert old is not None
+                yield _Seen(old.key, old, None, by)
+                old = next(told, None)
+            elif old is None or new.key < old.key:
+                yield _Seen(new.key, None, new, by)
+                new = next(now, None)
+            else:
+                yield _Seen(new.key, old, new, by)
+                old, new = next(told, None), next(now, None)
+
+    def _compare(self) -> None:
+        """Compare all. That the mirror does not have a key means something only where it is
+        complete; elsewhere it is looked at again later."""
+        self._compared_s = time.monotonic()
+        uncertain: list[str] = []
+
+        def certain() -> Iterator[_Seen]:
+            for seen in self._of_range(self._prefix, "", S3):
+                directory = seen.key[: seen.key.rfind("/", 0, -1) + 1]
+                if seen.new is None and self._mimicdb.cover(self._bucket, directory) is None:
+                    uncertain[:] = [directory]
+                else:
+                    yield seen
+
+        self._tell(certain())
+        self._store.set_note(self._bucket, _UNCERTAIN, "1" if uncertain else None)
+
+    @property
+    def _is_uncertain(self) -> bool:
+        return self._store.note(self._bucket, _UNCERTAIN) is not None
+
+    def _tell(self, found: Iterator[_Seen]) -> None:
+        """Keep the news that *found* is, and what was learned besides."""
+        other = (each for each in found if each.old != each.new)
+        while some := list(islice(other, _TOLD_AT_ONCE)):
+            self._keep(some)
+
+    def _keep(self, seen: Sequence[_Seen]) -> None:
+        """Keep *seen* as news, and as what was told of each key, in one step."""
+        seq, now_ns = self.last(), time.time_ns()
+        news: list[Entry] = []
+        for each, source in _with_moves([it for it in seen if not _same(it)]):
+            seq += 1
+            news.append(_entry_of(News(seq, now_ns, *_said(self._bucket, each, source))))
+        told = [_kept(each.new) for each in seen if each.new is not None]
+        gone = [f"s/{each.key}" for each in seen if each.new is None]
+        old = [_number(it) for it in range(max(1, seq - _KEPT - len(news)), seq - _KEPT + 1)]
+        puts = [*news, *told, Entry(_LAST, size=seq)]
+        self._store.apply(self._bucket, puts, [*gone, *old])
+
+    def _by(self, origin: int, names: dict[int, str]) -> str:
+        if origin & 1:
+            return S3
+        if self._mimicdb.backend.is_own(origin):
+            return THIS
+        return names.get(origin, "another")
+
+    # Both sides
+
+    def _told(self, key: str) -> Entry | None:
+        found = self._store.get(self._bucket, f"s/{key}")
+        return found._replace(key=key) if found is not None else None
+
+    def _now(self, key: str) -> Entry | None:
+        found = self._mimicdb.entry(self._bucket, key)
+        return found._replace(head=None) if found is not None and found.kind == OBJECT else None
+
+    def _all_told(self, first: str, last: str) -> Iterator[Entry]:
+        for page in _pages(self._store, self._bucket, f"s/{self._prefix}", f"s/{first}"):
+            for entry in page:
+                if last and entry.key[2:] > last:
+                    return
+                yield entry._replace(key=entry.key[2:])
+
+    def _all_now(self, first: str, last: str) -> Iterator[Entry]:
+        for page in _pages(self._mimicdb.backend, self._bucket, self._prefix, first):
+            for entry in page:
+                if last and entry.key > last:
+                    return
+                if entry.kind == OBJECT:
+                    yield entry._replace(head=None)
+
+    def _news(self, entry: Entry) -> News:
+        said = entry.meta or {}
+        return News(
+            *(int(entry.key[2:]), entry.mtime_ns, said["change"], self._bucket, said["key"]),
+            *(entry.size, entry.etag, said["by"], said.get("source", "")),
+        )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within, no other process looks with the same store."""
+        if self._lock is None:
+            yield
+            return
+        with open(self._lock, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def changes(feed: Feed, since: int | None, *, follow: bool) -> Iterator[list[News]]:
+    """Yield the news of *feed* after number *since* (None: from now on), page by page; with
+    *follow*, for ever. Raises StoreError."""
+    feed.look()
+    at = feed.last() if since is None else since
+    while True:
+        for page in feed.since(at):
+            yield page
+            at = page[-1].seq
+        if not follow:
+            return
+        feed.wait()
+        feed.look()
+
+
+def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterator[list[Entry]]:
+    """Yield the entries that begin with *prefix*, from the key *first* on."""
+    own = store.get(bucket, first) if first and first.startswith(prefix) else None
+    if own is not None:
+        yield [own]
+    after = first
+    while page := store.scan(bucket, prefix, after, _PAGE):
+        yield page
+        after = page[-1].key
+
+
+def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:
+    """Return the ranges of keys that *changes* are about, with the origin of the last change of
+    each; none overlaps another."""
+    wide = sorted((it.first, it.last, it.seq, it.origin) for it in changes if it.first != it.last)
+    found: list[tuple[str, str, int, int]] = []
+    for first, last, seq, origin in wide:
+        if found and first <= found[-1][1]:
+            begin, end, before, their = found[-1]
+            latest = (seq, origin) if seq > before else (before, their)
+            found[-1] = (begin, max(end, last), *latest)
+        else:
+            found.append((first, last, seq, origin))
+    return [(first, last, origin) for first, last, _, origin in found]
+
+
+def _same(seen: _Seen) -> bool:
+    """Whether nobody needs to be told: what was learned of an object is no change of it."""
+    old, new = seen.old, seen.new
+    if old is None or new is None:
+        return old is new
+    learned = old.meta is None or new.meta is None
+    return same_version(old, new) and (learned or old.meta == new.meta)
+
+
+def _with_moves(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, str]]:
+    """Yield *seen*, each with the key that it was moved from, or "". A deletion whose object is
+    there again under a new key is not yielded."""
+    gone: dict[tuple[str, int], list[str]] = {}
+    for each in seen:
+        if each.new is None and each.old is not None and each.old.etag and each.old.size:
+            gone.setdefault((each.old.etag, each.old.size), []).append(each.key)
+    moved: dict[str, str] = {}
+    for each in seen:
+        if each.old is None and each.new is not None:
+            candidates = gone.get((each.new.etag, each.new.size))
+            if candidates:
+                moved[each.key] = _likeliest(each.key, candidates)
+                candidates.remove(moved[each.key])
+    sources = set(moved.values())
+    for each in seen:
+        if each.new is not None or each.key not in sources:
+            yield each, moved.get(each.key, "")
+
+
+def _likeliest(key: str, candidates: Sequence[str]) -> str:
+    """Return which of *candidates*, all of the same bytes, is *key* now: one of the same name."""
+    name = key.rpartition("/")[2]
+    return next((it for it in candidates if it.rpartition("/")[2] == name), candidates[0])
+
+
+def _said(bucket: str, seen: _Seen, source: str) -> tuple[str, str, str, int, str, str, str]:
+    change = MOVED if source else DELETED if seen.new is None else CHANGED if seen.old else ADDED
+    shown = seen.new or seen.old
+    assert shown is not None
+    return change, bucket, seen.key, shown.size, shown.etag, seen.by, source
+
+
+def _entry_of(news: News) -> Entry:
+    said = {"change": news.change, "key": news.key, "by": news.by}
+    if news.source:
+        said["source"] = news.source
+    return Entry(_number(news.seq), news.size, news.time_ns, news.etag, "", said)
+
+
+def _kept(entry: Entry) -> Entry:
+    return entry._replace(key=f"s/{entry.key}", head=None)
+
+
+def _number(seq: int) -> str:
+    return f"n/{seq:016d}"
+
+
+def _names(sessions: Sequence[Session]) -> dict[int, str]:
+    """Return how the members of a store are called, by their origin."""
+    found: dict[int, str] = {}
+    for each in sessions:
+        with suppress(KeyError, ValueError):
+            place = each.mountpoint or f"process {each.pid}"
+            found[int(each.said["origin"])] = f"{each.host}:{place}"
+    return found
