@@ -30,11 +30,11 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
-from mimicfs.backends.sessions import Session
+from mimicfs.backends.sessions import StoreSession
 from mimicfs.entry import OBJECT, Change, Entry
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 ADDED, CHANGED, DELETED, MOVED = "added", "changed", "deleted", "moved"
 S3, THIS = "S3", "this"
@@ -79,7 +79,7 @@ class Feed:
 
     def __init__(
         self,
-        mimicdb: MimicDB,
+        mimicdb: Mirror,
         bucket: str,
         prefix: str = "",
         store: Backend | None = None,
@@ -370,7 +370,7 @@ def _number(seq: int) -> str:
     return f"n/{seq:016d}"
 
 
-def _names(sessions: Sequence[Session]) -> dict[int, str]:
+def _names(sessions: Sequence[StoreSession]) -> dict[int, str]:
     """Return how the members of a store are called, by their origin."""
     found: dict[int, str] = {}
     for each in sessions:

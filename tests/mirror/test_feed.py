@@ -13,7 +13,7 @@ from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import LogTrimmed
 from mimicfs.feed import Feed, changes
-from mimicfs.mimicdb import MimicDB
+from mimicfs.mimicdb import Mirror
 
 _numbers = itertools.count()
 ETAGS = ["0" * 31 + digit for digit in "0123456789"]
@@ -32,7 +32,7 @@ def opened(request, tmp_path):
 
     def open_():
         store = RedisBackend.from_url(url, namespace) if url else SQLite(str(tmp_path / "s.db"))
-        made.append(MimicDB(store))
+        made.append(Mirror(store))
         return made[-1]
 
     yield open_
@@ -161,11 +161,11 @@ def test_it_goes_on_where_it_was_left_whoever_looks(opened, feed_of):
 
 
 def test_where_the_log_does_not_reach_back_all_is_compared(feed_of):
-    lost = MimicDB(Memory())
+    lost = Mirror(Memory())
     for key in ("a/kept", "a/gone", "b/unknown"):
         lost.record("b", entry(key))
     feed_of(lost).close()
-    mimicdb = MimicDB(Memory())  # of another epoch: its log has other numbers
+    mimicdb = Mirror(Memory())  # of another epoch: its log has other numbers
     feed = feed_of(mimicdb)
     mimicdb.record_all("b", [entry("a/kept"), entry("a/new", 2, ETAGS[6])])
     mimicdb.complete("b", Scope("a/", False, 1))
@@ -184,7 +184,7 @@ def test_where_the_log_does_not_reach_back_all_is_compared(feed_of):
 
 def test_news_that_is_no_longer_kept_is_refused(feed_of, monkeypatch):
     monkeypatch.setattr("mimicfs.feed._KEPT", 10)
-    mimicdb = MimicDB(Memory())
+    mimicdb = Mirror(Memory())
     feed = feed_of(mimicdb)
     for number in range(30):
         mimicdb.record("b", entry(f"{number}"))
@@ -195,9 +195,9 @@ def test_news_that_is_no_longer_kept_is_refused(feed_of, monkeypatch):
 
 
 def test_the_library_yields_what_changes():
-    from mimicfs import MimicDB as Mirror
+    from mimicfs import MimicDB
 
-    mirror = Mirror(Memory())
+    mirror = MimicDB(Memory())
     found = mirror.changes("b/d/")
     mirror.record("b", entry("e"))
     mirror.record("b", entry("d/a", 4, ETAGS[8]))
