@@ -58,7 +58,6 @@ class Replica(Backend):
     ) -> None:
         super().__init__()
         self.shared = shared
-        self.origin = shared.origin
         self.lease = lease
         self._copy = copy
         self._strict = strict
@@ -92,6 +91,18 @@ class Replica(Backend):
     @property
     def exact(self) -> Backend:
         return self.shared
+
+    @property
+    def origin(self) -> int:
+        return self.shared.origin
+
+    @contextmanager
+    def finding(self) -> Iterator[None]:
+        with self.shared.finding():
+            yield
+
+    def is_own(self, origin: int) -> bool:
+        return self.shared.is_own(origin)
 
     @contextmanager
     def answering(self) -> Iterator[None]:

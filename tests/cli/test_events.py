@@ -9,7 +9,7 @@ import subprocess
 from contextlib import closing
 
 import pytest
-from support.clients import plain, queue_of
+from support.clients import others_rule, plain, queue_of
 from support.mounts import MIMICFS, run, succeed, wait_until
 
 from mimicfs.backends.redis import RedisBackend
@@ -34,19 +34,8 @@ def notifications(client, bucket):
 
 @pytest.fixture
 def others(client, server, bucket):
-    """A rule that somebody else has in the bucket."""
-    sqs = plain(server, "sqs")
-    url = sqs.create_queue(QueueName=f"others-{bucket}")["QueueUrl"]
-    asked = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-    rule = {
-        "Id": "others",
-        "QueueArn": asked["Attributes"]["QueueArn"],
-        "Events": ["s3:ObjectCreated:*"],
-        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
-    }
-    client.put_bucket_notification_configuration(
-        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
-    )
+    """What the bucket has of others."""
+    others_rule(server, bucket)
     return notifications(client, bucket)
 
 

@@ -45,11 +45,32 @@ def queue_of(url: str, bucket: str) -> str:
     """Return the URL of a new SQS queue that S3 tells of all that happens to *bucket*."""
     sqs = plain(url, "sqs")
     queue: str = sqs.create_queue(QueueName=bucket)["QueueUrl"]
-    names = ["QueueArn"]
-    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]["QueueArn"]
+    arn = _arn(sqs, queue)
     events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"]
     plain(url).put_bucket_notification_configuration(
         Bucket=bucket,
         NotificationConfiguration={"QueueConfigurations": [{"QueueArn": arn, "Events": events}]},
     )
     return queue
+
+
+def others_rule(url: str, bucket: str) -> dict[str, Any]:
+    """Have somebody else's queue told of what happens below logs/ in *bucket*; return the rule."""
+    sqs = plain(url, "sqs")
+    queue = sqs.create_queue(QueueName=f"others-{bucket}")["QueueUrl"]
+    rule = {
+        "Id": "others",
+        "QueueArn": _arn(sqs, queue),
+        "Events": ["s3:ObjectCreated:*"],
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
+    }
+    plain(url).put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
+    )
+    return rule
+
+
+def _arn(sqs: Any, queue: str) -> str:
+    asked = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    arn: str = asked["Attributes"]["QueueArn"]
+    return arn

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicfs.sync.events.messages import Message, Told, is_newer, parse
@@ -42,6 +43,19 @@ def test_a_key_of_s3_and_of_minio_is_encoded_as_in_a_form():
 def test_a_key_of_ceph_is_as_it_is():
     found = told(record("50%/a b+c", "ObjectCreated:Put", "ceph:s3", etag="0123"))
     assert (found[0].key, found[0].etag) == ("50%/a b+c", "0123")
+
+
+def test_what_ceph_posts_is_read():
+    """ceph.jsonl is what a Ceph RGW 18 posted (cases/ceph_events.py)."""
+    lines = (Path(__file__).parent / "ceph.jsonl").read_text().splitlines()
+    one = "c4ca4238a0b923820dcc509a6f75849b"
+    assert [found[:4] + found[5:] for found in (parse(line).told[0] for line in lines)] == [
+        ("events", "a", False, one, "4612096BFA14562D", "", False),
+        ("events", "50%/a b+c", False, one, "4612096B4F05BF33", "", False),
+        ("events", "copy", False, one, "4712096BBA773D00", "", False),
+        ("events", "m", False, "ba75038fa1683533b60cd651a9451255-1", "4812096B2B4EA02F", "", False),
+        ("events", "a", True, "", "4812096BC86D8A35", "", False),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +163,7 @@ def test_sequencers_of_different_lengths_are_compared_from_the_left():
 
 
 @pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(

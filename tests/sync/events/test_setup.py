@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.clients import plain
+from support.clients import others_rule, plain
 
 from mimicfs.config.values import Target
 from mimicfs.errors import AccessDenied, ConfigError
@@ -28,21 +28,8 @@ def setup(s3):
 
 
 @pytest.fixture
-def others(client, server, bucket):
-    """What somebody else has configured in the bucket."""
-    sqs = plain(server, "sqs")
-    url = sqs.create_queue(QueueName=f"others-{bucket}")["QueueUrl"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-    rule = {
-        "Id": "others",
-        "QueueArn": found["Attributes"]["QueueArn"],
-        "Events": ["s3:ObjectCreated:*"],
-        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
-    }
-    client.put_bucket_notification_configuration(
-        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
-    )
-    return rule
+def others(server, bucket):
+    return others_rule(server, bucket)
 
 
 def rules(client, bucket):
