@@ -257,8 +257,15 @@ class Feed:
     def _news(self, entry: Entry) -> News:
         said = entry.meta or {}
         return News(
-            *(int(entry.key[2:]), entry.mtime_ns, said["change"], self._bucket, said["key"]),
-            *(entry.size, entry.etag, said["by"], said.get("source", "")),
+            seq=int(entry.key[2:]),
+            time_ns=entry.mtime_ns,
+            change=said["change"],
+            bucket=self._bucket,
+            key=said["key"],
+            size=entry.size,
+            etag=entry.etag,
+            by=said["by"],
+            source=said.get("source", ""),
         )
 
     @contextmanager

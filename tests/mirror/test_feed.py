@@ -78,9 +78,8 @@ def test_each_kind_of_change_is_told_with_who_made_it(opened, feed_of):
     ]
     here.forget("b", "new")
     [deleted] = news(feed, 3)
-    assert (deleted.change, deleted.key, deleted.size, deleted.etag) == (
-        *("deleted", "new", 5, ETAGS[1]),
-    )
+    found = (deleted.change, deleted.key, deleted.size, deleted.etag)
+    assert found == ("deleted", "new", 5, ETAGS[1])
 
 
 def test_another_member_of_the_store_is_named(opened, feed_of):
@@ -202,7 +201,6 @@ def test_the_library_yields_what_changes():
     mirror.record("b", entry("e"))
     mirror.record("b", entry("d/a", 4, ETAGS[8]))
     first = next(found)
-    assert (first.seq, first.change, first.key, first.size, first.by) == (
-        *(1, "added", "d/a", 4, "this"),
-    )
+    seen = (first.seq, first.change, first.key, first.size, first.by)
+    assert seen == (1, "added", "d/a", 4, "this")
     found.close()

@@ -46,7 +46,7 @@ def test_a_key_of_ceph_is_as_it_is():
 
 
 def test_what_ceph_posts_is_read():
-    """ceph.jsonl is what a Ceph RGW 18 posted (cases/ceph_events.py)."""
+    """ceph.jsonl is what a Ceph RGW posted for two PUTs, a copy, a multipart upload, a deletion."""
     lines = (Path(__file__).parent / "ceph.jsonl").read_text().splitlines()
     one = "c4ca4238a0b923820dcc509a6f75849b"
     assert [found[:4] + found[5:] for found in (parse(line).told[0] for line in lines)] == [
