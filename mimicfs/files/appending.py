@@ -15,7 +15,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout
 from mimicfs.files.staging import Staging
 
-Fetch = Callable[[Entry, list[tuple[int, int]], Staging], None]
+Fetch = Callable[[list[tuple[int, int]], Staging], None]
 
 
 def moved_behind(
@@ -36,7 +36,7 @@ def moved_behind(
         if partial:
             new.truncate(entry.size)
         else:
-            fetch(entry, [(0, entry.size)], new)
+            fetch([(0, entry.size)], new)
         for place in range(*tail, MIB):
             data = staging.read(place, min(MIB, tail[1] - place))
             new.write(entry.size + place - tail[0], data)

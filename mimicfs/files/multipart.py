@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 # written nobody knows its size: (how many parts, times the smallest). With 16 MiB: 31 GiB, then
 # 250 GiB, then 6 TiB. Where all must be equal, 31 GiB are sent ahead, and then it is waited.
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
+PARTS_MAX = 10_000
+_SIZE_MAX = 5 << 40
+
+
+def size_max(least: int) -> int:
+    """Return how many bytes S3 takes in parts, the smallest of which have *least* bytes."""
+    return min(_SIZE_MAX, least * sum(count * times for count, times in _TIERS))
 
 
 def part_at(number: int, least: int) -> PlannedPart:

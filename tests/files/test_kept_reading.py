@@ -155,6 +155,6 @@ def test_a_file_read_ahead_that_is_kept_asks_for_nothing(kept: Any) -> None:
     kept.put("small", b"small")
     read_through(kept.open("small"))
     remount(kept)
-    kept.open("small")._reader.fetch_ahead()
+    kept.open("small")._origin.reader.fetch_ahead()
     assert kept.s3.requests == {}
     assert kept.budget.used == 0

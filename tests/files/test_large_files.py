@@ -166,8 +166,8 @@ def test_an_upload_that_a_dead_mount_has_begun_is_aborted_and_its_bytes_are_uplo
     file = files.create("key")
     for start in range(0, len(data), MIB):
         file.write(start, memoryview(data)[start : start + MIB], calm)
-    file._multipart._collect_all(calm)
-    file._multipart = None  # as if the process were gone
+    file._upload._multipart._collect_all(calm)
+    file._upload._multipart = None  # as if the process were gone
     file.close()
     assert uploads(client, files.bucket) == ["key"]
     assert recover(files.s3, files.journal, files.options) == 0

@@ -1,0 +1,85 @@
+"""The version in S3 that a file stands on: its bytes, and what else is stored with it.
+
+Threading: `handed` and the reader may be used by any thread; `File` replaces a whole Origin under
+its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from weakref import WeakSet
+
+from mimicfs.config.values import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import KeyNotFound, ObjectChanged
+from mimicfs.files import transfer
+from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.staging import Staging
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import S3, Content
+
+Span = tuple[int, int]
+
+
+class Origin:
+    """The version *entry* of an object in *bucket*."""
+
+    def __init__(
+        self,
+        s3: S3,
+        options: FileOptions,
+        budget: Budget,
+        bucket: str,
+        entry: Entry,
+        reader: Reader | None = None,
+    ) -> None:
+        self._s3 = s3
+        self._options = options
+        self._bucket = bucket
+        self.entry = entry
+        self.reader = reader or Reader(s3, options, budget, bucket, entry)
+        self.handed = False  # somebody has got bytes of it
+        self._sources: WeakSet[Origin] = WeakSet()  # versions that this one is a copy of
+
+    def follows(self, old: Origin, *, copied: bool) -> None:
+        """The file stood on *old* before. *copied*: this is a copy of it."""
+        self.handed = old.handed
+        if copied:
+            self._sources = old._sources.copy()
+            self._sources.add(old)
+
+    def has_bytes_of(self, other: Origin) -> bool:
+        return other is self or other in self._sources
+
+    def fetch(self, spans: Iterable[Span], staging: Staging, cancellation: Cancellation) -> None:
+        """Write the bytes of *spans* into *staging*. Raises ObjectChanged if they are gone."""
+        place = (self._bucket, self.entry, spans, staging, cancellation)
+        try:
+            transfer.fetch(self._s3, self._options, *place)
+        except KeyNotFound as exc:
+            raise self._deleted() from exc
+
+    def content(self, key: str, cancellation: Cancellation, *, cut: bool) -> Content | None:
+        """Return what else is stored with the object *key*, which is to be changed, so that it
+        is kept. *cut*: none of its bytes stay, so it does not matter which version it is; None: it
+        is gone then. Raises ObjectChanged where it is another version."""
+        kept = self._s3.kept
+        known = kept.remembered(self._bucket, self.entry) if cut else None
+        if known is not None:
+            return known
+        try:
+            asked = self._s3.pool.submit(kept.of, self._bucket, key)
+            found, content = cancellation.wait(asked)
+        except KeyNotFound as exc:
+            if cut:
+                return None
+            raise self._deleted() from exc
+        if found.etag != self.entry.etag and not cut:
+            raise ObjectChanged.since_opened(f"s3://{self._bucket}/{key}")
+        return content
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def _deleted(self) -> ObjectChanged:
+        return ObjectChanged(f"s3://{self._bucket}/{self.entry.key}: deleted in S3")

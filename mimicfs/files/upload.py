@@ -1,0 +1,178 @@
+"""How the bytes of a file get to S3: in one PUT, or in parts. Parts are sent while the file is
+still written (multipart.py); what has not changed is copied in S3 where the server can.
+
+An upload that was interrupted is given up, not awaited: none of its bytes are read any more,
+so the file may be changed at once, but no other upload begins, and no deletion, before its
+last request has ended (`settle`): S3 might take them in the wrong order. If S3 has taken it
+all the same, that is the version that the file stands on from then on.
+
+Threading: one thread at a time calls (`File` has its turn); requests run in `s3.pool`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mimicfs.config.values import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, Unsupported
+from mimicfs.files.layout import Layout
+from mimicfs.files.multipart import PARTS_MAX, Multipart, parts_of
+from mimicfs.files.ranges import Part
+from mimicfs.files.staging import Staging
+from mimicfs.files.transfer import Batch, Slice
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
+
+_PART_MIN = 5 * MIB  # S3 takes no smaller one but the last
+
+
+class Job(NamedTuple):
+    """What s3://bucket/key is to become: the bytes of *staging*, laid out as *layout* says, and
+    *content*, under *condition*. *entry*: the version that they are partly of. *fill* fetches
+    what the staging file lacks of some ranges."""
+
+    bucket: str
+    key: str
+    staging: Staging
+    layout: Layout
+    content: Content
+    entry: Entry | None
+    condition: Condition
+    fill: Callable[[list[tuple[int, int]]], None]
+
+
+class Uploader:
+    """Uploads one file, again and again. *took* is told what S3 has taken of an upload that was
+    given up."""
+
+    def __init__(self, s3: S3, options: FileOptions, took: Callable[[Entry], None]) -> None:
+        self._s3 = s3
+        self._options = options
+        self._took = took
+        self._multipart: Multipart | None = None  # begun while the file is written
+        self._given_up: Batch | None = None  # an upload that may still be on its way
+
+    # While the file is written
+
+    @property
+    def begun(self) -> bool:
+        """Whether parts were sent of a file that is still written."""
+        return self._multipart is not None
+
+    def ahead(self, front: int, cancellation: Cancellation) -> None:
+        """Send the whole parts of the first *front* bytes."""
+        if self._multipart is not None:
+            self._multipart.ahead(front, cancellation)
+
+    def begin(self, job: Job) -> None:
+        """Begin an upload in parts, of a file of which more will be written."""
+        self._multipart = self._new_multipart(job)
+
+    def changed(self, start: int, end: int) -> None:
+        """The bytes from *start* to *end* are about to be changed."""
+        if self._multipart is not None and start < self._multipart.sent_to:
+            self._multipart.changed(start, end)
+
+    def give_up(self) -> None:
+        """Nothing that was sent is wanted any more."""
+        multipart, self._multipart = self._multipart, None
+        if multipart is not None:
+            multipart.give_up()
+            self._given_up = multipart.batch
+
+    def settle(self, cancellation: Cancellation) -> None:
+        """Wait until nothing of an upload that was given up is on its way."""
+        batch = self._given_up
+        if batch is None:
+            return
+        cancellation.wait(batch.settled)
+        self._given_up = None
+        for entry in batch.results():
+            if isinstance(entry, Entry):
+                self._took(entry)
+
+    # All of it
+
+    def upload(self, job: Job, cancellation: Cancellation) -> tuple[Entry, Content]:
+        """Return the new version, and what was said of it when its upload began. Raises
+        ObjectChanged, PosixError EEXIST, and what S3 refuses."""
+        parts = self._parts(job)
+        if parts is None:
+            self.give_up()  # the file was cut to nothing
+        if self._multipart is not None:
+            job = job._replace(content=self._multipart.content)
+        try:
+            if parts is None:
+                return self._whole(job, cancellation), job.content
+            return self._in_parts(job, parts, cancellation), job.content
+        except MimicError as exc:
+            if entry := self._arrived(exc, job):
+                return entry, job.content
+            raise
+
+    def _parts(self, job: Job) -> list[Part] | None:
+        """Return the parts that the file is uploaded in; None: it is one request."""
+        least, layout = self._options.part_size, job.layout
+        if layout.size <= 2 * least and self._multipart is None:
+            return None
+        if layout.base >= least and self._multipart is None and self._s3.copies_parts:
+            part = max(least, -(-layout.size // (PARTS_MAX // 2)))
+            parts = layout.plan(part, min(_PART_MIN, least), COPY_MAX)
+            if any(part.copied for part in parts):
+                return parts
+        return list(parts_of(layout.size, least)) or None
+
+    def _whole(self, job: Job, cancellation: Cancellation) -> Entry:
+        self.settle(cancellation)
+        job.fill([(0, job.layout.size)])
+        batch = Batch(self._s3, self._options.requests_per_file, cancellation)
+        size = job.layout.size
+        to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
+        try:
+            return batch.one(self._s3.put, *to, job.content, job.condition)
+        except BaseException:
+            batch.stop(lambda: None)
+            self._given_up = batch
+            raise
+
+    def _in_parts(self, job: Job, parts: list[Part], cancellation: Cancellation) -> Entry:
+        copied, begun = any(part.copied for part in parts), self.begun
+        try:
+            return self._finished(job, parts, cancellation)
+        except Unsupported:  # some servers copy no parts, and some take none a second time
+            if not copied and not begun:
+                raise
+            self._s3.copies_parts &= not copied
+            parts = list(parts_of(job.layout.size, self._options.part_size))
+        except KeyNotFound as exc:
+            if exc.code != "NoSuchUpload":
+                raise  # else somebody has aborted it: a lifecycle rule of the bucket, say
+        self.settle(cancellation)
+        return self._finished(job, parts, cancellation)
+
+    def _finished(self, job: Job, parts: list[Part], cancellation: Cancellation) -> Entry:
+        job.fill([(part.start, part.end) for part in parts if not part.copied])
+        multipart, self._multipart = self._multipart or self._new_multipart(job), None
+        try:
+            return multipart.finish(parts, job.layout.size, job.condition, cancellation)
+        except BaseException:
+            self._given_up = multipart.batch
+            raise
+
+    def _new_multipart(self, job: Job) -> Multipart:
+        place = (job.bucket, job.key, job.content, job.entry)
+        return Multipart(self._s3, self._options, job.staging, *place)
+
+    def _arrived(self, exc: MimicError, job: Job) -> Entry | None:
+        """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
+        again, and then the condition does not hold any more: we have changed the object."""
+        changed = isinstance(exc, ObjectChanged | KeyNotFound) or exc.errno == errno.EEXIST
+        sent = {name.lower(): value for name, value in job.content.meta.items()}
+        if job.condition == Condition() or not changed or "mtime" not in sent:
+            return None
+        entry = self._s3.mimicdb.entry(job.bucket, job.key)  # as a HEAD has just found it
+        ours = entry is not None and (entry.size, entry.meta) == (job.layout.size, sent)
+        return entry if ours else None
