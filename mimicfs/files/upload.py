@@ -20,9 +20,9 @@ from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, Unsupported
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import PARTS_MAX, Multipart, parts_of
-from mimicfs.files.ranges import Part
+from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
-from mimicfs.files.transfer import Batch, Slice
+from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
 
@@ -53,7 +53,7 @@ class Uploader:
         self._options = options
         self._took = took
         self._multipart: Multipart | None = None  # begun while the file is written
-        self._given_up: Batch | None = None  # an upload that may still be on its way
+        self._given_up: RequestBatch | None = None  # an upload that may still be on its way
 
     # While the file is written
 
@@ -113,7 +113,7 @@ class Uploader:
                 return entry, job.content
             raise
 
-    def _parts(self, job: Job) -> list[Part] | None:
+    def _parts(self, job: Job) -> list[PlannedPart] | None:
         """Return the parts that the file is uploaded in; None: it is one request."""
         least, layout = self._options.part_size, job.layout
         if layout.size <= 2 * least and self._multipart is None:
@@ -128,7 +128,7 @@ class Uploader:
     def _whole(self, job: Job, cancellation: Cancellation) -> Entry:
         self.settle(cancellation)
         job.fill([(0, job.layout.size)])
-        batch = Batch(self._s3, self._options.requests_per_file, cancellation)
+        batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
         size = job.layout.size
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
         try:
@@ -138,7 +138,7 @@ class Uploader:
             self._given_up = batch
             raise
 
-    def _in_parts(self, job: Job, parts: list[Part], cancellation: Cancellation) -> Entry:
+    def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
         copied, begun = any(part.copied for part in parts), self.begun
         try:
             return self._finished(job, parts, cancellation)
@@ -153,7 +153,7 @@ class Uploader:
         self.settle(cancellation)
         return self._finished(job, parts, cancellation)
 
-    def _finished(self, job: Job, parts: list[Part], cancellation: Cancellation) -> Entry:
+    def _finished(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
         job.fill([(part.start, part.end) for part in parts if not part.copied])
         multipart, self._multipart = self._multipart or self._new_multipart(job), None
         try:
