@@ -12,21 +12,25 @@ Threading: one thread at a time calls (`File` has its turn); requests run in `s3
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, Unsupported
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import PARTS_MAX, Multipart, parts_of
-from mimicfs.files.ranges import PlannedPart
+from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last
+_REFUSED = 400  # InvalidPart, InvalidRequest ...: the parts are not as the server wants them
+# R2: "All non-trailing parts must have the same length."
+_ABOUT_SIZES = re.compile(r"\b(same|equal|uniform)\b", re.IGNORECASE)
 
 
 class Job(NamedTuple):
@@ -116,14 +120,30 @@ class Uploader:
     def _parts(self, job: Job) -> list[PlannedPart] | None:
         """Return the parts that the file is uploaded in; None: it is one request."""
         least, layout = self._options.part_size, job.layout
-        if layout.size <= 2 * least and self._multipart is None:
+        if layout.size <= 2 * least and not self.begun:
             return None
-        if layout.base >= least and self._multipart is None and self._s3.copies_parts:
+        if layout.base >= least and not self.begun and self._s3.copies_parts:
+            if self._wants_equal:
+                return self._equal_parts(layout)
             part = max(least, -(-layout.size // (PARTS_MAX // 2)))
             parts = layout.plan(part, min(_PART_MIN, least), COPY_MAX)
             if any(part.copied for part in parts):
                 return parts
-        return list(parts_of(layout.size, least)) or None
+        return self._sent_parts(layout.size) or None
+
+    def _sent_parts(self, size: int) -> list[PlannedPart]:
+        """Return the parts of a file of *size* bytes none of which is copied."""
+        if self._wants_equal:
+            return self._equal_parts(Layout(size))
+        return list(parts_of(size, self._options.part_size))
+
+    def _equal_parts(self, layout: Layout) -> list[PlannedPart]:
+        part = max(self._options.part_size, -(-layout.size // PARTS_MAX // MIB) * MIB)
+        return layout.equal_plan(part)
+
+    @property
+    def _wants_equal(self) -> bool:
+        return self._s3.capabilities["equal-parts"] == "yes"
 
     def _whole(self, job: Job, cancellation: Cancellation) -> Entry:
         self.settle(cancellation)
@@ -146,12 +166,28 @@ class Uploader:
             if not copied and not begun:
                 raise
             self._s3.copies_parts &= not copied
-            parts = list(parts_of(job.layout.size, self._options.part_size))
+            parts = self._sent_parts(job.layout.size)
         except KeyNotFound as exc:
             if exc.code != "NoSuchUpload":
                 raise  # else somebody has aborted it: a lifecycle rule of the bucket, say
+        except S3Error as exc:
+            if exc.status != _REFUSED or are_equal(parts):
+                raise
+            return self._equally(job, exc, cancellation)
         self.settle(cancellation)
         return self._finished(job, parts, cancellation)
+
+    def _equally(self, job: Job, refusal: S3Error, cancellation: Cancellation) -> Entry:
+        """Upload in equal parts what was refused in others: there are servers that take no
+        others (R2). If that is refused, too, it was about something else."""
+        self.settle(cancellation)
+        try:
+            entry = self._finished(job, self._equal_parts(job.layout), cancellation)
+        except S3Error as exc:
+            raise (refusal if exc.status == _REFUSED else exc) from None
+        if _ABOUT_SIZES.search(str(refusal)):  # else a part may have been lost
+            self._s3.capabilities.learned("equal-parts", "yes")
+        return entry
 
     def _finished(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
         job.fill([(part.start, part.end) for part in parts if not part.copied])
