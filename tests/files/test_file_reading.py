@@ -197,12 +197,12 @@ def test_what_is_in_memory_is_answered_without_waiting(files: Any, calm: Cancell
 
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
-def test_reading_256_mib_holds_at_most_64(files: Any, client: Any, calm: Cancellation) -> None:
+def test_reading_96_mib_holds_at_most_64(files: Any, client: Any, calm: Cancellation) -> None:
     piece = random.Random(9).randbytes(MIB)
-    client.put_object(Bucket=files.bucket, Key="huge", Body=piece * 256)
+    client.put_object(Bucket=files.bucket, Key="huge", Body=piece * 96)
     files.s3.head(files.bucket, "huge")
     file, most = files.open("huge"), 0
-    for at in range(0, 256 * MIB, MIB):
+    for at in range(0, 96 * MIB, MIB):
         assert file.read(at, MIB, calm) == piece
         most = max(most, files.budget.used)
     assert most <= 64 * MIB

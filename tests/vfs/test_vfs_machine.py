@@ -290,7 +290,7 @@ class FileSystem(RuleBasedStateMachine):
             file, handle = self.handle(number)
             with self.may_be_stale(file):
                 file.put(offset, data)
-                self.fs.write(self.caller, handle, offset, memoryview(data))
+                self.fs.write(self.caller, handle, offset, memoryview(data), append=False)
 
     @rule(number=offsets, size=offsets)
     def resize(self, number, size):
