@@ -10,6 +10,11 @@ def iso_time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
+def number_of(count: int, thing: str) -> str:
+    """Return a count as people read it: 1 key, 2,000 keys."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def amount(size: float) -> str:
     """Return a number of bytes as people read it: 12 B, 3.4 MiB."""
     if size < 1024:

@@ -98,9 +98,6 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("kernel features", WARN, "; ".join(missing), "a newer kernel is faster")
     else:
         yield Finding("kernel features", OK, "all that are used")
-    can = bool(session.offered & Init.PASSTHROUGH) and os.geteuid() == 0
-    text = "can be used" if can else "needs Linux 6.9 and root; reads of cached files pass by us"
-    yield Finding("passthrough", OK, text)
 
 
 def _allow_other() -> Finding:

@@ -14,6 +14,7 @@ from mimicfs.cli.doctoring import doctor
 from mimicfs.cli.eventing import events
 from mimicfs.cli.finding import du, find
 from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
+from mimicfs.cli.helping import CONTEXT, Program
 from mimicfs.cli.history import diff, restore, undelete
 from mimicfs.cli.index import index
 from mimicfs.cli.mirror import ls, stat
@@ -82,7 +83,7 @@ def exit_code(exc: MimicError) -> int:
     return next(code for known, code in EXIT_CODES if issubclass(kind_of(exc), known))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings=CONTEXT)
 @click.option(
     "--version",
     is_flag=True,
@@ -94,7 +95,13 @@ def exit_code(exc: MimicError) -> int:
 def cli() -> None:
     """S3 as a file system, on a mirror of its metadata that answers at local speed.
 
+    \b
+    mimicfs mount ~/s3                       every bucket is a directory of ~/s3
+    mimicfs mount s3://photos/2024 ~/photos  a bucket, or a part of it
+    mimicfs umount ~/s3                      waits for uploads
+
     Credentials are found as boto3 finds them: environment, profiles, SSO, instance roles.
+    `mimicfs COMMAND --help` says more about a command.
     """
 
 

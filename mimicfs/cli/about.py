@@ -20,12 +20,17 @@ def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     """Print the versions of all that a report of a mistake should name, and end."""
     if not wanted or ctx.resilient_parsing:
         return
-    click.echo(f"mimicfs {__version__}")
-    click.echo(f"Python {platform.python_version()}, Linux {platform.release()}")
-    click.echo(f"libfuse {_fusermount_version()}")
-    for name in _LIBRARIES:
-        click.echo(f"{name} {_version(name)}")
+    click.echo(versions(), nl=False)
     ctx.exit()
+
+
+def versions() -> str:
+    """Return the versions of all that a report of a mistake should name, a line each."""
+    lines = [f"mimicfs {__version__}"]
+    lines += [f"Python {platform.python_version()}, Linux {platform.release()}"]
+    lines += [f"libfuse {_fusermount_version()}"]
+    lines += [f"{name} {_version(name)}" for name in _LIBRARIES]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _fusermount_version() -> str:

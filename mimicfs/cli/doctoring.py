@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mimicfs.cli.options import common, json_option
+from mimicfs.cli.advice import advised
+from mimicfs.cli.options import json_option, settled_by
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import MimicError
-from mimicfs.finding import FAIL, WARN, Finding
+from mimicfs.finding import FAIL, OK, WARN, Finding
 
 if TYPE_CHECKING:
+    from mimicfs.config.settled import Settled
     from mimicfs.config.values import Settings
 
 _ATTEMPTS = 2  # at a request: a user who looks for a fault does not want to wait a minute
-_COLOURS = {FAIL: "red", WARN: "yellow"}
+_COLOURS = {FAIL: "red", WARN: "yellow", OK: "green"}
+_ASKED_S = 5.0  # how long a mount may take to tell its status
+_OURS = ("AWS_", "MIMICFS_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LANG", "LC_")
+_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
 
 @click.command()
@@ -31,24 +38,38 @@ _COLOURS = {FAIL: "red", WARN: "yellow"}
     is_flag=True,
     help="Also what can be found only by writing: in keys .mimicfs-doctor-*, deleted again.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Also show what is well.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Pack what a report of a mistake needs into FILE (.tar.gz): what was found, versions,"
+    " settings, status, the end of the log; no secrets. Names of buckets and keys are in it.",
+)
 @json_option
-@common
-def doctor(settings: Settings, url: str, write: bool, as_json: bool) -> None:
+@settled_by
+def doctor(
+    settled: Settled, url: str, write: bool, verbose: bool, bundle: Path | None, as_json: bool
+) -> None:
     """Check whether all is there that a mount needs, and say what to do.
 
-    Looks at this machine, the store and the account; with a URL also at that bucket. The exit
-    code is 1 if a check failed.
+    Looks at this machine, the store and the account; with a URL also at that bucket. Failures
+    come first. The exit code is 1 if there is one.
     """
     target = parse_target(url) if url else Target()
     if write and not target.bucket:
         raise click.UsageError("--write needs a bucket: s3://BUCKET")
-    found: list[Finding] = []
-    for finding in _findings(settings, target, write):
-        found.append(finding)
-        if not as_json:
-            _print(finding)
+    settings = settled.settings()
+    with advised(settings):
+        found = list(_findings(settings, target, write))
+    text = json.dumps([finding._asdict() for finding in found])
     if as_json:
-        click.echo(json.dumps([finding._asdict() for finding in found]))
+        click.echo(text)
+    else:
+        _print(found, verbose)
+    if bundle is not None:
+        _pack(settled, settings, text, bundle)
+        click.echo(f"packed: {bundle}; look at it before you send it", err=as_json)
     if any(finding.result == FAIL for finding in found):
         sys.exit(1)
 
@@ -77,8 +98,65 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
         yield Finding("credentials", FAIL, text, advice)
 
 
-def _print(finding: Finding) -> None:
-    result = click.style(f"{finding.result:4}", fg=_COLOURS.get(finding.result, "green"))
+# For people
+
+
+def _print(found: list[Finding], verbose: bool) -> None:
+    """Print failures, then warnings, then how much is well."""
+    for result in (FAIL, WARN, *((OK,) if verbose else ())):
+        for finding in found:
+            if finding.result == result:
+                _print_one(finding)
+    well = sum(finding.result == OK for finding in found)
+    click.echo(f"{well} ok" + ("" if verbose else "; --verbose shows them"))
+
+
+def _print_one(finding: Finding) -> None:
+    result = click.style(f"{finding.result:4}", fg=_COLOURS[finding.result])
     click.echo(f"{result}  {printable(f'{finding.name}: {finding.found}')}")
     if finding.advice:
         click.echo(f"      {printable(finding.advice)}")
+
+
+# For a report
+
+
+def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> None:
+    from mimicfs.admin.bundle import passwords_in, tail, write_bundle
+    from mimicfs.cli.about import versions
+    from mimicfs.cli.configuring import settings_in_toml
+    from mimicfs.cli.watching import status_of_mounts
+
+    log = settings.log_file or settings.state / "mimicfs.log"
+    texts = {
+        "versions.txt": versions(),
+        "doctor.json": findings,
+        "config.toml": settings_in_toml(settled),
+        "environment.txt": "".join(f"{name}={os.environ[name]}\n" for name in _variables()),
+        "status.json": json.dumps(status_of_mounts(settings, None, _ASKED_S)),
+        "mimicfs.log": tail(log) if not str(log).startswith("syslog:") else f"in {log}\n",
+    }
+    secrets = [os.environ.get(name, "") for name in _SECRET]
+    secrets += [settings.store_password or "", *_own_secrets(settings)]
+    urls = (settings.store, settings.s3.endpoint_url or "", *os.environ.values())
+    secrets += passwords_in(urls)
+    write_bundle(path, texts, secrets)
+
+
+def _variables() -> list[str]:
+    """Return the names of the variables that matter and have no secret."""
+    hidden = {*_SECRET, "MIMICFS_STORE_PASSWORD", "MIMICFS_EVENTS_TOKEN", "AWS_ACCESS_KEY_ID"}
+    return sorted(it for it in os.environ if it.upper().startswith(_OURS) and it not in hidden)
+
+
+def _own_secrets(settings: Settings) -> list[str]:
+    """Return what this user signs with."""
+    from mimicfs.backends.memory import Memory
+    from mimicfs.mimicdb import Mirror
+    from mimicfs.s3.requests.client import S3
+
+    with closing(S3(settings.s3, Mirror(Memory()))) as s3:
+        try:
+            return s3.secrets()
+        except MimicError:
+            return []  # there are none that could be found

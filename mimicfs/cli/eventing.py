@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs import errors
+from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target
@@ -31,7 +32,7 @@ _queue = click.option("--queue", default="", metavar="NAME", help="Not a queue o
                       " this one; several buckets may share it.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=Group)
 def events() -> None:
     """Have S3 tell what others change, by a queue of SQS."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mimicfs.parts import Parts
 
 
-@click.group(name="index")
+@click.group(name="index", cls=Group)
 def index() -> None:
     """The mirror as a file: carry it to another machine, keep it, read it elsewhere.
 
@@ -50,7 +51,8 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
 
     Only what is known whole is written (`mimicfs sync` makes it so), as of one moment, also
     while a mount is in use. FILE is there when it is whole; what was there before is replaced
-    then. A bucket that is not known whole is left out, and the exit code is 8.
+    then. A bucket that was only visited is left out, with a note; where nothing is known whole,
+    or a named one is not, the exit code is 8.
     """
     from mimicfs.index import exporting, files
 
@@ -71,27 +73,25 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
                 _print_exported(what, count, as_json, err=file == "-")
             sink.finish()
     if left_out:
-        raise left_out
+        text = f"mimicfs: note: left out, because only visited: {', '.join(left_out)}"
+        click.echo(f"{printable(text)}; sync, or name, what is to be in it", err=True)
 
 
-def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], NotSynced | None]:
-    """Return what to export, and the error about the buckets that cannot be."""
+def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], list[str]]:
+    """Return what to export, and the buckets that cannot be."""
     from mimicfs.index.exporting import wanted
 
     if targets:
-        return [wanted(parts.mimicdb, target.bucket, target.prefix) for target in targets], None
+        return [wanted(parts.mimicdb, target.bucket, target.prefix) for target in targets], []
     chosen, left_out = [], []
     for bucket in parts.mimicdb.backend.buckets():
         try:
             chosen.append(wanted(parts.mimicdb, bucket.name, ""))
         except NotSynced:
-            left_out.append(bucket.name)
+            left_out.append(f"s3://{bucket.name}")
     if not chosen:
         raise NotSynced("no bucket is known whole: `mimicfs sync` or `mimicfs sync s3://BUCKET`")
-    if not left_out:
-        return chosen, None
-    names = ", ".join(f"s3://{name}" for name in left_out)
-    return chosen, NotSynced(f"left out, because not all of it is known: {names}; sync it first")
+    return chosen, left_out
 
 
 def _print_exported(what: Export, count: int, as_json: bool, err: bool) -> None:

@@ -11,7 +11,8 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.advice import advised
-from mimicfs.cli.options import common, for_mounts
+from mimicfs.cli.helping import ManyOptions
+from mimicfs.cli.options import for_mounts, of_this_machine
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from mimicfs.config.values import Settings
 
 
-@click.command()
+@click.command(cls=ManyOptions)
 @click.argument("where", nargs=-1, required=True, metavar="[s3://BUCKET[/PREFIX]] MOUNTPOINT")
 @for_mounts
 def mount(settled: Settled, where: tuple[str, ...]) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
 
     Returns once the mount answers. Ends with `mimicfs umount` or fusermount3 -u.
+
+    \b
+    mimicfs mount ~/s3
+    mimicfs mount s3://photos/2024 ~/photos --profile work -o ro,uid=alice,umask=027
     """
     *urls, point = where
     if len(urls) > 1:
@@ -60,7 +65,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("-z", "-l", "--lazy", is_flag=True, help="Also when in use; open files go on.")
-@common
+@of_this_machine
 def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
     """Unmount MOUNTPOINT. Returns when all uploads are done and the daemon has ended; with
     --lazy at once, and the daemon goes on until the last file is closed and uploaded."""

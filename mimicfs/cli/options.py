@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mimicfs.cli.advice import advised
+from mimicfs.cli.helping import SHOWN
 from mimicfs.config import options
 from mimicfs.config.options import (
     OPTIONS,
@@ -37,14 +38,23 @@ _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to e
 
 def common(command: Command) -> Command:
     """Add the flags that say which S3 and which mirror; pass them as *settings*."""
+    return _with_settings(command, SHOWN)
 
+
+def of_this_machine(command: Command) -> Command:
+    """As `common`, for a command that asks neither S3 nor a mirror: it shows none of the flags
+    that are about these, but takes them."""
+    return _with_settings(command, frozenset({"config"}))
+
+
+def _with_settings(command: Command, shown: frozenset[str]) -> Command:
     @functools.wraps(command)
     def run(**given: Any) -> Any:
         settings = settle(_taken(_COMMON, given), os.environ).settings()
         with advised(settings):
             return command(settings=settings, **given)
 
-    return _with_flags(_COMMON, run)
+    return _with_flags(_COMMON, run, shown)
 
 
 def for_mounts(command: Command) -> Command:
@@ -72,7 +82,7 @@ def settled_by(command: Command) -> Command:
     def run(**given: Any) -> Any:
         return command(settled=settle(_taken(_COMMON, given), os.environ), **given)
 
-    return _with_flags(_COMMON, run)
+    return _with_flags(_COMMON, run, SHOWN)
 
 
 def for_listeners(command: Command) -> Command:
@@ -85,7 +95,7 @@ def for_listeners(command: Command) -> Command:
         with advised(settled.settings()):
             return command(settled=settled, **given)
 
-    return _with_flags(table, run)
+    return _with_flags(table, run, SHOWN | frozenset(_LISTENING))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Output for programs.")
@@ -171,22 +181,26 @@ _SPECIAL = {
 }
 
 
-def _with_flags(table: Iterable[Option], command: Command) -> Command:
+def _with_flags(
+    table: Iterable[Option], command: Command, shown: frozenset[str] | None = None
+) -> Command:
+    """Add the flags of *table*; help shows those that are *shown*, or all."""
     for option in reversed(list(table)):
-        command = _flag(option)(command)
+        command = _flag(option, hidden=shown is not None and option.name not in shown)(command)
     return command
 
 
-def _flag(option: Option) -> Callable[[Command], Command]:
+def _flag(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
+    more: dict[str, Any] = {"help": option.help, "hidden": hidden}
     if option.kind is Kind.FLAG:
         usual = [f"--{option.name}/--no-{option.name}"]
         declared = _SPECIAL.get(option.name, usual)
-        return click.option(*declared, option.word, default=None, help=option.help)
+        return click.option(*declared, option.word, default=None, **more)
     metavar = option.metavar or option.kind.name
     if option.choices and len(option.choices) <= 4:
         metavar = f"[{'|'.join(option.choices)}]"
     return click.option(
-        f"--{option.name}", option.word, type=_Value(option), metavar=metavar, help=option.help
+        f"--{option.name}", option.word, type=_Value(option), metavar=metavar, **more
     )
 
 

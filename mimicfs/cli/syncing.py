@@ -12,6 +12,7 @@ import click
 
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.config.values import Target, parse_target
+from mimicfs.human import number_of
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -152,8 +153,8 @@ class _Bar:
         if self._progress is None:
             return
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, what=what, rate="")
-        total = max(total, count) if total else None
+            self._tasks[name] = self._progress.add_task(name, total=None, what=what, rate="")
+        total = max(total, count) if total else None  # not 0: such a bar looks finished
         self._progress.update(self._tasks[name], completed=count, total=total, rate=rate)
 
     def confirm(self, doomed: Doomed) -> bool:
@@ -184,7 +185,7 @@ def _print_report(report: Report, as_json: bool) -> None:
         click.echo(f"{scope}: {report.error}", err=True)
         return
     click.echo(
-        f"{scope}: {report.keys} keys, {report.added} added, {report.changed} changed,"
+        f"{scope}: {number_of(report.keys, 'key')}, {report.added} added, {report.changed} changed,"
         f" {report.deleted} deleted in {report.duration_ns / 1e9:.2f} s"
         + (" (went on with the interrupted sync)" if report.resumed else "")
     )

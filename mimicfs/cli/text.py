@@ -49,3 +49,8 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"
+
+
+def ago(then_ns: int, now_ns: int) -> str:
+    """Return how long ago something was: 12 s ago, 3 min ago."""
+    return f"{duration(max(0, now_ns - then_ns) / 1e9)} ago"

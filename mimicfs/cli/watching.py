@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import common, json_option
-from mimicfs.cli.text import duration, printable
-from mimicfs.human import amount, iso_time
+from mimicfs.cli.options import json_option, of_this_machine
+from mimicfs.cli.text import ago, duration, printable
+from mimicfs.human import amount, iso_time, number_of
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -41,7 +41,7 @@ Told = dict[str, Any]
     help="How long a mount may take to answer.",
 )
 @json_option
-@common
+@of_this_machine
 def status(
     settings: Settings, mountpoint: Path | None, watch: bool, timeout: float, as_json: bool
 ) -> None:
@@ -52,7 +52,7 @@ def status(
     if watch:
         _watch(settings, mountpoint, timeout, as_json)
         return
-    told = _told(settings, mountpoint, timeout)
+    told = status_of_mounts(settings, mountpoint, timeout)
     if as_json:
         click.echo(json.dumps(told))
     else:
@@ -62,7 +62,7 @@ def status(
 @click.command("log-level")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("level", required=False)
-@common
+@of_this_machine
 def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     """Set how much the mount at MOUNTPOINT logs: debug, info, warning or error.
 
@@ -85,11 +85,13 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
     try:
         if as_json:
             while True:
-                click.echo(json.dumps(_told(settings, mountpoint, timeout_s)))
+                click.echo(json.dumps(status_of_mounts(settings, mountpoint, timeout_s)))
                 time.sleep(_WATCH_S)
         with Live(auto_refresh=False) as live:
             while True:
-                live.update(Text(_shown(_told(settings, mountpoint, timeout_s))), refresh=True)
+                live.update(
+                    Text(_shown(status_of_mounts(settings, mountpoint, timeout_s))), refresh=True
+                )
                 time.sleep(_WATCH_S)
     except KeyboardInterrupt:
         return
@@ -107,7 +109,7 @@ def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
     return found
 
 
-def _told(settings: Settings, mountpoint: Path | None, timeout_s: float) -> list[Told]:
+def status_of_mounts(settings: Settings, mountpoint: Path | None, timeout_s: float) -> list[Told]:
     """Return what each mount says of itself. They are asked all at once."""
     found = _chosen(settings, mountpoint)
     with ThreadPoolExecutor(_MOUNTS_AT_ONCE) as pool:
@@ -157,7 +159,8 @@ def _lines(each: Told) -> Iterator[str]:
     yield printable(f"{each['target']} at {each['mountpoint']} ({state})")
     if each["alive"] and each["error"]:
         yield f"  DOES NOT ANSWER: {each['error']}"
-    yield f"  endpoint {each['endpoint']}, mounted {iso_time(each['started_ns'])}"
+    mounted = ago(each["started_ns"], time.time_ns())
+    yield f"  endpoint {each['endpoint']}, mounted {mounted} ({iso_time(each['started_ns'])})"
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("files", _files),
              ("cache", _cache), ("sync", _syncs), ("events", _events),
              ("reconcile", _reconcile)]  # fmt: skip
@@ -208,20 +211,21 @@ def _s3(part: Told) -> Iterator[str]:
 
 def _files(part: Told) -> Iterator[str]:
     yield (
-        f"  files    {part['open']:,} open; {part['unsaved']:,} with"
+        f"  files    {part['open']:,} open; {part['unsaved']:,} of them with"
         f" {amount(part['unsaved_bytes'])} that S3 does not have yet;"
         f" {amount(part['read_ahead_bytes'])} of {amount(part['read_ahead_max'])} read ahead"
     )
     queue = part["write_back"]
     if queue["files"]:
         yield (
-            f"  waiting  {queue['files']:,} closed files with {amount(queue['bytes'])} are still to"
-            f" be uploaded, the oldest for {duration(queue['oldest_s'])}"
+            f"  waiting  {number_of(queue['files'], 'closed file')} with {amount(queue['bytes'])}"
+            f" still to be uploaded, the oldest for {duration(queue['oldest_s'])}"
         )
     if queue["error"]:
         yield f"  UPLOADS  fail: {printable(queue['error'])}"
     if part["recovered"]:
-        yield f"  LOOK AT  {part['recovered']:,} files in staging/recovered, which S3 does not have"
+        found = number_of(part["recovered"], "file")
+        yield f"  LOOK AT  {found} in staging/recovered: S3 does not have what is in them"
 
 
 def _cache(part: Told) -> Iterator[str]:
@@ -234,7 +238,7 @@ def _cache(part: Told) -> Iterator[str]:
 def _syncs(part: Told) -> Iterator[str]:
     for each in part["running"]:
         scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
-        so_far = f"{each['keys']:,} keys in {each['pages']:,} pages so far"
+        so_far = f"{number_of(each['keys'], 'key')} in {number_of(each['pages'], 'page')} so far"
         yield f"  syncing  {scope}: {so_far}{_left(each)}"
     for each in part["failed"]:
         yield f"  SYNC OF  s3://{each['bucket']}/ failed: {printable(each['error'])}"
@@ -242,7 +246,8 @@ def _syncs(part: Told) -> Iterator[str]:
 
 def _events(part: Told) -> Iterator[str]:
     yield (
-        f"  events   {part['state']} to {printable(part['source'])}; {part['messages']:,} messages:"
+        f"  events   {part['state']} to {printable(part['source'])};"
+        f" {number_of(part['messages'], 'message')}:"
         f" {part['echoes']:,} of what was known, {part['heads']:,} HEAD, {part['lists']:,} LIST;"
         f" the last was {duration(part['lag_s'])} old"
     )
@@ -252,13 +257,13 @@ def _events(part: Told) -> Iterator[str]:
         if told == "no":
             yield f"  NOT TOLD of s3://{name}; see mimicfs events check s3://{name}"
     if part["put_aside"]:
-        yield f"  LOOK AT  {part['put_aside']:,} messages in events-aside.jsonl"
+        yield f"  LOOK AT  {number_of(part['put_aside'], 'message')} in events-aside.jsonl"
     for name, until_ns in sorted(part["told_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: told until {iso_time(until_ns)}"
 
 
 def _reconcile(part: Told) -> Iterator[str]:
-    yield f"  sweep    {part['swept']:,} parts listed again"
+    yield f"  sweep    {number_of(part['swept'], 'part')} listed again"
     if part["error"]:
         yield f"  SWEEP    fails: {printable(part['error'])}"
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
@@ -271,14 +276,20 @@ def _left(progress: Told) -> str:
 
 
 def _buckets(buckets: list[Told]) -> Iterator[str]:
+    now_ns = time.time_ns()
     for bucket in buckets[:_BUCKETS_SHOWN]:
-        synced = iso_time(bucket["synced_ns"]) if bucket["synced_ns"] is not None else "never"
         yield (
-            f"    {bucket['name']}: {bucket['objects']} keys, {bucket['bytes']} bytes,"
-            f" last sync {synced}"
+            f"    {printable(bucket['name'])}: {number_of(bucket['objects'], 'key')},"
+            f" {amount(bucket['bytes'])}, {_synced(bucket, now_ns)}"
         )
     if len(buckets) > _BUCKETS_SHOWN:
         yield f"    and {len(buckets) - _BUCKETS_SHOWN} more; --json lists them"
+
+
+def _synced(bucket: Told, now_ns: int) -> str:
+    if bucket["synced_ns"] is None:
+        return "of what was visited"
+    return f"listed {ago(bucket['synced_ns'], now_ns)}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -1,41 +1,152 @@
-"""What users of s3fs, rclone, mountpoint, goofys and JuiceFS write, answered in our words."""
+"""What users of s3fs, rclone, mountpoint, goofys and JuiceFS write, answered in our words.
+
+docs/coming-from.md has the same words in tables, and more about them.
+"""
 
 from __future__ import annotations
 
+_KEEPS_NAMES = "the mirror keeps names; ttl=SECONDS lists old directories again"
+_CREDENTIALS = "write credentials_file=FILE (in the form of ~/.aws/credentials)"
+_IN_SOURCE = "name it in the source: s3://BUCKET/PREFIX"
+_STAGED = "files that are written are always staged on the local disk; see write_back"
+_CERTIFICATES = "certificates are always verified; AWS_CA_BUNDLE names a CA of yours"
+_PATH = "write addressing_style=path (what an endpoint_url of yours is asked with by itself)"
+_WRITABLE = "writing is allowed unless the mount is read-only (ro)"
+_CACHE = "write cache_dir=DIRECTORY"
+_SIZE = "write cache_size="
+_CONNECTIONS = "write connections="
+_PARTS = "write part_size="
+_DEBUG = "write log_level=debug"
+_MEMORY = "write read_memory="
+_TIMEOUT = "write read_timeout=SECONDS or request_timeout=SECONDS"
+_LOG = "write log_file="
+_NO_LIMIT = "bytes a second are not limited; connections= limits requests at once"
+_ENDPOINT = "write endpoint_url=URL"
+
 _ADVICE = {
-    "passwd_file": "write credentials_file=FILE (in the form of ~/.aws/credentials)",
-    "url": "write endpoint_url=URL",
+    # s3fs
+    "passwd_file": _CREDENTIALS,
+    "url": _ENDPOINT,
+    "host": _ENDPOINT,
     "endpoint": "write region=NAME, or endpoint_url=URL",
-    "prefix": "name it in the source: s3://BUCKET/PREFIX",
+    "use_path_request_style": _PATH,
     "bucket": "name it in the source: s3://BUCKET",
     "iam_role": "boto3 finds the role of the machine; profile=NAME selects another one",
-    "allow_delete": "deleting is allowed unless the mount is read-only (ro)",
-    "allow_overwrite": "writing is allowed unless the mount is read-only (ro)",
-    "allow_root": "write allow_other",
-    "mp_umask": "write umask=",
+    "ibm_iam_auth": "not known; use HMAC keys of IBM's storage",
+    "ecs": "boto3 finds the credentials of a container by itself",
     "public_bucket": "write no_sign_request",
     "default_acl": "write acl=",
     "use_sse": "write sse=AES256 or sse=aws:kms",
-    "use_cache": "write cache_dir=DIRECTORY",
-    "cache": "write cache_dir=DIRECTORY",
-    "max_cache_size": "write cache_size=",
-    "vfs_cache_max_size": "write cache_size=",
-    "vfs_cache_mode": "files that are written are always staged on the local disk; see write_back",
-    "writeback": "write write_back",
-    "ensure_diskfree": "write staging_size=",
-    "multipart_size": "write part_size=",
-    "parallel_count": "write connections=",
-    "max_threads": "write connections=",
+    "load_sse_c": "write sse_c_key_file=FILE",
+    "use_rrs": "write storage_class=REDUCED_REDUNDANCY",
+    "use_cache": _CACHE,
+    "del_cache": "delete the directory of the cache while nothing is mounted",
+    "ensure_diskfree": "write staging_size= and cache_size=",
+    "max_dirty_data": _STAGED,
+    "streamupload": "not needed: large files are sent while they are written",
+    "multipart_size": _PARTS,
+    "parallel_count": _CONNECTIONS,
     "retries": "write attempts=",
-    "dbglevel": "write log_level=debug",
-    "debug": "write log_level=debug",
-    "stat_cache_expire": "the mirror keeps names; ttl=SECONDS lists old directories again",
-    "dir_cache_time": "the mirror keeps names; ttl=SECONDS lists old directories again",
-    "metadata_ttl": "the mirror keeps names; ttl=SECONDS lists old directories again",
-    "no_check_certificate": "certificates are always verified; AWS_CA_BUNDLE names a CA of yours",
-    "use_xattr": "not needed: user.* attributes are always kept",
+    "connect_timeout": _TIMEOUT,
+    "readwrite_timeout": _TIMEOUT,
+    "stat_cache_expire": _KEEPS_NAMES,
+    "max_stat_cache_size": _KEEPS_NAMES,
+    "enable_noobj_cache": _KEEPS_NAMES,
+    "disable_noobj_cache": _KEEPS_NAMES,
+    "complement_stat": "not needed: umask, file_mode and dir_mode hold otherwise",
     "compat_dir": "not needed: a directory exists while a key begins with its name",
-}
+    "notsup_compat_dir": "not needed: a directory exists while a key begins with its name",
+    "use_xattr": "not needed: user.* attributes are always kept",
+    "enable_content_md5": "not needed: what is written has a checksum that S3 checks",
+    "nocopyapi": "write server_can='copy-parts=no' if the server cannot copy in parts",
+    "norenameapi": "a rename is a copy within S3, always",
+    "sigv2": "requests are signed by version 4, always",
+    "sigv4": "not needed: requests are signed by version 4",
+    "ssl_verify_hostname": _CERTIFICATES,
+    "no_check_certificate": _CERTIFICATES,
+    "dbglevel": _DEBUG,
+    "curldbg": _DEBUG,
+    "logfile": _LOG,
+    "mp_umask": "write umask=",
+    "mime": "not needed: the system's /etc/mime.types is used",
+    "kernel_cache": "not needed: the kernel keeps what it has read while that is true",
+    "big_writes": "not needed",
+    # rclone
+    "vfs_cache_mode": _STAGED,
+    "vfs_cache_max_size": _SIZE,
+    "vfs_cache_max_age": "write cache_size=; what was read longest ago goes first",
+    "vfs_write_back": "write write_back: S3 gets a file when it is closed, or later",
+    "vfs_read_chunk_size": "read-ahead adapts itself; see read_memory",
+    "vfs_read_ahead": "read-ahead adapts itself; see read_memory",
+    "buffer_size": _MEMORY,
+    "dir_cache_time": _KEEPS_NAMES,
+    "attr_timeout": _KEEPS_NAMES,
+    "poll_interval": "write events=SOURCE, or ttl=SECONDS",
+    "transfers": _CONNECTIONS,
+    "checkers": _CONNECTIONS,
+    "allow_non_empty": "write nonempty",
+    "s3_endpoint": _ENDPOINT,
+    "s3_region": "write region=",
+    "s3_provider": "write provider=",
+    "s3_acl": "write acl=",
+    "s3_storage_class": "write storage_class=",
+    "s3_access_key_id": _CREDENTIALS,
+    "s3_secret_access_key": _CREDENTIALS,
+    "s3_force_path_style": _PATH,
+    "s3_no_check_bucket": "not needed: a mount makes no bucket",
+    "bwlimit": _NO_LIMIT,
+    "rc": "`mimicfs status` asks a mount",
+    # mountpoint
+    "prefix": _IN_SOURCE,
+    "allow_delete": _WRITABLE.replace("writing", "deleting"),
+    "allow_overwrite": _WRITABLE,
+    "allow_root": "write allow_other",
+    "force_path_style": _PATH,
+    "transfer_acceleration": "write accelerate",
+    "dual_stack": "write dualstack",
+    "sse_kms_key_id": "write kms_key_id=",
+    "metadata_ttl": _KEEPS_NAMES,
+    "negative_metadata_ttl": _KEEPS_NAMES,
+    "cache": _CACHE,
+    "max_cache_size": _SIZE,
+    "max_threads": _CONNECTIONS,
+    "maximum_throughput_gbps": _CONNECTIONS,
+    "read_part_size": "read-ahead adapts itself; see read_memory",
+    "write_part_size": _PARTS,
+    "upload_checksums": "what is written has a checksum that S3 checks; see server_can",
+    "incremental_upload": "not needed: an append sends only what is new",
+    "log_directory": _LOG,
+    "debug": _DEBUG,
+    "debug_crt": _DEBUG,
+    # goofys
+    "stat_cache_ttl": _KEEPS_NAMES,
+    "type_cache_ttl": _KEEPS_NAMES,
+    "cheap": "not needed: names are answered by the mirror",
+    "no_implicit_dir": "not needed: a directory exists while a key begins with its name",
+    "subdomain": "write addressing_style=virtual",
+    "sse_c": "write sse_c_key_file=FILE",
+    "use_content_type": "not needed: the content type is guessed from the name",
+    "debug_s3": _DEBUG,
+    "debug_fuse": _DEBUG,
+    # JuiceFS
+    "free_space_ratio": "write cache_size=; a quarter of the free space is kept by default",
+    "writeback": "write write_back",
+    "attr_cache": _KEEPS_NAMES,
+    "entry_cache": _KEEPS_NAMES,
+    "dir_entry_cache": _KEEPS_NAMES,
+    "open_cache": "write consistency=mirror (the default) or consistency=open",
+    "upload_limit": _NO_LIMIT,
+    "download_limit": _NO_LIMIT,
+    "prefetch": "read-ahead adapts itself; see read_memory",
+    "max_uploads": _CONNECTIONS,
+    "get_timeout": _TIMEOUT,
+    "put_timeout": _TIMEOUT,
+    "io_retries": "write attempts=",
+    "subdir": _IN_SOURCE,
+    "no_usage_report": "not needed: mimicfs reports nothing to anybody",
+    "backup_meta": "not needed: the mirror can be had again from S3; see `mimicfs index export`",
+}  # fmt: skip
+WORDS = frozenset(_ADVICE)
 
 
 def advice(word: str) -> str:

@@ -18,6 +18,13 @@ _SIZE = 64  # above every opcode that is counted
 # What a file system without a mirror asks S3 for, of what is answered from one.
 _HEADS = (Opcode.LOOKUP, Opcode.GETATTR)
 
+# Answers, not errors: a name is not there, an attribute is not set, the kernel is to do it itself.
+_ANSWERS = frozenset(
+    {(Opcode.LOOKUP, errno.ENOENT)}
+    | {(Opcode.GETXATTR, errno.ENODATA), (Opcode.GETXATTR, errno.EOPNOTSUPP)}
+    | {(Opcode.COPY_FILE_RANGE, errno.EOPNOTSUPP), (Opcode.COPY_FILE_RANGE_64, errno.EOPNOTSUPP)}
+)
+
 
 class Counts:
     """INVARIANT: `came` and `cached_bytes` are written by the reading thread only; so is
@@ -37,7 +44,9 @@ class Counts:
         with self._lock:
             self._learned[opcode] += 1
 
-    def failed(self, code: int) -> None:
+    def failed(self, opcode: int, code: int) -> None:
+        if (opcode, code) in _ANSWERS:
+            return
         with self._lock:
             self._errors[code] += 1
 

@@ -264,7 +264,7 @@ class Server:
 
     def _failed(self, exc: Exception, opcode: int) -> int:
         code = _errno(exc, opcode)
-        self.counts.failed(code)
+        self.counts.failed(opcode, code)
         return code
 
     def _give_back(self, opcode: int, data: Data) -> None:

@@ -1,9 +1,13 @@
 """`mimicfs doctor` finds what is wrong, says what to do, and leaves nothing behind."""
 
 import json
+import re
+import stat
+import tarfile
 import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from support import servers
@@ -44,7 +48,7 @@ def test_all_is_well_where_it_is_and_nothing_is_written_unasked(common, filled, 
     found = examined(*common, f"s3://{filled}")
     assert {result for name, (result, *_) in found.items() if name != "kernel features"} == {"ok"}
     assert {
-        *("/dev/fuse", "fusermount3", "mounting", "kernel", "passthrough", "store", "encryption"),
+        *("/dev/fuse", "fusermount3", "mounting", "kernel", "store", "encryption"),
         *("credentials", "list buckets", "list", "encoding-type", "head", "get"),
         *("conditional reads", "clock"),
     } <= found.keys()
@@ -169,10 +173,43 @@ def test_a_clock_that_is_wrong(state, store):
     assert "timedatectl set-ntp true" in advice
 
 
-def test_for_people_it_is_a_line_each_with_the_advice_below(state, store, monkeypatch):
+def test_for_people_failures_come_first_and_what_is_well_is_counted(state, store, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    result = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--store", store)
+    words = ["doctor", "--endpoint-url", "http://127.0.0.1:9", "--store", store]
+    result = run(*words)
     assert result.returncode == 1
-    assert "ok    /dev/fuse: can be opened\n" in result.stdout
-    assert "fail  credentials: no credentials found: run `aws configure`" in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("fail  credentials: no credentials found: run `aws configure`")
+    assert re.fullmatch(r"\d+ ok; --verbose shows them", lines[-1])
+    assert not [line for line in lines if line.startswith("ok ")]
+    assert "ok    /dev/fuse: can be opened\n" in run(*words, "--verbose").stdout
+
+
+def test_a_bundle_has_what_a_report_needs_and_no_secret(state, tmp_path, monkeypatch):
+    secrets = ["very-secret-key", "session-token-1234", "of-redis-1234", "of-proxy-1234"]
+    monkeypatch.setenv("AWS_SESSION_TOKEN", secrets[1])
+    monkeypatch.setenv("MIMICFS_STORE", f"redis://name:{secrets[2]}@127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://name:{secrets[3]}@127.0.0.1:9")
+    state.mkdir(parents=True, mode=0o700)
+    leaks = [*secrets, "X-Amz-Signature=abcdef0123", "Authorization: AWS4-HMAC-SHA256 abcdef0123"]
+    (state / "mimicfs.log").write_text("".join(f"a line with {leak}\n" for leak in leaks))
+    bundle = tmp_path / "report.tar.gz"
+    result = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--bundle", bundle)
+    assert f"packed: {bundle}; look at it before you send it\n" in result.stdout
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o600
+    with tarfile.open(bundle) as pack:
+        files = {Path(it.name).name: pack.extractfile(it).read().decode() for it in pack}
+    assert files.keys() == {
+        *("versions.txt", "doctor.json", "config.toml", "environment.txt", "status.json"),
+        "mimicfs.log",
+    }
+    assert files["versions.txt"].startswith("mimicfs 0.2.0\nPython ")
+    assert 'endpoint-url = "http://127.0.0.1:9"' in files["config.toml"]
+    assert "a line with X-Amz-Signature=***\n" in files["mimicfs.log"]
+    everything = "".join(files.values())
+    assert [it for it in [*secrets, "abcdef0123", "AKIDEXAMPLE"] if it in everything] == []
+    again = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--bundle", bundle)
+    assert (again.returncode, again.stderr) == (
+        2, f"mimicfs: {bundle}: exists already; name another file\n"
+    )  # fmt: skip

@@ -137,3 +137,17 @@ def test_the_version(server):
     assert lines[0] == "mimicfs 0.2.0"
     assert [line.split()[0] for line in lines[1:5]] == ["Python", "libfuse", "boto3", "botocore"]
     assert lines[2].endswith("/fusermount3)")
+
+
+def test_an_export_leaves_out_what_was_only_visited_and_says_so(common, tree, client, tmp_path):
+    client.create_bucket(Bucket=f"{tree}-visited")
+    succeed("sync", *common, f"s3://{tree}")
+    succeed("ls", *common)
+    succeed("ls", *common, f"s3://{tree}-visited")
+    result = run("index", "export", *common, tmp_path / "index.jsonl")
+    assert (result.returncode, result.stdout[:40]) == (
+        0,
+        f"s3://{tree}/: 3 entries as of 2026"[:40],
+    )
+    assert "note: left out, because only visited: " in result.stderr
+    assert f"s3://{tree}-visited" in result.stderr

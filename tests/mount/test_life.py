@@ -38,7 +38,7 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
     (point / "a").write_text("hello")
     status = succeed("status", *common, point)
     assert f"s3://{bucket}/ at {point} (pid " in status
-    assert f"{bucket}: 1 keys, 5 bytes" in status
+    assert f"{bucket}: 1 key, 5 B" in status
     succeed("umount", point)
     assert unmounted(point)
     assert succeed("status", *common) == "nothing is mounted\n"

@@ -350,6 +350,14 @@ class Clients:
             region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
 
+    def secrets(self) -> list[str]:
+        """Return what requests are signed with, so that nobody prints it."""
+        from mimicfs.s3.transport.errors import ours
+
+        with ours("S3"):
+            found = self._session.get_credentials()
+        return [it for it in (found.secret_key, found.token) if it] if found is not None else []
+
     @property
     def endpoint(self) -> str:
         """What tells this endpoint from others: its URL without a password, or "aws"."""

@@ -1,0 +1,81 @@
+"""What a report of a mistake needs, in one file: `mimicfs doctor --bundle`.
+
+No secret goes into it. What is packed has none by its own rules (settings are shown redacted, the
+log is written without secrets); whatever looks like one all the same is replaced.
+
+Threading: none; one thread.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mimicfs.errors import ConfigError
+
+_TAIL = 1 << 20  # bytes of a log
+_SHOWN = "***"
+_SHORTEST = 6  # letters: a shorter secret would take ordinary words away
+# Passwords in URLs, signatures and tokens in queries and headers.
+_LOOKS_SECRET = (
+    (re.compile(r"(\w+://)[^/\s@]*@"), rf"\1{_SHOWN}@"),
+    (
+        re.compile(
+            r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|password|token|secret"
+            r"|aws_secret_access_key|aws_session_token)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{_SHOWN}",
+    ),
+    (re.compile(r"(Authorization:\s*)[^\r\n]+", re.IGNORECASE), rf"\1{_SHOWN}"),
+)
+
+
+_PASSWORD = re.compile(r"\w+://[^:/\s@]*:([^\s@]+)@")
+
+
+def passwords_in(texts: Iterable[str]) -> list[str]:
+    """Return the passwords of URLs in *texts*."""
+    return [password for text in texts for password in _PASSWORD.findall(text)]
+
+
+def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -> None:
+    """Pack *texts*, by the names of their files, into *path*, which must be new. Whatever of
+    *secrets* is in them is not packed. Raises ConfigError."""
+    hidden = sorted({it for it in secrets if len(it) >= _SHORTEST}, key=len, reverse=True)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as exc:
+        raise ConfigError(f"{path}: exists already; name another file") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as pack:
+        for name, text in texts.items():
+            data = without_secrets(text, hidden).encode("utf-8", "surrogateescape")
+            member = tarfile.TarInfo(f"mimicfs-report/{name}")
+            member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
+            pack.addfile(member, io.BytesIO(data))
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return *text* without *secrets*, and without what looks like one."""
+    for secret in secrets:
+        text = text.replace(secret, _SHOWN)
+    for pattern, shown in _LOOKS_SECRET:
+        text = pattern.sub(shown, text)
+    return text
+
+
+def tail(path: Path) -> str:
+    """Return the last lines of the file at *path*; why not, if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            return file.read().decode("utf-8", "surrogateescape")
+    except OSError as exc:
+        return f"{path}: {exc.strerror}\n"

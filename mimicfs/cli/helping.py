@@ -1,0 +1,117 @@
+"""What `--help` shows: commands and options under headings, and nothing cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+ALL_OPTIONS = (
+    "Also takes what `mimicfs mount --help` shows under S3, Requests, The mirror and Running."
+)
+# The flags of a mount that other commands show too; they take the others without showing them.
+SHOWN = frozenset(
+    {"config", "endpoint-url", "profile", "region", "credentials-file", "store", "namespace"}
+    | {"log-level"}
+)
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "Mounting": ("mount", "umount", "status", "log-level"),
+    "The mirror, without a mount": ("sync", "watch", "ls", "stat", "find", "du", "verify", "index"),
+    "Versions": ("diff", "restore", "undelete"),
+    "Setting up": ("doctor", "config", "events", "completion", "install-helper"),
+}
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "S3": (
+        *("endpoint-url", "profile", "region", "credentials-file", "sign-request"),
+        *("requester-pays", "expected-bucket-owner", "provider", "addressing-style"),
+        *("server-can", "dualstack", "accelerate", "fips"),
+    ),
+    "Requests": ("connections", "attempts", "read-timeout", "request-timeout", "slow-request"),
+    "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss"),
+    "How new it is": ("ttl", "consistency", "sync-rate", "events", "reconcile", "at"),
+    "Files and who may use them": (
+        *("read-only", "allow-other", "uid", "gid", "umask", "file-mode", "dir-mode", "exec"),
+        *("atime", "suid", "dev", "symlinks", "metadata", "markers"),
+    ),
+    "What is written": (
+        *("write-back", "staging-size", "part-size", "storage-class", "sse", "kms-key-id"),
+        *("sse-c-key-file", "acl"),
+    ),
+    "Cache and memory": ("cache-dir", "cache-size", "read-memory", "workers"),
+    "Running": (
+        *("config", "foreground", "log-level", "log-file", "metrics", "clear-dead", "nonempty"),
+    ),
+}
+_SENTENCE = re.compile(r"(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)", re.DOTALL)
+
+
+class Group(click.Group):
+    """Commands, each with the whole first sentence of its help."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.headings: Mapping[str, Iterable[str]] = {}
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add it, with a word on the options that it takes and does not show."""
+        hidden = {param.name: param.hidden for param in cmd.params if _is_option(param)}
+        if not hidden.get("profile", True) and any(hidden.values()):
+            cmd.epilog = cmd.epilog or ALL_OPTIONS
+        super().add_command(cmd, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, names in _sections(self.headings, self.list_commands(ctx), "Commands"):
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name, first_sentence(found.help or "")) for name, found in commands if found]
+                )
+
+
+class Program(Group):
+    """The command line as a whole."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.headings = _COMMANDS
+
+
+class ManyOptions(click.Command):
+    """A command with so many options that they need headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {}
+        for parameter in filter(_is_option, self.get_params(ctx)):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                records[(parameter.name or "").replace("_", "-")] = record
+        for heading, names in _sections(_OPTIONS, records, "Options"):
+            with formatter.section(heading):
+                formatter.write_dl([records[name] for name in names])
+
+
+def _is_option(param: click.Parameter) -> TypeGuard[click.Option]:
+    return isinstance(param, click.Option)
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of *text*, in one line and without its full stop."""
+    found = _SENTENCE.match(text.strip())
+    return " ".join(found[1].split()) if found else ""
+
+
+def _sections(
+    headings: Mapping[str, Iterable[str]], known: Iterable[str], rest: str
+) -> list[tuple[str, list[str]]]:
+    """Return *known* under their headings; what has none comes first, as *rest*."""
+    left = list(known)
+    found = []
+    for heading, names in headings.items():
+        here = [name for name in names if name in left]
+        left = [name for name in left if name not in here]
+        if here:
+            found.append((heading, here))
+    return [(rest, left), *found] if left else found
