@@ -61,13 +61,14 @@ class Kernel:
 class File:
     """What the handles of one file share: *data* is what they must read."""
 
-    def __init__(self, path, base, *, absent=False):
+    def __init__(self, path, base, *, absent=False, exclusive=False):
         self.path = path  # None: unlinked, or replaced
         self.base = base  # the version in S3 that it stands on; None: there is none
         self.data = base or b""
         self.dirty = base is None
         self.based = base is not None  # its bytes are partly those of `base`
         self.absent = absent
+        self.appended = base is None and not exclusive  # nothing was done but appends
         self.expired = False  # or lost: ESTALE from now on
         self.unsure = False  # it may have expired
 
@@ -75,10 +76,17 @@ class File:
         if data:
             old = self.data.ljust(offset, b"\0")
             self.change(old[:offset] + data + old[offset + len(data) :])
+            self.appended = False
+
+    def append(self, data):
+        if data:
+            self.appended = self.appended or not self.dirty
+            self.change(self.data + data)
 
     def resize(self, size):
         if size != len(self.data) or self.dirty:
             self.change(self.data[:size].ljust(size, b"\0"))
+            self.appended = False
             self.based = self.based and size > 0
 
     def change(self, data):
@@ -199,13 +207,17 @@ class FileSystem(RuleBasedStateMachine):
         self.learned(key)
 
     def stored(self, file):
-        """The bytes of *file* are in S3: that was allowed only over what they stand on."""
-        if file.based:
+        """The bytes of *file* are in S3: that was allowed only over what they stand on, or,
+        where nothing was done but appends, behind what somebody else made."""
+        now = self.truth.get(file.path)
+        if file.appended and now is not None and now != file.base and (file.based or file.absent):
+            file.data = now + file.data[len(file.base or b"") :]
+        elif file.based:
             assert self.truth.get(file.path) == file.base, "somebody's object was lost"
-        if file.absent and file.base is None:
+        elif file.absent and file.base is None:
             assert file.path not in self.truth, "somebody's object was lost"
         self.truth[file.path] = self.view[file.path] = file.base = file.data
-        file.dirty, file.based = False, True
+        file.dirty, file.based, file.appended = False, True, True
 
     @contextmanager
     def uploads(self, file):
@@ -225,6 +237,7 @@ class FileSystem(RuleBasedStateMachine):
     def refused(self, exc, file, due):
         """*file* will never be uploaded; it goes on saying so."""
         assert due, exc
+        assert not (file.appended and file.path in self.truth), exc
         if file.based:
             assert exc.errno == ESTALE, exc
             assert self.truth.get(file.path) != file.base, exc
@@ -239,11 +252,11 @@ class FileSystem(RuleBasedStateMachine):
     @contextmanager
     def may_be_stale(self, file):
         """Within, *file* may turn out to be another version than S3 has."""
-        before = file.data, file.dirty, file.based
+        before = file.data, file.dirty, file.based, file.appended
         try:
             yield
         except MimicError as exc:
-            file.data, file.dirty, file.based = before
+            file.data, file.dirty, file.based, file.appended = before
             file.expired |= file.unsure
             if file.expired:
                 assert exc.errno == ESTALE, exc  # noqa: PT017
@@ -262,7 +275,9 @@ class FileSystem(RuleBasedStateMachine):
         parent, name = self.parent(path)
         flags |= os.O_RDWR | os.O_CREAT
         _, opened = self.fs.create(self.caller, parent, name, 0o644, flags)
-        file = self.opened[path] = File(path, None, absent=not flags & os.O_TRUNC)
+        file = self.opened[path] = File(
+            path, None, absent=not flags & os.O_TRUNC, exclusive=bool(flags & os.O_EXCL)
+        )
         self.handles.append((file, opened.handle))
         if path not in self.truth:
             self.meta[path] = (0o100644, {})
@@ -291,6 +306,14 @@ class FileSystem(RuleBasedStateMachine):
             with self.may_be_stale(file):
                 file.put(offset, data)
                 self.fs.write(self.caller, handle, offset, memoryview(data), append=False)
+
+    @rule(number=offsets, data=contents)
+    def append(self, number, data):
+        if self.handles:
+            file, handle = self.handle(number)
+            with self.may_be_stale(file):
+                file.append(data)
+                self.fs.write(self.caller, handle, 0, memoryview(data), append=True)
 
     @rule(number=offsets, size=offsets)
     def resize(self, number, size):
@@ -363,7 +386,7 @@ class FileSystem(RuleBasedStateMachine):
         assert copied == len(old.data)
         new.data = new.base = old.data
         self.truth[new.path] = self.view[new.path] = new.data
-        new.dirty, new.based = False, True
+        new.dirty, new.based, new.appended = False, True, True
 
     # Rules: names
 
