@@ -17,6 +17,7 @@ from typing import Any
 import botocore.session
 import pytest
 from benchlib.server import Server
+from hypothesis import settings
 from support import servers
 from support.clients import plain
 from support.proxy import Proxy
@@ -160,7 +161,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", default="", help="one that scripts/servers knows, for moto")
     parser.addoption("--crashes", type=int, default=3, help="how often a load is killed")
     parser.addoption("--appends", type=int, default=60, help="how many appends meet")
+    parser.addoption("--explore", action="store_true", help="other examples in each run")
     parser.addoption("--rounds", type=int, default=0, help="of the races of one name; 0: a few")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The same examples in each run, so that a run tells of the change that was made; new ones
+    are sought with --explore."""
+    settings.register_profile("same", derandomize=True)
+    settings.register_profile("explore", print_blob=True)
+    settings.load_profile("explore" if config.getoption("--explore") else "same")
 
 
 # What takes a second to start, or is slow to use.

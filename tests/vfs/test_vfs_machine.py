@@ -705,8 +705,9 @@ class FileSystem(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_the_mount_shows_what_it_must(moto, tmp_path, caplog):  # what is lost is logged
+@pytest.mark.timeout(2400)  # a failure is made smaller for minutes
+def test_the_mount_shows_what_it_must(request, moto, tmp_path, caplog):  # what is lost is logged
+    exploring = request.config.getoption("--explore")
     client = plain(moto)
     s3 = S3(S3Options(endpoint_url=moto), Mirror(Memory()))
     parts = {"client": client, "s3": s3, "directory": tmp_path}
@@ -714,7 +715,7 @@ def test_the_mount_shows_what_it_must(moto, tmp_path, caplog):  # what is lost i
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=200 if exploring else 12,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
