@@ -19,7 +19,7 @@ class RedirectLocation:
         return f"<RedirectAllRequestsTo>{parts}</RedirectAllRequestsTo>"
 
 
-class Condition:
+class RoutingCondition:
     """When a rule holds."""
 
     def __init__(self, key_prefix: str | None = None, http_error_code: str | None = None) -> None:
@@ -29,6 +29,9 @@ class Condition:
     def to_xml(self) -> str:
         code = tag("HttpErrorCodeReturnedEquals", self.http_error_code)
         return f"<Condition>{tag('KeyPrefixEquals', self.key_prefix)}{code}</Condition>"
+
+
+Condition = RoutingCondition  # boto's name
 
 
 class Redirect:
@@ -63,7 +66,7 @@ class RoutingRule:
     """RoutingRule.when(key_prefix="old/").then_redirect(replace_key_prefix="new/")"""
 
     def __init__(
-        self, condition: Condition | None = None, redirect: Redirect | None = None
+        self, condition: RoutingCondition | None = None, redirect: Redirect | None = None
     ) -> None:
         self.condition = condition
         self.redirect = redirect
@@ -71,7 +74,7 @@ class RoutingRule:
     @classmethod
     def of(cls, element: Element) -> RoutingRule:
         return cls(
-            Condition(
+            RoutingCondition(
                 element.findtext("Condition/KeyPrefixEquals"),
                 element.findtext("Condition/HttpErrorCodeReturnedEquals"),
             ),
@@ -86,7 +89,7 @@ class RoutingRule:
 
     @classmethod
     def when(cls, key_prefix: str | None = None, http_error_code: str | None = None) -> RoutingRule:
-        return cls(Condition(key_prefix, http_error_code))
+        return cls(RoutingCondition(key_prefix, http_error_code))
 
     def then_redirect(
         self,
