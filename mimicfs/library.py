@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mimicfs.backends import Backend
 from mimicfs.config.values import parse_target
 from mimicfs.errors import ConfigError
 from mimicfs.feed import Feed, News, changes
+from mimicfs.moment import Moment
 from mimicfs.sync import Report, Syncer
 
 
@@ -54,8 +56,11 @@ class MimicDB(mimicdb.Mirror):
 
         return MimickingSession(self.mimic, **kwargs)
 
-    def client(self, **kwargs: Any) -> Any:
-        """Return a mimicking boto3 S3 client. The parameters are those of boto3.client."""
+    def client(self, *, at: str | datetime | None = None, **kwargs: Any) -> Any:
+        """Return a mimicking boto3 S3 client; with *at*, one of that moment (see `at`). The other
+        parameters are those of boto3.client."""
+        if at is not None:
+            return self.at(at).client(**kwargs)
         return self.session().client("s3", **kwargs)
 
     def resource(self, **kwargs: Any) -> Any:
@@ -69,6 +74,11 @@ class MimicDB(mimicdb.Mirror):
 
         mimic(getattr(client.meta, "client", client), self, self._forcing)
         return client
+
+    def at(self, moment: str | datetime) -> Moment:
+        """Return S3 as it was at *moment* ("2026-11-01T18:00", "-2h", a datetime): its clients list
+        and read the versions of then. Raises ConfigError, also for one that is to come."""
+        return Moment(moment)
 
     def forced(self) -> AbstractContextManager[None]:
         """Return a context in which all calls go to S3, and repair the mirror."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import moto.s3.models
 import pytest
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
-from support.clients import plain
+from support.clients import CONFIG, plain
 
+from mimicfs import MimicDB
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
+from mimicfs.errors import ConfigError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.past import Past
 
@@ -95,7 +99,7 @@ def test_each_moment_since_versions_are_kept_is_what_the_bucket_was(endpoint, cl
     bucket = f"life-{null}".lower()
     client.create_bucket(Bucket=bucket)
     moments = lived(client, bucket, clock, random.Random(7), null)
-    kept = list(moments)[10:29:4]  # before, S3 forgets
+    kept = list(moments)[10:29:6]  # before, S3 forgets
     for moment_ns in [*kept, list(moments)[-1]]:
         past = Past(S3Options(endpoint_url=endpoint), Mirror(Memory()), moment_ns)
         was = moments[moment_ns]
@@ -113,3 +117,94 @@ def test_each_moment_since_versions_are_kept_is_what_the_bucket_was(endpoint, cl
         assert names == {key if "/" not in key else key[: key.index("/") + 1] for key in was}
         past.close()
     client.close()
+
+
+@pytest.fixture
+def kept(endpoint: str, clock: Clock, request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
+    """A client, and a bucket in which a was written and then changed, b deleted, c made since."""
+    client, bucket = plain(endpoint), f"kept-{request.node.name[:40].replace('_', '-').lower()}"
+    client.create_bucket(Bucket=bucket)
+    status(client, bucket, "Enabled")
+    clock.now += STEP
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"then")
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"gone")
+    clock.now += STEP
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"now")
+    client.delete_object(Bucket=bucket, Key="d/b")
+    client.put_object(Bucket=bucket, Key="d/c", Body=b"new")
+    clock.now += STEP
+    yield client, bucket
+    client.close()
+
+
+def keys(answer: Any) -> list[str]:
+    return [item["Key"] for item in answer.get("Contents", [])]
+
+
+@pytest.fixture
+def then(endpoint: str, clock: Clock, tmp_path: Path) -> Iterator[Any]:
+    """A client of the moment before `kept` was changed."""
+    mimicdb = MimicDB(Memory())
+    moment = (clock.now - 2 * STEP).replace(microsecond=1)
+    client = mimicdb.client(at=moment, endpoint_url=endpoint, config=CONFIG)
+    yield client
+    client.close()
+    mimicdb.close()
+
+
+def test_a_client_of_a_moment_lists_and_reads_what_there_was(kept, then, tmp_path):
+    _, bucket = kept
+    sent = []
+    then.meta.events.register("before-send.s3", lambda request, **_: sent.append(request.url))
+    assert keys(then.list_objects_v2(Bucket=bucket, FetchOwner=True)) == ["d/a", "d/b"]
+    listed = len(sent)
+    assert keys(then.list_objects(Bucket=bucket, Prefix="d/")) == ["d/a", "d/b"]
+    pages = then.get_paginator("list_objects_v2").paginate(Bucket=bucket, MaxKeys=1)
+    assert [key for page in pages for key in keys(page)] == ["d/a", "d/b"]
+    top = then.list_objects_v2(Bucket=bucket, Delimiter="/")
+    assert [item["Prefix"] for item in top["CommonPrefixes"]] == ["d/"]
+    assert len(sent) == listed  # nothing but the first listing asks
+    assert then.get_object(Bucket=bucket, Key="d/a")["Body"].read() == b"then"
+    assert then.head_object(Bucket=bucket, Key="d/b")["ContentLength"] == 4
+    then.download_file(bucket, "d/b", str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == b"gone"
+    url = then.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "d/a"})
+    assert "versionId=" in url
+
+
+def test_what_there_was_not_is_a_404_and_nothing_can_be_changed(kept, then):
+    client, bucket = kept
+    with pytest.raises(ClientError, match=r"404.*HeadObject"):
+        then.head_object(Bucket=bucket, Key="d/c")
+    with pytest.raises(then.exceptions.NoSuchKey):
+        then.get_object(Bucket=bucket, Key="d/c")
+    with pytest.raises(then.exceptions.NoSuchBucket):
+        then.list_objects_v2(Bucket=f"{bucket}-none")
+    with pytest.raises(ClientError, match=r"NotImplemented.*StartAfter"):
+        then.list_objects_v2(Bucket=bucket, StartAfter="a", Delimiter="/")
+    for change in (
+        lambda: then.put_object(Bucket=bucket, Key="d/a", Body=b""),
+        lambda: then.delete_object(Bucket=bucket, Key="d/a"),
+        lambda: then.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration={"Status": "Suspended"}
+        ),
+    ):
+        with pytest.raises(ClientError, match=r"MethodNotAllowed.*cannot be changed"):
+            change()
+    assert keys(client.list_objects_v2(Bucket=bucket)) == ["d/a", "d/c"]
+
+
+def test_a_moment_takes_plain_clients_with_hooks_of_their_own(kept, endpoint, clock):
+    client, bucket = kept
+    mimicdb = MimicDB(Memory())
+    asked = []
+    client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
+    then = mimicdb.at((clock.now - 2 * STEP).isoformat())
+    assert then.mimic(client) is client
+    assert keys(client.list_objects_v2(Bucket=bucket)) == ["d/a", "d/b"]
+    assert asked == ["ListObjectVersions"]
+    with pytest.raises(ConfigError, match="still to come"):
+        mimicdb.at("2999-01-01")
+    with pytest.raises(ConfigError, match="mimics the present"):
+        then.mimic(mimicdb.client(endpoint_url=endpoint))
+    mimicdb.close()

@@ -41,7 +41,7 @@ from mimicfs.s3.mimicking.pages import ListingPlace, Places
 
 Params = Mapping[str, Any]
 
-_PAGE_MAX = 1000  # keys of a listing, S3's limit
+PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
 _LAST = "\U0010ffff"  # no letter comes behind it
 _ALLOWED = {
@@ -224,8 +224,8 @@ class Local:
 
     def _page(self, params: Params, after: str) -> _Shown | None:
         bucket, prefix = params["Bucket"], params.get("Prefix", "")
-        delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", _PAGE_MAX)
-        if not 0 < most <= _PAGE_MAX or not self._knows(bucket, prefix):
+        delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", PAGE_MAX)
+        if not 0 < most <= PAGE_MAX or not self._knows(bucket, prefix):
             return None
         if not delimiter:
             found = self._mimicdb.listing(bucket, prefix, after, most + 1)
@@ -256,7 +256,7 @@ class Local:
             else:
                 if len(page) < size:
                     return _Shown(entries, prefixes, False, last)
-                size = min(2 * size, _PAGE_MAX)
+                size = min(2 * size, PAGE_MAX)
                 continue
             size = 4
 
@@ -297,7 +297,7 @@ def _listing(params: Params, shown: _Shown, owner: Mapping[str, str] | None) -> 
         "IsTruncated": shown.more,
         "Name": params["Bucket"],
         "Prefix": params.get("Prefix", ""),
-        "MaxKeys": params.get("MaxKeys", _PAGE_MAX),
+        "MaxKeys": params.get("MaxKeys", PAGE_MAX),
         "EncodingType": "url",
     }
     if params.get("Delimiter"):

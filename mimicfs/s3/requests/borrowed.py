@@ -23,7 +23,15 @@ from botocore.config import Config
 from mimicfs.config.values import S3Options
 from mimicfs.entry import LISTED, BucketEntry, Entry, unquoted
 from mimicfs.s3.requests.lister import Lister
-from mimicfs.s3.requests.listing import Asked, Page, checked_page, clamped_ns, is_directory_bucket
+from mimicfs.s3.requests.listing import (
+    OF_VERSIONS,
+    Asked,
+    Page,
+    checked_page,
+    clamped_ns,
+    is_directory_bucket,
+)
+from mimicfs.s3.requests.versions import Marker, Version, VersionPage, checked_versions
 from mimicfs.s3.transport.errors import ours
 from mimicfs.s3.transport.traffic import Traffic
 
@@ -70,6 +78,14 @@ class BorrowedS3:
             return self._asked_itself(bucket, prefix, delimiter, after, token, limit)
         return self._lister.page(bucket, prefix, delimiter, after, token, limit)
 
+    def version_page(
+        self, bucket: str, prefix: str, after: Marker, limit: int = 1000
+    ) -> VersionPage:
+        """As S3.version_page."""
+        if self._hooked:
+            return self._versions_asked_itself(bucket, prefix, after, limit)
+        return self._lister.versions(bucket, prefix, after, limit)
+
     @cached_property
     def _lister(self) -> Lister:
         options = S3Options(connections=_CONNECTIONS)
@@ -100,6 +116,23 @@ class BorrowedS3:
         prefixes = [Entry(each["Prefix"], kind=LISTED) for each in answer.get("CommonPrefixes", ())]
         truncated, token = answer.get("IsTruncated", False), answer.get("NextContinuationToken")
         return checked_page(asked, entries, prefixes, truncated=truncated, token=token)
+
+    def _versions_asked_itself(
+        self, bucket: str, prefix: str, after: Marker, limit: int
+    ) -> VersionPage:
+        params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit, "Prefix": prefix}
+        optional = {"KeyMarker": after.key, "VersionIdMarker": after.version}
+        params |= {name: value for name, value in optional.items() if value}
+        asked = Asked(bucket, prefix, after.key, version=OF_VERSIONS)
+        with ours(str(asked)):
+            answer = self._client.list_object_versions(**params)
+        found = [_version(item, deleted=False) for item in answer.get("Versions", ())]
+        markers = [_version(item, deleted=True) for item in answer.get("DeleteMarkers", ())]
+        following = None
+        if answer.get("IsTruncated"):
+            version = answer.get("NextVersionIdMarker", "")
+            following = Marker(answer.get("NextKeyMarker", ""), version)
+        return checked_versions(asked, found + markers, following, after)
 
     def _signer(self, region: str | None) -> Any:
         """Return a client that signs as the borrowed one for *region* (None: the client's own).
@@ -162,6 +195,20 @@ def _entry(item: dict[str, Any]) -> Entry:
         item["Key"],
         item["Size"],
         _ns(item.get("LastModified")),
+        unquoted(item.get("ETag")),
+        "" if storage_class == "STANDARD" else storage_class,
+    )
+
+
+def _version(item: dict[str, Any], *, deleted: bool) -> Version:
+    storage_class = item.get("StorageClass", "")
+    return Version(
+        item["Key"],
+        item["VersionId"],
+        item["IsLatest"],
+        deleted,
+        _ns(item.get("LastModified")),
+        item.get("Size", 0),
         unquoted(item.get("ETag")),
         "" if storage_class == "STANDARD" else storage_class,
     )

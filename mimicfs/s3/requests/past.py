@@ -10,50 +10,49 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile, groupby, takewhile
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from mimicfs.config.values import S3Options
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import KeyNotFound
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.borrowed import BorrowedS3
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Page
-from mimicfs.s3.requests.versions import Marker, Version
+from mimicfs.s3.requests.versions import Marker, Version, VersionPage
 
 _PAGE = 1000
 _SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
-_READ = frozenset({"GetObject", "HeadObject", "GetObjectTagging", "GetObjectAcl"})
+# What reads an object, and takes a VersionId.
+READ_BY_VERSION = frozenset(
+    {"GetObject", "HeadObject", "GetObjectTagging", "GetObjectAcl", "GetObjectAttributes"}
+)
 
 
-class Past(S3):
-    """One account at one endpoint, as it was at *moment_ns*; nothing can be changed."""
+class ListsVersions(Protocol):
+    """What lists versions: S3, or a client that was borrowed."""
 
-    def __init__(self, options: S3Options, mimicdb: Mirror, moment_ns: int) -> None:
-        super().__init__(options, mimicdb)
+    def version_page(
+        self, bucket: str, prefix: str, after: Marker, limit: int = _PAGE
+    ) -> VersionPage: ...
+
+
+class PastPages:
+    """Listings of what there was at *moment_ns*, made of the versions that *source* lists."""
+
+    def __init__(self, source: ListsVersions, moment_ns: int) -> None:
+        self._source = source
         self.moment_ns = moment_ns
 
-    def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Return *params* with the version that an object is to be read as."""
-        if operation not in _READ or "VersionId" in params:
-            return params
-        return {**params, "VersionId": self._version(params["Bucket"], params["Key"])}
-
     def list_page(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        after: str = "",
-        token: str | None = None,
-        limit: int = _PAGE,
+        self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
         """As S3.list_page. With a delimiter, each directory of now costs a request more: whether
         it had anything at the moment."""
         began = Marker(after) if token is None else Marker(*token.rsplit(_SEPARATOR, 1))
         if delimiter:
             return self._children(bucket, prefix, delimiter, after)
-        page = self.version_page(bucket, prefix, began, limit)
+        page = self._source.version_page(bucket, prefix, began, limit)
         # What *after* was is known: the rest of its versions, which some servers send, is not.
         versions = list(dropwhile(lambda each: each.key <= after, page.versions))
         entries = [
@@ -99,22 +98,81 @@ class Past(S3):
         """Yield every object below *prefix*, behind *after*, as it was."""
         token = None
         while True:
-            page = self.list_page(bucket, prefix, after=after, token=token)
+            page = self.list_page(bucket, prefix, "", after, token, _PAGE)
             yield from page.entries
             if page.upto is None:
                 return
             after, token = page.upto, page.token
 
-    def _version(self, bucket: str, key: str) -> str:
-        """Return the version id of *key*. Raises KeyNotFound: there was no such object."""
-        entry = self.mimicdb.entry(bucket, key)
-        if entry is not None and entry.head is not None:
-            return str(json.loads(entry.head)[0].get("VersionId", "null"))
-        ours = takewhile(lambda each: each.key == key, versions_below(self, bucket, key))
+    def version_of(self, bucket: str, key: str) -> str:
+        """Return the version id that *key* had. Raises KeyNotFound: there was no such object."""
+        ours = takewhile(lambda each: each.key == key, versions_below(self._source, bucket, key))
         newest = next(filter(self._was, ours), None)
         if newest is None or newest.deleted:
             raise KeyNotFound(f"s3://{bucket}/{key}: no such object then", status=404)
         return newest.version
+
+
+class Past(S3):
+    """One account at one endpoint, as it was at *moment_ns*; nothing can be changed."""
+
+    def __init__(self, options: S3Options, mimicdb: Mirror, moment_ns: int) -> None:
+        super().__init__(options, mimicdb)
+        self._pages = PastPages(self, moment_ns)
+
+    def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return *params* with the version that an object is to be read as."""
+        if operation not in READ_BY_VERSION or "VersionId" in params:
+            return params
+        bucket, key = params["Bucket"], params["Key"]
+        version = version_in(self.mimicdb, bucket, key) or self._pages.version_of(bucket, key)
+        return {**params, "VersionId": version}
+
+    def list_page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = _PAGE,
+    ) -> Page:
+        """As S3.list_page, of what there was."""
+        return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
+
+
+class BorrowedPast(BorrowedS3):
+    """What *client* reaches, as it was at *moment_ns*."""
+
+    def __init__(self, client: Any, moment_ns: int) -> None:
+        super().__init__(client)
+        self._pages = PastPages(self, moment_ns)
+
+    def version_of(self, bucket: str, key: str) -> str:
+        """As PastPages.version_of."""
+        return self._pages.version_of(bucket, key)
+
+    def list_page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = _PAGE,
+    ) -> Page:
+        """As S3.list_page, of what there was."""
+        return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
+
+
+def version_in(past: Mirror, bucket: str, key: str) -> str | None:
+    """Return the version id of *key* in a mirror of the past, if that has the key."""
+    entry = past.entry(bucket, key)
+    if entry is None or entry.head is None:
+        return None
+    return str(json.loads(entry.head)[0].get("VersionId", "null"))
 
 
 def entry_of(version: Version) -> Entry:
@@ -130,7 +188,7 @@ def entry_of(version: Version) -> Entry:
     )
 
 
-def versions_below(s3: S3, bucket: str, prefix: str) -> Iterator[Version]:
+def versions_below(s3: ListsVersions, bucket: str, prefix: str) -> Iterator[Version]:
     """Yield each version of each key that begins with *prefix*: by key, the newest first."""
     after: Marker | None = Marker()
     while after is not None:

@@ -90,17 +90,23 @@ class _FoundVersions(Found):
         versions = self.versions
         if encoded:
             versions = [each._replace(key=decoded(each.key)) for each in versions]
-        versions = _newest_first(versions)
-        if not after.version:  # there are servers that begin with the key itself (moto)
-            versions = list(dropwhile(lambda each: each.key == after.key, versions))
-        _check(versions, asked, after)
-        if not self.truncated():
-            return VersionPage(versions, None)
         key, version = self.top.get("NextKeyMarker", ""), self.top.get("NextVersionIdMarker", "")
-        following = Marker(decoded(key) if encoded else key, version)
-        if following == after or following.key < after.key:
-            raise MalformedListing(f"{asked}: truncated, and no way to go on")
-        return VersionPage(versions, following)
+        following = Marker(decoded(key) if encoded else key, version) if self.truncated() else None
+        return checked_versions(asked, versions, following, after)
+
+
+def checked_versions(
+    asked: Asked, versions: list[Version], following: Marker | None, after: Marker
+) -> VersionPage:
+    """Return the page of *versions*, in whatever order a server has its delete markers; the next
+    one begins at *following* (None: there is none). Raises MalformedListing."""
+    versions = _newest_first(versions)
+    if not after.version:  # there are servers that begin with the key itself (moto)
+        versions = list(dropwhile(lambda each: each.key == after.key, versions))
+    _check(versions, asked, after)
+    if following is not None and (following == after or following.key < after.key):
+        raise MalformedListing(f"{asked}: truncated, and no way to go on")
+    return VersionPage(versions, following)
 
 
 def _newest_first(versions: list[Version]) -> list[Version]:

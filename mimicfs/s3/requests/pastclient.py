@@ -1,0 +1,92 @@
+"""A boto3 client that lists and reads what there was at a moment, and changes nothing.
+
+Listings are answered from a mirror of the moment. Where a call names no version of an object, it is
+given the one of then, also in an address that is presigned. Whatever else reads is asked of S3 as
+it is now.
+
+Threading: as the client, any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mimicfs.errors import KeyNotFound, S3Error
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking import answers
+from mimicfs.s3.mimicking.accounts import ListedAccount
+from mimicfs.s3.mimicking.local import PAGE_MAX, Local
+from mimicfs.s3.mimicking.pages import Places
+from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
+
+Params = Mapping[str, Any]
+
+_READING = ("Get", "Head", "List", "CreateSession")
+# What may stand in a listing, and changes nothing in what is shown of the past: owners are not.
+_NO_MATTER = frozenset(
+    {"ExpectedBucketOwner", "FetchOwner", "OptionalObjectAttributes", "RequestPayer"}
+)
+
+
+class PastCalls:
+    """The calls of *client*, answered as of *moment_ns*, of which *past* is the mirror. *look* has
+    that know all of a bucket that begins with a prefix, by listing it."""
+
+    def __init__(
+        self,
+        client: Any,
+        past: Mirror,
+        moment_ns: int,
+        look: Callable[[BorrowedPast, str, str], None],
+    ) -> None:
+        self.listed = BorrowedPast(client, moment_ns)
+        self._exceptions = client.exceptions
+        self._past = past
+        self._look = look
+        self._local = Local(past, Places(), ListedAccount(past, client))
+        self._ask = client._make_api_call
+        client._make_api_call = self._call
+        client.meta.events.register("provide-client-params.s3", self._pin)
+
+    def _call(self, operation: str, params: dict[str, Any]) -> Any:
+        if operation not in ("ListObjectsV2", "ListObjects") or "Bucket" not in params:
+            return self._ask(operation, params)
+        asked = {name: value for name, value in params.items() if name not in _NO_MATTER}
+        if isinstance(asked.get("MaxKeys"), int):
+            asked["MaxKeys"] = min(asked["MaxKeys"], PAGE_MAX)
+        try:
+            self._look(self.listed, asked["Bucket"], asked.get("Prefix") or "")
+        except S3Error as exc:
+            raise self._error(operation, exc.code, str(exc), exc.status) from exc
+        version_1 = operation == "ListObjects"
+        answer = self._local.keys(asked) if version_1 else self._local.answer(operation, asked)
+        if answer is None:
+            text = f"with {', '.join(sorted(asked))}, a moment that is past is not listed"
+            raise self._error(operation, "NotImplemented", text, 501)
+        return answer
+
+    def _pin(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+        """Return *params* with the version that there was."""
+        if not model.name.startswith(_READING):
+            text = "a moment that is past cannot be changed"
+            raise self._error(model.name, "MethodNotAllowed", text, 405)
+        if model.name not in READ_BY_VERSION or "VersionId" in params or "Key" not in params:
+            return params
+        bucket, key = params["Bucket"], params["Key"]
+        try:
+            version = version_in(self._past, bucket, key) or self.listed.version_of(bucket, key)
+        except KeyNotFound as exc:
+            raise self._absent(model.name, key) from exc
+        return {**params, "VersionId": version}
+
+    def _absent(self, operation: str, key: str) -> Exception:
+        if operation == "HeadObject":
+            return self._error(operation, "404", "Not Found", 404)
+        return self._error(operation, "NoSuchKey", f"{key}: there was no such key then", 404)
+
+    def _error(self, operation: str, code: str, text: str, status: int | None) -> Exception:
+        error: Exception = self._exceptions.from_code(code)(
+            answers.refusal(code, text, status or 0), operation
+        )
+        return error
