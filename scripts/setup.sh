@@ -2,6 +2,9 @@
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Images of containers set it: each of the many processes would compile every module anew.
+unset PYTHONDONTWRITEBYTECODE
+
 # apt PACKAGE COMMAND...: install PACKAGE unless every COMMAND is there.
 need() {
   local package=$1 command
