@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mimicfs.errors import PosixError
 
+_PUNCH_HOLE = 0x02 | 0x01  # and keep the size; linux/falloc.h
 _TEXT_MAX = 64 << 20  # bytes; the record of a recovered file names all of its ranges
 
 
@@ -26,6 +28,23 @@ def text(path: Path) -> str:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         return file.read(_TEXT_MAX)
+
+
+def punch(fd: int, start: int, end: int) -> bool:
+    """Make a hole of the bytes from *start* to *end*; return whether the disk could."""
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return start >= end or int(fallocate(fd, _PUNCH_HOLE, start, end - start)) == 0
+
+
+def is_hole(fd: int, start: int, end: int) -> bool:
+    """Whether the bytes from *start* to *end* take no place: they are zeros."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA) >= end
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return True
 
 
 def fsync(path: Path) -> None:

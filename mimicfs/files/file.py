@@ -311,6 +311,23 @@ class File:
                 if self.entry is entry:
                     raise
 
+    def zero(self, start: int, end: int, cancellation: Cancellation) -> None:
+        """Make zeros of the bytes from *start* to *end*, which the file has. They take no place
+        on the disk, and nothing is fetched."""
+        self.interrupt()
+        with self._change.taken(cancellation):
+            with self._lock:
+                self._check()
+            end = min(end, self.size)
+            if start >= end:
+                return
+            staging = self._staged_anew(cancellation)
+            self._only_appended = False
+            self._note_change(staging)
+            self._upload.changed(start, end)
+            staging.zero(start, end)
+            self._note(staging, start, end)
+
     def truncate(self, size: int, cancellation: Cancellation) -> None:
         """Cut the file to *size*, or extend it with zeros."""
         self._check_size(size)

@@ -8,18 +8,23 @@ Threading: one thread at a time calls (File holds its `_change`); requests run i
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket
+from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket, S3Unavailable
 from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice, first_of
+from mimicfs.files.zeros import Zeros
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.transport.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,8 @@ log = logging.getLogger(__name__)
 # 250 GiB, then 6 TiB. Where all must be equal, 31 GiB are sent ahead, and then it is waited.
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
 PARTS_MAX = 10_000
+_MD5 = re.compile("[0-9a-f]{32}")
+_LOOKS = 4  # for an object that may be there already
 _SIZE_MAX = 5 << 40
 
 
@@ -56,6 +63,20 @@ def parts_of(size: int, least: int) -> Iterator[PlannedPart]:
         end = min(part.end, size)
         yield part._replace(end=end)
         number += 1
+
+
+def etag_of(parts: list[str]) -> str:
+    """Return the ETag of an object that was uploaded in *parts*, by their ETags, as S3 makes it; ""
+    where those are no MD5 sums."""
+    sums = [part.strip('"') for part in parts]
+    if not all(_MD5.fullmatch(each) for each in sums):
+        return ""
+    whole = hashlib.md5(bytes.fromhex("".join(sums)), usedforsecurity=False)
+    return f"{whole.hexdigest()}-{len(sums)}"
+
+
+def _may_be_done(exc: MimicError) -> bool:
+    return isinstance(exc, S3Unavailable) or getattr(exc, "code", "") == "NoSuchUpload"
 
 
 class Multipart:
@@ -88,6 +109,8 @@ class Multipart:
         self._next = 1
         self.sent_to = 0  # of what is behind this place nothing was sent
         self._finished = False
+        self._zeros: Zeros | None = None
+        self._zero_object: Future[Entry]
         self._id = s3.pool.submit(self._begin)
 
     def _begin(self) -> str:
@@ -128,6 +151,7 @@ class Multipart:
         try:
             self._collect_all(cancellation)
             self._error = None  # what was refused is tried once more
+            self._prepare_zeros(max((p.end - p.start for p in parts if p.zeros), default=0))
             for number, part in enumerate(parts, start=1):
                 if number not in self._sent or self._sent[number][0] != part:
                     self._make_room(cancellation)
@@ -143,17 +167,57 @@ class Multipart:
             self.give_up()
             raise
 
+    def _prepare_zeros(self, size: int) -> None:
+        """Begin to send what holes are copied from, before the first of them."""
+        if size:
+            place = (self._bucket, self._key, size, self._least)
+            self._zeros = zeros = Zeros(self._s3, self.batch, *place)
+            self._zero_object = self._s3.pool.submit(self._made, zeros)
+
+    def _made(self, zeros: Zeros) -> Entry:
+        self._staging.note_zeros(zeros.key)
+        return zeros.make()
+
     def give_up(self) -> None:
         """Abort the upload, once nothing is on its way."""
         self.batch.running = [*self.batch.running, *self._running, self._id]
+        if self._zeros is not None:
+            self.batch.running.append(self._zero_object)
         self.batch.stop(self._abort)
 
     def _complete(self, etags: list[str], size: int, condition: Condition) -> Entry:
-        entry = self._s3.finish_upload(
-            self._bucket, self._key, self._id.result(), etags, size, condition
-        )
+        place = (self._bucket, self._key)
+        try:
+            entry = self._s3.finish_upload(*place, self._id.result(), etags, size, condition)
+        except (S3Unavailable, KeyNotFound) as exc:
+            # It may take S3 minutes, and who asks again is told that there is no such upload.
+            found = self._completed(etags, size) if _may_be_done(exc) else None
+            if found is None:
+                raise
+            entry = found
         self._finished = True
+        self._remove_zeros()
         return entry
+
+    def _completed(self, etags: list[str], size: int) -> Entry | None:
+        """Return what S3 has, if that is what the parts *etags* make."""
+        ours = etag_of(etags)
+        for attempt in range(_LOOKS if ours else 0):
+            time.sleep(backoff_s(attempt) if attempt else 0)
+            try:
+                entry, _ = self._s3.head(self._bucket, self._key)
+            except KeyNotFound:
+                continue
+            except MimicError as exc:
+                log.debug("s3://%s/%s: %s", self._bucket, self._key, exc)
+                return None
+            if entry.etag == ours and entry.size == size:
+                return entry
+        return None
+
+    def _remove_zeros(self) -> None:
+        if self._zeros is not None:
+            self._zeros.remove()
 
     def _check(self) -> None:
         if self._error is not None:
@@ -168,11 +232,14 @@ class Multipart:
         if self.batch.stopped:
             raise Interrupted("the upload was given up")
         place = (self._bucket, self._key)
+        size = part.end - part.start
+        if part.zeros:
+            source = (self._bucket, self._zero_object.result())
+            return self._s3.copy_part(source, *place, upload, number, 0, size)
         if part.copied:
             assert self._source is not None
             source = (self._bucket, self._source)
             return self._s3.copy_part(source, *place, upload, number, part.start, part.end)
-        size = part.end - part.start
         body = Slice(self.batch, self._staging, part.start, size)
         return self._s3.upload_part(*place, upload, number, body, size)
 
@@ -200,6 +267,8 @@ class Multipart:
                 self._sent[number] = (part, etag)
 
     def _abort(self) -> None:
+        if not self._finished:
+            self._remove_zeros()
         if self._finished or self._id.cancelled() or self._id.exception() is not None:
             return
         try:

@@ -71,11 +71,13 @@ class Ranges:
 
 
 class PlannedPart(NamedTuple):
-    """Bytes *start* to *end* of an object to be: sent, or *copied* from the one that is."""
+    """Bytes *start* to *end* of an object to be: sent, or *copied* from the one that is, or, all
+    *zeros*, from an object of nothing else (zeros.py)."""
 
     start: int
     end: int
     copied: bool
+    zeros: bool = False
 
 
 def plan(
@@ -90,7 +92,7 @@ def plan(
     """
     spans = _merged(_spans(changed, base, size), size, least)
     parts: list[PlannedPart] = []
-    for start, end, copied in spans:
+    for start, end, copied, _ in spans:
         parts += _divided(start, end, copied, copy_max if copied else part, least)
     return parts
 

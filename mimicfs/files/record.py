@@ -35,6 +35,7 @@ class Record(NamedTuple):
     meta: Mapping[str, str] = {}
     headers: Mapping[str, Any] = {}
     uploads: tuple[str, ...] = ()
+    zeros: str = ""  # the key of an object of zeros that holes were copied from
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of changes there were then
     checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
@@ -42,7 +43,7 @@ class Record(NamedTuple):
 
 
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type"), str),
+    **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "zeros"), str),
     **dict.fromkeys(("base", "noted", "checksum"), int),
     **dict.fromkeys(("partial", "closed"), bool),
     **dict.fromkeys(("meta", "headers"), dict),

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
+from mimicfs.files import zeros
 from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan
@@ -173,6 +174,8 @@ def _abort(s3: S3, record: Record) -> None:
             s3.abort_upload(record.bucket, record.key, upload)
         except KeyNotFound:
             continue  # it was finished, or aborted
+    if zeros.is_one(record.zeros):
+        s3.delete(record.bucket, record.zeros)
 
 
 def _keep(journal: Journal, orphan: Orphan) -> None:

@@ -31,6 +31,7 @@ from mimicfs.files.sums import Sums
 _FREE = 64 << 20  # bytes that stay free on the disk
 _LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
 _SIZE_MAX = 1 << 63
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 class Room:
@@ -82,7 +83,10 @@ class Staging:
             old = self._record
             if old is not None:
                 record = record._replace(
-                    uploads=old.uploads, noted=old.noted, checksum=old.checksum
+                    uploads=old.uploads,
+                    zeros=old.zeros,
+                    noted=old.noted,
+                    checksum=old.checksum,
                 )
             elif record.partial:
                 self._changes.forget()
@@ -95,7 +99,8 @@ class Staging:
                 closed=True, noted=self._changes.size(), checksum=self._sums.total(self._fd)
             )
         with self._lock:
-            self._store(vouched._replace(uploads=self.record.uploads))
+            old = self.record
+            self._store(vouched._replace(uploads=old.uploads, zeros=old.zeros))
 
     def sync(self) -> None:
         """Return when the bytes and the record would outlive a power cut. Raises PosixError."""
@@ -119,6 +124,12 @@ class Staging:
         with self._lock:
             if self._record is not None:
                 self._store(self._record._replace(uploads=(*self._record.uploads, upload)))
+
+    def note_zeros(self, key: str) -> None:
+        """Write into the record that an object of zeros was made, if there still is one."""
+        with self._lock:
+            if self._record is not None:
+                self._store(self._record._replace(zeros=key))
 
     def _store(self, said: Record) -> None:
         record.write(self.path, said)
@@ -178,6 +189,26 @@ class Staging:
             os.ftruncate(self._fd, size)
             if self._taken[0]:
                 self._take()
+
+    def zero(self, start: int, end: int) -> None:
+        """Make zeros of the bytes from *start* to *end*: a hole, where the disk can."""
+        self._withdraw()
+        with disk.errors_of(self.path):
+            self._sums.changed(start, end)
+            if not disk.punch(self._fd, start, end):
+                for place in range(start, end, len(_ZEROS)):
+                    self.write(place, _ZEROS[: end - place])
+            elif end > self.stat().st_size:
+                os.ftruncate(self._fd, end)
+
+    def taken(self) -> int:
+        """Return how many bytes of the disk it takes."""
+        return self.stat().st_blocks * 512
+
+    def is_hole(self, start: int, end: int) -> bool:
+        """Whether the bytes from *start* to *end* take no place on the disk: they are zeros."""
+        with disk.errors_of(self.path):
+            return disk.is_hole(self._fd, start, end)
 
     def _check_free(self, size: int) -> None:
         """Raise OSError ENOSPC before the disk is full: others live on it, too."""

@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 # Of one ranged GET of `fetch`: 8 of them at once hold 32 MiB.
 _PIECE = 4 * MIB
+# So much that nobody wants is fetched with what lies around it: a request costs more.
+_GAP = 256 << 10
+
+Span = tuple[int, int]
 
 
 class RequestBatch:
@@ -40,6 +44,7 @@ class RequestBatch:
         self._cancellation = cancellation
         self.running: list[Future[Any]] = []
         self.stopped = False
+        self._lock = threading.Lock()  # held while what came is put where it belongs
         self.settled: Future[None] = Future()  # done when nothing runs any more after `stop`
 
     def one(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,9 +80,21 @@ class RequestBatch:
         ended = [each for each in self.running if each.done() and not each.cancelled()]
         return [each.result() for each in ended if each.exception() is None]
 
+    def check(self) -> None:
+        """Raise Interrupted if the batch was stopped."""
+        if self.stopped:
+            raise Interrupted("given up")
+
+    def unless_stopped(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do *work*, which is not done when `stop` has returned. Raises Interrupted."""
+        with self._lock:
+            self.check()
+            work(*args, **kwargs)
+
     def stop(self, then: Callable[[], None]) -> None:
         """Begin nothing more; run *then* when what is on its way has ended."""
-        self.stopped = True
+        with self._lock:
+            self.stopped = True
         for future in self.running:
             future.cancel()
         _last_of(self.running).add_done_callback(lambda _: self._settle(then))
@@ -125,29 +142,44 @@ def fetch(
     options: FileOptions,
     bucket: str,
     entry: Entry,
-    spans: Iterable[tuple[int, int]],
+    spans: Iterable[Span],
     staging: Staging,
     cancellation: Cancellation,
 ) -> None:
     """Write the bytes [start, end) of each of *spans*, of the version *entry*, into *staging*."""
-    piece = min(options.block_size, _PIECE)
     batch = RequestBatch(s3, options.requests_per_file, cancellation)
-    pieces = {
-        place: min(end, place + piece) for start, end in spans for place in range(start, end, piece)
-    }
+    runs = _runs(spans, min(options.block_size, _PIECE))
 
-    def get(start: int) -> None:
-        if batch.stopped:
-            raise Interrupted("given up")
-        buffer = bytearray(pieces[start] - start)
-        s3.read_into(bucket, entry.key, entry.etag, start, memoryview(buffer))
-        staging.write(start, buffer)
+    def get(number: int) -> None:
+        batch.check()
+        run = runs[number]
+        first, last = run[0][0], run[-1][1]
+        buffer = memoryview(bytearray(last - first))
+        s3.read_into(bucket, entry.key, entry.etag, first, buffer)
+        for start, end in run:
+            batch.unless_stopped(staging.write, start, buffer[start - first : end - first])
 
     try:
-        batch.all(get, pieces)
+        batch.all(get, range(len(runs)))
     except BaseException:
         batch.stop(lambda: None)
         raise
+
+
+def _runs(spans: Iterable[Span], most: int) -> list[list[Span]]:
+    """Return *spans*, which are in order, in pieces of up to *most* bytes; those that lie near each
+    other are one run, which is one request."""
+    runs: list[list[Span]] = []
+    for start, end in spans:
+        for place in range(start, end, most):
+            piece = (place, min(end, place + most))
+            last = runs[-1] if runs else []
+            near = last and piece[0] - last[-1][1] <= _GAP and piece[1] - last[0][0] <= most
+            if near:
+                last.append(piece)
+            else:
+                runs.append([piece])
+    return runs
 
 
 class Slice(io.RawIOBase):

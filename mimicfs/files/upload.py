@@ -19,6 +19,7 @@ from typing import NamedTuple
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
+from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import PARTS_MAX, Multipart, parts_of
 from mimicfs.files.ranges import PlannedPart, are_equal
@@ -128,8 +129,18 @@ class Uploader:
             part = max(least, -(-layout.size // (PARTS_MAX // 2)))
             parts = layout.plan(part, min(_PART_MIN, least), COPY_MAX)
             if any(part.copied for part in parts):
-                return parts
-        return self._sent_parts(layout.size) or None
+                return zeros.marked(parts, layout, job.staging)
+        return self._sparse(job) or self._sent_parts(layout.size) or None
+
+    def _sparse(self, job: Job) -> list[PlannedPart] | None:
+        """Return the parts of a file with many holes, so large that S3 takes as many."""
+        size, least = job.layout.size, self._options.part_size
+        if not self._s3.copies_parts or job.staging.taken() > size - zeros.LEAST * least:
+            return None
+        part = max(least, -(-size // (PARTS_MAX // 2)))
+        even = Layout(size).equal_plan(part)
+        parts = zeros.marked(even, job.layout, job.staging)
+        return parts if parts is not even else None
 
     def _sent_parts(self, size: int) -> list[PlannedPart]:
         """Return the parts of a file of *size* bytes none of which is copied."""
@@ -159,11 +170,12 @@ class Uploader:
             raise
 
     def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
-        copied, begun = any(part.copied for part in parts), self.begun
+        copied, sparse = any(part.copied for part in parts), any(part.zeros for part in parts)
+        begun = self.begun
         try:
             return self._finished(job, parts, cancellation)
         except Unsupported:  # some servers copy no parts, and some take none a second time
-            if not copied and not begun:
+            if not (copied or sparse or begun):
                 raise
             self._s3.copies_parts &= not copied
             parts = self._sent_parts(job.layout.size)
@@ -190,7 +202,7 @@ class Uploader:
         return entry
 
     def _finished(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
-        job.fill([(part.start, part.end) for part in parts if not part.copied])
+        job.fill([(part.start, part.end) for part in parts if not (part.copied or part.zeros)])
         multipart, self._multipart = self._multipart or self._new_multipart(job), None
         try:
             return multipart.finish(parts, job.layout.size, job.condition, cancellation)

@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 _WRITES = os.O_WRONLY | os.O_RDWR
 _RENEWALS_MAX = 100  # so often may others replace an object while an append begins
-_ZEROS = memoryview(bytes(1 << 20))
 
 
 class Handle(NamedTuple):
@@ -542,11 +541,7 @@ class Handles:
 
     def zero(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Overwrite with zeros what the file has from *offset* to *offset* + *size*."""
-        file = self._writable(handle)
-        end = min(offset + size, file.size)
-        while offset < end:
-            cancellation.check()
-            offset += file.write(offset, _ZEROS[: end - offset], cancellation)
+        self._writable(handle).zero(offset, offset + size, cancellation)
 
     def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         try:

@@ -55,10 +55,10 @@ def test_a_plan_copies_only_what_is_unchanged_and_makes_no_small_part(
     changed, model = made([*steps, ("cut", size, 0)])
     base = min(base, size)
     parts = plan(changed, base, size, part, 4, 16)
-    assert [place for start, end, _ in parts for place in range(start, end)] == list(range(size))
-    assert all(end - start >= 4 for start, end, _ in parts[:-1])
-    assert all(end - start <= (16 if copied else part) for start, end, copied in parts)
-    for start, end, copied in parts:
+    assert [place for start, end, *_ in parts for place in range(start, end)] == list(range(size))
+    assert all(end - start >= 4 for start, end, *_ in parts[:-1])
+    assert all(end - start <= (16 if copied else part) for start, end, copied, _ in parts)
+    for start, end, copied, _ in parts:
         if copied:
             assert end <= base and not model & set(range(start, end))
 
@@ -70,9 +70,9 @@ def test_an_equal_plan_has_parts_of_one_size_and_copies_only_what_is_unchanged(
     changed, model = made([*steps, ("cut", size, 0)])
     base = min(base, size)
     parts = equal_plan(changed, base, size, part)
-    assert [place for start, end, _ in parts for place in range(start, end)] == list(range(size))
+    assert [place for start, end, *_ in parts for place in range(start, end)] == list(range(size))
     assert are_equal(parts)
-    copied = {place for start, end, copied in parts if copied for place in range(start, end)}
+    copied = {place for start, end, copied, _ in parts if copied for place in range(start, end)}
     assert not copied & model
     assert all(place < base for place in copied)
 
