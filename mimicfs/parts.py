@@ -3,32 +3,64 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.config.values import Settings, Target, redacted
-from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable
+from mimicfs.config.values import Buckets, Settings, Target, redacted
+from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.private import check_parent, private_directory
-from mimicfs.s3.requests.client import S3
-from mimicfs.sync import Syncer
+
+if TYPE_CHECKING:
+    from mimicfs.s3.requests.client import S3
+    from mimicfs.sync import Syncer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class Parts(NamedTuple):
-    """The mirror, S3, and what keeps the one true to the other."""
 
-    mimicdb: Mirror
-    s3: S3
-    syncer: Syncer
-    store: str  # its URL, without a password
+class Parts:
+    """The mirror, S3, and what keeps the one true to the other. The two last are made when they
+    are needed: what the mirror answers does not wait for boto3 to be imported.
+
+    *store* is the URL of the store, without a password.
+    """
+
+    def __init__(
+        self, mimicdb: Mirror, store: str, reach: Callable[[], S3], buckets: Buckets
+    ) -> None:
+        self.mimicdb = mimicdb
+        self.store = store
+        self._reach = reach
+        self._buckets = buckets
+
+    @cached_property
+    def s3(self) -> S3:
+        return self._reach()
+
+    @cached_property
+    def syncer(self) -> Syncer:
+        from mimicfs.sync import Syncer
+
+        return Syncer(self.mimicdb, self.s3, self._buckets)
+
+    def sure(self, ask: Callable[[], T]) -> T:
+        """Return what *ask* says, after listing what the mirror does not know for it."""
+        try:
+            return ask()
+        except Unlisted:
+            return self.syncer.sure(ask)
 
     def close(self) -> None:
-        self.s3.close()
+        if "s3" in self.__dict__:
+            self.s3.close()
         self.mimicdb.close()
 
 
@@ -37,20 +69,39 @@ def assemble(
 ) -> Parts:
     """Open the store and make what stands on it. Makes no request. *beside* puts a copy beside
     a store."""
-    url = store_url(settings, S3(settings.s3, Mirror(open_store("memory:"))))
+    url = store_url(settings, lambda: _account(settings))
     if not settings.store:
         private_directory(settings.state)
     elif url.startswith("sqlite:"):
         check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
     mimicdb = Mirror(beside(open_store(url, settings.namespace, settings.store_password)))
-    s3 = S3(settings.s3, mimicdb)
-    syncer = Syncer(mimicdb, s3, settings.s3.buckets)
-    return Parts(mimicdb, s3, syncer, redacted(url))
+    return Parts(mimicdb, redacted(url), lambda: _s3(settings, mimicdb), settings.s3.buckets)
 
 
-def store_url(settings: Settings, s3: S3) -> str:
-    """Return where the mirror of what *s3* reaches is. Makes no request."""
-    return settings.store or f"sqlite://{settings.state / (s3.account() + '.db')}"
+def _s3(settings: Settings, mimicdb: Mirror) -> S3:
+    from mimicfs.s3.requests.client import S3
+
+    return S3(settings.s3, mimicdb)
+
+
+def _account(settings: Settings) -> str:
+    from mimicfs.s3.requests.account import Accounts
+
+    known = Accounts(private_directory(settings.state) / "accounts.json")
+    clues = known.clues(settings.s3, os.environ)
+    found = known.get(clues)
+    if found:
+        return found
+    with closing(_s3(settings, Mirror(open_store("memory:")))) as s3:
+        account = s3.account()
+        if s3.account_stays():
+            known.put(clues, account)
+        return account
+
+
+def store_url(settings: Settings, account: Callable[[], str]) -> str:
+    """Return where the mirror of *account* is. Makes no request."""
+    return settings.store or f"sqlite://{settings.state / (account() + '.db')}"
 
 
 def own_directories(settings: Settings) -> list[Path]:

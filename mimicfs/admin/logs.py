@@ -14,14 +14,17 @@ Threading: `set_up` before other threads start; levels may be set by any thread.
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import ConfigError
+from mimicfs.private import private_directory
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,14 @@ def set_up(level: str, file: Path | None) -> None:
     root.setLevel(level.upper())
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_up_by(settings: Settings, foreground: bool) -> None:
+    """Log to stderr in the foreground, else to the log file: one line an event."""
+    file = settings.log_file
+    if file is None and not foreground:
+        file = private_directory(settings.state) / "mimicfs.log"
+    set_up(settings.log_level, file)
 
 
 def level() -> str:
@@ -80,12 +91,16 @@ def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
         return _to_syslog(str(file).removeprefix(SYSLOG) or _SYSLOG_SOCKET)
     try:
         os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return _Watched(file), _OneLine(_TIMED)
+        from mimicfs.admin.watchedlog import WatchedLog
+
+        return WatchedLog(file), _OneLine(_TIMED)
     except OSError as exc:
         raise ConfigError(f"{file}: {exc.strerror}; name another --log-file") from exc
 
 
 def _to_syslog(address: str) -> tuple[logging.Handler, logging.Formatter]:
+    import logging.handlers  # with all of sockets and pickles, which a command has no use for
+
     facility = logging.handlers.SysLogHandler.LOG_DAEMON
     try:
         handler = logging.handlers.SysLogHandler(address, facility)
@@ -102,17 +117,6 @@ def _is_journal() -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
-
-
-class _Watched(logging.handlers.WatchedFileHandler):
-    """A log file that is made anew, for us alone, when it was moved away."""
-
-    def _open(self) -> Any:
-        return open(self.baseFilename, "a", errors="backslashreplace", opener=_private)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 class _OneLine(logging.Formatter):

@@ -7,23 +7,8 @@ import sys
 import click
 
 from mimicfs import errors
-from mimicfs.cli.about import completion, print_version
-from mimicfs.cli.advice import kind_of
-from mimicfs.cli.configuring import config
-from mimicfs.cli.doctoring import doctor
-from mimicfs.cli.eventing import events
-from mimicfs.cli.finding import du, find
-from mimicfs.cli.helper import install_helper, is_mount_call, mount_for_fuse3
 from mimicfs.cli.helping import CONTEXT, Program
-from mimicfs.cli.history import diff, restore, undelete
-from mimicfs.cli.index import index
-from mimicfs.cli.mirror import ls, stat
-from mimicfs.cli.mounting import mount, umount
-from mimicfs.cli.syncing import sync
-from mimicfs.cli.telling import watch
 from mimicfs.cli.text import one_line
-from mimicfs.cli.verifying import verify
-from mimicfs.cli.watching import log_level, status
 from mimicfs.config import peers
 from mimicfs.errors import MimicError
 
@@ -47,7 +32,9 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
 
 def main() -> None:
     """Run the command line; the console script."""
-    if is_mount_call(sys.argv[1:]):
+    if _is_mount_call(sys.argv[1:]):
+        from mimicfs.cli.helper import mount_for_fuse3
+
         mount_for_fuse3()
         return
     try:
@@ -67,6 +54,11 @@ def main() -> None:
         sys.exit(exit_code(exc))
 
 
+def _is_mount_call(arguments: list[str]) -> bool:
+    """Whether these are the arguments of mount.fuse3: a source, not a command."""
+    return len(arguments) > 1 and (arguments[0].startswith("s3://") or arguments[0] == "none")
+
+
 def _usage(exc: click.ClickException) -> str:
     """Return in one line what was wrong with the call, and where to read more."""
     context = exc.ctx if isinstance(exc, click.UsageError) else None
@@ -80,7 +72,18 @@ def _usage(exc: click.ClickException) -> str:
 
 def exit_code(exc: MimicError) -> int:
     """Return the exit code of a command that ended with *exc*."""
+    from mimicfs.cli.advice import kind_of
+
     return next(code for known, code in EXIT_CODES if issubclass(kind_of(exc), known))
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Print the versions of all that a report of a mistake should name, and end."""
+    if wanted and not ctx.resilient_parsing:
+        from mimicfs.cli.about import versions
+
+        click.echo(versions(), nl=False)
+        ctx.exit()
 
 
 @click.group(cls=Program, context_settings=CONTEXT)
@@ -89,7 +92,7 @@ def exit_code(exc: MimicError) -> int:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=print_version,
+    callback=_print_version,
     help="Show the versions of mimicfs, libfuse and the libraries, and exit.",
 )
 def cli() -> None:
@@ -103,12 +106,3 @@ def cli() -> None:
     Credentials are found as boto3 finds them: environment, profiles, SSO, instance roles.
     `mimicfs COMMAND --help` says more about a command.
     """
-
-
-for command in (
-    *(mount, umount, status, log_level, doctor),
-    *(sync, events, watch, verify, index, ls, stat, find, du),
-    *(diff, restore, undelete),
-    *(config, completion, install_helper),
-):
-    cli.add_command(command)

@@ -16,14 +16,6 @@ _LIBRARIES = ("boto3", "botocore", "click", "rich", "redis", "prometheus-client"
 _VARIABLE = "_MIMICFS_COMPLETE"  # by which click knows that a shell asks
 
 
-def print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
-    """Print the versions of all that a report of a mistake should name, and end."""
-    if not wanted or ctx.resilient_parsing:
-        return
-    click.echo(versions(), nl=False)
-    ctx.exit()
-
-
 def versions() -> str:
     """Return the versions of all that a report of a mistake should name, a line each."""
     lines = [f"mimicfs {__version__}"]

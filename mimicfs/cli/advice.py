@@ -35,7 +35,7 @@ def advised(settings: Settings) -> Iterator[None]:
 
 def kind_of(exc: MimicError) -> type[MimicError]:
     """Return the class of an error, also of one that a daemon had: only its name came over."""
-    from mimicfs.mount.daemon import Failed
+    from mimicfs.mount.failed import Failed
 
     if isinstance(exc, Failed):
         found: type[MimicError] = getattr(errors, exc.kind, errors.MountError)

@@ -75,22 +75,22 @@ def doctor(
 
 
 def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Finding]:
+    from mimicfs.admin import logs
     from mimicfs.admin.doctor import machine
     from mimicfs.backends.examine import examine_store
     from mimicfs.backends.memory import Memory
     from mimicfs.mimicdb import Mirror
-    from mimicfs.mount.daemon import set_up_logging
     from mimicfs.parts import own_directories, store_url
     from mimicfs.s3.requests.client import S3
     from mimicfs.s3.requests.examine import Examination
 
     quiet = "error" if settings.log_level == "warning" else settings.log_level
-    set_up_logging(replace(settings, log_level=quiet), foreground=True)  # it is told below
+    logs.set_up_by(replace(settings, log_level=quiet), foreground=True)  # it is told below
     options = replace(settings.s3, attempts=_ATTEMPTS)
     yield from machine(own_directories(settings))
     try:
         with closing(S3(options, Mirror(Memory()))) as s3:
-            url = store_url(settings, s3)
+            url = store_url(settings, s3.account)
             yield from examine_store(url, settings.namespace, settings.store_password)
             yield from Examination(s3, options, target.bucket, target.prefix).findings(write)
     except MimicError as exc:

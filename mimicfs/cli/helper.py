@@ -47,11 +47,6 @@ def umount() -> None:
     _run(_umount, sys.argv[1:])
 
 
-def is_mount_call(arguments: list[str]) -> bool:
-    """Whether these are the arguments of mount.fuse3: a source, not a command."""
-    return len(arguments) > 1 and (arguments[0].startswith("s3://") or arguments[0] == "none")
-
-
 def mount_for_fuse3() -> None:
     """As `mount`. mount.fuse3 adds suid and dev to what root asks for, unless root says no;
     so here they mean nothing."""

@@ -42,7 +42,7 @@ def ls(
     target = parse_target(url)
     with assembled_at(settings, at_ns, [url]) as parts:
         if not target.bucket:
-            for bucket in parts.syncer.sure(parts.mimicdb.buckets):
+            for bucket in parts.sure(parts.mimicdb.buckets):
                 _print_bucket(bucket, long, as_json)
             return
         for entry in _listed(parts, target, url, recursive):
@@ -64,7 +64,7 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
     if target.prefix and not url.endswith("/"):
         directory, _, name = target.prefix[:-1].rpartition("/")
         above = f"{directory}/" if directory else ""
-        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(target.bucket, above, name))
+        entry, below = parts.sure(lambda: parts.mimicdb.lookup(target.bucket, above, name))
         if entry is not None:
             yield entry
         if below is None:
@@ -77,7 +77,7 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
 def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Iterator[Entry]:
     after = ""
     while True:
-        page = parts.syncer.sure(partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
+        page = parts.sure(partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
         for entry in page:
             yield entry
             if recursive and entry.key.endswith("/"):
@@ -124,13 +124,13 @@ def stat(settings: Settings, url: str, as_json: bool, at_ns: int | None) -> None
 def _told(parts: Parts, bucket: str, key: str) -> dict[str, Any]:
     scope = parts.mimicdb.cover(bucket, key[: key.rfind("/") + 1])
     if not key:
-        known = parts.syncer.sure(lambda: parts.mimicdb.bucket(bucket))
+        known = parts.sure(lambda: parts.mimicdb.bucket(bucket))
         told: dict[str, Any] = {"bucket": bucket, "created": iso_time(known.created_ns)}
         told |= {"objects": known.objects, "bytes": known.bytes}
     else:
         directory, _, name = key.removesuffix("/").rpartition("/")
         above = f"{directory}/" if directory else ""
-        entry, below = parts.syncer.sure(lambda: parts.mimicdb.lookup(bucket, above, name))
+        entry, below = parts.sure(lambda: parts.mimicdb.lookup(bucket, above, name))
         found = below if key.endswith("/") else entry or below
         if found is None:
             raise errors.KeyNotFound(f"s3://{bucket}/{key}: no such object or directory")

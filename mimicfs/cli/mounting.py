@@ -43,7 +43,8 @@ def mount(settled: Settled, where: tuple[str, ...]) -> None:
 
 def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
-    from mimicfs.mount.daemon import set_up_logging, start_daemon
+    from mimicfs.admin import logs
+    from mimicfs.mount.daemon import start_daemon
     from mimicfs.mount.serving import serve_mount
     from mimicfs.mount.systemd import ServiceManager
 
@@ -55,7 +56,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
         settings = replace(settings, log_level="info")
     with advised(settings):
         if settled.get("foreground"):
-            set_up_logging(settings, foreground=True)
+            logs.set_up_by(settings, foreground=True)
             manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
             serve_mount(settings, target, point, choices, lambda: None, manager)
         else:

@@ -103,10 +103,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Output for p
 
 def assembled(settings: Settings) -> Parts:
     """Open the store and the client of *settings*; what is wrong goes to the terminal."""
-    from mimicfs.mount.daemon import set_up_logging
+    from mimicfs.admin import logs
     from mimicfs.parts import assemble
 
-    set_up_logging(settings, foreground=True)
+    logs.set_up_by(settings, foreground=True)
     return assemble(settings)
 
 
@@ -134,10 +134,10 @@ def assembled_at(
         with closing(assembled(settings)) as parts:
             yield parts
         return
+    from mimicfs.admin import logs
     from mimicfs.history import mirror
-    from mimicfs.mount.daemon import set_up_logging
 
-    set_up_logging(settings, foreground=True)
+    logs.set_up_by(settings, foreground=True)
     with mirror.opened(settings, at_ns) as parts:
         for target in map(parse_target, urls or ["s3://"]):
             (mirror.look if whole else mirror.check_versions)(parts, target)

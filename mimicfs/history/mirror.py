@@ -21,7 +21,6 @@ from mimicfs.parts import Parts, check
 from mimicfs.posix import Cancellation
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.past import Past, versioning
-from mimicfs.sync import Syncer
 from mimicfs.sync.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -37,8 +36,8 @@ def opened(settings: Settings, moment_ns: int) -> Iterator[Parts]:
     with _place(settings) as directory:
         mimicdb = Mirror(open_store(f"sqlite://{directory / 'store.db'}"))
         past = Past(settings.s3, mimicdb, moment_ns)
-        syncer = Syncer(mimicdb, past, settings.s3.buckets)
-        with closing(Parts(mimicdb, past, syncer, f"memory of {iso_time(moment_ns)}")) as parts:
+        about = f"memory of {iso_time(moment_ns)}"
+        with closing(Parts(mimicdb, about, lambda: past, settings.s3.buckets)) as parts:
             yield parts
 
 

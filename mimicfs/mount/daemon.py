@@ -1,4 +1,4 @@
-"""A mount in a process of its own, and where it logs.
+"""A mount in a process of its own.
 
 Threading: forking happens before anything starts a thread.
 """
@@ -13,8 +13,8 @@ from typing import NoReturn
 from mimicfs.admin import logs
 from mimicfs.config.values import MountChoices, Settings, Target
 from mimicfs.errors import MimicError, MountError
+from mimicfs.mount.failed import Failed
 from mimicfs.mount.serving import serve_mount
-from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,6 @@ def start_daemon(
     raise Failed(message, kind)
 
 
-class Failed(MountError):
-    """A mount did not come up; *kind* is the name of the error's class in the daemon."""
-
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 def _be_daemon(
     settings: Settings, target: Target, mountpoint: Path, choices: MountChoices, tell: int
 ) -> NoReturn:
@@ -66,7 +58,7 @@ def _be_daemon(
                 parent.close()
 
         try:
-            set_up_logging(settings, foreground=False)
+            logs.set_up_by(settings, foreground=False)
             _leave_terminal()
             serve_mount(settings, target, mountpoint, choices, lambda: say("ready"))
         except MimicError as exc:
@@ -86,11 +78,3 @@ def _leave_terminal() -> None:
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
     os.close(nothing)
-
-
-def set_up_logging(settings: Settings, foreground: bool) -> None:
-    """Log to stderr in the foreground, else to the log file: one line an event."""
-    file = settings.log_file
-    if file is None and not foreground:
-        file = private_directory(settings.state) / "mimicfs.log"
-    logs.set_up(settings.log_level, file)

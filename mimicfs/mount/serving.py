@@ -286,7 +286,7 @@ def _recovering(parts: Parts, journal: Journal, options: FileOptions) -> Iterato
     """Within, what earlier mounts have left is finished: renames before it begins, uploads in
     ten seconds or behind its back."""
     intents = Intents(journal.directory / RENAMES, parts.s3.account())
-    Renames(*parts[:3], intents).recover()
+    Renames(parts.mimicdb, parts.s3, parts.syncer, intents).recover()
     recovery = Recovery(parts.s3, journal, options)
     recovery.start(_PATIENCE_S)
     try:

@@ -1,6 +1,8 @@
 """find and du, as commands. Nothing listens at the endpoint: a request would be an error."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from support.mounts import run, succeed
@@ -55,3 +57,33 @@ def test_what_was_never_synced_is_said_and_not_guessed(common):
     assert succeed("find", *common, "--partial", "-type", "f", "s3://other") == "s3://other/x\n"
     assert run("find", *common, "s3://b/none").returncode == 6
     assert run("find", *common, "s3://b", "--size", "big").returncode == 2
+
+
+def test_what_is_known_is_answered_without_boto3(state, tmp_path, monkeypatch):
+    """Importing it takes longer than the answer. `state` knows which account this is from the
+    first command on."""
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    words = ["--endpoint-url", "http://127.0.0.1:9"]
+    program = (
+        "import sys\nfrom mimicfs.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "finally: print(sorted({name.partition('.')[0] for name in sys.modules}"
+        " & {'boto3', 'botocore', 'urllib3', 'redis', 'rich', 'ssl'}))"
+    )
+
+    def imported(*command):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command, *words],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+    assert "botocore" in imported("find", "s3://b", "--partial")[-1]  # which account this is
+    (database,) = state.glob("*.db")
+    store = SQLite(str(database))
+    store.apply("b", [Entry("d/a", 1, 10**18, "e")])
+    store.mark("b", Scope("", True, 1))
+    store.close()
+    assert imported("find", "s3://b", "--type", "f") == ["s3://b/d/a", "[]"]
+    assert imported("ls", "s3://b") == ["d/", "[]"]
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = another\n")
+    assert "botocore" in imported("find", "s3://b")[-1]

@@ -1,6 +1,7 @@
 """What mimicfs itself asks of S3, with its errors as ours.
 
 client      each request, as a method
+account     which account settings mean, remembered
 clients     the boto3 clients and our own wire that they go over
 lister      LIST requests
 listing     a page of a LIST, parsed and checked

@@ -41,6 +41,11 @@ _Layer = Callable[[_Ask], _Ask]
 AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
 # How servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's COS.
 _WANTS_HOST = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
+# Where credentials come from, of which the id stays (or, where they are temporary, the profile).
+_LASTING = frozenset(
+    {"env", "shared-credentials-file", "config-file", "boto-config"}
+    | {"assume-role", "assume-role-with-web-identity", "sso", "iam-role", "container-role"}
+)
 _KINDS = {
     "CopyObject": "COPY",
     "UploadPartCopy": "COPY",
@@ -349,6 +354,13 @@ class Clients:
             endpoint = self._options.endpoint_url or "aws"
             region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
+
+    def account_stays(self) -> bool:
+        """Whether `account` says the same as long as options, environment and files do."""
+        if not self._options.sign:
+            return True
+        found = self._session.get_credentials()
+        return found is not None and found.method in _LASTING
 
     def secrets(self) -> list[str]:
         """Return what requests are signed with, so that nobody prints it."""
