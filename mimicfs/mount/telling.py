@@ -26,6 +26,7 @@ from mimicfs.sync.events.hearing import Hearing
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.events.sqs import SQS
+from mimicfs.sync.freshness import note_gap
 from mimicfs.sync.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def told(
                 buckets,
                 target.prefix,
                 partial(parts.s3.call, "get_bucket_notification_configuration"),
-                sweep.suspect if sweep is not None else _nobody_sweeps,
+                sweep.suspect if sweep is not None else partial(_nobody_sweeps, parts.mimicdb),
             )
             hearing = Hearing(parts.mimicdb, parts.s3, parts.syncer)
             consumer = Consumer(source, hearing, state / "events-aside.jsonl", ledger)
@@ -67,7 +68,8 @@ def told(
         yield
 
 
-def _nobody_sweeps(bucket: str, why: str) -> None:
+def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:
+    note_gap(mimicdb, bucket)
     log.warning("s3://%s: %s; without --reconcile nobody looks what that was", bucket, why)
 
 

@@ -10,6 +10,7 @@
 | `flights.py` | requests under way, and how many may be |
 | `held.py` `cursor.py` | deletions that are held back; where an interrupted sync goes on |
 | `progress.py` `source.py` | values; what lists |
+| `freshness.py` | how fresh a directory is, and by what |
 """
 
 from mimicfs.sync.held import Doomed, Guard, refuse

@@ -24,6 +24,7 @@ from mimicfs.entry import Scope
 from mimicfs.errors import Interrupted, MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
+from mimicfs.sync.freshness import gap_ns, note_gap, note_swept
 from mimicfs.sync.syncer import Syncer
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ _EARLY = 0.8  # of the period: when nobody needs S3, a scope is listed so early
 _PAGE = 1000  # names of one LIST
 _LOOK_S = 30.0  # between two looks at what is due
 _AGAIN_S = 60.0  # after a failure
-_GAP = "gap"  # the note with the time (ns) of the latest known gap
 _DAY_S = 86_400.0
 _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
 
@@ -90,7 +90,7 @@ class Sweep:
     def suspect(self, bucket: str, why: str) -> None:
         """Changes of *bucket* may have been lost until now: list all of it that is known."""
         log.warning("s3://%s: %s; what is known of it is listed again", bucket, why)
-        self._mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+        note_gap(self._mimicdb, bucket)
         self._wake.set()
 
     def price(self) -> tuple[float, float]:
@@ -111,19 +111,16 @@ class Sweep:
         now = time.time_ns()
         share = _EARLY if self._idle() else 1.0
         late = now - int(self._period_ns * share)
+        before = {name: max(late, gap_ns(self._mimicdb, name)) for name in self._buckets()}
         found = [
             _Due(name, scope)
             for name, scope in self._scopes()
-            if scope.listed_ns < max(late, self._gap_ns(name))
+            if scope.listed_ns < before.get(name, late)
         ]
         return min(found, key=lambda each: each.scope.listed_ns, default=None)
 
     def _scopes(self) -> list[tuple[str, Scope]]:
         return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
-
-    def _gap_ns(self, bucket: str) -> int:
-        text = self._mimicdb.note(bucket, _GAP) or ""
-        return int(text) if text.isdecimal() else 0
 
     def _pages(self, bucket: str, scope: Scope) -> int:
         if not scope.deep:
@@ -136,4 +133,7 @@ class Sweep:
             self._syncer.sync(bucket, scope.prefix, cancellation=self._cancellation)
         else:
             self._syncer.list_directory(bucket, scope.prefix, self._cancellation)
+        listed = self._mimicdb.scope(bucket, scope.prefix)
+        if listed is not None:
+            note_swept(self._mimicdb, bucket, listed)
         self._swept, self._error = self._swept + 1, ""

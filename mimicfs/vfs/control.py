@@ -26,6 +26,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
+from mimicfs.sync.freshness import freshness
 from mimicfs.vfs.allowance import Allowance
 from mimicfs.vfs.inodes import Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
@@ -140,7 +141,8 @@ class Control:
         values: dict[bytes, Callable[[], str]] = {
             b"bucket": lambda: node.bucket,
             b"key": lambda: node.key,
-            b"synced": lambda: self._synced(node),
+            b"synced": lambda: self._synced(node)[0],
+            b"synced_by": lambda: self._synced(node)[1],
         }
         if entry is not None and not node.is_directory:
             values |= {
@@ -213,6 +215,9 @@ class Control:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
         status = self._syncer.status(directory.bucket, directory.key)
         lines += _state_lines(scope, status)
+        fresh = freshness(self._mimicdb, directory.bucket, directory.key)
+        if fresh is not None:
+            lines.append(f"true until: {iso_time(fresh.until_ns)}, {fresh.by}")
         lines += [
             f"also syncing: s3://{each.bucket}/{each.prefix}: {_progress_text(each)}"
             for each in self._syncer.progress()
@@ -231,13 +236,11 @@ class Control:
             lines.append(f"bucket: {bucket.name}: {bucket.objects} keys, {state}")
         return "\n".join(lines) + "\n"
 
-    def _synced(self, node: Node) -> str:
-        if node.kind == NodeKind.ACCOUNT:
-            scope = self._mimicdb.scope("", "")
-        else:
-            directory = node if node.is_directory or node.parent is None else node.parent
-            scope = self._mimicdb.cover(directory.bucket, directory.key)
-        return iso_time(scope.listed_ns) if scope else "never"
+    def _synced(self, node: Node) -> tuple[str, str]:
+        """Return until when the directory that *node* is, or is in, is true, and by what."""
+        directory = node if node.is_directory or node.parent is None else node.parent
+        fresh = freshness(self._mimicdb, directory.bucket, directory.key)
+        return (iso_time(fresh.until_ns), fresh.by) if fresh else ("never", "nothing")
 
     @staticmethod
     def _allow(caller: Caller) -> None:

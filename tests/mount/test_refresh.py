@@ -138,6 +138,9 @@ def test_the_control_file_tells_how_things_stand(synced, client, bucket):
     assert (told["keys"], told["added"], told["changed"], told["deleted"]) == ("2", "1", "0", "1")
     assert told["last sync"].startswith("20")
     assert told["duration"].endswith(" s")
+    assert told["true until"] == f"{told['last sync']}, listed"
+    assert os.getxattr(synced / "d", "user.mimicfs.synced").decode() == told["last sync"]
+    assert os.getxattr(synced / "d/new", "user.mimicfs.synced_by") == b"listed"
 
 
 def test_progress_can_be_read_and_a_refresh_interrupted(synced, proxy):

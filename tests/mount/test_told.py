@@ -34,6 +34,7 @@ def test_what_others_make_change_and_delete_is_shown(told, client, bucket):
     wait_until(lambda: (told / "d/changed").stat().st_size == 2)
     assert (told / "d/changed").read_bytes() == b"22"
     wait_until(lambda: stat.S_IMODE((told / "d/new").stat().st_mode) == 0o755)
+    wait_until(lambda: os.getxattr(told / "d", "user.mimicfs.synced_by") == b"told")
 
 
 def test_what_is_written_here_costs_nothing_when_it_is_told(told, mount_at, bucket, proxy):

@@ -32,12 +32,12 @@ from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.notification import Configuration, shortcoming
 from mimicfs.sync.events.source import EventSource
+from mimicfs.sync.freshness import TOLD, told_until_ns
 
 log = logging.getLogger(__name__)
 
-TOLD = "told"  # the note with the time (ns) until which a bucket was told of
 _UNTOLD = "untold"  # the note of a bucket that the source is not told of: why
-_NOTE_S = 10.0  # between two notes of one bucket
+_NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
 _DAY_S = 86_400
@@ -105,9 +105,10 @@ class Ledger(Witness):
         self._look_at_configurations()
         self._look_for_lost(told)
         until_ns = time.time_ns() if drained else min((it.time_ns for it in told), default=0)
-        for bucket in {*self._buckets(), *(it.bucket for it in told)}:
+        about = {it.bucket for it in told}
+        for bucket in {*self._buckets(), *about}:
             if self._told.get(bucket) != NO:
-                self._note(bucket, until_ns)
+                self._note(bucket, until_ns, at_once=bucket in about)
 
     def failed(self, exc: MimicError) -> None:
         if self._source.shared and isinstance(exc, S3Error):
@@ -121,10 +122,10 @@ class Ledger(Witness):
     def _look_back(self, bucket: str, kept_s: float | None) -> None:
         if not self._mimicdb.scopes(bucket):
             return
-        text = self._mimicdb.note(bucket, TOLD) or ""
-        if not text.isdecimal():
+        told_ns = told_until_ns(self._mimicdb, bucket)
+        if not told_ns:
             self._suspect(bucket, "nothing was told of it before")
-        elif kept_s is not None and (away_s := (time.time_ns() - int(text)) / 1e9) > kept_s:
+        elif kept_s is not None and (away_s := (time.time_ns() - told_ns) / 1e9) > kept_s:
             self._suspect(bucket, f"nothing was heard of it for {away_s / _DAY_S:.3g} days")
 
     def _suspect_all(self, why: str) -> None:
@@ -161,13 +162,13 @@ class Ledger(Witness):
             self._mimicdb.set_note(bucket, _UNTOLD, why or None)
             self._suspect(bucket, why or "it was not told of for a while")
 
-    def _note(self, bucket: str, until_ns: int) -> None:
+    def _note(self, bucket: str, until_ns: int, *, at_once: bool) -> None:
         if until_ns <= self._until_ns.get(bucket, 0):
             return
         if self._mimicdb.backend.bucket(bucket) is None:
             return
         self._until_ns[bucket] = until_ns
         now_s = time.monotonic()
-        if now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
+        if at_once or now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
             self._noted_s[bucket] = now_s
             self._mimicdb.set_note(bucket, TOLD, str(until_ns))

@@ -9,8 +9,9 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.errors import NoSuchQueue
-from mimicfs.sync.events.ledger import TOLD, Ledger
+from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.sqs import SQS
+from mimicfs.sync.freshness import TOLD
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

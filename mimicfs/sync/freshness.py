@@ -1,0 +1,72 @@
+"""How fresh what the mirror has of a directory is, and by what it is so.
+
+    listed   S3 was asked for all its names at that time
+    swept    the same; the sweep asked (sweep.py)
+    told     what S3's messages had said by then is in the mirror, and none of them can have been
+             lost since the directory was listed
+
+What is known of that is in notes of the store, so that every mount of it says the same.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from mimicfs.entry import Scope
+from mimicfs.errors import StoreUnavailable
+from mimicfs.mimicdb import Mirror
+
+LISTED, SWEPT, TOLD_BY = "listed", "swept", "told"
+# Notes beside a bucket
+TOLD = "told"  # the time (ns) until which it was told of
+_GAP = "gap"  # the time (ns) of the latest known gap: what was told before may not be all
+_SWEPT = "swept"  # the times (ns) of the latest listings by a sweep
+_SWEPT_MAX = 64  # older ones count as listed
+
+
+class Fresh(NamedTuple):
+    until_ns: int
+    by: str
+
+
+def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
+    """Return how fresh *directory* is; None: it was never listed. Raises StoreError."""
+    scope = mimicdb.cover(bucket, directory)
+    if scope is None:
+        return None
+    try:
+        told_ns = told_until_ns(mimicdb, bucket)
+        if told_ns > scope.listed_ns >= gap_ns(mimicdb, bucket):
+            return Fresh(told_ns, TOLD_BY)
+        swept = str(scope.listed_ns) in (mimicdb.note(bucket, _SWEPT) or "").split()
+    except StoreUnavailable:  # what was copied of it is answered, and its notes are not
+        swept = False
+    return Fresh(scope.listed_ns, SWEPT if swept else LISTED)
+
+
+def told_until_ns(mimicdb: Mirror, bucket: str) -> int:
+    """Return until when *bucket* was told of; 0: never."""
+    return _ns(mimicdb.note(bucket, TOLD))
+
+
+def gap_ns(mimicdb: Mirror, bucket: str) -> int:
+    """Return when changes of *bucket* may have been lost last; 0: never."""
+    return _ns(mimicdb.note(bucket, _GAP))
+
+
+def note_gap(mimicdb: Mirror, bucket: str) -> None:
+    """Changes of *bucket* may have been lost until now."""
+    mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+
+
+def note_swept(mimicdb: Mirror, bucket: str, scope: Scope) -> None:
+    """The listing of *scope* was the sweep's."""
+    before = (mimicdb.note(bucket, _SWEPT) or "").split()[1 - _SWEPT_MAX :]
+    mimicdb.set_note(bucket, _SWEPT, " ".join([*before, str(scope.listed_ns)]))
+
+
+def _ns(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
