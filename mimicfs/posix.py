@@ -145,6 +145,10 @@ class KernelCache(Protocol):
     def entry_changed(self, parent: int, name: bytes) -> None:
         """*name* in directory *parent* appeared, vanished, or stands for another file."""
 
+    def file_deleted(self, parent: int, name: bytes, ino: int) -> None:
+        """Somebody else deleted the file *ino*, perhaps called *name* in directory *parent*:
+        programs that watch it see that. Nobody has it open. (Its name changed, too.)"""
+
     def listing_changed(self, ino: int) -> None:
         """The names in directory *ino* are not those that were listed."""
 

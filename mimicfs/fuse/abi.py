@@ -123,6 +123,7 @@ INIT_OUT = _layout(
 
 NOTIFY_INVAL_INODE_OUT = _layout("fuse_notify_inval_inode_out", "Q ino q off q len")
 NOTIFY_INVAL_ENTRY_OUT = _layout("fuse_notify_inval_entry_out", "Q parent I namelen I flags")
+NOTIFY_DELETE_OUT = _layout("fuse_notify_delete_out", "Q parent Q child I namelen I padding")
 NOTIFY_RETRIEVE_OUT = _layout(
     "fuse_notify_retrieve_out", "Q notify_unique Q nodeid Q offset I size I padding"
 )

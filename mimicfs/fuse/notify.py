@@ -1,6 +1,7 @@
 """Tells the kernel what is no longer so: posix.KernelCache.
 
     entry_changed       INVAL_ENTRY (parent, name): the name, or its absence, is looked up again
+    file_deleted        DELETE (parent, name, inode): who watches the file (inotify) is told
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from mimicfs.fuse.abi import (
+    NOTIFY_DELETE_OUT,
     NOTIFY_INC_EPOCH_MINOR,
     NOTIFY_INVAL_ENTRY_OUT,
     NOTIFY_INVAL_INODE_OUT,
@@ -71,6 +73,9 @@ class Notifier:
 
     def entry_changed(self, parent: int, name: bytes) -> None:
         self._queue(lambda: self._entry(parent, name))
+
+    def file_deleted(self, parent: int, name: bytes, ino: int) -> None:
+        self._queue(lambda: self._delete(parent, name, ino))
 
     def listing_changed(self, ino: int) -> None:
         self._queue(lambda: self._listing(ino))
@@ -129,6 +134,13 @@ class Notifier:
                 self._covered = covered
                 return
         self._send_entry(parent, name)
+
+    def _delete(self, parent: int, name: bytes, ino: int) -> None:
+        """The kernel waits for the locks of both. Where they are held for long, nobody hears of
+        the deletion; that the name is gone, `_entry` tells."""
+        if self._told >= self._covered and self._is_free(parent) and self._is_free(ino):
+            head = NOTIFY_DELETE_OUT.pack(parent, ino, len(name), 0)
+            self._send(Notify.DELETE, head + name + b"\0", f"{name!r} in inode {parent}")
 
     def _is_free(self, directory: int) -> bool:
         """Whether no request holds *directory*; True also where nothing else could be told."""

@@ -164,9 +164,11 @@ class Kernel:
             return
         above_it = list(_way_up(node))
         if slot:
+            known = self._inodes.find(node, slot)
+            if known is not None and known.kind == NodeKind.OBJECT and known.file is None:
+                self._deleted(node, known)
             self._name_changed(node, slot)
             listings.add(node.ino)
-            known = self._inodes.find(node, slot)
             if known is not None:
                 self._version_changed(known, key)
         # The directories above may have gone with their last key. Once the kernel is told of
@@ -176,6 +178,15 @@ class Kernel:
                 return
             self._name_changed(above, f"{below[:-1].rpartition('/')[2]}/")
             listings.add(above.ino)
+
+    def _deleted(self, parent: Node, node: Node) -> None:
+        """The object of *node* is gone. Its directory is not told so: it may be back soon, and
+        nothing could be made in a directory that the kernel takes for dead."""
+        if self._is_locked(parent.ino):
+            return
+        for beside in (False, True):
+            name = names.file_name(node.component, beside)
+            self._kernel.file_deleted(parent.ino, name, node.ino)
 
     def _differs(self, bucket: str, key: str, read: set[int]) -> None:
         node, slot = self._deepest(bucket, key)

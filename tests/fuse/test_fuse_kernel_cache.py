@@ -34,6 +34,9 @@ def folder(fs: MemFS, mount: Mount, client: Client) -> Path:
     return mount.path / "d"
 
 
+IN_DELETE_SELF, IN_IGNORED = 0x400, 0x8000  # linux/inotify.h
+
+
 # Nothing is asked twice
 
 
@@ -163,6 +166,29 @@ def test_an_entry_that_vanished_is_seen(
     mount.asked()
     assert not client(uses.exists, folder / "a")
     assert mount.asked() == {"LOOKUP": 1, "GETATTR": 1}
+
+
+def test_who_watches_a_file_is_told_of_its_deletion(
+    mount: Mount, client: Client, folder: Path, fs: MemFS
+) -> None:
+    """By inotify. Who watches the directory is told nothing: the kernel has no such message."""
+    for path in (folder, folder / "a"):
+        client(uses.watch, path)
+    client(uses.noticed, folder)
+    node = fs.find("d/a").ino
+    fs.remove("d/a")
+    mount.kernel.file_deleted(fs.find("d").ino, b"other", node)
+    mount.kernel.file_deleted(fs.find("d").ino, b"b", node)  # which is another file
+    mount.kernel.file_deleted(fs.find("d").ino, b"a", node)
+    mount.told()
+    masks = [mask for mask, _ in client(uses.noticed, folder / "a")]
+    assert masks[-2:] == [IN_DELETE_SELF, IN_IGNORED]
+    assert client(uses.noticed, folder) == []
+    assert client(os.listdir, folder) == ["b"]
+    fs.make("d/a", b"again")
+    mount.kernel.entry_changed(fs.find("d").ino, b"a")
+    mount.told()
+    assert client(uses.read, folder / "a") == b"again"
 
 
 def test_a_changed_listing_is_seen(mount: Mount, client: Client, folder: Path, fs: MemFS) -> None:

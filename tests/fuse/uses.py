@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -16,6 +18,29 @@ def ls_l(path: Path) -> list[str]:
         ["ls", "-lA", str(path)], capture_output=True, text=True, check=True, timeout=15
     )
     return [line.split()[-1] for line in done.stdout.splitlines()[1:]]
+
+
+def watch(path: Path) -> None:
+    """Watch *path* by inotify for everything."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd: int = libc.inotify_init1(os.O_NONBLOCK)
+    if libc.inotify_add_watch(fd, os.fsencode(path), 0xFFF) < 0:
+        raise OSError(ctypes.get_errno(), "inotify_add_watch", str(path))
+    _open[f"{path} watched"] = fd
+
+
+def noticed(path: Path) -> list[tuple[int, bytes]]:
+    """Return the mask and the name of each event of *path* that inotify has by now."""
+    found: list[tuple[int, bytes]] = []
+    try:
+        data = os.read(_open[f"{path} watched"], 65536)
+    except BlockingIOError:
+        return found
+    while data:
+        _, mask, _, size = struct.unpack_from("iIII", data)
+        found.append((mask, data[16 : 16 + size].rstrip(b"\0")))
+        data = data[16 + size :]
+    return found
 
 
 def exists(path: Path) -> bool:

@@ -52,7 +52,7 @@ class Mount:
         with open(log, "ab") as output:
             words = [str(MIMICFS), "mount", "-f", *arguments, str(path)]
             self.process = subprocess.Popen(words, stderr=output)
-        wait_until(lambda: self._answers() or self.process.poll() is not None)
+        wait_until(lambda: self._answers() or self.process.poll() is not None, 50)
         assert self.process.poll() is None, log.read_text()
 
     def _answers(self) -> bool:

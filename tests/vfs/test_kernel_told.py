@@ -3,7 +3,7 @@
 import pytest
 
 from mimicfs.backends.memory import Memory
-from mimicfs.entry import Entry
+from mimicfs.entry import Difference, Entry
 from mimicfs.mimicdb import Mirror
 from mimicfs.vfs.inodes import Inodes, NodeKind
 from mimicfs.vfs.kernel import Kernel
@@ -41,3 +41,19 @@ def test_a_directory_that_the_kernel_keeps_locked_is_not_told_by_name(inodes):
     with kernel.locked(inodes.root.ino):
         kernel.changed("bucket", None)
     assert told == [("data_changed", inodes.root.ino), ("everything_changed",)]
+
+
+def test_who_watches_a_file_that_others_deleted_is_told_before_its_name_goes(inodes):
+    told = Told()
+    file = inodes.child(inodes.root, "a", NodeKind.OBJECT, hold=True)
+    inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
+    kernel = Kernel(Mirror(Memory()), inodes, told)
+    root = inodes.root.ino
+    kernel.changed("bucket", Difference([], [], ["a", "d/b"], 0))
+    assert [verb for verb, *_ in told][:3] == ["file_deleted", "file_deleted", "entry_changed"]
+    assert [about for about in told if about[0] == "file_deleted"] == [("file_deleted", root)] * 2
+    told.clear()
+    with kernel.locked(root):  # the kernel would wait for us, and we for it
+        kernel.changed("bucket", Difference([], [], ["a"], 0))
+    assert ("file_deleted", root) not in told
+    assert ("data_changed", file.ino) in told
