@@ -79,7 +79,9 @@ def _fail(log: Path) -> NoReturn:
 def moto(directory: Path) -> Iterator[str]:
     """Yield the URL of moto's S3 server, empty."""
     port = free_port()
-    arguments = [command("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    command("moto_server")  # or Missing
+    program = Path(__file__).with_name("moto_server.py")
+    arguments = [sys.executable, str(program), "-H", "127.0.0.1", "-p", str(port)]
     with running(arguments, port, directory / "moto.log"):
         yield f"http://127.0.0.1:{port}"
 
