@@ -29,6 +29,7 @@
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
     │   ├── Unasked             EIO        the same, of one object
+    │   ├── Unlearned           EIO        the same, of what is stored with some objects
     │   ├── Uncounted           EIO        the answer takes long: a worker must count it
     │   └── Uncopied            EIO        a shared store has the answer: a worker must ask it
     ├── NotSynced                   EIO        an answer would have holes; sync first
@@ -200,6 +201,14 @@ class Unasked(Unlisted):
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(bucket, key)
+        self.key = key
+
+
+class Unlearned(Unlisted):
+    """Of *key*, which is in *directory* of *bucket*, is not known what is stored with it."""
+
+    def __init__(self, bucket: str, directory: str, key: str) -> None:
+        super().__init__(bucket, directory)
         self.key = key
 
 

@@ -59,6 +59,9 @@ class StoredMetadata(NamedTuple):
     ctime_ns: int | None = None
 
 
+_NOTHING = StoredMetadata()
+
+
 def read(meta: Mapping[str, str]) -> StoredMetadata:
     """Return what *meta* says about type, permissions, owner and times."""
     if _S3CMD in meta:
@@ -115,6 +118,11 @@ def same_but_times(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 
 def _timeless(meta: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in meta.items() if name not in ("mtime", _CTIME)}
+
+
+def is_there(meta: Mapping[str, str]) -> bool:
+    """Whether *meta* says anything that is shown: type, permissions, owner, times, attributes."""
+    return bool(meta) and (read(meta) != _NOTHING or bool(meta.get(_XATTR)))
 
 
 def is_special(meta: Mapping[str, str]) -> bool:

@@ -25,7 +25,7 @@ from mimicfs.backends import DOUBTED, Backend
 from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
 from mimicfs.member import Member
-from mimicfs.merging import PageRange, merged
+from mimicfs.merging import PageRange, merged, same_version
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
@@ -182,6 +182,28 @@ class Mirror:
             self.announce(bucket, Difference([key], [], [], 0))
         else:
             self.announce(bucket, Difference([], [key], [], 0))
+
+    def learned(self, bucket: str, seen: Sequence[Entry], since: int) -> None:
+        """S3 was asked about each of *seen* after number *since*, and showed this: believe it, and
+        tell the listeners what is news. A directory that is not shown as an object has none."""
+        puts, added, changed = list[Entry](), list[str](), list[str]()
+        for entry in seen:
+            known, put = self.entry(bucket, entry.key), entry
+            if entry.kind == OBJECT and known is not None and same_version(known, entry):
+                put = entry._replace(mtime_ns=known.mtime_ns, head=known.head)
+                news = bool(put.meta)  # that there is no metadata changes nothing that is seen
+            else:
+                news = OBJECT in (entry.kind, None if known is None else known.kind)
+            kept = known is not None and known.kind == KEPT and entry.kind != OBJECT
+            if put == known or kept:
+                continue
+            puts.append(put)
+            if news:
+                (added if known is None else changed).append(put.key)
+        if puts:
+            left = self._apply(bucket, puts, (), since)
+            still = [[key for key in keys if key not in left] for keys in (added, changed)]
+            self._tell(bucket, Difference(still[0], still[1], [], 0))
 
     def _apply(
         self,

@@ -21,6 +21,11 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 
+# The mode of a name in a listing whose attributes are not known yet: nothing else of it is true but
+# its number. It is not held.
+UNKNOWN_MODE = 0
+
+
 class Attr(NamedTuple):
     """The attributes of a file, as stat(2) returns them."""
 
@@ -206,7 +211,8 @@ class FileSystem(Protocol):
         """Return the names after *cookie* (0: from the start), [] at the end.
 
         As many as fit *size* bytes when each takes *overhead* bytes and its name, rounded up
-        to 8. With *hold*, each returned name is held. "." and ".." are not among them.
+        to 8. With *hold*, each returned name is held, but for those of UNKNOWN_MODE: whoever wants
+        to know more looks them up. "." and ".." are not among them.
         """
         ...
 

@@ -15,15 +15,7 @@ from click.shell_completion import CompletionItem
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import SHOWN
 from mimicfs.config import options
-from mimicfs.config.options import (
-    OPTIONS,
-    GivenValue,
-    Kind,
-    Option,
-    Section,
-    Values,
-    shown_to_all,
-)
+from mimicfs.config.options import OPTIONS, GivenValue, Kind, Option, Section, Values, shown_to_all
 from mimicfs.config.settled import settle
 from mimicfs.config.values import parse_target
 
@@ -196,6 +188,20 @@ def _flag(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
         usual = [f"--{option.name}/--no-{option.name}"]
         declared = _SPECIAL.get(option.name, usual)
         return click.option(*declared, option.word, default=None, **more)
+    if option.can_be_off:
+        return lambda command: _valued(option, more)(_off(option, hidden=hidden)(command))
+    return _valued(option, more)
+
+
+def _off(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
+    """Return the flag that switches off what has other words as well."""
+    return click.option(
+        f"--no-{option.name}", f"no_{option.word}", is_flag=True, default=None, hidden=hidden,
+        help=f"The same as --{option.name} {options.OFF}.",
+    )  # fmt: skip
+
+
+def _valued(option: Option, more: dict[str, Any]) -> Callable[[Command], Command]:
     metavar = option.metavar or option.kind.name
     if option.choices and len(option.choices) <= 4:
         metavar = f"[{'|'.join(option.choices)}]"
@@ -209,6 +215,8 @@ def _taken(table: Iterable[Option], given: dict[str, Any]) -> Values:
     values: Values = {}
     for option in table:
         value = given.pop(option.word)
+        if given.pop(f"no_{option.word}", None):
+            value = options.OFF
         if value is not None:
             values[option.name] = GivenValue(value, f"--{option.name}")
     return values

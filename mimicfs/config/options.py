@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from mimicfs.config import peers
-from mimicfs.config.values import PROVIDERS, parse_size, refuse_shown_secret
+from mimicfs.config.values import METADATA, PROVIDERS, parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
 
@@ -67,6 +67,11 @@ class Option(NamedTuple):
         return self.name.replace("-", "_")
 
     @property
+    def can_be_off(self) -> bool:
+        """Whether no_NAME switches it off: a flag, or one of whose words is "no"."""
+        return self.kind is Kind.FLAG or OFF in self.choices
+
+    @property
     def variable(self) -> str:
         return f"MIMICFS_{self.word.upper()}"
 
@@ -80,6 +85,7 @@ class GivenValue(NamedTuple):
 
 Values = dict[str, GivenValue]  # by the name of the option
 
+OFF = "no"  # the word, among choices, that means what a flag that is off does
 _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
 _ACLS = (
@@ -195,7 +201,9 @@ OPTIONS = (
            " encrypts with and does not keep (SSE-C).", _B),
     Option("acl", Kind.TEXT, "The canned ACL of objects that are written.",
            _B, choices=_ACLS, metavar="ACL"),
-    Option("metadata", Kind.FLAG, "Keep mode, owner, times and links with the objects.", _B),
+    Option("metadata", Kind.TEXT, "When objects are asked for the mode, owner, times and links that"
+           " are stored with them: where some in the directory have such; always; never. no:"
+           " keep none, and ignore those.  [default: auto]", _B, choices=METADATA),
     Option("prefix", Kind.TEXT, "The part of the bucket that is shown.", _B, flag=False),
     Option("never-sync", Kind.FLAG, "The bucket is never listed as a whole.", _B, flag=False),
 )  # fmt: skip
@@ -260,8 +268,12 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
             raise ConfigError(f"-o {shown}: not an option{_hint(name)}")
         if not option.flag:
             raise ConfigError(f"-o {name}: goes into the configuration file or the environment")
-        if option.kind is Kind.FLAG and not equals:
+        if negated and option.kind is not Kind.FLAG:
+            values[option.name] = GivenValue(OFF, f"-o {word}")
+        elif option.kind is Kind.FLAG and not equals:
             values[option.name] = GivenValue(not negated, f"-o {word}")
+        elif not equals and OFF in option.choices:
+            values[option.name] = GivenValue(option.choices[0], f"-o {word}")
         elif not equals:
             raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
         else:
@@ -276,14 +288,14 @@ def _named(word: str) -> tuple[Option | None, bool]:
     for option in OPTIONS:
         if word == option.word:
             return option, False
-        if option.kind is Kind.FLAG and word in (f"no{option.word}", f"no_{option.word}"):
+        if option.can_be_off and word in (f"no{option.word}", f"no_{option.word}"):
             return option, True
     return None, False
 
 
 def _hint(name: str) -> str:
     known = [option.word for option in OPTIONS if option.flag]
-    known += [f"no{option.word}" for option in OPTIONS if option.kind is Kind.FLAG and option.flag]
+    known += [f"no{option.word}" for option in OPTIONS if option.can_be_off and option.flag]
     theirs = peers.advice(name)
     if theirs:
         return f"; {theirs}"
@@ -326,6 +338,8 @@ def parsed(option: Option, text: str, about: str) -> Any:
             return parse_size(text)
         except ConfigError as exc:
             raise ConfigError(f"{about}: {exc}") from exc
+    if OFF in option.choices and text.lower() in (*_TRUE, *_FALSE):
+        return option.choices[0] if text.lower() in _TRUE else OFF
     if option.choices and text not in option.choices:
         raise ConfigError(f"{about}: {_one_of(text, option)}")
     return text
@@ -336,6 +350,8 @@ def checked(option: Option, value: Any, about: str) -> Any:
     kind = option.kind
     if kind is Kind.OCTAL and isinstance(value, int):
         raise ConfigError(f'{about}: an octal number is written as text: {option.name} = "022"')
+    if isinstance(value, bool) and OFF in option.choices:  # as it was written when it was a flag
+        return option.choices[0] if value else OFF
     right = _IN_FILES.get(kind, (str,))
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
         raise ConfigError(f"{about}: must be {kind.value}, not {_type(value)}")

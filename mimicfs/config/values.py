@@ -15,6 +15,10 @@ MIB = 1 << 20
 READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
 PART_SIZE = 16 * MIB  # of a multipart upload
 WORKERS = 16  # requests of the kernel that may wait for S3; of data four times as many
+# When an object is asked for the mode, owner, times and type that are stored with it: if others in
+# its directory have such; before it is shown; never. "no": what is stored is ignored, and nothing
+# is stored.
+METADATA = ("auto", "always", "never", "no")
 # In the query of a URL, as redis-py takes them.
 _IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
 
@@ -32,8 +36,13 @@ class BucketOptions:
     prefix: str = ""  # "" or ending in "/": the part of the bucket that is shown
     never_sync: bool = False  # never list it as a whole
     ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
-    metadata: bool = True  # False: objects get no mode, owner, times; those they have are ignored
+    metadata: str = "auto"  # when what is stored with objects is asked for (METADATA)
     sse_c_key: bytes = field(default=b"", repr=False)  # the key of SSE-C; b"": none
+
+    @property
+    def keeps_metadata(self) -> bool:
+        """Whether mode, owner, times and type are kept with objects, and believed."""
+        return self.metadata != "no"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ from mimicfs.fuse.abi import (
 )
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.packing import NS, Packer
-from mimicfs.posix import Caller, FileSystem, NewAttr, Opened
+from mimicfs.posix import UNKNOWN_MODE, Caller, FileSystem, NewAttr, Opened
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class Operations:
         while len(data) > size:
             log.error("readdir of inode %d returned more than the %d bytes asked", nodeid, size)
             last = entries.pop()
-            if plus:
+            if plus and last.attr.mode != UNKNOWN_MODE:
                 self._fs.forget(last.attr.ino, 1)
             data = dots + pack(entries)
         return data

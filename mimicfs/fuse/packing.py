@@ -21,7 +21,7 @@ from mimicfs.fuse.abi import (
     UNKNOWN_INO,
     aligned,
 )
-from mimicfs.posix import Attr, DirEntry, Usage
+from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, Usage
 
 NS = 1_000_000_000
 YEAR_S = 365 * 86400.0  # as good as for ever
@@ -31,6 +31,7 @@ BLOCK_SIZE = 1 << 16
 _BLOCK = 4096  # of statfs
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
 _DOTS = (b".", b"..")
+_NO_ENTRY = bytes(ENTRY_OUT.size)
 _DIRECTORY_TYPE = stat.S_IFDIR >> 12
 
 
@@ -90,6 +91,10 @@ class Packer:
                 atime, atime_rest = divmod(mtime_ns if atime_ns == -1 else atime_ns, NS)
                 ctime, ctime_rest = divmod(mtime_ns if ctime_ns == -1 else ctime_ns, NS)
             length = len(name)
+            if mode == UNKNOWN_MODE:  # no node: the kernel makes no inode, and looks it up
+                add(_NO_ENTRY + DIRENT.pack(ino, cookie + 2, length, 0))
+                add(name + _PADDING[length & 7])
+                continue
             # fmt: off  (one line each for entry, attributes and dirent; *-arguments cost 0.4 us)
             add(
                 pack(
@@ -132,7 +137,7 @@ class Packer:
         They are at offsets 1 and 2, and a name at its cookie + 2. Of their attributes and
         lookup counts the kernel takes no notice.
         """
-        head = bytes(ENTRY_OUT.size) if plus else b""
+        head = _NO_ENTRY if plus else b""
         parts = []
         for index in range(offset, 2):
             name = _DOTS[index]

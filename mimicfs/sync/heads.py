@@ -1,17 +1,20 @@
-"""`mimicfs sync --metadata`: what a listing does not say of objects, asked for one by one.
+"""What a listing does not say of objects, asked for one by one: `mimicfs sync --metadata`, and the
+first look at a directory (vfs/firstlook.py).
 
-Threading: the thread that calls `learn_metadata` reads the mirror; the requests are made, and
-learned, in the threads of the pool.
+Threading: the thread that calls reads and tells the mirror; requests are made in the threads of
+`S3.wide`, 64 at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from mimicfs.errors import KeyNotFound, Throttled
+from mimicfs.entry import LISTED, Entry
+from mimicfs.errors import KeyNotFound, S3Error, S3Unavailable, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.clients import AT_ONCE
 from mimicfs.sync.flights import Flights, Pace
 
 _PAGE = 1000
@@ -30,38 +33,68 @@ def learn_metadata(
     What is learned stays with the version (ETag) of each object, so the next time only what is
     new is asked about. *show* is called with the number so far. Raises S3Error, Interrupted.
     """
-    unknown = _unknown(mimicdb, bucket, prefix)
-    flights: Flights[str] = Flights(s3.pool, cancellation)
-    pace, again, count = Pace(s3.lists), list[str](), 0
+    count, after = 0, ""
+    while page := mimicdb.listing(bucket, prefix, after, _PAGE):
+        unknown = [entry.key for entry in page if entry.meta is None]
+        refused = learn(mimicdb, s3, bucket, unknown, cancellation)
+        for error in refused.values():
+            raise error
+        count, after = count + len(unknown), page[-1].key
+        if unknown:
+            show(count)
+    return count
+
+
+def learn(
+    mimicdb: Mirror, s3: S3, bucket: str, keys: Sequence[str], cancellation: Cancellation
+) -> dict[str, S3Error]:
+    """HEAD *keys* and tell the mirror of all at once. Return what S3 does not let us know, and
+    why. A directory ("d/") that has no marker object is known as one without metadata from then
+    on. Raises Throttled, S3Unavailable, Interrupted; what was answered before stays."""
+    since = mimicdb.seq(bucket)
+    seen, gone, refused = list[Entry](), list[str](), dict[str, S3Error]()
     try:
-        while True:
-            while len(flights) < pace.limit:
-                key = again.pop() if again else next(unknown, None)
-                if key is None:
-                    break
-                flights.send(key, s3.head, bucket, key)
-            if not len(flights):
-                return count
+        for key, answer in _answers(s3, bucket, keys, cancellation):
+            if isinstance(answer, Entry):
+                seen.append(answer)
+            elif not isinstance(answer, KeyNotFound):
+                refused[key] = answer
+            elif key.endswith("/"):
+                seen.append(Entry(key, kind=LISTED, meta={}))
+            else:
+                gone.append(key)
+    finally:
+        mimicdb.learned(bucket, seen, since)
+    for key in gone:  # deleted since it was listed
+        mimicdb.repair(bucket, key, None, since)
+    return refused
+
+
+def _answers(
+    s3: S3, bucket: str, keys: Sequence[str], cancellation: Cancellation
+) -> Iterator[tuple[str, Entry | S3Error]]:
+    """Yield what S3 says of each of *keys*, as it comes."""
+    flights: Flights[str] = Flights(s3.wide, cancellation)
+    pace, left = Pace(AT_ONCE), list(reversed(keys))
+    try:
+        while left or len(flights):
+            while left and len(flights) < pace.limit:
+                key = left.pop()
+                flights.send(key, s3.look, bucket, key)
             key, answer = flights.take()
             try:
-                answer.result()
-            except KeyNotFound:
-                pass  # deleted since it was listed, which the mirror knows by now
+                found: Entry | S3Error = answer.result()
             except Throttled:
                 if pace.limit == 1:
                     raise
                 pace.answered(True)
-                again.append(key)
+                left.append(key)
                 continue
+            except S3Unavailable:
+                raise
+            except S3Error as exc:
+                found = exc
             pace.answered(False)
-            count += 1
-            show(count)
+            yield key, found
     finally:
         flights.give_up()
-
-
-def _unknown(mimicdb: Mirror, bucket: str, prefix: str) -> Iterator[str]:
-    after = ""
-    while page := mimicdb.listing(bucket, prefix, after, _PAGE):
-        yield from (entry.key for entry in page if entry.meta is None)
-        after = page[-1].key

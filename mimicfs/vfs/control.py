@@ -19,13 +19,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from mimicfs.entry import Entry, Scope, Total
+from mimicfs.entry import OBJECT, Entry, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
 from mimicfs.human import iso_time
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
-from mimicfs.sync import Progress, Report, Syncer, Wish, refuse
+from mimicfs.sync import Progress, Report, Syncer, Wish, heads, refuse
 from mimicfs.sync.freshness import freshness
 from mimicfs.vfs.allowance import Allowance
 from mimicfs.vfs.inodes import Node, NodeKind
@@ -104,6 +104,9 @@ class Control:
             pages = max(pages, so_far.pages)
 
         self._syncer.sync(bucket, prefix, spend, cancellation, _WISH)
+        marker = self._mimicdb.entry(bucket, prefix) if prefix else None
+        if marker is not None and marker.kind == OBJECT:  # a listing has nothing of its mode
+            heads.learn(self._mimicdb, self._s3, bucket, [prefix], cancellation)
 
     def _afford(self, about: str, cancellation: Cancellation) -> None:
         """Wait until a request may be spent on a refresh: so a loop of them cannot run up a

@@ -24,7 +24,7 @@ from functools import partial
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.entry import OBJECT, Entry, Scope
-from mimicfs.errors import PosixError, Unasked, Uncopied, Uncounted, Unlisted
+from mimicfs.errors import PosixError, Unasked, Uncopied, Uncounted, Unlearned, Unlisted
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
@@ -42,6 +42,7 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.control import PREFIX, Control
+from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
@@ -90,10 +91,12 @@ class VFS:
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
         )
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, options)
-        self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, options)
+        self._look = FirstLook(mimicdb, s3, options.buckets)
+        self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
+        mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(self._kernel.changed)
 
     def close(self) -> None:
@@ -121,6 +124,8 @@ class VFS:
             self._control.count(missing)
         elif isinstance(missing, Uncopied):
             self._mimicdb.bring(missing.bucket, missing.directory)
+        elif isinstance(missing, Unlearned):
+            self._look.learn(missing, caller.cancellation)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing, caller.cancellation)
         else:
@@ -160,7 +165,7 @@ class VFS:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
             self._options.buckets.check_writable(directory.bucket)
-            if self._inherited(directory) is not None:
+            if self._inherited(caller, directory) is not None:
                 mode |= stat.S_ISGID
             owner = self._owner(caller, directory)
             meta = metadata.written(metadata.directory_mode(mode), *owner, time.time_ns())
@@ -172,7 +177,7 @@ class VFS:
                 self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
         self._touch(directory)
         node = self.inodes.child(directory, slot, NodeKind.DIRECTORY, hold=True)
-        return self.getattr(caller, node.ino, None)
+        return self._attr(caller, node)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         directory = self._tree.directory(parent)
@@ -297,20 +302,20 @@ class VFS:
         if node.kind == NodeKind.CONTROL:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
-            return self.getattr(caller, ino, None)
+            return self._attr(caller, node)
         if node.kind != NodeKind.OBJECT:
             self._set(caller, node, new, handle)
-            return self.getattr(caller, ino, handle)
+            return self._attr(caller, node, handle)
         with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
             self._set(caller, stands, new, handle)
-            return self.getattr(caller, ino, handle)
+            return self._attr(caller, node, handle)
 
     def _set(self, caller: Caller, node: Node, new: NewAttr, handle: int | None) -> None:
         if new.size is not None:
             self._truncate(caller, node, new.size, handle)
         if new._replace(size=None) != NewAttr():
             with self._handles.turn(node, caller.cancellation):
-                now = self.getattr(caller, node.ino, None)
+                now = self._attr(caller, node)
                 self._stored.set_attributes(node, now, new)
 
     def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
@@ -374,12 +379,13 @@ class VFS:
         make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
         node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
-        return self.getattr(caller, node.ino, None)
+        return self._attr(caller, node)
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
         node = self.inodes.get(ino)
         if node.kind != NodeKind.OBJECT:
             raise PosixError(errno.EINVAL, "not a symbolic link")
+        self._attr(caller, node)
         return self._stored.target(node, self._tree.entry(node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
@@ -387,6 +393,7 @@ class VFS:
         if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         if not name.startswith(PREFIX):
+            self._check_learned(node)
             value = self._stored.xattrs(node).get(os.fsdecode(name))
             if value is None:
                 raise PosixError(errno.ENODATA, os.fsdecode(name))
@@ -399,6 +406,7 @@ class VFS:
         node = self.inodes.get(ino)
         if node.kind == NodeKind.CONTROL:
             return []
+        self._check_learned(node)
         return [os.fsencode(name) for name in self._stored.xattrs(node)]
 
     def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
@@ -458,11 +466,11 @@ class VFS:
         """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
         by those of the mount. Raises PosixError ESTALE where they are others: then the kernel
         looks the name up again, and decides by them."""
-        if not self._options.buckets.of(node.bucket).metadata:
+        if not self._options.buckets.of(node.bucket).keeps_metadata:
             return entry
-        shown = self._tree.attr(node)
+        shown = self._attr(caller, node)
         caller.cancellation.wait(self._s3.pool.submit(self._s3.head, node.bucket, node.key))
-        now = self._tree.attr(node)
+        now = self._attr(caller, node)
         if (now.mode, now.uid, now.gid) != (shown.mode, shown.uid, shown.gid):
             self._kernel.attributes_changed(node)
             self._kernel.told(_TELL_KERNEL_S)
@@ -474,7 +482,7 @@ class VFS:
         ENOENT; ESTALE where it is no regular file any more: then its name is looked up again."""
         head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
         caller.cancellation.wait(head)
-        if not stat.S_ISREG(self._tree.attr(node).mode):
+        if not stat.S_ISREG(self._attr(caller, node).mode):
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}")
 
     def create(
@@ -494,7 +502,7 @@ class VFS:
             node, content, absent=absent, exclusive=bool(flags & os.O_EXCL)
         )
         self._touch(directory)
-        return self.getattr(caller, node.ino, opened.handle), opened
+        return self._attr(caller, node, opened.handle), opened
 
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
         return self._handles.read(handle, offset, size, caller.cancellation)
@@ -549,20 +557,34 @@ class VFS:
 
     # What the above is made of
 
+    def _attr(self, caller: Caller, node: Node, handle: int | None = None) -> Attr:
+        """Return the attributes of *node*, for a caller who may wait."""
+        while True:
+            try:
+                return self.getattr(caller, node.ino, handle)
+            except Unlisted as missing:
+                self.learn(caller, missing)
+
+    def _check_learned(self, node: Node) -> None:
+        """Raise Unlearned where it must be asked first what is stored with *node*."""
+        if node.parent is not None and node.file is None and node.key:
+            entry = self._mimicdb.entry(node.bucket, node.key)
+            self._look.check(node.bucket, node.parent.key, node.key, entry)
+
     def _owner(self, caller: Caller, directory: Node) -> tuple[int, int]:
         """New files belong to who made them, unless the mount shows all as one user's."""
         mounter = caller.uid == os.getuid()
         uid = self._options.uid if mounter else caller.uid
         gid = self._options.gid if mounter else caller.gid
-        inherited = self._inherited(directory)
+        inherited = self._inherited(caller, directory)
         return uid, gid if inherited is None else inherited
 
-    def _inherited(self, directory: Node) -> int | None:
+    def _inherited(self, caller: Caller, directory: Node) -> int | None:
         """Return the group that *directory* gives to what is made in it, by its set-group-id
         bit; that is believed only with -o suid."""
         if not self._options.suid:
             return None
-        above = self._tree.attr(directory)
+        above = self._attr(caller, directory)
         return above.gid if above.mode & stat.S_ISGID else None
 
     @staticmethod

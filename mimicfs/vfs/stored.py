@@ -65,7 +65,7 @@ class StoredAttributes:
             stored = node.key and self._options.markers
             if not stored and (new.mode, new.uid, new.gid) == (None, None, None):
                 return  # nobody can keep it, and rsync and cp -a set it of each directory
-        if not self._options.buckets.of(node.bucket).metadata:
+        if not self._options.buckets.of(node.bucket).keeps_metadata:
             return  # as on a disk that has no owners: cp -a and rsync -a go on
         kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
         said = metadata.written(
@@ -166,11 +166,11 @@ class StoredAttributes:
 
     def _check_kept(self, bucket: str) -> None:
         """Raise PosixError EOPNOTSUPP where nothing is stored with objects."""
-        if not self._options.buckets.of(bucket).metadata:
+        if not self._options.buckets.of(bucket).keeps_metadata:
             raise PosixError(errno.EOPNOTSUPP, f"s3://{bucket}: metadata = false for this bucket")
 
     def _meta(self, node: Node) -> Meta:
-        if not self._options.buckets.of(node.bucket).metadata:
+        if not self._options.buckets.of(node.bucket).keeps_metadata:
             return {}
         file = node.file
         if file is not None and (file.dirty or file.apart):

@@ -21,10 +21,11 @@ from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Uncopied, Unlisted
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import Attr, DirEntry
+from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
+from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.readdir import Listing, Listings, Row
@@ -46,9 +47,11 @@ class Tree:
         syncer: Syncer,
         inodes: Inodes,
         handles: Handles,
+        look: FirstLook,
         options: VFSOptions,
     ) -> None:
         self._mimicdb = mimicdb
+        self._look_first = look
         self._handles = handles
         self._syncer = syncer
         self._inodes = inodes
@@ -75,7 +78,12 @@ class Tree:
             node = self._inodes.child(directory, CONTROL_SLOT, NodeKind.CONTROL, hold=True)
             return self.attr(node)
         slot, shown = self._look(directory, name)
-        return shown(self._inodes.child(directory, slot, _kind(slot), hold=True))
+        node = self._inodes.child(directory, slot, _kind(slot), hold=True)
+        try:
+            return shown(node)
+        except Unlisted:
+            self._inodes.forget(node.ino, 1)
+            raise
 
     def named(self, directory: Node, name: bytes) -> Node:
         """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
@@ -167,12 +175,14 @@ class Tree:
         return entry
 
     def _shown(self, bucket: str) -> Attributes:
-        return self._attributes if self._buckets.of(bucket).metadata else self._plain
+        return self._attributes if self._buckets.of(bucket).keeps_metadata else self._plain
 
     def _object_attr(self, node: Node, entry: Entry) -> Attr:
         file = node.file
         if file is not None and file.dirty:
             return self._shown(node.bucket).of_file(node, file)
+        if entry.meta is None and node.parent is not None:
+            self._look_first.check(node.bucket, node.parent.key, entry.key, entry)
         attr = self._shown(node.bucket).of_object(node.ino, entry)
         node.special = not stat.S_ISREG(attr.mode)
         return attr
@@ -189,6 +199,9 @@ class Tree:
 
     def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0
+        if own is None or own.meta is None:
+            above = node.parent if node.parent is not None else node
+            self._look_first.check(node.bucket, above.key, node.key, own)
         since_ns = self._created_ns(node.bucket)
         return self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, since_ns)
 
@@ -253,9 +266,12 @@ class Tree:
         cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
         of_object = self._shown(directory.bucket).of_object
+        unknown = self._unknown(directory, fitting, nodes, hold)
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             cookie += 1
-            if slot[-1:] != "/" and node.file is None:
+            if node in unknown:
+                attr = Attr(node.ino, UNKNOWN_MODE, 0, 0, 0, 0)
+            elif slot[-1:] != "/" and node.file is None:
                 attr = of_object(node.ino, entry)
                 if entry.meta:
                     node.special = not stat.S_ISREG(attr.mode)
@@ -286,6 +302,23 @@ class Tree:
             if self._mimicdb.generation == generation or set(nodes) <= set(before):
                 self._upcoming = (listing, index + len(fitting), want)
                 return fitting, nodes
+
+    def _unknown(
+        self, directory: Node, rows: list[Row], nodes: list[Node], hold: bool
+    ) -> set[Node]:
+        """Return the nodes of which it must be asked what is stored with them, before somebody is
+        shown their attributes. They are not held."""
+        bucket, look = directory.bucket, self._look_first
+        if not look.needs(bucket, directory.key):
+            return set()
+        found = {
+            node
+            for (_, _, entry), node in zip(rows, nodes, strict=True)
+            if entry.meta is None and node.file is None and not look.knows(bucket, entry.key, entry)
+        }
+        for node in found if hold else ():
+            self._inodes.forget(node.ino, 1)
+        return found
 
     def idle(self) -> None:
         """Read what will be asked next. The kernel takes as long to take in a page of names as

@@ -102,7 +102,7 @@ def test_sections_of_buckets(path: Path) -> None:
     common = BucketOptions(storage_class="STANDARD_IA", acl="public-read")
     assert found.default == common
     assert found.of("a") == BucketOptions(
-        True, "STANDARD_IA", acl="public-read", requester_pays=True, prefix="p/q/", metadata=False
+        True, "STANDARD_IA", acl="public-read", requester_pays=True, prefix="p/q/", metadata="no"
     )
     assert found.of("b") == BucketOptions(
         False, "STANDARD_IA", "aws:kms", "k", "public-read", never_sync=True

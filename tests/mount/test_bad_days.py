@@ -20,6 +20,7 @@ def test_what_is_known_is_shown_while_s3_is_down(mount, client, bucket, proxy):
     for key in ("a", "d/b", "d/e/f"):
         client.put_object(Bucket=bucket, Key=key, Body=key.encode() * 100)
     (mount / ".sync").touch()
+    subprocess.run(["ls", "-lR", mount], check=True, stdout=subprocess.DEVNULL)
     (mount / "a").read_bytes()
     with ExitStack() as until_closed, proxy.rule(Reset(lambda request: True, None, times=-1)):
         with costs(proxy):

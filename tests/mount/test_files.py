@@ -142,6 +142,7 @@ def test_a_file_that_is_refused_is_uploaded_by_the_next_close(synced, client, bu
 def test_unlink_and_a_directory_that_was_emptied_stays(synced, client, bucket, mount_at, proxy):
     client.put_object(Bucket=bucket, Key="d/a", Body=b"x")
     (synced / ".sync").touch()
+    os.stat(synced / "d/a")
     with costs(proxy, DELETE=1):
         (synced / "d/a").unlink()
     assert keys(client, bucket) in ([], ["d/"])

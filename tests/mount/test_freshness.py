@@ -74,7 +74,7 @@ def serving(moto: str, base: Path, word: str) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def aging_mount(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with serving(moto, tmp_path_factory.mktemp("aging"), f"ttl={TTL_S}") as place:
+    with serving(moto, tmp_path_factory.mktemp("aging"), f"ttl={TTL_S},metadata=never") as place:
         yield place
 
 
@@ -89,7 +89,9 @@ def aging(aging_mount: Place) -> Place:
 
 @pytest.fixture(scope="module")
 def asking_mount(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with serving(moto, tmp_path_factory.mktemp("asking"), "consistency=open") as place:
+    with serving(
+        moto, tmp_path_factory.mktemp("asking"), "consistency=open,metadata=never"
+    ) as place:
         yield place
 
 

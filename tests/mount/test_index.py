@@ -45,7 +45,7 @@ def test_a_mount_on_an_imported_index_lists_nothing(
     path = tmp_path / name
     store = redis_url if name.endswith("gz") else f"sqlite://{tmp_path}/second.db"
     place = ["--namespace", f"imported-{tmp_path}"]
-    mount = mount_at(f"s3://{tree}", *place, store=store).path
+    mount = mount_at(f"s3://{tree}", *place, "-o", "metadata=never", store=store).path
     with costs(proxy):
         told = json.loads(succeed("index", "export", *first, "--json", path))
         assert (told["bucket"], told["entries"]) == (tree, 4)

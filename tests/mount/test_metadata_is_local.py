@@ -31,7 +31,9 @@ def found(path):
 def test_the_first_look_at_a_directory_is_one_list_and_then_nothing(tree, mount, proxy):
     with costs(proxy, LIST=1):
         assert names(mount) == ["a.txt", "d", "g"]
+    with costs(proxy, HEAD=3):  # whether mode, owner and times are stored with these three
         assert os.stat(mount / "a.txt").st_size == 5
+    with costs(proxy):
         with pytest.raises(FileNotFoundError):
             os.stat(mount / "missing")
     with costs(proxy, LIST=1):
@@ -44,6 +46,8 @@ def test_the_first_look_at_a_directory_is_one_list_and_then_nothing(tree, mount,
 def test_after_a_sync_nothing_is_asked_also_for_missing_names(tree, mount, proxy):
     with costs(proxy, LIST=1):
         (mount / ".sync").touch()
+    with costs(proxy, HEAD=len(tree)):  # whether anything is stored with them: up to 4 a directory
+        assert found(mount) == tree
     with costs(proxy):
         assert found(mount) == tree
         subprocess.run(["ls", "-lR", mount], check=True, stdout=subprocess.DEVNULL)
@@ -56,6 +60,7 @@ def test_after_a_sync_nothing_is_asked_also_for_missing_names(tree, mount, proxy
 def test_after_a_remount_nothing_is_asked(tree, mount_at, bucket, proxy):
     first = mount_at(f"s3://{bucket}")
     (first.path / ".sync").touch()
+    assert found(first.path) == tree
     assert first.end() == 0
     second = mount_at(f"s3://{bucket}")
     with costs(proxy):
@@ -66,7 +71,7 @@ def test_after_a_remount_nothing_is_asked(tree, mount_at, bucket, proxy):
 
 def test_what_was_listed_without_a_sync_is_there_after_a_remount(tree, mount_at, bucket, proxy):
     first = mount_at(f"s3://{bucket}")
-    names(first.path / "d")
+    names(first.path / "d")  # which looks at what is beside "d", too
     first.end()
     second = mount_at(f"s3://{bucket}")
     with costs(proxy):
@@ -97,7 +102,7 @@ def test_a_large_directory_is_listed_whole(client, bucket, mount, proxy):
     for key in keys:
         client.put_object(Bucket=bucket, Key=key, Body=b"")
     assert [f"many/{name}" for name in names(mount / "many")] == keys
-    with costs(proxy):
+    with costs(proxy, HEAD=4):
         entries = list(os.scandir(mount / "many"))
         assert len(entries) == 2100
         assert all(entry.stat().st_size == 0 for entry in entries)

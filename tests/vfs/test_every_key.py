@@ -49,7 +49,7 @@ def shown(tmp_path):
         bucket = f"keys-{next(_numbers)}"
         mimicdb.add_bucket(bucket, 1)
         for key in found:
-            mimicdb.record(bucket, Entry(key, 1, 1, "e"))
+            mimicdb.record(bucket, Entry(key, 1, 1, "e", meta={}))
         mimicdb.complete(bucket, Scope("", True, 1))
         parts = (mimicdb, s3, Syncer(mimicdb, s3), journal, Kernel())
         return VFS(*parts, VFSOptions(Target(bucket)), FileOptions(journal.directory))

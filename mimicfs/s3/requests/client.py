@@ -153,6 +153,21 @@ class S3(Clients):
         content = Content.of(answer, entry.meta or {})
         return self.mirrored(bucket, entry), content, answer.get("TagCount", 0)
 
+    def look(self, bucket: str, key: str) -> Entry:
+        """Return what S3 has of *key* now. The mirror is not changed: whoever looks at many tells
+        it of all at once. Raises KeyNotFound."""
+        from mimicfs.s3.mimicking.learning import entry_of
+        from mimicfs.s3.transport.errors import ours
+
+        about = f"s3://{bucket}/{key}"
+        self._client  # noqa: B018  which makes the next
+        with ours(about):
+            answer = self._unlearned("HeadObject", {"Bucket": bucket, "Key": key})
+        entry = entry_of(key, answer)
+        if entry is None:
+            raise S3Unavailable(f"{about}: {_NOT_S3}")
+        return entry
+
     def restore_state(self, bucket: str, key: str) -> str:
         """Ask whether *key* can be read: "not archived", "archived", "being restored", or
         "restored until" a date."""

@@ -69,20 +69,22 @@ class Clients:
             PROFILES.get(options.provider or ("" if options.endpoint_url else "aws"), {}),
         )
         self._options = options
+        self._unlearned: _Ask  # the client's calls, of which nobody learns; made with `_client`
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
     @cached_property
-    def _wide(self) -> ThreadPoolExecutor:
+    def wide(self) -> ThreadPoolExecutor:
+        """Where small requests run, of which many are under way."""
         return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3-each")
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return what *work*, a small request, returns for each of *items*, in order; 64 at
         once, in threads of their own. Raises the first error of any."""
-        return list(self._wide.map(work, items))
+        return list(self.wide.map(work, items))
 
     def close(self) -> None:
-        if "_wide" in self.__dict__:
-            self._wide.shutdown(wait=False, cancel_futures=True)
+        if "wide" in self.__dict__:
+            self.wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
         if "_client" in self.__dict__:
             self._client.close()
@@ -173,7 +175,10 @@ class Clients:
             self._addressed,
         ]
         ask: _Ask = self._wire.ask
-        for layer in reversed(layers):
+        for layer in reversed(layers[2:]):
+            ask = layer(ask)
+        self._unlearned = ask
+        for layer in reversed(layers[:2]):
             ask = layer(ask)
         client._make_api_call = ask
         events = client.meta.events

@@ -42,7 +42,7 @@ class Rules:
         if operation not in _STORES:
             return params
         options = self._buckets.of(bucket)
-        if not options.metadata and params.get("Metadata"):
+        if not options.keeps_metadata and params.get("Metadata"):
             params = {**params, "Metadata": metadata.without_ours(params["Metadata"])}
         said = _stored(options)
         if any(name.startswith("Grant") for name in params):

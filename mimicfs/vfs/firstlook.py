@@ -1,0 +1,361 @@
+"""True at the first look: what is stored with objects (mode, owner, times, a link) is asked for
+before anybody is shown their attributes. A listing does not say it.
+
+Most buckets have nothing of the kind, so a directory is *sampled* first: the name that somebody
+looks at, the directory's marker, and of the others those that tell most, are asked: four HEADs,
+at the same time, once. If nothing is stored with any of them, the directory is *plain*, and the
+others are believed to be like them. Else it is *rich*, and every name is asked before it is
+shown; the more names of a directory are looked at, the more are asked beforehand. What was found
+is noted in the store, beside the bucket, and what a HEAD has said stays with the version of its
+object.
+
+What appears in a plain directory later may be of another kind: then the newest are asked. And
+after so many plain directories, and not one that is rich, those of the same bucket that have no
+marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
+a data lake costs no request for each of its directories.
+
+Threading: any thread; `needs` and `check` wait for nothing but the store. Of several threads that
+want the same directory asked, one asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from mimicfs import metadata
+from mimicfs.config.values import Buckets
+from mimicfs.entry import KEPT, OBJECT, Difference, Entry
+from mimicfs.errors import (
+    Interrupted,
+    S3Error,
+    S3Unavailable,
+    Throttled,
+    Unlearned,
+    Unlisted,
+)
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import heads
+
+log = logging.getLogger(__name__)
+
+_NOTE = "look:"  # and the directory: what it was found to be
+_ALL = "look"  # how many were found plain, or that one is rich
+_MANY = 64  # plain directories, after which others of the bucket are believed to be like them
+_RICH, _PLAIN = "rich", "plain"
+_SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
+_AGAIN_S = 10.0  # after which S3 is asked again that could not be
+_AHEAD = 1024  # names asked at once, at most
+_FASTER = 8  # so many times as many as before, each time
+_PAGE = 1000
+_SCANNED = 20_000  # entries of a directory looked through for a sample
+_REMEMBERED = 100_000  # directories
+_NEWS_MAX = 100  # keys of a directory that are remembered as new
+
+_Where = tuple[str, str]  # bucket and directory
+
+
+class _Verdict(NamedTuple):
+    """What a directory was found to be, of entries that S3 had by *newest_ns*."""
+
+    rich: bool
+    newest_ns: int = 0
+
+    @classmethod
+    def of(cls, text: str | None) -> _Verdict | None:
+        kind, _, newest = (text or "").partition(" ")
+        if kind == _RICH:
+            return cls(True)
+        return cls(False, int(newest)) if kind == _PLAIN and newest.isdecimal() else None
+
+    @property
+    def text(self) -> str:
+        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
+
+
+class FirstLook:
+    """Knows of which names the attributes can be shown, and asks about the others."""
+
+    def __init__(self, mimicdb: Mirror, s3: S3, buckets: Buckets) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._buckets = buckets
+        self._lock = threading.Lock()  # protects all below
+        self._verdicts: dict[_Where, _Verdict | None] = {}  # None: nothing is noted
+        # Plain, but what is new may not be: these keys, and what came while nobody looked.
+        self._doubtful: dict[_Where, list[str]] = {}
+        self._unsampled: dict[_Where, float] = {}  # S3 could not be asked then (time.monotonic)
+        self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
+        self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
+        self._asking: dict[_Where, Future[None]] = {}
+        # What S3 does not tell us of: bucket, key, ETag.
+        self._refused: set[tuple[str, str, str]] = set()
+        self._warned: set[str] = set()  # buckets
+
+    # Quick
+
+    def needs(self, bucket: str, directory: str) -> bool:
+        """Whether anything in *directory* may have to be asked before it is shown."""
+        wish = self._buckets.of(bucket).metadata
+        if wish != "auto" or not bucket:
+            return wish == "always" and bool(bucket)
+        where = (bucket, directory)
+        tried_s = self._unsampled.get(where) if self._unsampled else None
+        if tried_s is not None:
+            return time.monotonic() - tried_s > _AGAIN_S
+        verdict = self._verdict(where)
+        return verdict is None or verdict.rich or where in self._doubtful
+
+    def knows(self, bucket: str, key: str, entry: Entry | None) -> bool:
+        """Whether what is stored with *key* is known; *entry* is what the mirror has of it."""
+        if entry is not None and (entry.meta is not None or entry.kind == KEPT):
+            return True
+        if (
+            self._refused
+            and (bucket, key, entry.etag if entry is not None else "") in self._refused
+        ):
+            return True
+        is_object = entry is not None and entry.kind == OBJECT
+        # A directory that was listed would have shown its marker.
+        return not is_object and (not key or self._mimicdb.backend.covered(bucket, key))
+
+    def check(self, bucket: str, directory: str, key: str, entry: Entry | None) -> None:
+        """Raise Unlearned if *key*, in *directory*, must be asked before it is shown."""
+        if entry is not None and entry.meta is not None:
+            return
+        if self.needs(bucket, directory) and not self.knows(bucket, key, entry):
+            raise Unlearned(bucket, directory, key)
+
+    def changed(self, bucket: str, difference: Difference | None) -> None:
+        """The mirror has learned of *difference* (a listener of it)."""
+        with self._lock:
+            if difference is None:
+                self._verdicts.clear()
+                return
+            if not self._verdicts:
+                return
+            for key in (*difference.added, *difference.changed):
+                where = (bucket, _directory_of(key))
+                verdict = self._verdicts.get(where)
+                if verdict is not None and not verdict.rich:
+                    news = self._doubtful.setdefault(where, [])
+                    news += [key] if len(news) < _NEWS_MAX else []
+
+    def _verdict(self, where: _Where) -> _Verdict | None:
+        try:
+            return self._verdicts[where]
+        except KeyError:
+            pass
+        found = _Verdict.of(self._mimicdb.note(where[0], _NOTE + where[1]))
+        if found is not None and not found.rich:
+            with self._lock:
+                self._doubtful[where] = []  # it may have been listed since
+        if found is None and self._is_like_the_others(where):
+            found = _Verdict(False)
+        self._remember(where, found)
+        return found
+
+    def _is_like_the_others(self, where: _Where) -> bool:
+        bucket, directory = where
+        if self._found_plain(bucket) < _MANY:
+            return False
+        marker = self._mimicdb.entry(bucket, directory) if directory else None
+        return marker is None or marker.kind != OBJECT
+
+    def _found_plain(self, bucket: str) -> int:
+        count = self._plain.get(bucket)
+        if count is None:
+            text = self._mimicdb.note(bucket, _ALL) or "0"
+            count = int(text) if text.isdecimal() else -1
+            with self._lock:
+                self._plain[bucket] = count
+        return count
+
+    def _remember(self, where: _Where, verdict: _Verdict | None) -> None:
+        with self._lock:
+            if len(self._verdicts) >= _REMEMBERED:
+                self._verdicts.clear()
+                self._ahead.clear()
+            self._verdicts[where] = verdict
+
+    # Asking
+
+    def learn(self, missing: Unlearned, cancellation: Cancellation) -> None:
+        """Ask about what is *missing*. Raises S3Error, Interrupted."""
+        where = (missing.bucket, missing.directory)
+        mine: Future[None] = Future()
+        with self._lock:
+            theirs = self._asking.setdefault(where, mine)
+        if theirs is not mine:
+            try:
+                cancellation.wait(theirs)
+            except Interrupted:
+                cancellation.check()
+            return
+        error: BaseException | None = None
+        try:
+            self._learn(where, missing.key, cancellation)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            with self._lock:
+                del self._asking[where]
+            if error is None:
+                mine.set_result(None)
+            else:
+                mine.set_exception(error)
+
+    def _learn(self, where: _Where, key: str, cancellation: Cancellation) -> None:
+        samples = self._buckets.of(where[0]).metadata == "auto"
+        if samples and not self._is_rich(where, key, cancellation):
+            return
+        if not self.knows(where[0], key, self._mimicdb.entry(where[0], key)):
+            self._ask(where, self._window(where, key), cancellation)
+
+    def _is_rich(self, where: _Where, key: str, cancellation: Cancellation) -> bool:
+        """Return what *where* is, by a sample if that is not known, or doubtful."""
+        verdict = self._verdict(where)
+        unsampled = self._unsampled.pop(where, None)
+        certain = verdict is not None and unsampled is None
+        if verdict is not None and (verdict.rich or (certain and where not in self._doubtful)):
+            return verdict.rich
+        with self._lock:  # what changes from here on is for the next one
+            news = set(self._doubtful.pop(where, ()))
+        entries = self._scanned(where)
+        newest_ns = max((entry.mtime_ns for entry in entries), default=0)
+        rich = _any_rich(entries)
+        if not rich:
+            since_ns = verdict.newest_ns if verdict is not None else -1
+            unknown = [
+                entry
+                for entry in entries
+                if (entry.mtime_ns > since_ns or entry.key in news)
+                and not self.knows(where[0], entry.key, entry)
+            ]
+            sample = _sample(key if verdict is None else "", where[1], unknown)
+            if sample and not self._sampled(where, sample, cancellation):
+                return False
+            if sample:
+                found = (self._mimicdb.entry(where[0], each) for each in sample)
+                rich = _any_rich(entry for entry in found if entry is not None)
+        self._decide(where, _Verdict(rich, newest_ns), verdict)
+        if rich and unsampled:  # what was shown meanwhile may be wrong
+            keys = [entry.key for entry in entries]
+            self._mimicdb.announce(where[0], Difference([], keys, [], 0))
+        return rich
+
+    def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
+        """Ask about *sample*. False if S3 cannot be asked now: what is known is shown as of the
+        mount then, for a while."""
+        try:
+            self._ask(where, sample, cancellation)
+        except (S3Unavailable, Throttled) as exc:
+            log.warning("s3://%s/%s is shown without modes and owners: %s", *where, exc)
+            with self._lock:
+                self._unsampled[where] = time.monotonic()
+            return False
+        return True
+
+    def _decide(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
+        self._remember(where, verdict)
+        if verdict == before:
+            return
+        bucket = where[0]
+        self._mimicdb.set_note(bucket, _NOTE + where[1], verdict.text)
+        count = self._found_plain(bucket)
+        if 0 <= count < _MANY or (verdict.rich and count >= 0):
+            count = -1 if verdict.rich else count + 1
+            with self._lock:
+                self._plain[bucket] = count
+            self._mimicdb.set_note(bucket, _ALL, _RICH if verdict.rich else str(count))
+
+    def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
+        bucket = where[0]
+        refused = heads.learn(self._mimicdb, self._s3, bucket, keys, cancellation)
+        if refused:
+            self._refuse(bucket, refused)
+
+    def _refuse(self, bucket: str, refused: dict[str, S3Error]) -> None:
+        """S3 does not say what is stored with these; they are shown as if nothing were."""
+        if bucket not in self._warned:
+            self._warned.add(bucket)
+            error = next(iter(refused.values()))
+            log.warning("mode, owner and times are not known, and shown as of the mount: %s", error)
+        for key in refused:
+            entry = self._mimicdb.entry(bucket, key)
+            self._refused.add((bucket, key, entry.etag if entry is not None else ""))
+
+    # What to ask
+
+    def _scanned(self, where: _Where) -> list[Entry]:
+        """Return the entries of a directory, its own first, as far as they are looked through."""
+        bucket, directory = where
+        found: list[Entry] = []
+        try:
+            while len(found) < _SCANNED:
+                after = found[-1].key if found else ""
+                page = self._mimicdb.children(bucket, directory, after, _PAGE)
+                found += page
+                if len(page) < _PAGE:
+                    break
+        except Unlisted:  # only some names are known
+            log.debug("s3://%s/%s is not listed", bucket, directory)
+        own = self._mimicdb.entry(bucket, directory) if directory else None
+        return [own, *found] if own is not None else found
+
+    def _window(self, where: _Where, key: str) -> list[str]:
+        """Return *key* and the unknown names behind it that are asked together with it."""
+        bucket, directory = where
+        with self._lock:
+            count = min(_AHEAD, self._ahead.get(where, 0) * _FASTER or 1)
+            self._ahead[where] = count
+        found = dict.fromkeys([key])
+        try:
+            for after in (key, ""):  # behind it, and from the beginning
+                room = count - len(found)
+                page = self._mimicdb.children(bucket, directory, after, 4 * room) if room else []
+                unknown = [each.key for each in page if not self.knows(bucket, each.key, each)]
+                found |= dict.fromkeys(unknown[:room])
+        except Unlisted:
+            log.debug("s3://%s/%s is not listed", bucket, directory)
+        return list(found)
+
+
+def _any_rich(entries: Iterable[Entry]) -> bool:
+    return any(metadata.is_there(entry.meta or {}) for entry in entries)
+
+
+def _sample(key: str, directory: str, unknown: list[Entry]) -> list[str]:
+    """Return the keys that say most about whether *unknown* have metadata, *key* first."""
+    keys = dict.fromkeys([key] if key else [])
+    for entry in _telling(directory, unknown):
+        keys.setdefault(entry.key)
+        if len(keys) >= _SAMPLE:
+            break
+    return list(keys)[:_SAMPLE]
+
+
+def _telling(directory: str, unknown: list[Entry]) -> Iterator[Entry]:
+    """Yield those of *unknown* that tell most first: the directory's own marker, the smallest (a
+    link), the newest (of a mount), an empty one (a pipe), a subdirectory; then the small ones."""
+    objects = [entry for entry in unknown if entry.kind == OBJECT]
+    yield from (entry for entry in objects if entry.key == directory)
+    small = sorted((entry for entry in objects if entry.size), key=lambda entry: entry.size)
+    yield from small[:1]
+    if objects:
+        yield max(objects, key=lambda entry: entry.mtime_ns)
+    yield from [entry for entry in objects if not entry.size][:1]
+    yield from [entry for entry in unknown if entry.kind != OBJECT][:1]
+    yield from small[1:_SAMPLE]
+    yield from unknown[:_SAMPLE]
+
+
+def _directory_of(key: str) -> str:
+    return key[: key.rstrip("/").rfind("/") + 1]
