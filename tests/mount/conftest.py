@@ -24,6 +24,12 @@ def needs_fuse() -> None:
 
 
 @pytest.fixture
+def metadata_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounts ask nothing at the first look: the test counts other requests."""
+    monkeypatch.setenv("MIMICFS_METADATA", "never")
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> str:
     return f"sqlite://{tmp_path}/store.db"
 

@@ -84,6 +84,7 @@ def test_each_moment_has_its_names_and_bytes(mount_at, history):
     assert not (later / "only").exists()
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_names_and_attributes_of_then_cost_one_pass(mount_at, history, proxy):
     then = mount_at("s3://history", "-o", f"at={history.first}").path
     assert proxy.counted() == {"HEAD": 1, "LIST": 2}  # one of them: whether there are versions

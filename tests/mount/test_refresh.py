@@ -32,6 +32,7 @@ def synced(client, bucket, mount):
     return mount
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_what_others_changed_shows_after_touch(synced, client, bucket, proxy):
     put(client, bucket, "d/new", b"new")
     put(client, bucket, "a", b"changed")
@@ -172,12 +173,14 @@ def test_a_real_key_of_that_name_is_shown_beside_it(synced, client, bucket):
     assert (synced / "d/.sync").read_text().startswith("scope: ")
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_a_read_that_meets_another_version_repairs_the_mirror(synced, client, bucket):
     put(client, bucket, "d/b", b"longer than before")
     assert (synced / "d/b").read_text() == "longer than before"
     assert (synced / "d/b").stat().st_size == 18
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_a_file_of_which_nothing_was_read_gives_the_version_of_now(synced, client, bucket):
     with open(synced / "d/b", "rb", buffering=0) as file:
         put(client, bucket, "d/b", b"longer than before")
@@ -198,6 +201,7 @@ def test_what_is_written_during_a_refresh_stays(synced, proxy, bucket):
     assert names(synced) == ["d", "written"]
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_two_mounts_of_one_store_see_each_other(synced, mount_at, bucket, proxy):
     other = mount_at(f"s3://{bucket}", name="other").path
     assert names(other / "d") == ["b", "c"]

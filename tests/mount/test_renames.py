@@ -259,6 +259,7 @@ def test_mv_n_replaces_nothing_that_the_mirror_does_not_know(place: Place) -> No
     assert place.body("d/00") == b"d/00"
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_files_and_directories_are_renamed_across_buckets(
     mount_at: Any, client: Any, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:

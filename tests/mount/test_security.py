@@ -262,6 +262,7 @@ def test_a_mount_is_nosuid_and_nodev_and_for_one_user(mount_at, bucket):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @moto
+@pytest.mark.usefixtures("metadata_never")
 def test_refreshes_are_for_the_user_who_mounted_and_root(mount_at, bucket, client, proxy, tmp_path):
     client.put_object(Bucket=bucket, Key="a", Body=b"x", StorageClass="GLACIER")
     tmp_path.chmod(0o755)

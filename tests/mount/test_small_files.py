@@ -34,6 +34,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_files_read_in_the_order_of_their_names_are_fetched_once_each(
     photos: Path, proxy: Proxy
 ) -> None:
@@ -46,6 +47,7 @@ def test_files_read_in_the_order_of_their_names_are_fetched_once_each(
             path.read_bytes()
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_files_read_in_the_order_of_their_inode_numbers_are_fetched_once_each(
     photos: Path, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -74,6 +76,7 @@ def test_the_next_files_are_asked_for_before_anybody_opens_them(
         assert path.read_bytes() == path.name.encode()
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_files_read_in_no_order_are_fetched_as_they_are_opened(photos: Path, proxy: Proxy) -> None:
     with costs(proxy, GET=6):
         for number in (30, 7, 22, 1, 36, 15):
@@ -93,6 +96,7 @@ def test_a_file_that_was_replaced_after_it_was_fetched_is_read_as_it_is_now(
 
 
 @pytest.mark.parametrize("by", [lambda path: path.name, lambda path: path.stat().st_ino])
+@pytest.mark.usefixtures("metadata_never")
 def test_after_one_directory_the_next_is_fetched_from_its_first_file_on_until_that_is_wrong(
     photos: Path, client: Any, bucket: str, asked: Asked, by: Callable[[Path], Any]
 ) -> None:

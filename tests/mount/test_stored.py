@@ -53,7 +53,6 @@ def test_a_link_of_somebody_else_is_read_once(
 ) -> None:
     client.put_object(Bucket=bucket, Key="link", Body=b"target", Metadata={"mode": "41471"})
     (synced / ".sync").touch()
-    os.setxattr(synced / "link", "user.mimicfs.sync", b"1", follow_symlinks=False)  # a HEAD
     assert stat.S_ISLNK(os.lstat(synced / "link").st_mode)
     with costs(proxy, GET=1):
         assert [os.readlink(synced / "link") for _ in range(3)] == ["target"] * 3
