@@ -2,7 +2,7 @@
 first look at a directory (vfs/firstlook.py).
 
 Threading: the thread that calls reads and tells the mirror; requests are made in the threads of
-`S3.wide`, 64 at once.
+the S3 object, 64 at once.
 """
 
 from __future__ import annotations
