@@ -44,7 +44,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "How new it is": ("ttl", "consistency", "sync-rate", "events", "reconcile", "at"),
     "Files and who may use them": (
         *("read-only", "allow-other", "uid", "gid", "umask", "file-mode", "dir-mode", "exec"),
-        *("atime", "suid", "dev", "symlinks", "metadata", "markers"),
+        *("atime", "suid", "dev", "symlinks", "metadata", "no-metadata", "markers"),
     ),
     "What is written": (
         *("write-back", "staging-size", "part-size", "storage-class", "sse", "kms-key-id"),
