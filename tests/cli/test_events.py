@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-from contextlib import closing
 
 import pytest
 from support.clients import others_rule, plain, queue_of
-from support.mounts import MIMICFS, run, succeed, wait_until
-
-from mimicfs.backends.redis import RedisBackend
-from mimicfs.mimicdb import Mirror
-from mimicfs.sync import Syncer
+from support.mounts import MIMICFS, run, succeed
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,48 +47,14 @@ def test_what_is_set_up_tells_and_its_removal_leaves_what_others_have(
     assert source not in [f"sqs:{it}" for it in plain(server, "sqs").list_queues()["QueueUrls"]]
 
 
-@pytest.fixture
-def listener(state, s3, proxy, redis_url, bucket, server):
-    """Start `mimicfs events run` on one queue and one Redis; ended at the end."""
-    began = []
-    with closing(Mirror(RedisBackend.from_url(redis_url, bucket))) as mimicdb:
-        Syncer(mimicdb, s3).sync(bucket)
+def test_it_listens_without_a_mount_until_a_signal(common, server, bucket):
     source = f"sqs:{queue_of(server, bucket)}"
-    words = ["--endpoint-url", proxy.url, "--store", redis_url, "--namespace", bucket]
-
-    def begin():
-        command = [MIMICFS, "events", "run", *words, "--events", source, f"s3://{bucket}"]
-        began.append(subprocess.Popen([*command, "--log-level", "info"], stderr=subprocess.PIPE))
-        return began[-1]
-
-    yield begin
-    for process in began:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-def heard(process, text):
-    """Wait until *process* has logged *text*."""
-    for line in process.stderr:
-        if text in line.decode():
-            return
-    raise AssertionError(f"it ended without saying {text}")
-
-
-def test_one_of_several_listens_and_another_takes_over_when_it_is_killed(
-    listener, client, bucket, redis_url
-):
-    first = listener()
-    heard(first, "listening")
-    second = listener()
-    heard(second, "waiting")
-    first.send_signal(signal.SIGKILL)
-    client.put_object(Bucket=bucket, Key="late", Body=b"1")
-    with closing(RedisBackend.from_url(redis_url, bucket)) as store:
-        wait_until(lambda: store.get(bucket, "late") is not None, 40)
-    second.terminate()
-    assert second.wait(20) == 0
+    command = [MIMICFS, "events", "run", *common, "--events", source, f"s3://{bucket}"]
+    process = subprocess.Popen([*command, "--log-level", "info"], stderr=subprocess.PIPE)
+    assert any(b"listening to sqs:" in line for line in process.stderr)
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stderr.close()
 
 
 def test_watch_prints_what_changes_and_goes_on_where_it_ended(common, client, s3, bucket):

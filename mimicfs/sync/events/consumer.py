@@ -180,10 +180,10 @@ class Consumer:
                 failed.append((delivery, records, own))
         if answered:
             failed = self._without_poison(failed)
-        again = [delivery for delivery, _, _ in failed]
-        self._source.retry(again)
-        self._acknowledge([each for each, _ in read if each not in again])
         if failed:
+            again = [delivery for delivery, _, _ in failed]
+            self._source.retry(again)
+            self._acknowledge([each for each, _ in read if each not in again])
             raise _as_ours(exc) from exc
 
     def _without_poison(

@@ -1,0 +1,78 @@
+"""A message that cannot be applied again and again is put aside, and holds up no other one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mimicfs.cli.watching import _events
+from mimicfs.errors import MimicError
+from mimicfs.sync.events.consumer import Consumer
+from mimicfs.sync.events.hearing import Heard
+from mimicfs.sync.events.source import Delivery, EventSource
+
+
+class Source(EventSource):
+    """Remembers what it was told of its messages."""
+
+    name = "sqs:queue"
+
+    def __init__(self):
+        self.acknowledged, self.retried = [], []
+
+    def receive(self, wait_s):
+        return []
+
+    def acknowledge(self, deliveries):
+        self.acknowledged += [each.receipt for each in deliveries]
+
+    def retry(self, deliveries):
+        self.retried += [each.receipt for each in deliveries]
+
+
+class Hearing:
+    """Asks S3 about each record, and fails at the key "poison"."""
+
+    def __init__(self):
+        self.doubted = []
+
+    def hear(self, told, cancellation):
+        if any(each.key == "poison" for each in told):
+            raise ValueError("of a kind that nobody foresaw")
+        return Heard(heads=len(told))
+
+    def doubt(self, told):
+        self.doubted += [each.key for each in told]
+
+
+def delivery(key):
+    about = {"bucket": {"name": "photos"}, "object": {"key": key}}
+    record = {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": about}
+    return Delivery(json.dumps({"Records": [record]}), key)
+
+
+def test_poison_is_put_aside_with_the_reason_and_shown_in_status(tmp_path, caplog):
+    source, hearing = Source(), Hearing()
+    consumer = Consumer(source, hearing, tmp_path / "aside")
+    for number in range(4):
+        with pytest.raises(MimicError, match="nobody foresaw"):
+            consumer.consume([delivery(f"good{number}"), delivery("poison")])
+    assert (source.retried, hearing.doubted) == (["poison"] * 4, [])
+    consumer.consume([delivery("good4"), delivery("poison")])
+    assert source.acknowledged == [f"good{number}" for number in range(5)] + ["poison"]
+    assert hearing.doubted == ["poison"]  # what is there is asked of S3 at the next look
+    line = json.loads((tmp_path / "aside").read_text())
+    assert line["why"] == ["cannot be applied: of a kind that nobody foresaw"]
+    assert "is put aside in" in caplog.text
+    figures = consumer.figures() | {"told_until_ns": {}, "configured": {}}
+    assert "  LOOK AT  1 message in events-aside.jsonl" in list(_events(figures))
+
+
+def test_where_s3_answers_nothing_no_message_is_poison(tmp_path, monkeypatch, caplog):
+    source, hearing = Source(), Hearing()
+    consumer = Consumer(source, hearing, tmp_path / "aside")
+    for _ in range(9):
+        with pytest.raises(MimicError):
+            consumer.consume([delivery("poison"), delivery("poison")])
+    assert (source.acknowledged, consumer.figures()["put_aside"]) == ([], 0)
