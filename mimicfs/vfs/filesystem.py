@@ -416,15 +416,25 @@ class VFS:
         elif node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         else:
-            with self._handles.turn(node, caller.cancellation):
-                self._stored.set_xattr(node, name, value, flags)
+            with self._changing(caller, node) as stands:
+                self._stored.set_xattr(stands, name, value, flags)
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         node = self.inodes.get(ino)
         if name.startswith(PREFIX) or node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
-        with self._handles.turn(node, caller.cancellation):
-            self._stored.remove_xattr(node, name)
+        with self._changing(caller, node) as stands:
+            self._stored.remove_xattr(stands, name)
+
+    @contextmanager
+    def _changing(self, caller: Caller, node: Node) -> Iterator[Node]:
+        """Yield what *node*, or its name by now, stands for; within, nobody else changes it."""
+        with ExitStack() as stack:
+            if node.kind == NodeKind.OBJECT:
+                held = self._handles.held(node, self._tree.entry, caller.cancellation)
+                node = stack.enter_context(held)
+            stack.enter_context(self._handles.turn(node, caller.cancellation))
+            yield node
 
     def statfs(self, caller: Caller, ino: int) -> Usage:
         root = self.inodes.root

@@ -89,13 +89,8 @@ class Handles:
         opened = None
         while opened is None:
             self._wait_until_left(node, cancellation)
-            stands = self._standing(node)
-            self._wait_until_left(stands, cancellation)
-            own = stands.file is not None and stands.file.entry is None
-            entry = None if own or stands.parent is None else look(stands)
-            opened = self._open_known(stands, entry, flags)
-            if opened is not None and stands is not node:
-                self._also(node, opened.handle)
+            with self._standing(node) as stands:
+                opened = self._open_standing(node, stands, look, flags, cancellation)
         if flags & os.O_TRUNC and flags & _WRITES:
             try:
                 self._writable(opened.handle).truncate(0, cancellation)
@@ -104,19 +99,51 @@ class Handles:
                 raise
         return opened
 
-    def _standing(self, node: Node) -> Node:
-        """Return what the name of *node* stands for, where this mount has just replaced it: the
+    def _open_standing(
+        self,
+        node: Node,
+        stands: Node,
+        look: Callable[[Node], Entry],
+        flags: int,
+        cancellation: Cancellation,
+    ) -> Opened | None:
+        """Open *stands* for who asks for *node*; None: it has changed since it was looked up."""
+        self._wait_until_left(stands, cancellation)
+        own = stands.file is not None and stands.file.entry is None
+        try:
+            entry = None if own or stands.parent is None else look(stands)
+        except PosixError:
+            if stands.leaving or stands.parent is None:
+                return None
+            raise
+        opened = self._open_known(stands, entry, flags)
+        if opened is not None and stands is not node:
+            self._also(node, opened.handle)
+        return opened
+
+    @contextmanager
+    def _standing(self, node: Node) -> Iterator[Node]:
+        """Yield what the name of *node* stands for, where this mount has just replaced it: the
         kernel looked the name up a moment before. *node* itself in all other cases."""
         if node.parent is not None or node.former is None or node.file is not None:
-            return node
+            yield self._opened_for(node)
+            return
         parent, component = node.former
         known = self._inodes.find(parent, component)
-        if known is not None and known.file is not None:
-            return known
         entry = self._mimicdb.entry(parent.bucket, parent.key + component)
-        if entry is None or entry.kind != OBJECT:
-            return node
-        return self._inodes.child(parent, component, NodeKind.OBJECT, hold=False)
+        there = entry is not None and entry.kind == OBJECT
+        if not there and (known is None or known.file is None):
+            yield node
+            return
+        stands = self._inodes.child(parent, component, NodeKind.OBJECT, hold=True)
+        try:
+            yield stands
+        finally:
+            self._inodes.forget(stands.ino, 1)
+
+    def _is_asked(self, asked: Node) -> bool:
+        """Whether a handle is open that the kernel has got for *asked*."""
+        return any(each.asked is asked for each in self._open.values())
 
     def _also(self, asked: Node, handle: int) -> None:
         """*handle* is what the kernel gets when it opens *asked*."""
@@ -124,6 +151,16 @@ class Handles:
             self._open[handle] = self._open[handle]._replace(asked=asked)
             asked.file = asked.file or self._open[handle].file
         self._kernel.grew(asked)
+
+    def _opened_for(self, asked: Node) -> Node:
+        """Return what is open where the kernel has opened *asked*: that, or what its name stood
+        for by then."""
+        if asked.parent is not None or asked.file is None:
+            return asked
+        with self._lock:
+            handles = self._open.values()
+            others = (each.node for each in handles if each.asked is asked)
+            return next((node for node in others if node.file is asked.file), asked)
 
     def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
         while node.leaving:
@@ -269,7 +306,7 @@ class Handles:
         self._upload_last(handle)
         with self._lock:
             node, file, _, asked = self._open.pop(handle)
-            if asked is not None and asked.file is file:
+            if asked is not None and asked.file is file and not self._is_asked(asked):
                 asked.file = None
             last = file is not None and self._leave(file)
             if last and node.file is file:

@@ -282,7 +282,8 @@ class Inodes:
         while not (node.holds or node.opens or node.children or node is self.root):
             parent = node.parent
             self._take_out(node)
-            self._nodes.pop(node.ino, None)
+            if self._nodes.get(node.ino) is node:
+                del self._nodes[node.ino]
             if parent is None:
                 return
             if not parent.children:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
+pytestmark = pytest.mark.slow
 
 _STEPS = ["write", "append", "unlink", "replace", "truncate", "chmod", "utime", "read", "change"]
-_ROUNDS = 60  # of each thread; --rounds N for more
+_ROUNDS = 30  # of each thread; --rounds N for more
 
 
 class Threads:

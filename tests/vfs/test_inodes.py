@@ -124,3 +124,14 @@ def test_the_root_is_never_forgotten():
     inodes = Inodes()
     inodes.forget(ROOT_INO, 100)
     assert inodes.get(ROOT_INO) is inodes.root
+
+
+def test_what_is_closed_late_takes_no_number_from_its_successor():
+    inodes = Inodes("photos")
+    late = inodes.child(inodes.root, "x", NodeKind.OBJECT, hold=False)
+    inodes.opened(late)
+    inodes.closed(late)
+    successor = make(inodes, "x")
+    inodes.opened(late)
+    inodes.closed(late)
+    assert inodes.get(successor.ino) is successor
