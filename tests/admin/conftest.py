@@ -1,3 +1,3 @@
 """Mounts for what an administrator does: as in tests/mount."""
 
-from mount.conftest import mount_at, needs_fuse, store  # noqa: F401  fixtures
+from mount.conftest import metadata_never, mount_at, needs_fuse, store  # noqa: F401  fixtures

@@ -68,6 +68,7 @@ def control_socket(state):
     return path
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_status_tells_what_was_answered_and_what_it_cost(mount, bucket, proxy):
     (mount.path / ".sync").touch()
     before = told(mount)
@@ -208,6 +209,7 @@ def test_the_level_of_the_log_changes_while_the_mount_runs(quiet, its_state):
     assert "the log is at level debug, it was at info" in quiet.log.read_text()
 
 
+@pytest.mark.usefixtures("metadata_never")
 def test_slow_requests_are_logged_and_counted(mount_at, bucket, client, proxy):
     client.put_object(Bucket=bucket, Key="a", Body=b"x")
     mount = mount_at(f"s3://{bucket}", "--slow-request", "0.3")

@@ -9,6 +9,8 @@ something would be deleted, or taken for done that is not.
                                gzip, and no length          asked without gzip (transport/wire.py)
     HEAD                       no Content-Length            GET of one byte says it
     GET                        in chunks, of no length      used: the bytes are counted
+                               of another range, or of      an error, of which nothing is learned
+                               one that cannot be
     PUT                        no ETag                      HEAD decides (client.py)
     COPY                       no result, no ETag           HEAD decides (copying.py)
                                no LastModified              used: the time of the answer
@@ -29,6 +31,7 @@ Threading: any thread; no state.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,6 +43,8 @@ from mimicfs.errors import S3Unavailable
 Ask = Callable[[str, dict[str, Any]], Any]
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # What an answer cannot be without: else nobody could go on.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
 
@@ -56,6 +61,8 @@ def believed(
         return {**answer, "CopyObjectResult": {"LastModified": _time_of(answer), **result}}
     if operation == "HeadObject" and answer.get("ETag") and "ContentLength" not in answer:
         answer = {**answer, "ContentLength": _size(params, answer["ETag"], ask)}
+    if operation == "GetObject":
+        _check_range(params, answer)
     if operation in ("HeadObject", "GetObject"):
         return _of_object(answer)
     if operation == "DeleteObjects":
@@ -71,6 +78,24 @@ def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
     (its event before-parse)."""
     if response_dict["status_code"] < 300 and b"DeleteResult" not in response_dict["body"]:
         response_dict["body"] = b"<"  # no XML
+
+
+def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    """Raise S3Unavailable where *answer* is about bytes that were not asked for, or says of its
+    range what cannot be. (An answer with the whole object is true in itself.)"""
+    said, asked = answer.get("ContentRange"), _RANGE.fullmatch(params.get("Range", ""))
+    if not said or (params.get("Range") and not asked) or "PartNumber" in params:
+        return
+    found = _CONTENT_RANGE.fullmatch(said)
+    if found and asked:
+        first, last = int(found[1]), int(found[2])
+        fits = first == int(asked[1]) and last <= int(asked[2])
+        there = found[3] == "*" or last < int(found[3])
+        if fits and there and answer.get("ContentLength", last - first + 1) == last - first + 1:
+            return
+    answer["Body"].close()
+    text = f"asked for {params.get('Range', 'all bytes')}, the answer has {said}"
+    raise _fault(params, f"{text} and {answer.get('ContentLength')} bytes")
 
 
 def _of_object(answer: dict[str, Any]) -> dict[str, Any]:
