@@ -1,6 +1,7 @@
 """Two mounts of one store: what one has done, the other shows at once, also where its kernel
 holds the old state."""
 
+import errno
 import os
 import statistics
 import time
@@ -54,6 +55,12 @@ def _read(path):
     try:
         return path.read_text()
     except FileNotFoundError:
+        return ""
+    except OSError as exc:
+        # It was opened a moment before the mount was told: the version that it has pages of is
+        # gone, and one open shows one version.
+        if exc.errno != errno.ESTALE:
+            raise
         return ""
 
 
