@@ -104,7 +104,9 @@ class Ledger(Witness):
             self._suspect_all("its queue was gone for a while")
         self._look_at_configurations()
         self._look_for_lost(told)
-        until_ns = time.time_ns() if drained else min((it.time_ns for it in told), default=0)
+        now_ns = time.time_ns()
+        oldest_ns = min((it.time_ns for it in told), default=0)
+        until_ns = now_ns if drained else min(now_ns, oldest_ns)  # a message may lie
         about = {it.bucket for it in told}
         for bucket in {*self._buckets(), *about}:
             if self._told.get(bucket) != NO:

@@ -176,7 +176,7 @@ def _told(
     bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
     if not _BUCKET.fullmatch(bucket):
         raise _Unreadable("no name of a bucket")
-    if not 0 < len(key.encode(errors="surrogatepass")) <= KEY_MAX:
+    if not 0 < _bytes(key) <= KEY_MAX:
         raise _Unreadable("no key")
     sequencer = object_.get("sequencer")
     return Told(
@@ -195,6 +195,13 @@ def _version(name: str, version: Any) -> str:
     if not isinstance(version, str) or version == "null" or name.endswith(_MARKER):
         return ""  # a delete marker has a version of its own, which is none of the object
     return version
+
+
+def _bytes(key: str) -> int:
+    try:
+        return len(key.encode())
+    except UnicodeEncodeError as exc:  # JSON can say one half of a surrogate pair
+        raise _Unreadable("a key that is not UTF-8") from exc
 
 
 def _decoded(key: str) -> str:

@@ -10,6 +10,7 @@ from support.clients import plain, queue_of
 
 from mimicfs.errors import NoSuchQueue
 from mimicfs.sync.events.ledger import Ledger
+from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import TOLD
 
@@ -49,6 +50,11 @@ def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
     assert gaps == []
     assert ledger.figures()["configured"] == {bucket: "yes"}
     assert time.time_ns() - ledger.figures()["told_until_ns"][bucket] < 60e9
+
+
+def test_no_message_makes_the_mirror_true_until_a_time_to_come(ledger, bucket):
+    ledger.heard([Told(bucket, "a", time_ns=9 * 10**18)], False)
+    assert ledger.figures()["told_until_ns"][bucket] <= time.time_ns()
 
 
 def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, bucket, gaps):

@@ -137,6 +137,7 @@ def test_a_record_that_makes_no_sense_leaves_the_others_standing():
         (json.dumps({"Records": [record("")]}), "no key"),
         (json.dumps({"Records": [record("x" * 1025)]}), "no key"),
         (json.dumps({"Records": [record(bucket="../etc")]}), "no name of a bucket"),
+        (json.dumps({"Records": [record("\ud800")]}), "a key that is not UTF-8"),
         ("x" * ((1 << 20) + 1), "a message of 1048577 bytes"),
         (
             json.dumps({"Type": "SubscriptionConfirmation", "Message": "", "SubscribeURL": "http"}),
