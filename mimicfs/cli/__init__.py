@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -37,6 +38,8 @@ def main() -> None:
 
         mount_for_fuse3()
         return
+    if "_MIMICFS_COMPLETE" in os.environ:
+        from mimicfs.cli import completing  # noqa: F401  says how bash asks
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

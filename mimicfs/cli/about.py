@@ -58,6 +58,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 def completion_script(command: click.Command, shell: str) -> str:
     """Return the script by which *shell* asks *command* what can follow."""
+    from mimicfs.cli import completing  # noqa: F401  says how bash asks
+
     found = get_completion_class(shell)
     assert found is not None, shell
     made = found(command, {}, "mimicfs", _VARIABLE)

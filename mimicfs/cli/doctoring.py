@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicfs.cli.advice import advised
-from mimicfs.cli.options import json_option, settled_by
+from mimicfs.cli.options import completes_urls, json_option, settled_by
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import MimicError
@@ -32,7 +32,7 @@ _SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
 
 @click.command()
-@click.argument("url", default="", metavar="[s3://BUCKET[/PREFIX]]")
+@click.argument("url", default="", metavar="[s3://BUCKET[/PREFIX]]", shell_complete=completes_urls)
 @click.option(
     "--write",
     is_flag=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.mirror import described
-from mimicfs.cli.options import assembled_at, at_option, common, json_option
+from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
 from mimicfs.cli.text import human_size, parse_time, printable
 from mimicfs.config.values import parse_target
 from mimicfs.entry import unquoted
@@ -30,7 +30,9 @@ partial_option = click.option(
 
 
 @click.command()
-@click.argument("urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...")
+@click.argument(
+    "urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...", shell_complete=completes_urls
+)
 @click.option(
     "--name",
     "-name",
@@ -221,7 +223,9 @@ class _Out:
 
 
 @click.command()
-@click.argument("urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...")
+@click.argument(
+    "urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...", shell_complete=completes_urls
+)
 @click.option(
     "-d",
     "--max-depth",

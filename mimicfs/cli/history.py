@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import (
+    assembled,
+    common,
+    completes_url_or_path,
+    completes_urls,
+    json_option,
+)
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.moments import parse_moment
@@ -37,7 +43,7 @@ def _of_bucket(url: str) -> Target:
 
 
 @click.command()
-@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
 @click.option("--from", "since", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h.")
 @click.option("--to", "until", default="now", show_default=True, metavar="MOMENT")
 @json_option
@@ -87,7 +93,7 @@ def _told(version: Version | None) -> dict[str, Any] | None:
 
 
 @click.command()
-@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
 @click.option("--at", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h, yesterday.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 @click.option("--keep-new", is_flag=True, help="Keep objects that were not there then.")
@@ -140,7 +146,7 @@ def _exact(moment_ns: int) -> str:
 
 
 @click.command()
-@click.argument("what", metavar="PATH|s3://BUCKET/KEY")
+@click.argument("what", metavar="PATH|s3://BUCKET/KEY", shell_complete=completes_url_or_path)
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 @json_option
 @common

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.helping import Group
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target, redacted
@@ -43,7 +43,9 @@ def index() -> None:
 
 @index.command(name="export")
 @click.argument("file")
-@click.argument("urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...")
+@click.argument(
+    "urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...", shell_complete=completes_urls
+)
 @json_option
 @common
 def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: bool) -> None:
@@ -104,7 +106,9 @@ def _print_exported(what: Export, count: int, as_json: bool, err: bool) -> None:
 
 @index.command(name="import")
 @click.argument("file", required=False)
-@click.argument("urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...")
+@click.argument(
+    "urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...", shell_complete=completes_urls
+)
 @click.option(
     "--inventory",
     metavar="s3://.../manifest.json",

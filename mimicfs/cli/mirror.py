@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import assembled_at, at_option, common, json_option
+from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import iso_time
@@ -24,7 +24,9 @@ _PAGE = 1000  # entries read from the mirror at a time
 
 
 @click.command()
-@click.argument("url", default="s3://", metavar="[s3://[BUCKET[/PREFIX]]]")
+@click.argument(
+    "url", default="s3://", metavar="[s3://[BUCKET[/PREFIX]]]", shell_complete=completes_urls
+)
 @click.option("-l", "long", is_flag=True, help="With size, time and storage class.")
 @click.option("-R", "recursive", is_flag=True, help="With all directories below.")
 @json_option
@@ -102,7 +104,7 @@ def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("url", metavar="s3://BUCKET[/KEY]")
+@click.argument("url", metavar="s3://BUCKET[/KEY]", shell_complete=completes_urls)
 @json_option
 @common
 @at_option

@@ -12,7 +12,12 @@ import click
 from mimicfs import errors
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import ManyOptions
-from mimicfs.cli.options import for_mounts, of_this_machine
+from mimicfs.cli.options import (
+    completes_mount_points,
+    completes_url_or_path,
+    for_mounts,
+    of_this_machine,
+)
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 
@@ -21,7 +26,13 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=ManyOptions)
-@click.argument("where", nargs=-1, required=True, metavar="[s3://BUCKET[/PREFIX]] MOUNTPOINT")
+@click.argument(
+    "where",
+    nargs=-1,
+    required=True,
+    metavar="[s3://BUCKET[/PREFIX]] MOUNTPOINT",
+    shell_complete=completes_url_or_path,
+)
 @for_mounts
 def mount(settled: Settled, where: tuple[str, ...]) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
@@ -64,7 +75,9 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument(
+    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
+)
 @click.option("-z", "-l", "--lazy", is_flag=True, help="Also when in use; open files go on.")
 @of_this_machine
 def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:

@@ -62,6 +62,7 @@ def for_mounts(command: Command) -> Command:
         "choices",
         multiple=True,
         metavar="OPTIONS",
+        shell_complete=_completes_words,
         help="As in fstab(5): every option below, with _ for -: -o ro,umask=022,profile=work.",
     )
     return choose(_with_flags(_ALL, run))
@@ -153,9 +154,49 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        if self._option.kind is Kind.PATH:
-            return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(it) for it in self._option.choices if it.startswith(incomplete)]
+        from mimicfs.cli import completing
+
+        return completing.values_of(self._option, incomplete)
+
+
+# What a shell is told (completing.py) of arguments
+
+
+def completes_urls(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from mimicfs.cli import completing
+
+    return completing.urls(_so_far(ctx), incomplete)
+
+
+def completes_url_or_path(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from mimicfs.cli import completing
+
+    return completing.url_or_path(_so_far(ctx), incomplete)
+
+
+def completes_mount_points(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from mimicfs.cli import completing
+
+    return completing.mount_points(_so_far(ctx), incomplete)
+
+
+def _completes_words(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from mimicfs.cli import completing
+
+    return completing.words_after_o(incomplete)
+
+
+def _so_far(ctx: click.Context) -> Values:
+    """Return the flags of a line that is still being written."""
+    return _taken(OPTIONS, {option.word: None for option in OPTIONS} | ctx.params)
 
 
 def _is_common(option: Option) -> bool:

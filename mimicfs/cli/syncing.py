@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import number_of
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...")
+@click.argument(
+    "urls", nargs=-1, metavar="[s3://BUCKET[/PREFIX]]...", shell_complete=completes_urls
+)
 @click.option(
     "--metadata",
     is_flag=True,

@@ -14,7 +14,7 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.eventing import listening_to
-from mimicfs.cli.options import assembled, for_listeners, json_option
+from mimicfs.cli.options import assembled, completes_urls, for_listeners, json_option
 from mimicfs.cli.text import printable
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
@@ -29,7 +29,7 @@ _SIGNS = {"added": "+", "changed": "~", "deleted": "-", "moved": ">"}
 
 
 @click.command()
-@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
 @click.option(
     "--since",
     type=click.IntRange(0),

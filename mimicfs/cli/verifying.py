@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.mirror import described
-from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.values import parse_target
@@ -26,7 +26,7 @@ _WORDS = {"missing": "not in the mirror", "extra": "not in S3", "changed": "diff
 
 
 @click.command()
-@click.argument("url", metavar="s3://BUCKET[/PREFIX]")
+@click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
 @click.option("--repair", is_flag=True, help="Make the mirror true, as `mimicfs sync` does.")
 @click.option(
     "--samples",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import json_option, of_this_machine
+from mimicfs.admin.logs import LEVELS
+from mimicfs.cli.options import completes_mount_points, json_option, of_this_machine
 from mimicfs.cli.text import ago, duration, printable
 from mimicfs.human import amount, iso_time, number_of
 
@@ -30,7 +31,12 @@ Told = dict[str, Any]
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "mountpoint",
+    required=False,
+    type=click.Path(path_type=Path),
+    shell_complete=completes_mount_points,
+)
 @click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--timeout",
@@ -60,8 +66,14 @@ def status(
 
 
 @click.command("log-level")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
-@click.argument("level", required=False)
+@click.argument(
+    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
+)
+@click.argument(
+    "level",
+    required=False,
+    shell_complete=lambda ctx, param, word: [it for it in LEVELS if it.startswith(word)],
+)
 @of_this_machine
 def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     """Set how much the mount at MOUNTPOINT logs: debug, info, warning or error.

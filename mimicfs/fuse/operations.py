@@ -449,7 +449,13 @@ def _held(opcode: int, answer: Data) -> Iterator[int]:
 
 
 _ENTRY_ANSWERS = frozenset(
-    (Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE)
+    (
+        Opcode.LOOKUP,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.CREATE,
+    )
 )
 
 

@@ -14,7 +14,9 @@ import click
 import pytest
 from support.mounts import MIMICFS, run, succeed
 
+from mimicfs.backends.sqlite import SQLite
 from mimicfs.cli import cli
+from mimicfs.entry import Entry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,20 +116,26 @@ def test_completion_is_shipped_as_it_is_printed() -> None:
 
 
 @pytest.mark.slow
-def test_bash_completes_commands_flags_and_values() -> None:
+def test_bash_completes_commands_values_and_keys(tmp_path: Path) -> None:
     def completed(line: str) -> list[str]:
-        words = line.split(" ")
         program = f"""
         source {ROOT}/docs/completion/mimicfs
-        COMP_WORDS=({" ".join(words[:-1])} "{words[-1]}") COMP_CWORD={len(words) - 1}
+        compopt() {{ :; }}
+        COMP_LINE='{line}' COMP_POINT={len(line)}
         _mimicfs_completion mimicfs
         printf '%s\\n' "${{COMPREPLY[@]}}"
         """
         environ = {**os.environ, "PATH": f"{MIMICFS.parent}:{os.environ['PATH']}"}
         words = ["bash", "-c", program]
-        return subprocess.check_output(words, env=environ, text=True, timeout=30).split()
+        return subprocess.check_output(words, env=environ, text=True, timeout=30).splitlines()
 
     assert {"mount", "umount"} <= set(completed("mimicfs "))
     assert completed("mimicfs mou") == ["mount"]
-    assert completed("mimicfs mount --allow") == ["--allow-other"]
-    assert completed("mimicfs ls --log-level d") == ["debug"]
+    # A word ends at = and : in bash: only what is behind is to come.
+    assert completed("mimicfs mount -o ro,consistency=o") == ["open"]
+    store = f"sqlite://{tmp_path}/a.db"
+    backend = SQLite(f"{tmp_path}/a.db")
+    backend.apply("photos", [Entry("2024/a b", 1)])
+    backend.close()
+    assert completed(f"mimicfs ls --store {store} s3://pho") == ["//photos/"]
+    assert completed(f"mimicfs ls --store {store} s3://photos/2024/a") == ["//photos/2024/a\\ b"]

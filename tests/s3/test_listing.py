@@ -124,7 +124,21 @@ def test_only_direct_children_are_in_a_directory(item):
 # feed between two elements is enough for expat.
 
 TEXTS = st.sampled_from(
-    ["a", "a+b", "%C3%A9", "%FF", "a b", "é", "&amp;", "", "x]]>y", "<b/>", "\x01", "a'b", "a/b"]
+    [
+        "a",
+        "a+b",
+        "%C3%A9",
+        "%FF",
+        "a b",
+        "é",
+        "&amp;",
+        "",
+        "x]]>y",
+        "<b/>",
+        "\x01",
+        "a'b",
+        "a/b",
+    ]
 )
 VALUES = st.sampled_from(["3", "0", "-1", "many", "", "999999999999999", " 7", "1e3"])
 TIMES = st.sampled_from(
@@ -137,7 +151,10 @@ EXTRAS = st.sampled_from(
      "<Owner><ID>x</ID></Owner>", "<StorageClass></StorageClass>"]
 )  # fmt: skip
 CHECKSUMS = st.sampled_from(
-    ["", "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"]
+    [
+        "",
+        "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>",
+    ]
 )
 
 

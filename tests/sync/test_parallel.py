@@ -86,7 +86,10 @@ def test_a_directory_in_parallel_is_its_children(big):
     big.syncer.list_directory(big.bucket, "")
     children = big.mimicdb.children(big.bucket, "", limit=1 << 20)
     assert [entry.key for entry in children] == sorted(
-        [*flat(14_000), *(f"dir-{n:04}/" for n in range(900))]
+        [
+            *flat(14_000),
+            *(f"dir-{n:04}/" for n in range(900)),
+        ]
     )
     assert [entry.kind for entry in children[:900]] == [LISTED] * 900
     assert big.proxy.counted()["LIST"] <= 22

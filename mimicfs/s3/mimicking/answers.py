@@ -21,7 +21,14 @@ Answer = dict[str, Any]
 
 # Headers that are about the exchange and not the object.
 _OF_EXCHANGE = frozenset(
-    {"date", "connection", "keep-alive", "x-amz-request-id", "x-amz-id-2", "x-amzn-requestid"}
+    {
+        "date",
+        "connection",
+        "keep-alive",
+        "x-amz-request-id",
+        "x-amz-id-2",
+        "x-amzn-requestid",
+    }
 )
 
 

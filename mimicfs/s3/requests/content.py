@@ -25,7 +25,13 @@ _HEADERS = (
 # What is written is STANDARD unless it is said. Archives are not in this: their copy could not
 # be read.
 KEPT_CLASSES = frozenset(
-    {"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
+    {
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "INTELLIGENT_TIERING",
+        "GLACIER_IR",
+        "REDUCED_REDUNDANCY",
+    }
 )
 _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 

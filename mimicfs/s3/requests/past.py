@@ -25,7 +25,13 @@ _PAGE = 1000
 _SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
 # What reads an object, and takes a VersionId.
 READ_BY_VERSION = frozenset(
-    {"GetObject", "HeadObject", "GetObjectTagging", "GetObjectAcl", "GetObjectAttributes"}
+    {
+        "GetObject",
+        "HeadObject",
+        "GetObjectTagging",
+        "GetObjectAcl",
+        "GetObjectAttributes",
+    }
 )
 
 

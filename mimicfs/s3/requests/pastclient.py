@@ -25,7 +25,12 @@ Params = Mapping[str, Any]
 _READING = ("Get", "Head", "List", "CreateSession")
 # What may stand in a listing, and changes nothing in what is shown of the past: owners are not.
 _NO_MATTER = frozenset(
-    {"ExpectedBucketOwner", "FetchOwner", "OptionalObjectAttributes", "RequestPayer"}
+    {
+        "ExpectedBucketOwner",
+        "FetchOwner",
+        "OptionalObjectAttributes",
+        "RequestPayer",
+    }
 )
 
 

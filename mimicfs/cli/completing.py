@@ -1,0 +1,170 @@
+"""What can follow on a command line, asked by a shell: values of options, words after -o, profiles,
+mount points, and s3:// URLs from the mirror. S3 is asked nothing.
+
+In bash a word ends at `:` and `=` (COMP_WORDBREAKS), so `s3://b` are three. We go by the line
+instead, and answer with what is behind the last of these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from configparser import Error, RawConfigParser
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    split_arg_string,
+)
+
+from mimicfs.config.options import OPTIONS, Kind, Option, Values
+from mimicfs.config.settled import settle
+from mimicfs.errors import MimicError
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
+    from mimicfs.mimicdb import Mirror
+
+_MOST = 1000  # keys that are offered
+_BREAKS = ":="
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' type value
+    local line=${COMP_LINE:0:COMP_POINT}
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain)
+                case $value in */|*=) compopt -o nospace ;; esac
+                case $value in *[!A-Za-z0-9_./:=,@%%+-]*) printf -v value %%q "$value" ;; esac
+                COMPREPLY+=("$value") ;;
+        esac
+    done < <(COMP_LINE=$line COMP_BREAKS=$COMP_WORDBREAKS %(complete_var)s=bash_complete "$1")
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@add_completion_class
+class Bash(BashComplete):
+    """Completion in bash by the line, whatever bash takes for words."""
+
+    source_template = _BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        if not words or line[-1].isspace():
+            return words, ""
+        return words[:-1], words[-1]
+
+    def format_completion(self, item: CompletionItem) -> str:
+        _, word = self.get_completion_args()
+        breaks = [it for it in _BREAKS if it in os.environ.get("COMP_BREAKS", _BREAKS)]
+        behind = max((word.rfind(it) + 1 for it in breaks), default=0)
+        return f"{item.type},{item.value[behind:]}"
+
+
+def values_of(option: Option, incomplete: str) -> list[CompletionItem]:
+    """Return the values of *option* that begin so."""
+    if option.kind is Kind.PATH:
+        return [CompletionItem(incomplete, type="file")]
+    known: Iterable[str] = profiles() if option.name == "profile" else option.choices
+    return [CompletionItem(it) for it in known if it.startswith(incomplete)]
+
+
+def words_after_o(incomplete: str) -> list[CompletionItem]:
+    """Return how the last of the words in *incomplete* can go on."""
+    before, comma, word = incomplete.rpartition(",")
+    before += comma
+    name, equals, value = word.partition("=")
+    if equals:
+        options = [option for option in OPTIONS if option.word == name]
+        found = [it.value for option in options for it in values_of(option, value)]
+        return [CompletionItem(f"{before}{name}={it}") for it in found]
+    return [CompletionItem(before + it) for it in _words() if it.startswith(word)]
+
+
+def _words() -> Iterator[str]:
+    yield from ("ro", "rw")
+    for option in OPTIONS:
+        if option.flag and option.kind is Kind.FLAG:
+            yield from (option.word, f"no_{option.word}")
+        elif option.flag:
+            yield f"{option.word}="
+
+
+def profiles() -> list[str]:
+    """Return the profiles of the AWS configuration."""
+    found: dict[str, None] = {}
+    for name, usual in (
+        ("AWS_CONFIG_FILE", "~/.aws/config"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ):
+        parser = RawConfigParser(strict=False)
+        try:
+            parser.read(os.path.expanduser(os.environ.get(name) or usual))
+        except (Error, UnicodeDecodeError):
+            continue  # it is for boto3 to say what is wrong with it
+        sections = (
+            it for it in parser.sections() if not it.startswith(("sso-session", "services"))
+        )
+        found |= dict.fromkeys(it.removeprefix("profile ").strip('" ') for it in sections)
+    return list(found)
+
+
+def mount_points(given: Values, incomplete: str) -> list[CompletionItem]:
+    """Return where this user has mounted; where there is nothing, directories."""
+    from mimicfs.mount.mounted import mounts
+
+    found = [each.mountpoint for each in mounts(settle(given, os.environ).settings())]
+    asked = os.path.abspath(incomplete) if incomplete else ""
+    here = [it for it in found if it.startswith(asked)]
+    return [CompletionItem(it) for it in here] or [CompletionItem(incomplete, type="dir")]
+
+
+def urls(given: Values, incomplete: str) -> list[CompletionItem]:
+    """Return the s3:// URLs that begin with *incomplete*, as far as the mirror knows them."""
+    if not "s3://".startswith(incomplete[:5]):
+        return []
+    try:
+        return [
+            CompletionItem(it) for it in _urls(settle(given, os.environ).settings(), incomplete)
+        ]
+    except MimicError:  # not known, or there is no mirror: nothing is offered
+        return []
+
+
+def _urls(settings: Settings, incomplete: str) -> list[str]:
+    from mimicfs.parts import assemble
+
+    bucket, slash, key = incomplete.removeprefix("s3://").partition("/")
+    with closing(assemble(settings)) as parts:
+        if len(incomplete) < 5 or not slash:
+            names = [each.name for each in parts.mimicdb.backend.buckets()]
+            return [f"s3://{it}/" for it in names if f"s3://{it}/".startswith(incomplete)]
+        keys = _keys(parts.mimicdb, bucket, key)
+        return [f"s3://{bucket}/{it}" for it in keys if it.isprintable()]
+
+
+def _keys(mimicdb: Mirror, bucket: str, key: str) -> list[str]:
+    """Return what is known in the directory of *key*, be it all or not, and begins with it."""
+    directory = key[: key.rfind("/") + 1]
+    # Just before all that begin with it.
+    after = "" if key == directory else f"{key[:-1]}{chr(ord(key[-1]) - 1)}\U0010ffff"
+    children = mimicdb.backend.children
+    found = [entry.key for entry in children(bucket, directory, after, _MOST)]
+    return [it for it in found if it.startswith(key)]
+
+
+def url_or_path(given: Values, incomplete: str) -> list[CompletionItem]:
+    """Return URLs, or a word for the shell to complete a path."""
+    if incomplete.startswith("s3:"):
+        return urls(given, incomplete)
+    return [CompletionItem(incomplete, type="file" if Path(incomplete).is_file() else "dir")]
