@@ -32,7 +32,8 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 AS_NOBODY = """
 import os, sys
 os.environ |= {"HOME": "/nonexistent", "XDG_STATE_HOME": "/nonexistent"}
-import mimicfs.cli, mimicfs.mount.serving, mimicfs.vfs.filesystem
+import mimicfs.cli.mounting, mimicfs.mount.daemon, mimicfs.vfs.filesystem
+import mimicfs.admin.watchedlog, mimicfs.s3.requests.account, mimicfs.s3.requests.client
 import mimicfs.fuse.server, mimicfs.fuse.mounting
 import mimicfs.fuse.guardian
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
