@@ -24,5 +24,7 @@ def connect_to_region(region_name: str, **kwargs: Any) -> Any:
     """Return an S3Connection to *region_name*, as boto.s3's; *kwargs* are S3Connection's."""
     from mimicfs.s3.connection import S3Connection, host_of
 
-    host = kwargs.pop("host", None) or host_of(region_name)
-    return S3Connection(region_name=region_name, host=host, **kwargs)
+    conn = S3Connection(region_name=region_name, **kwargs)
+    if not kwargs.get("host"):
+        conn.host = host_of(region_name)  # botocore knows better where to ask
+    return conn

@@ -338,8 +338,7 @@ def _proxies(
 
 
 def _endpoint(host: str | None, port: int | None, is_secure: bool, path: str) -> str | None:
-    aws = host is None or host == S3Connection.DefaultHost or _region(host) is not None
-    if aws and port is None and is_secure:
+    if (host is None or host == S3Connection.DefaultHost) and port is None and is_secure:
         return None
     place = f"{host or S3Connection.DefaultHost}{f':{port}' if port else ''}"
     return f"http{'s' if is_secure else ''}://{place}{path.rstrip('/')}"
