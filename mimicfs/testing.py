@@ -302,6 +302,12 @@ class BackendPromises:
             backend.set_note("b", "n", None)
             assert backend.note("b", "n") is None
 
+    def test_directories_are_shown_as_often_as_they_are_asked_for(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "d/x", "e/y")
+            found = backend.directories("b", ["d/", "e/", "d/"], 10)
+            assert [[row.key for row in rows] for _, rows in found] == [["d/x"], ["e/y"], ["d/x"]]
+
     def test_threads_lose_nothing(self) -> None:
         with self.opened() as backend:
 

@@ -395,7 +395,7 @@ class RedisBackend(Backend):
             for prefix, text in zip(asked, texts, strict=True)
             if text
         }
-        return [_cover(way, scopes) for way in ways.values()]
+        return [_cover(ways[directory], scopes) for directory in directories]
 
     # Notes
 
