@@ -30,6 +30,7 @@
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked
     │   ├── Unasked             EIO        the same, of one object
     │   ├── Unlearned           EIO        the same, of what is stored with some objects
+    │   ├── Unversioned         EIO        the same, of the versions of a name
     │   ├── Uncounted           EIO        the answer takes long: a worker must count it
     │   └── Uncopied            EIO        a shared store has the answer: a worker must ask it
     ├── NotSynced                   EIO        an answer would have holes; sync first
@@ -38,6 +39,7 @@
     ├── Interrupted                 EINTR      the caller was interrupted while waiting
     ├── UploadFailed                its cause  the bytes are kept; the message says where
     └── PosixError                  given      what POSIX says about a path
+        └── PassingAbsence          ENOENT     and nobody is told when there is such a name
 
 Errors of libraries (botocore, sqlite3, redis) become one of these in the one file that
 imports the library.
@@ -212,6 +214,15 @@ class Unlearned(Unlisted):
         self.key = key
 
 
+class Unversioned(Unlisted):
+    """What versions *key* has, or all objects in the directory *key*, S3 was not asked just now."""
+
+    def __init__(self, bucket: str, key: str, *, directory: bool) -> None:
+        super().__init__(bucket, key)
+        self.key = key
+        self.of_directory = directory
+
+
 class Uncounted(Unlisted):
     """The answer takes longer than the thread that asks may take: it must be counted first."""
 
@@ -251,3 +262,10 @@ class PosixError(MimicError):
     def __init__(self, errno: int, about: str = "") -> None:
         super().__init__(f"{os.strerror(errno)}: {about}" if about else os.strerror(errno))
         self.errno = errno
+
+
+class PassingAbsence(PosixError):
+    """There is no such name now. Nobody is told when there is: the kernel asks again."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(codes.ENOENT, repr(name))

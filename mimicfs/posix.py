@@ -41,6 +41,12 @@ class Attr(NamedTuple):
     rdev: int = 0
 
 
+class PassingAttr(Attr):
+    """Attributes that nobody is told the change of: the kernel asks again each time."""
+
+    __slots__ = ()
+
+
 class NewAttr(NamedTuple):
     """What a caller wants changed; None leaves a thing as it is. Times are ns."""
 

@@ -142,6 +142,8 @@ OPTIONS = (
            "  [default: a quarter of the free space]", _M, metavar="SIZE"),
     Option("at", Kind.TEXT, "Show the bucket as it was at a moment, read-only: 2026-11-01T18:00,"
            " -2h, yesterday. The bucket must keep versions.", _M, metavar="MOMENT"),
+    Option("versions", Kind.FLAG, "Each directory has .versions/NAME/, not listed, with a file for"
+           " each version of NAME.", _M),
     Option("read-only", Kind.FLAG, "Refuse every change (-o ro).", _M),
     Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
     Option("uid", Kind.USER, "The owner of the files, as a name or a number.", _M, metavar="USER"),

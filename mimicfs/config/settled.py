@@ -189,6 +189,7 @@ class Settled:
             sync_rate=self.get("sync-rate", defaults.sync_rate),
             ask_at_open=self.get("consistency", "mirror") == "open",
             buckets=self.buckets(),
+            versions=self.get("versions", False),
         )
 
 

@@ -260,6 +260,7 @@ class VFSOptions:
     suid: bool = False  # setuid and setgid bits
     dev: bool = False  # devices
     buckets: Buckets = Buckets()
+    versions: bool = False  # each directory has `.versions`
     # LIST requests a second that refreshes by `.sync` and xattr may cost in the long run; a
     # hundred times as many may come at once. 0: as many as are asked for
     sync_rate: float = 10.0

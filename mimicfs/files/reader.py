@@ -65,16 +65,24 @@ class _Chunk:
 
 
 class Reader:
-    """Reads the version *entry* of an object in *bucket*."""
+    """Reads the version *entry* of an object in *bucket*; by its version id, where *version* is
+    one."""
 
     def __init__(
-        self, s3: S3, options: FileOptions, budget: Budget, bucket: str, entry: Entry
+        self,
+        s3: S3,
+        options: FileOptions,
+        budget: Budget,
+        bucket: str,
+        entry: Entry,
+        version: str = "",
     ) -> None:
         self._s3 = s3
         self._options = options
         self._budget = budget
         self._bucket = bucket
         self._entry = entry
+        self._version = version
         self._kept = budget.cache.object(bucket, entry) if budget.cache is not None else None
         self._lock = threading.Lock()  # protects all below
         self._chunks: list[_Chunk] = []  # in order, without overlaps
@@ -197,7 +205,7 @@ class Reader:
             if kept is not None:
                 start, end = kept.fill(start, buffer)
             asked = buffer[start - chunk.start : end - chunk.start]
-            self._s3.read_into(self._bucket, entry.key, entry.etag, start, asked)
+            self._s3.read_into(self._bucket, entry.key, entry.etag, start, asked, self._version)
             chunk.ready = True
             if kept is not None:
                 kept.write(chunk.start, buffer)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
-from mimicfs.errors import PosixError, Unlisted
+from mimicfs.errors import PassingAbsence, PosixError, Unlisted
 from mimicfs.fuse import packing
 from mimicfs.fuse.abi import (
     BATCH_FORGET_IN,
@@ -62,7 +62,15 @@ from mimicfs.fuse.abi import (
 )
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.packing import NS, Packer
-from mimicfs.posix import UNKNOWN_MODE, Caller, FileSystem, NewAttr, Opened
+from mimicfs.posix import (
+    UNKNOWN_MODE,
+    Attr,
+    Caller,
+    FileSystem,
+    NewAttr,
+    Opened,
+    PassingAttr,
+)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +115,7 @@ class Operations:
         self._fs = fs
         self._counts = counts or Counts()
         self._packer = packer
+        self._passing = Packer(0, 0, 0)
         self._listed = listed
         self._setxattr_size = SETXATTR_IN.size if setxattr_ext else COMPAT_SETXATTR_IN_SIZE
         lanes: dict[Lane, dict[Opcode, Handler]] = {
@@ -218,15 +227,19 @@ class Operations:
             attr = self._fs.lookup(caller, nodeid, name)
         except Exception as exc:
             # Only what lookup itself says is remembered as absent, not a failure of `learn`.
-            if getattr(exc, "errno", 0) == errno.ENOENT and self._packer.caches_absence:
+            absent = getattr(exc, "errno", 0) == errno.ENOENT
+            if absent and self._packer.caches_absence and not isinstance(exc, PassingAbsence):
                 return self._packer.negative
             raise
-        return self._packer.entry(attr)
+        return self._packer_of(attr).entry(attr)
+
+    def _packer_of(self, attr: Attr) -> Packer:
+        return self._passing if type(attr) is PassingAttr else self._packer
 
     def getattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         flags, _, handle = GETATTR_IN.unpack_from(request, _BODY)
         attr = self._fs.getattr(caller, nodeid, handle if flags & GETATTR_FH else None)
-        return self._packer.attributes(attr)
+        return self._packer_of(attr).attributes(attr)
 
     def setattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         fields = SETATTR_IN.unpack_from(request, _BODY)
@@ -257,6 +270,8 @@ class Operations:
             packing.overhead(plus),
             plus,
         )
+        if entries:
+            packer = self._packer_of(entries[0].attr)
         pack = packer.full_listing if plus else packer.plain_listing
         data = dots + pack(entries)
         while len(data) > size:

@@ -24,7 +24,15 @@ from functools import partial
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.entry import OBJECT, Entry, Scope
-from mimicfs.errors import PosixError, Unasked, Uncopied, Uncounted, Unlearned, Unlisted
+from mimicfs.errors import (
+    PosixError,
+    Unasked,
+    Uncopied,
+    Uncounted,
+    Unlearned,
+    Unlisted,
+    Unversioned,
+)
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
@@ -39,18 +47,20 @@ from mimicfs.posix import (
     Usage,
 )
 from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.control import PREFIX, Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
+from mimicfs.vfs.versions import VersionsTree
 from mimicfs.vfs.writeback import Pending
 
 # Modes of fallocate(2), from linux/falloc.h. A hole is punched only with "keep the size".
@@ -85,7 +95,8 @@ class VFS:
         self._s3 = s3
         self._syncer = syncer
         self._options = options
-        self._kernel = Kernel(mimicdb, self.inodes, kernel)
+        reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
+        self._kernel = Kernel(mimicdb, self.inodes, kernel, reserved)
         self._control = Control(mimicdb, s3, syncer, self._kernel, options.sync_rate)
         self._handles = Handles(
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
@@ -93,6 +104,7 @@ class VFS:
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, options)
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, options)
+        self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
@@ -126,28 +138,39 @@ class VFS:
             self._mimicdb.bring(missing.bucket, missing.directory)
         elif isinstance(missing, Unlearned):
             self._look.learn(missing, caller.cancellation)
+        elif isinstance(missing, Unversioned):
+            self._versions.learn(missing)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing, caller.cancellation)
         else:
             raise missing
 
     def lookup(self, caller: Caller, parent: int, name: bytes) -> Attr:
-        return self._tree.lookup(self._tree.directory(parent), name)
+        directory = self._tree.directory(parent)
+        if directory.is_past or (name == names.VERSIONS and self._options.versions):
+            return self._versions.lookup(directory, name)
+        return self._tree.lookup(directory, name)
 
     def forget(self, ino: int, count: int) -> None:
         self.inodes.forget(ino, count)
 
     def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr:
         file = self._handles.file(handle) if handle is not None else None
-        return self._tree.attr(self.inodes.get(ino), file)
+        node = self.inodes.get(ino)
+        return self._versions.attr(node) if node.is_past else self._tree.attr(node, file)
 
     def opendir(self, caller: Caller, ino: int) -> bool:
-        return self._tree.opendir(self._tree.directory(ino))
+        directory = self._tree.directory(ino)
+        return not directory.is_past and self._tree.opendir(directory)
 
     def readdir(
         self, caller: Caller, ino: int, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:
-        return self._tree.readdir(self._tree.directory(ino), cookie, size, overhead, hold)
+        directory = self._tree.directory(ino)
+        room = (size, overhead)
+        if directory.is_past:
+            return self._versions.readdir(directory, cookie, room, hold)
+        return self._tree.readdir(directory, cookie, *room, hold)
 
     def idle(self) -> None:
         self._tree.idle()
@@ -155,7 +178,7 @@ class VFS:
     # Directories
 
     def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:
-        directory = self._tree.directory(parent)
+        directory = self._tree.changeable(parent)
         component = self._tree.new_name(directory, name)
         slot = slot_of(component, directory=True)
         if directory.kind == NodeKind.ACCOUNT:
@@ -180,7 +203,7 @@ class VFS:
         return self._attr(caller, node)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
-        directory = self._tree.directory(parent)
+        directory = self._tree.changeable(parent)
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
@@ -220,9 +243,7 @@ class VFS:
             self._mimicdb.keep(directory.bucket, key)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
-        directory = self._tree.directory(parent)
-        if name == names.CONTROL:
-            raise PosixError(errno.EPERM, "the control file cannot be removed")
+        directory = self._tree.changeable(parent)
         self._options.buckets.check_writable(directory.bucket)
         node = self._tree.named(directory, name)
         if node.is_directory:
@@ -241,7 +262,7 @@ class VFS:
     ) -> None:
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
-        source, target = self._tree.directory(parent), self._tree.directory(new_parent)
+        source, target = self._tree.changeable(parent), self._tree.changeable(new_parent)
         if NodeKind.ACCOUNT in (source.kind, target.kind):
             raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
         for bucket in (source.bucket, target.bucket):
@@ -298,7 +319,7 @@ class VFS:
     # Attributes
 
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr:
-        node = self.inodes.get(ino)
+        node = self._changeable(ino)
         if node.kind == NodeKind.CONTROL:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
@@ -309,6 +330,13 @@ class VFS:
         with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
             self._set(caller, stands, new, handle)
             return self._attr(caller, node, handle)
+
+    def _changeable(self, ino: int) -> Node:
+        """Return the node *ino*, which is to be changed. Raises PosixError EROFS."""
+        node = self.inodes.get(ino)
+        if node.is_past:
+            raise PosixError(errno.EROFS, "what was cannot be changed")
+        return node
 
     def _set(self, caller: Caller, node: Node, new: NewAttr, handle: int | None) -> None:
         if new.size is not None:
@@ -371,7 +399,7 @@ class VFS:
         make: Callable[..., Entry],
         said: Callable[[int, int], Meta],
     ) -> Attr:
-        directory = self._tree.directory(parent)
+        directory = self._tree.changeable(parent)
         if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         component = self._tree.new_name(directory, name)
@@ -392,6 +420,8 @@ class VFS:
         node = self.inodes.get(ino)
         if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
+        if node.is_past:
+            return self._versions.xattr(node, name)
         if not name.startswith(PREFIX):
             self._check_learned(node)
             value = self._stored.xattrs(node).get(os.fsdecode(name))
@@ -404,13 +434,13 @@ class VFS:
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
         """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
         node = self.inodes.get(ino)
-        if node.kind == NodeKind.CONTROL:
+        if node.kind == NodeKind.CONTROL or node.is_past:
             return []
         self._check_learned(node)
         return [os.fsencode(name) for name in self._stored.xattrs(node)]
 
     def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        node = self.inodes.get(ino)
+        node = self._changeable(ino)
         if name.startswith(PREFIX):
             self._control.set_xattr(caller, node, name)
         elif node.kind == NodeKind.CONTROL:
@@ -420,7 +450,7 @@ class VFS:
                 self._stored.set_xattr(stands, name, value, flags)
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
-        node = self.inodes.get(ino)
+        node = self._changeable(ino)
         if name.startswith(PREFIX) or node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         with self._changing(caller, node) as stands:
@@ -454,6 +484,10 @@ class VFS:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
+        if isinstance(node, VersionNode):
+            if flags & (os.O_WRONLY | os.O_RDWR):
+                raise PosixError(errno.EROFS, "what was cannot be changed")
+            return self._handles.open_version(node, entry_of(node.version), node.version.version)
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._options.buckets.check_writable(node.bucket)
         own = node.file is not None and (node.file.dirty or node.file.apart)
@@ -498,7 +532,7 @@ class VFS:
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
-        directory = self._tree.directory(parent)
+        directory = self._tree.changeable(parent)
         if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         self._options.buckets.check_writable(directory.bucket)
@@ -553,7 +587,8 @@ class VFS:
     def lseek(self, caller: Caller, handle: int, offset: int, whence: int) -> int:
         """Find data or a hole: S3 has no holes but the one that every file ends with."""
         file = self._handles.file(handle)
-        size = 0 if file is None else file.size
+        size = self.getattr(caller, self._handles.node(handle).ino, None).size
+        size = size if file is None else file.size
         if offset >= size or offset < 0:
             raise PosixError(errno.ENXIO, f"offset {offset}")
         return offset if whence == os.SEEK_DATA else size

@@ -45,8 +45,9 @@ _RENEWALS_MAX = 100  # so often may others replace an object while an append beg
 
 class Handle(NamedTuple):
     node: Node
-    file: File | None  # None: the control file
+    file: File | None  # None: what is never written
     text: bytes = b""  # what the control file reads as
+    reader: Reader | None = None  # of a version
     asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
 
 
@@ -301,11 +302,21 @@ class Handles:
         with self._lock:
             return Opened(self._add(node, None, text), direct=True)
 
+    def open_version(self, node: Node, entry: Entry, version: str) -> Opened:
+        """Open the version with the id *version*, which is *entry*."""
+        parts = (self._s3, self._options, self._budget)
+        reader = Reader(*parts, node.bucket, entry, version)
+        with self._lock:
+            handle = self._add(node, None)
+            self._open[handle] = self._open[handle]._replace(reader=reader)
+        # The version "null" can be another one in the same second, with the same name.
+        return Opened(handle, keep_cache=version != "null", quiet=True)
+
     def release(self, handle: int) -> None:
         """Close one handle; with the last one of a File, the File."""
         self._upload_last(handle)
         with self._lock:
-            node, file, _, asked = self._open.pop(handle)
+            node, file, _, reader, asked = self._open.pop(handle)
             if asked is not None and asked.file is file and not self._is_asked(asked):
                 asked.file = None
             last = file is not None and self._leave(file)
@@ -315,6 +326,8 @@ class Handles:
             self._close(node, file)
         if file is not None and file.shrunk:
             self._kernel.attributes_changed(node)
+        if reader is not None:
+            reader.close()
         self._inodes.closed(node)
 
     def close(self) -> None:
@@ -426,7 +439,7 @@ class Handles:
     # Bytes
 
     def file(self, handle: int) -> File | None:
-        """Return the File of *handle*; None for the control file."""
+        """Return the File of *handle*; None for what is never written."""
         return self._handle(handle).file
 
     def node(self, handle: int) -> Node:
@@ -435,14 +448,17 @@ class Handles:
     def read(
         self, handle: int, offset: int, size: int, cancellation: Cancellation
     ) -> bytes | memoryview:
-        _, file, text, _ = self._handle(handle)
+        _, file, text, reader, _ = self._handle(handle)
+        if reader is not None:
+            return reader.read(offset, size, cancellation)
         if file is None:
             return text[offset : offset + size]
         return file.read(offset, size, cancellation)
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
-        file = self._handle(handle).file
-        return None if file is None else file.read_cached(offset, size)
+        found = self._handle(handle)
+        source = found.file or found.reader
+        return None if source is None else source.read_cached(offset, size)
 
     def flush(self, handle: int, cancellation: Cancellation) -> None:
         """Upload what was written. Returns when S3 has it and the mirror knows."""
@@ -536,8 +552,10 @@ class Handles:
         """Copy a whole object onto an empty file within S3, where that is what is asked;
         return how many bytes. Raises PosixError EOPNOTSUPP for anything else: then the kernel
         reads and writes."""
-        node = self.node(target)
-        old, new = self._writable(source), self._writable(target)
+        node, old = self.node(target), self.file(source)
+        if old is None:
+            raise PosixError(errno.EOPNOTSUPP, "no object")
+        new = self._writable(target)
         whole = offset == target_offset == new.size == 0 and old.size <= size
         whole = whole and not (old.apart or new.apart)
         if not whole or not old.size or old.dirty or old.entry is None or old is new:
@@ -629,7 +647,7 @@ class Handles:
     def _writable(self, handle: int) -> File:
         file = self._handle(handle).file
         if file is None:
-            raise PosixError(errno.EINVAL, "the control file")
+            raise PosixError(errno.EINVAL, "never written")
         return file
 
     def _handle(self, handle: int) -> Handle:

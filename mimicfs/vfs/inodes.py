@@ -29,21 +29,27 @@ from mimicfs.posix import ROOT_INO
 if TYPE_CHECKING:
     from mimicfs.files.file import File
     from mimicfs.files.turn import Turn
+    from mimicfs.s3.requests.versions import Version
 
 
 class NodeKind(IntEnum):
     ACCOUNT = 0  # the root over all buckets
     DIRECTORY = 1  # a bucket, or a prefix in one
-    OBJECT = 2
-    CONTROL = 3  # the file `.sync` of a directory
+    VERSIONS = 2  # the directory `.versions` of a directory
+    HISTORY = 3  # a directory in that: the versions of one key
+    OBJECT = 4
+    CONTROL = 5  # the file `.sync` of a directory
+    VERSION = 6  # a file in a HISTORY
 
 
 # Names of this module are looked up faster than attributes: these are used for each entry of
 # a listing.
 _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
+_PAST = frozenset({NodeKind.VERSIONS, NodeKind.HISTORY, NodeKind.VERSION})
 _from_bytes = int.from_bytes
 
 CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
+VERSIONS_SLOT = "///"  # likewise
 
 
 class Node:
@@ -94,7 +100,12 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        return self.kind <= NodeKind.DIRECTORY
+        return self.kind <= NodeKind.HISTORY
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it is `.versions`, or in it: nothing can be changed there."""
+        return self.kind in _PAST
 
     @property
     def slot(self) -> str:
@@ -124,6 +135,13 @@ class _Part(Node):
     def __init__(self, node: Node, prefix: str) -> None:
         super().__init__(node.ino, node.kind, node.parent, node.component, node.bucket)
         self.prefix = prefix
+
+
+class VersionNode(Node):
+    """A version of a key, which is what it is for good."""
+
+    __slots__ = ("version",)
+    version: Version  # set by whoever makes the node
 
 
 def _path_hash(parent: Node) -> Callable[[], blake2b]:
@@ -261,7 +279,8 @@ class Inodes:
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not NodeKind.CONTROL:
             bucket = component
-        node = Node(ino, kind, parent, component, bucket)
+        made = VersionNode if kind is NodeKind.VERSION else Node
+        node = made(ino, kind, parent, component, bucket)
         if bucket in self._prefixes and parent.kind is _ACCOUNT:
             node = _Part(node, self._prefixes[bucket])
         self._nodes[ino] = node

@@ -28,8 +28,15 @@ from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 class Kernel:
     """Tells *cache*, the kernel's, what the mirror and this mount have made wrong in it."""
 
-    def __init__(self, mimicdb: Mirror, inodes: Inodes, cache: KernelCache) -> None:
+    def __init__(
+        self,
+        mimicdb: Mirror,
+        inodes: Inodes,
+        cache: KernelCache,
+        reserved: frozenset[str] = names.RESERVED,
+    ) -> None:
         self._mimicdb = mimicdb
+        self._reserved = reserved
         self._inodes = inodes
         self._kernel = cache
         self._locked = threading.local()  # .ino: see `locked`
@@ -85,7 +92,7 @@ class Kernel:
     def name_gone(self, directory: Node, component: str) -> None:
         """One name of the object *component* went, as the kernel knows; it may have had two."""
         for beside in (False, True):
-            self._kernel.entry_changed(directory.ino, names.file_name(component, beside))
+            self._kernel.entry_changed(directory.ino, self._name(component, beside))
 
     def grew(self, node: Node) -> None:
         """What was appended to *node* stands elsewhere than the kernel believes, which has put it
@@ -102,6 +109,10 @@ class Kernel:
         self._kernel.attr_changed(ino)
         self._kernel.names_changed()
         self._kernel.listing_changed(ino)
+
+    def passing(self, directory: Node) -> None:
+        """The names in *directory* are good for the one who has just listed them."""
+        self._kernel.listing_changed(directory.ino)
 
     def told(self, timeout_s: float) -> bool:
         """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
@@ -140,6 +151,9 @@ class Kernel:
             self._kernel.data_changed(ino)
         else:
             self._kernel.listing_changed(ino)
+
+    def _name(self, component: str, beside: bool = False) -> bytes:
+        return names.file_name(component, beside, self._reserved)
 
     def _is_locked(self, ino: int) -> bool:
         return getattr(self._locked, "ino", 0) == ino
@@ -259,16 +273,16 @@ class Kernel:
             self._kernel.names_changed()
             return
         component = slot.removesuffix("/")
-        self._kernel.entry_changed(parent.ino, names.file_name(component))
+        self._kernel.entry_changed(parent.ino, self._name(component))
         # An object's name depends on whether a directory of the same name is beside it.
         if slot.endswith("/"):
             self._beside_changed(parent, component)
         elif component:
-            self._kernel.entry_changed(parent.ino, names.file_name(component, beside=True))
+            self._kernel.entry_changed(parent.ino, self._name(component, beside=True))
 
     def _beside_changed(self, parent: Node, component: str) -> None:
         if component and self._mimicdb.entry(parent.bucket, parent.key + component) is not None:
-            self._kernel.entry_changed(parent.ino, names.file_name(component, beside=True))
+            self._kernel.entry_changed(parent.ino, self._name(component, beside=True))
 
     def _deepest(self, bucket: str, key: str) -> tuple[Node | None, str]:
         """Return the deepest directory on the way to *key* that somebody holds, and the slot

@@ -12,6 +12,7 @@ would have one name:
     % and bytes percent-coded, then %raw          those bytes, which are not UTF-8
     an object beside a directory of its name      NAME%file
     .sync, and what looks like one of these       NAME%name
+    .versions, where it is reserved               NAME%name
     what would be longer than 1,024 bytes so      bytes of no UTF-8 for what is escaped: FE for
                                                   a NUL, FD for the % of a last %file, %name,
                                                   %nul or %raw, FC behind it for %file
@@ -37,11 +38,15 @@ from urllib.parse import unquote_to_bytes
 from mimicfs.errors import PosixError
 
 CONTROL = b".sync"  # the control file, in every directory
+VERSIONS = b".versions"  # with -o versions: what the names of a directory were
 NAME_MAX = 1024  # bytes; FUSE_NAME_MAX of the kernel's fs/fuse/fuse_i.h
 
 _WHOLE = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _WHOLE_BACK = {shown: component for component, shown in _WHOLE.items()}
-_LOOKS_ESCAPED = frozenset({*_WHOLE_BACK, "%object", CONTROL.decode()})
+_LOOKS_ESCAPED = frozenset({*_WHOLE_BACK, "%object"})
+# What stands for something else than the key of that name.
+RESERVED = frozenset({CONTROL.decode()})
+WITH_VERSIONS = RESERVED | {VERSIONS.decode()}
 _ENDINGS = ("%file", "%name", "%nul")
 _LONG_ENDINGS = tuple(ending.encode() for ending in (*_ENDINGS, "%raw"))
 _NUL, _PERCENT, _BESIDE = b"\xfe", b"\xfd", b"\xfc"
@@ -78,21 +83,22 @@ def _coded(name: bytes) -> str | None:
     return None
 
 
-def file_name(component: str, beside: bool = False) -> bytes:
+def file_name(component: str, beside: bool = False, reserved: frozenset[str] = RESERVED) -> bytes:
     """Return the file name of *component*. *beside*: it is an object, and a directory of the
-    same name (for "": the directory that it marks) has the plain name."""
+    same name (for "": the directory that it marks) has the plain name. *reserved*: what no key
+    is shown as."""
     if not beside and component not in _WHOLE and "%" not in component and "\0" not in component:
-        return CONTROL + b"%name" if component == ".sync" else component.encode()
+        return (f"{component}%name" if component in reserved else component).encode()
     if beside and not component:
         return _MARKER_CONTENT.encode()
     raw = _raw(component)
     if raw is not None:
         return raw + (b"%file" if beside else b"")
-    name = (_escaped(component) + ("%file" if beside else "")).encode()
+    name = (_escaped(component, reserved) + ("%file" if beside else "")).encode()
     return name if len(name) <= NAME_MAX else _long_name(component.encode(), beside)
 
 
-def component(name: bytes) -> Component:
+def component(name: bytes, reserved: frozenset[str] = RESERVED) -> Component:
     """Return what *name* stands for. Raises PosixError EINVAL if it looks escaped and is the
     escape of nothing."""
     coded = _coded(name.removesuffix(b"%file"))
@@ -103,7 +109,7 @@ def component(name: bytes) -> Component:
         return Component(name.decode())
     else:
         found = _read(name.decode())
-    if file_name(*found) != name:
+    if file_name(*found, reserved) != name:
         raise PosixError(errno.EINVAL, f"{name!r}: names ending so are escapes of mimicfs")
     return found
 
@@ -132,12 +138,12 @@ def _read(text: str) -> Component:
     return Component(_unescaped(text))
 
 
-def _escaped(component: str) -> str:
+def _escaped(component: str, reserved: frozenset[str]) -> str:
     if component in _WHOLE:
         return _WHOLE[component]
     if "\0" in component:
         return component.replace("%", "%25").replace("\0", "%00") + "%nul"
-    if component in _LOOKS_ESCAPED or component.endswith(_ENDINGS):
+    if component in _LOOKS_ESCAPED | reserved or component.endswith(_ENDINGS):
         return component + "%name"
     return component
 

@@ -91,8 +91,9 @@ class Listing:
 class Listings:
     """The places of all readers."""
 
-    def __init__(self, mimicdb: Mirror) -> None:
+    def __init__(self, mimicdb: Mirror, reserved: frozenset[str] = names.RESERVED) -> None:
         self._mimicdb = mimicdb
+        self._reserved = reserved
         self._lock = threading.Lock()  # protects the two below
         self._open: OrderedDict[int, Listing] = OrderedDict()
         self._last = 0
@@ -139,7 +140,7 @@ class Listings:
         return DirectoryPage(rows, after, upto, ended, generation)
 
     def _rows(self, bucket: str, directory: str, entries: list[Entry], ended: bool) -> list[Row]:
-        cut = len(directory)
+        cut, reserved = len(directory), self._reserved
         slots = [entry[0][cut:] for entry in entries]
         directories = {slot[:-1] for slot in slots if slot[-1] == "/"}
         # "a/" comes after "a-": whether a directory "a/" follows cannot be seen on this
@@ -148,12 +149,12 @@ class Listings:
         rows: list[Row] = []
         for slot, entry in zip(slots, entries, strict=True):
             if slot[-1] == "/":
-                name = names.file_name(slot[:-1])
+                name = names.file_name(slot[:-1], reserved=reserved)
             elif slot in directories or (last and slot + "/" > last):
                 beside = slot in directories or self._is_directory(bucket, directory, slot)
-                name = names.file_name(slot, beside)
+                name = names.file_name(slot, beside, reserved)
             else:
-                name = names.file_name(slot)
+                name = names.file_name(slot, reserved=reserved)
             if len(name) > names.NAME_MAX:
                 log.warning("not shown, its name is too long: s3://%s/%s", bucket, entry.key)
             else:

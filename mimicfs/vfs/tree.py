@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -58,7 +59,8 @@ class Tree:
         self._buckets = options.buckets
         self._attributes = Attributes(options)
         self._plain = Attributes(options, believed=False)
-        self._listings = Listings(mimicdb)
+        self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
+        self._listings = Listings(mimicdb, self._reserved)
         self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
@@ -70,6 +72,13 @@ class Tree:
         node = self._inodes.get(ino)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, f"inode {ino}")
+        return node
+
+    def changeable(self, ino: int) -> Node:
+        """Return the directory *ino*, in which names are to be changed. Raises PosixError EROFS."""
+        node = self.directory(ino)
+        if node.is_past:
+            raise PosixError(errno.EROFS, "what was cannot be changed")
         return node
 
     def lookup(self, directory: Node, name: bytes) -> Attr:
@@ -87,6 +96,7 @@ class Tree:
 
     def named(self, directory: Node, name: bytes) -> Node:
         """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
+        self._check_ours(name)
         slot, _ = self._syncer.sure(lambda: self._look(directory, name))
         return self._inodes.child(directory, slot, _kind(slot), hold=False)
 
@@ -101,22 +111,24 @@ class Tree:
             raise
         raise PosixError(errno.EEXIST, repr(name))
 
-    @staticmethod
-    def component(directory: Node, name: bytes) -> str:
+    def component(self, directory: Node, name: bytes) -> str:
         """Return what a name that something is to get in *directory* stands for. Raises
         PosixError ENAMETOOLONG if no key can be as long."""
-        if name == names.CONTROL:
-            raise PosixError(errno.EPERM, "the name of the control file")
-        component = names.component(name).text
+        self._check_ours(name)
+        component = names.component(name, self._reserved).text
         if len((directory.key + component).encode()) > KEY_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
         return component
+
+    def _check_ours(self, name: bytes) -> None:
+        if os.fsdecode(name) in self._reserved:
+            raise PosixError(errno.EPERM, f"{name!r}: a name of mimicfs")
 
     def _look(self, directory: Node, name: bytes) -> Found:
         if len(name) > names.NAME_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"names have up to {names.NAME_MAX} bytes")
         try:
-            component, beside = names.component(name)
+            component, beside = names.component(name, self._reserved)
         except PosixError as exc:  # no key has that name
             raise PosixError(errno.ENOENT, repr(name)) from exc
         self._check_age(directory)

@@ -147,3 +147,13 @@ def test_the_coded_form_of_a_name_that_is_not_utf8_is_no_name(name):
     with pytest.raises(PosixError) as raised:
         component(name)
     assert raised.value.errno == 22
+
+
+@given(shown, st.sampled_from([None, ".versions", ".versions%name", ".sync"]))
+def test_a_reserved_name_is_shown_by_its_escape(found, other):
+    text, beside = (other, found[1]) if other is not None else found
+    name = file_name(text, beside, names.WITH_VERSIONS)
+    assert name not in (names.CONTROL, names.VERSIONS)
+    assert component(name, names.WITH_VERSIONS) == Component(text, beside)
+    if text != ".versions":
+        assert name == file_name(text, beside)

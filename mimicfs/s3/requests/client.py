@@ -125,15 +125,17 @@ class S3(Clients):
         return page
 
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = 1000
+        self, bucket: str, prefix: str, after: Marker, limit: int = 1000, delimiter: str = ""
     ) -> VersionPage:
-        """Return one page of a listing of versions, checked (versions.py): behind *after*."""
+        """Return one page of a listing of versions, checked (versions.py): behind *after*. With a
+        *delimiter*, none of keys that have it behind *prefix*."""
+        asked = (bucket, prefix, after, limit, delimiter)
         try:
-            page: VersionPage = self._lister.versions(bucket, prefix, after, limit)
+            page: VersionPage = self._lister.versions(*asked)
         except S3Error as exc:
             if not self._moves_to_host(exc.code):
                 raise
-            page = self._lister.versions(bucket, prefix, after, limit)
+            page = self._lister.versions(*asked)
         return page
 
     # Objects
@@ -181,10 +183,19 @@ class S3(Clients):
         archived = answer.get("StorageClass") in _ARCHIVES or answer.get("ArchiveStatus")
         return "archived" if archived else "not archived"
 
-    def read_into(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> None:
+    def read_into(
+        self,
+        bucket: str,
+        key: str,
+        etag: str,
+        start: int,
+        buffer: memoryview,
+        version: str = "",
+    ) -> None:
         """Fill *buffer* with the object's bytes from *start* on.
 
-        The object must be the version *etag* ("": any). Raises ObjectChanged, KeyNotFound;
+        The object must be the version *etag* ("": any); it is read by the version id *version*,
+        where there is one. Raises ObjectChanged, KeyNotFound;
         the mirror was repaired before. An answer that is shorter, longer or of another
         version is an error, not data; one that breaks off is continued where it did, as long
         as each brings something and the time of one request is not over. One whose bytes do not
@@ -196,7 +207,8 @@ class S3(Clients):
         while filled < buffer.nbytes:
             if breaks:
                 time.sleep(backoff_s(max(0, vain - 1)))
-            came, etag, missed = self._read_some(bucket, key, etag, start + filled, buffer[filled:])
+            rest = buffer[filled:]
+            came, etag, missed = self._read_some(bucket, key, etag, start + filled, rest, version)
             if missed:
                 came, wrong = 0, f"the bytes do not have the checksum ({missed}) sent with them"
             filled, breaks = filled + came, breaks + 1
@@ -206,14 +218,14 @@ class S3(Clients):
                 raise S3Unavailable(f"s3://{bucket}/{key}: {wrong}, every time")
 
     def _read_some(
-        self, bucket: str, key: str, etag: str, start: int, buffer: memoryview
+        self, bucket: str, key: str, etag: str, start: int, buffer: memoryview, version: str
     ) -> tuple[int, str, str]:
         """Return how many bytes came before the answer ended, or broke off, the version that
         they are of, and the name of a checksum that they do not have."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 
-        answer = self._get(bucket, key, etag, start, buffer.nbytes)
+        answer = self._get(bucket, key, etag, start, buffer.nbytes, version)
         body = answer["Body"]
         filled = 0
         try:
@@ -239,8 +251,9 @@ class S3(Clients):
             missed = checksums.missed(answer["ResponseMetadata"]["HTTPHeaders"], buffer)
         return filled, etag or bare_etag(answer), missed
 
-    def _get(self, bucket: str, key: str, etag: str, start: int, size: int) -> Any:
+    def _get(self, bucket: str, key: str, etag: str, start: int, size: int, version: str) -> Any:
         extra = {"IfMatch": f'"{etag}"'} if etag else {}
+        extra |= {"VersionId": version} if version else {}
         known = self.mimicdb.entry(bucket, key) if start == 0 else None
         if known is not None and (known.etag, known.size) == (etag, size):
             extra["ChecksumMode"] = "ENABLED"  # S3 sends none with a range

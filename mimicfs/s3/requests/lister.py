@@ -104,10 +104,12 @@ class Lister:
                 self._version = 1
             return self._page(asked._replace(version=1), token, limit)
 
-    def versions(self, bucket: str, prefix: str, after: Marker, limit: int) -> VersionPage:
+    def versions(
+        self, bucket: str, prefix: str, after: Marker, limit: int, delimiter: str = ""
+    ) -> VersionPage:
         """Return one page of a ListObjectVersions. It begins behind the version *after*, or
         where that names no version, behind all those of the key. Raises MalformedListing."""
-        asked = Asked(bucket, prefix, after.key, version=OF_VERSIONS)
+        asked = Asked(bucket, prefix, after.key, delimiter, OF_VERSIONS)
         with ours(str(asked)):
             body, _ = self._get(asked, after.version or None, limit)
             return parse_versions(body, asked, after)

@@ -7,7 +7,8 @@ newest at the moment. Its version id is kept where a HEAD would have said it (En
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import dropwhile, groupby, takewhile
 from operator import attrgetter
 from typing import Any, Protocol
@@ -196,9 +197,18 @@ def entry_of(version: Version) -> Entry:
 
 def versions_below(s3: ListsVersions, bucket: str, prefix: str) -> Iterator[Version]:
     """Yield each version of each key that begins with *prefix*: by key, the newest first."""
+    return _versions(partial(s3.version_page, bucket, prefix))
+
+
+def versions_in(s3: S3, bucket: str, directory: str) -> Iterator[Version]:
+    """Yield the same of the keys in *directory*, without those further below."""
+    return _versions(partial(s3.version_page, bucket, directory, delimiter="/"))
+
+
+def _versions(page_behind: Callable[[Marker], VersionPage]) -> Iterator[Version]:
     after: Marker | None = Marker()
     while after is not None:
-        page = s3.version_page(bucket, prefix, after)
+        page = page_behind(after)
         yield from page.versions
         after = page.next
 

@@ -1,0 +1,262 @@
+"""`.versions` (-o versions): in every directory, one that has a directory for each name that an
+object has or had there, and in that a file for each of its versions, named by time and version id.
+
+`.versions` is found by name and never listed. Nothing in it can be changed. What S3 was asked is
+good for a second, as long as this mount knows of no change; the kernel keeps none of it.
+
+Threading: any thread. `_lock` protects what is known; S3 is asked without it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby, takewhile
+from operator import attrgetter
+from typing import NamedTuple
+from urllib.parse import quote
+
+from mimicfs.config.values import VFSOptions
+from mimicfs.entry import NS, Entry
+from mimicfs.errors import PassingAbsence, PosixError, Unversioned
+from mimicfs.human import iso_time
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import DirEntry, PassingAttr
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.past import versions_below, versions_in
+from mimicfs.s3.requests.versions import Version
+from mimicfs.vfs import names
+from mimicfs.vfs.inodes import VERSIONS_SLOT, Inodes, Node, NodeKind, VersionNode, slot_of
+from mimicfs.vfs.kernel import Kernel
+
+_GOOD_S = 1.0  # for so long an answer of S3 is as good as new
+_KNOWN_MAX = 4096  # keys whose versions are remembered
+_DIRECTORY = stat.S_IFDIR | 0o500
+_FILE = stat.S_IFREG | 0o400
+_PLAIN = "+=~"  # of a version id, besides letters, digits and "_.-"
+
+_Stamp = tuple[str, int, int]  # ETag, size and time of an object
+Versions = Sequence[Version]  # of one key, the oldest first; no delete markers
+
+
+class _Known(NamedTuple):
+    """The versions of a key, as S3 said at *asked_s*, when the mirror had *stamp* of it."""
+
+    versions: Versions
+    stamp: _Stamp | None
+    asked_s: float
+
+
+class _Listed(NamedTuple):
+    """The components of a directory, as S3 said at *asked_s* to *thread*, when the mirror had
+    *generation*."""
+
+    components: list[str]
+    generation: int
+    asked_s: float
+    thread: int
+
+
+class VersionsTree:
+    """Shows the versions of the keys behind *inodes*, as *options* say."""
+
+    def __init__(
+        self, mimicdb: Mirror, s3: S3, inodes: Inodes, kernel: Kernel, options: VFSOptions
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._inodes = inodes
+        self._kernel = kernel
+        self._options = options
+        self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
+        self._started_ns = time.time_ns()
+        self._lock = threading.Lock()  # protects the two below
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()  # by bucket and key
+        self._listed: dict[tuple[str, str], _Listed] = {}  # by bucket and directory
+
+    # What is seen
+
+    def lookup(self, directory: Node, name: bytes) -> PassingAttr:
+        """Return the attributes of *name*, held once more. Raises PosixError ENOENT."""
+        if directory.kind == NodeKind.HISTORY:
+            return self.attr(self._version_node(directory, name, hold=True))
+        if directory.kind == NodeKind.VERSIONS:
+            component = self._component(name)
+            self._check_any(self._versions(_real(directory), component), name)
+            slot = slot_of(component, directory=True)
+            return self.attr(self._inodes.child(directory, slot, NodeKind.HISTORY, hold=True))
+        if directory.kind == NodeKind.ACCOUNT:
+            raise PassingAbsence(name)
+        return self.attr(self._inodes.child(directory, VERSIONS_SLOT, NodeKind.VERSIONS, hold=True))
+
+    def attr(self, node: Node) -> PassingAttr:
+        options = self._options
+        if isinstance(node, VersionNode):
+            size, mtime_ns = node.version.size, node.version.mtime_ns
+            return PassingAttr(node.ino, _FILE, size, mtime_ns, options.uid, options.gid)
+        mtime_ns = node.mtime_ns or self._started_ns
+        return PassingAttr(node.ino, _DIRECTORY, 0, mtime_ns, options.uid, options.gid)
+
+    @staticmethod
+    def xattr(node: Node, name: bytes) -> bytes:
+        """Return the value of `user.mimicfs.*`. Raises PosixError ENODATA."""
+        values: dict[bytes, str] = {}
+        if isinstance(node, VersionNode):
+            version = node.version
+            values = {
+                b"bucket": node.bucket,
+                b"key": version.key,
+                b"version": version.version,
+                b"etag": version.etag,
+                b"size": str(version.size),
+                b"storage_class": version.storage_class or "STANDARD",
+                b"last_modified": iso_time(version.mtime_ns),
+            }
+        value = values.get(name.removeprefix(b"user.mimicfs."))
+        if value is None:
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
+        return value.encode()
+
+    def readdir(
+        self, directory: Node, cookie: int, room: tuple[int, int], hold: bool
+    ) -> list[DirEntry]:
+        """As posix.FileSystem.readdir, in *room*, (size, overhead)."""
+        size, overhead = room
+        found: list[DirEntry] = []
+        for place, (name, slot) in enumerate(self._rows(directory)[cookie:], start=cookie + 1):
+            size -= (overhead + len(name) + 7) & ~7
+            if size < 0:
+                break
+            if directory.kind == NodeKind.HISTORY:
+                node: Node = self._version_node(directory, name, hold)
+            else:
+                node = self._inodes.child(directory, slot, NodeKind.HISTORY, hold)
+            found.append(DirEntry(name, self.attr(node), place))
+        if not found:
+            self._kernel.passing(directory)
+        return found
+
+    def _rows(self, directory: Node) -> list[tuple[bytes, str]]:
+        """Return the names in *directory*, and their slots."""
+        if directory.kind == NodeKind.HISTORY:
+            versions = self._versions(_real(directory), directory.component)
+            return [(_file_name(each), "") for each in versions if _is_short(each)]
+        shown = [
+            (names.file_name(each, reserved=self._reserved), slot_of(each, directory=True))
+            for each in self._components(_real(directory))
+        ]
+        return [(name, slot) for name, slot in shown if len(name) <= names.NAME_MAX]
+
+    def _version_node(self, directory: Node, name: bytes, hold: bool) -> VersionNode:
+        versions = self._versions(_real(directory), directory.component)
+        self._check_any(versions, name)
+        version = next((each for each in versions if _file_name(each) == name), None)
+        if version is None:
+            raise PassingAbsence(name)
+        directory.mtime_ns = versions[-1].mtime_ns
+        node = self._inodes.child(directory, name.decode(), NodeKind.VERSION, hold)
+        assert isinstance(node, VersionNode)
+        node.version = version
+        return node
+
+    def _component(self, name: bytes) -> str:
+        try:
+            return names.component(name, self._reserved).text
+        except PosixError as exc:  # no key has that name
+            raise PassingAbsence(name) from exc
+
+    @staticmethod
+    def _check_any(versions: Versions, name: bytes) -> None:
+        if not versions:
+            raise PassingAbsence(name)
+
+    # What S3 has said
+
+    def learn(self, missing: Unversioned) -> None:
+        """Ask S3 what was not known. Raises S3Error."""
+        bucket, asked = missing.bucket, missing.key
+        asked_s, generation = time.monotonic(), self._mimicdb.generation
+        stamp = _stamp(self._mimicdb.entry(bucket, asked))
+        if not missing.of_directory:
+            below = versions_below(self._s3, bucket, asked)
+            own = takewhile(lambda each: each.key == asked, below)
+            self._remember(bucket, asked, _Known(_shown(own), stamp, asked_s))
+            return
+        components: list[str] = []
+        for key, of_key in groupby(versions_in(self._s3, bucket, asked), attrgetter("key")):
+            versions = _shown(of_key)
+            if versions and key != asked:
+                components.append(key.removeprefix(asked))
+                stamp = _stamp(self._mimicdb.entry(bucket, key))
+                self._remember(bucket, key, _Known(versions, stamp, asked_s))
+        listed = _Listed(components, generation, asked_s, threading.get_ident())
+        with self._lock:
+            self._listed = {(bucket, asked): listed}  # who looks into many does so one by one
+
+    def _remember(self, bucket: str, key: str, known: _Known) -> None:
+        with self._lock:
+            self._known[bucket, key] = known
+            self._known.move_to_end((bucket, key))
+            while len(self._known) > _KNOWN_MAX:
+                self._known.popitem(last=False)
+
+    def _versions(self, directory: Node, component: str) -> Versions:
+        """Return the versions of the object *component* of *directory*. Raises Unversioned."""
+        bucket, key = directory.bucket, directory.key + component
+        with self._lock:
+            known = self._known.get((bucket, key))
+        if known is None or not _is_good(known.asked_s):
+            raise Unversioned(bucket, key, directory=False)
+        if known.stamp != _stamp(self._mimicdb.entry(bucket, key)):
+            raise Unversioned(bucket, key, directory=False)
+        return known.versions
+
+    def _components(self, directory: Node) -> list[str]:
+        """Return the names that objects in *directory* have or had. Raises Unversioned."""
+        bucket, key = directory.bucket, directory.key
+        with self._lock:
+            listed = self._listed.get((bucket, key))
+        if listed is None or not _is_good(listed.asked_s):
+            raise Unversioned(bucket, key, directory=True)
+        own = listed.thread == threading.get_ident()  # however often the mirror changes
+        if listed.generation != self._mimicdb.generation and not own:
+            raise Unversioned(bucket, key, directory=True)
+        return listed.components
+
+
+def _is_good(asked_s: float) -> bool:
+    return time.monotonic() - asked_s < _GOOD_S
+
+
+def _stamp(entry: Entry | None) -> _Stamp | None:
+    return None if entry is None else (entry.etag, entry.size, entry.mtime_ns)
+
+
+def _shown(versions: Iterable[Version]) -> Versions:
+    return [each for each in versions if not each.deleted][::-1]
+
+
+def _file_name(version: Version) -> bytes:
+    at = datetime.fromtimestamp(version.mtime_ns // NS, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}.{quote(version.version, safe=_PLAIN)}".encode()
+
+
+def _is_short(version: Version) -> bool:
+    return len(_file_name(version)) <= names.NAME_MAX
+
+
+def _real(node: Node) -> Node:
+    """Return the directory whose `.versions` the directory *node* is, or is in. Raises PosixError
+    ESTALE once that is unlinked."""
+    above = node.parent
+    if node.kind == NodeKind.HISTORY and above is not None:
+        above = above.parent
+    if above is None:
+        raise PosixError(errno.ESTALE, f"inode {node.ino}")
+    return above
