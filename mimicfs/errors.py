@@ -199,11 +199,14 @@ class Unlisted(MimicError):
 
 
 class Unasked(Unlisted):
-    """The mirror cannot answer for the object *key* until S3 was asked about it."""
+    """Nobody knows what S3 answers to *operation* (boto3's name) about the object *key*, or its
+    version with the id *version*."""
 
-    def __init__(self, bucket: str, key: str) -> None:
+    def __init__(self, bucket: str, key: str, operation: str, version: str = "") -> None:
         super().__init__(bucket, key)
         self.key = key
+        self.operation = operation
+        self.version = version
 
 
 class Unlearned(Unlisted):

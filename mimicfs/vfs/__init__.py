@@ -3,6 +3,7 @@
 filesystem   the calls; a change goes to S3 first and to the mirror second
 control      `.sync` and user.mimicfs.*: what they read as, what writing them does
 versions     `.versions` of -o versions
+objectattributes  what S3 keeps with an object, as user.mimicfs.*
 moves        renames, of files and of directories
 renames      the rename of a directory in S3, which may be undone or finished
 tree         what is seen: looking up names, reading directories

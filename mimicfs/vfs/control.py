@@ -14,13 +14,12 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from mimicfs.entry import OBJECT, Entry, Scope, Total
-from mimicfs.errors import MimicError, PosixError, Unasked, Uncounted, Unlisted
+from mimicfs.entry import OBJECT, Scope, Total
+from mimicfs.errors import MimicError, PosixError, Uncounted, Unlisted
 from mimicfs.human import iso_time
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 
 PREFIX = b"user.mimicfs."
 SYNC = PREFIX + b"sync"
-_RESTORE_S = 2.0  # for so long the answer about an archived object is as good as new
 _TOTALS_MAX = 100  # directories whose totals are remembered
 _UNCOUNTED = (Total(), -1, 0)
 _SAVED_S = 100.0  # so many seconds' worth of requests may be spent at once
@@ -64,11 +62,10 @@ class Control:
         # By bucket and directory: what, of which generation of the mirror, and the thread that
         # has counted it and not used it yet.
         self._totals: dict[tuple[str, str], tuple[Total, int, int]] = {}
-        self._restores: dict[tuple[str, str], tuple[str, float]] = {}
 
     def sync(self, caller: Caller, directory: Node) -> None:
         """Make *directory* and all below it true again. Returns when the kernel knows."""
-        self._allow(caller)
+        self.allow(caller)
         try:
             if directory.kind == NodeKind.ACCOUNT:
                 self._sync_account(caller.cancellation)
@@ -133,29 +130,21 @@ class Control:
             with self._kernel.locked(node.ino):
                 self.sync(caller, node)
             return
-        self._allow(caller)
+        self.allow(caller)
         if node.kind == NodeKind.OBJECT:
             self._afford(f"s3://{node.bucket}/{node.key}", caller.cancellation)
             self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
             self._kernel.told(_TELL_KERNEL_S)
 
-    def xattr(self, node: Node, entry: Entry | None, name: bytes) -> bytes:
-        """Return the value of `user.mimicfs.*`. Raises PosixError ENODATA."""
+    def xattr(self, node: Node, name: bytes) -> bytes:
+        """Return the value of what `user.mimicfs.*` says of a place. Raises PosixError ENODATA."""
         values: dict[bytes, Callable[[], str]] = {
             b"bucket": lambda: node.bucket,
             b"key": lambda: node.key,
             b"synced": lambda: self._synced(node)[0],
             b"synced_by": lambda: self._synced(node)[1],
         }
-        if entry is not None and not node.is_directory:
-            values |= {
-                b"etag": lambda: entry.etag,
-                b"size": lambda: str(entry.size),
-                b"storage_class": lambda: entry.storage_class or "STANDARD",
-                b"last_modified": lambda: iso_time(entry.mtime_ns),
-                b"restore": lambda: self._restore(node.bucket, entry.key),
-            }
-        elif node.is_directory:
+        if node.is_directory:
             values[b"files"] = lambda: str(self._total(node).files)
             values[b"bytes"] = lambda: str(self._total(node).bytes)
         if node.kind == NodeKind.ACCOUNT:
@@ -194,22 +183,6 @@ class Control:
             self._totals[where] = (total, generation, 0)
         return total
 
-    def ask(self, caller: Caller, missing: Unasked) -> None:
-        """Ask S3 about what `xattr` did not know."""
-        self._allow(caller)
-        text = self._s3.restore_state(missing.bucket, missing.key)
-        with self._lock:
-            self._restores = {(missing.bucket, missing.key): (text, time.monotonic())}
-
-    def _restore(self, bucket: str, key: str) -> str:
-        """Return whether an archived object is restored. The kernel asks twice, first for the
-        length: the second time S3 is not asked again."""
-        with self._lock:
-            text, asked_s = self._restores.get((bucket, key), ("", 0.0))
-        if not text or time.monotonic() - asked_s > _RESTORE_S:
-            raise Unasked(bucket, key)
-        return text
-
     def text(self, directory: Node) -> bytes:
         """Return what the control file of *directory* reads as."""
         if directory.kind == NodeKind.ACCOUNT:
@@ -246,10 +219,10 @@ class Control:
         return (iso_time(fresh.until_ns), fresh.by) if fresh else ("never", "nothing")
 
     @staticmethod
-    def _allow(caller: Caller) -> None:
-        """A refresh costs requests: only the user who mounted, and root, may ask for one."""
+    def allow(caller: Caller) -> None:
+        """What costs requests is for the user who mounted, and root. Raises PosixError EACCES."""
         if caller.uid not in (0, os.getuid()):
-            raise PosixError(errno.EACCES, "a refresh is for the user who mounted, and root")
+            raise PosixError(errno.EACCES, "S3 is asked for the user who mounted, and root")
 
 
 def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[str]:

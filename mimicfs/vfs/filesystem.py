@@ -50,13 +50,14 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
-from mimicfs.vfs.control import PREFIX, Control
+from mimicfs.vfs.control import PREFIX, SYNC, Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
+from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
@@ -103,6 +104,7 @@ class VFS:
         )
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, options)
         self._look = FirstLook(mimicdb, s3, options.buckets)
+        self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, options)
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
@@ -131,7 +133,8 @@ class VFS:
 
     def learn(self, caller: Caller, missing: Exception) -> None:
         if isinstance(missing, Unasked):
-            self._control.ask(caller, missing)
+            self._control.allow(caller)
+            self._objects.ask(missing)
         elif isinstance(missing, Uncounted):
             self._control.count(missing)
         elif isinstance(missing, Uncopied):
@@ -420,16 +423,29 @@ class VFS:
         node = self.inodes.get(ino)
         if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
-        if node.is_past:
-            return self._versions.xattr(node, name)
         if not name.startswith(PREFIX):
             self._check_learned(node)
             value = self._stored.xattrs(node).get(os.fsdecode(name))
             if value is None:
                 raise PosixError(errno.ENODATA, os.fsdecode(name))
             return value
+        short = os.fsdecode(name.removeprefix(PREFIX))
+        text = self._of_object(node, short)
+        if text is not None:
+            return text.encode()
+        if node.is_past:
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
+        return self._control.xattr(node, name)
+
+    def _of_object(self, node: Node, name: str) -> str | None:
+        """Return the value of `user.mimicfs.NAME` of an object, or a version; None: none."""
+        if isinstance(node, VersionNode):
+            version = node.version
+            return self._objects.get(node.bucket, entry_of(version), name, version.version)
         entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
-        return self._control.xattr(node, entry, name)
+        if node.kind != NodeKind.OBJECT or entry is None or entry.kind != OBJECT:
+            return None
+        return self._objects.get(node.bucket, entry, name)
 
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
         """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
@@ -441,8 +457,12 @@ class VFS:
 
     def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
         node = self._changeable(ino)
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and (name == SYNC or node.kind != NodeKind.OBJECT):
             self._control.set_xattr(caller, node, name)
+        elif name.startswith(PREFIX):
+            self._handles.flush_node(node, caller.cancellation)
+            with self._changing(caller, node) as stands:
+                self._objects.set(stands, os.fsdecode(name.removeprefix(PREFIX)), value, flags)
         elif node.kind == NodeKind.CONTROL:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         else:
@@ -451,10 +471,16 @@ class VFS:
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         node = self._changeable(ino)
-        if name.startswith(PREFIX) or node.kind == NodeKind.CONTROL:
+        if node.kind != NodeKind.OBJECT and (name.startswith(PREFIX) or not node.is_directory):
             raise PosixError(errno.EPERM, os.fsdecode(name))
+        ours = name.startswith(PREFIX)
+        if ours:
+            self._handles.flush_node(node, caller.cancellation)
         with self._changing(caller, node) as stands:
-            self._stored.remove_xattr(stands, name)
+            if ours:
+                self._objects.remove(stands, os.fsdecode(name.removeprefix(PREFIX)))
+            else:
+                self._stored.remove_xattr(stands, name)
 
     @contextmanager
     def _changing(self, caller: Caller, node: Node) -> Iterator[Node]:

@@ -191,7 +191,7 @@ class StoredAttributes:
         if file is not None and file.expired:
             raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
         if file is not None and file.change_meta(
-            lambda meta: _checked({**change(meta), **stamp}, node), mtime_ns
+            lambda meta: checked({**change(meta), **stamp}, node), mtime_ns
         ):
             return
         key = node.key  # it has none once it is found to be another version
@@ -203,14 +203,29 @@ class StoredAttributes:
         entry = self._mimicdb.entry(node.bucket, key)
         if entry is None or entry.kind != OBJECT:
             try:
-                self.make_directory(node.bucket, key, _checked({**change({}), **stamp}, node))
+                self.make_directory(node.bucket, key, checked({**change({}), **stamp}, node))
             except PosixError as exc:
                 if exc.errno != errno.EEXIST:  # else somebody has made one: change that
                     raise
             else:
                 return
+        self._copied(
+            node,
+            lambda content: content._replace(meta=checked({**change(content.meta), **stamp}, node)),
+        )
+
+    def change_content(self, node: Node, change: Callable[[Content], Content]) -> None:
+        """Store *change* of what is stored with the object *node*. Raises PosixError ESTALE where
+        the name stands for another node by now."""
+        file = node.file
+        if not node.key or (file is not None and file.expired):
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
+        self._copied(node, change)
+
+    def _copied(self, node: Node, change: Callable[[Content], Content]) -> None:
+        file, key = node.file, node.key
         entry, content = self._s3.kept.of(node.bucket, key)
-        content = content._replace(meta=_checked({**change(content.meta), **stamp}, node))
+        content = change(content)
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         self._kernel.copied(node, entry, new)
         if file is not None:
@@ -221,7 +236,7 @@ def _is_users(name: str) -> bool:
     return name.startswith("user.") and not name.startswith(_OURS) and "\0" not in name
 
 
-def _checked(meta: dict[str, str], node: Node) -> dict[str, str]:
+def checked(meta: dict[str, str], node: Node) -> dict[str, str]:
     """Return *meta*. Raises PosixError ENOSPC if S3 would not take it."""
     size = metadata.size(meta)
     if size > metadata.SIZE_MAX:

@@ -10,7 +10,6 @@ Threading: any thread. `_lock` protects what is known; S3 is asked without it.
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import threading
 import time
@@ -25,7 +24,6 @@ from urllib.parse import quote
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import NS, Entry
 from mimicfs.errors import PassingAbsence, PosixError, Unversioned
-from mimicfs.human import iso_time
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import DirEntry, PassingAttr
 from mimicfs.s3.requests.client import S3
@@ -102,26 +100,6 @@ class VersionsTree:
             return PassingAttr(node.ino, _FILE, size, mtime_ns, options.uid, options.gid)
         mtime_ns = node.mtime_ns or self._started_ns
         return PassingAttr(node.ino, _DIRECTORY, 0, mtime_ns, options.uid, options.gid)
-
-    @staticmethod
-    def xattr(node: Node, name: bytes) -> bytes:
-        """Return the value of `user.mimicfs.*`. Raises PosixError ENODATA."""
-        values: dict[bytes, str] = {}
-        if isinstance(node, VersionNode):
-            version = node.version
-            values = {
-                b"bucket": node.bucket,
-                b"key": version.key,
-                b"version": version.version,
-                b"etag": version.etag,
-                b"size": str(version.size),
-                b"storage_class": version.storage_class or "STANDARD",
-                b"last_modified": iso_time(version.mtime_ns),
-            }
-        value = values.get(name.removeprefix(b"user.mimicfs."))
-        if value is None:
-            raise PosixError(errno.ENODATA, os.fsdecode(name))
-        return value.encode()
 
     def readdir(
         self, directory: Node, cookie: int, room: tuple[int, int], hold: bool

@@ -31,13 +31,21 @@ class Metered(S3):
         self.most_at_once = 0
         self._meter = threading.Lock()
 
-    def read_into(self, bucket: str, key: str, etag: str, start: int, buffer: memoryview) -> None:
+    def read_into(
+        self,
+        bucket: str,
+        key: str,
+        etag: str,
+        start: int,
+        buffer: memoryview,
+        version: str = "",
+    ) -> None:
         with self._meter:
             self.fetched += buffer.nbytes
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            super().read_into(bucket, key, etag, start, buffer)
+            super().read_into(bucket, key, etag, start, buffer, version)
         finally:
             with self._meter:
                 self.at_once -= 1

@@ -80,6 +80,8 @@ def test_each_version_is_a_file_with_its_own_size_time_and_bytes(here):
     for each in ids:
         assert files[each].stat().st_mtime == times[each]
         assert os.getxattr(files[each], "user.mimicfs.version") == each.encode()
+    assert os.getxattr(files[ids[1]], "user.mimicfs.key") == here.key("a").encode()
+    assert os.getxattr(files[ids[1]], "user.mimicfs.content_type") == b"binary/octet-stream"
 
 
 def test_it_is_not_listed_and_lists_deleted_names_too(here):

@@ -170,10 +170,19 @@ class S3(Clients):
             raise S3Unavailable(f"{about}: {_NOT_S3}")
         return entry
 
-    def restore_state(self, bucket: str, key: str) -> str:
-        """Ask whether *key* can be read: "not archived", "archived", "being restored", or
-        "restored until" a date."""
-        answer = self.call("head_object", bucket, key)
+    def link(self, bucket: str, key: str, version: str, good_s: int) -> str:
+        """Return a link with which anybody can read *key* for *good_s*. Makes no request."""
+        from mimicfs.s3.transport.errors import ours
+
+        params = {"Bucket": bucket, "Key": key} | ({"VersionId": version} if version else {})
+        with ours(f"s3://{bucket}/{key}"):
+            url = self._client.generate_presigned_url("get_object", params, ExpiresIn=good_s)
+        return str(url)
+
+    @staticmethod
+    def restore_state(answer: Mapping[str, Any]) -> str:
+        """Return whether the object of which *answer* to a HEAD is can be read: "not archived",
+        "archived", "being restored", or "restored until" a date."""
         said = answer.get("Restore", "")
         if 'ongoing-request="true"' in said:
             return "being restored"
@@ -339,9 +348,8 @@ class S3(Clients):
 
     def start_upload(self, bucket: str, key: str, content: Content, storage_class: str = "") -> str:
         """Begin a multipart upload; return its id."""
-        params = content.params()
-        if storage_class:
-            params["StorageClass"] = storage_class
+        params = {"StorageClass": storage_class} if storage_class else {}
+        params |= content.params()
         return self.sender.start(bucket, key, params)
 
     def upload_part(

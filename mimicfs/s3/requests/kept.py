@@ -82,6 +82,17 @@ class Kept:
             return {}
         return {tag["Key"]: tag["Value"] for tag in found}
 
+    def tag(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+        """Make *tags* those of an object. Raises S3Error."""
+        if tags:
+            said = {"TagSet": [{"Key": name, "Value": value} for name, value in tags.items()]}
+            self._s3.call("put_object_tagging", bucket, key, Tagging=said)
+        else:
+            self._s3.call("delete_object_tagging", bucket, key)
+        with self._lock:
+            for known in [each for each in self._known if each[:2] == (bucket, key)]:
+                del self._known[known]
+
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
         usual one, or cannot be read."""
