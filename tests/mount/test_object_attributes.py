@@ -47,6 +47,7 @@ class Object:
         self._client, self._proxy = mount.client, mount.proxy
         mount.client.put_object(Bucket=BUCKET, Key=self.key, Body=b"12345", **stored)
         (mount.path / ".sync").touch()
+        self.path.stat()  # what is stored with it is asked before it is shown
 
     def get(self, name: str) -> str:
         return os.getxattr(self.path, f"user.mimicfs.{name}").decode()
