@@ -105,7 +105,7 @@ def test_status_shows_what_is_pending_and_why(mount_at, client, bucket, proxy):
         (path / "a").write_bytes(b"12345")
         wait_until(lambda: "AccessDenied" in succeed("status", path))
         said = succeed("status", path)
-        assert "1 closed files with 5 B are still to be uploaded" in said
+        assert "1 closed file with 5 B still to be uploaded" in said
         [told] = json.loads(succeed("status", "--json", path))
         assert (told["files"]["write_back"]["files"], told["files"]["pending"]) == (1, 1)
 
