@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import run
+from support.mounts import let_others_in, run
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -42,9 +42,7 @@ def test_nobody_opens_what_the_stored_mode_forbids_before_it_was_learned(
     client.put_object(Bucket=bucket, Key="d/secret", Body=b"secret", Metadata=root)
     client.put_object(Bucket=bucket, Key="d/open", Body=b"open", Metadata={"mode": "33188"})
     path = mount_at(f"s3://{bucket}", "--allow-other").path
-    for each in (tmp_path, *tmp_path.parents):
-        if each != Path("/"):
-            os.chmod(each, 0o755)
+    let_others_in(tmp_path)
     (path / ".sync").touch()
     subprocess.run(["ls", "-l", path / "d"], check=True, stdout=subprocess.DEVNULL)
     found = as_nobody("cat", path / "d/secret")
@@ -58,9 +56,7 @@ def test_setuid_ends_with_a_write_or_fallocate_by_others_and_the_kernel_knows(
     mount_at: Any, bucket: str, tmp_path: Path
 ) -> None:
     path = mount_at(f"s3://{bucket}", "--allow-other", "-o", "suid").path
-    for each in (tmp_path, *tmp_path.parents):
-        if each != Path("/"):
-            os.chmod(each, 0o755)
+    let_others_in(tmp_path)
     program = "import os, sys; print(os.stat(sys.argv[1]).st_mode & 0o7777)"
     change = "import os, sys; fd = os.open(sys.argv[1], os.O_WRONLY); "
     changes = ["os.write(fd, b'x')", "os.posix_fallocate(fd, 0, 9000)", "os.truncate(fd, 3)"]

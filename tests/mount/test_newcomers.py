@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import MIMICFS, run, unmounted
+from support.mounts import MIMICFS, let_others_in, run, unmounted
 from support.proxy import Fail, Proxy
 
 from mimicfs.config.values import S3Options
@@ -153,8 +153,7 @@ def test_fusermount3_missing_or_not_setuid(point: Path, server: str, tmp_path: P
     helper.chmod(0o755)
     script = f'chmod 666 /dev/fuse; PATH={tmp_path}:$PATH exec "$@"'
     script = f"{NO_DEVICES} mknod -m 666 /dev/fuse c 10 229; {script}"
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(path.stat().st_mode | 0o055)  # never less: it may be /tmp
+    let_others_in(tmp_path)
     assert in_namespace(script, sys.executable, "-c", AS_NOBODY, "mount", "-f", point) == (
         f"{helper} is not setuid root, so only root can mount; as root: chmod u+s {helper}"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import servers
-from support.mounts import Mount, run, succeed, wait_until
+from support.mounts import Mount, let_others_in, run, succeed, wait_until
 from support.proxy import Fail, Proxy
 
 from mimicfs.backends.sqlite import SQLite
@@ -265,10 +265,7 @@ def test_a_mount_is_nosuid_and_nodev_and_for_one_user(mount_at, bucket):
 @pytest.mark.usefixtures("metadata_never")
 def test_refreshes_are_for_the_user_who_mounted_and_root(mount_at, bucket, client, proxy, tmp_path):
     client.put_object(Bucket=bucket, Key="a", Body=b"x", StorageClass="GLACIER")
-    tmp_path.chmod(0o755)
-    for directory in tmp_path.parents:
-        if directory != Path("/tmp") and "pytest" in str(directory):
-            directory.chmod(0o755)
+    let_others_in(tmp_path)
     mount = mount_at(f"s3://{bucket}", "-o", "allow_other")
     assert os.listdir(mount.path) == ["a"]
     proxy.counted()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -35,6 +36,15 @@ def succeed(*arguments: Any, **kwargs: Any) -> str:
     result = run(*arguments, **kwargs)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def let_others_in(path: Path) -> None:
+    """Let other users read the directory *path* and get there. No right is taken away: /tmp is
+    above it."""
+    for each in (path, *path.parents):
+        mode = stat.S_IMODE(each.stat().st_mode)
+        if mode & 0o055 != 0o055:
+            each.chmod(mode | 0o055)
 
 
 def unmounted(mountpoint: Path) -> bool:
