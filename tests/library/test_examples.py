@@ -10,8 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+import s3fs
 from django.conf import settings
+from fsspec.registry import _registry
 
 from mimicfs import process
 from mimicfs.backends.default import Redis
@@ -45,6 +48,10 @@ def run(code: str, document: str, names: dict[str, Any]) -> None:
 def names(monkeypatch, tmp_path, client, server, redis_port):
     """The names that the examples do not say: a client, a bucket "photos", keys, a machine."""
     monkeypatch.chdir(tmp_path)
+    for protocol in ("s3", "s3a", "mimicfs"):  # an example gives them options of its own
+        monkeypatch.setitem(fsspec.config.conf, protocol, {})
+    for protocol in ("s3", "s3a"):
+        monkeypatch.setitem(_registry, protocol, s3fs.S3FileSystem)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
     monkeypatch.setattr(process, "_current", [])
     monkeypatch.setattr(
