@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mimicfs.backends import Backend
 from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
@@ -39,6 +39,7 @@ class Member:
         self._backend = backend
         self._renewed, self._kept = renewed, kept
         self._mountpoint = ""
+        self._buckets: list[str] = []  # those in which it may have left something undone
         self._since_ms = 0
         self._lock = threading.Lock()  # protects the start of the thread
         self._thread: threading.Thread | None = None
@@ -47,12 +48,21 @@ class Member:
     def join(self, mountpoint: str = "") -> None:
         """Be a session of the store from now on. Raises StoreError if it cannot be told."""
         with self._lock:
-            if self._thread is not None:
+            if self._thread is not None or self._over.is_set():
                 return
             self._mountpoint = mountpoint
             self._beat()
             self._thread = threading.Thread(target=self._keep, name="member", daemon=True)
             self._thread.start()
+
+    def changes_in(self, buckets: Collection[str]) -> None:
+        """From now on *buckets* may be changed at S3: others look after them if we die. Raises
+        StoreError: then none may be."""
+        self._buckets = sorted(buckets)
+        if self._thread is None:
+            self.join()
+        else:
+            self._beat()
 
     @property
     def joined(self) -> bool:
@@ -60,10 +70,12 @@ class Member:
 
     def leave(self) -> None:
         """End the session. The store may be away: then it dies by itself."""
-        self._over.set()
-        if self._thread is None:
+        with self._lock:
+            self._over.set()
+            thread = self._thread
+        if thread is None:
             return
-        self._thread.join(BEAT_S)
+        thread.join(BEAT_S)
         try:
             leave(self._backend, self.id)
         except StoreError as exc:
@@ -93,7 +105,9 @@ class Member:
 
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
-        beat(self._backend, StoreSession(*mine, self._since_ms, 0, self.said), LASTS_MS)
+        expires_ms = 0  # the store says when
+        session = StoreSession(*mine, self._since_ms, expires_ms, self.said, self._buckets)
+        beat(self._backend, session, LASTS_MS)
         if self.away:
             log.warning("the store answers again")
         self.away = False

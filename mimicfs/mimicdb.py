@@ -22,8 +22,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
+from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
+from mimicfs.intent import StoreIntents
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version
 
@@ -43,6 +45,7 @@ class Mirror:
         self._lock = threading.Lock()  # protects the list below
         self._listeners: list[Listener] = []
         self.member = Member(backend, self._renewed, self._kept)
+        self.intents = StoreIntents(backend, self.member)
         self._renewed_ns = 0  # what was listed before may have been lost since
         self._doubted: set[str] = set()  # buckets of which even what is found is not certain
 
@@ -52,6 +55,7 @@ class Mirror:
         return self.backend.quick
 
     def close(self) -> None:
+        self.intents.close()
         self.member.leave()
         self.backend.close()
 
@@ -68,6 +72,7 @@ class Mirror:
         again: neither what is missing nor what is there."""
         self._renewed_ns = time.time_ns()
         self.backend.begin_epoch()
+        self.intents.look_everywhere()
         self._look_for_doubts()
         for name in ["", *(bucket.name for bucket in self.backend.buckets())]:
             self.announce(name, None)
@@ -78,6 +83,7 @@ class Mirror:
 
     def _kept(self) -> None:
         """The store has taken the beat of our session."""
+        self.intents.look_soon()
 
     # What is known
 
@@ -205,6 +211,23 @@ class Mirror:
             still = [[key for key in keys if key not in left] for keys in (added, changed)]
             self._tell(bucket, Difference(still[0], still[1], [], 0))
 
+    def settle(self, bucket: str, key: str, generation: str, entry: Entry | None) -> bool:
+        """S3 showed *entry* (None: nothing) while *key* was unsettled, of *generation*. Believe
+        it, and tell the listeners, unless that is another one now; return whether so."""
+        old = self.backend.exact.get(bucket, key)
+        step = IntentStep(expected=generation)
+        puts, deletes = ([entry], []) if entry is not None else ([], [key])
+        if self.backend.apply(bucket, puts, deletes, None, step):
+            return False
+        self.generation = next(self._generations)
+        if old is None and entry is not None:
+            self.announce(bucket, Difference([key], [], [], 0))
+        elif old is not None and entry is None:
+            self.announce(bucket, Difference([], [], [key], 0))
+        elif old is not None and entry is not None and not same_version(old, entry):
+            self.announce(bucket, Difference([], [key], [], 0))
+        return True
+
     def _apply(
         self,
         bucket: str,
@@ -212,7 +235,15 @@ class Mirror:
         deletes: Sequence[str] = (),
         since: int | None = None,
     ) -> set[str]:
-        left = self.backend.apply(bucket, puts, deletes, since)
+        if not self.backend.intents:
+            left = self.backend.apply(bucket, puts, deletes, since)
+        else:
+            keys = [*(entry.key for entry in puts), *deletes]
+            intent, step = self.intents.step_of(bucket, keys)
+            left = self.backend.apply(bucket, puts, deletes, since, step)
+            if intent is not None:
+                intent.open.difference_update(keys)
+                intent.contended |= left
         self.generation = next(self._generations)
         return left
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, LISTED, BucketEntry, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed
 
@@ -307,6 +308,45 @@ class BackendPromises:
             _fill(backend, "d/x", "e/y")
             found = backend.directories("b", ["d/", "e/", "d/"], 10)
             assert [[row.key for row in rows] for _, rows in found] == [["d/x"], ["e/y"], ["d/x"]]
+
+    def test_an_intent_that_is_done_is_over(self) -> None:
+        with self.opened() as backend:
+            if not backend.intents:
+                return
+            backend.begin("b", ["d/x", "y"], "one:1", 60_000)
+            begun = [(each.key, each.pending) for each in backend.unsettled("b")]
+            assert begun == [("d/x", True), ("y", True)]
+            assert backend.apply("b", [Entry("d/x", 1)], step=IntentStep("one:1")) == set()
+            assert backend.end("b", ["y"], "one:1", unsure=False) == set()
+            assert backend.unsettled("b") == []
+            assert backend.get("b", "d/x") == Entry("d/x", 1)
+
+    def test_where_two_intents_overlap_only_what_was_asked_since_counts(self) -> None:
+        with self.opened() as backend:
+            if not backend.intents:
+                return
+            backend.begin("b", ["x"], "one:1", 60_000)
+            backend.begin("b", ["x"], "two:1", 60_000)
+            assert backend.apply("b", [Entry("x", 1)], step=IntentStep("one:1")) == {"x"}
+            (before,) = backend.unsettled("b", "x")
+            assert backend.apply("b", deletes=["x"], step=IntentStep("two:1")) == {"x"}
+            assert backend.apply("b", [Entry("x", 2)], step=IntentStep(expected=before[1])) == {"x"}
+            assert backend.get("b", "x") is None
+            (now,) = backend.unsettled("b", "x")
+            assert backend.apply("b", [Entry("x", 3)], step=IntentStep(expected=now[1])) == set()
+            assert backend.get("b", "x") == Entry("x", 3)
+            assert backend.unsettled("b") == []
+
+    def test_intents_of_the_dead_and_those_that_are_late_are_ended(self) -> None:
+        with self.opened() as backend:
+            if not backend.intents:
+                return
+            backend.begin("b", ["dead"], "dead:1", 60_000)
+            backend.begin("b", ["late"], "alive:1", -1)
+            backend.begin("b", ["open"], "alive:2", 60_000)
+            backend.reap("b", ["alive"])
+            found = [(each.key, each.pending) for each in backend.unsettled("b")]
+            assert found == [("dead", False), ("late", False), ("open", True)]
 
     def test_threads_lose_nothing(self) -> None:
         with self.opened() as backend:

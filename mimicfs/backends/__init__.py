@@ -21,9 +21,10 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total, is_file
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
@@ -56,6 +57,8 @@ class Backend(ABC):
     """A store of buckets, entries, scopes and change logs."""
 
     quick: bool = True  # reads take microseconds and never wait for a network
+    private: bool = False  # no other process can use it
+    intents: bool = False  # whether it has `begin` and what follows there
 
     def __init__(self) -> None:
         # Two writers with one number would each overlook the other's changes; 62 bits make that
@@ -248,6 +251,7 @@ class Backend(ABC):
         puts: Sequence[Entry] = (),
         deletes: Sequence[str] = (),
         since: int | None = None,
+        step: IntentStep = LEARNED,
     ) -> set[str]:
         """Store *puts*, remove *deletes*, log both: all in one step. Return the keys left alone.
 
@@ -257,6 +261,9 @@ class Backend(ABC):
         A key that is both put and deleted is put. A bucket that is not known is added.
         Deleting what is not there is logged too: S3 was told, and a LIST that was in flight
         must not bring the key back.
+
+        *step* says what the change is (pending.py). The keys of an intent that are contended
+        are left alone: S3 must be asked. A store without `intents` need not have it.
         """
 
     @abstractmethod
@@ -270,6 +277,27 @@ class Backend(ABC):
         Raises `LogTrimmed` if some of them are no longer in the log, or if *since* is in
         the future: then the reader must drop everything that it knows of the bucket.
         """
+
+    # Intents (pending.py); one step each
+
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        """Say that *keys* are about to be changed at S3, within *lasts_ms* by the store's clock.
+        A token is SESSION:NUMBER."""
+        raise NotImplementedError
+
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        """Nothing of *keys* was changed, or, *unsure*, nobody knows. Return those that are
+        contended."""
+        raise NotImplementedError
+
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        """Return the keys that are pending or contended; or *key*, if it is."""
+        raise NotImplementedError
+
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        """End the intents that are over their deadline, and those of sessions that are not
+        *alive*: their keys are contended."""
+        raise NotImplementedError
 
     # Scopes
 

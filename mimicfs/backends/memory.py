@@ -9,10 +9,20 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mimicfs.backends import Backend, left_alone, logged_as
+from mimicfs.backends.pending import (
+    LEARNED,
+    IntentStep,
+    Unsettled,
+    admitted,
+    begun,
+    ended,
+    reaped,
+    unsettled,
+)
 from mimicfs.entry import OBJECT, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed
 
@@ -30,10 +40,14 @@ class _Bucket:
     keys: list[str] = field(default_factory=list)  # those of entries, in order
     scopes: dict[str, Scope] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, str] = field(default_factory=dict)  # rows of pending.py
     log: deque[Change] = field(default_factory=lambda: deque(maxlen=_LOG_MAX))
 
 
 class Memory(Backend):
+    private = True
+    intents = True
+
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.RLock()  # protects all below
@@ -95,6 +109,7 @@ class Memory(Backend):
         puts: Sequence[Entry] = (),
         deletes: Sequence[str] = (),
         since: int | None = None,
+        step: IntentStep = LEARNED,
     ) -> set[str]:
         with self._lock:
             at = self._known(bucket)
@@ -102,10 +117,46 @@ class Memory(Backend):
             keys = [*new, *(key for key in dict.fromkeys(deletes) if key not in new)]
             since = at.seq if since is None else since
             left = left_alone(self.changes(bucket, since, _LOG_MAX), keys)
+            left = self._not_admitted(at, keys, step, left)
             changed = [key for key in keys if key not in left]
             self._store(at, {key: new.get(key) for key in changed})
             self._log(bucket, changed)
             return left
+
+    @staticmethod
+    def _not_admitted(at: _Bucket, keys: list[str], step: IntentStep, left: set[str]) -> set[str]:
+        if not at.pending and step == LEARNED:
+            return left
+        found: set[str] = set()
+        for key in keys:
+            ok, row = admitted(at.pending.get(key), step, guarded=key in left)
+            found |= set() if ok else {key}
+            _keep_row(at, key, row)
+        return found
+
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        with self._lock:
+            at = self._known(bucket)
+            for key in keys:
+                at.pending[key] = begun(at.pending.get(key), token, self.now_ms(), lasts_ms)
+
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        with self._lock:
+            at = self._known(bucket)
+            for key in keys:
+                _keep_row(at, key, ended(at.pending.get(key), token, unsure=unsure))
+            return {key for key in keys if key in at.pending}
+
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        with self._lock:
+            rows = self._buckets.get(bucket, _Bucket()).pending
+            return unsettled(rows, self.now_ms(), key)
+
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        with self._lock:
+            at = self._buckets.get(bucket, _Bucket())
+            for key, row in at.pending.items():
+                at.pending[key] = reaped(row, self.now_ms(), alive)
 
     def _known(self, bucket: str) -> _Bucket:
         if bucket and self.bucket(bucket) is None:
@@ -196,6 +247,13 @@ class Memory(Backend):
 
     def close(self) -> None:
         self._buckets = {"": _Bucket()}
+
+
+def _keep_row(at: _Bucket, key: str, row: str | None) -> None:
+    if row is None:
+        at.pending.pop(key, None)
+    else:
+        at.pending[key] = row
 
 
 def _shown(name: str, at: _Bucket) -> BucketEntry:

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from mimicfs.backends import Backend, Waiter
 from mimicfs.backends.lease import Lease
+from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import BucketEntry, Change, Entry, Scope, Total
@@ -58,6 +58,7 @@ class Replica(Backend):
     ) -> None:
         super().__init__()
         self.shared = shared
+        self.private, self.intents = shared.private, shared.intents
         self.lease = lease
         self._copy = copy
         self._strict = strict
@@ -441,9 +442,9 @@ class Replica(Backend):
         puts: Sequence[Entry] = (),
         deletes: Sequence[str] = (),
         since: int | None = None,
-        *step: Any,
+        step: IntentStep = LEARNED,
     ) -> set[str]:
-        left = self._ask().apply(bucket, puts, deletes, since, *step)
+        left = self._ask().apply(bucket, puts, deletes, since, step)
         self._catch_up_or_forget(bucket)
         return left
 
@@ -455,6 +456,18 @@ class Replica(Backend):
             log.warning("s3://%s: what was changed could not be copied: %s", bucket, exc)
             with self._lock:
                 self._forget(bucket)
+
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        self._ask().begin(bucket, keys, token, lasts_ms)
+
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        return self._ask().end(bucket, keys, token, unsure=unsure)
+
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        return self._ask().unsettled(bucket, key)
+
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        self._ask().reap(bucket, alive)
 
     def seq(self, bucket: str) -> int:
         return self._ask().seq(bucket)

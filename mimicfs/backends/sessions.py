@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
@@ -35,6 +36,7 @@ class StoreSession(NamedTuple):
     since_ms: int
     expires_ms: int
     said: dict[str, str | int | float]  # what it says of itself besides (its follower's lag, ...)
+    buckets: Sequence[str] = ()  # where it may have left undone what it began
     alive: bool = True
 
 

@@ -199,6 +199,8 @@ def test_while_the_store_is_away_it_reads_on_and_refuses_changes_at_once(mount, 
     with pytest.raises(StoreUnavailable):
         replica.apply("b", [Entry("new", 1)])
     with pytest.raises(StoreUnavailable):
+        replica.begin("b", ["new"], "one:1", 60_000)
+    with pytest.raises(StoreUnavailable):
         replica.children("b", "d/")  # not copied
 
 

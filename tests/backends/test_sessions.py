@@ -73,21 +73,17 @@ def test_another_server_is_another_epoch_and_nothing_is_complete(
     assert mimicdb.member.epoch != first and told == ["", "b"]
     with pytest.raises(Unlisted):  # what is found may be a ghost, until it is listed
         mimicdb.lookup("b", "d/", "ghost")
+    another = Mirror(store)
+    another.join()
     with pytest.raises(Unlisted):
-        _joined(store).lookup("b", "d/", "ghost")
+        another.lookup("b", "d/", "ghost")
+    another.member.leave()
     mimicdb.complete("b", Scope("", True, 2))  # was begun before
     with pytest.raises(Unlisted):
         mimicdb.lookup("b", "d/", "ghost")
     mimicdb.complete("b", Scope("", True, 1 << 62))
     assert mimicdb.lookup("b", "d/", "ghost")[0] == Entry("d/ghost", 1)
     mimicdb.member.leave()
-
-
-def _joined(store: Backend) -> Mirror:
-    """Return a mirror that has just joined *store*."""
-    mimicdb = Mirror(store)
-    mimicdb.join()
-    return mimicdb
 
 
 @pytest.fixture

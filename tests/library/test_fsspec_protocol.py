@@ -96,6 +96,7 @@ def test_addresses_and_writes(proxy, tmp_path, bucket):
     fs.pipe(f"mimicfs://{bucket}/d/a", b"123")
     assert fs.cat(f"mimicfs://{bucket}/d/a") == b"123"
     assert fs.ls(f"s3://{bucket}/d") == [f"{bucket}/d/a"]
+    fs.mimicdb.close()
 
 
 def test_s3_addresses_are_the_mirrors_once_installed(monkeypatch, proxy, tmp_path, bucket):
@@ -109,6 +110,7 @@ def test_s3_addresses_are_the_mirrors_once_installed(monkeypatch, proxy, tmp_pat
         fs, _ = fsspec.core.url_to_fs(f"s3://{bucket}/a")
         assert type(fs) is mimicfs.fsspec.MimicFileSystem
         assert [entry.key for entry in fs.mimicdb.listing(bucket)] == ["a"]
+        fs.mimicdb.close()
     finally:
         for protocol in ("s3", "s3a"):
             fsspec.register_implementation(protocol, before, clobber=True)

@@ -166,7 +166,7 @@ def test_a_lost_store_does_not_hide_that_s3_has_done_it(server, client, bucket):
             raise StoreUnavailable("the store is down")
 
     mimicked = learn(plain(server), Mirror(Lost()))
-    with pytest.raises(StoreUnavailable, match=r"S3 has answered PutObject.*sync when"):
+    with pytest.raises(StoreUnavailable, match=r"S3 has answered PutObject.*store is back"):
         mimicked.put_object(Bucket=bucket, Key="a", Body=b"x")
     assert sorted(listed(client, bucket)) == ["a"]
     mimicked.close()

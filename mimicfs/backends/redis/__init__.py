@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -29,6 +29,7 @@ except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
 from mimicfs.backends import Backend, Waiter
+from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
     clock_ms,
@@ -89,6 +90,7 @@ class RedisBackend(Backend):
     """
 
     quick = False
+    intents = True
 
     def __init__(self, client: redis.Redis, namespace: str = "") -> None:
         super().__init__()
@@ -198,7 +200,9 @@ class RedisBackend(Backend):
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
             pipe.hincrby(f"{tag}:meta", "seq", 1)
-            pipe.unlink(f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:d:", f"{tag}:i:")
+            pipe.unlink(
+                f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:k", f"{tag}:d:", f"{tag}:i:"
+            )
             pipe.execute()
         self._unlink(f"{tag}:", "[cdi]:*")
         self._steps.enlist(self._tag(""), self.origin, name, known=False)
@@ -317,8 +321,10 @@ class RedisBackend(Backend):
         puts: Sequence[Entry] = (),
         deletes: Sequence[str] = (),
         since: int | None = None,
+        step: IntentStep = LEARNED,
     ) -> set[str]:
-        if bucket and not self._client.hexists(f"{self._tag(bucket)}:meta", "known"):
+        # The beginning of an intent has looked: this is one round trip.
+        if bucket and not step.token and not self._is_known(bucket):
             self.add_bucket(bucket, 0)
         unique = {entry.key: entry for entry in puts}
         gone = [key for key in dict.fromkeys(deletes) if key not in unique]
@@ -330,8 +336,36 @@ class RedisBackend(Backend):
             [split(key) for key in gone],
             min(keys, default=""),
             max(keys, default=""),
+            step,
         )
         return self._steps.apply(self._tag(bucket), batch)
+
+    @_ours
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        if not self._steps.begin(self._tag(bucket), keys, token, lasts_ms):
+            self.add_bucket(bucket, 0)
+
+    def _is_known(self, bucket: str) -> bool:
+        return bool(self._client.hexists(f"{self._tag(bucket)}:meta", "known"))
+
+    @_ours
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        return self._steps.end(self._tag(bucket), keys, token, unsure=unsure)
+
+    @_ours
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        tag = self._tag(bucket)
+        if key is None:
+            found = self._client.hgetall(f"{tag}:k")
+        else:
+            row = self._client.hget(f"{tag}:k", key)
+            found = {} if row is None else {key.encode(): row}
+        now_ms = clock_ms(self._client, tag) if found and key is None else 0
+        return unsettled({name.decode(): row.decode() for name, row in found.items()}, now_ms)
+
+    @_ours
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        Transactions(self._client).reap(self._tag(bucket), alive)
 
     @_ours
     def seq(self, bucket: str) -> int:
@@ -355,7 +389,7 @@ class RedisBackend(Backend):
 
     @_ours
     def mark(self, bucket: str, scope: Scope) -> None:
-        if bucket and not self._client.hexists(f"{self._tag(bucket)}:meta", "known"):
+        if bucket and not self._is_known(bucket):
             self.add_bucket(bucket, 0)
         if scope.deep:
             self.unmark(bucket, scope.prefix)

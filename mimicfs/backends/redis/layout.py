@@ -11,6 +11,7 @@ All keys of a bucket are below one hash tag, so that they are on one node of a c
     TAG:i:DIR      ZSET    the first names of the further chunks, score 0
     TAG:scopes     HASH    prefix -> JSON of entry.Scope
     TAG:notes      HASH    name -> text (Backend.set_note)
+    TAG:k          HASH    key -> row of backends/pending.py: what is pending or contended
     TAG:log        STREAM  entry.Change, with the ids SEQ-0, without gaps
 
 INVARIANT: a chunk holds the names of its directory from its first name on up to the next
@@ -28,6 +29,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, checked_size
 from mimicfs.errors import StoreCorrupt
 
@@ -54,6 +56,7 @@ class ChangeBatch:
     deletes: Sequence[tuple[str, str]]
     first: str  # of the keys of all
     last: str
+    step: IntentStep = LEARNED
 
 
 def prefix(namespace: str) -> str:

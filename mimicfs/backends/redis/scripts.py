@@ -13,6 +13,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from mimicfs.backends import WIDE_CHANGE
+from mimicfs.backends.pending import fresh
 from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch
 from mimicfs.errors import LogTrimmed
 
@@ -60,6 +61,20 @@ local function remove(dir, name)
     redis.call('ZREM', tag .. ':i:' .. dir, start)
   end
 end
+local rows = tag .. ':k'
+local function ended(key, token, generation, unsure)  -- pending.py says what it is
+  local text = redis.call('HGET', rows, key)
+  local row = text and cjson.decode(text)
+  local tokens = row and row[3] or {}
+  local known = tokens[token]
+  tokens[token] = nil
+  if known and not row[2] and not unsure then
+    redis.call('HDEL', rows, key)
+    return true
+  end
+  redis.call('HSET', rows, key, cjson.encode({generation, true, tokens}))
+  return false
+end
 local function append(origin, lines)
   local seq = redis.call('HINCRBY', tag .. ':meta', 'seq', #lines) - #lines
   for _, line in ipairs(lines) do
@@ -70,7 +85,8 @@ local function append(origin, lines)
 end
 """.replace("LOG_MAX", str(LOG_MAX)).replace("FULL", str(FULL))
 
-# ARGV: origin, since or '', wide, number of puts, the first and the last key of all, then
+# ARGV: origin, since or '', wide, number of puts, the first and the last key of all, the token
+# and the generation of the IntentStep, a new generation, then
 # DIR NAME RECORD for each put and DIR NAME for each deletion. Returns the keys left alone, or an
 # error LOGTRIMMED.
 _APPLY = """
@@ -105,6 +121,24 @@ local function guarded(key)
   end
   return false
 end
+local token, expected, generation = ARGV[7], ARGV[8], ARGV[9]
+local open = token ~= '' or redis.call('EXISTS', rows) == 1
+local function admitted(key)
+  local late = guarded(key)
+  if token ~= '' then return ended(key, token, generation, late) end
+  local text = open and redis.call('HGET', rows, key)
+  local row = text and cjson.decode(text)
+  if expected ~= '' then
+    if not row or row[1] ~= expected then return false end
+    if next(row[3]) == nil then redis.call('HDEL', rows, key) return true end
+    redis.call('HSET', rows, key, cjson.encode({generation, row[2], row[3]}))
+    return true
+  end
+  if row and not late then
+    redis.call('HSET', rows, key, cjson.encode({generation, true, row[3]}))
+  end
+  return not late
+end
 local function counted(record, sign)
   if record and record ~= '' then
     local kind, bytes = struct.unpack('<bi8', record)
@@ -119,12 +153,12 @@ local function prune(dir)  -- directories that are implied by nothing any more
     dir = parent
   end
 end
-local at = 7
+local at = 10
 for n = 1, puts do
   local dir, name, record = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   at = at + 3
   local key = dir .. name
-  if guarded(key) then left[#left + 1] = key else
+  if not admitted(key) then left[#left + 1] = key else
     counted(redis.call('HGET', place(dir, name), name), -1)
     counted(record, 1)
     add(dir, name, record)
@@ -141,7 +175,7 @@ while at < #ARGV do
   local dir, name = ARGV[at], ARGV[at + 1]
   at = at + 2
   local key = dir .. name
-  if guarded(key) then left[#left + 1] = key else
+  if not admitted(key) then left[#left + 1] = key else
     local old = redis.call('HGET', place(dir, name), name)
     counted(old, -1)
     if old then
@@ -167,6 +201,32 @@ if #changed > 0 then
   append(origin, lines)
 end
 return left
+"""
+
+# ARGV: token, how long it lasts, a new generation, KEY ... Returns whether the bucket is known.
+_BEGIN = """
+if redis.replicate_commands then redis.replicate_commands() end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for n = 4, #ARGV do
+  local text = redis.call('HGET', rows, ARGV[n])
+  local row = text and cjson.decode(text)
+  local tokens = row and row[3] or {}
+  tokens[ARGV[1]] = {now, now + tonumber(ARGV[2])}
+  redis.call('HSET', rows, ARGV[n], cjson.encode({ARGV[3], row and true or false, tokens}))
+end
+return redis.call('HEXISTS', tag .. ':meta', 'known')
+"""
+
+# ARGV: token, '1' if unsure, a new generation, KEY ... Returns the keys that are contended.
+_END = """
+local contended = {}
+for n = 4, #ARGV do
+  if not ended(ARGV[n], ARGV[1], ARGV[3], ARGV[2] == '1') then
+    contended[#contended + 1] = ARGV[n]
+  end
+end
+return contended
 """
 
 # ARGV: DIR, NAME ... Returns their records.
@@ -225,6 +285,8 @@ class Scripts:
         self._records = client.register_script(_LIBRARY + _RECORDS)
         self._page = client.register_script(_LIBRARY + _PAGE)
         self._apply = client.register_script(_LIBRARY + _APPLY)
+        self._begin = client.register_script(_LIBRARY + _BEGIN)
+        self._end = client.register_script(_LIBRARY + _END)
         self._enlist = client.register_script(_LIBRARY + _ENLIST)
 
     def try_all(self, tag: str) -> None:
@@ -272,7 +334,7 @@ class Scripts:
         """Change what *batch* says. Return the keys left alone. Raises LogTrimmed."""
         since = "" if batch.since is None else batch.since
         args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]
-        args += [batch.first, batch.last]
+        args += [batch.first, batch.last, *batch.step, fresh()]
         for change in (*batch.puts, *batch.deletes):
             args += change
         try:
@@ -282,6 +344,15 @@ class Scripts:
                 raise LogTrimmed(f"changes after {since} are not logged") from exc
             raise
         return {key.decode() for key in left}
+
+    def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
+        """As Backend.begin. Return whether the bucket is known."""
+        return bool(self._begin(keys=[tag], args=[token, lasts_ms, fresh(), *keys]))
+
+    def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        """As Backend.end."""
+        found = self._end(keys=[tag], args=[token, int(unsure), fresh(), *keys])
+        return {key.decode() for key in found}
 
     def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
         """Put *name* into the list of buckets, or take it out; log it if that is news."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
 
 from mimicfs.backends import left_alone, logged_as
+from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
+from mimicfs.backends.redis.connecting import clock_ms
 from mimicfs.backends.redis.directories import Command, Directories
 from mimicfs.backends.redis.layout import (
     LOG_MAX,
@@ -98,6 +100,38 @@ class Transactions:
         """As Scripts.apply."""
         return self._watched(tag, lambda: _apply(self._client, tag, batch))
 
+    def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
+        """As Backend.begin. Return whether the bucket is known."""
+
+        def plan() -> tuple[bool, list[Command]]:
+            known = bool(self._client.hexists(f"{tag}:meta", "known"))
+            now_ms, found = clock_ms(self._client, tag), _rows(self._client, tag, keys)
+            after = {key: begun(found[key], token, now_ms, lasts_ms) for key in keys}
+            return known, _kept(tag, after)
+
+        return self._watched(tag, plan)
+
+    def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        """As Backend.end."""
+
+        def plan() -> tuple[set[str], list[Command]]:
+            found = _rows(self._client, tag, keys)
+            after = {key: ended(found[key], token, unsure=unsure) for key in keys}
+            return {key for key, row in after.items() if row is not None}, _kept(tag, after)
+
+        return self._watched(tag, plan)
+
+    def reap(self, tag: str, alive: Collection[str]) -> None:
+        """As Backend.reap."""
+
+        def plan() -> tuple[None, list[Command]]:
+            now_ms, rows = clock_ms(self._client, tag), self._client.hgetall(f"{tag}:k")
+            texts = {key.decode(): row.decode() for key, row in rows.items()}
+            after = {key: reaped(row, now_ms, alive) for key, row in texts.items()}
+            return None, _kept(tag, {k: row for k, row in after.items() if row != texts[k]})
+
+        self._watched(tag, plan)
+
     def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
         """As Scripts.enlist."""
         self._watched(tag, lambda: _enlist(self._client, tag, origin, name, known=known))
@@ -106,7 +140,7 @@ class Transactions:
         """Do what *plan* says is to be done, unless the bucket changed meanwhile: then anew."""
         with self._client.pipeline(transaction=True) as pipe:
             for attempt in range(_ATTEMPTS):
-                pipe.watch(f"{tag}:meta")
+                pipe.watch(f"{tag}:meta", f"{tag}:k")
                 result, commands = plan()
                 pipe.multi()
                 for command in commands:
@@ -125,9 +159,10 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Co
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     gone = {directory + name: (directory, name) for directory, name in batch.deletes}
     left = left_alone(guards, [*puts, *gone])
+    left, rows = _not_admitted(client, tag, batch.step, [*puts, *gone], left)
     changed = [key for key in (*puts, *gone) if key not in left]
     if not changed:
-        return left, []
+        return left, rows
     at = Directories(client, tag, changed)
     objects = size = 0
     for key in changed:
@@ -141,7 +176,30 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Co
         ("HINCRBY", meta, "objects", objects),
         ("HINCRBY", meta, "bytes", size),
     ]
-    return left, [*at.commands(), *counts, *_logged(tag, batch.origin, seq, lines)]
+    return left, [*rows, *at.commands(), *counts, *_logged(tag, batch.origin, seq, lines)]
+
+
+def _not_admitted(
+    client: Any, tag: str, step: IntentStep, keys: list[str], late: set[str]
+) -> tuple[set[str], list[Command]]:
+    """Return which of *keys* are left alone, and what becomes of their rows."""
+    found, left, after = _rows(client, tag, keys), set[str](), dict[str, str | None]()
+    for key in keys:
+        ok, row = admitted(found[key], step, guarded=key in late)
+        left |= set() if ok else {key}
+        if row != found[key]:
+            after[key] = row
+    return left, _kept(tag, after)
+
+
+def _rows(client: Any, tag: str, keys: Sequence[str]) -> dict[str, str | None]:
+    found = client.hmget(f"{tag}:k", keys) if keys else []
+    return {key: row and row.decode() for key, row in zip(keys, found, strict=True)}
+
+
+def _kept(tag: str, rows: Mapping[str, str | None]) -> list[Command]:
+    gone: list[Command] = [("HDEL", f"{tag}:k", key) for key, row in rows.items() if row is None]
+    return [*gone, *(("HSET", f"{tag}:k", k, row) for k, row in rows.items() if row is not None)]
 
 
 def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]]:

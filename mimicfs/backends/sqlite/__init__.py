@@ -13,19 +13,30 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
 from mimicfs.backends.ahead import Ahead
+from mimicfs.backends.pending import (
+    LEARNED,
+    IntentStep,
+    Unsettled,
+    admitted,
+    begun,
+    ended,
+    reaped,
+    unsettled,
+)
 from mimicfs.backends.sqlite.database import Database
 from mimicfs.backends.sqlite.rows import (
     BETWEEN,
     FROM,
     GET,
     LOOKUP,
+    PENDING,
     PUT,
     PUT_ROWS,
     ROWS,
@@ -33,7 +44,9 @@ from mimicfs.backends.sqlite.rows import (
     entries_of,
     entry_of,
     json_of,
+    keep_pending,
     make,
+    pending_of,
     scope_of,
     successor,
     totals,
@@ -70,6 +83,8 @@ class SQLite(Backend):
     *namespace* keeps several mirrors apart in one file. Raises StoreTooNew, StoreCorrupt,
     StoreUnavailable.
     """
+
+    intents = True
 
     def __init__(self, *args: Any, namespace: str = "", **kwargs: Any) -> None:
         super().__init__()
@@ -145,7 +160,7 @@ class SQLite(Backend):
         with self._db.writing() as db:
             number = self._id(name, db)
             if db.execute("SELECT known FROM bucket WHERE id=?", (number,)).fetchone()[0]:
-                for table in ("entry", "scope", "log", "note"):
+                for table in ("entry", "scope", "log", "note", "pending"):
                     db.execute(f"DELETE FROM {table} WHERE bucket=?", (number,))
                 db.execute(
                     "UPDATE bucket SET known=0, objects=0, bytes=0, seq=seq+1 WHERE id=?",
@@ -315,6 +330,7 @@ class SQLite(Backend):
         puts: Sequence[Entry] = (),
         deletes: Sequence[str] = (),
         since: int | None = None,
+        step: IntentStep = LEARNED,
     ) -> set[str]:
         with self._db.writing() as db:
             number = self._add(db, bucket, 0) if bucket else self._id("", db)
@@ -323,12 +339,59 @@ class SQLite(Backend):
             left: set[str] = set()
             if since is not None:
                 left = self._changed_since(db, bucket, number, since, [*new, *gone])
+            left = self._not_admitted(db, number, [*new, *gone], step, left)
+            if left:
                 new = {key: entry for key, entry in new.items() if key not in left}
                 gone = [key for key in gone if key not in left]
             if new or gone:
                 self._store(db, number, new, gone)
                 self._log(db, bucket, [*new, *gone])
         return left
+
+    @staticmethod
+    def _not_admitted(
+        db: sqlite3.Connection, bucket: int, keys: list[str], step: IntentStep, left: set[str]
+    ) -> set[str]:
+        before = pending_of(db, bucket, keys)
+        if not before and step == LEARNED:
+            return left
+        steps = {key: admitted(before.get(key), step, guarded=key in left) for key in keys}
+        keep_pending(db, bucket, before, {key: row for key, (_, row) in steps.items()})
+        return {key for key, (stored, _) in steps.items() if not stored}
+
+    @_ours
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        with self._db.writing() as db:
+            number, now_ms = self._id(bucket, db), self.now_ms()
+            before = pending_of(db, number, keys)
+            after = {key: begun(before.get(key), token, now_ms, lasts_ms) for key in keys}
+            keep_pending(db, number, before, after)
+
+    @_ours
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        with self._db.writing() as db:
+            number = self._id(bucket, db)
+            before = pending_of(db, number, keys)
+            after = {key: ended(before.get(key), token, unsure=unsure) for key in keys}
+            keep_pending(db, number, before, after)
+        return {key for key, row in after.items() if row is not None}
+
+    @_ours
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        number = self._id(bucket)
+        if key is None:
+            rows = self._db.rows(PENDING, number)
+        else:
+            rows = self._db.rows(f"{PENDING} AND key=?", number, key)
+        return unsettled(dict(rows), self.now_ms())
+
+    @_ours
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        with self._db.writing() as db:
+            number, now_ms = self._id(bucket, db), self.now_ms()
+            before = dict(db.execute(PENDING, (number,)).fetchall())
+            after = {key: reaped(row, now_ms, alive) for key, row in before.items()}
+            keep_pending(db, number, before, after)
 
     def _changed_since(
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]

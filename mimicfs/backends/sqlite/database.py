@@ -61,6 +61,13 @@ _CONNECT = (
     *("factory", "cached_statements", "uri"),
 )
 
+# Rows of backends/pending.py, likewise.
+_PENDING = """
+CREATE TABLE IF NOT EXISTS pending(
+    bucket INT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+    PRIMARY KEY(bucket, key)) WITHOUT ROWID
+"""
+
 # From the schema of each older version to the next.
 _MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
 
@@ -118,6 +125,7 @@ class Database:
         else:
             _migrate(db, version)
         db.execute(_NOTES)
+        db.execute(_PENDING)
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mimicfs.entry import OBJECT, Entry, Scope
@@ -28,6 +29,7 @@ PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
 ROWS = 100
 PUT_ROWS = PUT + ",(?,?,?,?,?,?,?,?,?)" * (ROWS - 1)
 ANY = "SELECT 1 FROM entry WHERE bucket=? AND key BETWEEN ? AND ? LIMIT 1"
+PENDING = "SELECT key, row FROM pending WHERE bucket=?"
 TOTALS = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
     " AND key IN (SELECT value FROM json_each(?))"
@@ -81,3 +83,23 @@ def successor(prefix: str) -> str | None:
     if 0xD800 <= last <= 0xDFFF:
         last = 0xE000  # surrogates are no characters
     return prefix[:-1] + chr(last) if last < 0x110000 else successor(prefix[:-1])
+
+
+def pending_of(db: sqlite3.Connection, bucket: int, keys: Sequence[str]) -> dict[str, str]:
+    """Return the rows of pending.py from the first to the last of *keys*: few, at most times."""
+    if not keys:
+        return {}
+    span = (bucket, min(keys), max(keys))
+    return dict(db.execute(f"{PENDING} AND key>=? AND key<=?", span).fetchall())
+
+
+def keep_pending(
+    db: sqlite3.Connection, bucket: int, before: Mapping[str, str], after: Mapping[str, str | None]
+) -> None:
+    """Make the rows that were *before* those of *after*; those of other keys stay."""
+    gone = [(bucket, key) for key, row in after.items() if row is None and key in before]
+    new = [(bucket, key, row) for key, row in after.items() if row and row != before.get(key)]
+    if gone:
+        db.executemany("DELETE FROM pending WHERE bucket=? AND key=?", gone)
+    if new:
+        db.executemany("INSERT OR REPLACE INTO pending VALUES(?,?,?)", new)

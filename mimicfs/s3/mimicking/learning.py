@@ -12,7 +12,8 @@ write that S3 refused with one of these costs a HEAD. Listings are not learned h
 and sync/ merge them, since a page says also what is not there.
 
 The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
-says so; the next sync gives the mirror back what it missed.
+says so; the key is asked of S3 once the store is back. Reads go on without the store: what S3
+says to them is learned another time.
 
 Threading: as the client, any number of threads. Answers may come in another order than
 requests: what was asked before a change of the key became known is not believed (the
@@ -25,7 +26,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -35,6 +36,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import NS, OBJECT, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
 from mimicfs.errors import LogTrimmed, StoreError
+from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text
@@ -52,6 +54,10 @@ _Params = Mapping[str, Any]
 _Answer = Mapping[str, Any]
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Learn = Callable[[_Params, _Answer, int], "Conversation[Any] | None"]
+_Learning = Callable[[], AbstractContextManager[None]]
+_ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
+# Codes of keys that DeleteObjects has certainly not deleted.
+_NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
 # The note beside a bucket that has, or had, versions.
 VERSIONS = "versions"
@@ -72,6 +78,7 @@ def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
 def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) -> _Ask:
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
     learner = Learner(mimicdb, heads=heads)
+    mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
     client.meta.events.register("before-send.s3", note_size)
     return lambda operation, params: hold(learner.talk(operation, params), ask)
 
@@ -134,29 +141,96 @@ class Learner:
     def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
         """Ask S3 what was to be asked, learn, and return the answer."""
         if operation in ("HeadObject", "GetObject"):
-            return (yield from self._read(operation, params))
+            return (yield from self._read(operation, params, _unlearned(operation, params)))
         effect = effect_of(operation)
         if effect in (Effect.NONE, Effect.ACCESS):
             answer = yield operation, params
             self._note_versions(operation, params, answer)
             return answer
         asked = dict(params)  # botocore rewrites some of them in place
+        intent = self._begun(operation, asked)
         sizes: list[int] = []
         token = _sent.set(sizes)
         try:
             answer = yield operation, params
         except ClientError as exc:
-            with _told(operation, asked):
-                yield from self._unfulfilled(asked, exc)
+            yield from self._failed(operation, asked, intent, exc)
+            raise
+        except BaseException:
+            with self._ending(operation, asked, intent):
+                self._unsure(intent)
             raise
         finally:
             _sent.reset(token)
-        with _told(operation, asked):
+        with self._ending(operation, asked, intent):
             self._note_versions(operation, asked, answer)
-            more = self._learned(operation, effect)(asked, answer, sizes[-1] if sizes else 0)
-            if more is not None:
-                yield from more
+            with intent.learning():
+                more = self._learned(operation, effect)(asked, answer, sizes[-1] if sizes else 0)
+                if more is not None:
+                    yield from more
+            self._mimicdb.intents.end(intent, unsure=True)
+            yield from self.resolve(intent.bucket, sorted(intent.contended))
         return answer
+
+    def _begun(self, operation: str, params: _Params) -> StoreIntent:
+        """Say in the store what is about to be changed. Raises StoreError: S3 is not asked."""
+        changed = changed_keys(operation, params)
+        keys = [key for _, key in changed if _is_key(key)]
+        bucket = params.get("Bucket")
+        if not keys or not isinstance(bucket, str):
+            return StoreIntent("", (), "")
+        return self._mimicdb.intents.begin(bucket, keys)
+
+    def _failed(
+        self, operation: str, params: _Params, intent: StoreIntent, exc: ClientError
+    ) -> Conversation[None]:
+        """S3 has refused a change, or perhaps not."""
+        with self._ending(operation, params, intent):
+            if _may_be_done(exc):
+                self._unsure(intent)
+                return
+            self._mimicdb.intents.end(intent, unsure=False)
+            yield from self._unfulfilled(params, exc)
+            yield from self.resolve(intent.bucket, sorted(intent.contended))
+
+    def _unsure(self, intent: StoreIntent) -> None:
+        """Nobody knows what S3 did. It is in trouble, and would keep our caller waiting: it is
+        asked in another thread."""
+        self._mimicdb.intents.end(intent, unsure=True)
+        if intent.contended:
+            self._mimicdb.intents.look_soon()
+
+    @contextmanager
+    def _ending(self, operation: str, params: _Params, intent: StoreIntent) -> Iterator[None]:
+        """Within, what came of *intent* is said; what the store does not take is kept."""
+        with _told(operation, params):
+            try:
+                yield
+            except StoreError:
+                self._mimicdb.intents.keep(intent)
+                raise
+
+    def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
+        """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile."""
+        left, attempts = list(keys), _ATTEMPTS * len(keys)
+        while left and attempts:
+            attempts -= 1
+            key = left.pop(0)
+            rows = self._mimicdb.backend.unsettled(bucket, key)
+            if not rows:
+                continue
+            try:
+                entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
+            except (ClientError, BotoCoreError) as exc:
+                if not isinstance(exc, ClientError) or _status(exc) != 404:
+                    log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
+                    continue  # it is asked again by whoever looks after what is undone
+                entry = None
+            else:
+                if entry is None:  # no answer of S3
+                    continue
+            if not self._mimicdb.settle(bucket, key, rows[0].generation, entry):
+                left.append(key)
 
     def _learned(self, operation: str, effect: Effect) -> _Learn:
         """Return what learns from the answer to *operation*."""
@@ -245,6 +319,8 @@ class Learner:
         versions = {item["Key"] for item in objects if item.get("VersionId")}
         changed = {key for key, code in refused.items() if code == "PreconditionFailed"}
         gone = {item["Key"] for item in objects} - versions - refused.keys()
+        spared = {key for key, code in refused.items() if code in _NOT_DONE}
+        self._mimicdb.intents.spare(params["Bucket"], spared)
         self._mimicdb.forget_all(params["Bucket"], sorted(gone))
         yield from self._settle(params["Bucket"], sorted(versions | changed))
 
@@ -286,14 +362,18 @@ class Learner:
 
     def _settle(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
         """Ask S3 what it has of *keys* now: each, or, of many, what it lists behind the first."""
-        left, lists = sorted(set(keys)), True
+        left, lists, seen = sorted(set(keys)), True, set[str]()
         while left:
             key = left.pop(0)
-            yield from self._head({"Bucket": bucket, "Key": key})
+            if (yield from self._head({"Bucket": bucket, "Key": key})):
+                seen.add(key)
             if len(left) > 1 and lists:
                 reached = yield from self._list_behind(bucket, key)
                 lists = reached is not None
-                left = [key for key in left if key > (reached or key)] if lists else left
+                behind = [key for key in left if key > (reached or key)] if lists else left
+                seen |= set(left) - set(behind)
+                left = behind
+        self._mimicdb.intents.spare(bucket, seen)
 
     def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
         """Have S3 list what is behind *after*. Return the key up to which is known what it has;
@@ -355,23 +435,30 @@ class Learner:
 
     # Reads
 
-    def _read(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
+    def _read(
+        self, operation: str, params: dict[str, Any], learning: _Learning
+    ) -> Conversation[Any]:
+        """Ask S3 to show an object, and learn within *learning* what it showed."""
         bucket, key = params.get("Bucket"), params.get("Key")
         if not bucket or not key or params.get("VersionId") or params.get("PartNumber"):
             return (yield operation, params)  # of an older version, or of a part
-        since = self._mimicdb.seq(bucket)
+        since: int | None = None
+        with learning():
+            since = self._mimicdb.seq(bucket)
+        if since is None:
+            return (yield operation, params)
         try:
             answer = yield operation, params
         except ClientError as exc:
-            with _told(operation, params):
+            with learning():
                 yield from self._refused(params, exc, since)
             raise
-        self._note_versions(operation, params, answer)
-        entry = entry_of(key, answer)
-        if entry is not None:
-            if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
-                entry = entry._replace(head=head_text(answer))
-            with _told(operation, params), _body_of(answer):
+        with _body_of(answer), learning():
+            self._note_versions(operation, params, answer)
+            entry = entry_of(key, answer)
+            if entry is not None:
+                if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
+                    entry = entry._replace(head=head_text(answer))
                 self._seen(bucket, entry, since)
         return answer
 
@@ -407,12 +494,30 @@ class Learner:
         if params.get("IfMatch") or params.get("IfNoneMatch"):
             yield from self._head(params)
 
-    def _head(self, params: _Params) -> Conversation[None]:
-        """Ask S3 what is there now; the answer is learned like any other."""
+    def _head(self, params: _Params) -> Conversation[bool]:
+        """Ask S3 what is there now; the answer is learned like any other. Return whether S3
+        told."""
         try:
-            yield from self._read("HeadObject", {"Bucket": params["Bucket"], "Key": params["Key"]})
+            where = {"Bucket": params["Bucket"], "Key": params["Key"]}
+            yield from self._read("HeadObject", where, nullcontext)
         except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
+            return isinstance(exc, ClientError) and _status(exc) == 404
+        return True
+
+
+def _is_key(key: Any) -> bool:
+    """Whether S3 can have an object *key*: else it is about to refuse it."""
+    try:
+        return isinstance(key, str) and bool(key.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _may_be_done(exc: ClientError) -> bool:
+    """Whether S3 may have done what was answered with *exc*."""
+    status = _status(exc)
+    return not 400 <= status < 500 or status == 408
 
 
 @contextmanager
@@ -423,8 +528,22 @@ def _told(operation: str, params: _Params) -> Iterator[None]:
         about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
         raise type(exc)(
             f"S3 has answered {operation} of {about}, but the mirror could not be told: {exc};"
-            " sync when the store is back"
+            " the key is asked of S3 again when the store is back"
         ) from exc
+
+
+def _unlearned(operation: str, params: _Params) -> _Learning:
+    """Return what a reader's learning is done in: while the store is away, reads go on."""
+
+    @contextmanager
+    def learning() -> Iterator[None]:
+        try:
+            yield
+        except StoreError as exc:
+            about = f"s3://{params.get('Bucket')}/{params.get('Key')}"
+            log.debug("what S3 says to %s of %s is not learned: %s", operation, about, exc)
+
+    return learning
 
 
 @contextmanager

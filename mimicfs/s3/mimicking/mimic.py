@@ -20,11 +20,13 @@ Threading: as the client, any number of threads.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -32,6 +34,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import BucketEntry
+from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
@@ -40,6 +43,8 @@ from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
 
 log = logging.getLogger(__name__)
+
+_RESOLVE_S = 60  # most time in which a loop that is busy answers a thread
 
 # Set while a waiter waits: what it waits for is not in the mirror.
 _waiting: ContextVar[bool] = ContextVar("mimicfs_waiting", default=False)
@@ -80,12 +85,14 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
         return hold(mimicking.talk(operation, params), ask) if answer is None else answer
 
     async def call_async(operation: str, params: Params) -> Any:
+        mimicking.loop = asyncio.get_running_loop()
         answer = mimicking.answer(operation, params)
         return (
             await hold_async(mimicking.talk(operation, params), ask) if answer is None else answer
         )
 
     awaited = inspect.iscoroutinefunction(inspect.unwrap(ask))
+    mimicdb.intents.resolve = mimicking.resolve_awaited(ask) if awaited else mimicking.resolve(ask)
     client._make_api_call = call_async if awaited else call
     client._make_api_call.mimics = mimicking
     client.meta.events.register("before-send.s3", note_size)
@@ -105,6 +112,7 @@ class Mimic:
     def __init__(self, client: Any, mimicdb: Mirror, forcing: Forcing) -> None:
         self._exceptions = client.exceptions
         self._learner = Learner(mimicdb, heads=True)
+        self.loop: asyncio.AbstractEventLoop | None = None  # that of the last call
         self._mimicdb = mimicdb
         self._forcing = forcing
         self._places = Places()
@@ -123,6 +131,23 @@ class Mimic:
         except Refused as exc:
             error = self._exceptions.from_code(exc.code)
             raise error(exc.response, operation) from None
+
+    def resolve(self, ask: Callable[[str, Params], Any]) -> Resolve:
+        """Return what asks S3 with *ask* for a key that is contended."""
+        return lambda bucket, key: hold(self._learner.resolve(bucket, [key]), ask)
+
+    def resolve_awaited(self, ask: Callable[[str, Params], Awaitable[Any]]) -> Resolve:
+        """The same, in the loop of the client's last call, as long as it runs."""
+
+        def resolve(bucket: str, key: str) -> None:
+            if self.loop is not None and self.loop.is_running():
+                asking = hold_async(self._learner.resolve(bucket, [key]), ask)
+                try:
+                    asyncio.run_coroutine_threadsafe(asking, self.loop).result(_RESOLVE_S)
+                except (TimeoutError, CancelledError) as exc:  # asked again later
+                    log.debug("HEAD s3://%s/%s: %r", bucket, key, exc)
+
+        return resolve
 
     def talk(self, operation: str, params: Params) -> Conversation[Any]:
         """Ask S3, learn, and return its answer."""

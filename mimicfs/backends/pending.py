@@ -1,0 +1,119 @@
+"""Intents: which keys are being changed at S3, and of which only S3 knows what came of it.
+
+Two requests about one key may be done by S3 in another order than their answers arrive. So each
+mount says what it is about to change (`Backend.begin`), asks S3, and says what came of it
+(`Backend.apply` with a IntentStep, or `Backend.end`). A key has a row from the first begin until
+nothing about it is open. It is *contended* where two intents overlapped, where something else
+about it was learned meanwhile, where a token was missing, or where nobody knows what S3 did:
+then no answer is believed but that of a HEAD that was asked while the row had the generation
+that it still has (`IntentStep.expected`). Every change of a row gives it another generation.
+
+    state        begin       done or end          learned     HEAD, same generation
+    no row       pending     contended            -           -
+    pending      contended   no row, or as left   contended   contended
+    contended    contended   contended            contended   no row, if nobody is pending
+
+The scripts of Redis do the same in Lua (redis/scripts.py); the tests run over both.
+
+Pure functions of the rows as text; any thread may call.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+
+class IntentStep(NamedTuple):
+    """What a change that is applied is: the end of the intent *token*; what a HEAD said while
+    the row had the generation *expected*; or, with neither, something learned."""
+
+    token: str = ""
+    expected: str = ""
+
+
+LEARNED = IntentStep()
+
+
+class Unsettled(NamedTuple):
+    """A key that is pending or contended."""
+
+    key: str
+    generation: str
+    pending: bool  # somebody's request may still be on its way
+    age_ms: int  # of the oldest intent; 0: none is open
+
+
+class _Row(NamedTuple):
+    generation: str
+    contended: bool
+    tokens: dict[str, list[int]]  # when each began, and its deadline, by the store's clock
+
+
+def fresh() -> str:
+    """Return a generation that no row has had."""
+    return secrets.token_hex(8)
+
+
+def _row(text: str | None) -> _Row | None:
+    return None if text is None else _Row(*json.loads(text))
+
+
+def begun(text: str | None, token: str, now_ms: int, lasts_ms: int) -> str:
+    """Return the row after *token* has begun."""
+    row = _row(text)
+    tokens = {} if row is None else row.tokens
+    tokens[token] = [now_ms, now_ms + lasts_ms]
+    return json.dumps(_Row(fresh(), row is not None, tokens))
+
+
+def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
+    """Return the row after *token* has ended; None: there is none, and what came is certain."""
+    row = _row(text)
+    tokens = {} if row is None else row.tokens
+    known = tokens.pop(token, None) is not None
+    if row is not None and known and not row.contended and not unsure:
+        return None
+    return json.dumps(_Row(fresh(), True, tokens))
+
+
+def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool, str | None]:
+    """Return whether a change of a key is stored, and its row afterwards. *guarded*: the log
+    has a change of the key of which who applies this did not know."""
+    if step.token:
+        after = ended(text, step.token, unsure=guarded)
+        return after is None, after
+    row = _row(text)
+    if step.expected:
+        if row is None or row.generation != step.expected:
+            return False, text
+        return True, json.dumps(row._replace(generation=fresh())) if row.tokens else None
+    if guarded or row is None:
+        return not guarded, text
+    return True, json.dumps(_Row(fresh(), True, row.tokens))
+
+
+def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
+    """Return the row without the tokens that are over their deadline, and those of sessions
+    that are not *alive*."""
+    row = _Row(*json.loads(text))
+    kept = {
+        token: times
+        for token, times in row.tokens.items()
+        if times[1] > now_ms and token.partition(":")[0] in alive
+    }
+    return text if kept == row.tokens else json.dumps(_Row(fresh(), True, kept))
+
+
+def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> list[Unsettled]:
+    """Return the keys of *rows*, in order; or *key*, if it is one."""
+    if key is not None:
+        rows = {key: rows[key]} if key in rows else {}
+    found: list[Unsettled] = []
+    for name, text in sorted(rows.items()):
+        row = _Row(*json.loads(text))
+        began = min((times[0] for times in row.tokens.values()), default=now_ms)
+        found.append(Unsettled(name, row.generation, bool(row.tokens), now_ms - began))
+    return found

@@ -1,0 +1,215 @@
+"""What this process is changing at S3, said to its store before and after (backends/pending.py).
+
+What is left undone, by this process or by others, is looked after in a thread of its own: it
+asks S3, which may take long, and the beats of the session (member.py) must not wait for that.
+
+Threading: an intent belongs to the call that made it; `StoreIntents` may be used by any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+
+from mimicfs.backends import Backend
+from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
+from mimicfs.errors import StoreError
+from mimicfs.member import Member
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[str, str], None]  # (bucket, key): asks S3 what it has, and settles the key
+LASTS_MS = 300_000  # longer than all attempts of a request take
+_WAITED_MS = 2_000  # a key that is pending for so long is asked of S3
+_AGAIN_S, _AGAIN_MAX_S = 2.0, 300.0  # and again so much later, each time twice as much
+_LATE_MAX = 1_000  # calls that the store refused, of which is remembered that they may have begun
+_ASKED_MAX = 10_000  # keys of which is remembered when they were asked for
+
+# The intent of which the call in this context learns what came of it.
+_current: ContextVar[StoreIntent | None] = ContextVar("mimicfs_intent", default=None)
+
+
+class StoreIntent:
+    """One call that changes *keys* of *bucket*."""
+
+    def __init__(self, bucket: str, keys: Sequence[str], token: str) -> None:
+        self.bucket, self.keys, self.token = bucket, list(keys), token
+        self.open = set(keys)  # of which nothing was said yet
+        self.contended: set[str] = set()
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Within, what is written to the mirror of its keys is what came of it."""
+        before = _current.get()
+        _current.set(self)
+        try:
+            yield
+        finally:
+            _current.set(before)
+
+
+class StoreIntents:
+    """Those of this process, as *member* of *backend*."""
+
+    def __init__(self, backend: Backend, member: Member) -> None:
+        self.resolve: Resolve | None = None  # the newest client's (learning.py)
+        self._backend, self._member = backend, member
+        self._numbers = count(1)
+        self._due = threading.Event()  # there may be something to look after
+        self._over = False
+        self._everywhere = True  # also in buckets that neither we nor the dead have changed
+        self._looking = threading.Lock()  # one looks after them at a time; taken before `_lock`
+        self._lock = threading.Lock()  # protects all below
+        self._thread: threading.Thread | None = None
+        self._buckets: dict[str, float] = {}  # when each was changed last
+        self._late: list[StoreIntent] = []  # the store did not take what came of them
+        # When a key is to be asked of S3 again, and how much later the next time.
+        self._asked: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
+        """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
+        intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}")
+        if not self._backend.intents:
+            intent.open.clear()
+            return intent
+        self._watch(bucket)
+        try:
+            self._backend.begin(bucket, intent.keys, intent.token, LASTS_MS)
+        except StoreError:
+            if len(self._late) < _LATE_MAX:  # it may have begun; at the latest its deadline ends it
+                self.keep(intent)
+            raise
+        return intent
+
+    def _watch(self, bucket: str) -> None:
+        """Look after *bucket* from now on; if we die, others will."""
+        if bucket not in self._buckets and not self._backend.private:
+            self._member.changes_in({*self._buckets, bucket})
+        with self._lock:
+            self._buckets[bucket] = time.monotonic()
+
+    def end(self, intent: StoreIntent, *, unsure: bool) -> None:
+        """Of the keys of which nothing was said: nothing was changed, or nobody knows."""
+        keys, intent.open = sorted(intent.open), set()
+        if keys:
+            found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
+            intent.contended |= found
+
+    def spare(self, bucket: str, keys: Collection[str]) -> None:
+        """S3 has of *keys* what the mirror has: it refused to change them, or was asked since.
+        Those of the intent of this context end."""
+        intent = _current.get()
+        if intent is None or intent.bucket != bucket:
+            return
+        ended = sorted(intent.open.intersection(keys))
+        if ended:
+            intent.open.difference_update(ended)
+            intent.contended |= self._backend.end(bucket, ended, intent.token, unsure=False)
+
+    def keep(self, intent: StoreIntent) -> None:
+        """The store did not take what came of *intent*: tell it once it is back."""
+        if not self._backend.intents or not intent.keys:
+            return
+        intent.open = set(intent.keys)
+        with self._lock:
+            self._late.append(intent)
+
+    def step_of(self, bucket: str, keys: Sequence[str]) -> tuple[StoreIntent | None, IntentStep]:
+        """Return what a change of *keys* is, and of which intent."""
+        intent = _current.get()
+        if intent is None or intent.bucket != bucket or not intent.open.issuperset(keys):
+            return None, LEARNED
+        return intent, IntentStep(intent.token)
+
+    # What was left undone
+
+    def look_everywhere(self) -> None:
+        """The store is not what it was: it may show what was undone long ago."""
+        self._everywhere = True
+
+    def look_soon(self) -> None:
+        """Look after what was left undone, in a thread of ours."""
+        with self._lock:
+            if self._thread is None and not self._over and self._backend.intents:
+                self._thread = threading.Thread(target=self._run, name="intents", daemon=True)
+                self._thread.start()
+        self._due.set()
+
+    def close(self) -> None:
+        with self._lock:
+            self._over = True
+            thread = self._thread
+        self._due.set()
+        if thread is not None:
+            thread.join(5)
+
+    def _run(self) -> None:
+        while self._due.wait() and not self._over:
+            self._due.clear()
+            try:
+                self.look_after()
+            except StoreError as exc:  # the member says so, and the next beat comes here again
+                log.debug("what was left undone must wait: %s", exc)
+            except Exception:  # the next beat comes here again
+                log.exception("looking after what was left undone failed")
+
+    def look_after(self) -> None:
+        """Finish what was left undone, by us or by others. Raises StoreError."""
+        with self._looking:
+            self._look_after_all()
+
+    def _look_after_all(self) -> None:
+        self._end_late()
+        members = self._member.others()
+        alive = {each.id for each in members if each.alive}
+        buckets = {name for each in members if not each.alive for name in each.buckets}
+        if self._everywhere:
+            buckets |= {bucket.name for bucket in self._backend.buckets()}
+        for bucket in sorted(buckets | self._ours()):
+            self._look_after(bucket, alive)
+        self._everywhere = False
+
+    def _end_late(self) -> None:
+        with self._lock:
+            late, self._late = self._late, []
+        for n, intent in enumerate(late):
+            try:
+                self.end(intent, unsure=True)
+            except StoreError:
+                intent.open = set(intent.keys)
+                with self._lock:
+                    self._late += late[n:]
+                raise
+
+    def _ours(self) -> set[str]:
+        """Return the buckets in which we may have left something undone."""
+        long_ago = time.monotonic() - 2 * LASTS_MS / 1000
+        with self._lock:
+            self._buckets = {name: at for name, at in self._buckets.items() if at > long_ago}
+            return set(self._buckets)
+
+    def _look_after(self, bucket: str, alive: Collection[str]) -> None:
+        rows = self._backend.unsettled(bucket)
+        if not rows:
+            return
+        with self._lock:
+            self._buckets.setdefault(bucket, time.monotonic())
+        self._backend.reap(bucket, alive)
+        for each in self._backend.unsettled(bucket):
+            if self.resolve is not None and self._is_due(bucket, each) and not self._over:
+                self.resolve(bucket, each.key)
+
+    def _is_due(self, bucket: str, row: Unsettled) -> bool:
+        now, place = time.monotonic(), (bucket, row.key)
+        due, later = self._asked.get(place, (now, _AGAIN_S))
+        if now < due or (row.pending and row.age_ms < _WAITED_MS):
+            return False
+        if len(self._asked) > _ASKED_MAX:
+            self._asked.clear()
+        self._asked[place] = now + later, min(2 * later, _AGAIN_MAX_S)
+        return True

@@ -1,0 +1,150 @@
+"""What is changed at S3 is said in the store before and after: real S3, real stores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from support import servers
+from support.clients import plain
+from support.proxy import Hold, Lose, Proxy, Request
+
+from mimicfs.backends.open import open_store
+from mimicfs.errors import StoreError, Unlisted
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.mimic import mimic
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
+
+
+@contextmanager
+def writer(proxy: Proxy, store: str) -> Iterator[tuple[Any, Mirror]]:
+    """A program that writes through *store*, and its mirror."""
+    mimicdb = Mirror(open_store(store))
+    client = plain(proxy.url)
+    try:
+        yield mimic(client, mimicdb), mimicdb
+    finally:
+        mimicdb.close()
+        client.close()
+
+
+def of(kind: str, key: str) -> Callable[[Request], bool]:
+    return lambda request: request.kind == kind and request.key == key
+
+
+def etag(client: Any, bucket: str, key: str) -> str:
+    found: str = client.head_object(Bucket=bucket, Key=key)["ETag"].strip('"')
+    return found
+
+
+def test_a_change_costs_one_round_trip_before_s3_and_one_after(
+    proxy: Proxy, bucket: str, redis_url: str
+) -> None:
+    with writer(proxy, redis_url) as (client, mimicdb), redis.Redis.from_url(redis_url) as other:
+        client.put_object(Bucket=bucket, Key="first", Body=b"x")
+        mimicdb.member.leave()  # no beats
+        mimicdb.intents.close()
+        with other.monitor() as monitor:
+            client.put_object(Bucket=bucket, Key="second", Body=b"x")
+            client.delete_object(Bucket=bucket, Key="first")
+            other.echo("end")
+            assert list(_sent(monitor)) == ["EVALSHA"] * 4
+
+
+def _sent(monitor: Any) -> Iterator[str]:
+    """Yield the commands that came before an ECHO, without those of scripts."""
+    while True:
+        said = monitor.next_command()
+        name = said["command"].split()[0].upper()
+        if name == "ECHO":
+            return
+        if said["client_type"] != "lua" and name not in ("HELLO", "CLIENT", "AUTH"):
+            yield name
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_of_two_who_change_one_key_the_mirror_has_what_s3_has(
+    proxy: Proxy, bucket: str, client: Any, kind: str, redis_url: str, tmp_path: Path
+) -> None:
+    store = redis_url if kind == "redis" else f"sqlite:{tmp_path}/s.db"
+    with writer(proxy, store) as (one, mirror), writer(proxy, store) as (two, _):
+        one.put_object(Bucket=bucket, Key="k", Body=b"old")
+        with proxy.rule(Hold(of("DELETE", "k"), answers=True)) as late:
+            deleting = threading.Thread(
+                target=one.delete_object, kwargs={"Bucket": bucket, "Key": "k"}
+            )
+            deleting.start()
+            assert late.reached.wait(30)  # S3 has deleted it, and one does not know
+            two.put_object(Bucket=bucket, Key="k", Body=b"newer")
+        deleting.join(30)
+        entry = mirror.entry(bucket, "k")
+        assert entry is not None and entry.etag == etag(client, bucket, "k")
+        assert mirror.backend.unsettled(bucket) == []
+
+
+def test_what_s3_did_and_nobody_heard_of_is_asked_of_s3(
+    proxy: Proxy, bucket: str, tmp_path: Path
+) -> None:
+    with writer(proxy, f"sqlite:{tmp_path}/s.db") as (client, mimicdb):
+        with (
+            proxy.rule(Lose(of("PUT", "k"), times=99)),
+            pytest.raises(Exception, match="onnection"),
+        ):
+            client.put_object(Bucket=bucket, Key="k", Body=b"there")
+        mimicdb.intents.look_after()  # as the thread does that was woken
+        entry = mimicdb.entry(bucket, "k")
+        assert entry is not None and entry.size == 5
+        assert mimicdb.backend.unsettled(bucket) == []
+
+
+@pytest.mark.parametrize("log", ["yes", "no"])
+def test_redis_that_dies_between_s3_and_the_record_leaves_nothing_wrong(
+    proxy: Proxy,
+    bucket: str,
+    client: Any,
+    log: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = servers.free_port()
+    options = (tmp_path, port, "--appendonly", log, "--appendfsync", "always")
+    with ExitStack() as stack:
+        running = stack.enter_context(ExitStack())
+        running.enter_context(servers.redis_at(*options))
+        writing, mimicdb = stack.enter_context(writer(proxy, f"redis://127.0.0.1:{port}"))
+        writing.put_object(Bucket=bucket, Key="k", Body=b"old")
+        writing.list_objects_v2(Bucket=bucket, Force=True)
+        failed: list[Exception] = []
+        with proxy.rule(Hold(of("PUT", "k"), answers=True)) as late:
+            put = threading.Thread(target=_put, args=(writing, bucket, failed))
+            put.start()
+            assert late.reached.wait(30)  # S3 has it
+            running.close()
+        put.join(30)
+        assert [isinstance(exc, StoreError) for exc in failed] == [True]
+
+        proxy.counted()
+        _put(writing, bucket, failed)  # S3 is not asked
+        assert isinstance(failed[-1], StoreError) and "PUT" not in proxy.counted()
+
+        stack.enter_context(servers.redis_at(*options))
+        mimicdb.member._beat()
+        mimicdb.intents.look_after()
+        with suppress(Unlisted):  # then S3 is asked
+            found, _ = mimicdb.lookup(bucket, "", "k")
+            assert found is not None and found.etag == etag(client, bucket, "k")
+        assert mimicdb.backend.unsettled(bucket) == []
+    caplog.clear()  # the store was silent, and may have lost something: seen above
+
+
+def _put(client: Any, bucket: str, failed: list[Exception]) -> None:
+    try:
+        client.put_object(Bucket=bucket, Key="k", Body=b"new")
+    except StoreError as exc:
+        failed.append(exc)

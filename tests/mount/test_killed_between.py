@@ -1,0 +1,60 @@
+"""A mount that is killed while S3 does what it was asked leaves nothing wrong in another."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from support.mounts import wait_until
+from support.proxy import Drop, Hold
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+]
+_WRITE = "import sys; open(sys.argv[1], 'w').write('after')"
+_REMOVE = "import os, sys; os.unlink(sys.argv[1])"
+
+
+def test_what_a_killed_mount_began_is_asked_of_s3_by_another(
+    mount_at, bucket, client, proxy, redis_url, tmp_path
+):
+    for name in ("unasked", "done", "gone"):
+        client.put_object(Bucket=bucket, Key=name, Body=b"old")
+    one, two = (
+        mount_at(
+            f"s3://{bucket}",
+            "--cache-dir",
+            str(tmp_path / f"cache-{name}"),
+            name=name,
+            store=redis_url,
+        )
+        for name in ("one", "two")
+    )
+    assert [sorted(os.listdir(each.path)) for each in (one, two)] == [
+        ["done", "gone", "unasked"]
+    ] * 2
+    rules = [
+        Drop(lambda request: request.kind == "PUT" and request.key == "unasked"),
+        Hold(lambda request: request.kind == "PUT" and request.key == "done", answers=True),
+        Hold(lambda request: request.kind == "DELETE" and request.key == "gone", answers=True),
+    ]
+    programs = [(_WRITE, "unasked"), (_WRITE, "done"), (_REMOVE, "gone")]
+    with proxy.rule(rules[0]), proxy.rule(rules[1]), proxy.rule(rules[2]):
+        callers = [
+            subprocess.Popen([sys.executable, "-c", code, str(one.path / name)], stderr=-3)
+            for code, name in programs
+        ]
+        for rule in rules:
+            assert rule.reached.wait(30)
+        one.process.kill()
+        one.process.wait(20)
+    for caller in callers:
+        caller.wait(20)
+
+    wait_until(lambda: _sizes(two.path) == {"unasked": 3, "done": 5})
+    assert (two.path / "done").read_text() == "after"
+
+
+def _sizes(path):
+    return {entry.name: entry.stat().st_size for entry in os.scandir(path)}

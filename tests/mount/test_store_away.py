@@ -1,0 +1,52 @@
+"""While its store is away, a mount reads on and changes nothing at S3; then it goes on."""
+
+import errno
+import os
+from contextlib import ExitStack
+
+import pytest
+from support import servers
+from support.mounts import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
+
+
+def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
+    mount_at, bucket, client, proxy, tmp_path
+):
+    for name in ("kept", "gone"):
+        client.put_object(Bucket=bucket, Key=name, Body=b"old")
+    port = servers.free_port()
+    options = (tmp_path, port, "--appendonly", "yes", "--appendfsync", "always")
+    with ExitStack() as stack:
+        running = stack.enter_context(ExitStack())
+        running.enter_context(servers.redis_at(*options))
+        path = mount_at(f"s3://{bucket}", store=f"redis://127.0.0.1:{port}").path
+        (path / "kept").write_text("newer")
+        assert sorted(os.listdir(path)) == ["gone", "kept"]
+        running.close()
+
+        proxy.counted()
+        for change in (
+            lambda: (path / "kept").write_text("lost?"),
+            (path / "new").mkdir,
+            (path / "gone").unlink,
+            lambda: (path / "gone").rename(path / "moved"),
+        ):
+            with pytest.raises(OSError, check=lambda exc: exc.errno == errno.EIO):
+                change()
+        assert {"PUT", "DELETE", "COPY", "POST"}.isdisjoint(proxy.counted())
+        assert client.get_object(Bucket=bucket, Key="kept")["Body"].read() == b"newer"
+        assert (path / "gone").read_text() == "old"
+
+        stack.enter_context(servers.redis_at(*options))
+        wait_until(lambda: _written(path / "after", "it goes on"))
+        assert client.get_object(Bucket=bucket, Key="after")["Body"].read() == b"it goes on"
+
+
+def _written(path, text):
+    try:
+        path.write_text(text)
+    except OSError:
+        return False
+    return True
