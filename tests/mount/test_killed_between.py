@@ -34,6 +34,9 @@ def test_what_a_killed_mount_began_is_asked_of_s3_by_another(
     assert [sorted(os.listdir(each.path)) for each in (one, two)] == [
         ["done", "gone", "unasked"]
     ] * 2
+    # The kernel looks a name up under its directory's lock, which an unlink holds as long as S3
+    # does not answer: each name is looked up before.
+    assert set(_sizes(one.path).values()) == {3}
     rules = [
         Drop(lambda request: request.kind == "PUT" and request.key == "unasked"),
         Hold(lambda request: request.kind == "PUT" and request.key == "done", answers=True),
