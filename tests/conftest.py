@@ -169,8 +169,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The same examples in each run, so that a run tells of the change that was made; new ones
     are sought with --explore."""
-    settings.register_profile("same", derandomize=True)
-    settings.register_profile("explore", print_blob=True)
+    # No deadlines: on a busy machine an example may take any time.
+    settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("explore", print_blob=True, deadline=None)
     settings.load_profile("explore" if config.getoption("--explore") else "same")
 
 
