@@ -11,8 +11,9 @@ from support.mounts import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
 
+@pytest.mark.parametrize("loss", ["copy", "eio"])
 def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
-    mount_at, bucket, client, proxy, tmp_path
+    mount_at, bucket, client, proxy, tmp_path, loss
 ):
     for name in ("kept", "gone"):
         client.put_object(Bucket=bucket, Key=name, Body=b"old")
@@ -21,7 +22,8 @@ def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
     with ExitStack() as stack:
         running = stack.enter_context(ExitStack())
         running.enter_context(servers.redis_at(*options))
-        path = mount_at(f"s3://{bucket}", store=f"redis://127.0.0.1:{port}").path
+        store = f"redis://127.0.0.1:{port}"
+        path = mount_at(f"s3://{bucket}", "-o", f"store_loss={loss}", store=store).path
         (path / "kept").write_text("newer")
         assert sorted(os.listdir(path)) == ["gone", "kept"]
         running.close()
@@ -37,7 +39,11 @@ def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
                 change()
         assert {"PUT", "DELETE", "COPY", "POST"}.isdisjoint(proxy.counted())
         assert client.get_object(Bucket=bucket, Key="kept")["Body"].read() == b"newer"
-        assert (path / "gone").read_text() == "old"
+        if loss == "copy":
+            assert (path / "gone").read_text() == "old"
+        else:
+            with pytest.raises(OSError, check=lambda exc: exc.errno == errno.EIO):
+                (path / "gone").read_text()
 
         stack.enter_context(servers.redis_at(*options))
         wait_until(lambda: _written(path / "after", "it goes on"))
