@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,18 @@ def read_all(path: Path) -> None:
         store.children("b", "0007/")
     finally:
         store.close()
+
+
+def test_threads_use_the_file_that_was_opened_wherever_the_program_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = SQLite("store.db")
+    store.apply("b", [Entry("k", 1)])
+    monkeypatch.chdir(elsewhere)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
+    store.close()
+    assert os.listdir(elsewhere) == []

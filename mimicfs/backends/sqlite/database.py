@@ -81,10 +81,11 @@ class Database:
         given = dict(zip(_CONNECT, args, strict=False)) | kwargs
         path = given.pop("database", ":memory:")
         self._waits = "timeout" in given
-        self._args = (path,)
         self._kwargs = given | {"check_same_thread": False, "isolation_level": None}
         self._path = str(path)
         self.in_memory = self._path in ("", ":memory:")
+        # Threads connect later, and the program may be in another directory by then.
+        self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's, and of the list below
         self.local = threading.local()  # of each thread that reads
         self._connections: list[sqlite3.Connection] = []
