@@ -86,7 +86,7 @@ class FirstLook:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._buckets = buckets
-        self._lock = threading.Lock()  # protects all below
+        self._lock = threading.Lock()  # protects writing to all below
         self._verdicts: dict[_Where, _Verdict | None] = {}  # None: nothing is noted
         # Plain, but what is new may not be: these keys, and what came while nobody looked.
         self._doubtful: dict[_Where, list[str]] = {}
@@ -222,7 +222,8 @@ class FirstLook:
     def _is_rich(self, where: _Where, key: str, cancellation: Cancellation) -> bool:
         """Return what *where* is, by a sample if that is not known, or doubtful."""
         verdict = self._verdict(where)
-        unsampled = self._unsampled.pop(where, None)
+        with self._lock:
+            unsampled = self._unsampled.pop(where, None)
         certain = verdict is not None and unsampled is None
         if verdict is not None and (verdict.rich or (certain and where not in self._doubtful)):
             return verdict.rich
@@ -284,13 +285,15 @@ class FirstLook:
 
     def _refuse(self, bucket: str, refused: dict[str, S3Error]) -> None:
         """S3 does not say what is stored with these; they are shown as if nothing were."""
-        if bucket not in self._warned:
+        entries = [(key, self._mimicdb.entry(bucket, key)) for key in refused]
+        versions = {(bucket, key, each.etag if each is not None else "") for key, each in entries}
+        with self._lock:
+            first = bucket not in self._warned
             self._warned.add(bucket)
+            self._refused |= versions
+        if first:
             error = next(iter(refused.values()))
             log.warning("mode, owner and times are not known, and shown as of the mount: %s", error)
-        for key in refused:
-            entry = self._mimicdb.entry(bucket, key)
-            self._refused.add((bucket, key, entry.etag if entry is not None else ""))
 
     # What to ask
 
