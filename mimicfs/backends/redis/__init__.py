@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -46,9 +46,12 @@ from mimicfs.backends.redis.layout import (
     bucket_of,
     change_of,
     child,
+    cover_of,
     entry_of,
+    found_of,
     packed,
     prefix,
+    prefixes_of,
     split,
 )
 from mimicfs.backends.redis.scripts import Scripts
@@ -218,7 +221,7 @@ class RedisBackend(Backend):
     @_ours
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         records = self._steps.records(self._tag(bucket), directory, [name, f"{name}/"])
-        return _found(directory, name, records)
+        return found_of(directory, name, records)
 
     @_ours
     def lookups(
@@ -226,7 +229,7 @@ class RedisBackend(Backend):
     ) -> list[tuple[Entry | None, Entry | None]]:
         asked = [(directory, [name, f"{name}/"]) for directory, name in wanted]
         found = self._steps.records_of(self._tag(bucket), asked)
-        return [_found(*each, records) for each, records in zip(wanted, found, strict=True)]
+        return [found_of(*each, records) for each, records in zip(wanted, found, strict=True)]
 
     @_ours
     def directories(
@@ -421,7 +424,7 @@ class RedisBackend(Backend):
     def _covers(self, bucket: str, directories: Sequence[str]) -> list[Scope | None]:
         if self._evicts:
             return [None] * len(directories)
-        ways = {directory: _prefixes(directory) for directory in directories}
+        ways = {directory: prefixes_of(directory) for directory in directories}
         asked = list(dict.fromkeys(prefix for way in ways.values() for prefix in way))
         texts = self._client.hmget(f"{self._tag(bucket)}:scopes", asked)
         scopes = {
@@ -429,7 +432,7 @@ class RedisBackend(Backend):
             for prefix, text in zip(asked, texts, strict=True)
             if text
         }
-        return [_cover(ways[directory], scopes) for directory in directories]
+        return [cover_of(ways[directory], scopes) for directory in directories]
 
     # Notes
 
@@ -481,26 +484,3 @@ class RedisBackend(Backend):
 
     def close(self) -> None:
         self._client.close()
-
-
-def _found(
-    directory: str, name: str, records: Sequence[bytes | None]
-) -> tuple[Entry | None, Entry | None]:
-    """Return what `lookup` says where the *records* of the name and of NAME/ are these."""
-    key = directory + name
-    record, below = records
-    entry = entry_of(key, record) if name and record else None
-    return entry, None if below is None else child(f"{key}/", below)
-
-
-def _prefixes(directory: str) -> list[str]:
-    """Return the prefixes of which a scope may cover *directory*, its own last."""
-    cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
-    return ["", *(directory[:cut] for cut in cuts)]
-
-
-def _cover(way: Sequence[str], scopes: Mapping[str, Scope]) -> Scope | None:
-    """Return the newest of *scopes* that covers the last directory of *way*."""
-    found = [scopes[prefix] for prefix in way if prefix in scopes]
-    covering = [scope for scope in found if scope.deep or scope.prefix == way[-1]]
-    return max(covering, key=lambda scope: scope.listed_ns, default=None)

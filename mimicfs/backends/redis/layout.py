@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mimicfs.backends.pending import LEARNED, IntentStep
-from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, checked_size
+from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, checked_size
 from mimicfs.errors import StoreCorrupt
 
 # 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
@@ -130,3 +130,26 @@ def change_of(number: bytes, fields: dict[bytes, bytes]) -> Change:
 
 
 assert OBJECT == 0  # the script counts entries of kind 0
+
+
+def found_of(
+    directory: str, name: str, records: Sequence[bytes | None]
+) -> tuple[Entry | None, Entry | None]:
+    """Return what `lookup` says where the *records* of the name and of NAME/ are these."""
+    key = directory + name
+    record, below = records
+    entry = entry_of(key, record) if name and record else None
+    return entry, None if below is None else child(f"{key}/", below)
+
+
+def prefixes_of(directory: str) -> list[str]:
+    """Return the prefixes of which a scope may cover *directory*, its own last."""
+    cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
+    return ["", *(directory[:cut] for cut in cuts)]
+
+
+def cover_of(way: Sequence[str], scopes: Mapping[str, Scope]) -> Scope | None:
+    """Return the newest of *scopes* that covers the last directory of *way*."""
+    found = [scopes[prefix] for prefix in way if prefix in scopes]
+    covering = [scope for scope in found if scope.deep or scope.prefix == way[-1]]
+    return max(covering, key=lambda scope: scope.listed_ns, default=None)

@@ -4,7 +4,8 @@ One flat table, ordered by key, is the index for look-ups, listings and merges. 
 is read by seeking past each subdirectory ("d/" ... the next key is at least "d0").
 
 `database.py` opens and checks the file, and says who reads and writes it; `rows.py` has the
-statements that several methods use.
+statements that several methods use, `directories.py` the way through a directory, `writing.py`
+what a change writes.
 
 Threading: as said in database.py.
 """
@@ -15,7 +16,6 @@ import functools
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
@@ -24,36 +24,30 @@ from mimicfs.backends.pending import (
     LEARNED,
     IntentStep,
     Unsettled,
-    admitted,
     begun,
     ended,
     reaped,
     unsettled,
 )
 from mimicfs.backends.sqlite.database import Database
+from mimicfs.backends.sqlite.directories import read_children
 from mimicfs.backends.sqlite.rows import (
     BETWEEN,
     FROM,
     GET,
     LOOKUP,
     PENDING,
-    PUT,
-    PUT_ROWS,
-    ROWS,
     TOTAL,
     entries_of,
     entry_of,
-    json_of,
     keep_pending,
-    make,
     pending_of,
     scope_of,
     successor,
-    totals,
 )
 from mimicfs.backends.sqlite.waiting import CommitWaiter
-from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, Total
-from mimicfs.errors import LogTrimmed
+from mimicfs.backends.sqlite.writing import logged, not_admitted, store
+from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total
 
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
 _PAGES_MAX = 16  # pages of `scan` that each thread remembers of one state of the file
@@ -207,53 +201,14 @@ class SQLite(Backend):
         with self._db.reading() as db:
             # One statement reads a directory without subdirectories. Where it takes several,
             # they are begun again in one transaction: one snapshot.
-            found = self._children(db, number, directory, start, limit, seeks=False)
+            found = read_children(db, number, directory, start, limit, seeks=False)
             if found is not None:
                 return found
             db.execute("BEGIN")
             try:
-                return self._children(db, number, directory, start, limit, seeks=True) or []
+                return read_children(db, number, directory, start, limit, seeks=True) or []
             finally:
                 db.execute("COMMIT")
-
-    @staticmethod
-    def _children(
-        db: sqlite3.Connection, bucket: int, directory: str, start: str, limit: int, *, seeks: bool
-    ) -> list[Entry] | None:
-        """Return the children from key *start*; None if that takes more than one statement
-        and *seeks* is not set."""
-        end = directory[:-1] + "0"
-        cut = len(directory)
-        found: list[Entry] = []
-        # Rows that are fetched beyond a subdirectory's first are thrown away: few at a
-        # time where there are subdirectories, more and more where there are none.
-        size = 16
-        while True:
-            values = (bucket, start, end) if directory else (bucket, start)
-            rows = db.execute(BETWEEN if directory else FROM, values)
-            while page := rows.fetchmany(asked := min(size, limit - len(found))):
-                size = min(2 * size, 2048)
-                for row in page:
-                    slash = row[0].find("/", cut)
-                    if slash >= 0:
-                        break
-                    found.append(make(row) if row[5] is None else entry_of(row))
-                else:
-                    if len(found) == limit or len(page) < asked:
-                        rows.close()
-                        return found
-                    continue
-                break
-            else:
-                return found
-            rows.close()
-            if not seeks:
-                return None
-            name = row[0][: slash + 1]
-            found.append(entry_of(row) if row[0] == name else Entry(name, kind=LISTED))
-            if len(found) == limit:
-                return found
-            start, size = name[:-1] + "0", 4
 
     @_ours
     def scan(
@@ -339,25 +294,14 @@ class SQLite(Backend):
             left: set[str] = set()
             if since is not None:
                 left = self._changed_since(db, bucket, number, since, [*new, *gone])
-            left = self._not_admitted(db, number, [*new, *gone], step, left)
+            left = not_admitted(db, number, [*new, *gone], step, left)
             if left:
                 new = {key: entry for key, entry in new.items() if key not in left}
                 gone = [key for key in gone if key not in left]
             if new or gone:
-                self._store(db, number, new, gone)
+                store(db, number, new, gone)
                 self._log(db, bucket, [*new, *gone])
         return left
-
-    @staticmethod
-    def _not_admitted(
-        db: sqlite3.Connection, bucket: int, keys: list[str], step: IntentStep, left: set[str]
-    ) -> set[str]:
-        before = pending_of(db, bucket, keys)
-        if not before and step == LEARNED:
-            return left
-        steps = {key: admitted(before.get(key), step, guarded=key in left) for key in keys}
-        keep_pending(db, bucket, before, {key: row for key, (_, row) in steps.items()})
-        return {key for key, (stored, _) in steps.items() if not stored}
 
     @_ours
     def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
@@ -396,31 +340,7 @@ class SQLite(Backend):
     def _changed_since(
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]
     ) -> set[str]:
-        return left_alone(self._changes(db, bucket, number, since, -1), keys)
-
-    @staticmethod
-    def _store(
-        db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: list[str]
-    ) -> None:
-        objects, size = totals(db, bucket, [*puts, *deletes])
-        if deletes:
-            db.executemany(
-                "DELETE FROM entry WHERE bucket=? AND key=?", [(bucket, key) for key in deletes]
-            )
-        rows = [
-            (bucket, *entry)
-            if entry[5] is None
-            else (bucket, *entry[:5], json_of(entry[5]), *entry[6:])
-            for entry in puts.values()
-        ]
-        for at in range(0, len(rows) - ROWS + 1, ROWS):
-            db.execute(PUT_ROWS, list(chain.from_iterable(rows[at : at + ROWS])))
-        db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
-        new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
-        db.execute(
-            "UPDATE bucket SET objects=objects+?, bytes=bytes+? WHERE id=?",
-            (len(new) - objects, sum(new) - size, bucket),
-        )
+        return left_alone(logged(db, bucket, number, since, -1), keys)
 
     def _log(self, db: sqlite3.Connection, bucket: str, keys: list[str]) -> None:
         number = self._id(bucket, db)
@@ -450,26 +370,9 @@ class SQLite(Backend):
         with self._db.reading() as db:
             db.execute("BEGIN")
             try:
-                return self._changes(db, bucket, number, since, limit)
+                return logged(db, bucket, number, since, limit)
             finally:
                 db.execute("COMMIT")
-
-    @staticmethod
-    def _changes(
-        db: sqlite3.Connection, bucket: str, number: int, since: int, limit: int
-    ) -> list[Change]:
-        found = db.execute("SELECT seq FROM bucket WHERE id=?", (number,)).fetchone()
-        last = found[0] if found else 0
-        if since == last:
-            return []
-        rows = db.execute(
-            "SELECT seq, first, last, origin FROM log WHERE bucket=? AND seq>?"
-            " ORDER BY seq LIMIT ?",
-            (number, since, limit),
-        ).fetchall()
-        if since > last or not rows or rows[0][0] != since + 1:
-            raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
-        return [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
 
     # Scopes
 

@@ -1,0 +1,47 @@
+"""Reading a directory of the flat table: a seek past each of its subdirectories."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from mimicfs.backends.sqlite.rows import BETWEEN, FROM, entry_of, make
+from mimicfs.entry import LISTED, Entry
+
+
+def read_children(
+    db: sqlite3.Connection, bucket: int, directory: str, start: str, limit: int, *, seeks: bool
+) -> list[Entry] | None:
+    """Return the children from key *start*; None if that takes more than one statement
+    and *seeks* is not set."""
+    end = directory[:-1] + "0"
+    cut = len(directory)
+    found: list[Entry] = []
+    # Rows that are fetched beyond a subdirectory's first are thrown away: few at a
+    # time where there are subdirectories, more and more where there are none.
+    size = 16
+    while True:
+        values = (bucket, start, end) if directory else (bucket, start)
+        rows = db.execute(BETWEEN if directory else FROM, values)
+        while page := rows.fetchmany(asked := min(size, limit - len(found))):
+            size = min(2 * size, 2048)
+            for row in page:
+                slash = row[0].find("/", cut)
+                if slash >= 0:
+                    break
+                found.append(make(row) if row[5] is None else entry_of(row))
+            else:
+                if len(found) == limit or len(page) < asked:
+                    rows.close()
+                    return found
+                continue
+            break
+        else:
+            return found
+        rows.close()
+        if not seeks:
+            return None
+        name = row[0][: slash + 1]
+        found.append(entry_of(row) if row[0] == name else Entry(name, kind=LISTED))
+        if len(found) == limit:
+            return found
+        start, size = name[:-1] + "0", 4

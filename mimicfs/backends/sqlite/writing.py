@@ -1,0 +1,68 @@
+"""The statements of a change: records, totals, intents and the log, within one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from itertools import chain
+
+from mimicfs.backends.pending import LEARNED, IntentStep, admitted
+from mimicfs.backends.sqlite.rows import (
+    PUT,
+    PUT_ROWS,
+    ROWS,
+    json_of,
+    keep_pending,
+    pending_of,
+    totals,
+)
+from mimicfs.entry import OBJECT, Change, Entry
+from mimicfs.errors import LogTrimmed
+
+
+def store(db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: list[str]) -> None:
+    objects, size = totals(db, bucket, [*puts, *deletes])
+    if deletes:
+        db.executemany(
+            "DELETE FROM entry WHERE bucket=? AND key=?", [(bucket, key) for key in deletes]
+        )
+    rows = [
+        (bucket, *entry)
+        if entry[5] is None
+        else (bucket, *entry[:5], json_of(entry[5]), *entry[6:])
+        for entry in puts.values()
+    ]
+    for at in range(0, len(rows) - ROWS + 1, ROWS):
+        db.execute(PUT_ROWS, list(chain.from_iterable(rows[at : at + ROWS])))
+    db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
+    new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
+    db.execute(
+        "UPDATE bucket SET objects=objects+?, bytes=bytes+? WHERE id=?",
+        (len(new) - objects, sum(new) - size, bucket),
+    )
+
+
+def not_admitted(
+    db: sqlite3.Connection, bucket: int, keys: list[str], step: IntentStep, left: set[str]
+) -> set[str]:
+    before = pending_of(db, bucket, keys)
+    if not before and step == LEARNED:
+        return left
+    steps = {key: admitted(before.get(key), step, guarded=key in left) for key in keys}
+    keep_pending(db, bucket, before, {key: row for key, (_, row) in steps.items()})
+    return {key for key, (stored, _) in steps.items() if not stored}
+
+
+def logged(
+    db: sqlite3.Connection, bucket: str, number: int, since: int, limit: int
+) -> list[Change]:
+    found = db.execute("SELECT seq FROM bucket WHERE id=?", (number,)).fetchone()
+    last = found[0] if found else 0
+    if since == last:
+        return []
+    rows = db.execute(
+        "SELECT seq, first, last, origin FROM log WHERE bucket=? AND seq>? ORDER BY seq LIMIT ?",
+        (number, since, limit),
+    ).fetchall()
+    if since > last or not rows or rows[0][0] != since + 1:
+        raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
+    return [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
