@@ -37,7 +37,6 @@ from mimicfs.fuse.abi import (
     GETATTR_FH,
     GETATTR_IN,
     GETXATTR_IN,
-    GETXATTR_OUT,
     IN_HEADER,
     LSEEK_IN,
     LSEEK_OUT,
@@ -61,14 +60,14 @@ from mimicfs.fuse.abi import (
     Opcode,
 )
 from mimicfs.fuse.counts import Counts
-from mimicfs.fuse.packing import NS, Packer
+from mimicfs.fuse.packing import Packer
+from mimicfs.fuse.unpacking import name_of, new_attr, two_names, user_name
 from mimicfs.posix import (
     UNKNOWN_MODE,
     Attr,
     Caller,
     FileSystem,
     NewAttr,
-    Opened,
     PassingAttr,
 )
 
@@ -222,7 +221,7 @@ class Operations:
     # Names and attributes
 
     def lookup(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        name = _name(request, _BODY)
+        name = name_of(request, _BODY)
         try:
             attr = self._fs.lookup(caller, nodeid, name)
         except Exception as exc:
@@ -245,7 +244,7 @@ class Operations:
         fields = SETATTR_IN.unpack_from(request, _BODY)
         valid, _, file_handle, *_ = fields
         handle = file_handle if valid & Fattr.FH else None
-        new = _new_attr(fields, time.time_ns())
+        new = new_attr(fields, time.time_ns())
         new = self._without_privileges(caller, nodeid, handle, valid, new)
         return self._packer.attributes(self._fs.setattr(caller, nodeid, new, handle))
 
@@ -296,16 +295,16 @@ class Operations:
 
     def mknod(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         mode, rdev, *_ = MKNOD_IN.unpack_from(request, _BODY)
-        name = _name(request, _BODY + MKNOD_IN.size)
+        name = name_of(request, _BODY + MKNOD_IN.size)
         return self._packer.entry(self._fs.mknod(caller, nodeid, name, mode, rdev))
 
     def mkdir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         mode, _ = MKDIR_IN.unpack_from(request, _BODY)
-        name = _name(request, _BODY + MKDIR_IN.size)
+        name = name_of(request, _BODY + MKDIR_IN.size)
         return self._packer.entry(self._fs.mkdir(caller, nodeid, name, mode))
 
     def symlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        name, target = _two_names(request, _BODY)
+        name, target = two_names(request, _BODY)
         return self._packer.entry(self._fs.symlink(caller, nodeid, name, target))
 
     def link(self, caller: Caller, nodeid: int, request: bytes) -> Data:
@@ -315,27 +314,27 @@ class Operations:
 
     def create(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         flags, mode, *_ = CREATE_IN.unpack_from(request, _BODY)
-        name = _name(request, _BODY + CREATE_IN.size)
+        name = name_of(request, _BODY + CREATE_IN.size)
         attr, opened = self._fs.create(caller, nodeid, name, mode, flags)
-        return self._packer.entry(attr) + _open_out(opened)
+        return self._packer.entry(attr) + packing.open_out(opened)
 
     def unlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        self._fs.unlink(caller, nodeid, _name(request, _BODY))
+        self._fs.unlink(caller, nodeid, name_of(request, _BODY))
         return b""
 
     def rmdir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        self._fs.rmdir(caller, nodeid, _name(request, _BODY))
+        self._fs.rmdir(caller, nodeid, name_of(request, _BODY))
         return b""
 
     def rename(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         (new_parent,) = RENAME_IN.unpack_from(request, _BODY)
-        name, new_name = _two_names(request, _BODY + RENAME_IN.size)
+        name, new_name = two_names(request, _BODY + RENAME_IN.size)
         self._fs.rename(caller, nodeid, name, new_parent, new_name, 0)
         return b""
 
     def rename2(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         new_parent, flags, _ = RENAME2_IN.unpack_from(request, _BODY)
-        name, new_name = _two_names(request, _BODY + RENAME2_IN.size)
+        name, new_name = two_names(request, _BODY + RENAME2_IN.size)
         self._fs.rename(caller, nodeid, name, new_parent, new_name, flags)
         return b""
 
@@ -345,7 +344,7 @@ class Operations:
         flags, open_flags = OPEN_IN.unpack_from(request, _BODY)
         if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
             self._drop_privileges(caller, nodeid, None)
-        return _open_out(self._fs.open(caller, nodeid, flags))
+        return packing.open_out(self._fs.open(caller, nodeid, flags))
 
     def read(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, *_ = READ_IN.unpack_from(request, _BODY)
@@ -410,13 +409,13 @@ class Operations:
 
     def getxattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         size, _ = GETXATTR_IN.unpack_from(request, _BODY)
-        name = _user_name(request, _BODY + GETXATTR_IN.size)
-        return _sized(self._fs.getxattr(caller, nodeid, name), size)
+        name = user_name(request, _BODY + GETXATTR_IN.size)
+        return packing.sized(self._fs.getxattr(caller, nodeid, name), size)
 
     def listxattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         size, _ = GETXATTR_IN.unpack_from(request, _BODY)
         names = self._fs.listxattr(caller, nodeid)
-        return _sized(b"".join(name + b"\0" for name in names), size)
+        return packing.sized(b"".join(name + b"\0" for name in names), size)
 
     def setxattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         size, flags = SETXATTR_IN.unpack_from(request.ljust(_BODY + SETXATTR_IN.size), _BODY)[:2]
@@ -424,12 +423,12 @@ class Operations:
         end = request.index(b"\0", start) + 1
         if len(request) - end != size:
             raise PosixError(errno.EINVAL, f"SETXATTR of {size} bytes brought {len(request) - end}")
-        name = _user_name(request[:end], start)
+        name = user_name(request[:end], start)
         self._fs.setxattr(caller, nodeid, name, request[end:], flags)
         return b""
 
     def removexattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        self._fs.removexattr(caller, nodeid, _user_name(request, _BODY))
+        self._fs.removexattr(caller, nodeid, user_name(request, _BODY))
         return b""
 
     # HANDLE_KILLPRIV_V2: set-user-id and set-group-id bits end when a file is changed. The
@@ -472,60 +471,3 @@ _ENTRY_ANSWERS = frozenset(
         Opcode.CREATE,
     )
 )
-
-
-def _name(request: bytes, start: int) -> bytes:
-    """Return the name that is the rest of *request*."""
-    name = request[start:-1]
-    if not name or request[-1] or 0 in name:
-        raise PosixError(errno.EINVAL, "a malformed name from the kernel")
-    return name
-
-
-def _two_names(request: bytes, start: int) -> tuple[bytes, bytes]:
-    names = request[start:].split(b"\0")
-    if len(names) != 3 or not names[0] or not names[1] or names[2]:
-        raise PosixError(errno.EINVAL, "malformed names from the kernel")
-    return names[0], names[1]
-
-
-def _user_name(request: bytes, start: int) -> bytes:
-    """Return the name of an extended attribute; of others than user.* we have none.
-
-    ENODATA would let `ls -l` ask for two of them for every file, 10.8 s for 100,000 instead of
-    0.6: after EOPNOTSUPP it asks no more.
-    """
-    name = _name(request, start)
-    if not name.startswith(b"user."):
-        raise PosixError(errno.EOPNOTSUPP, os.fsdecode(name))
-    return name
-
-
-def _sized(value: bytes, size: int) -> bytes:
-    """Return *value*, or its length if asked for no bytes. Raises PosixError ERANGE."""
-    if size == 0:
-        return GETXATTR_OUT.pack(len(value), 0)
-    if len(value) > size:
-        raise PosixError(errno.ERANGE, f"{len(value)} bytes do not fit {size}")
-    return value
-
-
-def _open_out(opened: Opened) -> bytes:
-    flags = Fopen.KEEP_CACHE * opened.keep_cache | Fopen.DIRECT_IO * opened.direct
-    flags |= Fopen.NOFLUSH * opened.quiet  # from 7.35 on; an older kernel does not look at it
-    return OPEN_OUT.pack(opened.handle, flags, 0)
-
-
-def _new_attr(fields: tuple[int, ...], now_ns: int) -> NewAttr:
-    """Return what a fuse_setattr_in asks for."""
-    valid, _, _, size, _, atime, mtime, _, atime_rest, mtime_rest, _, mode, _, uid, gid, _ = fields
-    atime_ns = now_ns if valid & Fattr.ATIME_NOW else atime * NS + atime_rest
-    mtime_ns = now_ns if valid & Fattr.MTIME_NOW else mtime * NS + mtime_rest
-    return NewAttr(
-        mode=stat.S_IMODE(mode) if valid & Fattr.MODE else None,
-        uid=uid if valid & Fattr.UID else None,
-        gid=gid if valid & Fattr.GID else None,
-        size=size if valid & Fattr.SIZE else None,
-        atime_ns=atime_ns if valid & Fattr.ATIME else None,
-        mtime_ns=mtime_ns if valid & Fattr.MTIME else None,
-    )

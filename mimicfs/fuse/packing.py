@@ -8,20 +8,25 @@ meanwhile may have some of before.
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 
+from mimicfs.errors import PosixError
 from mimicfs.fuse.abi import (
     ATTR_OUT,
     DIRENT,
     DIRENTPLUS,
     ENTRY_HEAD,
     ENTRY_OUT,
+    GETXATTR_OUT,
     KSTATFS,
+    OPEN_OUT,
     UNKNOWN_INO,
+    Fopen,
     aligned,
 )
-from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, Usage
+from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, Opened, Usage
 
 NS = 1_000_000_000
 YEAR_S = 365 * 86400.0  # as good as for ever
@@ -200,3 +205,18 @@ def _fields(attr: Attr) -> tuple[int, ...]:
 
 def _seconds(ttl_s: float) -> tuple[int, int]:
     return divmod(int(ttl_s * NS), NS)
+
+
+def sized(value: bytes, size: int) -> bytes:
+    """Return *value*, or its length if asked for no bytes. Raises PosixError ERANGE."""
+    if size == 0:
+        return GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise PosixError(errno.ERANGE, f"{len(value)} bytes do not fit {size}")
+    return value
+
+
+def open_out(opened: Opened) -> bytes:
+    flags = Fopen.KEEP_CACHE * opened.keep_cache | Fopen.DIRECT_IO * opened.direct
+    flags |= Fopen.NOFLUSH * opened.quiet  # from 7.35 on; an older kernel does not look at it
+    return OPEN_OUT.pack(opened.handle, flags, 0)
