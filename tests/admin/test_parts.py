@@ -17,7 +17,7 @@ from mimicfs.admin.metrics import Metrics
 from mimicfs.admin.sources import Sources
 from mimicfs.config.values import S3Options, has_secret, redacted
 from mimicfs.errors import ConfigError, MalformedListing
-from mimicfs.s3.mimicking.learning import entry_of
+from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Asked, parse_page
 from mimicfs.s3.transport.traffic import Traffic

@@ -6,6 +6,9 @@ accounts      whose list of buckets the mirror has
 operations    what each operation of S3 does to what the mirror has
 pages         pages of listings, and where they go on
 learning      what S3's answers teach the mirror
+shown         what answers and parameters show of objects
+sent          how large a body a call sends
+uploads       multipart uploads that are under way
 answers       answers in the form of boto3's, made from what the mirror has
 conversation  one code for clients that block and for those that are awaited
 session       a boto3 session whose clients mimic

@@ -23,18 +23,14 @@ sequence number read before the request, Mirror.record).
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import NS, OBJECT, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
+from mimicfs.entry import OBJECT, Entry, unquoted
 from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
@@ -43,17 +39,29 @@ from mimicfs.s3.mimicking.answers import head_text
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
+from mimicfs.s3.mimicking.sent import no_more, note_headers, noting
+from mimicfs.s3.mimicking.shown import (
+    Answer,
+    Params,
+    date_ns,
+    entry_of,
+    is_key,
+    may_be_done,
+    meta_of,
+    shows_versions,
+    status_of,
+    time_ns,
+)
+from mimicfs.s3.mimicking.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # entries of the mirror read at a time
 _BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
-_Params = Mapping[str, Any]
-_Answer = Mapping[str, Any]
+
+
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
-_Learn = Callable[[_Params, _Answer, int], "Conversation[Any] | None"]
+_Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
 _Learning = Callable[[], AbstractContextManager[None]]
 _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
 # Codes of keys that DeleteObjects has certainly not deleted.
@@ -61,9 +69,6 @@ _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "In
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
 # The note beside a bucket that has, or had, versions.
 VERSIONS = "versions"
-
-# The size of the body that the call in this context has sent.
-_sent: ContextVar[list[int]] = ContextVar("mimicfs_sent")
 
 
 def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
@@ -79,32 +84,8 @@ def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) ->
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
     learner = Learner(mimicdb, heads=heads)
     mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
-    client.meta.events.register("before-send.s3", note_size)
+    client.meta.events.register("before-send.s3", note_headers)
     return lambda operation, params: hold(learner.talk(operation, params), ask)
-
-
-def note_size(request: Any, **_: Any) -> None:
-    """Note what a request sends. To be called before each: the size that a caller gives, or
-    that a file has, is not what is sent in the end."""
-    size = request.headers.get("X-Amz-Decoded-Content-Length")
-    if size is None:
-        size = request.headers.get("Content-Length", 0)
-    note_sent(int(size))
-
-
-def note_sent(size: int) -> None:
-    """Note that the call in this context sends a body of *size* bytes."""
-    sizes = _sent.get(None)
-    if sizes is not None:
-        sizes.append(size)
-
-
-class _Upload:
-    """What is known of a multipart upload: sizes by part number, and its metadata."""
-
-    def __init__(self, params: _Params) -> None:
-        self.params = params
-        self.sizes: dict[int, int] = {}
 
 
 class Learner:
@@ -113,16 +94,15 @@ class Learner:
     def __init__(self, mimicdb: Mirror, *, heads: bool) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
-        self._lock = threading.Lock()  # protects the uploads
-        self._uploads: dict[str, _Upload] = {}
+        self._uploads = Uploads()
         self._learn: dict[str, _Learn] = {
             "PutObject": self._put,
             "CopyObject": self._copy,
-            "CreateMultipartUpload": self._start,
-            "UploadPart": self._part,
-            "UploadPartCopy": self._part_copy,
+            "CreateMultipartUpload": self._uploads.begin,
+            "UploadPart": self._uploads.part,
+            "UploadPartCopy": self._uploads.part_copy,
             "CompleteMultipartUpload": self._complete,
-            "AbortMultipartUpload": self._abort,
+            "AbortMultipartUpload": self._uploads.abort,
             "DeleteObject": self._delete,
             "DeleteObjects": self._delete_many,
             "CreateBucket": lambda params, _answer, _sent: self._mimicdb.add_bucket(
@@ -149,8 +129,7 @@ class Learner:
             return answer
         asked = dict(params)  # botocore rewrites some of them in place
         intent = self._begun(operation, asked)
-        sizes: list[int] = []
-        token = _sent.set(sizes)
+        sizes, token = noting()
         try:
             answer = yield operation, params
         except ClientError as exc:
@@ -161,7 +140,7 @@ class Learner:
                 self._unsure(intent)
             raise
         finally:
-            _sent.reset(token)
+            no_more(token)
         with self._ending(operation, asked, intent):
             self._note_versions(operation, asked, answer)
             with intent.learning():
@@ -172,21 +151,21 @@ class Learner:
             yield from self.resolve(intent.bucket, sorted(intent.contended))
         return answer
 
-    def _begun(self, operation: str, params: _Params) -> StoreIntent:
+    def _begun(self, operation: str, params: Params) -> StoreIntent:
         """Say in the store what is about to be changed. Raises StoreError: S3 is not asked."""
         changed = changed_keys(operation, params)
-        keys = [key for _, key in changed if _is_key(key)]
+        keys = [key for _, key in changed if is_key(key)]
         bucket = params.get("Bucket")
         if not keys or not isinstance(bucket, str):
             return StoreIntent("", (), "")
         return self._mimicdb.intents.begin(bucket, keys)
 
     def _failed(
-        self, operation: str, params: _Params, intent: StoreIntent, exc: ClientError
+        self, operation: str, params: Params, intent: StoreIntent, exc: ClientError
     ) -> Conversation[None]:
         """S3 has refused a change, or perhaps not."""
         with self._ending(operation, params, intent):
-            if _may_be_done(exc):
+            if may_be_done(exc):
                 self._unsure(intent)
                 return
             self._mimicdb.intents.end(intent, unsure=False)
@@ -201,7 +180,7 @@ class Learner:
             self._mimicdb.intents.look_soon()
 
     @contextmanager
-    def _ending(self, operation: str, params: _Params, intent: StoreIntent) -> Iterator[None]:
+    def _ending(self, operation: str, params: Params, intent: StoreIntent) -> Iterator[None]:
         """Within, what came of *intent* is said; what the store does not take is kept."""
         with _told(operation, params):
             try:
@@ -222,7 +201,7 @@ class Learner:
             try:
                 entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
             except (ClientError, BotoCoreError) as exc:
-                if not isinstance(exc, ClientError) or _status(exc) != 404:
+                if not isinstance(exc, ClientError) or status_of(exc) != 404:
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
                     continue  # it is asked again by whoever looks after what is undone
                 entry = None
@@ -239,13 +218,13 @@ class Learner:
 
     # Writes
 
-    def _put(self, params: _Params, answer: _Answer, sent: int) -> Conversation[None]:
+    def _put(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
         if not answer.get("ETag") and (yield from self._asked(params)):
             return
         size = answer.get("Size", sent)  # Size: of an object that was appended to
-        self._written(params, size, answer.get("ETag", ""), _date_ns(answer), _meta(params))
+        self._written(params, size, answer.get("ETag", ""), date_ns(answer), meta_of(params))
 
-    def _copy(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
+    def _copy(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         result = answer["CopyObjectResult"]
         source = self._source(params)
         # Another etag may be that of another version: there are servers that do not look at
@@ -257,12 +236,12 @@ class Learner:
             log.debug("nothing is known of the copy s3://%(Bucket)s/%(Key)s", params)
             return
         replaced = params.get("MetadataDirective") == "REPLACE"
-        meta: Mapping[str, str] | None = _meta(params) if replaced else source.meta
+        meta: Mapping[str, str] | None = meta_of(params) if replaced else source.meta
         self._written(
-            params, source.size, result.get("ETag", ""), _time_ns(result["LastModified"]), meta
+            params, source.size, result.get("ETag", ""), time_ns(result["LastModified"]), meta
         )
 
-    def _source(self, params: _Params) -> Entry | None:
+    def _source(self, params: Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""
         source, etag = params["CopySource"], unquoted(params.get("CopySourceIfMatch"))
         if not isinstance(source, Mapping) or source.get("VersionId") or not etag:
@@ -270,50 +249,26 @@ class Learner:
         entry = self._mimicdb.entry(source["Bucket"], source["Key"])
         return entry if entry is not None and entry.etag == etag else None
 
-    def _start(self, params: _Params, answer: _Answer, _sent_size: int) -> None:
-        with self._lock:
-            self._uploads[answer["UploadId"]] = _Upload(params)
-
-    def _part(self, params: _Params, _answer: _Answer, sent: int) -> None:
-        self._note_part(params, sent)
-
-    def _part_copy(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
-        span = params.get("CopySourceRange", "")
-        if span.startswith("bytes="):
-            first, _, last = span.removeprefix("bytes=").partition("-")
-            self._note_part(params, int(last) - int(first) + 1)
-
-    def _note_part(self, params: _Params, size: int) -> None:
-        with self._lock:
-            upload = self._uploads.get(params["UploadId"])
-            if upload is not None:
-                upload.sizes[params["PartNumber"]] = size
-
-    def _complete(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
-        with self._lock:
-            upload = self._uploads.pop(params["UploadId"], None)
-        numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
+    def _complete(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
+        upload = self._uploads.completed(params)
         # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
         if (yield from self._asked(params)):
             return
-        if upload is None or any(number not in upload.sizes for number in numbers):
+        if upload is None:
             log.debug("nothing is known of the upload s3://%(Bucket)s/%(Key)s", params)
             return
-        size = sum(upload.sizes[number] for number in numbers)
         started = {**upload.params, "Bucket": params["Bucket"], "Key": params["Key"]}
-        self._written(started, size, answer.get("ETag", ""), _date_ns(answer), _meta(started))
+        self._written(
+            started, upload.size, answer.get("ETag", ""), date_ns(answer), meta_of(started)
+        )
 
-    def _abort(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
-        with self._lock:
-            self._uploads.pop(params["UploadId"], None)
-
-    def _delete(self, params: _Params, _answer: _Answer, _sent_size: int) -> Conversation[None]:
+    def _delete(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
         if params.get("VersionId"):  # an older one may be the current one now, or none
             yield from self._settle(params["Bucket"], [params["Key"]])
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
 
-    def _delete_many(self, params: _Params, answer: _Answer, _sent_size: int) -> Conversation[None]:
+    def _delete_many(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         refused = {error.get("Key"): error.get("Code") for error in answer.get("Errors", ())}
         objects = params["Delete"]["Objects"]
         versions = {item["Key"] for item in objects if item.get("VersionId")}
@@ -324,20 +279,20 @@ class Learner:
         self._mimicdb.forget_all(params["Bucket"], sorted(gone))
         yield from self._settle(params["Bucket"], sorted(versions | changed))
 
-    def _rename(self, params: _Params, _answer: _Answer, _sent_size: int) -> Conversation[None]:
+    def _rename(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
         keys = [key for _, key in changed_keys("RenameObject", params)]
         yield from self._settle(params["Bucket"], keys)
 
     # What a call names, and no more is known of
 
-    def _drop_head(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+    def _drop_head(self, params: Params, _answer: Answer, _sent_size: int) -> None:
         bucket, key = params["Bucket"], params["Key"]
         since = self._mimicdb.seq(bucket)
         known = self._mimicdb.entry(bucket, key)
         if known is not None and known.head is not None:
             self._mimicdb.record(bucket, known._replace(head=None), since)
 
-    def _drop_heads(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+    def _drop_heads(self, params: Params, _answer: Answer, _sent_size: int) -> None:
         bucket, after = params["Bucket"], ""
         while True:
             since = self._mimicdb.seq(bucket)
@@ -349,7 +304,7 @@ class Learner:
                 return
             after = page[-1].key
 
-    def _unknown(self, params: _Params, answer: _Answer, sent: int) -> Conversation[None]:
+    def _unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
         """Nobody knows what was done: what is named is asked of S3, or forgotten."""
         bucket = params.get("Bucket")
         known = self._mimicdb.backend.bucket(bucket) if bucket else None
@@ -399,15 +354,15 @@ class Learner:
             return None
         return upto or _BEHIND_ALL
 
-    def _note_versions(self, operation: str, params: _Params, answer: _Answer) -> None:
+    def _note_versions(self, operation: str, params: Params, answer: Answer) -> None:
         """Note that the bucket has versions, if *answer* shows one, or that it will."""
         bucket = params.get("Bucket")
-        if not isinstance(bucket, str) or not _shows_versions(operation, answer):
+        if not isinstance(bucket, str) or not shows_versions(operation, answer):
             return
         if self._mimicdb.note(bucket, VERSIONS) is None:
             self._mimicdb.set_note(bucket, VERSIONS, "seen")
 
-    def _asked(self, params: _Params) -> Conversation[bool]:
+    def _asked(self, params: Params) -> Conversation[bool]:
         """Ask S3 what our own write has made, and record that. It is not announced: who
         wrote it knows. Return whether S3 told; if not, the write was done all the same."""
         bucket, key = params["Bucket"], params["Key"]
@@ -416,7 +371,7 @@ class Learner:
             answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
         except (ClientError, BotoCoreError) as exc:
             log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
-            if isinstance(exc, ClientError) and _status(exc) == 404:  # deleted since
+            if isinstance(exc, ClientError) and status_of(exc) == 404:  # deleted since
                 self._mimicdb.forget(bucket, key, since)
                 return True
             return False
@@ -426,7 +381,7 @@ class Learner:
         return entry is not None
 
     def _written(
-        self, params: _Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
+        self, params: Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
     ) -> None:
         storage_class = params.get("StorageClass", "")
         storage_class = "" if storage_class == "STANDARD" else storage_class
@@ -473,9 +428,9 @@ class Learner:
         elif entry != known:  # that there is no metadata changes nothing that is seen
             self._mimicdb.record(bucket, entry, since)
 
-    def _refused(self, params: _Params, exc: ClientError, since: int) -> Conversation[None]:
+    def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
         """A read was refused."""
-        status = _status(exc)
+        status = status_of(exc)
         if status == 404:
             self._note_versions("HeadObject", params, exc.response)
             known = self._mimicdb.entry(params["Bucket"], params["Key"])
@@ -484,9 +439,9 @@ class Learner:
         elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
             yield from self._head(params)
 
-    def _unfulfilled(self, params: _Params, exc: ClientError) -> Conversation[None]:
+    def _unfulfilled(self, params: Params, exc: ClientError) -> Conversation[None]:
         """A write was refused. If S3 has something else than its conditions say, see what."""
-        if _status(exc) not in (404, 412):
+        if status_of(exc) not in (404, 412):
             return
         source = params.get("CopySource")
         if isinstance(source, Mapping) and not source.get("VersionId"):
@@ -494,7 +449,7 @@ class Learner:
         if params.get("IfMatch") or params.get("IfNoneMatch"):
             yield from self._head(params)
 
-    def _head(self, params: _Params) -> Conversation[bool]:
+    def _head(self, params: Params) -> Conversation[bool]:
         """Ask S3 what is there now; the answer is learned like any other. Return whether S3
         told."""
         try:
@@ -502,26 +457,12 @@ class Learner:
             yield from self._read("HeadObject", where, nullcontext)
         except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
-            return isinstance(exc, ClientError) and _status(exc) == 404
+            return isinstance(exc, ClientError) and status_of(exc) == 404
         return True
 
 
-def _is_key(key: Any) -> bool:
-    """Whether S3 can have an object *key*: else it is about to refuse it."""
-    try:
-        return isinstance(key, str) and bool(key.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def _may_be_done(exc: ClientError) -> bool:
-    """Whether S3 may have done what was answered with *exc*."""
-    status = _status(exc)
-    return not 400 <= status < 500 or status == 408
-
-
 @contextmanager
-def _told(operation: str, params: _Params) -> Iterator[None]:
+def _told(operation: str, params: Params) -> Iterator[None]:
     try:
         yield
     except StoreError as exc:
@@ -532,7 +473,7 @@ def _told(operation: str, params: _Params) -> Iterator[None]:
         ) from exc
 
 
-def _unlearned(operation: str, params: _Params) -> _Learning:
+def _unlearned(operation: str, params: Params) -> _Learning:
     """Return what a reader's learning is done in: while the store is away, reads go on."""
 
     @contextmanager
@@ -547,7 +488,7 @@ def _unlearned(operation: str, params: _Params) -> _Learning:
 
 
 @contextmanager
-def _body_of(answer: _Answer) -> Iterator[None]:
+def _body_of(answer: Answer) -> Iterator[None]:
     """Within, an error means that nobody will read the body: its connection is closed."""
     try:
         yield
@@ -555,56 +496,3 @@ def _body_of(answer: _Answer) -> Iterator[None]:
         if "Body" in answer:
             answer["Body"].close()
         raise
-
-
-def entry_of(key: str, answer: _Answer) -> Entry | None:
-    """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
-    said = answer.get("ContentRange", "").rpartition("/")[2] or answer.get("ContentLength", "")
-    if "LastModified" not in answer or not str(said).isdecimal() or int(said) > SIZE_MAX:
-        return None
-    size, mtime_ns = int(said), _time_ns(answer["LastModified"])
-    storage_class = answer.get("StorageClass", "")
-    return Entry(
-        key,
-        size,
-        mtime_ns,
-        unquoted(answer.get("ETag")),
-        "" if storage_class == "STANDARD" else storage_class,
-        {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-    )
-
-
-def _shows_versions(operation: str, answer: _Answer) -> bool:
-    if operation == "PutBucketVersioning" or answer.get("VersionId"):
-        return True
-    if operation == "GetBucketVersioning":
-        return "Status" in answer
-    if operation == "ListObjectVersions" and answer.get("DeleteMarkers"):
-        return True
-    shown = (*answer.get("Versions", ()), *answer.get("Deleted", ()))
-    if any(item.get("VersionId", "null") != "null" or item.get("DeleteMarker") for item in shown):
-        return True
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return "x-amz-version-id" in headers or "x-amz-delete-marker" in headers
-
-
-def _status(exc: ClientError) -> int:
-    return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _meta(params: _Params) -> dict[str, str]:
-    return {name.lower(): value for name, value in params.get("Metadata", {}).items()}
-
-
-def _time_ns(at: datetime) -> int:
-    """Return the ns of *at*, in whole seconds, or the nearest time that a store can hold."""
-    ns = (at.replace(tzinfo=at.tzinfo or UTC) - _EPOCH) // _SECOND * NS
-    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
-
-
-def _date_ns(answer: _Answer) -> int:
-    """Return the time at which S3 answered: its LastModified, give or take a second."""
-    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if not date:
-        return time.time_ns() // NS * NS
-    return _time_ns(parsedate_to_datetime(date))

@@ -38,9 +38,10 @@ from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
-from mimicfs.s3.mimicking.learning import Learner, note_size
+from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
+from mimicfs.s3.mimicking.sent import note_headers
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     mimicdb.intents.resolve = mimicking.resolve_awaited(ask) if awaited else mimicking.resolve(ask)
     client._make_api_call = call_async if awaited else call
     client._make_api_call.mimics = mimicking
-    client.meta.events.register("before-send.s3", note_size)
+    client.meta.events.register("before-send.s3", note_headers)
     client.get_waiter = _forced_waiters(client.get_waiter)
     return client
 

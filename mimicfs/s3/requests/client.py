@@ -146,7 +146,7 @@ class S3(Clients):
 
     def head_counting(self, bucket: str, key: str) -> tuple[Entry, Content, int]:
         """Return the same, and how many tags the object has."""
-        from mimicfs.s3.mimicking.learning import entry_of
+        from mimicfs.s3.mimicking.shown import entry_of
 
         answer = self.call("head_object", bucket, key)
         entry = entry_of(key, answer)
@@ -158,7 +158,7 @@ class S3(Clients):
     def look(self, bucket: str, key: str) -> Entry:
         """Return what S3 has of *key* now. The mirror is not changed: whoever looks at many tells
         it of all at once. Raises KeyNotFound."""
-        from mimicfs.s3.mimicking.learning import entry_of
+        from mimicfs.s3.mimicking.shown import entry_of
         from mimicfs.s3.transport.errors import ours
 
         about = f"s3://{bucket}/{key}"

@@ -155,13 +155,14 @@ class Clients:
 
     @cached_property
     def _client(self) -> Any:
-        from mimicfs.s3.mimicking.learning import learning, note_sent
+        from mimicfs.s3.mimicking.learning import learning
+        from mimicfs.s3.mimicking.sent import note
         from mimicfs.s3.requests.rules import Rules
         from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
         self._wire = Wire(
-            client, self._credentials, self._options, self._transport, self.count, note_sent
+            client, self._credentials, self._options, self._transport, self.count, note
         )
         rules = Rules(client, self._options.buckets, self._options.bucket_owner)
         # A call goes down through these, and its answer comes back up.

@@ -1,0 +1,89 @@
+"""What the answers of S3 to a boto3 client, and the parameters of its calls, show of objects.
+
+Pure functions; any thread may call them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from mimicfs.entry import NS, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
+
+Params = Mapping[str, Any]
+Answer = Mapping[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+
+
+def entry_of(key: str, answer: Answer) -> Entry | None:
+    """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
+    said = answer.get("ContentRange", "").rpartition("/")[2] or answer.get("ContentLength", "")
+    if "LastModified" not in answer or not str(said).isdecimal() or int(said) > SIZE_MAX:
+        return None
+    size, mtime_ns = int(said), time_ns(answer["LastModified"])
+    storage_class = answer.get("StorageClass", "")
+    return Entry(
+        key,
+        size,
+        mtime_ns,
+        unquoted(answer.get("ETag")),
+        "" if storage_class == "STANDARD" else storage_class,
+        {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+    )
+
+
+def shows_versions(operation: str, answer: Answer) -> bool:
+    if operation == "PutBucketVersioning" or answer.get("VersionId"):
+        return True
+    if operation == "GetBucketVersioning":
+        return "Status" in answer
+    if operation == "ListObjectVersions" and answer.get("DeleteMarkers"):
+        return True
+    shown = (*answer.get("Versions", ()), *answer.get("Deleted", ()))
+    if any(item.get("VersionId", "null") != "null" or item.get("DeleteMarker") for item in shown):
+        return True
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return "x-amz-version-id" in headers or "x-amz-delete-marker" in headers
+
+
+def may_be_done(exc: ClientError) -> bool:
+    """Whether S3 may have done what was answered with *exc*."""
+    status = status_of(exc)
+    return not 400 <= status < 500 or status == 408
+
+
+def status_of(exc: ClientError) -> int:
+    return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def meta_of(params: Params) -> dict[str, str]:
+    return {name.lower(): value for name, value in params.get("Metadata", {}).items()}
+
+
+def time_ns(at: datetime) -> int:
+    """Return the ns of *at*, in whole seconds, or the nearest time that a store can hold."""
+    ns = (at.replace(tzinfo=at.tzinfo or UTC) - _EPOCH) // _SECOND * NS
+    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
+
+
+def date_ns(answer: Answer) -> int:
+    """Return the time at which S3 answered: its LastModified, give or take a second."""
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if not date:
+        return time.time_ns() // NS * NS
+    return time_ns(parsedate_to_datetime(date))
+
+
+def is_key(key: Any) -> bool:
+    """Whether S3 can have an object *key*: else it is about to refuse it."""
+    try:
+        return isinstance(key, str) and bool(key.encode())
+    except UnicodeEncodeError:
+        return False

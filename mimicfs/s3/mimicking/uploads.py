@@ -1,0 +1,68 @@
+"""Multipart uploads that are under way: what their parts will be once S3 has put them together.
+
+What completes an upload says only which parts it has: their sizes, and what is stored with the
+object, were said before.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from mimicfs.s3.mimicking.shown import Answer, Params
+
+
+class CompletedUpload(NamedTuple):
+    params: Params  # what it was begun with
+    size: int
+
+
+class _Upload:
+    """What is known of one: sizes by part number, and what it was begun with."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.sizes: dict[int, int] = {}
+
+
+class Uploads:
+    """Those that one client has begun. The methods learn from one answer each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the uploads
+        self._uploads: dict[str, _Upload] = {}
+
+    def begin(self, params: Params, answer: Answer, _sent: int) -> None:
+        with self._lock:
+            self._uploads[answer["UploadId"]] = _Upload(params)
+
+    def part(self, params: Params, _answer: Answer, sent: int) -> None:
+        self._note(params, sent)
+
+    def part_copy(self, params: Params, _answer: Answer, _sent: int) -> None:
+        span = params.get("CopySourceRange", "")
+        if span.startswith("bytes="):
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            self._note(params, int(last) - int(first) + 1)
+
+    def _note(self, params: Params, size: int) -> None:
+        with self._lock:
+            upload = self._uploads.get(params["UploadId"])
+            if upload is not None:
+                upload.sizes[params["PartNumber"]] = size
+
+    def abort(self, params: Params, _answer: Answer, _sent: int) -> None:
+        with self._lock:
+            self._uploads.pop(params["UploadId"], None)
+
+    def completed(self, params: Params) -> CompletedUpload | None:
+        """Return what the upload that *params* completes has become; None where not all of its
+        parts are known. It is forgotten."""
+        with self._lock:
+            upload = self._uploads.pop(params["UploadId"], None)
+        numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
+        if upload is None or any(number not in upload.sizes for number in numbers):
+            return None
+        return CompletedUpload(upload.params, sum(upload.sizes[number] for number in numbers))
