@@ -26,28 +26,28 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mimicfs.backends import Backend, Waiter
+from mimicfs.backends import Backend
+from mimicfs.backends.copyahead import CopyAhead
+from mimicfs.backends.forwarding import Forwarding
 from mimicfs.backends.lease import Lease
-from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
+from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import BucketEntry, Change, Entry, Scope, Total
+from mimicfs.entry import BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed, StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # names, and lines of the log, that are read at a time
-_AT_ONCE = 32  # directories that are copied at a time before they are asked for
-_AHEAD_ROWS = 200_000  # names that are copied so behind each one that was asked for
 _LAST = "\U0010ffff" * 256  # behind every key
 _EPOCH, _PLACE = "epoch", "place"
 _AWAY = "the store does not answer"
 
 
-class Replica(Backend):
+class Replica(Forwarding):
     """*shared*, with *copy* beside it. *lease* says when the copy may answer; *strict*: also not
     while the store is away."""
 
@@ -56,9 +56,7 @@ class Replica(Backend):
     def __init__(
         self, shared: Backend, copy: SQLite, lease: Lease, *, strict: bool = False
     ) -> None:
-        super().__init__()
-        self.shared = shared
-        self.private, self.intents = shared.private, shared.intents
+        super().__init__(shared)
         self.lease = lease
         self._copy = copy
         self._strict = strict
@@ -71,7 +69,7 @@ class Replica(Backend):
         self._buckets: dict[str, BucketEntry] = {}  # of those that were seen
         self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
         self._turns: dict[str, list[int]] = {}  # by bucket: how often was asked, and done
-        self._ahead = _Ahead(self._copy_ahead)
+        self._ahead = CopyAhead(self._copy_ahead)
         self.asked = 0  # how often the store was asked for what is not copied
         self._resume()
 
@@ -88,22 +86,6 @@ class Replica(Backend):
                 self._places[bucket.name] = self._kept_places[bucket.name] = int(place)
                 scopes = self._copy.scopes(bucket.name)
                 self._copied[bucket.name] = {scope.prefix: scope for scope in scopes}
-
-    @property
-    def exact(self) -> Backend:
-        return self.shared
-
-    @property
-    def origin(self) -> int:
-        return self.shared.origin
-
-    @contextmanager
-    def finding(self) -> Iterator[None]:
-        with self.shared.finding():
-            yield
-
-    def is_own(self, origin: int) -> bool:
-        return self.shared.is_own(origin)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -418,22 +400,6 @@ class Replica(Backend):
     ) -> list[Entry]:
         return self._ask(bucket, _split(prefix)[0]).scan(bucket, prefix, after, limit)
 
-    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
-        return self._ask().stride(bucket, prefix, after, count)
-
-    def total(self, bucket: str, prefix: str = "") -> Total:
-        return self._ask().total(bucket, prefix)
-
-    def directories(
-        self, bucket: str, directories: Sequence[str], limit: int
-    ) -> list[tuple[Scope | None, list[Entry]]]:
-        return self._ask().directories(bucket, directories, limit)
-
-    def lookups(
-        self, bucket: str, wanted: Sequence[tuple[str, str]]
-    ) -> list[tuple[Entry | None, Entry | None]]:
-        return self._ask().lookups(bucket, wanted)
-
     # Changes
 
     def apply(
@@ -456,24 +422,6 @@ class Replica(Backend):
             log.warning("s3://%s: what was changed could not be copied: %s", bucket, exc)
             with self._lock:
                 self._forget(bucket)
-
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
-        self._ask().begin(bucket, keys, token, lasts_ms)
-
-    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
-        return self._ask().end(bucket, keys, token, unsure=unsure)
-
-    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
-        return self._ask().unsettled(bucket, key)
-
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
-        self._ask().reap(bucket, alive)
-
-    def seq(self, bucket: str) -> int:
-        return self._ask().seq(bucket)
-
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
-        return self._ask().changes(bucket, since, limit)
 
     # Scopes
 
@@ -500,9 +448,6 @@ class Replica(Backend):
             return listed[0]
         return self._ask(bucket, prefix).scope(bucket, prefix)
 
-    def scopes(self, bucket: str) -> list[Scope]:
-        return self._ask().scopes(bucket)
-
     def cover(self, bucket: str, directory: str) -> Scope | None:
         if self._has(bucket, directory):
             found = self._copied.get(bucket, {}).get(directory)
@@ -517,21 +462,6 @@ class Replica(Backend):
 
     # Of the store alone
 
-    def note(self, bucket: str, name: str) -> str | None:
-        return self._ask().note(bucket, name)
-
-    def set_note(self, bucket: str, name: str, text: str | None) -> None:
-        self._ask().set_note(bucket, name, text)
-
-    def notes(self, bucket: str) -> dict[str, str]:
-        return self._ask().notes(bucket)
-
-    def now_ms(self) -> int:
-        return self.shared.now_ms()
-
-    def identity(self) -> str:
-        return self.shared.identity()
-
     def begin_epoch(self) -> None:
         self.shared.begin_epoch()
         with self._lock:
@@ -539,9 +469,6 @@ class Replica(Backend):
                 self._forget(bucket)
             self._listed = None
             self._copy.set_note("", _EPOCH, None)  # another is noted by now, or soon
-
-    def waiter(self) -> Waiter:
-        return self.shared.waiter()
 
     def enter(self, namespace: str) -> None:
         raise NotImplementedError("a replica is of one namespace")
@@ -556,60 +483,6 @@ class Replica(Backend):
 
 
 _TURN = threading.Lock()  # for the step in which a turn is taken
-
-
-class _Ahead:
-    """Copies directories before they are asked for: those below the ones that were, the newest
-    first. *copy* copies some, and returns those below them and how many names there were."""
-
-    def __init__(self, copy: Callable[[str, list[str]], tuple[list[str], int]]) -> None:
-        self._copy = copy
-        self._lock = threading.Condition()  # protects what follows
-        self._left: list[tuple[str, str]] = []
-        self._rows = 0  # how many names may still be copied
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def begin(self, bucket: str, directory: str) -> None:
-        """*directory* was asked for."""
-        with self._lock:
-            self._rows = _AHEAD_ROWS
-            self._left.append((bucket, directory))
-            if self._thread is None and bucket:
-                self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
-                self._thread.start()
-            self._lock.notify()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._lock.notify()
-        if self._thread is not None:
-            self._thread.join(5)
-
-    def _run(self) -> None:
-        while (some := self._next()) is not None:
-            try:
-                below, count = self._copy(*some)
-            except StoreError as exc:  # they are asked for another time
-                log.debug("copying ahead: %s", exc)
-                continue
-            with self._lock:
-                self._rows -= count
-                self._left += [(some[0], each) for each in reversed(below)]
-
-    def _next(self) -> tuple[str, list[str]] | None:
-        with self._lock:
-            while not self._closed and not (self._left and self._rows > 0):
-                self._left.clear()
-                self._lock.wait()
-            if self._closed:
-                return None
-            bucket = self._left[-1][0]
-            taken: list[str] = []
-            while self._left and self._left[-1][0] == bucket and len(taken) < _AT_ONCE:
-                taken.append(self._left.pop()[1])
-            return bucket, taken
 
 
 def _split(key: str) -> tuple[str, str]:

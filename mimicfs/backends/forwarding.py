@@ -1,0 +1,104 @@
+"""A backend that passes on to another what it does not answer itself.
+
+Threading: as the other.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from mimicfs.backends import Backend, Waiter
+from mimicfs.backends.pending import Unsettled
+from mimicfs.entry import Change, Entry, Scope, Total
+
+
+class Forwarding(Backend):
+    """Passes on to *shared*. A subclass says who may ask it, and answers what it knows."""
+
+    def __init__(self, shared: Backend) -> None:
+        super().__init__()
+        self.shared = shared
+        self.private, self.intents = shared.private, shared.intents
+
+    @abstractmethod
+    def _ask(self, bucket: str = "", directory: str = "") -> Backend:
+        """Return the store, for a thread that may wait. Raises Uncopied, StoreUnavailable."""
+
+    @property
+    def exact(self) -> Backend:
+        return self.shared
+
+    @property
+    def origin(self) -> int:
+        return self.shared.origin
+
+    @contextmanager
+    def finding(self) -> Iterator[None]:
+        with self.shared.finding():
+            yield
+
+    def is_own(self, origin: int) -> bool:
+        return self.shared.is_own(origin)
+
+    # Entries
+
+    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
+        return self._ask().stride(bucket, prefix, after, count)
+
+    def total(self, bucket: str, prefix: str = "") -> Total:
+        return self._ask().total(bucket, prefix)
+
+    def directories(
+        self, bucket: str, directories: Sequence[str], limit: int
+    ) -> list[tuple[Scope | None, list[Entry]]]:
+        return self._ask().directories(bucket, directories, limit)
+
+    def lookups(
+        self, bucket: str, wanted: Sequence[tuple[str, str]]
+    ) -> list[tuple[Entry | None, Entry | None]]:
+        return self._ask().lookups(bucket, wanted)
+
+    # Changes
+
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        self._ask().begin(bucket, keys, token, lasts_ms)
+
+    def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
+        return self._ask().end(bucket, keys, token, unsure=unsure)
+
+    def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
+        return self._ask().unsettled(bucket, key)
+
+    def reap(self, bucket: str, alive: Collection[str]) -> None:
+        self._ask().reap(bucket, alive)
+
+    def seq(self, bucket: str) -> int:
+        return self._ask().seq(bucket)
+
+    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+        return self._ask().changes(bucket, since, limit)
+
+    # Of the store alone
+
+    def scopes(self, bucket: str) -> list[Scope]:
+        return self._ask().scopes(bucket)
+
+    def note(self, bucket: str, name: str) -> str | None:
+        return self._ask().note(bucket, name)
+
+    def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        self._ask().set_note(bucket, name, text)
+
+    def notes(self, bucket: str) -> dict[str, str]:
+        return self._ask().notes(bucket)
+
+    def now_ms(self) -> int:
+        return self.shared.now_ms()
+
+    def identity(self) -> str:
+        return self.shared.identity()
+
+    def waiter(self) -> Waiter:
+        return self.shared.waiter()
