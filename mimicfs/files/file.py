@@ -9,6 +9,10 @@ Where all changes are appends (O_APPEND), another version that somebody puts the
 they go behind it (appending.py). Where nobody has got a byte of its version and none was written,
 a file follows what others put there.
 
+It has three layers, each a class that knows nothing of the next: what it stands on and how it is
+read (standing.py), how it is changed (changing.py), and here how the bytes go to S3 and what
+happens to the object meanwhile.
+
 An upload of bytes that are partly those of a version in S3 replaces only that version; that
 of a file which was to be new, none. One that was cut to nothing before replaces what is there.
 
@@ -26,13 +30,10 @@ fields and is held for a few instructions; it is taken after `_change`. Readers 
 from __future__ import annotations
 
 import errno
-import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mimicfs import metadata
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     Interrupted,
@@ -43,460 +44,22 @@ from mimicfs.errors import (
     UploadFailed,
 )
 from mimicfs.files.appending import moved_behind
-from mimicfs.files.journal import Journal, Orphan
+from mimicfs.files.changing import ChangingFile
+from mimicfs.files.journal import Orphan
 from mimicfs.files.layout import Layout
-from mimicfs.files.multipart import size_max
-from mimicfs.files.origin import Origin
-from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
-from mimicfs.files.states import Event, State, after
-from mimicfs.files.turn import Turn
-from mimicfs.files.upload import Job, Uploader
+from mimicfs.files.states import Event, State
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.client import Content
 from mimicfs.s3.transport.backoff import backoff_s
 
 _REBASES_MAX = 100  # appends by so many others may come between, one after the other
 
 
-class File:
-    """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none,
-    and the file is dirty from the start. *content* is stored with the next upload. *reader*: one
-    of that version, if there is one. *absent*: S3 must still have none when it is uploaded.
-    *exclusive*: not even appends may go behind what is there. *staging*: what a mount
-    that died has left of it (recovery.py)."""
-
-    def __init__(
-        self,
-        s3: S3,
-        journal: Journal,
-        options: FileOptions,
-        budget: Budget,
-        bucket: str,
-        key: str,
-        entry: Entry | None,
-        content: Content,
-        reader: Reader | None = None,
-        *,
-        absent: bool = False,
-        exclusive: bool = False,
-        staging: Staging | None = None,
-    ) -> None:
-        self._s3 = s3
-        self._journal = journal
-        self._options = options
-        self._budget = budget
-        self._upload = Uploader(s3, options, self._taken_all_the_same)
-        self._change = Turn()
-        self._lock = threading.Lock()  # protects all below
-        self.state = State.CLEAN
-        self.bucket = bucket
-        self.key = key
-        self.content = content
-        self._origin = self._origin_of(entry, reader) if entry is not None else None
-        self._layout = Layout(entry.size if entry is not None else 0)
-        self._staging: Staging | None = None
-        self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
-        self._mtime_said = False  # set by somebody, after the last change
-        self.refused = False  # S3 did not take the bytes, and they were not changed since
-        self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
-        self._based = False  # some of the staged bytes are those of the version `entry`
-        # Since S3 had all bytes, nothing but appends; never of a file that must be the first.
-        self._only_appended = entry is None and not exclusive
-        self._absent = absent
-        self._behind: Cancellation | None = None  # of an upload that gives way to changes
-        # It follows a version that is shorter than the kernel knows. A read that ends early tells
-        # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
-        self.shrunk = False
-        self._promised = False  # its writer was told that the bytes are safe
-        if staging is not None:
-            self._resume(staging)
-        elif entry is None:
-            self._staging = journal.stage()
-            try:
-                self._note_change(self._staging)
-            except BaseException:
-                self._staging.remove()
-                raise
-
-    def _resume(self, staging: Staging) -> None:
-        """Go on where a mount that died has left *staging*."""
-        record, found = staging.record, staging.stat()
-        self._staging = staging
-        self._happens(Event.CHANGED)
-        said = metadata.read(record.meta).mtime_ns if record.closed else None
-        self.mtime_ns = found.st_mtime_ns if said is None else said
-        self._layout = Layout.resumed(
-            found.st_size, record.base, staging.ranges(), partial=record.partial
-        )
-        self._based = self.entry is not None
-
-    def _happens(self, event: Event) -> None:
-        self.state = after(self.state, event)
-
-    @property
-    def dirty(self) -> bool:
-        """Whether it has bytes that S3 is to have and does not have yet."""
-        return self.state is State.DIRTY
-
-    @property
-    def apart(self) -> bool:
-        """Whether the object bucket/key is not this file's any more."""
-        return self.state.apart
-
-    @property
-    def expired(self) -> bool:
-        return self.state.expired
-
-    @property
-    def size(self) -> int:
-        return self._layout.size
-
-    @property
-    def entry(self) -> Entry | None:
-        """The version that the file stands on; None: S3 has none."""
-        origin = self._origin
-        return origin.entry if origin is not None else None
-
-    @property
-    def etag(self) -> str:
-        """The same version; "" if S3 has none, or gave it no ETag."""
-        entry = self.entry
-        return entry.etag if entry is not None else ""
-
-    @property
-    def _about(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-    # Reading
-
-    def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
-        """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
-        version that the file stands on is gone from S3."""
-        while True:
-            staging, origin, pieces = self._source(offset, size)
-            try:
-                found = [
-                    self._piece(staging if local else None, origin, start, end, cancellation)
-                    for start, end, local in pieces
-                ]
-            except ObjectChanged:
-                if self._source(offset, size)[:2] == (staging, origin):
-                    raise
-                continue  # not the object, but the file was moved, uploaded or changed
-            # No old bytes once the file has expired, nor of a staging file that was given up.
-            if self._source(offset, size)[0] is not staging:
-                continue
-            if staging or self._hand_out(origin):
-                return found[0] if len(found) == 1 else b"".join(found)
-
-    def _hand_out(self, origin: Origin | None) -> bool:
-        """Note that somebody gets bytes of *origin*. False: it is the old one, and nobody had got
-        any of it."""
-        with self._lock:
-            self._check(reading=True)
-            now = self._origin
-            if now is None or origin is None:
-                return origin is now
-            right = now.has_bytes_of(origin)
-            now.handed = now.handed or right
-            return right
-
-    def hand_out(self) -> None:
-        """The kernel has bytes of the version that the file stands on."""
-        with self._lock:
-            if self._origin is not None:
-                self._origin.handed = True
-
-    def _piece(
-        self,
-        staging: Staging | None,
-        origin: Origin | None,
-        start: int,
-        end: int,
-        cancellation: Cancellation,
-    ) -> bytes | memoryview:
-        if staging is not None:
-            return staging.read(start, end - start)
-        if origin is None:
-            raise PosixError(errno.EBADF, self._about)
-        return origin.reader.read(start, end - start, cancellation)
-
-    def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
-        """Return the same if that needs no waiting, else None."""
-        staging, origin, pieces = self._source(offset, size)
-        if not pieces:
-            return b""
-        if len(pieces) > 1:
-            return None
-        [(start, end, local)] = pieces
-        if local and staging is not None:
-            return staging.read(start, end - start)
-        data = origin.reader.read_cached(start, end - start) if origin is not None else None
-        return data if data is not None and self._hand_out(origin) else None
-
-    def _source(
-        self, offset: int, size: int
-    ) -> tuple[Staging | None, Origin | None, list[tuple[int, int, bool]]]:
-        """Return what the bytes from *offset* on are read from: (start, end, whether they are
-        in the staging file) for each piece."""
-        with self._lock:
-            self._check(reading=True)
-            end = min(offset + size, self.size)
-            pieces = list(self._layout.pieces(offset, end)) if offset < end else []
-            return self._staging, self._origin, pieces
-
-    def _check(self, *, reading: bool = False) -> None:
-        if self.state is State.CLOSED:
-            raise PosixError(errno.EBADF, self._about)
-        if self.state is State.VANISHED and reading:
-            raise PosixError(errno.ENOENT, f"{self._about}: deleted in S3")
-        if self.state.expired:
-            raise ObjectChanged.since_opened(self._about)
-
-    # Changing
-
-    def write(self, offset: int, data: memoryview, cancellation: Cancellation) -> int:
-        """Write *data* at *offset*; return its length. Nothing is sent to S3 yet."""
-        self._check_size(offset + len(data))
-        with self._lock:
-            self._check()
-        if not data:
-            return 0  # write(2): no bytes change nothing, not even behind the end
-        self.interrupt()
-        with self._change.taken(cancellation):
-            staging = self._staged_anew(cancellation)
-            self._only_appended = False
-            self._write(staging, offset, data, cancellation)
-        return len(data)
-
-    def append(self, data: memoryview, cancellation: Cancellation) -> int:
-        """Write *data* at the end of the file; return where that was. If somebody else replaces
-        the object before it is uploaded, and all changes are appends, they go behind what is
-        there then. Raises ObjectChanged where that has happened already."""
-        self.interrupt()
-        with self._change.taken(cancellation):
-            self._check_size(self.size + len(data))
-            with self._lock:
-                self._check()
-            if not data:
-                return self.size
-            staging = self._staged_anew(cancellation)
-            clean = self.state in (State.CLEAN, State.DETACHED)
-            self._only_appended = self._only_appended or clean
-            offset = self.size
-            self._write(staging, offset, data, cancellation)
-            return offset
-
-    def _write(
-        self, staging: Staging, offset: int, data: memoryview, cancellation: Cancellation
-    ) -> None:
-        end = offset + len(data)
-        self._note_change(staging)
-        self._upload.changed(offset, end)
-        staging.write(offset, data)
-        self._note(staging, min(offset, self.size), end)
-        if offset <= self._layout.front < end:
-            self._layout.front = end
-            self._send_ahead(staging, cancellation)
-
-    def _staged_anew(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
-        """As `_staged`, also where the file turns out to stand on an old version and moves."""
-        while True:
-            entry = self.entry
-            try:
-                return self._staged(cancellation, keep)
-            except ObjectChanged:
-                if self.entry is entry:
-                    raise
-
-    def zero(self, start: int, end: int, cancellation: Cancellation) -> None:
-        """Make zeros of the bytes from *start* to *end*, which the file has. They take no place
-        on the disk, and nothing is fetched."""
-        self.interrupt()
-        with self._change.taken(cancellation):
-            with self._lock:
-                self._check()
-            end = min(end, self.size)
-            if start >= end:
-                return
-            staging = self._staged_anew(cancellation)
-            self._only_appended = False
-            self._note_change(staging)
-            self._upload.changed(start, end)
-            staging.zero(start, end)
-            self._note(staging, start, end)
-
-    def truncate(self, size: int, cancellation: Cancellation) -> None:
-        """Cut the file to *size*, or extend it with zeros."""
-        self._check_size(size)
-        self.interrupt()
-        with self._change.taken(cancellation):
-            with self._lock:
-                self._check()
-            if size == self.size and not self.dirty:
-                return
-            staging = self._staged_anew(cancellation, keep=size)
-            self._only_appended = False
-            self._note_change(staging)
-            self._upload.changed(size, self._size_max)
-            staging.truncate(size)
-            if size > self.size:
-                self._note(staging, self.size, size)
-            else:
-                self._cut(staging, size)
-
-    def interrupt(self) -> None:
-        """Interrupt an upload that nobody waits for: the file is about to change."""
-        behind = self._behind
-        if behind is not None:
-            behind.cancel()
-
-    @property
-    def _size_max(self) -> int:
-        return size_max(self._options.part_size)
-
-    def _check_size(self, size: int) -> None:
-        if size > self._size_max:
-            raise PosixError(errno.EFBIG, f"{self._about}: S3 takes {self._size_max} bytes")
-
-    def _note(self, staging: Staging, start: int, end: int) -> None:
-        """The staging file has new bytes from *start* to *end*."""
-        if self._layout.partial:
-            staging.changed(start, end)
-        with self._lock:
-            self._layout.wrote(start, end)
-            self.mtime_ns, self._mtime_said = time.time_ns(), False
-            self.refused = False
-
-    def _cut(self, staging: Staging, size: int) -> None:
-        """The staging file ends at *size* now."""
-        if self._layout.partial:
-            staging.cut(size)
-        with self._lock:
-            self._layout.cut(size)
-            self._based = self._based and size > 0
-            self.mtime_ns, self._mtime_said = time.time_ns(), False
-            self.refused = False
-
-    def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
-        """Send what is written already of a large file that has nothing of a version in S3."""
-        if self._layout.front < 2 * self._options.part_size or self._based:
-            return
-        if self.state is State.DIRTY:
-            if not self._upload.begun:
-                self._upload.settle(cancellation)
-                self._upload.begin(self._job(staging, cancellation))
-            self._upload.ahead(self._layout.front, cancellation)
-
-    def _note_change(self, staging: Staging) -> None:
-        """Note on disk, before the first byte is changed, what the bytes are to become."""
-        if self.state is State.CLEAN:
-            staging.describe(self._record())
-        with self._lock:
-            self._check()
-            self._happens(Event.CHANGED)
-
-    def _record(self) -> Record:
-        content, layout = self.content, self._layout
-        return Record(
-            self.bucket,
-            self.key,
-            self.etag,
-            layout.base,
-            layout.partial,
-            self._s3.endpoint,
-            content.content_type,
-            content.meta,
-            content.headers,
-            closed=self._promised,
-        )
-
-    def set_meta(self, updates: Mapping[str, str]) -> None:
-        """Store *updates* as user metadata with the next upload."""
-        with self._lock:
-            self.content = self.content._replace(meta={**self.content.meta, **updates})
-
-    def change_meta(
-        self, change: Callable[[Mapping[str, str]], dict[str, str]], mtime_ns: int | None = None
-    ) -> bool:
-        """Store what *change* makes of the user metadata with the next upload, and *mtime_ns*
-        as the time of the last change. False: there will be none, S3 has the file."""
-        self.interrupt()
-        with self._change:
-            if not (self.dirty or self.apart):
-                return False
-            meta = change(self.content.meta)
-            with self._lock:
-                self.content = self.content._replace(meta=meta)
-                if mtime_ns is not None:
-                    self.mtime_ns, self._mtime_said = mtime_ns, True
-            if self.dirty:
-                self._redescribe()
-            return True
-
-    def secure(self) -> None:
-        """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
-        self.interrupt()
-        with self._change:
-            if self.dirty and self._staging is not None:
-                self._promised = True
-                self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
-                self._staging.promise(self._record())
-                self._staging.sync()
-
-    def _staged(
-        self,
-        cancellation: Cancellation,
-        keep: int | None = None,
-        *,
-        to_upload: bool = True,
-    ) -> Staging:
-        """Return the staging file; made, it has the first *keep* (None: all) bytes of the
-        version in S3. Raises ObjectChanged if that is gone."""
-        with self._lock:
-            self._check()
-        origin = self._origin
-        if self._staging is not None:
-            return self._staging
-        assert origin is not None  # what S3 does not have is staged from the start
-        size = origin.entry.size if keep is None else min(keep, origin.entry.size)
-        if to_upload:
-            self._learn_content(origin, cancellation, cut=keep == 0)
-        partial = to_upload and size > 2 * self._options.part_size
-        staging = self._journal.stage()
-        try:
-            if partial:
-                staging.truncate(size)
-            else:
-                origin.fetch([(0, size)], staging, cancellation)
-        except BaseException:
-            staging.remove()
-            raise
-        with self._lock:
-            self._staging = staging
-            self._based = keep != 0
-            self._layout = Layout(size, size, partial=partial)
-        return staging
-
-    def _fill(
-        self, staging: Staging, spans: list[tuple[int, int]], cancellation: Cancellation
-    ) -> None:
-        """Fetch what the staging file of a partial file lacks of *spans*."""
-        holes = self._layout.missing(spans)
-        if holes and self._origin is not None:
-            self._origin.fetch(holes, staging, cancellation)
-            with self._lock:
-                self._layout.fetched(holes)
-
-    def _learn_content(
-        self, origin: Origin, cancellation: Cancellation, *, cut: bool = False
-    ) -> None:
-        content = origin.content(self.key, cancellation, cut=cut)
-        if content is not None:
-            with self._lock:
-                self.content = content._replace(meta={**content.meta, **self.content.meta})
+class File(ChangingFile):
+    """A file that handles share: read (standing.py), changed (changing.py), uploaded, and told
+    what happens to its object."""
 
     # To S3
 
@@ -634,41 +197,6 @@ class File:
         orphan = Orphan(staging.path.stem, self.size, record)
         return self._journal.recover(orphan)
 
-    def _job(self, staging: Staging, cancellation: Cancellation) -> Job:
-        """Return what is to be uploaded. Nothing that was given up is on its way any more."""
-        self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
-        absent = self._absent and self.entry is None
-        return Job(
-            self.bucket,
-            self.key,
-            staging,
-            self._layout,
-            self.content,
-            self.entry,
-            Condition(self.etag if self._based else "", absent),
-            lambda spans: self._fill(staging, spans, cancellation),
-        )
-
-    def _taken_all_the_same(self, entry: Entry) -> None:
-        """S3 has taken, as *entry*, what was given up."""
-        self._stand_on(entry)
-        self._based = True
-        if self.dirty:
-            self._redescribe()
-
-    def _origin_of(self, entry: Entry, reader: Reader | None = None) -> Origin:
-        return Origin(self._s3, self._options, self._budget, self.bucket, entry, reader)
-
-    def _stand_on(self, entry: Entry, *, copied: bool = False) -> None:
-        """The file stands on *entry* from now on; *copied*: it has the bytes of the one before."""
-        origin = self._origin_of(entry)
-        with self._lock:
-            self._origin, old = origin, self._origin
-            if old is not None:
-                origin.follows(old, copied=copied)
-        if old is not None:
-            old.close()
-
     # What happens to the object
 
     def detach(self, cancellation: Cancellation) -> None:
@@ -769,10 +297,6 @@ class File:
                 self._stand_on(entry, copied=True)
             if self.dirty:
                 self._redescribe()
-
-    def _redescribe(self) -> None:
-        if self._staging is not None:
-            self._staging.describe(self._record())
 
     def close(self) -> None:
         """The last handle is gone. Bytes that S3 refused stay in the staging directory."""

@@ -1,0 +1,355 @@
+"""Changing an open file: bytes go to its staging file, and S3 is told later.
+
+The second layer of a File (file.py, which has the theory and the locks). Whoever changes the
+file has its turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+
+from mimicfs import metadata
+from mimicfs.config.values import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.journal import Journal
+from mimicfs.files.layout import Layout
+from mimicfs.files.multipart import size_max
+from mimicfs.files.origin import Origin
+from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.record import Record
+from mimicfs.files.staging import Staging
+from mimicfs.files.standing import StandingFile
+from mimicfs.files.states import Event, State
+from mimicfs.files.turn import Turn
+from mimicfs.files.upload import Job, Uploader
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import S3, Condition, Content
+
+
+class ChangingFile(StandingFile):
+    """The same, which may be changed. *entry* None: it is dirty from the start. *content* is
+    stored with the next upload. *absent*: S3 must still have none when it is uploaded.
+    *exclusive*: not even appends may go behind what is there. *staging*: what a mount that died
+    has left of it (recovery.py)."""
+
+    def __init__(
+        self,
+        s3: S3,
+        journal: Journal,
+        options: FileOptions,
+        budget: Budget,
+        bucket: str,
+        key: str,
+        entry: Entry | None,
+        content: Content,
+        reader: Reader | None = None,
+        *,
+        absent: bool = False,
+        exclusive: bool = False,
+        staging: Staging | None = None,
+    ) -> None:
+        super().__init__(s3, options, budget, bucket, key, entry, reader)
+        self._journal = journal
+        self._upload = Uploader(s3, options, self._taken_all_the_same)
+        self._change = Turn()
+        self.content = content
+        self._mtime_said = False  # set by somebody, after the last change
+        self.refused = False  # S3 did not take the bytes, and they were not changed since
+        self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
+        self._based = False  # some of the staged bytes are those of the version `entry`
+        # Since S3 had all bytes, nothing but appends; never of a file that must be the first.
+        self._only_appended = entry is None and not exclusive
+        self._absent = absent
+        self._behind: Cancellation | None = None  # of an upload that gives way to changes
+        self._promised = False  # its writer was told that the bytes are safe
+        if staging is not None:
+            self._resume(staging)
+        elif entry is None:
+            self._staging = journal.stage()
+            try:
+                self._note_change(self._staging)
+            except BaseException:
+                self._staging.remove()
+                raise
+
+    def _resume(self, staging: Staging) -> None:
+        """Go on where a mount that died has left *staging*."""
+        record, found = staging.record, staging.stat()
+        self._staging = staging
+        self._happens(Event.CHANGED)
+        said = metadata.read(record.meta).mtime_ns if record.closed else None
+        self.mtime_ns = found.st_mtime_ns if said is None else said
+        self._layout = Layout.resumed(
+            found.st_size, record.base, staging.ranges(), partial=record.partial
+        )
+        self._based = self.entry is not None
+
+    def write(self, offset: int, data: memoryview, cancellation: Cancellation) -> int:
+        """Write *data* at *offset*; return its length. Nothing is sent to S3 yet."""
+        self._check_size(offset + len(data))
+        with self._lock:
+            self._check()
+        if not data:
+            return 0  # write(2): no bytes change nothing, not even behind the end
+        self.interrupt()
+        with self._change.taken(cancellation):
+            staging = self._staged_anew(cancellation)
+            self._only_appended = False
+            self._write(staging, offset, data, cancellation)
+        return len(data)
+
+    def append(self, data: memoryview, cancellation: Cancellation) -> int:
+        """Write *data* at the end of the file; return where that was. If somebody else replaces
+        the object before it is uploaded, and all changes are appends, they go behind what is
+        there then. Raises ObjectChanged where that has happened already."""
+        self.interrupt()
+        with self._change.taken(cancellation):
+            self._check_size(self.size + len(data))
+            with self._lock:
+                self._check()
+            if not data:
+                return self.size
+            staging = self._staged_anew(cancellation)
+            clean = self.state in (State.CLEAN, State.DETACHED)
+            self._only_appended = self._only_appended or clean
+            offset = self.size
+            self._write(staging, offset, data, cancellation)
+            return offset
+
+    def _write(
+        self, staging: Staging, offset: int, data: memoryview, cancellation: Cancellation
+    ) -> None:
+        end = offset + len(data)
+        self._note_change(staging)
+        self._upload.changed(offset, end)
+        staging.write(offset, data)
+        self._note(staging, min(offset, self.size), end)
+        if offset <= self._layout.front < end:
+            self._layout.front = end
+            self._send_ahead(staging, cancellation)
+
+    def _staged_anew(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
+        """As `_staged`, also where the file turns out to stand on an old version and moves."""
+        while True:
+            entry = self.entry
+            try:
+                return self._staged(cancellation, keep)
+            except ObjectChanged:
+                if self.entry is entry:
+                    raise
+
+    def zero(self, start: int, end: int, cancellation: Cancellation) -> None:
+        """Make zeros of the bytes from *start* to *end*, which the file has. They take no place
+        on the disk, and nothing is fetched."""
+        self.interrupt()
+        with self._change.taken(cancellation):
+            with self._lock:
+                self._check()
+            end = min(end, self.size)
+            if start >= end:
+                return
+            staging = self._staged_anew(cancellation)
+            self._only_appended = False
+            self._note_change(staging)
+            self._upload.changed(start, end)
+            staging.zero(start, end)
+            self._note(staging, start, end)
+
+    def truncate(self, size: int, cancellation: Cancellation) -> None:
+        """Cut the file to *size*, or extend it with zeros."""
+        self._check_size(size)
+        self.interrupt()
+        with self._change.taken(cancellation):
+            with self._lock:
+                self._check()
+            if size == self.size and not self.dirty:
+                return
+            staging = self._staged_anew(cancellation, keep=size)
+            self._only_appended = False
+            self._note_change(staging)
+            self._upload.changed(size, self._size_max)
+            staging.truncate(size)
+            if size > self.size:
+                self._note(staging, self.size, size)
+            else:
+                self._cut(staging, size)
+
+    def interrupt(self) -> None:
+        """Interrupt an upload that nobody waits for: the file is about to change."""
+        behind = self._behind
+        if behind is not None:
+            behind.cancel()
+
+    @property
+    def _size_max(self) -> int:
+        return size_max(self._options.part_size)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._size_max:
+            raise PosixError(errno.EFBIG, f"{self._about}: S3 takes {self._size_max} bytes")
+
+    def _note(self, staging: Staging, start: int, end: int) -> None:
+        """The staging file has new bytes from *start* to *end*."""
+        if self._layout.partial:
+            staging.changed(start, end)
+        with self._lock:
+            self._layout.wrote(start, end)
+            self.mtime_ns, self._mtime_said = time.time_ns(), False
+            self.refused = False
+
+    def _cut(self, staging: Staging, size: int) -> None:
+        """The staging file ends at *size* now."""
+        if self._layout.partial:
+            staging.cut(size)
+        with self._lock:
+            self._layout.cut(size)
+            self._based = self._based and size > 0
+            self.mtime_ns, self._mtime_said = time.time_ns(), False
+            self.refused = False
+
+    def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
+        """Send what is written already of a large file that has nothing of a version in S3."""
+        if self._layout.front < 2 * self._options.part_size or self._based:
+            return
+        if self.state is State.DIRTY:
+            if not self._upload.begun:
+                self._upload.settle(cancellation)
+                self._upload.begin(self._job(staging, cancellation))
+            self._upload.ahead(self._layout.front, cancellation)
+
+    def _note_change(self, staging: Staging) -> None:
+        """Note on disk, before the first byte is changed, what the bytes are to become."""
+        if self.state is State.CLEAN:
+            staging.describe(self._record())
+        with self._lock:
+            self._check()
+            self._happens(Event.CHANGED)
+
+    def _record(self) -> Record:
+        content, layout = self.content, self._layout
+        return Record(
+            self.bucket,
+            self.key,
+            self.etag,
+            layout.base,
+            layout.partial,
+            self._s3.endpoint,
+            content.content_type,
+            content.meta,
+            content.headers,
+            closed=self._promised,
+        )
+
+    def set_meta(self, updates: Mapping[str, str]) -> None:
+        """Store *updates* as user metadata with the next upload."""
+        with self._lock:
+            self.content = self.content._replace(meta={**self.content.meta, **updates})
+
+    def change_meta(
+        self, change: Callable[[Mapping[str, str]], dict[str, str]], mtime_ns: int | None = None
+    ) -> bool:
+        """Store what *change* makes of the user metadata with the next upload, and *mtime_ns*
+        as the time of the last change. False: there will be none, S3 has the file."""
+        self.interrupt()
+        with self._change:
+            if not (self.dirty or self.apart):
+                return False
+            meta = change(self.content.meta)
+            with self._lock:
+                self.content = self.content._replace(meta=meta)
+                if mtime_ns is not None:
+                    self.mtime_ns, self._mtime_said = mtime_ns, True
+            if self.dirty:
+                self._redescribe()
+            return True
+
+    def secure(self) -> None:
+        """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
+        self.interrupt()
+        with self._change:
+            if self.dirty and self._staging is not None:
+                self._promised = True
+                self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
+                self._staging.promise(self._record())
+                self._staging.sync()
+
+    def _staged(
+        self,
+        cancellation: Cancellation,
+        keep: int | None = None,
+        *,
+        to_upload: bool = True,
+    ) -> Staging:
+        """Return the staging file; made, it has the first *keep* (None: all) bytes of the
+        version in S3. Raises ObjectChanged if that is gone."""
+        with self._lock:
+            self._check()
+        origin = self._origin
+        if self._staging is not None:
+            return self._staging
+        assert origin is not None  # what S3 does not have is staged from the start
+        size = origin.entry.size if keep is None else min(keep, origin.entry.size)
+        if to_upload:
+            self._learn_content(origin, cancellation, cut=keep == 0)
+        partial = to_upload and size > 2 * self._options.part_size
+        staging = self._journal.stage()
+        try:
+            if partial:
+                staging.truncate(size)
+            else:
+                origin.fetch([(0, size)], staging, cancellation)
+        except BaseException:
+            staging.remove()
+            raise
+        with self._lock:
+            self._staging = staging
+            self._based = keep != 0
+            self._layout = Layout(size, size, partial=partial)
+        return staging
+
+    def _fill(
+        self, staging: Staging, spans: list[tuple[int, int]], cancellation: Cancellation
+    ) -> None:
+        """Fetch what the staging file of a partial file lacks of *spans*."""
+        holes = self._layout.missing(spans)
+        if holes and self._origin is not None:
+            self._origin.fetch(holes, staging, cancellation)
+            with self._lock:
+                self._layout.fetched(holes)
+
+    def _learn_content(
+        self, origin: Origin, cancellation: Cancellation, *, cut: bool = False
+    ) -> None:
+        content = origin.content(self.key, cancellation, cut=cut)
+        if content is not None:
+            with self._lock:
+                self.content = content._replace(meta={**content.meta, **self.content.meta})
+
+    def _job(self, staging: Staging, cancellation: Cancellation) -> Job:
+        """Return what is to be uploaded. Nothing that was given up is on its way any more."""
+        self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
+        absent = self._absent and self.entry is None
+        return Job(
+            self.bucket,
+            self.key,
+            staging,
+            self._layout,
+            self.content,
+            self.entry,
+            Condition(self.etag if self._based else "", absent),
+            lambda spans: self._fill(staging, spans, cancellation),
+        )
+
+    def _taken_all_the_same(self, entry: Entry) -> None:
+        """S3 has taken, as *entry*, what was given up."""
+        self._stand_on(entry)
+        self._based = True
+        if self.dirty:
+            self._redescribe()
+
+    def _redescribe(self) -> None:
+        if self._staging is not None:
+            self._staging.describe(self._record())

@@ -1,0 +1,188 @@
+"""What an open file stands on, and reading it: the version in S3, its staging file, or both.
+
+The first layer of a File (file.py, which has the theory and the locks). It never asks for a
+turn: reading goes on during an upload.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+
+from mimicfs.config.values import FileOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import ObjectChanged, PosixError
+from mimicfs.files.layout import Layout
+from mimicfs.files.origin import Origin
+from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.staging import Staging
+from mimicfs.files.states import Event, State, after
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import S3
+
+
+class StandingFile:
+    """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none.
+    *reader*: one of that version, if there is one."""
+
+    def __init__(
+        self,
+        s3: S3,
+        options: FileOptions,
+        budget: Budget,
+        bucket: str,
+        key: str,
+        entry: Entry | None,
+        reader: Reader | None = None,
+    ) -> None:
+        self._s3 = s3
+        self._options = options
+        self._budget = budget
+        self._lock = threading.Lock()  # protects all below, and the fields of the layers above
+        self.state = State.CLEAN
+        self.bucket = bucket
+        self.key = key
+        self._origin = self._origin_of(entry, reader) if entry is not None else None
+        self._layout = Layout(entry.size if entry is not None else 0)
+        self._staging: Staging | None = None
+        self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
+        # It follows a version that is shorter than the kernel knows. A read that ends early tells
+        # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
+        self.shrunk = False
+
+    def _happens(self, event: Event) -> None:
+        self.state = after(self.state, event)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it has bytes that S3 is to have and does not have yet."""
+        return self.state is State.DIRTY
+
+    @property
+    def apart(self) -> bool:
+        """Whether the object bucket/key is not this file's any more."""
+        return self.state.apart
+
+    @property
+    def expired(self) -> bool:
+        return self.state.expired
+
+    @property
+    def size(self) -> int:
+        return self._layout.size
+
+    @property
+    def entry(self) -> Entry | None:
+        """The version that the file stands on; None: S3 has none."""
+        origin = self._origin
+        return origin.entry if origin is not None else None
+
+    @property
+    def etag(self) -> str:
+        """The same version; "" if S3 has none, or gave it no ETag."""
+        entry = self.entry
+        return entry.etag if entry is not None else ""
+
+    @property
+    def _about(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    # Reading
+
+    def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
+        """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
+        version that the file stands on is gone from S3."""
+        while True:
+            staging, origin, pieces = self._source(offset, size)
+            try:
+                found = [
+                    self._piece(staging if local else None, origin, start, end, cancellation)
+                    for start, end, local in pieces
+                ]
+            except ObjectChanged:
+                if self._source(offset, size)[:2] == (staging, origin):
+                    raise
+                continue  # not the object, but the file was moved, uploaded or changed
+            # No old bytes once the file has expired, nor of a staging file that was given up.
+            if self._source(offset, size)[0] is not staging:
+                continue
+            if staging or self._hand_out(origin):
+                return found[0] if len(found) == 1 else b"".join(found)
+
+    def _hand_out(self, origin: Origin | None) -> bool:
+        """Note that somebody gets bytes of *origin*. False: it is the old one, and nobody had got
+        any of it."""
+        with self._lock:
+            self._check(reading=True)
+            now = self._origin
+            if now is None or origin is None:
+                return origin is now
+            right = now.has_bytes_of(origin)
+            now.handed = now.handed or right
+            return right
+
+    def hand_out(self) -> None:
+        """The kernel has bytes of the version that the file stands on."""
+        with self._lock:
+            if self._origin is not None:
+                self._origin.handed = True
+
+    def _piece(
+        self,
+        staging: Staging | None,
+        origin: Origin | None,
+        start: int,
+        end: int,
+        cancellation: Cancellation,
+    ) -> bytes | memoryview:
+        if staging is not None:
+            return staging.read(start, end - start)
+        if origin is None:
+            raise PosixError(errno.EBADF, self._about)
+        return origin.reader.read(start, end - start, cancellation)
+
+    def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
+        """Return the same if that needs no waiting, else None."""
+        staging, origin, pieces = self._source(offset, size)
+        if not pieces:
+            return b""
+        if len(pieces) > 1:
+            return None
+        [(start, end, local)] = pieces
+        if local and staging is not None:
+            return staging.read(start, end - start)
+        data = origin.reader.read_cached(start, end - start) if origin is not None else None
+        return data if data is not None and self._hand_out(origin) else None
+
+    def _source(
+        self, offset: int, size: int
+    ) -> tuple[Staging | None, Origin | None, list[tuple[int, int, bool]]]:
+        """Return what the bytes from *offset* on are read from: (start, end, whether they are
+        in the staging file) for each piece."""
+        with self._lock:
+            self._check(reading=True)
+            end = min(offset + size, self.size)
+            pieces = list(self._layout.pieces(offset, end)) if offset < end else []
+            return self._staging, self._origin, pieces
+
+    def _check(self, *, reading: bool = False) -> None:
+        if self.state is State.CLOSED:
+            raise PosixError(errno.EBADF, self._about)
+        if self.state is State.VANISHED and reading:
+            raise PosixError(errno.ENOENT, f"{self._about}: deleted in S3")
+        if self.state.expired:
+            raise ObjectChanged.since_opened(self._about)
+
+    def _origin_of(self, entry: Entry, reader: Reader | None = None) -> Origin:
+        return Origin(self._s3, self._options, self._budget, self.bucket, entry, reader)
+
+    def _stand_on(self, entry: Entry, *, copied: bool = False) -> None:
+        """The file stands on *entry* from now on; *copied*: it has the bytes of the one before."""
+        origin = self._origin_of(entry)
+        with self._lock:
+            self._origin, old = origin, self._origin
+            if old is not None:
+                origin.follows(old, copied=copied)
+        if old is not None:
+            old.close()
