@@ -9,7 +9,9 @@ renames      the rename of a directory in S3, which may be undone or finished
 tree         what is seen: looking up names, reading directories
 kernel       what the kernel holds, and telling it what changed
 stored       what is stored beside bytes: attributes, links, xattrs
-handles      open files: which handle reads and writes which file, when bytes go to S3
+handles      open files: reading, writing, and when bytes go to S3
+opening      the table of handles, opening, turns
+copying      copies of whole objects within S3
 readdir      a reader's way through a directory
 attributes   what stat(2) shows
 neighbours   files that will be read next
