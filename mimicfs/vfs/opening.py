@@ -90,7 +90,7 @@ class OpenFiles:
         flags: int,
         cancellation: Cancellation,
     ) -> Opened | None:
-        """Open *stands* for whoever asks for *node*; None: it has changed since it was looked up."""
+        """Open *stands* for whoever asks for *node*; None: it changed since it was looked up."""
         self._wait_until_left(stands, cancellation)
         own = stands.file is not None and stands.file.entry is None
         try:
