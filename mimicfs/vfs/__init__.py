@@ -1,6 +1,8 @@
 """Buckets as a file system. Knows nothing of FUSE; `posix.FileSystem` is what it offers.
 
 filesystem   the calls; a change goes to S3 first and to the mirror second
+xattrs       extended attributes: whose a name is, and who answers
+replacing    what a change of names does to what has the name
 control      `.sync` and user.mimicfs.*: what they read as, what writing them does
 versions     `.versions` of -o versions
 objectattributes  what S3 keeps with an object, as user.mimicfs.*

@@ -17,13 +17,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
-from mimicfs.entry import OBJECT, Entry, Scope
+from mimicfs.entry import Entry, Scope
 from mimicfs.errors import (
     PosixError,
     Unasked,
@@ -50,7 +49,7 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
-from mimicfs.vfs.control import PREFIX, SYNC, Control
+from mimicfs.vfs.control import Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
@@ -59,10 +58,12 @@ from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.renames import Renames
+from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.versions import VersionsTree
 from mimicfs.vfs.writeback import Pending
+from mimicfs.vfs.xattrs import ExtendedAttributes
 
 # Modes of fallocate(2), from linux/falloc.h. A hole is punched only with "keep the size".
 FALLOC_KEEP_SIZE = 0x01
@@ -109,6 +110,16 @@ class VFS:
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
+        self._names = Replacing(mimicdb, s3, syncer, self.inodes, self._handles, self._tree)
+        self._xattrs = ExtendedAttributes(
+            mimicdb,
+            self._control,
+            self._objects,
+            self._stored,
+            self._look,
+            self._handles,
+            self._tree,
+        )
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(self._kernel.changed)
@@ -213,37 +224,11 @@ class VFS:
         if directory.kind == NodeKind.ACCOUNT:
             self._s3.delete_bucket(node.bucket)
         else:
-            self._empty(node)
-            self._remove(node.bucket, node.key)
-            self._keep(directory)
+            self._names.empty(node)
+            self._names.remove(node.bucket, node.key)
+            self._names.keep(directory)
         self._touch(directory)
         self.inodes.unlink(node)
-
-    def _empty(self, node: Node) -> None:
-        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
-        if node.content or self._handles.unsaved(node):
-            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
-        if self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
-            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
-        marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
-        if marker is not None and marker.kind == OBJECT and marker.size:
-            raise PosixError(
-                errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}: its marker has content"
-            )
-
-    def _remove(self, bucket: str, key: str) -> None:
-        """Delete the object *key*; a directory without one is forgotten."""
-        entry = self._mimicdb.entry(bucket, key)
-        if entry is None or entry.kind == OBJECT:
-            self._s3.delete(bucket, key)
-        else:
-            self._mimicdb.forget(bucket, key)
-
-    def _keep(self, directory: Node) -> None:
-        """A directory that lost its last name stays until it is removed."""
-        key = directory.key
-        if key and not self._mimicdb.backend.has_below(directory.bucket, key):
-            self._mimicdb.keep(directory.bucket, key)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         directory = self._tree.changeable(parent)
@@ -256,7 +241,7 @@ class VFS:
             if file is None or file.entry is not None:
                 self._s3.delete(directory.bucket, key)
                 directory.content = directory.content and bool(node.component)
-                self._keep(directory)
+                self._names.keep(directory)
             self._touch(directory)
             self._kernel.name_gone(directory, node.component)
 
@@ -272,52 +257,19 @@ class VFS:
             self._options.buckets.check_writable(bucket)
         node = self._tree.named(source, name)
         component = self._tree.component(target, new_name)
-        replaced = self._replaceable(caller, node, target, new_name, flags)
+        replaced = self._names.replaceable(caller, node, target, new_name, flags)
         old = node.component
         places = (caller.cancellation, Place(source, old), Place(target, component))
-        with self._replacing(caller, node, replaced):
+        with self._names.replacing(caller, node, replaced):
             if node.is_directory:
                 self._mover.move_directory(*places)
             else:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(*places, replace=replace)
                 self._kernel.name_gone(source, old)
-        self._keep(source)
+        self._names.keep(source)
         self._touch(source)
         self._touch(target)
-
-    @contextmanager
-    def _replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:
-        """Within, *node* takes the name of *replaced*. Two take their turns in one order."""
-        with ExitStack() as stack:
-            taken = [node] if replaced is None else sorted((node, replaced), key=_ino)
-            for each in taken:
-                stack.enter_context(self._handles.turn(each, caller.cancellation))
-            if not node.is_directory:
-                stack.enter_context(self._handles.moving(node, caller.cancellation))
-            if replaced is not None and not replaced.is_directory:
-                stack.enter_context(self._handles.leaving(replaced, caller.cancellation))
-            yield
-            if replaced is not None and replaced.is_directory:
-                self.inodes.unlink(replaced)
-
-    def _replaceable(
-        self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
-    ) -> Node | None:
-        """Return what stands at the new name, ready to be replaced. Raises what POSIX says."""
-        try:
-            replaced = self._tree.named(target, name)
-        except PosixError as exc:
-            if exc.errno != errno.ENOENT:
-                raise
-            return None
-        if flags & RENAME_NOREPLACE:
-            raise PosixError(errno.EEXIST, repr(name))
-        if replaced.is_directory != node.is_directory:
-            raise PosixError(errno.EISDIR if replaced.is_directory else errno.ENOTDIR, repr(name))
-        if replaced.is_directory:
-            self._empty(replaced)
-        return replaced
 
     # Attributes
 
@@ -420,77 +372,16 @@ class VFS:
         return self._stored.target(node, self._tree.entry(node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
-        node = self.inodes.get(ino)
-        if node.kind == NodeKind.CONTROL:
-            raise PosixError(errno.ENODATA, os.fsdecode(name))
-        if not name.startswith(PREFIX):
-            self._check_learned(node)
-            value = self._stored.xattrs(node).get(os.fsdecode(name))
-            if value is None:
-                raise PosixError(errno.ENODATA, os.fsdecode(name))
-            return value
-        short = os.fsdecode(name.removeprefix(PREFIX))
-        text = self._of_object(node, short)
-        if text is not None:
-            return text.encode()
-        if node.is_past:
-            raise PosixError(errno.ENODATA, os.fsdecode(name))
-        return self._control.xattr(node, name)
-
-    def _of_object(self, node: Node, name: str) -> str | None:
-        """Return the value of `user.mimicfs.NAME` of an object, or a version; None: none."""
-        if isinstance(node, VersionNode):
-            version = node.version
-            return self._objects.get(node.bucket, entry_of(version), name, version.version)
-        entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
-        if node.kind != NodeKind.OBJECT or entry is None or entry.kind != OBJECT:
-            return None
-        return self._objects.get(node.bucket, entry, name)
+        return self._xattrs.get(self.inodes.get(ino), name)
 
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
-        """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
-        node = self.inodes.get(ino)
-        if node.kind == NodeKind.CONTROL or node.is_past:
-            return []
-        self._check_learned(node)
-        return [os.fsencode(name) for name in self._stored.xattrs(node)]
+        return self._xattrs.names(self.inodes.get(ino))
 
     def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        node = self._changeable(ino)
-        if name.startswith(PREFIX) and (name == SYNC or node.kind != NodeKind.OBJECT):
-            self._control.set_xattr(caller, node, name)
-        elif name.startswith(PREFIX):
-            self._handles.flush_node(node, caller.cancellation)
-            with self._changing(caller, node) as stands:
-                self._objects.set(stands, os.fsdecode(name.removeprefix(PREFIX)), value, flags)
-        elif node.kind == NodeKind.CONTROL:
-            raise PosixError(errno.EPERM, os.fsdecode(name))
-        else:
-            with self._changing(caller, node) as stands:
-                self._stored.set_xattr(stands, name, value, flags)
+        self._xattrs.set(caller, self._changeable(ino), name, value, flags)
 
     def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
-        node = self._changeable(ino)
-        if node.kind != NodeKind.OBJECT and (name.startswith(PREFIX) or not node.is_directory):
-            raise PosixError(errno.EPERM, os.fsdecode(name))
-        ours = name.startswith(PREFIX)
-        if ours:
-            self._handles.flush_node(node, caller.cancellation)
-        with self._changing(caller, node) as stands:
-            if ours:
-                self._objects.remove(stands, os.fsdecode(name.removeprefix(PREFIX)))
-            else:
-                self._stored.remove_xattr(stands, name)
-
-    @contextmanager
-    def _changing(self, caller: Caller, node: Node) -> Iterator[Node]:
-        """Yield what *node*, or its name by now, stands for; within, nobody else changes it."""
-        with ExitStack() as stack:
-            if node.kind == NodeKind.OBJECT:
-                held = self._handles.held(node, self._tree.entry, caller.cancellation)
-                node = stack.enter_context(held)
-            stack.enter_context(self._handles.turn(node, caller.cancellation))
-            yield node
+        self._xattrs.remove(caller, self._changeable(ino), name)
 
     def statfs(self, caller: Caller, ino: int) -> Usage:
         root = self.inodes.root
@@ -636,12 +527,6 @@ class VFS:
             except Unlisted as missing:
                 self.learn(caller, missing)
 
-    def _check_learned(self, node: Node) -> None:
-        """Raise Unlearned where it must be asked first what is stored with *node*."""
-        if node.parent is not None and node.file is None and node.key:
-            entry = self._mimicdb.entry(node.bucket, node.key)
-            self._look.check(node.bucket, node.parent.key, node.key, entry)
-
     def _owner(self, caller: Caller, directory: Node) -> tuple[int, int]:
         """New files belong to who made them, unless the mount shows all as one user's."""
         mounter = caller.uid == os.getuid()
@@ -661,7 +546,3 @@ class VFS:
     @staticmethod
     def _touch(directory: Node) -> None:
         directory.mtime_ns = time.time_ns()
-
-
-def _ino(node: Node) -> int:
-    return node.ino

@@ -1,0 +1,97 @@
+"""What a change of names does to what has the name: it must be empty, it leaves, it is replaced.
+
+Threading: any thread. Two changes in one directory never meet: the kernel locks the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from mimicfs.entry import OBJECT
+from mimicfs.errors import PosixError
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import RENAME_NOREPLACE, Caller
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.tree import Tree
+
+
+class Replacing:
+    """Removing, and making way for another."""
+
+    def __init__(
+        self, mimicdb: Mirror, s3: S3, syncer: Syncer, inodes: Inodes, handles: Handles, tree: Tree
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._syncer = syncer
+        self._inodes = inodes
+        self._handles = handles
+        self._tree = tree
+
+    def empty(self, node: Node) -> None:
+        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
+        if node.content or self._handles.unsaved(node):
+            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+        if self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
+            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+        marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
+        if marker is not None and marker.kind == OBJECT and marker.size:
+            raise PosixError(
+                errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}: its marker has content"
+            )
+
+    def remove(self, bucket: str, key: str) -> None:
+        """Delete the object *key*; a directory without one is forgotten."""
+        entry = self._mimicdb.entry(bucket, key)
+        if entry is None or entry.kind == OBJECT:
+            self._s3.delete(bucket, key)
+        else:
+            self._mimicdb.forget(bucket, key)
+
+    def keep(self, directory: Node) -> None:
+        """A directory that lost its last name stays until it is removed."""
+        key = directory.key
+        if key and not self._mimicdb.backend.has_below(directory.bucket, key):
+            self._mimicdb.keep(directory.bucket, key)
+
+    @contextmanager
+    def replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:
+        """Within, *node* takes the name of *replaced*. Two take their turns in one order."""
+        with ExitStack() as stack:
+            taken = [node] if replaced is None else sorted((node, replaced), key=_ino)
+            for each in taken:
+                stack.enter_context(self._handles.turn(each, caller.cancellation))
+            if not node.is_directory:
+                stack.enter_context(self._handles.moving(node, caller.cancellation))
+            if replaced is not None and not replaced.is_directory:
+                stack.enter_context(self._handles.leaving(replaced, caller.cancellation))
+            yield
+            if replaced is not None and replaced.is_directory:
+                self._inodes.unlink(replaced)
+
+    def replaceable(
+        self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
+    ) -> Node | None:
+        """Return what stands at the new name, ready to be replaced. Raises what POSIX says."""
+        try:
+            replaced = self._tree.named(target, name)
+        except PosixError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            return None
+        if flags & RENAME_NOREPLACE:
+            raise PosixError(errno.EEXIST, repr(name))
+        if replaced.is_directory != node.is_directory:
+            raise PosixError(errno.EISDIR if replaced.is_directory else errno.ENOTDIR, repr(name))
+        if replaced.is_directory:
+            self.empty(replaced)
+        return replaced
+
+
+def _ino(node: Node) -> int:
+    return node.ino
