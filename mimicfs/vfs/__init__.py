@@ -1,6 +1,7 @@
 """Buckets as a file system. Knows nothing of FUSE; `posix.FileSystem` is what it offers.
 
 filesystem   the calls; a change goes to S3 first and to the mirror second
+admission    whom an open lets in, and to which version
 xattrs       extended attributes: whose a name is, and who answers
 replacing    what a change of names does to what has the name
 control      `.sync` and user.mimicfs.*: what they read as, what writing them does
@@ -21,5 +22,6 @@ writeback    uploads after close
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
 intents      the records of renames that have not ended
 names        keys as file names, and back
+ownership    to whom a new file belongs
 allowance    how much of something may be done in a time
 """

@@ -49,6 +49,7 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
+from mimicfs.vfs.admission import TELL_KERNEL_S, Admission
 from mimicfs.vfs.control import Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
@@ -57,6 +58,7 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, Place
 from mimicfs.vfs.objectattributes import ObjectAttributes
+from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.stored import Meta, StoredAttributes
@@ -69,8 +71,8 @@ from mimicfs.vfs.xattrs import ExtendedAttributes
 FALLOC_KEEP_SIZE = 0x01
 FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
 FALLOC_ZERO_RANGE = 0x10
-# How long an open waits at most until the kernel was told of what changed before.
-_TELL_KERNEL_S = 5.0
+
+
 # What df shows as the size of the file system: S3 has no limit, df needs one.
 _CAPACITY = 1 << 50
 
@@ -107,6 +109,8 @@ class VFS:
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, options)
+        self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
+        self._ownership = Ownership(options, self._attr)
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
@@ -202,9 +206,9 @@ class VFS:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
             self._options.buckets.check_writable(directory.bucket)
-            if self._inherited(caller, directory) is not None:
+            if self._ownership.inherited_group(caller, directory) is not None:
                 mode |= stat.S_ISGID
-            owner = self._owner(caller, directory)
+            owner = self._ownership.of_new(caller, directory)
             meta = metadata.written(metadata.directory_mode(mode), *owner, time.time_ns())
             if self._options.markers:
                 self._stored.make_directory(directory.bucket, key, meta)
@@ -306,7 +310,7 @@ class VFS:
         The kernel is told before the change is answered: it would let the file run with them."""
         self.setattr(caller, ino, NewAttr(mode=mode), handle)
         self._kernel.attributes_changed(self.inodes.get(ino))
-        self._kernel.told(_TELL_KERNEL_S)
+        self._kernel.told(TELL_KERNEL_S)
 
     def unheard(self, ino: int) -> None:
         """Whoever asked for a change in *ino* was killed before it was answered: the kernel does
@@ -358,7 +362,7 @@ class VFS:
         if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         component = self._tree.new_name(directory, name)
-        meta = said(*self._owner(caller, directory))
+        meta = said(*self._ownership.of_new(caller, directory))
         make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
         node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
@@ -409,42 +413,13 @@ class VFS:
             self._options.buckets.check_writable(node.bucket)
         own = node.file is not None and (node.file.dirty or node.file.apart)
         if self._options.ask_at_open and node.parent is not None and not own:
-            self._ask(node, caller)
-        opened = self._handles.open(node, partial(self._seen, caller), flags, caller.cancellation)
+            self._admission.ask(node, caller)
+        seen = partial(self._admission.seen, caller)
+        opened = self._handles.open(node, seen, flags, caller.cancellation)
         if not opened.keep_cache:
             # Of a version that is new the kernel must not believe to know the size.
-            self._kernel.told(_TELL_KERNEL_S)
+            self._kernel.told(TELL_KERNEL_S)
         return opened
-
-    def _seen(self, caller: Caller, node: Node) -> Entry:
-        """Return what the mirror has of *node*, which *caller* may open."""
-        entry = self._tree.entry(node)
-        if entry.meta is None and caller.uid not in (0, os.getuid()):
-            return self._admitted(node, entry, caller)
-        return entry
-
-    def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
-        """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
-        by those of the mount. Raises PosixError ESTALE where they are others: then the kernel
-        looks the name up again, and decides by them."""
-        if not self._options.buckets.of(node.bucket).keeps_metadata:
-            return entry
-        shown = self._attr(caller, node)
-        caller.cancellation.wait(self._s3.pool.submit(self._s3.head, node.bucket, node.key))
-        now = self._attr(caller, node)
-        if (now.mode, now.uid, now.gid) != (shown.mode, shown.uid, shown.gid):
-            self._kernel.attributes_changed(node)
-            self._kernel.told(_TELL_KERNEL_S)
-            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: other attributes")
-        return self._tree.entry(node)
-
-    def _ask(self, node: Node, caller: Caller) -> None:
-        """See what S3 has of *node* now; the mirror and the kernel are told. Raises PosixError
-        ENOENT; ESTALE where it is no regular file any more: then its name is looked up again."""
-        head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
-        caller.cancellation.wait(head)
-        if not stat.S_ISREG(self._attr(caller, node).mode):
-            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}")
 
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
@@ -455,7 +430,9 @@ class VFS:
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
         node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
-        meta = metadata.written(metadata.file_mode(mode), *self._owner(caller, directory))
+        meta = metadata.written(
+            metadata.file_mode(mode), *self._ownership.of_new(caller, directory)
+        )
         content = Content(metadata.content_type(component), meta)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
@@ -526,22 +503,6 @@ class VFS:
                 return self.getattr(caller, node.ino, handle)
             except Unlisted as missing:
                 self.learn(caller, missing)
-
-    def _owner(self, caller: Caller, directory: Node) -> tuple[int, int]:
-        """New files belong to who made them, unless the mount shows all as one user's."""
-        mounter = caller.uid == os.getuid()
-        uid = self._options.uid if mounter else caller.uid
-        gid = self._options.gid if mounter else caller.gid
-        inherited = self._inherited(caller, directory)
-        return uid, gid if inherited is None else inherited
-
-    def _inherited(self, caller: Caller, directory: Node) -> int | None:
-        """Return the group that *directory* gives to what is made in it, by its set-group-id
-        bit; that is believed only with -o suid."""
-        if not self._options.suid:
-            return None
-        above = self._attr(caller, directory)
-        return above.gid if above.mode & stat.S_ISGID else None
 
     @staticmethod
     def _touch(directory: Node) -> None:

@@ -1,0 +1,36 @@
+"""To whom a new file belongs."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from mimicfs.config.values import VFSOptions
+from mimicfs.posix import Attr, Caller
+from mimicfs.vfs.inodes import Node
+
+
+class Ownership:
+    """*attr* returns what stat(2) shows of a node, to a caller who may wait."""
+
+    def __init__(self, options: VFSOptions, attr: Callable[[Caller, Node], Attr]) -> None:
+        self._options = options
+        self._attr = attr
+
+    def of_new(self, caller: Caller, directory: Node) -> tuple[int, int]:
+        """Return the owner and the group of what *caller* makes in *directory*: its own, unless the
+        mount shows all as one user's."""
+        mounter = caller.uid == os.getuid()
+        uid = self._options.uid if mounter else caller.uid
+        gid = self._options.gid if mounter else caller.gid
+        inherited = self.inherited_group(caller, directory)
+        return uid, gid if inherited is None else inherited
+
+    def inherited_group(self, caller: Caller, directory: Node) -> int | None:
+        """Return the group that *directory* gives to what is made in it, by its set-group-id
+        bit; that is believed only with -o suid."""
+        if not self._options.suid:
+            return None
+        above = self._attr(caller, directory)
+        return above.gid if above.mode & stat.S_ISGID else None
