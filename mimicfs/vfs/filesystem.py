@@ -208,8 +208,8 @@ class VFS:
             self._options.buckets.check_writable(directory.bucket)
             if self._ownership.inherited_group(caller, directory) is not None:
                 mode |= stat.S_ISGID
-            owner = self._ownership.of_new(caller, directory)
-            meta = metadata.written(metadata.directory_mode(mode), *owner, time.time_ns())
+            uid, gid = self._ownership.of_new(caller, directory)
+            meta = metadata.written(metadata.directory_mode(mode), uid, gid, time.time_ns())
             if self._options.markers:
                 self._stored.make_directory(directory.bucket, key, meta)
             else:
@@ -362,7 +362,8 @@ class VFS:
         if directory.kind == NodeKind.ACCOUNT:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         component = self._tree.new_name(directory, name)
-        meta = said(*self._ownership.of_new(caller, directory))
+        uid, gid = self._ownership.of_new(caller, directory)
+        meta = said(uid, gid)
         make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
         node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
