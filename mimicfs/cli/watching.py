@@ -53,7 +53,8 @@ def status(
 ) -> None:
     """Tell what is mounted, what it does, and what the mirrors behind it hold.
 
-    All mounts are asked at once; one that does not answer in time is told as such.
+    All mounts are asked at once; one that does not answer in time is told as such. Ends with 3 if
+    that is the one at MOUNTPOINT.
     """
     if watch:
         _watch(settings, mountpoint, timeout, as_json)
@@ -63,6 +64,8 @@ def status(
         click.echo(json.dumps(told))
     else:
         click.echo(_shown(told))
+    if mountpoint is not None and told[0]["error"]:
+        click.get_current_context().exit(3)
 
 
 @click.command("log-level")

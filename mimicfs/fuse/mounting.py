@@ -104,7 +104,7 @@ def _on_top(mountpoint: Path) -> tuple[str, str]:
     found = ("", "")
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split(b" ")
-        if _unescaped(fields[4]) == path:  # the last one is on top
+        if unescaped(fields[4]) == path:  # the last one is on top
             found = (fields[2].decode(), fields[fields.index(b"-", 6) + 1].decode())
     return found
 
@@ -115,7 +115,7 @@ def _resolved(mountpoint: Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def _unescaped(field: bytes) -> bytes:
+def unescaped(field: bytes) -> bytes:
     """mountinfo writes space, tab, newline and backslash as three octal digits."""
     return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field)
 

@@ -129,7 +129,8 @@ class Server:
 
         New paths lead nowhere from now on. Open files go on for up to *timeout_s*; then what
         still waits is interrupted (EINTR), and what does not hear it is answered ENOTCONN.
-        Called again, the earlier end counts.
+        Called again, the earlier end counts. What somebody else mounted is not ours to unmount:
+        it ends at once.
         """
         first = self._deadline == float("inf")
         self._deadline = min(self._deadline, time.monotonic() + timeout_s)
@@ -298,11 +299,12 @@ class Server:
             self._session.unmount(lazy=True)
         except MountError as exc:
             log.debug("not unmounted: %s", exc)  # somebody else did
-        while not self._ended.wait(0.05) and time.monotonic() < self._deadline:
-            pass
-        if self._ended.is_set():
-            return
-        log.warning("%s: still in use, ended nevertheless", self._session.mountpoint)
+        if not self._session.handed:
+            while not self._ended.wait(0.05) and time.monotonic() < self._deadline:
+                pass
+            if self._ended.is_set():
+                return
+            log.warning("%s: still in use, ended nevertheless", self._session.mountpoint)
         self._cancel_all()
         self._ending = True
         self._session.wake()

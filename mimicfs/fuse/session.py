@@ -35,6 +35,7 @@ from mimicfs.fuse.abi import (
     Opcode,
 )
 from mimicfs.fuse.busy import Busy
+from mimicfs.fuse.handed import Handed
 from mimicfs.fuse.mounting import MountOptions
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class Session:
         # What other threads are at work on. As long as there is something, `receive` sleeps at
         # once: looking for requests would take the interpreter's lock from them again and again.
         self.elsewhere: Sized = ()
+        self.device = ""  # "MAJOR:MINOR" of the file system, where it is known
+        self.handed = False  # somebody else mounted, and is who unmounts
         self.busy = Busy()  # which directories the kernel may keep locked until we answer
         self._fd = fd
         os.set_blocking(fd, False)
@@ -126,6 +129,21 @@ class Session:
             session.handshake()
         except BaseException:
             session.unmount(lazy=True)
+            session.close()
+            raise
+        session.device = mounting.device_number(mountpoint) or ""
+        session._widen_readahead()
+        return session
+
+    @classmethod
+    def of_handed(cls, handed: Handed, options: SessionOptions | None = None) -> Session:
+        """Agree with the kernel over a descriptor that somebody else mounted. Raises MountError."""
+        handed.wait_for_init()
+        session = cls(handed.fd, handed.mountpoint, options)
+        session.handed, session.device = True, handed.device
+        try:
+            session.handshake()
+        except BaseException:
             session.close()
             raise
         session._widen_readahead()
@@ -198,6 +216,8 @@ class Session:
 
     def unmount(self, *, lazy: bool = False) -> None:
         """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
+        if self.handed:
+            raise MountError(f"{self.mountpoint}: to be unmounted by whoever mounted it")
         mounting.unmount(self.mountpoint, lazy=lazy)
 
     def close(self) -> None:
@@ -266,9 +286,8 @@ class Session:
 
     def _widen_readahead(self) -> None:
         """Let the kernel read ahead by more than its default of 128 KiB. Needs root."""
-        number = mounting.device_number(self.mountpoint)
         try:
-            path = Path(f"/sys/class/bdi/{number}/read_ahead_kb")
+            path = Path(f"/sys/class/bdi/{self.device}/read_ahead_kb")
             path.write_text(str(self.options.max_readahead // 1024))
         except OSError as exc:
             log.debug("read-ahead stays at the kernel's default: %s", exc)

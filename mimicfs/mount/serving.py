@@ -24,7 +24,14 @@ from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
 from mimicfs.backends import Backend
 from mimicfs.backends.lease import Lease
-from mimicfs.config.values import FileOptions, MountChoices, Settings, Target, redacted
+from mimicfs.config.values import (
+    Buckets,
+    FileOptions,
+    MountChoices,
+    Settings,
+    Target,
+    redacted,
+)
 from mimicfs.errors import ConfigError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
@@ -43,6 +50,7 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.renames import Renames
 
 if TYPE_CHECKING:
+    from mimicfs.fuse.handed import Handed
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
@@ -66,15 +74,13 @@ def serve_mount(
 ) -> None:
     """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
     is told of both, and of the uploads at the end."""
-    from mimicfs.fuse import mounting
     from mimicfs.fuse.guardian import Guardian
     from mimicfs.fuse.notify import Notifier
-    from mimicfs.fuse.session import Session, SessionOptions
     from mimicfs.vfs.filesystem import VFS
 
     _set_up_process()
     mount_options = _mount_options(target, choices)
-    _check_place(settings, mountpoint, mount_options)
+    handed, mountpoint, choices = _place(settings, mountpoint, choices, mount_options)
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = Guardian()  # before there is anything that it could hold
         stack.callback(guardian.close)
@@ -93,8 +99,8 @@ def serve_mount(
         )
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
-        session = Session.mount(mountpoint, SessionOptions(mount_options))
-        guardian.watch(mounting.device_number(session.mountpoint) or "")
+        session = _session(handed, mountpoint, mount_options)
+        guardian.watch(session.device)
         notifier = Notifier(session)
         vfs = VFS(
             parts.mimicdb,
@@ -113,7 +119,7 @@ def serve_mount(
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
         stack.enter_context(_followed(parts, target, server, lease, sources))
-        _start("ready", lambda: _tell_ready(session.mountpoint, ready, manager))
+        _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, sources, settings.state))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
@@ -181,12 +187,41 @@ def _set_up_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _check_place(settings: Settings, mountpoint: Path, options: MountOptions) -> None:
-    """Raise MountError if nothing can be mounted at *mountpoint* now."""
+def _place(
+    settings: Settings, mountpoint: Path, choices: MountChoices, options: MountOptions
+) -> tuple[Handed | None, Path, MountChoices]:
+    """Return the descriptor that *mountpoint* names, if it names one, where the mount is, and what
+    we see to ourselves. Raises MountError if nothing can be mounted there now."""
     from mimicfs.fuse import mounting
+    from mimicfs.fuse.handed import Handed
 
-    mounting.check(mountpoint, options)
+    handed = Handed.named(mountpoint)
+    if handed is None:
+        mounting.check(mountpoint, options)
+    else:
+        mountpoint, choices = handed.mountpoint, _without_kernel(choices)
     check_free(settings, mountpoint)
+    return handed, mountpoint, choices
+
+
+def _session(handed: Handed | None, mountpoint: Path, mount_options: MountOptions) -> Session:
+    from mimicfs.fuse.session import Session, SessionOptions
+
+    options = SessionOptions(mount_options)
+    if handed is None:
+        return Session.mount(mountpoint, options)
+    return Session.of_handed(handed, options)
+
+
+def _without_kernel(choices: MountChoices) -> MountChoices:
+    """Return *choices* for what somebody else mounted: the kernel refuses writing only if it was
+    mounted so, and we refuse it in its place."""
+    if not choices.read_only:
+        return choices
+    buckets = choices.vfs.buckets
+    named = {name: replace(each, read_only=True) for name, each in buckets.named.items()}
+    buckets = Buckets(replace(buckets.default, read_only=True), named)
+    return replace(choices, vfs=replace(choices.vfs, buckets=buckets))
 
 
 def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
@@ -301,13 +336,14 @@ def _start(name: str, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _tell_ready(mountpoint: Path, ready: Callable[[], None], manager: ServiceManager) -> None:
+def _tell_ready(session: Session, ready: Callable[[], None], manager: ServiceManager) -> None:
     try:
-        os.stat(mountpoint)
+        if not session.handed:  # else it may be where we cannot look
+            os.stat(session.mountpoint)
     except OSError as exc:
-        log.error("%s does not answer: %s", mountpoint, exc)
+        log.error("%s does not answer: %s", session.mountpoint, exc)
         return
-    manager.ready(f"mounted at {mountpoint}")
+    manager.ready(f"mounted at {session.mountpoint}")
     ready()
 
 

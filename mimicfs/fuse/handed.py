@@ -1,0 +1,91 @@
+"""/dev/fd/N as a mount point: a descriptor of /dev/fuse that somebody else opened, mounted and
+handed to us. So whoever mounts needs the privileges, and whoever serves has the network and the
+keys, and needs none.
+
+Threading: no state but the descriptor; made by the main thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicfs.errors import MountError
+from mimicfs.fuse import mounting
+
+_NAMES = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
+_FUSE_DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt; nodes may be anywhere
+_STANDARD = 2  # the descriptors up to this are the terminal's, and closed by a daemon
+_INIT_S = 5.0  # the kernel sends INIT as soon as it is mounted
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The descriptor *fd*; where it is mounted, as far as that can be seen from here."""
+
+    fd: int
+    device: str  # "MAJOR:MINOR" of the file system; "": the kernel does not say (before 6.14)
+    mountpoint: Path  # /proc/PID/fd/N if it is in another mount namespace
+
+    @classmethod
+    def named(cls, path: Path) -> Handed | None:
+        """Return what *path* names, if that is a descriptor. Raises MountError for one that
+        nothing can be served through."""
+        found = _NAMES.fullmatch(os.fspath(path))
+        if found is None:
+            return None
+        fd = int(found[1])
+        _check(path, fd)
+        os.set_inheritable(fd, False)
+        device = _device(fd)
+        return cls(fd, device, _mountpoint(device) or Path(f"/proc/{os.getpid()}/fd/{fd}"))
+
+    def wait_for_init(self) -> None:
+        """Return when the kernel asks for something. Raises MountError: it asks for nothing."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        events = poll.poll(_INIT_S * 1000)
+        if not events:
+            raise MountError(
+                f"/dev/fd/{self.fd}: the kernel asks for nothing; does another process serve it?"
+            )
+        if not events[0][1] & select.POLLIN:
+            raise MountError(
+                f"/dev/fd/{self.fd}: nothing is mounted with it; mount(2) comes first, with fd="
+            )
+
+
+def _check(path: Path, fd: int) -> None:
+    try:
+        status = os.fstat(fd)
+    except (OSError, OverflowError) as exc:
+        raise MountError(
+            f"{path}: no such descriptor is open; was it inherited (without close-on-exec)?"
+        ) from exc
+    number = (os.major(status.st_rdev), os.minor(status.st_rdev))
+    if not stat.S_ISCHR(status.st_mode) or number != _FUSE_DEVICE:
+        raise MountError(f"{path}: the descriptor is not of {mounting.DEVICE}")
+    if fd <= _STANDARD:
+        raise MountError(
+            f"{path}: stdin, stdout and stderr cannot be the mount; hand over 3 or more"
+        )
+
+
+def _device(fd: int) -> str:
+    """Return the file system that the kernel says *fd* is mounted as."""
+    said = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    found = re.search(r"^fuse_connection:\s*(\d+)$", said, re.MULTILINE)
+    return f"0:{found[1]}" if found else ""
+
+
+def _mountpoint(device: str) -> Path | None:
+    """Return where *device* is mounted in this mount namespace."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines() if device else ():
+        fields = line.split(b" ")
+        if fields[2].decode() == device:
+            return Path(os.fsdecode(mounting.unescaped(fields[4])))
+    return None
