@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchlib.peers import Local, Peer
+from benchlib import machine
+from benchlib.peers import JuiceFS, Local, Peer
 from benchlib.s3objects import sized_keys
 from benchlib.workloads import LOOPS, Bench, Measurement, Workload, known, write_files
 
 READERS = 8
 COLD = 64  # random reads that each may ask S3
+DENSE = 1_024  # the same, so many that what is asked for may grow
 COPIED = (20, 20)  # directories, and files in each
 SIZE = 4096  # of small files and random reads
 MIB = 1 << 20
@@ -60,13 +62,17 @@ def read_big(bench: Bench, peer: Peer) -> None:
     fresh(bench, peer)
     path = f"{peer.root}/big@{size}"
     command = [sys.executable, "-I", LOOPS, "readfile", path]
-    if show(bench, bench.step(name, "cold", peer, command)):
-        show(bench, bench.step(name, "again", peer, command))
+
+    def step(which: str) -> Measurement | None:
+        return bench.step(name, which, peer, command, amount=size / MIB, each="MiB")
+
+    if show(bench, step("cold")):
+        show(bench, step("again"))
         if peer.remote:
             verify(bench, peer, path, f"/data/big@{size}", size)
     peer.unmount()
     peer.mount("data")
-    show(bench, bench.step(name, "kept on disk, after a remount", peer, command))
+    show(bench, step("kept on disk, after a remount"))
     peer.unmount()
 
 
@@ -77,7 +83,8 @@ def read_many(bench: Bench, peer: Peer) -> None:
     paths = [f"{peer.root}/readers/{number}@{size}" for number in range(READERS)]
     command = [sys.executable, "-I", LOOPS, "readfile", *paths]
     name = f"{READERS} readers of {size >> 20:,} MiB each"
-    show(bench, bench.step(name, "cold", peer, command))
+    total = READERS * size / MIB
+    show(bench, bench.step(name, "cold", peer, command, amount=total, each="MiB"))
     peer.unmount()
 
 
@@ -96,6 +103,14 @@ def read_randomly(bench: Bench, peer: Peer) -> None:
         elif result:
             made.value, made.unit = result["done"] / result["s"], "a second"
         bench.show(made)
+    peer.unmount()
+    fresh(bench, peer)
+    measured = bench.loop(name, f"cold, {DENSE:,}", peer, "random", path, DENSE, SIZE)
+    if measured is not None:
+        made, result = measured
+        if result:
+            made.value, made.unit = result["done"] / result["s"], "a second"
+        show(bench, made)
     bench.quietly(peer, [sys.executable, "-I", LOOPS, "readfile", path])
     peer.unmount()
     peer.mount("data")
@@ -133,74 +148,94 @@ def write_big(bench: Bench, peer: Peer) -> None:
     path = f"{peer.root}/new/big"
     count = f"count={size >> 20}"
     command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", count, "conv=fsync", "status=none"]
-    made = bench.step(f"write {size >> 20:,} MiB and fsync", "to the return", peer, command)
+    name = f"write {size >> 20:,} MiB and fsync"
+    made = bench.step(name, "to the return", peer, command, amount=size / MIB, each="MiB")
     if made is not None and peer.remote:
-        settled(bench, made, size, 1)
+        settled(bench, made, peer, size, 2)
     show(bench, made)
-    peer.unmount()
     clean(bench, peer)
+    peer.unmount()
 
 
-def settled(bench: Bench, made: Measurement, size: int, count: int) -> None:
-    """Note how long after the command's return S3 has all of it; count those requests too."""
+def settled(bench: Bench, made: Measurement, peer: Peer, size: int, count: int) -> None:
+    """Note how long after the command's begin S3 has all of it; the requests and the CPU seconds
+    until then count, too."""
     begun = time.monotonic()
     deadline = begun + bench.limit_s
+    bucket, prefix = peer.written_to
     while time.monotonic() < deadline:
-        held = bench.server.control("count", bucket="data", prefix="new/")
-        if held["bytes"] >= size and held["keys"] > count:
+        held = bench.server.control("count", bucket=bucket, prefix=prefix)
+        if held["bytes"] >= size and held["keys"] >= count:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     else:
-        made.notes.append(f"only {held['keys'] - 1} objects, {held['bytes'] >> 20} MiB in S3")
-    if (late_s := time.monotonic() - begun) > 0.1:
-        made.notes.append(f"in S3 {late_s:.1f} s later")
+        made.notes.append(f"only {held['keys']} objects, {held['bytes'] >> 20} MiB in S3")
+    late_s = time.monotonic() - begun
+    if made.wall_s is not None:
+        made.durable_s = made.wall_s + late_s
     counted = bench.server.control("stats")
     made.requests, made.bytes_in = counted["requests"], counted["bytes_in"]
+    if peer.pid is not None:
+        made.cpu_s = machine.cpu_s(peer.pid) - made.cpu_before_s
 
 
 def clean(bench: Bench, peer: Peer) -> None:
     """Remove what was written."""
     bench.server.control("clear", bucket="data", prefix="new/")
     bench.server.control("fill", bucket="data", kind="key", key="new/.keep@1")
-    if isinstance(peer, Local):
-        for path in (bench.work / "local/data/new").iterdir():
+    if isinstance(peer, Local | JuiceFS):
+        for path in Path(f"{peer.root}/new").iterdir():
             path.unlink()
 
 
 def create_files(bench: Bench, peer: Peer) -> None:
-    """Create small files with 8 threads."""
+    """Create small files, with one thread and with 8: closed when S3 has them, where the file
+    system can; and closed before."""
+    name = f"create {bench.scale.files:,} files of 4 KiB"
+    for threads in (8, 1):
+        step = f"{threads} thread{'s' * (threads > 1)}"
+        if peer.confirms:
+            created(bench, peer, name, step, threads)
+        with peer.writing_back() as can:
+            if can:
+                created(bench, peer, f"{name}, S3 has them later", step, threads)
+
+
+def created(bench: Bench, peer: Peer, name: str, step: str, threads: int) -> None:
+    """Create small files, mounted anew."""
     count = bench.scale.files
     fresh(bench, peer)
     directory = f"{peer.root}/new"
-    measured = bench.loop(
-        f"create {count:,} files of 4 KiB", "8 threads", peer, "create", directory, count, 4096, 8
-    )
+    measured = bench.loop(name, step, peer, "create", directory, count, 4096, threads)
     if measured is not None:
         made, result = measured
         if result:
             made.value, made.unit = result["done"] / result["s"], "files/s"
             if peer.remote:
-                settled(bench, made, 4096 * int(result["done"]), int(result["done"]))
+                settled(bench, made, peer, 4096 * int(result["done"]), int(result["done"]))
         show(bench, made)
-    peer.unmount()
     clean(bench, peer)
+    peer.unmount()
 
 
 def read_files(bench: Bench, peer: Peer) -> None:
-    """Read small files in order, one thread."""
+    """Read small files in order, with one thread and with 8."""
     count = bench.scale.files
-    fresh(bench, peer)
-    name, directory = f"read {count:,} files of 4 KiB", f"{peer.root}/small"
-    for step in ("cold, 1 thread", "again"):
-        measured = bench.loop(name, step, peer, "read", directory, count, 1)
-        if measured is None:
-            break
-        made, result = measured
-        if result:
-            made.value, made.unit = result["done"] / result["s"], "files/s"
-            count = int(result["done"])  # again: only those that the time limit let it read
-        show(bench, made)
-    peer.unmount()
+    name = f"read {count:,} files of 4 KiB"
+    for steps in (("cold, 1 thread", "again"), ("cold, 8 threads",)):
+        fresh(bench, peer)
+        directory = f"{peer.root}/small"
+        for step in steps:
+            threads = 8 if "8" in step else 1
+            measured = bench.loop(name, step, peer, "read", directory, count, threads)
+            if measured is None:
+                break
+            made, result = measured
+            if result:
+                made.value, made.unit = result["done"] / result["s"], "files/s"
+                count = int(result["done"])  # again: only those that the limit let it read
+            show(bench, made)
+        peer.unmount()
 
 
 def copy_out(bench: Bench, peer: Peer) -> None:
@@ -210,7 +245,8 @@ def copy_out(bench: Bench, peer: Peer) -> None:
     target = Path(f"/dev/shm/bench-{os.getpid()}.copy")
     for step in ("cold", "again"):
         command = ["cp", "-r", f"{peer.root}/copied", str(target)]
-        made = bench.step(f"cp -r of {count} files in {COPIED[0]} directories", step, peer, command)
+        name = f"cp -r of {count} files in {COPIED[0]} directories"
+        made = bench.step(name, step, peer, command, amount=count, each="file")
         copied = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
         shutil.rmtree(target, ignore_errors=True)
         if made is not None and made.wall_s is not None and copied != count * SIZE:

@@ -117,6 +117,18 @@ def peak_mib(pid: int) -> float:
     return total / 1024
 
 
+def held_mib(pid: int) -> float:
+    """Return the memory of its own (not of files) that *pid* and its descendants hold, in MiB."""
+    total = 0
+    for member in family(pid):
+        try:
+            status = Path(f"/proc/{member}/status").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in status.splitlines() if line[:7] == "RssAnon")
+    return total / 1024
+
+
 def settle(pid: int, limit_s: float = 15.0) -> None:
     """Wait until *pid* has used no CPU for 0.2 s (it may still be forgetting dropped names)."""
     deadline = time.monotonic() + limit_s

