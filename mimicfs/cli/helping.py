@@ -24,8 +24,9 @@ _COMMANDS: Mapping[str, Mapping[str, str]] = {
         "mount": "mounting", "umount": "mounting", "status": "watching", "log-level": "watching",
     },
     "The mirror, without a mount": {
-        "sync": "syncing", "watch": "telling", "ls": "mirror", "stat": "mirror",
-        "find": "finding", "du": "finding", "verify": "verifying", "index": "index",
+        "sync": "syncing", "warmup": "warmingup", "watch": "telling", "ls": "mirror",
+        "stat": "mirror", "find": "finding", "du": "finding", "verify": "verifying",
+        "index": "index",
     },
     "Versions": {"diff": "history", "restore": "history", "undelete": "history"},
     "Setting up": {

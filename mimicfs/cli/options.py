@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 _LISTENING = ("events", "reconcile")
+_CACHING = ("cache-dir", "cache-size")
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
 
 
@@ -89,6 +90,19 @@ def for_listeners(command: Command) -> Command:
             return command(settled=settled, **given)
 
     return _with_flags(table, run, SHOWN | frozenset(_LISTENING))
+
+
+def for_caches(command: Command) -> Command:
+    """Add the common flags, and those about the cache on disk; pass them as *settings*."""
+    table = [*_COMMON, *(option for option in _ALL if option.name in _CACHING)]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        settings = settle(_taken(table, given), os.environ).settings()
+        with advised(settings):
+            return command(settings=settings, **given)
+
+    return _with_flags(table, run, SHOWN | frozenset(_CACHING))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Output for programs.")

@@ -1,7 +1,8 @@
-"""How far a command is."""
+"""How far a command is, and Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import click
 
 from mimicfs.cli.text import printable
+from mimicfs.posix import Cancellation
 
 _EVERY_S = 0.2
 
@@ -35,3 +37,29 @@ def bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
         yield more
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
+
+
+class Interruptible:
+    """Within, Ctrl-C cancels `cancellation`, and a line on a terminal says how far it is."""
+
+    def __init__(self) -> None:
+        self.cancellation = Cancellation()
+        self._shown_s = 0.0
+
+    def __enter__(self) -> Interruptible:
+        self._before = signal.signal(signal.SIGINT, lambda *_: self.cancellation.cancel())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+        signal.signal(signal.SIGINT, self._before)
+
+    def show(self, text: str) -> None:
+        if sys.stderr.isatty() and time.monotonic() - self._shown_s >= _EVERY_S:
+            self._shown_s = time.monotonic()
+            click.echo(f"\r{printable(text)}\x1b[K", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._shown_s:
+            self._shown_s = 0.0
+            click.echo("\r\x1b[K", nl=False, err=True)

@@ -9,6 +9,9 @@ What the disk refuses (it is full, the directory is gone, an error) is logged on
 request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use
 one directory.
 
+What is pinned is never evicted (eviction.py). `pins/` has a link for each key that is, to the file
+of the version that was pinned: so the next version takes its place, and the old one can go.
+
 Threading: any thread. `_lock` protects the counts of open files, and the root's descriptor when
 it is made anew; it is held for a few system calls.
 """
@@ -24,6 +27,7 @@ import secrets
 import threading
 import weakref
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +35,13 @@ from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError
 from mimicfs.files.blocks import BLOCK, BlockFile
 from mimicfs.files.direct import Direct
-from mimicfs.files.eviction import Eviction
+from mimicfs.files.eviction import PINNED, Eviction
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_PINS = "pins"
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 # https://bford.info/cachedir/: backups leave such a directory out.
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Blocks of objects, kept by mimicfs.\n"
@@ -72,9 +77,51 @@ class BlockCache:
         """Return what is kept of the version *entry*; None: it cannot be told from others."""
         if not entry.etag or not entry.size:
             return None
-        what = [self._endpoint, bucket, entry.key, entry.etag, entry.size]
-        name = hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest()
+        name = _hashed(self._endpoint, bucket, entry.key, entry.etag, entry.size)
         return CachedObject(self, f"{name[:2]}/{name[2:]}", entry.size)
+
+    def pin(self, bucket: str, entry: Entry) -> None:
+        """Keep what is here of the version *entry* from the eviction, and no other version of
+        its key. Raises OSError."""
+        kept = self.object(bucket, entry)
+        if kept is None:
+            return
+        self.unpin(bucket, entry.key, but=kept.name)
+        os.chmod(kept.name, 0o600 | PINNED, dir_fd=self._root)
+        with suppress(FileExistsError):
+            os.mkdir(_PINS, 0o700, dir_fd=self._root)
+        with suppress(FileExistsError):
+            os.symlink(kept.name, self._pin(bucket, entry.key), dir_fd=self._root)
+
+    def unpin(self, bucket: str, key: str, but: str = "") -> bool:
+        """Let the version of *key* that is pinned be evicted, unless its file is *but*. Return
+        whether there was one. Raises OSError."""
+        return self._unpin(self._pin(bucket, key), but)
+
+    def unpin_all(self) -> int:
+        """Let all be evicted; return how many objects were pinned. Raises OSError."""
+        try:
+            pins = os.open(_PINS, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        except FileNotFoundError:
+            return 0
+        try:
+            return sum(self._unpin(f"{_PINS}/{name}") for name in os.listdir(pins))
+        finally:
+            os.close(pins)
+
+    def _unpin(self, pin: str, but: str = "") -> bool:
+        try:
+            name = os.readlink(pin, dir_fd=self._root)
+        except FileNotFoundError:
+            return False
+        if name != but:
+            with suppress(FileNotFoundError):
+                os.chmod(name, 0o600, dir_fd=self._root)
+            os.unlink(pin, dir_fd=self._root)
+        return True
+
+    def _pin(self, bucket: str, key: str) -> str:
+        return f"{_PINS}/{_hashed(self._endpoint, bucket, key)}"
 
     def usage(self) -> CacheUsage:
         eviction = self._eviction
@@ -170,7 +217,7 @@ class CachedObject:
 
     def __init__(self, cache: BlockCache, name: str, size: int) -> None:
         self._cache = cache
-        self._name = name
+        self.name = name
         self._size = size
         self._lock = threading.Lock()  # protects all below
         self._file: BlockFile | None = None
@@ -251,13 +298,17 @@ class CachedObject:
         with self._lock:
             if self._file is None and not self._closed:
                 self._looked = True
-                self._file = self._cache.open(self._name, self._size, make)
+                self._file = self._cache.open(self.name, self._size, make)
             return self._file
 
     def _put_away(self) -> None:
         if self._file is not None:
-            self._cache.closed(self._name)
+            self._cache.closed(self.name)
         self._file, self._looked = None, False
+
+
+def _hashed(*what: str | int) -> str:
+    return hashlib.blake2b(json.dumps(what).encode(), digest_size=20).hexdigest()
 
 
 def _opened(directory: Path) -> int:

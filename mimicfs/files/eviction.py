@@ -1,7 +1,8 @@
 """What the cache on disk may use, and what is removed when that is reached.
 
 The files that were not used for the longest time go first (their mtime says when they were used,
-blocks.py), until a tenth of the limit is free again. What a mount has open stays. Besides the
+blocks.py), until a tenth of the limit is free again. What a mount has open stays, and so does what
+is pinned: its file has the sticky bit, which costs no look that is not made anyway. Besides the
 limit, a part of the disk is always left free, whoever fills it: then nothing is written, and if
 that is ours to change, files are removed.
 
@@ -37,12 +38,16 @@ _REST = 256  # files after which the look through the directory rests as long as
 _AGAIN_S = 10.0  # between two evictions that could not make enough room
 
 
+PINNED = stat.S_ISVTX
+
+
 class _Old(NamedTuple):
     """A file; the latest used is the least, as heapq wants it."""
 
     age: float  # -mtime
     bytes: int
     name: str
+    pinned: bool
 
 
 class Eviction:
@@ -118,7 +123,7 @@ class Eviction:
     def _count(self) -> None:
         """Find out what is used, and so what the limit is."""
         before = self.used
-        found = sum(size for _, size, _ in self._files())
+        found = sum(old.bytes for old in self._files())
         self.used += found - before  # what was written meanwhile counts, maybe twice
         self._free, self._reserve = self._look()
         if self._given is None:
@@ -160,12 +165,12 @@ class Eviction:
         far as _OLDEST are."""
         total = held = 0
         heap: list[_Old] = []
-        for age, size, name in self._files():
-            total += size
-            if self._in_use(name):
+        for old in self._files():
+            total += old.bytes
+            if old.pinned or self._in_use(old.name):
                 continue
-            heapq.heappush(heap, _Old(age, size, name))
-            held += size
+            heapq.heappush(heap, old)
+            held += old.bytes
             while heap and (held - heap[0].bytes >= needed or len(heap) > _OLDEST):
                 held -= heapq.heappop(heap).bytes
         return total, heap
@@ -175,7 +180,8 @@ class Eviction:
         begun = time.monotonic()
         for count, (name, said) in enumerate(self._stats()):
             if stat.S_ISREG(said.st_mode):
-                yield _Old(-said.st_mtime, said.st_blocks * 512, name)
+                pinned = bool(said.st_mode & PINNED)
+                yield _Old(-said.st_mtime, said.st_blocks * 512, name, pinned)
             if count % _REST == 0:
                 if self._ended.wait(time.monotonic() - begun):
                     return

@@ -208,7 +208,7 @@ def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, director
     size = MIB
     for number in range(20):
         keep(first, Entry(f"{number}", size, etag="e"), bytes(size))
-    names = {number: kept(first, Entry(f"{number}", size, etag="e"))._name for number in range(20)}
+    names = {number: kept(first, Entry(f"{number}", size, etag="e")).name for number in range(20)}
     for number, name in names.items():
         os.utime(directory / name, (0, 1_000_000 + number))
     first.close()
@@ -224,6 +224,30 @@ def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, director
     left = {number for number, name in names.items() if (directory / name).exists()}
     assert left <= {3, 4, *range(13, 20)}
     assert {3, 4, 19, 18, 17} <= left
+
+
+def test_what_is_pinned_stays_and_its_next_version_takes_its_place(
+    cache: Make, directory: Path
+) -> None:
+    mount = cache(limit=2_000_000)
+    entries = [Entry(f"{number}", len(DATA), etag="e") for number in range(40)]
+    keep(mount, entries[0])
+    mount.pin("b", entries[0])
+    for path in files_in(directory):
+        os.utime(path, (0, 0))  # nothing is older
+    for entry in entries[1:]:
+        keep(mount, entry)
+    until(lambda: len(files_in(directory)) < 30)
+    with closing(kept(mount, entries[0])) as made:
+        assert made.here_until(0, len(DATA)) == len(DATA)
+    new = entries[0]._replace(etag="new")
+    until(lambda: mount.has_room(len(DATA)))
+    keep(mount, new)
+    mount.pin("b", new)
+    pinned = [stat.S_IMODE(path.stat().st_mode) for path in files_in(directory)]
+    assert pinned.count(0o1600) == 1
+    assert [mount.unpin_all(), mount.unpin_all()] == [1, 0]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files_in(directory)} == {0o600}
 
 
 def test_by_default_a_quarter_of_what_is_free_is_used(cache: Make, directory: Path) -> None:

@@ -1,0 +1,249 @@
+"""`mimicfs warmup`: what will be read is here before it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from mimicfs.cli.options import (
+    assembled,
+    completes_url_or_path,
+    for_caches,
+    json_option,
+)
+from mimicfs.cli.progress import Interruptible
+from mimicfs.cli.text import printable
+from mimicfs.config.values import parse_size, parse_target
+from mimicfs.errors import ConfigError, KeyNotFound, MountError
+from mimicfs.human import amount, number_of
+
+if TYPE_CHECKING:
+    from mimicfs.config.values import Settings
+    from mimicfs.entry import Entry
+    from mimicfs.files.cache import BlockCache
+    from mimicfs.files.warming import Warmed
+    from mimicfs.index.find import Start
+    from mimicfs.parts import Parts
+    from mimicfs.sync import Progress
+
+_ANSWER_S = 5.0
+
+
+class Place(NamedTuple):
+    """What is to be here, and where: with the settings of the mount, where one was named."""
+
+    url: str
+    settings: Settings
+
+
+@click.command()
+@click.argument(
+    "what", nargs=-1, metavar="[PATH|s3://BUCKET[/PREFIX]]...", shell_complete=completes_url_or_path
+)
+@click.option("--metadata", is_flag=True, help="Only list: names, sizes and times.")
+@click.option("--data", is_flag=True, help="Only bytes, of what the mirror knows.")
+@click.option("--limit", metavar="SIZE", help="Ask S3 for at most so many bytes: 20G.")
+@click.option("--pin", is_flag=True, help="Keep these objects in the cache, whatever is read.")
+@click.option("--unpin", is_flag=True, help="The opposite of --pin; fetches nothing.")
+@click.option(
+    "--from",
+    "listed",
+    type=click.File(),
+    metavar="FILE",
+    help="Paths and URLs, one a line; - is stdin.",
+)
+@json_option
+@for_caches
+def warmup(
+    settings: Settings,
+    what: tuple[str, ...],
+    metadata: bool,
+    data: bool,
+    limit: str | None,
+    pin: bool,
+    unpin: bool,
+    listed: Iterable[str] | None,
+    as_json: bool,
+) -> None:
+    """List what is named, and bring its bytes into the cache on disk, before somebody reads.
+
+    PATH is a file or directory in a mount. What is here already is not fetched again: run it
+    anew to go on after Ctrl-C. Ends with 1 if something is not here.
+    """
+    words = [*what, *_lines(listed or ())]
+    if not words:
+        raise click.UsageError("name paths or s3:// URLs, or a list with --from")
+    if metadata and (data or pin or unpin):
+        raise click.UsageError("--metadata brings no bytes: not with --data, --pin, --unpin")
+    left = None if limit is None else parse_size(limit)
+    short = False
+    with Interruptible() as stop:
+        for place in [_place(settings, word) for word in words]:
+            with closing(assembled(place.settings)) as parts:
+                work = _Work(parts, place, stop, as_json)
+                if unpin:
+                    work.unpin()
+                    continue
+                starts = work.known() if data else work.listed()
+                if metadata:
+                    continue
+                for start in starts:
+                    warmed = work.warm(start, left, pin)
+                    left = None if left is None else left - warmed.bytes
+                    short |= warmed.full or bool(warmed.refused)
+    if short:
+        sys.exit(1)
+
+
+def _lines(listed: Iterable[str]) -> Iterator[str]:
+    for line in listed:
+        word = line.rstrip("\n")
+        if word.strip() and not word.startswith("#"):
+            yield word
+
+
+def _place(settings: Settings, word: str) -> Place:
+    """Return what *word* names. Raises MountError, ConfigError."""
+    if word.startswith("s3://"):
+        parse_target(word)
+        return Place(word, settings)
+    from mimicfs.admin.controlsocket import ask
+    from mimicfs.mount.mounted import control_socket, mounts
+
+    path = Path(os.path.realpath(word))
+    here = [it for it in mounts(settings) if it.alive and path.is_relative_to(it.mountpoint)]
+    if not here:
+        raise MountError(f"{word}: not in a mount of mimicfs of this user, nor an s3:// URL")
+    mount = max(here, key=lambda it: len(it.mountpoint))
+    told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
+    s3 = replace(settings.s3, endpoint_url=None if mount.endpoint == "aws" else mount.endpoint)
+    blocks = Path(told["cache"]["directory"]) if "cache" in told else None
+    store = settings.store if "***" in mount.store else mount.store  # records have no passwords
+    same = replace(settings, s3=s3, store=store, cache_dir=None, blocks=blocks)
+    return Place(
+        f"s3://{_said(path, 'bucket')}/{_said(path, 'key')}".replace("s3:///", "s3://"), same
+    )
+
+
+def _said(path: Path, name: str) -> str:
+    try:
+        return os.fsdecode(os.getxattr(path, f"user.mimicfs.{name}"))
+    except FileNotFoundError as exc:
+        raise MountError(f"{path}: no such file or directory") from exc
+    except OSError:  # the root of all buckets has neither
+        return ""
+
+
+class _Work:
+    """One thing that is to be here."""
+
+    def __init__(self, parts: Parts, place: Place, stop: Interruptible, as_json: bool) -> None:
+        self._parts = parts
+        self._url = place.url
+        self._target = parse_target(place.url)
+        self._settings = place.settings
+        self._stop = stop
+        self._json = as_json
+
+    def listed(self) -> list[Start]:
+        """List it anew, and return where it begins. Raises S3Error."""
+        from mimicfs.index.find import Start
+
+        bucket, prefix = self._target.bucket, self._target.prefix
+        if prefix and not self._url.endswith("/"):
+            try:
+                return [Start(bucket, prefix[:-1], self._parts.s3.look(bucket, prefix[:-1]))]
+            except KeyNotFound:
+                pass  # a directory, then
+        syncer, token = self._parts.syncer, self._stop.cancellation
+
+        def show(so_far: Progress) -> None:
+            self._stop.show(f"{self._url}: {number_of(so_far.keys, 'key')} listed")
+
+        reports = (
+            [syncer.sync(bucket, prefix, show, token)] if bucket else syncer.sync_all(show, token)
+        )
+        for report in reports:
+            token.check()
+            if report.error:
+                raise MountError(f"s3://{report.bucket}/{report.prefix}: {report.error}")
+            self._tell({"listed": report.keys}, f"{number_of(report.keys, 'key')} listed",
+                       f"s3://{report.bucket}/{report.prefix}")  # fmt: skip
+        return [Start(report.bucket, report.prefix) for report in reports]
+
+    def known(self) -> list[Start]:
+        """Return where it begins in the mirror. Raises NotSynced, KeyNotFound."""
+        from mimicfs.index.find import starts
+
+        return starts(self._parts.mimicdb, self._target, self._url)
+
+    def warm(self, start: Start, limit: int | None, pin: bool) -> Warmed:
+        """Bring the bytes of *start*, and tell what came of it."""
+        from mimicfs.files.warming import Warming
+
+        with closing(self._cache()) as cache:
+            s3, token = self._parts.s3, self._stop.cancellation
+            show = lambda so_far: self._stop.show(f"{start}: {_so_far(so_far)}")  # noqa: E731
+            warming = Warming(s3, cache, start.bucket, token, show, limit=limit, pin=pin)
+            warmed = warming.run(_objects(self._parts, start))
+        refused = [f"s3://{start.bucket}/{key}: {why}" for key, why in warmed.refused.items()]
+        told: dict[str, Any] = {
+            "objects": warmed.objects, "already": warmed.here, "bytes": warmed.bytes,
+            "refused": refused, "full": warmed.full,
+        }  # fmt: skip
+        self._tell(told, _so_far(warmed), str(start))
+        for line in refused:
+            click.echo(f"mimicfs: {printable(line)}", err=True)
+        if warmed.full:
+            said = "--limit is reached" if limit is not None else "the cache is full"
+            click.echo(f"mimicfs: {printable(str(start))}: not all of it: {said}", err=True)
+        return warmed
+
+    def unpin(self) -> None:
+        """Let the eviction have what is pinned of it."""
+        with closing(self._cache()) as cache:
+            if not self._target.bucket:
+                count = cache.unpin_all()
+            else:
+                entries = (
+                    (start.bucket, entry.key)
+                    for start in self.known()
+                    for entry in _objects(self._parts, start)
+                )
+                count = sum(cache.unpin(*each) for each in entries)
+        self._tell({"unpinned": count}, f"{number_of(count, 'object')} unpinned", self._url)
+
+    def _cache(self) -> BlockCache:
+        from mimicfs.files.cache import BlockCache
+
+        settings = self._settings
+        directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
+        if directory is None or settings.cache_size == 0:
+            raise ConfigError("there is no cache on disk (cache-size = 0)")
+        return BlockCache(directory, self._parts.s3.origin(), settings.cache_size)
+
+    def _tell(self, told: dict[str, Any], text: str, url: str) -> None:
+        self._stop.clear()
+        click.echo(json.dumps({"url": url, **told}) if self._json else f"{printable(url)}: {text}")
+
+
+def _objects(parts: Parts, start: Start) -> Iterator[Entry]:
+    from mimicfs.entry import OBJECT
+    from mimicfs.index.find import walk
+
+    return (entry for entry in walk(parts.mimicdb, start) if entry.kind == OBJECT)
+
+
+def _so_far(warmed: Warmed) -> str:
+    return (
+        f"{number_of(warmed.objects, 'object')} here, {warmed.here:,} of them before;"
+        f" {amount(warmed.bytes)} fetched"
+    )

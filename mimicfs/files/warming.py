@@ -1,0 +1,157 @@
+"""Filling the cache on disk before anybody reads: `mimicfs warmup`.
+
+What is here already is not asked for again, so a run that was interrupted is gone on with by
+running it anew. Of an object that S3 does not give (archived, denied, replaced meanwhile) the
+reason is told, and the others come.
+
+Threading: the thread that calls keeps count; requests are made in the threads of the S3 object.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mimicfs.entry import Entry
+from mimicfs.errors import MimicError, S3Error, S3Unavailable, Throttled
+from mimicfs.files.cache import BlockCache, CachedObject
+from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync.flights import Flights
+
+_PIECE = 8 << 20  # bytes of one GET; whole blocks
+_AT_ONCE = 16  # GETs, and so 128 MiB of memory at most
+
+
+class _Piece(NamedTuple):
+    entry: Entry
+    kept: CachedObject
+    start: int
+    end: int
+
+
+@dataclass
+class Warmed:
+    """What came of it. *refused*: why, by key."""
+
+    objects: int = 0  # that are here as a whole now
+    here: int = 0  # of them, those that were before
+    bytes: int = 0  # asked of S3
+    refused: dict[str, str] = field(default_factory=dict)
+    full: bool = False  # the cache, or the limit, has no room for the next object
+
+
+class Warming:
+    """Brings objects of *bucket* into *cache*, *limit* bytes at most (None: as many as there is
+    room for). *pin*: they stay. *show* is called with what was done so far."""
+
+    def __init__(
+        self,
+        s3: S3,
+        cache: BlockCache,
+        bucket: str,
+        cancellation: Cancellation,
+        show: Callable[[Warmed], None],
+        *,
+        limit: int | None = None,
+        pin: bool = False,
+    ) -> None:
+        self._s3 = s3
+        self._cache = cache
+        self._bucket = bucket
+        self._show = show
+        self._left = limit
+        self._pins = pin
+        self._flights: Flights[_Piece] = Flights(s3.wide, cancellation)
+        self._cancellation = cancellation
+        self._missing: Counter[str] = Counter()  # pieces under way, by key
+        self.warmed = Warmed()
+
+    def run(self, entries: Iterable[Entry]) -> Warmed:
+        """Bring *entries*. Raises Interrupted, S3Unavailable; what came before that stays."""
+        try:
+            for piece in self._pieces(entries):
+                while len(self._flights) >= _AT_ONCE:
+                    self._take()
+                self._flights.send(piece, self._fetch, piece)
+            while len(self._flights):
+                self._take()
+        finally:
+            self._flights.give_up()
+        return self.warmed
+
+    def _pieces(self, entries: Iterable[Entry]) -> Iterator[_Piece]:
+        """Yield what is missing of *entries*, until there is no room for all of the next one."""
+        for entry in entries:
+            self._cancellation.check()
+            kept = self._cache.object(self._bucket, entry)
+            holes = list(_holes(kept, entry.size)) if kept is not None else []
+            if kept is None or not holes:
+                self.warmed.here += 1
+                self._done(entry, kept)
+                continue
+            size = sum(end - start for start, end in holes)
+            if not self._has_room(size):
+                kept.close()
+                self.warmed.full = True
+                return
+            self._missing[entry.key] = len(holes)
+            yield from (_Piece(entry, kept, *hole) for hole in holes)
+
+    def _has_room(self, size: int) -> bool:
+        if self._left is not None:
+            if size > self._left:
+                return False
+            self._left -= size
+        return self._cache.has_room(size)
+
+    def _fetch(self, piece: _Piece) -> None:
+        buffer = memoryview(bytearray(piece.end - piece.start))
+        entry = piece.entry
+        self._s3.read_into(self._bucket, entry.key, entry.etag, piece.start, buffer)
+        piece.kept.write(piece.start, buffer)
+
+    def _take(self) -> None:
+        piece, answer = self._flights.take()
+        key = piece.entry.key
+        self._missing[key] -= 1
+        try:
+            answer.result()
+            self.warmed.bytes += piece.end - piece.start
+        except (S3Unavailable, Throttled):
+            raise
+        except S3Error as exc:
+            self.warmed.refused.setdefault(key, str(exc))
+        if not self._missing[key]:
+            del self._missing[key]
+            if key in self.warmed.refused:
+                piece.kept.close()
+            elif any(_holes(piece.kept, piece.entry.size)):  # the disk did not take it
+                self.warmed.full = True
+            else:
+                self._done(piece.entry, piece.kept)
+        self._show(self.warmed)
+
+    def _done(self, entry: Entry, kept: CachedObject | None) -> None:
+        self.warmed.objects += 1
+        if kept is not None:
+            kept.close()
+            if self._pins:
+                self._pin(entry)
+
+    def _pin(self, entry: Entry) -> None:
+        try:
+            self._cache.pin(self._bucket, entry)
+        except OSError as exc:
+            raise MimicError(f"s3://{self._bucket}/{entry.key}: not pinned: {exc}") from exc
+
+
+def _holes(kept: CachedObject, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that are not kept, in pieces."""
+    for start in range(0, size, _PIECE):
+        end = min(start + _PIECE, size)
+        here = kept.here_until(start, end)
+        if here < end:
+            yield here, end
