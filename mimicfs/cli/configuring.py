@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
 from mimicfs.cli.helping import Group
-from mimicfs.cli.options import json_option, settled_by
+from mimicfs.cli.options import completes_urls, json_option, settled_by
 from mimicfs.config.options import OPTIONS, Section, Values
 from mimicfs.config.settled import Settled, shown
+from mimicfs.config.written import lines
+from mimicfs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mimicfs.cli.explaining import Said
 
 
 @click.group(cls=Group)
@@ -27,15 +34,16 @@ def show(settled: Settled, as_json: bool) -> None:
     """
     settled.settings()  # says what does not fit together
     if as_json:
-        tables = _tables(settled)
-        click.echo(json.dumps({name: _plain(values) for name, values in tables.items() if values}))
+        tables = {name: _plain(values) for name, values in _tables(settled).items() if values}
+        click.echo(json.dumps({**tables, **_rules_as_json(settled)}))
         return
     click.echo(settings_in_toml(settled), nl=False)
 
 
 def settings_in_toml(settled: Settled) -> str:
     """Return the settings in force, without secrets."""
-    return "".join(_table(name, values) for name, values in _tables(settled).items())
+    tables = "".join(_table(name, values) for name, values in _tables(settled).items())
+    return tables + "".join(_rules(settled))
 
 
 def _tables(settled: Settled) -> dict[str, Values]:
@@ -47,6 +55,59 @@ def _tables(settled: Settled) -> dict[str, Values]:
     return tables | {
         f"buckets.{json.dumps(it)}": settled.of_bucket(it) for it in settled.file.named
     }
+
+
+def _rules(settled: Settled) -> Iterable[str]:
+    for name, rules in settled.file.rules.items():
+        for rule in rules:
+            yield f"\n[[buckets.{json.dumps(name)}.rules]]  # {rule.origin}\n"
+            yield from (f"{key} = {value}\n" for key, value in lines(rule))
+
+
+def _rules_as_json(settled: Settled) -> dict[str, list[dict[str, str]]]:
+    return {
+        f"buckets.{json.dumps(name)}.rules": [
+            {**dict(lines(rule)), "origin": rule.origin} for rule in rules
+        ]
+        for name, rules in settled.file.rules.items()
+        if rules
+    }
+
+
+@config.command()
+@click.argument("url", metavar="s3://BUCKET/KEY", shell_complete=completes_urls)
+@json_option
+@settled_by
+def explain(settled: Settled, url: str, as_json: bool) -> None:
+    """Print what an object of this key is stored with, each with where that was said, and what
+    that goes before. Nothing is asked of S3, and the object need not be there.
+
+    What a program says of an object, or what one that is written again has, goes before all this.
+    """
+    from mimicfs.cli.explaining import explained
+    from mimicfs.config.values import parse_object
+
+    bucket, key = parse_object(url)
+    if not bucket or not key:
+        raise ConfigError(f"{url}: no object; write s3://BUCKET/KEY")
+    settled.settings()  # says what does not fit together
+    found = explained(settled, bucket, key)
+    if as_json:
+        click.echo(json.dumps({name: _said_as_json(said) for name, said in found.items()}))
+        return
+    for name, (said, *others) in found.items():
+        click.echo(_line(name, said))
+        for other in others:
+            click.echo(_line(f"#   before {name}", other))
+
+
+def _line(name: str, said: Said) -> str:
+    return f"{f'{name} = {said.shown}':48}  # {said.origin}"
+
+
+def _said_as_json(said: list[Said]) -> dict[str, object]:
+    told = [{"value": each.value, "origin": each.origin} for each in said]
+    return {**told[0], "before": told[1:]}
 
 
 @config.command()

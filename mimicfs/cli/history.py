@@ -22,7 +22,7 @@ from mimicfs.cli.options import (
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.moments import parse_moment
-from mimicfs.config.values import Target, parse_target
+from mimicfs.config.values import Target, parse_object, parse_target
 from mimicfs.errors import ConfigError
 from mimicfs.human import iso_time
 
@@ -183,8 +183,8 @@ def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> Non
 def _place(settings: Settings, what: str) -> tuple[str, str]:
     """Return bucket and key of an s3:// URL, or of a path in a mount. Raises ConfigError."""
     if what.startswith("s3://"):
-        target = _of_bucket(what)
-        return target.bucket, what.removeprefix(f"s3://{target.bucket}").removeprefix("/")
+        _of_bucket(what)
+        return parse_object(what)
     from mimicfs.mount.mounted import mounts
     from mimicfs.vfs.names import component
 

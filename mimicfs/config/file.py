@@ -8,6 +8,9 @@ one for each bucket.
     storage-class = "STANDARD_IA"
     [buckets.photos]
     read-only = true
+    [[buckets.photos.rules]]
+    keys = "*.jpg"
+    cache-control = "max-age=3600"
 
 What is not known, or has the wrong type, is an error that says where and what was meant. Who
 can write this file chooses where data goes, so nobody else may; with a secret in it, nobody
@@ -38,6 +41,8 @@ from mimicfs.config.options import (
     checked,
     nearest,
 )
+from mimicfs.config.rules import KeyRule
+from mimicfs.config.written import rules_in
 from mimicfs.errors import ConfigError
 
 _SIZE_MAX = 1 << 20  # bytes
@@ -46,15 +51,21 @@ _EVERY = "*"  # the section of what holds for every bucket
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a configuration file says. *buckets*: by the name of the bucket, "*" for all."""
+    """What a configuration file says. *buckets*, *rules*: by the name of the bucket, "*" for
+    all."""
 
     path: Path
     values: Values = field(default_factory=dict)
     buckets: Mapping[str, Values] = field(default_factory=dict)
+    rules: Mapping[str, tuple[KeyRule, ...]] = field(default_factory=dict)
 
     def of_bucket(self, bucket: str) -> Values:
         """Return what holds for *bucket*: its own section before that of all."""
         return {**self.buckets.get(_EVERY, {}), **self.buckets.get(bucket, {})}
+
+    def rules_of(self, bucket: str) -> tuple[KeyRule, ...]:
+        """Return the rules for *bucket*: those of all, then its own, which go before them."""
+        return self.rules.get(_EVERY, ()) + (self.rules.get(bucket, ()) if bucket else ())
 
     @property
     def named(self) -> list[str]:
@@ -146,20 +157,24 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
             raise ConfigError(f"{path}: {name} is a section; write [{name}]")
     top = _section(path, "", found, _of(Section.ALL))
     values = {**top, **_section(path, "mount", mount, _of(Section.MOUNT))}
-    sections = {name: _bucket(path, name, table) for name, table in buckets.items()}
-    return ConfigFile(path, values, sections)
+    for name, table in buckets.items():
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{path}: [buckets] {name}: sections of buckets are written [buckets.NAME]"
+            )
+    rules = {
+        name: rules_in(table.pop("rules", []), f"{path} [buckets.{name}]")
+        for name, table in buckets.items()
+    }
+    sections = {
+        name: _section(path, f"buckets.{name}", table, IN_BUCKETS)
+        for name, table in buckets.items()
+    }
+    return ConfigFile(path, values, sections, rules)
 
 
 def _of(section: Section) -> dict[str, Option]:
     return {name: option for name, option in BY_NAME.items() if option.section is section}
-
-
-def _bucket(path: Path, name: str, table: Any) -> Values:
-    if not isinstance(table, dict):
-        raise ConfigError(
-            f"{path}: [buckets] {name}: sections of buckets are written [buckets.NAME]"
-        )
-    return _section(path, f"buckets.{name}", table, IN_BUCKETS)
 
 
 def _section(

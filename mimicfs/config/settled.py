@@ -8,13 +8,14 @@ import os
 import time
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment
+from mimicfs.config.rules import KeyRule
 from mimicfs.config.values import (
     MIB,
     PART_SIZE,
@@ -36,6 +37,7 @@ _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev
 _DAY_S = 86_400.0
 _SSE_C_BYTES = 32  # AES-256
 _OFF = ("suid", "dev")  # unless they are asked for
+_ENCRYPTION = {"sse", "kms_key_id"}  # one is nothing without the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,24 @@ class Settled:
         common.pop("read-only", None)  # that is about the mount
         return {**self.file.of_bucket(bucket), **common}
 
+    def rules_of(self, bucket: str) -> tuple[KeyRule, ...]:
+        """Return the rules by pattern that are in force for *bucket*, the strongest last. What is
+        given on the command line holds for every key."""
+        names = {name.replace("-", "_") for name in self.given}
+        if names & _ENCRYPTION:
+            names |= _ENCRYPTION
+        return tuple(rule.without(names) for rule in self.file.rules_of(bucket))
+
     def buckets(self) -> Buckets:
-        named = {name: _bucket_options(self.of_bucket(name)) for name in self.file.named}
-        return Buckets(_bucket_options(self.of_bucket("")), named)
+        named = {name: self._bucket_options(name) for name in self.file.named}
+        return Buckets(self._bucket_options(""), named)
+
+    def _bucket_options(self, bucket: str) -> BucketOptions:
+        options = replace(_bucket_options(self.of_bucket(bucket)), rules=self.rules_of(bucket))
+        for rule in options.rules:
+            if options.sse_c_key and rule.said.get("sse"):
+                raise ConfigError(f"{rule.origin}: sse: not together with sse-c-key-file")
+        return options
 
     def _s3(self) -> S3Options:
         credentials = self.path("credentials-file")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mimicfs.config.rules import KeyRule, Stored
 from mimicfs.errors import ConfigError, PosixError
 
 MIB = 1 << 20
@@ -38,6 +39,15 @@ class BucketOptions:
     ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
     metadata: str = "auto"  # when what is stored with objects is asked for (METADATA)
     sse_c_key: bytes = field(default=b"", repr=False)  # the key of SSE-C; b"": none
+    rules: tuple[KeyRule, ...] = ()  # of keys by pattern; the later goes before the earlier
+
+    def stored(self, key: str) -> Stored:
+        """Return what *key* is stored with, where its writer says nothing else."""
+        stored = Stored(self.storage_class, self.sse, self.kms_key_id)
+        for rule in self.rules:
+            if rule.matches(key):
+                stored = stored._replace(**rule.said)
+        return stored
 
     @property
     def keeps_metadata(self) -> bool:
@@ -195,6 +205,14 @@ def parse_target(url: str) -> Target:
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     return Target(bucket, prefix)
+
+
+def parse_object(url: str) -> tuple[str, str]:
+    """Return the bucket and the key that an s3:// URL names; either may be "". Raises
+    ConfigError."""
+    target = parse_target(url)
+    ours = target.prefix and not url.endswith("/")  # the last "/" is parse_target's
+    return target.bucket, target.prefix[:-1] if ours else target.prefix
 
 
 def parse_size(text: str) -> int:

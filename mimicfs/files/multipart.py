@@ -114,7 +114,8 @@ class Multipart:
         self._id = s3.pool.submit(self._begin)
 
     def _begin(self) -> str:
-        upload = self._s3.start_upload(self._bucket, self._key, self.content)
+        content = self._s3.kept.completed(self._bucket, self._key, self.content)
+        upload = self._s3.start_upload(self._bucket, self._key, content)
         self._staging.note_upload(upload)
         return upload
 

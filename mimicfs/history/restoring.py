@@ -150,10 +150,17 @@ def _copy(s3: S3, bucket: str, step: Step) -> str:
         _copy_in_parts(s3, bucket, version, source)
         head: dict[str, Any] = s3.call("head_object", bucket, step.key)
         return str(head.get("VersionId", ""))
-    keeps = version.storage_class in KEPT_CLASSES
-    extra = {"StorageClass": version.storage_class} if keeps else {}
+    extra = _class_of(version)
     answer = s3.call("copy_object", bucket, step.key, CopySource=source, **extra)
     return str(answer.get("VersionId", ""))
+
+
+def _class_of(version: Version) -> dict[str, str]:
+    """Return the storage class as a parameter, so that no option or rule gives the copy another
+    one; of an archive nothing: the copy could not be read."""
+    storage_class = version.storage_class or "STANDARD"
+    keeps = storage_class in {"STANDARD", *KEPT_CLASSES}
+    return {"StorageClass": storage_class} if keeps else {}
 
 
 def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]) -> None:
@@ -164,6 +171,7 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
     if head.get("TagCount"):
         found = s3.call("get_object_tagging", bucket, key, VersionId=version.version)
         tags = {tag["Key"]: tag["Value"] for tag in found["TagSet"]}
+    content = content._replace(headers={**content.headers, **_class_of(version)})
     upload = s3.start_upload(bucket, key, content.tagged(tags))
     size, part = version.size, max(_PART, -(-version.size // _PARTS_MAX))
     try:

@@ -13,7 +13,6 @@ from mimicfs.errors import PosixError
 from mimicfs.files.file import File
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
-from mimicfs.s3.requests.kept import successor
 
 ONLY_WHOLE = "only whole objects are copied by S3"
 
@@ -43,7 +42,8 @@ class Copier:
         own = own or self._s3.kept.of(old.bucket, source.key)[1]
         own = own._replace(meta=metadata.without_ours(own.meta))
         replaced = new.content if new.entry is not None else None
-        content = successor(own, _name(old.key), _name(new.key), replaced)
+        places = (old.bucket, old.key), (new.bucket, new.key)
+        content = self._s3.kept.successor(own, *places, replaced)
         posix = {**new.content.meta, **metadata.written(mtime_ns=new.mtime_ns)}
         content = content._replace(meta={**content.meta, **posix})
         return self._s3.copy((old.bucket, source), new.bucket, new.key, content), content
@@ -57,7 +57,3 @@ class Copier:
             cancellation.wait(check)
         except PosixError as exc:
             raise PosixError(errno.EOPNOTSUPP, f"s3://{file.bucket}/{file.key} exists") from exc
-
-
-def _name(key: str) -> str:
-    return key.rpartition("/")[2]

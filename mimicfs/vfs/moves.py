@@ -13,14 +13,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 
-from mimicfs import metadata
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
-from mimicfs.s3.requests.kept import successor
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
@@ -105,10 +103,10 @@ class Mover:
         if replace and known is not None and known.kind == OBJECT:
             with suppress(KeyNotFound):
                 replaced = kept.remembered(target.bucket, known) or kept.of(*target.place)[1]
-        old, new = source.component, target.component
-        if replaced or metadata.content_type(old) != metadata.content_type(new):
-            own = kept.remembered(source.bucket, entry) or kept.of(*source.place)[1]
-            content = successor(own, old, new, replaced)
+        old, new = source.place, target.place
+        if replaced or kept.usual(*old) != kept.usual(*new):
+            own = kept.remembered(source.bucket, entry) or kept.of(*old)[1]
+            content = kept.successor(own, old, new, replaced)
             content = None if content == own else content
         copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
         return content, copy

@@ -60,7 +60,7 @@ class S3(Clients):
         self.lists = max(1, options.connections // 2)  # most LISTs at once: reads go on beside
         self.copy_max = COPY_MAX
         self.conditions = Conditions(self)
-        self.kept = Kept(self)
+        self.kept = Kept(self, options.buckets)
         self.sender = Sender(self)
 
     @property
@@ -299,6 +299,7 @@ class S3(Clients):
     ) -> Entry:
         """Store *size* bytes of *body* as *key*, under *condition*. Raises ObjectChanged,
         PosixError EEXIST."""
+        content = self.kept.completed(bucket, key, content)
         params = {**content.params(), **self.conditions.params(bucket, key, condition)}
         with _refusals(f"s3://{bucket}/{key}", condition):
             answer = self.sender.put(bucket, key, body, size, params)

@@ -45,7 +45,8 @@ class Content(NamedTuple):
 
     def params(self) -> dict[str, Any]:
         """Return this as parameters of PutObject, CopyObject and CreateMultipartUpload."""
-        return {**self.headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
+        headers = {name: value for name, value in self.headers.items() if value != ""}
+        return {**headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
 
     def copied(self) -> dict[str, Any]:
         """Return this as what a copy says instead of its source."""

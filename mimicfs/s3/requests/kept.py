@@ -1,6 +1,8 @@
 """What is stored with an object besides its bytes, and must not be lost when it is written again:
 content type and headers, user metadata, tags, storage class, and the ACL where there are any.
 
+What is written for the first time gets what the rules by pattern say (config/rules.py).
+
 S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So it is asked before
 it would be lost: one HEAD; the tags if the HEAD counts some; the ACL if the bucket has ACLs at all
 (asked once for a bucket: most have none since 2023). What this process has written itself it
@@ -17,8 +19,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
 from mimicfs import metadata
+from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, MimicError, S3Error, S3Unavailable
 from mimicfs.s3.requests.content import Content
@@ -40,10 +44,11 @@ _ENFORCED = "BucketOwnerEnforced"
 
 
 class Kept:
-    """What is stored with the objects of *s3*."""
+    """What is stored with the objects of *s3*, and is to be by the rules of *buckets*."""
 
-    def __init__(self, s3: S3) -> None:
+    def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3
+        self._buckets = buckets
         self._asking = threading.Lock()  # held while a bucket is asked: once for all who ask
         self._lock = threading.Lock()  # protects what is known
         self._known: OrderedDict[tuple[str, str, str], Content] = OrderedDict()
@@ -72,6 +77,58 @@ class Kept:
                 self._known.move_to_end((bucket, entry.key, entry.etag))
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
+
+    # By rules
+
+    def usual(self, bucket: str, key: str) -> Content:
+        """Return what a new object *key* is stored with where its writer says nothing."""
+        said = self._buckets.of(bucket).stored(key)
+        headers = {"CacheControl": said.cache_control, "Tagging": urlencode(said.tags)}
+        return Content(
+            said.content_type or _guessed(key),
+            {},
+            {name: value for name, value in headers.items() if value},
+        )
+
+    def completed(self, bucket: str, key: str, content: Content) -> Content:
+        """Return *content*, for an upload of *key*, with what the rules say of it. What it has of
+        its own stays; a type that was guessed from the name is none."""
+        usual = self.usual(bucket, key)
+        guessed = content.content_type in (Content().content_type, _guessed(key))
+        return content._replace(
+            content_type=usual.content_type if guessed else content.content_type,
+            headers={**usual.headers, **content.headers},
+        )
+
+    def successor(
+        self,
+        content: Content,
+        old: tuple[str, str],
+        new: tuple[str, str],
+        replaced: Content | None = None,
+    ) -> Content:
+        """Return what is to be stored with an object that was *old*, (bucket, key), and becomes
+        *new*, which was stored with *replaced*.
+
+        What it has by the rules, or the guess, of its old name is by those of the new name then.
+        What it has none of its own of, it takes over from the one that it replaces: but not mode,
+        owner and times.
+        """
+        before, after = self.usual(*old), self.usual(*new)
+        content = _without(content, before, _guessed(old[1]))
+        if replaced is not None:
+            meta = {**metadata.without_ours(replaced.meta), **content.meta}
+            headers = {**replaced.headers, **content.headers}
+            content = Content(content.content_type or replaced.content_type, meta, headers)
+        content_type = content.content_type
+        if content_type in ("", Content().content_type):
+            content_type = after.content_type
+        headers = {**after.headers, **content.headers}
+        if "Tagging" in before.headers:
+            headers.setdefault("Tagging", "")  # else the copy takes along those of its source
+        return content._replace(content_type=content_type, headers=headers)
+
+    # Of one object
 
     def tags(self, bucket: str, key: str) -> dict[str, str]:
         """Return the tags of an object; none where they may not be read."""
@@ -157,22 +214,24 @@ def _said(grant: Mapping[str, Any]) -> tuple[str, str, str]:
     return grant.get("Permission", ""), "id", ""
 
 
-def successor(
-    content: Content, old_name: str, new_name: str, replaced: Content | None = None
-) -> Content:
-    """Return what is to be stored with an object that was *old_name* and becomes *new_name*,
-    which was stored with *replaced*.
+def _guessed(key: str) -> str:
+    return metadata.content_type(key.rpartition("/")[2])
 
-    A type that was guessed from the old name is guessed again. What the object has none of its
-    own of, it takes over from the one that it replaces: but not mode, owner and times.
-    """
-    own = content.content_type not in (metadata.content_type(old_name), Content().content_type)
-    guess = metadata.content_type(new_name)
-    if replaced is None:
-        return content if own else content._replace(content_type=guess)
-    meta = {**metadata.without_ours(replaced.meta), **content.meta}
-    headers = {**replaced.headers, **content.headers}
-    content_type = content.content_type if own else replaced.content_type
-    if content_type == Content().content_type:
-        content_type = guess
-    return Content(content_type, meta, headers)
+
+def _without(content: Content, usual: Content, guess: str) -> Content:
+    """Return *content* without what it would have by itself: what is *usual*, and the type that
+    was a *guess*. A type that is none of its own is "" then."""
+    guesses = (usual.content_type, guess, Content().content_type)
+    own = {
+        name: value
+        for name, value in content.headers.items()
+        if name not in usual.headers or not _same(name, value, usual.headers[name])
+    }
+    content_type = "" if content.content_type in guesses else content.content_type
+    return content._replace(content_type=content_type, headers=own)
+
+
+def _same(name: str, one: str, other: str) -> bool:
+    if name == "Tagging":  # in any order
+        return sorted(parse_qsl(one, True)) == sorted(parse_qsl(other, True))
+    return one == other

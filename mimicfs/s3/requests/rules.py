@@ -1,6 +1,6 @@
 """What the options of a bucket (config.BucketOptions) make of each request to it: storage
 class, encryption and ACL of what is written, who pays, who must own it, and that nothing is
-changed where nothing may be.
+changed where nothing may be. Content type, headers and tags come earlier (kept.py).
 
 What the caller says of a request goes before what the options say.
 
@@ -44,7 +44,7 @@ class Rules:
         options = self._buckets.of(bucket)
         if not options.keeps_metadata and params.get("Metadata"):
             params = {**params, "Metadata": metadata.without_ours(params["Metadata"])}
-        said = _stored(options)
+        said = _stored(options, params.get("Key", ""))
         if any(name.startswith("Grant") for name in params):
             said.pop("ACL", None)  # S3 takes one or the other
         return {**said, **params}
@@ -85,11 +85,12 @@ def _sse_c(of: str, key: bytes) -> Params:
     }
 
 
-def _stored(options: BucketOptions) -> dict[str, str]:
+def _stored(options: BucketOptions, key: str) -> dict[str, str]:
+    stored = options.stored(key)
     said = {
-        "StorageClass": options.storage_class,
-        "ServerSideEncryption": options.sse,
-        "SSEKMSKeyId": options.kms_key_id,
+        "StorageClass": stored.storage_class,
+        "ServerSideEncryption": stored.sse,
+        "SSEKMSKeyId": stored.kms_key_id,
         "ACL": options.acl,
     }
     return {name: value for name, value in said.items() if value}

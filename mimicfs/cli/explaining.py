@@ -1,0 +1,42 @@
+"""What an object of a key is stored with, and where that was said. Asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mimicfs import metadata
+from mimicfs.config.settled import Settled, shown
+from mimicfs.config.written import in_toml
+
+
+class Said(NamedTuple):
+    """A value, as itself and in TOML, and where it was said."""
+
+    value: Any
+    shown: str
+    origin: str
+
+
+def explained(settled: Settled, bucket: str, key: str) -> dict[str, list[Said]]:
+    """Return, by the name of the setting, what holds for *key*, and behind it what that goes
+    before."""
+    found: dict[str, list[Said]] = {}
+    for name, said in _from_weakest(settled, bucket, key):
+        if said.value or name in found:
+            found.setdefault(name, []).insert(0, said)
+    return found
+
+
+def _from_weakest(settled: Settled, bucket: str, key: str) -> Iterator[tuple[str, Said]]:
+    guess = metadata.content_type(key.rpartition("/")[2])
+    yield "content-type", Said(guess, in_toml(guess), "guessed from the name")
+    for name, given in settled.of_bucket(bucket).items():
+        text = shown(name, given)
+        yield name, Said(text.strip('"'), text, given.origin)
+    for rule in settled.rules_of(bucket):
+        if rule.matches(key):
+            origin = f"{rule.origin}: keys = {', '.join(map(in_toml, rule.patterns))}"
+            for name, value in rule.said.items():
+                plain = value if isinstance(value, str) else dict(value)
+                yield name.replace("_", "-"), Said(plain, in_toml(value), origin)

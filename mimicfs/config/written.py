@@ -1,0 +1,126 @@
+"""How rules by pattern are written in the configuration file, and shown. Pure; no state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mimicfs.config.options import IN_BUCKETS, Kind, Option, checked, nearest
+from mimicfs.config.rules import KeyRule
+from mimicfs.errors import ConfigError
+
+_TAGS_MAX = 10  # of an object (S3 user guide, "Categorizing your storage using tags")
+_TAG_NAME_MAX, _TAG_VALUE_MAX = 128, 256  # characters
+_IN_TAGS = "_.:/=+-@"
+_KEY_MAX = 1024  # bytes of a key
+
+_CONTENT_TYPE = Option("content-type", Kind.TEXT, "")
+_CACHE_CONTROL = Option("cache-control", Kind.TEXT, "")
+_IN_RULES: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        *(IN_BUCKETS[name] for name in ("storage-class", "sse", "kms-key-id")),
+        _CONTENT_TYPE,
+        _CACHE_CONTROL,
+    )
+}
+_KNOWN = ("keys", "tags", *_IN_RULES)
+
+
+def rules_in(tables: Any, section: str) -> tuple[KeyRule, ...]:
+    """Return the rules that *tables*, of *section* of a file, are. Raises ConfigError."""
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        heading = section.partition(" [")[2].removesuffix("]")
+        raise ConfigError(f"{section} rules: are written [[{heading}.rules]]")
+    return tuple(
+        _rule(table, f"{section} rule {number}") for number, table in enumerate(tables, start=1)
+    )
+
+
+def _rule(table: Mapping[str, Any], origin: str) -> KeyRule:
+    said: dict[str, Any] = {}
+    patterns: tuple[str, ...] = ()
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        about = f"{origin}: {key}"
+        if name == "keys":
+            patterns = _patterns(value, about)
+        elif name == "tags":
+            said["tags"] = _tags(value, about)
+        elif name in _IN_RULES:
+            said[name.replace("-", "_")] = _text(_IN_RULES[name], value, about)
+        else:
+            near = nearest(name, _KNOWN)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(_KNOWN)}"
+            raise ConfigError(f"{about}: no such key; {hint}")
+    if not patterns:
+        raise ConfigError(f'{origin}: says no keys; write keys = "*.jpg"')
+    return KeyRule(patterns, _with_encryption(said, origin), origin)
+
+
+def _patterns(value: Any, about: str) -> tuple[str, ...]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not all(isinstance(each, str) for each in patterns):
+        raise ConfigError(f"{about}: must be a pattern, or a list of patterns")
+    for each in patterns:
+        if not each or len(each.encode("utf-8", "surrogatepass")) > _KEY_MAX:
+            raise ConfigError(f"{about}: no key is matched by a pattern of {len(each)} characters")
+        if each.startswith("s3://"):
+            raise ConfigError(f"{about}: {each}: a pattern is of keys, without s3:// and bucket")
+    return tuple(patterns)
+
+
+def _text(option: Option, value: Any, about: str) -> str:
+    text = str(checked(option, value, about))
+    if not text.isascii() or (text and not text.isprintable()):
+        raise ConfigError(f"{about}: {text!r}: no header has that")
+    return text
+
+
+def _tags(value: Any, about: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ConfigError(f'{about}: are written {{ NAME = "VALUE" }}')
+    if len(value) > _TAGS_MAX:
+        raise ConfigError(f"{about}: {len(value)} tags, S3 takes {_TAGS_MAX}")
+    for name, text in value.items():
+        if not 1 <= len(name) <= _TAG_NAME_MAX or len(text) > _TAG_VALUE_MAX:
+            limits = f"a name of {_TAG_NAME_MAX} characters and a value of {_TAG_VALUE_MAX}"
+            raise ConfigError(f"{about}: {name}: S3 takes {limits}")
+        for each in (name, text):
+            if not all(char.isalnum() or char.isspace() or char in _IN_TAGS for char in each):
+                raise ConfigError(
+                    f"{about}: {each!r}: S3 takes letters, digits, spaces and {_IN_TAGS}"
+                )
+    return tuple(value.items())
+
+
+def _with_encryption(said: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return *said*, in which algorithm and key come together: a rule that says one of them says
+    both, so that no key of another rule goes with it."""
+    if "sse" not in said and "kms_key_id" not in said:
+        return said
+    key = said.get("kms_key_id", "")
+    sse = said.get("sse", "") or ("aws:kms" if key else "")
+    if key and sse == "AES256":
+        raise ConfigError(f"{origin}: kms-key-id: needs sse = aws:kms")
+    return {**said, "sse": sse, "kms_key_id": key}
+
+
+# As it is shown
+
+
+def in_toml(value: Any) -> str:
+    """Return *value* of a rule in TOML."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    pairs = ", ".join(f"{in_toml(name)} = {in_toml(text)}" for name, text in value)
+    return f"{{ {pairs} }}" if pairs else "{}"
+
+
+def lines(rule: KeyRule) -> Iterator[tuple[str, str]]:
+    """Yield the keys of the table that *rule* is, and their values in TOML."""
+    yield "keys", f"[{', '.join(map(in_toml, rule.patterns))}]"
+    for name, value in rule.said.items():
+        if value or name not in ("sse", "kms_key_id"):
+            yield name.replace("_", "-"), in_toml(value)
