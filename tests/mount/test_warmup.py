@@ -24,7 +24,7 @@ def test_what_was_warmed_up_costs_no_request_in_a_mount(
     for key, body in bodies.items():
         client.put_object(Bucket=bucket, Key=key, Body=body)
     common = ["--json", "--endpoint-url", proxy.url, "--store", store]
-    with costs(proxy, LIST=1, GET=3):
+    with costs(proxy, LIST=1, GET=2):
         said = succeed("warmup", *common, "--pin", f"s3://{bucket}/d/").splitlines()
     url = f"s3://{bucket}/d/"
     assert [json.loads(line) for line in said] == [
