@@ -164,6 +164,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--explore", action="store_true", help="other examples in each run")
     parser.addoption("--rounds", type=int, default=0, help="of the races of one name; 0: a few")
     parser.addoption("--interleavings", type=int, default=25, help="of mounts, a store")
+    parser.addoption("--pairs", type=int, default=45, help="of operations that meet, a store")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -296,7 +296,8 @@ class Operations:
     def mknod(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         mode, rdev, *_ = MKNOD_IN.unpack_from(request, _BODY)
         name = name_of(request, _BODY + MKNOD_IN.size)
-        return self._packer.entry(self._fs.mknod(caller, nodeid, name, mode, rdev))
+        attr = self._fs.mknod(caller, nodeid, name, mode, rdev)
+        return self._packer_of(attr).entry(attr)
 
     def mkdir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         mode, _ = MKDIR_IN.unpack_from(request, _BODY)
@@ -305,7 +306,8 @@ class Operations:
 
     def symlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         name, target = two_names(request, _BODY)
-        return self._packer.entry(self._fs.symlink(caller, nodeid, name, target))
+        attr = self._fs.symlink(caller, nodeid, name, target)
+        return self._packer_of(attr).entry(attr)
 
     def link(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         # What link(2) says of a file system without hard links. (ENOSYS becomes EPERM only

@@ -43,6 +43,7 @@ from mimicfs.posix import (
     KernelCache,
     NewAttr,
     Opened,
+    PassingAttr,
     Usage,
 )
 from mimicfs.s3.requests.client import S3, Content
@@ -343,18 +344,20 @@ class VFS:
         if stat.S_IFMT(mode) not in metadata.SPECIAL:
             raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
         said = partial(metadata.written, mode, mtime_ns=time.time_ns(), rdev=rdev or None)
-        return self._special(caller, parent, name, self._stored.make_special, said)
+        kind = stat.S_IFMT(mode)
+        return self._special(caller, parent, name, kind, self._stored.make_special, said)
 
     def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
         said = partial(metadata.written, stat.S_IFLNK | 0o777, mtime_ns=time.time_ns())
         make = partial(self._stored.make_link, target=target)
-        return self._special(caller, parent, name, make, said)
+        return self._special(caller, parent, name, stat.S_IFLNK, make, said)
 
     def _special(
         self,
         caller: Caller,
         parent: int,
         name: bytes,
+        kind: int,
         make: Callable[..., Entry],
         said: Callable[[int, int], Meta],
     ) -> Attr:
@@ -367,7 +370,12 @@ class VFS:
         make(directory.bucket, directory.key + component, meta=meta)
         self._touch(directory)
         node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
-        return self._attr(caller, node)
+        attr = self._attr(caller, node)
+        if stat.S_IFMT(attr.mode) == kind:
+            return attr
+        # Another mount has put something else there since. The kernel takes no other type from
+        # the call that made one (EIO): it is to ask again.
+        return PassingAttr(*attr._replace(mode=kind | stat.S_IMODE(attr.mode)))
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
         node = self.inodes.get(ino)

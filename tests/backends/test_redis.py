@@ -149,6 +149,25 @@ def test_what_a_transaction_is_about_may_change_while_it_is_prepared(
     assert first.scan("b") == [Entry("d/b", 7), Entry("d/c", 2)]
 
 
+def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(
+    two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_of_one
+    first.apply("b", [Entry("a", 1)])
+    since = first.seq("b")
+    second.apply("b", [Entry("b", 1)])
+    read, reads = first._client.xrange, itertools.count()
+
+    def late(*args: Any) -> Any:
+        if next(reads) == 0:
+            second.apply("b", [Entry("c", 1)])
+        return read(*args)
+
+    monkeypatch.setattr(first._client, "xrange", late)
+    assert first.apply("b", [Entry("a", 2), Entry("c", 2)], (), since) == {"c"}
+    assert first.scan("b") == [Entry("a", 2), Entry("b", 1), Entry("c", 1)]
+
+
 def test_a_directory_reads_as_one_state_while_its_chunks_are_divided(
     two_of_one: tuple[RedisBackend, RedisBackend],
 ) -> None:

@@ -49,6 +49,16 @@ def test_a_server_that_refuses_conditions_of_many_is_asked_without(s3, client, b
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
+@pytest.mark.parametrize("looks", ["unknown", "no"])
+def test_of_many_what_somebody_else_has_deleted_is_not_refused(s3, client, bucket, looks):
+    etags = {key: s3.put(bucket, key, b"x", 1).etag for key in "abc"}
+    s3.capabilities.learned("delete-etags", looks)
+    client.delete_object(Bucket=bucket, Key="a")
+    assert s3.delete_many(bucket, list("abc"), etags) == []
+    assert s3.mimicdb.listing(bucket) == []
+    assert client.list_objects_v2(Bucket=bucket).get("Contents", []) == []
+
+
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_of_many_what_is_another_version_is_refused_and_the_rest_deleted(s3, client, bucket, proxy):
     for key in "ab":

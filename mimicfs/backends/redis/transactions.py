@@ -207,8 +207,9 @@ def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]
     seq = int(client.hget(f"{tag}:meta", "seq") or 0)
     if since is None or since == seq:
         return seq, []
-    lines = client.xrange(f"{tag}:log", f"({since}-0", "+")
-    if since > seq or len(lines) != seq - since:
+    # Others may write meanwhile; then all this is done anew.
+    lines = client.xrange(f"{tag}:log", f"({since}-0", f"{seq}-0") if since < seq else []
+    if len(lines) != seq - since:
         raise LogTrimmed(f"changes after {since} are not logged")
     return seq, [change_of(*line) for line in lines]
 

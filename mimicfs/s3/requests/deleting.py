@@ -6,7 +6,7 @@ the ETags of DeleteObjects, by those; else by single DELETEs with If-Match, wher
 else a HEAD looks, a moment before. Most servers ignore what they do not know, and delete.
 
 Strict: a key counts as deleted when the server has said so, for it or for the request that named
-it; of every other, the reason is returned.
+it, or that it has no such key; of every other, the reason is returned.
 
 Threading: any thread.
 """
@@ -16,8 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.errors import AccessDenied, NoSuchBucket, S3Error, S3Unavailable, Throttled
-from mimicfs.s3.requests.conditions import NOBODYS, Condition
+from mimicfs.errors import (
+    AccessDenied,
+    KeyNotFound,
+    NoSuchBucket,
+    ObjectChanged,
+    S3Error,
+    S3Unavailable,
+    Throttled,
+)
+from mimicfs.s3.requests.conditions import NOBODYS
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -83,7 +91,7 @@ class Deleter:
         for key, code, text in errors:
             if code in ("PreconditionFailed", "NotImplemented"):
                 alone.append(key)
-            else:
+            elif code != "NoSuchKey":
                 refused.append((key, text))
 
     def _asked(self, keys: Sequence[str], etags: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -137,15 +145,24 @@ class Deleter:
 
     def _meant(self, keys: Sequence[str], refused: Refused) -> list[str]:
         """Return those of *keys* that are the versions which are to be deleted, as far as one
-        can see a moment before; the others are refused."""
+        can see a moment before; others that are there are refused."""
+        gone: list[str] = []
 
         def look(key: str) -> None:
-            if key in self._etags:
-                self._s3.conditions.check(self._bucket, key, Condition(self._etags[key]))
+            if key not in self._etags:
+                return
+            try:
+                now, _ = self._s3.head(self._bucket, key)
+            except KeyNotFound:  # somebody else was quicker
+                gone.append(key)
+            else:
+                if now.etag != self._etags[key]:
+                    raise ObjectChanged.since_opened(f"s3://{self._bucket}/{key}")
 
         reasons = self._s3.each(_reason(look), keys)
-        refused += [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
-        return [key for key, reason in zip(keys, reasons, strict=True) if not reason]
+        no = dict(zip(keys, reasons, strict=True))
+        refused += [(key, reason) for key, reason in no.items() if reason]
+        return [key for key, reason in no.items() if not reason and key not in gone]
 
     def _singly(self, keys: Sequence[str]) -> Refused:
         def delete(key: str) -> None:
