@@ -70,6 +70,27 @@ class StoreIntents:
         self._late: list[StoreIntent] = []  # the store did not take what came of them
         # When a key is to be asked of S3 again, and how much later the next time.
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
+        self._contended = self._resolved = 0
+
+    def figures(self) -> dict[str, int]:
+        """Return what a mount says of its intents: keys of its calls that were contended, keys
+        that it settled by asking S3, and calls of which the store still has to be told."""
+        return {
+            "contended": self._contended,
+            "resolved": self._resolved,
+            "untold": len(self._late),
+        }
+
+    def settled(self) -> None:
+        """A key was settled by what S3 said."""
+        with self._lock:
+            self._resolved += 1
+
+    def found(self, intent: StoreIntent, keys: Collection[str]) -> None:
+        """Of *intent*, *keys* are contended."""
+        intent.contended.update(keys)
+        with self._lock:
+            self._contended += len(keys)
 
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
@@ -98,7 +119,7 @@ class StoreIntents:
         keys, intent.open = sorted(intent.open), set()
         if keys:
             found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
-            intent.contended |= found
+            self.found(intent, found)
 
     def spare(self, bucket: str, keys: Collection[str]) -> None:
         """S3 has of *keys* what the mirror has: it refused to change them, or was asked since.
@@ -109,7 +130,7 @@ class StoreIntents:
         ended = sorted(intent.open.intersection(keys))
         if ended:
             intent.open.difference_update(ended)
-            intent.contended |= self._backend.end(bucket, ended, intent.token, unsure=False)
+            self.found(intent, self._backend.end(bucket, ended, intent.token, unsure=False))
 
     def keep(self, intent: StoreIntent) -> None:
         """The store did not take what came of *intent*: tell it once it is back."""

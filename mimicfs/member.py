@@ -34,8 +34,9 @@ class Member:
         self.id = secrets.token_hex(8)
         self.epoch = ""  # "": not known yet
         self.said: dict[str, str | int | float] = {}  # shown with the session
+        self.tell: Callable[[], dict[str, int | float]] = dict  # and this, as it is at each beat
         self.away = False  # the store did not take the last beat
-        self.changes = 0  # of the epoch
+        self.epoch_changes = 0
         self._backend = backend
         self._renewed, self._kept = renewed, kept
         self._mountpoint = ""
@@ -106,7 +107,8 @@ class Member:
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when
-        session = StoreSession(*mine, self._since_ms, expires_ms, self.said, self._buckets)
+        said = {**self.said, **self.tell()}
+        session = StoreSession(*mine, self._since_ms, expires_ms, said, self._buckets)
         beat(self._backend, session, LASTS_MS)
         if self.away:
             log.warning("the store answers again")
@@ -117,6 +119,6 @@ class Member:
         before, now = self.epoch, epoch(self._backend)
         self.epoch = now
         if before and before != now:
-            self.changes += 1
+            self.epoch_changes += 1
             log.warning("the store may have lost changes: what it has is asked of S3 anew")
             self._renewed()

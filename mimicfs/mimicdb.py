@@ -219,6 +219,7 @@ class Mirror:
         puts, deletes = ([entry], []) if entry is not None else ([], [key])
         if self.backend.apply(bucket, puts, deletes, None, step):
             return False
+        self.intents.settled()
         self.generation = next(self._generations)
         if old is None and entry is not None:
             self.announce(bucket, Difference([key], [], [], 0))
@@ -243,7 +244,7 @@ class Mirror:
             left = self.backend.apply(bucket, puts, deletes, since, step)
             if intent is not None:
                 intent.open.difference_update(keys)
-                intent.contended |= left
+                self.intents.found(intent, left)
         self.generation = next(self._generations)
         return left
 

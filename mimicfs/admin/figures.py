@@ -64,6 +64,17 @@ def mirror(mimicdb: Mirror, store: str) -> dict[str, Any]:
     }
 
 
+def sharing(mimicdb: Mirror) -> dict[str, Any]:
+    """Return how this mount gets on with the others of its store."""
+    member = mimicdb.member
+    return {
+        "session": member.id,
+        "away": int(member.away),
+        "epoch_changes": member.epoch_changes,
+        **mimicdb.intents.figures(),
+    }
+
+
 def kernel(server: Server, session: Session, notifier: Notifier) -> dict[str, Any]:
     """Return what the kernel asked, and what was agreed with it."""
     return {

@@ -371,6 +371,11 @@ class Backend(ABC):
         lost what this one confirmed. "": it is a file, or in this process."""
         return ""
 
+    def orphans(self, bucket: str) -> list[str]:
+        """Return what is kept of *bucket* and cannot be found, or is to be found and is not kept.
+        For `mimicfs store check`; takes long."""
+        return []
+
     def begin_epoch(self) -> None:
         """What the store had may be lost in part: nothing is complete any more, what is found
         is not certain (DOUBTED), and no number that was given out before is one of the log

@@ -102,3 +102,6 @@ class Forwarding(Backend):
 
     def waiter(self) -> Waiter:
         return self.shared.waiter()
+
+    def orphans(self, bucket: str) -> list[str]:
+        return self.shared.orphans(bucket)

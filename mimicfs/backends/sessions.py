@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 
-_SESSION = "session/"
-_EPOCH = "epoch"
+SESSION = "session/"
+EPOCH = "epoch"
 _FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is no more of interest
 
 
@@ -43,12 +43,12 @@ class StoreSession(NamedTuple):
 def beat(backend: Backend, session: StoreSession, lasts_ms: int) -> None:
     """Keep *session* alive for *lasts_ms* from now on. Raises StoreError."""
     renewed = session._replace(expires_ms=backend.now_ms() + lasts_ms)
-    backend.set_note("", _SESSION + session.id, json.dumps(renewed[:-1]))
+    backend.set_note("", SESSION + session.id, json.dumps(renewed[:-1]))
 
 
 def leave(backend: Backend, session_id: str) -> None:
     """The session has ended. Raises StoreError."""
-    backend.set_note("", _SESSION + session_id, None)
+    backend.set_note("", SESSION + session_id, None)
 
 
 def sessions(backend: Backend) -> list[StoreSession]:
@@ -57,7 +57,7 @@ def sessions(backend: Backend) -> list[StoreSession]:
     now_ms = backend.now_ms()
     found: list[StoreSession] = []
     for name, text in backend.notes("").items():
-        if not name.startswith(_SESSION):
+        if not name.startswith(SESSION):
             continue
         session = StoreSession(*json.loads(text))
         if session.expires_ms + _FORGOTTEN_MS < now_ms:
@@ -75,11 +75,11 @@ def epoch(backend: Backend) -> str:
     it done by the next one who asks. A store without one is new, or has lost everything.
     """
     identity = backend.identity()
-    known, _, text = (backend.note("", _EPOCH) or "").partition(" ")
+    known, _, text = (backend.note("", EPOCH) or "").partition(" ")
     if known and text == identity:
         return known
     if known:
         backend.begin_epoch()
     new = secrets.token_hex(16)
-    backend.set_note("", _EPOCH, f"{new} {identity}")
-    return (backend.note("", _EPOCH) or "").partition(" ")[0]
+    backend.set_note("", EPOCH, f"{new} {identity}")
+    return (backend.note("", EPOCH) or "").partition(" ")[0]

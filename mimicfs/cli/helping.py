@@ -26,7 +26,7 @@ _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "The mirror, without a mount": {
         "sync": "syncing", "warmup": "warmingup", "watch": "telling", "ls": "mirror",
         "stat": "mirror", "find": "finding", "du": "finding", "verify": "verifying",
-        "index": "index",
+        "index": "index", "store": "storing",
     },
     "Versions": {"diff": "history", "restore": "history", "undelete": "history"},
     "Setting up": {

@@ -37,6 +37,9 @@ Told = dict[str, Any]
     type=click.Path(path_type=Path),
     shell_complete=completes_mount_points,
 )
+@click.option(
+    "--all", "all_", is_flag=True, help="All mounts and programs that use the store, anywhere."
+)
 @click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--timeout",
@@ -49,13 +52,22 @@ Told = dict[str, Any]
 @json_option
 @of_this_machine
 def status(
-    settings: Settings, mountpoint: Path | None, watch: bool, timeout: float, as_json: bool
+    settings: Settings,
+    mountpoint: Path | None,
+    all_: bool,
+    watch: bool,
+    timeout: float,
+    as_json: bool,
 ) -> None:
     """Tell what is mounted, what it does, and what the mirrors behind it hold.
 
     All mounts are asked at once; one that does not answer in time is told as such. Ends with 3 if
-    that is the one at MOUNTPOINT.
+    that is the one at MOUNTPOINT. With --all, the store is asked who uses it, from whatever
+    machine: give --store as the mounts have it.
     """
+    if all_:
+        _all(settings, as_json)
+        return
     if watch:
         _watch(settings, mountpoint, timeout, as_json)
         return
@@ -66,6 +78,13 @@ def status(
         click.echo(_shown(told))
     if mountpoint is not None and told[0]["error"]:
         click.get_current_context().exit(3)
+
+
+def _all(settings: Settings, as_json: bool) -> None:
+    from mimicfs.cli import members
+
+    store, told = members.sessions_of_store(settings)
+    click.echo(json.dumps(told) if as_json else members.shown(store, told))
 
 
 @click.command("log-level")
@@ -178,7 +197,7 @@ def _lines(each: Told) -> Iterator[str]:
     yield f"  endpoint {each['endpoint']}, mounted {mounted} ({iso_time(each['started_ns'])})"
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("files", _files),
              ("cache", _cache), ("sync", _syncs), ("events", _events),
-             ("reconcile", _reconcile)]  # fmt: skip
+             ("reconcile", _reconcile), ("sharing", _sharing)]  # fmt: skip
     for name, lines in parts:
         part = each.get(name)
         if part is None:
@@ -283,6 +302,21 @@ def _reconcile(part: Told) -> Iterator[str]:
         yield f"  SWEEP    fails: {printable(part['error'])}"
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: all that is known was listed after {iso_time(until_ns)}"
+
+
+def _sharing(part: Told) -> Iterator[str]:
+    if part["away"]:
+        yield "  STORE    does not answer: reads go on from the copy, changes are refused"
+    if part["contended"] or part["resolved"]:
+        yield (
+            f"  sharing  {number_of(part['contended'], 'key')} changed by others at the same time,"
+            f" {part['resolved']:,} settled by asking S3"
+        )
+    if part["untold"]:
+        yield f"  sharing  of {number_of(part['untold'], 'call')} the store is still to be told"
+    if part["epoch_changes"]:
+        times = number_of(part["epoch_changes"], "time")
+        yield f"  STORE    may have lost changes {times}: all was asked of S3 anew"
 
 
 def _left(progress: Told) -> str:

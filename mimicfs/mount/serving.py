@@ -118,7 +118,7 @@ def serve_mount(
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
-        stack.enter_context(_followed(parts, target, server, lease, sources))
+        stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, sources, settings.state))
         _set_up_collector()
@@ -280,6 +280,7 @@ def _register(
 
     sources.register("process", partial(figures.process, mounted.started_ns))
     sources.register("mirror", partial(figures.mirror, parts.mimicdb, parts.store))
+    sources.register("sharing", partial(figures.sharing, parts.mimicdb))
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
     sources.register("files", partial(figures.files, *files))
@@ -373,12 +374,29 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
         signal.signal(number, stop)
 
 
+def _said(lease: Lease, vfs: VFS, choices: MountChoices) -> dict[str, int | float]:
+    """Return what the session of the mount says of itself in the store."""
+    files, size = vfs.pending()
+    return {
+        "lag_s": round(lease.silent_s, 1),
+        "pending_files": files,
+        "pending_bytes": size,
+        "read_only": int(choices.read_only),
+    }
+
+
 @contextmanager
 def _followed(
-    parts: Parts, target: Target, server: Server, lease: Lease, sources: Sources
+    parts: Parts,
+    target: Target,
+    server: Server,
+    mount: tuple[Lease, VFS, MountChoices],
+    sources: Sources,
 ) -> Iterator[None]:
-    """Within, the kernel is told what other processes change in a shared store."""
-    follower = Follower(parts.mimicdb, target.bucket, server.lease, lease)
+    """Within, the kernel is told what other processes change in a shared store, and they are told
+    of this mount."""
+    parts.mimicdb.member.tell = partial(_said, *mount)
+    follower = Follower(parts.mimicdb, target.bucket, server.lease, mount[0])
     sources.register("follower", follower.figures)
     with followed(follower):
         yield

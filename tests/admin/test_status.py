@@ -98,6 +98,11 @@ def test_status_tells_what_was_answered_and_what_it_cost(mount, bucket, proxy):
     assert "1 GET, 1 HEAD, 1 LIST, 1 PUT" in text
     assert "/.cache/mimicfs/blocks; " in text
 
+    (session,) = json.loads(succeed("status", "--all", "--store", after["store"], "--json"))
+    shown = ("mountpoint", "pid", "alive", "buckets", "pending_files", "read_only")
+    wanted = [str(mount.path), mount.process.pid, True, [bucket], 0, 0]
+    assert [session[name] for name in shown] == wanted
+
 
 def test_status_answers_while_the_mount_is_loaded_and_s3_is_stalled(mount, proxy):
     proxy.latency_s = 0.2
@@ -235,6 +240,8 @@ def test_metrics_are_served_where_they_were_asked_for(mount_at, bucket, tmp_path
     assert f'mimicfs_bucket_objects{{bucket="{bucket}"}} 1.0' in text
     assert "mimicfs_files_unsaved 0.0" in text
     assert 'mimicfs_up{part="mirror"} 1.0' in text
+    for figure in ("contended", "resolved", "epoch_changes"):
+        assert f"mimicfs_sharing_{figure}_total 0.0" in text
     assert "mimicfs_s3_connections_max 32.0" in text
 
 

@@ -54,6 +54,7 @@ from mimicfs.backends.redis.layout import (
     prefixes_of,
     split,
 )
+from mimicfs.backends.redis.orphans import orphans, quoted
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
@@ -163,8 +164,7 @@ class RedisBackend(Backend):
 
     def _unlink(self, start: str, pattern: str) -> None:
         """Delete the keys that begin with *start* and go on as *pattern* says."""
-        quoted = "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in start)
-        for key in self._client.scan_iter(quoted + pattern, count=1000):
+        for key in self._client.scan_iter(quoted(start) + pattern, count=1000):
             self._client.unlink(key)
 
     def _tag(self, bucket: str) -> str:
@@ -476,6 +476,11 @@ class RedisBackend(Backend):
         everybody who reads on finds."""
         behind = max(0, self._highest.get(bucket, 0) - self.seq(bucket))
         self._client.hincrby(f"{self._tag(bucket)}:meta", "seq", behind + _JUMP)
+
+    @_ours
+    def orphans(self, bucket: str) -> list[str]:
+        # The list of buckets is the directory of a bucket, whose names imply nothing.
+        return list(orphans(self._client, self._tag(bucket), self._steps)) if bucket else []
 
     # Life
 

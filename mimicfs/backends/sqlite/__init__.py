@@ -488,6 +488,17 @@ class SQLite(Backend):
         rows = self._db.rows("SELECT name, text FROM note WHERE bucket=?", self._id(bucket))
         return dict(rows)
 
+    @_ours
+    def orphans(self, bucket: str) -> list[str]:
+        if bucket:
+            return []
+        known = "SELECT id FROM bucket WHERE known OR name=''"
+        found = [
+            (table, self._db.rows(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({known})"))
+            for table in ("entry", "scope", "note")
+        ]
+        return [f"{rows[0][0]:,} rows of {table}" for table, rows in found if rows[0][0]]
+
     # Life
 
     def waiter(self) -> Waiter:

@@ -1,0 +1,114 @@
+"""Whether a store is sound: what it says of itself is what is in it.
+
+S3 is not asked: `mimicfs verify` compares with S3. Nothing is changed.
+
+Threading: no state. Others may write meanwhile: what can only be said of a bucket that nobody
+changes is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mimicfs.backends import DOUBTED, Backend
+from mimicfs.entry import LISTED, OBJECT
+from mimicfs.errors import LogTrimmed
+
+_PAGE = 1000
+_EXAMPLES = 10  # of keys that are named for each thing that is wrong
+_LONG_MS = 600_000  # an intent that is open for so long has an end that nobody looks after
+
+
+@dataclass
+class BucketCheck:
+    """What was found of a bucket. *wrong*: in words, each with what to do."""
+
+    name: str
+    entries: int = 0
+    objects: int = 0
+    bytes: int = 0
+    scopes: int = 0
+    unsettled: int = 0
+    changed: bool = False  # others wrote meanwhile
+    doubted: bool = False  # the store may have lost changes, and it was not listed since
+    wrong: list[str] = field(default_factory=list)
+
+
+def check(backend: Backend) -> Iterator[BucketCheck]:
+    """Look at each bucket of *backend*. Raises StoreError."""
+    for bucket in backend.buckets():
+        yield _check(backend, bucket.name)
+    lost = list(backend.orphans(""))
+    if lost:
+        yield BucketCheck("", wrong=_named("is in the store, and no bucket leads there", lost))
+
+
+def _check(backend: Backend, name: str) -> BucketCheck:
+    found, since = BucketCheck(name), backend.seq(name)
+    strangers = _count(backend, found)
+    _check_scopes(backend, found, strangers)
+    _check_intents(backend, found)
+    found.doubted = backend.note(name, DOUBTED) is not None
+    orphans = list(backend.orphans(name))
+    found.changed = backend.seq(name) != since
+    if found.changed:
+        return found
+    _compare_counts(backend, found)
+    found.wrong += _named("is in the store, and nothing leads there", orphans)
+    try:
+        backend.changes(name, max(0, since - 1), 1)
+    except LogTrimmed as exc:
+        if since:
+            found.wrong.append(f"its log does not end at its last change: {exc}")
+    return found
+
+
+def _count(backend: Backend, found: BucketCheck) -> list[str]:
+    """Count entries. Return the directories of which only is known that they are there."""
+    strangers: list[str] = []
+    after = ""
+    while True:
+        page = backend.scan(found.name, "", after, _PAGE)
+        objects = [entry for entry in page if entry.kind == OBJECT]
+        strangers += [entry.key for entry in page if entry.kind == LISTED]
+        found.entries += len(page)
+        found.objects += len(objects)
+        found.bytes += sum(entry.size for entry in objects)
+        if len(page) < _PAGE:
+            return strangers
+        after = page[-1].key
+
+
+def _compare_counts(backend: Backend, found: BucketCheck) -> None:
+    said = backend.bucket(found.name)
+    if said is not None and (said.objects, said.bytes) != (found.objects, found.bytes):
+        found.wrong.append(
+            f"{said.objects:,} objects with {said.bytes:,} bytes are counted,"
+            f" {found.objects:,} with {found.bytes:,} are there"
+        )
+
+
+def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) -> None:
+    """What was listed to its end, with all that is below, has no directory of unknown keys; and
+    nothing was listed in the future."""
+    scopes = backend.scopes(found.name)
+    found.scopes = len(scopes)
+    deep = [scope.prefix for scope in scopes if scope.deep]
+    unknown = [key for key in strangers if any(key.startswith(prefix) for prefix in deep)]
+    found.wrong += _named("counts as listed, and what is in it is not known", unknown)
+    now_ns = (backend.now_ms() + 86_400_000) * 1_000_000
+    ahead = [scope.prefix or "/" for scope in scopes if scope.listed_ns > now_ns]
+    found.wrong += _named("was listed more than a day ahead of the store's clock", ahead)
+
+
+def _check_intents(backend: Backend, found: BucketCheck) -> None:
+    rows = backend.unsettled(found.name) if backend.intents else []
+    found.unsettled = len(rows)
+    late = [row.key for row in rows if row.pending and row.age_ms > _LONG_MS]
+    found.wrong += _named("has been on its way for more than ten minutes", late)
+
+
+def _named(what: str, keys: list[str]) -> list[str]:
+    more = f" (and {len(keys) - _EXAMPLES:,} more)" if len(keys) > _EXAMPLES else ""
+    return [f"{', '.join(map(repr, keys[:_EXAMPLES]))}{more} {what}"] if keys else []

@@ -1,0 +1,128 @@
+"""From one store to another: all that a mirror knows, without asking S3.
+
+Entries go first, then notes, and what counts as listed last: whoever is killed in between has
+left a mirror that is not complete, and true as far as it goes. The numbers of logs, sessions and
+the epoch are a store's own, and stay. A key whose change at S3 nobody has settled is contended in
+the new store too: whoever uses that asks S3.
+
+What is learned in the old store meanwhile (mounts that are read-only may go on) is followed by
+its log to the end. Nobody may change S3 through it: what comes behind the end is not in the new
+store, which says that it knows.
+
+Threading: no state; the stores are used by the thread that calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mimicfs.backends import Backend
+from mimicfs.backends.sessions import EPOCH, SESSION, sessions
+from mimicfs.entry import Entry
+from mimicfs.errors import ConfigError, StoreError
+
+_PAGE = 1000
+_OURS = "migrating"  # the note in a store that is being filled
+_ROUNDS = 100  # in which the log of the old store is followed to its end
+
+
+def migrate(source: Backend, target: Backend, more: Callable[[int], None]) -> dict[str, int]:
+    """Copy all of *source* to *target*, which has no buckets; *more* is told of entries. Return
+    how many entries each bucket has. Raises ConfigError, StoreError."""
+    _check_source(source)
+    _begin(target)
+    copied: dict[str, int] = {}
+    for bucket in source.buckets():
+        target.add_bucket(bucket.name, bucket.created_ns)
+        copied[bucket.name] = _copy(source, target, bucket.name, more)
+    _copy_notes(source, target, "")
+    whole = source.scope("", "")
+    if whole is not None:
+        target.mark("", whole)
+    target.set_note("", _OURS, None)
+    return copied
+
+
+def _check_source(source: Backend) -> None:
+    """Raise ConfigError if somebody may change S3 through *source*."""
+    for each in sessions(source):
+        reads = each.mountpoint and each.said.get("read_only")
+        if each.alive and not reads:
+            who = f"{each.host}:{each.mountpoint or f'process {each.pid}'}"
+            raise ConfigError(f"{who} uses the store, and may write; end it, or mount with -o ro")
+
+
+def _begin(target: Backend) -> None:
+    """See that nothing is in *target* but what an attempt before has left, and drop that."""
+    before = target.note("", _OURS) is not None
+    known = target.buckets()
+    if known and not before:
+        raise ConfigError(f"the new store has a mirror already, of s3://{known[0].name}")
+    target.set_note("", _OURS, "1")
+    for bucket in known:
+        target.drop_bucket(bucket.name)
+
+
+def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], None]) -> int:
+    place, count = source.seq(name), 0
+    for page in _pages(source, name):
+        target.apply(name, page)
+        count += len(page)
+        more(len(page))
+    _copy_notes(source, target, name)
+    for _ in range(_ROUNDS):
+        place = _follow(source, target, name, place)
+        scopes, unsettled = source.scopes(name), _unsettled(source, name)
+        if source.seq(name) == place:
+            break
+    else:
+        raise StoreError(f"s3://{name}: others change the old store without a pause")
+    for key in unsettled:
+        target.begin(name, [key], _OURS, 0)
+        target.end(name, [key], _OURS, unsure=True)
+    for scope in scopes:
+        target.mark(name, scope)
+    return count
+
+
+def _pages(source: Backend, name: str, after: str = "") -> Iterator[list[Entry]]:
+    while page := source.scan(name, "", after, _PAGE):
+        yield page
+        after = page[-1].key
+
+
+def _follow(source: Backend, target: Backend, name: str, place: int) -> int:
+    """Do in *target* what *source* logged behind *place*; return the number of the last line."""
+    while changes := source.changes(name, place, _PAGE):
+        for change in changes:
+            _copy_range(source, target, name, change.first, change.last)
+        place = changes[-1].seq
+    return place
+
+
+def _copy_range(source: Backend, target: Backend, name: str, first: str, last: str) -> None:
+    now, before = (_range(each, name, first, last) for each in (source, target))
+    gone = [key for key in before if key not in now]
+    target.apply(name, list(now.values()), gone)
+
+
+def _range(backend: Backend, name: str, first: str, last: str) -> dict[str, Entry]:
+    own = backend.get(name, first)
+    found = {} if own is None else {first: own}
+    if first == last:
+        return found
+    for page in _pages(backend, name, first):
+        found |= {entry.key: entry for entry in page if entry.key <= last}
+        if page[-1].key > last:
+            break
+    return found
+
+
+def _unsettled(source: Backend, name: str) -> list[str]:
+    return [row.key for row in source.unsettled(name)] if source.intents else []
+
+
+def _copy_notes(source: Backend, target: Backend, bucket: str) -> None:
+    for name, text in source.notes(bucket).items():
+        if name != EPOCH and not name.startswith(SESSION):
+            target.set_note(bucket, name, text)

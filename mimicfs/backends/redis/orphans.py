@@ -1,0 +1,93 @@
+"""What is in Redis of a bucket and is not reached from its directories, and what is reached and is
+not there. `layout.py` says how it should be. For `mimicfs store check`.
+
+Threading: as redis-py's client. Others may write meanwhile, so that what is said may not be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from mimicfs.backends.redis.layout import chunk_key, index_key, split
+from mimicfs.backends.redis.scripts import Scripts
+from mimicfs.backends.redis.transactions import Transactions
+
+_PAGE = 500  # keys that are looked at in one round trip
+
+
+def quoted(text: str) -> str:
+    """Return the pattern of just *text*."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in text)
+
+
+def orphans(client: Any, tag: str, steps: Scripts | Transactions) -> Iterator[str]:
+    """Yield what is wrong with the keys below *tag*."""
+    for page in _pages(client, tag, "d"):
+        yield from _not_named(steps, tag, page)
+        yield from _empty(client, tag, {chunk_key(tag, each, b""): each for each in page})
+    for page in _pages(client, tag, "c"):
+        yield from _not_indexed(client, tag, page)
+        places = {each: split(each) for each in page}
+        chunks = {chunk_key(tag, at, name.encode()): at for at, name in places.values()}
+        yield from _empty(client, tag, chunks)
+    for page in _pages(client, tag, "i"):
+        yield from _without_chunks(client, tag, page)
+
+
+def _pages(client: Any, tag: str, kind: str) -> Iterator[list[str]]:
+    """Yield what the keys of *kind* have behind that, some at a time."""
+    start = f"{tag}:{kind}:"
+    keys = client.scan_iter(f"{quoted(start)}*", count=1000)
+    while some := list(islice(keys, _PAGE)):
+        yield sorted({key.decode().removeprefix(start) for key in some})
+
+
+def _not_named(steps: Scripts | Transactions, tag: str, directories: list[str]) -> Iterator[str]:
+    """Yield those of *directories* that are not in the directory above."""
+    below = [(split(each)[0], [split(each)[1]]) for each in directories if each]
+    for (parent, (name,)), found in zip(below, steps.records_of(tag, below), strict=True):
+        if found == [None]:
+            yield parent + name
+
+
+def _not_indexed(client: Any, tag: str, chunks: list[str]) -> Iterator[str]:
+    pipe = client.pipeline(transaction=False)
+    for each in chunks:
+        directory, name = split(each)
+        pipe.zscore(index_key(tag, directory), name)
+    for each, score in zip(chunks, pipe.execute(), strict=True):
+        if score is None:
+            yield each
+
+
+def _without_chunks(client: Any, tag: str, directories: list[str]) -> Iterator[str]:
+    for directory in directories:
+        starts = client.zrange(index_key(tag, directory), 0, -1)
+        pipe = client.pipeline(transaction=False)
+        for start in starts:
+            pipe.exists(chunk_key(tag, directory, start))
+        for start, there in zip(starts, pipe.execute(), strict=True):
+            if not there:
+                yield directory + start.decode()
+
+
+def _empty(client: Any, tag: str, chunks: dict[bytes, str]) -> Iterator[str]:
+    """Yield the subdirectories in *chunks*, of the directories given, that nothing is in."""
+    pipe = client.pipeline(transaction=False)
+    for key in chunks:
+        pipe.hgetall(key)
+    found = zip(chunks.values(), pipe.execute(), strict=True)
+    implied = [
+        directory + name.decode()
+        for directory, names in found
+        for name, record in names.items()
+        if not record
+    ]
+    pipe = client.pipeline(transaction=False)
+    for directory in implied:
+        pipe.exists(chunk_key(tag, directory, b""), index_key(tag, directory))
+    for directory, there in zip(implied, pipe.execute(), strict=True):
+        if not there:
+            yield directory

@@ -1,0 +1,95 @@
+"""`mimicfs store`: whether the mirror's store is sound, and how it moves to another one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from mimicfs.cli.helping import Group
+from mimicfs.cli.options import assembled, common, json_option
+from mimicfs.cli.progress import bar
+from mimicfs.cli.text import printable
+from mimicfs.config.values import redacted
+from mimicfs.human import amount, number_of
+
+if TYPE_CHECKING:
+    from mimicfs.backends.checking import BucketCheck
+    from mimicfs.config.values import Settings
+
+
+@click.group(cls=Group)
+def store() -> None:
+    """Look after the store of the mirror."""
+
+
+@store.command()
+@json_option
+@common
+def check(settings: Settings, as_json: bool) -> None:
+    """See whether what the store says of itself is what is in it: counts, directories, scopes.
+
+    \b
+    Exit code: 0 it is sound; 1 something is wrong, also where --json says what; others are errors.
+
+    S3 is not asked: that is `mimicfs verify`. Nothing is changed: `mimicfs sync` makes the mirror
+    of a bucket anew.
+    """
+    from mimicfs.backends import checking
+
+    with closing(assembled(settings)) as parts:
+        found = list(checking.check(parts.mimicdb.backend))
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found]))
+    else:
+        for line in _lines(found):
+            click.echo(printable(line))
+    if any(each.wrong for each in found):
+        sys.exit(1)
+
+
+def _lines(found: list[BucketCheck]) -> Iterator[str]:
+    if not found:
+        yield "the store has no buckets"
+    for each in found:
+        if each.name:
+            yield (
+                f"s3://{each.name}: {number_of(each.objects, 'object')}, {amount(each.bytes)},"
+                f" {number_of(each.scopes, 'scope')}"
+            )
+        yield from (f"  WRONG: {text}" for text in each.wrong)
+        if each.unsettled:
+            yield f"  {number_of(each.unsettled, 'key')} being changed, or to be asked of S3"
+        if each.doubted:
+            yield "  the store may have lost changes: it is listed anew where it is visited"
+        if each.changed:
+            yield "  others changed it meanwhile: counts were not compared"
+
+
+@store.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@common
+def migrate(settings: Settings, source: str, target: str) -> None:
+    """Copy a mirror from the store SRC to the store DST, as --store names them.
+
+    S3 is not asked. Mounts on SRC may go on if they are read-only; DST must have no mirror yet,
+    or what an attempt before has left. The password of either is taken as for --store.
+    """
+    from mimicfs.backends.migrating import migrate
+    from mimicfs.backends.open import open_store
+
+    password, namespace = settings.store_password, settings.namespace
+    with (
+        closing(open_store(source, namespace, password)) as old,
+        closing(open_store(target, namespace, password)) as new,
+        bar(redacted(target), None) as more,
+    ):
+        copied = migrate(old, new, more)
+    for name, count in copied.items():
+        click.echo(printable(f"s3://{name}: {number_of(count, 'key')}"))
