@@ -176,6 +176,12 @@ class S3Unavailable(S3Error):
     pass
 
 
+class TooManyRequests(S3Error):
+    """As many requests as a day may have (--max-requests-per-day) were sent. Nothing was asked."""
+
+    errno = codes.EDQUOT
+
+
 class TooManyDeletions(MimicError):
     """A sync would delete most of what the mirror knows, and nobody said that this is right."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs import __version__
 from mimicfs.admin import logs
+from mimicfs.config.limits import by_class
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync import Report, Syncer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
     from mimicfs.fuse.session import Session
+    from mimicfs.s3.requests.client import S3
     from mimicfs.vfs.filesystem import VFS
 
 _BUCKETS_MAX = 1000  # that are told singly
@@ -84,6 +86,19 @@ def kernel(server: Server, session: Session, notifier: Notifier) -> dict[str, An
         "notifications_waiting": notifier.waiting,
         "threads_max": server.limits(),
     }
+
+
+def costs(s3: S3, server: Server) -> dict[str, Any]:
+    """Return how many requests of each price class were sent, and what the mirror saved; with
+    prices, also in money."""
+    figures, saved = s3.figures(), server.counts.figures()["saved"]
+    told: dict[str, Any] = {"asked": by_class(figures["requests"]), "saved": by_class(saved)}
+    prices = s3.prices
+    if prices is not None:
+        told["currency"] = prices.currency
+        told["spent"] = prices.of(figures["requests"], figures["bytes_in"])
+        told["spared"] = prices.of(saved)
+    return told
 
 
 def files(vfs: VFS, journal: Journal) -> dict[str, Any]:

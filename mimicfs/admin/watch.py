@@ -33,8 +33,11 @@ def exported(sources: Sources, address: str) -> Iterator[None]:
 
 
 @contextmanager
-def controlled(sources: Sources, path: Path) -> Iterator[None]:
-    """Within, signals set the level of the log, and the control socket *path* answers.
+def controlled(
+    sources: Sources, path: Path, more: Mapping[str, Command] | None = None
+) -> Iterator[None]:
+    """Within, signals set the level of the log, and the control socket *path* answers, also by
+    *more* commands.
 
     That there is none is no reason to have no mount: it is logged.
     """
@@ -42,6 +45,7 @@ def controlled(sources: Sources, path: Path) -> Iterator[None]:
     commands: dict[str, Command] = {
         "status": lambda _: sources.collect(),
         "log-level": _log_level,
+        **(more or {}),
     }
     with ExitStack() as stack:
         try:

@@ -22,6 +22,7 @@ SHOWN = frozenset(
 _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Mounting": {
         "mount": "mounting", "umount": "mounting", "status": "watching", "log-level": "watching",
+        "set": "watching",
     },
     "The mirror, without a mount": {
         "sync": "syncing", "warmup": "warmingup", "watch": "telling", "ls": "mirror",
@@ -40,7 +41,10 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("requester-pays", "expected-bucket-owner", "provider", "addressing-style"),
         *("server-can", "dualstack", "accelerate", "fips"),
     ),
-    "Requests": ("connections", "attempts", "read-timeout", "request-timeout", "slow-request"),
+    "Requests": (
+        *("connections", "attempts", "read-timeout", "request-timeout", "slow-request"),
+        *("download-limit", "upload-limit", "request-rate", "max-requests-per-day", "prices"),
+    ),
     "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss"),
     "How new it is": ("ttl", "consistency", "sync-rate", "events", "reconcile", "at"),
     "Files and who may use them": (
@@ -97,7 +101,8 @@ class Program(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self._modules and cmd_name not in self.commands:
             module = import_module(f"mimicfs.cli.{self._modules[cmd_name]}")
-            self.add_command(getattr(module, cmd_name.replace("-", "_")), cmd_name)
+            name = cmd_name.replace("-", "_")
+            self.add_command(getattr(module, f"{name}_" if name == "set" else name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
 

@@ -200,6 +200,13 @@ def completes_mount_points(
     return completing.mount_points(_so_far(ctx), incomplete)
 
 
+def completes_limits(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    names = ("download-limit", "upload-limit", "request-rate", "max-requests-per-day")
+    return [CompletionItem(f"{name}=") for name in names if name.startswith(incomplete)]
+
+
 def _completes_words(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -14,7 +14,12 @@ import click
 
 from mimicfs import errors
 from mimicfs.admin.logs import LEVELS
-from mimicfs.cli.options import completes_mount_points, json_option, of_this_machine
+from mimicfs.cli.options import (
+    completes_limits,
+    completes_mount_points,
+    json_option,
+    of_this_machine,
+)
 from mimicfs.cli.text import ago, duration, printable
 from mimicfs.human import amount, iso_time, number_of
 
@@ -111,6 +116,35 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     click.echo(ask(path, "log-level", _ANSWER_S, **more))
 
 
+@click.command("set")
+@click.argument(
+    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
+)
+@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completes_limits)
+@of_this_machine
+def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...]) -> None:
+    """Change limits of the mount at MOUNTPOINT while it runs; without any, tell them.
+
+    \b
+    mimicfs set ~/s3 download-limit=10M upload-limit=off
+    mimicfs set ~/s3 request-rate=50 max-requests-per-day=100000
+    """
+    from mimicfs.admin.controlsocket import ask
+    from mimicfs.mount.mounted import control_socket
+
+    values = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise errors.ConfigError(f"{change}: write NAME=VALUE")
+        values[name.replace("_", "-")] = value
+    (found,) = _chosen(settings, mountpoint)
+    told = ask(control_socket(settings, Path(found.mountpoint)), "set", _ANSWER_S, values=values)
+    for name, value in told.items():
+        shown = f"{value:g}" if isinstance(value, int | float) else value
+        click.echo(f"{name.replace('_', '-')}={shown}")
+
+
 def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:
     """Show it every other second: on a terminal in place, for programs a line each time."""
     from rich.live import Live
@@ -195,7 +229,8 @@ def _lines(each: Told) -> Iterator[str]:
         yield f"  DOES NOT ANSWER: {each['error']}"
     mounted = ago(each["started_ns"], time.time_ns())
     yield f"  endpoint {each['endpoint']}, mounted {mounted} ({iso_time(each['started_ns'])})"
-    parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("files", _files),
+    parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("costs", _costs),
+             ("files", _files),
              ("cache", _cache), ("sync", _syncs), ("events", _events),
              ("reconcile", _reconcile), ("sharing", _sharing)]  # fmt: skip
     for name, lines in parts:
@@ -241,6 +276,31 @@ def _s3(part: Told) -> Iterator[str]:
     )
     if part["errors"] or part["slow"]:
         yield f"  S3 said  {_counted(part['errors']) or 'no error'}; {part['slow']:,} were slow"
+
+    limits = part["limits"]
+    said = [f"{way} {amount(float(limits[f'{way}load_limit']))}/s" for way in ("down", "up")
+            if limits[f"{way}load_limit"].isdecimal()]  # fmt: skip
+    said += [f"{way} {limits[f'{way}load_limit']}" for way in ("down", "up")
+             if " " in limits[f"{way}load_limit"]]  # fmt: skip
+    if limits["request_rate"]:
+        said.append(f"{limits['request_rate']:g} requests a second to a bucket")
+    if limits["max_requests_per_day"]:
+        used, most = limits["requests_today"], limits["max_requests_per_day"]
+        said.append(f"{used:,} of {most:,} requests of today are sent")
+    if said:
+        yield f"  limits   {'; '.join(said)}"
+
+
+def _costs(part: Told) -> Iterator[str]:
+    asked, saved = part["asked"], part["saved"]
+    text = (
+        f"{asked['put']:,} of the class of PUT, {asked['get']:,} of GET, {asked['free']:,} free;"
+        f" saved: {saved['put']:,} of PUT, {saved['get']:,} of GET"
+    )
+    if "currency" in part:
+        currency = printable(part["currency"])
+        text += f"; {part['spent']:,.2f} {currency} spent, {part['spared']:,.2f} saved"
+    yield f"  costs    {text}"
 
 
 def _files(part: Told) -> Iterator[str]:

@@ -17,11 +17,12 @@ import difflib
 import grp
 import pwd
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
 from mimicfs.config import peers
+from mimicfs.config.limits import parse_limit
 from mimicfs.config.values import METADATA, PROVIDERS, parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
@@ -38,6 +39,7 @@ class Kind(Enum):
     GROUP = "the name or number of a group"
     SIZE = "a number of bytes, like 500M or 20G"
     COUNT = "a number from 1 on"
+    LIMIT = "bytes a second, like 10M, or by the time of day: 08:00=1M 18:00=off"
     PATH = "a path"
     SECRET = "text, never shown"
 
@@ -123,6 +125,16 @@ OPTIONS = (
            "  [default: 30]", metavar="SECONDS"),
     Option("request-timeout", Kind.SECONDS, "How long a request may take, in addition to the"
            " time for its bytes.  [default: 300]", metavar="SECONDS"),
+    Option("download-limit", Kind.LIMIT, "Most bytes a second from S3: 10M, or by the time of day:"
+           " '08:00=1M 18:00=off'.  [default: off]", metavar="LIMIT"),
+    Option("upload-limit", Kind.LIMIT, "Most bytes a second to S3.  [default: off]",
+           metavar="LIMIT"),
+    Option("request-rate", Kind.RATE, "How many requests a second each bucket may be asked; 0: any"
+           " number.  [default: 0]", _B, metavar="NUMBER"),
+    Option("max-requests-per-day", Kind.RATE, "After so many requests, until midnight UTC, nothing"
+           " is asked of S3 any more (EDQUOT); 0: any number.  [default: 0]", metavar="NUMBER"),
+    Option("prices", Kind.TEXT, "What S3 costs, for `mimicfs status`: 'put=0.005 get=0.0004' for"
+           " 1,000 requests, 'out=0.09' a GiB, 'currency=USD'.", metavar="WORDS"),
     Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
            " rediss://...  [default: a SQLite file for each endpoint and account]",
            metavar="URL"),
@@ -229,12 +241,14 @@ _RANGES = {
 _IN_FILES: Mapping[Kind, tuple[type, ...]] = {
     Kind.FLAG: (bool,),
     Kind.SIZE: (int, str),
+    Kind.LIMIT: (int, str),
     Kind.USER: (int, str),
     Kind.GROUP: (int, str),
     Kind.SECONDS: (int, float, str),
     Kind.RATE: (int, float),
     Kind.COUNT: (int,),
 }
+_PARSERS: Mapping[Kind, Callable[[str], Any]] = {Kind.SIZE: parse_size, Kind.LIMIT: parse_limit}
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -335,9 +349,9 @@ def parsed(option: Option, text: str, about: str) -> Any:
         return _number(text, option.kind, about)
     if option.kind in (Kind.SECONDS, Kind.RATE):
         return _amount(text, option.kind, about)
-    if option.kind is Kind.SIZE:
+    if option.kind in _PARSERS:
         try:
-            return parse_size(text)
+            return _PARSERS[option.kind](text)
         except ConfigError as exc:
             raise ConfigError(f"{about}: {exc}") from exc
     if OFF in option.choices and text.lower() in (*_TRUE, *_FALSE):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment
 from mimicfs.config.rules import KeyRule
@@ -183,6 +184,10 @@ class Settled:
             dualstack=self.get("dualstack", False),
             accelerate=self.get("accelerate", False),
             fips=self.get("fips", False),
+            download_limit=self.get("download-limit", ()),
+            upload_limit=self.get("upload-limit", ()),
+            requests_per_day=int(self.get("max-requests-per-day", 0)),
+            prices=parse_prices(self.get("prices", "")),
         )
 
     def _password(self) -> str | None:
@@ -232,6 +237,8 @@ def shown(name: str, given: GivenValue) -> str:
         return '"***"'
     if option.kind is Kind.OCTAL:
         return f'"{value:03o}"'
+    if option.kind is Kind.LIMIT:
+        return f'"{limit_text(value)}"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

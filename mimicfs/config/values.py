@@ -8,9 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimicfs.config.rules import KeyRule, Stored
 from mimicfs.errors import ConfigError, PosixError
+
+if TYPE_CHECKING:
+    from mimicfs.config.limits import Limit, Prices
 
 MIB = 1 << 20
 READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
@@ -29,6 +33,7 @@ class BucketOptions:
     """What holds for one bucket."""
 
     read_only: bool = False
+    request_rate: float = 0.0  # requests a second; 0: any number
     storage_class: str = ""  # of what is written; "": S3's default
     sse: str = ""  # how S3 encrypts it; "": as the bucket says
     kms_key_id: str = ""
@@ -133,6 +138,10 @@ class S3Options:
     dualstack: bool = False
     accelerate: bool = False
     fips: bool = False
+    download_limit: Limit = ()  # bytes a second, by the time of day; (): any number
+    upload_limit: Limit = ()
+    requests_per_day: int = 0  # 0: any number
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True, slots=True)

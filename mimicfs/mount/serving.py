@@ -13,12 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
@@ -116,7 +116,9 @@ def serve_mount(
         mounted = _mounted(settings, _title(target, choices), session, parts)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
-        stack.enter_context(controlled(sources, control_socket(settings, session.mountpoint)))
+        commands = {"set": partial(_set_limits, parts.s3)}
+        control = control_socket(settings, session.mountpoint)
+        stack.enter_context(controlled(sources, control, commands))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
         stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
@@ -283,10 +285,18 @@ def _register(
     sources.register("sharing", partial(figures.sharing, parts.mimicdb))
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
+    sources.register("costs", partial(figures.costs, parts.s3, kernel[0]))
     sources.register("files", partial(figures.files, *files))
     if cache is not None:
         sources.register("cache", lambda: cache.usage()._asdict())
     sources.register("sync", partial(figures.syncs, parts.syncer, parts.mimicdb))
+
+
+def _set_limits(s3: S3, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Change the limits that are named; return them all. Raises ConfigError."""
+    for name, text in request.get("values", {}).items():
+        s3.limits.set(str(name), str(text))
+    return s3.limits.figures()
 
 
 def _journal(settings: Settings, choices: MountChoices) -> Journal:

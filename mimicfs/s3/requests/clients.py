@@ -27,10 +27,12 @@ from mimicfs.s3.requests.checksums import md5_of
 from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
+    from mimicfs.config.limits import Prices
     from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.requests.queues import Queues
     from mimicfs.s3.transport.credentials import Credentials
     from mimicfs.s3.transport.http import Transport
+    from mimicfs.s3.transport.limits import Limits
     from mimicfs.s3.transport.traffic import Traffic
 
 Item = TypeVar("Item")
@@ -92,6 +94,12 @@ class Clients:
             self._transport.close()
 
     @cached_property
+    def limits(self) -> Limits:
+        from mimicfs.s3.transport.limits import Limits
+
+        return Limits(self._options)
+
+    @cached_property
     def _traffic(self) -> Traffic:
         from mimicfs.s3.transport.traffic import Traffic
 
@@ -106,9 +114,15 @@ class Clients:
             **self._traffic.figures(),
             "connections_max": self._options.connections,
             "waiting": self.pool._work_queue.qsize(),
+            "limits": self.limits.figures(),
         }
 
+    @property
+    def prices(self) -> Prices | None:
+        return self._options.prices
+
     def count(self, kind: str) -> None:
+        self.limits.count()
         with self._lock:
             self.requests[kind] += 1
 
@@ -151,7 +165,7 @@ class Clients:
         from mimicfs.s3.transport.http import Transport
 
         bundle: str | None = self._session._session.get_config_variable("ca_bundle")
-        return Transport(self._options, bundle)
+        return Transport(self._options, bundle, self.limits)
 
     @cached_property
     def _client(self) -> Any:
@@ -173,6 +187,7 @@ class Clients:
             _with_params(self.pinned),
             _with_params(rules.sent),
             self._traffic.observed,
+            self._in_time,
             self._addressed,
         ]
         ask: _Ask = self._wire.ask
@@ -272,6 +287,15 @@ class Clients:
 
         return call
 
+    def _in_time(self, ask: _Ask) -> _Ask:
+        """Return *ask*, which waits until the bucket may be asked."""
+
+        def call(operation: str, params: dict[str, Any]) -> Any:
+            self.limits.ask(str(params.get("Bucket", "")))
+            return ask(operation, params)
+
+        return call
+
     @property
     def _by_trial(self) -> bool:
         return bool(self._options.endpoint_url) and not self._options.addressing
@@ -304,6 +328,7 @@ class Clients:
             self._credentials,
             self.count,
             self._traffic,
+            self.limits.ask,
         )
 
     def check_credentials(self) -> None:

@@ -66,7 +66,7 @@ class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
     one); *asker* is one that finds the region of a bucket; *credentials* are what they sign
     with, where they can be renewed; *count* counts requests, *traffic* what else is to be known
-    of them."""
+    of them; *wait* returns when a bucket may be asked."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Lister:
         credentials: Credentials | None,
         count: Callable[[str], None],
         traffic: Traffic,
+        wait: Callable[[str], None] = lambda bucket: None,
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
@@ -85,6 +86,7 @@ class Lister:
         self._credentials = credentials
         self._count = count
         self._traffic = traffic
+        self._wait = wait
         self._signer = signer_for(None)
         self._version = 2  # of ListObjects; 1 where the server knows no other
         self._answered = False  # a page came: the server knows the version
@@ -166,6 +168,7 @@ class Lister:
             params["ExpectedBucketOwner"] = self._options.bucket_owner
             headers["x-amz-expected-bucket-owner"] = self._options.bucket_owner
         url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
+        self._wait(bucket)
         self._count("LIST")
         with self._traffic.observing(_KINDS[asked.version], about) as seen:
             try:

@@ -37,6 +37,7 @@ from botocore.utils import get_environ_proxies
 
 from mimicfs.config.values import S3Options
 from mimicfs.s3.transport.answers import readable
+from mimicfs.s3.transport.limits import Limits
 
 BROKEN = (OSError, http.client.HTTPException)
 # Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
@@ -93,8 +94,11 @@ class Exchange:
 class Transport:
     """Connections to S3, within the limits of *options*."""
 
-    def __init__(self, options: S3Options, ca_bundle: str | None) -> None:
+    def __init__(
+        self, options: S3Options, ca_bundle: str | None, limits: Limits | None = None
+    ) -> None:
         self._options = options
+        self._limits = limits or Limits(options)
         self._ca_bundle = ca_bundle
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()  # protects what is below, and the making of contexts
@@ -208,8 +212,9 @@ class Transport:
         parts = urlsplit(f"//{place}")
         host, port = parts.hostname or "", parts.port
         if secure:
-            return _SecureConnection(host, port, self._options, context=self._trusted())
-        return _Connection(host, port, self._options)
+            context = self._trusted()
+            return _SecureConnection(host, port, self._options, self._limits, context=context)
+        return _Connection(host, port, self._options, self._limits)
 
     def _trusted(self) -> ssl.SSLContext:
         with self._lock:
@@ -277,10 +282,13 @@ def _joined(answer: http.client.HTTPResponse) -> dict[str, str]:
 class _Connection(http.client.HTTPConnection):
     """One connection, and when what is on its way over it is given up (`_ends`)."""
 
-    def __init__(self, host: str, port: int | None, options: S3Options, **tls: Any) -> None:
+    def __init__(
+        self, host: str, port: int | None, options: S3Options, limits: Limits, **tls: Any
+    ) -> None:
         super().__init__(host, port, timeout=options.connect_timeout_s, blocksize=_PIECE, **tls)
         self.response_class = self._response  # type: ignore[assignment]
         self._options = options
+        self.limits = limits
         self._ends = 0.0
         self.sent = 0  # bytes of the body
         self.body_failed = False  # what was raised, the body has raised
@@ -322,6 +330,10 @@ class _Connection(http.client.HTTPConnection):
             raise TimeoutError("the answer took too long as a whole")
         return min(left, self._options.read_timeout_s)
 
+    def waited(self, took_s: float) -> None:
+        """A limit of ours held the bytes back; the other side was not slow."""
+        self._ends += took_s
+
 
 class _SecureConnection(_Connection, http.client.HTTPSConnection):
     pass
@@ -335,12 +347,14 @@ class _Outgoing:
         self._connection = connection
 
     def read(self, size: int) -> bytes:
+        upload = self._connection.limits.upload
         try:
-            data: bytes = self._body.read(size)
+            data: bytes = self._body.read(min(size, upload.piece()))
         except BaseException:
             self._connection.body_failed = True
             raise
         self._connection.sent += len(data)
+        self._connection.waited(upload.wait(len(data)))
         return data
 
 
@@ -365,8 +379,14 @@ class _Incoming(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
+        download = self._connection.limits.download
+        if download.limit:
+            buffer = memoryview(buffer)[: download.piece()]
         self._sock.settimeout(self._connection.limit_s())
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        if count:
+            self._connection.waited(download.wait(count))
+        return count
 
     def close(self) -> None:
         self._raw.close()

@@ -1,0 +1,195 @@
+"""How much S3 may be asked: bytes a second each way, requests a second of each bucket, requests a
+day. What is too fast waits; what is too much for the day is refused, and nothing is sent.
+
+Each limit is a point in time at which the next byte or request may go: who takes some moves it
+on by what that takes, and waits until the point where it was. So many threads share a limit in
+the order in which they came, and an unused second is not saved up.
+
+Threading: any thread. Each lock is a leaf, held for a few instructions; the waiting is outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mimicfs.config.limits import Limit, limit_at, limit_text, parse_limit
+from mimicfs.config.values import S3Options
+from mimicfs.errors import ConfigError, TooManyRequests
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400
+_PIECE = 256 << 10  # bytes that go at once, as far as the limit allows that in
+_PIECE_S = 1 / 16  # a sixteenth of a second: many connections take turns
+_LEAST = 4 << 10
+_WARN_AT = 0.8
+
+
+class Pace:
+    """So many of something a second; 0: any number."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        self._lock = threading.Lock()  # protects the two below
+        self._rate = rate
+        self._next_s = 0.0
+
+    def set(self, rate: float) -> None:
+        with self._lock:
+            if rate != self._rate:
+                self._rate, self._next_s = rate, 0.0
+
+    def take(self, count: int) -> float:
+        """Return how many seconds to wait before (or after) *count* of them go."""
+        if not self._rate:
+            return 0.0
+        with self._lock:
+            now_s = time.monotonic()
+            begins_s = max(now_s, self._next_s)
+            if self._rate:
+                self._next_s = begins_s + count / self._rate
+            return begins_s - now_s
+
+
+class Flow:
+    """Bytes in one direction, by the time of day."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self._pace = Pace()
+        self._minute = -1
+        self._bytes_per_s = 0
+
+    def set(self, limit: Limit) -> None:
+        self.limit, self._minute = limit, -1
+
+    def piece(self) -> int:
+        """Return how many bytes may go at once."""
+        if not self.limit:
+            return _PIECE
+        minute = int(time.time()) // 60
+        if minute != self._minute:
+            self._minute = minute
+            now = time.localtime()
+            self._bytes_per_s = limit_at(self.limit, now.tm_hour * 60 + now.tm_min)
+            self._pace.set(self._bytes_per_s)
+        rate = self._bytes_per_s
+        return max(_LEAST, min(_PIECE, int(rate * _PIECE_S))) if rate else _PIECE
+
+    def wait(self, count: int) -> float:
+        """Wait until *count* bytes may go; return how many seconds that took."""
+        if not self.limit or not count:
+            return 0.0
+        self.piece()
+        waits_s = self._pace.take(count)
+        if waits_s > 0:
+            time.sleep(waits_s)
+        return waits_s
+
+
+class Limits:
+    """The limits of one account, changed while it runs by `set`."""
+
+    def __init__(self, options: S3Options) -> None:
+        self.download = Flow(options.download_limit)
+        self.upload = Flow(options.upload_limit)
+        self._buckets = options.buckets
+        self._lock = threading.Lock()  # protects all below
+        self._rates: dict[str, Pace] = {}
+        self._rate: float | None = None  # of every bucket, once it was set
+        self._per_day = options.requests_per_day
+        self._day = _today()
+        self._asked = 0  # today, or since it began
+        self._warned = False
+
+    def ask(self, bucket: str) -> None:
+        """Wait until *bucket* may be asked for one thing more."""
+        with self._lock:
+            pace = self._rates.get(bucket)
+            if pace is None:
+                rate = self._buckets.of(bucket).request_rate if self._rate is None else self._rate
+                pace = self._rates[bucket] = Pace(rate)
+        waits_s = pace.take(1)
+        if waits_s > 0:
+            time.sleep(waits_s)
+
+    def count(self) -> None:
+        """A request is about to be sent. Raises TooManyRequests: it must not be."""
+        with self._lock:
+            day = _today()
+            if day != self._day:
+                self._day, self._asked, self._warned = day, 0, False
+            most = self._per_day
+            if most and self._asked >= most:
+                raise TooManyRequests(
+                    f"{most:,} requests were sent today, which is max-requests-per-day;"
+                    f" the next one goes in {_left_s() / 3600:.1f} h, or after `mimicfs set`"
+                )
+            self._asked += 1
+            warn = bool(most) and self._asked >= most * _WARN_AT and not self._warned
+            self._warned |= warn
+        if warn:
+            log.warning("%d of the %d requests of this day are sent", self._asked, most)
+
+    def set(self, name: str, text: str) -> None:
+        """Change the limit *name* to *text*. Raises ConfigError."""
+        change = _CHANGES.get(name)
+        if change is None:
+            known = ", ".join(_CHANGES)
+            raise ConfigError(f"{name}: not to be changed while it runs; {known} can be")
+        change(self, text)
+        log.info("%s is %s now", name, text)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the limits as they are, and how much of the day's is used."""
+        with self._lock:
+            rate = self._buckets.default.request_rate if self._rate is None else self._rate
+            asked = self._asked if self._day == _today() else 0
+            return {
+                "download_limit": limit_text(self.download.limit),
+                "upload_limit": limit_text(self.upload.limit),
+                "request_rate": rate,
+                "max_requests_per_day": self._per_day,
+                "requests_today": asked,
+            }
+
+    def _set_rate(self, text: str) -> None:
+        rate = _number(text)
+        with self._lock:
+            self._rate = rate
+            for pace in self._rates.values():
+                pace.set(rate)
+
+    def _set_per_day(self, text: str) -> None:
+        most = int(_number(text))
+        with self._lock:
+            self._per_day, self._warned = most, False
+
+
+_CHANGES: dict[str, Callable[[Limits, str], None]] = {
+    "download-limit": lambda limits, text: limits.download.set(parse_limit(text)),
+    "upload-limit": lambda limits, text: limits.upload.set(parse_limit(text)),
+    "request-rate": Limits._set_rate,
+    "max-requests-per-day": Limits._set_per_day,
+}
+
+
+def _number(text: str) -> float:
+    try:
+        number = 0.0 if text.lower() in ("off", "no") else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"{text}: not a number; 0 or off: no limit")
+    return number
+
+
+def _today() -> int:
+    return int(time.time()) // _DAY_S
+
+
+def _left_s() -> float:
+    return _DAY_S - time.time() % _DAY_S

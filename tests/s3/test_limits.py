@@ -1,0 +1,93 @@
+"""Limits: bytes a second each way, requests a second and a day; and what requests cost."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from mimicfs.config.limits import Prices, by_class, limit_at, limit_text, parse_limit, parse_prices
+from mimicfs.config.values import BucketOptions, Buckets, S3Options
+from mimicfs.errors import ConfigError, TooManyRequests
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.transport import limits
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The clock stands still; what would be slept is noted."""
+    waits = []
+    clock = SimpleNamespace(
+        monotonic=lambda: 100.0, time=lambda: 1e9, localtime=time.localtime, sleep=waits.append
+    )
+    monkeypatch.setattr(limits, "time", clock)
+    return waits
+
+
+def test_a_limit_is_a_rate_or_one_for_each_time_of_the_day():
+    assert [limit_at(parse_limit("10M"), minute) for minute in (0, 700)] == [10 * MIB, 10 * MIB]
+    by_time = parse_limit("18:00=off 8:00=1M")
+    assert [limit_at(by_time, hour * 60) for hour in (0, 8, 17, 18, 23)] == [0, MIB, MIB, 0, 0]
+    assert limit_text(by_time) == "08:00=1048576 18:00=off"
+    assert [parse_limit(text) for text in ("off", "0", "")] == [(), (), ()]
+    for wrong in ("fast", "25:00=1M", "8:00=fast", "1M 2M"):
+        with pytest.raises(ConfigError, match="no limit; write 10M, off, or 08:00=1M"):
+            parse_limit(wrong)
+
+
+def test_requests_have_classes_and_prices():
+    asked = {"PUT": 1000, "LIST": 1000, "GET": 500, "HEAD": 500, "DELETE": 7}
+    assert by_class(asked) == {"put": 2000, "get": 1000, "free": 7}
+    prices = parse_prices("put=0.005 get=0.0004 out=0.09 currency=EUR")
+    assert prices == Prices(0.005, 0.0004, 0.09, "EUR")
+    assert prices.of(asked, bytes_in=10 << 30) == pytest.approx(0.01 + 0.0004 + 0.9)
+    for wrong in ("put=cheap", "gte=1", "put=-1"):
+        with pytest.raises(ConfigError, match="price"):
+            parse_prices(wrong)
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_bytes_go_no_faster_than_the_limit_each_way(client, bucket, proxy, mimicdb, slept):
+    options = S3Options(endpoint_url=proxy.url)
+    s3 = S3(options, mimicdb)
+    s3.limits.set("upload-limit", "1M")
+    s3.put(bucket, "up", bytes(2 * MIB), 2 * MIB)
+    # The last piece, a sixteenth of a second's worth, waited for all that went before it.
+    assert max(slept) == 2 - 1 / 16
+    slept.clear()
+    s3.limits.set("upload-limit", "off")
+    s3.limits.set("download-limit", "1M")
+    buffer = bytearray(2 * MIB)
+    s3.read_into(bucket, "up", "", 0, memoryview(buffer))
+    assert 1.5 <= max(slept) <= 2.1  # and the headers
+    s3.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_too_much_for_the_day_is_not_sent(client, bucket, proxy, mimicdb, caplog):
+    s3 = S3(S3Options(endpoint_url=proxy.url, requests_per_day=2), mimicdb)
+    proxy.counted()
+    s3.list_page(bucket, "")
+    s3.head_bucket(bucket)
+    for refused in (lambda: s3.list_page(bucket, ""), lambda: s3.head_bucket(bucket)):
+        with pytest.raises(TooManyRequests, match="2 requests were sent today"):
+            refused()
+    assert sum(proxy.counted().values()) == 2
+    s3.limits.set("max-requests-per-day", "0")
+    s3.head_bucket(bucket)
+    s3.close()
+
+
+def test_each_bucket_has_its_own_rate_of_requests(slept):
+    buckets = Buckets(BucketOptions(request_rate=10), {"slow": BucketOptions(request_rate=2)})
+    own = limits.Limits(S3Options(buckets=buckets))
+    for _ in range(3):
+        own.ask("slow")
+    own.ask("other")
+    assert slept == [0.5, 1.0]
+    own.set("request-rate", "0")
+    own.ask("slow")
+    assert slept == [0.5, 1.0]
+    with pytest.raises(ConfigError, match="parts: not to be changed while it runs"):
+        own.set("parts", "1")
