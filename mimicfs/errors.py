@@ -24,7 +24,8 @@
     │   ├── Unsupported             EOPNOTSUPP the server has no such operation
     │   ├── OutOfSpace              ENOSPC     a limit of the account or of the server
     │   ├── Throttled               EAGAIN     still refused after every retry
-    │   └── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    │   ├── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    │   └── TooManyRequests         EDQUOT     as many as a day may have (--max-requests-per-day)
     ├── TooManyDeletions            ECANCELED  a sync would delete most of what is known
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
     ├── Unlisted                    EIO        the mirror does not know; S3 must be asked

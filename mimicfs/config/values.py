@@ -33,7 +33,6 @@ class BucketOptions:
     """What holds for one bucket."""
 
     read_only: bool = False
-    request_rate: float = 0.0  # requests a second; 0: any number
     storage_class: str = ""  # of what is written; "": S3's default
     sse: str = ""  # how S3 encrypts it; "": as the bucket says
     kms_key_id: str = ""
@@ -45,6 +44,7 @@ class BucketOptions:
     metadata: str = "auto"  # when what is stored with objects is asked for (METADATA)
     sse_c_key: bytes = field(default=b"", repr=False)  # the key of SSE-C; b"": none
     rules: tuple[KeyRule, ...] = ()  # of keys by pattern; the later goes before the earlier
+    request_rate: float = 0.0  # requests a second; 0: any number
 
     def stored(self, key: str) -> Stored:
         """Return what *key* is stored with, where its writer says nothing else."""

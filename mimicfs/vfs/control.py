@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from mimicfs.entry import OBJECT, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Uncounted, Unlisted
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
@@ -209,7 +209,7 @@ class Control:
             state = (
                 f"synced {iso_time(whole.listed_ns)}" if whole and whole.deep else "partly known"
             )
-            lines.append(f"bucket: {bucket.name}: {bucket.objects} keys, {state}")
+            lines.append(f"bucket: {bucket.name}: {number_of(bucket.objects, 'key')}, {state}")
         return "\n".join(lines) + "\n"
 
     def _synced(self, node: Node) -> tuple[str, str]:
@@ -246,7 +246,8 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
 
 
 def _progress_text(status: Progress) -> str:
-    text = f"{status.keys} keys in {status.pages} pages, {status.keys_per_s:.0f} keys/s"
+    keys, pages = number_of(status.keys, "key"), number_of(status.pages, "page")
+    text = f"{keys} in {pages}, {status.keys_per_s:,.0f} keys/s"
     if status.expected:
         text += f", of about {status.expected}"
     if status.left_s is not None:
