@@ -41,6 +41,8 @@ _COUNTERS = {
     ("follower", "told"): ("", "Changes by others that the kernel was told of."),
     ("follower", "restarts"): ("", "How often the kernel was told that all may have changed."),
     ("s3", "requests"): ("kind", "Requests sent to S3, retries included."),
+    ("s3", "calls"): ("operation", "Calls of S3, each with its retries."),
+    ("s3", "seconds"): ("operation", "Seconds until their answers began."),
     ("s3", "errors"): ("code", "Requests that S3 refused, or did not answer."),
     ("s3", "slow"): ("", "Requests that took longer than --slow-request."),
     ("s3", "bytes_in"): ("", "Bytes received from S3."),

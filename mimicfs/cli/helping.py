@@ -22,7 +22,7 @@ SHOWN = frozenset(
 _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Mounting": {
         "mount": "mounting", "umount": "mounting", "status": "watching", "log-level": "watching",
-        "set": "watching",
+        "set": "watching", "top": "topping",
     },
     "The mirror, without a mount": {
         "sync": "syncing", "warmup": "warmingup", "watch": "telling", "ls": "mirror",
@@ -57,7 +57,8 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Cache and memory": ("cache-dir", "cache-size", "read-memory", "workers"),
     "Running": (
-        *("config", "foreground", "log-level", "log-file", "metrics", "clear-dead", "nonempty"),
+        *("config", "foreground", "log-level", "log-file", "access-log", "metrics", "clear-dead"),
+        "nonempty",
     ),
 }
 _SENTENCE = re.compile(r"(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)", re.DOTALL)

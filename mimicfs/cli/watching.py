@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -107,13 +107,8 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
 
     Without LEVEL, tell how much that is.
     """
-    from mimicfs.admin.controlsocket import ask
-    from mimicfs.mount.mounted import control_socket
-
-    (found,) = _chosen(settings, mountpoint)
     more = {} if level is None else {"level": level}
-    path = control_socket(settings, Path(found.mountpoint))
-    click.echo(ask(path, "log-level", _ANSWER_S, **more))
+    click.echo(asked(settings, mountpoint)("log-level", **more))
 
 
 @click.command("set")
@@ -129,20 +124,26 @@ def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...]) -> None
     mimicfs set ~/s3 download-limit=10M upload-limit=off
     mimicfs set ~/s3 request-rate=50 max-requests-per-day=100000
     """
-    from mimicfs.admin.controlsocket import ask
-    from mimicfs.mount.mounted import control_socket
-
     values = {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise errors.ConfigError(f"{change}: write NAME=VALUE")
         values[name.replace("_", "-")] = value
-    (found,) = _chosen(settings, mountpoint)
-    told = ask(control_socket(settings, Path(found.mountpoint)), "set", _ANSWER_S, values=values)
+    told = asked(settings, mountpoint)("set", values=values)
     for name, value in told.items():
         shown = f"{value:g}" if isinstance(value, int | float) else value
         click.echo(f"{name.replace('_', '-')}={shown}")
+
+
+def asked(settings: Settings, mountpoint: Path) -> Callable[..., Any]:
+    """Return what asks the mount at *mountpoint*: its command, and more. Raises MountError."""
+    from mimicfs.admin.controlsocket import ask
+    from mimicfs.mount.mounted import control_socket
+
+    (found,) = _chosen(settings, mountpoint)
+    path = control_socket(settings, Path(found.mountpoint))
+    return lambda command, **more: ask(path, command, _ANSWER_S, **more)
 
 
 def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:
@@ -150,6 +151,7 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
     from rich.live import Live
     from rich.text import Text
 
+    before, before_s = list[Told](), 0.0
     try:
         if as_json:
             while True:
@@ -157,9 +159,12 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
                 time.sleep(_WATCH_S)
         with Live(auto_refresh=False) as live:
             while True:
-                live.update(
-                    Text(_shown(status_of_mounts(settings, mountpoint, timeout_s))), refresh=True
-                )
+                told, now_s = status_of_mounts(settings, mountpoint, timeout_s), time.monotonic()
+                text = _shown(told)
+                if before:
+                    text += "\n" + "\n".join(rates(before, told, now_s - before_s))
+                live.update(Text(text), refresh=True)
+                before, before_s = told, now_s
                 time.sleep(_WATCH_S)
     except KeyboardInterrupt:
         return
@@ -245,6 +250,42 @@ def _lines(each: Told) -> Iterator[str]:
     if isinstance(each.get("mirror", {}).get("error"), str):
         yield f"    {each['mirror']['error']}"
     yield from _buckets(each["buckets"])
+
+
+def rates(before: list[Told], now: list[Told], seconds: float) -> Iterator[str]:
+    """Yield what each mount of *now* did since *before*, *seconds* ago: a second of it."""
+    earlier = {each["mountpoint"]: each for each in before}
+    for each in now:
+        old = earlier.get(each["mountpoint"])
+        if old is None or each["pid"] != old["pid"] or not {"s3", "kernel"} <= {*each, *old}:
+            continue
+        if "requests" not in each["s3"] or "requests" not in old["s3"]:
+            continue  # it did not answer
+        yield printable(f"{each['mountpoint']}, a second:")
+        for part, text in (("kernel", "programs"), ("s3", "S3      ")):
+            yield f"  {text} {_a_second(old[part]['requests'], each[part]['requests'], seconds)}"
+        moved = [
+            f"{amount((each['s3'][way] - old['s3'][way]) / seconds)} {text}"
+            for way, text in (("bytes_in", "in"), ("bytes_out", "out"))
+        ]
+        yield f"  bytes    {', '.join(moved)}"
+        yield f"  latency  {_latencies(old['s3'], each['s3'])}"
+
+
+def _a_second(old: Mapping[str, int], new: Mapping[str, int], seconds: float) -> str:
+    found = {kind: (count - old.get(kind, 0)) / seconds for kind, count in new.items()}
+    busy = [f"{rate:,.1f} {kind}" for kind, rate in sorted(found.items()) if rate > 0]
+    return ", ".join(busy) or "nothing"
+
+
+def _latencies(old: Told, new: Told) -> str:
+    found = []
+    for operation, calls in sorted(new["calls"].items()):
+        count = calls - old["calls"].get(operation, 0)
+        took_s = new["seconds"][operation] - old["seconds"].get(operation, 0.0)
+        if count:
+            found.append(f"{took_s / count * 1000:,.1f} ms {operation}")
+    return ", ".join(found) or "nothing was asked"
 
 
 def _process(part: Told) -> Iterator[str]:

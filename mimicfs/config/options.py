@@ -193,6 +193,8 @@ OPTIONS = (
     Option("metrics", Kind.TEXT,
            "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
+    Option("access-log", Kind.PATH, "A file to which each request of a program is written, with its"
+           " answer; moved to FILE.1 ... FILE.3 at 64 MiB.  [default: none]", _M, metavar="FILE"),
     Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once (four"
            " times as many reads and writes).  [default: 16]", _M, metavar="NUMBER"),
     Option("read-memory", Kind.SIZE,

@@ -78,6 +78,7 @@ class Settled:
             self.path("log-file"),
             self.cache / "blocks",
             self.get("cache-size"),
+            self.path("access-log"),
             self.get("metrics", ""),
         )
 

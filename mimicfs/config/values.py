@@ -158,6 +158,7 @@ class Settings:
     log_file: Path | None = None
     blocks: Path | None = None  # where blocks are kept without a *cache_dir*
     cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
+    access_log: Path | None = None  # where each request of a program is written
     metrics: str = ""  # where Prometheus may ask; "": nowhere
 
 

@@ -21,12 +21,13 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mimicfs.errors import Interrupted, MountError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
+from mimicfs.fuse.observing import Recorder, observed
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
 from mimicfs.fuse.packing import YEAR_S, Packer
 from mimicfs.fuse.pool import Pool
@@ -81,6 +82,7 @@ class Server:
         )
         self._came = self.counts.came
         self._table = self._operations.table
+        self._recorders: tuple[Recorder, ...] = ()
         self._pools = {
             Lane.QUICK: Pool("fuse-lookup", workers),
             Lane.OPEN: Pool("fuse-open", workers),
@@ -119,6 +121,13 @@ class Server:
             self.when_ending()
             self._end()
 
+    def observe(self, recorders: Iterable[Recorder]) -> None:
+        """From now on tell *recorders*, and no others, of each request that is answered."""
+        told = tuple(recorders)
+        plain = self._operations.table
+        self._recorders = told
+        self._table = observed(plain, told, _errno) if told else plain
+
     def lease(self, held: bool) -> None:
         """Say whether the kernel is told of what others change. While it is not, what it is given
         is short-lived."""
@@ -155,7 +164,8 @@ class Server:
             if operation.lane is Lane.QUICK:
                 self._answer_at_once(operation, caller, opcode, unique, nodeid, request)
                 return
-            if opcode == Opcode.READ and self._answer_cached(unique, request):
+            cached = opcode == Opcode.READ and not self._recorders  # these want to know of each
+            if cached and self._answer_cached(unique, request):
                 return
         self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
 

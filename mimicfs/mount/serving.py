@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.admin.access import observing
+from mimicfs.admin.controlsocket import Command
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled, exported
 from mimicfs.backends import Backend
@@ -116,9 +118,7 @@ def serve_mount(
         mounted = _mounted(settings, _title(target, choices), session, parts)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
-        commands = {"set": partial(_set_limits, parts.s3)}
-        control = control_socket(settings, session.mountpoint)
-        stack.enter_context(controlled(sources, control, commands))
+        stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
         stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
@@ -290,6 +290,18 @@ def _register(
     if cache is not None:
         sources.register("cache", lambda: cache.usage()._asdict())
     sources.register("sync", partial(figures.syncs, parts.syncer, parts.mimicdb))
+
+
+@contextmanager
+def _governed(
+    settings: Settings, s3: S3, served: tuple[Server, Session, VFS], sources: Sources
+) -> Iterator[None]:
+    """Within, the control socket answers, and requests are observed as far as that is wanted."""
+    server, session, vfs = served
+    with observing(server, vfs.place, settings.access_log) as observers:
+        commands: dict[str, Command] = {"set": partial(_set_limits, s3), "top": observers.top}
+        with controlled(sources, control_socket(settings, session.mountpoint), commands):
+            yield
 
 
 def _set_limits(s3: S3, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,6 +141,14 @@ class VFS:
         """Return the closed files that S3 does not have yet (--write-back)."""
         return self._handles.queued()
 
+    def place(self, ino: int) -> str:
+        """Return the URL of the file or directory *ino*; "?" if nobody holds it any more."""
+        try:
+            node = self.inodes.get(ino)
+            return f"s3://{node.bucket}/{node.key}" if node.bucket else "s3://"
+        except PosixError:
+            return "?"
+
     def figures(self) -> dict[str, int]:
         """Return how much is open and not saved."""
         return self._handles.figures()

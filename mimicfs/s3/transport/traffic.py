@@ -33,6 +33,8 @@ class Traffic:
         self._bytes_in = 0
         self._bytes_out = 0
         self._slow = 0
+        self._calls: Counter[str] = Counter()  # by operation, their retries included
+        self._seconds: dict[str, float] = {}  # of them, until the answer began
         self._errors: Counter[str] = Counter()  # by S3's code, or the class of the error
 
     def observed(self, ask: _Ask) -> _Ask:
@@ -65,6 +67,9 @@ class Traffic:
             raise
         finally:
             took_s = time.monotonic() - started
+            with self._lock:
+                self._calls[operation] += 1
+                self._seconds[operation] = self._seconds.get(operation, 0.0) + took_s
             if 0 < self._slow_s <= took_s:
                 self._tell(operation, about, took_s, seen)
 
@@ -79,6 +84,8 @@ class Traffic:
                 "bytes_in": self._bytes_in,
                 "bytes_out": self._bytes_out,
                 "slow": self._slow,
+                "calls": dict(self._calls),
+                "seconds": dict(self._seconds),
                 "errors": dict(self._errors),
             }
 

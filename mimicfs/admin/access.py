@@ -1,0 +1,174 @@
+"""What programs ask of a mount: the access log (--access-log), and `mimicfs top`.
+
+For `top`, requests are recorded from the first question on, and no longer once nobody has asked
+for a while; so a mount at which nobody looks pays nothing.
+
+Threading: `observing` is entered by the main thread; records come in all threads of the server.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging.handlers
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from mimicfs.errors import ConfigError
+from mimicfs.fuse.observing import Record, Recorder, error_name, joined, program
+
+_LOG_MAX = 64 << 20  # bytes of one file
+_LOGS = 3  # files beside the one that is written
+_WINDOW_S = 60.0
+_ATTENTION_S = 90.0  # after the last question, how long it goes on
+_RECORDS_MAX = 100_000
+_SHOWN = 50
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+Place = Callable[[int], str]
+
+
+class Observed(Protocol):
+    def observe(self, recorders: Iterable[Recorder]) -> None:
+        """Tell *recorders*, and no others, of each request."""
+
+
+@contextmanager
+def observing(server: Observed, place: Place, access_log: Path | None) -> Iterator[Observers]:
+    """Within, requests to *server* are logged to *access_log*, if that is to be, and `top` can be
+    asked. *place* says what an inode number stands for. Raises ConfigError."""
+    log = AccessLog(access_log, place) if access_log is not None else None
+    observers = Observers(server, place, log)
+    try:
+        yield observers
+    finally:
+        observers.close()
+        if log is not None:
+            log.close()
+
+
+class Observers:
+    """Who is told of requests at the moment: the log, and for as long as somebody looks, `top`."""
+
+    def __init__(self, server: Observed, place: Place, log: AccessLog | None) -> None:
+        self._server = server
+        self._place = place
+        self._always: tuple[Recorder, ...] = (log.record,) if log is not None else ()
+        self._lock = threading.Lock()  # protects all below
+        self._top: Top | None = None
+        self._timer: threading.Timer | None = None
+        server.observe(self._always)
+
+    def top(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return who asked for what in the last minute, as far as it was recorded."""
+        with self._lock:
+            if self._top is None:
+                self._top = Top()
+                self._server.observe((*self._always, self._top.record))
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(_ATTENTION_S, self._forget)
+            self._timer.daemon = True
+            self._timer.start()
+            top = self._top
+        return top.told(self._place)
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._top = None
+            self._server.observe(self._always)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+
+
+class Top:
+    """The requests of the last minute."""
+
+    def __init__(self) -> None:
+        self._since_s = time.monotonic()
+        self._records: deque[tuple[float, Record]] = deque(maxlen=_RECORDS_MAX)
+
+    def record(self, record: Record) -> None:
+        self._records.append((time.monotonic(), record))  # one atomic step
+
+    def told(self, place: Place) -> dict[str, Any]:
+        """Return the sums by process and by file, the busiest first."""
+        now_s = time.monotonic()
+        recent = [each for at_s, each in list(self._records) if at_s >= now_s - _WINDOW_S]
+        processes: dict[int, dict[str, Any]] = {}
+        paths: dict[tuple[int, bytes], dict[str, Any]] = {}
+        for each in recent:
+            _add(processes.setdefault(each.pid, {}), each)
+            _add(paths.setdefault((each.nodeid, each.name), {}), each)
+        return {
+            "seconds": round(min(_WINDOW_S, now_s - self._since_s), 1),
+            "requests": len(recent),
+            "processes": [
+                {"pid": pid, "program": program(pid), **sums} for pid, sums in _busiest(processes)
+            ],
+            "paths": [
+                {"path": joined(place(ino), name), **sums} for (ino, name), sums in _busiest(paths)
+            ],
+        }
+
+
+def _add(sums: dict[str, Any], record: Record) -> None:
+    sums["requests"] = sums.get("requests", 0) + 1
+    sums["seconds"] = sums.get("seconds", 0.0) + record.took_s
+    for way in ("read", "write"):
+        size = record.size if record.operation == way else 0
+        sums[f"{way}_bytes"] = sums.get(f"{way}_bytes", 0) + size
+    missing = (record.operation, record.code) == ("lookup", errno.ENOENT)  # no error, an answer
+    sums["errors"] = sums.get("errors", 0) + (bool(record.code) and not missing)
+
+
+def _busiest(found: dict[Any, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+    def key(each: tuple[Any, dict[str, Any]]) -> float:
+        return -float(each[1]["seconds"])
+
+    return sorted(found.items(), key=key)[:_SHOWN]
+
+
+class AccessLog:
+    """A line for each request:
+
+    TIME PID UID PROGRAM OPERATION RESULT BYTES SECONDS URL
+    """
+
+    def __init__(self, path: Path, place: Place) -> None:
+        self._place = place
+        try:
+            self._file = _Rotated(path, maxBytes=_LOG_MAX, backupCount=_LOGS)
+        except OSError as exc:
+            raise ConfigError(f"{path}: {exc.strerror}; name another --access-log") from exc
+
+    def record(self, record: Record) -> None:
+        url = joined(self._place(record.nodeid), record.name).translate(_CONTROLS)
+        at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        who = program(record.pid).translate(_CONTROLS).replace(" ", "_")
+        line = (
+            f"{at} {record.pid} {record.uid} {who} {record.operation} {error_name(record.code)}"
+            f" {record.size} {record.took_s:.6f} {url}"
+        )
+        self._file.handle(logging.LogRecord("access", 0, "", 0, line, None, None))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Rotated(logging.handlers.RotatingFileHandler):
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
