@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 # What an entry stands for (Entry.kind).
@@ -16,6 +16,7 @@ KEPT = 2  # no object: a directory emptied or made through the mount, kept until
 SIZE_MAX = 1 << 50  # bytes
 TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
+LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
 NS = 1_000_000_000  # nanoseconds in a second
 
 
@@ -53,6 +54,18 @@ class Entry(NamedTuple):
 def is_file(entry: Entry) -> bool:
     """Whether *entry* is shown as a file: an object, but for a directory's empty marker."""
     return entry.kind == OBJECT and (entry.size > 0 or not entry.key.endswith("/"))
+
+
+def pages(
+    read: Callable[[str], Sequence[Entry]], size: int, after: str = ""
+) -> Iterator[Sequence[Entry]]:
+    """Yield what *read* returns of the keys behind *after*, then behind the last key of that, and
+    so on. A page of fewer than *size* entries is the last one; none is empty."""
+    while page := read(after):
+        yield page
+        if len(page) < size:
+            return
+        after = page[-1].key
 
 
 class Total(NamedTuple):

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.sessions import StoreSession
-from mimicfs.entry import OBJECT, Change, Entry
+from mimicfs.entry import OBJECT, Change, Entry, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
@@ -90,7 +90,8 @@ class Feed:
         self._prefix = prefix
         self._store = store if store is not None else Memory()
         self._lock = path.with_suffix(".lock") if path is not None else None
-        self._waiter = mimicdb.backend.waiter()
+        self._mirrored = mimicdb.backend
+        self._waiter = self._mirrored.waiter()
         self._compared_s = float("-inf")
         with self._alone():
             if self._store.note(bucket, _PLACE) is None:
@@ -113,17 +114,16 @@ class Feed:
         if not oldest - 1 <= seq <= self.last():
             text = f"news after {seq} is not kept, only {oldest} to {self.last()}"
             raise LogTrimmed(f"s3://{self._bucket}/{self._prefix}: {text}; begin without --since")
-        after = _number(seq)
-        while page := self._store.scan(self._bucket, "n/", after, _PAGE):
+        scan = self._store.scan
+        for page in pages(lambda at: scan(self._bucket, "n/", at, _PAGE), _PAGE, _number(seq)):
             yield [self._news(entry) for entry in page]
-            after = page[-1].key
 
     def look(self) -> None:
         """See what is new in the mirror, and keep it. Raises StoreError."""
         with self._alone():
             place = int(self._store.note(self._bucket, _PLACE) or 0)
             try:
-                while changes := self._mimicdb.backend.changes(self._bucket, place, _PAGE):
+                while changes := self._mirrored.changes(self._bucket, place, _PAGE):
                     self._tell(self._of_lines(changes))
                     place = changes[-1].seq
                     self._store.set_note(self._bucket, _PLACE, str(place))
@@ -147,7 +147,7 @@ class Feed:
     def _begin(self) -> None:
         place = self._mimicdb.seq(self._bucket)
         self._store.drop_bucket(self._bucket)  # of a beginning that was interrupted
-        for page in _pages(self._mimicdb.backend, self._bucket, self._prefix):
+        for page in _pages(self._mirrored, self._bucket, self._prefix):
             self._store.apply(self._bucket, [_kept(it) for it in page if it.kind == OBJECT])
         self._store.set_note(self._bucket, _PLACE, str(place))
 
@@ -225,7 +225,7 @@ class Feed:
     def _by(self, origin: int, names: dict[int, str]) -> str:
         if origin & 1:
             return S3
-        if self._mimicdb.backend.is_own(origin):
+        if self._mirrored.is_own(origin):
             return THIS
         return names.get(origin, "another")
 
@@ -247,7 +247,7 @@ class Feed:
                 yield entry._replace(key=entry.key[2:])
 
     def _all_now(self, first: str, last: str) -> Iterator[Entry]:
-        for page in _pages(self._mimicdb.backend, self._bucket, self._prefix, first):
+        for page in _pages(self._mirrored, self._bucket, self._prefix, first):
             for entry in page:
                 if last and entry.key > last:
                     return
@@ -294,15 +294,12 @@ def changes(feed: Feed, since: int | None, *, follow: bool) -> Iterator[list[New
         feed.look()
 
 
-def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterator[list[Entry]]:
+def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterator[Sequence[Entry]]:
     """Yield the entries that begin with *prefix*, from the key *first* on."""
     own = store.get(bucket, first) if first and first.startswith(prefix) else None
     if own is not None:
         yield [own]
-    after = first
-    while page := store.scan(bucket, prefix, after, _PAGE):
-        yield page
-        after = page[-1].key
+    yield from pages(lambda after: store.scan(bucket, prefix, after, _PAGE), _PAGE, first)
 
 
 def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:

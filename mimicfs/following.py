@@ -51,11 +51,12 @@ class Follower:
         lease: Lease | None = None,
     ) -> None:
         self._mimicdb = mimicdb
-        self._shared = mimicdb.backend.exact
+        self._store = mimicdb.backend
+        self._shared = self._store.exact
         self._bucket = bucket
         self._leased = leased
         self.lease = lease or Lease()
-        self._waiter = mimicdb.backend.waiter()
+        self._waiter = self._store.waiter()
         self._ended = threading.Event()
         # By bucket: the number of the last line that was told. Of the follower's thread alone.
         self._places: dict[str, int] = {}
@@ -71,7 +72,7 @@ class Follower:
         if not self._bucket:
             names += [bucket.name for bucket in self._shared.buckets()]
         for name in names:
-            self._mimicdb.backend.catch_up(name)
+            self._store.catch_up(name)
         self._places = {name: self._shared.seq(name) for name in names}
         self.lease.renew()
 
@@ -170,7 +171,7 @@ class Follower:
         """The store was away. A copy of it has what others changed meanwhile before anybody is
         told of it, or answered from it."""
         for name in self._places:
-            self._mimicdb.backend.catch_up(name)
+            self._store.catch_up(name)
         self._shared.seq(self._bucket)
         self.lease.renew()
 
@@ -179,7 +180,7 @@ class Follower:
             if self._places[name] == _NOWHERE:
                 raise LogTrimmed("its log was not followed until now")
             while changes := self._shared.changes(name, self._places[name], _PAGE):
-                self._mimicdb.backend.catch_up(name)
+                self._store.catch_up(name)
                 self._tell(name, changes)
                 self._places[name] = changes[-1].seq
         except LogTrimmed as exc:
@@ -191,7 +192,7 @@ class Follower:
     def _restart(self, name: str) -> None:
         """Tell everything of *name*, and go on from where its log is now."""
         place = self._shared.seq(name)  # before: what comes after it is told again
-        self._mimicdb.backend.catch_up(name)
+        self._store.catch_up(name)
         self.restarts += 1
         self._mimicdb.announce(name, None)
         self._places[name] = place
@@ -207,8 +208,7 @@ class Follower:
             self._restart(new)
 
     def _tell(self, name: str, changes: list[Change]) -> None:
-        is_own = self._mimicdb.backend.is_own
-        foreign = [change for change in changes if not is_own(change.origin)]
+        foreign = [change for change in changes if not self._store.is_own(change.origin)]
         self.told += len(foreign)
         if len(foreign) > _MANY or any(change.first != change.last for change in foreign):
             self.restarts += 1
@@ -220,11 +220,10 @@ class Follower:
     def _judged(self, bucket: str, keys: list[str]) -> Difference:
         """Of another's changes only the keys are known: what is there now was added or
         changed, which needs the same telling; the rest was deleted."""
-        backend = self._mimicdb.backend
         if bucket:
-            there = {key for key in keys if backend.get(bucket, key) is not None}
+            there = {key for key in keys if self._store.get(bucket, key) is not None}
         else:
-            there = {each.name for each in backend.buckets()}
+            there = {each.name for each in self._store.buckets()}
         present = [key for key in keys if key in there]
         return Difference(present, [], [key for key in keys if key not in there], 0)
 

@@ -92,6 +92,10 @@ class StoreIntents:
         with self._lock:
             self._contended += len(keys)
 
+    def unsettled(self, bucket: str, key: str) -> list[Unsettled]:
+        """Return what is pending or contended of *key*, by whomever."""
+        return self._backend.unsettled(bucket, key)
+
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
         intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}")

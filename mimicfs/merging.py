@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
-from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry
+from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages
 
 _PAGE = 1000  # entries of the mirror read, or changes applied, at a time
 SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
@@ -208,18 +208,14 @@ class _Merge:
 
     def _all_below(self, directory: str, uncertain: tuple[str, ...]) -> Iterator[Batch]:
         """A subdirectory that S3 does not show any more: all that is known below it goes."""
-        after = ""
-        while True:
-            page = self._backend.scan(self._bucket, directory, after, _PAGE)
+        scan = self._backend.scan
+        for page in pages(lambda after: scan(self._bucket, directory, after, _PAGE), _PAGE):
             gone = [entry for entry in page if entry.kind != KEPT]
             keys = [entry.key for entry in gone]
             if directory.startswith(uncertain):
                 yield Batch(late=gone, deleted=keys)
             else:
                 yield Batch(gone=gone, deleted=keys)
-            if len(page) < _PAGE:
-                return
-            after = page[-1].key
 
 
 def _behind(listed: Sequence[Entry], key: str) -> str:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
@@ -106,6 +107,14 @@ class Mirror:
             raise NoSuchBucket(f"s3://{name}: no such bucket")
         return found
 
+    def known_buckets(self) -> list[BucketEntry]:
+        """Return the buckets that the mirror has; there may be others."""
+        return self.backend.buckets()
+
+    def known_bucket(self, name: str) -> BucketEntry | None:
+        """Return what the mirror has of one bucket; None says nothing about S3."""
+        return self.backend.bucket(name)
+
     def entry(self, bucket: str, key: str) -> Entry | None:
         """Return what the mirror has of exactly *key*; None says nothing about S3."""
         return self.backend.get(bucket, key)
@@ -141,6 +150,14 @@ class Mirror:
                 break
             after = page[-1].key
         return found[:limit]
+
+    def scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
+        """Return a page of what the mirror has, in order, as Backend.scan: not only objects."""
+        return self.backend.scan(bucket, prefix, after, limit)
+
+    def has_below(self, bucket: str, directory: str) -> bool:
+        """Whether the mirror has a key that begins with *directory*."""
+        return self.backend.has_below(bucket, directory)
 
     def total(self, bucket: str, directory: str = "") -> Total:
         """Return how many files are below *directory*, and their bytes. Takes time: about
@@ -376,6 +393,10 @@ class Mirror:
         """Return the newest scope that covers the direct children of *directory*."""
         return self.backend.cover(bucket, directory)
 
+    def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
+        """Whether all direct children of *directory* are known; *deep*: all that is below it."""
+        return self.backend.covered(bucket, directory, deep=deep)
+
     def scopes(self, bucket: str) -> list[Scope]:
         """Return all scopes of *bucket*, the one that was listed longest ago first."""
         return self.backend.scopes(bucket)
@@ -397,6 +418,12 @@ class Mirror:
     def bring(self, bucket: str, directory: str) -> None:
         """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within, this thread answers a kernel, as Backend.answering."""
+        with self.backend.answering():
+            yield
 
     # Listeners
 

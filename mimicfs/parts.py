@@ -125,7 +125,7 @@ def check(parts: Parts, target: Target) -> None:
     if exposed is not None:
         log.warning("%s: other users can read the credentials in it; chmod 600 it", exposed)
     if target.bucket:
-        known = parts.mimicdb.backend.bucket(target.bucket) is not None
+        known = parts.mimicdb.known_bucket(target.bucket) is not None
     else:
         known = parts.mimicdb.scope("", "") is not None
     try:

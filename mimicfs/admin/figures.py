@@ -48,7 +48,7 @@ def process(started_ns: int) -> dict[str, Any]:
 
 def mirror(mimicdb: Mirror, store: str) -> dict[str, Any]:
     """Return what the mirror holds. *store* is its URL, without a password."""
-    buckets = mimicdb.backend.buckets()
+    buckets = mimicdb.known_buckets()
     return {
         "store": store,
         "buckets_known": len(buckets),
@@ -136,9 +136,7 @@ def _write_back(vfs: VFS) -> dict[str, Any]:
 
 def syncs(syncer: Syncer, mimicdb: Mirror) -> dict[str, Any]:
     """Return the syncs that run, and the buckets of which the last one failed."""
-    outcomes = (
-        (bucket.name, syncer.status(bucket.name, "")) for bucket in mimicdb.backend.buckets()
-    )
+    outcomes = ((bucket.name, syncer.status(bucket.name, "")) for bucket in mimicdb.known_buckets())
     failed = [
         {"bucket": name, "error": outcome.error}
         for name, outcome in outcomes

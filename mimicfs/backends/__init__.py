@@ -25,14 +25,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
-from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total, is_file
+from mimicfs.entry import LAST_KEY, LISTED, BucketEntry, Change, Entry, Scope, Total, is_file, pages
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
 _GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
-_LAST = "\U0010ffff" * 256  # behind every name: S3's keys have up to 1,024 bytes
 
 
 class Waiter:
@@ -158,7 +157,7 @@ class Backend(ABC):
         while len(found) < limit:
             asked = min(size, limit - len(found))
             inside = place.endswith("/") and place > directory
-            page = self.scan(bucket, directory, place + _LAST if inside else place, asked)
+            page = self.scan(bucket, directory, place + LAST_KEY if inside else place, asked)
             size *= 2
             for entry in page:
                 slash = entry.key.find("/", len(directory))
@@ -233,14 +232,10 @@ class Backend(ABC):
         """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and
         their bytes. A store that can count by itself should."""
         files = size = 0
-        after = ""
-        while True:
-            page = self.scan(bucket, prefix, after, 1000)
+        for page in pages(lambda after: self.scan(bucket, prefix, after, 1000), 1000):
             found = [entry.size for entry in page if is_file(entry)]
             files, size = files + len(found), size + sum(found)
-            if len(page) < 1000:
-                return Total(files, size)
-            after = page[-1].key
+        return Total(files, size)
 
     # Changes
 

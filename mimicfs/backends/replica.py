@@ -36,13 +36,12 @@ from mimicfs.backends.lease import Lease
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LAST_KEY, BucketEntry, Change, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed, StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # names, and lines of the log, that are read at a time
-_LAST = "\U0010ffff" * 256  # behind every key
 _EPOCH, _PLACE = "epoch", "place"
 _AWAY = "the store does not answer"
 
@@ -209,7 +208,7 @@ class Replica(Forwarding):
         """Return what the copy has of *directory* behind *after* although the store, of which
         *rows* is the page there, has not; with all that is below."""
         keys = {row.key for row in rows}
-        upto = rows[-1].key if len(rows) == _PAGE else _LAST
+        upto = rows[-1].key if len(rows) == _PAGE else LAST_KEY
         gone: list[str] = []
         while True:
             page = self._copy.children(bucket, directory, after, _PAGE)
@@ -222,11 +221,14 @@ class Replica(Forwarding):
         found: list[str] = []
         for key in keys:
             found.append(key)
-            after = key
-            while key.endswith("/") and (page := self._copy.scan(bucket, key, after, _PAGE)):
-                found += [row.key for row in page]
-                after = page[-1].key
+            if key.endswith("/"):
+                found += self._keys_below(bucket, key)
         return found
+
+    def _keys_below(self, bucket: str, directory: str) -> list[str]:
+        scan = self._copy.scan
+        read = pages(lambda after: scan(bucket, directory, after, _PAGE), _PAGE, directory)
+        return [row.key for page in read for row in page]
 
     def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:
         if rows or gone:
@@ -309,7 +311,7 @@ class Replica(Forwarding):
         near = [
             directory
             for directory in (*copied, *coming)
-            if directory <= last and first < directory + _LAST
+            if directory <= last and first < directory + LAST_KEY
         ]
         self._copy.unmark_each(bucket, near)
         for directory in near:
@@ -440,7 +442,7 @@ class Replica(Forwarding):
         self._ask().unmark(bucket, prefix)
         with self._lock:
             if bucket in self._copied:
-                self._drop(bucket, prefix, prefix + _LAST)
+                self._drop(bucket, prefix, prefix + LAST_KEY)
 
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         listed = self._listed

@@ -147,7 +147,7 @@ def _urls(settings: Settings, incomplete: str) -> list[str]:
     bucket, slash, key = incomplete.removeprefix("s3://").partition("/")
     with closing(assemble(settings)) as parts:
         if len(incomplete) < 5 or not slash:
-            names = [each.name for each in parts.mimicdb.backend.buckets()]
+            names = [each.name for each in parts.mimicdb.known_buckets()]
             return [f"s3://{it}/" for it in names if f"s3://{it}/".startswith(incomplete)]
         keys = _keys(parts.mimicdb, bucket, key)
         return [f"s3://{bucket}/{it}" for it in keys if it.isprintable()]

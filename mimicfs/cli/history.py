@@ -23,6 +23,7 @@ from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.values import Target, parse_object, parse_target
+from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
 from mimicfs.human import iso_time
 
@@ -141,7 +142,7 @@ def _exact(moment_ns: int) -> str:
     """Return a moment so that `parse_moment` gives it back."""
     from datetime import UTC, datetime
 
-    at = datetime.fromtimestamp(moment_ns // 1_000_000_000, UTC)
+    at = datetime.fromtimestamp(moment_ns // NS, UTC)
     return at.replace(microsecond=moment_ns // 1000 % 1_000_000, tzinfo=None).isoformat()
 
 

@@ -86,7 +86,7 @@ def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], list[
     if targets:
         return [wanted(parts.mimicdb, target.bucket, target.prefix) for target in targets], []
     chosen, left_out = [], []
-    for bucket in parts.mimicdb.backend.buckets():
+    for bucket in parts.mimicdb.known_buckets():
         try:
             chosen.append(wanted(parts.mimicdb, bucket.name, ""))
         except NotSynced:

@@ -13,6 +13,7 @@ from mimicfs import errors
 from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
 from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
+from mimicfs.entry import pages
 from mimicfs.human import iso_time
 
 if TYPE_CHECKING:
@@ -77,16 +78,12 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
 
 
 def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Iterator[Entry]:
-    after = ""
-    while True:
-        page = parts.sure(partial(parts.mimicdb.children, bucket, directory, after, _PAGE))
+    children = partial(parts.mimicdb.children, bucket, directory, limit=_PAGE)
+    for page in pages(lambda after: parts.sure(partial(children, after=after)), _PAGE):
         for entry in page:
             yield entry
             if recursive and entry.key.endswith("/"):
                 yield from _children(parts, bucket, entry.key, recursive)
-        if len(page) < _PAGE:
-            return
-        after = page[-1].key
 
 
 def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:

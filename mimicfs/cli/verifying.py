@@ -62,7 +62,7 @@ def verify(settings: Settings, url: str, repair: bool, samples: int, as_json: bo
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        known = parts.mimicdb.backend.bucket(target.bucket)
+        known = parts.mimicdb.known_bucket(target.bucket)
         length = known.objects if known is not None and not target.prefix else None
         with bar(str(target), length) as more:
             report = verify(

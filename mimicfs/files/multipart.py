@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 
 from mimicfs.config.values import FileOptions
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, unquoted
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket, S3Unavailable
 from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
@@ -68,7 +68,7 @@ def parts_of(size: int, least: int) -> Iterator[PlannedPart]:
 def etag_of(parts: list[str]) -> str:
     """Return the ETag of an object that was uploaded in *parts*, by their ETags, as S3 makes it; ""
     where those are no MD5 sums."""
-    sums = [part.strip('"') for part in parts]
+    sums = [unquoted(part) for part in parts]
     if not all(_MD5.fullmatch(each) for each in sums):
         return ""
     whole = hashlib.md5(bytes.fromhex("".join(sums)), usedforsecurity=False)

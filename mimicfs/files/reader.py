@@ -90,7 +90,7 @@ class Reader:
         self._stride = Stride()
         self._used_s = time.monotonic()
         self._reads = 0
-        self._gone = ""  # not "": why the version can never be read again
+        self._gone = False  # the version can never be read again
         self._closed = False
 
     def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
@@ -180,13 +180,19 @@ class Reader:
         """Return the chunks from *offset* to *end*, ready or on their way."""
         with self._lock:
             if self._gone or self._closed:
-                raise ObjectChanged(self._gone or f"{self._about}: closed")
+                raise self._why_not()
             stream = self._stream(offset, end)
             chunks = self._cover(offset, end, stream)
             for chunk in chunks:
                 chunk.waiting += 1
             self._go_ahead(stream)
             return chunks
+
+    def _why_not(self) -> ObjectChanged:
+        """Return why nothing can be read any more."""
+        if self._gone:
+            return ObjectChanged.since_opened(self._about)
+        return ObjectChanged(f"{self._about}: closed")
 
     def _wait(self, chunk: _Chunk, cancellation: Cancellation) -> None:
         try:
@@ -195,7 +201,7 @@ class Reader:
             with self._lock:
                 self._failed(chunk)
                 if self._gone:
-                    raise ObjectChanged(self._gone) from exc
+                    raise self._why_not() from exc
             raise
 
     def _fetch(self, chunk: _Chunk) -> None:
@@ -280,7 +286,7 @@ class Reader:
         if chunk in self._chunks:
             self._drop(chunk)
         if isinstance(error, ObjectChanged | KeyNotFound):
-            self._gone = f"{self._about}: changed in S3; open it again"
+            self._gone = True
 
     def _cover(self, offset: int, end: int, stream: Stream) -> list[_Chunk]:
         """Return chunks that cover *offset* to *end*; what is missing is asked of S3."""
@@ -289,7 +295,7 @@ class Reader:
         while place < end:
             chunk = self._at(place)
             if self._gone:
-                raise ObjectChanged(self._gone)
+                raise self._why_not()
             if chunk is None:
                 chunk = self._ask_needed(place, end, stream)
             found.append(chunk)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
 from mimicfs.index.records import BATCH, Header, IndexPart, Sink
 from mimicfs.mimicdb import Mirror
@@ -35,7 +35,7 @@ class Export(NamedTuple):
 def wanted(mimicdb: Mirror, bucket: str, prefix: str) -> Export:
     """Return what an export of all below *prefix* has. Raises NotSynced where the mirror does
     not know all of it: what is not in an index is certain not to be in S3."""
-    known = mimicdb.backend.bucket(bucket)
+    known = mimicdb.known_bucket(bucket)
     scope = whole_scope(mimicdb.backend, bucket, prefix)
     if known is None or scope is None:
         url = f"s3://{bucket}/{prefix}".removesuffix("/")
@@ -167,12 +167,7 @@ def _pages(
 ) -> Iterator[list[Entry]]:
     if first.startswith(prefix) and (own := backend.get(bucket, first)) is not None:
         yield [own]
-    after = first
-    while True:
-        page = backend.scan(bucket, prefix, after, BATCH)
-        if not page:
-            return
+    for page in pages(lambda after: backend.scan(bucket, prefix, after, BATCH), BATCH, first):
         yield [entry for entry in page if last is None or entry.key <= last]
-        if len(page) < BATCH or (last is not None and page[-1].key > last):
+        if last is not None and page[-1].key > last:
             return
-        after = page[-1].key

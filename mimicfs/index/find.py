@@ -15,7 +15,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mimicfs.config.values import Target
-from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file
+from mimicfs.backends import Backend
+from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file, pages
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import Mirror
 
@@ -54,7 +55,7 @@ def starts(mimicdb: Mirror, target: Target, url: str, *, partial: bool = False) 
 
 def check_known(mimicdb: Mirror, bucket: str, directory: str) -> None:
     """Raise NotSynced unless the mirror knows every key below *directory*."""
-    if not mimicdb.backend.covered(bucket, directory, deep=True):
+    if not mimicdb.covered(bucket, directory, deep=True):
         url = f"s3://{bucket}/{directory}".removesuffix("/")
         raise NotSynced(
             f"{url}: not all of it is known here; `mimicfs sync '{url}'` lists it,"
@@ -65,14 +66,14 @@ def check_known(mimicdb: Mirror, bucket: str, directory: str) -> None:
 def _start(mimicdb: Mirror, target: Target, url: str) -> Start:
     if target.prefix and not url.endswith("/"):
         entry = mimicdb.entry(target.bucket, target.prefix[:-1])
-        alone = not mimicdb.backend.has_below(target.bucket, target.prefix)
+        alone = not mimicdb.has_below(target.bucket, target.prefix)
         if entry is not None and entry.kind == OBJECT and alone:
             return Start(target.bucket, entry.key, entry)
     return Start(target.bucket, target.prefix)
 
 
 def _is_there(mimicdb: Mirror, start: Start) -> bool:
-    if start.prefix and not mimicdb.backend.has_below(start.bucket, start.prefix):
+    if start.prefix and not mimicdb.has_below(start.bucket, start.prefix):
         raise KeyNotFound(f"{start}: no such object or directory")
     return True
 
@@ -97,12 +98,9 @@ def walk(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
 
 
 def _entries(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
-    after = ""
-    while page := mimicdb.backend.scan(start.bucket, start.prefix, after, _PAGE):
+    scan = mimicdb.scan
+    for page in pages(lambda after: scan(start.bucket, start.prefix, after, _PAGE), _PAGE):
         yield from page
-        if len(page) < _PAGE:
-            return
-        after = page[-1].key
 
 
 # Totals
@@ -122,28 +120,25 @@ def usage(mimicdb: Mirror, start: Start, depth: int) -> Iterator[DirectoryUsage]
     if start.entry is not None:
         yield DirectoryUsage(start.prefix, 0, Total(1, start.entry.size))
     else:
-        yield from _usage(mimicdb, start.bucket, start.prefix, 0, depth)
+        yield from _usage(mimicdb.backend, start.bucket, start.prefix, 0, depth)
 
 
 def _usage(
-    mimicdb: Mirror, bucket: str, directory: str, level: int, depth: int
+    backend: Backend, bucket: str, directory: str, level: int, depth: int
 ) -> Iterator[DirectoryUsage]:
-    backend = mimicdb.backend
     if level == depth:
         yield DirectoryUsage(directory, level, backend.total(bucket, directory))
         return
     own = backend.get(bucket, directory) if directory else None
     files, size = (1, own.size) if own is not None and is_file(own) else (0, 0)
-    after = ""
-    while page := backend.children(bucket, directory, after, _PAGE):
+    for page in pages(lambda after: backend.children(bucket, directory, after, _PAGE), _PAGE):
         for child in page:
             if not child.key.endswith("/"):
                 files, size = files + 1, size + child.size
                 continue
-            for below in _usage(mimicdb, bucket, child.key, level + 1, depth):
+            for below in _usage(backend, bucket, child.key, level + 1, depth):
                 yield below
             files, size = files + below.total.files, size + below.total.bytes
-        after = page[-1].key
     yield DirectoryUsage(directory, level, Total(files, size))
 
 

@@ -24,7 +24,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope
+from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope, pages
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, IndexPart, time_text
@@ -111,14 +111,15 @@ def _directories(mimicdb: Mirror, part: IndexPart) -> Iterator[str]:
     if directory == part.prefix:
         yield directory
         return
-    after = part.prefix
-    while page := mimicdb.backend.children(part.bucket, directory, after, BATCH):
+    children = mimicdb.backend.children
+    for page in pages(
+        lambda after: children(part.bucket, directory, after, BATCH), BATCH, part.prefix
+    ):
         for child in page:
             if not child.key.startswith(part.prefix):
                 return
             if child.key.endswith("/"):
                 yield child.key
-        after = page[-1].key
 
 
 def _check_age(mimicdb: Mirror, part: IndexPart) -> None:
@@ -233,12 +234,9 @@ class _ImportMerge:
 
     def _mirror(self, after: str) -> Iterator[Entry]:
         """Yield the mirror's entries behind *after*."""
-        while True:
-            page = self._backend.scan(self._part.bucket, self._part.prefix, after, BATCH)
+        part, scan = self._part, self._backend.scan
+        for page in pages(lambda at: scan(part.bucket, part.prefix, at, BATCH), BATCH, after):
             yield from page
-            if len(page) < BATCH:
-                return
-            after = page[-1].key
 
     def _decided(self, old: Entry | None, new: Entry | None) -> Iterator[Entry]:
         chosen = new if self._force or not self._known else self._chosen(old, new)

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope
+from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope, pages
 from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
@@ -202,16 +202,13 @@ class _Verify:
         return None
 
     def _mirror(self, after: str, upto: str | None) -> Iterator[Entry]:
-        while True:
-            page = self._backend.scan(self._bucket, self._prefix, after, _PAGE)
+        scan = self._backend.scan
+        for page in pages(lambda at: scan(self._bucket, self._prefix, at, _PAGE), _PAGE, after):
             for entry in page:
                 if upto is not None and entry.key > upto:
                     return
                 self._report.known += entry.kind == OBJECT
                 yield entry
-            if len(page) < _PAGE:
-                return
-            after = page[-1].key
 
     def _is_listed(self, key: str) -> bool:
         """Whether the mirror claims to know all keys that are where *key* is."""

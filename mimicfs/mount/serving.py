@@ -126,7 +126,7 @@ def serve_mount(
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
-            with parts.mimicdb.backend.answering():
+            with parts.mimicdb.answering():
                 server.serve()
         finally:
             guardian.close()  # the connection is no more, and its number may be another's soon

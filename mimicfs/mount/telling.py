@@ -107,7 +107,7 @@ def _started(name: str, run: Callable[[], None], close: Callable[[], None]) -> C
 def _shown(mimicdb: Mirror, target: Target) -> list[str]:
     if target.bucket:
         return [target.bucket]
-    return [bucket.name for bucket in mimicdb.backend.buckets()]
+    return [bucket.name for bucket in mimicdb.known_buckets()]
 
 
 def _idle(s3: S3) -> Callable[[], bool]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import OBJECT, Entry, pages
 from mimicfs.errors import Unlisted
 from mimicfs.exception import S3ResponseError
 from mimicfs.s3.boto2 import (
@@ -50,10 +50,9 @@ class Bucket(Configured):
 
     def __iter__(self) -> Iterator[Key]:
         """Yield the keys that the mirror has, in S3's order, and ask nobody."""
-        after = ""
-        while page := self.connection.mimicdb.listing(self.name, "", after, 1000):
+        listing = self.connection.mimicdb.listing
+        for page in pages(lambda after: listing(self.name, "", after, 1000), 1000):
             yield from (self._from_entry(entry) for entry in page)
-            after = page[-1].key
 
     def set_key_class(self, key_class: type[Key]) -> None:
         self.key_class = key_class

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mimicfs.entry import LISTED, Entry
+from mimicfs.entry import LISTED, Entry, pages
 from mimicfs.errors import KeyNotFound, S3Error, S3Unavailable, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -33,13 +33,13 @@ def learn_metadata(
     What is learned stays with the version (ETag) of each object, so the next time only what is
     new is asked about. *show* is called with the number so far. Raises S3Error, Interrupted.
     """
-    count, after = 0, ""
-    while page := mimicdb.listing(bucket, prefix, after, _PAGE):
+    count = 0
+    for page in pages(lambda after: mimicdb.listing(bucket, prefix, after, _PAGE), _PAGE):
         unknown = [entry.key for entry in page if entry.meta is None]
         refused = learn(mimicdb, s3, bucket, unknown, cancellation)
         for error in refused.values():
             raise error
-        count, after = count + len(unknown), page[-1].key
+        count += len(unknown)
         if unknown:
             show(count)
     return count

@@ -99,7 +99,7 @@ class Whole:
     def _known_objects(self) -> int:
         """Return about how many objects the mirror knows in the scope."""
         if not self._scope.prefix:
-            bucket = self._mimicdb.backend.bucket(self._scope.bucket)
+            bucket = self._mimicdb.known_bucket(self._scope.bucket)
             return bucket.objects if bucket is not None else 0
         if self._wish.guard is None and not self._mimicdb.quick:
             return 0  # to count would be to read them all

@@ -406,7 +406,7 @@ class VFS:
 
     def statfs(self, caller: Caller, ino: int) -> Usage:
         root = self.inodes.root
-        known = self._mimicdb.backend.buckets()
+        known = self._mimicdb.known_buckets()
         shown = [bucket for bucket in known if root.bucket in ("", bucket.name)]
         used = sum(bucket.bytes for bucket in shown)
         files = sum(bucket.objects for bucket in shown)

@@ -123,7 +123,7 @@ class FirstLook:
             return True
         is_object = entry is not None and entry.kind == OBJECT
         # A directory that was listed would have shown its marker.
-        return not is_object and (not key or self._mimicdb.backend.covered(bucket, key))
+        return not is_object and (not key or self._mimicdb.covered(bucket, key))
 
     def check(self, bucket: str, directory: str, key: str, entry: Entry | None) -> None:
         """Raise Unlearned if *key*, in *directory*, must be asked before it is shown."""

@@ -266,7 +266,7 @@ class Kernel:
         self._kernel.everything_changed()
 
     def _gone(self, bucket: str, directory: str) -> bool:
-        return not self._mimicdb.backend.has_below(bucket, directory)
+        return not self._mimicdb.has_below(bucket, directory)
 
     def _name_changed(self, parent: Node, slot: str) -> None:
         if self._is_locked(parent.ino):

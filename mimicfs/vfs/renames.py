@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from mimicfs.entry import KEPT, OBJECT, Difference, Entry
+from mimicfs.entry import KEPT, OBJECT, Difference, Entry, pages
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -285,9 +285,6 @@ class Rename:
         for page in self._pages(tree):
             yield from page
 
-    def _pages(self, tree: KeyTree) -> Iterator[list[Entry]]:
-        scan = self._mimicdb.backend.scan
-        page = scan(*tree, "", _PAGE)
-        while page:
-            yield page
-            page = scan(*tree, page[-1].key, _PAGE) if len(page) == _PAGE else []
+    def _pages(self, tree: KeyTree) -> Iterator[Sequence[Entry]]:
+        scan = self._mimicdb.scan
+        return pages(lambda after: scan(tree.bucket, tree.prefix, after, _PAGE), _PAGE)

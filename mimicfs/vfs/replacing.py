@@ -56,7 +56,7 @@ class Replacing:
     def keep(self, directory: Node) -> None:
         """A directory that lost its last name stays until it is removed."""
         key = directory.key
-        if key and not self._mimicdb.backend.has_below(directory.bucket, key):
+        if key and not self._mimicdb.has_below(directory.bucket, key):
             self._mimicdb.keep(directory.bucket, key)
 
     @contextmanager

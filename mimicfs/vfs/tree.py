@@ -223,7 +223,7 @@ class Tree:
     def _created_ns(self, bucket: str) -> int:
         created_ns = self._created.get(bucket)
         if created_ns is None:
-            known = self._mimicdb.backend.bucket(bucket)
+            known = self._mimicdb.known_bucket(bucket)
             if known is None or not known.created_ns:
                 return self._started_ns
             created_ns = self._created[bucket] = known.created_ns

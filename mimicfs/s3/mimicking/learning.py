@@ -30,7 +30,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import OBJECT, Entry, unquoted
+from mimicfs.entry import LAST_KEY, OBJECT, Entry, pages, unquoted
 from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
@@ -57,7 +57,6 @@ from mimicfs.s3.mimicking.uploads import Uploads
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # entries of the mirror read at a time
-_BEHIND_ALL = "\U0010ffff" * 256  # behind every key: S3's have up to 1,024 bytes
 
 
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
@@ -195,7 +194,7 @@ class Learner:
         while left and attempts:
             attempts -= 1
             key = left.pop(0)
-            rows = self._mimicdb.backend.unsettled(bucket, key)
+            rows = self._mimicdb.intents.unsettled(bucket, key)
             if not rows:
                 continue
             try:
@@ -293,21 +292,18 @@ class Learner:
             self._mimicdb.record(bucket, known._replace(head=None), since)
 
     def _drop_heads(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        bucket, after = params["Bucket"], ""
-        while True:
-            since = self._mimicdb.seq(bucket)
-            page = self._mimicdb.listing(bucket, "", after, _PAGE)
+        bucket = params["Bucket"]
+        since = self._mimicdb.seq(bucket)
+        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after, _PAGE), _PAGE):
             heads = [entry._replace(head=None) for entry in page if entry.head is not None]
             if heads:
                 self._mimicdb.record_all(bucket, heads, since)
-            if len(page) < _PAGE:
-                return
-            after = page[-1].key
+            since = self._mimicdb.seq(bucket)
 
     def _unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
         """Nobody knows what was done: what is named is asked of S3, or forgotten."""
         bucket = params.get("Bucket")
-        known = self._mimicdb.backend.bucket(bucket) if bucket else None
+        known = self._mimicdb.known_bucket(bucket) if bucket else None
         if bucket and params.get("Key"):
             self._drop_head(params, answer, sent)
             yield from self._settle(bucket, [params["Key"]])
@@ -352,7 +348,7 @@ class Learner:
         except LogTrimmed as exc:
             log.debug("a page was not learned: %s", exc)
             return None
-        return upto or _BEHIND_ALL
+        return upto or LAST_KEY
 
     def _note_versions(self, operation: str, params: Params, answer: Answer) -> None:
         """Note that the bucket has versions, if *answer* shows one, or that it will."""

@@ -163,7 +163,7 @@ class Local:
     def _knows(self, bucket: str, prefix: str) -> bool:
         """Whether every key that begins with *prefix* is known."""
         directory = prefix[: prefix.rfind("/") + 1]
-        return self._mimicdb.backend.covered(bucket, directory, deep=True)
+        return self._mimicdb.covered(bucket, directory, deep=True)
 
     # Listings
 

@@ -167,7 +167,7 @@ class Ledger(Witness):
     def _note(self, bucket: str, until_ns: int, *, at_once: bool) -> None:
         if until_ns <= self._until_ns.get(bucket, 0):
             return
-        if self._mimicdb.backend.bucket(bucket) is None:
+        if self._mimicdb.known_bucket(bucket) is None:
             return
         self._until_ns[bucket] = until_ns
         now_s = time.monotonic()
