@@ -85,7 +85,7 @@ class Rows:
         """Take the entries behind `last`; *ended*: there are no more in the bucket."""
         place, children = self._inside[-1]
         for row in rows:
-            key = self.last = row[0]
+            key = self.last = row.key
             while not key.startswith(place):
                 if children is not None:
                     self.whole[place] = children

@@ -28,6 +28,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from mimicfs.backends import Backend
 from mimicfs.backends.copyahead import CopyAhead
@@ -67,7 +68,7 @@ class Replica(Forwarding):
         self._kept_places: dict[str, int] = {}
         self._buckets: dict[str, BucketEntry] = {}  # of those that were seen
         self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
-        self._turns: dict[str, list[int]] = {}  # by bucket: how often was asked, and done
+        self._turns: dict[str, _Turns] = {}  # by bucket
         self._ahead = CopyAhead(self._copy_ahead)
         self.asked = 0  # how often the store was asked for what is not copied
         self._resume()
@@ -242,19 +243,19 @@ class Replica(Forwarding):
         Many threads may want that at once: whoever comes while another takes it in waits for
         the next turn, which does it for all of them.
         """
-        turns = self._turns.setdefault(bucket, [0, 0])
+        turns = self._turns.setdefault(bucket, _Turns())
         with _TURN:
-            turns[0] += 1
-            mine = turns[0]
+            turns.asked += 1
+            mine = turns.asked
         with self._lock:
-            if turns[1] >= mine:
+            if turns.done >= mine:
                 return
-            upto = turns[0]
+            upto = turns.asked
             if bucket:
                 self._take_in(bucket)
             else:
                 self._listed = None
-            turns[1] = upto
+            turns.done = upto
 
     def _take_in(self, bucket: str) -> None:
         while bucket in self._places:
@@ -485,6 +486,14 @@ class Replica(Forwarding):
 
 
 _TURN = threading.Lock()  # for the step in which a turn is taken
+
+
+@dataclass(slots=True)
+class _Turns:
+    """How often the log of a bucket was to be taken in, and up to which of these it was."""
+
+    asked: int = 0
+    done: int = 0
 
 
 def _split(key: str) -> tuple[str, str]:

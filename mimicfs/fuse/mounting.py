@@ -103,9 +103,12 @@ def _on_top(mountpoint: Path) -> tuple[str, str]:
     path = os.fsencode(_resolved(mountpoint))
     found = ("", "")
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields = line.split(b" ")
-        if unescaped(fields[4]) == path:  # the last one is on top
-            found = (fields[2].decode(), fields[fields.index(b"-", 6) + 1].decode())
+        # proc(5): ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAG]... - TYPE SOURCE OPTIONS
+        here, _, there = line.partition(b" - ")
+        _, _, number, _, place, *_ = here.split(b" ")
+        if unescaped(place) == path:  # the last one is on top
+            kind, *_ = there.split(b" ")
+            found = (number.decode(), kind.decode())
     return found
 
 

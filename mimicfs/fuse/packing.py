@@ -162,10 +162,10 @@ def held(listing: bytes) -> Iterator[int]:
     """Yield the inode numbers that a full listing makes the kernel hold."""
     at = 0
     while at < len(listing):
-        fields = DIRENTPLUS.unpack_from(listing, at)
-        if fields[0]:
-            yield fields[0]
-        at += aligned(DIRENTPLUS.size + fields[-2])
+        ino, *_, length, _ = DIRENTPLUS.unpack_from(listing, at)
+        if ino:
+            yield ino
+        at += aligned(DIRENTPLUS.size + length)
 
 
 def statfs(usage: Usage) -> bytes:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from mimicfs.config.values import Target
 from mimicfs.backends import Backend
+from mimicfs.config.values import Target
 from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file, pages
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import Mirror
@@ -160,25 +160,25 @@ class Interval(NamedTuple):
 def size_range(text: str) -> Interval:
     """Return what +N, -N or N (more, less, just so many) bytes mean, with a unit k, M, G, T or
     P of 1024. Raises ConfigError."""
-    found = re.fullmatch(r"([+-]?)(\d+)([ckmgtp]?)(?:i?b)?", text.lower())
+    found = re.fullmatch(r"(?P<sign>[+-]?)(?P<number>\d+)(?P<unit>[ckmgtp]?)(?:i?b)?", text.lower())
     if found is None:
         raise ConfigError(f"--size {text}: write [+-]N[k|M|G|T|P], as +100M for more than 100 MiB")
-    number = int(found[2]) * _UNITS[found[3]]
-    if found[1]:
-        return Interval(least=number + 1) if found[1] == "+" else Interval(most=number - 1)
+    number = int(found["number"]) * _UNITS[found["unit"]]
+    if found["sign"]:
+        return Interval(least=number + 1) if found["sign"] == "+" else Interval(most=number - 1)
     return Interval(number, number)
 
 
 def age_range(text: str, now_ns: int) -> Interval:
     """Return the times that are older (+N), younger (-N) or just as old (N, rounded down) as N
     units: s, m, h, d or w; days without one. Raises ConfigError."""
-    found = re.fullmatch(r"([+-]?)(\d+)([smhdw]?)", text)
+    found = re.fullmatch(r"(?P<sign>[+-]?)(?P<number>\d+)(?P<unit>[smhdw]?)", text)
     if found is None:
         raise ConfigError(f"--mtime {text}: write [+-]N[s|m|h|d|w], as +30d for older than that")
-    unit_ns = _PERIODS_S[found[3]] * NS
-    then_ns = now_ns - int(found[2]) * unit_ns
-    if found[1]:
-        return Interval(most=then_ns - 1) if found[1] == "+" else Interval(least=then_ns + 1)
+    unit_ns = _PERIODS_S[found["unit"]] * NS
+    then_ns = now_ns - int(found["number"]) * unit_ns
+    if found["sign"]:
+        return Interval(most=then_ns - 1) if found["sign"] == "+" else Interval(least=then_ns + 1)
     return Interval(then_ns - unit_ns + 1, then_ns)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple
 
 from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope, pages
@@ -204,7 +204,7 @@ class _ImportMerge:
             return page
         theirs = {entry.key: entry for entry in self._of_others(after, upto)}
         rest = [e for e in page if e.key not in theirs and not self._others.named(e.key)]
-        return sorted([*rest, *theirs.values()], key=itemgetter(0))
+        return sorted([*rest, *theirs.values()], key=attrgetter("key"))
 
     def _of_others(self, after: str, upto: str | None) -> Iterator[Entry]:
         for entry in self._mirror(after):

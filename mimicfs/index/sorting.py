@@ -25,6 +25,7 @@ _RUNS_MAX = 64  # of one level; then they are merged to one of the next
 
 _LENGTH = struct.Struct("=I")  # before each piece: marshal reads a file byte by byte
 _Row = tuple[Any, ...]  # the fields of an entry
+_key, _mtime_ns = itemgetter(0), itemgetter(2)
 
 
 def in_order(batches: Iterable[list[Entry]], run: int = _RUN) -> Iterator[list[Entry]]:
@@ -47,17 +48,17 @@ def _runs(batches: Iterable[list[Entry]], size: int) -> Iterator[list[_Row]]:
     for batch in batches:
         rows += [tuple(entry) for entry in batch]
         if len(rows) >= size:
-            yield sorted(rows, key=itemgetter(0))
+            yield sorted(rows, key=_key)
             rows = []
-    yield sorted(rows, key=itemgetter(0))
+    yield sorted(rows, key=_key)
 
 
 def _newest(rows: Iterable[_Row]) -> Iterator[_Row]:
     """Yield one row a key: that with the latest time."""
     last: _Row | None = None
     for row in rows:
-        if last is not None and row[0] == last[0]:
-            last = max(last, row, key=itemgetter(2))
+        if last is not None and _key(row) == _key(last):
+            last = max(last, row, key=_mtime_ns)
             continue
         if last is not None:
             yield last
@@ -108,7 +109,7 @@ class _Runs:
 
 
 def _merged(files: list[IO[bytes]]) -> Iterator[_Row]:
-    return heapq.merge(*map(_read, files), key=itemgetter(0))
+    return heapq.merge(*map(_read, files), key=_key)
 
 
 def _read(file: IO[bytes]) -> Iterator[_Row]:

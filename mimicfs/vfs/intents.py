@@ -142,5 +142,6 @@ class Intents:
             if line == "copied":
                 intent.copied = True
             else:
-                intent.copies[line[0]] = Copy(*line[1:])
+                key, original, copy = line
+                intent.copies[key] = Copy(original, copy)
         return intent

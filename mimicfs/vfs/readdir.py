@@ -141,7 +141,7 @@ class Listings:
 
     def _rows(self, bucket: str, directory: str, entries: list[Entry], ended: bool) -> list[Row]:
         cut, reserved = len(directory), self._reserved
-        slots = [entry[0][cut:] for entry in entries]
+        slots = [entry.key[cut:] for entry in entries]
         directories = {slot[:-1] for slot in slots if slot[-1] == "/"}
         # "a/" comes after "a-": whether a directory "a/" follows cannot be seen on this
         # page for the few names that the page's last one begins with.

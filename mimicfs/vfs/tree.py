@@ -308,7 +308,7 @@ class Tree:
             with listing.lock, _asked(directory):
                 fitting = _fitting(listing.rows(index, generation, want), *room)
             before = nodes
-            nodes = self._inodes.listed(directory, [row[1] for row in fitting], hold)
+            nodes = self._inodes.listed(directory, [slot for _, slot, _ in fitting], hold)
             for node in before if hold else ():
                 self._inodes.forget(node.ino, 1)
             if self._mimicdb.generation == generation or set(nodes) <= set(before):
@@ -390,7 +390,8 @@ def _fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:
     """Return the first *rows*, as many as *size* bytes have room for."""
     found: list[Row] = []
     for row in rows:
-        size -= (overhead + len(row[0]) + 7) & ~7
+        name, _, _ = row
+        size -= (overhead + len(name) + 7) & ~7
         if size < 0:
             break
         found.append(row)

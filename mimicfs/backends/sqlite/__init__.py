@@ -35,6 +35,7 @@ from mimicfs.backends.sqlite.rows import (
     BETWEEN,
     FROM,
     GET,
+    KEY,
     LOOKUP,
     PENDING,
     TOTAL,
@@ -112,11 +113,11 @@ class SQLite(Backend):
                 (self._namespace, bucket),
             )
         sql = "SELECT id FROM bucket WHERE namespace=? AND name=?"
-        values = (self._namespace, bucket)
-        rows = db.execute(sql, values).fetchall() if db else self._db.rows(sql, *values)
-        if rows and db is None:  # what a transaction has made may still be rolled back
-            self._ids[bucket] = rows[0][0]
-        return rows[0][0] if rows else 0
+        if db is not None:  # what a transaction has made may still be rolled back
+            (number,) = db.execute(sql, (self._namespace, bucket)).fetchone()
+        elif number := self._db.value(sql, self._namespace, bucket) or 0:
+            self._ids[bucket] = number
+        return number
 
     @_ours
     def buckets(self) -> list[BucketEntry]:
@@ -177,9 +178,9 @@ class SQLite(Backend):
         rows = self._db.rows(LOOKUP, number, key if name else None, number, below, key + "0")
         entry = subdirectory = None
         for row in rows:
-            if row[0] == key:
+            if row[KEY] == key:
                 entry = entry_of(row)
-            elif row[0] == below:
+            elif row[KEY] == below:
                 subdirectory = entry_of(row)
             else:
                 subdirectory = Entry(below, kind=LISTED)
@@ -247,7 +248,8 @@ class SQLite(Backend):
             *values,
             count,
         )
-        return rows[0][0], rows[0][1]
+        [(last, passed)] = rows
+        return last, passed
 
     @_ours
     def total(self, bucket: str, prefix: str = "") -> Total:
@@ -361,8 +363,7 @@ class SQLite(Backend):
 
     @_ours
     def seq(self, bucket: str) -> int:
-        rows = self._db.rows("SELECT seq FROM bucket WHERE id=?", self._id(bucket))
-        return rows[0][0] if rows else 0
+        return self._db.value("SELECT seq FROM bucket WHERE id=?", self._id(bucket)) or 0
 
     @_ours
     def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
@@ -457,8 +458,10 @@ class SQLite(Backend):
     @_ours
     def _covered(self, bucket: str, directory: str, deep: bool) -> bool:
         """As `covered`. Each thread remembers the last deep scope that it found."""
-        version, known = self._version(), getattr(self._db.local, "deep", None)
-        if known is not None and known[:2] == (bucket, version) and directory.startswith(known[2]):
+        version = self._version()
+        known: tuple[str, int, str] = getattr(self._db.local, "deep", ("", -1, ""))
+        known_bucket, known_version, prefix = known
+        if (bucket, version) == (known_bucket, known_version) and directory.startswith(prefix):
             return True
         found = self.cover(bucket, directory)
         if found is None or not found.deep:
@@ -470,9 +473,9 @@ class SQLite(Backend):
 
     @_ours
     def note(self, bucket: str, name: str) -> str | None:
-        values = (self._id(bucket), name)
-        rows = self._db.rows("SELECT text FROM note WHERE bucket=? AND name=?", *values)
-        return rows[0][0] if rows else None
+        sql = "SELECT text FROM note WHERE bucket=? AND name=?"
+        text: str | None = self._db.value(sql, self._id(bucket), name)
+        return text
 
     @_ours
     def set_note(self, bucket: str, name: str, text: str | None) -> None:

@@ -192,6 +192,11 @@ class Database:
                 return self._writer.execute(sql, values).fetchall()
         return self.reader().execute(sql, values).fetchall()
 
+    def value(self, sql: str, *values: object) -> Any:
+        """Return the one value that *sql* selects; None if it selects no row."""
+        rows = self.rows(sql, *values)
+        return rows[0][0] if rows else None
+
     def version(self) -> int:
         """Return a number that is another one after each commit of others; the reader's of this
         thread, so commits of this process count too."""

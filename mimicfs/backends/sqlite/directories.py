@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from mimicfs.backends.sqlite.rows import BETWEEN, FROM, entry_of, make
+from mimicfs.backends.sqlite.rows import BETWEEN, FROM, KEY, META, entry_of, make
 from mimicfs.entry import LISTED, Entry
 
 
@@ -25,10 +25,10 @@ def read_children(
         while page := rows.fetchmany(asked := min(size, limit - len(found))):
             size = min(2 * size, 2048)
             for row in page:
-                slash = row[0].find("/", cut)
+                slash = row[KEY].find("/", cut)
                 if slash >= 0:
                     break
-                found.append(make(row) if row[5] is None else entry_of(row))
+                found.append(make(row) if row[META] is None else entry_of(row))
             else:
                 if len(found) == limit or len(page) < asked:
                     rows.close()
@@ -40,8 +40,8 @@ def read_children(
         rows.close()
         if not seeks:
             return None
-        name = row[0][: slash + 1]
-        found.append(entry_of(row) if row[0] == name else Entry(name, kind=LISTED))
+        name = row[KEY][: slash + 1]
+        found.append(entry_of(row) if row[KEY] == name else Entry(name, kind=LISTED))
         if len(found) == limit:
             return found
         start, size = name[:-1] + "0", 4

@@ -10,7 +10,8 @@ from typing import Any
 
 from mimicfs.entry import OBJECT, Entry, Scope
 
-COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"
+COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"  # in an Entry's order
+KEY, SIZE, META, KIND = (Entry._fields.index(name) for name in ("key", "size", "meta", "kind"))
 GET = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key=?"
 FROM = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
 BETWEEN = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key"
@@ -44,8 +45,8 @@ def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, i
     objects, size = db.execute(TOTALS, (bucket, json.dumps(keys))).fetchone()
     for key in [key for key in keys if "\0" in key]:  # json_each ends a text at NUL
         for row in db.execute(GET, (bucket, key)).fetchall():
-            if row[6] == OBJECT:
-                objects, size = objects + 1, size + row[1]
+            if row[KIND] == OBJECT:
+                objects, size = objects + 1, size + row[SIZE]
     return objects, size
 
 
@@ -54,23 +55,27 @@ def make(row: tuple[Any, ...]) -> Entry:
 
 
 def entry_of(row: tuple[Any, ...]) -> Entry:
-    meta = row[5]
+    meta = row[META]
     if meta is not None:
-        row = (*row[:5], json.loads(meta) if meta != "{}" else {}, *row[6:])
+        row = (*row[:META], json.loads(meta) if meta != "{}" else {}, *row[META + 1 :])
     return tuple.__new__(Entry, row)
 
 
 def entries_of(rows: list[tuple[Any, ...]]) -> list[Entry]:
     make = tuple.__new__  # `_make`, without a call for each
-    return [make(Entry, row) if row[5] is None else entry_of(row) for row in rows]
+    return [make(Entry, row) if row[META] is None else entry_of(row) for row in rows]
 
 
-def json_of(meta: object) -> str | None:
-    return None if meta is None else json.dumps(meta)
+def row_of(bucket: int, entry: Entry) -> tuple[Any, ...]:
+    """Return the row of *entry* that a statement writes."""
+    if entry.meta is None:
+        return (bucket, *entry)
+    return (bucket, *entry[:META], json.dumps(entry.meta), *entry[META + 1 :])
 
 
 def scope_of(row: tuple[Any, ...]) -> Scope:
-    return Scope(row[0], bool(row[1]), *row[2:])
+    prefix, deep, *rest = row
+    return Scope(prefix, bool(deep), *rest)
 
 
 def successor(prefix: str) -> str | None:

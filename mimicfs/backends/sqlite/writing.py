@@ -10,9 +10,9 @@ from mimicfs.backends.sqlite.rows import (
     PUT,
     PUT_ROWS,
     ROWS,
-    json_of,
     keep_pending,
     pending_of,
+    row_of,
     totals,
 )
 from mimicfs.entry import OBJECT, Change, Entry
@@ -25,12 +25,7 @@ def store(db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: 
         db.executemany(
             "DELETE FROM entry WHERE bucket=? AND key=?", [(bucket, key) for key in deletes]
         )
-    rows = [
-        (bucket, *entry)
-        if entry[5] is None
-        else (bucket, *entry[:5], json_of(entry[5]), *entry[6:])
-        for entry in puts.values()
-    ]
+    rows = [row_of(bucket, entry) for entry in puts.values()]
     for at in range(0, len(rows) - ROWS + 1, ROWS):
         db.execute(PUT_ROWS, list(chain.from_iterable(rows[at : at + ROWS])))
     db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
@@ -55,14 +50,15 @@ def not_admitted(
 def logged(
     db: sqlite3.Connection, bucket: str, number: int, since: int, limit: int
 ) -> list[Change]:
-    found = db.execute("SELECT seq FROM bucket WHERE id=?", (number,)).fetchone()
-    last = found[0] if found else 0
+    sql = "SELECT coalesce(max(seq), 0) FROM bucket WHERE id=?"
+    (last,) = db.execute(sql, (number,)).fetchone()
     if since == last:
         return []
     rows = db.execute(
         "SELECT seq, first, last, origin FROM log WHERE bucket=? AND seq>? ORDER BY seq LIMIT ?",
         (number, since, limit),
     ).fetchall()
-    if since > last or not rows or rows[0][0] != since + 1:
+    changes = [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
+    if since > last or not changes or changes[0].seq != since + 1:
         raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
-    return [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
+    return changes

@@ -43,8 +43,8 @@ from mimicfs.errors import S3Unavailable
 Ask = Callable[[str, dict[str, Any]], Any]
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<size>\d+|\*)")
 # What an answer cannot be without: else nobody could go on.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
 
@@ -88,9 +88,9 @@ def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         return
     found = _CONTENT_RANGE.fullmatch(said)
     if found and asked:
-        first, last = int(found[1]), int(found[2])
-        fits = first == int(asked[1]) and last <= int(asked[2])
-        there = found[3] == "*" or last < int(found[3])
+        first, last = int(found["first"]), int(found["last"])
+        fits = first == int(asked["first"]) and last <= int(asked["last"])
+        there = found["size"] == "*" or last < int(found["size"])
         if fits and there and answer.get("ContentLength", last - first + 1) == last - first + 1:
             return
     answer["Body"].close()
