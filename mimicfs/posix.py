@@ -142,7 +142,7 @@ class Cancellation:
                     self._wake.remove(woken.set)
 
 
-NEVER = Cancellation()  # of who cannot be interrupted: nobody calls its `cancel`
+NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
 class KernelCache(Protocol):

@@ -123,8 +123,8 @@ class Multipart:
 
     def ahead(self, front: int, cancellation: Cancellation) -> None:
         """Send the whole parts of the first *front* bytes, which are written. Waits while as
-        many as may are on their way: who writes faster than S3 takes it is slowed down. Once
-        S3 has refused one, nothing more is sent ahead; `finish` will tell."""
+        many as are allowed are on their way, which slows down a writer that is faster than S3.
+        Once S3 has refused one, nothing more is sent ahead; `finish` will tell."""
         while self._error is None and (part := part_at(self._next, self._least)).end <= front:
             if self._equal and part.end - part.start > self._least:
                 return
@@ -191,7 +191,7 @@ class Multipart:
         try:
             entry = self._s3.finish_upload(*place, self._id.result(), etags, size, condition)
         except (S3Unavailable, KeyNotFound) as exc:
-            # It may take S3 minutes, and who asks again is told that there is no such upload.
+            # It may take S3 minutes, and a second request is told that there is no such upload.
             found = self._completed(etags, size) if _may_be_done(exc) else None
             if found is None:
                 raise

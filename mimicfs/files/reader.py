@@ -394,7 +394,7 @@ class Reader:
 
     def _lacking(self, stream: Stream, window: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield what is to be asked for ahead of *stream*, in whole chunks of *size*: no small
-        ones at the window's end. Who does not ask for one takes no more."""
+        ones at the window's end. A caller that does not ask for one takes no more."""
         if stream.downwards:
             yield from self._lacking_below(stream.at, window, size)
             return

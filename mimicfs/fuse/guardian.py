@@ -1,8 +1,8 @@
 """A process of its own that ends the connection when the daemon is killed.
 
 The kernel does so by itself once nobody has /dev/fuse open. But a thread of ours that waits in
-the kernel for a lock (a notification) cannot be killed there, and keeps it open, while who holds
-that lock waits for our answer: the mount would hang for good, whoever touches it.
+the kernel for a lock (a notification) cannot be killed there, and keeps it open, while the
+holder of that lock waits for our answer: the mount would hang for good, whoever touches it.
 
 It is forked before there is a thread, a lock or an open /dev/fuse, and keeps nothing open but a
 pipe. The kernel sends it a signal when the thread that forked it ends. Where it may not end the

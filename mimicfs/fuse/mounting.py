@@ -170,7 +170,7 @@ def _check_device() -> None:
             f"{DEVICE} is missing; modprobe fuse (in a container: --device {DEVICE}"
             " --cap-add SYS_ADMIN)"
         )
-    if not os.access(DEVICE, os.R_OK | os.W_OK):  # fusermount3 opens it as who calls it
+    if not os.access(DEVICE, os.R_OK | os.W_OK):  # fusermount3 opens it as its caller
         raise MountError(f"{DEVICE}: no permission; {_how_to_open()}")
 
 

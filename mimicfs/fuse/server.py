@@ -93,7 +93,9 @@ class Server:
         self._learners = Pool("fuse-learn", workers)
         # Requests at workers, by their unique number: what INTERRUPT cancels.
         self._waiting: dict[int, Cancellation] = {}
-        self._asked: dict[int, tuple[int, int]] = {}  # of the same: opcode, and who waits
+        self._asked: dict[
+            int, tuple[int, int]
+        ] = {}  # of the same: opcode, and the thread that waits
         self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
         self._calm = Cancellation()  # of those answered at once: never cancelled
         self._ending = False  # `receive` has no more to give, or is not to be asked again

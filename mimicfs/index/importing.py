@@ -31,7 +31,7 @@ from mimicfs.index.records import BATCH, Header, IndexPart, time_text
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 
-# S3 refuses requests of who is off by more: clocks differ by less.
+# S3 refuses requests from a clock that is off by more, so clocks differ by less.
 SKEW_NS = 15 * 60 * NS
 # An object of several parts has the time when its upload began, and a report of S3 Inventory
 # may lack what was written not long before.

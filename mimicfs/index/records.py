@@ -68,7 +68,7 @@ class IndexSource(Protocol):
 
 
 class Wrong(Exception):
-    """What is wrong with a record. Where it stands is added by who reads the file."""
+    """What is wrong with a record. Whoever reads the file adds where it stands."""
 
 
 # Records as JSON objects. Both formats have the header and the parts so; Parquet has the

@@ -1,4 +1,4 @@
-"""The end of a mount: once a second, what S3 does not have yet is told to who waits for it.
+"""The end of a mount: whoever waits for it is told once a second what S3 does not have yet.
 
 Threading: a thread of its own, asleep until the end begins. `begin` may be called by a signal
 handler, and more than once.

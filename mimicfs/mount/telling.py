@@ -70,7 +70,7 @@ def told(
 
 def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:
     note_gap(mimicdb, bucket)
-    log.warning("s3://%s: %s; without --reconcile nobody looks what that was", bucket, why)
+    log.warning("s3://%s: %s; without --reconcile nobody finds out what that was", bucket, why)
 
 
 def source_of(text: str, token: str, s3: S3) -> EventSource:

@@ -1,13 +1,13 @@
-"""Reading ahead over files: who reads the files of a directory one after the other finds the
-next ones already here.
+"""Reading ahead over files: a reader that goes through the files of a directory one after the
+other finds the next ones already here.
 
 The mirror knows sizes and etags, so nothing is asked of S3 but the bytes. Programs go through a
 directory in one of two orders: that of the names (grep -r, tar, a shell's *, rsync), or that of
 the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the
 second file follows the first in one of them, the next small ones are fetched: 4, then 8, then 16
 ahead. A wrong guess ends it, at the cost of what was fetched; files that were passed over are
-dropped when 32 others were opened. Who goes through a tree does so in one order: after one
-directory was read like that, the next one is foreseen from its first file on.
+dropped when 32 others were opened. A reader goes through a tree in one order: after it has
+read one directory like that, the next one is foreseen from its first file on.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks; a walk's own lock
 all of the walk, also while its next names are looked up in the mirror. What is fetched is not

@@ -175,7 +175,7 @@ class VersionsTree:
                 self._remember(bucket, key, _Known(versions, stamp, asked_s))
         listed = _Listed(components, generation, asked_s, threading.get_ident())
         with self._lock:
-            self._listed = {(bucket, asked): listed}  # who looks into many does so one by one
+            self._listed = {(bucket, asked): listed}  # a reader looks into them one by one
 
     def _remember(self, bucket: str, key: str, known: _Known) -> None:
         with self._lock:

@@ -37,8 +37,8 @@ def run(
 ) -> Finished:
     """Run *command* with its standard output in a file; kill it at *limit_s*.
 
-    *unstick* is called when even that does not end it: who waits for a FUSE daemon that has read
-    the request cannot be killed, so the daemon must go first.
+    *unstick* is called when even that does not end it: a process that waits for a FUSE daemon
+    that has read its request cannot be killed, so the daemon must go first.
     """
     with stdout.open("wb") as output:
         begun = time.perf_counter()

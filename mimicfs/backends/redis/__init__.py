@@ -192,7 +192,7 @@ class RedisBackend(Backend):
         if created_ns:
             self._client.hset(meta, "created_ns", created_ns)
         self._client.hsetnx(meta, "known", 1)
-        # Also if it was known: who made it so may have been killed before he came to this.
+        # Also if it was known: whoever added it may have been killed before this step.
         self._steps.enlist(self._tag(""), self.origin, name, known=True)
 
     @_ours

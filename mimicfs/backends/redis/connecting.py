@@ -36,7 +36,7 @@ _REPLICA = "a replica, which takes no writes; name its primary"
 _DOWN = "the cluster is down: {text}"
 _LOADING = "still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
-_FORBIDDEN = "not allowed to this user: {text}; give him `~mimicfs:* +@all`"
+_FORBIDDEN = "not allowed to this user: {text}; give it `~mimicfs:* +@all`"
 # What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
 # the code that is somewhere in its text.
 _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [

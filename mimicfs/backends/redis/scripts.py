@@ -262,8 +262,8 @@ if there then remove('', ARGV[2]) else add('', ARGV[2], '') end
 append(ARGV[1], {{ARGV[2], ARGV[2]}})
 """
 
-# Every command that changes something. Who may not run one of them must not get as far as the
-# middle of a script, which would stay half done.
+# Every command that changes something. A user that may not run one of them must not get as far
+# as the middle of a script, which would stay half done.
 _TRY = """
 local key = KEYS[1] .. ':try'
 redis.call('HSET', key, 'a', 1)

@@ -48,7 +48,7 @@ CREATE TABLE log(
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
-# Backend.set_note. Of no version: who does not know the table does not need it.
+# Backend.set_note. Of no version: a program that does not know the table does not need it.
 _NOTES = """
 CREATE TABLE IF NOT EXISTS note(
     bucket INT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,

@@ -295,7 +295,9 @@ class Scratch:
             return Finding(name, FAIL, str(exc), "allow s3:PutObject with conditions")
         except S3Error as exc:
             found = f"not known to the server: {exc}"
-        advice = "mimicfs asks just before it writes: not safe against who writes at that moment"
+        advice = (
+            "mimicfs asks just before it writes, and may overwrite what another writes just then"
+        )
         return Finding(name, WARN, found, advice)
 
     def _softly(self, name: str, attempt: Callable[[], str], otherwise: str) -> Finding:

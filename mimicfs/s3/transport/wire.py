@@ -135,7 +135,7 @@ class Wire:
             self._places.clear()
 
     def _asked_otherwise(self, operation: str, params: dict[str, Any]) -> Any:
-        """Ask botocore, who may find the bucket elsewhere. If S3 answers it at the same place,
+        """Ask botocore, which may find the bucket elsewhere. If S3 answers it at the same place,
         it knows better how to ask there: the bucket is left to it."""
         bucket, answered = params["Bucket"], False
         try:
