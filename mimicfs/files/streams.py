@@ -1,9 +1,9 @@
 """How an object is read: from which places somebody goes on, up or down, and at which distances.
 
 A *stream* is a place from which somebody reads on. The kernel's reads arrive several at once and
-out of order, so near the place of a stream is as good as at it. A reader that goes
-downwards, each piece ending where the one before began, is known by its fourth piece. Streams that begin at equal
-distances are the steps of a *stride*.
+out of order, so near the place of a stream is as good as at it. A reader that goes downwards,
+each piece ending where the one before began, is known by its fourth piece. Streams that begin at
+equal distances are the steps of a *stride*.
 
 Threading: none of its own; a reader's lock protects all of it.
 """

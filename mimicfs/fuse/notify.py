@@ -9,8 +9,8 @@
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
 Why a thread: INVAL_ENTRY waits for the lock of the directory, which the kernel holds while it
-waits for our answer to a lookup or create in it. If the thread that
-is to answer sent it, the mount would hang for good. For the same reason the thread holds no lock of ours.
+waits for our answer to a lookup or create in it. If the thread that is to answer
+sent it, the mount would hang for good. For the same reason this thread holds no lock of ours.
 
 Why listing_changed begins with a name that never exists: a listing that was answered before
 the change may be on its way into the kernel's cache, which INVAL_INODE does not wait for; but
