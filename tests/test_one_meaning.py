@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,26 +12,31 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @functools.cache
-def modules() -> dict[str, ast.Module]:
-    """Return the tree of each module of the package, by its path."""
+def modules() -> dict[str, str]:
+    """Return the text of each module of the package, by its path."""
     found = sorted((ROOT / "mimicfs").rglob("*.py"))
-    return {str(file.relative_to(ROOT)): ast.parse(file.read_bytes()) for file in found}
+    return {str(file.relative_to(ROOT)): file.read_text() for file in found}
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
     places = defaultdict(list)
-    for file, tree in modules().items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{file}:{node.lineno}")
+    for file, text in modules().items():
+        for name in re.findall(r"^ *class (\w+)", text, re.MULTILINE):
+            places[name].append(file)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_the_store_is_asked_through_the_mirror() -> None:
+    found = {file for file, text in modules().items() if re.search(r"mimicdb\.backend\.\w", text)}
+    assert found == set()
 
 
 def test_an_argument_is_not_wrapped_in_a_tuple_to_be_unwrapped() -> None:
     found = [
         f"{file}:{argument.lineno}"
-        for file, tree in modules().items()
-        for call in ast.walk(tree)
+        for file, text in modules().items()
+        if re.search(r"[(,]\s*\*[(\[]", text)  # to parse all takes seconds
+        for call in ast.walk(ast.parse(text))
         if isinstance(call, ast.Call)
         for argument in call.args
         if isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Tuple | ast.List)

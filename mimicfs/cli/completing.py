@@ -158,8 +158,8 @@ def _keys(mimicdb: Mirror, bucket: str, key: str) -> list[str]:
     directory = key[: key.rfind("/") + 1]
     # Just before all that begin with it.
     after = "" if key == directory else f"{key[:-1]}{chr(ord(key[-1]) - 1)}\U0010ffff"
-    children = mimicdb.backend.children
-    found = [entry.key for entry in children(bucket, directory, after, _MOST)]
+    store = mimicdb.backend
+    found = [entry.key for entry in store.children(bucket, directory, after, _MOST)]
     return [it for it in found if it.startswith(key)]
 
 

@@ -24,6 +24,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
+from mimicfs.backends import Backend
 from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope, pages
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
@@ -92,7 +93,7 @@ def import_part(
         text = f"what stands before was merged, {part} is not marked as synced by it"
         raise MalformedIndex(f"{exc} ({text})") from exc
     counts = (imported.added, imported.changed, imported.deleted)
-    for prefix in _directories(mimicdb, part):
+    for prefix in _directories(mimicdb.backend, part):
         scope = Scope(prefix, True, part.synced_ns, part.duration_ns, *counts)
         mimicdb.complete(part.bucket, scope)
     for scope in merge.newer.values():  # marking the whole has replaced them
@@ -105,15 +106,14 @@ def directory_of(prefix: str) -> str:
     return prefix[: prefix.rfind("/") + 1]
 
 
-def _directories(mimicdb: Mirror, part: IndexPart) -> Iterator[str]:
+def _directories(backend: Backend, part: IndexPart) -> Iterator[str]:
     """Yield the directories that are just what begins with the part's prefix."""
     directory = directory_of(part.prefix)
     if directory == part.prefix:
         yield directory
         return
-    children = mimicdb.backend.children
     for page in pages(
-        lambda after: children(part.bucket, directory, after, BATCH), BATCH, part.prefix
+        lambda after: backend.children(part.bucket, directory, after, BATCH), BATCH, part.prefix
     ):
         for child in page:
             if not child.key.startswith(part.prefix):

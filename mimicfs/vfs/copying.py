@@ -17,7 +17,7 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 ONLY_WHOLE = "only whole objects are copied by S3"
 
 
-class Copier:
+class WholeCopier:
     """Copies within *s3* what files stand on."""
 
     def __init__(self, s3: S3) -> None:

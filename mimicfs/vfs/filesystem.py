@@ -57,7 +57,7 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.moves import Mover, Place
+from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
@@ -272,7 +272,7 @@ class VFS:
         component = self._tree.component(target, new_name)
         replaced = self._names.replaceable(caller, node, target, new_name, flags)
         old = node.component
-        places = (caller.cancellation, Place(source, old), Place(target, component))
+        places = (caller.cancellation, NamePlace(source, old), NamePlace(target, component))
         with self._names.replacing(caller, node, replaced):
             if node.is_directory:
                 self._mover.move_directory(*places)

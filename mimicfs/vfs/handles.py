@@ -24,7 +24,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation, Opened
 from mimicfs.s3.requests.client import S3
-from mimicfs.vfs.copying import ONLY_WHOLE, Copier
+from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.opening import WRITES, OpenFiles
@@ -49,7 +49,7 @@ class Handles(OpenFiles):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        self._copier = Copier(s3)
+        self._copier = WholeCopier(s3)
         self._behind: WriteBack | None = None
         if options.write_back:
             self._behind = WriteBack(self._upload_behind, options.requests_per_file)

@@ -29,7 +29,7 @@ from mimicfs.vfs.renames import Rename, Renames
 log = logging.getLogger(__name__)
 
 
-class Place:
+class NamePlace:
     """A directory and a component in it: where something is, or is to be."""
 
     def __init__(self, parent: Node, component: str) -> None:
@@ -66,7 +66,7 @@ class Mover:
         self._inodes = inodes
 
     def move_file(
-        self, cancellation: Cancellation, source: Place, target: Place, *, replace: bool
+        self, cancellation: Cancellation, source: NamePlace, target: NamePlace, *, replace: bool
     ) -> None:
         """Move one object; with *replace*, over another one if there is one. Raises PosixError
         EEXIST else; ObjectChanged where somebody replaced the source meanwhile: that stays."""
@@ -95,7 +95,7 @@ class Mover:
             self._kernel.copied(node, entry, new)
 
     def _copied(
-        self, source: Place, entry: Entry, target: Place, replace: bool
+        self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
     ) -> tuple[Content | None, Entry]:
         """Copy *entry* to *target*; return what is stored with it, if that is not what was."""
         kept, content, replaced = self._s3.kept, None, None
@@ -111,7 +111,9 @@ class Mover:
         copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
         return content, copy
 
-    def move_directory(self, cancellation: Cancellation, source: Place, target: Place) -> None:
+    def move_directory(
+        self, cancellation: Cancellation, source: NamePlace, target: NamePlace
+    ) -> None:
         """Move everything below one directory to another name."""
         old, new = (
             KeyTree(source.bucket, source.key + "/"),
