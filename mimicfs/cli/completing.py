@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    FishComplete,
     add_completion_class,
     split_arg_string,
 )
@@ -69,6 +70,35 @@ class Bash(BashComplete):
         breaks = [it for it in _BREAKS if it in os.environ.get("COMP_BREAKS", _BREAKS)]
         behind = max((word.rfind(it) + 1 for it in breaks), default=0)
         return f"{item.type},{item.value[behind:]}"
+
+
+_FISH = """\
+function %(complete_func)s
+    set -lx %(complete_var)s fish_complete
+    set -lx COMP_WORDS (commandline -cp)
+    set -lx COMP_CWORD (commandline -t)
+    set -l response (%(prog_name)s)
+    for completion in $response
+        set -l metadata (string split -m 1 "," -- $completion)
+        switch $metadata[1]
+            case dir
+                __fish_complete_directories $metadata[2]
+            case file
+                __fish_complete_path $metadata[2]
+            case plain
+                echo -- $metadata[2]
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
+
+
+@add_completion_class
+class Fish(FishComplete):
+    """As click's, but for values with a comma in them."""
+
+    source_template = _FISH
 
 
 def values_of(option: Option, incomplete: str) -> list[CompletionItem]:
