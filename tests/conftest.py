@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -174,6 +175,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("same", derandomize=True, deadline=None)
     settings.register_profile("explore", print_blob=True, deadline=None)
     settings.load_profile("explore" if config.getoption("--explore") else "same")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules of which every test is slow where those are left out: pandas and moto
+    cost more than all that is left."""
+    if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
+        return None
+    marked = re.search(
+        r"^pytestmark = (\[\s*)?pytest.mark.slow\b", collection_path.read_text(), re.MULTILINE
+    )
+    return True if marked else None
 
 
 # What takes a second to start, or is slow to use.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mimicfs.errors import ConfigError
-from mimicfs.fuse.observing import Record, Recorder, error_name, joined, program
+from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
 
 _LOG_MAX = 64 << 20  # bytes of one file
 _LOGS = 3  # files beside the one that is written
@@ -95,9 +95,9 @@ class Top:
 
     def __init__(self) -> None:
         self._since_s = time.monotonic()
-        self._records: deque[tuple[float, Record]] = deque(maxlen=_RECORDS_MAX)
+        self._records: deque[tuple[float, AccessRecord]] = deque(maxlen=_RECORDS_MAX)
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AccessRecord) -> None:
         self._records.append((time.monotonic(), record))  # one atomic step
 
     def told(self, place: Place) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Top:
         }
 
 
-def _add(sums: dict[str, Any], record: Record) -> None:
+def _add(sums: dict[str, Any], record: AccessRecord) -> None:
     sums["requests"] = sums.get("requests", 0) + 1
     sums["seconds"] = sums.get("seconds", 0.0) + record.took_s
     for way in ("read", "write"):
@@ -151,7 +151,7 @@ class AccessLog:
         except OSError as exc:
             raise ConfigError(f"{path}: {exc.strerror}; name another --access-log") from exc
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AccessRecord) -> None:
         url = joined(self._place(record.nodeid), record.name).translate(_CONTROLS)
         at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
         who = program(record.pid).translate(_CONTROLS).replace(" ", "_")

@@ -19,14 +19,14 @@ FREE = frozenset({"DELETE"})
 PUT_CLASS = frozenset({"PUT", "POST", "COPY", "LIST"})
 
 
-class Step(NamedTuple):
+class LimitStep(NamedTuple):
     """From this minute of the day on, so many bytes a second; 0: as many as come."""
 
     minute: int
     bytes_per_s: int
 
 
-Limit = tuple[Step, ...]  # in order of time; the last one holds until the first
+Limit = tuple[LimitStep, ...]  # in order of time; the last one holds until the first
 
 
 def parse_limit(text: str) -> Limit:
@@ -34,13 +34,13 @@ def parse_limit(text: str) -> Limit:
     words = text.split()
     if len(words) == 1 and "=" not in text:
         rate = _rate(text, text)
-        return (Step(0, rate),) if rate else ()
+        return (LimitStep(0, rate),) if rate else ()
     steps = []
     for word in words:
         found = _AT.fullmatch(word)
         if found is None:
             raise ConfigError(f"{text}: no limit; write 10M, off, or 08:00=1M 18:00=off")
-        steps.append(Step(int(found[1]) * 60 + int(found[2]), _rate(found[3], text)))
+        steps.append(LimitStep(int(found[1]) * 60 + int(found[2]), _rate(found[3], text)))
     return tuple(sorted(steps))
 
 

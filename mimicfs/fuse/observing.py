@@ -27,7 +27,7 @@ _NAMES = {
 _READ, _WRITE = struct.Struct("<QQI"), struct.Struct("<QQI")  # fh, offset, size
 
 
-class Record(NamedTuple):
+class AccessRecord(NamedTuple):
     """A request that was answered."""
 
     time_ns: int
@@ -41,7 +41,7 @@ class Record(NamedTuple):
     code: int  # errno; 0: none
 
 
-Recorder = Callable[[Record], None]
+Recorder = Callable[[AccessRecord], None]
 
 
 def observed(
@@ -86,7 +86,7 @@ def _observed(
                 said = b"" if offset is None else _name(request, IN_HEADER.size + offset)
                 size = _READ.unpack_from(request, IN_HEADER.size)[2] if sized else 0
                 took_s = time.monotonic() - began_s
-                record = Record(
+                record = AccessRecord(
                     begun_ns, took_s, caller.pid, caller.uid, name, nodeid, said, size, code
                 )
                 for recorder in recorders:

@@ -223,6 +223,7 @@ def resumed(directory: Path) -> Orphan:
     return orphan._replace(record=staging.record)
 
 
+@pytest.mark.slow
 def test_of_1000_random_mutations_none_is_believed_and_none_ends_anything(directory: Path) -> None:
     chance = random.Random(7)
     path = promised_staging(directory)
@@ -300,6 +301,7 @@ def test_what_is_changed_after_a_promise_is_no_damage(directory: Path) -> None:
         Journal.open(directory).recover(orphan)
 
 
+@pytest.mark.slow
 def test_a_checksum_that_was_kept_up_is_that_of_the_bytes(directory: Path) -> None:
     chance = random.Random(7)
     staging, kept = Journal.open(directory).stage(), Sums()

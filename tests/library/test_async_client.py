@@ -16,6 +16,8 @@ from support.mounts import costs
 import mimicfs
 from mimicfs.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def mimicking(library: Any, url: str) -> AsyncIterator[Any]:

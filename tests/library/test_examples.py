@@ -20,6 +20,7 @@ from mimicfs import process
 from mimicfs.backends.default import Redis
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.parametrize("server", ["moto"], indirect=True),
     # Of the libraries that are used.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import s3fs
 from support.mounts import costs
 
 import mimicfs
+
+pytestmark = pytest.mark.slow
 
 
 def test_its_listings_cost_nothing_and_its_writes_are_mirrored(

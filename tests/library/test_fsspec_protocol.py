@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 import mimicfs.fsspec
 
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
 OPTIONS = {"s3": {"addressing_style": "path"}}
 

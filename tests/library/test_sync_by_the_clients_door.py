@@ -13,7 +13,7 @@ from mimicfs.exception import S3ResponseError
 from mimicfs.s3.connection import S3Connection
 from mimicfs.s3.requests.borrowed import BorrowedS3
 
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
 
 @pytest.fixture

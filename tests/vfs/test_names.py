@@ -149,6 +149,7 @@ def test_the_coded_form_of_a_name_that_is_not_utf8_is_no_name(name):
     assert raised.value.errno == 22
 
 
+@pytest.mark.slow
 @given(shown, st.sampled_from([None, ".versions", ".versions%name", ".sync"]))
 def test_a_reserved_name_is_shown_by_its_escape(found, other):
     text, beside = (other, found[1]) if other is not None else found

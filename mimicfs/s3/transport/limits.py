@@ -29,7 +29,7 @@ _LEAST = 4 << 10
 _WARN_AT = 0.8
 
 
-class Pace:
+class RatePace:
     """So many of something a second; 0: any number."""
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -59,7 +59,7 @@ class Flow:
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self._pace = Pace()
+        self._pace = RatePace()
         self._minute = -1
         self._bytes_per_s = 0
 
@@ -98,7 +98,7 @@ class Limits:
         self.upload = Flow(options.upload_limit)
         self._buckets = options.buckets
         self._lock = threading.Lock()  # protects all below
-        self._rates: dict[str, Pace] = {}
+        self._rates: dict[str, RatePace] = {}
         self._rate: float | None = None  # of every bucket, once it was set
         self._per_day = options.requests_per_day
         self._day = _today()
@@ -111,7 +111,7 @@ class Limits:
             pace = self._rates.get(bucket)
             if pace is None:
                 rate = self._buckets.of(bucket).request_rate if self._rate is None else self._rate
-                pace = self._rates[bucket] = Pace(rate)
+                pace = self._rates[bucket] = RatePace(rate)
         waits_s = pace.take(1)
         if waits_s > 0:
             time.sleep(waits_s)
