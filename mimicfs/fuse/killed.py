@@ -5,6 +5,9 @@ one wait for its answer all the same. So /proc is asked, now and while the answe
 whether SIGKILL is pending for it: that is what every signal that ends a process becomes. A signal
 that is handled gives no EINTR here: mkdir(2) and its like do not restart.
 
+The kernel closes the files of a process that was killed when it is past all signals, and waits for
+each FLUSH. It says nothing then; /proc knows why the process ends.
+
 Threading: `watch` and `answered` are called by any thread; a thread of its own looks, once
 something is watched, and sleeps while nothing is.
 """
@@ -17,6 +20,9 @@ from pathlib import Path
 
 _LOOK_S = 0.2  # between two looks
 _SIGKILL = 1 << 8  # in the masks of /proc/PID/status
+_PF_EXITING = 0x4  # in the flags of /proc/PID/stat; linux/sched.h
+_FLAGS, _EXIT_CODE = 6, -1  # fields of /proc/PID/stat behind the name
+_SIGNAL = 0x7F  # in an exit code
 
 
 class Killed:
@@ -38,6 +44,11 @@ class Killed:
                 return
             self._started = True
         threading.Thread(target=self._run, name="fuse-killed", daemon=True).start()
+
+    def let_go_if_ended(self, unique: int, thread: int) -> None:
+        """Let go of *thread*, which asks *unique*, if a signal has ended it."""
+        if _is_ended(thread):
+            self._let_go(unique)
 
     def has_gone(self, unique: int) -> bool:
         """Whether nobody waits for *unique* any more."""
@@ -75,3 +86,15 @@ def _is_killed(thread: int) -> bool:
         return True
     masks = [line.split()[1] for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
     return any(int(mask, 16) & _SIGKILL for mask in masks)
+
+
+def _is_ended(thread: int) -> bool:
+    """Whether a signal has ended *thread*, which closes its files; False where that is not to be
+    seen."""
+    try:
+        stat = Path(f"/proc/{thread}/stat").read_bytes()
+    except OSError:
+        return False
+    fields = stat.rpartition(b") ")[2].split()
+    exits = int(fields[_FLAGS]) & _PF_EXITING
+    return bool(exits and int(fields[_EXIT_CODE]) & _SIGNAL)

@@ -44,8 +44,6 @@ _DATA_WORKERS_FACTOR = 4
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
-# A process that is killed has its files closed as on any disk: with their bytes.
-_CLOSING = frozenset((Opcode.FLUSH, Opcode.RELEASE))
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 
 
@@ -249,7 +247,9 @@ class Server:
         _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
         handler = operation.handler
         try:
-            if self._killed.has_gone(unique):
+            if opcode == Opcode.FLUSH:  # it is done whoever has gone: the bytes are to be kept
+                self._killed.let_go_if_ended(unique, caller.pid)
+            elif self._killed.has_gone(unique):
                 raise Interrupted("killed before the work began")
             if operation.lane is Lane.QUICK:
                 data = self._operations.sure(
@@ -299,7 +299,7 @@ class Server:
             self._session.fail(unique, errno.EAGAIN)
         else:
             cancellation.cancel()
-            if opcode not in _CLOSING and pid:
+            if opcode != Opcode.RELEASE and pid:
                 self._killed.watch(interrupted, pid)
                 if interrupted not in self._waiting:
                     self._killed.answered(interrupted)

@@ -324,7 +324,10 @@ class VFS:
     def unheard(self, ino: int) -> None:
         """Whoever asked for a change in *ino* was killed before it was answered: the kernel does
         not know what became of it."""
-        self._kernel.unheard(ino)
+        if self.inodes.get(ino).is_directory:
+            self._kernel.unheard(ino)
+        else:
+            self._kernel.attributes_changed(self.inodes.get(ino))
 
     def _truncate(self, caller: Caller, node: Node, size: int, handle: int | None) -> None:
         if node.is_directory:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mounts import wait_until
 from support.proxy import Drop, Proxy
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
+WRITE = "f = os.open('known/a', os.O_WRONLY); os.write(f, b'T')"
 CALLS = {
     "mkdir": "os.mkdir('known/new')",
     "rmdir": "os.rmdir('known/empty')",
@@ -30,6 +32,9 @@ CALLS = {
     "append": "open('known/a', 'a').write('x')",
     "truncate": "os.truncate('known/a', 1)",
     "touch .sync": "os.utime('.sync')",
+    "close": f"{WRITE}; os.close(f)",
+    "fsync": f"{WRITE}; os.fsync(f)",
+    "the end with open files": f"{WRITE}; os.kill(os.getpid(), 9)",
 }
 
 
@@ -50,12 +55,20 @@ def test_a_killed_caller_ends_within_a_second(
         os.stat(here / "known/a")
         if took_s(here, call, proxy) >= 1:
             slow.append(name)
+        if call.startswith(WRITE):  # what it had written is not lost
+            wait_until(lambda key=f"{number}/known/a": stored(client, bucket, key) == b"Text")
     assert slow == []
+
+
+def stored(client: Any, bucket: str, key: str) -> bytes:
+    found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return found
 
 
 def took_s(here: Path, call: str, proxy: Proxy) -> float:
     """Return how long a caller lives on that is killed while S3 is silent."""
-    with proxy.rule(Drop(lambda request: True)) as silent:
+    late = call.startswith(WRITE)  # the write is over before S3 falls silent
+    with proxy.rule(Drop(lambda request: not late or request.kind == "PUT")) as silent:
         program = f"import os; os.chdir({str(here)!r}); {call}"
         caller = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
         assert silent.reached.wait(10), call
