@@ -12,6 +12,7 @@
     │   ├── AccessDenied            EACCES
     │   ├── CredentialsError        EACCES     none, expired, or not valid
     │   ├── NoSuchBucket            ENODEV     what is mounted is gone: no name is just missing
+    │   │   └── NoSuchPrefix        ENODEV
     │   ├── NoSuchQueue             ENODEV     the queue that is to tell of changes is gone
     │   ├── KeyNotFound             ENOENT
     │   ├── ObjectChanged           ESTALE     not the object that was opened
@@ -110,6 +111,10 @@ class NoSuchBucket(S3Error):
     """Not ENOENT: that is what a missing name is, and the end of a directory for readdir(3)."""
 
     errno = codes.ENODEV
+
+
+class NoSuchPrefix(NoSuchBucket):
+    """What is to be mounted of a bucket is not there: a name that was mistyped, maybe."""
 
 
 class NoSuchQueue(S3Error):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 
@@ -188,9 +188,9 @@ class Mirror:
         """S3 does not have *keys*."""
         self._apply(bucket, (), keys)
 
-    def keep(self, bucket: str, directory: str) -> None:
-        """Remember *directory*, which has no object and no keys, until it is forgotten."""
-        self._apply(bucket, [Entry(directory, kind=KEPT)])
+    def keep(self, bucket: str, directory: str, meta: Mapping[str, str] | None = None) -> None:
+        """Remember *directory*, which has no object, and *meta* of it, until it is forgotten."""
+        self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)])
 
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
 from mimicfs.config.values import Buckets, Settings, Target, redacted
-from mimicfs.errors import AccessDenied, InvalidRequest, S3Unavailable, Unlisted
+from mimicfs.errors import AccessDenied, InvalidRequest, NoSuchPrefix, S3Unavailable, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.private import check_parent, private_directory
 
@@ -138,6 +138,20 @@ def check(parts: Parts, target: Target) -> None:
         if not known:
             raise
         log.warning("S3 does not answer, the mirror is shown as it is: %s", exc)
+
+
+def check_prefix(parts: Parts, target: Target) -> None:
+    """Raise NoSuchPrefix if nothing in S3 begins with what *target* names. One request, and none
+    where the mirror knows of something."""
+    if not target.prefix or parts.mimicdb.backend.has_below(target.bucket, target.prefix):
+        return
+    try:
+        page = parts.s3.list_page(target.bucket, target.prefix, limit=1)
+    except S3Unavailable as exc:
+        log.warning("S3 does not answer, %s may not exist: %s", target, exc)
+        return
+    if not page.entries:
+        raise NoSuchPrefix(f"{target}: nothing in the bucket begins with that")
 
 
 def _check_bucket(s3: S3, target: Target) -> None:

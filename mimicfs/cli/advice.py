@@ -46,6 +46,8 @@ def kind_of(exc: MimicError) -> type[MimicError]:
 def _advice(settings: Settings, exc: MimicError) -> str:
     kind, about = kind_of(exc), str(exc)
     missing = issubclass(kind, errors.NoSuchBucket)
+    if issubclass(kind, errors.NoSuchPrefix):
+        return "-o create_prefix mounts it all the same"
     if issubclass(kind, errors.AccessDenied) and about.startswith("list of buckets"):
         return "name the one that you may use: s3://BUCKET"
     found = _BUCKET.search(about)

@@ -26,6 +26,7 @@ from mimicfs.config.options import from_words, words
 from mimicfs.config.settled import settle
 from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import ConfigError, MimicError, MountError
+from mimicfs.mount import remount
 
 # Of mount(8), "EXIT STATUS".
 _WRONG_CALL = 1
@@ -64,6 +65,9 @@ def _run(do: Callable[[list[str]], None], arguments: list[str]) -> None:
 def _mount(arguments: list[str], unless: tuple[str, ...] = ()) -> None:
     (source, point), flags, groups = _parsed(arguments, 2, _MOUNT_USAGE)
     given = [word for word in words(groups) if word not in unless]
+    if remount.is_asked(given):
+        remount.remount(settle({}, os.environ).settings(), Path(point), given)
+        return
     settled = settle({}, os.environ, from_words(given, sloppy="-s" in flags))
     target = Target() if source in _EVERYTHING else parse_target(source)
     if "-f" in flags:  # all but the mounting

@@ -208,6 +208,8 @@ OPTIONS = (
            "  [default: until the disk is nearly full]", _M, metavar="SIZE"),
     Option("clear-dead", Kind.FLAG, "Unmount a dead mount at the mount point first.", _M),
     Option("nonempty", Kind.FLAG, "Mount even over a directory that has files.", _M),
+    Option("create-prefix", Kind.FLAG, "Mount s3://BUCKET/PREFIX also if nothing begins with it.",
+           _M),
     Option("storage-class", Kind.TEXT, "The storage class of objects that are written.",
            _B, metavar="CLASS"),
     Option("sse", Kind.TEXT, "How S3 encrypts objects that are written.", _B,

@@ -109,6 +109,7 @@ class Settled:
             at_ns,
             self.get("replica", True),
             self.get("store-loss", "copy"),
+            self.get("create-prefix", False),
         )
 
     def _moment(self) -> int | None:

@@ -1,7 +1,7 @@
 """Holes of a file that become zeros in S3, which has no holes: one object of zeros is sent, and
 every part of nothing else is copied from it. It stands beside the file while that is uploaded,
 as `.mimicfs-zeros-` and a random name, and is deleted then; the record in the journal names it, so
-that the next mount deletes what `kill -9` leaves.
+that the next mount deletes what `kill -9` leaves. A mount shows none of these objects.
 
 Threading: `make` and `remove` run in `s3.pool`, one after the other.
 """
@@ -22,7 +22,8 @@ from mimicfs.s3.requests.client import S3, Content
 log = logging.getLogger(__name__)
 
 LEAST = 4  # parts: fewer are sent
-_NAME = ".mimicfs-zeros-"
+NAME = ".mimicfs-zeros-"
+_RANDOM = 8  # bytes, in hexadecimal digits behind it
 
 
 def marked(parts: list[PlannedPart], layout: Layout, staging: Staging) -> list[PlannedPart]:
@@ -39,7 +40,8 @@ def _is_hole(part: PlannedPart, layout: Layout, staging: Staging) -> bool:
 
 def is_one(key: str) -> bool:
     """Whether *key* is of an object of zeros."""
-    return key.rpartition("/")[2].startswith(_NAME)
+    name = key.rpartition("/")[2]
+    return name.startswith(NAME) and len(name) == len(NAME) + 2 * _RANDOM
 
 
 class Zeros:
@@ -54,7 +56,7 @@ class Zeros:
         self._size = size
         self._piece = piece
         self.bucket = bucket
-        self.key = f"{key[: key.rfind('/') + 1]}{_NAME}{secrets.token_hex(8)}"
+        self.key = f"{key[: key.rfind('/') + 1]}{NAME}{secrets.token_hex(_RANDOM)}"
 
     def make(self) -> Entry:
         """Send it. Raises Unsupported where objects of other names must not be made."""

@@ -39,6 +39,7 @@ class Mounted(NamedTuple):
     alive: bool = True
     files: int = 0  # at its end: how many S3 does not have yet
     bytes: int = 0  # and how many bytes they have
+    read_only: bool = False
 
 
 def _record(settings: Settings, mountpoint: Path) -> Path:

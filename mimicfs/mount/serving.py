@@ -45,7 +45,7 @@ from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.replicas import replicated
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import told
-from mimicfs.parts import Parts, assemble, check
+from mimicfs.parts import Parts, assemble, check, check_prefix
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.intents import RENAMES, Intents
@@ -115,7 +115,7 @@ def serve_mount(
             cache,
         )
         server = _server(vfs, session, choices)
-        mounted = _mounted(settings, _title(target, choices), session, parts)
+        mounted = _mounted(settings, target, choices, session, parts)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))
@@ -151,6 +151,8 @@ def _parts(
         return
     with closing(assemble(settings, beside)) as parts:
         check(parts, target)
+        if not choices.create_prefix:
+            check_prefix(parts, target)
         yield parts
 
 
@@ -263,10 +265,12 @@ def _title(target: Target, choices: MountChoices) -> str:
     return str(target) if choices.at_ns is None else history.titled(target, choices.at_ns)
 
 
-def _mounted(settings: Settings, title: str, session: Session, parts: Parts) -> Mounted:
+def _mounted(
+    settings: Settings, target: Target, choices: MountChoices, session: Session, parts: Parts
+) -> Mounted:
     endpoint = redacted(settings.s3.endpoint_url or "aws")
-    place = (str(session.mountpoint), title, endpoint, parts.store)
-    return Mounted(*place, os.getpid(), time.time_ns())
+    place = (str(session.mountpoint), _title(target, choices), endpoint, parts.store)
+    return Mounted(*place, os.getpid(), time.time_ns(), read_only=choices.read_only)
 
 
 def _register(

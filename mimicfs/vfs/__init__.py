@@ -20,6 +20,7 @@ attributes   what stat(2) shows
 neighbours   files that will be read next
 writeback    uploads after close
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
+rootattributes  mode, owner and times of what no object stands for: buckets, the root
 intents      the records of renames that have not ended
 names        keys as file names, and back
 ownership    to whom a new file belongs

@@ -8,7 +8,7 @@ import stat
 
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import NS, Entry
+from mimicfs.entry import NS, OBJECT, Entry
 from mimicfs.files.file import File
 from mimicfs.posix import Attr
 from mimicfs.vfs.inodes import Node
@@ -51,6 +51,8 @@ class Attributes:
         is when its names changed last, as far as this mount knows; *since_ns* holds where
         nothing has a time."""
         if entry is not None and entry.meta and self._believed:
+            if entry.kind != OBJECT:  # it has no time of its own
+                entry = entry._replace(mtime_ns=since_ns)
             attr = self._stored(ino, self._directory_mode, 0, entry)
         else:
             # One link: find(1) takes it as "the number of subdirectories is not known".

@@ -22,7 +22,7 @@ from functools import partial
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import KEY_MAX, Entry, Scope
 from mimicfs.errors import (
     PosixError,
     Unasked,
@@ -62,6 +62,7 @@ from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
+from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.versions import VersionsTree
@@ -106,10 +107,11 @@ class VFS:
         self._handles = Handles(
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
         )
-        self._stored = StoredAttributes(mimicdb, s3, self._kernel, options)
+        roots = RootAttributes(mimicdb)
+        self._stored = StoredAttributes(mimicdb, s3, self._kernel, roots, options)
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
-        self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, options)
+        self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
         self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
         self._ownership = Ownership(options, self._attr)
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
@@ -214,6 +216,8 @@ class VFS:
         else:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
             key = directory.key + slot
+            if len(key.encode()) > KEY_MAX:
+                raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
             self._options.buckets.check_writable(directory.bucket)
             if self._ownership.inherited_group(caller, directory) is not None:
                 mode |= stat.S_ISGID
@@ -222,7 +226,8 @@ class VFS:
             if self._options.markers:
                 self._stored.make_directory(directory.bucket, key, meta)
             else:
-                self._mimicdb.keep(directory.bucket, key)
+                keeps = self._options.buckets.of(directory.bucket).keeps_metadata
+                self._mimicdb.keep(directory.bucket, key, meta if keeps else None)
             if covered:  # nothing began with that key, so all below it is known: nothing
                 self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
         self._touch(directory)
@@ -324,10 +329,14 @@ class VFS:
     def unheard(self, ino: int) -> None:
         """Whoever asked for a change in *ino* was killed before it was answered: the kernel does
         not know what became of it."""
-        if self.inodes.get(ino).is_directory:
+        try:
+            node = self.inodes.get(ino)
+        except PosixError:
+            return  # the kernel has forgotten it
+        if node.is_directory:
             self._kernel.unheard(ino)
         else:
-            self._kernel.attributes_changed(self.inodes.get(ino))
+            self._kernel.attributes_changed(node)
 
     def _truncate(self, caller: Caller, node: Node, size: int, handle: int | None) -> None:
         if node.is_directory:
@@ -413,7 +422,10 @@ class VFS:
         shown = [bucket for bucket in known if root.bucket in ("", bucket.name)]
         used = sum(bucket.bytes for bucket in shown)
         files = sum(bucket.objects for bucket in shown)
-        return Usage(used, max(_CAPACITY, 2 * used), files, max(_CAPACITY, 2 * files))
+        node = self.inodes.get(ino)
+        directory = node if node.is_directory else node.parent or root
+        name_max = names.NAME_MAX if node.is_past else self._tree.name_max(directory)
+        return Usage(used, max(_CAPACITY, 2 * used), files, max(_CAPACITY, 2 * files), name_max)
 
     # Open files
 

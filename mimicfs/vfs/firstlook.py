@@ -55,7 +55,7 @@ _AHEAD = 1024  # names asked at once, at most
 _FASTER = 8  # so many times as many as before, each time
 _PAGE = 1000
 _SCANNED = 20_000  # entries of a directory looked through for a sample
-_REMEMBERED = 100_000  # directories
+_REMEMBERED = 100_000  # directories; and objects that S3 does not tell of
 _NEWS_MAX = 100  # keys of a directory that are remembered as new
 
 _Where = tuple[str, str]  # bucket and directory
@@ -290,6 +290,8 @@ class FirstLook:
         with self._lock:
             first = bucket not in self._warned
             self._warned.add(bucket)
+            if len(self._refused) >= _REMEMBERED:
+                self._refused.clear()
             self._refused |= versions
         if first:
             error = next(iter(refused.values()))

@@ -9,7 +9,8 @@ or while a node below it is there.
     it is in the table under its number until it is dropped.
 
 Numbers are hashes of the path, so that they are the same after a remount: backup programs
-and git recognise files by them. Where two collide, the later one takes a free number.
+and git recognise files by them. Where two collide, the later one takes a free number. What is
+renamed keeps its number as long as this mount lives, also when the kernel has forgotten it.
 
 Thread-safe: one lock, taken last and held for a few instructions.
 """
@@ -48,6 +49,7 @@ _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
 _PAST = frozenset({NodeKind.VERSIONS, NodeKind.HISTORY, NodeKind.VERSION})
 _from_bytes = int.from_bytes
 
+_MOVED_MAX = 65_536  # renamed names whose numbers are remembered
 CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
 VERSIONS_SLOT = "///"  # likewise
 
@@ -165,7 +167,10 @@ class Inodes:
         kind = NodeKind.DIRECTORY if bucket else NodeKind.ACCOUNT
         self.root = Node(ROOT_INO, kind, None, prefix, bucket)
         self.root.holds = 1  # the kernel never forgets the root
-        self._lock = threading.Lock()  # protects all nodes' tree fields and counts
+        self._lock = threading.Lock()  # protects all nodes' tree fields and counts, and the three
+        # The numbers of what was renamed: by the directory's number and the slot; and all of them.
+        self._moved: dict[int, dict[str, int]] = {}
+        self._taken: set[int] = set()
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
 
     def __len__(self) -> int:
@@ -205,17 +210,18 @@ class Inodes:
                 children = parent.children = {}
             found: list[Node] = []
             add, known, nodes, bucket = found.append, children.get, self._nodes, parent.bucket
-            hash_of = _path_hash(parent)
+            hash_of, taken, moved = _path_hash(parent), self._taken, parent.ino in self._moved
             for slot in slots:
                 node = known(slot)
                 if node is None:
-                    if slot[-1:] == "/" or parent.kind is _ACCOUNT:
-                        node = self._make(parent, slot, NodeKind.DIRECTORY)
+                    if slot[-1:] == "/" or moved:
+                        kind = NodeKind.DIRECTORY if slot[-1:] == "/" else _OBJECT
+                        node = self._make(parent, slot, kind)
                     else:  # as _make does, without a call for each
                         digest = hash_of()
                         digest.update(slot.encode())
                         ino = _from_bytes(digest.digest()) >> 1
-                        if ino in nodes or ino <= ROOT_INO:
+                        if ino in nodes or ino in taken or ino <= ROOT_INO:
                             ino = self._free(ino)
                         node = nodes[ino] = Node(ino, _OBJECT, parent, slot, bucket)
                     children[slot] = node
@@ -245,7 +251,6 @@ class Inodes:
     def move(self, node: Node, parent: Node, component: str) -> None:
         """*node* was renamed. What stood in its new place is unlinked."""
         with self._lock:
-            self._take_out(node)
             slot = slot_of(component, node.is_directory)
             children = parent.children
             if children is None:
@@ -253,8 +258,12 @@ class Inodes:
             replaced = children.get(slot)
             if replaced is not None:
                 self._take_out(replaced)
+            if node.parent is not None:
+                self._no_longer_moved(node.parent.ino, node.slot)
+            self._take_out(node)
             node.parent, node.component, node.bucket = parent, component, parent.bucket
             children[slot] = node
+            self._remember_moved(parent.ino, slot, node.ino)
         if node.children:
             for below in self.below(node):
                 below.bucket = node.bucket
@@ -262,6 +271,8 @@ class Inodes:
     def unlink(self, node: Node) -> None:
         """*node* has no name any more; it lives until it is forgotten and closed."""
         with self._lock:
+            if node.parent is not None:
+                self._no_longer_moved(node.parent.ino, node.slot)
             self._take_out(node)
             self._drop_unused(node)
 
@@ -272,9 +283,11 @@ class Inodes:
             yield from self.below(child)
 
     def _make(self, parent: Node, slot: str, kind: NodeKind) -> Node:
-        digest = _path_hash(parent)()
-        digest.update(slot.encode())
-        ino = self._free(_from_bytes(digest.digest()) >> 1)
+        ino = self._moved.get(parent.ino, {}).get(slot, 0)
+        if not ino or ino in self._nodes:
+            digest = _path_hash(parent)()
+            digest.update(slot.encode())
+            ino = self._free(_from_bytes(digest.digest()) >> 1)
         component = slot if kind is _OBJECT else slot.removesuffix("/")
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not NodeKind.CONTROL:
@@ -287,9 +300,24 @@ class Inodes:
         return node
 
     def _free(self, ino: int) -> int:
-        while ino in self._nodes or ino <= ROOT_INO:
+        while ino in self._nodes or ino in self._taken or ino <= ROOT_INO:
             ino = (ino + 1) & (1 << 63) - 1
         return ino
+
+    def _remember_moved(self, parent_ino: int, slot: str, ino: int) -> None:
+        self._no_longer_moved(parent_ino, slot)
+        if len(self._taken) >= _MOVED_MAX:
+            self._moved.clear()
+            self._taken.clear()
+        self._moved.setdefault(parent_ino, {})[slot] = ino
+        self._taken.add(ino)
+
+    def _no_longer_moved(self, parent_ino: int, slot: str) -> None:
+        moved = self._moved.get(parent_ino)
+        if moved is not None and slot in moved:
+            self._taken.discard(moved.pop(slot))
+            if not moved:
+                del self._moved[parent_ino]
 
     def _take_out(self, node: Node) -> None:
         parent = node.parent

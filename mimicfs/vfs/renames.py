@@ -114,7 +114,7 @@ class Rename:
                     source = (self.old.bucket, entry)
                     running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
                 elif entry.kind == KEPT:
-                    self._mimicdb.keep(self.new.bucket, self._moved(entry.key))
+                    self._mimicdb.keep(self.new.bucket, self._moved(entry.key), entry.meta)
                 self._collect(running, most=_IN_FLIGHT - 1)
             self._collect(running, most=0)
         except BaseException:

@@ -6,11 +6,13 @@ Threading: any thread. Two changes in one directory never meet: the kernel locks
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mimicfs.entry import OBJECT
+from mimicfs.entry import NS, OBJECT, Entry
 from mimicfs.errors import PosixError
+from mimicfs.files import zeros
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
@@ -18,6 +20,8 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.tree import Tree
+
+_UPLOAD_MAX_S = 86_400  # longer than any file takes to upload
 
 
 class Replacing:
@@ -37,7 +41,10 @@ class Replacing:
         """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
-        if self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 1)):
+        known = self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 2))
+        if len(known) == 1 and _is_leftover(known[0]):
+            self._s3.delete(node.bucket, known[0].key)
+        elif known:
             raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
         marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
         if marker is not None and marker.kind == OBJECT and marker.size:
@@ -95,3 +102,8 @@ class Replacing:
 
 def _ino(node: Node) -> int:
     return node.ino
+
+
+def _is_leftover(entry: Entry) -> bool:
+    """Whether *entry* is an object of zeros that no upload can need any more."""
+    return zeros.is_one(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS

@@ -31,6 +31,7 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.rootattributes import RootAttributes
 
 DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
 _LINK_TYPE = "application/octet-stream"  # of links, likewise
@@ -46,8 +47,16 @@ Meta = Mapping[str, str]
 class StoredAttributes:
     """Changes what is stored with the objects behind nodes."""
 
-    def __init__(self, mimicdb: Mirror, s3: S3, kernel: Kernel, options: VFSOptions) -> None:
+    def __init__(
+        self,
+        mimicdb: Mirror,
+        s3: S3,
+        kernel: Kernel,
+        roots: RootAttributes,
+        options: VFSOptions,
+    ) -> None:
         self._mimicdb = mimicdb
+        self._roots = roots
         self._kernel = kernel
         self._s3 = s3
         self._options = options
@@ -58,13 +67,10 @@ class StoredAttributes:
     # Attributes
 
     def set_attributes(self, node: Node, now: Attr, new: NewAttr) -> None:
-        """Store mode, owner and times of *node*, which are *now* so far. Raises PosixError EPERM
-        where no object can hold them, ENOSPC."""
+        """Store mode, owner and times of *node*, which are *now* so far. Raises PosixError
+        ENOSPC."""
         if node.is_directory and new.mtime_ns is not None:
             node.mtime_ns = new.mtime_ns
-            stored = node.key and self._options.markers
-            if not stored and (new.mode, new.uid, new.gid) == (None, None, None):
-                return  # nobody can keep it, and rsync and cp -a set it of each directory
         if not self._options.buckets.of(node.bucket).keeps_metadata:
             return  # as on a disk that has no owners: cp -a and rsync -a go on
         kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
@@ -175,8 +181,13 @@ class StoredAttributes:
         file = node.file
         if file is not None and (file.dirty or file.apart):
             return file.content.meta
-        entry = self._mimicdb.entry(node.bucket, node.key) if node.key else None
+        entry = self._entry(node)
         return (entry.meta if entry is not None else None) or {}
+
+    def _entry(self, node: Node) -> Entry | None:
+        if not node.key and node.is_directory:
+            return self._roots.entry(node.bucket)
+        return self._mimicdb.entry(node.bucket, node.key) if node.key else None
 
     def _change(
         self,
@@ -194,13 +205,17 @@ class StoredAttributes:
             lambda meta: checked({**change(meta), **stamp}, node), mtime_ns
         ):
             return
-        key = node.key  # it has none once it is found to be another version
-        if not key or (node.is_directory and not self._options.markers):
-            gone = node.parent is None and not node.is_directory
-            raise PosixError(
-                errno.ESTALE if gone else errno.EPERM, "no object could hold the attributes"
-            )
-        entry = self._mimicdb.entry(node.bucket, key)
+        key, entry = node.key, self._entry(node)
+        if not key and not node.is_directory:  # it is found to be another version
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
+        if not key or (
+            node.is_directory
+            and not self._options.markers
+            and (entry is None or entry.kind != OBJECT)
+        ):
+            meta = (entry.meta if entry is not None else None) or {}
+            self._noted(node, checked({**change(meta), **stamp}, node))
+            return
         if entry is None or entry.kind != OBJECT:
             try:
                 self.make_directory(node.bucket, key, checked({**change({}), **stamp}, node))
@@ -213,6 +228,13 @@ class StoredAttributes:
             node,
             lambda content: content._replace(meta=checked({**change(content.meta), **stamp}, node)),
         )
+
+    def _noted(self, node: Node, meta: Meta) -> None:
+        """No object can hold *meta* of the directory *node*: the mirror does."""
+        if node.key:
+            self._mimicdb.keep(node.bucket, node.key, meta)
+        else:
+            self._roots.set(node.bucket, meta)
 
     def change_content(self, node: Node, change: Callable[[Content], Content]) -> None:
         """Store *change* of what is stored with the object *node*. Raises PosixError ESTALE where

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Uncopied, Unlisted
+from mimicfs.files import zeros
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry
@@ -30,11 +31,13 @@ from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.readdir import Listing, Listings, Row
+from mimicfs.vfs.rootattributes import RootAttributes
 
 log = logging.getLogger(__name__)
 
 
 _SHOWN_MAX = 100_000  # directories of which it is remembered when they were listed
+_BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
 _NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
@@ -49,9 +52,11 @@ class Tree:
         inodes: Inodes,
         handles: Handles,
         look: FirstLook,
+        roots: RootAttributes,
         options: VFSOptions,
     ) -> None:
         self._mimicdb = mimicdb
+        self._roots = roots
         self._look_first = look
         self._handles = handles
         self._syncer = syncer
@@ -116,12 +121,20 @@ class Tree:
         PosixError ENAMETOOLONG if no key can be as long."""
         self._check_ours(name)
         component = names.component(name, self._reserved).text
-        if len((directory.key + component).encode()) > KEY_MAX:
+        if len(component.encode()) > self.name_max(directory):
             raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
         return component
 
+    @staticmethod
+    def name_max(directory: Node) -> int:
+        """Return how many bytes the name of a file in *directory* can have; that of a directory
+        can have one less, because its key ends in "/"."""
+        if directory.kind == NodeKind.ACCOUNT:
+            return _BUCKET_NAME_MAX
+        return max(0, min(names.NAME_MAX, KEY_MAX - len(directory.key.encode())))
+
     def _check_ours(self, name: bytes) -> None:
-        if os.fsdecode(name) in self._reserved:
+        if os.fsdecode(name) in self._reserved or zeros.is_one(os.fsdecode(name)):
             raise PosixError(errno.EPERM, f"{name!r}: a name of mimicfs")
 
     def _look(self, directory: Node, name: bytes) -> Found:
@@ -139,12 +152,15 @@ class Tree:
             return component, lambda node: self._shown(node.bucket).of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
+        if component.startswith(zeros.NAME) and zeros.is_one(component):
+            raise PosixError(errno.ENOENT, "an object of zeros, which an upload needs")
         with _asked(directory):
             entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
         if entry is None:  # NAME%file is good also while no directory has the plain name
-            raise PosixError(errno.ENOENT, repr(name))
+            too_long = len(component.encode()) > self.name_max(directory)
+            raise PosixError(errno.ENAMETOOLONG if too_long else errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
 
     def _look_bucket(self, name: str) -> Found:
@@ -169,10 +185,10 @@ class Tree:
         if node.kind == NodeKind.CONTROL:
             return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
         if node.kind == NodeKind.ACCOUNT:
-            return self._attributes.of_directory(node.ino, None, 0, self._started_ns)
+            own = self._roots.entry("")
+            return self._shown("").of_directory(node.ino, own, node.mtime_ns, self._started_ns)
         if node.kind == NodeKind.DIRECTORY:
-            own = self._mimicdb.entry(node.bucket, node.key) if node.key else None
-            return self._directory_attr(node, own)
+            return self._directory_attr(node, self._own(node))
         file = file or node.file
         if file is not None:
             return self._file_attr(node, file)
@@ -185,6 +201,13 @@ class Tree:
         if entry is None or entry.kind != OBJECT:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
         return entry
+
+    def _own(self, directory: Node) -> Entry | None:
+        """Return what the mirror has of a directory itself."""
+        key = directory.key
+        if key:
+            return self._mimicdb.entry(directory.bucket, key)
+        return self._roots.entry(directory.bucket)
 
     def _shown(self, bucket: str) -> Attributes:
         return self._attributes if self._buckets.of(bucket).keeps_metadata else self._plain
@@ -218,7 +241,8 @@ class Tree:
         return self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, since_ns)
 
     def _bucket_attr(self, node: Node, created_ns: int) -> Attr:
-        return self._attributes.of_directory(node.ino, None, node.mtime_ns, created_ns)
+        attributes = self._shown(node.bucket)
+        return attributes.of_directory(node.ino, self._own(node), node.mtime_ns, created_ns)
 
     def _created_ns(self, bucket: str) -> int:
         created_ns = self._created.get(bucket)

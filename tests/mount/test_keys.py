@@ -162,3 +162,34 @@ def test_a_key_may_have_a_line_feed(synced: Path, client: Any, bucket: str) -> N
     assert body(client, bucket, "line\nfeed") == b"written"
     (synced / "line\nfeed").unlink()
     assert keys(client, bucket) == []
+
+
+def test_pathconf_says_how_long_a_name_in_the_directory_can_be(here: Path) -> None:
+    deep = here / ("d" * 200)
+    deep.mkdir()
+    longest = os.pathconf(deep, "PC_NAME_MAX")
+    assert longest == 1024 - len(f"{here.name}/{deep.name}/")
+    (deep / ("f" * longest)).write_text("text")
+    (deep / ("d" * (longest - 1))).mkdir()
+    for name in ("f" * (longest + 1), "g" * (longest + 1)):
+        with pytest.raises(OSError, match="too long"):
+            (deep / name).write_text("text")
+    with pytest.raises(OSError, match="too long"):
+        (deep / ("d" * longest)).mkdir()
+    with pytest.raises(OSError, match="too long"):
+        (deep / ("f" * (longest + 1))).stat()
+
+
+def test_an_object_of_zeros_is_shown_to_nobody(here: Path, shared: Any) -> None:
+    name = ".mimicfs-zeros-0123456789abcdef"
+    (here / "d").mkdir()
+    shared.put(here / "d" / name, b"\0")
+    shared.put(here / "d/.mimicfs-zeros-of-mine", b"\0")
+    (here / "d/.sync").touch()
+    assert os.listdir(here / "d") == [".mimicfs-zeros-of-mine"]
+    assert not (here / "d" / name).exists()
+    with pytest.raises(PermissionError):
+        (here / "d" / name).write_text("text")
+    (here / "d/.mimicfs-zeros-of-mine").unlink()
+    with pytest.raises(OSError, match="not empty"):  # an upload may still need it
+        (here / "d").rmdir()

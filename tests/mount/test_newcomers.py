@@ -188,6 +188,23 @@ def test_rights_on_one_bucket_but_not_to_list_them(point: Path, proxy: Proxy, bu
         assert run("umount", point).returncode == 0
 
 
+def test_a_prefix_that_does_not_exist_is_mounted_only_where_that_is_meant(
+    point: Path, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    client.put_object(Bucket=bucket, Key="2024/a", Body=b"")
+    common = ["--endpoint-url", proxy.url, "--store", "memory:"]
+    assert said("mount", *common, f"s3://{bucket}/2025", point, code=6) == (
+        f"s3://{bucket}/2025/: nothing in the bucket begins with that; -o create_prefix mounts it"
+        " all the same"
+    )
+    assert (
+        run("mount", *common, "-o", "create_prefix", f"s3://{bucket}/2025", point).returncode == 0
+    )
+    (point / "b").write_text("text")
+    assert run("umount", point).returncode == 0
+    assert client.get_object(Bucket=bucket, Key="2025/b")["Body"].read() == b"text"
+
+
 def test_rights_on_a_prefix_only(point: Path, proxy: Proxy, client: Any, bucket: str) -> None:
     client.put_object(Bucket=bucket, Key="mine/a", Body=b"")
     common = ["--endpoint-url", proxy.url, "--store", "memory:"]

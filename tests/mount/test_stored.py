@@ -213,12 +213,6 @@ def test_extended_attributes_of_other_classes_are_not_believed(
     assert refused(os.setxattr, synced / "a", "trusted.a", b"1") == errno.EOPNOTSUPP
 
 
-def test_the_time_of_the_root_can_be_set_and_its_mode_cannot(synced: Path) -> None:
-    os.utime(synced, ns=(1, 5_000_000_000))
-    assert synced.stat().st_mtime_ns == 5_000_000_000
-    assert refused(os.chmod, synced, 0o700) == errno.EPERM
-
-
 def test_names_that_are_not_utf8_are_files_like_others(
     synced: Path, client: Any, bucket: str, mount_at: Any
 ) -> None:

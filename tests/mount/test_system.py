@@ -128,6 +128,35 @@ def test_the_helper_by_itself(config: Path, tmp_path: Path, bucket: str) -> None
     )
 
 
+def test_a_mount_is_made_read_only_and_writable_again(mount_at: Any, bucket: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can remount")
+    mount = mount_at(f"s3://{bucket}")
+
+    def remount(option: str) -> tuple[int, str]:
+        line = [MIMICFS.with_name("mount.mimicfs"), f"s3://{bucket}", mount.path, "-o"]
+        words = [*map(str, line), f"nosuid,nodev,remount,{option}"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+        return done.returncode, done.stderr
+
+    with open(mount.path / "a", "w") as file:
+        code, said = remount("ro")
+        assert (code, said.endswith("busy.\n")) == (32, True)
+        file.write("text")
+    assert remount("ro") == (0, "")
+    with pytest.raises(OSError, match="Read-only"):
+        (mount.path / "b").mkdir()
+    assert (mount.path / "a").read_text() == "text"
+    assert remount("rw") == (0, "")
+    (mount.path / "b").mkdir()
+    code, said = remount("uid=5")
+    assert (code, said[:36]) == (1, "mimicfs: -o uid=5: cannot be changed")
+    mount.end()
+    begun_so = mount_at(f"s3://{bucket}", "-o", "ro")
+    assert remount("rw")[0] == 1
+    begun_so.end()
+
+
 def test_helpers_are_installed_and_removed_and_nothing_else(tmp_path: Path, server: str) -> None:
     assert len(succeed("install-helper", "--directory", tmp_path).splitlines()) == 4
     assert os.readlink(tmp_path / "mount.fuse.mimicfs") == str(MIMICFS.with_name("mount.mimicfs"))

@@ -135,3 +135,24 @@ def test_what_is_closed_late_takes_no_number_from_its_successor():
     inodes.opened(late)
     inodes.closed(late)
     assert inodes.get(successor.ino) is successor
+
+
+def test_what_was_renamed_keeps_its_number_when_nobody_holds_it():
+    inodes = Inodes("photos")
+    old, there = make(inodes, "a"), make(inodes, "d/")
+    inodes.move(old, there, "b")
+    inodes.forget(old.ino, 1)
+    found = inodes.listed(there, ["b", "c"], hold=True)[0]
+    assert found is not old
+    assert found.ino == old.ino
+    assert make(inodes, "a").ino != old.ino
+    inodes.unlink(found)
+    assert make(inodes, "d/", "b").ino != old.ino
+
+
+def test_what_is_below_a_renamed_directory_keeps_its_number():
+    inodes = Inodes("photos")
+    old = make(inodes, "d/", "a")
+    inodes.move(old.parent, inodes.root, "e")
+    inodes.forget(old.ino, 1)
+    assert make(inodes, "e/", "a").ino == old.ino

@@ -1,0 +1,65 @@
+"""`mount -o remount,ro` and `remount,rw`: the kernel alone changes that, as on a local disk (EBUSY
+while a file is open for writing). What waits for S3 goes on. Nothing else can be changed
+while a mount lives.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimicfs.config.values import Settings
+from mimicfs.errors import ConfigError, MountError
+from mimicfs.mount.mounted import mounts, resolved
+
+_WORD = "remount"
+_WAYS = ("ro", "rw")
+_TIMEOUT_S = 30.0
+
+
+def is_asked(words: Sequence[str]) -> bool:
+    return _WORD in words
+
+
+def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
+    """Make the mount at *point* what the last of *words* says: read-only, or writable. Raises
+    ConfigError for what else is asked, MountError."""
+    path = resolved(point)
+    found = [each for each in mounts(settings) if each.mountpoint == str(path) and each.alive]
+    if not found:
+        raise MountError(f"{point}: nothing of mimicfs is mounted there by this user")
+    known = {_WORD, *_WAYS, *_options(path)}  # mount(8) repeats what holds already
+    others = [word for word in words if word not in known]
+    if others:
+        raise ConfigError(f"-o {others[0]}: cannot be changed while mounted; unmount, then mount")
+    way = [word for word in words if word in _WAYS][-1:]
+    if way == ["rw"] and found[0].read_only:
+        raise ConfigError(f"{point}: was mounted read-only; unmount, then mount")
+    if way:
+        _change(path, way[0])
+
+
+def _options(point: Path) -> set[str]:
+    """Return the options of what is mounted at *point*, as the kernel and mount(8) say them."""
+    command = ["findmnt", "--noheadings", "--first-only", "--output", "OPTIONS", "--mountpoint"]
+    return set(_run([*command, os.fspath(point)]).strip().split(","))
+
+
+def _change(point: Path, way: str) -> None:
+    _run(["mount", "--internal-only", "-o", f"{_WORD},{way}", os.fspath(point)])
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise MountError(f"{command[0]}: {exc}") from exc
+    if done.returncode:
+        raise MountError(done.stderr.strip().splitlines()[0] if done.stderr else command[0])
+    return done.stdout
