@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,13 @@ def test_a_killed_caller_ends_within_a_second(
         if took_s(here, call, proxy) >= 1:
             slow.append(name)
         if call.startswith(WRITE):  # what it had written is not lost
-            wait_until(lambda key=f"{number}/known/a": stored(client, bucket, key) == b"Text")
+            wait_until(partial(is_text, client, bucket, f"{number}/known/a"))
     assert slow == []
 
 
-def stored(client: Any, bucket: str, key: str) -> bytes:
-    found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    return found
+def is_text(client: Any, bucket: str, key: str) -> bool:
+    body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body == b"Text"
 
 
 def took_s(here: Path, call: str, proxy: Proxy) -> float:

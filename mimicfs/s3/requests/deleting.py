@@ -83,6 +83,12 @@ class Deleter:
     ) -> None:
         try:
             errors = self._asked(keys, etags)
+        except AccessDenied as exc:  # of DeleteObjects only, behind some gateways
+            failed = self._singly(keys)
+            if len(failed) == len(keys):
+                raise exc from None
+            refused += failed
+            return
         except _SAYS_NOTHING:
             raise
         except S3Error as exc:
@@ -113,6 +119,9 @@ class Deleter:
                 continue
             try:
                 errors = self._asked([key], {key: NOBODYS})
+            except AccessDenied:  # maybe of DeleteObjects only: the key is still to be deleted
+                settled.discard(key)
+                break
             except _SAYS_NOTHING:
                 raise
             except S3Error:  # it knows no ETags there, or no DeleteObjects
