@@ -4,26 +4,41 @@
     unix:/run/x.sock   a socket, 0600
     public:HOST:PORT   any address; what is served there says what it asks of its clients
 
-Threading: a thread for each request.
+A client costs a bounded amount of memory and of time, whatever it sends (`Patient`), and only so
+many are there at once.
+
+Threading: a thread for each client.
 """
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import os
 import socket
 import socketserver
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from mimicfs.errors import ConfigError
 from mimicfs.private import check_parent
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0  # how long a client may take to send a request, and to take an answer
+_IDLE_S = 60.0  # how long it may wait with the next one
+_HEAD_MAX = 64 << 10  # bytes of a request without its body
+_CLIENTS_MAX = 400  # at once; an RGW has 512 threads, and few of them tell at the same moment
+_BACKLOG = 128  # clients that the kernel lets wait
+_END_S = 2.0  # that clients are waited for at the end
+_WARNED_S = 60.0  # between two warnings
+_TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _FORMS = "{option} {text}: write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"
 _NOT_LOOPBACK = (
@@ -32,21 +47,86 @@ _NOT_LOOPBACK = (
 )
 
 
+class Patient(BaseHTTPRequestHandler):
+    """Reads requests, each within a time and a number of bytes."""
+
+    server_version, sys_version = "mimicfs", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        self._incoming.begin()
+        super().handle_one_request()
+
+    def read_body(self, size: int) -> bytes:
+        """Return the *size* bytes behind the head, or fewer if the client goes."""
+        self._incoming.allow(size)
+        return self.rfile.read(size)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.connection.settimeout(PATIENCE_S)
+        super().send_response(code, message)
+
+    def address_string(self) -> str:
+        return "-"
+
+
+class _Incoming(io.RawIOBase):
+    """What a client sends. Raises TimeoutError where a request takes too long, or is too long."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.begin()
+
+    def begin(self) -> None:
+        """The next request may begin."""
+        self._begun, self._until_s, self._left = False, monotonic() + _IDLE_S, _HEAD_MAX
+
+    def allow(self, size: int) -> None:
+        self._left += size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wait_s = self._until_s - monotonic()
+        if wait_s <= 0 or self._left <= 0:
+            raise TimeoutError("a request without end")
+        self._connection.settimeout(wait_s)
+        size = self._connection.recv_into(memoryview(buffer)[: self._left])
+        if not self._begun:
+            self._begun, self._until_s = True, monotonic() + PATIENCE_S
+        self._left -= size
+        return size
+
+
 def opened(
-    option: str, address: str, handler: Callable[..., BaseHTTPRequestHandler], harm: str
+    option: str,
+    address: str,
+    handler: Callable[..., Patient],
+    harm: str,
+    turned_away: Callable[[], object] = lambda: None,
 ) -> socketserver.BaseServer:
     """Return a server that listens at *address*, the value of *option*, and answers with
-    *handler* once `serve_forever` runs. *harm*: what anybody could do who reaches it. Raises
-    ConfigError."""
+    *handler* once `serve_forever` runs. *harm*: what anybody could do who reaches it.
+    *turned_away*: told of each client for whom there is no room. Raises ConfigError."""
     try:
         if address.startswith("unix:"):
             path = Path(address.removeprefix("unix:"))
             check_parent(path)
-            return _UnixServer(str(path), handler)
-        return _TCPServer(_parsed(option, address, harm), handler)
+            server: _Threads = _UnixServer(str(path), handler)
+        else:
+            server = _TCPServer(_parsed(option, address, harm), handler)
     except (OSError, OverflowError) as exc:
         text = getattr(exc, "strerror", None) or exc
         raise ConfigError(f"{option} {address}: {text}") from exc
+    server.turned_away = turned_away
+    server.about = f"{option} {address}"
+    return server
 
 
 def _parsed(option: str, address: str, harm: str) -> tuple[str, int]:
@@ -70,21 +150,70 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class _TCPServer(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
+class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """A thread for each client, and no more clients than there is room for."""
+
     daemon_threads = True
+    request_queue_size = _BACKLOG
+    turned_away: Callable[[], object]
+    about = ""
+
+    def __init__(self, address: Any, handler: Any) -> None:
+        self._served = threading.Condition()
+        self._clients: set[socket.socket] = set()
+        self._warned_s = float("-inf")
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._served:
+            if there_is_room := len(self._clients) < _CLIENTS_MAX:
+                self._clients.add(request)
+        if there_is_room:
+            super().process_request(request, client_address)
+            return
+        self.turned_away()
+        if monotonic() - self._warned_s > _WARNED_S:
+            self._warned_s = monotonic()
+            log.warning("%s: more than %d clients; some are sent away", self.about, _CLIENTS_MAX)
+        with suppress(OSError):
+            request.sendall(_TURNED_AWAY)
+        self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._served:
+            self._clients.discard(request)
+            self._served.notify_all()
+
+    def shutdown(self) -> None:
+        with suppress(OSError):  # wakes who waits for clients
+            self.socket.shutdown(socket.SHUT_RDWR)
+        super().shutdown()
+
+    def server_close(self) -> None:
+        """Send all clients away."""
+        super().server_close()
+        with self._served:
+            for each in self._clients:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            self._served.wait_for(lambda: not self._clients, _END_S)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a client failed", exc_info=True)
+
+
+class _TCPServer(_Threads):
+    allow_reuse_address = True
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client failed", exc_info=True)
 
-
-class _UnixServer(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
+class _UnixServer(_Threads):
+    address_family = socket.AF_UNIX
 
     def server_bind(self) -> None:
         os.fchmod(self.socket.fileno(), 0o600)  # bind(2) gives the file these permissions
@@ -100,6 +229,3 @@ class _UnixServer(socketserver.ThreadingUnixStreamServer):
     def server_close(self) -> None:
         super().server_close()
         Path(str(self.server_address)).unlink(missing_ok=True)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client failed", exc_info=True)

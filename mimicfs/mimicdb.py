@@ -411,6 +411,10 @@ class Mirror:
         """Return the text that was noted as *name* beside *bucket*, or None."""
         return self.backend.note(bucket, name)
 
+    def notes(self, bucket: str) -> dict[str, str]:
+        """Return all that was noted beside *bucket*."""
+        return self.backend.notes(bucket)
+
     def set_note(self, bucket: str, name: str, text: str | None) -> None:
         """Note *text* as *name* beside *bucket*; None removes it."""
         self.backend.set_note(bucket, name, text)

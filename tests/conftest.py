@@ -164,6 +164,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--appends", type=int, default=60, help="how many appends meet")
     parser.addoption("--explore", action="store_true", help="other examples in each run")
     parser.addoption("--rounds", type=int, default=0, help="of the races of one name; 0: a few")
+    parser.addoption("--messages", type=int, default=60, help="that are doubled, late and lost")
     parser.addoption("--interleavings", type=int, default=25, help="of mounts, a store")
     parser.addoption("--pairs", type=int, default=45, help="of operations that meet, a store")
 

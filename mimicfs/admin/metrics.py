@@ -13,16 +13,14 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from mimicfs.errors import ConfigError
-from mimicfs.listening import opened
+from mimicfs.listening import Patient, opened
 
 log = logging.getLogger(__name__)
 
 Collect = Callable[[], dict[str, dict[str, Any]]]
-_PATIENCE_S = 10.0  # how long a client may take to ask
 _MISSING = "--metrics needs the package prometheus-client: pip install 'mimicfs[metrics]'"
 _HARM = "read names of buckets and counts"
 
@@ -74,12 +72,9 @@ class Metrics:
         self._server.server_close()
 
 
-def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHandler]:
-    class MetricsHandler(BaseHTTPRequestHandler):
-        timeout = _PATIENCE_S
-        server_version, sys_version = "mimicfs", ""
-
-        def do_GET(self) -> None:
+def _handler(render: Callable[[], bytes], kind: str) -> type[Patient]:
+    class MetricsHandler(Patient):
+        def do_GET(self) -> None:  # noqa: N802  http.server's name
             if self.path.partition("?")[0] != "/metrics":
                 self.send_error(404)
                 return
@@ -89,9 +84,6 @@ def _handler(render: Callable[[], bytes], kind: str) -> type[BaseHTTPRequestHand
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-
-        def address_string(self) -> str:
-            return "-"
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             log.debug("metrics: " + format, *args)

@@ -178,7 +178,7 @@ def _checked(
     configuration = parts.s3.call("get_bucket_notification_configuration", target.bucket)
     arn = ""
     if options.source.startswith("sqs:"):  # others cannot be opened beside who listens
-        with closing(source_of(options.source, options.token, parts.s3)) as source:
+        with closing(source_of(options, parts.s3)) as source:
             arn = source.arn()
     others = listening(parts.mimicdb, options.source)
     found = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mimicfs.parts import Parts
 
 Command = Callable[..., Any]
-_LISTENING = ("events", "reconcile")
+_LISTENING = ("events", "events-kept", "reconcile")
 _CACHING = ("cache-dir", "cache-size")
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
 

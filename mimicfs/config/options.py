@@ -183,6 +183,9 @@ OPTIONS = (
            metavar="SOURCE"),
     Option("events-token", Kind.SECRET, "What webhooks must send as a bearer token; the password"
            " of a redis:// source.", _M, flag=False),
+    Option("events-kept", Kind.SECONDS, "How long the server of a webhook keeps what it could not"
+           " deliver, to send it again (a persistent topic of Ceph, MinIO's queue_dir)."
+           "  [default: 0, not at all]", _M, metavar="SECONDS"),
     Option("reconcile", Kind.SECONDS, "All that is known is compared with S3 in this time; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
     Option("replica", Kind.FLAG, "Copy what is visited of a store in Redis, and read from the"

@@ -126,7 +126,8 @@ class Settled:
 
         source: str = self.get("events", "")
         reconcile_s = self.get("reconcile", _DAY_S if source else 0.0)
-        return EventOptions(source, self.get("events-token", ""), reconcile_s)
+        token, kept_s = self.get("events-token", ""), self.get("events-kept", 0.0)
+        return EventOptions(source, token, reconcile_s, kept_s)
 
     def _part_size(self) -> int:
         size: int = self.get("part-size", PART_SIZE)

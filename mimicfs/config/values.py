@@ -297,11 +297,13 @@ class VFSOptions:
 @dataclass(frozen=True, slots=True)
 class EventOptions:
     """How a mount learns of what others change. *source*: where S3 tells it; "": nowhere.
-    *reconcile_s*: the period in which all that is known is listed again; 0: never."""
+    *reconcile_s*: the period in which all that is known is listed again; 0: never. *kept_s*: how
+    long the server of a webhook keeps what it could not deliver."""
 
     source: str = ""
     token: str = ""
     reconcile_s: float = 0.0
+    kept_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def told(
             sources.register("reconcile", sweep.figures)
             stack.callback(_started("reconcile", sweep.run, sweep.close))
         if options.source:
-            source = source_of(options.source, options.token, parts.s3)
+            source = source_of(options, parts.s3)
             stack.callback(source.close)
             ledger = Ledger(
                 parts.mimicdb,
@@ -73,8 +73,9 @@ def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:
     log.warning("s3://%s: %s; without --reconcile nobody finds out what that was", bucket, why)
 
 
-def source_of(text: str, token: str, s3: S3) -> EventSource:
-    """Return the source that *text*, the value of --events, names. Raises ConfigError."""
+def source_of(options: EventOptions, s3: S3) -> EventSource:
+    """Return the source that the value of --events names. Raises ConfigError."""
+    text, token = options.source, options.token
     refuse_shown_secret("--events", text)
     if text.startswith("sqs:"):
         return SQS(s3.queue(text.removeprefix("sqs:")))
@@ -85,10 +86,10 @@ def source_of(text: str, token: str, s3: S3) -> EventSource:
     public = "public:" if text.startswith("public:") else ""
     address = text.removeprefix("public:")
     if address.startswith("unix:"):
-        return Endpoint(address, token)
+        return Endpoint(address, token, options.kept_s)
     parts = urlsplit(address)
     if parts.scheme == "http" and parts.netloc:
-        return Endpoint(f"{public}{parts.netloc}", token)
+        return Endpoint(f"{public}{parts.netloc}", token, options.kept_s)
     raise ConfigError(f"--events {text}: no source of messages; {_FORMS}")
 
 

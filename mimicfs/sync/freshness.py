@@ -13,6 +13,7 @@ Threading: any thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mimicfs.entry import Scope
@@ -21,7 +22,7 @@ from mimicfs.mimicdb import Mirror
 
 LISTED, SWEPT, TOLD_BY = "listed", "swept", "told"
 # Notes beside a bucket
-TOLD = "told"  # the time (ns) until which it was told of
+_TOLD = "told "  # before a prefix: the time (ns) until which all below it was told of
 _GAP = "gap"  # the time (ns) of the latest known gap: what was told before may not be all
 _SWEPT = "swept"  # the times (ns) of the latest listings by a sweep
 _SWEPT_MAX = 64  # older ones count as listed
@@ -38,18 +39,25 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
     if scope is None:
         return None
     try:
-        told_ns = told_until_ns(mimicdb, bucket)
-        if told_ns > scope.listed_ns >= gap_ns(mimicdb, bucket):
+        notes = mimicdb.notes(bucket)
+        told_ns = max(_ns(notes.get(_TOLD + above)) for above in _prefixes(directory))
+        if told_ns > scope.listed_ns >= _ns(notes.get(_GAP)):
             return Fresh(told_ns, TOLD_BY)
-        swept = str(scope.listed_ns) in (mimicdb.note(bucket, _SWEPT) or "").split()
+        swept = str(scope.listed_ns) in notes.get(_SWEPT, "").split()
     except StoreUnavailable:  # what was copied of it is answered, and its notes are not
         swept = False
     return Fresh(scope.listed_ns, SWEPT if swept else LISTED)
 
 
-def told_until_ns(mimicdb: Mirror, bucket: str) -> int:
-    """Return until when *bucket* was told of; 0: never."""
-    return _ns(mimicdb.note(bucket, TOLD))
+def told_until_ns(mimicdb: Mirror, bucket: str, prefix: str) -> int:
+    """Return until when what is below *prefix* was told of, by one source or more that tell just
+    that; 0: never."""
+    return _ns(mimicdb.note(bucket, _TOLD + prefix))
+
+
+def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
+    """What is below *prefix* was told of until then."""
+    mimicdb.set_note(bucket, _TOLD + prefix, str(until_ns))
 
 
 def gap_ns(mimicdb: Mirror, bucket: str) -> int:
@@ -66,6 +74,14 @@ def note_swept(mimicdb: Mirror, bucket: str, scope: Scope) -> None:
     """The listing of *scope* was the sweep's."""
     before = (mimicdb.note(bucket, _SWEPT) or "").split()[1 - _SWEPT_MAX :]
     mimicdb.set_note(bucket, _SWEPT, " ".join([*before, str(scope.listed_ns)]))
+
+
+def _prefixes(directory: str) -> Iterator[str]:
+    """Yield *directory* and all above it."""
+    yield directory
+    while directory:
+        directory = directory[: directory.rfind("/", 0, -1) + 1]
+        yield directory
 
 
 def _ns(text: str | None) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from mimicfs.entry import Scope
 from mimicfs.errors import StoreUnavailable
-from mimicfs.sync.freshness import TOLD, freshness, note_gap, note_swept
+from mimicfs.sync.freshness import freshness, note_gap, note_swept, note_told
 
 
 @pytest.fixture
@@ -20,15 +20,23 @@ def listed(mimicdb):
 
 def test_it_is_as_of_the_listing_or_of_what_was_told_after_it(listed):
     assert freshness(listed, "b", "d/") == (1000, "listed")
-    listed.set_note("b", TOLD, "900")
+    note_told(listed, "b", "", 900)
     assert freshness(listed, "b", "d/") == (1000, "listed")
     assert freshness(listed, "b", "e/") == (900, "told")
-    listed.set_note("b", TOLD, "2000")
+    note_told(listed, "b", "", 2000)
     assert freshness(listed, "b", "d/") == (2000, "told")
 
 
+def test_what_is_told_of_a_prefix_says_nothing_of_others(listed):
+    listed.complete("b", Scope("e/", False, 1000))
+    note_told(listed, "b", "d/", 2000)
+    assert freshness(listed, "b", "d/") == (2000, "told")
+    assert freshness(listed, "b", "d/x/") == (2000, "told")
+    assert freshness(listed, "b", "e/") == (1000, "listed")
+
+
 def test_what_was_told_counts_for_nothing_where_messages_were_lost_since(listed):
-    listed.set_note("b", TOLD, "2000")
+    note_told(listed, "b", "", 2000)
     note_gap(listed, "b")
     assert freshness(listed, "b", "d/") == (1000, "listed")
 
@@ -50,6 +58,6 @@ def test_while_the_store_is_away_the_copy_tells_when_it_was_listed(listed, monke
     def away(*_):
         raise StoreUnavailable("the store does not answer")
 
-    listed.set_note("b", TOLD, "2000")
-    monkeypatch.setattr(listed.backend, "note", away)
+    note_told(listed, "b", "", 2000)
+    monkeypatch.setattr(listed.backend, "notes", away)
     assert freshness(listed, "b", "d/") == (1000, "listed")

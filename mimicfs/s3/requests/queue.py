@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from mimicfs.errors import ConfigError, NoSuchQueue, S3Error
 
-_BATCH_MAX = 10  # of SQS
+BATCH_MAX = 10  # of SQS
 _WAIT_MAX_S = 20  # of SQS
 # What a consumer has taken and not deleted comes again after this time: what one was given when it
 # died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
-_TAKEN_S = 10
+TAKEN_S = 10
 NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
 
@@ -63,9 +63,9 @@ class Queue:
         """Return up to ten messages; [] if none comes within *wait_s* (at most 20)."""
         answer = self._ask(
             "receive_message",
-            MaxNumberOfMessages=_BATCH_MAX,
+            MaxNumberOfMessages=BATCH_MAX,
             WaitTimeSeconds=min(_WAIT_MAX_S, int(wait_s)),
-            VisibilityTimeout=_TAKEN_S,
+            VisibilityTimeout=TAKEN_S,
         )
         return [
             QueueMessage(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())
@@ -73,15 +73,15 @@ class Queue:
 
     def delete(self, receipts: Sequence[str]) -> None:
         """Delete the messages of *receipts*. One that is refused comes again."""
-        for start in range(0, len(receipts), _BATCH_MAX):
-            page = receipts[start : start + _BATCH_MAX]
+        for start in range(0, len(receipts), BATCH_MAX):
+            page = receipts[start : start + BATCH_MAX]
             entries = [{"Id": str(n), "ReceiptHandle": each} for n, each in enumerate(page)]
             self._ask("delete_message_batch", Entries=entries)
 
     def release(self, receipts: Sequence[str], after_s: int) -> None:
         """Have the messages of *receipts* come again after *after_s*."""
-        for start in range(0, len(receipts), _BATCH_MAX):
-            page = receipts[start : start + _BATCH_MAX]
+        for start in range(0, len(receipts), BATCH_MAX):
+            page = receipts[start : start + BATCH_MAX]
             entries = [
                 {"Id": str(n), "ReceiptHandle": each, "VisibilityTimeout": after_s}
                 for n, each in enumerate(page)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.errors import Interrupted, MimicError
+from mimicfs.human import number_of
 from mimicfs.posix import Cancellation
 from mimicfs.private import append_line
 from mimicfs.s3.transport.backoff import backoff_s
@@ -41,8 +42,13 @@ from mimicfs.sync.events.source import Delivery, EventSource
 log = logging.getLogger(__name__)
 
 _WAIT_S = 20.0  # of a long poll
+_SOON_S = 1.0  # of the one after something came
 _BATCH_MAX = 1000  # records that are heard together: what one LIST may answer
+_BYTES_MAX = 8 << 20  # of messages that are held at once
+_GATHER_S = 0.2  # most time that messages wait for others
+_OWED_S = 60.0  # after which a message that could not be applied has come again, or is lost
 _ASIDE_MAX = 16 << 20  # bytes of the file of messages that nobody can read
+_SHOWN_MAX = 65_536  # characters of one of them
 _TURN_S = 2.0  # between two looks whether it is our turn
 _OUTLIVED_MAX = 5  # times that others could be applied and a message could not
 
@@ -62,7 +68,7 @@ class Witness:
 
     def heard(self, told: Sequence[Told], drained: bool) -> None:
         """What a poll has brought is in the mirror, and is not acknowledged yet. *drained*:
-        nothing more was waiting."""
+        nothing more was waiting, and nothing is to come again."""
 
     def failed(self, exc: MimicError) -> None:
         """The source, S3 or the store cannot be asked."""
@@ -80,12 +86,13 @@ class Consumer:
         self._witness = witness or Witness()
         self._cancellation = Cancellation()
         self._ended = threading.Event()
-        # Of messages that could not be applied: how often others could meanwhile.
-        self._outlived: Counter[bytes | str] = Counter()
+        # Of messages that could not be applied, by hash: how often others could meanwhile.
+        self._outlived: Counter[int] = Counter()
+        self._owed_s = float("-inf")  # when a message was last sent back
         self._lock = threading.Lock()  # protects the figures below
         self._state = BEGINNING
         self._error = ""
-        self._messages = self._put_aside = 0
+        self._messages = self._aside_count = 0
         self._heard = Heard()
         self._lag_s = 0.0  # of the last record: from S3's clock to the mirror
         self._last_ns = 0  # when a message came last
@@ -98,7 +105,7 @@ class Consumer:
                 "state": self._state,
                 "error": self._error,
                 "messages": self._messages,
-                "put_aside": self._put_aside,
+                "put_aside": self._aside_count,
                 "lag_s": round(self._lag_s, 3),
                 "last_ns": self._last_ns,
                 **self._heard._asdict(),
@@ -106,7 +113,7 @@ class Consumer:
 
     def run(self) -> None:
         """Consume until `close`."""
-        failures = 0
+        failures, wait_s = 0, _WAIT_S
         while not self._ended.is_set():
             try:
                 if not self._witness.turn():
@@ -114,9 +121,10 @@ class Consumer:
                     self._pause(_TURN_S)
                     continue
                 self._witness.begins()
-                found = self.received(_WAIT_S)
+                found, drained = self.received(wait_s)
+                wait_s = _WAIT_S if drained else _SOON_S
                 if not self._ended.is_set():  # else they come again, to the next consumer
-                    self.consume(found, drained=len(found) < _BATCH_MAX)
+                    self.consume(found, drained)
             except Interrupted:  # by `close`
                 continue
             except MimicError as exc:
@@ -139,20 +147,24 @@ class Consumer:
         self._cancellation.cancel()
         self._source.close()
 
-    def received(self, wait_s: float) -> list[Delivery]:
+    def received(self, wait_s: float) -> tuple[list[Delivery], bool]:
         """Return what comes within *wait_s*, and what waits behind it: many changes of one
-        directory are to be heard together."""
+        directory are to be heard together. And whether that is certainly all."""
         found = self._source.receive(wait_s)
-        more = found
-        while more and len(found) < _BATCH_MAX:
+        if not found:
+            return [], True
+        more, until_s = found, time.monotonic() + _GATHER_S
+        while more and len(found) < _BATCH_MAX and time.monotonic() < until_s:
+            if sum(len(each.body) for each in found) > _BYTES_MAX:
+                break
             more = self._source.receive(0)
             found += more
-        return found
+        return found, not more and self._source.exact
 
     def consume(self, deliveries: Sequence[Delivery], drained: bool = True) -> None:
         """Apply *deliveries* and acknowledge them. Raises MimicError where that is not possible
         now; they come again then."""
-        read = [(each, self._read(each)) for each in deliveries]
+        read = self._read(deliveries)
         told = [record for _, records in read for record in records]
         try:
             self._apply(told)
@@ -160,10 +172,11 @@ class Consumer:
             raise
         except Exception as exc:  # MimicError, or a message of a kind that nobody foresaw
             if len(read) == 1:
-                self._source.retry(deliveries)
+                self._retry(deliveries)
                 raise _as_ours(exc) from exc
             self._one_by_one(read, exc)
-        self._witness.heard(told, drained)
+        owed = time.monotonic() < self._owed_s + _OWED_S
+        self._witness.heard(told, drained and not owed)
         self._acknowledge(deliveries)
 
     def _one_by_one(self, read: Sequence[tuple[Delivery, list[Told]]], exc: Exception) -> None:
@@ -182,7 +195,7 @@ class Consumer:
             failed = self._without_poison(failed)
         if failed:
             again = [delivery for delivery, _, _ in failed]
-            self._source.retry(again)
+            self._retry(again)
             self._acknowledge([each for each, _ in read if each not in again])
             raise _as_ours(exc) from exc
 
@@ -193,19 +206,22 @@ class Consumer:
         enough is put aside; of what it is about, nothing is certain any more."""
         again: list[tuple[Delivery, list[Told], Exception]] = []
         for delivery, records, exc in failed:
-            self._outlived[delivery.body] += 1
-            if self._outlived[delivery.body] < _OUTLIVED_MAX:
+            self._outlived[hash(delivery.body)] += 1
+            if self._outlived[hash(delivery.body)] < _OUTLIVED_MAX:
                 again.append((delivery, records, exc))
                 continue
             self._hearing.doubt(records)
-            self._put(delivery, [f"cannot be applied: {exc}"])
+            self._put_aside([(delivery, [f"cannot be applied: {exc}"])])
         return again
 
-    def _read(self, delivery: Delivery) -> list[Told]:
-        message = parse(delivery.body)
-        if message.faults:
-            self._put(delivery, message.faults)
-        return message.told
+    def _retry(self, deliveries: Sequence[Delivery]) -> None:
+        self._owed_s = time.monotonic()
+        self._source.retry(deliveries)
+
+    def _read(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, list[Told]]]:
+        read = [(each, parse(each.body)) for each in deliveries]
+        self._put_aside([(each, message.faults) for each, message in read if message.faults])
+        return [(each, message.told) for each, message in read]
 
     def _apply(self, told: Sequence[Told]) -> bool:
         """Return whether S3 was asked."""
@@ -221,7 +237,7 @@ class Consumer:
         if deliveries:
             self._source.acknowledge(deliveries)
             for each in deliveries:
-                self._outlived.pop(each.body, None)
+                self._outlived.pop(hash(each.body), None)
             with self._lock:
                 self._messages += len(deliveries)
                 self._last_ns = time.time_ns()
@@ -246,14 +262,18 @@ class Consumer:
     def _pause(self, seconds: float) -> None:
         self._ended.wait(seconds)
 
-    def _put(self, delivery: Delivery, faults: Sequence[str]) -> None:
-        """Put aside a message, or what of it could not be read."""
-        body = delivery.body if isinstance(delivery.body, str) else repr(delivery.body)
-        said = json.dumps({"time": time.time(), "why": list(faults), "message": body[:65536]})
-        where = append_line(self._aside, said, _ASIDE_MAX)
-        log.warning("%s: a message is put aside in %s: %s", self._source.name, where, faults[0])
-        with self._lock:
-            self._put_aside += 1
+    def _put_aside(self, messages: Sequence[tuple[Delivery, list[str]]]) -> None:
+        """Put aside messages, or what of them could not be read. They are many if somebody wants
+        to fill the log: so one line is logged, and the file is bounded."""
+        for delivery, faults in messages:
+            body = delivery.body if isinstance(delivery.body, str) else repr(delivery.body)
+            said = {"time": time.time(), "why": faults, "message": body[:_SHOWN_MAX]}
+            append_line(self._aside, json.dumps(said), _ASIDE_MAX)
+        if messages:
+            count, why = number_of(len(messages), "message"), messages[0][1][0]
+            log.warning("%s: %s put aside in %s: %s", self._source.name, count, self._aside, why)
+            with self._lock:
+                self._aside_count += len(messages)
 
 
 def _as_ours(exc: Exception) -> MimicError:

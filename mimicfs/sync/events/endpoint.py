@@ -6,31 +6,30 @@ is a hint about a key and never believed, so a lie costs a request to S3, and no
 nothing listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's
 auth_token).
 
-Threading: a thread for each POST, which waits for the consumer.
+What waits for the consumer is what clients wait for: of those there are so many and no more, and
+few of them may have a large message. Whoever has waited for too long takes his message along.
+
+Threading: a thread for each client, which waits for the consumer.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
-import queue
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
-from time import monotonic
 from typing import Any
 
 from mimicfs.errors import ConfigError
-from mimicfs.listening import opened
+from mimicfs.listening import PATIENCE_S, Patient, opened
 from mimicfs.sync.events.messages import MESSAGE_MAX
 from mimicfs.sync.events.source import Delivery, EventSource
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 10.0  # how long a client may take to send, and a message to be applied
 _BATCH_MAX = 100
-_CLIENTS_MAX = 100  # that are read from at once, or wait; each has a message of up to 1 MiB
+_SMALL = 64 << 10  # bytes; a record has about 1 KiB
+_LARGE_MAX = 16  # larger messages at once
 _DIGITS_MAX = 9  # of a Content-Length
 _HARM = "make us ask S3 about any key"
 _NO_TOKEN = "--events {}: give a token in MIMICFS_EVENTS_TOKEN or events-token"
@@ -49,33 +48,61 @@ class _Posted:
         self.done.set()
 
 
-class Endpoint(EventSource):
-    """Listens at *address* (listening.py). Raises ConfigError."""
+class _Waiting:
+    """The messages that clients wait for, in order. Any thread."""
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self) -> None:
+        self._posted: dict[_Posted, None] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, posted: _Posted) -> None:
+        with self._changed:
+            if self._closed:
+                posted.end(False)
+            else:
+                self._posted[posted] = None
+                self._changed.notify()
+
+    def give_up(self, posted: _Posted) -> None:
+        with self._changed:
+            self._posted.pop(posted, None)
+
+    def take(self, most: int, wait_s: float) -> list[_Posted]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._posted or self._closed, wait_s)
+            found = list(self._posted)[:most]
+            for each in found:
+                del self._posted[each]
+        return found
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            for each in self._posted:
+                each.end(False)
+            self._posted.clear()
+            self._changed.notify()
+
+
+class Endpoint(EventSource):
+    """Listens at *address* (listening.py). *kept_s*: how long the server keeps a message that was
+    not taken, and sends it again. Raises ConfigError."""
+
+    def __init__(self, address: str, token: str = "", kept_s: float = 0.0) -> None:
         if address.startswith("public:") and not token:
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
         self._lock = threading.Lock()  # protects `lost`
-        self._posted: queue.SimpleQueue[_Posted | None] = queue.SimpleQueue()
-        self._server = opened("--events", address, _handler(self, token), _HARM)
+        self._waiting = _Waiting()
+        self._kept_s = kept_s
+        self._server = opened("--events", address, _handler(self, token), _HARM, self.refused)
         where: Any = self._server.server_address  # a path, or host and port
         self.port: int = 0 if isinstance(where, str) else where[1]
         threading.Thread(target=self._server.serve_forever, name="events", daemon=True).start()
 
     def receive(self, wait_s: float) -> list[Delivery]:
-        found: list[Delivery] = []
-        until = monotonic() + wait_s
-        while len(found) < _BATCH_MAX:
-            wait = 0.0 if found else max(0.0, until - monotonic())
-            try:
-                posted = self._posted.get(block=wait > 0, timeout=wait or None)
-            except queue.Empty:
-                break
-            if posted is None:
-                break
-            found.append(Delivery(posted.body, posted))
-        return found
+        return [Delivery(it.body, it) for it in self._waiting.take(_BATCH_MAX, wait_s)]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         for each in deliveries:
@@ -86,61 +113,55 @@ class Endpoint(EventSource):
             each.receipt.end(False)
 
     def retention_s(self) -> float:
-        """A server need not keep what nobody takes."""
-        return 0.0
+        """A server need not keep what nobody takes, and most do not, unless they are told to."""
+        return self._kept_s
 
     def close(self) -> None:
         self._server.shutdown()
+        self._waiting.close()
         self._server.server_close()
-        with suppress(queue.Empty):
-            while True:
-                posted = self._posted.get_nowait()
-                if posted is not None:
-                    posted.end(False)
-        self._posted.put(None)
 
     def accept(self, body: bytes) -> int:
         """Return the status that answers a POST of *body*."""
         posted = _Posted(body)
-        self._posted.put(posted)
-        posted.done.wait(_PATIENCE_S)
+        self._waiting.put(posted)
+        if not posted.done.wait(PATIENCE_S):
+            self._waiting.give_up(posted)
         return 200 if posted.applied else self.refused()
 
     def refused(self) -> int:
         """Count a message that a server may not send again; return the status that says so."""
-        with self._lock:
-            self.lost += 1
+        if not self._kept_s:
+            with self._lock:
+                self.lost += 1
         return 503
 
 
-def _handler(endpoint: Endpoint, token: str) -> type[BaseHTTPRequestHandler]:
-    clients = threading.BoundedSemaphore(_CLIENTS_MAX)
+def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
+    large = threading.BoundedSemaphore(_LARGE_MAX)
 
-    class EventHandler(BaseHTTPRequestHandler):
-        timeout = _PATIENCE_S
+    class EventHandler(Patient):
         protocol_version = "HTTP/1.1"
-        server_version, sys_version = "mimicfs", ""
 
-        def do_POST(self) -> None:
-            if not clients.acquire(blocking=False):
-                self._answer(endpoint.refused())
-                return
-            try:
-                self._answer(self._refusal() or endpoint.accept(self.rfile.read(self._size())))
-            finally:
-                clients.release()
+        def do_POST(self) -> None:  # noqa: N802  http.server's name
+            self._answer(self._refusal() or self._taken(int(self.headers["Content-Length"])))
+
+        def do_HEAD(self) -> None:  # noqa: N802
+            """MinIO looks in this way whether anybody is there."""
+            if (
+                self.headers.get("Content-Length", "0") != "0"
+                or "Transfer-Encoding" in self.headers
+            ):
+                self.close_connection = True
+            self._answer(200)
 
         def _answer(self, status: int) -> None:
             # What was not read of a body must not be taken for the next request.
             self.close_connection = self.close_connection or status != 200
             self.send_response(status)
             self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def do_HEAD(self) -> None:
-            """MinIO looks in this way whether anybody is there."""
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
 
         def _refusal(self) -> int:
@@ -148,16 +169,26 @@ def _handler(endpoint: Endpoint, token: str) -> type[BaseHTTPRequestHandler]:
                 given = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 if not hmac.compare_digest(given.encode(), token.encode()):
                     return 401
-            size = self.headers.get("Content-Length", "")
-            if not size.isdecimal():
+            sizes = self.headers.get_all("Content-Length", [])
+            if "Transfer-Encoding" in self.headers or not sizes:
                 return 411
-            return 413 if len(size) > _DIGITS_MAX or int(size) > MESSAGE_MAX else 0
+            if len(sizes) != 1 or not sizes[0].isdecimal():  # where does the next request begin?
+                return 400
+            return 413 if len(sizes[0]) > _DIGITS_MAX or int(sizes[0]) > MESSAGE_MAX else 0
 
-        def _size(self) -> int:
-            return int(self.headers["Content-Length"])
+        def _taken(self, size: int) -> int:
+            if size <= _SMALL:
+                return self._read_and_taken(size)
+            if not large.acquire(timeout=PATIENCE_S):
+                return endpoint.refused()
+            try:
+                return self._read_and_taken(size)
+            finally:
+                large.release()
 
-        def address_string(self) -> str:
-            return "-"
+        def _read_and_taken(self, size: int) -> int:
+            body = self.read_body(size)
+            return endpoint.accept(body) if len(body) == size else 400
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             log.debug("events: " + format, *args)

@@ -8,6 +8,9 @@ A record says that a key changed; what is there now, only S3 says. So
     another one                                      a HEAD, whose answer is merged like any other
     many of one directory                            one LIST of it, where that costs less
 
+Each state that an object has in the mirror is the echo of one record: a second one that would fit
+as well tells of another change, of the metadata only.
+
 A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change
 that becomes known meanwhile stands. So any number of consumers may hear the same records, in any
 order, doubled or late, and come to the same mirror.
@@ -29,7 +32,7 @@ from mimicfs.errors import AccessDenied, InvalidRequest, KeyNotFound, NoSuchBuck
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
-from mimicfs.sync.events.messages import Told, is_newer
+from mimicfs.sync.events.messages import Told
 from mimicfs.sync.syncer import Syncer
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ _SAME_TIME_NS = 2_000_000_000  # LastModified has whole seconds, and so has an a
 # A LIST costs 0.005 USD for 1,000, a HEAD 0.0004 (aws.amazon.com/s3/pricing, us-east-1).
 _HEADS_OF_A_LIST = 12
 _PAGE = 1000  # names of one LIST
-_REMEMBERED_MAX = 100_000  # sequencers, about 20 MB
+_REMEMBERED_MAX = 100_000  # keys, about 30 MB
 
 
 class Heard(NamedTuple):
@@ -63,13 +66,19 @@ class _Change(NamedTuple):
         return self.key[: self.key.rfind("/", 0, -1) + 1]
 
 
+class _Accounted(NamedTuple):
+    """The last record of a key that was heard, and what the mirror had then."""
+
+    record: int  # its hash
+    state: tuple[str, int] | None  # ETag and time
+
+
 class Hearing:
     def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
-        # By bucket and key: the latest sequencer after which S3 was asked.
-        self._asked: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._heard: OrderedDict[tuple[str, str], _Accounted] = OrderedDict()  # by bucket and key
 
     def hear(self, told: Iterable[Told], cancellation: Cancellation | None = None) -> Heard:
         """Make the mirror true for what *told* is about. Raises S3Error and StoreError where S3
@@ -84,12 +93,15 @@ class Hearing:
                 doubtful.append(change)
         for (bucket, directory), changes in _by_directory(doubtful):
             if self._list_is_cheaper(bucket, directory, len(changes)):
+                for change in changes:
+                    self._forget_head(change, meta=True)  # which a LIST does not show
                 self._syncer.list_directory(bucket, directory, cancellation)
                 counts["lists"] += 1
                 counts["heads"] -= len(changes)
             else:
                 counts["refused"] += self._ask(changes, cancellation)
-            self._remember(changes)
+            for change in changes:
+                self._account(change, self._mimicdb.entry(bucket, change.key))
         return Heard(**counts)
 
     def doubt(self, told: Iterable[Told]) -> None:
@@ -101,22 +113,41 @@ class Hearing:
 
     def _judged(self, change: _Change) -> str:
         """Return the field of Heard that *change* counts for; "heads": S3 must be asked."""
-        if self._was_asked(change):
+        if self._is_again(change):
             return "echoes"
         entry = self._mimicdb.entry(change.bucket, change.key)
         if entry is not None and entry.kind == OBJECT:
-            echo = all(_is_echo(each, entry) for each in change.told)
-            return "echoes" if echo else "heads"
+            return "echoes" if self._is_echo(change, entry) else "heads"
         if not self._is_looked_at(change):
             return "unknown"
         gone = all(each.removed and not each.version_id for each in change.told)
         return "echoes" if gone and not self._may_be_last(change) else "heads"
 
-    def _was_asked(self, change: _Change) -> bool:
-        asked = self._asked.get((change.bucket, change.key), "")
-        return bool(asked) and not any(
-            not each.sequencer or is_newer(each.sequencer, asked) for each in change.told
+    def _is_again(self, change: _Change) -> bool:
+        """Whether the last record of the key has come once more."""
+        last = self._heard.get((change.bucket, change.key))
+        return last is not None and all(
+            hash(each) == last.record and (each.sequencer or each.time_ns) for each in change.told
         )
+
+    def _is_echo(self, change: _Change, entry: Entry) -> bool:
+        """Whether the mirror has all of *change* already, as *entry*."""
+        last = self._heard.get((change.bucket, change.key))
+        if last is not None and last.state != _state(entry):
+            last = None
+        records = {hash(each) for each in change.told} | ({last.record} if last else set())
+        if len(records) > 1 or not all(_may_be_echo(each, entry) for each in change.told):
+            return False
+        self._account(change, entry)
+        return True
+
+    def _account(self, change: _Change, entry: Entry | None) -> None:
+        """Remember the last record of *change*, as one that *entry* is due to."""
+        where = change.bucket, change.key
+        self._heard[where] = _Accounted(hash(change.told[-1]), _state(entry))
+        self._heard.move_to_end(where)
+        while len(self._heard) > _REMEMBERED_MAX:
+            self._heard.popitem(last=False)
 
     def _is_looked_at(self, change: _Change) -> bool:
         """Whether the mirror says anything that *change* could make wrong: its directory is
@@ -128,7 +159,7 @@ class Hearing:
             above = directory[: directory.rfind("/", 0, -1) + 1]
             if self._mimicdb.cover(change.bucket, above) is not None:
                 shown = self._mimicdb.lookup(change.bucket, above, directory[len(above) : -1])[1]
-                return all(each.removed for each in change.told) == (shown is not None)
+                return any(_may_leave(each, shown is None) for each in change.told)
             directory = above
         return False
 
@@ -153,7 +184,7 @@ class Hearing:
 
     def _learn(self, change: _Change) -> bool:
         bucket, key = change.bucket, change.key
-        self._forget_head(bucket, key)
+        self._forget_head(change)
         try:
             self._s3.head(bucket, key)
         except KeyNotFound:
@@ -167,12 +198,15 @@ class Hearing:
             return False
         return True
 
-    def _forget_head(self, bucket: str, key: str) -> None:
-        """What a HEAD said of *key* may have changed, although its ETag has not."""
-        since = self._mimicdb.seq(bucket)
-        entry = self._mimicdb.entry(bucket, key)
-        if entry is not None and entry.head is not None:
-            self._mimicdb.record(bucket, entry._replace(head=None), since)
+    def _forget_head(self, change: _Change, *, meta: bool = False) -> None:
+        """What a HEAD said of a key may have changed, although its ETag has not. *meta*: also of
+        its metadata."""
+        since = self._mimicdb.seq(change.bucket)
+        entry = self._mimicdb.entry(change.bucket, change.key)
+        if entry is not None and entry.kind == OBJECT:
+            left = entry._replace(head=None, meta=None if meta else entry.meta)
+            if left != entry:
+                self._mimicdb.record(change.bucket, left, since)
 
     def _forget_empty(self, change: _Change) -> None:
         """*change* deleted its key: directories that were seen and never listed may be empty."""
@@ -192,46 +226,33 @@ class Hearing:
         if shown is not None and shown.kind != KEPT:
             self._mimicdb.repair(bucket, directory, None, since)
 
-    def _remember(self, changes: Sequence[_Change]) -> None:
-        for change in changes:
-            latest = change.told[-1].sequencer
-            for each in change.told:
-                latest = each.sequencer if is_newer(each.sequencer, latest) else latest
-            if latest:
-                self._asked[change.bucket, change.key] = latest
-                self._asked.move_to_end((change.bucket, change.key))
-        while len(self._asked) > _REMEMBERED_MAX:
-            self._asked.popitem(last=False)
+
+def _state(entry: Entry | None) -> tuple[str, int] | None:
+    return None if entry is None else (entry.etag, entry.mtime_ns)
 
 
-def _is_echo(told: Told, entry: Entry) -> bool:
-    """Whether the mirror has *told* already, as *entry*.
+def _may_be_echo(told: Told, entry: Entry) -> bool:
+    """Whether *entry* may be what *told* is about.
 
     An ETag alone does not say so: a copy onto itself with other metadata has the same one. Its
-    time does, but for a multipart upload, whose LastModified is the time when it began.
+    time does. (That of a multipart upload may be when it began: then a HEAD is wasted.)
     """
     if told.head_only or told.removed or not told.etag or told.etag != entry.etag:
         return False
-    return "-" in told.etag or told.time_ns <= entry.mtime_ns + _SAME_TIME_NS
+    return told.time_ns <= entry.mtime_ns + _SAME_TIME_NS
+
+
+def _may_leave(told: Told, there: bool) -> bool:
+    """Whether *told* may leave the key in S3, or, unless *there*, without it. The deletion of a
+    version may do either."""
+    return told.removed != there or bool(told.removed and told.version_id)
 
 
 def _by_key(told: Iterable[Told]) -> list[_Change]:
-    """Return the records by key, of each key only those that the latest sequencer leaves: where
-    each has one, the last one alone counts."""
     found: dict[tuple[str, str], list[Told]] = {}
     for each in told:
         found.setdefault((each.bucket, each.key), []).append(each)
-    return [_Change(*where, _latest(records)) for where, records in found.items()]
-
-
-def _latest(records: list[Told]) -> list[Told]:
-    if not all(each.sequencer for each in records):
-        return records
-    return [
-        each
-        for each in records
-        if not any(is_newer(other.sequencer, each.sequencer) for other in records)
-    ]
+    return [_Change(*where, records) for where, records in found.items()]
 
 
 def _by_directory(

@@ -1,6 +1,7 @@
 """Until when a source has told of each bucket, and what it cannot have told.
 
-    told until     what S3 had put into the source by then is in the mirror
+    told until     what S3 had put into the source by then is in the mirror, of the keys below
+                     the prefix of which it tells
     a gap          changes may have happened of which no message will come: the bucket is swept
 
 Gaps that are known, and when they begin and end:
@@ -32,14 +33,16 @@ from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.notification import Configuration, shortcoming
 from mimicfs.sync.events.source import EventSource
-from mimicfs.sync.freshness import TOLD, told_until_ns
+from mimicfs.sync.freshness import note_told, told_until_ns
 
 log = logging.getLogger(__name__)
 
-_UNTOLD = "untold"  # the note of a bucket that the source is not told of: why
+_UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
+_LOST_S = 600.0  # between two sweeps because messages were given up
+_ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
 _DAY_S = 86_400
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
@@ -68,10 +71,13 @@ class Ledger(Witness):
         self._suspect = suspect
         self._election = Election(mimicdb, name)
         self._begun = False
-        self._gone = False
+        self._gone = self._failing = False
         self._lost = 0  # how many messages the source has given up, as we know
+        self._lost_s = float("-inf")  # when that was last said
+        self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
+        self._about: set[str] = set()  # buckets that messages were about since the last silence
         self._looked_s: dict[str, float] = {}
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
 
@@ -92,9 +98,10 @@ class Ledger(Witness):
         if self._begun:
             return
         self._source.resume()
-        kept_s = self._source.retention_s()
-        for bucket in self._buckets():
-            self._look_back(bucket, kept_s)
+        self._look_back(at_start=True)
+        recent_ns = time.time_ns() - int(_ABOUT_S * 1e9)
+        if any(self._noted_ns(bucket) > recent_ns for bucket in self._buckets()):
+            self._settled_s = time.monotonic() + self._source.unsettled_s
         self._begun = True
 
     def heard(self, told: Sequence[Told], drained: bool) -> None:
@@ -102,33 +109,50 @@ class Ledger(Witness):
         if self._gone:
             self._gone = False
             self._suspect_all("its queue was gone for a while")
-        self._look_at_configurations()
-        self._look_for_lost(told)
-        now_ns = time.time_ns()
-        oldest_ns = min((it.time_ns for it in told), default=0)
-        until_ns = now_ns if drained else min(now_ns, oldest_ns)  # a message may lie
+        if self._failing:
+            self._failing = False
+            self._look_back()
         about = {it.bucket for it in told}
-        for bucket in {*self._buckets(), *about}:
+        self._about |= self._known(about)
+        self._look_at_configurations(about)
+        self._look_for_lost(told)
+        if self._source.lost != self._lost or time.monotonic() < self._settled_s:
+            return
+        until_ns = _until_ns(told, drained)
+        for bucket in self._buckets():
             if self._told.get(bucket) != NO:
-                self._note(bucket, until_ns, at_once=bucket in about)
+                self._note(bucket, self._prefix, until_ns)
+        for bucket in self._about - {*self._buckets()}:
+            if self._told.get(bucket) == YES:
+                self._note(bucket, "", until_ns)
+        if drained:
+            self._about.clear()
 
     def failed(self, exc: MimicError) -> None:
         if self._source.shared and isinstance(exc, S3Error):
             self._election.stand_back()
+        self._failing = True
         if isinstance(exc, NoSuchQueue) and not self._gone:
             self._gone = True
             self._suspect_all("its queue is gone")
 
     # Gaps
 
-    def _look_back(self, bucket: str, kept_s: float | None) -> None:
-        if not self._mimicdb.scopes(bucket):
+    def _look_back(self, *, at_start: bool = False) -> None:
+        """Look whether the source may have lost messages that nobody took. One that keeps none
+        counts those of which it knows, but for those before its start."""
+        kept_s = self._source.retention_s()
+        if kept_s == 0 and not at_start:
             return
-        told_ns = told_until_ns(self._mimicdb, bucket)
-        if not told_ns:
-            self._suspect(bucket, "nothing was told of it before")
-        elif kept_s is not None and (away_s := (time.time_ns() - told_ns) / 1e9) > kept_s:
-            self._suspect(bucket, f"nothing was heard of it for {away_s / _DAY_S:.3g} days")
+        for bucket in self._buckets():
+            if not self._mimicdb.scopes(bucket):
+                continue
+            told_ns = self._noted_ns(bucket)
+            away_s = (time.time_ns() - told_ns) / 1e9
+            if not told_ns:
+                self._suspect(bucket, "nothing was told of it before")
+            elif kept_s is not None and away_s > kept_s:
+                self._suspect(bucket, f"nothing was heard of it for {away_s / _DAY_S:.3g} days")
 
     def _suspect_all(self, why: str) -> None:
         for bucket in self._buckets():
@@ -137,40 +161,60 @@ class Ledger(Witness):
     def _look_for_lost(self, told: Sequence[Told]) -> None:
         """The source gives messages up where they come faster than they are heard: once that is
         over, what they were about is found by a sweep."""
-        lost = self._source.lost
-        if lost != self._lost and not told:
+        lost, now_s = self._source.lost, time.monotonic()
+        if lost != self._lost and not told and now_s - self._lost_s >= _LOST_S:
+            self._lost_s = now_s
             log.warning("%s: %d messages were given up", self._source.name, lost - self._lost)
             self._lost = lost
             self._suspect_all("messages were given up")
 
-    def _look_at_configurations(self) -> None:
-        now_s = time.monotonic()
-        due = [it for it in self._buckets() if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S]
+    def _look_at_configurations(self, about: set[str]) -> None:
+        """Look at those of what is shown, and of what else messages are *about* that the mirror
+        has: others may show it."""
+        now_s, shown = time.monotonic(), self._buckets()
+        others = self._known(about - {*shown})
+        due = [
+            it for it in [*shown, *others] if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S
+        ]
         for bucket in due[:_LOOKS_MAX]:
             self._looked_s[bucket] = now_s
-            self._look_at(bucket)
+            self._look_at(bucket, shown=bucket in shown)
 
-    def _look_at(self, bucket: str) -> None:
+    def _look_at(self, bucket: str, *, shown: bool) -> None:
         try:
             found = self._configuration(bucket)
-            why = shortcoming(found, self._source.arn(), self._prefix)
+            why = shortcoming(found, self._source.arn(), self._prefix if shown else "")
         except (S3Error, AccessDenied, NoSuchBucket) as exc:
             log.debug("s3://%s: its notifications cannot be looked at: %s", bucket, exc)
             self._told[bucket] = UNKNOWN
             return
-        before = self._mimicdb.note(bucket, _UNTOLD) or ""
         self._told[bucket] = NO if why else YES
-        if bool(why) != bool(before):
-            self._mimicdb.set_note(bucket, _UNTOLD, why or None)
+        name = _UNTOLD + self._prefix
+        if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
+            self._mimicdb.set_note(bucket, name, why or None)
             self._suspect(bucket, why or "it was not told of for a while")
 
-    def _note(self, bucket: str, until_ns: int, *, at_once: bool) -> None:
-        if until_ns <= self._until_ns.get(bucket, 0):
-            return
-        if self._mimicdb.known_bucket(bucket) is None:
+    def _noted_ns(self, bucket: str) -> int:
+        return told_until_ns(self._mimicdb, bucket, self._prefix)
+
+    def _known(self, buckets: set[str]) -> set[str]:
+        """Return those of *buckets* that the mirror has."""
+        return {it for it in buckets if self._mimicdb.known_bucket(it) is not None}
+
+    def _note(self, bucket: str, prefix: str, until_ns: int) -> None:
+        if until_ns <= self._until_ns.get(bucket, 0) or not self._known({bucket}):
             return
         self._until_ns[bucket] = until_ns
         now_s = time.monotonic()
-        if at_once or now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
+        if bucket in self._about or now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
             self._noted_s[bucket] = now_s
-            self._mimicdb.set_note(bucket, TOLD, str(until_ns))
+            note_told(self._mimicdb, bucket, prefix, until_ns)
+
+
+def _until_ns(told: Sequence[Told], drained: bool) -> int:
+    """Return until when all that the source was told of is in the mirror, with *told*. Where more
+    may be waiting, that is about when the oldest of *told* happened; a message may lie."""
+    now_ns = time.time_ns()
+    if drained:
+        return now_ns
+    return min(now_ns, min((it.time_ns for it in told), default=0)) - int(_ABOUT_S * 1e9)

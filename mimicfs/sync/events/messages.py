@@ -10,7 +10,9 @@ A message comes in one of these forms; each may hold several records:
 
 A record is a hint that a key changed, and never a fact: it may be late, doubled, or out of order,
 and whoever can reach the source can write one. So it names the key to ask S3 about. What it says
-of the object (ETag, time) serves only to leave out a question whose answer is known.
+of the object (ETag, time) serves only to leave out a question whose answer is known. Its
+sequencer only tells a message that came twice: Ceph's is the memory of a clock, lowest byte
+first, and has no order; and whoever can forge a record can forge the highest one.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html,
 .../ev-events.html, https://docs.ceph.com/en/latest/radosgw/notifications/, and MinIO's
@@ -31,8 +33,10 @@ from mimicfs.entry import KEY_MAX, unquoted
 
 MESSAGE_MAX = 1 << 20  # bytes; SQS and SNS have at most 1 MiB
 _DEPTH_MAX = 4  # SNS within SQS within EventBridge is 3
+_FAULTS_MAX = 10  # that are named
+_SEQUENCER_MAX = 64
+_SHOWN_MAX = 80  # characters of what a message says, in a fault
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_SEQUENCER = re.compile(r"[0-9A-Fa-f]{1,64}")
 
 # What a change of this kind leaves of the object. EventBridge's words stand beside S3's.
 _CREATED = ("ObjectCreated", "Object Created", "ObjectSynced")
@@ -42,9 +46,13 @@ _HEAD_CHANGED = (  # the object stays; what a HEAD says of it changes
     *("IntelligentTiering", "Object Storage Class Changed", "Object Access Tier Changed"),
     *("ObjectTagging", "Object Tags", "ObjectAcl", "Object ACL Updated", "ObjectRetention"),
 )
-
-
+# Nothing has changed. Our own HEAD is an access, and must not be the reason of another one.
+_NOTHING = ("ObjectAccessed", "BucketCreated", "BucketRemoved", "Scanner")
 _MARKER = ":DeleteMarkerCreated"
+# How a source writes a key; one that is not here may do either. S3 and MinIO encode it as forms
+# do, Ceph sends it as it is.
+_ENCODING = ("aws:", "minio:")
+_AS_IT_IS = ("ceph:",)
 
 
 class _Unreadable(Exception):
@@ -59,9 +67,13 @@ class Told(NamedTuple):
     removed: bool = False  # a deletion, a delete marker, or the deletion of a version
     etag: str = ""  # bare; "" where the record has none
     time_ns: int = 0  # when it happened, by the clock of S3; 0: not said
-    sequencer: str = ""  # "" where the record has none
+    sequencer: str = ""  # another for each change of the key; "" where the record has none
     version_id: str = ""  # of the version that was made, or deleted for good
     head_only: bool = False  # data and ETag stay: a restore, tags, another storage class
+    name: str = ""  # of the kind of change, as the source calls it
+
+
+_Record = Callable[[], "list[Told]"]  # reads it
 
 
 class Message(NamedTuple):
@@ -75,28 +87,32 @@ class Message(NamedTuple):
 def parse(message: bytes | str) -> Message:
     """Return what *message* says; a test message says nothing. A record whose kind is not known
     counts as a change: S3 is asked, and nothing is believed."""
-    found = Message([], [])
     if len(message) > MESSAGE_MAX:
-        found.faults.append(f"a message of {len(message)} bytes")
-        return found
-    try:
-        for record in _records(_loaded(message), 0):
-            try:
-                found.told.append(record())
-            except _Unreadable as exc:
-                found.faults.append(str(exc))
-    except _Unreadable as exc:
-        found.faults.append(str(exc))
+        return Message([], [f"a message of {len(message)} bytes"])
+    found = Message([], [])
+    faults: list[str] = found.faults
+    unnamed = 0
+    for told in _each(message):
+        if isinstance(told, Told):
+            found.told.append(told)
+        elif len(faults) < _FAULTS_MAX:
+            faults.append(str(told))
+        else:
+            unnamed += 1
+    if unnamed:
+        faults.append(f"and {unnamed} more")
     return found
 
 
-def is_newer(first: str, second: str) -> bool:
-    """Whether the sequencer *first* is certainly later than *second*, for one key. Sequencers
-    of different lengths are compared after the shorter one is filled with zeros at its end."""
-    size = max(len(first), len(second))
-    return bool(first and second) and (
-        first.upper().ljust(size, "0") > second.upper().ljust(size, "0")
-    )
+def _each(message: bytes | str) -> Iterator[Told | _Unreadable]:
+    try:
+        for record in _records(_loaded(message), 0):
+            try:
+                yield from record()
+            except _Unreadable as exc:
+                yield exc
+    except _Unreadable as exc:
+        yield exc
 
 
 def _loaded(message: bytes | str) -> Any:
@@ -106,7 +122,7 @@ def _loaded(message: bytes | str) -> Any:
         raise _Unreadable("not JSON") from exc
 
 
-def _records(said: Any, depth: int) -> Iterator[Callable[[], Told]]:
+def _records(said: Any, depth: int) -> Iterator[_Record]:
     if depth > _DEPTH_MAX:
         raise _Unreadable("envelopes within envelopes")
     if isinstance(said, list):  # MinIO's redis target in the format "access"
@@ -125,69 +141,74 @@ def _records(said: Any, depth: int) -> Iterator[Callable[[], Told]]:
         raise _Unreadable("no form of an S3 event")
 
 
-def _records_of_log(each: Any, depth: int) -> Iterator[Callable[[], Told]]:
+def _records_of_log(each: Any, depth: int) -> Iterator[_Record]:
     if isinstance(each, str):  # the time, in the older form
         return
-    records = each.get("Event") if isinstance(each, dict) else each
+    if isinstance(each, dict) and "Event" not in each:  # a batch of one of the other forms
+        yield from _records(each, depth + 1)
+        return
+    records = each["Event"] if isinstance(each, dict) else each
     yield from _records({"Records": records}, depth + 1)
 
 
-def _from_sns(said: dict[str, Any], depth: int) -> Iterator[Callable[[], Told]]:
+def _from_sns(said: dict[str, Any], depth: int) -> Iterator[_Record]:
     if said["Type"] == "Notification":
         yield from _records(_loaded(said["Message"]), depth + 1)
     elif said["Type"] != "UnsubscribeConfirmation":
         # We open no address that a message names.
-        raise _Unreadable(f"SNS waits for an answer ({said['Type']}); confirm it by hand")
+        kind = ascii(said["Type"])[:_SHOWN_MAX]
+        raise _Unreadable(f"SNS waits for an answer ({kind}); confirm it by hand")
 
 
-def _record(record: Any) -> Told:
-    about = _dict(_dict(record).get("s3"), "s3")
+def _record(record: Any) -> list[Told]:
+    name = _text(_dict(record), "eventName").removeprefix("s3:")
+    if name.startswith(_NOTHING):
+        return []
+    about = _dict(record.get("s3"), "s3")
     object_ = _dict(about.get("object"), "s3.object")
-    name = _text(record, "eventName").removeprefix("s3:")
-    key = _text(object_, "key")
-    # S3 and MinIO encode keys as forms do; Ceph sends them as they are.
-    if not _text(record, "eventSource").startswith("ceph:"):
-        key = _decoded(key)
-    etag = object_.get("eTag", object_.get("etag"))
-    version = object_.get("versionId")
-    return _told(name, about, object_, key, etag, version, record.get("eventTime"))
+    etag, version = object_.get("eTag", object_.get("etag")), object_.get("versionId")
+    told = _told(name, about, object_, etag, version, record.get("eventTime"))
+    keys = _keys(_text(record, "eventSource"), _text(object_, "key"))
+    return [told._replace(key=_checked(key)) for key in keys]
 
 
-def _from_event_bridge(said: dict[str, Any]) -> Told:
+def _keys(source: str, key: str) -> list[str]:
+    """Return what *key* may mean as *source* has written it."""
+    if source.startswith(_AS_IT_IS):
+        return [key]
+    decoded = _decoded(key)
+    return [decoded] if decoded == key or source.startswith(_ENCODING) else [decoded, key]
+
+
+def _from_event_bridge(said: dict[str, Any]) -> list[Told]:
     about = _dict(said["detail"], "detail")
     object_ = _dict(about.get("object"), "detail.object")
-    key = _text(object_, "key")  # as it is, not encoded
-    version = object_.get("version-id")
     name = _text(said, "detail-type")
     if str(about.get("deletion-type", "")).startswith("Delete Marker"):
         name += _MARKER
-    return _told(name, about, object_, key, object_.get("etag"), version, said.get("time"))
+    version = object_.get("version-id")
+    told = _told(name, about, object_, object_.get("etag"), version, said.get("time"))
+    return [told._replace(key=_checked(_text(object_, "key")))]  # as it is, not encoded
 
 
 def _told(
-    name: str,
-    about: dict[str, Any],
-    object_: dict[str, Any],
-    key: str,
-    etag: Any,
-    version: Any,
-    time: Any,
+    name: str, about: dict[str, Any], object_: dict[str, Any], etag: Any, version: Any, time: Any
 ) -> Told:
+    """Return what a record says, but for its key."""
     bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
     if not _BUCKET.fullmatch(bucket):
         raise _Unreadable("no name of a bucket")
-    if not 0 < _bytes(key) <= KEY_MAX:
-        raise _Unreadable("no key")
     sequencer = object_.get("sequencer")
     return Told(
         bucket,
-        key,
+        "",
         name.startswith(_REMOVED),
         unquoted(etag) if isinstance(etag, str) and name.startswith(_CREATED) else "",
         _ns(time),
-        sequencer if isinstance(sequencer, str) and _SEQUENCER.fullmatch(sequencer) else "",
+        sequencer if isinstance(sequencer, str) and len(sequencer) <= _SEQUENCER_MAX else "",
         _version(name, version),
         name.startswith(_HEAD_CHANGED),
+        name,
     )
 
 
@@ -197,11 +218,14 @@ def _version(name: str, version: Any) -> str:
     return version
 
 
-def _bytes(key: str) -> int:
+def _checked(key: str) -> str:
     try:
-        return len(key.encode())
+        size = len(key.encode())
     except UnicodeEncodeError as exc:  # JSON can say one half of a surrogate pair
         raise _Unreadable("a key that is not UTF-8") from exc
+    if not 0 < size <= KEY_MAX:
+        raise _Unreadable("no key")
+    return key
 
 
 def _decoded(key: str) -> str:

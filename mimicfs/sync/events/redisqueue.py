@@ -3,9 +3,11 @@
     list    MinIO's format "access", or one message an element. An element is moved to a list
             beside it, KEY:mimicfs, until it is acknowledged; what a dead consumer left there
             is taken first
-    stream  one message an entry, in any field; read by the group "mimicfs"
+    stream  one message an entry, in any field; read by the group "mimicfs". Entries that were
+            cut off (MAXLEN) before the group has read them are counted as lost
     hash    MinIO's format "namespace": a field for each object that exists. It has no order and
-            no end, so it is read whole every 10 s, and what is another than before is a message
+            no end, so it is read whole every 10 s, and what is another than before is a message.
+            About 150 bytes are remembered of each field
 
 Threading: as source.py says.
 """
@@ -16,6 +18,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -27,6 +30,8 @@ _BATCH_MAX = 100
 _LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
 _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
+_NOTHING = b'{"Records": []}'
+_NEW = ">"  # of a stream: what nobody has taken
 
 
 class RedisQueue(EventSource):
@@ -44,7 +49,9 @@ class RedisQueue(EventSource):
         self._key, self._taken = key, f"{key}:{_GROUP}"
         self._closed = threading.Event()
         self._begun = False  # whether what a dead consumer left was taken
-        self._seen: dict[bytes, bytes] | None = None  # of a hash, as it was read last
+        self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
+        self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
+        self._reading: Iterator[bytes | str] | None = None  # what of it is another than before
         self._read_s = float("-inf")
         self._kinds: dict[bytes, Callable[[float], list[Delivery]]] = {
             b"list": self._of_list,
@@ -76,8 +83,8 @@ class RedisQueue(EventSource):
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
         self._begun = False  # they are read again as what a dead consumer left is
-        self._seen = None
-        self._read_s = float("-inf")
+        self._seen.clear()
+        self._reading, self._read_s = None, float("-inf")
 
     def resume(self) -> None:
         self._begun = False
@@ -119,19 +126,27 @@ class RedisQueue(EventSource):
 
     def _of_stream(self, wait_s: float) -> list[Delivery]:
         if not self._begun:
-            self._make_group()
-            self._begun = True
-            found = self._entries("0", 0.0)
+            self._look_at_group()
+            self._begun, self._pending = True, "0"
+        if self._pending != _NEW:
+            found = self._entries(self._pending, 0.0)
+            self._pending = found[-1][0] if found else _NEW
             if found:
-                return found
-        return self._entries(">", wait_s)
+                return [self._entry(*each) for each in found]
+        return [self._entry(*each) for each in self._entries(_NEW, wait_s)]
 
-    def _make_group(self) -> None:
-        groups = [each["name"] for each in self._client.xinfo_groups(self._key)]
-        if _GROUP.encode() not in groups:
+    def _look_at_group(self) -> None:
+        groups = {each["name"]: each for each in self._client.xinfo_groups(self._key)}
+        group = groups.get(_GROUP.encode())
+        if group is None:
             self._client.xgroup_create(self._key, _GROUP, "0")
+            return
+        read = group.get("entries-read")  # from Redis 7 on
+        if read is not None:
+            stream = self._client.xinfo_stream(self._key)
+            self.lost += max(0, stream["entries-added"] - stream["length"] - read)
 
-    def _entries(self, after: str, wait_s: float) -> list[Delivery]:
+    def _entries(self, after: bytes | str, wait_s: float) -> list[Any]:
         answer = self._client.xreadgroup(
             _GROUP,
             _GROUP,
@@ -140,26 +155,40 @@ class RedisQueue(EventSource):
             block=max(1, round(wait_s * 1000)) if wait_s > 0 else None,
         )
         pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
-        entries = [entry for page in pages for entry in _flat(page)]
-        return [self._entry(number, fields) for number, fields in entries]
+        return [entry for page in pages for entry in _flat(page)]
 
     def _entry(self, number: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
-        body = max((fields or {b"": b"{}"}).values(), key=len)
+        if not fields:  # it was cut off after it was taken
+            self.lost += 1
+        body = max((fields or {b"": _NOTHING}).values(), key=len)
         return Delivery(body, lambda pipeline: pipeline.xack(self._key, _GROUP, number))
 
     # A hash
 
     def _of_hash(self, wait_s: float) -> list[Delivery]:
         due_s = self._read_s + _WHOLE_S - monotonic()
-        if due_s > 0:
+        if self._reading is None and due_s > 0:
             self._closed.wait(min(wait_s, due_s))
             return []
-        now = dict(self._client.hscan_iter(self._key, count=1000))
-        self._read_s = monotonic()
-        before, self._seen = self._seen, now
-        changed = [body for name, body in now.items() if (before or {}).get(name) != body]
-        gone = [_gone(name) for name in (before or {}).keys() - now.keys()]
-        return [Delivery(body, lambda _pipeline: None) for body in [*changed, *gone]]
+        if self._reading is None:
+            self._reading, self._read_s = self._changes_of_hash(), monotonic()
+        found = list(islice(self._reading, _BATCH_MAX))
+        if len(found) < _BATCH_MAX:
+            self._reading = None
+        return [Delivery(body, lambda _pipeline: None) for body in found]
+
+    def _changes_of_hash(self) -> Iterator[bytes | str]:
+        before, self._seen = self._seen, {}
+        try:
+            for name, body in self._client.hscan_iter(self._key, count=_BATCH_MAX):
+                self._seen[name] = hash(body)
+                if before.pop(name, None) != self._seen[name]:
+                    yield body
+        except FOREIGN:  # what was not read yet is as it was
+            self._seen = before | self._seen
+            raise
+        for name in before.keys() - self._seen.keys():  # a scan may show a field twice
+            yield _gone(name)
 
     @contextmanager
     def _ours(self) -> Iterator[None]:

@@ -21,6 +21,8 @@ class EventSource(ABC):
     """A queue of messages, each delivered at least once."""
 
     name: str = ""  # for messages to people; no secret
+    exact: bool = True  # whether [] without a wait says that no message is there
+    unsettled_s: float = 0.0  # how long it may hold back what a consumer that died had taken
     shared: bool = False  # whether several members of a store may take its messages
     lost: int = 0  # messages that were given up, and may not come again
 

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from mimicfs.s3.requests.queue import Queue
+from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, Queue
 from mimicfs.sync.events.source import Delivery, EventSource
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
+_AT_ONCE = 8  # requests, where many messages wait: each is of ten
 
 
 class SQS(EventSource):
+    exact = False  # a short poll asks some of the servers of a queue
+    unsettled_s = float(TAKEN_S)
     shared = True
 
     def __init__(self, queue: Queue) -> None:
         self.name = f"sqs:{queue.url}"
         self._queue = queue
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sqs")
 
     def receive(self, wait_s: float) -> list[Delivery]:
-        return [Delivery(*each) for each in self._queue.receive(wait_s)]
+        found = self._queue.receive(wait_s)
+        if len(found) == BATCH_MAX:
+            more = self._pool.map(lambda _: self._queue.receive(0), range(_AT_ONCE))
+            found += [each for page in more for each in page]
+        return [Delivery(*each) for each in found]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        self._queue.delete([each.receipt for each in deliveries])
+        receipts = [each.receipt for each in deliveries]
+        pages = [receipts[at : at + BATCH_MAX] for at in range(0, len(receipts), BATCH_MAX)]
+        list(self._pool.map(self._queue.delete, pages))
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
         self._queue.release([each.receipt for each in deliveries], _AGAIN_S)

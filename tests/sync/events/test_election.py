@@ -35,7 +35,7 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.sqs import SQS
 store, endpoint, url = sys.argv[1:]
-queue._TAKEN_S = 1
+queue.TAKEN_S = 1
 mirror = Mirror(SQLite(store))
 election = Election(mirror, url)
 mirror.join("/mnt/killed")

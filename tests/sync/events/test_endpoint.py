@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import threading
 
 import pytest
+from support.mounts import wait_until
 
+from mimicfs import listening
 from mimicfs.errors import ConfigError, S3Unavailable
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.endpoint import Endpoint
@@ -52,6 +55,7 @@ def served(hearing, tmp_path):
         thread = threading.Thread(target=consumer.run)
         thread.start()
         started.append((consumer, thread))
+        serve.endpoint = endpoint
         return endpoint.port
 
     yield serve
@@ -102,6 +106,95 @@ def test_a_body_without_end_or_beyond_measure_is_refused(served, hearing):
         line.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 413 ")
     assert hearing.heard == []
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", b"411"),
+        ("POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 40", b"400"),
+        ("POST / HTTP/1.1\r\nContent-Length: -4", b"400"),
+        ("POST / HTTP/1.1\r\nContent-Length : 4", b"411"),
+        ("HEAD / HTTP/1.1\r\nContent-Length: 4", b"200"),
+        ("PUT / HTTP/1.1\r\nContent-Length: 4", b"501"),
+    ],
+)
+def test_no_body_is_taken_for_another_request(served, hearing, head, status):
+    """What a proxy on the way may see as one request, is one, or the last of its connection."""
+    smuggled = f"POST / HTTP/1.1\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}"
+    with socket.create_connection(("127.0.0.1", served()), 20) as line:
+        line.sendall(f"{head}\r\n\r\n{smuggled}".encode())
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := line.recv(1000):
+                answer += more
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert hearing.heard == []
+
+
+def send_for_ever(port, begun, more):
+    """Send until the other side does not take it."""
+    with socket.create_connection(("127.0.0.1", port), 20) as line:
+        line.sendall(begun)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                line.sendall(more)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"POST / HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n"],
+)
+def test_a_client_that_sends_byte_by_byte_is_sent_away(served, hearing, begun, monkeypatch):
+    monkeypatch.setattr(listening, "PATIENCE_S", 0.1)
+    port = served()
+    send_for_ever(port, begun, b"x")
+    assert post(port, BODY) == 200
+
+
+def test_a_head_without_end_is_cut_off(served):
+    send_for_ever(served(), b"POST / HTTP/1.1\r\n", b"X: " + b"x" * 60_000 + b"\r\n")
+
+
+def test_no_more_clients_are_served_than_there_is_room_for(served, monkeypatch, caplog):
+    monkeypatch.setattr(listening, "_CLIENTS_MAX", 2)
+    port = served()
+    endpoint = served.endpoint
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        third = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        assert third.recv(100).startswith(b"HTTP/1.1 503 ")
+    assert endpoint.lost == 1
+    assert "more than 2 clients; some are sent away" in caplog.text
+    wait_until(lambda: not endpoint._server._clients)
+    assert post(port, BODY) == 200
+
+
+def test_a_message_of_a_client_that_goes_is_none(served, hearing):
+    port = served()
+    with socket.create_connection(("127.0.0.1", port), 20) as line:
+        line.sendall(b"POST / HTTP/1.1\r\nContent-Length: 999\r\n\r\n" + BODY.encode())
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert hearing.heard == []
+
+
+def test_nothing_is_held_for_a_client_that_waits_no_longer(monkeypatch):
+    monkeypatch.setattr("mimicfs.sync.events.endpoint.PATIENCE_S", 0.01)
+    endpoint = Endpoint("127.0.0.1:0")
+    assert post(endpoint.port, BODY) == 503
+    assert (endpoint.receive(0), endpoint.lost) == ([], 1)
+    endpoint.close()
+
+
+def test_a_server_that_keeps_messages_loses_none(monkeypatch):
+    monkeypatch.setattr("mimicfs.sync.events.endpoint.PATIENCE_S", 0.01)
+    endpoint = Endpoint("127.0.0.1:0", kept_s=60)
+    assert post(endpoint.port, BODY) == 503
+    assert (endpoint.retention_s(), endpoint.lost) == (60, 0)
+    endpoint.close()
 
 
 def test_nothing_listens_for_everybody_unasked():

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 from support.clients import plain, queue_of
 
-from mimicfs.errors import NoSuchQueue
+from mimicfs.errors import AccessDenied, NoSuchQueue
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.sqs import SQS
-from mimicfs.sync.freshness import TOLD
+from mimicfs.sync.freshness import note_told
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -31,7 +31,7 @@ def gaps():
 def ledger(s3, mimicdb, syncer, url, bucket, gaps):
     """A ledger of a bucket that is known, and of which something was told before."""
     syncer.sync(bucket)
-    mimicdb.set_note(bucket, TOLD, str(time.time_ns()))
+    note_told(mimicdb, bucket, "", time.time_ns())
     ask = partial(s3.call, "get_bucket_notification_configuration")
     return Ledger(
         *(mimicdb, SQS(s3.queue(url)), f"sqs:{url}", lambda: [bucket], "", ask),
@@ -48,7 +48,9 @@ def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
     ledger.begins()
     ledger.heard([], True)
     assert gaps == []
-    assert ledger.figures()["configured"] == {bucket: "yes"}
+    assert ledger.figures() == {"told_until_ns": {}, "configured": {bucket: "yes"}}
+    ledger._settled_s = 0.0  # what a consumer that died had taken has come again
+    ledger.heard([], True)
     assert time.time_ns() - ledger.figures()["told_until_ns"][bucket] < 60e9
 
 
@@ -93,24 +95,55 @@ def test_an_absence_that_is_longer_than_the_queue_keeps_is_a_gap(
     plain(server, "sqs").set_queue_attributes(
         QueueUrl=url, Attributes={"MessageRetentionPeriod": str(hour_s)}
     )
-    mimicdb.set_note(bucket, TOLD, str(time.time_ns() - int(0.9 * hour_s * 1e9)))
+    note_told(mimicdb, bucket, "", time.time_ns() - int(0.9 * hour_s * 1e9))
     ledger.begins()
     assert gaps == []
-    mimicdb.set_note(bucket, TOLD, str(time.time_ns() - 12 * hour_s * 10**9))
+    note_told(mimicdb, bucket, "", time.time_ns() - 12 * hour_s * 10**9)
     ledger._begun = False
     ledger.begins()
     assert gaps == ["nothing was heard of it for 0.5 days"]
 
 
 def test_what_was_listed_before_anybody_listened_is_a_gap(ledger, mimicdb, bucket, gaps):
-    mimicdb.set_note(bucket, TOLD, None)
+    note_told(mimicdb, bucket, "", 0)
     ledger.begins()
     assert gaps == ["nothing was told of it before"]
 
 
+def test_a_bucket_that_others_show_is_told_of_only_if_its_configuration_says_so(
+    ledger, client, server, mimicdb, bucket
+):
+    for name in (others := [f"{bucket}-{it}" for it in ("told", "untold")]):
+        client.create_bucket(Bucket=name)
+        mimicdb.add_bucket(name, 0)
+    rule = client.get_bucket_notification_configuration(Bucket=bucket)["QueueConfigurations"]
+    client.put_bucket_notification_configuration(
+        Bucket=others[0], NotificationConfiguration={"QueueConfigurations": rule}
+    )
+    ledger.heard([Told(name, "a", time_ns=time.time_ns()) for name in others], True)
+    assert ledger.figures()["configured"] == {bucket: "yes", others[0]: "yes", others[1]: "no"}
+    assert set(ledger.figures()["told_until_ns"]) == {bucket, others[0]}
+
+
+def test_an_absence_of_rights_that_is_longer_than_the_queue_keeps_is_a_gap(
+    ledger, mimicdb, bucket, gaps
+):
+    ledger.begins()
+    ledger.failed(AccessDenied("no rights"))
+    ledger.heard([], True)
+    assert gaps == []
+    note_told(mimicdb, bucket, "", time.time_ns() - 30 * 86_400 * 10**9)
+    ledger.failed(AccessDenied("no rights"))
+    ledger.heard([], True)
+    assert gaps == ["nothing was heard of it for 30 days"]
+
+
 def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, gaps, caplog):
-    ledger._source.lost = 3
-    for _ in range(2):
+    for lost in (3, 3, 4):  # a sweep costs: nobody can ask for one every moment
+        ledger._source.lost = lost
         ledger.heard([], True)
     assert gaps == ["messages were given up"]
     assert "3 messages were given up" in caplog.text
+    ledger._lost_s -= 600
+    ledger.heard([], True)
+    assert gaps == ["messages were given up"] * 2

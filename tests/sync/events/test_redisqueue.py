@@ -73,6 +73,37 @@ def test_a_stream_is_read_by_a_group(queue, server, redis_url):
     assert RedisQueue(f"{redis_url}#events").receive(0) == []
 
 
+def test_all_that_a_dead_consumer_had_taken_of_a_stream_comes_again(queue, server, redis_url):
+    for number in range(250):
+        server.xadd("events", {"data": access(f"{number:03}")})
+    for _ in range(3):
+        queue.receive(0)
+    again = RedisQueue(f"{redis_url}#events")
+    found = [key for _ in range(4) for key in keys(again.receive(0))]
+    assert found == [f"{number:03}" for number in range(250)]
+
+
+def test_entries_that_were_cut_off_unread_are_counted_as_lost(queue, server, redis_url):
+    server.xadd("events", {"data": access("a")})
+    queue.acknowledge(queue.receive(0))
+    server.xadd("events", {"data": access("b")})
+    queue.receive(0)
+    for number in range(9):
+        server.xadd("events", {"data": access(f"{number}")}, maxlen=5, approximate=False)
+    again = RedisQueue(f"{redis_url}#events")
+    found = [key for _ in range(3) for key in keys(again.receive(0))]
+    assert found == ["4", "5", "6", "7", "8"]
+    assert again.lost == 5  # "b", taken and not applied, and four that nobody took
+
+
+def test_a_large_hash_is_read_in_pages(queue, server):
+    server.hset("events", mapping={f"b/{n}": access(f"{n}") for n in range(1000)})
+    found = [queue.receive(0) for _ in range(11)]
+    assert max(map(len, found)) == 100
+    assert {key for page in found for key in keys(page)} == {f"{n}" for n in range(1000)}
+    assert queue.receive(0) == []
+
+
 def test_a_hash_is_compared_with_what_it_was(queue, server):
     def put(key):
         server.hset("events", f"photos/{key}", json.dumps({"Records": [record(key)]}))

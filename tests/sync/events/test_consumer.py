@@ -1,0 +1,151 @@
+"""However many messages wait, and however large they are, so much is held and no more; and
+messages that are doubled, shuffled, late and lost end at the truth."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from mimicfs.sync.events import consumer as consuming
+from mimicfs.sync.events.consumer import Consumer
+from mimicfs.sync.events.hearing import Heard, Hearing
+from mimicfs.sync.events.source import Delivery, EventSource
+from mimicfs.sync.sweep import Sweep
+
+
+class Source(EventSource):
+    """Delivers what it is given, ten at a time."""
+
+    name = "test"
+
+    def __init__(self, bodies):
+        self.bodies: Iterator[str] = iter(bodies)
+        self.acknowledged = 0
+
+    def receive(self, wait_s):
+        return [Delivery(body, None) for body in islice(self.bodies, 10)]
+
+    def acknowledge(self, deliveries):
+        self.acknowledged += len(deliveries)
+
+
+class Nobody:
+    def hear(self, told, _cancellation):
+        return Heard(unknown=len(told))
+
+
+def message(bucket, key, name="ObjectCreated:Put", **object_):
+    about = {"bucket": {"name": bucket}, "object": {"key": key, **object_}}
+    record = {"eventSource": "ceph:s3", "eventName": name, "s3": about}
+    return json.dumps({"Records": [record]})
+
+
+def test_of_a_million_messages_a_thousand_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(consuming, "_GATHER_S", 60.0)
+    consumer = Consumer(Source(message("b", f"{n}") for n in range(10**6)), Nobody(), tmp_path)
+    found, drained = consumer.received(0)
+    assert (len(found), drained) == (1000, False)
+
+
+def test_of_large_messages_few_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(consuming, "_GATHER_S", 60.0)
+    consumer = Consumer(Source("x" * (1 << 20) for _ in range(10**6)), Nobody(), tmp_path)
+    assert len(consumer.received(0)[0]) == 10
+
+
+def test_messages_wait_for_others_for_a_moment_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(consuming, "_GATHER_S", 0.0)
+    consumer = Consumer(Source(message("b", f"{n}") for n in range(10**6)), Nobody(), tmp_path)
+    assert len(consumer.received(0)[0]) == 10
+
+
+def test_many_that_nobody_can_read_are_one_line_in_the_log(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(consuming, "_GATHER_S", 60.0)
+    source = Source(["<hostile/>"] * 50)
+    consumer = Consumer(source, Nobody(), tmp_path / "aside")
+    consumer.consume(consumer.received(0)[0])
+    assert source.acknowledged == 50
+    assert len((tmp_path / "aside").read_text().splitlines()) == 50
+    assert [line.getMessage().partition(" put")[0] for line in caplog.records] == [
+        "test: 50 messages"
+    ]
+
+
+HOSTILE = ["../../etc/passwd", "..", ".", "d/../e", "a\0b", "a\nb", "/", "//", "d//x", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_no_message_about_a_strange_key_leads_elsewhere(
+    mimicdb, s3, syncer, client, bucket, tmp_path
+):
+    """Each key is asked for as it is, and nothing of another one is learned."""
+    client.create_bucket(Bucket=f"{bucket}-other")
+    client.put_object(Bucket=f"{bucket}-other", Key="secret", Body=b"1")
+    client.put_object(Bucket=bucket, Key="e", Body=b"1")
+    syncer.sync(bucket)
+    source = Source(message(bucket, key) for key in [*HOSTILE, f"../{bucket}-other/secret"])
+    consumer = Consumer(source, Hearing(mimicdb, s3, syncer), tmp_path / "aside")
+    while deliveries := consumer.received(0)[0]:
+        consumer.consume(deliveries)
+    assert [entry.key for entry in mimicdb.backend.scan(bucket, "", "", 100)] == ["e"]
+    assert [it.name for it in mimicdb.backend.buckets()] == [bucket]
+
+
+def everything(mimicdb, bucket):
+    found = mimicdb.backend.scan(bucket, "", "", 10_000)
+    return {entry.key: (entry.size, entry.etag) for entry in found}
+
+
+def truth(client, bucket):
+    listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {each["Key"]: (each["Size"], each["ETag"].strip('"')) for each in listed}
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("lost", [0.0, 0.1])
+def test_messages_doubled_shuffled_late_and_lost_end_at_the_truth(
+    mimicdb, s3, syncer, client, bucket, tmp_path, pytestconfig, caplog, lost
+):
+    """A tenth is lost: then one sweep makes it true; none is: then nothing else is needed."""
+    chance = random.Random(7)
+    client.put_object(Bucket=bucket, Key="source", Body=b"same")
+    syncer.sync(bucket)
+    consumer = Consumer(Source(()), Hearing(mimicdb, s3, syncer), tmp_path / "aside")
+    keys, waiting = [f"{d}{n}" for d in ("", "d/", "d/e/") for n in range(4)], []
+    for number in range(pytestconfig.getoption("messages")):
+        key = chance.choice(keys)
+        said = changed(chance, client, bucket, key, keys)
+        if chance.random() < 0.2:  # through the mirror, and S3 tells of it, too
+            s3.put(bucket, key, b"own %d" % number, 1)
+        waiting += [Delivery(said, None)] * chance.choice((1, 1, 2))
+        waiting = [each for each in waiting if chance.random() >= lost]
+        chance.shuffle(waiting)
+        some, waiting = waiting[:3], waiting[3:]
+        consumer.consume(some)
+    consumer.consume(waiting)
+    if lost:
+        assert everything(mimicdb, bucket) != truth(client, bucket)
+        sweep = Sweep(mimicdb, syncer, lambda: [bucket], 1e9)
+        sweep.suspect(bucket, "messages are lost")
+        while due := sweep.due():
+            sweep._list(due)
+    assert everything(mimicdb, bucket) == truth(client, bucket)
+
+
+def changed(chance, client, bucket, key, keys):
+    """Change *key* in S3; return what S3 tells of it."""
+    kind = chance.choice(("Put", "Put", "Delete", "Copy"))
+    if kind == "Delete":
+        client.delete_object(Bucket=bucket, Key=key)
+        return message(bucket, key, "ObjectRemoved:Delete", sequencer=f"{chance.random()}")
+    if kind == "Copy":
+        source = {"Bucket": bucket, "Key": "source"}
+        made = client.copy_object(Bucket=bucket, Key=key, CopySource=source)["CopyObjectResult"]
+    else:
+        made = client.put_object(Bucket=bucket, Key=key, Body=b"x" * chance.randrange(9))
+    etag = made["ETag"].strip('"')
+    return message(bucket, key, f"ObjectCreated:{kind}", eTag=etag, sequencer=f"{chance.random()}")
