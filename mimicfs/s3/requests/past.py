@@ -120,7 +120,26 @@ class PastPages:
         return newest.version
 
 
-class Past(S3):
+class _PastListing:
+    """Lists what there was, in the place of what there is."""
+
+    _pages: PastPages
+
+    def list_page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = _PAGE,
+    ) -> Page:
+        """As S3.list_page, of what there was."""
+        return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
+
+
+class Past(_PastListing, S3):
     """One account at one endpoint, as it was at *moment_ns*; nothing can be changed."""
 
     def __init__(self, options: S3Options, mimicdb: Mirror, moment_ns: int) -> None:
@@ -135,21 +154,8 @@ class Past(S3):
         version = version_in(self.mimicdb, bucket, key) or self._pages.version_of(bucket, key)
         return {**params, "VersionId": version}
 
-    def list_page(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        after: str = "",
-        token: str | None = None,
-        limit: int = _PAGE,
-    ) -> Page:
-        """As S3.list_page, of what there was."""
-        return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
 
-
-class BorrowedPast(BorrowedS3):
+class BorrowedPast(_PastListing, BorrowedS3):
     """What *client* reaches, as it was at *moment_ns*."""
 
     def __init__(self, client: Any, moment_ns: int) -> None:
@@ -159,19 +165,6 @@ class BorrowedPast(BorrowedS3):
     def version_of(self, bucket: str, key: str) -> str:
         """As PastPages.version_of."""
         return self._pages.version_of(bucket, key)
-
-    def list_page(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        after: str = "",
-        token: str | None = None,
-        limit: int = _PAGE,
-    ) -> Page:
-        """As S3.list_page, of what there was."""
-        return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
 
 
 def version_in(past: Mirror, bucket: str, key: str) -> str | None:
