@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.clients import plain
@@ -243,6 +244,11 @@ def test_metrics_are_served_where_they_were_asked_for(mount_at, bucket, tmp_path
     for figure in ("contended", "resolved", "epoch_changes"):
         assert f"mimicfs_sharing_{figure}_total 0.0" in text
     assert "mimicfs_s3_connections_max 32.0" in text
+    dashboard = (Path(__file__).parents[2] / "deploy/grafana.json").read_text()
+    shown = set(re.findall(r"(mimicfs_\w+?)(?:\{|\b)", dashboard))
+    served = set(re.findall(r"^# TYPE (mimicfs_\w+)", text, re.MULTILINE))
+    assert "mimicfs_s3_seconds_total" in shown
+    assert shown - served == set()
 
 
 def test_metrics_can_be_served_at_a_unix_socket_for_us_alone(mount_at, bucket, tmp_path):
