@@ -61,6 +61,19 @@ venv() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
+# oldest EXTRA: the same in .venv-oldest, with the oldest versions that setup.cfg admits of what it names.
+oldest() {
+  find_python
+  local at=.venv-oldest/bin/python
+  [ -x $at ] || "$python" -m venv .venv-oldest
+  if ! cmp -s setup.cfg ".venv-oldest/installed-$1"; then
+    $at -m pip install -q --disable-pip-version-check uv
+    $at -m uv pip install -q --python $at --resolution lowest-direct -e ".[$1]"
+    cp setup.cfg ".venv-oldest/installed-$1"
+  fi
+  export PATH="$PWD/.venv-oldest/bin:$PATH"
+}
+
 check_fuse() {
   [ -c /dev/fuse ] || { echo "/dev/fuse is missing: modprobe fuse (in a container: --device /dev/fuse --cap-add SYS_ADMIN)" >&2; exit 1; }
 }
