@@ -272,20 +272,44 @@ class Mirror:
         self.backend.drop_bucket(name)
         self.generation = next(self._generations)
 
-    def replace_buckets(self, buckets: Sequence[BucketEntry]) -> Difference:
-        """Make the list of buckets equal to *buckets*, and complete."""
+    def replace_buckets(self, buckets: Sequence[BucketEntry], since: int) -> Difference:
+        """Make the list of buckets equal to *buckets*, and complete. What was made or removed
+        after number *since* of its log, which was read before S3 was asked, stays as it is.
+        Raises LogTrimmed where the log does not reach back so far."""
         listed_ns = time.time_ns()
-        old = {bucket.name for bucket in self.backend.buckets()}
-        new = {bucket.name: bucket for bucket in buckets}
+        seen, later = self._buckets_changed(since)
+        old = {bucket.name for bucket in self.backend.buckets()} - later
+        new = {bucket.name: bucket for bucket in buckets if bucket.name not in later}
         for name in old - new.keys():
             self.backend.drop_bucket(name)
-        for bucket in buckets:
+        for bucket in new.values():
             self.backend.add_bucket(bucket.name, bucket.created_ns)
         added, deleted = sorted(new.keys() - old), sorted(old - new.keys())
         difference = Difference(added, [], deleted, len(old & new.keys()))
         self.backend.mark("", Scope("", False, listed_ns, 0, len(added), 0, len(deleted)))
+        if self._buckets_met(seen, {*added, *deleted}):
+            self.backend.unmark("", "")  # nobody knows which of the two was first: ask again
         self.announce("", difference)
         return difference
+
+    def _buckets_changed(self, since: int) -> tuple[int, set[str]]:
+        """Return the number of the last change of the list, and the names changed after *since*."""
+        names = set[str]()
+        while changes := self.backend.changes("", since):
+            names |= {change.first for change in changes}
+            since = changes[-1].seq
+        return since, names
+
+    def _buckets_met(self, since: int, ours: set[str]) -> bool:
+        """Whether somebody else has changed one of *ours*, too, after number *since*."""
+        met = set[str]()
+        while changes := self.backend.changes("", since):
+            for change in changes:
+                if change.first in met:
+                    return True
+                met |= {change.first} & ours
+            since = changes[-1].seq
+        return False
 
     def replace(
         self,

@@ -138,7 +138,7 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
         if lower.startswith(META):
             found.setdefault("Metadata", {})[lower.removeprefix(META)] = in_ascii(value)
         elif lower in _PARAMS:
-            found[_PARAMS[lower]] = value
+            found[_PARAMS[lower]] = in_ascii(value)
         elif lower not in ("content-length", "expect", "user-agent", "date", "host"):
             text = f"the header {name}: pass it to the boto3 client, connection.client"
             raise NotImplementedError(text)
@@ -160,9 +160,9 @@ def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def in_ascii(value: str) -> str:
+def in_ascii(value: Any) -> Any:
     """Return *value* as a header has it: what is not ASCII is percent-encoded, as boto does."""
-    return value if not isinstance(value, str) or value.isascii() else quote(value, safe=_SAFE)
+    return quote(value, safe=_SAFE) if isinstance(value, str) and not value.isascii() else value
 
 
 def left_out(name: str, instead: str) -> Callable[..., Any]:

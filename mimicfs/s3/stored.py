@@ -18,6 +18,7 @@ from mimicfs.s3.boto2 import (
     STEP,
     Headers,
     header_time,
+    in_ascii,
     listed_time,
     metadata_params,
     params_of,
@@ -262,7 +263,7 @@ class StoredKey:
     def _stored(self) -> dict[str, Any]:
         """Return headers and metadata as parameters of an upload."""
         members = {member: self._headers.get(name) for member, name in HEADERS.items()}
-        found: dict[str, Any] = {name: value for name, value in members.items() if value}
+        found: dict[str, Any] = {name: in_ascii(value) for name, value in members.items() if value}
         return found | metadata_params(self._metadata)
 
     @property

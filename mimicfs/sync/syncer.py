@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Difference, Scope
-from mimicfs.errors import ConfigError, Interrupted, MimicError, NoSuchBucket, Unlisted
+from mimicfs.errors import ConfigError, Interrupted, LogTrimmed, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
@@ -88,9 +88,15 @@ class Syncer:
 
     # The list of buckets
 
-    def sync_buckets(self) -> Difference:
+    def sync_buckets(self, tries: int = 3) -> Difference:
         """Make the mirror's list of buckets true."""
-        return self._mimicdb.replace_buckets(self._s3.list_buckets())
+        since = self._mimicdb.seq("")
+        try:
+            return self._mimicdb.replace_buckets(self._s3.list_buckets(), since)
+        except LogTrimmed:  # so many were made and removed meanwhile
+            if tries == 1:
+                raise
+            return self.sync_buckets(tries - 1)
 
     def sync_all(
         self,

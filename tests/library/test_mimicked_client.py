@@ -237,6 +237,63 @@ def test_a_bucket_that_is_gone_is_s3s_error_and_forgotten(mimicked, client, sync
             mimicked.list_objects_v2(Bucket=synced, Force=force)
 
 
+@on_moto
+def test_a_bucket_that_s3_calls_missing_is_listed_no_more(mimicked, client, bucket):
+    key = {"Bucket": bucket, "Key": "k"}
+    parts = {"UploadId": "u", "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": "e"}]}}
+    calls = [
+        lambda: mimicked.put_object(**key, Body=b""),
+        lambda: mimicked.get_object(**key),
+        lambda: mimicked.delete_object(**key),
+        lambda: mimicked.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k"}]}),
+        lambda: mimicked.copy_object(**key, CopySource=f"{bucket}-2/k"),
+        lambda: mimicked.complete_multipart_upload(**key, **parts),
+        lambda: mimicked.get_object_tagging(**key),
+        lambda: mimicked.list_object_versions(Bucket=bucket),
+        lambda: mimicked.delete_bucket(Bucket=bucket),
+        lambda: mimicked.head_bucket(Bucket=bucket),
+    ]
+    client.create_bucket(Bucket=f"{bucket}-2")
+    for call in calls:
+        for remover in (client, mimicked):
+            mimicked.create_bucket(Bucket=bucket)
+            assert bucket in bucket_names(mimicked)
+            remover.delete_bucket(Bucket=bucket)
+            with pytest.raises(ClientError, match=r"NoSuchBucket|404"):
+                call()
+            assert bucket not in bucket_names(mimicked)
+    # The source of a copy is missing: the target is not.
+    mimicked.create_bucket(Bucket=bucket)
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        mimicked.copy_object(**key, CopySource=f"{bucket}-none/k")
+    assert bucket in bucket_names(mimicked)
+
+
+def bucket_names(client):
+    return [item["Name"] for item in client.list_buckets()["Buckets"]]
+
+
+@on_moto
+@pytest.mark.parametrize("known", [True, False])
+def test_a_list_of_buckets_undoes_nothing_that_was_done_meanwhile(
+    library, mimicked, proxy, bucket, known
+):
+    other = library.client(endpoint_url=proxy.url, config=CONFIG)
+    other.create_bucket(Bucket=f"{bucket}-gone")
+    if not known:
+        library.drop_bucket(f"{bucket}-gone")
+
+    def meanwhile(**_):
+        other.delete_bucket(Bucket=f"{bucket}-gone")
+        other.create_bucket(Bucket=f"{bucket}-new")
+
+    mimicked.meta.events.register_last("after-call.s3.ListBuckets", meanwhile)
+    mimicked.list_buckets(Force=True)
+    found = bucket_names(other)
+    assert f"{bucket}-new" in found
+    assert f"{bucket}-gone" not in found
+
+
 def test_waiters_ask_s3(mimicked, proxy, client, synced):
     put(client, synced, "late")
     with costs(proxy, HEAD=1):

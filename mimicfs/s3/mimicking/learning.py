@@ -107,9 +107,7 @@ class Learner:
             "CreateBucket": lambda params, _answer, _sent: self._mimicdb.add_bucket(
                 params["Bucket"], time.time_ns()
             ),
-            "DeleteBucket": lambda params, _answer, _sent: self._mimicdb.drop_bucket(
-                params["Bucket"]
-            ),
+            "DeleteBucket": self._delete_bucket,
         }
         self._by_effect: dict[Effect, _Learn] = {
             Effect.RENAME: self._rename,
@@ -281,6 +279,11 @@ class Learner:
     def _rename(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
         keys = [key for _, key in changed_keys("RenameObject", params)]
         yield from self._settle(params["Bucket"], keys)
+
+    def _delete_bucket(self, params: _Params, _answer: _Answer, _sent_size: int) -> None:
+        # Added first, so that the log names it: a list of buckets that is under way may have it.
+        self._mimicdb.add_bucket(params["Bucket"], 0)
+        self._mimicdb.drop_bucket(params["Bucket"])
 
     # What a call names, and no more is known of
 

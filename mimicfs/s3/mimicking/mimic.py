@@ -34,6 +34,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import BucketEntry
+from mimicfs.errors import LogTrimmed, StoreError
 from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
@@ -157,7 +158,12 @@ class Mimic:
             return (yield from self._list_buckets())
         if operation in LEARNED:
             return (yield from self._list(operation, params))
-        answer = yield from self._learner.talk(operation, params)
+        asked = dict(params)  # botocore rewrites some of them in place
+        try:
+            answer = yield from self._learner.talk(operation, params)
+        except ClientError as exc:
+            self._perhaps_gone(operation, asked, exc)
+            raise
         self._local.seen(operation, params, answer)
         if operation == "CreateBucket":
             yield from self._made(params["Bucket"])
@@ -168,19 +174,33 @@ class Mimic:
         return None if self._forcing else self._local.keys(params)
 
     def _list_buckets(self) -> Conversation[Any]:
+        since = self._mimicdb.seq("")
         answer = yield "ListBuckets", {}
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             owner = answer.get("Owner", {})
+            listed = [
+                BucketEntry(item["Name"], time_ns(item["CreationDate"]))
+                for item in answer["Buckets"]
+            ]
             self._account.claim(owner)
-            self._mimicdb.replace_buckets(
-                [
-                    BucketEntry(item["Name"], time_ns(item["CreationDate"]))
-                    for item in answer["Buckets"]
-                ]
-            )
-            self._account.claimed(owner)
+            try:
+                self._mimicdb.replace_buckets(listed, since)
+            except LogTrimmed as exc:
+                log.debug("the list of buckets was not learned: %s", exc)
+            else:
+                self._account.claimed(owner)
         return answer
+
+    def _perhaps_gone(self, operation: str, asked: Params, exc: ClientError) -> None:
+        """Forget the bucket that was asked about, if *exc* says that S3 has none of that name."""
+        bucket = asked.get("Bucket")
+        if not isinstance(bucket, str) or not _names_no_bucket(operation, asked, exc):
+            return
+        try:
+            self._mimicdb.drop_bucket(bucket)
+        except StoreError as lost:  # what S3 said is more to the caller
+            log.warning("s3://%s is gone, but the mirror could not be told: %s", bucket, lost)
 
     # Listings
 
@@ -194,8 +214,7 @@ class Mimic:
         try:
             answer = yield operation, for_s3
         except ClientError as exc:
-            if exc.response.get("Error", {}).get("Code") == "NoSuchBucket":
-                self._mimicdb.drop_bucket(asked["Bucket"])
+            self._perhaps_gone(operation, asked, exc)
             raise
         if plain.get("Marker") != asked.get("Marker"):
             answer["Marker"] = asked["Marker"]
@@ -230,6 +249,16 @@ class Mimic:
             yield from self._list("ListObjectsV2", {"Bucket": bucket})
         except (ClientError, BotoCoreError) as exc:
             log.debug("LIST s3://%s: %s", bucket, exc)
+
+
+def _names_no_bucket(operation: str, asked: Params, exc: ClientError) -> bool:
+    """Whether *exc* says that there is no bucket of the name that was asked for."""
+    error = exc.response.get("Error", {})
+    if operation == "HeadBucket":  # its answer has no body
+        return error.get("Code") == "404"
+    if "CopySource" in asked:  # it may be about the other bucket
+        return error.get("Code") == "NoSuchBucket" and error.get("BucketName") == asked["Bucket"]
+    return bool(error.get("Code") == "NoSuchBucket")
 
 
 def _without_force(params: Params) -> Params:

@@ -137,9 +137,12 @@ def test_metadata_that_is_not_ascii_is_percent_encoded(mine, client, bucket):
     key = mine.new_key("a")
     key.set_metadata("name", "blå bær, 100%")
     key.set_metadata("X-Robots-Tag", "noindex")
-    key.set_contents_from_string("x")
-    stored = client.head_object(Bucket=bucket, Key="a")["Metadata"]
-    assert stored == {"name": "bl%C3%A5 b%C3%A6r, 100%"}
+    key.set_metadata("Content-Disposition", "filename=Bär.txt")
+    key.set_contents_from_string("x", headers={"Cache-Control": "é"})
+    stored = client.head_object(Bucket=bucket, Key="a")
+    assert stored["Metadata"] == {"name": "bl%C3%A5 b%C3%A6r, 100%"}
+    assert stored["ContentDisposition"] == "filename=B%C3%A4r.txt"
+    assert stored["CacheControl"] == "%C3%A9"
     assert mine.get_key("a", force=True).get_metadata("name") == "blå bær, 100%"
 
 
