@@ -302,7 +302,8 @@ class Backend(ABC):
 
     @abstractmethod
     def unmark(self, bucket: str, prefix: str) -> None:
-        """Forget the scopes at and below *prefix*."""
+        """Forget the scopes at and below *prefix*. A store of which there are copies (it is not
+        `quick`) logs that anything there may have changed: they must not count it as listed."""
 
     @abstractmethod
     def scope(self, bucket: str, prefix: str) -> Scope | None:

@@ -23,7 +23,7 @@ from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend, layout, transactions
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
-from mimicfs.entry import BucketEntry, Entry
+from mimicfs.entry import BucketEntry, Entry, Scope
 from mimicfs.errors import StoreCorrupt, StoreUnavailable
 from mimicfs.testing import BackendPromises
 
@@ -166,6 +166,21 @@ def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(
     monkeypatch.setattr(first._client, "xrange", late)
     assert first.apply("b", [Entry("a", 2), Entry("c", 2)], (), since) == {"c"}
     assert first.scan("b") == [Entry("a", 2), Entry("b", 1), Entry("c", 1)]
+
+
+def test_that_a_directory_counts_no_more_as_listed_is_in_the_log_for_those_who_copied_it(
+    redis_url: str,
+) -> None:
+    store = open_store(redis_url, f"unmark-{next(_numbers)}")
+    store.apply("b", [Entry("d/a", 1)])
+    store.mark("b", Scope("d/", True, 1))
+    store.mark("b", Scope("", True, 2))  # replaces the one inside: what counts as listed still does
+    assert store.seq("b") == 1
+    store.unmark("b", "")
+    store.unmark("b", "")  # nothing is there any more
+    (line,) = store.changes("b", 1)
+    assert (line.seq, line.first, line.last > "zzz") == (2, "", True)
+    store.close()
 
 
 def test_a_directory_reads_as_one_state_while_its_chunks_are_divided(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import redis as redis_library
 from botocore.exceptions import ClientError
+from support import servers
 
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
@@ -162,11 +163,28 @@ def _raised(answer: Any) -> Any:
     return answer
 
 
-@pytest.fixture(params=["memory", "sqlite", "scripts", "transactions"])
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    with servers.redis_cluster(tmp_path) as port:
+        yield f"redis+cluster://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[str]:
+    with servers.redis(tmp_path) as primary, servers.sentinel(tmp_path, primary) as url:
+        yield url
+
+
+_KINDS = ["memory", "sqlite", "scripts", "transactions", "cluster", "sentinel"]
+
+
+@pytest.fixture(params=_KINDS)
 def backend(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Backend]:
     kind = request.param
     if kind in ("memory", "sqlite"):
         found = open_store("memory:" if kind == "memory" else f"sqlite:{tmp_path}/s.db")
+    elif kind in ("cluster", "sentinel"):
+        found = open_store(request.getfixturevalue(kind), f"i-{os.getpid()}-{next(_numbers)}")
     else:
         client = redis_library.Redis.from_url(redis_url)
         found = RedisBackend(client, f"i-{os.getpid()}-{next(_numbers)}")

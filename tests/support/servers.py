@@ -39,14 +39,16 @@ def command(name: str) -> str:
 
 
 @contextmanager
-def running(arguments: Sequence[str], port: int, log: Path) -> Iterator[None]:
+def running(
+    arguments: Sequence[str], port: int, log: Path, host: str = "127.0.0.1"
+) -> Iterator[None]:
     """Within, the program runs and accepts connections on *port*."""
     with open(log, "wb") as output:
         process = subprocess.Popen(
             arguments, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
     try:
-        _wait_for(port, process, log)
+        _wait_for((host, port), process, log)
         yield
     finally:
         process.terminate()
@@ -57,11 +59,11 @@ def running(arguments: Sequence[str], port: int, log: Path) -> Iterator[None]:
             process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(place: tuple[str, int], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(place, 1).close()
         except OSError:
             if process.poll() is not None:
                 _fail(log)
@@ -147,6 +149,21 @@ def redis_at(directory: Path, port: int, *options: str) -> Iterator[None]:
     arguments += ["--save", "", "--appendonly", "no", "--dir", str(directory), *options]
     with running(arguments, port, directory / f"redis-{port}.log"):
         yield
+
+
+@contextmanager
+def sentinel(directory: Path, primary: int, host: str = "127.0.0.1") -> Iterator[str]:
+    """Yield the URL of the store whose primary a sentinel names, at first the one at the port
+    *primary*; two seconds after it died, a replica of it."""
+    port = free_port()
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"bind {host}\nprotected-mode no\nsentinel monitor mirror {host} {primary} 1\n"
+        "sentinel down-after-milliseconds mirror 2000\nsentinel failover-timeout mirror 6000\n"
+    )
+    words = [command("redis-server"), str(config), "--sentinel", "--port", str(port)]
+    with running(words, port, directory / "sentinel.log", host):
+        yield f"redis+sentinel://{host}:{port}/mirror"
 
 
 @contextmanager

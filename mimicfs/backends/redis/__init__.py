@@ -59,7 +59,7 @@ from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.sessions import epoch
-from mimicfs.entry import BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LAST_KEY, BucketEntry, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
@@ -395,15 +395,22 @@ class RedisBackend(Backend):
         if bucket and not self._is_known(bucket):
             self.add_bucket(bucket, 0)
         if scope.deep:
-            self.unmark(bucket, scope.prefix)
+            self._drop_scopes(bucket, scope.prefix)
         self._client.hset(f"{self._tag(bucket)}:scopes", scope.prefix, json.dumps(scope))
 
     @_ours
     def unmark(self, bucket: str, prefix: str) -> None:
+        if self._drop_scopes(bucket, prefix) and bucket:
+            steps = Transactions(self._client)  # a script more would not be worth it
+            steps.log_range(self._tag(bucket), self.origin, prefix, prefix + LAST_KEY)
+
+    def _drop_scopes(self, bucket: str, prefix: str) -> bool:
+        """Forget the scopes at and below *prefix*; return whether there were any."""
         scopes = f"{self._tag(bucket)}:scopes"
         inside = [key for key in self._client.hkeys(scopes) if key.startswith(prefix.encode())]
         if inside:
             self._client.hdel(scopes, *inside)
+        return bool(inside)
 
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:

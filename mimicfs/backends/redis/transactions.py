@@ -136,6 +136,15 @@ class Transactions:
         """As Scripts.enlist."""
         self._watched(tag, lambda: _enlist(self._client, tag, origin, name, known=known))
 
+    def log_range(self, tag: str, origin: int, first: str, last: str) -> None:
+        """Log that anything from *first* to *last* may have changed."""
+
+        def plan() -> tuple[None, list[Command]]:
+            seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
+            return None, _logged(tag, origin, seq, [(first, last)])
+
+        self._watched(tag, plan)
+
     def _watched(self, tag: str, plan: Callable[[], tuple[T, list[Command]]]) -> T:
         """Do what *plan* says is to be done, unless the bucket changed meanwhile: then anew."""
         with self._client.pipeline(transaction=True) as pipe:
