@@ -174,14 +174,26 @@ class StoreIntents:
             thread.join(5)
 
     def _run(self) -> None:
-        while self._due.wait() and not self._over:
+        again_s: float | None = None
+        while not self._over:
+            self._due.wait(again_s)
+            if self._over:
+                return
             self._due.clear()
-            try:
-                self.look_after()
-            except StoreError as exc:  # the member says so, and the next beat comes here again
-                log.debug("what was left undone must wait: %s", exc)
-            except Exception:  # the next beat comes here again
-                log.exception("looking after what was left undone failed")
+            self._look()
+            # A store that nobody shares has no session, whose beats would come here again.
+            again_s = _AGAIN_S if self._backend.private and self._is_undone() else None
+
+    def _look(self) -> None:
+        try:
+            self.look_after()
+        except StoreError as exc:  # the member says so, and the next beat comes here again
+            log.debug("what was left undone must wait: %s", exc)
+        except Exception:  # the next beat comes here again
+            log.exception("looking after what was left undone failed")
+
+    def _is_undone(self) -> bool:
+        return any(self._backend.unsettled(bucket) for bucket in self._ours())
 
     def look_after(self) -> None:
         """Finish what was left undone, by us or by others. Raises StoreError."""

@@ -12,8 +12,10 @@ import pytest
 import redis
 from support import servers
 from support.clients import plain
-from support.proxy import Hold, Lose, Proxy, Request
+from support.mounts import wait_until
+from support.proxy import Fail, Hold, Lose, Proxy, Request
 
+from mimicfs import intent
 from mimicfs.backends.open import open_store
 from mimicfs.errors import StoreError, Unlisted
 from mimicfs.mimicdb import Mirror
@@ -101,6 +103,24 @@ def test_what_s3_did_and_nobody_heard_of_is_asked_of_s3(
         entry = mimicdb.entry(bucket, "k")
         assert entry is not None and entry.size == 5
         assert mimicdb.backend.unsettled(bucket) == []
+
+
+def test_in_memory_s3_is_asked_until_it_says_what_it_did(
+    proxy: Proxy, bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intent, "_AGAIN_S", 0.05)
+    with writer(proxy, "memory:") as (writing, mimicdb):
+        with (
+            proxy.rule(Fail(of("HEAD", "k"), 503, "SlowDown")) as silent,
+            proxy.rule(Lose(of("PUT", "k"), times=99)),
+        ):
+            with pytest.raises(Exception, match="onnection"):
+                writing.put_object(Bucket=bucket, Key="k", Body=b"there")
+            wait_until(lambda: silent.seen > 2)
+            assert mimicdb.entry(bucket, "k") is None
+        wait_until(lambda: mimicdb.backend.unsettled(bucket) == [])
+        entry = mimicdb.entry(bucket, "k")
+        assert entry is not None and entry.size == 5
 
 
 @pytest.mark.parametrize("log", ["yes", "no"])
