@@ -218,6 +218,8 @@ class Mirror:
             else:
                 news = OBJECT in (entry.kind, None if known is None else known.kind)
             kept = known is not None and known.kind == KEPT and entry.kind != OBJECT
+            if entry.kind != OBJECT and known is None:  # removed before S3 was asked
+                kept = not self.backend.has_below(bucket, entry.key)
             if put == known or kept:
                 continue
             puts.append(put)

@@ -9,7 +9,7 @@ from support import servers
 
 from mimicfs.backends.lease import LEASE_S
 from mimicfs.backends.open import open_store
-from mimicfs.entry import Entry
+from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import StoreUnavailable
 from mimicfs.following import Follower, followed
 from mimicfs.mimicdb import Mirror
@@ -184,3 +184,12 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
         assert said == [False, True]
         for mimicdb in (ours, other):
             mimicdb.close()
+
+
+def test_a_directory_that_was_removed_before_s3_was_asked_does_not_come_back(
+    mimicdb: Mirror,
+) -> None:
+    mimicdb.record("b", Entry("implied/x", 1))
+    seen = [Entry("gone/", kind=LISTED, meta={}), Entry("implied/", kind=LISTED, meta={})]
+    mimicdb.learned("b", seen, mimicdb.seq("b"))
+    assert [entry.key for entry in mimicdb.backend.scan("b")] == ["implied/", "implied/x"]
