@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import LISTED, Difference, Entry
+from mimicfs.entry import Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -98,7 +98,7 @@ class Run:
             while len(self._flights):
                 asked, answer = self._flights.take()
                 if asked.part is None:
-                    self._take_directories(asked, answer)
+                    self._take_directories(answer)
                 elif asked.turn == asked.part.turn:
                     self._take(asked.part, answer)
                 self._fill()
@@ -353,24 +353,21 @@ class Run:
     def _send_directories(self, prefix: str) -> None:
         self._asking = True
         self._depth += 1
-        scope = ListingScope(self._scope.bucket, prefix, "/")
-        self._flights.send(
-            _Asked(None, 0, prefix), fetched, self._mimicdb, self._s3, scope, "", None
-        )
+        asked = _Asked(None, 0, prefix)
+        self._flights.send(asked, self._s3.directories, self._scope.bucket, prefix)
 
-    def _take_directories(self, asked: _Asked, answer: Future[tuple[Page, int]]) -> None:
+    def _take_directories(self, answer: Future[list[str]]) -> None:
         """Cut the range that goes to the end of the scope where directories begin."""
         self._asking = False
         last = next((part for part in self._running if part.upto is None and not part.done), None)
         try:
-            page, _ = answer.result()
+            found = answer.result()
         except MalformedListing as exc:
             log.debug("%s is listed without a delimiter: %s", self._scope, exc)
             self._directories = False
             return
         if last is None:
             return
-        found = [entry.key for entry in page.entries if entry.kind == LISTED]
         behind = [key for key in found if key > last.after]
         if not behind and found and self._depth < _DEPTH_MAX and last.after.startswith(found[-1]):
             self._send_directories(found[-1])

@@ -31,6 +31,10 @@ class Source(Protocol):
         limit: int = 1000,
     ) -> Page: ...
 
+    def directories(self, bucket: str, prefix: str) -> list[str]:
+        """Return the first directories below *prefix*: what one request tells of them. There may
+        be nothing in some."""
+
 
 class ListingScope(NamedTuple):
     """What is listed: with a *delimiter* the direct children of *prefix*, else all below."""

@@ -126,6 +126,7 @@ class Local(Peer):
 class Daemon(Peer):
     """A FUSE file system in a process of its own."""
 
+    mount_limit_s = MOUNT_LIMIT_S
     _process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -142,7 +143,7 @@ class Daemon(Peer):
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
-        deadline = time.monotonic() + MOUNT_LIMIT_S
+        deadline = time.monotonic() + self.mount_limit_s
         while not self._mounted():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.unmount()
@@ -229,6 +230,27 @@ class MimicFS(Daemon):
         options = ["--endpoint-url", self.endpoint, "--store", self.store]
         profiler = os.environ.get("BENCH_MIMICFS_WRAPPER", "").split()  # e.g. a profiler
         return [*profiler, program("mimicfs") or "mimicfs", command, *options]
+
+
+class MimicFSAt(MimicFS):
+    """mimicfs showing a bucket as it was a moment ago: each mount makes a pass over versions."""
+
+    name = "mimicfs-at"
+    mount_limit_s = 120.0
+
+    def command(self, bucket: str) -> list[str]:
+        return [
+            *self._prefix("mount"),
+            "--foreground",
+            "--at",
+            "now",
+            f"s3://{bucket}",
+            str(self.root),
+        ]
+
+    def refresh(self, bucket: str) -> list[str] | None:
+        del bucket
+        return None  # what was does not change
 
 
 class MimicFSRedis(MimicFS):
@@ -382,7 +404,7 @@ class JuiceFS(Daemon):
 
 
 PEERS: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (MimicFS, Local, S3FS, Rclone, JuiceFS, MimicFSRedis)
+    peer.name: peer for peer in (MimicFS, Local, S3FS, Rclone, JuiceFS, MimicFSRedis, MimicFSAt)
 }
 
 

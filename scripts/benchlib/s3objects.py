@@ -127,6 +127,7 @@ class Bucket:
         self.objects: dict[str, Object] = {}
         self.pages: dict[str, bytes] = {}  # finished pages by query; emptied by every change
         self.rendered: list[str] | None = None  # of each key, what a page says; see `render`
+        self.versions = 0  # of each key (s3versions.py); 0: none are kept
 
     def get(self, key: str) -> Object | None:
         """Return the object at *key*, or None."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
+from benchlib import s3versions
 from benchlib.s3objects import PAGES_MAX, Bucket, Object, Segment, http_date, iso_date
 
 MD5_MAX = 1 << 20
@@ -40,6 +41,7 @@ PROBES = {
     "</ListMultipartUploadsResult>",
     "tagging": f"<Tagging {XMLNS}><TagSet/></Tagging>",
 }
+VERSIONING = f"<VersioningConfiguration {XMLNS}><Status>Enabled</Status></VersioningConfiguration>"
 ABSENT = (
     "lifecycle",
     "policy",
@@ -144,14 +146,16 @@ class Operations:
             return empty(204)
         if method == "POST" and "delete" in query:
             return self._delete_many(bucket, request)
-        for probe, answer in PROBES.items():
+        probes = {**PROBES, "versioning": VERSIONING} if bucket.versions else PROBES
+        for probe, answer in probes.items():
             if probe in query:
                 return xml(answer)
         if any(name in query for name in ABSENT):
             raise Refused(404, "NoSuchConfiguration")
-        if method != "GET" or "versions" in query:
+        if method != "GET":
             raise Refused(501, "NotImplemented")
-        return self._list(bucket, request)
+        versions = "versions" in query
+        return xml(s3versions.page(bucket, query)) if versions else self._list(bucket, request)
 
     def _list(self, bucket: Bucket, request: Request) -> Response:
         # Not what is signed anew for each request.
@@ -351,7 +355,8 @@ def list_page(bucket: Bucket, query: dict[str, str]) -> bytes:
 
 def read(bucket: Bucket, key: str, request: Request) -> Response:
     """Answer a GET or HEAD of an object."""
-    found = bucket.get(key)
+    name = request.query.get("versionId")
+    found = bucket.get(key) if name is None else s3versions.version(bucket, key, name)
     if found is None:
         raise Refused(404, "NoSuchKey")
     wanted, unwanted = request.headers.get("if-match"), request.headers.get("if-none-match")

@@ -10,6 +10,7 @@ limited). Paths below /__ctl__/ steer it, without latency and uncounted:
                                               (lines: the body has the keys, as JSON)
     POST /__ctl__/change?bucket=b&every=100   one key in so many has other content; as many are
                                               gone, and as many new
+    POST /__ctl__/versions?bucket=b&each=10   each key has so many versions (s3versions.py)
     POST /__ctl__/render?bucket=b             prepare what its listings say
     POST /__ctl__/version?list=1              ListObjects only
     GET  /__ctl__/count?bucket=b&prefix=p/    keys there, and bytes that clients wrote
@@ -289,6 +290,8 @@ class Server:
             self._operations.version = int(query["list"])
         elif command == "render":
             self._operations.buckets[query["bucket"]].render()
+        elif command == "versions":
+            self._operations.buckets[query["bucket"]].versions = int(query["each"])
         elif command == "change":
             self._operations.buckets[query["bucket"]].change(int(query["every"]))
         elif command == "fill":

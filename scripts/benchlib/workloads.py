@@ -198,6 +198,8 @@ def prepare(bench: Bench, local: bool) -> None:
     control(
         "fill", bucket="tree", kind="tree", prefix="dir/", depth=scale.depth, fanout=10, files=10
     )
+    for bucket in ("flat10k", "flat100k", "tree"):  # for a mount of a moment
+        control("versions", bucket=bucket, each=1)
     if not local:
         return
     base = bench.work / "local"

@@ -93,15 +93,17 @@ class Mount:
 
 
 @contextmanager
-def mounted(base: Path, endpoint: str, *arguments: str) -> Iterator[Mount]:
-    """Yield a mount, for many tests, whose state is below *base*; its root was synced."""
+def mounted(base: Path, endpoint: str, *arguments: str, sync: bool = True) -> Iterator[Mount]:
+    """Yield a mount, for many tests, whose state is below *base*; with *sync*, its root was
+    synced."""
     words = ["--endpoint-url", endpoint, "--store", f"sqlite://{base}/store.db", *arguments]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_STATE_HOME", str(base / "state"))
         environment.setenv("HOME", str(base))
         mount = Mount(base / "mnt", words, base / "mount.log")
     try:
-        (mount.path / ".sync").touch()
+        if sync:
+            (mount.path / ".sync").touch()
         yield mount
     finally:
         mount.close()

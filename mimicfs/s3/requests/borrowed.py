@@ -29,6 +29,7 @@ from mimicfs.s3.requests.listing import (
     Page,
     checked_page,
     clamped_ns,
+    directories_of,
     is_directory_bucket,
 )
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage, checked_versions
@@ -78,13 +79,17 @@ class BorrowedS3:
             return self._asked_itself(bucket, prefix, delimiter, after, token, limit)
         return self._lister.page(bucket, prefix, delimiter, after, token, limit)
 
+    def directories(self, bucket: str, prefix: str) -> list[str]:
+        """As S3.directories."""
+        return directories_of(self.list_page(bucket, prefix, delimiter="/"))
+
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = 1000
+        self, bucket: str, prefix: str, after: Marker, limit: int = 1000, delimiter: str = ""
     ) -> VersionPage:
         """As S3.version_page."""
         if self._hooked:
-            return self._versions_asked_itself(bucket, prefix, after, limit)
-        return self._lister.versions(bucket, prefix, after, limit)
+            return self._versions_asked_itself(bucket, prefix, after, limit, delimiter)
+        return self._lister.versions(bucket, prefix, after, limit, delimiter)
 
     @cached_property
     def _lister(self) -> Lister:
@@ -118,12 +123,16 @@ class BorrowedS3:
         return checked_page(asked, entries, prefixes, truncated=truncated, token=token)
 
     def _versions_asked_itself(
-        self, bucket: str, prefix: str, after: Marker, limit: int
+        self, bucket: str, prefix: str, after: Marker, limit: int, delimiter: str
     ) -> VersionPage:
         params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit, "Prefix": prefix}
-        optional = {"KeyMarker": after.key, "VersionIdMarker": after.version}
+        optional = {
+            "KeyMarker": after.key,
+            "VersionIdMarker": after.version,
+            "Delimiter": delimiter,
+        }
         params |= {name: value for name, value in optional.items() if value}
-        asked = Asked(bucket, prefix, after.key, version=OF_VERSIONS)
+        asked = Asked(bucket, prefix, after.key, delimiter, OF_VERSIONS)
         with ours(str(asked)):
             answer = self._client.list_object_versions(**params)
         found = [_version(item, deleted=False) for item in answer.get("Versions", ())]
@@ -132,7 +141,9 @@ class BorrowedS3:
         if answer.get("IsTruncated"):
             version = answer.get("NextVersionIdMarker", "")
             following = Marker(answer.get("NextKeyMarker", ""), version)
-        return checked_versions(asked, found + markers, following, after)
+        directories = tuple(item["Prefix"] for item in answer.get("CommonPrefixes", ()))
+        page = checked_versions(asked, found + markers, following, after)
+        return page._replace(directories=directories)
 
     def _signer(self, region: str | None) -> Any:
         """Return a client that signs as the borrowed one for *region* (None: the client's own).

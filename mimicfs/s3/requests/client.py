@@ -124,6 +124,12 @@ class S3(Clients):
             page = self._lister.page(*asked)
         return page
 
+    def directories(self, bucket: str, prefix: str) -> list[str]:
+        """Return the first directories below *prefix*."""
+        from mimicfs.s3.requests.listing import directories_of
+
+        return directories_of(self.list_page(bucket, prefix, delimiter="/"))
+
     def version_page(
         self, bucket: str, prefix: str, after: Marker, limit: int = 1000, delimiter: str = ""
     ) -> VersionPage:

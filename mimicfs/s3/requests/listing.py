@@ -193,6 +193,11 @@ def _class(said: bytes | None) -> str:
     return str(said or b"", "ascii") if said != b"STANDARD" else ""
 
 
+def directories_of(page: Page) -> list[str]:
+    """Return the directories that *page*, of a listing with a delimiter, names."""
+    return [entry.key for entry in page.entries if entry.kind == LISTED]
+
+
 class Found:
     """What was seen of a page so far. *place*: `<Contents>` marks where the objects were."""
 

@@ -23,6 +23,7 @@ from mimicfs.s3.requests.listing import Page
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage
 
 _PAGE = 1000
+_LAST = "\U0010ffff"  # no text has a letter behind it
 _SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
 # What reads an object, and takes a VersionId.
 READ_BY_VERSION = frozenset(
@@ -40,7 +41,7 @@ class ListsVersions(Protocol):
     """What lists versions: S3, or a client that was borrowed."""
 
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = _PAGE
+        self, bucket: str, prefix: str, after: Marker, limit: int = _PAGE, delimiter: str = ""
     ) -> VersionPage: ...
 
 
@@ -54,8 +55,8 @@ class PastPages:
     def list_page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
-        """As S3.list_page. With a delimiter, each directory of now costs a request more: whether
-        it had anything at the moment."""
+        """As S3.list_page. With a delimiter all that there is comes at once, for a request each
+        directory at most."""
         began = Marker(after) if token is None else Marker(*token.rsplit(_SEPARATOR, 1))
         if delimiter:
             return self._children(bucket, prefix, delimiter, after)
@@ -91,25 +92,29 @@ class PastPages:
         return None if newest is None or newest.deleted else entry_of(newest)
 
     def _children(self, bucket: str, prefix: str, delimiter: str, after: str) -> Page:
-        """Return the direct children of *prefix* behind *after*: all of them."""
+        """Return the direct children of *prefix* behind *after*: all of them. Once something is
+        found in a directory, the listing goes on behind it."""
         entries: list[Entry] = []
-        for entry in self.below(bucket, prefix, after):
-            end = entry.key.find(delimiter, len(prefix))
-            if end < 0:
-                entries.append(entry)
-            elif not entries or not entry.key.startswith(entries[-1].key) or not entries[-1].kind:
-                entries.append(Entry(entry.key[: end + len(delimiter)], kind=LISTED))
-        return Page(entries, None, None)
-
-    def below(self, bucket: str, prefix: str, after: str = "") -> Iterator[Entry]:
-        """Yield every object below *prefix*, behind *after*, as it was."""
         token = None
         while True:
             page = self.list_page(bucket, prefix, "", after, token, _PAGE)
-            yield from page.entries
+            for entry in page.entries:
+                if entries and entries[-1].kind == LISTED and entry.key.startswith(entries[-1].key):
+                    continue
+                end = entry.key.find(delimiter, len(prefix))
+                child = Entry(entry.key[: end + len(delimiter)], kind=LISTED)
+                entries.append(entry if end < 0 else child)
             if page.upto is None:
-                return
+                return Page(entries, None, None)
             after, token = page.upto, page.token
+            known = entries[-1].key if entries and entries[-1].kind == LISTED else ""
+            if known and after.startswith(known):
+                after, token = known + _LAST, None
+
+    def directories(self, bucket: str, prefix: str) -> list[str]:
+        """As S3.directories: also those that had nothing then."""
+        page = self._source.version_page(bucket, prefix, Marker(), delimiter="/")
+        return list(page.directories)
 
     def version_of(self, bucket: str, key: str) -> str:
         """Return the version id that *key* had. Raises KeyNotFound: there was no such object."""
@@ -137,6 +142,10 @@ class _PastListing:
     ) -> Page:
         """As S3.list_page, of what there was."""
         return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)
+
+    def directories(self, bucket: str, prefix: str) -> list[str]:
+        """As S3.directories."""
+        return self._pages.directories(bucket, prefix)
 
 
 class Past(_PastListing, S3):

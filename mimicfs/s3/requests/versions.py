@@ -37,10 +37,11 @@ class Marker(NamedTuple):
 
 class VersionPage(NamedTuple):
     """*versions*: by key, the newest first. *next*: where the next page begins; None: there is
-    none."""
+    none. *directories*: those in which keys are that were left out, by a delimiter."""
 
     versions: list[Version]
     next: Marker | None
+    directories: tuple[str, ...] = ()
 
 
 def parse_versions(body: bytes, asked: Asked, after: Marker) -> VersionPage:
@@ -92,7 +93,9 @@ class _FoundVersions(Found):
             versions = [each._replace(key=decoded(each.key)) for each in versions]
         key, version = self.top.get("NextKeyMarker", ""), self.top.get("NextVersionIdMarker", "")
         following = Marker(decoded(key) if encoded else key, version) if self.truncated() else None
-        return checked_versions(asked, versions, following, after)
+        page = checked_versions(asked, versions, following, after)
+        directories = map(decoded, self.prefixes) if encoded else self.prefixes
+        return page._replace(directories=tuple(directories))
 
 
 def checked_versions(
