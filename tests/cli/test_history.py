@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support.mounts import run, succeed
+from support.mounts import MIMICFS, run, succeed
+from support.proxy import Hold
 
 pytestmark = [
     pytest.mark.parametrize("server", ["moto"], indirect=True),
@@ -80,23 +84,43 @@ def test_diff_tells_what_became_of_names_between_two_moments(client, versioned, 
     assert told["after"]["size"] == 1
 
 
-def test_what_ransomware_did_is_undone(client, versioned, ask):
-    for number in range(40):
-        put(client, versioned, **{f"d{number % 3}/{number}": f"good {number}"})
+def in_parallel(work: Any, items: Any) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, items))
+
+
+def test_what_ransomware_did_is_undone_also_by_a_restore_that_was_killed(
+    client, versioned, proxy, request
+):
+    """40 objects; `--encrypted 2000` has as many as one likes."""
+    count = request.config.getoption("--encrypted")
+    names = {number: f"d{number % 3}/{number}" for number in range(count)}
+    in_parallel(lambda number: put(client, versioned, **{names[number]: f"good {number}"}), names)
     good = everything(client, versioned)
     before = moment()
-    for number in range(40):
-        key = f"d{number % 3}/{number}"
+
+    def encrypt(number: int) -> None:
         if number % 2:
-            put(client, versioned, **{key: "encrypted"})
+            put(client, versioned, **{names[number]: "encrypted"})
         if number % 4 < 2:
-            client.delete_object(Bucket=versioned, Key=key)
+            client.delete_object(Bucket=versioned, Key=names[number])
+
+    in_parallel(encrypt, names)
     put(client, versioned, **{"d1/README_TO_DECRYPT": "pay"})
-    planned = ask("restore", f"s3://{versioned}", "--at", before, "--dry-run").splitlines()
-    assert len(planned) == 31
+    words = ["restore", "--endpoint-url", proxy.url, f"s3://{versioned}", "--at", before]
+    assert len(succeed(*words, "--dry-run").splitlines()) == count * 3 // 4 + 1
     assert everything(client, versioned) != good
-    ask("restore", f"s3://{versioned}", "--at", before)
+    copied = itertools.count(1)
+    with proxy.rule(Hold(lambda it: it.kind == "COPY" and next(copied) > count // 4)) as hold:
+        restoring = subprocess.Popen([str(MIMICFS), *words], stderr=subprocess.DEVNULL)
+        assert hold.reached.wait(60)
+        restoring.kill()
+        restoring.wait()
+    assert everything(client, versioned) != good
+    proxy.counted()
+    succeed(*words)
     assert everything(client, versioned) == good
+    assert proxy.counted()["COPY"] < count // 2  # of which each was encrypted
 
 
 def test_a_restore_leaves_alone_what_it_need_not_touch(client, versioned, ask):
