@@ -64,6 +64,7 @@ class ObjectAttributes:
     def get(self, bucket: str, entry: Entry, name: str, version: str = "") -> str | None:
         """Return the value of *name* of *entry*, which is the version with the id *version* where
         one is named; None: there is none. Raises Unasked, S3Error."""
+        version = version or self._s3.version_shown(entry)
         known, key = _known(bucket, entry, version).get(name), entry.key
         if known is not None:
             return known

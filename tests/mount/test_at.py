@@ -91,7 +91,12 @@ def test_names_and_attributes_of_then_cost_one_pass(mount_at, history, proxy):
     assert walked(then) == ["d/deleted later", "file", "link", "null", "only/then"]
     assert (then / "file").stat().st_size == 3
     assert not (then / "missing").exists()
+    version = os.getxattr(then / "file", "user.mimicfs.version").decode()
     assert proxy.counted() == {}
+    assert os.getxattr(then / "null", "user.mimicfs.version") == b"null"
+    client = plain(proxy.url)
+    said = client.get_object(Bucket=history.bucket, Key="file", VersionId=version)
+    assert said["Body"].read() == b"one"
 
 
 def test_nothing_can_be_changed_then(mount_at, history):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options, redacted
+from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import Mirror
 from mimicfs.private import seen_by_others
@@ -245,6 +246,10 @@ class Clients:
     def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return *params* as they are sent: the present asks for no version (see past.py)."""
         return params
+
+    def version_shown(self, entry: Entry) -> str:
+        """Return the version id that *entry* is read by; "": it is the present (see past.py)."""
+        return ""
 
     # Whether a bucket is named in the path or in the host
 

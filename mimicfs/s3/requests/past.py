@@ -163,6 +163,10 @@ class Past(_PastListing, S3):
         version = version_in(self.mimicdb, bucket, key) or self._pages.version_of(bucket, key)
         return {**params, "VersionId": version}
 
+    def version_shown(self, entry: Entry) -> str:
+        """As S3.version_shown, of what there was."""
+        return _version_of(entry) or ""
+
 
 class BorrowedPast(_PastListing, BorrowedS3):
     """What *client* reaches, as it was at *moment_ns*."""
@@ -179,7 +183,11 @@ class BorrowedPast(_PastListing, BorrowedS3):
 def version_in(past: Mirror, bucket: str, key: str) -> str | None:
     """Return the version id of *key* in a mirror of the past, if that has the key."""
     entry = past.entry(bucket, key)
-    if entry is None or entry.head is None:
+    return None if entry is None else _version_of(entry)
+
+
+def _version_of(entry: Entry) -> str | None:
+    if entry.head is None:
         return None
     return str(json.loads(entry.head)[0].get("VersionId", "null"))
 
