@@ -58,16 +58,17 @@ def diff(settings: Settings, url: str, since: str, until: str, as_json: bool) ->
     """
     from mimicfs.history.changes import changed
 
-    target, now_ns = _of_bucket(url), time.time_ns()
+    _of_bucket(url)
+    (bucket, scope), now_ns = parse_object(url), time.time_ns()
     from_ns, to_ns = parse_moment(since, now_ns), parse_moment(until, now_ns)
     if from_ns > to_ns:
         raise ConfigError(f"--from {since}: comes after --to {until}")
     differs = False
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        for each in changed(parts.s3, target.bucket, target.prefix, from_ns, to_ns):
+        for each in changed(parts.s3, bucket, scope, from_ns, to_ns):
             differs = True
-            _print_change(target.bucket, each, as_json)
+            _print_change(bucket, each, as_json)
     if differs:
         sys.exit(1)
 
@@ -120,7 +121,7 @@ def restore(
     target, moment_ns = _of_bucket(url), parse_moment(at, time.time_ns())
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        steps = plan(parts.s3, target, moment_ns, keep_new=keep_new)
+        steps = plan(parts.s3, *parse_object(url), moment_ns, keep_new=keep_new)
         if dry_run:
             for step in steps:
                 _print_step(target.bucket, step, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -24,17 +24,22 @@ class Changed(NamedTuple):
     after: Version | None
 
 
-def changed(s3: S3, bucket: str, prefix: str, from_ns: int, to_ns: int) -> Iterator[Changed]:
-    """Yield, in the order of keys, what differs below *prefix* between two moments."""
-    for key, versions in by_key(s3, bucket, prefix):
+def changed(s3: S3, bucket: str, scope: str, from_ns: int, to_ns: int) -> Iterator[Changed]:
+    """Yield, in the order of keys, what differs in *scope* between two moments."""
+    for key, versions in by_key(s3, bucket, scope):
         before, after = at(versions, (from_ns, to_ns))
         if before != after:
             yield Changed(_kind(before, after), key, before, after)
 
 
-def by_key(s3: S3, bucket: str, prefix: str) -> Iterator[tuple[str, Iterator[Version]]]:
-    """Yield each key that begins with *prefix*, with its versions, the newest first."""
-    return groupby(versions_below(s3, bucket, prefix), attrgetter("key"))
+def by_key(s3: S3, bucket: str, scope: str) -> Iterator[tuple[str, Iterator[Version]]]:
+    """Yield each key in *scope*, with its versions, the newest first. A scope that ends in "/", or
+    is "", is all that is below; another one is the object of that name, and all below it."""
+    if scope and not scope.endswith("/"):
+        own = takewhile(lambda each: each.key == scope, versions_below(s3, bucket, scope))
+        yield from groupby(own, attrgetter("key"))
+        scope += "/"
+    yield from groupby(versions_below(s3, bucket, scope), attrgetter("key"))
 
 
 def at(versions: Iterable[Version], moments_ns: tuple[int, ...]) -> list[Version | None]:

@@ -54,10 +54,12 @@ class Done(NamedTuple):
     error: str = ""
 
 
-def plan(s3: S3, target: Target, moment_ns: int, *, keep_new: bool = False) -> Iterator[Step]:
-    """Yield what brings all of *target* back to what it was at *moment_ns*, in one pass over its
-    versions. *keep_new*: what was not there then stays."""
-    for key, versions in by_key(s3, target.bucket, target.prefix):
+def plan(
+    s3: S3, bucket: str, scope: str, moment_ns: int, *, keep_new: bool = False
+) -> Iterator[Step]:
+    """Yield what brings all in *scope* (changes.py) back to what it was at *moment_ns*, in one pass
+    over its versions. *keep_new*: what was not there then stays."""
+    for key, versions in by_key(s3, bucket, scope):
         step = _step(key, versions, moment_ns)
         if step is not None and not (keep_new and step.what is What.DELETE):
             yield step
