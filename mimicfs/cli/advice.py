@@ -59,7 +59,8 @@ def _advice(settings: Settings, exc: MimicError) -> str:
         return f"did you mean s3://{near}?"
     if missing:
         return "`mimicfs ls` lists yours"
-    return "ask for s3:ListBucket on it, or choose another --profile"
+    right = "s3:ListBucketVersions" if about.startswith("listing of versions") else "s3:ListBucket"
+    return f"ask for {right} on it, or choose another --profile"
 
 
 def _buckets(settings: Settings) -> list[str]:

@@ -135,7 +135,9 @@ def restore(
                 more(1)
                 _print_done(target.bucket, done, as_json)
 
-            counts = Restoring(parts.s3, target.bucket, journal).run(steps, told)
+            restoring = Restoring(parts.s3, target.bucket, journal)
+            restoring.check_versions()
+            counts = restoring.run(steps, told)
     _end(counts)
 
 

@@ -116,13 +116,7 @@ class Restoring:
 
     def run(self, steps: Iterable[Step], told: Callable[[Done], None]) -> Counter[str]:
         """Make *steps*, 64 at once; *told* hears of each. Return how many were made of each kind,
-        and how many "failed". Raises ConfigError where the bucket keeps no versions."""
-        kept = versioning(self._s3, self._bucket)
-        if kept != "Enabled":
-            raise ConfigError(
-                f"s3://{self._bucket} keeps no versions ({kept or 'never did'}): what is there now"
-                " would be lost; switch its versioning on"
-            )
+        and how many "failed"."""
         counts: Counter[str] = Counter()
         left = iter(steps)
         while some := list(islice(left, _AT_ONCE)):
@@ -130,6 +124,16 @@ class Restoring:
                 counts["failed" if done.error else done.step.what.value] += 1
                 told(done)
         return counts
+
+    def check_versions(self) -> None:
+        """Raise ConfigError where the bucket keeps no versions: a copy would replace what is there.
+        (To remove delete markers loses nothing anywhere.)"""
+        kept = versioning(self._s3, self._bucket)
+        if kept != "Enabled":
+            raise ConfigError(
+                f"s3://{self._bucket} keeps no versions ({kept or 'never did'}): what is there now"
+                " would be lost; switch its versioning on"
+            )
 
     def _made(self, step: Step) -> Done:
         if self._journal is not None and self._journal.has(step):

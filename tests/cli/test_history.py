@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.mounts import MIMICFS, run, succeed, wait_until
-from support.proxy import Hold
+from support.proxy import Fail, Hold
 
 pytestmark = [
     pytest.mark.parametrize("server", ["moto"], indirect=True),
@@ -196,6 +196,20 @@ def test_undelete_by_key_and_by_directory(client, versioned, ask):
     assert sorted(everything(client, versioned)) == ["a", "d/x", "d/y"]
     ask("undelete", f"s3://{versioned}/a", code=1)
     ask("undelete", f"s3://{versioned}/never", code=1)
+
+
+def test_undelete_needs_no_versions_to_come_and_says_which_right_is_missing(
+    client, bucket, ask, proxy
+):
+    put(client, bucket, a="1")
+    ask("undelete", f"s3://{bucket}/a", code=1)
+    denied = Fail(lambda it: "versions" in it.query, 403, "AccessDenied")
+    with proxy.rule(denied):
+        result = run("undelete", "--endpoint-url", proxy.url, f"s3://{bucket}/a")
+    assert result.returncode == 5
+    assert result.stderr.endswith(
+        "AccessDenied; ask for s3:ListBucketVersions on it, or choose another --profile\n"
+    )
 
 
 def test_commands_answer_of_a_moment(client, versioned, ask):

@@ -51,7 +51,8 @@ class Asked(NamedTuple):
     ordered: bool = True  # False: a directory bucket, whose pages are in no order
 
     def __str__(self) -> str:
-        return f"listing of s3://{self.bucket}/{self.prefix}"
+        what = "versions of " if self.version == OF_VERSIONS else ""
+        return f"listing of {what}s3://{self.bucket}/{self.prefix}"
 
 
 def is_directory_bucket(bucket: str) -> bool:

@@ -153,7 +153,7 @@ def translated(exc: Exception, about: str) -> MimicError:
     if isinstance(exc, boto.ClientError):
         error = exc.response.get("Error", {})
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code, message = str(error.get("Code", "")), str(error.get("Message", ""))
+        code, message = str(error.get("Code", "")), str(error.get("Message") or "")
         headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return from_code(code, status, message, about, headers.get("date", ""))
     if isinstance(exc, boto.HTTPClientError):
