@@ -49,6 +49,15 @@ def test_a_server_that_refuses_conditions_of_many_is_asked_without(s3, client, b
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_where_only_deleting_many_is_denied_keys_are_deleted_one_by_one(s3, client, bucket, proxy):
+    etags = {key: s3.put(bucket, key, b"x", 1).etag for key in "abc"}
+    with proxy.rule(Fail(lambda request: request.kind == "POST", 403, "AccessDenied")):
+        assert s3.delete_many(bucket, ["a"]) == []
+        assert s3.delete_many(bucket, list("bc"), etags) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
 @pytest.mark.parametrize("looks", ["unknown", "no"])
 def test_of_many_what_somebody_else_has_deleted_is_not_refused(s3, client, bucket, looks):
     etags = {key: s3.put(bucket, key, b"x", 1).etag for key in "abc"}
