@@ -127,3 +127,25 @@ def test_a_moment_that_is_none_is_refused(state, server, tmp_path):
     }.items():
         result = run("mount", "-o", f"at={text}", "s3://history", point)
         assert (result.returncode, said in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.usefixtures("metadata_never")
+def test_the_present_of_a_versioned_bucket_costs_what_any_bucket_costs(mount_at, proxy, server):
+    client, asked = plain(server), []
+    for name, status in (("plain-now", ""), ("versioned-now", "Enabled")):
+        client.create_bucket(Bucket=name)
+        if status:
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
+        client.put_object(Bucket=name, Key="d/a", Body=b"1")
+        client.put_object(Bucket=name, Key="d/a", Body=b"22")
+        proxy.counted()
+        root = mount_at(f"s3://{name}", name=name).path
+        assert walked(root) == ["d/a"]
+        assert (root / "d/a").read_bytes() == b"22"
+        (root / "d/new").write_bytes(b"1")
+        (root / "d/new").write_bytes(b"22")
+        (root / "d/new").rename(root / "d/other")
+        (root / "d/other").unlink()
+        asked.append(proxy.counted())
+    assert asked[0] == asked[1], asked
+    client.close()
