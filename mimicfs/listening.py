@@ -55,7 +55,7 @@ class Patient(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self._incoming = _Incoming(self.connection)
+        self._incoming = _ClientInput(self.connection)
         self.rfile = io.BufferedReader(self._incoming)
 
     def handle_one_request(self) -> None:
@@ -75,7 +75,7 @@ class Patient(BaseHTTPRequestHandler):
         return "-"
 
 
-class _Incoming(io.RawIOBase):
+class _ClientInput(io.RawIOBase):
     """What a client sends. Raises TimeoutError where a request takes too long, or is too long."""
 
     def __init__(self, connection: socket.socket) -> None:

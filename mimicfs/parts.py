@@ -143,7 +143,7 @@ def check(parts: Parts, target: Target) -> None:
 def check_prefix(parts: Parts, target: Target) -> None:
     """Raise NoSuchPrefix if nothing in S3 begins with what *target* names. One request, and none
     where the mirror knows of something."""
-    if not target.prefix or parts.mimicdb.backend.has_below(target.bucket, target.prefix):
+    if not target.prefix or parts.mimicdb.has_below(target.bucket, target.prefix):
         return
     try:
         page = parts.s3.list_page(target.bucket, target.prefix, limit=1)

@@ -1,10 +1,10 @@
 """What the cache on disk may use, and what is removed when that is reached.
 
 The files that were not used for the longest time go first (their mtime says when they were used,
-blocks.py), until a tenth of the limit is free again. What a mount has open stays, and so does what
-is pinned: its file has the sticky bit, which costs no look that is not made anyway. Besides the
-limit, a part of the disk is always left free, whoever fills it: then nothing is written, and if
-that is ours to change, files are removed.
+blocks.py), until a tenth of the limit is free again, and what was to be written has room. What a
+mount has open stays, and so does what is pinned: its file has the sticky bit, which costs no look
+that is not made anyway. Besides the limit, a part of the disk is always left free, whoever fills
+it: then nothing is written, and if that is ours to change, files are removed.
 
 How much is used is found out by looking through the directory: at first, and before each
 eviction, since other mounts write there, too. Nothing is kept of a million files but a sum, and
@@ -63,6 +63,7 @@ class Eviction:
         self.limit = limit if limit is not None else self._free // _SHARE
         self._unseen = 0  # bytes written since the last look at what is free
         self._asked_s = float("-inf")
+        self._size = 0  # bytes that were to be written when there was no room
         self._wanted = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cache-eviction", daemon=True)
@@ -75,6 +76,7 @@ class Eviction:
             self._unseen = 0
             self._free, self._reserve = self._look()
         if self.used + size > self.limit - self.limit // 20 or self._short(size):
+            self._size = min(size, self.limit)
             self._ask()
         return self.used + size <= self.limit and not self._short(size)
 
@@ -153,8 +155,9 @@ class Eviction:
             self._wanted.set()
 
     def _over(self, used: int) -> int:
-        """Return how many of *used* bytes are more than nine tenths of the limit."""
-        return used - self.limit // 10 * 9
+        """Return how many of *used* bytes are more than nine tenths of the limit, or than
+        leaves room for what was to be written."""
+        return used - min(self.limit // 10 * 9, self.limit - self._size)
 
     def _lacking(self) -> int:
         """Return how many bytes the disk lacks until the reserve, and a tenth of it, is free."""

@@ -226,6 +226,15 @@ def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, director
     assert {3, 4, 19, 18, 17} <= left
 
 
+def test_room_is_made_for_a_piece_larger_than_a_tenth_of_the_limit(cache: Make) -> None:
+    mount = cache(limit=1_000_000)
+    for number in range(4):
+        keep(mount, Entry(f"{number}", len(DATA), etag="e"))
+    until(lambda: mount.usage().used >= 4 * len(DATA))
+    assert mount.usage().used < 900_000  # under nine tenths
+    until(lambda: mount.has_room(len(DATA)))
+
+
 def test_what_is_pinned_stays_and_its_next_version_takes_its_place(
     cache: Make, directory: Path
 ) -> None:

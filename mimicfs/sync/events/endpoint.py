@@ -48,7 +48,7 @@ class _Posted:
         self.done.set()
 
 
-class _Waiting:
+class _WaitingMessages:
     """The messages that clients wait for, in order. Any thread."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Endpoint(EventSource):
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
         self._lock = threading.Lock()  # protects `lost`
-        self._waiting = _Waiting()
+        self._waiting = _WaitingMessages()
         self._kept_s = kept_s
         self._server = opened("--events", address, _handler(self, token), _HARM, self.refused)
         where: Any = self._server.server_address  # a path, or host and port
