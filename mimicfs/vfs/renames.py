@@ -147,7 +147,8 @@ class Rename:
     def delete(self) -> None:
         """Delete the originals. Raises PosixError EIO, and says what is where, if S3 refuses."""
         try:
-            left = self._delete_originals()
+            refused, others = self._delete_originals()
+            left = refused + others
         except MimicError as exc:
             left = [str(exc)]
         if left:
@@ -159,17 +160,20 @@ class Rename:
         self._intent.end()
 
     def finish(self) -> None:
-        """Delete the originals, long after they were copied."""
+        """Delete the originals, long after they were copied. Raises PosixError EIO where S3 still
+        refuses: the record stays, and another mount tries again."""
         cancellation = Cancellation()
         try:
             for tree in (self.old, self.new):
                 self._syncer.sync(*tree, cancellation=cancellation)
-            left = self._delete_originals(there=True)
+            refused, others = self._delete_originals(there=True)
+            for about in others:
+                log.error("left by the rename of %s to %s: %s", self.old, self.new, about)
+            if refused:
+                raise PosixError(errno.EIO, refused[0])
         except BaseException:
             self._intent.leave()
             raise
-        for about in left:
-            log.error("left by the rename of %s to %s: %s", self.old, self.new, about)
         self._intent.end()
 
     def undo(self) -> None:
@@ -219,10 +223,11 @@ class Rename:
     def _note(self, original: Entry, copy: Entry) -> None:
         self._intent.note(original.key[len(self.old.prefix) :], Copy(original.etag, copy.etag))
 
-    def _delete_originals(self, *, there: bool = False) -> list[str]:
+    def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[str]]:
         """Delete what was copied; with *there*, only where the copy is still. Return what S3
-        refused, and what is not what was copied."""
-        left: list[str] = []
+        refused, and what is not what was copied or has no copy any more."""
+        refused: list[str] = []
+        others: list[str] = []
         for page in self._pages(self.old):
             going: dict[str, str] = {}
             for entry in page:
@@ -230,13 +235,13 @@ class Rename:
                 if entry.kind != OBJECT:
                     self._mimicdb.forget(self.old.bucket, entry.key)
                 elif copy is None or copy.original != entry.etag:
-                    left.append(f"s3://{self.old.bucket}/{entry.key} was changed meanwhile")
-                elif there and self._mimicdb.entry(self.new.bucket, self._moved(entry.key)) is None:
-                    left.append(f"the copy of s3://{self.old.bucket}/{entry.key} is gone")
+                    others.append(f"s3://{self.old.bucket}/{entry.key} was changed meanwhile")
+                elif there and not self._has_copy(entry):
+                    others.append(f"the copy of s3://{self.old.bucket}/{entry.key} is gone")
                 else:
                     going[entry.key] = entry.etag
-            left += self._deleted(self.old.bucket, going, tell=there)
-        return left
+            refused += self._deleted(self.old.bucket, going, tell=there)
+        return refused, others
 
     def _delete_orphans(self) -> list[str]:
         """Delete the copies whose originals somebody has deleted; return what S3 refused."""
@@ -273,6 +278,11 @@ class Rename:
             return True
         original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
         return original is not None and original.etag == entry.etag != ""
+
+    def _has_copy(self, original: Entry) -> bool:
+        """Whether the new tree has the copy of *original* still, which nobody replaced since."""
+        copy = self._mimicdb.entry(self.new.bucket, self._moved(original.key))
+        return copy is not None and self._is_copy(copy)
 
     def _deleted(self, bucket: str, etags: dict[str, str], *, tell: bool = True) -> list[str]:
         """Delete the versions *etags*, by key; return what S3 refused. *tell*: nobody else tells

@@ -17,7 +17,7 @@ from support.proxy import Fail, Proxy
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.errors import MimicError
+from mimicfs.errors import MimicError, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -139,6 +139,44 @@ def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixt
             assert {} in (old, new)  # it is at one place, or the log says what is not
 
     check()
+    s3.close()
+    proxy.close()
+    client.close()
+
+
+def denied(keys: list[str]) -> tuple[Fail, Fail]:
+    """Rules that deny each deletion: of many, key by key in an answer of 200, as AWS does."""
+    said = "".join(f"<Error><Key>{key}</Key><Code>AccessDenied</Code></Error>" for key in keys)
+    many = Fail(lambda request: request.kind == "POST", 200, "")
+    many.body = f"<DeleteResult>{said}</DeleteResult>".encode()
+    return many, Fail(lambda request: request.kind == "DELETE", 403, "AccessDenied")
+
+
+def test_what_s3_does_not_let_be_deleted_is_deleted_once_it_may_be(
+    moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, proxy = plain(moto), Proxy(moto)
+    world = World(client, bucket := f"denied-{os.getpid()}")
+    s3 = S3(S3Options(endpoint_url=proxy.url), Mirror(Memory()))
+    parts = (s3.mimicdb, s3, Syncer(s3.mimicdb, s3))
+    renames = Renames(*parts, Intents(tmp_path / "renames", "account"))
+    parts[2].sync(bucket)
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "old/"), KeyTree(bucket, "new/"))
+    rename.copy(Cancellation())
+    rename.settle(Cancellation())
+    rename.commit()
+    s3.capabilities.learned("delete-etags", "yes")
+    many, single = denied([f"old/{name}" for name in NAMES])
+    with proxy.rule(many), proxy.rule(single):
+        with pytest.raises(PosixError, match="still at both places"):
+            rename.delete()
+        renames.recover()  # as the next mount, or rename, does
+    assert world.found("old/") == world.found("new/") == {"a": b"a", "b/c": b"b/c", "d": b"d"}
+    client.put_object(Bucket=bucket, Key="new/a", Body=b"another's")
+    renames.recover()
+    assert "the copy of s3://" in caplog.text
+    assert world.found("old/") == {"a": b"a"}  # whose copy somebody has replaced
+    assert world.found("new/") == {"a": b"another's", "b/c": b"b/c", "d": b"d"}
     s3.close()
     proxy.close()
     client.close()
