@@ -84,6 +84,8 @@ class Bucket(Configured):
             if headers or version_id or response_headers:
                 raise ValueError("headers and version_id need validate=True")
             return self.key_class(self, key_name)
+        if not key_name:
+            raise ValueError("a key needs a name")
         if not (force or headers or version_id):
             found = self._mirrored(key_name)
             if found is not None:
@@ -136,6 +138,8 @@ class Bucket(Configured):
         mfa_token: Any = None,
     ) -> Key:
         """Delete a key; that there is none is no error. Return it."""
+        if not key_name:
+            raise ValueError("a key needs a name")
         params = params_of(headers) | _version(version_id, mfa_token)
         answer = self.ask("delete_object", Key=key_name, **params)
         key = self.key_class(self, key_name)

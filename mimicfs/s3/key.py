@@ -25,11 +25,11 @@ class Key(Reading, Writing):
         return f"<Key: {self.bucket.name if self.bucket else None},{self.name}>"
 
     @property
-    def key(self) -> str:
+    def key(self) -> str | None:
         return self.name
 
     @key.setter
-    def key(self, name: str) -> None:
+    def key(self, name: str | None) -> None:
         self.name = name
 
     provider = PROVIDER
@@ -82,7 +82,7 @@ class Key(Reading, Writing):
         self._complete_from_s3()
         self._storage_class = new_storage_class
         if dst_bucket and dst_bucket != self.bucket.name:
-            return self.copy(dst_bucket, self.name, validate_dst_bucket=validate_dst_bucket)
+            return self.copy(dst_bucket, self._named(), validate_dst_bucket=validate_dst_bucket)
         self._copy_onto_itself({"StorageClass": new_storage_class}, preserve_acl=False)
         return self
 

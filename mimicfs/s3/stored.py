@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from mimicfs.entry import NS, OBJECT, Entry, unquoted
+from mimicfs.exception import BotoClientError
 from mimicfs.s3.boto2 import (
     META,
     STANDARD,
@@ -65,7 +66,7 @@ class StoredKey:
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         self.bucket: Any = bucket
-        self.name = text(name) if name is not None else ""
+        self.name = text(name) if name is not None else None
         self._size: int | None = None
         self._etag: str | None = None
         self._md5: str | None = None
@@ -82,6 +83,12 @@ class StoredKey:
         self._storage_class: str | None = None
         self._complete = True  # headers and metadata are what S3 has, or will get
         self._keeps = False  # what is not known yet is kept by the next upload
+
+    def _named(self) -> str:
+        """Return the name. Raises BotoClientError if there is none."""
+        if not self.name:
+            raise BotoClientError("the key has no name")
+        return self.name
 
     # Size, etag and MD5: what S3 or an upload said, else what the mirror has
 

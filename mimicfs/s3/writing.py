@@ -45,8 +45,6 @@ class Writing(StoredKey):
         *replace* and the key exists. Raises S3ResponseError, S3DataError."""
         if rewind:
             fp.seek(0)
-        if not replace and self.bucket.get_key(self.name, force=True) is not None:
-            return None
         begun = fp.tell()
         fp = in_bytes(fp, size)
         if query_args:
@@ -54,8 +52,11 @@ class Writing(StoredKey):
         length = length_of(fp, size)
         if not length and size is None and begun:
             raise AttributeError("the file is at its end; pass rewind=True, or seek")
-        self.md5, self.base64md5 = md5 or self.compute_md5(fp, length)
-        self.name = self.name or self.md5 or ""
+        found = md5 or self.compute_md5(fp, length)
+        self.name = self.name or found[0]
+        if not replace and self.bucket.get_key(self.name, force=True) is not None:
+            return None
+        self.md5, self.base64md5 = found
         extra = params_of(headers)
         if policy:
             extra["ACL"] = policy
@@ -187,7 +188,8 @@ class Writing(StoredKey):
         parts. *cb* is told 0 as the total where *size* is None."""
         if query_args:
             raise NotImplementedError("query_args: use connection.client.upload_fileobj")
-        if not replace and self.bucket.get_key(self.name, force=True) is not None:
+        name = self._named()
+        if not replace and self.bucket.get_key(name, force=True) is not None:
             return
         extra = params_of(headers) | ({"ACL": policy} if policy else {})
         if reduced_redundancy:
@@ -200,7 +202,7 @@ class Writing(StoredKey):
             "upload_fileobj",
             Fileobj=LimitedStream(in_bytes(fp, size), size),
             Bucket=self.bucket.name,
-            Key=self.name,
+            Key=name,
             ExtraArgs=extra | self._to_store(),
             Callback=progress.add,
         )

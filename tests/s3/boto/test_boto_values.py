@@ -10,7 +10,7 @@ from support.mounts import costs
 
 import mimicfs.s3
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.exception import S3ResponseError
+from mimicfs.exception import BotoClientError, S3ResponseError
 from mimicfs.s3 import bucketlistresultset, deletemarker, multidelete, user
 from mimicfs.s3.cors import CORSConfiguration
 from mimicfs.s3.key import Key
@@ -102,6 +102,21 @@ def test_a_key_has_its_version_whatever_the_mirror_holds(conn, mine, bucket):
     assert key.version_id == stored.version_id
     key.delete()
     assert list(mine.list_versions()) == []
+
+
+@moto_only
+def test_a_key_without_a_name_has_none_until_its_content_names_it(mine, client, bucket):
+    key = Key(mine)
+    assert (key.name, key.key, repr(key)) == (None, None, f"<Key: {bucket},None>")
+    for refused in (key.exists, key.delete):
+        with pytest.raises(ValueError, match="a key needs a name"):
+            refused()
+    with pytest.raises(BotoClientError, match="the key has no name"):
+        key.set_contents_from_stream(io.BytesIO(b"blue"))
+    assert key.set_contents_from_string("blue", replace=False) == 4
+    assert key.name == "48d6215903dff56238e52e8891380c8f"
+    assert client.get_object(Bucket=bucket, Key=key.name)["Body"].read() == b"blue"
+    assert Key(mine).set_contents_from_string("blue", replace=False) is None
 
 
 def test_prefixes_are_not_deleted(mine, client, bucket):
