@@ -8,7 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -36,7 +36,7 @@ _SIGNS = {"added": "+", "changed": "~", "deleted": "-", "moved": ">"}
     metavar="SEQ",
     help="Begin behind this number of an earlier watch, not with what changes from now on.",
 )
-@click.option("--once", is_flag=True, help="Print what is new so far, and end.")
+@click.option("--once", is_flag=True, help="Print what is new behind --since, and end.")
 @click.option(
     "--exec",
     "command",
@@ -59,7 +59,9 @@ def watch(
     target = parse_target(url)
     if not target.bucket:
         raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
-    tell = _runner(command) if command else _printer(as_json)
+    if once and since is None:
+        raise errors.ConfigError("--once: add --since SEQ (0: all that is kept)")
+    tell = _printer(as_json) if command is None else _runner(command)
     with (
         closing(assembled(settled.settings())) as parts,
         _listening(settled, parts, target),
@@ -98,19 +100,36 @@ def _printer(as_json: bool) -> Callable[[Sequence[News]], None]:
 
 
 def _runner(command: str) -> Callable[[Sequence[News]], None]:
-    words = shlex.split(command)
+    words = _words(command)
 
     def run(page: Sequence[News]) -> None:
         text = "".join(f"{_json(it)}\n" for it in page)
         try:
-            done = subprocess.run(words, input=text.encode(), check=False)
+            code = subprocess.run(words, input=text.encode(), check=False).returncode
         except OSError as exc:
-            raise errors.ConfigError(f"--exec {words[0]}: {exc.strerror}") from exc
-        if done.returncode:
-            text = f"--exec {words[0]}: it ended with {done.returncode}"
-            raise errors.MimicError(f"{text}; go on with --since {page[0].seq - 1}")
+            _failed(words[0], str(exc.strerror), page)
+        if code < 0:
+            _failed(words[0], f"signal {-code} ended it", page)
+        if code:
+            _failed(words[0], f"it ended with {code}", page)
 
     return run
+
+
+def _words(command: str) -> list[str]:
+    """Return the words of *command*, as a shell reads them."""
+    try:
+        words = shlex.split(command)
+    except ValueError as exc:
+        raise errors.ConfigError(f"--exec {command}: {str(exc).lower()}") from exc
+    if not words or not words[0]:
+        raise errors.ConfigError("--exec: name a command")
+    return words
+
+
+def _failed(name: str, reason: str, page: Sequence[News]) -> NoReturn:
+    """End the watch; what *page* says is still to be told."""
+    raise errors.MimicError(f"--exec {name}: {reason}; go on with --since {page[0].seq - 1}")
 
 
 def _json(news: News) -> str:

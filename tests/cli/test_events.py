@@ -60,7 +60,7 @@ def test_it_listens_without_a_mount_until_a_signal(common, server, bucket):
 def test_watch_prints_what_changes_and_goes_on_where_it_ended(common, client, s3, bucket):
     watch = ["watch", *common, "--json", "--once"]
     url = f"s3://{bucket}"
-    assert succeed(*watch, url) == ""
+    assert succeed(*watch, "--since", "0", url) == ""
     client.put_object(Bucket=bucket, Key="a", Body=b"12345")
     succeed("sync", *common, url)
     [line] = map(json.loads, succeed(*watch, "--since", "0", url).splitlines())
