@@ -28,6 +28,7 @@ import threading
 import weakref
 from collections import Counter
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +78,8 @@ class BlockCache:
         """Return what is kept of the version *entry*; None: it cannot be told from others."""
         if not entry.etag or not entry.size:
             return None
-        name = _hashed(self._endpoint, bucket, entry.key, entry.etag, entry.size)
-        return CachedObject(self, f"{name[:2]}/{name[2:]}", entry.size)
+        what = (self._endpoint, bucket, entry.key, entry.etag, entry.size)
+        return CachedObject(self, what, entry.size)
 
     def pin(self, bucket: str, entry: Entry) -> None:
         """Keep what is here of the version *entry* from the eviction, and no other version of
@@ -215,14 +216,20 @@ class CachedObject:
     """What is kept of one version of an object. The file is opened when it is first needed, and
     made when there is something to keep."""
 
-    def __init__(self, cache: BlockCache, name: str, size: int) -> None:
+    def __init__(self, cache: BlockCache, what: tuple[str | int, ...], size: int) -> None:
         self._cache = cache
-        self.name = name
+        self._what = what
         self._size = size
         self._lock = threading.Lock()  # protects all below
         self._file: BlockFile | None = None
         self._looked = False  # whether there is one
         self._closed = False
+
+    @cached_property
+    def name(self) -> str:
+        """Its file. Not made before it is asked for: the kernel may have all pages."""
+        name = _hashed(*self._what)
+        return f"{name[:2]}/{name[2:]}"
 
     def here_until(self, start: int, end: int) -> int:
         """Return how far from *start* all is kept; *end* at most."""

@@ -429,6 +429,8 @@ class Reader:
 
     def _forget_passed(self) -> None:
         """Drop the chunks that no stream will want."""
+        if not self._chunks:
+            return
         wanted = list(self._wanted())
         for chunk in list(self._chunks):
             if not chunk.waiting and not any(
