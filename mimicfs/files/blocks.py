@@ -88,7 +88,12 @@ class BlockFile:
     def read(self, start: int, end: int, wait: bool) -> bytes | memoryview | None:
         """Return the bytes from *start* to *end*, if they are here and sound. *wait* False:
         only if that needs no waiting for the disk."""
-        known = start // BLOCK // _TABLE in self._tables
+        index = start // BLOCK
+        table = self._tables.get(index // _TABLE)
+        if table is not None and start < end <= (index + 1) * BLOCK:
+            if table[index % _TABLE] & _CHECKED:  # in one block, as most small reads are
+                return self._bytes(start, end, wait)
+        known = table is not None
         if start >= end or not (wait or known) or self.here_until(start, end) < end:
             return None
         unchecked = self._unchecked(start, end)
