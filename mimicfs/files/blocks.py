@@ -90,9 +90,9 @@ class BlockFile:
         only if that needs no waiting for the disk."""
         index = start // BLOCK
         table = self._tables.get(index // _TABLE)
-        if table is not None and start < end <= (index + 1) * BLOCK:
-            if table[index % _TABLE] & _CHECKED:  # in one block, as most small reads are
-                return self._bytes(start, end, wait)
+        within = start < end <= (index + 1) * BLOCK  # one block, as most small reads are
+        if within and table is not None and table[index % _TABLE] & _CHECKED:
+            return self._bytes(start, end, wait)
         known = table is not None
         if start >= end or not (wait or known) or self.here_until(start, end) < end:
             return None
