@@ -220,6 +220,8 @@ class Server:
         """Answer a request if that needs no waiting; return whether it was answered."""
         try:
             data = handler(caller, nodeid, request)
+        except Unlisted:
+            return False  # a worker asks
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
             self._session.fail(unique, self._failed(exc, opcode))
             return True

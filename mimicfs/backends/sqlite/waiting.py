@@ -22,7 +22,6 @@ _IN_MODIFY = 0x02
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENTS = 1 << 16  # bytes that are read at a time
 _GLANCE_S = 0.05  # without inotify
-_PAUSE_S = 0.02  # between two looks that follow on one another: most commits are our own
 _LOOKS_S = (0.0, 0.0002, 0.001, 0.003, 0.01, 0.03)  # after each event
 
 
@@ -36,7 +35,6 @@ class CommitWaiter(Waiter):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch = -1  # of inotify; set by the thread that waits
         self._begun = False
-        self._told_s = 0.0  # when a commit was told of last
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         if not self._begun:
@@ -44,15 +42,11 @@ class CommitWaiter(Waiter):
         deadline = time.monotonic() + timeout_s
         while not self._closed.is_set():
             if self._is_new():
-                self._told_s = time.monotonic()
                 return list(places)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
             self._hear(left_s if self._watch >= 0 else min(left_s, _GLANCE_S))
-            early_s = self._told_s + _PAUSE_S - time.monotonic()
-            if early_s > 0:  # a writer that commits 800 times a second is not followed each time
-                self._closed.wait(early_s)
         return []
 
     def _begin(self) -> None:
