@@ -93,3 +93,11 @@ def test_a_page_that_begins_before_what_was_asked_is_none():
     both = version("b", "v", "01") + version("c", "v", "01") + END
     assert [each.key for each in parsed(both, Marker("b"), ASKED).versions] == ["c"]
     assert parsed(version("b", "v", "01") + END, Marker("b", "w")).versions[0].key == "b"
+
+
+def test_a_version_of_the_second_in_which_the_one_before_was_deleted_is_the_newer():
+    page = parsed(
+        version("k", "v3", "02", latest=True) + version("k", "v2", "01") + marker("k", "d", "01")
+        + END
+    )  # fmt: skip
+    assert [each.version for each in page.versions] == ["v3", "v2", "d"]

@@ -6,7 +6,7 @@ Markers of deletions stand between them; some servers put them behind all versio
 
 from __future__ import annotations
 
-from itertools import dropwhile, pairwise
+from itertools import dropwhile, pairwise, starmap
 from typing import NamedTuple
 from xml.parsers import expat
 
@@ -114,12 +114,20 @@ def checked_versions(
 
 def _newest_first(versions: list[Version]) -> list[Version]:
     """Return *versions* by key, the newest first. In an answer that has its delete markers behind
-    all else, their places are found by time."""
+    all else, and is in no order, their places are found by time."""
     first = next((place for place, each in enumerate(versions) if each.deleted), len(versions))
-    apart = first > 0 and all(each.deleted for each in versions[first:])
-    if apart and first < len(versions):
+    apart = 0 < first < len(versions) and all(each.deleted for each in versions[first:])
+    if apart and not all(starmap(_may_follow, pairwise(versions))):
         return sorted(versions, key=_place)
     return versions
+
+
+def _may_follow(one: Version, other: Version) -> bool:
+    """Whether S3 may list *other* behind *one*. What is equally old is as S3 has it: a version can
+    be written in the second in which the one before was deleted."""
+    if one.key != other.key:
+        return one.key < other.key
+    return one.mtime_ns >= other.mtime_ns and not other.latest
 
 
 def _place(version: Version) -> tuple[str, bool, int, bool]:
