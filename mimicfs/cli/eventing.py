@@ -156,12 +156,15 @@ def listening_to(
 ) -> Iterator[None]:
     """Within, this process is a member of the store that hears what S3 tells."""
     from mimicfs.admin.sources import Sources
-    from mimicfs.mount.telling import told
+    from mimicfs.mount.telling import source_opened, told
     from mimicfs.parts import check as check_target
 
     check_target(parts, target)
     parts.mimicdb.join()
-    with told(parts, target, options, Sources(), settled.settings().state):
+    with (
+        source_opened(options, parts.s3) as source,
+        told(parts, target, options, source, Sources(), settled.settings().state),
+    ):
         yield
 
 

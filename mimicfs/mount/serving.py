@@ -44,7 +44,7 @@ from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.replicas import replicated
 from mimicfs.mount.systemd import ServiceManager
-from mimicfs.mount.telling import told
+from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
@@ -91,6 +91,7 @@ def serve_mount(
         parts = stack.enter_context(_parts(settings, target, choices, beside))
         parts.mimicdb.join(str(mountpoint))
         stack.enter_context(exported(sources, settings.metrics))
+        source = stack.enter_context(source_opened(choices.events, parts.s3))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
         files = FileOptions(
@@ -122,7 +123,7 @@ def serve_mount(
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
         stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
-        stack.enter_context(told(parts, target, choices.events, sources, settings.state))
+        stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
         _set_up_collector()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:

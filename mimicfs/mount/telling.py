@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,14 @@ _END_S = 2.0  # a long poll is not waited for: what it brings comes again
 
 @contextmanager
 def told(
-    parts: Parts, target: Target, options: EventOptions, sources: Sources, state: Path
+    parts: Parts,
+    target: Target,
+    options: EventOptions,
+    source: EventSource | None,
+    sources: Sources,
+    state: Path,
 ) -> Iterator[None]:
-    """Within, the mirror hears what S3 tells, and is swept, as *options* say. Raises
-    ConfigError."""
+    """Within, the mirror hears what S3 tells by *source*, and is swept, as *options* say."""
     buckets = partial(_shown, parts.mimicdb, target)
     with ExitStack() as stack:
         sweep = None
@@ -49,9 +53,7 @@ def told(
             sweep = Sweep(parts.mimicdb, parts.syncer, buckets, period_s, _idle(parts.s3))
             sources.register("reconcile", sweep.figures)
             stack.callback(_started("reconcile", sweep.run, sweep.close))
-        if options.source:
-            source = source_of(options, parts.s3)
-            stack.callback(source.close)
+        if source is not None:
             ledger = Ledger(
                 parts.mimicdb,
                 source,
@@ -66,6 +68,16 @@ def told(
             sources.register("events", lambda: consumer.figures() | ledger.figures())
             stack.callback(_started("events", consumer.run, consumer.close))
         yield
+
+
+@contextmanager
+def source_opened(options: EventOptions, s3: S3) -> Iterator[EventSource | None]:
+    """Within, there is the source that *options* name, if any. Raises ConfigError."""
+    if not options.source:
+        yield None
+        return
+    with closing(source_of(options, s3)) as source:
+        yield source
 
 
 def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:

@@ -209,9 +209,13 @@ class Hearing:
                 self._mimicdb.record(change.bucket, left, since)
 
     def _forget_empty(self, change: _Change) -> None:
-        """*change* deleted its key: directories that were seen and never listed may be empty."""
+        """*change* deleted its key: directories that are shown and were never listed may be empty.
+        S3 is not asked for those that are not shown, however deep the key is said to be."""
         directory = change.directory
         while directory and self._mimicdb.cover(change.bucket, directory) is None:
+            if self._mimicdb.entry(change.bucket, directory) is None:
+                directory = directory[: directory.rfind("/", 0, -1) + 1]
+                continue
             since = self._mimicdb.seq(change.bucket)
             if not _names_nothing(self._mimicdb.listing(change.bucket, directory, "", 1)):
                 return

@@ -4,10 +4,12 @@
             beside it, KEY:mimicfs, until it is acknowledged; what a dead consumer left there
             is taken first
     stream  one message an entry, in any field; read by the group "mimicfs". Entries that were
-            cut off (MAXLEN) before the group has read them are counted as lost
+            cut off (MAXLEN) before the group has read them are counted as lost. A stream
+            that goes and comes again has lost what nobody knows, counted as one
     hash    MinIO's format "namespace": a field for each object that exists. It has no order and
             no end, so it is read whole every 10 s, and what is another than before is a message.
-            About 150 bytes are remembered of each field
+            About 150 bytes are remembered of each field, as it was when its message was
+            acknowledged
 
 Threading: as source.py says.
 """
@@ -18,6 +20,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -32,6 +35,7 @@ _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
 _NOTHING = b'{"Records": []}'
 _NEW = ">"  # of a stream: what nobody has taken
+_STREAM_GONE = "NOGROUP", "UNBLOCKED"  # how errors of Redis begin: it was deleted, and may be anew
 
 
 class RedisQueue(EventSource):
@@ -49,9 +53,10 @@ class RedisQueue(EventSource):
         self._key, self._taken = key, f"{key}:{_GROUP}"
         self._closed = threading.Event()
         self._begun = False  # whether what a dead consumer left was taken
+        self._grouped = False  # whether the stream that is there has our group
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
-        self._reading: Iterator[bytes | str] | None = None  # what of it is another than before
+        self._reading: Iterator[Delivery] | None = None  # what of it is another than before
         self._read_s = float("-inf")
         self._kinds: dict[bytes, Callable[[float], list[Delivery]]] = {
             b"list": self._of_list,
@@ -64,7 +69,10 @@ class RedisQueue(EventSource):
         while not self._closed.is_set():
             with self._ours():
                 kind = self._client.type(self._key)
-                read = self._kinds.get(kind)
+                if kind != b"stream":
+                    self._lose_stream()
+                elsewise = self._of_hash if self._seen else None  # a hash without fields is gone
+                read = self._kinds.get(kind, elsewise if kind == b"none" else None)
                 if read is None and kind != b"none":
                     raise StoreError(f"{self.name}: a {kind.decode()}, which holds no messages")
                 left = min(_LOOK_S, max(0.0, until - monotonic()))
@@ -83,7 +91,6 @@ class RedisQueue(EventSource):
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
         self._begun = False  # they are read again as what a dead consumer left is
-        self._seen.clear()
         self._reading, self._read_s = None, float("-inf")
 
     def resume(self) -> None:
@@ -125,9 +132,24 @@ class RedisQueue(EventSource):
     # A stream
 
     def _of_stream(self, wait_s: float) -> list[Delivery]:
-        if not self._begun:
+        if not self._begun or not self._grouped:
             self._look_at_group()
-            self._begun, self._pending = True, "0"
+            self._begun, self._grouped, self._pending = True, True, "0"
+        try:
+            return self._taken_of_stream(wait_s)
+        except FOREIGN as exc:
+            if not str(exc).startswith(_STREAM_GONE):
+                raise
+            self._lose_stream()
+            return []
+
+    def _lose_stream(self) -> None:
+        """The stream is gone, with what nobody had read; one that comes has no group."""
+        if self._grouped:
+            self._grouped = False
+            self.lost += 1
+
+    def _taken_of_stream(self, wait_s: float) -> list[Delivery]:
         if self._pending != _NEW:
             found = self._entries(self._pending, 0.0)
             self._pending = found[-1][0] if found else _NEW
@@ -175,20 +197,23 @@ class RedisQueue(EventSource):
         found = list(islice(self._reading, _BATCH_MAX))
         if len(found) < _BATCH_MAX:
             self._reading = None
-        return [Delivery(body, lambda _pipeline: None) for body in found]
+        return found
 
-    def _changes_of_hash(self) -> Iterator[bytes | str]:
-        before, self._seen = self._seen, {}
-        try:
-            for name, body in self._client.hscan_iter(self._key, count=_BATCH_MAX):
-                self._seen[name] = hash(body)
-                if before.pop(name, None) != self._seen[name]:
-                    yield body
-        except FOREIGN:  # what was not read yet is as it was
-            self._seen = before | self._seen
-            raise
-        for name in before.keys() - self._seen.keys():  # a scan may show a field twice
-            yield _gone(name)
+    def _changes_of_hash(self) -> Iterator[Delivery]:
+        """Yield what is another than when it was acknowledged."""
+        there: set[bytes] = set()
+        for name, body in self._client.hscan_iter(self._key, count=_BATCH_MAX):
+            if name not in there and self._seen.get(name) != hash(body):
+                yield Delivery(body, partial(self._remember, name, hash(body)))
+            there.add(name)  # a scan may show a field twice
+        for name in self._seen.keys() - there:
+            yield Delivery(_gone(name), partial(self._forget, name))
+
+    def _remember(self, name: bytes, value: int, _pipeline: Any) -> None:
+        self._seen[name] = value
+
+    def _forget(self, name: bytes, _pipeline: Any) -> None:
+        self._seen.pop(name, None)
 
     @contextmanager
     def _ours(self) -> Iterator[None]:

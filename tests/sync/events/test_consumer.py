@@ -10,9 +10,11 @@ from itertools import islice
 
 import pytest
 
+from mimicfs.posix import Cancellation
 from mimicfs.sync.events import consumer as consuming
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
+from mimicfs.sync.events.messages import parse
 from mimicfs.sync.events.source import Delivery, EventSource
 from mimicfs.sync.sweep import Sweep
 
@@ -93,6 +95,25 @@ def test_no_message_about_a_strange_key_leads_elsewhere(
         consumer.consume(deliveries)
     assert [entry.key for entry in mimicdb.backend.scan(bucket, "", "", 100)] == ["e"]
     assert [it.name for it in mimicdb.backend.buckets()] == [bucket]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_lie_about_a_deep_key_costs_one_request(mimicdb, s3, syncer, client, bucket):
+    """And that the last key of a deep tree is gone, one LIST more: of what is shown of it."""
+    client.put_object(Bucket=bucket, Key="shown/a/b/c", Body=b"1")
+    syncer.list_directory(bucket, "", Cancellation())
+    hearing = Hearing(mimicdb, s3, syncer)
+
+    def requests_of(key, event):
+        before = sum(s3.figures()["requests"].values())
+        hearing.hear(parse(message(bucket, key, event)).told)
+        return sum(s3.figures()["requests"].values()) - before
+
+    assert requests_of("x/" * 500 + "x", "ObjectCreated:Put") == 1
+    assert requests_of("shown/" + "x/" * 500 + "x", "ObjectRemoved:Delete") == 2
+    client.delete_object(Bucket=bucket, Key="shown/a/b/c")
+    assert requests_of("shown/a/b/c", "ObjectRemoved:Delete") == 2
+    assert mimicdb.lookup(bucket, "", "shown") == (None, None)
 
 
 def everything(mimicdb, bucket):
