@@ -10,7 +10,7 @@ import stat
 
 import pytest
 from support.clients import queue_of
-from support.mounts import succeed, wait_until
+from support.mounts import run, succeed, unmounted, wait_until
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -60,6 +60,17 @@ def test_a_webhook_is_answered_when_the_mount_shows_it(mount_at, client, bucket,
     record = {"eventSource": "ceph:s3", "eventName": "ObjectCreated:Put", "s3": about}
     assert post(tmp_path / "events.sock", {"Records": [record]}) == 200
     wait_until(lambda: os.listdir(path) == ["50% a+b"])
+
+
+def test_a_source_that_cannot_be_opened_leaves_no_mount(state, proxy, bucket, tmp_path):
+    path = tmp_path / "refused"
+    path.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        common = ["--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/refused.db"]
+        refused = run("mount", f"s3://{bucket}", path, *common, "--events", address)
+    assert (refused.returncode, "Address already in use" in refused.stderr) == (2, True)
+    assert unmounted(path)
 
 
 def post(path, message):

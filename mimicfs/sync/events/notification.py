@@ -2,7 +2,8 @@
 beside others.
 
 S3 takes a configuration as a whole, so what is there must be kept; and it refuses two that tell
-of the same events of the same keys. Pure functions over what boto3 calls
+of the same events of the same keys. The prefixes and suffixes in it are written as forms are: "+"
+for a space, other special characters in percents. Pure functions over what boto3 calls
 NotificationConfiguration; any thread.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote_plus, unquote_plus
 
 Configuration = dict[str, Any]
 
@@ -24,6 +26,7 @@ _FAMILIES = {
     },
     REMOVED: {"s3:ObjectRemoved:Delete"},
 }
+_HARMLESS = "/!*'()"  # besides letters, digits, and - _ . of what is never written in percents
 OURS = "mimicfs"  # begins the Id of what we have added
 # By the kind of target: its list in a configuration, and what names the target there.
 _TARGETS = {
@@ -92,7 +95,8 @@ def our_rule(id_: str, arn: str, prefix: str) -> Configuration:
     """Return the QueueConfiguration that tells the queue *arn* of all below *prefix*."""
     rule: Configuration = {"Id": id_, "QueueArn": arn, "Events": [CREATED, REMOVED, EXPIRED]}
     if prefix:
-        rule["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
+        value = quote_plus(prefix, safe=_HARMLESS)
+        rule["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": value}]}}
     return rule
 
 
@@ -109,7 +113,7 @@ def _rules(configuration: Configuration) -> Iterator[Configuration]:
 def _filter(rule: Configuration) -> tuple[str, str]:
     """Return the prefix and the suffix of the keys that *rule* is about."""
     rules = rule.get("Filter", {}).get("Key", {}).get("FilterRules", ())
-    found = {each["Name"].lower(): each.get("Value", "") for each in rules}
+    found = {each["Name"].lower(): unquote_plus(each.get("Value", "")) for each in rules}
     return found.get("prefix", ""), found.get("suffix", "")
 
 

@@ -16,7 +16,7 @@ import re
 from typing import Any, NamedTuple
 
 from mimicfs.config.values import Target
-from mimicfs.errors import ConfigError, MimicError
+from mimicfs.errors import ConfigError, MimicError, NoSuchBucket
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.queues import Made, Queues
 from mimicfs.sync.events.notification import (
@@ -106,10 +106,15 @@ class Setup:
     def remove(self) -> list[str]:
         """Remove what is ours; return what that was, in words."""
         done: list[str] = []
-        now = self.configuration()
-        if ours(now, self.id):
-            self._put(without(now, [self.id]))
-            done.append(f"the rule {self.id} of s3://{self._target.bucket}")
+        try:
+            now = self.configuration()
+            if ours(now, self.id):
+                self._put(without(now, [self.id]))
+                done.append(f"the rule {self.id} of s3://{self._target.bucket}")
+        except NoSuchBucket:
+            if self._queues.find(self.queue) is None:
+                raise
+            done.append(f"nothing of s3://{self._target.bucket}, which is gone")
         made = self._queues.find(self.queue)
         if made is None:
             return done
@@ -153,7 +158,10 @@ class Setup:
 
 def terraform(plan: SetupPlan, bucket: str) -> str:
     """Return *plan* as Terraform. Its resource is the whole configuration of the bucket, so what
-    others have there is in it."""
+    others have there is in it. Raises ConfigError if the queue is there already."""
+    if plan.made is not None:
+        why = "is there already, and Terraform would give leave to this bucket only"
+        raise ConfigError(f"the queue {plan.queue} {why}; --dry-run prints what to add to it")
     lines = [
         'resource "aws_sqs_queue" "mimicfs" {',
         f"  name = {_quoted(plan.queue)}",

@@ -15,6 +15,17 @@ def rule(id_="other", events=("s3:ObjectCreated:*", "s3:ObjectRemoved:*"), **fil
     return found | ({"Filter": {"Key": {"FilterRules": rules}}} if rules else {})
 
 
+def test_prefixes_are_written_and_read_as_forms_are():
+    """AWS wants it so: userguide/notification-how-to-filtering.html."""
+    prefix = "my photos/a+b é(1)/"
+    mine = our_rule("mine", ARN, prefix)
+    assert mine["Filter"]["Key"]["FilterRules"] == [
+        {"Name": "prefix", "Value": "my+photos/a%2Bb+%C3%A9(1)/"}
+    ]
+    assert shortcoming({"QueueConfigurations": [mine]}, ARN, f"{prefix}d/") == ""
+    assert overlapping({"QueueConfigurations": [rule(prefix="my+photos/")]}, mine)
+
+
 @pytest.mark.parametrize(
     ("configuration", "prefix", "why"),
     [

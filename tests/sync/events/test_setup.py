@@ -8,7 +8,7 @@ import pytest
 from support.clients import others_rule, plain
 
 from mimicfs.config.values import Target
-from mimicfs.errors import AccessDenied, ConfigError
+from mimicfs.errors import AccessDenied, ConfigError, NoSuchBucket
 from mimicfs.sync.events.setup import Setup, terraform
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -73,7 +73,12 @@ def test_a_shared_queue_goes_with_the_last_of_its_buckets(setup, client, bucket)
     assert setup(bucket, "", name).remove()[1].startswith("leave for ")
     assert rules(client, bucket) == []
     assert len(rules(client, second)) == 1
-    assert setup(second, "", name).remove()[1].startswith("the queue ")
+    with pytest.raises(ConfigError, match="is there already"):  # with leave for others in it
+        terraform(setup(second, "", name).plan(), second)
+    client.delete_bucket(Bucket=second)
+    assert [it.partition(" of ")[0] for it in setup(second, "", name).remove()][:1] == ["nothing"]
+    with pytest.raises(NoSuchBucket):  # and now nothing is left of it
+        setup(second, "", name).remove()
 
 
 def test_a_queue_of_others_is_not_deleted(setup, server, client, bucket):
