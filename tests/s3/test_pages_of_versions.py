@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimicfs.errors import MalformedListing
-from mimicfs.s3.requests.listing import OF_VERSIONS, Asked
+from mimicfs.s3.requests import versions as module
+from mimicfs.s3.requests.listing import OF_VERSIONS, Asked, Found, read_xml
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage, parse_versions
 
 ASKED = Asked("b", "", version=OF_VERSIONS)
@@ -101,3 +104,93 @@ def test_a_version_of_the_second_in_which_the_one_before_was_deleted_is_the_newe
         + END
     )  # fmt: skip
     assert [each.version for each in page.versions] == ["v3", "v2", "d"]
+
+
+# Two readers of the same
+
+
+def usually(*usual: str, odd: list[str]) -> st.SearchStrategy[str]:
+    """Mostly what S3 writes, so that pages with nothing odd are among them."""
+    return st.sampled_from([*usual] * 6 + odd)
+
+
+CHECKSUM = "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"
+OWNER = "<Owner><ID>o1</ID><DisplayName>a b</DisplayName></Owner>"
+names = usually("k", "k%20l", "k+l", "%C3%A9", odd=["k&amp;l", "\xe9", "k&#98;", "", "%FF", "k\nl"])
+ids = usually("v1", "null", "3/L4kq.-_", odd=["v&amp;", "\xe9", ""])
+latest = usually("true", "false", odd=["TRUE", " true ", "1", ""])
+times = usually(
+    *("2026-11-01T00:00:01.000Z", "2026-11-01T00:00:02Z"),
+    odd=[
+        "2026-11-01T00:00:01+00:00",
+        "2026-11-01",
+        "0001-01-01T00:00:00Z",
+        "",
+        "2026-11-31T00:00:00Z",
+    ],
+)
+etags = usually("&quot;e&quot;", '"e"', odd=["e", "", "&lt;", "W/&quot;e&quot;"])
+sizes = usually("0", "5", "123456789012345", odd=["-1", " 7", "9" * 20, "1_0", ""])
+classes = usually("STANDARD", "GLACIER", odd=["a", "", "A&amp;B"])
+owners = usually("", OWNER, "<Owner><ID>o1</ID></Owner>", odd=["<Owner><ID>\xe9</ID></Owner>"])
+checksums = usually("", CHECKSUM, odd=["<Checksum>x</Checksum>"])
+between = usually(
+    "",
+    odd=[
+        *(
+            "\n",
+            "x",
+            "<!-- x -->",
+            "<![CDATA[<Version>]]>",
+            "<Version></Version>",
+            END,
+            "<Version>",
+        ),
+        *("<CommonPrefixes><Prefix>d</Prefix></CommonPrefixes>", "<Other><Key>k</Key></Other>"),
+    ],
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> str:
+    said = f"<Key>{draw(names)}</Key><VersionId>{draw(ids)}</VersionId>"
+    said += f"<IsLatest>{draw(latest)}</IsLatest><LastModified>{draw(times)}</LastModified>"
+    if draw(st.booleans()):
+        name = draw(usually("DeleteMarker", odd=["Version"]))
+        return f"<{name}>{said}{draw(owners)}</{name}>{draw(between)}"
+    said += f"<ETag>{draw(etags)}</ETag>{draw(checksums)}<Size>{draw(sizes)}</Size>"
+    storage_class = f"<StorageClass>{draw(classes)}</StorageClass>"
+    said += "".join(draw(st.permutations([storage_class, draw(owners)])))
+    name = draw(usually("Version", odd=["DeleteMarker"]))
+    return f"<{name}>{said}</{name}>{draw(between)}"
+
+
+def outcome(body: str) -> VersionPage | None:
+    try:
+        return parse_versions(body.encode(), ASKED, Marker())
+    except MalformedListing:
+        return None
+
+
+@given(st.lists(rows(), min_size=1, max_size=4), st.booleans())
+def test_both_readers_of_a_page_find_the_same_in_it(listed, end_first):
+    inner = "".join([END, *listed] if end_first else [*listed, END])
+    page = f"{HEAD}{inner}</ListVersionsResult>"
+    # Whatever has a comment before the first version is read by expat.
+    assert outcome(page) == outcome(page.replace("<Name>", "<!-- --><Name>", 1))
+
+
+@pytest.mark.parametrize("owner", ["", OWNER])
+def test_what_s3_writes_is_not_read_by_expat(monkeypatch, owner):
+    read: list[bytes] = []
+
+    def observed(found: Found, body: bytes) -> None:
+        read.append(body)
+        read_xml(found, body)
+
+    monkeypatch.setattr(module, "read_xml", observed)
+    said = version("k", "v1", "02").replace("<Owner><ID>o</ID></Owner>", owner)
+    gone = marker("k", "d", "01").replace("</DeleteMarker>", f"{owner}</DeleteMarker>")
+    assert len(parsed(said + gone + END).versions) == 2
+    [rest] = read
+    assert b"<Key>" not in rest

@@ -81,7 +81,7 @@ def parse_page(body: bytes, asked: Asked) -> Page:
 
 def _parsed(body: bytes) -> Found:
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
-    if 0 <= start < end and _UTF_8(body) and b"<!" not in body[:start]:
+    if 0 <= start < end and UTF_8(body) and b"<!" not in body[:start]:
         entries = _usual(body[start:end])
         if entries is not None:
             found = Found(place=True)
@@ -106,7 +106,7 @@ def read_xml(found: Found, body: bytes) -> None:
 
 _PLACE = b"<Contents></Contents>"  # stands where the objects were
 # What a document begins with whose bytes are ASCII where they look so.
-_UTF_8 = re.compile(
+UTF_8 = re.compile(
     rb"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?\s*<L"""
 ).match
 # An object: key, time, etag, size, storage class. What the texts are made of is looked at a
@@ -130,17 +130,14 @@ def _usual(body: bytes) -> list[Entry] | None:
     if any(parts[:: _GROUPS + 1]):  # what was between the objects
         return None
     keys, times, etags, sizes, classes = (parts[n :: _GROUPS + 1] for n in range(1, _GROUPS + 1))
-    names, tags = _texts(keys), _texts(etags, b"&quot;", b'"')
+    names, tags = plain_texts(keys), plain_texts(etags, b"&quot;", b'"')
     if names is None or tags is None:
         return None
     try:
-        mtimes_ns = [
-            (_midnight_s(text[:10]) + _seconds(text[10:19])) * NS + _fraction_ns(text[19:])
-            for text in times
-        ]
+        mtimes_ns = list(map(plain_time_ns, times))
     except ValueError:
         return None
-    named = {each: _class(each) for each in {*classes}}
+    named = classes_named(classes)
     rows = zip(
         names,
         map(int, sizes),
@@ -155,7 +152,7 @@ def _usual(body: bytes) -> list[Entry] | None:
     return list(map(tuple.__new__, repeat(Entry), rows))
 
 
-def _texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str] | None:
+def plain_texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str] | None:
     """Return the texts of *column*, *old* replaced by *new*; None if they are not all plain."""
     joined = b"\n".join(column)
     if old:
@@ -164,6 +161,11 @@ def _texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list[str]
         return None
     texts = joined.decode("ascii").split("\n")
     return texts if len(texts) == len(column) else None
+
+
+def plain_time_ns(text: bytes) -> int:
+    """Return the ns of a time as S3 writes it. Raises ValueError: it is written otherwise."""
+    return (_midnight_s(text[:10]) + _seconds(text[10:19])) * NS + _fraction_ns(text[19:])
 
 
 @lru_cache(maxsize=1024)
@@ -190,8 +192,9 @@ def _fraction_ns(rest: bytes) -> int:
     return int(rest[1:7].rstrip(b"Z").ljust(6, b"0")) * 1000
 
 
-def _class(said: bytes | None) -> str:
-    return str(said or b"", "ascii") if said != b"STANDARD" else ""
+def classes_named(column: list[bytes]) -> dict[bytes, str]:
+    """Return what the storage classes in *column* are called here."""
+    return {each: str(each or b"", "ascii") if each != b"STANDARD" else "" for each in {*column}}
 
 
 def directories_of(page: Page) -> list[str]:
@@ -200,12 +203,13 @@ def directories_of(page: Page) -> list[str]:
 
 
 class Found:
-    """What was seen of a page so far. *place*: `<Contents>` marks where the objects were."""
+    """What was seen of a page so far. *place*: an empty element marks where all that is listed
+    was."""
 
     root = "ListBucketResult"
 
     def __init__(self, *, place: bool = False) -> None:
-        self._place = place
+        self.place = place
         self.places = 0
         self.top: dict[str, str] = {}
         self.entries: list[Entry] = []
@@ -238,7 +242,7 @@ class Found:
     def item(self, name: str, item: dict[str, str]) -> bool:
         """Take in the element *name* with the texts *item*; return whether it is one of those that
         are listed."""
-        if name == "Contents" and self._place:
+        if name == "Contents" and self.place:
             self.places += 1
         elif name == "Contents":
             self.entries.append(self._entry(item))

@@ -2,17 +2,30 @@
 
 S3 lists keys in order, and of each key the newest version first (S3 API, ListObjectVersions).
 Markers of deletions stand between them; some servers put them behind all versions of the page.
+
+As in listing.py, a regular expression reads the versions and markers if it matches every byte from
+the first to the last of them; else expat does.
 """
 
 from __future__ import annotations
 
-from itertools import dropwhile, pairwise, starmap
+import re
+from itertools import dropwhile, pairwise, repeat, starmap
 from typing import NamedTuple
 from xml.parsers import expat
 
 from mimicfs.entry import checked_size, unquoted
 from mimicfs.errors import MalformedListing
-from mimicfs.s3.requests.listing import Asked, Found, decoded, read_xml
+from mimicfs.s3.requests.listing import (
+    UTF_8,
+    Asked,
+    Found,
+    classes_named,
+    decoded,
+    plain_texts,
+    plain_time_ns,
+    read_xml,
+)
 
 
 class Version(NamedTuple):
@@ -47,14 +60,79 @@ class VersionPage(NamedTuple):
 def parse_versions(body: bytes, asked: Asked, after: Marker) -> VersionPage:
     """Return the page in *body*, the answer to a ListObjectVersions with encoding-type=url.
     Raises MalformedListing."""
-    found = _FoundVersions()
     try:
-        read_xml(found, body)
-        return found.versions_page(asked, after)
+        return _parsed(body).versions_page(asked, after)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
     except (ValueError, KeyError) as exc:
         raise MalformedListing(f"{asked}: not a listing of versions: {exc}") from exc
+
+
+def _parsed(body: bytes) -> _FoundVersions:
+    first = _FIRST(body)
+    end = max(body.rfind(last) + len(last) for last in (b"</Version>", b"</DeleteMarker>"))
+    if first and first.start() < end and UTF_8(body) and b"<!" not in body[: first.start()]:
+        versions = _usual(body[first.start() : end])
+        if versions is not None:
+            found = _FoundVersions(place=True)
+            read_xml(found, body[: first.start()] + _PLACE + body[end:])
+            if found.places == 1:
+                found.versions = versions
+                return found
+    found = _FoundVersions()
+    read_xml(found, body)
+    return found
+
+
+_FIRST = re.compile(rb"<(?:Version|DeleteMarker)>").search
+_PLACE = b"<Version></Version>"  # stands where the versions were
+_OWNER = rb"(?:<Owner><ID>[\w.@ -]*</ID>(?:<DisplayName>[\w.@ -]*</DisplayName>)?</Owner>)?"
+_ROW = re.compile(
+    rb"<(Version|DeleteMarker)><Key>([^<]+)</Key><VersionId>([^<]+)</VersionId>"
+    rb"<IsLatest>(true|false)</IsLatest><LastModified>([^<]+)</LastModified>"
+    rb"(?:<ETag>([^<]*)</ETag>"
+    rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"
+    rb"<Size>(\d{1,15})</Size>)?"
+    + _OWNER
+    + rb"(?:<StorageClass>([A-Z_]+)</StorageClass>)?"
+    + _OWNER
+    + rb"</\1>"
+)
+_GROUPS = 8
+
+
+def _usual(body: bytes) -> list[Version] | None:
+    """Return the versions in *body* if there is nothing else in it, and nothing unusual in them.
+    Keys are decoded later, as all are."""
+    parts = _ROW.split(body)
+    if any(parts[:: _GROUPS + 1]):  # what was between them
+        return None
+    columns = [parts[n :: _GROUPS + 1] for n in range(1, _GROUPS + 1)]
+    kinds, keys, ids, latest, times, etags, sizes, classes = columns
+    deleted = [kind == b"DeleteMarker" for kind in kinds]
+    if deleted != [size is None for size in sizes]:
+        return None
+    names, versions = plain_texts(keys), plain_texts(ids)
+    tags = plain_texts([etag or b"" for etag in etags], b"&quot;", b'"')
+    if names is None or versions is None or tags is None:
+        return None
+    try:
+        mtimes_ns = list(map(plain_time_ns, times))
+    except ValueError:
+        return None
+    named = classes_named(classes)
+    rows = zip(
+        names,
+        versions,
+        [each == b"true" for each in latest],
+        deleted,
+        mtimes_ns,
+        [int(size or 0) for size in sizes],
+        map(unquoted, tags),
+        [named[each] for each in classes],
+        strict=True,
+    )
+    return list(map(tuple.__new__, repeat(Version), rows))
 
 
 class _FoundVersions(Found):
@@ -62,13 +140,16 @@ class _FoundVersions(Found):
 
     root = "ListVersionsResult"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, place: bool = False) -> None:
+        super().__init__(place=place)
         self.versions: list[Version] = []
 
     def item(self, name: str, item: dict[str, str]) -> bool:
         if name not in ("Version", "DeleteMarker"):
             return super().item(name, item)
+        if self.place:
+            self.places += 1
+            return True
         deleted = name == "DeleteMarker"
         storage_class = item.get("StorageClass", "")
         self.versions.append(
@@ -90,7 +171,8 @@ class _FoundVersions(Found):
         encoded = self.top.get("EncodingType") == "url"
         versions = self.versions
         if encoded:
-            versions = [each._replace(key=decoded(each.key)) for each in versions]
+            names = {key: decoded(key) for key in {each.key for each in versions}}
+            versions = [each._replace(key=names[each.key]) for each in versions]
         key, version = self.top.get("NextKeyMarker", ""), self.top.get("NextVersionIdMarker", "")
         following = Marker(decoded(key) if encoded else key, version) if self.truncated() else None
         page = checked_versions(asked, versions, following, after)
