@@ -34,7 +34,7 @@ from mimicfs.config.values import (
     Target,
     redacted,
 )
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, MountError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
@@ -102,7 +102,7 @@ def serve_mount(
         )
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
-        session = _session(handed, mountpoint, mount_options)
+        session, unserved = _session(stack, handed, mountpoint, mount_options)
         guardian.watch(session.device)
         notifier = Notifier(session)
         vfs = VFS(
@@ -125,6 +125,7 @@ def serve_mount(
         _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
         _set_up_collector()
+        unserved.pop_all()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
             with parts.mimicdb.answering():
@@ -209,13 +210,27 @@ def _place(
     return handed, mountpoint, choices
 
 
-def _session(handed: Handed | None, mountpoint: Path, mount_options: MountOptions) -> Session:
+def _session(
+    stack: ExitStack, handed: Handed | None, mountpoint: Path, mount_options: MountOptions
+) -> tuple[Session, ExitStack]:
+    """Return the session, and what takes it down when *stack* ends before it is served: no dead
+    mount is left. Whoever serves it empties that."""
     from mimicfs.fuse.session import Session, SessionOptions
 
     options = SessionOptions(mount_options)
-    if handed is None:
-        return Session.mount(mountpoint, options)
-    return Session.of_handed(handed, options)
+    if handed is not None:
+        return Session.of_handed(handed, options), ExitStack()
+    session = Session.mount(mountpoint, options)
+    unserved = stack.enter_context(ExitStack())
+    unserved.callback(_take_down, session)
+    return session, unserved
+
+
+def _take_down(session: Session) -> None:
+    try:
+        session.unmount(lazy=True)
+    except MountError as exc:
+        log.warning("%s", exc)
 
 
 def _without_kernel(choices: MountChoices) -> MountChoices:

@@ -60,6 +60,7 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
         ),
         (["-o", "umask=9", "{point}"], 2, "-o umask=9: not an octal number"),
         (["--profile", "nobody", "{point}"], 5, "nobody"),
+        (["--events", "foo:", "{point}"], 2, "--events foo:: no source of messages; write sqs:"),
         (["photos", "{point}"], 2, "photos: not an S3 URL; write s3://BUCKET"),
     ],
 )
