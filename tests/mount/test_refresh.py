@@ -98,7 +98,7 @@ def test_at_the_root_all_buckets_are_refreshed(mount_at, client, bucket, proxy):
     with costs(proxy):
         assert names(root / bucket) == ["a"]
         assert names(root / other) == []
-    assert f"bucket: {bucket}: 1 keys, synced" in (root / ".sync").read_text()
+    assert f"bucket: {bucket}: 1 key, synced" in (root / ".sync").read_text()
 
 
 def test_the_xattr_refreshes_a_directory_and_one_file(synced, client, bucket, proxy):
