@@ -165,10 +165,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--explore", action="store_true", help="other examples in each run")
     parser.addoption("--rounds", type=int, default=0, help="of the races of one name; 0: a few")
     parser.addoption("--messages", type=int, default=60, help="that are doubled, late and lost")
-    parser.addoption("--versions", type=int, default=20_000, help="of the bucket of a moment")
+    parser.addoption("--versions", type=int, default=6_000, help="of the bucket of a moment")
     parser.addoption("--encrypted", type=int, default=40, help="objects that ransomware meets")
     parser.addoption("--interleavings", type=int, default=25, help="of mounts, a store")
-    parser.addoption("--pairs", type=int, default=45, help="of operations that meet, a store")
+    parser.addoption("--pairs", type=int, default=15, help="of operations that meet, a store")
 
 
 def pytest_configure(config: pytest.Config) -> None:

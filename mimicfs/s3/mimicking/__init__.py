@@ -6,7 +6,6 @@ accounts      whose list of buckets the mirror has
 operations    what each operation of S3 does to what the mirror has
 pages         pages of listings, and where they go on
 learning      what S3's answers teach the mirror
-behind        what reads teach, told to the mirror in groups
 shown         what answers and parameters show of objects
 sent          how large a body a call sends
 uploads       multipart uploads that are under way

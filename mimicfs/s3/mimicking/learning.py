@@ -36,7 +36,6 @@ from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text
-from mimicfs.s3.mimicking.behind import Behind
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
@@ -80,22 +79,18 @@ def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
     return client
 
 
-def learning(
-    client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False, behind: Behind | None = None
-) -> _Ask:
-    """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from. *behind* is
-    told what a GET shows of a version that the mirror knows."""
-    learner = Learner(mimicdb, heads=heads, behind=behind)
+def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) -> _Ask:
+    """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
+    learner = Learner(mimicdb, heads=heads)
     mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
     client.meta.events.register("before-send.s3", note_headers)
     return lambda operation, params: hold(learner.talk(operation, params), ask)
 
 
 class Learner:
-    """Learns into *mimicdb*; *heads* as in `learn`, *behind* as in `learning`."""
+    """Learns into *mimicdb*; *heads* as in `learn`."""
 
-    def __init__(self, mimicdb: Mirror, *, heads: bool, behind: Behind | None = None) -> None:
-        self._behind = behind
+    def __init__(self, mimicdb: Mirror, *, heads: bool) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
         self._uploads = Uploads()
@@ -418,10 +413,10 @@ class Learner:
             if entry is not None:
                 if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
                     entry = entry._replace(head=head_text(answer))
-                self._seen(bucket, entry, since, later=operation == "GetObject")
+                self._seen(bucket, entry, since)
         return answer
 
-    def _seen(self, bucket: str, entry: Entry, since: int, *, later: bool) -> None:
+    def _seen(self, bucket: str, entry: Entry, since: int) -> None:
         known = self._mimicdb.entry(bucket, entry.key)
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
@@ -430,10 +425,7 @@ class Learner:
         if entry.meta != known.meta and entry.meta:
             self._mimicdb.repair(bucket, entry.key, entry, since)
         elif entry != known:  # that there is no metadata changes nothing that is seen
-            if later and self._behind is not None:
-                self._behind.note(bucket, entry, since)
-            else:
-                self._mimicdb.record(bucket, entry, since)
+            self._mimicdb.record(bucket, entry, since)
 
     def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
         """A read was refused."""

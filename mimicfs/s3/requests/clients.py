@@ -29,7 +29,6 @@ from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
     from mimicfs.config.limits import Prices
-    from mimicfs.s3.mimicking.behind import Behind
     from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.requests.queues import Queues
     from mimicfs.s3.transport.credentials import Credentials
@@ -90,8 +89,6 @@ class Clients:
         if "wide" in self.__dict__:
             self.wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
-        if "_behind" in self.__dict__:
-            self._behind.close()
         if "_client" in self.__dict__:
             self._client.close()
         if "_transport" in self.__dict__:
@@ -102,12 +99,6 @@ class Clients:
         from mimicfs.s3.transport.limits import Limits
 
         return Limits(self._options)
-
-    @cached_property
-    def _behind(self) -> Behind:
-        from mimicfs.s3.mimicking.behind import Behind
-
-        return Behind(self.mimicdb)
 
     @cached_property
     def _traffic(self) -> Traffic:
@@ -192,7 +183,7 @@ class Clients:
         # A call goes down through these, and its answer comes back up.
         layers: list[_Layer] = [
             _with_params(rules.stored),  # what holds for what is written: before it is learned
-            lambda ask: learning(client, self.mimicdb, ask, behind=self._behind),
+            lambda ask: learning(client, self.mimicdb, ask),
             _believing,
             _with_params(self.pinned),
             _with_params(rules.sent),
