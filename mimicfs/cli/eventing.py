@@ -6,7 +6,6 @@ import json
 import logging
 import secrets
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target
+from mimicfs.signals import wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -120,15 +120,17 @@ def run(settled: Settled, url: str) -> None:
     takes the messages; the others are ready to take over.
     """
     options, target = _source(settled), parse_target(url)
-    over = threading.Event()
+    came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+        signal.signal(number, lambda number, _: came.append(number))
     with (
+        woken_by_signals() as wakes,
         closing(assembled(settled.settings())) as parts,
         listening_to(settled, parts, target, options),
     ):
         click.echo(f"listening to {options.source}", err=True)
-        over.wait()
+        while not came:
+            wait_for_signal(wakes)
 
 
 # Parts

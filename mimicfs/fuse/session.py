@@ -37,6 +37,7 @@ from mimicfs.fuse.abi import (
 from mimicfs.fuse.busy import Busy
 from mimicfs.fuse.handed import Handed
 from mimicfs.fuse.mounting import MountOptions
+from mimicfs.signals import drain
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,10 @@ class Session:
         self._waker = os.eventfd(0, os.EFD_CLOEXEC)
         self._woken = False
         self._closing = [weakref.finalize(self, os.close, each) for each in (fd, self._waker)]
-        poller = select.poll()
+        self._signals = -1  # readable where a signal came
+        self._poller = select.poll()
         for each in (fd, self._waker):
-            poller.register(each, select.POLLIN)
-        self._poll = poller.poll
+            self._poller.register(each, select.POLLIN)
         size = max(self.options.max_write + _PAGE, MIN_READ_BUFFER)
         # One buffer for all requests: allocating 1 MiB for each costs more than the copy.
         self._buffer = memoryview(bytearray(size))
@@ -149,6 +150,12 @@ class Session:
         session._widen_readahead()
         return session
 
+    def wake_by(self, signals: int) -> None:
+        """Let `receive` give way to the handlers of signals when *signals* is readable, a
+        descriptor of `signals.woken_by_signals`."""
+        self._signals = signals
+        self._poller.register(signals, select.POLLIN)
+
     def handshake(self) -> None:
         """Answer INIT, the first request. Raises MountError."""
         request = self.receive()
@@ -178,6 +185,11 @@ class Session:
                     return None
             else:
                 return bytes(self._buffer[:size]) if size else None
+
+    def _poll(self) -> None:
+        for fd, _ in self._poller.poll():
+            if fd == self._signals:
+                drain(fd)
 
     def reply(self, unique: int, data: bytes | memoryview = b"") -> bool:
         """Answer request *unique*; False if nobody waits for it any more."""

@@ -48,6 +48,7 @@ from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
+from mimicfs.signals import woken_by_signals
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.renames import Renames
 
@@ -218,11 +219,14 @@ def _session(
     from mimicfs.fuse.session import Session, SessionOptions
 
     options = SessionOptions(mount_options)
-    if handed is not None:
-        return Session.of_handed(handed, options), ExitStack()
-    session = Session.mount(mountpoint, options)
+    wakes = stack.enter_context(woken_by_signals())
     unserved = stack.enter_context(ExitStack())
-    unserved.callback(_take_down, session)
+    if handed is not None:
+        session = Session.of_handed(handed, options)
+    else:
+        session = Session.mount(mountpoint, options)
+        unserved.callback(_take_down, session)
+    session.wake_by(wakes)
     return session, unserved
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 
 import pytest
 from support.clients import others_rule, plain, queue_of
 from support.mounts import MIMICFS, run, succeed
+from support.signals import to_another_thread
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +54,7 @@ def test_it_listens_without_a_mount_until_a_signal(common, server, bucket):
     command = [MIMICFS, "events", "run", *common, "--events", source, f"s3://{bucket}"]
     process = subprocess.Popen([*command, "--log-level", "info"], stderr=subprocess.PIPE)
     assert any(b"listening to sqs:" in line for line in process.stderr)
-    process.terminate()
+    to_another_thread(process.pid, signal.SIGTERM)  # and the first one waits
     assert process.wait(20) == 0
     process.stderr.close()
 

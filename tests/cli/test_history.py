@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.mounts import MIMICFS, run, succeed, wait_until
-from support.proxy import Fail, Hold
+from support.proxy import Drop, Fail
 
 pytestmark = [
     pytest.mark.parametrize("server", ["moto"], indirect=True),
@@ -117,9 +117,9 @@ def test_what_ransomware_did_is_undone_also_by_a_restore_that_was_killed(
     assert len(succeed(*words, "--dry-run").splitlines()) == count * 3 // 4 + 1
     assert everything(client, versioned) != good
     copied = itertools.count(1)
-    with proxy.rule(Hold(lambda it: it.kind == "COPY" and next(copied) > count // 4)) as hold:
+    with proxy.rule(Drop(lambda it: it.kind == "COPY" and next(copied) > count // 4)) as drop:
         restoring = subprocess.Popen([str(MIMICFS), *words], stderr=subprocess.DEVNULL)
-        assert hold.reached.wait(60)
+        assert drop.reached.wait(60)
         wait_until(lambda: journalled(state) == count // 4)
         restoring.kill()
         restoring.wait()

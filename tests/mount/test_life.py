@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.mounts import run, succeed, unmounted, wait_until
+from support.signals import to_another_thread
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.files.journal import Journal
@@ -109,6 +110,12 @@ def test_a_signal_uploads_what_is_open_and_unmounts(mount_at, client, bucket, nu
         wait_until(lambda: unmounted(mount.path))
     assert mount.process.wait(40) == 0
     assert body(client, bucket, "a") == b"not closed yet"
+
+
+def test_a_signal_that_another_thread_takes_ends_an_idle_mount(mount_at, bucket):
+    mount = mount_at(f"s3://{bucket}")
+    to_another_thread(mount.process.pid, signal.SIGTERM)
+    assert mount.process.wait(20) == 0
 
 
 def test_after_kill_9_the_next_mount_uploads_what_was_written(
