@@ -107,25 +107,23 @@ def reset_peak(pid: int) -> None:
 
 def peak_mib(pid: int) -> float:
     """Return the sum of the peak resident memory of *pid* and its descendants, in MiB."""
-    total = 0
-    for member in family(pid):
-        try:
-            status = Path(f"/proc/{member}/status").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in status.splitlines() if line[:6] == "VmHWM:")
-    return total / 1024
+    return _status_mib(pid, "VmHWM:")
 
 
 def held_mib(pid: int) -> float:
     """Return the memory of its own (not of files) that *pid* and its descendants hold, in MiB."""
+    return _status_mib(pid, "RssAnon:")
+
+
+def _status_mib(pid: int, field: str) -> float:
     total = 0
     for member in family(pid):
         try:
             status = Path(f"/proc/{member}/status").read_text()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in status.splitlines() if line[:7] == "RssAnon")
+        lines = status.splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith(field))
     return total / 1024
 
 
