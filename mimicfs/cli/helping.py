@@ -46,10 +46,19 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("download-limit", "upload-limit", "request-rate", "max-requests-per-day", "prices"),
     ),
     "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss"),
-    "How new it is": ("ttl", "consistency", "sync-rate", "events", "reconcile", "at"),
+    "How new it is": (
+        "ttl",
+        "consistency",
+        "sync-rate",
+        "events",
+        "events-kept",
+        "reconcile",
+        "at",
+    ),
     "Files and who may use them": (
         *("read-only", "allow-other", "uid", "gid", "umask", "file-mode", "dir-mode", "exec"),
         *("atime", "suid", "dev", "symlinks", "metadata", "no-metadata", "markers"),
+        "versions",
     ),
     "What is written": (
         *("write-back", "staging-size", "part-size", "storage-class", "sse", "kms-key-id"),

@@ -20,7 +20,7 @@ _DEBUG = "write log_level=debug"
 _MEMORY = "write read_memory="
 _TIMEOUT = "write read_timeout=SECONDS or request_timeout=SECONDS"
 _LOG = "write log_file="
-_NO_LIMIT = "bytes a second are not limited; connections= limits requests at once"
+_LIMITS = "write download_limit= or upload_limit="
 _ENDPOINT = "write endpoint_url=URL"
 
 _ADVICE = {
@@ -94,7 +94,7 @@ _ADVICE = {
     "s3_secret_access_key": _CREDENTIALS,
     "s3_force_path_style": _PATH,
     "s3_no_check_bucket": "not needed: a mount makes no bucket",
-    "bwlimit": _NO_LIMIT,
+    "bwlimit": _LIMITS,
     "rc": "`mimicfs status` asks a mount",
     # mountpoint
     "prefix": _IN_SOURCE,
@@ -135,8 +135,6 @@ _ADVICE = {
     "entry_cache": _KEEPS_NAMES,
     "dir_entry_cache": _KEEPS_NAMES,
     "open_cache": "write consistency=mirror (the default) or consistency=open",
-    "upload_limit": _NO_LIMIT,
-    "download_limit": _NO_LIMIT,
     "prefetch": "read-ahead adapts itself; see read_memory",
     "max_uploads": _CONNECTIONS,
     "get_timeout": _TIMEOUT,

@@ -1,6 +1,6 @@
 """A mount of a moment of a large bucket costs one pass over its versions, and nothing from then on.
 
-The suite has 20,000 versions; `--versions 100000` has as many as one likes.
+The suite has 6,000 versions; `--versions 100000` has as many as one likes.
 """
 
 from __future__ import annotations
