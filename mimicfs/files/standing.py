@@ -60,12 +60,6 @@ class StandingFile:
         return self.state is State.DIRTY
 
     @property
-    def staged(self) -> bool:
-        """Whether it has bytes on this disk: S3 is to have them, or had them and others did not
-        close the file yet; or the object is not this file's any more."""
-        return self._staging is not None or self.state is not State.CLEAN
-
-    @property
     def apart(self) -> bool:
         """Whether the object bucket/key is not this file's any more."""
         return self.state.apart

@@ -161,12 +161,6 @@ class Operations:
                 Opcode.OPENDIR: self.opendir,
                 Opcode.RELEASEDIR: lambda _caller, _nodeid, _request: b"",
             }
-        # What needs no waiting most of the time: these return None where it does.
-        self.now: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
-            Opcode.READ: self._read_cached,
-            Opcode.OPEN: self._open_now,
-            Opcode.RELEASE: self._release_now,
-        }
         self.table = {
             int(opcode): Operation(handler, lane)
             for lane, handlers in lanes.items()
@@ -354,16 +348,12 @@ class Operations:
             self._drop_privileges(caller, nodeid, None)
         return packing.open_out(self._fs.open(caller, nodeid, flags))
 
-    def _open_now(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
-        flags, _ = OPEN_IN.unpack_from(request, _BODY)
-        opened = self._fs.open_now(caller, nodeid, flags)
-        return None if opened is None else packing.open_out(opened)
-
     def read(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, *_ = READ_IN.unpack_from(request, _BODY)
         return self._fs.read(caller, handle, offset, size)[:size]
 
-    def _read_cached(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
+    def read_cached(self, request: bytes) -> Data | None:
+        """Return the answer to a READ if that needs no waiting, else None."""
         handle, offset, size, *_ = READ_IN.unpack_from(request, _BODY)
         data = self._fs.read_cached(handle, offset, size)
         return None if data is None else data[:size]
@@ -390,9 +380,6 @@ class Operations:
     def release(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.release(RELEASE_IN.unpack_from(request, _BODY)[0])
         return b""
-
-    def _release_now(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
-        return b"" if self._fs.release_now(RELEASE_IN.unpack_from(request, _BODY)[0]) else None
 
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)

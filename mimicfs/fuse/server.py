@@ -81,7 +81,6 @@ class Server:
         self._came = self.counts.came
         self._table = self._operations.table
         self._recorders: tuple[Recorder, ...] = ()
-        self._now = self._operations.now
         self._pools = {
             Lane.QUICK: Pool("fuse-lookup", workers),
             Lane.OPEN: Pool("fuse-open", workers),
@@ -165,9 +164,8 @@ class Server:
             if operation.lane is Lane.QUICK:
                 self._answer_at_once(operation, caller, opcode, unique, nodeid, request)
                 return
-            # Recorders want to know of each request: then workers have all of these.
-            now = self._now.get(opcode) if not self._recorders else None
-            if now is not None and self._answer_now(now, caller, opcode, unique, nodeid, request):
+            cached = opcode == Opcode.READ and not self._recorders  # these want to know of each
+            if cached and self._answer_cached(unique, request):
                 return
         self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
 
@@ -208,29 +206,16 @@ class Server:
             if not self._session.reply(unique, data):
                 self._give_back(opcode, data)
 
-    def _answer_now(
-        self,
-        handler: Callable[[Caller, int, bytes], Data | None],
-        caller: Caller,
-        opcode: int,
-        unique: int,
-        nodeid: int,
-        request: bytes,
-    ) -> bool:
-        """Answer a request if that needs no waiting; return whether it was answered."""
+    def _answer_cached(self, unique: int, request: bytes) -> bool:
         try:
-            data = handler(caller, nodeid, request)
-        except Unlisted:
-            return False  # a worker asks
+            data = self._operations.read_cached(request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
-            self._session.fail(unique, self._failed(exc, opcode))
+            self._session.fail(unique, self._failed(exc, Opcode.READ))
             return True
         if data is None:
             return False
-        if opcode == Opcode.READ:
-            self.counts.cached_bytes += len(data)
-        if not self._session.reply(unique, data):
-            self._give_back(opcode, data)
+        self.counts.cached_bytes += len(data)
+        self._session.reply(unique, data)
         return True
 
     # Workers

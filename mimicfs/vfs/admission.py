@@ -47,15 +47,6 @@ class Admission:
             return self._admitted(node, entry, caller)
         return entry
 
-    def seen_now(self, caller: Caller, node: Node) -> Entry | None:
-        """Return the same if that needs no waiting, and *node* is what its name stands for."""
-        try:
-            entry = self._tree.entry(node)
-        except PosixError:  # of which the caller is told who may wait
-            return None
-        asks = entry.meta is None and caller.uid not in (0, os.getuid())
-        return None if asks else entry
-
     def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
         """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
         by those of the mount. Raises PosixError ESTALE where they are others: then the kernel

@@ -59,7 +59,6 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.objectattributes import ObjectAttributes
-from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
@@ -454,18 +453,6 @@ class VFS:
             self._kernel.told(TELL_KERNEL_S)
         return opened
 
-    def open_now(self, caller: Caller, ino: int, flags: int) -> Opened | None:
-        node = self.inodes.get(ino)
-        plain = node.kind == NodeKind.OBJECT and not isinstance(node, VersionNode)
-        if not plain or flags & (WRITES | os.O_TRUNC) or self._options.ask_at_open:
-            return None
-        entry = self._admission.seen_now(caller, node)
-        opened = self._handles.open_now(node, entry, flags) if entry is not None else None
-        if opened is not None and not opened.keep_cache and not self._kernel.told(0):
-            self._handles.release(opened.handle)
-            return None
-        return opened
-
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
@@ -512,9 +499,6 @@ class VFS:
 
     def release(self, handle: int) -> None:
         self._handles.release(handle)
-
-    def release_now(self, handle: int) -> bool:
-        return self._handles.release_now(handle)
 
     def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None:
         """Extend, or overwrite with zeros. Nothing is reserved: S3 has no end."""

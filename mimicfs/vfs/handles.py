@@ -104,14 +104,6 @@ class Handles(OpenFiles):
             reader.close()
         self._inodes.closed(node)
 
-    def release_now(self, handle: int) -> bool:
-        """Close *handle* if that needs no waiting, as where nothing was written; return whether."""
-        file = self._handle(handle).file
-        if file is not None and file.staged:
-            return False
-        self.release(handle)
-        return True
-
     def close(self) -> None:
         """Upload every changed file that is still open. Raises the first error, after all."""
         self._neighbours.close()

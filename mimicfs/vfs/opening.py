@@ -82,13 +82,6 @@ class OpenFiles:
                 opened = self._open_standing(node, stands, look, flags, cancellation)
         return opened
 
-    def open_now(self, node: Node, entry: Entry, flags: int) -> Opened | None:
-        """Open *node*, whose version in S3 is *entry*, if that needs no waiting; else None."""
-        file = node.file
-        if node.leaving or (file is not None and (file.staged or file.etag != entry.etag)):
-            return None
-        return self._open_known(node, entry, flags)
-
     def _open_standing(
         self,
         node: Node,

@@ -295,9 +295,6 @@ class MemFS:
                 node.resize(0)
             return self._open(node)
 
-    def open_now(self, caller: Caller, ino: int, flags: int) -> Opened | None:
-        return None
-
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
@@ -326,9 +323,6 @@ class MemFS:
 
     def fsync(self, caller: Caller, handle: int) -> None:
         self._called("fsync", caller)
-
-    def release_now(self, handle: int) -> bool:
-        return False
 
     def release(self, handle: int) -> None:
         self.calls["release"] += 1

@@ -7,8 +7,6 @@ import os
 import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.entry import Entry
-from mimicfs.errors import PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
@@ -21,9 +19,6 @@ CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 
 class Kernel:
     """One that holds what it has looked up, and believes what it is told."""
-
-    def flush(self, timeout_s):
-        return True
 
     def __getattr__(self, name):
         return lambda *_, **__: None
@@ -55,30 +50,3 @@ def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wan
     fs.setxattr(CALLER, old, b"user.a", b"1", 0)
     assert fs.getxattr(CALLER, new, b"user.a") == b"1"
     fs.release(handle)
-
-
-def test_what_is_only_read_is_opened_and_closed_without_a_worker(fs):
-    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY)
-    fs.write(CALLER, opened.handle, 0, b"abc", append=False)
-    assert fs.open_now(CALLER, attr.ino, os.O_RDONLY) is None  # its bytes are staged
-    assert not fs.release_now(opened.handle)  # its bytes are uploaded first
-    fs.flush(CALLER, opened.handle)
-    fs.release(opened.handle)
-    assert fs.open_now(CALLER, attr.ino, os.O_WRONLY) is None
-    assert fs.open_now(CALLER, attr.ino, os.O_RDONLY | os.O_TRUNC) is None
-    handle = fs.open_now(CALLER, attr.ino, os.O_RDONLY).handle
-    assert fs.read(CALLER, handle, 0, 10) == b"abc"
-    assert fs.release_now(handle)
-    fs.unlink(CALLER, ROOT_INO, b"x")
-    assert fs.open_now(CALLER, attr.ino, os.O_RDONLY) is None  # a worker says why not
-    with pytest.raises(PosixError, match="Bad file descriptor"):
-        fs.read(CALLER, handle, 0, 10)
-
-
-def test_others_open_what_nobody_knows_the_mode_of_by_a_worker(fs, mimicdb, bucket):
-    other = Caller(os.getuid() + 1, os.getgid(), 0, Cancellation())
-    mimicdb.record(bucket, Entry("x", 3, 1, "known", meta={}))
-    attr = fs.lookup(CALLER, ROOT_INO, b"x")
-    assert fs.release_now(fs.open_now(other, attr.ino, os.O_RDONLY).handle)
-    mimicdb.record(bucket, Entry("x", 3, 1, "unknown", meta=None))
-    assert fs.open_now(other, attr.ino, os.O_RDONLY) is None
