@@ -19,6 +19,7 @@ from mimicfs.cli.options import (
     completes_urls,
     json_option,
 )
+from mimicfs.cli.places import innermost, key_named
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
 from mimicfs.config.moments import parse_moment
@@ -189,18 +190,10 @@ def _place(settings: Settings, what: str) -> tuple[str, str]:
     if what.startswith("s3://"):
         _of_bucket(what)
         return parse_object(what)
-    from mimicfs.mount.mounted import mounts
-    from mimicfs.vfs.names import component
-
     path = Path(os.path.realpath(what))
-    for mounted in mounts(settings):
-        point = Path(mounted.mountpoint)
-        if point in path.parents or point == path:
-            target = parse_target(mounted.target)
-            parts = [component(os.fsencode(each)).text for each in path.relative_to(point).parts]
-            inner = "/".join(parts) + ("/" if what.endswith("/") and parts else "")
-            bucket, _, key = f"{target.bucket}/{target.prefix}{inner}".lstrip("/").partition("/")
-            return bucket, key
+    mounted = innermost(settings, path)
+    if mounted is not None:
+        return key_named(mounted, path, directory=what.endswith("/"))
     raise ConfigError(f"{what}: in no mount that is known here; write s3://BUCKET/KEY")
 
 

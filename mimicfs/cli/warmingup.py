@@ -19,6 +19,7 @@ from mimicfs.cli.options import (
     for_caches,
     json_option,
 )
+from mimicfs.cli.places import innermost, url_shown
 from mimicfs.cli.progress import Interruptible
 from mimicfs.cli.text import printable
 from mimicfs.config.values import parse_size, parse_target
@@ -116,30 +117,18 @@ def _place(settings: Settings, word: str) -> Place:
         parse_target(word)
         return Place(word, settings)
     from mimicfs.admin.controlsocket import ask
-    from mimicfs.mount.mounted import control_socket, mounts
+    from mimicfs.mount.mounted import control_socket
 
     path = Path(os.path.realpath(word))
-    here = [it for it in mounts(settings) if it.alive and path.is_relative_to(it.mountpoint)]
-    if not here:
+    mount = innermost(settings, path, alive=True)
+    if mount is None:
         raise MountError(f"{word}: not in a mount of mimicfs of this user, nor an s3:// URL")
-    mount = max(here, key=lambda it: len(it.mountpoint))
+    url = url_shown(mount, path)
     told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
     s3 = replace(settings.s3, endpoint_url=None if mount.endpoint == "aws" else mount.endpoint)
     blocks = Path(told["cache"]["directory"]) if "cache" in told else None
     store = settings.store if "***" in mount.store else mount.store  # records have no passwords
-    same = replace(settings, s3=s3, store=store, cache_dir=None, blocks=blocks)
-    return Place(
-        f"s3://{_said(path, 'bucket')}/{_said(path, 'key')}".replace("s3:///", "s3://"), same
-    )
-
-
-def _said(path: Path, name: str) -> str:
-    try:
-        return os.fsdecode(os.getxattr(path, f"user.mimicfs.{name}"))
-    except FileNotFoundError as exc:
-        raise MountError(f"{path}: no such file or directory") from exc
-    except OSError:  # the root of all buckets has neither
-        return ""
+    return Place(url, replace(settings, s3=s3, store=store, cache_dir=None, blocks=blocks))
 
 
 class _Work:
