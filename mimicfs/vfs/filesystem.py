@@ -107,7 +107,7 @@ class VFS:
         self._handles = Handles(
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
         )
-        roots = RootAttributes(mimicdb)
+        self._roots = roots = RootAttributes(mimicdb)
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, roots, options)
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
@@ -129,6 +129,7 @@ class VFS:
         )
         self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
+        mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
 
     def close(self) -> None:
@@ -212,6 +213,7 @@ class VFS:
         slot = slot_of(component, directory=True)
         if directory.kind == NodeKind.ACCOUNT:
             self._s3.create_bucket(component)
+            self._roots.forget(component)
             self._mimicdb.complete(component, Scope("", True, time.time_ns()))
         else:
             covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
@@ -241,6 +243,7 @@ class VFS:
             raise PosixError(errno.ENOTDIR, repr(name))
         if directory.kind == NodeKind.ACCOUNT:
             self._s3.delete_bucket(node.bucket)
+            self._roots.forget(node.bucket)
         else:
             self._names.empty(node)
             self._names.remove(node.bucket, node.key)

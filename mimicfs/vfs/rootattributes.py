@@ -5,15 +5,16 @@ them.)
 
 The other mounts of a store show them once they are mounted again.
 
-Threading: any thread.
+Threading: any thread. `_lock` is a leaf; `_setting` is held while the store is told.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 
-from mimicfs.entry import KEPT, Entry
+from mimicfs.entry import KEPT, Difference, Entry
 from mimicfs.mimicdb import Mirror
 
 _NOTE = "attributes"
@@ -24,17 +25,43 @@ class RootAttributes:
 
     def __init__(self, mimicdb: Mirror) -> None:
         self._mimicdb = mimicdb
+        self._setting = threading.Lock()  # one at a time changes a note
+        self._lock = threading.Lock()  # protects the two below
         self._known: dict[str, Entry | None] = {}  # a bucket's is asked for once
+        self._changes = 0  # what was read before the latest one may be older than it
 
     def entry(self, bucket: str) -> Entry | None:
         """Return what is known of *bucket*, as an entry; None: nothing was set."""
-        if bucket not in self._known:
-            self._known[bucket] = _entry(self._mimicdb.note(bucket, _NOTE))
-        return self._known[bucket]
+        with self._lock:
+            if bucket in self._known:
+                return self._known[bucket]
+            before = self._changes
+        found = _entry(self._mimicdb.note(bucket, _NOTE))
+        with self._lock:
+            if self._changes == before:
+                self._known[bucket] = found
+            return self._known.get(bucket, found)
 
     def set(self, bucket: str, meta: Mapping[str, str]) -> None:
-        self._mimicdb.set_note(bucket, _NOTE, json.dumps(dict(meta)))
-        self._known[bucket] = Entry("", kind=KEPT, meta=meta)
+        with self._setting:
+            self._mimicdb.set_note(bucket, _NOTE, json.dumps(dict(meta)))
+            with self._lock:
+                self._known[bucket] = Entry("", kind=KEPT, meta=meta)
+                self._changes += 1
+
+    def forget(self, *buckets: str) -> None:
+        """*buckets* were made or removed: what was set of earlier ones is not of these."""
+        with self._lock:
+            for bucket in buckets:
+                self._known.pop(bucket, None)
+            self._changes += 1
+
+    def changed(self, bucket: str, difference: Difference | None) -> None:
+        """The mirror has learned of *difference* (a listener of it)."""
+        if difference is None:
+            self.forget(*([bucket] if bucket else list(self._known)))
+        elif not bucket:
+            self.forget(*difference.added, *difference.deleted)
 
 
 def _entry(text: str | None) -> Entry | None:

@@ -1,0 +1,82 @@
+"""Mode, owner and extended attributes of buckets, which the mirror notes."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.entry import Difference
+from mimicfs.files.journal import Journal
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
+from mimicfs.sync.syncer import Syncer
+from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.rootattributes import RootAttributes
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+
+
+class Kernel:
+    """One that believes what it is told."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def fs(s3, mimicdb, tmp_path):
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, VFSOptions(Target("")), FileOptions(tmp_path))
+    yield fs
+    fs.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_bucket_that_is_made_anew_has_nothing_of_the_one_before(fs):
+    name = f"anew-{os.getpid()}"
+    fresh = fs.mkdir(CALLER, ROOT_INO, name.encode(), 0o755)
+    fs.setattr(CALLER, fresh.ino, NewAttr(mode=0o700), None)
+    fs.setxattr(CALLER, fresh.ino, b"user.a", b"1", 0)
+    fs.rmdir(CALLER, ROOT_INO, name.encode())
+    again = fs.mkdir(CALLER, ROOT_INO, name.encode(), 0o755)
+    assert (fresh.mode, again.mode) == (0o40755, 0o40755)
+    assert fs.listxattr(CALLER, again.ino) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("", Difference([], [], ["b"], 0)),
+        ("", Difference(["b"], [], [], 0)),
+        ("", None),
+        ("b", None),
+    ],
+)
+def test_what_others_have_removed_or_made_is_asked_for_again(told):
+    mirror = Mirror(Memory())
+    roots = RootAttributes(mirror)
+    roots.set("b", {"mode": "16832"})
+    mirror.subscribe(roots.changed)
+    mirror.set_note("b", "attributes", None)
+    mirror.announce(*told)
+    assert roots.entry("b") is None
+
+
+def test_what_was_read_before_a_change_is_not_remembered_after_it():
+    class Slow(Mirror):
+        """One in which a note is changed while it is on its way to the reader."""
+
+        def note(self, bucket, name):
+            found = super().note(bucket, name)
+            roots.set(bucket, {"mode": "new"})
+            return found
+
+    mirror = Slow(Memory())
+    mirror.set_note("b", "attributes", json.dumps({"mode": "old"}))
+    roots = RootAttributes(mirror)
+    roots.entry("b")
+    assert roots.entry("b").meta == {"mode": "new"}
