@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 @contextmanager
@@ -29,10 +30,13 @@ def woken_by_signals() -> Iterator[int]:
         os.close(writing)
 
 
-def drain(fd: int) -> None:
-    """Take what signals have written: *fd* is readable again with the next one."""
-    with suppress(BlockingIOError):
-        os.read(fd, 4096)
+def drain(fd: int) -> bytes:
+    """Take what signals have written, a byte with the number of each, and return it: *fd* is
+    readable again with the next one."""
+    try:
+        return os.read(fd, 4096)
+    except BlockingIOError:
+        return b""
 
 
 def wait_for_signal(fd: int) -> None:
@@ -40,3 +44,28 @@ def wait_for_signal(fd: int) -> None:
     handlers have left; there may be nothing, where another signal came."""
     select.select([fd], [], [])
     drain(fd)
+
+
+@contextmanager
+def told_of(number: signal.Signals, tell: Callable[[], None]) -> Iterator[None]:
+    """Within, *tell* is called, by a thread of its own, when the signal *number* comes: it may
+    take locks, which a handler may not, as the main thread may hold them. The main thread need
+    not wake for it."""
+    over = os.eventfd(0, os.EFD_CLOEXEC)
+    with woken_by_signals() as fd:
+        thread = threading.Thread(target=_tell, args=(fd, over, number, tell), daemon=True)
+        thread.start()
+        before = signal.signal(number, lambda *_: None)
+        try:
+            yield
+        finally:
+            signal.signal(number, before)
+            os.eventfd_write(over, 1)
+            thread.join()
+            os.close(over)
+
+
+def _tell(fd: int, over: int, number: signal.Signals, tell: Callable[[], None]) -> None:
+    while over not in select.select([fd, over], [], [])[0]:
+        if number in drain(fd):
+            tell()

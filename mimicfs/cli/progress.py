@@ -6,12 +6,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
 from mimicfs.cli.text import printable
 from mimicfs.posix import Cancellation
+from mimicfs.signals import told_of
 
 _EVERY_S = 0.2
 
@@ -44,15 +45,16 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.cancellation = Cancellation()
+        self._told = ExitStack()
         self._shown_s = 0.0
 
     def __enter__(self) -> Interruptible:
-        self._before = signal.signal(signal.SIGINT, lambda *_: self.cancellation.cancel())
+        self._told.enter_context(told_of(signal.SIGINT, self.cancellation.cancel))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.clear()
-        signal.signal(signal.SIGINT, self._before)
+        self._told.close()
 
     def show(self, text: str) -> None:
         if sys.stderr.isatty() and time.monotonic() - self._shown_s >= _EVERY_S:

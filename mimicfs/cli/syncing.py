@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.options import assembled, common, completes_urls, json_option
+from mimicfs.cli.progress import Interruptible
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import number_of
 
@@ -67,7 +69,7 @@ def sync(
         # What was built until now stays; looking through it again and again took a tenth.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        with _Bar(parts) as bar:
+        with _Bar() as bar:
             guard = bar.confirm if delete_guard and not yes else None
             wish = Wish(guard, fresh)
             reports = [it for target in targets for it in _sync_one(parts, target, bar, wish)]
@@ -98,21 +100,14 @@ def _learn_metadata(parts: Parts, reports: list[Report], bar: _Bar) -> None:
 class _Bar:
     """A progress line on a terminal; nothing elsewhere. Ctrl-C ends a sync between pages."""
 
-    def __init__(self, parts: Parts) -> None:
-        import signal
-
-        from mimicfs.posix import Cancellation
-
-        self.cancellation = Cancellation()
-        self._parts = parts
-        self._signal = signal
+    def __init__(self) -> None:
+        self._stop = Interruptible()
+        self.cancellation = self._stop.cancellation
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Bar:
-        self._before = self._signal.signal(
-            self._signal.SIGINT, lambda *_: self.cancellation.cancel()
-        )
+        self._stop.__enter__()
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -138,7 +133,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._signal.signal(self._signal.SIGINT, self._before)
+        self._stop.__exit__()
 
     def show(self, so_far: Progress) -> None:
         """Show how far a sync is."""
@@ -167,12 +162,12 @@ class _Bar:
             self._progress.stop()
         name = f"s3://{doomed.bucket}/{doomed.prefix}"
         text = f"{name}: S3 does not show {doomed.gone:,} of {doomed.known:,} known objects. Delete"
-        raising = self._signal.default_int_handler  # Ctrl-C ends the question
-        ours = self._signal.signal(self._signal.SIGINT, raising)
+        # Ctrl-C ends the question.
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             answer = click.confirm(f"{text} them from the mirror?", default=False, err=True)
         finally:
-            self._signal.signal(self._signal.SIGINT, ours)
+            signal.signal(signal.SIGINT, ours)
         if self._progress is not None:
             self._progress.start()
         return answer

@@ -41,7 +41,7 @@ def test_help_shows_the_options_that_matter_for_a_command_and_it_takes_the_other
 
 
 def test_the_bar_of_a_sync_does_not_look_finished_before_a_total_is_known():
-    bar = _Bar(parts=None)
+    bar = _Bar()
     bar._progress = rich.progress.Progress()
     for keys, expected in ((0, 0), (10, 0), (20, 15), (30, 40)):
         bar.show(Progress("b", "", 0, keys, expected=expected))

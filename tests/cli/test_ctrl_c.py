@@ -1,0 +1,49 @@
+"""Ctrl-C ends a long command wherever its main thread is. In processes that would hang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_LOCKED = """
+with make() as stop:
+    with stop.cancellation._lock:  # as in the middle of Cancellation.wait
+        signal.raise_signal(signal.SIGINT)
+    wait(stop.cancellation)
+"""
+_WAITING = """
+def interrupt():
+    while not stop.cancellation._wake:
+        time.sleep(0.01)
+    time.sleep(0.1)  # now it waits for good
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+with make() as stop:
+    threading.Thread(target=interrupt).start()
+    wait(stop.cancellation)
+"""
+_HEAD = """
+import signal, sys, threading, time
+from concurrent.futures import Future
+from mimicfs.cli.progress import Interruptible
+from mimicfs.cli.syncing import _Bar
+from mimicfs.errors import Interrupted
+
+def wait(cancellation):
+    try:
+        cancellation.wait(Future())
+    except Interrupted:
+        print("interrupted", flush=True)
+
+make = {"warmup": Interruptible, "sync": _Bar}[sys.argv[1]]
+"""
+
+
+@pytest.mark.parametrize("command", ["warmup", "sync"])
+@pytest.mark.parametrize("case", [_LOCKED, _WAITING], ids=["locked", "waiting"])
+def test_ctrl_c_ends_a_wait(command, case):
+    words = [sys.executable, "-c", _HEAD + case, command]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
