@@ -73,6 +73,15 @@ def connected(url: str, password: str | None) -> Any:
         raise StoreUnavailable(f"not a usable Redis URL: {exc}") from exc
 
 
+def connected_once(url: str, password: str | None) -> Any:
+    """Return a client that sends no command twice: of one that takes something, the answer may
+    be lost, and what it held."""
+    client = connected(url, password)
+    client.set_retry(Retry(NoBackoff(), 0))
+    client.cluster_error_retry_attempts = 0  # of a cluster, before redis-py 6
+    return client
+
+
 def _retry() -> Retry:
     """Once, at once: a connection may have broken since it was used last. A store that is away
     is to be said, not waited for."""

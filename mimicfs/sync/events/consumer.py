@@ -88,7 +88,7 @@ class Consumer:
         self._ended = threading.Event()
         # Of messages that could not be applied, by hash: how often others could meanwhile.
         self._outlived: Counter[int] = Counter()
-        self._owed_s = float("-inf")  # when a message was last sent back
+        self._owed_s = float("-inf")  # when a message was last sent back, or dropped
         self._lock = threading.Lock()  # protects the figures below
         self._state = BEGINNING
         self._error = ""
@@ -128,6 +128,7 @@ class Consumer:
             except Interrupted:  # by `close`
                 continue
             except MimicError as exc:
+                self._take_again()
                 self._fail(exc)
                 self._pause(backoff_s(failures))
                 failures += 1
@@ -135,6 +136,11 @@ class Consumer:
                 failures = 0
                 self._enter(LISTENING)
         self._enter(ENDED)
+
+    def _take_again(self) -> None:
+        """What was taken and is dropped now, here or within the source, is to come again."""
+        self._owed_s = time.monotonic()
+        self._source.resume()
 
     def _fail(self, exc: MimicError) -> None:
         self._enter(FAILING, str(exc))
@@ -164,7 +170,11 @@ class Consumer:
     def consume(self, deliveries: Sequence[Delivery], drained: bool = True) -> None:
         """Apply *deliveries* and acknowledge them. Raises MimicError where that is not possible
         now; they come again then."""
-        read = self._read(deliveries)
+        try:
+            read = self._read(deliveries)
+        except MimicError:
+            self._retry(deliveries)
+            raise
         told = [record for _, records in read for record in records]
         try:
             self._apply(told)

@@ -25,7 +25,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
-from mimicfs.backends.redis.connecting import FOREIGN, connected, our_error, place
+from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place
 from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
 
@@ -47,12 +47,12 @@ class RedisQueue(EventSource):
         address, _, key = url.partition("#")
         if not key:
             raise ConfigError(f"--events {address}: name the key: {address}#KEY")
-        self._client = connected(address, password)
+        self._client = connected_once(address, password)
         self._where = place(self._client)
         self.name = f"{self._where}, key {key}"
         self._key, self._taken = key, f"{key}:{_GROUP}"
         self._closed = threading.Event()
-        self._begun = False  # whether what a dead consumer left was taken
+        self._begun = False  # whether what was taken and not acknowledged has come again
         self._grouped = False  # whether the stream that is there has our group
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
@@ -123,8 +123,9 @@ class RedisQueue(EventSource):
         """Return what was taken and never acknowledged, once."""
         if self._begun:
             return []
+        left = self._client.lrange(self._taken, 0, -1)
         self._begun = True
-        return [self._delivery(body) for body in self._client.lrange(self._taken, 0, -1)]
+        return [self._delivery(body) for body in left]
 
     def _delivery(self, body: bytes) -> Delivery:
         return Delivery(body, lambda pipeline: pipeline.lrem(self._taken, 1, body))

@@ -47,7 +47,8 @@ class EventSource(ABC):
         return ""
 
     def resume(self) -> None:  # noqa: B027  most have nothing left over
-        """Another consumer may have taken messages that it did not acknowledge: take them over."""
+        """Messages may have been taken and not acknowledged, by another consumer or before an
+        error here: those that would not come by themselves are to come again."""
 
     def close(self) -> None:  # noqa: B027  there may be nothing to do
         """Give up what is held."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mimicfs.cli.watching import _events
-from mimicfs.errors import MimicError
+from mimicfs.errors import ConfigError, MimicError
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard
 from mimicfs.sync.events.source import Delivery, EventSource
@@ -76,3 +76,11 @@ def test_where_s3_answers_nothing_no_message_is_poison(tmp_path, monkeypatch, ca
         with pytest.raises(MimicError):
             consumer.consume([delivery("poison"), delivery("poison")])
     assert (source.acknowledged, consumer.figures()["put_aside"]) == ([], 0)
+
+
+def test_what_cannot_be_put_aside_comes_again(tmp_path):
+    source = Source()
+    consumer = Consumer(source, Hearing(), tmp_path / "missing" / "aside")
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        consumer.consume([delivery("good"), Delivery("<hostile/>", "unreadable")])
+    assert (source.acknowledged, source.retried) == ([], ["good", "unreadable"])

@@ -8,6 +8,9 @@ import pytest
 import redis
 
 from mimicfs.errors import ConfigError, StoreError, StoreUnavailable
+from mimicfs.sync.events import consumer as consuming
+from mimicfs.sync.events.consumer import Consumer, Witness
+from mimicfs.sync.events.hearing import Heard
 from mimicfs.sync.events.messages import parse
 from mimicfs.sync.events.redisqueue import RedisQueue
 
@@ -37,6 +40,56 @@ def access(key):
 
 def keys(deliveries):
     return [told.key for each in deliveries for told in parse(each.body).told]
+
+
+class Silence(Witness):
+    """Ends its consumer at the first poll that brings nothing; keeps what was heard until then."""
+
+    def __init__(self, source, tmp_path, monkeypatch):
+        for name in ("_WAIT_S", "_SOON_S"):
+            monkeypatch.setattr(consuming, name, 0.0)
+        monkeypatch.setattr(consuming, "_GATHER_S", 60.0)
+        monkeypatch.setattr(consuming, "backoff_s", lambda _: 0.0)
+        self.keys = []
+        self.consumer = Consumer(source, self, tmp_path / "aside", self)
+
+    def hear(self, told, _cancellation):
+        self.keys += [each.key for each in told]
+        return Heard(echoes=len(told))
+
+    def heard(self, told, drained):
+        self.drained = drained
+        if not told:
+            self.consumer.close()
+
+
+@pytest.mark.parametrize(("command", "number"), [("LMOVE", 120), ("XREADGROUP", 3)])
+def test_what_was_taken_when_the_connection_broke_is_heard(
+    queue, server, command, number, tmp_path, monkeypatch, caplog
+):
+    """The answer to a command is lost, in the middle of what is taken together."""
+    for each in range(150):
+        if command == "LMOVE":
+            server.rpush("events", access(f"{each:03}"))
+        else:
+            server.xadd("events", {"data": access(f"{each:03}")})
+    sent = []
+    parse_response = queue._client.parse_response
+
+    def broken(connection, name, **options):
+        answer = parse_response(connection, name, **options)
+        sent.append(name)
+        if name == command and sent.count(name) == number:
+            raise redis.ConnectionError("cut")
+        return answer
+
+    monkeypatch.setattr(queue._client, "parse_response", broken)
+    silence = Silence(queue, tmp_path, monkeypatch)
+    silence.consumer.run()
+    assert sorted(set(silence.keys)) == [f"{each:03}" for each in range(150)]
+    assert silence.drained is False  # something may still come again
+    assert server.exists("events:mimicfs") == 0
+    assert "no answer" in caplog.text
 
 
 def test_a_list_gives_each_message_until_it_is_acknowledged(queue, server, redis_url):
