@@ -44,12 +44,14 @@ def migrate(source: Backend, target: Backend, more: Callable[[int], None]) -> di
 
 
 def _check_source(source: Backend) -> None:
-    """Raise ConfigError if somebody may change S3 through *source*."""
+    """Raise ConfigError if nothing is in *source*, or if somebody may change S3 through it."""
     for each in sessions(source):
         reads = each.mountpoint and each.said.get("read_only")
         if each.alive and not reads:
             who = f"{each.host}:{each.mountpoint or f'process {each.pid}'}"
             raise ConfigError(f"{who} uses the store, and may write; end it, or mount with -o ro")
+    if not source.buckets():
+        raise ConfigError("the old store has no buckets: there is nothing to copy")
 
 
 def _begin(target: Backend) -> None:

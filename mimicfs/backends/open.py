@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,11 +16,14 @@ FORMS = (
 )
 
 
-def open_store(url: str, namespace: str = "", password: str | None = None) -> Backend:
+def open_store(
+    url: str, namespace: str = "", password: str | None = None, *, create: bool = True
+) -> Backend:
     """Open the store that *url* names. Raises ConfigError, StoreError.
 
     sqlite:///a/b is the absolute path /a/b; sqlite:a/b is relative. *namespace* keeps
-    several mirrors apart in one store. *password* is for Redis, where the URL has none.
+    several mirrors apart in one store. *password* is for Redis, where the URL has none. Without
+    *create*, a file that is not there is no store.
     """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
@@ -32,6 +36,8 @@ def open_store(url: str, namespace: str = "", password: str | None = None) -> Ba
         path = url.removeprefix("sqlite:").removeprefix("//")
         if not path:
             raise ConfigError(f"{url}: names no file; write sqlite:///PATH")
+        if not create and not _has_bytes(path):
+            raise ConfigError(f"{url}: no such store")
         return SQLite(str(Path(path)), namespace=namespace)
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
@@ -39,6 +45,15 @@ def open_store(url: str, namespace: str = "", password: str | None = None) -> Ba
         _check_port(url)
         return RedisBackend.from_url(url, namespace=namespace, password=password)
     raise ConfigError(f"{redacted(url)}: not a store; write {FORMS}")
+
+
+def _has_bytes(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise ConfigError(f"sqlite:{path}: {exc.strerror}") from exc
 
 
 def _check_port(url: str) -> None:

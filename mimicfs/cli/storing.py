@@ -15,7 +15,7 @@ from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.cli.text import printable
-from mimicfs.config.values import redacted
+from mimicfs.config.values import redacted, refuse_shown_secret
 from mimicfs.human import amount, number_of
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def _lines(found: list[BucketCheck]) -> Iterator[str]:
 @store.command()
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
+@json_option
 @common
-def migrate(settings: Settings, source: str, target: str) -> None:
+def migrate(settings: Settings, source: str, target: str, as_json: bool) -> None:
     """Copy a mirror from the store SRC to the store DST, as --store names them.
 
     S3 is not asked. Mounts on SRC may go on if they are read-only; DST must have no mirror yet,
@@ -84,12 +85,17 @@ def migrate(settings: Settings, source: str, target: str) -> None:
     from mimicfs.backends.migrating import migrate
     from mimicfs.backends.open import open_store
 
+    refuse_shown_secret("SRC", source)
+    refuse_shown_secret("DST", target)
     password, namespace = settings.store_password, settings.namespace
     with (
-        closing(open_store(source, namespace, password)) as old,
+        closing(open_store(source, namespace, password, create=False)) as old,
         closing(open_store(target, namespace, password)) as new,
         bar(redacted(target), None) as more,
     ):
         copied = migrate(old, new, more)
+    if as_json:
+        click.echo(json.dumps([{"bucket": it, "keys": count} for it, count in copied.items()]))
+        return
     for name, count in copied.items():
         click.echo(printable(f"s3://{name}: {number_of(count, 'key')}"))
