@@ -32,6 +32,11 @@ def human_size(size: int) -> str:
     )
 
 
+def number_text(number: float) -> str:
+    """Return a number as people write it, with all its digits: 1234567, 0.5."""
+    return str(int(number)) if number == int(number) else repr(number)
+
+
 def parse_time(option: str, text: str) -> int:
     """Return the ns of an ISO 8601 date or time, in UTC where it names no zone. Raises
     ConfigError."""

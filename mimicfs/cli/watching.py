@@ -20,7 +20,7 @@ from mimicfs.cli.options import (
     json_option,
     of_this_machine,
 )
-from mimicfs.cli.text import ago, duration, printable
+from mimicfs.cli.text import ago, duration, number_text, printable
 from mimicfs.human import amount, iso_time, number_of
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
 )
 @click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completes_limits)
+@json_option
 @of_this_machine
-def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...]) -> None:
+def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...], as_json: bool) -> None:
     """Change limits of the mount at MOUNTPOINT while it runs; without any, tell them.
 
     \b
@@ -131,8 +132,11 @@ def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...]) -> None
             raise errors.ConfigError(f"{change}: write NAME=VALUE")
         values[name.replace("_", "-")] = value
     told = asked(settings, mountpoint)("set", values=values)
+    if as_json:
+        click.echo(json.dumps(told))
+        return
     for name, value in told.items():
-        shown = f"{value:g}" if isinstance(value, int | float) else value
+        shown = number_text(value) if isinstance(value, int | float) else value
         click.echo(f"{name.replace('_', '-')}={shown}")
 
 
@@ -319,12 +323,13 @@ def _s3(part: Told) -> Iterator[str]:
         yield f"  S3 said  {_counted(part['errors']) or 'no error'}; {part['slow']:,} were slow"
 
     limits = part["limits"]
-    said = [f"{way} {amount(float(limits[f'{way}load_limit']))}/s" for way in ("down", "up")
-            if limits[f"{way}load_limit"].isdecimal()]  # fmt: skip
-    said += [f"{way} {limits[f'{way}load_limit']}" for way in ("down", "up")
-             if " " in limits[f"{way}load_limit"]]  # fmt: skip
+    said = []
+    for way in ("down", "up"):
+        text = limits[f"{way}load_limit"]
+        if text != "off":
+            said.append(f"{way} {f'{amount(float(text))}/s' if text.isdecimal() else text}")
     if limits["request_rate"]:
-        said.append(f"{limits['request_rate']:g} requests a second to a bucket")
+        said.append(f"{number_text(limits['request_rate'])} requests a second to a bucket")
     if limits["max_requests_per_day"]:
         used, most = limits["requests_today"], limits["max_requests_per_day"]
         said.append(f"{used:,} of {most:,} requests of today are sent")
