@@ -66,9 +66,9 @@ class Witness:
     def begins(self) -> None:
         """Messages are going to be taken."""
 
-    def heard(self, told: Sequence[Told], drained: bool) -> None:
-        """What a poll has brought is in the mirror, and is not acknowledged yet. *drained*:
-        nothing more was waiting, and nothing is to come again."""
+    def heard(self, told: Sequence[Told], until_ns: int) -> None:
+        """What a poll has brought is in the mirror, and is not acknowledged yet. *until_ns*: so is
+        all that was put into the source until then; 0: more was waiting, or is to come again."""
 
     def failed(self, exc: MimicError) -> None:
         """The source, S3 or the store cannot be asked."""
@@ -121,10 +121,10 @@ class Consumer:
                     self._pause(_TURN_S)
                     continue
                 self._witness.begins()
-                found, drained = self.received(wait_s)
-                wait_s = _WAIT_S if drained else _SOON_S
+                found, until_ns = self.received(wait_s)
+                wait_s = _WAIT_S if until_ns else _SOON_S
                 if not self._ended.is_set():  # else they come again, to the next consumer
-                    self.consume(found, drained)
+                    self.consume(found, until_ns)
             except Interrupted:  # by `close`
                 continue
             except MimicError as exc:
@@ -153,21 +153,23 @@ class Consumer:
         self._cancellation.cancel()
         self._source.close()
 
-    def received(self, wait_s: float) -> tuple[list[Delivery], bool]:
+    def received(self, wait_s: float) -> tuple[list[Delivery], int]:
         """Return what comes within *wait_s*, and what waits behind it: many changes of one
-        directory are to be heard together. And whether that is certainly all."""
+        directory are to be heard together. And until when (ns) that is certainly all; 0: more
+        may be waiting."""
         found = self._source.receive(wait_s)
         if not found:
-            return [], True
+            return [], self._source.given_until_ns()
         more, until_s = found, time.monotonic() + _GATHER_S
         while more and len(found) < _BATCH_MAX and time.monotonic() < until_s:
             if sum(len(each.body) for each in found) > _BYTES_MAX:
                 break
             more = self._source.receive(0)
             found += more
-        return found, not more and self._source.exact
+        all_given = not more and self._source.exact
+        return found, self._source.given_until_ns() if all_given else 0
 
-    def consume(self, deliveries: Sequence[Delivery], drained: bool = True) -> None:
+    def consume(self, deliveries: Sequence[Delivery], until_ns: int = 0) -> None:
         """Apply *deliveries* and acknowledge them. Raises MimicError where that is not possible
         now; they come again then."""
         try:
@@ -186,7 +188,7 @@ class Consumer:
                 raise _as_ours(exc) from exc
             self._one_by_one(read, exc)
         owed = time.monotonic() < self._owed_s + _OWED_S
-        self._witness.heard(told, drained and not owed)
+        self._witness.heard(told, 0 if owed else until_ns)
         self._acknowledge(deliveries)
 
     def _one_by_one(self, read: Sequence[tuple[Delivery, list[Told]]], exc: Exception) -> None:

@@ -104,7 +104,7 @@ class Ledger(Witness):
             self._settled_s = time.monotonic() + self._source.unsettled_s
         self._begun = True
 
-    def heard(self, told: Sequence[Told], drained: bool) -> None:
+    def heard(self, told: Sequence[Told], until_ns: int) -> None:
         self._election.stand()
         if self._gone:
             self._gone = False
@@ -118,7 +118,9 @@ class Ledger(Witness):
         self._look_for_lost(told)
         if self._source.lost != self._lost or time.monotonic() < self._settled_s:
             return
-        until_ns = _until_ns(told, drained)
+        drained = until_ns > 0
+        if not drained and self._source.ordered:
+            until_ns = _oldest_ns(told)
         for bucket in self._buckets():
             if self._told.get(bucket) != NO:
                 self._note(bucket, self._prefix, until_ns)
@@ -211,10 +213,8 @@ class Ledger(Witness):
             note_told(self._mimicdb, bucket, prefix, until_ns)
 
 
-def _until_ns(told: Sequence[Told], drained: bool) -> int:
-    """Return until when all that the source was told of is in the mirror, with *told*. Where more
-    may be waiting, that is about when the oldest of *told* happened; a message may lie."""
-    now_ns = time.time_ns()
-    if drained:
-        return now_ns
-    return min(now_ns, min((it.time_ns for it in told), default=0)) - int(_ABOUT_S * 1e9)
+def _oldest_ns(told: Sequence[Told]) -> int:
+    """Return until when all that the source was told of is in the mirror, with *told*, where more
+    may be waiting: about when the oldest of them happened. A message may lie."""
+    oldest_ns = min((it.time_ns for it in told), default=0)
+    return min(time.time_ns(), oldest_ns) - int(_ABOUT_S * 1e9)

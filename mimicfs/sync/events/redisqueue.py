@@ -7,7 +7,8 @@
             cut off (MAXLEN) before the group has read them are counted as lost. A stream
             that goes and comes again has lost what nobody knows, counted as one
     hash    MinIO's format "namespace": a field for each object that exists. It has no order and
-            no end, so it is read whole every 10 s, and what is another than before is a message.
+            no end, so it is read whole every 10 s, and what is another than before is a message:
+            all is given of what was there when the last whole reading began.
             About 150 bytes are remembered of each field, as it was when its message was
             acknowledged
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 
 from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place
@@ -57,7 +58,8 @@ class RedisQueue(EventSource):
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
         self._reading: Iterator[Delivery] | None = None  # what of it is another than before
-        self._read_s = float("-inf")
+        self._read_s = float("-inf")  # when that reading began, or the last one
+        self._read_ns = self._whole_ns = 0  # the same, and when the last whole reading began
         self._kinds: dict[bytes, Callable[[float], list[Delivery]]] = {
             b"list": self._of_list,
             b"stream": self._of_stream,
@@ -75,6 +77,7 @@ class RedisQueue(EventSource):
                 read = self._kinds.get(kind, elsewise if kind == b"none" else None)
                 if read is None and kind != b"none":
                     raise StoreError(f"{self.name}: a {kind.decode()}, which holds no messages")
+                self.ordered = read != self._of_hash
                 left = min(_LOOK_S, max(0.0, until - monotonic()))
                 found = read(left) if read else self._left_over()
             if found or monotonic() >= until:
@@ -90,11 +93,14 @@ class RedisQueue(EventSource):
             pipeline.execute()
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
-        self._begun = False  # they are read again as what a dead consumer left is
-        self._reading, self._read_s = None, float("-inf")
+        self.resume()  # they are read again as what a dead consumer left is
 
     def resume(self) -> None:
         self._begun = False
+        self._reading, self._read_s, self._whole_ns = None, float("-inf"), 0
+
+    def given_until_ns(self) -> int:
+        return time_ns() if self.ordered else self._whole_ns
 
     def close(self) -> None:
         self._closed.set()
@@ -195,9 +201,13 @@ class RedisQueue(EventSource):
             return []
         if self._reading is None:
             self._reading, self._read_s = self._changes_of_hash(), monotonic()
-        found = list(islice(self._reading, _BATCH_MAX))
-        if len(found) < _BATCH_MAX:
-            self._reading = None
+            self._read_ns = time_ns()
+        reading, self._reading = self._reading, None  # one that fails is not gone on with
+        found = list(islice(reading, _BATCH_MAX))
+        if len(found) == _BATCH_MAX:
+            self._reading = reading
+        else:
+            self._whole_ns = self._read_ns
         return found
 
     def _changes_of_hash(self) -> Iterator[Delivery]:

@@ -5,6 +5,7 @@ Threading: one consumer asks; `close` may come from another thread, and ends a `
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ class EventSource(ABC):
 
     name: str = ""  # for messages to people; no secret
     exact: bool = True  # whether [] without a wait says that no message is there
+    ordered: bool = True  # whether messages come about in the order in which they were put in
     unsettled_s: float = 0.0  # how long it may hold back what a consumer that died had taken
     shared: bool = False  # whether several members of a store may take its messages
     lost: int = 0  # messages that were given up, and may not come again
@@ -30,6 +32,11 @@ class EventSource(ABC):
     def receive(self, wait_s: float) -> list[Delivery]:
         """Return the messages that have come; [] if there are none for *wait_s*, or after
         `close`. Raises MimicError where the source cannot be asked."""
+
+    def given_until_ns(self) -> int:
+        """Return until when (ns) all that was put in has been given by `receive`, which has just
+        said that nothing is there; 0: not known."""
+        return time.time_ns()
 
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

@@ -49,8 +49,8 @@ def message(bucket, key, name="ObjectCreated:Put", **object_):
 def test_of_a_million_messages_a_thousand_are_held(tmp_path, monkeypatch):
     monkeypatch.setattr(consuming, "_GATHER_S", 60.0)
     consumer = Consumer(Source(message("b", f"{n}") for n in range(10**6)), Nobody(), tmp_path)
-    found, drained = consumer.received(0)
-    assert (len(found), drained) == (1000, False)
+    found, until_ns = consumer.received(0)
+    assert (len(found), until_ns) == (1000, 0)
 
 
 def test_of_large_messages_few_are_held(tmp_path, monkeypatch):

@@ -41,26 +41,38 @@ def ledger(s3, mimicdb, syncer, url, bucket, gaps):
 
 def look_again(ledger):
     ledger._looked_s.clear()
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
 
 
 def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
     ledger.begins()
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert gaps == []
     assert ledger.figures() == {"told_until_ns": {}, "configured": {bucket: "yes"}}
     ledger._settled_s = 0.0  # what a consumer that died had taken has come again
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert time.time_ns() - ledger.figures()["told_until_ns"][bucket] < 60e9
 
 
+def test_a_bucket_is_told_of_until_the_source_was_empty(ledger, bucket):
+    """And not until what it gave was applied, which takes a while."""
+    ledger.heard([Told(bucket, "a", time_ns=1_700_000_000 * 10**9)], 1_800_000_000 * 10**9)
+    assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_000 * 10**9}
+
+
+def test_of_a_source_without_order_a_message_says_nothing_of_others(ledger, bucket):
+    ledger._source.ordered = False
+    ledger.heard([Told(bucket, "a", time_ns=1_700_000_000 * 10**9)], 0)
+    assert ledger.figures()["told_until_ns"] == {}
+
+
 def test_no_message_makes_the_mirror_true_until_a_time_to_come(ledger, bucket):
-    ledger.heard([Told(bucket, "a", time_ns=9 * 10**18)], False)
+    ledger.heard([Told(bucket, "a", time_ns=9 * 10**18)], 0)
     assert ledger.figures()["told_until_ns"][bucket] <= time.time_ns()
 
 
 def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, bucket, gaps):
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     until_ns = ledger.figures()["told_until_ns"][bucket]
     had = client.get_bucket_notification_configuration(Bucket=bucket)
     client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
@@ -84,7 +96,7 @@ def test_a_queue_that_is_deleted_is_a_gap_at_both_ends(ledger, gaps):
     for _ in range(2):
         ledger.failed(NoSuchQueue("the queue is gone"))
     assert gaps == ["its queue is gone"]
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert gaps[1:] == ["its queue was gone for a while"]
 
 
@@ -120,7 +132,7 @@ def test_a_bucket_that_others_show_is_told_of_only_if_its_configuration_says_so(
     client.put_bucket_notification_configuration(
         Bucket=others[0], NotificationConfiguration={"QueueConfigurations": rule}
     )
-    ledger.heard([Told(name, "a", time_ns=time.time_ns()) for name in others], True)
+    ledger.heard([Told(name, "a", time_ns=time.time_ns()) for name in others], time.time_ns())
     assert ledger.figures()["configured"] == {bucket: "yes", others[0]: "yes", others[1]: "no"}
     assert set(ledger.figures()["told_until_ns"]) == {bucket, others[0]}
 
@@ -130,20 +142,20 @@ def test_an_absence_of_rights_that_is_longer_than_the_queue_keeps_is_a_gap(
 ):
     ledger.begins()
     ledger.failed(AccessDenied("no rights"))
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert gaps == []
     note_told(mimicdb, bucket, "", time.time_ns() - 30 * 86_400 * 10**9)
     ledger.failed(AccessDenied("no rights"))
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert gaps == ["nothing was heard of it for 30 days"]
 
 
 def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, gaps, caplog):
     for lost in (3, 3, 4):  # a sweep costs: nobody can ask for one every moment
         ledger._source.lost = lost
-        ledger.heard([], True)
+        ledger.heard([], time.time_ns())
     assert gaps == ["messages were given up"]
     assert "3 messages were given up" in caplog.text
     ledger._lost_s -= 600
-    ledger.heard([], True)
+    ledger.heard([], time.time_ns())
     assert gaps == ["messages were given up"] * 2

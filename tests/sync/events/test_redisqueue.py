@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import redis
@@ -57,8 +58,8 @@ class Silence(Witness):
         self.keys += [each.key for each in told]
         return Heard(echoes=len(told))
 
-    def heard(self, told, drained):
-        self.drained = drained
+    def heard(self, told, until_ns):
+        self.until_ns = until_ns
         if not told:
             self.consumer.close()
 
@@ -87,7 +88,7 @@ def test_what_was_taken_when_the_connection_broke_is_heard(
     silence = Silence(queue, tmp_path, monkeypatch)
     silence.consumer.run()
     assert sorted(set(silence.keys)) == [f"{each:03}" for each in range(150)]
-    assert silence.drained is False  # something may still come again
+    assert silence.until_ns == 0  # something may still come again
     assert server.exists("events:mimicfs") == 0
     assert "no answer" in caplog.text
 
@@ -196,6 +197,38 @@ def test_a_hash_is_compared_with_what_it_was(queue, server):
     assert sorted(told) == [("b", True), ("c", True)]
     queue.acknowledge(found)
     assert read() == ([], [])
+
+
+def test_a_hash_is_told_of_until_its_last_whole_reading_began(queue, server, tmp_path, monkeypatch):
+    consumer = Silence(queue, tmp_path, monkeypatch).consumer
+    server.hset("events", mapping={f"photos/{n}": access(f"{n}") for n in range(101)})
+    began_ns = time.time_ns()
+    first = queue.receive(0)
+    assert (len(first), queue.given_until_ns()) == (100, 0)
+    last = queue.receive(0)
+    between_ns = time.time_ns()
+    consumer.consume(first + last)
+    server.hset("events", "photos/new", access("new"))
+    found, until_ns = consumer.received(0)
+    assert found == []
+    assert began_ns < until_ns < between_ns
+
+
+def test_a_reading_of_a_hash_that_fails_begins_anew(queue, server, tmp_path, monkeypatch, caplog):
+    server.hset("events", mapping={f"photos/{n}": access(f"{n}") for n in range(1000)})
+    calls = iter(range(10**6))
+    hscan = queue._client.hscan
+
+    def broken(*args, **options):
+        if next(calls) == 5:
+            raise redis.ConnectionError("cut")
+        return hscan(*args, **options)
+
+    monkeypatch.setattr(queue._client, "hscan", broken)
+    silence = Silence(queue, tmp_path, monkeypatch)
+    silence.consumer.run()
+    assert set(silence.keys) == {f"{n}" for n in range(1000)}
+    assert "no answer" in caplog.text
 
 
 def test_a_key_of_another_kind_is_named(queue, server):
