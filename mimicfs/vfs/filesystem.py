@@ -107,7 +107,7 @@ class VFS:
         self._handles = Handles(
             mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
         )
-        self._roots = roots = RootAttributes(mimicdb)
+        self._roots = roots = RootAttributes(mimicdb, options.buckets)
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, roots, options)
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)

@@ -14,6 +14,7 @@ import json
 import threading
 from collections.abc import Mapping
 
+from mimicfs.config.values import Buckets
 from mimicfs.entry import KEPT, Difference, Entry
 from mimicfs.mimicdb import Mirror
 
@@ -21,17 +22,22 @@ _NOTE = "attributes"
 
 
 class RootAttributes:
-    """What is noted in *mimicdb* of buckets, by name; "" is the root over all."""
+    """What is noted in *mimicdb* of buckets, by name; "" is the root over all. *buckets* says of
+    which it is believed."""
 
-    def __init__(self, mimicdb: Mirror) -> None:
+    def __init__(self, mimicdb: Mirror, buckets: Buckets) -> None:
         self._mimicdb = mimicdb
+        self._buckets = buckets
         self._setting = threading.Lock()  # one at a time changes a note
         self._lock = threading.Lock()  # protects the two below
         self._known: dict[str, Entry | None] = {}  # a bucket's is asked for once
         self._changes = 0  # what was read before the latest one may be older than it
 
     def entry(self, bucket: str) -> Entry | None:
-        """Return what is known of *bucket*, as an entry; None: nothing was set."""
+        """Return what is known of *bucket*, as an entry; None: nothing was set. Raises
+        StoreUnavailable."""
+        if not self._buckets.of(bucket).keeps_metadata:
+            return None
         with self._lock:
             if bucket in self._known:
                 return self._known[bucket]

@@ -19,11 +19,18 @@ from collections.abc import Callable, Iterable
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
-from mimicfs.errors import MimicError, NoSuchBucket, PosixError, Uncopied, Unlisted
+from mimicfs.errors import (
+    MimicError,
+    NoSuchBucket,
+    PosixError,
+    StoreUnavailable,
+    Uncopied,
+    Unlisted,
+)
 from mimicfs.files import zeros
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry
+from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, PassingAttr
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
@@ -185,10 +192,9 @@ class Tree:
         if node.kind == NodeKind.CONTROL:
             return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
         if node.kind == NodeKind.ACCOUNT:
-            own = self._roots.entry("")
-            return self._shown("").of_directory(node.ino, own, node.mtime_ns, self._started_ns)
+            return self._bucket_attr(node, self._started_ns)
         if node.kind == NodeKind.DIRECTORY:
-            return self._directory_attr(node, self._own(node))
+            return self._directory_attr(node, *self._own(node))
         file = file or node.file
         if file is not None:
             return self._file_attr(node, file)
@@ -202,12 +208,17 @@ class Tree:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
         return entry
 
-    def _own(self, directory: Node) -> Entry | None:
-        """Return what the mirror has of a directory itself."""
+    def _own(self, directory: Node) -> tuple[Entry | None, bool]:
+        """Return what the mirror has of a directory itself, and whether that is certain. While
+        the store is away a bucket is shown as if nothing had been set, where nobody has asked
+        before; the kernel asks again."""
         key = directory.key
         if key:
-            return self._mimicdb.entry(directory.bucket, key)
-        return self._roots.entry(directory.bucket)
+            return self._mimicdb.entry(directory.bucket, key), True
+        try:
+            return self._roots.entry(directory.bucket), True
+        except StoreUnavailable:
+            return None, False
 
     def _shown(self, bucket: str) -> Attributes:
         return self._attributes if self._buckets.of(bucket).keeps_metadata else self._plain
@@ -232,17 +243,19 @@ class Tree:
                 return attr if node.parent is not None else attr._replace(nlink=0)
         return self._shown(node.bucket).of_file(node, file)
 
-    def _directory_attr(self, node: Node, own: Entry | None) -> Attr:
+    def _directory_attr(self, node: Node, own: Entry | None, certain: bool = True) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0
         if own is None or own.meta is None:
             above = node.parent if node.parent is not None else node
             self._look_first.check(node.bucket, above.key, node.key, own)
         since_ns = self._created_ns(node.bucket)
-        return self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, since_ns)
+        attr = self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, since_ns)
+        return attr if certain else PassingAttr(*attr)
 
     def _bucket_attr(self, node: Node, created_ns: int) -> Attr:
-        attributes = self._shown(node.bucket)
-        return attributes.of_directory(node.ino, self._own(node), node.mtime_ns, created_ns)
+        own, certain = self._own(node)
+        attr = self._shown(node.bucket).of_directory(node.ino, own, node.mtime_ns, created_ns)
+        return attr if certain else PassingAttr(*attr)
 
     def _created_ns(self, bucket: str) -> int:
         created_ns = self._created.get(bucket)
@@ -389,6 +402,8 @@ class Tree:
             slot = slot_of(bucket.name, directory=True)
             node = self._inodes.child(directory, slot, NodeKind.DIRECTORY, hold)
             found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
+        if any(type(each.attr) is PassingAttr for each in found):  # a page is held as one
+            return [each._replace(attr=PassingAttr(*each.attr)) for each in found]
         return found
 
 

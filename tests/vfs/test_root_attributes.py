@@ -7,12 +7,23 @@ import os
 
 import pytest
 
+from mimicfs.backends.lease import Lease
 from mimicfs.backends.memory import Memory
-from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.entry import Difference
+from mimicfs.backends.replica import Replica
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.config.values import (
+    BucketOptions,
+    Buckets,
+    FileOptions,
+    S3Options,
+    Target,
+    VFSOptions,
+)
+from mimicfs.entry import Difference, Scope
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
+from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr, PassingAttr
+from mimicfs.s3.requests.client import S3
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import VFS
 from mimicfs.vfs.rootattributes import RootAttributes
@@ -58,7 +69,7 @@ def test_a_bucket_that_is_made_anew_has_nothing_of_the_one_before(fs):
 )
 def test_what_others_have_removed_or_made_is_asked_for_again(told):
     mirror = Mirror(Memory())
-    roots = RootAttributes(mirror)
+    roots = RootAttributes(mirror, Buckets())
     roots.set("b", {"mode": "16832"})
     mirror.subscribe(roots.changed)
     mirror.set_note("b", "attributes", None)
@@ -77,6 +88,54 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it():
 
     mirror = Slow(Memory())
     mirror.set_note("b", "attributes", json.dumps({"mode": "old"}))
-    roots = RootAttributes(mirror)
+    roots = RootAttributes(mirror, Buckets())
     roots.entry("b")
     assert roots.entry("b").meta == {"mode": "new"}
+
+
+class Store(Memory):
+    """A shared one that says which buckets' attributes it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        for name in ("a", "b", "plain"):
+            self.add_bucket(name, 1)
+            self.set_note(name, "attributes", json.dumps({"mode": str(0o40700)}))
+        self.mark("", Scope("", False, 1))
+
+    def note(self, bucket, name):
+        if name == "attributes":
+            self.asked.append(bucket)
+        return super().note(bucket, name)
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_buckets_are_shown_while_the_store_is_away_and_asked_for_once(server, tmp_path):
+    store, lease = Store(), Lease()
+    lease.renew()
+    mirror = Mirror(Replica(store, SQLite(), lease))
+    s3 = S3(S3Options(endpoint_url=server), mirror)
+    buckets = Buckets(BucketOptions(), {"plain": BucketOptions(metadata="no")})
+    parts = (mirror, s3, Syncer(mirror, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, VFSOptions(Target(""), buckets=buckets), FileOptions(tmp_path))
+    mirror.bring("", "")
+
+    def listed():
+        found = fs.readdir(CALLER, ROOT_INO, 0, 4096, 24, False)
+        return {each.name: (each.attr.mode, type(each.attr) is PassingAttr) for each in found}
+
+    assert fs.lookup(CALLER, ROOT_INO, b"a").mode == 0o40700
+    assert fs.lookup(CALLER, ROOT_INO, b"plain").mode == 0o40755
+    store.asked.clear()
+    lease.lose()
+    assert fs.lookup(CALLER, ROOT_INO, b"a").mode == 0o40700
+    assert type(fs.lookup(CALLER, ROOT_INO, b"b")) is PassingAttr  # the kernel asks again
+    assert listed() == {b"a": (0o40700, True), b"b": (0o40755, True), b"plain": (0o40755, True)}
+    lease.renew()
+    assert listed() == {b"a": (0o40700, False), b"b": (0o40700, False), b"plain": (0o40755, False)}
+    listed()
+    assert store.asked == ["b"]
+    fs.close()
+    s3.close()
+    mirror.close()
