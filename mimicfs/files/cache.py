@@ -25,8 +25,10 @@ import logging
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +125,14 @@ class BlockCache:
 
     def _pin(self, bucket: str, key: str) -> str:
         return f"{_PINS}/{_hashed(self._endpoint, bucket, key)}"
+
+    def keep_what_comes(self) -> None:
+        """From now on evict nothing here that is used from now on."""
+        self._eviction.stays_since_s = time.time()
+
+    def make_room(self, size: int, check: Callable[[], None]) -> bool:
+        """As `has_room`, for a thread that may wait (Eviction.make_room)."""
+        return self._eviction.make_room(size, check)
 
     def usage(self) -> CacheUsage:
         eviction = self._eviction

@@ -11,7 +11,7 @@ eviction, since other mounts write there, too. Nothing is kept of a million file
 the oldest ones when they are removed; the mount does not wait for it.
 
 Threading: `_run` is a thread of its own. The others only count (not exactly: a lost addition is
-found by the next look) and wake it.
+found by the next look) and wake it; `make_room` waits for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OVERHEAD = 64 << 10  # what a file may take beside its bytes
 _OLDEST = 20_000  # files that are removed in one look
 _REST = 256  # files after which the look through the directory rests as long as that took
 _AGAIN_S = 10.0  # between two evictions that could not make enough room
-
+_CHECK_S = 0.2  # between two looks whether somebody still waits for room
 
 PINNED = stat.S_ISVTX
 
@@ -64,21 +64,54 @@ class Eviction:
         self._unseen = 0  # bytes written since the last look at what is free
         self._asked_s = float("-inf")
         self._size = 0  # bytes that were to be written when there was no room
+        self.stays_since_s = float("inf")  # what was used from then on (time.time) stays
         self._wanted = threading.Event()
         self._ended = threading.Event()
+        self._rounds = threading.Condition()  # protects what follows, as far as it is exact
+        self._counted = False  # whether the first look has ended
+        self._begun = self._done = self._freed = 0  # evictions; the bytes of the latest one
+        self._making = 0  # bytes that the latest one was to make room for
         self._thread = threading.Thread(target=self._run, name="cache-eviction", daemon=True)
         self._thread.start()
 
     def has_room(self, size: int) -> bool:
-        """Whether *size* bytes may be written. If that is little, room is made."""
+        """Whether *size* bytes may be written. If that is little, room is made; for what never
+        has room, nothing is removed."""
         size += _OVERHEAD
+        if size > self.limit:
+            return False
         if self._unseen > _LOOK or self._free < 2 * self._reserve + size:
             self._unseen = 0
             self._free, self._reserve = self._look()
         if self.used + size > self.limit - self.limit // 20 or self._short(size):
-            self._size = min(size, self.limit)
+            self._size = max(self._size, size)
             self._ask()
         return self.used + size <= self.limit and not self._short(size)
+
+    def make_room(self, size: int, check: Callable[[], None]) -> bool:
+        """As `has_room`, once room was made. *check* is called while that takes; what it raises
+        ends the wait."""
+        if self.has_room(size):
+            return True
+        with self._rounds:
+            self._await(lambda: self._counted, check)
+            while not self.has_room(size) and size + _OVERHEAD <= self.limit:
+                if not self._evicted(size + _OVERHEAD, check):
+                    break
+        return self.has_room(size)
+
+    def _evicted(self, size: int, check: Callable[[], None]) -> int:
+        """Have room made for *size* bytes; return how many were removed for it."""
+        coming = self._begun + 1  # the one that has begun may not know of this
+        self._size = max(self._size, size)
+        self._wanted.set()
+        self._await(lambda: self._done >= coming, check)
+        return self._freed
+
+    def _await(self, happened: Callable[[], bool], check: Callable[[], None]) -> None:
+        while not happened() and not self._ended.is_set():
+            self._rounds.wait(_CHECK_S)
+            check()
 
     def added(self, size: int) -> None:
         self.used += size
@@ -112,15 +145,26 @@ class Eviction:
     # The thread
 
     def _run(self) -> None:
-        work = self._count
-        while not self._ended.is_set():
-            try:
-                work()
-            except OSError as exc:  # a directory vanished, or cannot be read
-                log.debug("cache: the look through it failed: %s", exc)
-            work = self._evict
-            self._wanted.wait()
+        self._safely(self._count)
+        with self._rounds:
+            self._counted = True
+            self._rounds.notify_all()
+        while self._wanted.wait() and not self._ended.is_set():
             self._wanted.clear()
+            with self._rounds:
+                self._begun += 1
+                self._making, self._size, self._freed = self._size, 0, 0
+            self._safely(self._evict)
+            with self._rounds:
+                self._done = self._begun
+                self._rounds.notify_all()
+
+    @staticmethod
+    def _safely(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as exc:  # a directory vanished, or cannot be read
+            log.debug("cache: the look through it failed: %s", exc)
 
     def _count(self) -> None:
         """Find out what is used, and so what the limit is."""
@@ -146,18 +190,19 @@ class Eviction:
             if self._remove(old.name):
                 freed += old.bytes
                 removed += 1
-        self.used = total - freed
+        self.used, self._freed = total - freed, freed
         self._free += freed
         log.info("cache: %d files removed, %d MiB", removed, freed >> 20)
         if freed:  # and if that was not enough, there may be more
             self._asked_s = float("-inf")
         if 0 < freed < needed:
+            self._size = max(self._size, self._making)
             self._wanted.set()
 
     def _over(self, used: int) -> int:
         """Return how many of *used* bytes are more than nine tenths of the limit, or than
         leaves room for what was to be written."""
-        return used - min(self.limit // 10 * 9, self.limit - self._size)
+        return used - min(self.limit // 10 * 9, self.limit - self._making)
 
     def _lacking(self) -> int:
         """Return how many bytes the disk lacks until the reserve, and a tenth of it, is free."""
@@ -170,7 +215,7 @@ class Eviction:
         heap: list[_Old] = []
         for old in self._files():
             total += old.bytes
-            if old.pinned or self._in_use(old.name):
+            if old.pinned or -old.age >= self.stays_since_s or self._in_use(old.name):
                 continue
             heapq.heappush(heap, old)
             held += old.bytes

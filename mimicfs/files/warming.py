@@ -1,8 +1,9 @@
 """Filling the cache on disk before anybody reads: `mimicfs warmup`.
 
 What is here already is not asked for again, so a run that was interrupted is gone on with by
-running it anew. Of an object that S3 does not give (archived, denied, replaced meanwhile) the
-reason is told, and the others come.
+running it anew. Of an object that S3 does not give (archived, denied, replaced meanwhile), or
+that cannot be pinned, the reason is told, and the others come. What was in the cache before makes
+room for them; what was brought or found here by the same run does not.
 
 Threading: the thread that calls keeps count; requests are made in the threads of the S3 object.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, S3Error, S3Unavailable, Throttled
+from mimicfs.errors import S3Error, S3Unavailable, Throttled
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -66,11 +67,13 @@ class Warming:
         self._pins = pin
         self._flights: Flights[_Piece] = Flights(s3.wide, cancellation)
         self._cancellation = cancellation
+        self._under_way = 0  # bytes that are to come, and may be here already
         self._missing: Counter[str] = Counter()  # pieces under way, by key
         self.warmed = Warmed()
 
     def run(self, entries: Iterable[Entry]) -> Warmed:
         """Bring *entries*. Raises Interrupted, S3Unavailable; what came before that stays."""
+        self._cache.keep_what_comes()
         try:
             for piece in self._pieces(entries):
                 while len(self._flights) >= _AT_ONCE:
@@ -89,8 +92,7 @@ class Warming:
             kept = self._cache.object(self._bucket, entry)
             holes = list(_holes(kept, entry.size)) if kept is not None else []
             if kept is None or not holes:
-                self.warmed.here += 1
-                self._done(entry, kept)
+                self.warmed.here += self._done(entry, kept)
                 continue
             size = sum(end - start for start, end in holes)
             if not self._has_room(size):
@@ -98,6 +100,7 @@ class Warming:
                 self.warmed.full = True
                 return
             self._missing[entry.key] = len(holes)
+            self._under_way += size
             yield from (_Piece(entry, kept, *hole) for hole in holes)
 
     def _has_room(self, size: int) -> bool:
@@ -105,7 +108,11 @@ class Warming:
             if size > self._left:
                 return False
             self._left -= size
-        return self._cache.has_room(size)
+        if self._cache.has_room(size + self._under_way):
+            return True
+        while len(self._flights):
+            self._take()
+        return self._cache.make_room(size, self._cancellation.check)
 
     def _fetch(self, piece: _Piece) -> None:
         buffer = memoryview(bytearray(piece.end - piece.start))
@@ -117,6 +124,7 @@ class Warming:
         piece, answer = self._flights.take()
         key = piece.entry.key
         self._missing[key] -= 1
+        self._under_way -= piece.end - piece.start
         try:
             answer.result()
             self.warmed.bytes += piece.end - piece.start
@@ -134,18 +142,19 @@ class Warming:
                 self._done(piece.entry, piece.kept)
         self._show(self.warmed)
 
-    def _done(self, entry: Entry, kept: CachedObject | None) -> None:
-        self.warmed.objects += 1
-        if kept is not None:
-            kept.close()
-            if self._pins:
-                self._pin(entry)
-
-    def _pin(self, entry: Entry) -> None:
+    def _done(self, entry: Entry, kept: CachedObject | None) -> bool:
+        """*entry* is here. Return whether that is all that was asked for."""
         try:
-            self._cache.pin(self._bucket, entry)
+            if self._pins:
+                self._cache.pin(self._bucket, entry)
         except OSError as exc:
-            raise MimicError(f"s3://{self._bucket}/{entry.key}: not pinned: {exc}") from exc
+            self.warmed.refused[entry.key] = f"not pinned: {exc}"
+            return False
+        finally:
+            if kept is not None:  # only now: what is open is not evicted before it is pinned
+                kept.close()
+        self.warmed.objects += 1
+        return True
 
 
 def _holes(kept: CachedObject, size: int) -> Iterator[tuple[int, int]]:

@@ -18,9 +18,10 @@ import pytest
 
 from mimicfs.config.values import parse_size
 from mimicfs.entry import Entry
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, Interrupted
 from mimicfs.files.blocks import BLOCK, BlockFile
 from mimicfs.files.cache import BlockCache, CachedObject
+from mimicfs.posix import Cancellation
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(3 * BLOCK + 1000)
@@ -379,3 +380,32 @@ def test_large_pieces_are_kept_and_read_in_any_place_of_disk_and_memory(
                 assert made.read(MIB + 1, 2 * MIB, wait=True) == LARGE[MIB + 1 : 2 * MIB]
         for file in files_in(Path(directory) / "blocks"):
             assert file.read_bytes()[: len(LARGE)] == LARGE
+
+
+def test_nothing_goes_for_what_is_larger_than_the_cache(cache: Make, directory: Path) -> None:
+    mount = cache(limit=MIB)
+    keep(mount)
+    until(lambda: mount.usage().used > 0)
+    assert not mount.has_room(2 * MIB)
+    assert not mount.make_room(2 * MIB, lambda: None)
+    assert len(files_in(directory)) == 1
+    assert read(mount) == DATA
+
+
+def test_whoever_may_wait_gets_the_room_of_what_is_older(cache: Make, directory: Path) -> None:
+    mount = cache(limit=10 * MIB)
+    for number in range(9):
+        keep(mount, Entry(f"{number}", MIB, etag="e"), bytes(MIB))
+    for path in files_in(directory):
+        os.utime(path, (0, 1_000_000))
+    assert mount.make_room(5 * MIB, lambda: None)
+    assert len(files_in(directory)) == 4
+    mount.keep_what_comes()
+    for path in files_in(directory):
+        os.utime(path, (0, time.time() + 60))
+    assert not mount.make_room(9 * MIB, lambda: None)
+    assert len(files_in(directory)) == 4
+    token = Cancellation()
+    token.cancel()
+    with pytest.raises(Interrupted):
+        mount.make_room(9 * MIB, token.check)

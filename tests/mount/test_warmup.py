@@ -1,6 +1,7 @@
 """`mimicfs warmup`: what was brought before costs no request in a mount."""
 
 import json
+import os
 import random
 
 import pytest
@@ -89,4 +90,30 @@ def test_what_s3_does_not_give_is_told_and_the_others_come(tmp_path, client, buc
     for entry, count in ((replaced, 0), (there, 1)):
         warmed = Warming(s3, cache, bucket, Cancellation(), lambda _: None).run([entry])
         assert (warmed.objects, list(warmed.refused)) == (count, [] if count else ["a"])
+    cache.close()
+
+
+def test_what_was_read_before_makes_room_and_what_cannot_be_pinned_is_told(
+    tmp_path, client, bucket, s3
+):
+    entries = []
+    for name in ("old", "new", "next"):
+        answer = client.put_object(Bucket=bucket, Key=name, Body=FILM)
+        entries.append(Entry(name, len(FILM), etag=answer["ETag"].strip('"')))
+    cache = BlockCache(tmp_path / "blocks", s3.origin(), 3 * len(FILM) // 2)
+
+    def warm(*wanted, pin=False):
+        warming = Warming(s3, cache, bucket, Cancellation(), lambda _: None, pin=pin)
+        warmed = warming.run(wanted)
+        return warmed.objects, warmed.full, list(warmed.refused.values())
+
+    assert warm(entries[0]) == (1, False, [])
+    for path in (tmp_path / "blocks").glob("??/*"):
+        os.utime(path, (0, 0))
+    (tmp_path / "blocks/pins").write_text("in the way")
+    said = "not pinned: [Errno 20] Not a directory: 'pins/"
+    [objects, full, [refused]] = warm(*entries[1:], pin=True)
+    assert (objects, full, refused[: len(said)]) == (0, True, said)
+    (tmp_path / "blocks/pins").unlink()
+    assert warm(entries[1], pin=True) == (1, False, [])
     cache.close()
