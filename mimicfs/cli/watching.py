@@ -71,6 +71,7 @@ def status(
     machine: give --store as the mounts have it.
     """
     if all_:
+        _refuse_with_all(mountpoint, watch)
         _all(settings, as_json)
         return
     if watch:
@@ -83,6 +84,15 @@ def status(
         click.echo(_shown(told))
     if mountpoint is not None and told[0]["error"]:
         click.get_current_context().exit(3)
+
+
+def _refuse_with_all(mountpoint: Path | None, watch: bool) -> None:
+    """Raise UsageError if something was written that --all has no use for."""
+    from click.core import ParameterSource
+
+    source = click.get_current_context().get_parameter_source("timeout")
+    if mountpoint is not None or watch or source is not ParameterSource.DEFAULT:
+        raise click.UsageError("--all asks the store: not with MOUNTPOINT, --watch or --timeout")
 
 
 def _all(settings: Settings, as_json: bool) -> None:
