@@ -11,8 +11,8 @@ import click
 from mimicfs.cli.helping import Group
 from mimicfs.cli.options import completes_urls, json_option, settled_by
 from mimicfs.config.options import OPTIONS, Section, Values
-from mimicfs.config.settled import Settled, shown
-from mimicfs.config.written import lines
+from mimicfs.config.settled import Settled, plain, shown
+from mimicfs.config.written import in_toml, table_of
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ def _rules(settled: Settled) -> Iterable[str]:
     for name, rules in settled.file.rules.items():
         for rule in rules:
             yield f"\n[[buckets.{json.dumps(name)}.rules]]  # {rule.origin}\n"
-            yield from (f"{key} = {value}\n" for key, value in lines(rule))
+            yield from (f"{key} = {in_toml(value)}\n" for key, value in table_of(rule).items())
 
 
-def _rules_as_json(settled: Settled) -> dict[str, list[dict[str, str]]]:
+def _rules_as_json(settled: Settled) -> dict[str, list[dict[str, object]]]:
     return {
         f"buckets.{json.dumps(name)}.rules": [
-            {**dict(lines(rule)), "origin": rule.origin} for rule in rules
+            {**table_of(rule), "origin": rule.origin} for rule in rules
         ]
         for name, rules in settled.file.rules.items()
         if rules
@@ -131,8 +131,7 @@ def _table(name: str, values: Values) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _plain(values: Values) -> dict[str, dict[str, str]]:
+def _plain(values: Values) -> dict[str, dict[str, object]]:
     return {
-        key: {"value": shown(key, given).strip('"'), "origin": given.origin}
-        for key, given in values.items()
+        key: {"value": plain(key, given), "origin": given.origin} for key, given in values.items()
     }

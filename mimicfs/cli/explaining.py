@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mimicfs import metadata
-from mimicfs.config.settled import Settled, shown
-from mimicfs.config.written import in_toml
+from mimicfs.config.settled import Settled, plain, shown
+from mimicfs.config.written import in_toml, plain_of_rule
 
 
 class Said(NamedTuple):
@@ -23,7 +23,7 @@ def explained(settled: Settled, bucket: str, key: str) -> dict[str, list[Said]]:
     before."""
     found: dict[str, list[Said]] = {}
     for name, said in _from_weakest(settled, bucket, key):
-        if said.value or name in found:
+        if said.value not in ("", {}) or name in found:
             found.setdefault(name, []).insert(0, said)
     return found
 
@@ -32,11 +32,10 @@ def _from_weakest(settled: Settled, bucket: str, key: str) -> Iterator[tuple[str
     guess = metadata.content_type(key.rpartition("/")[2])
     yield "content-type", Said(guess, in_toml(guess), "guessed from the name")
     for name, given in settled.of_bucket(bucket).items():
-        text = shown(name, given)
-        yield name, Said(text.strip('"'), text, given.origin)
+        yield name, Said(plain(name, given), shown(name, given), given.origin)
     for rule in settled.rules_of(bucket):
         if rule.matches(key):
             origin = f"{rule.origin}: keys = {', '.join(map(in_toml, rule.patterns))}"
             for name, value in rule.said.items():
-                plain = value if isinstance(value, str) else dict(value)
-                yield name.replace("_", "-"), Said(plain, in_toml(value), origin)
+                said = plain_of_rule(value)
+                yield name.replace("_", "-"), Said(said, in_toml(said), origin)

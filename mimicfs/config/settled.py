@@ -29,6 +29,7 @@ from mimicfs.config.values import (
     VFSOptions,
     parse_capabilities,
 )
+from mimicfs.config.written import in_toml
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -230,25 +231,26 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
     return Settled(given, file, Path(home) / "mimicfs", Path(cache) / "mimicfs")
 
 
-def shown(name: str, given: GivenValue) -> str:
-    """Return a value as `config show` prints it: in TOML, without secrets."""
+def plain(name: str, given: GivenValue) -> str | bool | int | float:
+    """Return a value as a configuration file may have it, without secrets."""
     from mimicfs.config.options import BY_NAME
     from mimicfs.config.values import redacted
 
     value, option = given.value, BY_NAME.get(name) or IN_BUCKETS[name]
     if option.kind is Kind.SECRET:
-        return '"***"'
+        return "***"
     if option.kind is Kind.OCTAL:
-        return f'"{value:03o}"'
+        return f"{value:03o}"
     if option.kind is Kind.LIMIT:
-        return f'"{limit_text(value)}"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    text = redacted(value) if name in ("store", "endpoint-url") else value
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+        return limit_text(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return redacted(value) if name in ("store", "endpoint-url") else str(value)
+
+
+def shown(name: str, given: GivenValue) -> str:
+    """Return a value as `config show` prints it: in TOML, without secrets."""
+    return in_toml(plain(name, given))
 
 
 def _sse_c_key(path: Path) -> bytes:

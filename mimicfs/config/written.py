@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mimicfs.config.options import IN_BUCKETS, Kind, Option, checked, nearest
@@ -111,16 +111,29 @@ def _with_encryption(said: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def in_toml(value: Any) -> str:
-    """Return *value* of a rule in TOML."""
+    """Return *value* in TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    pairs = ", ".join(f"{in_toml(name)} = {in_toml(text)}" for name, text in value)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_toml, value))}]"
+    pairs = ", ".join(f"{in_toml(name)} = {in_toml(text)}" for name, text in value.items())
     return f"{{ {pairs} }}" if pairs else "{}"
 
 
-def lines(rule: KeyRule) -> Iterator[tuple[str, str]]:
-    """Yield the keys of the table that *rule* is, and their values in TOML."""
-    yield "keys", f"[{', '.join(map(in_toml, rule.patterns))}]"
-    for name, value in rule.said.items():
-        if value or name not in ("sse", "kms_key_id"):
-            yield name.replace("_", "-"), in_toml(value)
+def plain_of_rule(value: Any) -> Any:
+    """Return *value*, which a rule says, as a configuration file may have it."""
+    return value if isinstance(value, str) else dict(value)
+
+
+def table_of(rule: KeyRule) -> dict[str, Any]:
+    """Return the table that *rule* is, as a configuration file may have it."""
+    said = {
+        name.replace("_", "-"): plain_of_rule(value)
+        for name, value in rule.said.items()
+        if value or name not in ("sse", "kms_key_id")
+    }
+    return {"keys": list(rule.patterns), **said}
