@@ -188,6 +188,16 @@ class TooManyRequests(S3Error):
     errno = codes.EDQUOT
 
 
+# S3 was not asked, or has said nothing of what it was asked: nobody knows anything more than
+# before, and nothing follows from it.
+NOTHING_SAID: tuple[type[S3Error], ...] = (
+    S3Unavailable,
+    Throttled,
+    TooManyRequests,
+    CredentialsError,
+)
+
+
 class TooManyDeletions(MimicError):
     """A sync would delete most of what the mirror knows, and nobody said that this is right."""
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, S3Unavailable, UploadFailed
+from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, UploadFailed
 from mimicfs.files import zeros
 from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
 _AGAIN_S = 30.0  # between two tries
+_PASSING: tuple[type[MimicError], ...] = (AccessDenied, *NOTHING_SAID)
 
 
 class Recovery:
@@ -94,8 +95,8 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
     except UploadFailed as exc:
         log.error("%s", exc)
         staging.keep()
-        return not isinstance(exc.__cause__, S3Unavailable | AccessDenied)
-    except (S3Unavailable, AccessDenied) as exc:
+        return not isinstance(exc.__cause__, _PASSING)
+    except _PASSING as exc:
         log.warning("%s: not uploaded yet: %s", _about(orphan, journal), exc)
         staging.keep()
         return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mimicfs.entry import Entry
-from mimicfs.errors import S3Error, S3Unavailable, Throttled
+from mimicfs.errors import NOTHING_SAID, S3Error
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -72,7 +72,7 @@ class Warming:
         self.warmed = Warmed()
 
     def run(self, entries: Iterable[Entry]) -> Warmed:
-        """Bring *entries*. Raises Interrupted, S3Unavailable; what came before that stays."""
+        """Bring *entries*. Raises Interrupted, NOTHING_SAID; what came before that stays."""
         self._cache.keep_what_comes()
         try:
             for piece in self._pieces(entries):
@@ -128,7 +128,7 @@ class Warming:
         try:
             answer.result()
             self.warmed.bytes += piece.end - piece.start
-        except (S3Unavailable, Throttled):
+        except NOTHING_SAID:
             raise
         except S3Error as exc:
             self.warmed.refused.setdefault(key, str(exc))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from mimicfs.entry import LISTED, Entry, pages
-from mimicfs.errors import KeyNotFound, S3Error, S3Unavailable, Throttled
+from mimicfs.errors import NOTHING_SAID, KeyNotFound, S3Error, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -50,7 +50,7 @@ def learn(
 ) -> dict[str, S3Error]:
     """HEAD *keys* and tell the mirror of all at once. Return what S3 does not let us know, and
     why. A directory ("d/") that has no marker object is known as one without metadata from then
-    on. Raises Throttled, S3Unavailable, Interrupted; what was answered before stays."""
+    on. Raises NOTHING_SAID, Interrupted; what was answered before stays."""
     since = mimicdb.seq(bucket)
     seen, gone, refused = list[Entry](), list[str](), dict[str, S3Error]()
     try:
@@ -90,7 +90,7 @@ def _answers(
                 pace.answered(True)
                 left.append(key)
                 continue
-            except S3Unavailable:
+            except NOTHING_SAID:
                 raise
             except S3Error as exc:
                 found = exc

@@ -30,14 +30,7 @@ from typing import NamedTuple
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry
-from mimicfs.errors import (
-    Interrupted,
-    S3Error,
-    S3Unavailable,
-    Throttled,
-    Unlearned,
-    Unlisted,
-)
+from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -257,7 +250,7 @@ class FirstLook:
         mount then, for a while."""
         try:
             self._ask(where, sample, cancellation)
-        except (S3Unavailable, Throttled) as exc:
+        except NOTHING_SAID as exc:
             log.warning("s3://%s/%s is shown without modes and owners: %s", *where, exc)
             with self._lock:
                 self._unsampled[where] = time.monotonic()

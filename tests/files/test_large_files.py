@@ -176,6 +176,21 @@ def test_an_upload_that_a_dead_mount_has_begun_is_aborted_and_its_bytes_are_uplo
     assert "is uploaded" in caplog.text
 
 
+@moto_only
+def test_what_the_day_has_no_request_for_is_uploaded_the_next_day(
+    files: Any, client: Any, calm: Cancellation, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = files.create("key")
+    file.write(0, memoryview(b"kept"), calm)
+    file.close()
+    files.s3.head_bucket(files.bucket)  # the first and last of the day
+    files.s3.limits.set("max-requests-per-day", "1")
+    assert recover(files.s3, files.journal, files.options) == 1
+    files.s3.limits.set("max-requests-per-day", "off")
+    assert recover(files.s3, files.journal, files.options) == 0
+    assert client.get_object(Bucket=files.bucket, Key="key")["Body"].read() == b"kept"
+
+
 # What is there already
 
 

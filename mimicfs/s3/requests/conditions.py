@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimicfs.entry import KEY_MAX
-from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
+from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, "quoted"))
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not _is_not_known(exc):
                 raise
             self._of_deletes = False
             self.delete(bucket, key, etag)
@@ -201,7 +201,7 @@ class Trial:
         except (KeyNotFound, ObjectChanged):
             return False
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not _is_not_known(exc):
                 raise
         return True
 
@@ -214,13 +214,19 @@ class Trial:
         except ObjectChanged:
             refused = True
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not _is_not_known(exc):
                 raise
             refused = False
         else:
             return False
         self._s3.delete(self._bucket, self._key)
         return refused
+
+
+def _is_not_known(refusal: S3Error) -> bool:
+    """Whether *refusal* may say that the server does not know the header: not where it is about
+    an expired key or a body that did not arrive, which are 400s, too."""
+    return refusal.status in _NOT_KNOWN and not isinstance(refusal, NOTHING_SAID)
 
 
 def _written(etag: str, form: str) -> str:

@@ -17,13 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import (
+    NOTHING_SAID,
     AccessDenied,
     KeyNotFound,
     NoSuchBucket,
     ObjectChanged,
     S3Error,
-    S3Unavailable,
-    Throttled,
 )
 from mimicfs.s3.requests.conditions import NOBODYS
 
@@ -31,12 +30,8 @@ if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
 
 _DELETE_MAX = 1000  # keys of one DeleteObjects
-_SAYS_NOTHING = (
-    AccessDenied,
-    NoSuchBucket,
-    Throttled,
-    S3Unavailable,
-)  # of whether DeleteObjects is known
+# Says nothing of whether DeleteObjects is known.
+_OF_NO_FORM: tuple[type[S3Error], ...] = (AccessDenied, NoSuchBucket, *NOTHING_SAID)
 
 Refused = list[tuple[str, str]]  # keys, and why
 
@@ -89,7 +84,7 @@ class Deleter:
                 raise exc from None
             refused += failed
             return
-        except _SAYS_NOTHING:
+        except _OF_NO_FORM:
             raise
         except S3Error as exc:
             self._otherwise(keys, any(key in etags for key in keys), refused, exc)
@@ -122,7 +117,7 @@ class Deleter:
             except AccessDenied:  # maybe of DeleteObjects only: the key is still to be deleted
                 settled.discard(key)
                 break
-            except _SAYS_NOTHING:
+            except _OF_NO_FORM:
                 raise
             except S3Error:  # it knows no ETags there, or no DeleteObjects
                 errors, looks = [], "no"

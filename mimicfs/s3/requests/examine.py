@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import unquoted
-from mimicfs.errors import AccessDenied, MimicError, ObjectChanged, S3Error
+from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, ObjectChanged, S3Error
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
@@ -74,19 +74,16 @@ class Examination:
         self._note_date(answer)
         return answer
 
-    def tried(self, name: str, attempt: Callable[[], str]) -> Finding:
-        """Return what *attempt* says is found, or the error that it raises."""
+    def tried(self, name: str, attempt: Callable[[], str], otherwise: str = "") -> Finding:
+        """Return what *attempt* says is found, or the error that it raises: a failure, or where
+        *otherwise* says what follows from it, a warning."""
         try:
             return Finding(name, OK, attempt())
-        except KeyError as exc:
-            return Finding(name, FAIL, f"the server's answer has no {exc.args[0]}")
-        except AccessDenied as exc:
-            action = _ACTIONS.get(name)
-            advice = f"allow {action} in the policy of the user or bucket" if action else ""
-            return Finding(name, FAIL, str(exc), advice)
-        except MimicError as exc:
-            text, _, advice = str(exc).partition("; ")
-            return Finding(name, FAIL, text, advice)
+        except NOTHING_SAID as exc:
+            return _failure(name, exc)
+        except (KeyError, MimicError) as exc:
+            found = _failure(name, exc)
+            return Finding(name, WARN, found.found, otherwise) if otherwise else found
 
     # Parts
 
@@ -207,6 +204,8 @@ class Examination:
             self.ask("get_object", **where, IfMatch=_NOBODYS)["Body"].close()
         except ObjectChanged:
             return Finding("conditional reads", OK, "If-Match is honoured")
+        except NOTHING_SAID as exc:
+            return _failure("conditional reads", exc)
         except S3Error as exc:
             return Finding(
                 "conditional reads", WARN, str(exc), "the ETag of each answer is looked at"
@@ -238,10 +237,10 @@ class Scratch:
             yield self._conditional("If-None-Match", self._if_absent)
             beside = (self._bucket, self._base)
             yield self._conditional("If-Match", lambda: bool(self._honoured(*beside).match))
-            yield self._softly("checksums", self._checksum, "bodies are protected by signatures")
-            yield self._softly("copy", self._copy, "mv and cp -r within the mount will fail")
-            yield self._softly("multipart", self._multipart, "files above 32 MiB will fail")
-            yield self._softly("multipart minimum", self._minimum, "files above 32 MiB will fail")
+            yield self._tried("checksums", self._checksum, "bodies are protected by signatures")
+            yield self._tried("copy", self._copy, "mv and cp -r within the mount will fail")
+            yield self._tried("multipart", self._multipart, "files above 32 MiB will fail")
+            yield self._tried("multipart minimum", self._minimum, "files above 32 MiB will fail")
             yield self._marker()
         finally:
             yield self._tried("delete", self._remove)
@@ -293,16 +292,14 @@ class Scratch:
             found = "ignored by the server"
         except AccessDenied as exc:
             return Finding(name, FAIL, str(exc), "allow s3:PutObject with conditions")
+        except NOTHING_SAID as exc:
+            return _failure(name, exc)
         except S3Error as exc:
             found = f"not known to the server: {exc}"
         advice = (
             "mimicfs asks just before it writes, and may overwrite what another writes just then"
         )
         return Finding(name, WARN, found, advice)
-
-    def _softly(self, name: str, attempt: Callable[[], str], otherwise: str) -> Finding:
-        found = self._tried(name, attempt)
-        return found if found.result == OK else Finding(name, WARN, found.found, otherwise)
 
     def _checksum(self) -> str:
         sums = checksums.sent("crc32", _BODY)
@@ -360,6 +357,8 @@ class Scratch:
             self._ask("put_object", **self._making("-d/"), Body=b"")
             self._ask("head_object", **self._params("-d/"))
             said = self._ask("list_objects_v2", Bucket=self._bucket, Prefix=f"{self._base}-d/")
+        except NOTHING_SAID as exc:
+            return _failure(name, exc)
         except S3Error as exc:
             return Finding(name, WARN, str(exc), "mount with -o no_markers")
         if [item["Key"] for item in said.get("Contents", [])] == [f"{self._base}-d/"]:
@@ -380,3 +379,14 @@ class Scratch:
             keys = ", ".join(item["Key"] for item in left["Contents"])
             raise S3Error(f"still there after it was deleted: {keys}; delete it by hand")
         return "what was written is deleted again"
+
+
+def _failure(name: str, exc: KeyError | MimicError) -> Finding:
+    if isinstance(exc, KeyError):
+        return Finding(name, FAIL, f"the server's answer has no {exc.args[0]}")
+    if isinstance(exc, AccessDenied):
+        action = _ACTIONS.get(name)
+        advice = f"allow {action} in the policy of the user or bucket" if action else ""
+        return Finding(name, FAIL, str(exc), advice)
+    text, _, advice = str(exc).partition("; ")
+    return Finding(name, FAIL, text, advice)

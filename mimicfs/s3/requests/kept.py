@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
-from mimicfs.errors import AccessDenied, MimicError, S3Error, S3Unavailable
+from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, S3Error
 from mimicfs.s3.requests.content import Content
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _GRANTS = {
 }
 _KINDS = (("ID", "id"), ("URI", "uri"), ("EmailAddress", "emailAddress"))
 _ENFORCED = "BucketOwnerEnforced"
+_BROKEN = 500  # what some servers answer whenever they are asked for the ACL of some objects (moto)
 
 
 class Kept:
@@ -59,9 +60,10 @@ class Kept:
         entry, content, tags = self._s3.head_counting(bucket, key)
         if tags:
             content = content.tagged(self.tags(bucket, key))
-        headers = {**content.headers, **self.grants(bucket, entry)}
-        content = content._replace(headers=headers)
-        self.written(bucket, entry, content)
+        grants, certain = self._grants(bucket, entry)
+        content = content._replace(headers={**content.headers, **grants})
+        if certain:
+            self.written(bucket, entry, content)
         return entry, content
 
     def remembered(self, bucket: str, entry: Entry) -> Content | None:
@@ -131,9 +133,12 @@ class Kept:
     # Of one object
 
     def tags(self, bucket: str, key: str) -> dict[str, str]:
-        """Return the tags of an object; none where they may not be read."""
+        """Return the tags of an object; none where they may not be read. Raises S3Error where S3
+        does not say: else they would be lost."""
         try:
             found = self._s3.call("get_object_tagging", bucket, key).get("TagSet", [])
+        except NOTHING_SAID:
+            raise
         except S3Error as exc:
             log.warning("written again without its tags: s3://%s/%s: %s", bucket, key, exc)
             return {}
@@ -152,19 +157,27 @@ class Kept:
 
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
-        usual one, or cannot be read."""
+        usual one, or cannot be read. Raises S3Error where S3 does not say."""
+        return self._grants(bucket, entry)[0]
+
+    def _grants(self, bucket: str, entry: Entry) -> tuple[dict[str, str], bool]:
+        """As `grants`, and whether that is certain."""
         known = self.remembered(bucket, entry)
         if known is not None:
-            return {name: known.headers[name] for name in _GRANTS.values() if name in known.headers}
+            found = (name for name in _GRANTS.values() if name in known.headers)
+            return {name: known.headers[name] for name in found}, True
         if not self._has_acls(bucket):
-            return {}
+            return {}, True
         try:
-            return _as_parameters(self._s3.call("get_object_acl", bucket, entry.key))
+            return _as_parameters(self._s3.call("get_object_acl", bucket, entry.key)), True
         except S3Error as exc:
+            broken = exc.status == _BROKEN
+            if isinstance(exc, NOTHING_SAID) and not broken:
+                raise
             log.info("ACLs in s3://%s are not kept, they cannot be read: %s", bucket, exc)
-            if not isinstance(exc, S3Unavailable):
+            if not broken:
                 self._acls[bucket] = False
-            return {}
+            return {}, not broken
 
     def _has_acls(self, bucket: str) -> bool:
         with self._asking:
@@ -185,11 +198,13 @@ class Kept:
 
     def _knows_acls(self, bucket: str) -> bool:
         """Whether the server knows ACLs. Asked of the bucket: one that does not look at `?acl`
-        would answer with a whole object."""
+        would answer with a whole object. Raises S3Error where it does not say."""
         try:
             return bool(self._s3.call("get_bucket_acl", bucket).get("Grants"))
         except AccessDenied:
             return True  # those of the objects may still be readable
+        except NOTHING_SAID:
+            raise
         except MimicError as exc:
             log.debug("%s", exc)
             return False
