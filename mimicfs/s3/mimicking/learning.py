@@ -31,7 +31,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import LAST_KEY, OBJECT, Entry, pages, unquoted
-from mimicfs.errors import LogTrimmed, StoreError
+from mimicfs.errors import LogTrimmed, S3Error, StoreError, TooManyRequests
 from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
@@ -65,6 +65,8 @@ _Learning = Callable[[], AbstractContextManager[None]]
 _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
 # Codes of keys that DeleteObjects has certainly not deleted.
 _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
+# S3 has not said what was asked beside a call: that changes nothing of what came of the call.
+_UNTOLD = (ClientError, BotoCoreError, S3Error)
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
 # The note beside a bucket that has, or had, versions.
 VERSIONS = "versions"
@@ -132,9 +134,9 @@ class Learner:
         except ClientError as exc:
             yield from self._failed(operation, asked, intent, exc)
             raise
-        except BaseException:
+        except BaseException as exc:
             with self._ending(operation, asked, intent):
-                self._unsure(intent)
+                self._broken(intent, unsent=isinstance(exc, TooManyRequests) and not sizes)
             raise
         finally:
             no_more(token)
@@ -163,16 +165,16 @@ class Learner:
         """S3 has refused a change, or perhaps not."""
         with self._ending(operation, params, intent):
             if may_be_done(exc):
-                self._unsure(intent)
+                self._broken(intent, unsent=False)
                 return
             self._mimicdb.intents.end(intent, unsure=False)
             yield from self._unfulfilled(params, exc)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
 
-    def _unsure(self, intent: StoreIntent) -> None:
-        """Nobody knows what S3 did. It is in trouble, and would keep our caller waiting: it is
-        asked in another thread."""
-        self._mimicdb.intents.end(intent, unsure=True)
+    def _broken(self, intent: StoreIntent, *, unsent: bool) -> None:
+        """No answer came: nobody knows what S3 did, unless the request was *unsent*. S3 is in
+        trouble, and would keep our caller waiting: it is asked in another thread."""
+        self._mimicdb.intents.end(intent, unsure=not unsent)
         if intent.contended:
             self._mimicdb.intents.look_soon()
 
@@ -197,7 +199,7 @@ class Learner:
                 continue
             try:
                 entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
-            except (ClientError, BotoCoreError) as exc:
+            except _UNTOLD as exc:
                 if not isinstance(exc, ClientError) or status_of(exc) != 404:
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
                     continue  # it is asked again by whoever looks after what is undone
@@ -335,7 +337,7 @@ class Learner:
         since = self._mimicdb.seq(bucket)
         try:
             answer = yield "ListObjectsV2", {"Bucket": bucket, "StartAfter": after}
-        except (ClientError, BotoCoreError) as exc:
+        except _UNTOLD as exc:
             log.debug("LIST s3://%s: %s", bucket, exc)
             return None
         entries = [listed_entry(item) for item in answer.get("Contents", ())]
@@ -368,7 +370,7 @@ class Learner:
         since = self._mimicdb.seq(bucket)
         try:
             answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
-        except (ClientError, BotoCoreError) as exc:
+        except _UNTOLD as exc:
             log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
             if isinstance(exc, ClientError) and status_of(exc) == 404:  # deleted since
                 self._mimicdb.forget(bucket, key, since)
@@ -454,7 +456,7 @@ class Learner:
         try:
             where = {"Bucket": params["Bucket"], "Key": params["Key"]}
             yield from self._read("HeadObject", where, nullcontext)
-        except (ClientError, BotoCoreError) as exc:  # a 404 was learned, another is no news
+        except _UNTOLD as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
             return isinstance(exc, ClientError) and status_of(exc) == 404
         return True

@@ -34,7 +34,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import BucketEntry
-from mimicfs.errors import LogTrimmed, StoreError
+from mimicfs.errors import LogTrimmed, S3Error, StoreError
 from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
@@ -247,7 +247,7 @@ class Mimic:
         is in it, mostly nothing, is known from now on."""
         try:
             yield from self._list("ListObjectsV2", {"Bucket": bucket})
-        except (ClientError, BotoCoreError) as exc:
+        except (ClientError, BotoCoreError, S3Error) as exc:
             log.debug("LIST s3://%s: %s", bucket, exc)
 
 

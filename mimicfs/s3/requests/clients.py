@@ -202,7 +202,7 @@ class Clients:
         events.register("request-created.s3", _do_not_ask_first)
         events.register("before-sign.s3.DeleteObjects", _with_md5)
         events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
-        events.register("before-send.s3", self._count_sent)
+        events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
         events.register_last("before-send.s3", self._transport.before_send)
         self._credentials.renew_in(events, self._options.attempts)
         return client
