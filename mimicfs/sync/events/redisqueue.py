@@ -4,8 +4,8 @@
             beside it, KEY:mimicfs, until it is acknowledged; what a dead consumer left there
             is taken first
     stream  one message an entry, in any field; read by the group "mimicfs". Entries that were
-            cut off (MAXLEN) before the group has read them are counted as lost. A stream
-            that goes and comes again has lost what nobody knows, counted as one
+            cut off (MAXLEN) before the group has read them are counted as lost, from Redis 7
+            on. A stream that goes and comes again has lost what nobody knows, counted as one
     hash    MinIO's format "namespace": a field for each object that exists. It has no order and
             no end, so it is read whole every 10 s, and what is another than before is a message:
             all is given of what was there when the last whole reading began.
@@ -36,7 +36,7 @@ _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
 _NOTHING = b'{"Records": []}'
 _NEW = ">"  # of a stream: what nobody has taken
-_STREAM_GONE = "NOGROUP", "UNBLOCKED"  # how errors of Redis begin: it was deleted, and may be anew
+_STREAM_GONE = "NOGROUP"  # how an error of Redis begins: it was deleted, and may be anew
 
 
 class RedisQueue(EventSource):
@@ -56,6 +56,7 @@ class RedisQueue(EventSource):
         self._begun = False  # whether what was taken and not acknowledged has come again
         self._grouped = False  # whether the stream that is there has our group
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
+        self._passed = 0  # of a stream: how many entries were read or lost since it was made
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
         self._reading: Iterator[Delivery] | None = None  # what of it is another than before
         self._read_s = float("-inf")  # when that reading began, or the last one
@@ -153,38 +154,54 @@ class RedisQueue(EventSource):
     def _lose_stream(self) -> None:
         """The stream is gone, with what nobody had read; one that comes has no group."""
         if self._grouped:
-            self._grouped = False
+            self._grouped, self._passed = False, 0
             self.lost += 1
 
     def _taken_of_stream(self, wait_s: float) -> list[Delivery]:
         if self._pending != _NEW:
-            found = self._entries(self._pending, 0.0)
+            found = _entries(self._read_group(self._client, self._pending))
             self._pending = found[-1][0] if found else _NEW
             if found:
                 return [self._entry(*each) for each in found]
-        return [self._entry(*each) for each in self._entries(_NEW, wait_s)]
+        found, last = self._new_entries()
+        if not found and wait_s > 0:
+            wait_ms = max(1, round(wait_s * 1000))
+            if self._client.xread({self._key: last}, count=1, block=wait_ms):
+                found, _ = self._new_entries()
+        return [self._entry(*each) for each in found]
 
     def _look_at_group(self) -> None:
+        """Another consumer may have read, and counted what was lost, since we have."""
+        stream = self._client.xinfo_stream(self._key)
         groups = {each["name"]: each for each in self._client.xinfo_groups(self._key)}
         group = groups.get(_GROUP.encode())
         if group is None:
             self._client.xgroup_create(self._key, _GROUP, "0")
-            return
-        read = group.get("entries-read")  # from Redis 7 on
-        if read is not None:
-            stream = self._client.xinfo_stream(self._key)
-            self.lost += max(0, stream["entries-added"] - stream["length"] - read)
+            self._passed = _cut_off(stream)  # before anybody listened
+        else:
+            self._passed = max(self._passed, group.get("entries-read") or 0)
 
-    def _entries(self, after: bytes | str, wait_s: float) -> list[Any]:
-        answer = self._client.xreadgroup(
-            _GROUP,
-            _GROUP,
-            {self._key: after},
-            count=_BATCH_MAX,
-            block=max(1, round(wait_s * 1000)) if wait_s > 0 else None,
-        )
-        pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
-        return [entry for page in pages for entry in _flat(page)]
+    def _new_entries(self) -> tuple[list[Any], bytes]:
+        """Return what nobody has read, and the number of the last entry that was ever added;
+        count what was cut off."""
+        with self._client.pipeline(transaction=True) as pipeline:
+            self._read_group(pipeline, _NEW)
+            pipeline.xinfo_stream(self._key)
+            answer, stream = pipeline.execute(raise_on_error=False)
+        for each in (answer, stream):
+            if isinstance(each, Exception):
+                raise each
+        found, last = _entries(answer), stream["last-generated-id"]
+        cut = max(0, _cut_off(stream) - self._passed)
+        self.lost += cut
+        self._passed += cut + len(found)
+        if cut:  # Redis counts what was read, and not what was passed over
+            at = found[-1][0] if found else last
+            self._client.xgroup_setid(self._key, _GROUP, at, entries_read=self._passed)
+        return found, last
+
+    def _read_group(self, client: Any, after: bytes | str) -> Any:
+        return client.xreadgroup(_GROUP, _GROUP, {self._key: after}, count=_BATCH_MAX)
 
     def _entry(self, number: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
         if not fields:  # it was cut off after it was taken
@@ -232,6 +249,17 @@ class RedisQueue(EventSource):
             yield
         except FOREIGN as exc:
             raise our_error(exc, self._where) from exc
+
+
+def _cut_off(stream: dict[str, Any]) -> int:
+    """Return how many entries a stream has no more; 0 before Redis 7, which does not say."""
+    return int(stream.get("entries-added", stream["length"]) - stream["length"])
+
+
+def _entries(answer: Any) -> list[Any]:
+    """Return the entries of one stream from the answer of XREADGROUP."""
+    pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
+    return [entry for page in pages for entry in _flat(page)]
 
 
 def _flat(page: Any) -> list[Any]:

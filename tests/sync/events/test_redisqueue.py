@@ -64,27 +64,28 @@ class Silence(Witness):
             self.consumer.close()
 
 
-@pytest.mark.parametrize(("command", "number"), [("LMOVE", 120), ("XREADGROUP", 3)])
+@pytest.mark.parametrize(("command", "number"), [("LMOVE", 120), ("_", 8)])
 def test_what_was_taken_when_the_connection_broke_is_heard(
     queue, server, command, number, tmp_path, monkeypatch, caplog
 ):
-    """The answer to a command is lost, in the middle of what is taken together."""
+    """The answer to a command is lost, in the middle of what is taken together. (The eighth that
+    has no name is that to the second EXEC, which reads a stream.)"""
     for each in range(150):
         if command == "LMOVE":
             server.rpush("events", access(f"{each:03}"))
         else:
             server.xadd("events", {"data": access(f"{each:03}")})
     sent = []
-    parse_response = queue._client.parse_response
+    parse_response = redis.Redis.parse_response
 
-    def broken(connection, name, **options):
-        answer = parse_response(connection, name, **options)
+    def broken(client, connection, name, **options):
+        answer = parse_response(client, connection, name, **options)
         sent.append(name)
         if name == command and sent.count(name) == number:
             raise redis.ConnectionError("cut")
         return answer
 
-    monkeypatch.setattr(queue._client, "parse_response", broken)
+    monkeypatch.setattr(redis.Redis, "parse_response", broken)
     silence = Silence(queue, tmp_path, monkeypatch)
     silence.consumer.run()
     assert sorted(set(silence.keys)) == [f"{each:03}" for each in range(150)]
@@ -160,6 +161,51 @@ def test_entries_that_were_cut_off_unread_are_counted_as_lost(queue, server, red
     found = [key for _ in range(3) for key in keys(again.receive(0))]
     assert found == ["4", "5", "6", "7", "8"]
     assert again.lost == 5  # "b", taken and not applied, and four that nobody took
+
+
+def cut_to(server, length, names):
+    """Add entries in one go, and keep *length* of the stream: nobody can read in between."""
+    with server.pipeline(transaction=True) as pipeline:
+        for name in names:
+            pipeline.xadd("events", {"data": access(name)}, maxlen=length, approximate=False)
+        pipeline.execute()
+
+
+def test_what_is_cut_off_while_the_consumer_runs_is_lost_once(queue, server, redis_url):
+    cut_to(server, 10, ["first"])
+    queue.acknowledge(queue.receive(0))
+    assert queue.lost == 0
+    cut_to(server, 10, [f"{number}" for number in range(50)])
+    found = queue.receive(0)
+    assert (keys(found), queue.lost) == ([f"{number}" for number in range(40, 50)], 40)
+    queue.acknowledge(found)
+    queue.resume()
+    assert (queue.receive(0), queue.lost) == ([], 40)
+    cut_to(server, 0, [f"{number}" for number in range(7)])
+    assert (queue.receive(0.01), queue.lost) == ([], 47)
+    cut_to(server, 1000, ["last"])
+    next_consumer = RedisQueue(f"{redis_url}#events")
+    found = next_consumer.receive(0)
+    assert (keys(found), next_consumer.lost) == (["last"], 0)
+    next_consumer.acknowledge(found)
+    cut_to(server, 0, ["x"])  # while another one had its turn
+    assert (next_consumer.receive(0), next_consumer.lost) == ([], 1)
+    queue.resume()
+    assert (queue.receive(0), queue.lost) == ([], 47)
+
+
+def test_a_stream_that_is_cut_off_while_it_is_waited_for_is_counted(queue, server, monkeypatch):
+    cut_to(server, 10, ["first"])
+    queue.acknowledge(queue.receive(0))
+    waiting = queue._client.xread
+
+    def woken(*args, **options):
+        cut_to(server, 10, [f"{number}" for number in range(50)])
+        return waiting(*args, **options)
+
+    monkeypatch.setattr(queue._client, "xread", woken)
+    assert keys(queue.receive(5)) == [f"{number}" for number in range(40, 50)]
+    assert queue.lost == 40
 
 
 def test_a_large_hash_is_read_in_pages(queue, server):
