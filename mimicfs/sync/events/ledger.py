@@ -12,7 +12,8 @@ Gaps that are known, and when they begin and end:
     the source is gone (a queue was deleted)     when that is seen, and when one is there again
     the configuration of the bucket does not     when that is seen (a look every five minutes),
       tell the source                              and when it does again
-    the source gave messages up                  when it has stopped doing so
+    the source gave messages up                  when it has stopped doing so, or ten minutes
+                                                   after it began
 
 What is known of each bucket is in notes of the store, and outlives the process.
 
@@ -74,6 +75,7 @@ class Ledger(Witness):
         self._gone = self._failing = False
         self._lost = 0  # how many messages the source has given up, as we know
         self._lost_s = float("-inf")  # when that was last said
+        self._losing_s = float("inf")  # since when it gives up messages of which that was not said
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
@@ -162,10 +164,14 @@ class Ledger(Witness):
 
     def _look_for_lost(self, told: Sequence[Told]) -> None:
         """The source gives messages up where they come faster than they are heard: once that is
-        over, what they were about is found by a sweep."""
+        over, what they were about is found by a sweep. Where some always come, time ends it."""
         lost, now_s = self._source.lost, time.monotonic()
-        if lost != self._lost and not told and now_s - self._lost_s >= _LOST_S:
-            self._lost_s = now_s
+        if lost == self._lost:
+            return
+        self._losing_s = min(self._losing_s, now_s)
+        over = not told or now_s - self._losing_s >= _LOST_S
+        if over and now_s - self._lost_s >= _LOST_S:
+            self._lost_s, self._losing_s = now_s, float("inf")
             log.warning("%s: %d messages were given up", self._source.name, lost - self._lost)
             self._lost = lost
             self._suspect_all("messages were given up")

@@ -159,3 +159,16 @@ def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, ga
     ledger._lost_s -= 600
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were given up"] * 2
+
+
+def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucket, gaps, caplog):
+    swept_at = []
+    for minute in range(36):
+        ledger._source.lost += 1
+        ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], 0)
+        if len(gaps) > len(swept_at):
+            swept_at.append(minute)
+        ledger._losing_s -= 60
+        ledger._lost_s -= 60
+    assert swept_at == [10, 21, 32]
+    assert "11 messages were given up" in caplog.text
