@@ -276,10 +276,36 @@ class BackendPromises:
             backend.mark("b", Scope("a/b/", False, 9))
             assert _covered_ns(backend, "a/b/") == 9
             assert backend.covered("b", "a/b/", deep=True)
-            backend.unmark("b", "a/")
-            assert _covered_ns(backend, "a/b/") == 3
             backend.unmark("b", "")
             assert not backend.covered("b", "a/b/")
+
+    def test_of_a_deep_scope_what_is_not_doubted_is_left(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a", "d/e/x", "d/f/g/x", "d/x", "h/i/x")
+            backend.mark("b", Scope("", True, 3, 1, 2))
+            backend.mark("b", Scope("h/", False, 5))
+            backend.unmark("b", "d/e/")
+            every = ("", "d/", "d/e/", "d/e/e/", "d/f/", "d/f/g/", "h/", "h/i/", "new/")
+            covered = [each for each in every if backend.covered("b", each)]
+            assert covered == ["", "d/", "d/f/", "d/f/g/", "h/"]
+            assert not any(backend.covered("b", each, deep=True) for each in ("", "d/", "d/e/"))
+            assert backend.covered("b", "d/f/", deep=True)
+            assert [_covered_ns(backend, each) for each in ("", "d/f/g/", "h/")] == [3, 3, 5]
+            backend.unmark("b", "d/")
+            assert [each for each in every if backend.covered("b", each)] == ["", "h/"]
+
+    def test_where_it_is_not_certain_what_is_below_a_name_nor_is_that_there_is_none(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "d/x", "e/y")
+            backend.mark("b", Scope("", True, 3))
+            backend.unmark("b", "d/new/sub/")
+            assert [each for each in ("", "d/", "d/new/", "e/") if backend.covered("b", each)] == [
+                "",
+                "e/",
+            ]
+            backend.mark("b", Scope("d/", False, 4))
+            backend.unmark("b", "d/new/")
+            assert not backend.covered("b", "d/")
 
     def test_a_stride_passes_as_many_entries_as_asked(self) -> None:
         with self.opened() as backend:

@@ -23,6 +23,7 @@ from mimicfs.backends.pending import (
     reaped,
     unsettled,
 )
+from mimicfs.backends.uncovering import LEFT_MAX, uncovered
 from mimicfs.entry import OBJECT, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed
 
@@ -210,14 +211,25 @@ class Memory(Backend):
     def mark(self, bucket: str, scope: Scope) -> None:
         with self._lock:
             if scope.deep:
-                self.unmark(bucket, scope.prefix)
+                _drop_scopes(self._known(bucket).scopes, scope.prefix)
             self._known(bucket).scopes[scope.prefix] = scope
 
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._lock:
-            scopes = self._buckets[bucket].scopes if bucket in self._buckets else {}
-            for inside in [known for known in scopes if known.startswith(prefix)]:
-                del scopes[inside]
+            known = self._buckets[bucket].scopes if bucket in self._buckets else {}
+            after = uncovered(
+                prefix,
+                lambda prefixes: {each: known[each] for each in prefixes if each in known},
+                lambda directory: [
+                    entry.key for entry in self.children(bucket, directory, "", LEFT_MAX)
+                ],
+                lambda directory: self.has_below(bucket, directory),
+            )
+            _drop_scopes(known, prefix)
+            for each, scope in after.items():
+                known.pop(each, None)
+                if scope is not None:
+                    known[each] = scope
 
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         at = self._buckets.get(bucket)
@@ -247,6 +259,12 @@ class Memory(Backend):
 
     def close(self) -> None:
         self._buckets = {"": _Bucket()}
+
+
+def _drop_scopes(scopes: dict[str, Scope], prefix: str) -> None:
+    """Drop those at and below *prefix*."""
+    for inside in [known for known in scopes if known.startswith(prefix)]:
+        del scopes[inside]
 
 
 def _keep_row(at: _Bucket, key: str, row: str | None) -> None:

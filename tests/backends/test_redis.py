@@ -180,6 +180,10 @@ def test_that_a_directory_counts_no_more_as_listed_is_in_the_log_for_those_who_c
     store.unmark("b", "")  # nothing is there any more
     (line,) = store.changes("b", 1)
     assert (line.seq, line.first, line.last > "zzz") == (2, "", True)
+    store.mark("b", Scope("", True, 3))
+    store.unmark("b", "d/")  # of which the one above says that it is listed
+    (line,) = store.changes("b", 2)
+    assert (line.seq, line.first, line.last > "d/zzz") == (3, "d/", True)
     store.close()
 
 

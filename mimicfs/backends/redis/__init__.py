@@ -51,7 +51,6 @@ from mimicfs.backends.redis.layout import (
     found_of,
     packed,
     prefix,
-    prefixes_of,
     split,
 )
 from mimicfs.backends.redis.orphans import orphans, quoted
@@ -59,7 +58,8 @@ from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.sessions import epoch
-from mimicfs.entry import LAST_KEY, BucketEntry, Change, Entry, Scope
+from mimicfs.backends.uncovering import prefixes_of
+from mimicfs.entry import BucketEntry, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
@@ -394,23 +394,18 @@ class RedisBackend(Backend):
     def mark(self, bucket: str, scope: Scope) -> None:
         if bucket and not self._is_known(bucket):
             self.add_bucket(bucket, 0)
+        scopes = f"{self._tag(bucket)}:scopes"
         if scope.deep:
-            self._drop_scopes(bucket, scope.prefix)
-        self._client.hset(f"{self._tag(bucket)}:scopes", scope.prefix, json.dumps(scope))
+            start = scope.prefix.encode()
+            inside = [key for key in self._client.hkeys(scopes) if key.startswith(start)]
+            if inside:
+                self._client.hdel(scopes, *inside)
+        self._client.hset(scopes, scope.prefix, json.dumps(scope))
 
     @_ours
     def unmark(self, bucket: str, prefix: str) -> None:
-        if self._drop_scopes(bucket, prefix) and bucket:
-            steps = Transactions(self._client)  # a script more would not be worth it
-            steps.log_range(self._tag(bucket), self.origin, prefix, prefix + LAST_KEY)
-
-    def _drop_scopes(self, bucket: str, prefix: str) -> bool:
-        """Forget the scopes at and below *prefix*; return whether there were any."""
-        scopes = f"{self._tag(bucket)}:scopes"
-        inside = [key for key in self._client.hkeys(scopes) if key.startswith(prefix.encode())]
-        if inside:
-            self._client.hdel(scopes, *inside)
-        return bool(inside)
+        steps = Transactions(self._client)  # a script more would not be worth it
+        steps.unmark(self._tag(bucket), self.origin, prefix, logs=bool(bucket))
 
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:

@@ -142,12 +142,6 @@ def found_of(
     return entry, None if below is None else child(f"{key}/", below)
 
 
-def prefixes_of(directory: str) -> list[str]:
-    """Return the prefixes of which a scope may cover *directory*, its own last."""
-    cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
-    return ["", *(directory[:cut] for cut in cuts)]
-
-
 def cover_of(way: Sequence[str], scopes: Mapping[str, Scope]) -> Scope | None:
     """Return the newest of *scopes* that covers the last directory of *way*."""
     found = [scopes[prefix] for prefix in way if prefix in scopes]

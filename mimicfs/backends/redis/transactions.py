@@ -13,6 +13,7 @@ Threading: as redis-py's client.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
 from mimicfs.backends.redis.connecting import clock_ms
 from mimicfs.backends.redis.directories import Command, Directories
 from mimicfs.backends.redis.layout import (
+    LAST,
     LOG_MAX,
     ChangeBatch,
     change_of,
@@ -33,7 +35,8 @@ from mimicfs.backends.redis.layout import (
     split,
     totals,
 )
-from mimicfs.entry import Change
+from mimicfs.backends.uncovering import LEFT_MAX, uncovered
+from mimicfs.entry import LAST_KEY, Change, Scope
 from mimicfs.errors import LogTrimmed, StoreUnavailable
 
 T = TypeVar("T")
@@ -136,20 +139,44 @@ class Transactions:
         """As Scripts.enlist."""
         self._watched(tag, lambda: _enlist(self._client, tag, origin, name, known=known))
 
-    def log_range(self, tag: str, origin: int, first: str, last: str) -> None:
-        """Log that anything from *first* to *last* may have changed."""
+    def unmark(self, tag: str, origin: int, prefix: str, *, logs: bool) -> None:
+        """As Backend.unmark."""
+        place = f"{tag}:scopes"
 
         def plan() -> tuple[None, list[Command]]:
+            keys = [key.decode() for key in self._client.hkeys(place)]
+            after: dict[str, Scope | None] = {key: None for key in keys if key.startswith(prefix)}
+            after |= uncovered(prefix, scopes, names, shows)
+            if not after:
+                return None, []
             seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
-            return None, _logged(tag, origin, seq, [(first, last)])
+            lines = [(prefix, prefix + LAST_KEY)] if logs else []
+            return None, [*_scopes_kept(place, after), *_logged(tag, origin, seq, lines)]
 
-        self._watched(tag, plan)
+        def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
+            texts = self._client.hmget(place, prefixes) if prefixes else []
+            return {
+                each: Scope(*json.loads(text))
+                for each, text in zip(prefixes, texts, strict=True)
+                if text
+            }
 
-    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[Command]]]) -> T:
-        """Do what *plan* says is to be done, unless the bucket changed meanwhile: then anew."""
+        def names(directory: str) -> list[str]:
+            found = sorted(self.page(tag, directory, b"", LAST, LEFT_MAX))[:LEFT_MAX]
+            return [directory + name.decode() for name, _ in found]
+
+        def shows(directory: str) -> bool:
+            parent, name = split(directory)
+            return self.records(tag, parent, [name]) != [None]
+
+        self._watched(tag, plan, place)
+
+    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[Command]]], *also: str) -> T:
+        """Do what *plan* says is to be done, unless the bucket changed meanwhile (or a key of
+        *also*): then anew."""
         with self._client.pipeline(transaction=True) as pipe:
             for attempt in range(_ATTEMPTS):
-                pipe.watch(f"{tag}:meta", f"{tag}:k")
+                pipe.watch(f"{tag}:meta", f"{tag}:k", *also)
                 result, commands = plan()
                 pipe.multi()
                 for command in commands:
@@ -209,6 +236,12 @@ def _rows(client: Any, tag: str, keys: Sequence[str]) -> dict[str, str | None]:
 def _kept(tag: str, rows: Mapping[str, str | None]) -> list[Command]:
     gone: list[Command] = [("HDEL", f"{tag}:k", key) for key, row in rows.items() if row is None]
     return [*gone, *(("HSET", f"{tag}:k", k, row) for k, row in rows.items() if row is not None)]
+
+
+def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[Command]:
+    gone: list[Command] = [("HDEL", place, each) for each, scope in scopes.items() if not scope]
+    kept = ((each, scope) for each, scope in scopes.items() if scope)
+    return [*gone, *(("HSET", place, each, json.dumps(scope)) for each, scope in kept)]
 
 
 def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]]:

@@ -46,6 +46,7 @@ from mimicfs.backends.sqlite.rows import (
     scope_of,
     successor,
 )
+from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import logged, not_admitted, store
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total
@@ -382,13 +383,13 @@ class SQLite(Backend):
         with self._db.writing() as db:
             number = self._add(db, bucket, 0) if bucket else self._id("", db)
             if scope.deep:
-                self._unmark(db, number, scope.prefix)
-            db.execute("INSERT OR REPLACE INTO scope VALUES(?,?,?,?,?,?,?,?)", (number, *scope))
+                drop_scopes(db, number, scope.prefix)
+            db.execute(PUT_SCOPE, (number, *scope))
 
     @_ours
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._db.writing() as db:
-            self._unmark(db, self._id(bucket, db), prefix)
+            unmark(db, self._id(bucket, db), prefix)
 
     @_ours
     def unmark_each(self, bucket: str, prefixes: Sequence[str]) -> None:
@@ -406,25 +407,9 @@ class SQLite(Backend):
         except sqlite3.Error as exc:
             raise self._db.error(exc) from exc
 
-    @staticmethod
-    def _unmark(db: sqlite3.Connection, bucket: int, prefix: str) -> None:
-        end = successor(prefix)
-        if end is None:
-            db.execute("DELETE FROM scope WHERE bucket=?", (bucket,))
-        else:
-            db.execute(
-                "DELETE FROM scope WHERE bucket=? AND prefix>=? AND prefix<?",
-                (bucket, prefix, end),
-            )
-
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:
-        rows = self._db.rows(
-            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted"
-            " FROM scope WHERE bucket=? AND prefix=?",
-            self._id(bucket),
-            prefix,
-        )
+        rows = self._db.rows(SCOPE, self._id(bucket), prefix)
         return scope_of(rows[0]) if rows else None
 
     @_ours

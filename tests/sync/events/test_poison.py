@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
+from mimicfs.backends.memory import Memory
 from mimicfs.cli.watching import _events
-from mimicfs.errors import ConfigError, MimicError
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import ConfigError, MimicError, Unlisted
+from mimicfs.mimicdb import Mirror
+from mimicfs.sync.events import hearing as hearing_of
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard
+from mimicfs.sync.events.messages import parse
 from mimicfs.sync.events.source import Delivery, EventSource
+
+
+def test_what_cannot_be_found_out_is_not_certain_in_a_bucket_that_was_listed_whole():
+    mirror = Mirror(Memory())
+    mirror.record_all("photos", [Entry("d/x", 1), Entry("e/y", 1)])
+    mirror.complete("photos", Scope("", True, time.time_ns()))
+    told = parse(delivery("d/poison").body).told
+    hearing_of.Hearing(mirror, None, None).doubt(told)
+    with pytest.raises(Unlisted):
+        mirror.lookup("photos", "d/", "poison")
+    assert [entry.key for entry in mirror.children("photos", "e/")] == ["e/y"]
+    assert [entry.key for entry in mirror.children("photos", "")] == ["d/", "e/"]
 
 
 class Source(EventSource):
