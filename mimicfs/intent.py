@@ -66,7 +66,7 @@ class StoreIntents:
         self._looking = threading.Lock()  # one looks after them at a time; taken before `_lock`
         self._lock = threading.Lock()  # protects all below
         self._thread: threading.Thread | None = None
-        self._buckets: dict[str, float] = {}  # when each was changed last
+        self._buckets: dict[str, float] = {}  # ours, and when each was changed last
         self._late: list[StoreIntent] = []  # the store did not take what came of them
         # When a key is to be asked of S3 again, and how much later the next time.
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
@@ -225,14 +225,20 @@ class StoreIntents:
 
     def _ours(self) -> set[str]:
         """Return the buckets in which we may have left something undone."""
+        with self._lock:
+            return set(self._buckets)
+
+    def _let_go(self, bucket: str) -> None:
+        """Nothing is left undone in *bucket*. Unless it was changed lately, it is not ours."""
         long_ago = time.monotonic() - 2 * LASTS_MS / 1000
         with self._lock:
-            self._buckets = {name: at for name, at in self._buckets.items() if at > long_ago}
-            return set(self._buckets)
+            if self._buckets.get(bucket, long_ago) < long_ago:
+                del self._buckets[bucket]
 
     def _look_after(self, bucket: str, alive: Collection[str]) -> None:
         rows = self._backend.unsettled(bucket)
         if not rows:
+            self._let_go(bucket)
             return
         with self._lock:
             self._buckets.setdefault(bucket, time.monotonic())
