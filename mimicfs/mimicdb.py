@@ -270,9 +270,12 @@ class Mirror:
     def add_bucket(self, name: str, created_ns: int) -> None:
         self.backend.add_bucket(name, created_ns)
 
-    def drop_bucket(self, name: str) -> None:
-        self.backend.drop_bucket(name)
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
+        """S3 does not have *name*. With *since*, a number of the log of the list of buckets: S3
+        was asked before what is logged after it, which stands. Return whether it is dropped."""
+        dropped = self.backend.drop_bucket(name, since)
         self.generation = next(self._generations)
+        return dropped
 
     def replace_buckets(self, buckets: Sequence[BucketEntry], since: int) -> Difference:
         """Make the list of buckets equal to *buckets*, and complete. What was made or removed

@@ -233,10 +233,30 @@ class BackendPromises:
             backend.add_bucket("b", 8)
             assert backend.buckets() == [BucketEntry("a", 5), BucketEntry("b", 8)]
             assert [change.first for change in backend.changes("", 0)] == ["b", "a"]
-            backend.drop_bucket("a")
-            backend.drop_bucket("a")
+            assert backend.drop_bucket("a")
             assert backend.bucket("a") is None
             assert [change.first for change in backend.changes("", 2)] == ["a"]
+
+    def test_a_bucket_that_is_not_known_is_dropped_in_the_log(self) -> None:
+        with self.opened() as backend:
+            assert backend.drop_bucket("a")
+            assert backend.drop_bucket("a")
+            assert [change.first for change in backend.changes("", 0)] == ["a", "a"]
+            assert backend.buckets() == []
+
+    def test_a_bucket_that_was_made_since_is_not_dropped(self) -> None:
+        with self.opened() as backend:
+            backend.add_bucket("old", 5)
+            since = backend.seq("")
+            _fill(backend, "x")
+            assert not backend.drop_bucket("b", since)
+            assert backend.get("b", "x") == Entry("x", 1)
+            assert backend.drop_bucket("old", since)
+            assert [bucket.name for bucket in backend.buckets()] == ["b"]
+            assert [change.first for change in backend.changes("", since)] == ["b", "old"]
+            with _refused(LogTrimmed):
+                backend.drop_bucket("b", 7)
+            assert backend.get("b", "x") == Entry("x", 1)
 
     def test_a_bucket_that_comes_again_is_empty_and_goes_on_counting(self) -> None:
         with self.opened() as backend:

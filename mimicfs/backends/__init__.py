@@ -123,8 +123,13 @@ class Backend(ABC):
         """Make *name* known. Known already: only its time of creation is set."""
 
     @abstractmethod
-    def drop_bucket(self, name: str) -> None:
-        """Forget *name* with its entries, scopes and log. Not known: nothing happens.
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
+        """Forget *name* with its entries, scopes and log; return whether it is forgotten.
+
+        With *since*, a bucket that the log of the list names after that number is left alone: S3
+        was asked before that was known. Raises LogTrimmed where the log does not say so. Dropping
+        what is not known is logged too: a list of buckets that was in flight must not bring it
+        back.
 
         A bucket added again under that name goes on with the sequence where it was, so
         that a reader of the log notices.

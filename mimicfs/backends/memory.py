@@ -72,12 +72,15 @@ class Memory(Backend):
                 self._log("", [name])
             at.created_ns = created_ns
 
-    def drop_bucket(self, name: str) -> None:
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
         with self._lock:
+            if since is not None and left_alone(self.changes("", since, _LOG_MAX), [name]):
+                return False
             at = self._buckets.get(name)
             if at is not None and at.known:
                 self._buckets[name] = _Bucket(seq=at.seq + 1)
-                self._log("", [name])
+            self._log("", [name])
+            return True
 
     def get(self, bucket: str, key: str) -> Entry | None:
         at = self._buckets.get(bucket)

@@ -360,12 +360,13 @@ class Replica(Forwarding):
         self._listed = None
         self._buckets.pop(name, None)
 
-    def drop_bucket(self, name: str) -> None:
-        self._ask().drop_bucket(name)
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
+        dropped = self._ask().drop_bucket(name, since)
         with self._lock:
             self._listed = None
             self._buckets.pop(name, None)
             self._forget(name)
+        return dropped
 
     # Entries
 

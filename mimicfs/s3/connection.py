@@ -186,12 +186,13 @@ class S3Connection:
     ) -> Bucket:
         """As get_bucket with validate."""
         if force or not self._known(bucket_name):
+            since = self.mimicdb.seq("")
             try:
                 ask(self.client, "head_bucket", force, Bucket=bucket_name, **params_of(headers))
                 self.mimicdb.add_bucket(bucket_name, 0)
             except S3ResponseError as exc:
                 if exc.status == 404:
-                    self.mimicdb.drop_bucket(bucket_name)
+                    self.mimicdb.drop_bucket(bucket_name, since)
                     exc.error_code, exc.message = (
                         "NoSuchBucket",
                         "The specified bucket does not exist",

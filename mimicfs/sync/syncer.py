@@ -232,13 +232,14 @@ class Syncer:
             if progress is not None and so_far.pages:
                 progress(so_far)
 
+        since = self._mimicdb.seq("")
         whole = Whole(self._mimicdb, self._s3, scope, wish, show, cancellation)
         try:
             report = whole.run()
         except BaseException as exc:
             self._status[where] = report_of(whole.so_far, str(exc) or type(exc).__name__)
             if isinstance(exc, NoSuchBucket):
-                self._gone(scope.bucket)
+                self._gone(scope.bucket, since)
             raise
         self._status[where] = report
         log.info(
@@ -252,10 +253,10 @@ class Syncer:
         )
         return report
 
-    def _gone(self, bucket: str) -> None:
-        """S3 has no such bucket."""
-        self._mimicdb.drop_bucket(bucket)
-        self._mimicdb.announce("", Difference([], [], [bucket], 0))
+    def _gone(self, bucket: str, since: int) -> None:
+        """S3 had no such bucket, when it was asked after number *since* of the list of buckets."""
+        if self._mimicdb.drop_bucket(bucket, since):
+            self._mimicdb.announce("", Difference([], [], [bucket], 0))
 
     # One directory
 
@@ -289,7 +290,7 @@ class Syncer:
         mine.set_result(None)
 
     def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
-        started_ns = time.time_ns()
+        started_ns, since = time.time_ns(), self._mimicdb.seq("")
         found: list[tuple[int, ...]] = []
 
         def tell(difference: Difference, names: int) -> None:
@@ -304,7 +305,7 @@ class Syncer:
                 else:
                     Run(*what, GivenRanges([("", None)]), None, late, tell, cancellation).run()
             except NoSuchBucket:
-                self._gone(bucket)
+                self._gone(bucket, since)
                 raise
             for gone in late.taken():
                 tell(self._mimicdb.release(bucket, gone), 0)

@@ -294,6 +294,41 @@ def test_a_list_of_buckets_undoes_nothing_that_was_done_meanwhile(
     assert f"{bucket}-gone" not in found
 
 
+@on_moto
+def test_a_late_word_that_there_is_no_bucket_undoes_no_bucket_made_meanwhile(
+    library, mimicked, proxy, bucket
+):
+    other = library.client(endpoint_url=proxy.url, config=CONFIG)
+    mimicked.list_buckets(Force=True)
+
+    def meanwhile(**_):
+        other.create_bucket(Bucket=f"{bucket}-new")
+        other.put_object(Bucket=f"{bucket}-new", Key="k", Body=b"x")
+
+    mimicked.meta.events.register_last("after-call.s3.GetObject", meanwhile)
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        mimicked.get_object(Bucket=f"{bucket}-new", Key="k")
+    assert f"{bucket}-new" in bucket_names(mimicked)
+    assert [entry.key for entry in library.listing(f"{bucket}-new")] == ["k"]
+
+
+@on_moto
+def test_a_list_of_buckets_does_not_bring_back_one_that_another_call_did_not_find(
+    library, mimicked, client, proxy, bucket
+):
+    other = library.client(endpoint_url=proxy.url, config=CONFIG)
+    client.create_bucket(Bucket=f"{bucket}-gone")  # of which the mirror knows nothing
+
+    def meanwhile(**_):
+        client.delete_bucket(Bucket=f"{bucket}-gone")
+        with pytest.raises(ClientError, match="NoSuchBucket"):
+            other.get_object(Bucket=f"{bucket}-gone", Key="k")
+
+    mimicked.meta.events.register_last("after-call.s3.ListBuckets", meanwhile)
+    mimicked.list_buckets(Force=True)
+    assert f"{bucket}-gone" not in bucket_names(mimicked)
+
+
 def test_waiters_ask_s3(mimicked, proxy, client, synced):
     put(client, synced, "late")
     with costs(proxy, HEAD=1):

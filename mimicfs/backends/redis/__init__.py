@@ -28,7 +28,7 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import Backend, Waiter
+from mimicfs.backends import Backend, Waiter, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
@@ -41,6 +41,7 @@ from mimicfs.backends.redis.connecting import (
 )
 from mimicfs.backends.redis.layout import (
     LAST,
+    LOG_MAX,
     VERSION,
     ChangeBatch,
     bucket_of,
@@ -193,13 +194,22 @@ class RedisBackend(Backend):
             self._client.hset(meta, "created_ns", created_ns)
         self._client.hsetnx(meta, "known", 1)
         # Also if it was known: whoever added it may have been killed before this step.
-        self._steps.enlist(self._tag(""), self.origin, name, known=True)
+        self._steps.enlist(self._tag(""), self.origin, name)
 
     @_ours
-    def drop_bucket(self, name: str) -> None:
-        tag = self._tag(name)
-        if not self._client.hexists(f"{tag}:meta", "known"):
-            return
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
+        # The list and the bucket may be on two nodes. Forgotten in between, a bucket is not known.
+        if since is not None and left_alone(self.changes("", since, LOG_MAX), [name]):
+            return False
+        if self._is_known(name):
+            self._wipe(self._tag(name))
+        steps = Transactions(self._client)  # a script more would not be worth it
+        if steps.delist(self._tag(""), self.origin, name, since):
+            return True
+        self.add_bucket(name, 0)  # it was made meanwhile; what is in it is asked of S3
+        return False
+
+    def _wipe(self, tag: str) -> None:
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
             pipe.hincrby(f"{tag}:meta", "seq", 1)
@@ -208,7 +218,6 @@ class RedisBackend(Backend):
             )
             pipe.execute()
         self._unlink(f"{tag}:", "[cdi]:*")
-        self._steps.enlist(self._tag(""), self.origin, name, known=False)
 
     # Entries
 

@@ -254,11 +254,10 @@ end
 return found
 """
 
-# KEYS[1] is the tag of the list of buckets. ARGV: origin, name, "1" to add or "0" to drop.
+# KEYS[1] is the tag of the list of buckets. ARGV: origin, name.
 _ENLIST = """
-local there = redis.call('HEXISTS', place('', ARGV[2]), ARGV[2]) == 1
-if there == (ARGV[3] == '1') then return end
-if there then remove('', ARGV[2]) else add('', ARGV[2], '') end
+if redis.call('HEXISTS', place('', ARGV[2]), ARGV[2]) == 1 then return end
+add('', ARGV[2], '')
 append(ARGV[1], {{ARGV[2], ARGV[2]}})
 """
 
@@ -354,6 +353,6 @@ class Scripts:
         found = self._end(keys=[tag], args=[token, int(unsure), fresh(), *keys])
         return {key.decode() for key in found}
 
-    def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
-        """Put *name* into the list of buckets, or take it out; log it if that is news."""
-        self._enlist(keys=[tag], args=[origin, name, int(known)])
+    def enlist(self, tag: str, origin: int, name: str) -> None:
+        """Put *name* into the list of buckets; log it if that is news."""
+        self._enlist(keys=[tag], args=[origin, name])

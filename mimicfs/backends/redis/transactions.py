@@ -135,9 +135,14 @@ class Transactions:
 
         self._watched(tag, plan)
 
-    def enlist(self, tag: str, origin: int, name: str, *, known: bool) -> None:
+    def enlist(self, tag: str, origin: int, name: str) -> None:
         """As Scripts.enlist."""
-        self._watched(tag, lambda: _enlist(self._client, tag, origin, name, known=known))
+        self._watched(tag, lambda: _enlist(self._client, tag, origin, name))
+
+    def delist(self, tag: str, origin: int, name: str, since: int | None) -> bool:
+        """Take *name* out of the list of buckets, and log it. With *since*: unless it was changed
+        after that number; return whether not. Raises LogTrimmed."""
+        return self._watched(tag, lambda: _delist(self._client, tag, origin, name, since))
 
     def unmark(self, tag: str, origin: int, prefix: str, *, logs: bool) -> None:
         """As Backend.unmark."""
@@ -295,15 +300,22 @@ def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> li
     return commands
 
 
-def _enlist(
-    client: Any, tag: str, origin: int, name: str, *, known: bool
-) -> tuple[None, list[Command]]:
-    seq = int(client.hget(f"{tag}:meta", "seq") or 0)
+def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[Command]]:
+    seq, _ = _guards(client, tag, None)
     at = Directories(client, tag, [name])
-    if (at.get("", name) is not None) == known:
+    if at.get("", name) is not None:
         return None, []
-    if known:
-        at.put("", name, b"")
-    else:
-        at.remove("", name)
+    at.put("", name, b"")
     return None, [*at.commands(), *_logged(tag, origin, seq, [(name, name)])]
+
+
+def _delist(
+    client: Any, tag: str, origin: int, name: str, since: int | None
+) -> tuple[bool, list[Command]]:
+    seq, guards = _guards(client, tag, since)
+    if left_alone(guards, [name]):
+        return False, []
+    at = Directories(client, tag, [name])
+    if at.get("", name) is not None:
+        at.remove("", name)
+    return True, [*at.commands(), *_logged(tag, origin, seq, [(name, name)])]

@@ -152,8 +152,11 @@ class SQLite(Backend):
         return number
 
     @_ours
-    def drop_bucket(self, name: str) -> None:
+    def drop_bucket(self, name: str, since: int | None = None) -> bool:
         with self._db.writing() as db:
+            lists = self._id("", db)
+            if since is not None and self._changed_since(db, "", lists, since, [name]):
+                return False
             number = self._id(name, db)
             if db.execute("SELECT known FROM bucket WHERE id=?", (number,)).fetchone()[0]:
                 for table in ("entry", "scope", "log", "note", "pending"):
@@ -162,7 +165,8 @@ class SQLite(Backend):
                     "UPDATE bucket SET known=0, objects=0, bytes=0, seq=seq+1 WHERE id=?",
                     (number,),
                 )
-                self._log(db, "", [name])
+            self._log(db, "", [name])
+        return True
 
     # Entries
 

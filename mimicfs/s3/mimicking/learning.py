@@ -283,8 +283,6 @@ class Learner:
         yield from self._settle(params["Bucket"], keys)
 
     def _delete_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        # Added first, so that the log names it: a list of buckets that is under way may have it.
-        self._mimicdb.add_bucket(params["Bucket"], 0)
         self._mimicdb.drop_bucket(params["Bucket"])
 
     # What a call names, and no more is known of

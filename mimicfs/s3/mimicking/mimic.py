@@ -159,10 +159,11 @@ class Mimic:
         if operation in LEARNED:
             return (yield from self._list(operation, params))
         asked = dict(params)  # botocore rewrites some of them in place
+        since = self._mimicdb.seq("") if operation == "HeadBucket" else None
         try:
             answer = yield from self._learner.talk(operation, params)
         except ClientError as exc:
-            self._perhaps_gone(operation, asked, exc)
+            yield from self._perhaps_gone(operation, asked, exc, since)
             raise
         self._local.seen(operation, params, answer)
         if operation == "CreateBucket":
@@ -192,15 +193,34 @@ class Mimic:
                 self._account.claimed(owner)
         return answer
 
-    def _perhaps_gone(self, operation: str, asked: Params, exc: ClientError) -> None:
-        """Forget the bucket that was asked about, if *exc* says that S3 has none of that name."""
+    def _perhaps_gone(
+        self, operation: str, asked: Params, exc: ClientError, since: int | None = None
+    ) -> Conversation[None]:
+        """Forget the bucket that was asked about, if *exc* says that S3 has none of that name.
+        *since*: the number of the list of buckets before S3 was asked; None: S3 is asked again,
+        because others may have made the bucket meanwhile."""
         bucket = asked.get("Bucket")
         if not isinstance(bucket, str) or not _names_no_bucket(operation, asked, exc):
             return
         try:
-            self._mimicdb.drop_bucket(bucket)
+            if since is None:
+                since = self._mimicdb.seq("")
+                if (yield from self._is_there(bucket)):
+                    return
+            self._mimicdb.drop_bucket(bucket, since)
         except StoreError as lost:  # what S3 said is more to the caller
             log.warning("s3://%s is gone, but the mirror could not be told: %s", bucket, lost)
+
+    def _is_there(self, bucket: str) -> Conversation[bool]:
+        """Whether S3 has *bucket*, or may have it."""
+        asked = {"Bucket": bucket}
+        try:
+            yield "HeadBucket", dict(asked)
+        except ClientError as exc:
+            return not _names_no_bucket("HeadBucket", asked, exc)
+        except BotoCoreError as exc:
+            log.debug("HEAD s3://%s: %s", bucket, exc)
+        return True
 
     # Listings
 
@@ -214,7 +234,7 @@ class Mimic:
         try:
             answer = yield operation, for_s3
         except ClientError as exc:
-            self._perhaps_gone(operation, asked, exc)
+            yield from self._perhaps_gone(operation, asked, exc)
             raise
         if plain.get("Marker") != asked.get("Marker"):
             answer["Marker"] = asked["Marker"]
