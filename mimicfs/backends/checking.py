@@ -47,13 +47,14 @@ def check(backend: Backend) -> Iterator[BucketCheck]:
 def _check(backend: Backend, name: str) -> BucketCheck:
     found, since = BucketCheck(name), backend.seq(name)
     strangers = _count(backend, found)
-    _check_scopes(backend, found, strangers)
+    unknown = _check_scopes(backend, found, strangers)
     _check_intents(backend, found)
     found.doubted = backend.note(name, DOUBTED) is not None
     orphans = list(backend.orphans(name))
     found.changed = backend.seq(name) != since
     if found.changed:
         return found
+    found.wrong += _named("counts as listed, and what is in it is not known", unknown)
     _compare_counts(backend, found)
     found.wrong += _named("is in the store, and nothing leads there", orphans)
     try:
@@ -89,17 +90,16 @@ def _compare_counts(backend: Backend, found: BucketCheck) -> None:
         )
 
 
-def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) -> None:
-    """What was listed to its end, with all that is below, has no directory of unknown keys; and
-    nothing was listed in the future."""
+def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) -> list[str]:
+    """What was listed to its end, with all that is below, has no directory of unknown keys: return
+    those of *strangers* that are in it. Nothing was listed in the future."""
     scopes = backend.scopes(found.name)
     found.scopes = len(scopes)
     deep = [scope.prefix for scope in scopes if scope.deep]
-    unknown = [key for key in strangers if any(key.startswith(prefix) for prefix in deep)]
-    found.wrong += _named("counts as listed, and what is in it is not known", unknown)
     now_ns = (backend.now_ms() + 86_400_000) * 1_000_000
     ahead = [scope.prefix or "/" for scope in scopes if scope.listed_ns > now_ns]
     found.wrong += _named("was listed more than a day ahead of the store's clock", ahead)
+    return [key for key in strangers if any(key.startswith(prefix) for prefix in deep)]
 
 
 def _check_intents(backend: Backend, found: BucketCheck) -> None:

@@ -86,6 +86,34 @@ def test_what_is_wrong_in_sqlite_is_named(stores: Callable[[str], Backend], tmp_
     assert rest.wrong == ["'1 rows of note' is in the store, and no bucket leads there"]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_note_beside_a_bucket_that_is_not_known_is_not_lost(
+    stores: Callable[[str], Backend], kind: str
+) -> None:
+    store = stores(kind)
+    _filled(store)
+    store.set_note("unknown", "versions", "seen")
+    assert [(each.name, each.wrong) for each in check(store)] == [("b", [])]
+    assert store.note("unknown", "versions") == "seen"
+
+
+def test_a_listing_that_ends_while_a_store_is_looked_at_is_no_fault(
+    stores: Callable[[str], Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stores("sqlite")
+    _filled(store)
+    scopes = store.scopes
+
+    def late(bucket: str) -> list[Scope]:  # after the entries were read, as others do
+        store.apply("b", [Entry("listed/x", 1)], ["listed/"])
+        store.mark("b", Scope("", True, 10))
+        return scopes(bucket)
+
+    monkeypatch.setattr(store, "scopes", late)
+    (found,) = check(store)
+    assert (found.changed, found.wrong) == (True, [])
+
+
 def test_what_is_wrong_in_redis_is_named(stores: Callable[[str], Backend], redis_url: str) -> None:
     store = stores("redis")
     _filled(store)

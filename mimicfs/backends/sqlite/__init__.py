@@ -484,10 +484,13 @@ class SQLite(Backend):
     def orphans(self, bucket: str) -> list[str]:
         if bucket:
             return []
-        known = "SELECT id FROM bucket WHERE known OR name=''"
+        named = "SELECT id FROM bucket"
+        known = f"{named} WHERE known OR name=''"
+        # What is noted beside a bucket does not make it known.
+        places = {"entry": known, "scope": known, "note": named}
         found = [
-            (table, self._db.rows(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({known})"))
-            for table in ("entry", "scope", "note")
+            (table, self._db.rows(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({ids})"))
+            for table, ids in places.items()
         ]
         return [f"{rows[0][0]:,} rows of {table}" for table, rows in found if rows[0][0]]
 
