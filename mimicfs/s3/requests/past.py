@@ -108,8 +108,8 @@ class PastPages:
                 return Page(entries, None, None)
             after, token = page.upto, page.token
             known = entries[-1].key if entries and entries[-1].kind == LISTED else ""
-            if known and after.startswith(known):
-                after, token = known + _LAST, None
+            if known and after.startswith(known) and after < known + _LAST:
+                after, token = known + _LAST, None  # a jump, and never back
 
     def directories(self, bucket: str, prefix: str) -> list[str]:
         """As S3.directories: also those that had nothing then."""
