@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mimicfs.backends import DOUBTED, Backend
-from mimicfs.entry import LISTED, OBJECT
+from mimicfs.entry import LISTED, OBJECT, pages
 from mimicfs.errors import LogTrimmed
 
 _PAGE = 1000
@@ -68,17 +68,13 @@ def _check(backend: Backend, name: str) -> BucketCheck:
 def _count(backend: Backend, found: BucketCheck) -> list[str]:
     """Count entries. Return the directories of which only is known that they are there."""
     strangers: list[str] = []
-    after = ""
-    while True:
-        page = backend.scan(found.name, "", after, _PAGE)
+    for page in pages(lambda after: backend.scan(found.name, "", after, _PAGE), _PAGE):
         objects = [entry for entry in page if entry.kind == OBJECT]
         strangers += [entry.key for entry in page if entry.kind == LISTED]
         found.entries += len(page)
         found.objects += len(objects)
         found.bytes += sum(entry.size for entry in objects)
-        if len(page) < _PAGE:
-            return strangers
-        after = page[-1].key
+    return strangers
 
 
 def _compare_counts(backend: Backend, found: BucketCheck) -> None:

@@ -14,11 +14,11 @@ Threading: no state; the stores are used by the thread that calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mimicfs.backends import Backend
 from mimicfs.backends.sessions import EPOCH, SESSION, sessions
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, pages
 from mimicfs.errors import ConfigError, StoreError
 
 _PAGE = 1000
@@ -87,10 +87,8 @@ def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], Non
     return count
 
 
-def _pages(source: Backend, name: str, after: str = "") -> Iterator[list[Entry]]:
-    while page := source.scan(name, "", after, _PAGE):
-        yield page
-        after = page[-1].key
+def _pages(source: Backend, name: str, after: str = "") -> Iterator[Sequence[Entry]]:
+    return pages(lambda last: source.scan(name, "", last, _PAGE), _PAGE, after)
 
 
 def _follow(source: Backend, target: Backend, name: str, place: int) -> int:
