@@ -298,22 +298,29 @@ class Mirror:
         return difference
 
     def _buckets_changed(self, since: int) -> tuple[int, set[str]]:
-        """Return the number of the last change of the list, and the names changed after *since*."""
+        """Return the number of the last change of the list, and the names changed after *since*.
+        Raises LogTrimmed where any name may have changed."""
         names = set[str]()
         while changes := self.backend.changes("", since):
+            if any(change.first != change.last for change in changes):
+                raise LogTrimmed("the list of buckets counts no more as listed")
             names |= {change.first for change in changes}
             since = changes[-1].seq
         return since, names
 
     def _buckets_met(self, since: int, ours: set[str]) -> bool:
-        """Whether somebody else has changed one of *ours*, too, after number *since*."""
+        """Whether somebody else has, or may have, changed one of *ours*, too, after number
+        *since*."""
         met = set[str]()
-        while changes := self.backend.changes("", since):
-            for change in changes:
-                if change.first in met:
-                    return True
-                met |= {change.first} & ours
-            since = changes[-1].seq
+        try:
+            while changes := self.backend.changes("", since):
+                for change in changes:
+                    if change.first in met or change.first != change.last:
+                        return True
+                    met |= {change.first} & ours
+                since = changes[-1].seq
+        except LogTrimmed:
+            return True
         return False
 
     def replace(

@@ -443,6 +443,8 @@ class Replica(Forwarding):
     def unmark(self, bucket: str, prefix: str) -> None:
         self._ask().unmark(bucket, prefix)
         with self._lock:
+            if not bucket:
+                self._listed = None
             if bucket in self._copied:
                 self._drop(bucket, prefix, prefix + LAST_KEY)
 

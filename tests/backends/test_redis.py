@@ -184,6 +184,9 @@ def test_that_a_directory_counts_no_more_as_listed_is_in_the_log_for_those_who_c
     store.unmark("b", "d/")  # of which the one above says that it is listed
     (line,) = store.changes("b", 2)
     assert (line.seq, line.first, line.last > "d/zzz") == (3, "d/", True)
+    store.mark("", Scope("", False, 1))
+    store.unmark("", "")
+    assert [(line.first, line.last > "zzz") for line in store.changes("", 1)] == [("", True)]
     store.close()
 
 

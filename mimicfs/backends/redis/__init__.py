@@ -414,7 +414,7 @@ class RedisBackend(Backend):
     @_ours
     def unmark(self, bucket: str, prefix: str) -> None:
         steps = Transactions(self._client)  # a script more would not be worth it
-        steps.unmark(self._tag(bucket), self.origin, prefix, logs=bool(bucket))
+        steps.unmark(self._tag(bucket), self.origin, prefix)
 
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:

@@ -144,7 +144,7 @@ class Transactions:
         after that number; return whether not. Raises LogTrimmed."""
         return self._watched(tag, lambda: _delist(self._client, tag, origin, name, since))
 
-    def unmark(self, tag: str, origin: int, prefix: str, *, logs: bool) -> None:
+    def unmark(self, tag: str, origin: int, prefix: str) -> None:
         """As Backend.unmark."""
         place = f"{tag}:scopes"
 
@@ -155,8 +155,8 @@ class Transactions:
             if not after:
                 return None, []
             seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
-            lines = [(prefix, prefix + LAST_KEY)] if logs else []
-            return None, [*_scopes_kept(place, after), *_logged(tag, origin, seq, lines)]
+            logged = _logged(tag, origin, seq, [(prefix, prefix + LAST_KEY)])
+            return None, [*_scopes_kept(place, after), *logged]
 
         def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
             texts = self._client.hmget(place, prefixes) if prefixes else []
