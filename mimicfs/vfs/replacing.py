@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mimicfs.entry import NS, OBJECT, Entry
+from mimicfs.entry import NS, OBJECT, Entry, pages
 from mimicfs.errors import PosixError
 from mimicfs.files import zeros
 from mimicfs.mimicdb import Mirror
@@ -22,6 +22,7 @@ from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.tree import Tree
 
 _UPLOAD_MAX_S = 86_400  # longer than any file takes to upload
+_PAGE = 100  # names of a directory that are read at a time
 
 
 class Replacing:
@@ -38,19 +39,25 @@ class Replacing:
         self._tree = tree
 
     def empty(self, node: Node) -> None:
-        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content."""
+        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content. What uploads
+        have left in it is no child, and deleted."""
+        about = f"s3://{node.bucket}/{node.key}"
         if node.content or self._handles.unsaved(node):
-            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
-        known = self._syncer.sure(lambda: self._mimicdb.children(node.bucket, node.key, "", 2))
-        if len(known) == 1 and _is_leftover(known[0]):
-            self._s3.delete(node.bucket, known[0].key)
-        elif known:
-            raise PosixError(errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}")
+            raise PosixError(errno.ENOTEMPTY, about)
+        leftovers: list[str] = []
+        for page in pages(lambda after: self._page(node, after), _PAGE):
+            if not all(_is_leftover(entry) for entry in page):
+                raise PosixError(errno.ENOTEMPTY, about)
+            leftovers += [entry.key for entry in page]
         marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
         if marker is not None and marker.kind == OBJECT and marker.size:
-            raise PosixError(
-                errno.ENOTEMPTY, f"s3://{node.bucket}/{node.key}: its marker has content"
-            )
+            raise PosixError(errno.ENOTEMPTY, f"{about}: its marker has content")
+        for key in leftovers:
+            self._s3.delete(node.bucket, key)
+
+    def _page(self, node: Node, after: str) -> list[Entry]:
+        children = self._mimicdb.children
+        return self._syncer.sure(lambda: children(node.bucket, node.key, after, _PAGE))
 
     def remove(self, bucket: str, key: str) -> None:
         """Delete the object *key*; a directory without one is forgotten."""
