@@ -87,9 +87,9 @@ class BlockCache:
         """Keep what is here of the version *entry* from the eviction, and no other version of
         its key. Raises OSError."""
         kept = self.object(bucket, entry)
+        self.unpin(bucket, entry.key, but=kept.name if kept is not None else "")
         if kept is None:
             return
-        self.unpin(bucket, entry.key, but=kept.name)
         os.chmod(kept.name, 0o600 | PINNED, dir_fd=self._root)
         with suppress(FileExistsError):
             os.mkdir(_PINS, 0o700, dir_fd=self._root)

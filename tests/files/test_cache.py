@@ -259,6 +259,15 @@ def test_what_is_pinned_stays_and_its_next_version_takes_its_place(
     assert {stat.S_IMODE(path.stat().st_mode) for path in files_in(directory)} == {0o600}
 
 
+def test_an_object_that_became_empty_keeps_nothing_pinned(cache: Make, directory: Path) -> None:
+    mount = cache()
+    keep(mount)
+    mount.pin("b", ENTRY)
+    mount.pin("b", ENTRY._replace(size=0, etag="empty"))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files_in(directory)} == {0o600}
+    assert mount.unpin_all() == 0
+
+
 def test_by_default_a_quarter_of_what_is_free_is_used(cache: Make, directory: Path) -> None:
     made = cache(limit=None)
     free = os.statvfs(directory)
