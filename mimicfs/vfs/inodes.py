@@ -210,11 +210,12 @@ class Inodes:
                 children = parent.children = {}
             found: list[Node] = []
             add, known, nodes, bucket = found.append, children.get, self._nodes, parent.bucket
-            hash_of, taken, moved = _path_hash(parent), self._taken, parent.ino in self._moved
+            hash_of, taken = _path_hash(parent), self._taken
+            moved = self._moved.get(parent.ino, ())
             for slot in slots:
                 node = known(slot)
                 if node is None:
-                    if slot[-1:] == "/" or moved:
+                    if slot[-1:] == "/" or slot in moved:
                         kind = NodeKind.DIRECTORY if slot[-1:] == "/" else _OBJECT
                         node = self._make(parent, slot, kind)
                     else:  # as _make does, without a call for each

@@ -150,6 +150,19 @@ def test_what_was_renamed_keeps_its_number_when_nobody_holds_it():
     assert make(inodes, "d/", "b").ino != old.ino
 
 
+def test_one_renamed_name_makes_the_others_no_slower(monkeypatch):
+    inodes = Inodes("photos")
+    old = make(inodes, "a")
+    inodes.move(old, inodes.root, "b")
+    inodes.forget(old.ino, 1)
+    slow = []
+    whole = Inodes._make
+    monkeypatch.setattr(Inodes, "_make", lambda *args: slow.append(args[2]) or whole(*args))
+    found = inodes.listed(inodes.root, ["b", "c", "d", "e/"], hold=True)
+    assert slow == ["b", "e/"]
+    assert found[0].ino == old.ino
+
+
 def test_what_is_below_a_renamed_directory_keeps_its_number():
     inodes = Inodes("photos")
     old = make(inodes, "d/", "a")
