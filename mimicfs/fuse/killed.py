@@ -3,7 +3,9 @@
 The kernel says once that a process has a signal (INTERRUPT), whichever, and then lets a killed
 one wait for its answer all the same. So /proc is asked, now and while the answer is awaited,
 whether SIGKILL is pending for it: that is what every signal that ends a process becomes. A signal
-that is handled gives no EINTR here: mkdir(2) and its like do not restart.
+that is handled gives no EINTR here: mkdir(2) and its like do not restart. A process that waits is
+in /proc: one that is not seen there has its number in another PID namespace (that of whoever
+mounted, with /dev/fd/N), or hidepid hides it. Nothing is known of it: it waits for its answer.
 
 The kernel closes the files of a process that was killed when it is past all signals, and waits for
 each FLUSH. It says nothing then; /proc knows why the process ends.
@@ -80,10 +82,11 @@ class Killed:
 
 
 def _is_killed(thread: int) -> bool:
+    """Whether *thread* was killed; False where that is not to be seen."""
     try:
         status = Path(f"/proc/{thread}/status").read_text()
     except OSError:
-        return True
+        return False
     masks = [line.split()[1] for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
     return any(int(mask, 16) & _SIGKILL for mask in masks)
 

@@ -14,6 +14,8 @@ import pytest
 from support.mounts import wait_until
 from support.proxy import Drop, Proxy
 
+from mimicfs.fuse.killed import _is_killed
+
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 WRITE = "f = os.open('known/a', os.O_WRONLY); os.write(f, b'T')"
@@ -59,6 +61,12 @@ def test_a_killed_caller_ends_within_a_second(
         if call.startswith(WRITE):  # what it had written is not lost
             wait_until(partial(is_text, client, bucket, f"{number}/known/a"))
     assert slow == []
+
+
+def test_a_caller_that_is_not_seen_in_proc_was_not_killed(server: str) -> None:
+    """It is hidden from us (hidepid), or its number is of another PID namespace."""
+    beyond = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    assert [_is_killed(beyond), _is_killed(os.getpid())] == [False, False]
 
 
 def is_text(client: Any, bucket: str, key: str) -> bool:
