@@ -135,7 +135,7 @@ class Rename:
                 left = self._delete_orphans()
                 if left:
                     raise PosixError(errno.EIO, left[0])
-                if not any(self._pages(self.old)):  # somebody has removed it meanwhile
+                if not self._mimicdb.has_below(*self.old):  # somebody has removed it meanwhile
                     raise PosixError(errno.ENOENT, str(self.old))
                 return
         raise PosixError(errno.EBUSY, f"{self.old} is being written to")

@@ -182,6 +182,27 @@ def test_what_s3_does_not_let_be_deleted_is_deleted_once_it_may_be(
     client.close()
 
 
+def test_whether_anything_is_left_is_asked_without_reading_it(
+    moto: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = plain(moto)
+    World(client, bucket := f"left-{os.getpid()}")
+    s3 = S3(S3Options(endpoint_url=moto), Mirror(Memory()))
+    parts = (s3.mimicdb, s3, Syncer(s3.mimicdb, s3))
+    renames = Renames(*parts, Intents(tmp_path / "renames", "account"))
+    parts[2].sync(bucket)
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "old/"), KeyTree(bucket, "new/"))
+    rename.copy(Cancellation())
+    read: list[Any] = []
+    scan = s3.mimicdb.scan
+    monkeypatch.setattr(s3.mimicdb, "scan", lambda *args: read.append(args) or scan(*args))
+    rename.settle(Cancellation())
+    assert [where[:2] for where in read] == [(bucket, "old/")]  # what is to be copied
+    rename.undo()
+    s3.close()
+    client.close()
+
+
 def test_what_was_begun_in_a_bucket_that_is_gone_is_given_up(
     moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
