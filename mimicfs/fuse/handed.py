@@ -84,8 +84,6 @@ def _device(fd: int) -> str:
 
 def _mountpoint(device: str) -> Path | None:
     """Return where *device* is mounted in this mount namespace."""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines() if device else ():
-        fields = line.split(b" ")
-        if fields[2].decode() == device:
-            return Path(os.fsdecode(mounting.unescaped(fields[4])))
-    return None
+    places = (place for number, place, _ in mounting.mounted() if number == device)
+    first = next(places, None)
+    return Path(os.fsdecode(first)) if first is not None else None

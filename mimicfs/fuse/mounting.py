@@ -18,6 +18,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +103,20 @@ def _on_top(mountpoint: Path) -> tuple[str, str]:
     """Return "MAJOR:MINOR" and type of what is mounted on *mountpoint*; empty if nothing is."""
     path = os.fsencode(_resolved(mountpoint))
     found = ("", "")
+    for number, place, kind in mounted():
+        if place == path:  # the last one is on top
+            found = (number, kind)
+    return found
+
+
+def mounted() -> Iterator[tuple[str, bytes, str]]:
+    """Yield "MAJOR:MINOR", place and type of all that is mounted in this mount namespace."""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         # proc(5): ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAG]... - TYPE SOURCE OPTIONS
         here, _, there = line.partition(b" - ")
         _, _, number, _, place, *_ = here.split(b" ")
-        if unescaped(place) == path:  # the last one is on top
-            kind, *_ = there.split(b" ")
-            found = (number.decode(), kind.decode())
-    return found
+        kind, *_ = there.split(b" ")
+        yield number.decode(), _unescaped(place), kind.decode()
 
 
 def _resolved(mountpoint: Path) -> Path:
@@ -118,7 +125,7 @@ def _resolved(mountpoint: Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def unescaped(field: bytes) -> bytes:
+def _unescaped(field: bytes) -> bytes:
     """mountinfo writes space, tab, newline and backslash as three octal digits."""
     return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field)
 
