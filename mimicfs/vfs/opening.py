@@ -220,9 +220,10 @@ class OpenFiles:
     ) -> Opened:
         """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
         is uploaded. *exclusive*: not even appends may go behind what is there."""
+        file = self._file(node, None, content, absent=absent, exclusive=exclusive)
         with self._lock:
-            node.file = self._file(node, None, content, absent=absent, exclusive=exclusive)
-            return Opened(self._add(node, node.file))
+            node.file = file
+            return Opened(self._add(node, file))
 
     def open_control(self, node: Node, text: bytes) -> Opened:
         with self._lock:

@@ -50,3 +50,15 @@ def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wan
     fs.setxattr(CALLER, old, b"user.a", b"1", 0)
     assert fs.getxattr(CALLER, new, b"user.a") == b"1"
     fs.release(handle)
+
+
+def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
+    handles, seen = fs._handles, []
+    stage = handles._journal.stage
+    monkeypatch.setattr(
+        handles._journal, "stage", lambda: seen.append(handles._lock.locked()) or stage()
+    )
+    opened = fs.create(CALLER, ROOT_INO, b"new", 0o644, os.O_WRONLY)[1]
+    assert seen == [False]
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
