@@ -82,6 +82,12 @@ def seen_by_others(path: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
+def open_private(path: str, flags: int) -> int:
+    """Open a file that is ours alone if it is made; no symbolic link is followed. An opener for
+    `open`. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def append_line(path: Path, line: str, size_max: int) -> Path:
     """Append *line* to a file for us alone and return *path*. A file that would exceed
     *size_max* bytes is renamed to end in ".1", over the one before it. Raises ConfigError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging.handlers
-import os
+import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
+from mimicfs.private import open_private
 
 _LOG_MAX = 64 << 20  # bytes of one file
 _LOGS = 3  # files beside the one that is written
@@ -29,9 +30,12 @@ _WINDOW_S = 60.0
 _ATTENTION_S = 90.0  # after the last question, how long it goes on
 _RECORDS_MAX = 100_000
 _SHOWN = 50
+_WARN_EVERY_S = 60.0
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 Place = Callable[[int], str]
+
+log = logging.getLogger(__name__)
 
 
 class Observed(Protocol):
@@ -43,23 +47,23 @@ class Observed(Protocol):
 def observing(server: Observed, place: Place, access_log: Path | None) -> Iterator[Observers]:
     """Within, requests to *server* are logged to *access_log*, if that is to be, and `top` can be
     asked. *place* says what an inode number stands for. Raises ConfigError."""
-    log = AccessLog(access_log, place) if access_log is not None else None
-    observers = Observers(server, place, log)
+    requests = AccessLog(access_log, place) if access_log is not None else None
+    observers = Observers(server, place, requests)
     try:
         yield observers
     finally:
         observers.close()
-        if log is not None:
-            log.close()
+        if requests is not None:
+            requests.close()
 
 
 class Observers:
     """Who is told of requests at the moment: the log, and for as long as somebody looks, `top`."""
 
-    def __init__(self, server: Observed, place: Place, log: AccessLog | None) -> None:
+    def __init__(self, server: Observed, place: Place, requests: AccessLog | None) -> None:
         self._server = server
         self._place = place
-        self._always: tuple[Recorder, ...] = (log.record,) if log is not None else ()
+        self._always: tuple[Recorder, ...] = (requests.record,) if requests is not None else ()
         self._lock = threading.Lock()  # protects all below
         self._top: Top | None = None
         self._timer: threading.Timer | None = None
@@ -85,9 +89,12 @@ class Observers:
             self._server.observe(self._always)
 
     def close(self) -> None:
+        """From now on nobody is told of requests."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
+            self._top = None
+            self._server.observe(())
 
 
 class Top:
@@ -166,9 +173,34 @@ class AccessLog:
 
 
 class _Rotated(logging.handlers.RotatingFileHandler):
+    """What cannot be written is told once a minute. A request that is answered while the mount
+    ends may be recorded after `close`: that opens no file again."""
+
+    _closed_for_good = False
+    _warned_s = -_WARN_EVERY_S
+
     def _open(self) -> Any:
-        return open(self.baseFilename, "a", errors="backslashreplace", opener=_private)
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=open_private)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._closed_for_good:
+            super().emit(record)
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def close(self) -> None:
+        self.acquire()
+        try:
+            self._closed_for_good = True
+            super().close()
+        except OSError:  # what was still to be written
+            self._warn()
+        finally:
+            self.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        self._warn()
+
+    def _warn(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._warned_s >= _WARN_EVERY_S:
+            self._warned_s = now_s
+            log.warning("%s: requests are not recorded: %s", self.baseFilename, sys.exc_info()[1])

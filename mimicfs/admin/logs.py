@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import ConfigError
-from mimicfs.private import private_directory
+from mimicfs.private import open_private, private_directory
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -90,7 +90,7 @@ def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
     if str(file).startswith(SYSLOG):
         return _to_syslog(str(file).removeprefix(SYSLOG) or _SYSLOG_SOCKET)
     try:
-        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(open_private(str(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT))
         from mimicfs.admin.watchedlog import WatchedLog
 
         return WatchedLog(file), _OneLine(_TIMED)

@@ -6,16 +6,13 @@ Threading: logging's own lock.
 from __future__ import annotations
 
 import logging.handlers
-import os
 from typing import Any
+
+from mimicfs.private import open_private
 
 
 class WatchedLog(logging.handlers.WatchedFileHandler):
     """A log file that is made anew, for us alone, when it was moved away."""
 
     def _open(self) -> Any:
-        return open(self.baseFilename, "a", errors="backslashreplace", opener=_private)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=open_private)
