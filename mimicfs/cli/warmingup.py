@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from mimicfs.sync import Progress
 
 _ANSWER_S = 5.0
+_SHORTAGES = {
+    "limit": "--limit is reached",
+    "cache": "the cache is full",
+    "disk": "the disk does not take it",
+}
 
 
 class Place(NamedTuple):
@@ -191,8 +196,8 @@ class _Work:
         self._tell(told, _so_far(warmed), str(start))
         for line in refused:
             click.echo(f"mimicfs: {printable(line)}", err=True)
-        if warmed.full:
-            said = "--limit is reached" if limit is not None else "the cache is full"
+        if warmed.shortage is not None:
+            said = _SHORTAGES[warmed.shortage.value]
             click.echo(f"mimicfs: {printable(str(start))}: not all of it: {said}", err=True)
         return warmed
 

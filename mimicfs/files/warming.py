@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from mimicfs.entry import Entry
@@ -33,6 +34,14 @@ class _Piece(NamedTuple):
     end: int
 
 
+class Shortage(Enum):
+    """What had no room for all."""
+
+    LIMIT = "limit"
+    CACHE = "cache"
+    DISK = "disk"
+
+
 @dataclass
 class Warmed:
     """What came of it. *refused*: why, by key."""
@@ -41,7 +50,11 @@ class Warmed:
     here: int = 0  # of them, those that were before
     bytes: int = 0  # asked of S3
     refused: dict[str, str] = field(default_factory=dict)
-    full: bool = False  # the cache, or the limit, has no room for the next object
+    shortage: Shortage | None = None  # the first one; what came behind it may be here or not
+
+    @property
+    def full(self) -> bool:
+        return self.shortage is not None
 
 
 class Warming:
@@ -95,24 +108,32 @@ class Warming:
                 self.warmed.here += self._done(entry, kept)
                 continue
             size = sum(end - start for start, end in holes)
-            if not self._has_room(size):
+            shortage = self._shortage(size)
+            if shortage is not None:
                 kept.close()
-                self.warmed.full = True
+                self._short_of(shortage)
                 return
             self._missing[entry.key] = len(holes)
             self._under_way += size
             yield from (_Piece(entry, kept, *hole) for hole in holes)
 
-    def _has_room(self, size: int) -> bool:
+    def _shortage(self, size: int) -> Shortage | None:
+        """Return what has no room for *size* bytes more."""
         if self._left is not None:
             if size > self._left:
-                return False
+                return Shortage.LIMIT
             self._left -= size
+        return None if self._has_room(size) else Shortage.CACHE
+
+    def _has_room(self, size: int) -> bool:
         if self._cache.has_room(size + self._under_way):
             return True
         while len(self._flights):
             self._take()
         return self._cache.make_room(size, self._cancellation.check)
+
+    def _short_of(self, what: Shortage) -> None:
+        self.warmed.shortage = self.warmed.shortage or what
 
     def _fetch(self, piece: _Piece) -> None:
         buffer = memoryview(bytearray(piece.end - piece.start))
@@ -136,8 +157,8 @@ class Warming:
             del self._missing[key]
             if key in self.warmed.refused:
                 piece.kept.close()
-            elif any(_holes(piece.kept, piece.entry.size)):  # the disk did not take it
-                self.warmed.full = True
+            elif any(_holes(piece.kept, piece.entry.size)):  # not written
+                self._short_of(Shortage.DISK)
             else:
                 self._done(piece.entry, piece.kept)
         self._show(self.warmed)
