@@ -214,6 +214,7 @@ class _TCPServer(_Threads):
 
 class _UnixServer(_Threads):
     address_family = socket.AF_UNIX
+    _made: os.stat_result | None = None  # the file of the socket, if it is ours
 
     def server_bind(self) -> None:
         os.fchmod(self.socket.fileno(), 0o600)  # bind(2) gives the file these permissions
@@ -225,7 +226,13 @@ class _UnixServer(_Threads):
         if Path(path).is_socket():  # of a mount that died
             os.unlink(path)
         super().server_bind()
+        self._made = os.stat(path)
 
     def server_close(self) -> None:
+        """Another one may listen at the path, before this one and after: its file stays."""
         super().server_close()
-        Path(str(self.server_address)).unlink(missing_ok=True)
+        made, self._made = self._made, None
+        path = Path(str(self.server_address))
+        with suppress(FileNotFoundError):
+            if made is not None and os.path.samestat(made, path.stat()):
+                path.unlink()

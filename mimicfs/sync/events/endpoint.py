@@ -6,6 +6,9 @@ is a hint about a key and never believed, so a lie costs a request to S3, and no
 nothing listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's
 auth_token).
 
+A message that breaks off or takes too long is lost like one for which there is no room, unless
+the server keeps it: it may be the only one about its change.
+
 What waits for the consumer is what clients wait for: of those there are so many and no more, and
 few of them may have a large message. Whoever has waited for too long takes his message along.
 
@@ -187,7 +190,12 @@ def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
                 large.release()
 
         def _read_and_taken(self, size: int) -> int:
-            body = self.read_body(size)
+            body = b""
+            try:
+                body = self.read_body(size)
+            finally:
+                if len(body) < size:
+                    endpoint.refused()
             return endpoint.accept(body) if len(body) == size else 400
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002

@@ -58,4 +58,4 @@ class EventSource(ABC):
         error here: those that would not come by themselves are to come again."""
 
     def close(self) -> None:  # noqa: B027  there may be nothing to do
-        """Give up what is held."""
+        """Give up what is held. A second time does nothing."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import TypeVar
 
+from mimicfs.errors import Interrupted
 from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, Queue
 from mimicfs.sync.events.source import Delivery, EventSource
+
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
 _AT_ONCE = 8  # requests, where many messages wait: each is of ten
@@ -21,18 +27,19 @@ class SQS(EventSource):
         self.name = f"sqs:{queue.url}"
         self._queue = queue
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sqs")
+        self._closed = threading.Event()
 
     def receive(self, wait_s: float) -> list[Delivery]:
         found = self._queue.receive(wait_s)
         if len(found) == BATCH_MAX:
-            more = self._pool.map(lambda _: self._queue.receive(0), range(_AT_ONCE))
+            more = self._at_once(lambda _: self._queue.receive(0), range(_AT_ONCE))
             found += [each for page in more for each in page]
         return [Delivery(*each) for each in found]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         receipts = [each.receipt for each in deliveries]
         pages = [receipts[at : at + BATCH_MAX] for at in range(0, len(receipts), BATCH_MAX)]
-        list(self._pool.map(self._queue.delete, pages))
+        self._at_once(self._queue.delete, pages)
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
         self._queue.release([each.receipt for each in deliveries], _AGAIN_S)
@@ -44,4 +51,15 @@ class SQS(EventSource):
         return self._queue.arn()
 
     def close(self) -> None:
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._queue.close()
+
+    def _at_once(self, ask: Callable[[_Asked], _Answer], about: Iterable[_Asked]) -> list[_Answer]:
+        """Return the answers of *ask*. Raises Interrupted after `close`."""
+        try:
+            return list(self._pool.map(ask, about))
+        except (RuntimeError, CancelledError) as exc:
+            if self._closed.is_set():
+                raise Interrupted(f"{self.name} is closed") from exc
+            raise

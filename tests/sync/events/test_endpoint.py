@@ -172,13 +172,23 @@ def test_no_more_clients_are_served_than_there_is_room_for(served, monkeypatch, 
     assert post(port, BODY) == 200
 
 
-def test_a_message_of_a_client_that_goes_is_none(served, hearing):
+def test_a_message_of_a_client_that_goes_is_lost(served, hearing):
     port = served()
     with socket.create_connection(("127.0.0.1", port), 20) as line:
         line.sendall(b"POST / HTTP/1.1\r\nContent-Length: 999\r\n\r\n" + BODY.encode())
         line.shutdown(socket.SHUT_WR)
         assert line.recv(100).startswith(b"HTTP/1.1 400 ")
-    assert hearing.heard == []
+    assert (hearing.heard, served.endpoint.lost) == ([], 1)
+
+
+def test_a_message_that_takes_too_long_is_lost(monkeypatch):
+    monkeypatch.setattr(listening, "PATIENCE_S", 0.1)
+    endpoint = Endpoint("127.0.0.1:0")
+    with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
+        line.sendall(b"POST / HTTP/1.1\r\nContent-Length: 999\r\n\r\n{")
+        assert line.recv(100) == b""
+    endpoint.close()
+    assert endpoint.lost == 1
 
 
 def test_nothing_is_held_for_a_client_that_waits_no_longer(monkeypatch):
@@ -207,5 +217,18 @@ def test_nothing_listens_for_everybody_unasked():
 def test_a_socket_of_the_file_system_is_for_its_owner(tmp_path):
     endpoint = Endpoint(f"unix:{tmp_path}/events.sock")
     assert (tmp_path / "events.sock").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigError, match="already in use"):
+        Endpoint(f"unix:{tmp_path}/events.sock")
+    assert (tmp_path / "events.sock").exists()
     endpoint.close()
     assert not (tmp_path / "events.sock").exists()
+
+
+def test_the_socket_of_a_successor_stays(tmp_path):
+    address = f"unix:{tmp_path}/events.sock"
+    first = Endpoint(address)
+    first.close()
+    second = Endpoint(address)
+    first.close()
+    assert (tmp_path / "events.sock").exists()
+    second.close()

@@ -9,9 +9,10 @@ import threading
 import pytest
 from support.clients import plain, queue_of
 
-from mimicfs.errors import S3Unavailable
+from mimicfs.errors import Interrupted, S3Unavailable
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
+from mimicfs.sync.events.source import Delivery
 from mimicfs.sync.events.sqs import SQS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -237,6 +238,20 @@ def test_a_message_that_nobody_can_read_is_put_aside_with_the_reason(
     assert "1 message put aside in" in caplog.text
     assert (line["why"], line["message"]) == (["not JSON"], "<hostile/>")
     assert consumer._source.receive(0) == []
+
+
+def test_a_closed_queue_runs_no_threads(s3, url):
+    source = SQS(s3.queue(url))
+    source.acknowledge([])
+    source._at_once(str, range(8))
+    threads = source._pool._threads
+    source.close()
+    source.close()
+    for each in threads:
+        each.join(20)
+    assert [each.is_alive() for each in threads] == [False] * len(threads)
+    with pytest.raises(Interrupted, match="is closed"):
+        source.acknowledge([Delivery("", "receipt")])
 
 
 def test_a_queue_that_is_gone_is_told_and_tried_again(server, url, consumer, caplog):
