@@ -127,7 +127,10 @@ def _records(said: Any, depth: int) -> Iterator[_Record]:
         raise _Unreadable("envelopes within envelopes")
     if isinstance(said, list):  # MinIO's redis target in the format "access"
         for each in said:
-            yield from _records_of_log(each, depth)
+            try:
+                yield from _records_of_log(each, depth)
+            except _Unreadable as exc:
+                yield partial(_unreadable, exc)
     elif not isinstance(said, dict):
         raise _Unreadable("neither an object nor a list")
     elif "Records" in said:
@@ -160,6 +163,10 @@ def _from_sns(said: dict[str, Any], depth: int) -> Iterator[_Record]:
         raise _Unreadable(f"SNS waits for an answer ({kind}); confirm it by hand")
 
 
+def _unreadable(exc: _Unreadable) -> list[Told]:
+    raise exc
+
+
 def _record(record: Any) -> list[Told]:
     name = _text(_dict(record), "eventName").removeprefix("s3:")
     if name.startswith(_NOTHING):
@@ -176,7 +183,12 @@ def _keys(source: str, key: str) -> list[str]:
     """Return what *key* may mean as *source* has written it."""
     if source.startswith(_AS_IT_IS):
         return [key]
-    decoded = _decoded(key)
+    try:
+        decoded = _decoded(key)
+    except _Unreadable:
+        if source.startswith(_ENCODING):
+            raise
+        return [key]
     return [decoded] if decoded == key or source.startswith(_ENCODING) else [decoded, key]
 
 

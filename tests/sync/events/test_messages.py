@@ -89,6 +89,10 @@ def test_a_source_that_nobody_knows_may_encode_keys_or_not():
     assert [each.key for each in found] == ["d/a b", "d/a+b", "d/a"]
 
 
+def test_a_key_that_cannot_be_decoded_is_as_it_is_where_nobody_knows_the_source():
+    assert [each.key for each in told(record("a%ff", source="rustfs:s3"))] == ["a%ff"]
+
+
 def test_a_batch_of_event_bridge_is_read():
     about = {"bucket": {"name": "photos"}, "object": {"key": "a"}}
     batch = [{"detail-type": "Object Created", "detail": about}] * 2
@@ -139,6 +143,12 @@ def test_both_forms_of_minios_redis_list(form):
     one = record(source="minio:s3")
     log = [{"Event": [one], "EventTime": "x"}] if form == "new" else ["x", [one]]
     assert [each.key for each in parse(json.dumps(log)).told] == ["a.jpg"]
+
+
+def test_an_element_that_makes_no_sense_leaves_those_behind_it_standing():
+    found = parse(json.dumps([{"Event": 5}, 6, {"Event": [record("a")]}]))
+    assert [each.key for each in found.told] == ["a"]
+    assert found.faults == ["Records is no list", "Records is no list"]
 
 
 def test_a_record_that_makes_no_sense_leaves_the_others_standing():
