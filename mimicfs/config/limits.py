@@ -13,6 +13,10 @@ from mimicfs.config.values import parse_size
 from mimicfs.errors import ConfigError
 
 _OFF = ("off", "0", "no")
+# Below these, one request, or the least piece of one, would hold up others for long: a mount would
+# look dead.
+_BYTES_LEAST = 4 << 10  # a second
+_REQUESTS_LEAST = 0.1  # a second
 _AT = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)=(\S+)")
 _CURRENCY = "USD"
 FREE = frozenset({"DELETE"})
@@ -48,9 +52,38 @@ def _rate(word: str, text: str) -> int:
     if word.lower() in _OFF:
         return 0
     try:
-        return parse_size(word)
+        rate = parse_size(word)
     except ConfigError as exc:
         raise ConfigError(f"{text}: no limit; write 10M, off, or 08:00=1M 18:00=off") from exc
+    if 0 < rate < _BYTES_LEAST:
+        raise ConfigError(f"{text}: too slow; the least is 4K (bytes a second); off: no limit")
+    return rate
+
+
+def parse_request_rate(text: str) -> float:
+    """Return the requests a second that *text* says; 0: any number. Raises ConfigError."""
+    rate = _number(text)
+    if 0 < rate < _REQUESTS_LEAST:
+        raise ConfigError(f"{text}: too slow; the least is 0.1 (a request in 10 s); 0: no limit")
+    return rate
+
+
+def parse_per_day(text: str) -> int:
+    """Return the requests a day that *text* says; 0: any number. Raises ConfigError."""
+    number = _number(text)
+    if number != int(number):
+        raise ConfigError(f"{text}: not a whole number of requests; 0 or off: no limit")
+    return int(number)
+
+
+def _number(text: str) -> float:
+    try:
+        number = 0.0 if text.lower() in _OFF else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"{text}: not a number; 0 or off: no limit")
+    return number
 
 
 def limit_at(limit: Limit, minute: int) -> int:

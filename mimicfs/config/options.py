@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from mimicfs.config import peers
-from mimicfs.config.limits import parse_limit
+from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
 from mimicfs.config.values import METADATA, PROVIDERS, parse_size, refuse_shown_secret
 from mimicfs.errors import ConfigError
 
@@ -39,6 +39,8 @@ class Kind(Enum):
     GROUP = "the name or number of a group"
     SIZE = "a number of bytes, like 500M or 20G"
     COUNT = "a number from 1 on"
+    REQUESTS = "a number of requests"
+    REQUEST_RATE = "a number of requests a second"
     LIMIT = "bytes a second, like 10M, or by the time of day: 08:00=1M 18:00=off"
     PATH = "a path"
     SECRET = "text, never shown"
@@ -129,10 +131,11 @@ OPTIONS = (
            " '08:00=1M 18:00=off'.  [default: off]", metavar="LIMIT"),
     Option("upload-limit", Kind.LIMIT, "Most bytes a second to S3.  [default: off]",
            metavar="LIMIT"),
-    Option("request-rate", Kind.RATE, "How many requests a second each bucket may be asked; 0: any"
-           " number.  [default: 0]", _B, metavar="NUMBER"),
-    Option("max-requests-per-day", Kind.RATE, "After so many requests, until midnight UTC, nothing"
-           " is asked of S3 any more (EDQUOT); 0: any number.  [default: 0]", metavar="NUMBER"),
+    Option("request-rate", Kind.REQUEST_RATE, "How many requests a second each bucket may be"
+           " asked; 0: any number.  [default: 0]", _B, metavar="NUMBER"),
+    Option("max-requests-per-day", Kind.REQUESTS, "After so many requests, until midnight UTC,"
+           " nothing is asked of S3 any more (EDQUOT); 0: any number.  [default: 0]",
+           metavar="NUMBER"),
     Option("prices", Kind.TEXT, "What S3 costs, for `mimicfs status`: 'put=0.005 get=0.0004' for"
            " 1,000 requests, 'out=0.09' a GiB, 'currency=USD'.", metavar="WORDS"),
     Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
@@ -253,9 +256,16 @@ _IN_FILES: Mapping[Kind, tuple[type, ...]] = {
     Kind.GROUP: (int, str),
     Kind.SECONDS: (int, float, str),
     Kind.RATE: (int, float),
+    Kind.REQUESTS: (int, float),
+    Kind.REQUEST_RATE: (int, float),
     Kind.COUNT: (int,),
 }
-_PARSERS: Mapping[Kind, Callable[[str], Any]] = {Kind.SIZE: parse_size, Kind.LIMIT: parse_limit}
+_PARSERS: Mapping[Kind, Callable[[str], Any]] = {
+    Kind.SIZE: parse_size,
+    Kind.LIMIT: parse_limit,
+    Kind.REQUESTS: parse_per_day,
+    Kind.REQUEST_RATE: parse_request_rate,
+}
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -1,11 +1,14 @@
 """Limits: bytes a second each way, requests a second and a day; and what requests cost."""
 
+import re
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from mimicfs.config.limits import Prices, by_class, limit_at, limit_text, parse_limit, parse_prices
+from mimicfs.config.options import BY_NAME, parsed
 from mimicfs.config.values import BucketOptions, Buckets, S3Options
 from mimicfs.errors import ConfigError, TooManyRequests
 from mimicfs.s3.requests.client import S3
@@ -18,10 +21,11 @@ MIB = 1 << 20
 def slept(monkeypatch):
     """The clock stands still; what would be slept is noted."""
     waits = []
-    clock = SimpleNamespace(
-        monotonic=lambda: 100.0, time=lambda: 1e9, localtime=time.localtime, sleep=waits.append
-    )
+    clock = SimpleNamespace(monotonic=lambda: 100.0, time=lambda: 1e9, localtime=time.localtime)
     monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(
+        limits.RatePace, "_pause", lambda pace, waits_s, changes: waits.append(waits_s)
+    )
     return waits
 
 
@@ -34,6 +38,61 @@ def test_a_limit_is_a_rate_or_one_for_each_time_of_the_day():
     for wrong in ("fast", "25:00=1M", "8:00=fast", "1M 2M"):
         with pytest.raises(ConfigError, match="no limit; write 10M, off, or 08:00=1M"):
             parse_limit(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("download-limit", "1", "1: too slow; the least is 4K (bytes a second); off: no limit"),
+        ("upload-limit", "8:00=4095 18:00=off", "8:00=4095 18:00=off: too slow; the least is 4K"),
+        ("request-rate", "0.001", "0.001: too slow; the least is 0.1 (a request in 10 s); 0: no"),
+        ("request-rate", "nan", "nan: not a number; 0 or off: no limit"),
+        ("max-requests-per-day", "0.5", "0.5: not a whole number of requests; 0 or off: no limit"),
+        ("max-requests-per-day", "-1", "-1: not a number; 0 or off: no limit"),
+    ],
+)
+def test_a_limit_that_nobody_can_mean_is_refused_in_the_file_and_while_it_runs(name, text, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        limits.Limits(S3Options()).set(name, text)
+    with pytest.raises(ConfigError, match=re.escape(f"here: {says}")):
+        parsed(BY_NAME[name], text, "here")
+
+
+def lift(own):
+    own.set("request-rate", "off")
+    own.set("upload-limit", "off")
+
+
+@pytest.mark.parametrize("end", [lift, lambda own: own.close()], ids=["off", "close"])
+def test_all_that_wait_for_a_limit_go_when_it_ends(end):
+    own = limits.Limits(S3Options(buckets=Buckets(BucketOptions(request_rate=0.1), {})))
+    own.upload.set(parse_limit("4K"))
+    own.ask("b")
+    own.upload.wait(64 << 10)  # goes at once; what follows waits for 16 s
+    waiting = [threading.Thread(target=own.ask, args=("b",), daemon=True) for _ in range(5)]
+    waiting += [threading.Thread(target=own.upload.wait, args=(1,), daemon=True)]
+    for thread in waiting:
+        thread.start()
+    end(own)
+    for thread in waiting:
+        thread.join(5)
+    assert [thread.is_alive() for thread in waiting] == [False] * 6
+
+
+def test_who_waits_when_the_limit_changes_waits_by_the_new_one(slept, monkeypatch):
+    own = limits.Limits(S3Options(buckets=Buckets(BucketOptions(request_rate=0.5), {})))
+
+    def change(pace, waits_s, changes):
+        slept.append(waits_s)
+        if len(slept) == 1:
+            own.set("request-rate", "8")
+            own.ask("b")  # somebody else is quicker
+        return pace._changes != changes
+
+    monkeypatch.setattr(limits.RatePace, "_pause", change)
+    own.ask("b")
+    own.ask("b")
+    assert slept == [2.0, 0.125]
 
 
 def test_requests_have_classes_and_prices():

@@ -86,6 +86,8 @@ class Clients:
         return list(self.wide.map(work, items))
 
     def close(self) -> None:
+        if "limits" in self.__dict__:
+            self.limits.close()
         if "wide" in self.__dict__:
             self.wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)

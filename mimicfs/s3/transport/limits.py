@@ -3,9 +3,10 @@ day. What is too fast waits; what is too much for the day is refused, and nothin
 
 Each limit is a point in time at which the next byte or request may go: who takes some moves it
 on by what that takes, and waits until the point where it was. So many threads share a limit in
-the order in which they came, and an unused second is not saved up.
+the order in which they came, and an unused second is not saved up. When the limit changes, all
+that wait take another place, by the new one; when it ends, all go.
 
-Threading: any thread. Each lock is a leaf, held for a few instructions; the waiting is outside.
+Threading: any thread. Each lock is a leaf, held for a few instructions, and not while one waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mimicfs.config.limits import Limit, limit_at, limit_text, parse_limit
+from mimicfs.config.limits import (
+    Limit,
+    limit_at,
+    limit_text,
+    parse_limit,
+    parse_per_day,
+    parse_request_rate,
+)
 from mimicfs.config.values import S3Options
 from mimicfs.errors import ConfigError, TooManyRequests
 
@@ -33,25 +41,52 @@ class RatePace:
     """So many of something a second; 0: any number."""
 
     def __init__(self, rate: float = 0.0) -> None:
-        self._lock = threading.Lock()  # protects the two below
+        self._changed = threading.Condition()  # protects all below
         self._rate = rate
         self._next_s = 0.0
+        self._changes = 0
+        self._over = False
 
     def set(self, rate: float) -> None:
-        with self._lock:
-            if rate != self._rate:
-                self._rate, self._next_s = rate, 0.0
+        """Whoever waits comes to an end of that by the new rate."""
+        with self._changed:
+            if rate != self._rate and not self._over:
+                self._change(rate)
 
-    def take(self, count: int) -> float:
-        """Return how many seconds to wait before (or after) *count* of them go."""
+    def end(self) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            self._change(0.0)
+            self._over = True
+
+    def wait(self, count: int) -> float:
+        """Wait until *count* may go; return how many seconds that took."""
         if not self._rate:
             return 0.0
-        with self._lock:
-            now_s = time.monotonic()
-            begins_s = max(now_s, self._next_s)
-            if self._rate:
-                self._next_s = begins_s + count / self._rate
-            return begins_s - now_s
+        began_s = time.monotonic()
+        with self._changed:
+            while (waits_s := self._taken(count)) > 0:
+                if not self._pause(waits_s, self._changes):
+                    break
+        return time.monotonic() - began_s
+
+    def _change(self, rate: float) -> None:
+        self._rate, self._next_s = rate, 0.0
+        self._changes += 1
+        self._changed.notify_all()
+
+    def _taken(self, count: int) -> float:
+        """Take the next place; return in how many seconds it is."""
+        if not self._rate:
+            return 0.0
+        now_s = time.monotonic()
+        begins_s = max(now_s, self._next_s)
+        self._next_s = begins_s + count / self._rate
+        return begins_s - now_s
+
+    def _pause(self, waits_s: float, changes: int) -> bool:
+        """Return whether the rate changed within *waits_s*: then the place is void."""
+        return self._changed.wait_for(lambda: self._changes != changes, waits_s)
 
 
 class Flow:
@@ -65,17 +100,16 @@ class Flow:
 
     def set(self, limit: Limit) -> None:
         self.limit, self._minute = limit, -1
+        self._follow_clock()
+
+    def end(self) -> None:
+        self._pace.end()
 
     def piece(self) -> int:
         """Return how many bytes may go at once."""
         if not self.limit:
             return _PIECE
-        minute = int(time.time()) // 60
-        if minute != self._minute:
-            self._minute = minute
-            now = time.localtime()
-            self._bytes_per_s = limit_at(self.limit, now.tm_hour * 60 + now.tm_min)
-            self._pace.set(self._bytes_per_s)
+        self._follow_clock()
         rate = self._bytes_per_s
         return max(_LEAST, min(_PIECE, int(rate * _PIECE_S))) if rate else _PIECE
 
@@ -83,11 +117,16 @@ class Flow:
         """Wait until *count* bytes may go; return how many seconds that took."""
         if not self.limit or not count:
             return 0.0
-        self.piece()
-        waits_s = self._pace.take(count)
-        if waits_s > 0:
-            time.sleep(waits_s)
-        return waits_s
+        self._follow_clock()
+        return self._pace.wait(count)
+
+    def _follow_clock(self) -> None:
+        minute = int(time.time()) // 60
+        if minute != self._minute:
+            self._minute = minute
+            now = time.localtime()
+            self._bytes_per_s = limit_at(self.limit, now.tm_hour * 60 + now.tm_min)
+            self._pace.set(self._bytes_per_s)
 
 
 class Limits:
@@ -112,9 +151,16 @@ class Limits:
             if pace is None:
                 rate = self._buckets.of(bucket).request_rate if self._rate is None else self._rate
                 pace = self._rates[bucket] = RatePace(rate)
-        waits_s = pace.take(1)
-        if waits_s > 0:
-            time.sleep(waits_s)
+        pace.wait(1)
+
+    def close(self) -> None:
+        """Nobody waits any more: what is still to be asked is asked at once."""
+        with self._lock:
+            self._rate, paces = 0.0, list(self._rates.values())
+        for pace in paces:
+            pace.end()
+        self.download.end()
+        self.upload.end()
 
     def count(self) -> None:
         """A request is about to be sent. Raises TooManyRequests: it must not be."""
@@ -157,14 +203,14 @@ class Limits:
             }
 
     def _set_rate(self, text: str) -> None:
-        rate = _number(text)
+        rate = parse_request_rate(text)
         with self._lock:
             self._rate = rate
             for pace in self._rates.values():
                 pace.set(rate)
 
     def _set_per_day(self, text: str) -> None:
-        most = int(_number(text))
+        most = parse_per_day(text)
         with self._lock:
             self._per_day, self._warned = most, False
 
@@ -175,16 +221,6 @@ _CHANGES: dict[str, Callable[[Limits, str], None]] = {
     "request-rate": Limits._set_rate,
     "max-requests-per-day": Limits._set_per_day,
 }
-
-
-def _number(text: str) -> float:
-    try:
-        number = 0.0 if text.lower() in ("off", "no") else float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ConfigError(f"{text}: not a number; 0 or off: no limit")
-    return number
 
 
 def _today() -> int:
