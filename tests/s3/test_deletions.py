@@ -5,7 +5,7 @@ import itertools
 import pytest
 from support.proxy import Fail
 
-from mimicfs.errors import ObjectChanged
+from mimicfs.errors import AccessDenied, ObjectChanged
 
 
 def test_only_the_version_that_is_meant_is_deleted(s3, client, bucket, server, moto):
@@ -56,6 +56,24 @@ def test_where_only_deleting_many_is_denied_keys_are_deleted_one_by_one(s3, clie
         assert s3.delete_many(bucket, ["a"]) == []
         assert s3.delete_many(bucket, list("bc"), etags) == []
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize(
+    ("versions", "asked"),
+    [(False, {"POST": 1, "DELETE": 1}), (True, {"HEAD": 1, "POST": 1, "DELETE": 1})],
+)
+def test_without_the_right_to_delete_that_is_told_after_the_first_key(
+    s3, client, bucket, proxy, versions, asked
+):
+    client.put_object(Bucket=bucket, Key="0", Body=b"x")
+    etag = s3.head(bucket, "0")[0].etag
+    keys = [str(number) for number in range(1000)]
+    proxy.counted()
+    with proxy.rule(Fail(lambda request: request.kind in ("POST", "DELETE"), 403, "AccessDenied")):
+        with pytest.raises(AccessDenied):
+            s3.delete_many(bucket, keys, dict.fromkeys(keys, etag) if versions else {})
+    assert proxy.counted() == asked
 
 
 @pytest.mark.parametrize("looks", ["unknown", "no"])

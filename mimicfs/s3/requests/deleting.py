@@ -78,11 +78,9 @@ class Deleter:
     ) -> None:
         try:
             errors = self._asked(keys, etags)
-        except AccessDenied as exc:  # of DeleteObjects only, behind some gateways
-            failed = self._singly(keys)
-            if len(failed) == len(keys):
-                raise exc from None
-            refused += failed
+        except AccessDenied:  # of DeleteObjects only, behind some gateways
+            self._first_alone(keys[0], refused)
+            refused += self._singly(keys[1:])
             return
         except _OF_NO_FORM:
             raise
@@ -115,7 +113,7 @@ class Deleter:
             try:
                 errors = self._asked([key], {key: NOBODYS})
             except AccessDenied:  # maybe of DeleteObjects only: the key is still to be deleted
-                settled.discard(key)
+                self._first_alone(key, refused)
                 break
             except _OF_NO_FORM:
                 raise
@@ -167,6 +165,16 @@ class Deleter:
         no = dict(zip(keys, reasons, strict=True))
         refused += [(key, reason) for key, reason in no.items() if reason]
         return [key for key, reason in no.items() if not reason and key not in gone]
+
+    def _first_alone(self, key: str, refused: Refused) -> None:
+        """Delete *key*, the first of many whose deletion was denied together. Raises AccessDenied
+        if that is denied, too: then it is of no use to ask for each of the others."""
+        try:
+            self._s3.conditions.delete(self._bucket, key, self._etags.get(key, ""))
+        except _OF_NO_FORM:
+            raise
+        except S3Error as exc:
+            refused.append((key, str(exc)))
 
     def _singly(self, keys: Sequence[str]) -> Refused:
         def delete(key: str) -> None:
