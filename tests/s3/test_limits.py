@@ -12,7 +12,8 @@ from mimicfs.config.options import BY_NAME, parsed
 from mimicfs.config.values import BucketOptions, Buckets, S3Options
 from mimicfs.errors import ConfigError, TooManyRequests
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.transport import limits
+from mimicfs.s3.requests.content import Content
+from mimicfs.s3.transport import limits, traffic
 
 MIB = 1 << 20
 
@@ -136,6 +137,36 @@ def test_what_is_too_much_for_the_day_is_not_sent(client, bucket, proxy, mimicdb
     s3.limits.set("max-requests-per-day", "0")
     s3.head_bucket(bucket)
     s3.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_waits_for_its_turn_holds_up_nobody_and_is_not_s3s_time(
+    s3, mimicdb, bucket, proxy, monkeypatch
+):
+    """The clock goes on by what is waited for, and by nothing else."""
+    clock = SimpleNamespace(
+        monotonic=lambda: 100.0 + sum(waits), time=time.time, localtime=time.localtime
+    )
+    waits, open_keys = [], []
+
+    def pause(pace, waits_s, changes):
+        open_keys.append(mimicdb.backend.unsettled(bucket))
+        waits.append(waits_s)
+
+    monkeypatch.setattr(limits.RatePace, "_pause", pause)
+    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(traffic, "time", clock)
+    upload = s3.start_upload(bucket, "big", Content())
+    proxy.counted()
+    s3.limits.set("request-rate", "1")
+    s3.put(bucket, "a", b"x", 1)
+    etag = s3.upload_part(bucket, "big", upload, 1, b"12345", 5)
+    s3.finish_upload(bucket, "big", upload, [etag], 5)
+    s3.delete(bucket, "a")
+    assert proxy.counted() == {"PUT": 2, "POST": 1, "HEAD": 1, "DELETE": 1}
+    assert waits == [1.0] * 4  # each but the first
+    assert open_keys == [[]] * 4
+    assert set(s3.figures()["seconds"].values()) == {0.0}
 
 
 def test_each_bucket_has_its_own_rate_of_requests(slept):

@@ -184,20 +184,21 @@ class Clients:
         rules = Rules(client, self._options.buckets, self._options.bucket_owner)
         # A call goes down through these, and its answer comes back up.
         layers: list[_Layer] = [
+            self.limits.in_time,  # before anybody is told that something is about to be changed
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
             _believing,
             _with_params(self.pinned),
             _with_params(rules.sent),
+            self.limits.in_turn,
             self._traffic.observed,
-            self._in_time,
             self._addressed,
         ]
         ask: _Ask = self._wire.ask
-        for layer in reversed(layers[2:]):
+        for layer in reversed(layers[3:]):
             ask = layer(ask)
         self._unlearned = ask
-        for layer in reversed(layers[:2]):
+        for layer in reversed(layers[:3]):
             ask = layer(ask)
         client._make_api_call = ask
         events = client.meta.events
@@ -291,15 +292,6 @@ class Clients:
             except ClientError as exc:
                 return _code(exc)
             return ""
-
-        return call
-
-    def _in_time(self, ask: _Ask) -> _Ask:
-        """Return *ask*, which waits until the bucket may be asked."""
-
-        def call(operation: str, params: dict[str, Any]) -> Any:
-            self.limits.ask(str(params.get("Bucket", "")))
-            return ask(operation, params)
 
         return call
 

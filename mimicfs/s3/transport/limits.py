@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from mimicfs.config.limits import (
@@ -35,6 +36,11 @@ _PIECE = 256 << 10  # bytes that go at once, as far as the limit allows that in
 _PIECE_S = 1 / 16  # a sixteenth of a second: many connections take turns
 _LEAST = 4 << 10
 _WARN_AT = 0.8
+_FOLLOWED = {"CompleteMultipartUpload": 2}  # requests of a call: a HEAD follows (learning.py)
+
+_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
+# Requests of the call in this context that need not wait any more.
+_waited_for: ContextVar[int] = ContextVar("mimicfs_waited_for", default=0)
 
 
 class RatePace:
@@ -152,6 +158,35 @@ class Limits:
                 rate = self._buckets.of(bucket).request_rate if self._rate is None else self._rate
                 pace = self._rates[bucket] = RatePace(rate)
         pace.wait(1)
+
+    def in_time(self, ask: _Ask) -> _Ask:
+        """Return *ask*, whose calls wait for their requests before anything else is done for
+        them: others are not kept waiting by what they say is about to be changed."""
+
+        def call(operation: str, params: dict[str, Any]) -> Any:
+            count = _FOLLOWED.get(operation, 1)
+            for _ in range(count):
+                self.ask(str(params.get("Bucket", "")))
+            token = _waited_for.set(count)
+            try:
+                return ask(operation, params)
+            finally:
+                _waited_for.reset(token)
+
+        return call
+
+    def in_turn(self, ask: _Ask) -> _Ask:
+        """Return *ask*, whose calls go at once as far as `in_time` has waited for them."""
+
+        def call(operation: str, params: dict[str, Any]) -> Any:
+            left = _waited_for.get()
+            if left:
+                _waited_for.set(left - 1)
+            else:
+                self.ask(str(params.get("Bucket", "")))
+            return ask(operation, params)
+
+        return call
 
     def close(self) -> None:
         """Nobody waits any more: what is still to be asked is asked at once."""
