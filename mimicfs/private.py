@@ -83,9 +83,13 @@ def seen_by_others(path: Path) -> bool:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file that is ours alone if it is made; no symbolic link is followed. An opener for
-    `open`. Raises OSError."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Open a file that is ours alone if it is made. An opener for `open`. Raises OSError."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def open_private_itself(path: str, flags: int) -> int:
+    """Open a file as `open_private`, but not what a symbolic link names. Raises OSError."""
+    return open_private(path, flags | os.O_NOFOLLOW)
 
 
 def append_line(path: Path, line: str, size_max: int) -> Path:

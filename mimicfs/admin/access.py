@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
-from mimicfs.private import open_private
+from mimicfs.private import open_private_itself
 
 _LOG_MAX = 64 << 20  # bytes of one file
 _LOGS = 3  # files beside the one that is written
@@ -180,7 +180,7 @@ class _Rotated(logging.handlers.RotatingFileHandler):
     _warned_s = -_WARN_EVERY_S
 
     def _open(self) -> Any:
-        return open(self.baseFilename, "a", errors="backslashreplace", opener=open_private)
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=open_private_itself)
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._closed_for_good:

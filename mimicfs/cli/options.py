@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import SHOWN
 from mimicfs.config import options
+from mimicfs.config.limits import CHANGEABLE
 from mimicfs.config.options import OPTIONS, GivenValue, Kind, Option, Section, Values, shown_to_all
 from mimicfs.config.settled import settle
 from mimicfs.config.values import parse_target
@@ -203,8 +204,7 @@ def completes_mount_points(
 def completes_limits(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    names = ("download-limit", "upload-limit", "request-rate", "max-requests-per-day")
-    return [CompletionItem(f"{name}=") for name in names if name.startswith(incomplete)]
+    return [CompletionItem(f"{name}=") for name in CHANGEABLE if name.startswith(incomplete)]
 
 
 def _completes_words(

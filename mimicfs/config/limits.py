@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mimicfs.config.values import parse_size
 from mimicfs.errors import ConfigError
 
+CHANGEABLE = ("download-limit", "upload-limit", "request-rate", "max-requests-per-day")
 _OFF = ("off", "0", "no")
 # Below these, one request, or the least piece of one, would hold up others for long: a mount would
 # look dead.

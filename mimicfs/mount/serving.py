@@ -329,9 +329,9 @@ def _governed(
 
 
 def _set_limits(s3: S3, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Change the limits that are named; return them all. Raises ConfigError."""
-    for name, text in request.get("values", {}).items():
-        s3.limits.set(str(name), str(text))
+    """Change the limits that are named, or none; return them all. Raises ConfigError."""
+    values = request.get("values", {})
+    s3.limits.set_all({str(name): str(text) for name, text in values.items()})
     return s3.limits.figures()
 
 

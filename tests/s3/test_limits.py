@@ -181,3 +181,12 @@ def test_each_bucket_has_its_own_rate_of_requests(slept):
     assert slept == [0.5, 1.0]
     with pytest.raises(ConfigError, match="parts: not to be changed while it runs"):
         own.set("parts", "1")
+
+
+def test_of_several_limits_all_are_changed_or_none(s3):
+    with pytest.raises(ConfigError, match="fast: not a number"):
+        s3.limits.set_all({"upload-limit": "1M", "request-rate": "fast"})
+    assert s3.limits.figures()["upload_limit"] == "off"
+    s3.limits.set_all({"upload-limit": "1M", "request-rate": "5"})
+    found = s3.limits.figures()
+    assert (found["upload_limit"], found["request_rate"]) == ("1048576", 5.0)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from mimicfs.config.limits import (
+    CHANGEABLE,
     Limit,
     limit_at,
     limit_text,
@@ -217,12 +218,14 @@ class Limits:
 
     def set(self, name: str, text: str) -> None:
         """Change the limit *name* to *text*. Raises ConfigError."""
-        change = _CHANGES.get(name)
-        if change is None:
-            known = ", ".join(_CHANGES)
-            raise ConfigError(f"{name}: not to be changed while it runs; {known} can be")
-        change(self, text)
-        log.info("%s is %s now", name, text)
+        self.set_all({name: text})
+
+    def set_all(self, texts: Mapping[str, str]) -> None:
+        """Change the limits that are named; none if one cannot be. Raises ConfigError."""
+        changes = [(name, *_change_of(self, name, text)) for name, text in texts.items()]
+        for name, change, value in changes:
+            change(value)
+            log.info("%s is %s now", name, texts[name])
 
     def figures(self) -> dict[str, Any]:
         """Return the limits as they are, and how much of the day's is used."""
@@ -237,25 +240,29 @@ class Limits:
                 "requests_today": asked,
             }
 
-    def _set_rate(self, text: str) -> None:
-        rate = parse_request_rate(text)
+    def _set_rate(self, rate: float) -> None:
         with self._lock:
             self._rate = rate
             for pace in self._rates.values():
                 pace.set(rate)
 
-    def _set_per_day(self, text: str) -> None:
-        most = parse_per_day(text)
+    def _set_per_day(self, most: int) -> None:
         with self._lock:
             self._per_day, self._warned = most, False
 
 
-_CHANGES: dict[str, Callable[[Limits, str], None]] = {
-    "download-limit": lambda limits, text: limits.download.set(parse_limit(text)),
-    "upload-limit": lambda limits, text: limits.upload.set(parse_limit(text)),
-    "request-rate": Limits._set_rate,
-    "max-requests-per-day": Limits._set_per_day,
-}
+def _change_of(limits: Limits, name: str, text: str) -> tuple[Callable[[Any], None], Any]:
+    """Return what sets the limit *name*, and the value that *text* is. Raises ConfigError."""
+    if name == "download-limit":
+        return limits.download.set, parse_limit(text)
+    if name == "upload-limit":
+        return limits.upload.set, parse_limit(text)
+    if name == "request-rate":
+        return limits._set_rate, parse_request_rate(text)
+    if name == "max-requests-per-day":
+        return limits._set_per_day, parse_per_day(text)
+    known = ", ".join(CHANGEABLE)
+    raise ConfigError(f"{name}: not to be changed while it runs; {known} can be")
 
 
 def _today() -> int:
