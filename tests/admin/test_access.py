@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,16 @@ def test_the_end_comes_before_the_file_is_closed_and_opens_it_no_more(tmp_path):
     assert not path.exists()
 
 
-def test_no_log_follows_a_link(tmp_path):
+def test_an_access_log_follows_no_link(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     link.symlink_to(target)
     with pytest.raises(ConfigError, match="Too many levels of symbolic links"):
         AccessLog(link, lambda ino: "")
-    with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        watchedlog.WatchedLog(link)
     assert not target.exists()
+
+
+def test_a_log_file_may_be_a_link_as_dev_stderr_is(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    with closing(watchedlog.WatchedLog(link)) as log:
+        assert log.stream.name == str(link)
