@@ -201,11 +201,12 @@ def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:
     mirror, and its deletion to be."""
     bucket, key = target.bucket, f"{target.prefix}.mimicfs-check-{secrets.token_hex(8)}"
     with closing(parts.s3.plain_client()) as client:
-        client.put_object(Bucket=bucket, Key=key, Body=b"")
+        made = client.put_object(Bucket=bucket, Key=key, Body=b"")
+        version = {"VersionId": made["VersionId"]} if made.get("VersionId") else {}
         try:
             added_s = _until(parts, bucket, key, True, timeout_s)
-        finally:
-            client.delete_object(Bucket=bucket, Key=key)
+        finally:  # and leave neither a version nor a delete marker
+            client.delete_object(Bucket=bucket, Key=key, **version)
         deleted_s = _until(parts, bucket, key, False, timeout_s)
     return {"added_s": added_s, "deleted_s": deleted_s}
 

@@ -73,8 +73,12 @@ def watch(
 
 @contextmanager
 def _listening(settled: Settled, parts: Parts, target: Target) -> Iterator[None]:
+    from mimicfs.parts import check
+
     options = settled.events()
     if not options.source:
+        if parts.mimicdb.known_bucket(target.bucket) is None:
+            check(parts, target)  # nothing would ever be told of one that does not exist
         yield
         return
     with listening_to(settled, parts, target, options):

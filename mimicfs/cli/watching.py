@@ -406,6 +406,8 @@ def _events(part: Told) -> Iterator[str]:
     for name, told in sorted(part["configured"].items()):
         if told == "no":
             yield f"  NOT TOLD of s3://{name}; see mimicfs events check s3://{name}"
+    if part["another_store"]:
+        yield "  LOOK AT  another store takes messages from there: each misses some"
     if part["put_aside"]:
         yield f"  LOOK AT  {number_of(part['put_aside'], 'message')} in events-aside.jsonl"
     for name, until_ns in sorted(part["told_until_ns"].items())[:_BUCKETS_SHOWN]:

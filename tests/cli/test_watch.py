@@ -100,3 +100,10 @@ def test_a_command_that_fails_ends_the_watch_and_nothing_is_lost(store, watch, t
     script.chmod(0o700)
     code, out, _ = watch("--since", "0", "--exec", f'"{script}" "a b"', url="s3://b/d")
     assert (code, json.loads(out)["key"]) == (0, ODD)
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_watch_of_a_bucket_that_does_not_exist_is_refused(watch, server):
+    code, out, err = watch("--since", "0", "--endpoint-url", server, url="s3://no-such-bucket")
+    assert (code, out) == (6, "")
+    assert "no-such-bucket" in err

@@ -101,6 +101,13 @@ class Queue:
             self._arn = str(answer["Attributes"]["QueueArn"])
         return self._arn
 
+    def tag(self, name: str) -> str:
+        """Return the tag *name*; "": there is none."""
+        return str(self._ask("list_queue_tags").get("Tags", {}).get(name, ""))
+
+    def set_tag(self, name: str, value: str) -> None:
+        self._ask("tag_queue", Tags={name: value})
+
     def close(self) -> None:
         self._client.close()
 

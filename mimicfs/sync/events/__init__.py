@@ -6,6 +6,7 @@ sqs, endpoint, redisqueue   the sources
 hearing   which records the mirror can leave alone, and what it asks S3 about the others
 consumer  takes messages, has them heard, acknowledges them
 ledger    until when each bucket was told of, and what was missed
+claim     whether another store takes messages from the same source
 election  which member of a store takes the messages
 setup     makes S3 tell a queue; notification: the configuration of a bucket (pure)
 """

@@ -70,6 +70,9 @@ class Witness:
         """What a poll has brought is in the mirror, and is not acknowledged yet. *until_ns*: so is
         all that was put into the source until then; 0: more was waiting, or is to come again."""
 
+    def unread(self, count: int) -> None:
+        """*count* messages could not be read, or parts of them: what they said is lost."""
+
     def failed(self, exc: MimicError) -> None:
         """The source, S3 or the store cannot be asked."""
 
@@ -232,7 +235,9 @@ class Consumer:
 
     def _read(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, list[Told]]]:
         read = [(each, parse(each.body)) for each in deliveries]
-        self._put_aside([(each, message.faults) for each, message in read if message.faults])
+        unread = [(each, message.faults) for each, message in read if message.faults]
+        self._put_aside(unread)
+        self._witness.unread(len(unread))
         return [(each, message.told) for each, message in read]
 
     def _apply(self, told: Sequence[Told]) -> bool:

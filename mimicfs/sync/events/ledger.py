@@ -14,6 +14,7 @@ Gaps that are known, and when they begin and end:
       tell the source                              and when it does again
     the source gave messages up                  when it has stopped doing so, or ten minutes
                                                    after it began
+    messages came that nobody could read         the same, but once in an hour at most
 
 What is known of each bucket is in notes of the store, and outlives the process.
 
@@ -28,7 +29,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mimicfs.errors import AccessDenied, MimicError, NoSuchBucket, NoSuchQueue, S3Error
+from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
+from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Witness
 from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
@@ -43,10 +46,40 @@ _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
 _LOST_S = 600.0  # between two sweeps because messages were given up
+_UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
 _DAY_S = 86_400
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
+
+
+class _Loss:
+    """Messages that *became* lost. A sweep finds what they were about; it costs, so *pause_s* is
+    between two at least."""
+
+    def __init__(self, became: str, pause_s: float) -> None:
+        self.became = became
+        self.count = 0  # so far
+        self._said = 0  # of how many a sweep was told
+        self._said_s = float("-inf")
+        self._since_s = float("inf")  # since when some are lost of which none was told
+        self._pause_s = pause_s
+
+    @property
+    def unsaid(self) -> int:
+        return self.count - self._said
+
+    def to_be_said(self, *, over: bool) -> int:
+        """Return of how many a sweep is to be told now; 0: of none. *over*: no more come."""
+        unsaid, now_s = self.unsaid, time.monotonic()
+        if not unsaid:
+            return 0
+        self._since_s = min(self._since_s, now_s)
+        over = over or now_s - self._since_s >= self._pause_s
+        if not over or now_s - self._said_s < self._pause_s:
+            return 0
+        self._said, self._said_s, self._since_s = self.count, now_s, float("inf")
+        return unsaid
 
 
 class Ledger(Witness):
@@ -73,9 +106,9 @@ class Ledger(Witness):
         self._election = Election(mimicdb, name)
         self._begun = False
         self._gone = self._failing = False
-        self._lost = 0  # how many messages the source has given up, as we know
-        self._lost_s = float("-inf")  # when that was last said
-        self._losing_s = float("inf")  # since when it gives up messages of which that was not said
+        self._claim = Claim(mimicdb, source)
+        self._given_up = _Loss("were given up", _LOST_S)
+        self._unread = _Loss("could not be read", _UNREAD_S)
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
@@ -84,8 +117,13 @@ class Ledger(Witness):
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
 
     def figures(self) -> dict[str, Any]:
-        """Return until when each bucket was told of, and whether S3 is to tell the source."""
-        return {"told_until_ns": dict(self._until_ns), "configured": dict(self._told)}
+        """Return until when each bucket was told of, whether S3 is to tell the source, and whether
+        another store takes messages from it."""
+        return {
+            "told_until_ns": dict(self._until_ns),
+            "configured": dict(self._told),
+            "another_store": self._claim.another,
+        }
 
     # What the consumer asks and says
 
@@ -104,6 +142,7 @@ class Ledger(Witness):
         recent_ns = time.time_ns() - int(_ABOUT_S * 1e9)
         if any(self._noted_ns(bucket) > recent_ns for bucket in self._buckets()):
             self._settled_s = time.monotonic() + self._source.unsettled_s
+        self._claim.stake()
         self._begun = True
 
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
@@ -117,8 +156,10 @@ class Ledger(Witness):
         about = {it.bucket for it in told}
         self._about |= self._known(about)
         self._look_at_configurations(about)
+        self._given_up.count = self._source.lost
         self._look_for_lost(told)
-        if self._source.lost != self._lost or time.monotonic() < self._settled_s:
+        self._claim.stake()
+        if self._given_up.unsaid or self._unread.unsaid or time.monotonic() < self._settled_s:
             return
         drained = until_ns > 0
         if not drained and self._source.ordered:
@@ -131,6 +172,9 @@ class Ledger(Witness):
                 self._note(bucket, "", until_ns)
         if drained:
             self._about.clear()
+
+    def unread(self, count: int) -> None:
+        self._unread.count += count
 
     def failed(self, exc: MimicError) -> None:
         if self._source.shared and isinstance(exc, S3Error):
@@ -163,18 +207,14 @@ class Ledger(Witness):
             self._suspect(bucket, why)
 
     def _look_for_lost(self, told: Sequence[Told]) -> None:
-        """The source gives messages up where they come faster than they are heard: once that is
-        over, what they were about is found by a sweep. Where some always come, time ends it."""
-        lost, now_s = self._source.lost, time.monotonic()
-        if lost == self._lost:
-            return
-        self._losing_s = min(self._losing_s, now_s)
-        over = not told or now_s - self._losing_s >= _LOST_S
-        if over and now_s - self._lost_s >= _LOST_S:
-            self._lost_s, self._losing_s = now_s, float("inf")
-            log.warning("%s: %d messages were given up", self._source.name, lost - self._lost)
-            self._lost = lost
-            self._suspect_all("messages were given up")
+        """What is lost is found by a sweep once nothing more gets lost. Where some always is, time
+        ends the wait."""
+        for loss in (self._given_up, self._unread):
+            count = loss.to_be_said(over=not told)
+            if count:
+                of = number_of(count, "message")
+                log.warning("%s: %s %s", self._source.name, of, loss.became)
+                self._suspect_all(f"messages {loss.became}")
 
     def _look_at_configurations(self, about: set[str]) -> None:
         """Look at those of what is shown, and of what else messages are *about* that the mirror

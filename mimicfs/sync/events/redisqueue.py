@@ -34,6 +34,7 @@ _BATCH_MAX = 100
 _LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
 _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
+_SIGNED_S = 3600  # how long a signature is kept
 _NOTHING = b'{"Records": []}'
 _NEW = ">"  # of a stream: what nobody has taken
 _STREAM_GONE = "NOGROUP"  # how an error of Redis begins: it was deleted, and may be anew
@@ -52,6 +53,7 @@ class RedisQueue(EventSource):
         self._where = place(self._client)
         self.name = f"{self._where}, key {key}"
         self._key, self._taken = key, f"{key}:{_GROUP}"
+        self._signed = f"{self._taken}:store"
         self._closed = threading.Event()
         self._begun = False  # whether what was taken and not acknowledged has come again
         self._grouped = False  # whether the stream that is there has our group
@@ -102,6 +104,14 @@ class RedisQueue(EventSource):
 
     def given_until_ns(self) -> int:
         return time_ns() if self.ordered else self._whole_ns
+
+    def signed(self) -> str:
+        with self._ours():
+            return (self._client.get(self._signed) or b"").decode(errors="replace")
+
+    def sign(self, text: str) -> None:
+        with self._ours():
+            self._client.set(self._signed, text, ex=_SIGNED_S)
 
     def close(self) -> None:
         self._closed.set()

@@ -53,6 +53,13 @@ class EventSource(ABC):
         """Return by which name the configuration of a bucket tells this source; "": by any."""
         return ""
 
+    def signed(self) -> str:
+        """Return what was last left by `sign`, by whomever; "": nothing. Raises MimicError."""
+        return ""
+
+    def sign(self, text: str) -> None:  # noqa: B027  most are given to one process only
+        """Leave *text* at the source, for whoever asks by `signed`. Raises MimicError."""
+
     def resume(self) -> None:  # noqa: B027  most have nothing left over
         """Messages may have been taken and not acknowledged, by another consumer or before an
         error here: those that would not come by themselves are to come again."""

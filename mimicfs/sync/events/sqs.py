@@ -15,6 +15,7 @@ _Asked = TypeVar("_Asked")
 _Answer = TypeVar("_Answer")
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
+_SIGNED = "mimicfs-store"
 _AT_ONCE = 8  # requests, where many messages wait: each is of ten
 
 
@@ -49,6 +50,12 @@ class SQS(EventSource):
 
     def arn(self) -> str:
         return self._queue.arn()
+
+    def signed(self) -> str:
+        return self._queue.tag(_SIGNED)
+
+    def sign(self, text: str) -> None:
+        self._queue.set_tag(_SIGNED, text)
 
     def close(self) -> None:
         self._closed.set()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from functools import partial
 
 import pytest
 from support.clients import plain, queue_of
 
+from mimicfs.backends.memory import Memory
 from mimicfs.errors import AccessDenied, NoSuchQueue
+from mimicfs.mimicdb import Mirror
+from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
+from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import note_told
 
@@ -48,7 +53,11 @@ def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
     ledger.begins()
     ledger.heard([], time.time_ns())
     assert gaps == []
-    assert ledger.figures() == {"told_until_ns": {}, "configured": {bucket: "yes"}}
+    assert ledger.figures() == {
+        "told_until_ns": {},
+        "configured": {bucket: "yes"},
+        "another_store": False,
+    }
     ledger._settled_s = 0.0  # what a consumer that died had taken has come again
     ledger.heard([], time.time_ns())
     assert time.time_ns() - ledger.figures()["told_until_ns"][bucket] < 60e9
@@ -82,6 +91,7 @@ def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, b
     assert ledger.figures() == {
         "configured": {bucket: "no"},
         "told_until_ns": {bucket: until_ns},
+        "another_store": False,
     }
     client.put_bucket_notification_configuration(
         Bucket=bucket,
@@ -156,7 +166,7 @@ def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, ga
         ledger.heard([], time.time_ns())
     assert gaps == ["messages were given up"]
     assert "3 messages were given up" in caplog.text
-    ledger._lost_s -= 600
+    ledger._given_up._said_s -= 600
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were given up"] * 2
 
@@ -168,7 +178,46 @@ def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucke
         ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], 0)
         if len(gaps) > len(swept_at):
             swept_at.append(minute)
-        ledger._losing_s -= 60
-        ledger._lost_s -= 60
+        ledger._given_up._since_s -= 60
+        ledger._given_up._said_s -= 60
     assert swept_at == [10, 21, 32]
     assert "11 messages were given up" in caplog.text
+
+
+def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(ledger, bucket, gaps, caplog):
+    """They may have been the only news of a change."""
+    ledger.unread(1)
+    ledger.heard([], 1_800_000_000 * 10**9)
+    ledger.unread(1)  # anybody may write such: a sweep of all that is known is not to be had by it
+    ledger.heard([], 1_800_000_100 * 10**9)
+    assert gaps == ["messages could not be read"]
+    assert "1 message could not be read" in caplog.text
+    assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_000 * 10**9}
+    ledger._unread._said_s -= 3600
+    ledger.heard([], 1_800_000_200 * 10**9)
+    assert gaps == ["messages could not be read"] * 2
+    assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_200 * 10**9}
+
+
+@pytest.mark.parametrize("kind", ["sqs", "redis"])
+def test_two_stores_on_one_source_are_warned_of(request, s3, url, kind, caplog):
+    """A message is given to one of them, and no gap shows that the other one missed it."""
+
+    def source():
+        if kind == "sqs":
+            return SQS(s3.queue(url))
+        return RedisQueue(f"{request.getfixturevalue('redis_url')}#news")
+
+    first, second = Mirror(Memory()), Mirror(Memory())
+    for mirror, another in ((first, False), (first, False), (second, True), (first, False)):
+        with closing(source()) as taken:
+            claim = Claim(mirror, taken)
+            claim.stake()
+            assert claim.another is another
+    with closing(source()) as taken:
+        taken.sign(f"another {time.time() - 1900:.0f}")  # has not taken any for half an hour
+        claim = Claim(second, taken)
+        claim.stake()
+        assert claim.another is False
+        assert taken.signed().partition(" ")[0] == second.note("", "store id")
+    assert caplog.text.count("it needs a source of its own") == 1

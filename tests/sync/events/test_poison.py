@@ -83,7 +83,7 @@ def test_poison_is_put_aside_with_the_reason_and_shown_in_status(tmp_path, caplo
     line = json.loads((tmp_path / "aside").read_text())
     assert line["why"] == ["cannot be applied: of a kind that nobody foresaw"]
     assert "1 message put aside in" in caplog.text
-    figures = consumer.figures() | {"told_until_ns": {}, "configured": {}}
+    figures = consumer.figures() | {"told_until_ns": {}, "configured": {}, "another_store": False}
     assert "  LOOK AT  1 message in events-aside.jsonl" in list(_events(figures))
 
 
