@@ -92,6 +92,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "delete-many": ("yes", "no"),  # DeleteObjects
     "delete-etags": ("unknown", "yes", "no"),  # whether it looks at the ETags of DeleteObjects
     "copy-parts": ("yes", "no"),  # UploadPartCopy
+    "copy-etags": ("unknown", "yes", "no"),  # whether a copy is refused of another version only
     "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.proxy import Fail
+from support.standins import BareConditions, IgnoresConditions, RefusesRightOnes, StandIn
 
 from mimicfs.errors import ObjectChanged
 from mimicfs.mimicdb import Mirror
@@ -17,7 +18,7 @@ QUOTED = Fail(
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_moto_looks_at_all_of_them(s3, bucket):
-    assert s3.conditions.honoured(bucket, "d/a") == Honoured("quoted", absent=True, deletes=True)
+    assert s3.conditions.honoured(bucket, "d/a") == Honoured("quoted", absent=True, delete="quoted")
 
 
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
@@ -57,3 +58,79 @@ def test_what_was_found_is_remembered_in_the_store_and_nothing_is_left(s3, clien
     assert again.conditions.honoured(bucket, "d/b") == found
     assert proxy.counted() == {}
     again.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("quirk", [IgnoresConditions, BareConditions, RefusesRightOnes])
+def test_nothing_is_deleted_that_a_server_may_not_look_at(s3, client, bucket, proxy, quirk):
+    """Nobody has written there with a condition yet: whether the server looks is not known."""
+    old = s3.put(bucket, "a", b"old", 3)
+    client.put_object(Bucket=bucket, Key="a", Body=b"somebody's")
+    with proxy.rule(StandIn(quirk())):
+        with pytest.raises(ObjectChanged):
+            s3.conditions.delete(bucket, "a", old.etag)
+        assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"somebody's"
+        s3.conditions.delete(bucket, "a", s3.mimicdb.entry(bucket, "a").etag)
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.mimicdb.entry(bucket, "a") is None
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_refuses_every_condition_is_believed_in_none(s3, client, bucket, proxy):
+    with proxy.rule(StandIn(RefusesRightOnes())):
+        assert s3.conditions.honoured(bucket, "d/a") == Honoured()
+        s3.put(bucket, "a", b"new", 3, condition=Condition(absent=True))
+    assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["a"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_deletion_is_believed_to_look_once_the_right_etag_was_taken(s3, bucket, proxy):
+    quoted = Fail(lambda request: request.kind == "DELETE" and QUOTED.matches(request), 412, "")
+    with proxy.rule(quoted):
+        assert s3.conditions.honoured(bucket, "a").delete == "bare"
+        old = s3.put(bucket, "a", b"one", 3)
+        s3.put(bucket, "a", b"two!", 4)
+        with pytest.raises(ObjectChanged):
+            s3.conditions.delete(bucket, "a", old.etag)
+        proxy.counted()
+        s3.conditions.delete(bucket, "a", s3.mimicdb.entry(bucket, "a").etag)
+        assert proxy.counted() == {"DELETE": 1}
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_copy_of_another_version_is_found_where_the_server_copies_what_is_there(
+    s3, client, bucket, proxy
+):
+    """The ETag of an object in parts does not show in its copy, nor does the size here."""
+    old = in_parts(client, bucket, b"old")
+    with proxy.rule(StandIn(IgnoresConditions())):
+        entry, _ = s3.head(bucket, "a")
+        assert entry.etag == old
+        assert s3.copy((bucket, entry), bucket, "b").size == 3
+        in_parts(client, bucket, b"new")
+        with pytest.raises(ObjectChanged):
+            s3.copy((bucket, entry), bucket, "b")
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_refuses_copies_of_the_right_version_is_asked_without(
+    s3, client, bucket, proxy
+):
+    in_parts(client, bucket, b"old")
+    with proxy.rule(StandIn(RefusesRightOnes())):
+        entry, _ = s3.head(bucket, "a")
+        assert s3.copy((bucket, entry), bucket, "b").size == 3
+        in_parts(client, bucket, b"new")
+        with pytest.raises(ObjectChanged):
+            s3.copy((bucket, entry), bucket, "b")
+    assert s3.capabilities.known()["copy-etags"] == ("no", "learned")
+
+
+def in_parts(client, bucket, body):
+    """Write *body* as "a", in one part; return its ETag."""
+    where = {"Bucket": bucket, "Key": "a"}
+    where["UploadId"] = client.create_multipart_upload(**where)["UploadId"]
+    part = client.upload_part(**where, PartNumber=1, Body=body)["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    etag = client.complete_multipart_upload(**where, MultipartUpload=parts)["ETag"]
+    return etag.strip('"')

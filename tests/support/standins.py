@@ -175,6 +175,16 @@ class WantsMD5(Quirk):
         return None
 
 
+class WantsMD5OfDeletions(Quirk):
+    source = "Swift 2.30 s3api: DeleteObjects (docs/servers.md)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        deletes = method == "POST" and "delete" in request.query
+        if deletes and "Content-MD5" not in request.headers:
+            return Refusal(400, "InvalidRequest", "Missing required header: Content-MD5")
+        return None
+
+
 class NoConditions(Quirk):
     source = "https://github.com/tobi/walgit/issues/67 (OSS)"
 
@@ -193,6 +203,32 @@ class IgnoresConditions(Quirk):
     def refused(self, request: Request, method: str) -> Refusal | None:
         if method in ("PUT", "POST", "DELETE"):
             del request.headers["If-Match"], request.headers["If-None-Match"]
+            del request.headers["x-amz-copy-source-if-match"]
+        return None
+
+
+class BareConditions(Quirk):
+    """An If-Match in quotes is refused, whatever it says; deletions and copies look at none."""
+
+    source = "Ceph RGW 16.2 (findings P10)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        if request.kind in ("DELETE", "COPY"):
+            del request.headers["If-Match"], request.headers["x-amz-copy-source-if-match"]
+        elif request.kind == "PUT" and request.headers.get("If-Match", "").startswith('"'):
+            return Refusal(412, "PreconditionFailed")
+        return None
+
+
+class RefusesRightOnes(Quirk):
+    """Each condition is refused, the right ones too: of an object in parts, say."""
+
+    source = "Swift 2.30 s3api: UploadPartCopy of an object in parts (docs/servers.md)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        names = ("If-Match", "If-None-Match", "x-amz-copy-source-if-match")
+        if method in ("PUT", "DELETE") and any(name in request.headers for name in names):
+            return Refusal(412, "PreconditionFailed")
         return None
 
 
@@ -354,12 +390,7 @@ class SwiftsTypes(Quirk):
             answer.headers["content-type"] = "text/html; charset=UTF-8"
 
 
-QUIRKS: tuple[type[Quirk], ...] = (
-    *(EqualParts, SignedAcceptEncoding, NoDeleteObjects, NoCopyParts, NoChecksums, WantsMD5),
-    *(NoConditions, IgnoresConditions, NoListV2, NoTagsNoAcls, Decompresses, Compresses),
-    *(WeakETags, BareETags, ChunkedBodies, NoLengthOfHead, PutIs204, DeleteIs200, NoTimes),
-    *(OddTimes, TokenOnTheLastPage, PlainPrefix, SwiftsTypes),
-)
+QUIRKS: tuple[type[Quirk], ...] = tuple(Quirk.__subclasses__())
 PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "r2": (EqualParts, Decompresses, NoTagsNoAcls, SignedAcceptEncoding),
     "gcs": (SignedAcceptEncoding, Decompresses, NoDeleteObjects, NoCopyParts, IgnoresConditions),
@@ -367,6 +398,6 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "b2": (NoChecksums, NoConditions),
     "oss": (NoConditions, NoChecksums),
     "minio behind nginx": (Compresses,),
-    "ceph": (PlainPrefix, BareETags),
-    "swift": (SwiftsTypes, IgnoresConditions),
+    "ceph": (PlainPrefix, BareETags, BareConditions),
+    "swift": (SwiftsTypes, RefusesRightOnes, WantsMD5OfDeletions),
 }

@@ -20,11 +20,12 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimicfs.entry import KEY_MAX
-from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
+from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class Honoured:
 
     *match*: how an ETag is written in the If-Match of a PUT, "quoted" or "bare"; "": it is not
     looked at, or not to be trusted. *absent*: whether If-None-Match of a PUT is looked at.
-    *deletes*: whether If-Match of a DELETE is.
+    *delete*: as *match*, of a DELETE.
     """
 
     match: str = ""
     absent: bool = False
-    deletes: bool = False
+    delete: str = ""
 
 
 class Conditions:
@@ -94,36 +95,54 @@ class Conditions:
             raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
 
     def delete(self, bucket: str, key: str, etag: str) -> None:
-        """Delete the version *etag* of *key*. Raises ObjectChanged if there is another by now;
-        that there is none is no error. Where the server is known not to look, a HEAD does."""
-        known = self.of_deletes(bucket)
+        """Delete the version *etag* of *key* ("": any). Raises ObjectChanged if there is another by
+        now; that there is none is no error. Where the server is not known to look, a HEAD does:
+        one that knows no If-Match would delete whatever is there."""
+        if not etag:
+            return self._s3.delete(bucket, key)
+        form = self.of_deletes(bucket)
         try:
-            if etag and known is False and self._s3.head(bucket, key)[0].etag != etag:
-                raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
-            if etag and known is not False and self._of_deletes:
-                return self._delete_only(bucket, key, etag)
+            if form:
+                return self._delete_only(bucket, key, etag, form)
+            self._must_be(bucket, key, etag)
+            if form is None:
+                return self._delete_perhaps_only(bucket, key, etag)
         except KeyNotFound:
             return None
         return self._s3.delete(bucket, key)
 
-    def of_deletes(self, bucket: str) -> bool | None:
-        """Return whether the server looks at the If-Match of a DELETE; None: it is not known, and
-        not tried for this. S3 does."""
+    def of_deletes(self, bucket: str) -> str | None:
+        """Return how the server wants the ETag in the If-Match of a DELETE; "": it does not look;
+        None: that is not known, and not tried for this. S3 looks."""
         if not self._of_deletes:
-            return False
+            return ""
         found = self._found.get(bucket) or self._remembered(bucket)
         if found is not None:
-            return found.deletes
-        return True if self._s3.endpoint == "aws" else None
+            return found.delete
+        return "quoted" if self._s3.endpoint == "aws" else None
 
-    def _delete_only(self, bucket: str, key: str, etag: str) -> None:
+    def _must_be(self, bucket: str, key: str, etag: str) -> None:
+        if self._s3.head(bucket, key)[0].etag != etag:
+            raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
+
+    def _delete_only(self, bucket: str, key: str, etag: str, form: str) -> None:
         try:
-            self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, "quoted"))
+            self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, form))
         except S3Error as exc:
-            if not _is_not_known(exc):
+            if exc.status not in _NOT_KNOWN:
                 raise
             self._of_deletes = False
             self.delete(bucket, key, etag)
+
+    def _delete_perhaps_only(self, bucket: str, key: str, etag: str) -> None:
+        """As `_delete_only`, of a server that may look, and may want the ETag in another form: it
+        refuses then what a HEAD shows to be there."""
+        try:
+            self._delete_only(bucket, key, etag, "quoted")
+        except ObjectChanged:
+            self._must_be(bucket, key, etag)
+            self._of_deletes = False
+            self._s3.delete(bucket, key)
 
     # What the server does
 
@@ -170,63 +189,58 @@ class Trial:
         name = f".mimicfs-{secrets.token_hex(16)}"
         beside = key[: key.rfind("/") + 1] + name
         self._key = beside if len(beside.encode()) <= KEY_MAX else name
+        self._etag = ""  # that the key has now
 
     def run(self) -> Honoured:
         """Return what was found; the key is gone again. Raises what S3 says of a plain write."""
-        etag = self._made()
+        absent = self._writes(IfNoneMatch="*")
+        if not absent:
+            self._put()
         try:
-            match = next((form for form in ("quoted", "bare") if self._matches(etag, form)), "")
-            absent = not self._takes(IfNoneMatch="*")
+            match = self._form(self._writes)
+            absent = absent and not self._writes(IfNoneMatch="*")
+            delete = self._form(self._deletes, wrong_first=True)
         except BaseException:
             self._s3.delete(self._bucket, self._key)
             raise
-        return Honoured(match, absent, self._refuses_deletion())
+        if not delete:
+            self._s3.delete(self._bucket, self._key)
+        return Honoured(match, absent, delete)
 
-    def _made(self) -> str:
-        """Write the key, and return its ETag."""
-        answer = self._s3.sender.put(self._bucket, self._key, b"", 0, {})
-        return bare_etag(answer) or self._s3.head(self._bucket, self._key)[0].etag
+    def _form(self, does: Callable[..., bool], *, wrong_first: bool = False) -> str:
+        """Return the form in which the right ETag is taken, and a wrong one refused; "": none."""
+        for form in ("quoted", "bare"):
+            wrong = {"IfMatch": _written(NOBODYS, form)}
+            if wrong_first and does(**wrong):
+                return ""
+            right = does(IfMatch=_written(self._etag, form))
+            if right and (wrong_first or not does(**wrong)):
+                return form
+        return ""
 
-    def _matches(self, etag: str, form: str) -> bool:
-        """Whether the right ETag is taken in *form*, and a wrong one refused."""
-        return self._takes(IfMatch=_written(etag, form)) and not self._takes(
-            IfMatch=_written(NOBODYS, form)
-        )
+    def _writes(self, **condition: str) -> bool:
+        return self._is_done(lambda: self._put(**condition))
 
-    def _takes(self, **condition: str) -> bool:
-        """Whether the server writes under *condition*. One that does not know the header counts
-        as one that does not look at it."""
+    def _put(self, **condition: str) -> None:
+        answer = self._s3.sender.put(self._bucket, self._key, b"", 0, dict(condition))
+        self._etag = bare_etag(answer) or self._s3.head(self._bucket, self._key)[0].etag
+
+    def _deletes(self, **condition: str) -> bool:
+        where = (self._bucket, self._key)
+        return self._is_done(lambda: self._s3.call("delete_object", *where, **condition))
+
+    @staticmethod
+    def _is_done(ask: Callable[[], Any]) -> bool:
+        """Whether the server does what *ask* asks under a condition; it may not know the header."""
         try:
-            self._s3.sender.put(self._bucket, self._key, b"", 0, dict(condition))
+            ask()
         except (KeyNotFound, ObjectChanged):
             return False
         except S3Error as exc:
-            if not _is_not_known(exc):
+            if exc.status not in _NOT_KNOWN:
                 raise
-        return True
-
-    def _refuses_deletion(self) -> bool:
-        """Whether a DELETE of another version is refused; the key is deleted in any case."""
-        try:
-            self._s3.call(
-                "delete_object", self._bucket, self._key, IfMatch=_written(NOBODYS, "quoted")
-            )
-        except ObjectChanged:
-            refused = True
-        except S3Error as exc:
-            if not _is_not_known(exc):
-                raise
-            refused = False
-        else:
             return False
-        self._s3.delete(self._bucket, self._key)
-        return refused
-
-
-def _is_not_known(refusal: S3Error) -> bool:
-    """Whether *refusal* may say that the server does not know the header: not where it is about
-    an expired key or a body that did not arrive, which are 400s, too."""
-    return refusal.status in _NOT_KNOWN and not isinstance(refusal, NOTHING_SAID)
+        return True
 
 
 def _written(etag: str, form: str) -> str:

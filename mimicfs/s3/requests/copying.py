@@ -39,7 +39,7 @@ class Copier:
             extra |= content.copied()
         else:
             extra |= self._s3.kept.grants(from_bucket, entry)  # a copy has no ACL of its source
-        answer = self._s3.call("copy_object", bucket, key, **_copied(from_bucket, entry), **extra)
+        answer = self._asked("copy_object", source, bucket, key, extra)
         etag = bare_etag(answer["CopyObjectResult"])
         meta = entry.meta if content is None else content.meta
         expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
@@ -51,10 +51,36 @@ class Copier:
         if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
             text = "the answer to a copy did not confirm it, and S3 has something else"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
-        other = copy.size != entry.size or (_is_md5(entry.etag) and etag != entry.etag)
-        if other and not in_place:
+        if not in_place and not self._is_surely(copy, entry):
             self._check_source(source)
         return copy
+
+    def _asked(
+        self, operation: str, source: tuple[str, Entry], bucket: str, key: str, params: Any
+    ) -> Any:
+        """Return the answer to a copy of the version *source*. A server that refuses what a HEAD
+        shows to be that version (Swift, of an object in parts) is asked without a condition."""
+        copied = {"CopySource": {"Bucket": source[0], "Key": source[1].key}}
+        if source[1].etag and self._s3.capabilities["copy-etags"] != "no":
+            condition = {"CopySourceIfMatch": f'"{source[1].etag}"'}
+            try:
+                return self._s3.call(operation, bucket, key, **copied, **condition, **params)
+            except ObjectChanged:
+                if self._s3.capabilities["copy-etags"] == "yes":
+                    raise
+                self._check_source(source)
+        answer = self._s3.call(operation, bucket, key, **copied, **params)
+        if source[1].etag:
+            self._s3.capabilities.learned("copy-etags", "no")
+        return answer
+
+    def _is_surely(self, copy: Entry, source: Entry) -> bool:
+        """Whether *copy* is one of *source*: its bytes have the same MD5, or the server is known to
+        look at the condition. (Ceph and rclone copy whatever is there.)"""
+        if copy.size != source.size:
+            return False
+        same = _is_md5(source.etag) and copy.etag == source.etag
+        return same or self._s3.capabilities["copy-etags"] == "yes"
 
     def _seen(self, bucket: str, expected: Entry) -> Entry:
         """Return the copy whose ETag the server did not say (rclone), as a HEAD has found it."""
@@ -105,15 +131,12 @@ class Copier:
         end: int,
     ) -> str:
         """As S3.copy_part."""
-        answer = self._s3.call(
-            "upload_part_copy",
-            bucket,
-            key,
-            UploadId=upload,
-            PartNumber=number,
-            CopySourceRange=f"bytes={start}-{end - 1}",
-            **_copied(*source),
-        )
+        params = {
+            "UploadId": upload,
+            "PartNumber": number,
+            "CopySourceRange": f"bytes={start}-{end - 1}",
+        }
+        answer = self._asked("upload_part_copy", source, bucket, key, params)
         result = answer.get("CopyPartResult", {})
         etag = result.get("ETag")
         if not etag:
@@ -145,8 +168,3 @@ def _is_md5(etag: str) -> bool:
 
 def _is_another(etag: str, source: str) -> bool:
     return _is_md5(etag) and _is_md5(source) and etag != source
-
-
-def _copied(bucket: str, entry: Entry) -> dict[str, Any]:
-    extra = {"CopySourceIfMatch": f'"{entry.etag}"'} if entry.etag else {}
-    return {"CopySource": {"Bucket": bucket, "Key": entry.key}, **extra}

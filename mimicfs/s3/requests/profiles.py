@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from mimicfs.config.values import PROVIDERS
 
-# S3 looks at the ETags of DeleteObjects ("Conditional deletes" in its user guide). Cloudflare's R2
+# S3 looks at the ETags of DeleteObjects ("Conditional deletes" in its user guide) and of sources
+# (x-amz-copy-source-if-match, in its reference of CopyObject and UploadPartCopy). Cloudflare's R2
 # refuses parts of different sizes ("Multipart upload", Limitations, in its documentation).
 # Alibaba's OSS and Tencent's COS refuse buckets that are named in the path (docs/servers.md).
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "aws": {"delete-etags": "yes"},
+    "aws": {"delete-etags": "yes", "copy-etags": "yes"},
     "b2": {},
     "ceph": {},
     "cos": {"addressing": "virtual"},
