@@ -106,7 +106,7 @@ def install_helper(directory: Path, remove: bool) -> None:
 
     Makes links in /sbin to mount.mimicfs and umount.mimicfs, which pip installed beside mimicfs.
     """
-    beside = Path(os.path.abspath(sys.argv[0])).parent
+    beside = Path(os.path.realpath(sys.argv[0])).parent  # /usr/bin/mimicfs may be a link
     for name in _HELPERS:
         script = beside / name.replace(".fuse", "")
         if not script.exists():

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.admin.access import observing
@@ -65,6 +67,10 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
 _NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
+_USED_LATE = (
+    *("mimicfs.files", "mimicfs.fuse", "mimicfs.s3.requests", "mimicfs.s3.transport"),
+    *("mimicfs.sync", "mimicfs.vfs"),
+)
 
 
 def serve_mount(
@@ -125,7 +131,7 @@ def serve_mount(
         stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
-        _set_up_collector()
+        _settle()
         unserved.pop_all()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
@@ -178,12 +184,27 @@ def _set_up_process() -> None:
     _allow_many_files()
 
 
+def _import_rest() -> None:
+    """Import what is otherwise imported when it is first used: an upgrade may replace our files
+    while the mount runs."""
+    for room in _USED_LATE:
+        package = import_module(room)
+        for each in iter_modules(package.__path__, f"{room}."):
+            import_module(each.name)
+
+
 def _allow_many_files() -> None:
     """Take what the hard limit gives: an open file may have a staging file and one of the cache
     on disk, and the soft limit is often 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _settle() -> None:
+    """Have all that is needed from now on in memory, and looked through no more."""
+    _import_rest()
+    _set_up_collector()
 
 
 def _set_up_collector() -> None:

@@ -50,11 +50,27 @@ def test_the_manual_page_is_without_mistakes() -> None:
     assert "mimicfs - S3 as a file system" in shown.stdout
 
 
-@pytest.mark.slow
-def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
-    source, clean = tmp_path / "source", tmp_path / "clean"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("wheel") / "source"
     left_out = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "tests", "__pycache__")
     shutil.copytree(ROOT, source, ignore=left_out)
+    build: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "-q",
+        "--wheel",
+        "--no-isolation",
+        source,
+    ]
+    subprocess.run(build, check=True, capture_output=True, timeout=100)
+    return next((source / "dist").glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_a_clean_environment(tmp_path: Path, wheel: Path) -> None:
+    clean = tmp_path / "clean"
 
     def do(*words: str | Path) -> str:
         environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -70,8 +86,6 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    do(sys.executable, "-m", "build", "-q", "--wheel", "--no-isolation", source)
-    wheel = next((source / "dist").glob("*.whl"))
     do(sys.executable, "-m", "venv", "--without-pip", clean)
     python = clean / "bin/python"
     do(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel)
@@ -85,6 +99,65 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
         assert (clean / "share" / name).is_file()
     do(clean / "bin/mimicfs", "install-helper", "--directory", tmp_path)
     assert os.readlink(tmp_path / "mount.mimicfs") == str(clean / "bin/mount.mimicfs")
+
+
+@pytest.mark.slow
+def test_the_debian_package_has_everything_at_its_place(tmp_path: Path, wheel: Path) -> None:
+    """But for the libraries. `scripts/package --test` installs the whole in clean roots."""
+    deb = subprocess.check_output([ROOT / "scripts/deb", wheel, tmp_path, "--bare"], text=True)
+
+    def told(*words: str) -> str:
+        return subprocess.check_output(["dpkg-deb", *words], text=True, timeout=30)
+
+    assert told("-f", deb.strip(), "Package", "Version", "Architecture", "Depends") == (
+        "Package: mimicfs\nVersion: 0.2.0\nArchitecture: all\n"
+        "Depends: python3 (>= 3.11), python3 (<< 3.15~), fuse3\n"
+    )
+    lines = [line.split(None, 5) for line in told("-c", deb.strip()).splitlines()]
+    assert {owner for _, owner, *_ in lines} == {"root/root"}
+    modes = {name.split(" -> ")[0]: mode for mode, *_, name in lines}
+    links = dict(name.split(" -> ") for *_, name in lines if " -> " in name)
+    assert links["./usr/bin/mimicfs"] == "/opt/mimicfs/bin/mimicfs"
+    assert links["./usr/sbin/mount.fuse.mimicfs"] == "/opt/mimicfs/bin/mount.mimicfs"
+    assert links["./usr/sbin/umount.mimicfs"] == "/opt/mimicfs/bin/umount.mimicfs"
+    assert {links[f"./opt/mimicfs/lib/python3.{minor}"] for minor in range(11, 15)} == {"python3"}
+    assert modes["./opt/mimicfs/bin/mount.mimicfs"] == "-rwxr-xr-x"
+    assert modes["./etc/mimicfs/config.toml"] == "-rw-------"
+    for name in (
+        "./opt/mimicfs/lib/python3/site-packages/mimicfs/cli/__init__.py",
+        "./usr/share/man/man1/mimicfs.1.gz",
+        "./usr/share/bash-completion/completions/mimicfs",
+        "./usr/share/zsh/vendor-completions/_mimicfs",
+        "./usr/share/fish/vendor_completions.d/mimicfs.fish",
+        "./usr/lib/systemd/system/mimicfs@.service",
+        "./usr/share/doc/mimicfs/copyright",
+    ):
+        assert modes[name] == "-rw-r--r--"
+    assert told("-I", deb.strip(), "conffiles") == "/etc/mimicfs/config.toml\n"
+    for script in ("postinst", "prerm", "postrm"):
+        said = told("-I", deb.strip(), script)
+        subprocess.run(["sh", "-n"], input=said, text=True, check=True, timeout=10)
+    top = {name.split("/")[1] for name in modes if name != "./"}
+    assert top == {"etc", "opt", "usr"}
+
+
+LATE = """
+import ast, importlib.util, sys
+import mimicfs.mount.serving as serving
+serving._import_rest()
+rooms = tuple(f"{room}." for room in serving._USED_LATE)
+for name in [name for name in sys.modules if name.startswith(rooms)]:
+    for node in ast.walk(ast.parse(open(sys.modules[name].__file__).read())):
+        module = getattr(node, "module", None) or ""
+        if module.startswith(rooms) and module not in sys.modules:
+            print(name, module)
+"""
+
+
+def test_a_mount_imports_nothing_of_its_rooms_after_an_upgrade() -> None:
+    """What is imported when it is first used would come from the new version."""
+    words = [sys.executable, "-c", LATE]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ""
 
 
 @pytest.mark.slow
