@@ -1,5 +1,5 @@
-"""What scripts/try-deb does: a package of Debian is installed without a network in a clean root, used
-over a real S3 server, upgraded while a mount runs, and removed; then nothing is left."""
+"""What scripts/try-deb does: a package of Debian is installed without a network in a clean
+root, used over a real S3 server, upgraded while a mount runs, and removed; then nothing is left."""
 
 from __future__ import annotations
 
