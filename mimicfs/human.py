@@ -1,4 +1,4 @@
-"""Times and sizes as people read them, wherever they are shown."""
+"""Times, sizes and names as people read them, wherever they are shown."""
 
 from __future__ import annotations
 
@@ -24,3 +24,25 @@ def amount(size: float) -> str:
         if size < 1024:
             return f"{size:.1f} {unit}"
     return f"{size / 1024:.1f} TiB"
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal may take as a command, or a browser as the other direction of
+    writing: a key may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it: 12 s, 3 min, 5.0 h, 7.2 days."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"
+
+
+def ago(then_ns: int, now_ns: int) -> str:
+    """Return how long ago something was: 12 s ago, 3 min ago."""
+    return f"{duration(max(0, now_ns - then_ns) / 1e9)} ago"

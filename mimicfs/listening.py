@@ -136,12 +136,13 @@ def _parsed(option: str, address: str, harm: str) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isdecimal() and int(port) < 65536):
         raise ConfigError(_FORMS.format(option=option, text=address))
-    if text == address and not _is_loopback(host):
+    if text == address and not is_loopback(host):
         raise ConfigError(_NOT_LOOPBACK.format(option=option, text=text, port=port, harm=harm))
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether *host* is an address that only this machine reaches, or the name of one."""
     if host == "localhost":
         return True
     try:

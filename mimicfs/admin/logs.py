@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import ConfigError
+from mimicfs.human import printable
 from mimicfs.private import open_private, private_directory
 
 if TYPE_CHECKING:
@@ -124,16 +125,10 @@ class _OneLine(logging.Formatter):
     not."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return _printable(super().formatMessage(record))
+        return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        return "\n".join(map(_printable, super().formatException(ei).split("\n")))
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 class _Journal(_OneLine):

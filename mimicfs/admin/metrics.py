@@ -1,28 +1,23 @@
-"""The figures of a mount for Prometheus, at the address that was asked for and nowhere else
-(listening.py). Anybody who reaches a public address reads names of buckets, and counts.
+"""The figures of a mount for Prometheus; site.py answers with them. Anybody who reaches a public
+address reads names of buckets, and counts.
 
 Of each source of figures, numbers become gauges MIMICFS_SOURCE_NAME, and what is in the tables
 below counters and labels; so a source that is new needs nothing here.
 
-Threading: a thread for the server, one for each request.
+Threading: any thread asks.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mimicfs.admin.site import Answer, Route
 from mimicfs.errors import ConfigError
-from mimicfs.listening import Patient, opened
-
-log = logging.getLogger(__name__)
 
 Collect = Callable[[], dict[str, dict[str, Any]]]
 _MISSING = "--metrics needs the package prometheus-client: pip install 'mimicfs[metrics]'"
-_HARM = "read names of buckets and counts"
 
 # By source and figure: a counter and what its parts are called; "": it has no parts.
 _COUNTERS = {
@@ -50,45 +45,17 @@ _PARTS = {("kernel", "threads_max"): "pool"}
 _WORD = re.compile(r"[^a-zA-Z0-9_]+")
 
 
-class Metrics:
-    """Serves what *collect* returns at *address* until it is closed. Raises ConfigError."""
-
-    def __init__(self, address: str, collect: Collect) -> None:
-        try:
-            import prometheus_client
-        except ImportError as exc:
-            raise ConfigError(_MISSING) from exc
-        registry = prometheus_client.CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(collect))
-        render = prometheus_client.generate_latest
-        kind = prometheus_client.CONTENT_TYPE_LATEST
-        handler = _handler(lambda: render(registry), kind)
-        self._server = opened("--metrics", address, handler, _HARM)
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-        log.info("metrics at %s", address)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def _handler(render: Callable[[], bytes], kind: str) -> type[Patient]:
-    class MetricsHandler(Patient):
-        def do_GET(self) -> None:  # noqa: N802  http.server's name
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(404)
-                return
-            body = render()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            log.debug("metrics: " + format, *args)
-
-    return MetricsHandler
+def exposition(collect: Collect) -> Route:
+    """Return what answers with what *collect* returns, as Prometheus reads it. Raises
+    ConfigError."""
+    try:
+        import prometheus_client
+    except ImportError as exc:
+        raise ConfigError(_MISSING) from exc
+    registry = prometheus_client.CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(collect))
+    render, kind = prometheus_client.generate_latest, prometheus_client.CONTENT_TYPE_LATEST
+    return lambda _: Answer(kind, render(registry))
 
 
 class _Collector:

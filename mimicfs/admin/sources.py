@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from mimicfs.fuse.pool import Pool
@@ -31,10 +31,17 @@ class Sources:
         """From now on *name* is answered by *figures*."""
         self._sources[name] = _Source(name, figures)
 
-    def collect(self, timeout_s: float = _LIMIT_S) -> dict[str, Figures]:
-        """Return what each says, or `{"error": ...}`; after *timeout_s* at the latest."""
+    def collect(
+        self, timeout_s: float = _LIMIT_S, only: Collection[str] | None = None
+    ) -> dict[str, Figures]:
+        """Return what each says, or *only* these, or `{"error": ...}`; after *timeout_s* at the
+        latest."""
         deadline = time.monotonic() + timeout_s
-        asked = [(name, source, source.ask()) for name, source in self._sources.items()]
+        asked = [
+            (name, source, source.ask())
+            for name, source in self._sources.items()
+            if only is None or name in only
+        ]
         return {
             name: source.told(done, max(0.0, deadline - time.monotonic()))
             for name, source, done in asked

@@ -1,4 +1,4 @@
-"""While a mount runs: its control socket, its metrics, and its signals.
+"""While a mount runs: its control socket, and its signals.
 
 Threading: `controlled` is entered by the main thread.
 """
@@ -17,19 +17,6 @@ from mimicfs.admin.sources import Sources
 from mimicfs.errors import MimicError
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def exported(sources: Sources, address: str) -> Iterator[None]:
-    """Within, Prometheus may ask for the figures of *sources* at *address*; "": nowhere. Raises
-    ConfigError."""
-    if not address:
-        yield
-        return
-    from mimicfs.admin.metrics import Metrics
-
-    with closing(Metrics(address, sources.collect)):
-        yield
 
 
 @contextmanager

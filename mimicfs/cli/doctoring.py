@@ -15,10 +15,10 @@ import click
 
 from mimicfs.cli.advice import advised
 from mimicfs.cli.options import completes_urls, json_option, settled_by
-from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import MimicError
 from mimicfs.finding import FAIL, OK, WARN, Finding
+from mimicfs.human import printable
 
 if TYPE_CHECKING:
     from mimicfs.config.settled import Settled

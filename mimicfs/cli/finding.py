@@ -12,10 +12,11 @@ import click
 
 from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
-from mimicfs.cli.text import human_size, parse_time, printable
+from mimicfs.cli.text import human_size, parse_time
 from mimicfs.config.values import parse_target
 from mimicfs.entry import unquoted
 from mimicfs.errors import MimicError
+from mimicfs.human import printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

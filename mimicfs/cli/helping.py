@@ -66,8 +66,8 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Cache and memory": ("cache-dir", "cache-size", "read-memory", "workers"),
     "Running": (
-        *("config", "foreground", "log-level", "log-file", "access-log", "metrics", "clear-dead"),
-        *("nonempty", "create-prefix"),
+        *("config", "foreground", "log-level", "log-file", "access-log", "metrics", "ui"),
+        *("clear-dead", "nonempty", "create-prefix"),
     ),
 }
 _SENTENCE = re.compile(r"(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)", re.DOTALL)

@@ -21,12 +21,11 @@ from mimicfs.cli.options import (
 )
 from mimicfs.cli.places import innermost, key_named
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import printable
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.values import Target, parse_object, parse_target
 from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

@@ -15,10 +15,9 @@ import click
 from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

@@ -7,8 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.cli.options import assembled
-from mimicfs.cli.text import duration, printable
-from mimicfs.human import amount, iso_time, number_of
+from mimicfs.human import amount, duration, iso_time, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.backends.sessions import StoreSession

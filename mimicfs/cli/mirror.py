@@ -11,10 +11,9 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
-from mimicfs.cli.text import printable
 from mimicfs.config.values import Target, parse_target
 from mimicfs.entry import pages
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

@@ -72,6 +72,16 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
             serve_mount(settings, target, point, choices, lambda: None, manager)
         else:
             start_daemon(settings, target, point, choices)
+            if settings.ui:
+                click.echo(f"page: {_page(settings, point)}")
+
+
+def _page(settings: Settings, point: Path) -> str:
+    """Return the URL of the page of the mount at *point*."""
+    from mimicfs.mount.mounted import mounts, resolved
+
+    path = str(resolved(point))
+    return next((it.page for it in mounts(settings) if it.mountpoint == path), "")
 
 
 @click.command()

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import click
 
-from mimicfs.cli.text import printable
+from mimicfs.human import printable
 from mimicfs.posix import Cancellation
 from mimicfs.signals import told_of
 

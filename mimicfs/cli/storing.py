@@ -14,9 +14,8 @@ import click
 from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import printable
 from mimicfs.config.values import redacted, refuse_shown_secret
-from mimicfs.human import amount, number_of
+from mimicfs.human import amount, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.backends.checking import BucketCheck

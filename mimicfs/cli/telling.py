@@ -15,10 +15,9 @@ import click
 from mimicfs import errors
 from mimicfs.cli.eventing import listening_to
 from mimicfs.cli.options import assembled, completes_urls, for_listeners, json_option
-from mimicfs.cli.text import printable
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

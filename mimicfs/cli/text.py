@@ -5,11 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from mimicfs.errors import ConfigError
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal may take as a command: a key may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+from mimicfs.human import printable
 
 
 def one_line(exc: Exception) -> str:
@@ -45,17 +41,3 @@ def parse_time(option: str, text: str) -> int:
     except ValueError as exc:
         raise ConfigError(f"{option} {text}: write a date or time, as 2024-12-31T18:00") from exc
     return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people read it: 12 s, 3 min, 5.0 h, 7.2 days."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"
-
-
-def ago(then_ns: int, now_ns: int) -> str:
-    """Return how long ago something was: 12 s ago, 3 min ago."""
-    return f"{duration(max(0, now_ns - then_ns) / 1e9)} ago"

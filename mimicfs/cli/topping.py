@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.options import completes_mount_points, json_option, of_this_machine
-from mimicfs.cli.text import printable
 from mimicfs.cli.watching import asked
-from mimicfs.human import amount, number_of
+from mimicfs.human import amount, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

@@ -14,9 +14,8 @@ import click
 from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.cli.text import printable
 from mimicfs.config.values import parse_target
-from mimicfs.human import iso_time
+from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

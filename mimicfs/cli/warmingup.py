@@ -21,10 +21,9 @@ from mimicfs.cli.options import (
 )
 from mimicfs.cli.places import innermost, url_shown
 from mimicfs.cli.progress import Interruptible
-from mimicfs.cli.text import printable
 from mimicfs.config.values import parse_size, parse_target
 from mimicfs.errors import ConfigError, KeyNotFound, MountError
-from mimicfs.human import amount, number_of
+from mimicfs.human import amount, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings

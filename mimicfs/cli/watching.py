@@ -20,8 +20,8 @@ from mimicfs.cli.options import (
     json_option,
     of_this_machine,
 )
-from mimicfs.cli.text import ago, duration, number_text, printable
-from mimicfs.human import amount, iso_time, number_of
+from mimicfs.cli.text import number_text
+from mimicfs.human import ago, amount, duration, iso_time, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -248,6 +248,8 @@ def _lines(each: Told) -> Iterator[str]:
         yield f"  DOES NOT ANSWER: {each['error']}"
     mounted = ago(each["started_ns"], time.time_ns())
     yield f"  endpoint {each['endpoint']}, mounted {mounted} ({iso_time(each['started_ns'])})"
+    if each.get("page"):
+        yield f"  page     {each['page']}"
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("costs", _costs),
              ("files", _files),
              ("cache", _cache), ("sync", _syncs), ("events", _events),

@@ -199,6 +199,8 @@ OPTIONS = (
     Option("metrics", Kind.TEXT,
            "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
+    Option("ui", Kind.FLAG, "A web page that shows what the mount does, at the address of"
+           " --metrics, or at a free port of 127.0.0.1 (`mimicfs status` says which).", _M),
     Option("access-log", Kind.PATH, "A file to which each request of a program is written, with its"
            " answer; moved to FILE.1 ... FILE.3 at 64 MiB.  [default: none]", _M, metavar="FILE"),
     Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once (four"

@@ -81,6 +81,7 @@ class Settled:
             self.get("cache-size"),
             self.path("access-log"),
             self.get("metrics", ""),
+            self.get("ui", False),
         )
 
     def choices(self, target: Target) -> MountChoices:

@@ -161,6 +161,7 @@ class Settings:
     cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
     access_log: Path | None = None  # where each request of a program is written
     metrics: str = ""  # where Prometheus may ask; "": nowhere
+    ui: bool = False  # whether there is a web page, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Mounted(NamedTuple):
     files: int = 0  # at its end: how many S3 does not have yet
     bytes: int = 0  # and how many bytes they have
     read_only: bool = False
+    page: str = ""  # its URL (--ui); "": there is none
 
 
 def _record(settings: Settings, mountpoint: Path) -> Path:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from mimicfs.admin.access import observing
 from mimicfs.admin.controlsocket import Command
 from mimicfs.admin.sources import Sources
-from mimicfs.admin.watch import controlled, exported
+from mimicfs.admin.watch import controlled
 from mimicfs.backends import Backend
 from mimicfs.backends.lease import Lease
 from mimicfs.config.values import (
@@ -45,6 +45,7 @@ from mimicfs.history import mirror as history
 from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.replicas import replicated
+from mimicfs.mount.showing import shown
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
@@ -97,7 +98,7 @@ def serve_mount(
         beside = partial(_replicated, settings, mountpoint, choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))
         parts.mimicdb.join(str(mountpoint))
-        stack.enter_context(exported(sources, settings.metrics))
+        page = stack.enter_context(shown(settings, sources, parts.s3))
         source = stack.enter_context(source_opened(choices.events, parts.s3))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
@@ -123,7 +124,7 @@ def serve_mount(
             cache,
         )
         server = _server(vfs, session, choices)
-        mounted = _mounted(settings, target, choices, session, parts)
+        mounted = _mounted(settings, target, choices, session, parts)._replace(page=page)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))

@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from mimicfs import private
-from mimicfs.admin.metrics import Metrics
+from mimicfs.admin.metrics import exposition
+from mimicfs.admin.site import Site
 from mimicfs.admin.sources import Sources
 from mimicfs.config.values import S3Options, has_secret, redacted
 from mimicfs.errors import ConfigError, MalformedListing
@@ -75,7 +76,7 @@ def test_figures_that_fail_or_hang_do_not_hold_up_the_others():
 
 def test_what_is_new_among_the_figures_is_a_metric_without_more_ado(tmp_path):
     found = {"cache": {"used": 5, "directory": "/c", "of": {"reads": 7}}, "gone": {"error": "x"}}
-    exporter = Metrics(f"unix:{tmp_path}/m", lambda: found)
+    exporter = Site("--metrics", f"unix:{tmp_path}/m", {"/metrics": exposition(lambda: found)}, "")
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             os.chdir(tmp_path)  # the path may be longer than an address

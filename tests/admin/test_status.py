@@ -20,7 +20,7 @@ from support.mounts import MIMICFS, Mount, run, succeed, unmounted, wait_until
 from support.servers import free_port
 
 from mimicfs.admin.controlsocket import ask
-from mimicfs.admin.metrics import Metrics
+from mimicfs.admin.site import Site
 from mimicfs.errors import ConfigError, MountError
 
 
@@ -290,7 +290,7 @@ def scraped(connection):
 )
 def test_metrics_are_not_served_just_anywhere(address, says):
     with pytest.raises(ConfigError) as raised:
-        Metrics(address, dict)
+        Site("--metrics", address, {}, "read names of buckets")
     assert says in str(raised.value)
 
 
