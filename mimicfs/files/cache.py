@@ -302,12 +302,22 @@ class CachedObject:
         if len(data) == self._size:  # one of many small ones, which is in memory, too
             with self._lock:
                 self._put_away()
+            self._put_away_if_closed()
 
     def close(self) -> None:
-        """Keep nothing more: what arrives late is not written."""
-        with self._lock:
-            self._closed = True
-            self._put_away()
+        """Keep nothing more: what arrives late is not written. Never waits: a thread that is just
+        opening the file puts it away itself."""
+        self._closed = True
+        self._put_away_if_closed()
+
+    def _put_away_if_closed(self) -> None:
+        """Called after `_closed` was set, and by whoever has let go of the lock: the last of them
+        finds both."""
+        while self._closed and self._file is not None and self._lock.acquire(blocking=False):
+            try:
+                self._put_away()
+            finally:
+                self._lock.release()
 
     def _opened(self, make: bool = False) -> BlockFile | None:
         if self._file is not None or (self._looked and not make):
@@ -316,7 +326,9 @@ class CachedObject:
             if self._file is None and not self._closed:
                 self._looked = True
                 self._file = self._cache.open(self.name, self._size, make)
-            return self._file
+            file = self._file
+        self._put_away_if_closed()
+        return None if self._closed else file
 
     def _put_away(self) -> None:
         if self._file is not None:

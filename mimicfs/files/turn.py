@@ -32,6 +32,17 @@ class Turn:
         finally:
             self._give()
 
+    def take_at_once(self) -> bool:
+        """Take the turn if nobody has it; return whether. It is to be given back."""
+        with self._lock:
+            if self._owner is not None:
+                return False
+            self._owner, self._depth = threading.get_ident(), 1
+            return True
+
+    def give(self) -> None:
+        self._give()
+
     def __enter__(self) -> None:
         self._take(NEVER)
 

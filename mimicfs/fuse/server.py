@@ -79,6 +79,7 @@ class Server:
             counts=self.counts,
         )
         self._came = self.counts.came
+        self._at_once = self._operations.at_once
         self._table = self._operations.table
         self._recorders: tuple[Recorder, ...] = ()
         self._pools = {
@@ -164,8 +165,9 @@ class Server:
             if operation.lane is Lane.QUICK:
                 self._answer_at_once(operation, caller, opcode, unique, nodeid, request)
                 return
-            cached = opcode == Opcode.READ and not self._recorders  # these want to know of each
-            if cached and self._answer_cached(unique, request):
+            # Recorders want to know of each request: then workers have all of these.
+            handler = self._at_once.get(opcode) if not self._recorders else None
+            if handler and self._is_answered(handler, caller, opcode, unique, nodeid, request):
                 return
         self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
 
@@ -206,16 +208,28 @@ class Server:
             if not self._session.reply(unique, data):
                 self._give_back(opcode, data)
 
-    def _answer_cached(self, unique: int, request: bytes) -> bool:
+    def _is_answered(
+        self,
+        handler: Callable[[Caller, int, bytes], Data | None],
+        caller: Caller,
+        opcode: int,
+        unique: int,
+        nodeid: int,
+        request: bytes,
+    ) -> bool:
+        """Answer a request by *handler* if that needs no waiting; return whether it did not."""
         try:
-            data = self._operations.read_cached(request)
+            data = handler(caller, nodeid, request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
-            self._session.fail(unique, self._failed(exc, Opcode.READ))
+            self._session.fail(unique, self._failed(exc, opcode))
             return True
         if data is None:
             return False
-        self.counts.cached_bytes += len(data)
-        self._session.reply(unique, data)
+        if opcode == Opcode.READ:
+            self.counts.cached_bytes += len(data)
+        if not self._session.reply(unique, data) and opcode == Opcode.OPEN:
+            # To close what was opened may wait.
+            self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
         return True
 
     # Workers

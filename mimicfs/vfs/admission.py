@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import PosixError
+from mimicfs.errors import MimicError, PosixError
 from mimicfs.posix import Attr, Caller
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.inodes import Node
@@ -46,6 +46,16 @@ class Admission:
         if entry.meta is None and caller.uid not in (0, os.getuid()):
             return self._admitted(node, entry, caller)
         return entry
+
+    def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
+        """Return the same if nobody needs to be asked for it; None: `seen` knows, or says why
+        not."""
+        try:
+            entry = self._tree.entry(node)
+        except MimicError:
+            return None
+        asks = entry.meta is None and caller.uid not in (0, os.getuid())
+        return None if asks else entry
 
     def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
         """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in

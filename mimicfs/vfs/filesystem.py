@@ -59,6 +59,7 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.objectattributes import ObjectAttributes
+from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
@@ -456,6 +457,15 @@ class VFS:
             self._kernel.told(TELL_KERNEL_S)
         return opened
 
+    def open_at_once(self, caller: Caller, ino: int, flags: int) -> Opened | None:
+        node = self.inodes.get(ino)
+        if node.kind is not NodeKind.OBJECT or flags & (WRITES | os.O_TRUNC):
+            return None
+        if self._options.ask_at_open or node.parent is None:
+            return None
+        entry = self._admission.seen_at_once(caller, node)
+        return None if entry is None else self._handles.open_at_once(node, entry)
+
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
@@ -502,6 +512,9 @@ class VFS:
 
     def release(self, handle: int) -> None:
         self._handles.release(handle)
+
+    def release_at_once(self, handle: int) -> bool:
+        return self._handles.release_at_once(handle)
 
     def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None:
         """Extend, or overwrite with zeros. Nothing is reserved: S3 has no end."""

@@ -104,6 +104,29 @@ class Handles(OpenFiles):
             reader.close()
         self._inodes.closed(node)
 
+    def release_at_once(self, handle: int) -> bool:
+        """Close *handle*, of a file that was only read, if nobody is to be waited for; return
+        whether it is closed. If not, nothing has happened."""
+        node, file, _, reader, asked = self._handle(handle)
+        if file is None or reader is not None or asked is not None:
+            return False
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            last = self._users[file] == 1
+            if last and not file.close_at_once():
+                return False
+            del self._open[handle]
+            self._leave(file)
+            if last and node.file is file:
+                node.file = None
+        finally:
+            self._lock.release()
+        if file.shrunk:
+            self._kernel.attributes_changed(node)
+        self._inodes.closed(node)
+        return True
+
     def close(self) -> None:
         """Upload every changed file that is still open. Raises the first error, after all."""
         self._neighbours.close()

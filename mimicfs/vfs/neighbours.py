@@ -9,9 +9,9 @@ ahead. A wrong guess ends it, at the cost of what was fetched; files that were p
 dropped when 32 others were opened. A reader goes through a tree in one order: after it has
 read one directory like that, the next one is foreseen from its first file on.
 
-Threading: any thread may open. `Neighbours._lock` protects the table of walks; a walk's own lock
-all of the walk, also while its next names are looked up in the mirror. What is fetched is not
-waited for.
+Threading: any thread may open. `Neighbours._lock` protects the table of walks, and is held for a
+few instructions; a walk's own lock all of the walk, also while its next names are looked up in the
+mirror: `opened_at_once` does not wait for it. What is fetched is not waited for.
 """
 
 from __future__ import annotations
@@ -56,6 +56,15 @@ class _Foreseen(NamedTuple):
     entry: Entry
     reader: Reader | None  # None: not fetched
     since: int  # files that had been opened by then
+
+
+class _OpenInWalk(NamedTuple):
+    """What an open was in its walk."""
+
+    found: _Foreseen | None
+    before: str  # the key that it followed, where it was not foreseen
+    dropped: list[Reader]  # to be closed
+    look: bool  # whether the next names are to be looked up
 
 
 class _Walk:
@@ -120,24 +129,44 @@ class Neighbours:
         the caller's from then on."""
         walk = self._walk(node.bucket, _directory(entry.key))
         with walk.lock:
-            found = walk.foreseen.pop(entry.key, None)
-            before, dropped = "", []
-            if found is None:
-                before, dropped = walk.last, walk.begin(entry.key)
-                self._presume(walk, node.bucket, before)
-            else:
-                walk.row += 1
-                walk.presumed = False
-                self._habit = _Habit(node.bucket, walk.by_number, time.monotonic())
-            walk.opened += 1
-            dropped += walk.late()
-            look = not walk.looking and (walk.wanted() > 0 or before not in ("", entry.key))
-            walk.looking = walk.looking or look
-        _close(dropped)
-        if look and node.parent is not None:
-            looked = self._submit(self._look, walk, node.parent, before, entry.key)
+            noted = self._noted(walk, node.bucket, entry.key)
+        return self._went_on(walk, node, entry, noted)
+
+    def opened_at_once(self, node: Node, entry: Entry) -> tuple[bool, Reader | None]:
+        """Note the same if nobody is to be waited for; return whether it was noted, too."""
+        walk = self._walk(node.bucket, _directory(entry.key))
+        if not walk.lock.acquire(blocking=False):
+            return False, None
+        try:
+            noted = self._noted(walk, node.bucket, entry.key)
+        finally:
+            walk.lock.release()
+        return True, self._went_on(walk, node, entry, noted)
+
+    def _noted(self, walk: _Walk, bucket: str, key: str) -> _OpenInWalk:
+        """Note in *walk*, whose lock is held, that *key* is opened."""
+        found = walk.foreseen.pop(key, None)
+        before, dropped = "", []
+        if found is None:
+            before, dropped = walk.last, walk.begin(key)
+            self._presume(walk, bucket, before)
+        else:
+            walk.row += 1
+            walk.presumed = False
+            self._habit = _Habit(bucket, walk.by_number, time.monotonic())
+        walk.opened += 1
+        dropped += walk.late()
+        look = not walk.looking and (walk.wanted() > 0 or before not in ("", key))
+        walk.looking = walk.looking or look
+        return _OpenInWalk(found, before, dropped, look)
+
+    def _went_on(self, walk: _Walk, node: Node, entry: Entry, noted: _OpenInWalk) -> Reader | None:
+        """Do what follows from what was *noted*; return the reader of *entry* if there is one."""
+        _close(noted.dropped)
+        if noted.look and node.parent is not None:
+            looked = self._submit(self._look, walk, node.parent, noted.before, entry.key)
             looked.add_done_callback(_tell)
-        return self._of_version(found, entry)
+        return self._of_version(noted.found, entry)
 
     def _presume(self, walk: _Walk, bucket: str, before: str) -> None:
         """The file that was opened was not foreseen. If it is the first one of its directory,
@@ -166,9 +195,7 @@ class Neighbours:
             walks = list(self._walks.values())
             self._walks.clear()
         for walk in walks:
-            with walk.lock:
-                dropped = walk.begin("")
-            _close(dropped)
+            _end(walk)
 
     def _walk(self, bucket: str, directory: str) -> _Walk:
         with self._lock:
@@ -176,9 +203,7 @@ class Neighbours:
             self._walks.move_to_end((bucket, directory))
             old = self._walks.popitem(last=False)[1] if len(self._walks) > _WALKS else None
         if old is not None:
-            with old.lock:
-                dropped = old.begin("")
-            _close(dropped)
+            self._submit(_end, old)
         return walk
 
     # In another thread
@@ -250,6 +275,12 @@ def _put_in_order(walk: _Walk, directory: Node) -> None:
     above = directory.key
     walk.keys = [above + node.component for node in files]
     walk.places = {key: place for place, key in enumerate(walk.keys)}
+
+
+def _end(walk: _Walk) -> None:
+    with walk.lock:
+        dropped = walk.begin("")
+    _close(dropped)
 
 
 def _close(readers: list[Reader]) -> None:

@@ -24,6 +24,7 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.states import State
 from mimicfs.files.turn import Turn
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
@@ -81,6 +82,41 @@ class OpenFiles:
             with self._standing(node) as stands:
                 opened = self._open_standing(node, stands, look, flags, cancellation)
         return opened
+
+    def open_at_once(self, node: Node, entry: Entry) -> Opened | None:
+        """Open *node*, whose version in S3 is *entry*, to be read. None: somebody would have to be
+        waited for, or it takes more than this; then nothing has happened.
+
+        The kernel gets pages of a version that it does not know only where it was told of all
+        that changed before: a worker waits for that.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            there = node.parent is not None and node.key == entry.key  # else it was renamed
+            if node.leaving or not there or not self._is_plain(node.file, entry):
+                return None
+            known = self._kernel.has_pages(node, entry)
+            if not known and not self._kernel.told(0):
+                return None
+            if node.file is None:
+                noted, reader = (
+                    (True, None) if known else self._neighbours.opened_at_once(node, entry)
+                )
+                if not noted:
+                    return None
+                content = Content(metadata.content_type(node.component), entry.meta or {})
+                node.file = self._file(node, entry, content, reader)
+            return self._opened(node, node.file, entry, os.O_RDONLY)
+        finally:
+            self._lock.release()
+
+    def _is_plain(self, file: File | None, entry: Entry) -> bool:
+        """Whether *file*, if there is one, is open and just the version *entry*."""
+        if file is None:
+            return bool(entry.etag)
+        clean = file.state is State.CLEAN and file in self._users
+        return clean and bool(entry.etag) and file.etag == entry.etag
 
     def _open_standing(
         self,

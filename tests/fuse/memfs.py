@@ -295,6 +295,9 @@ class MemFS:
                 node.resize(0)
             return self._open(node)
 
+    def open_at_once(self, caller: Caller, ino: int, flags: int) -> Opened | None:
+        return None
+
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
@@ -323,6 +326,9 @@ class MemFS:
 
     def fsync(self, caller: Caller, handle: int) -> None:
         self._called("fsync", caller)
+
+    def release_at_once(self, handle: int) -> bool:
+        return False
 
     def release(self, handle: int) -> None:
         self.calls["release"] += 1

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import contextmanager
 
 import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.entry import Entry
+from mimicfs.errors import PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
@@ -62,3 +66,120 @@ def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     assert seen == [False]
     fs.flush(CALLER, opened.handle)
     fs.release(opened.handle)
+
+
+class Told(Kernel):
+    """A kernel that was told of all that changed, or not yet."""
+
+    told = True
+
+    def flush(self, timeout_s):
+        return self.told
+
+
+@pytest.fixture
+def at_once(s3, mimicdb, bucket, tmp_path):
+    """A file system with a file `x`, of which the kernel has no pages yet; its inode."""
+    kernel = Told()
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
+    s3.put(bucket, "x", b"abc", 3)
+    yield fs, fs.lookup(CALLER, ROOT_INO, b"x").ino, kernel
+    fs.close()
+
+
+def test_what_is_only_read_is_opened_and_closed_without_a_worker(at_once):
+    fs, ino, _ = at_once
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        assert fs.open_at_once(CALLER, ino, flags) is None
+    first, second = (fs.open_at_once(CALLER, ino, os.O_RDONLY) for _ in range(2))
+    assert (first.keep_cache, second.keep_cache) == (False, True)
+    assert fs.read(CALLER, first.handle, 0, 10) == b"abc"
+    assert fs.release_at_once(first.handle)
+    assert fs.read(CALLER, second.handle, 0, 10) == b"abc"
+    assert fs.release_at_once(second.handle)
+    with pytest.raises(PosixError, match="Bad file descriptor"):
+        fs.read(CALLER, second.handle, 0, 10)
+    assert fs._handles.figures()["handles"] == 0
+
+
+def test_what_was_written_is_opened_and_closed_by_a_worker(at_once):
+    fs, ino, _ = at_once
+    handle = fs.open(CALLER, ino, os.O_WRONLY).handle
+    fs.write(CALLER, handle, 0, memoryview(b"new"), append=False)
+    assert fs.open_at_once(CALLER, ino, os.O_RDONLY) is None
+    fs.flush(CALLER, handle)
+    assert not fs.release_at_once(handle)  # its staging file is to be removed
+    fs.release(handle)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    assert fs.read(CALLER, handle, 0, 10) == b"new"
+    assert fs.release_at_once(handle)
+
+
+@contextmanager
+def taken_elsewhere(lock):
+    """Within, another thread has *lock*."""
+    has_it, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            has_it.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    has_it.wait(10)
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_an_open_and_a_close_for_which_somebody_is_to_be_waited_for_are_left_to_a_worker(at_once):
+    fs, ino, _ = at_once
+    handles, node = fs._handles, fs.inodes.get(ino)
+    walk = handles._neighbours._walk(node.bucket, "")
+    for lock in (handles._lock, walk.lock):
+        with taken_elsewhere(lock):
+            assert fs.open_at_once(CALLER, ino, os.O_RDONLY) is None
+        assert (node.opens, node.file, node.pages_etag, walk.opened) == (0, None, "", 0)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    for lock in (handles._lock, node.file._change):  # an unlink that fetches its bytes has that
+        with taken_elsewhere(lock):
+            assert not fs.release_at_once(handle)
+        assert fs.read(CALLER, handle, 0, 10) == b"abc"
+    assert fs.release_at_once(handle)
+    assert (node.opens, node.file) == (0, None)
+
+
+def test_an_open_for_which_the_kernel_is_not_told_yet_leaves_no_trace_of_itself(at_once):
+    fs, ino, kernel = at_once
+    kernel.told = False
+    assert fs.open_at_once(CALLER, ino, os.O_RDONLY) is None
+    kernel.told = True
+    opened = fs.open(CALLER, ino, os.O_RDONLY)
+    assert not opened.keep_cache  # the kernel drops the pages that it has of an older version
+    fs.release(opened.handle)
+
+
+def test_what_is_unlinked_or_renamed_is_opened_by_a_worker(at_once):
+    fs, ino, _ = at_once
+    fs.rename(CALLER, ROOT_INO, b"x", ROOT_INO, b"y", 0)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    assert fs.read(CALLER, handle, 0, 10) == b"abc"
+    with fs._handles.moving(fs.inodes.get(ino), CALLER.cancellation):
+        assert fs.open_at_once(CALLER, ino, os.O_RDONLY) is None
+    fs.unlink(CALLER, ROOT_INO, b"y")
+    assert fs.open_at_once(CALLER, ino, os.O_RDONLY) is None
+    assert not fs.release_at_once(handle)  # it lives on in a staging file
+    assert fs.read(CALLER, handle, 0, 10) == b"abc"
+    fs.release(handle)
+
+
+def test_others_open_what_nobody_knows_the_mode_of_by_a_worker(at_once, mimicdb, bucket):
+    fs, ino, _ = at_once
+    other = Caller(os.getuid() + 1, os.getgid(), 0, Cancellation())
+    assert fs.release_at_once(fs.open_at_once(other, ino, os.O_RDONLY).handle)
+    mimicdb.record(bucket, Entry("x", 3, 1, "unknown", meta=None))
+    assert fs.open_at_once(other, ino, os.O_RDONLY) is None

@@ -287,7 +287,7 @@ class FileSystem(RuleBasedStateMachine):
     def open(self, path, flags):
         if path not in self.shown() or len(self.handles) == HANDLES:
             return
-        opened = self.fs.open(self.caller, self.ino(path), flags)
+        opened = self.open_as_the_mount_does(path, flags)
         file = self.opened.get(path)
         if file is None or not (file.dirty or file.base == self.view.get(path)):
             if file is not None:
@@ -296,6 +296,15 @@ class FileSystem(RuleBasedStateMachine):
         if flags & os.O_TRUNC:
             file.resize(0)
         self.handles.append((file, opened.handle))
+
+    def open_as_the_mount_does(self, path, flags):
+        ino = self.ino(path)
+        at_once = self.fs.open_at_once(self.caller, ino, flags)
+        return at_once or self.fs.open(self.caller, ino, flags)
+
+    def release_as_the_mount_does(self, handle):
+        if not self.fs.release_at_once(handle):
+            self.fs.release(handle)
 
     def handle(self, number):
         return self.handles[number % len(self.handles)]
@@ -367,7 +376,7 @@ class FileSystem(RuleBasedStateMachine):
         file, handle = self.handles.pop(number % len(self.handles))
         with self.uploads(file):
             self.fs.flush(self.caller, handle)
-        self.fs.release(handle)
+        self.release_as_the_mount_does(handle)
         self.forget_closed(file)
 
     @rule(numbers=st.tuples(offsets, offsets))
@@ -415,7 +424,7 @@ class FileSystem(RuleBasedStateMachine):
             assert raised.value.errno == ENOENT
             return
         expected = self.opened[path].data if path in self.opened else self.view[path]
-        opened = self.fs.open(self.caller, self.ino(path), os.O_RDONLY)
+        opened = self.open_as_the_mount_does(path, os.O_RDONLY)
         try:
             data = self.bytes_of(opened.handle)
         except MimicError as exc:
@@ -423,7 +432,7 @@ class FileSystem(RuleBasedStateMachine):
         else:
             assert data == expected
         finally:
-            self.fs.release(opened.handle)
+            self.release_as_the_mount_does(opened.handle)
 
     def going(self, path):
         """The name *path* is about to go; who has it open goes on, if the version that it
