@@ -55,7 +55,11 @@ ceph osd new "$osd" >/dev/null
 ceph-osd -c "$conf" -i 0 --mkfs --osd-uuid "$osd" >>"$dir/mkfs.log" 2>&1
 run osd ceph-osd -c "$conf" -i 0 -f
 until_it one_is_up
+admin() { timeout 60 radosgw-admin -c "$conf" "$@"; }
+until_it admin user create --uid test --display-name test --access-key "$key" --secret-key "$secret" --max-buckets 100000
+# A second storage class, in the same pool: tests keep what is stored with objects.
+place=(placement add --placement-id default-placement --storage-class STANDARD_IA)
+admin zonegroup "${place[@]}" --rgw-zonegroup default >"$dir/placement.log"
+admin zone "${place[@]}" --rgw-zone default --data-pool default.rgw.buckets.data >>"$dir/placement.log"
 run rgw radosgw -c "$conf" -n client.rgw -f
-ready() {
-  until_it timeout 60 radosgw-admin -c "$conf" user create --uid test --display-name test --access-key "$key" --secret-key "$secret" --max-buckets 100000
-}
+ready() { :; }

@@ -6,10 +6,15 @@ import gzip
 from itertools import count
 
 import pytest
-from support.standins import PROVIDERS, QUIRKS, StandIn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.standins import PROVIDERS, QUIRKS, Quirk, Silent, StandIn
 
-from mimicfs.errors import ObjectChanged, PosixError
-from mimicfs.s3.requests.client import Condition, Content
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import S3Options
+from mimicfs.errors import MimicError, ObjectChanged, PosixError
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.client import S3, Condition, Content
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -83,3 +88,115 @@ def test_a_quirk_is_lived_with(s3, client, bucket, proxy, quirk):
     assert quirk.source
     with proxy.rule(StandIn(quirk())):
         used(s3, client, bucket)
+
+
+# What quirks do together: nothing that is not confirmed counts as done, and nothing is deleted of
+# which it is not certain that it is what was meant.
+
+KEYS = ("a", "b%2F c+")
+KINDS = ("PUT", "COPY", "POST", "DELETES")
+CALLS = ("theirs", "put", "put new", "put stale", "copy", "parts", "delete", "delete stale")
+
+
+class Use:
+    """One bucket in use by ours and by somebody else's client, through a server with *quirks*."""
+
+    def __init__(self, url, client, bucket, prefix):
+        self.s3 = S3(S3Options(endpoint_url=url, attempts=2), Mirror(Memory()))
+        self.client, self.bucket = client, bucket
+        self.a, self.b = (prefix + key for key in KEYS)
+        self.sizes = count(3)
+
+    def there(self):
+        """Return what S3 has, by key."""
+        found = {}
+        for key in (self.a, self.b):
+            try:
+                found[key] = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            except self.client.exceptions.NoSuchKey:
+                continue
+        return found
+
+    def bytes(self):
+        return b"x" * next(self.sizes)
+
+    def do(self, call):
+        """Do it, and look whether what is said of it is true."""
+        before, body = self.there(), self.bytes()
+        known = {key: self.s3.mimicdb.entry(self.bucket, key) for key in before}
+        try:
+            done = getattr(self, call.replace(" ", "_"))(body, before)
+        except MimicError:
+            done = None
+        after = self.there()
+        if done is not None:
+            assert after == done
+        elif call.endswith("stale") or call.startswith("delete"):
+            assert after == before or not call.endswith("stale")
+        for key in after:
+            assert known.get(key) is None or self.s3.mimicdb.entry(self.bucket, key), call
+
+    # Each returns what S3 must have then. Raises MimicError.
+
+    def theirs(self, body, before):
+        self.client.put_object(Bucket=self.bucket, Key=self.a, Body=body)
+        return {**before, self.a: body}
+
+    def put(self, body, before):
+        assert self.s3.put(self.bucket, self.a, body, len(body)).size == len(body)
+        return {**before, self.a: body}
+
+    def put_new(self, body, before):
+        self.s3.put(self.bucket, self.a, body, len(body), condition=Condition(absent=True))
+        assert self.a not in before
+        return {self.a: body, **before}
+
+    def put_stale(self, body, before):
+        self.s3.put(self.bucket, self.a, body, len(body), condition=Condition("0" * 31 + "1"))
+        raise AssertionError("a version that nobody had was replaced")
+
+    def copy(self, _body, before):
+        entry, _ = self.s3.head(self.bucket, self.a)
+        assert self.s3.copy((self.bucket, entry), self.bucket, self.b).size == len(before[self.a])
+        return {**before, self.b: before[self.a]}
+
+    def parts(self, body, before):
+        upload = self.s3.start_upload(self.bucket, self.b, Content())
+        part = self.s3.upload_part(self.bucket, self.b, upload, 1, body, len(body))
+        self.s3.finish_upload(self.bucket, self.b, upload, [part], len(body))
+        return {**before, self.b: body}
+
+    def delete(self, _body, before):
+        etags = {key: self.s3.head(self.bucket, key)[0].etag for key in before}
+        refused = dict(self.s3.delete_many(self.bucket, list(etags), etags))
+        return {key: data for key, data in before.items() if key in refused}
+
+    def delete_stale(self, _body, before):
+        etags = dict.fromkeys(before, "0" * 31 + "1")
+        refused = dict(self.s3.delete_many(self.bucket, list(etags), etags))
+        assert refused.keys() == before.keys()
+        for key in before:
+            with pytest.raises(MimicError):
+                self.s3.conditions.delete(self.bucket, key, etags[key])
+        return before
+
+
+@given(
+    st.sets(st.sampled_from(QUIRKS), max_size=6),
+    st.sets(st.sampled_from(KINDS), max_size=2),
+    st.lists(st.sampled_from(CALLS), min_size=3, max_size=8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
+def test_of_a_server_with_many_quirks_nothing_is_believed_that_is_not_true(
+    client, bucket, proxy, quirks, silent, calls
+):
+    use = Use(proxy.url, client, bucket, f"{next(_numbers)}/")
+    server = [*(Silent(kind) for kind in sorted(silent)), *(each() for each in ordered(quirks))]
+    with proxy.rule(StandIn(*server)):
+        for call in ("theirs", *calls):
+            use.do(call)
+    use.s3.close()
+
+
+def ordered(quirks: set[type[Quirk]]) -> list[type[Quirk]]:
+    return sorted(quirks, key=QUIRKS.index)

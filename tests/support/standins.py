@@ -76,6 +76,7 @@ class StandIn(Rule):
                 handler.body()
                 text = f"<Code>{refusal.code}</Code><Message>{refusal.message}</Message>"
                 body = f"<?xml version='1.0'?><Error>{text}</Error>".encode()
+                body = body if refusal.code else b""
                 handler.send(refusal.status, [("Content-Type", "application/xml")], body)
                 return True
         return False
@@ -90,6 +91,19 @@ class StandIn(Rule):
 
 
 # What is refused
+
+
+class Silent(Quirk):
+    """Requests of *kind* are not done, and answered as if they were, with nothing that confirms
+    it. "DELETES": of many."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        many = method == "POST" and "delete" in request.query
+        kind = "DELETES" if many else request.kind
+        return Refusal(200, "") if kind == self._kind and (many or request.key) else None
 
 
 class EqualParts(Quirk):
@@ -390,7 +404,52 @@ class SwiftsTypes(Quirk):
             answer.headers["content-type"] = "text/html; charset=UTF-8"
 
 
-QUIRKS: tuple[type[Quirk], ...] = tuple(Quirk.__subclasses__())
+class LoudHeaders(Quirk):
+    source = "https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (names in any case)"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        answer.headers = {name.upper(): value for name, value in answer.headers.items()}
+
+
+class DoubledNames(Quirk):
+    """A name may be shown twice by a server that is written to while it lists."""
+
+    source = "findings P7"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        answer.body = _in_xml(answer, rb"<Contents>.*?</Contents>", lambda found: found * 2)
+
+
+class NamesBackwards(Quirk):
+    """The last page is in another order."""
+
+    source = "findings P7"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        items = re.findall(rb"(?s)<Contents>.*?</Contents>", answer.body)
+        if len(items) > 1 and b"<IsTruncated>false" in answer.body:
+            answer.body = _in_xml(
+                answer, rb"(?s)<Contents>.*?</Contents>", lambda _: b"%s" % items.pop()
+            )
+
+
+class NoCopyResult(Quirk):
+    source = "findings P7 (an answer to COPY without what it should say)"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        if request.kind == "COPY" and "uploadId" not in request.query and answer.status == 200:
+            answer.body, answer.length = b"", 0
+
+
+class OddSuccess(Quirk):
+    source = "https://www.rfc-editor.org/rfc/rfc9110#section-15.3 (2xx is a success)"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        if request.kind in ("PUT", "DELETE", "HEAD") and answer.status in (200, 204):
+            answer.status = 202
+
+
+QUIRKS: tuple[type[Quirk], ...] = tuple(each for each in Quirk.__subclasses__() if each.source)
 PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "r2": (EqualParts, Decompresses, NoTagsNoAcls, SignedAcceptEncoding),
     "gcs": (SignedAcceptEncoding, Decompresses, NoDeleteObjects, NoCopyParts, IgnoresConditions),
