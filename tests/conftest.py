@@ -8,13 +8,13 @@ import logging
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import apart  # noqa: F401  before botocore
 import botocore.session
 import pytest
 from benchlib.server import Server
@@ -39,20 +39,6 @@ for number in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, default)
-
-for name in [name for name in os.environ if name.startswith(("AWS_", "MIMICFS_"))]:
-    del os.environ[name]
-os.environ |= {
-    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-    "AWS_SECRET_ACCESS_KEY": "very-secret-key",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_EC2_METADATA_DISABLED": "true",
-    # botocore would wait a second for rclone's leave to send nothing.
-    "BOTO_EXPERIMENTAL__NO_EMPTY_CONTINUE": "true",
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-}
 
 
 def _started(

@@ -66,6 +66,8 @@ class Walk:
                 self._pace.answered(page.throttled > 0)
                 directory.since = since if directory.since < 0 else directory.since
                 directory.entries += page.entries
+                if page.token is not None and page.token == directory.token:
+                    raise MalformedListing(f"s3://{self._scope.bucket}: a page leads to itself")
                 directory.token = page.token
                 if page.token is None:
                     self._merge(directory)

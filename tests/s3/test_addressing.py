@@ -1,16 +1,22 @@
 """Where a bucket is asked, and what each request says of it."""
 
 import base64
+import re
 import socket
+from urllib.parse import urlsplit
 
+import botocore.auth
 import pytest
+from botocore.crt.auth import CRT_AUTH_TYPE_MAPS
+from botocore.exceptions import EndpointConnectionError
 from support.proxy import Fail
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import BucketOptions, Buckets, S3Options, Target, parse_target
-from mimicfs.errors import AccessDenied, ConfigError
+from mimicfs.entry import Entry
+from mimicfs.errors import AccessDenied, ConfigError, S3Unavailable
 from mimicfs.mimicdb import Mirror
-from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.client import S3, Content
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 HOST = "s3.servers.test"
@@ -95,22 +101,66 @@ def test_a_bucket_of_another_account_is_refused(proxy, bucket):
     other.close()
 
 
-def test_each_request_for_bytes_has_the_key_of_sse_c(proxy, bucket):
+OWNER = "x-amz-expected-bucket-owner"
+KEY = "x-amz-server-side-encryption-customer-key"
+SOURCE = (
+    "x-amz-source-expected-bucket-owner",
+    "x-amz-copy-source-server-side-encryption-customer-key",
+)
+
+
+def used(s3, bucket):
+    """Have *s3* make each kind of request that a mount makes."""
+    s3.head_bucket(bucket)
+    entry = s3.put(bucket, "a", b"abc", 3)
+    s3.head(bucket, "a")
+    s3.read_into(bucket, "a", entry.etag, 0, memoryview(bytearray(3)))
+    s3.copy((bucket, entry), bucket, "b")
+    s3.list_page(bucket)
+    upload = s3.start_upload(bucket, "c", Content())
+    parts = [s3.upload_part(bucket, "c", upload, 1, b"x" * (5 << 20), 5 << 20)]
+    parts.append(s3.copy_part((bucket, entry), bucket, "c", upload, 2, 0, 3))
+    s3.finish_upload(bucket, "c", upload, parts, (5 << 20) + 3)
+    s3.abort_upload(bucket, "d", s3.start_upload(bucket, "d", Content()))
+    s3.delete(bucket, "a")
+    s3.delete_many(bucket, ["b", "c"])
+
+
+def test_each_request_names_the_owner_and_each_for_bytes_the_key_of_sse_c(proxy, bucket):
     key = bytes(range(32))
-    s3 = opened(proxy.url, buckets=Buckets(BucketOptions(sse_c_key=key)))
-    seen = []
+    said = (base64.b64encode(key).decode(), "tP/LI3N87DFaSk0aoqYgzg==")
+    options = {"buckets": Buckets(BucketOptions(sse_c_key=key)), "bucket_owner": "123456789012"}
+    s3 = opened(proxy.url, **options)
+    seen = {}
 
     def note(request):
-        name = "x-amz-server-side-encryption-customer-key"
-        seen.append((request.kind, request.headers[name], request.headers[f"{name}-MD5"]))
+        what = next(
+            (name for name in ("uploads", "uploadId", "delete") if name in request.query), ""
+        )
+        headers = request.headers
+        assert headers[OWNER] == "123456789012"
+        assert headers[KEY] is None or (headers[KEY], headers[f"{KEY}-MD5"]) == said
+        seen[f"{request.kind} {what}".strip()] = (
+            KEY in headers,
+            tuple(headers[name] for name in SOURCE) == ("123456789012", said[0]),
+        )
 
     with proxy.rule(Fail(note, 500, "")):
-        entry = s3.put(bucket, "a", b"abc", 3)
-        s3.head(bucket, "a")
-        s3.read_into(bucket, "a", entry.etag, 0, memoryview(bytearray(3)))
-    said = (base64.b64encode(key).decode(), "tP/LI3N87DFaSk0aoqYgzg==")
-    assert {kind for kind, *_ in seen} == {"PUT", "HEAD", "GET"}
-    assert {tuple(rest) for _, *rest in seen} == {said}
+        used(s3, bucket)
+    assert seen == {
+        "HEAD": (True, False),
+        "PUT": (True, False),
+        "GET": (True, False),
+        "COPY": (True, True),
+        "LIST": (False, False),
+        "POST uploads": (True, False),
+        "PUT uploadId": (True, False),
+        "COPY uploadId": (True, True),
+        "POST uploadId": (True, False),
+        "DELETE uploadId": (False, False),
+        "DELETE": (False, False),
+        "POST delete": (False, False),
+    }
     assert "customer" not in repr(s3._options)
     assert repr(key) not in repr(s3._options)
     s3.close()
@@ -135,28 +185,104 @@ def test_an_access_point_is_a_bucket(url, target, server):
     assert parse_target(url) == target
 
 
-def test_an_access_point_is_asked_where_boto3_asks_it(server):
-    s3 = S3(S3Options(region="eu-west-1"), Mirror(Memory()))
-    assert s3._client is not None
-    place = s3._wire._found(f"{AP}:name")
-    assert place.host == "name-123456789012.s3-accesspoint.eu-west-1.amazonaws.com"
-    s3.close()
+MRAP = "arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap"
+ASKS = {
+    "head": lambda s3, bucket: s3.head(bucket, "k"),
+    "put": lambda s3, bucket: s3.put(bucket, "k", b"x", 1),
+    "list": lambda s3, bucket: s3.list_page(bucket),
+    "delete": lambda s3, bucket: s3.delete(bucket, "k"),
+    "copy": lambda s3, bucket: s3.copy((bucket, Entry("k", 1, etag="e")), bucket, "l"),
+    "part": lambda s3, bucket: s3.upload_part(bucket, "k", "id", 1, b"x", 1),
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The hosts that requests go to, and how they are signed. Nobody is there."""
+    seen = []
+
+    def exchange(_transport, _method, url, target, headers, _body):
+        said = headers.get("Authorization", target)
+        said = said.decode() if isinstance(said, bytes) else said
+        found = re.search(r"AWS4-[A-Z0-9-]+", said)
+        seen.append((urlsplit(url).hostname, found[0] if found else said))
+        raise EndpointConnectionError(endpoint_url=url)
+
+    monkeypatch.setattr("mimicfs.s3.transport.http.Transport.exchange", exchange)
+    return seen
+
+
+@pytest.fixture
+def at_aws(mimicdb):
+    """Ours, which asks AWS."""
+    made = []
+
+    def make(**options):
+        made.append(S3(S3Options(region="us-east-1", attempts=1, **options), mimicdb))
+        return made[-1]
+
+    yield make
+    mimicdb.close()
+    made[0].close()
 
 
 @pytest.mark.parametrize(
-    ("options", "host"),
+    ("options", "bucket", "host"),
     [
-        ({"dualstack": True}, "bucket.s3.dualstack.us-east-1.amazonaws.com"),
-        ({"accelerate": True}, "bucket.s3-accelerate.amazonaws.com"),
-        ({"fips": True}, "bucket.s3-fips.us-east-1.amazonaws.com"),
-        ({"addressing": "path"}, "s3.amazonaws.com"),
+        ({}, f"{AP}:name", "name-123456789012.s3-accesspoint.eu-west-1.amazonaws.com"),
+        (
+            {"dualstack": True},
+            f"{AP}:name",
+            "name-123456789012.s3-accesspoint.dualstack.eu-west-1.amazonaws.com",
+        ),
+        ({"dualstack": True}, "bucket", "bucket.s3.dualstack.us-east-1.amazonaws.com"),
+        ({"accelerate": True}, "bucket", "bucket.s3-accelerate.amazonaws.com"),
+        (
+            {"accelerate": True, "dualstack": True},
+            "bucket",
+            "bucket.s3-accelerate.dualstack.amazonaws.com",
+        ),
+        ({"fips": True}, "bucket", "bucket.s3-fips.us-east-1.amazonaws.com"),
+        (
+            {"fips": True, "dualstack": True},
+            "bucket",
+            "bucket.s3-fips.dualstack.us-east-1.amazonaws.com",
+        ),
+        ({"addressing": "path"}, "bucket", "s3.amazonaws.com"),
+        ({}, "with.dots", "s3.amazonaws.com"),
     ],
 )
-def test_aws_is_asked_at_the_endpoint_that_is_said(options, host, server):
-    s3 = S3(S3Options(region="us-east-1", **options), Mirror(Memory()))
-    assert s3._client is not None
-    assert s3._wire._found("bucket").host == host
-    s3.close()
+def test_every_request_goes_to_the_endpoint_that_is_said(
+    options, bucket, host, asked, at_aws, server
+):
+    s3 = at_aws(**options)
+    for ask in ASKS.values():
+        with pytest.raises(S3Unavailable):
+            ask(s3, bucket)
+    assert set(asked) == {(host, "AWS4-HMAC-SHA256")}
+    assert len(asked) >= len(ASKS)
+
+
+def test_a_multi_region_access_point_is_asked_with_a_signature_for_all_regions(
+    asked, at_aws, monkeypatch, server
+):
+    monkeypatch.setattr("mimicfs.s3.transport.everywhere.HAS_CRT", True)
+    for name in ("s3v4a", "s3v4a-query"):  # conftest.py leaves them out of botocore
+        monkeypatch.setitem(botocore.auth.AUTH_TYPE_MAPS, name, CRT_AUTH_TYPE_MAPS[name])
+    s3 = at_aws()
+    for ask in ASKS.values():
+        with pytest.raises(S3Unavailable):
+            ask(s3, MRAP)
+    assert set(asked) == {
+        ("mfzwi23gnjvgw.mrap.accesspoint.s3-global.amazonaws.com", "AWS4-ECDSA-P256-SHA256")
+    }
+
+
+@pytest.mark.parametrize("ask", ["head", "list"])
+def test_without_awscrt_a_multi_region_access_point_says_what_it_needs(ask, asked, at_aws, server):
+    with pytest.raises(ConfigError, match=r"needs awscrt: pip install 'mimicfs\[crt\]'"):
+        ASKS[ask](at_aws(), MRAP)
+    assert asked == []
 
 
 def test_what_a_server_can_is_said_in_known_words(server):

@@ -13,6 +13,8 @@ SAID = {
     "sha1": "98O8HYCOBHMq32eZZczDTKeuNEE=",
     "sha256": "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
     "md5": "JfnnlDI7RTiF9RgfG2JNCw==",
+    "crc32c": "4waSgw==",
+    "crc64nvme": "rosUhgp5mIg=",
 }
 
 

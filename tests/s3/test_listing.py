@@ -103,7 +103,7 @@ def test_keys_must_be_below_the_prefix_and_behind_the_start():
     with pytest.raises(MalformedListing):
         parsed(page(contents("b/x")), prefix="a/")
     with pytest.raises(MalformedListing):
-        parsed(page(contents("a/x")), after="a/x")
+        parsed(page(contents("a/x")), after="a/y")
 
 
 def test_a_page_about_another_prefix_is_refused():
@@ -241,6 +241,15 @@ def test_an_object_without_a_time_is_an_object():
 def test_a_last_page_in_another_order_is_sorted_and_doubles_are_dropped():
     body = page(contents("b"), contents("a"), contents("b", size=9))
     assert [(entry.key, entry.size) for entry in parsed(body).entries] == [("a", 3), ("b", 9)]
+
+
+def test_a_name_that_comes_twice_in_a_row_is_one_name():
+    """Also on the page behind the one that it ended."""
+    items = contents("a"), contents("b", size=9), contents("b"), prefix("c/"), prefix("c/")
+    found = parsed(page(*items, truncated="true", token="more"), after="a", delimiter="/")
+    assert [(entry.key, entry.size) for entry in found.entries] == [("b", 9), ("c/", 0)]
+    assert found.upto == "c/"
+    assert parsed(page(contents("a")), after="a").entries == []
 
 
 def test_a_truncated_page_in_another_order_is_refused():

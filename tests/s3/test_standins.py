@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.standins import PROVIDERS, QUIRKS, Quirk, Silent, StandIn
+from support.standins import PROVIDERS, QUIRKS, NoTagsOfCopies, Quirk, Silent, StandIn
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
@@ -88,6 +88,19 @@ def test_a_quirk_is_lived_with(s3, client, bucket, proxy, quirk):
     assert quirk.source
     with proxy.rule(StandIn(quirk())):
         used(s3, client, bucket)
+
+
+def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc", Tagging="x=1%2B1&y=")
+    with proxy.rule(StandIn(NoTagsOfCopies())):
+        for key, asked in (("b", 3), ("c", 2)):  # it is looked once
+            entry, content = s3.kept.of(bucket, "a")
+            proxy.counted()
+            s3.copy((bucket, entry), bucket, key, content._replace(meta={"mode": "33188"}))
+            tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+            assert tags == [{"Key": "x", "Value": "1+1"}, {"Key": "y", "Value": ""}]
+            assert sum(proxy.counted().values()) == asked
+    assert s3.capabilities.known()["copy-tags"] == ("no", "learned")
 
 
 # What quirks do together: nothing that is not confirmed counts as done, and nothing is deleted of

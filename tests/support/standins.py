@@ -246,6 +246,18 @@ class RefusesRightOnes(Quirk):
         return None
 
 
+class NoTagsOfCopies(Quirk):
+    """A copy with other metadata than its source has no tags, whatever is asked for."""
+
+    source = "Ceph RGW 16.2: CopyObject (docs/servers.md)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        if request.headers.get("x-amz-metadata-directive") == "REPLACE":
+            del request.headers["x-amz-tagging"]
+            request.headers["x-amz-tagging-directive"] = "REPLACE"
+        return None
+
+
 class NoListV2(Quirk):
     source = "https://github.com/ClickHouse/ClickHouse/issues/39139 (GCS of then)"
 
@@ -457,6 +469,6 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "b2": (NoChecksums, NoConditions),
     "oss": (NoConditions, NoChecksums),
     "minio behind nginx": (Compresses,),
-    "ceph": (PlainPrefix, BareETags, BareConditions),
+    "ceph": (PlainPrefix, BareETags, BareConditions, NoTagsOfCopies),
     "swift": (SwiftsTypes, RefusesRightOnes, WantsMD5OfDeletions),
 }

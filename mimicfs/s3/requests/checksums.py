@@ -6,7 +6,7 @@ none, but for one that is just a part of its upload. What it sends for an object
 in parts may be a checksum of their checksums (COMPOSITE), which says nothing here.
 
 CRC-64/NVME, which S3 computes of what was uploaded without another, and CRC-32C are looked at
-where `awscrt` is installed: in Python they take longer than the transfer.
+where `awscrt` is installed (the extra `crt`): in Python they take longer than the transfer.
 
 What is sent is a header: CRC-32 (zlib, 1 GB/s), or MD5 for servers that know no other. botocore
 would put it behind the body (aws-chunked), which breaks servers that do not know that.
@@ -85,6 +85,11 @@ def _pieces(body: Any) -> Iterator[bytes]:
     while piece := body.read(_PIECE):
         yield piece
     body.seek(place)
+
+
+def verified() -> list[str]:
+    """Return the names of the checksums that downloads are compared with."""
+    return sorted(_functions())
 
 
 def missed(headers: Mapping[str, str], data: memoryview) -> str:

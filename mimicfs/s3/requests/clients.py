@@ -215,6 +215,7 @@ class Clients:
         from botocore.config import Config
 
         from mimicfs.s3.transport.errors import ours
+        from mimicfs.s3.transport.everywhere import sign_everywhere
 
         options = self._options
         config = Config(
@@ -238,13 +239,15 @@ class Clients:
         try:
             with self._lock, ours("S3"):
                 self._credentials  # noqa: B018  before the session makes a client
-                return session.client(
+                client = session.client(
                     "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
                 )
         except ValueError as exc:  # botocore's word on an address
             given = redacted(options.endpoint_url or "")
             text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
             raise ConfigError(text) from exc
+        sign_everywhere(client.meta.events)
+        return client
 
     def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return *params* as they are sent: the present asks for no version (see past.py)."""

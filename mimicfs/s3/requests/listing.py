@@ -326,8 +326,7 @@ def checked_page(
     if not (truncated and asked.ordered):
         # Nothing is behind it: in whatever order the server has them, these are all.
         entries, prefixes = _in_order(entries), _in_order(prefixes)
-    _check_order(entries, asked)
-    _check_order(prefixes, asked)
+    entries, prefixes = _ordered(entries, asked), _ordered(prefixes, asked)
     _check_depth(entries, prefixes, asked)
     if prefixes:
         entries = sorted(entries + prefixes, key=_key)
@@ -353,6 +352,25 @@ def _in_order(entries: list[Entry]) -> list[Entry]:
         return entries
     newest = {entry.key: entry for entry in sorted(entries, key=lambda each: each.mtime_ns)}
     return sorted(newest.values(), key=_key)
+
+
+def _ordered(entries: list[Entry], asked: Asked) -> list[Entry]:
+    """Return *entries*, of names that come twice in a row the newest, and without the last name of
+    the page before, which some servers begin with. Raises MalformedListing."""
+    try:
+        _check_order(entries, asked)
+    except MalformedListing:
+        once: list[Entry] = []
+        for entry in entries:
+            if not once and entry.key == asked.after != "":
+                continue
+            if not once or entry.key != once[-1].key:
+                once.append(entry)
+            elif entry.mtime_ns > once[-1].mtime_ns:
+                once[-1] = entry
+        _check_order(once, asked)
+        return once
+    return entries
 
 
 def _check_order(entries: list[Entry], asked: Asked) -> None:

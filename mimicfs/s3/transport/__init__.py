@@ -4,6 +4,7 @@ answers      what of a body can be read
 http         connections, with limits of time
 wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers
+everywhere   signatures for all regions at once (multi-region access points)
 credentials  what requests are signed with, loaded anew when S3 calls it expired
 traffic      what is asked, counted; slow requests, logged
 backoff      how long to wait before a request is sent again
