@@ -12,6 +12,7 @@ Threading: one thread at a time calls (`File` has its turn); requests run in `s3
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -114,7 +115,8 @@ class Uploader:
                 return self._whole(job, cancellation), job.content
             return self._in_parts(job, parts, cancellation), job.content
         except MimicError as exc:
-            if entry := self._arrived(exc, job):
+            entry = self._arrived(exc, job)
+            if entry is not None and (parts or self._has_bytes(entry, job, cancellation)):
                 return entry, job.content
             raise
 
@@ -224,3 +226,14 @@ class Uploader:
         entry = self._s3.mimicdb.entry(job.bucket, job.key)  # as a HEAD has just found it
         ours = entry is not None and (entry.size, entry.meta) == (job.layout.size, sent)
         return entry if ours else None
+
+    def _has_bytes(self, entry: Entry, job: Job, cancellation: Cancellation) -> bool:
+        """Whether *entry* has the bytes of *job*, which is one request. Others may have put as many
+        there with the same time: a program had set it (rsync -t)."""
+        sent = job.staging.read(0, entry.size)
+        if entry.etag == hashlib.md5(sent, usedforsecurity=False).hexdigest():
+            return True
+        found = bytearray(entry.size)
+        place = (job.bucket, job.key, entry.etag, 0, memoryview(found))
+        cancellation.wait(self._s3.pool.submit(self._s3.read_into, *place))
+        return found == sent

@@ -354,8 +354,8 @@ class Handles(OpenFiles):
         return len(data)
 
     def _renewed(self, handle: int, cancellation: Cancellation) -> File:
-        """Somebody has replaced the object of *handle*, which is to be appended to. Return a File
-        of what S3 has now, which *handle* has from now on. Raises ObjectChanged where S3 has
+        """Somebody has replaced the object of *handle*, which is to be appended to. Return the File
+        of what S3 has now, which *handle* has from now on, as the others of its inode that append. Raises ObjectChanged where S3 has
         none, or where bytes were written that cannot go behind another version."""
         node, old, *_ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
@@ -365,13 +365,13 @@ class Handles(OpenFiles):
             entry, content = cancellation.wait(head)
         except KeyNotFound as exc:
             raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
-        new = self._file(node, entry, content)
         with self._lock:
+            new = node.file  # another handle may have come here before
+            if new is None or new is old or new.apart or new not in self._users:
+                new = node.file = self._file(node, entry, content)
             self._open[handle] = self._open[handle]._replace(file=new)
-            self._users[new] = 1
+            self._users[new] = self._users.get(new, 0) + 1
             last = self._leave(old)
-            if last and node.file is old:
-                node.file = new
         if last:
             old.close()
         return new

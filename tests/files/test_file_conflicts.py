@@ -154,6 +154,24 @@ def test_an_answer_that_was_lost_is_no_conflict(
     assert (file.dirty, file.etag, entry.size) == (False, entry.etag, 6)
 
 
+@moto_only
+def test_as_many_bytes_of_the_same_time_are_those_of_somebody_else(
+    files: Any, client: Any, calm: Cancellation
+) -> None:
+    """Two who copy files by `rsync -t`, say: only the bytes tell theirs from ours."""
+    said = {"mtime": "1600000000.123456789"}
+    files.put("key", b"old", Content(meta=said))
+    file = files.open("key")
+    file.write(0, memoryview(b"our"), calm)
+    file.change_meta(lambda meta: {**meta, **said}, 1_600_000_000_123_456_789)
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"new", Metadata=said)
+    with pytest.raises(UploadFailed) as raised:
+        file.flush(calm)
+    assert raised.value.errno == errno.ESTALE
+    assert stored(client, files.bucket) == b"new"
+    assert Path(raised.value.kept_at).read_bytes() == b"our"
+
+
 def test_whether_the_server_looks_is_tried_once(
     files: Any, client: Any, calm: Cancellation, server: str, moto: str
 ) -> None:

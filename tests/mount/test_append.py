@@ -50,6 +50,23 @@ def test_an_append_goes_behind_what_came_while_it_was_open(mount, client, bucket
     assert (mount / "log").read_bytes() == b"again\nthree\n"
 
 
+def test_descriptors_that_append_to_what_others_replaced_share_one_file(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    flags = os.O_RDWR | os.O_APPEND
+    one, other = os.open(mount / "log", flags), os.open(mount / "log", flags)
+    assert os.read(one, 3) == b"fir"  # so it does not go over to the new version by itself
+    client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+    os.write(one, b"one\n")
+    os.write(other, b"two\n")
+    whole = b"another\none\ntwo\n"
+    assert os.fstat(one).st_size == len(whole)
+    assert os.pread(one, 99, 0) == os.pread(other, 99, 0) == whole
+    os.close(one)
+    assert body(client, bucket, "log") == whole
+    os.close(other)
+    assert body(client, bucket, "log") == whole
+
+
 def test_a_large_object_is_appended_to_without_being_fetched(mount, client, bucket, proxy):
     client.put_object(Bucket=bucket, Key="log", Body=b"x" * (40 << 20))
     with open(mount / "log", "ab", buffering=0) as log:
