@@ -60,6 +60,7 @@ from mimicfs.fuse.abi import (
     Opcode,
 )
 from mimicfs.fuse.counts import Counts
+from mimicfs.fuse.groups import is_member
 from mimicfs.fuse.packing import Packer
 from mimicfs.fuse.unpacking import name_of, new_attr, two_names, user_name
 from mimicfs.posix import (
@@ -461,10 +462,12 @@ class Operations:
         """Return *new* with the mode that remains after the change that *valid* describes."""
         if new.mode is not None or not valid & (Fattr.KILL_SUIDGID | Fattr.UID | Fattr.GID):
             return new
-        mode = self.sure(caller, lambda: self._fs.getattr(caller, ino, handle)).mode
-        drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if stat.S_ISDIR(mode) or not mode & drop:
+        attr = self.sure(caller, lambda: self._fs.getattr(caller, ino, handle))
+        mode = attr.mode
+        if stat.S_ISDIR(mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
             return new
+        kept = not mode & stat.S_IXGRP and is_member(caller, attr.gid)
+        drop = stat.S_ISUID | (0 if kept else stat.S_ISGID)
         return new._replace(mode=stat.S_IMODE(mode & ~drop))
 
 

@@ -66,6 +66,7 @@ from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.stored import Meta, StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
+from mimicfs.vfs.vacated import Vacated
 from mimicfs.vfs.versions import VersionsTree
 from mimicfs.vfs.writeback import Pending
 from mimicfs.vfs.xattrs import ExtendedAttributes
@@ -128,7 +129,17 @@ class VFS:
             self._handles,
             self._tree,
         )
-        self._mover = Mover(mimicdb, s3, syncer, self.inodes, self._handles, renames, self._kernel)
+        self._vacated = Vacated(s3)
+        self._mover = Mover(
+            mimicdb,
+            s3,
+            syncer,
+            self.inodes,
+            self._handles,
+            renames,
+            self._kernel,
+            self._vacated,
+        )
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
@@ -210,7 +221,7 @@ class VFS:
 
     def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:
         directory = self._tree.changeable(parent)
-        component = self._tree.new_name(directory, name)
+        component = self._tree.new_name(directory, name, of_directory=True)
         slot = slot_of(component, directory=True)
         if directory.kind == NodeKind.ACCOUNT:
             self._s3.create_bucket(component)
@@ -278,7 +289,7 @@ class VFS:
         for bucket in (source.bucket, target.bucket):
             self._options.buckets.check_writable(bucket)
         node = self._tree.named(source, name)
-        component = self._tree.component(target, new_name)
+        component = self._tree.component(target, new_name, of_directory=node.is_directory)
         replaced = self._names.replaceable(caller, node, target, new_name, flags)
         old = node.component
         places = (caller.cancellation, NamePlace(source, old), NamePlace(target, component))
@@ -474,13 +485,15 @@ class VFS:
             raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
-        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
         meta = metadata.written(
             metadata.file_mode(mode), *self._ownership.of_new(caller, directory)
         )
+        place = (directory.bucket, directory.key + component)
         content = Content(metadata.content_type(component), meta)
+        content = self._vacated.inherited(place, content, caller.cancellation)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
+        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
         opened = self._handles.create(
             node, content, absent=absent, exclusive=bool(flags & os.O_EXCL)
         )

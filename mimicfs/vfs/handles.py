@@ -355,8 +355,9 @@ class Handles(OpenFiles):
 
     def _renewed(self, handle: int, cancellation: Cancellation) -> File:
         """Somebody has replaced the object of *handle*, which is to be appended to. Return the File
-        of what S3 has now, which *handle* has from now on, as the others of its inode that append. Raises ObjectChanged where S3 has
-        none, or where bytes were written that cannot go behind another version."""
+        of what S3 has now, which *handle* has from now on, as the others of its inode that append.
+        Raises ObjectChanged where S3 has none, or where bytes were written that cannot go behind
+        another version."""
         node, old, *_ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
             raise ObjectChanged.since_opened(f"s3://{node.bucket}/{node.key}")

@@ -25,6 +25,7 @@ from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import KeyTree
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.renames import Rename, Renames
+from mimicfs.vfs.vacated import Vacated
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class Mover:
         handles: Handles,
         renames: Renames,
         kernel: Kernel,
+        vacated: Vacated,
     ) -> None:
+        self._vacated = vacated
         self._kernel = kernel
         self._renames = renames
         self._handles = handles
@@ -93,6 +96,7 @@ class Mover:
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
             self._kernel.copied(node, entry, new)
+        self._vacated.moved(source.place, target.place)
 
     def _copied(
         self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
@@ -103,6 +107,8 @@ class Mover:
         if replace and known is not None and known.kind == OBJECT:
             with suppress(KeyNotFound):
                 replaced = kept.remembered(target.bucket, known) or kept.of(*target.place)[1]
+        elif replace:
+            replaced = self._vacated.stored(target.place)
         old, new = source.place, target.place
         if replaced or kept.usual(*old) != kept.usual(*new):
             own = kept.remembered(source.bucket, entry) or kept.of(*old)[1]

@@ -112,9 +112,9 @@ class Tree:
         slot, _ = self._syncer.sure(lambda: self._look(directory, name))
         return self._inodes.child(directory, slot, _kind(slot), hold=False)
 
-    def new_name(self, directory: Node, name: bytes) -> str:
+    def new_name(self, directory: Node, name: bytes, *, of_directory: bool = False) -> str:
         """Return the component that *name* will stand for. Raises PosixError EEXIST."""
-        component = self.component(directory, name)
+        component = self.component(directory, name, of_directory=of_directory)
         try:
             self._syncer.sure(lambda: self._look(directory, name))
         except PosixError as exc:
@@ -123,11 +123,13 @@ class Tree:
             raise
         raise PosixError(errno.EEXIST, repr(name))
 
-    def component(self, directory: Node, name: bytes) -> str:
+    def component(self, directory: Node, name: bytes, *, of_directory: bool = False) -> str:
         """Return what a name that something is to get in *directory* stands for. Raises
-        PosixError ENAMETOOLONG if no key can be as long."""
+        PosixError ENAMETOOLONG if no key can be as long, EINVAL if it is no directory's."""
         self._check_ours(name)
-        component = names.component(name, self._reserved).text
+        component, beside = names.component(name, self._reserved)
+        if of_directory and beside:
+            raise PosixError(errno.EINVAL, f"{name!r}: the name of an object beside a directory")
         if len(component.encode()) > self.name_max(directory):
             raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
         return component

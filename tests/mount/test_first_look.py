@@ -71,6 +71,16 @@ def test_setuid_ends_with_a_write_or_fallocate_by_others_and_the_kernel_knows(
             ["python3", "-c", program, name], capture_output=True, text=True, check=True
         )
         assert oct(int(seen.stdout)) == "0o777", call
+    # Where the group may not execute it, set-group-id ends for those who are not in the group.
+    shared = path / "shared"
+    shared.write_bytes(b"x" * 100)
+    os.chown(shared, 0, 7)
+    os.chmod(shared, 0o2666)
+    member = ["setpriv", "--reuid", "65534", "--regid", "65534", "--groups", "7"]
+    for who, left in ((member, 0o2666), (NOBODY, 0o666)):
+        words = [*who, "python3", "-c", change + "os.write(fd, b'x')", shared]
+        subprocess.run(words, check=True, timeout=30)
+        assert oct(os.stat(shared).st_mode & 0o7777) == oct(left)
 
 
 def test_rmdir_of_a_marker_with_content_is_enotempty(mount: Path, client: Any, bucket: str) -> None:

@@ -67,6 +67,17 @@ def saved_by_rename(path: Path) -> None:
     os.rename(path.parent / f".{path.name}.tmp", path)
 
 
+def saved_with_backup(path: Path) -> None:
+    os.rename(path, f"{path}~")
+    path.write_text("saved")
+
+
+def replaced_with_backup(path: Path) -> None:
+    (path.parent / f".{path.name}.tmp").write_text("saved")
+    os.rename(path, f"{path}~")
+    os.rename(path.parent / f".{path.name}.tmp", path)
+
+
 def directory_renamed(path: Path) -> None:
     os.rename(path.parent, path.parent.parent / "e")
 
@@ -80,6 +91,8 @@ OPERATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "rename": (lambda path: os.rename(path, path.parent / "b.json"), "d/b.json"),
     "rename of the directory": (directory_renamed, "e/a.txt"),
     "save by rename": (saved_by_rename, "d/a.txt"),
+    "save with a backup": (saved_with_backup, "d/a.txt"),
+    "save by rename, with a backup": (replaced_with_backup, "d/a.txt"),
     "chmod": (lambda path: os.chmod(path, 0o600), "d/a.txt"),
     "chown": (lambda path: os.chown(path, 7, 8), "d/a.txt"),
     "utime": (lambda path: os.utime(path, (1, 1)), "d/a.txt"),

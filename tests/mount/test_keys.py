@@ -73,6 +73,17 @@ def found_in(root: Path) -> list[str]:
     return sorted(found)
 
 
+@moto_only
+def test_no_directory_gets_the_name_of_an_object_beside_one(mount: Path) -> None:
+    (mount / "made").mkdir()
+    for name in ("%object", "a%file"):
+        with pytest.raises(OSError, match="Invalid argument"):
+            (mount / name).mkdir()
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.rename(mount / "made", mount / name)
+    assert os.listdir(mount) == ["made"]
+
+
 def in_turn(client: Any, bucket: str, root: Path) -> None:
     """Read each file, and write it; then move it away, and back."""
     for key, name in NAMES.items():
