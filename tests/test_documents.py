@@ -177,8 +177,8 @@ def test_every_reference_leads_somewhere(kind):
     ],
 )
 def test_a_reference_that_leads_nowhere_is_found(kind, good, bad):
-    assert lost(*REFERENCES[kind], [Said("docs/index.md", 1, good)]) == []
-    assert len(lost(*REFERENCES[kind], [Said("docs/index.md", 1, bad)])) == 1
+    assert lost(*REFERENCES[kind], [Said("docs/indexes.md", 1, good)]) == []
+    assert len(lost(*REFERENCES[kind], [Said("docs/indexes.md", 1, bad)])) == 1
 
 
 def paragraphs(file: str) -> list[str]:

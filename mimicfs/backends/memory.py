@@ -46,6 +46,8 @@ class _Bucket:
 
 
 class Memory(Backend):
+    """A store in the memory of the process: gone with it."""
+
     private = True
     intents = True
 

@@ -11,5 +11,5 @@
     find.py       find and du: what is known below a directory
     verify.py     what differs from S3, and repairing it
 
-docs/index.md describes the formats for programs that read and write them elsewhere.
+docs/indexes.md describes the formats for programs that read and write them elsewhere.
 """

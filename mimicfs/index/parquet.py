@@ -148,7 +148,7 @@ class ParquetSource:
     def _record(self) -> Any:
         found = (self._file.metadata.metadata or {}).get(_INDEX)
         if found is None:
-            text = f"no {_INDEX.decode()} in its metadata: not an index (docs/index.md)"
+            text = f"no {_INDEX.decode()} in its metadata: not an index (docs/indexes.md)"
             raise MalformedIndex(f"{self._name}: {text}")
         try:
             return json.loads(found)

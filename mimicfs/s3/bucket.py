@@ -33,6 +33,8 @@ _DELETE_MAX = 1000  # keys of one DeleteObjects
 
 
 class Bucket(Configured):
+    """A bucket: its keys, from the mirror where that knows them, and what is configured of it."""
+
     def __init__(
         self,
         connection: S3Connection | None = None,

@@ -15,6 +15,8 @@ from mimicfs.s3.writing import Writing
 
 
 class Key(Reading, Writing):
+    """An object: its bytes, and what S3 says of them."""
+
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
         self.filename: str | None = None
