@@ -54,12 +54,14 @@ class Follower:
         self._store = mimicdb.backend
         self._shared = self._store.exact
         self._bucket = bucket
-        self._leased = leased
+        self.leased = leased
         self.lease = lease or Lease()
         self._waiter = self._store.waiter()
         self._ended = threading.Event()
-        # By bucket: the number of the last line that was told. Of the follower's thread alone.
+        # By bucket: the number of the last line that was told. Changed by the follower's thread
+        # alone.
         self._places: dict[str, int] = {}
+        self._looked = threading.Condition()  # told after each look
         self._turn = 0  # counts the looks while all logs are quiet
         self._away = False  # the store did not answer the last look
         self.told = 0  # how many lines of others were told
@@ -154,7 +156,7 @@ class Follower:
                 held = now
                 if not held:
                     log.warning("no look at the store for %.0f s: the lease is lost", LEASE_S)
-                self._leased(held)
+                self.leased(held)
 
     # One look
 
@@ -166,6 +168,19 @@ class Follower:
         for name in list(self._places if names is None else names):
             if name in self._places:
                 self._catch_up(name)
+
+        with self._looked:
+            self._looked.notify_all()
+
+    def reach(self, timeout_s: float) -> bool:
+        """Return once all that others have done until now was announced; False if that takes
+        longer. Raises StoreError."""
+        now = {name: self._shared.seq(name) for name in list(self._places)}
+        with self._looked:
+            return self._looked.wait_for(lambda: self._is_past(now), timeout_s)
+
+    def _is_past(self, places: dict[str, int]) -> bool:
+        return all(self._places.get(name, seq) >= seq for name, seq in places.items())
 
     def _come_back(self) -> None:
         """The store was away. A copy of it has what others changed meanwhile before anybody is

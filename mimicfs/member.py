@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection
 
 from mimicfs.backends import Backend
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 LASTS_MS = 6_000  # a member that was silent for so long is dead
 BEAT_S = 2.0
+
+
+def boot_s() -> float:
+    """Return a clock that goes on while this process, or the whole machine, is stopped."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Member:
@@ -36,6 +42,8 @@ class Member:
         self.said: dict[str, str | int | float] = {}  # shown with the session
         self.tell: Callable[[], dict[str, int | float]] = dict  # and this, as it is at each beat
         self.away = False  # the store did not take the last beat
+        self.beat_s = 0.0  # when the last one that it took began, by boot_s
+        self.beaten: list[Callable[[], None]] = []  # called after each that it took
         self.epoch_changes = 0
         self._backend = backend
         self._renewed, self._kept = renewed, kept
@@ -91,6 +99,8 @@ class Member:
             try:
                 self._beat()
                 self._kept()
+                for call in self.beaten:
+                    call()
             except StoreError as exc:
                 self._lost(exc)
             except Exception:  # the session must go on, or others take what it does for lost
@@ -104,12 +114,14 @@ class Member:
     def _beat(self) -> None:
         from mimicfs import __version__
 
+        began_s = boot_s()
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when
         said = {**self.said, **self.tell()}
         session = StoreSession(*mine, self._since_ms, expires_ms, said, self._buckets)
         beat(self._backend, session, LASTS_MS)
+        self.beat_s = began_s
         if self.away:
             log.warning("the store answers again")
         self.away = False

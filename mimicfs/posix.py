@@ -145,6 +145,42 @@ class Cancellation:
 NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
+class FileLock(NamedTuple):
+    """A lock as fcntl(2) and flock(2) speak of it. *kind*: fcntl.F_RDLCK, F_WRLCK, or F_UNLCK: it
+    is to be given up. *pid*: of who has it, 0 where that is not on this machine."""
+
+    kind: int
+    start: int
+    end: int  # the last byte
+    pid: int
+    flock: bool  # of the whole file, and of who opened it
+
+
+class FileLocks(Protocol):
+    """The locks of open files, where the kernel does not keep them by itself. *owner*: the
+    kernel's number of who locks: a process, or an open file. Any thread may call."""
+
+    def get(self, handle: int, owner: int, asked: FileLock) -> FileLock | None:
+        """Return a lock that stands against *asked*; None if it could be had."""
+        ...
+
+    def set(
+        self, caller: Caller, handle: int, owner: int, asked: FileLock, *, wait: bool
+    ) -> None: ...
+
+    def closed(self, handle: int, owner: int) -> None:
+        """*owner*, a process, closed a descriptor: its locks of that file end (fcntl)."""
+        ...
+
+    def leaving(self, handle: int) -> None:
+        """The release of *handle* comes: nobody holds what was locked through it. Never waits."""
+        ...
+
+    def released(self, handle: int) -> None:
+        """*handle* is no more."""
+        ...
+
+
 class KernelCache(Protocol):
     """What the kernel holds of us, and how it is told that something is no longer so.
 

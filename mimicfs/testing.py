@@ -349,6 +349,23 @@ class BackendPromises:
             backend.set_note("b", "n", None)
             assert backend.note("b", "n") is None
 
+    def test_of_two_who_swap_a_note_one_succeeds(self) -> None:
+        with self.opened() as backend:
+            if not backend.intents:
+                return
+            assert backend.swap_note("/b", "n", "none", "old", tell=True) == (False, None)
+            assert backend.swap_note("/b", "n", None, "né", tell=False) == (True, "né")
+            assert backend.swap_note("/b", "n", None, "too late", tell=True) == (False, "né")
+            assert (backend.note("/b", "n"), backend.seq("/b")) == ("né", 0)
+            assert backend.swap_note("/b", "n", "né", "", tell=True) == (True, "")
+            assert backend.swap_note("/b", "n", "", None, tell=True) == (True, None)
+            assert backend.notes("/b") == {}
+            assert [(line.seq, line.first) for line in backend.changes("/b", 0)] == [
+                (1, "n"),
+                (2, "n"),
+            ]
+            assert backend.buckets() == []
+
     def test_directories_are_shown_as_often_as_they_are_asked_for(self) -> None:
         with self.opened() as backend:
             _fill(backend, "d/x", "e/y")

@@ -362,6 +362,14 @@ class Backend(ABC):
         """Return all that is noted beside *bucket*, by name."""
         return {}
 
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None]:
+        """Note *after* (None: remove the note) if the note is *before*; with *tell*, the log of
+        *bucket* has a line with *name* then. One step. Return whether it was, and what the note
+        is. *bucket* need not be known. A store without `intents` need not have it."""
+        raise NotImplementedError
+
     # What the store says of itself (sessions.py)
 
     def now_ms(self) -> int:

@@ -94,6 +94,11 @@ class Forwarding(Backend):
     def notes(self, bucket: str) -> dict[str, str]:
         return self._ask().notes(bucket)
 
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None]:
+        return self._ask().swap_note(bucket, name, before, after, tell=tell)
+
     def now_ms(self) -> int:
         return self.shared.now_ms()
 

@@ -262,6 +262,20 @@ class Memory(Backend):
             at = self._buckets.get(bucket)
             return dict(at.notes) if at is not None else {}
 
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None]:
+        with self._lock:
+            notes = self._buckets.setdefault(bucket, _Bucket()).notes
+            if notes.get(name) != before:
+                return False, notes.get(name)
+            notes.pop(name, None)
+            if after is not None:
+                notes[name] = after
+            if tell:
+                self._log(bucket, [name])
+            return True, after
+
     def close(self) -> None:
         self._buckets = {"": _Bucket()}
 

@@ -45,7 +45,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("connections", "attempts", "read-timeout", "request-timeout", "slow-request"),
         *("download-limit", "upload-limit", "request-rate", "max-requests-per-day", "prices"),
     ),
-    "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss"),
+    "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss", "locks"),
     "How new it is": (
         "ttl",
         "consistency",

@@ -196,6 +196,9 @@ OPTIONS = (
     Option("store-loss", Kind.TEXT, "What is read while a store in Redis is away: the copy that"
            " the mount has of it, or nothing (EIO).  [default: copy]", _M,
            choices=("copy", "eio")),
+    Option("locks", Kind.TEXT, "For whom locks of files (flock, fcntl) hold: for the programs on"
+           " this mount, or for all mounts that share the store.  [default: mount]", _M,
+           choices=("mount", "shared")),
     Option("metrics", Kind.TEXT,
            "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),

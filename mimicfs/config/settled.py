@@ -111,6 +111,7 @@ class Settled:
             at_ns,
             self.get("replica", True),
             self.get("store-loss", "copy"),
+            "mount" if at_ns is not None else self.get("locks", "mount"),
             self.get("create-prefix", False),
         )
 

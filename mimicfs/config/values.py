@@ -328,4 +328,5 @@ class MountChoices:
     at_ns: int | None = None  # the moment that is shown, read-only; None: the present
     replica: bool = True  # a store in Redis is copied, and read from the copy
     store_loss: str = "copy"  # what is read while the store is away: its copy, or "eio"
+    locks: str = "mount"  # for whom locks of files hold: "mount", or "shared" by all of the store
     create_prefix: bool = False  # what is mounted need not be there

@@ -5,6 +5,9 @@ staging file if it has one. Or it is *dirty*: its bytes are in a staging file, a
 them yet. `flush` makes it clean (upload.py). What else it may be, and what leads to what, is the
 table in states.py.
 
+Where mounts share their locks, what is open for writing or was locked `follows`: it shows what
+others have put there, as a file of NFS does.
+
 Where all changes are appends (O_APPEND), another version that somebody puts there is no conflict:
 they go behind it (appending.py). Where nobody has got a byte of its version and none was written,
 a file follows what others put there.
@@ -30,7 +33,10 @@ fields and is held for a few instructions; it is taken after `_change`. Readers 
 from __future__ import annotations
 
 import errno
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mimicfs import metadata
@@ -53,6 +59,8 @@ from mimicfs.files.states import Event, State
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 from mimicfs.s3.transport.backoff import backoff_s
+
+log = logging.getLogger(__name__)
 
 _REBASES_MAX = 100  # appends by so many others may come between, one after the other
 
@@ -197,6 +205,16 @@ class File(ChangingFile):
         orphan = Orphan(staging.path.stem, self.size, record)
         return self._journal.recover(orphan)
 
+    def forsake(self) -> None:
+        """Others may have the file by now, and rely on it: what S3 does not have is kept for its
+        owner, and nobody reads or writes on (ESTALE)."""
+        with self._change:
+            if self.dirty and self._staging is not None:
+                why = PosixError(errno.ESTALE, "its lock was lost")
+                log.error("%s", self._failed(self._staging, why))
+            else:
+                self.expire()
+
     # What happens to the object
 
     def detach(self, cancellation: Cancellation) -> None:
@@ -232,19 +250,25 @@ class File(ChangingFile):
 
     def follow(self, entry: Entry) -> bool:
         """The object is *entry* by now, written by somebody else. Stand on that, if nobody has
-        got bytes of the old version and none were written; return whether it does."""
-        origin = self._origin_of(entry)
-        with self._lock:
-            old = self._origin
-            if self.state is not State.CLEAN or self._staging is not None:
+        got bytes of the old version or the file `follows`, and none were written; return whether
+        it does."""
+        with self._change.at_once() as still, self._lock:
+            if self.state is not State.CLEAN or self._origin is None:
                 return False
-            if old is None or old.handed:
+            if self.follows and still:
+                staging, self._staging = self._staging, None
+            elif self._staging is not None or self._origin.handed:
                 return False
-            self.shrunk = self.shrunk or entry.size < self.size
-            self._origin, self._layout = origin, Layout(entry.size)
+            else:
+                staging = None
+                self.shrunk = self.shrunk or entry.size < self.size
+            old, self._origin = self._origin, self._origin_of(entry)
+            self._layout = Layout(entry.size)
             self.content = self.content._replace(meta=entry.meta or {})
             self.mtime_ns = entry.mtime_ns
         old.close()
+        if staging is not None:
+            staging.remove()
         return True
 
     def expire(self, *, deleted: bool = False) -> None:
@@ -258,6 +282,12 @@ class File(ChangingFile):
                 return
         if origin is not None:
             origin.close()
+
+    @contextmanager
+    def still(self, cancellation: Cancellation) -> Iterator[None]:
+        """Within, nobody else changes or uploads the file. Raises Interrupted."""
+        with self._change.taken(cancellation):
+            yield
 
     def adopt(self, entry: Entry, content: Content) -> None:
         """The object is *entry* now, by a copy within S3 that we asked for. Bytes that were

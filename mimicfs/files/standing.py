@@ -47,6 +47,9 @@ class StandingFile:
         self._layout = Layout(entry.size if entry is not None else 0)
         self._staging: Staging | None = None
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
+        # It shows what others put in its place, also whoever has got bytes of it before: it is open
+        # for writing, or locked, and locks are shared.
+        self.follows = False
         # It follows a version that is shorter than the kernel knows. A read that ends early tells
         # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
         self.shrunk = False

@@ -43,6 +43,21 @@ class Turn:
     def give(self) -> None:
         self._give()
 
+    @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """Have the turn within, if nobody else has it; yield whether."""
+        me = threading.get_ident()
+        with self._lock:
+            mine = self._owner in (None, me)
+            if mine:
+                self._owner = me
+                self._depth += 1
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._give()
+
     def __enter__(self) -> None:
         self._take(NEVER)
 

@@ -95,6 +95,10 @@ WRITE_IN = _layout(
     "fuse_write_in", "Q fh Q offset I size I write_flags Q lock_owner I flags I padding"
 )
 WRITE_OUT = _layout("fuse_write_out", "I size I padding")
+LK_IN = _layout(
+    "fuse_lk_in", "Q fh Q owner Q start Q end I type I pid I lk_flags I padding"
+)  # with its fuse_file_lock
+LK_OUT = _layout("fuse_lk_out", "Q start Q end I type I pid")
 FSYNC_IN = _layout("fuse_fsync_in", "Q fh I fsync_flags I padding")
 SETXATTR_IN = _layout("fuse_setxattr_in", "I size I flags I setxattr_flags I padding")
 COMPAT_SETXATTR_IN_SIZE = 8  # without SETXATTR_EXT only the first two fields are sent
@@ -281,6 +285,7 @@ WRITE_LOCKOWNER = 1 << 1
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
 FSYNC_FDATASYNC = 1 << 0
+LK_FLOCK = 1 << 0
 
 INTERRUPT_BIT = 1  # set in the unique of an INTERRUPT itself (fs/fuse/fuse_dev_i.h)
 MIN_READ_BUFFER = 8192

@@ -3,8 +3,8 @@
 What is not in `Operations.table` is answered ENOSYS by the server. The kernel then does
 without, for good: OPENDIR and RELEASEDIR (it caches listings by itself; unless *opendir* asks to
 be told of each use), ACCESS (it checks
-mode bits), FSYNCDIR (changes of names are durable when answered), GETLK and SETLK (locks are
-local), POLL, BMAP, IOCTL, STATX (it asks GETATTR), TMPFILE, SYNCFS.
+mode bits), FSYNCDIR (changes of names are durable when answered), POLL, BMAP, IOCTL, STATX (it
+asks GETATTR), TMPFILE, SYNCFS. Without *locks* neither are GETLK and SETLK: locks are local.
 
 Threading: no state but `Session.listed`; any thread. Errors are exceptions with an errno.
 """
@@ -12,6 +12,7 @@ Threading: no state but `Session.listed`; any thread. Errors are exceptions with
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import stat
@@ -38,6 +39,9 @@ from mimicfs.fuse.abi import (
     GETATTR_IN,
     GETXATTR_IN,
     IN_HEADER,
+    LK_FLOCK,
+    LK_IN,
+    LK_OUT,
     LSEEK_IN,
     LSEEK_OUT,
     MKDIR_IN,
@@ -67,8 +71,11 @@ from mimicfs.posix import (
     UNKNOWN_MODE,
     Attr,
     Caller,
+    FileLock,
+    FileLocks,
     FileSystem,
     NewAttr,
+    Opened,
     PassingAttr,
 )
 
@@ -91,6 +98,8 @@ class Lane(Enum):
     NAMES = auto()  # a change of names: the kernel holds the lock of its directory
     DATA = auto()  # may wait for S3: the kernel holds locks of pages
     SYNC = auto()  # may wait for S3, and until the kernel was notified, so for all the others
+    LOCK = auto()  # asks for a lock, or gives one up
+    WAIT = auto()  # waits for a lock, for as long as others have it
 
 
 class Operation(NamedTuple):
@@ -100,7 +109,8 @@ class Operation(NamedTuple):
 
 class Operations:
     """The requests of one mount of *fs*. *listed* collects the directories that were read.
-    *opendir*: fs.opendir is asked before a listing is used."""
+    *opendir*: fs.opendir is asked before a listing is used. *locks*: who keeps the locks of files;
+    None: the kernel does."""
 
     def __init__(
         self,
@@ -111,8 +121,10 @@ class Operations:
         setxattr_ext: bool = False,
         opendir: bool = False,
         counts: Counts | None = None,
+        locks: FileLocks | None = None,
     ) -> None:
         self._fs = fs
+        self._locks = locks
         self._counts = counts or Counts()
         self._packer = packer
         self._passing = Packer(0, 0, 0)
@@ -166,9 +178,13 @@ class Operations:
         # happened.
         self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
             Opcode.READ: self._read_cached,
-            Opcode.OPEN: self._open_at_once,
-            Opcode.RELEASE: self._release_at_once,
         }
+        if locks is None:  # those are looked after by workers
+            self.at_once[Opcode.OPEN] = self._open_at_once
+            self.at_once[Opcode.RELEASE] = self._release_at_once
+        if locks is not None:
+            lanes[Lane.LOCK] = {Opcode.GETLK: self.getlk, Opcode.SETLK: self.setlk}
+            lanes[Lane.WAIT] = {Opcode.SETLKW: self.setlkw}
         self.table = {
             int(opcode): Operation(handler, lane)
             for lane, handlers in lanes.items()
@@ -326,7 +342,7 @@ class Operations:
         flags, mode, *_ = CREATE_IN.unpack_from(request, _BODY)
         name = name_of(request, _BODY + CREATE_IN.size)
         attr, opened = self._fs.create(caller, nodeid, name, mode, flags)
-        return self._packer.entry(attr) + packing.open_out(opened)
+        return self._packer.entry(attr) + self._open_out(opened)
 
     def unlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.unlink(caller, nodeid, name_of(request, _BODY))
@@ -354,7 +370,11 @@ class Operations:
         flags, open_flags = OPEN_IN.unpack_from(request, _BODY)
         if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
             self._drop_privileges(caller, nodeid, None)
-        return packing.open_out(self._fs.open(caller, nodeid, flags))
+        return self._open_out(self._fs.open(caller, nodeid, flags))
+
+    def _open_out(self, opened: Opened) -> bytes:
+        # Without a FLUSH nobody hears that a process closed a file that it had locked.
+        return packing.open_out(opened._replace(quiet=opened.quiet and self._locks is None))
 
     def _open_at_once(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
         opened = self._fs.open_at_once(caller, nodeid, OPEN_IN.unpack_from(request, _BODY)[0])
@@ -381,7 +401,12 @@ class Operations:
         return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data, append=append), 0)
 
     def flush(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        self._fs.flush(caller, FLUSH_IN.unpack_from(request, _BODY)[0])
+        handle, _, _, owner = FLUSH_IN.unpack_from(request, _BODY)
+        try:
+            self._fs.flush(caller, handle)
+        finally:
+            if self._locks is not None:
+                self._locks.closed(handle, owner)
         return b""
 
     def fsync(self, caller: Caller, nodeid: int, request: bytes) -> Data:
@@ -389,12 +414,47 @@ class Operations:
         return b""
 
     def release(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        self._fs.release(RELEASE_IN.unpack_from(request, _BODY)[0])
+        handle = RELEASE_IN.unpack_from(request, _BODY)[0]
+        try:
+            self._fs.release(handle)
+        finally:
+            if self._locks is not None:
+                self._locks.released(handle)
         return b""
 
     def _release_at_once(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
         handle = RELEASE_IN.unpack_from(request, _BODY)[0]
         return b"" if self._fs.release_at_once(handle) else None
+
+    def release_comes(self, request: bytes) -> None:
+        """A RELEASE was read, which is to be answered later than what comes after it."""
+        if self._locks is not None:
+            self._locks.leaving(RELEASE_IN.unpack_from(request, _BODY)[0])
+
+    # Locks
+
+    def getlk(self, caller: Caller, nodeid: int, request: bytes) -> Data:
+        handle, owner, asked = _lock_of(request)
+        found = self._kept_locks.get(handle, owner, asked)
+        if found is None:
+            found = asked._replace(kind=fcntl.F_UNLCK)
+        return LK_OUT.pack(found.start, found.end, found.kind, found.pid)
+
+    def setlk(self, caller: Caller, nodeid: int, request: bytes) -> Data:
+        return self._setlk(caller, request, wait=False)
+
+    def setlkw(self, caller: Caller, nodeid: int, request: bytes) -> Data:
+        return self._setlk(caller, request, wait=True)
+
+    def _setlk(self, caller: Caller, request: bytes, *, wait: bool) -> Data:
+        handle, owner, asked = _lock_of(request)
+        self._kept_locks.set(caller, handle, owner, asked, wait=wait)
+        return b""
+
+    @property
+    def _kept_locks(self) -> FileLocks:
+        assert self._locks is not None  # else the kernel does not ask
+        return self._locks
 
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
@@ -490,3 +550,9 @@ _ENTRY_ANSWERS = frozenset(
         Opcode.CREATE,
     )
 )
+
+
+def _lock_of(request: bytes) -> tuple[int, int, FileLock]:
+    """Return the handle, the owner, and what is asked."""
+    handle, owner, start, end, kind, pid, flags, _ = LK_IN.unpack_from(request, _BODY)
+    return handle, owner, FileLock(kind, start, end, pid, bool(flags & LK_FLOCK))

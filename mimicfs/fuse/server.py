@@ -32,7 +32,7 @@ from mimicfs.fuse.operations import Data, Lane, Operation, Operations
 from mimicfs.fuse.packing import YEAR_S, Packer
 from mimicfs.fuse.pool import Pool
 from mimicfs.fuse.session import Session
-from mimicfs.posix import Caller, Cancellation, FileSystem
+from mimicfs.posix import Caller, Cancellation, FileLocks, FileSystem
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,12 @@ _UNLEASED_S = 1.0  # how long the kernel keeps what it is given while nobody tel
 # The pools of what may wait for long are that much larger: the kernel's max_background reads
 # of one file can all wait at once, and so can as many processes.
 _DATA_WORKERS_FACTOR = 4
+_WAITING_MAX = 1000  # for locks; a thread that waits costs some 30 KiB
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
+_LOCKS = frozenset((Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW))
 
 
 class Server:
@@ -52,7 +54,8 @@ class Server:
 
     Times-to-live are how long the kernel may keep a name, attributes, and the absence of a
     name; whoever changes *fs* from outside tells it through `Notifier`. *opendir*: the kernel
-    asks each time before it uses a listing that it has.
+    asks each time before it uses a listing that it has. *locks*: who keeps the locks of files,
+    where the session has agreed on that with the kernel.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Server:
         attr_ttl_s: float = YEAR_S,
         negative_ttl_s: float = YEAR_S,
         opendir: bool = False,
+        locks: FileLocks | None = None,
     ) -> None:
         self._fs = fs
         self._session = session
@@ -77,6 +81,7 @@ class Server:
             setxattr_ext=Init.SETXATTR_EXT in session.flags,
             opendir=opendir,
             counts=self.counts,
+            locks=locks,
         )
         self._came = self.counts.came
         self._at_once = self._operations.at_once
@@ -88,6 +93,8 @@ class Server:
             Lane.NAMES: Pool("fuse-names", workers),
             Lane.DATA: Pool("fuse-data", workers * _DATA_WORKERS_FACTOR),
             Lane.SYNC: Pool("fuse-sync", workers * _DATA_WORKERS_FACTOR),
+            Lane.LOCK: Pool("fuse-lock", workers * _DATA_WORKERS_FACTOR),
+            Lane.WAIT: Pool("fuse-wait", _WAITING_MAX),
         }
         self._learners = Pool("fuse-learn", workers)
         # Requests at workers, by their unique number: what INTERRUPT cancels.
@@ -160,6 +167,8 @@ class Server:
             self._dispatch_other(opcode, unique, nodeid, request)
             return
         self._came[opcode] += 1
+        if opcode == Opcode.RELEASE:
+            self._operations.release_comes(request)
         caller = Caller(uid, gid, pid, self._calm)
         if self._fs.quick:
             if operation.lane is Lane.QUICK:
@@ -360,7 +369,7 @@ def _directories(request: bytes) -> tuple[int, ...]:
     whole = len(request) >= IN_HEADER.size + _INO.size
     if opcode in (Opcode.RENAME, Opcode.RENAME2) and whole:
         return nodeid, _INO.unpack_from(request, IN_HEADER.size)[0]  # the new parent comes first
-    return (nodeid,)
+    return () if opcode in _LOCKS else (nodeid,)
 
 
 def _errno(exc: Exception, opcode: int) -> int:

@@ -78,6 +78,7 @@ class SessionOptions:
     max_readahead: int = 1 << 20  # bytes
     max_background: int = 64  # requests in flight that no process waits for (read-ahead)
     readdirplus_auto: bool = False  # the kernel may ask for names without attributes
+    locks: bool = False  # we keep the locks of files, not the kernel
 
 
 class Session:
@@ -269,6 +270,8 @@ class Session:
         wanted = _WANTED
         if self.options.readdirplus_auto:
             wanted |= Init.READDIRPLUS_AUTO
+        if self.options.locks:
+            wanted |= Init.POSIX_LOCKS | Init.FLOCK_LOCKS
         self.offered = Init(offered)
         self.flags = wanted & offered
         self.minor = min(minor, KERNEL_MINOR_VERSION)

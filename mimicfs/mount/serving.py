@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from mimicfs.fuse.server import Server
     from mimicfs.fuse.session import Session
     from mimicfs.vfs.filesystem import VFS
+    from mimicfs.vfs.locking import VFSLocks
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,9 @@ def serve_mount(
     from mimicfs.vfs.filesystem import VFS
 
     _set_up_process()
-    mount_options = _mount_options(target, choices)
-    handed, mountpoint, choices = _place(settings, mountpoint, choices, mount_options)
+    handed, mountpoint, choices = _place(settings, mountpoint, choices, target)
     with ExitStack() as stack:  # what is below ends before what is above
-        guardian = Guardian()  # before there is anything that it could hold
-        stack.callback(guardian.close)
+        guardian = stack.enter_context(closing(Guardian()))  # before there is what it could hold
         lease, sources = Lease(), Sources()
         beside = partial(_replicated, settings, mountpoint, choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))
@@ -102,15 +101,10 @@ def serve_mount(
         source = stack.enter_context(source_opened(choices.events, parts.s3))
         journal = _journal(settings, choices)
         cache = stack.enter_context(_block_cache(settings, parts.s3))
-        files = FileOptions(
-            journal.directory,
-            part_size=choices.part_size,
-            read_memory=choices.read_memory,
-            write_back=choices.write_back,
-        )
+        files = _file_options(journal, choices)
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
-        session, unserved = _session(stack, handed, mountpoint, mount_options)
+        session, unserved = _session(stack, handed, mountpoint, target, choices)
         guardian.watch(session.device)
         notifier = Notifier(session)
         vfs = VFS(
@@ -123,13 +117,15 @@ def serve_mount(
             files,
             cache,
         )
-        server = _server(vfs, session, choices)
+        follower = Follower(parts.mimicdb, target.bucket, lease=lease)
+        locks = _locks(stack, parts, vfs, (follower, choices), sources)
+        server = _server(vfs, session, choices, locks)
         mounted = _mounted(settings, target, choices, session, parts)._replace(page=page)
         _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
-        stack.enter_context(_followed(parts, target, server, (lease, vfs, choices), sources))
+        stack.enter_context(_followed(follower, parts, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
         _settle()
@@ -217,7 +213,7 @@ def _set_up_collector() -> None:
 
 
 def _place(
-    settings: Settings, mountpoint: Path, choices: MountChoices, options: MountOptions
+    settings: Settings, mountpoint: Path, choices: MountChoices, target: Target
 ) -> tuple[Handed | None, Path, MountChoices]:
     """Return the descriptor that *mountpoint* names, if it names one, where the mount is, and what
     we see to ourselves. Raises MountError if nothing can be mounted there now."""
@@ -226,7 +222,7 @@ def _place(
 
     handed = Handed.named(mountpoint)
     if handed is None:
-        mounting.check(mountpoint, options)
+        mounting.check(mountpoint, _mount_options(target, choices))
     else:
         mountpoint, choices = handed.mountpoint, _without_kernel(choices)
     check_free(settings, mountpoint)
@@ -234,13 +230,18 @@ def _place(
 
 
 def _session(
-    stack: ExitStack, handed: Handed | None, mountpoint: Path, mount_options: MountOptions
+    stack: ExitStack,
+    handed: Handed | None,
+    mountpoint: Path,
+    target: Target,
+    choices: MountChoices,
 ) -> tuple[Session, ExitStack]:
     """Return the session, and what takes it down when *stack* ends before it is served: no dead
     mount is left. Whoever serves it empties that."""
     from mimicfs.fuse.session import Session, SessionOptions
 
-    options = SessionOptions(mount_options)
+    mount_options = _mount_options(target, choices)
+    options = SessionOptions(mount_options, locks=choices.locks == "shared")
     wakes = stack.enter_context(woken_by_signals())
     unserved = stack.enter_context(ExitStack())
     if handed is not None:
@@ -283,7 +284,28 @@ def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
     )
 
 
-def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
+def _locks(
+    stack: ExitStack,
+    parts: Parts,
+    vfs: VFS,
+    mount: tuple[Follower, MountChoices],
+    sources: Sources,
+) -> VFSLocks | None:
+    """Return the locks of files in the store, which end with *stack*; None: the kernel's are
+    enough."""
+    from mimicfs.locks.shared import SharedLocks
+
+    follower, choices = mount
+    if choices.locks != "shared":
+        return None
+    member = parts.mimicdb.member
+    shared = stack.enter_context(closing(SharedLocks(parts.mimicdb.backend.exact, member)))
+    member.beaten.append(shared.beaten)
+    sources.register("locks", shared.figures)
+    return vfs.locks(shared, follower.reach)
+
+
+def _server(vfs: VFS, session: Session, choices: MountChoices, locks: VFSLocks | None) -> Server:
     from mimicfs.fuse.packing import YEAR_S
     from mimicfs.fuse.server import Server
 
@@ -299,6 +321,7 @@ def _server(vfs: VFS, session: Session, choices: MountChoices) -> Server:
         attr_ttl_s=keep_s,
         negative_ttl_s=keep_s,
         opendir=ttl_s > 0,
+        locks=locks,
     )
 
 
@@ -355,6 +378,15 @@ def _set_limits(s3: S3, request: Mapping[str, Any]) -> dict[str, Any]:
     values = request.get("values", {})
     s3.limits.set_all({str(name): str(text) for name, text in values.items()})
     return s3.limits.figures()
+
+
+def _file_options(journal: Journal, choices: MountChoices) -> FileOptions:
+    return FileOptions(
+        journal.directory,
+        part_size=choices.part_size,
+        read_memory=choices.read_memory,
+        write_back=choices.write_back,
+    )
 
 
 def _journal(settings: Settings, choices: MountChoices) -> Journal:
@@ -455,8 +487,8 @@ def _said(lease: Lease, vfs: VFS, choices: MountChoices) -> dict[str, int | floa
 
 @contextmanager
 def _followed(
+    follower: Follower,
     parts: Parts,
-    target: Target,
     server: Server,
     mount: tuple[Lease, VFS, MountChoices],
     sources: Sources,
@@ -464,7 +496,7 @@ def _followed(
     """Within, the kernel is told what other processes change in a shared store, and they are told
     of this mount."""
     parts.mimicdb.member.tell = partial(_said, *mount)
-    follower = Follower(parts.mimicdb, target.bucket, server.lease, mount[0])
+    follower.leased = server.lease
     sources.register("follower", follower.figures)
     with followed(follower):
         yield

@@ -34,6 +34,7 @@ from mimicfs.errors import (
 )
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
+from mimicfs.locks.shared import SharedLocks
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import (
     RENAME_NOREPLACE,
@@ -57,6 +58,7 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
@@ -143,6 +145,10 @@ class VFS:
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
+
+    def locks(self, shared: SharedLocks, catch_up: Callable[[float], bool]) -> VFSLocks:
+        """Return the locks of open files, which are kept in *shared*."""
+        return VFSLocks(shared, self._handles, self._kernel, catch_up)
 
     def close(self) -> None:
         """Upload what is open and changed. Raises the first error, after trying all."""

@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mimicfs import metadata
 from mimicfs.config.values import FileOptions
-from mimicfs.entry import Difference, Entry
+from mimicfs.entry import OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation, Opened
-from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.client import S3, Content
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
@@ -49,6 +50,8 @@ class Handles(OpenFiles):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
+        # Called before a file is uploaded; what it raises holds that off.
+        self.guard: Callable[[File], None] = lambda _: None
         self._copier = WholeCopier(s3)
         self._behind: WriteBack | None = None
         if options.write_back:
@@ -63,7 +66,12 @@ class Handles(OpenFiles):
         of it and S3 does not have, or not any more. Raises PosixError ENOENT; ESTALE where
         *node* is not what its name stands for: then the kernel looks the name up again, and
         opens what it finds."""
+        if node.file is not None and node.file.follows:
+            self._follow(node.file, cancellation)
         opened = self._open_now(node, look, flags, cancellation)
+        file = self._open[opened.handle].file
+        if file is not None and flags & WRITES:
+            file.follows = file.follows or self.shares_locks
         if flags & os.O_TRUNC and flags & WRITES:
             try:
                 self._writable(opened.handle).truncate(0, cancellation)
@@ -282,6 +290,7 @@ class Handles(OpenFiles):
             return
         try:
             with self.turn(node, cancellation):
+                self.guard(file)
                 file.flush(cancellation, behind=behind)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             if not behind or file.lost is not None:
@@ -376,6 +385,59 @@ class Handles(OpenFiles):
         if last:
             old.close()
         return new
+
+    def renew(self, handle: int, cancellation: Cancellation) -> None:
+        """Whoever has *handle* has locked the file, and is to see what its name stands for now:
+        all handles of the file go on with that. Not so if something was written."""
+        node, file, *_ = self._handle(handle)
+        if file is None:
+            return
+        file.follows = True
+        if not file.expired:
+            self._follow(file, cancellation)
+            return
+        entry = self._mimicdb.entry(file.bucket, file.key)
+        if file.lost is None and entry is not None and entry.kind == OBJECT:
+            content = Content(metadata.content_type(node.component), entry.meta or {})
+            self._replace(file, self._file(node, entry, content))
+
+    def _follow(self, file: File, cancellation: Cancellation) -> None:
+        entry = self._mimicdb.entry(file.bucket, file.key)
+        if entry is None or entry.kind != OBJECT or entry.etag == file.etag:
+            return
+        with file.still(cancellation):
+            followed = file.etag != entry.etag and file.follow(entry)
+        for node in self._opened_as(file) if followed else ():
+            self._kernel.followed(node, file)
+
+    def _opened_as(self, file: File) -> set[Node]:
+        """Return what the kernel has opened of *file*."""
+        with self._lock:
+            users = [each for each in self._open.values() if each.file is file]
+        return {each.asked or each.node for each in users} | {each.node for each in users}
+
+    def _replace(self, old: File, new: File) -> None:
+        """All handles of *old*, which has expired, are of *new* from now on."""
+        new.follows = True
+        nodes = self._opened_as(old)
+        with self._lock:
+            users = {number: each for number, each in self._open.items() if each.file is old}
+            self._open |= {number: each._replace(file=new) for number, each in users.items()}
+            self._users[new] = self._users.pop(old)
+            for node in nodes:
+                node.file = new if node.file is old else node.file
+        old.close()
+        for node in nodes:
+            self._kernel.grew(node)
+
+    def forsake(self, handle: int) -> None:
+        """The lock of the file of *handle* is lost: nothing that was written goes to S3 any more,
+        and nobody reads on in it (ESTALE). Waits for an upload that has begun."""
+        node, file, *_ = self._handle(handle)
+        if file is not None:
+            file.forsake()
+            self._kernel.replaced(node)
+            self._kernel.grew(node)
 
 
 def _has_open(pid: int, ino: int) -> bool:

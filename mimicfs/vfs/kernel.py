@@ -78,6 +78,9 @@ class Kernel:
     def followed(self, node: Node, file: File) -> None:
         """*file*, which is open, stands on another version now, of which the kernel has no page
         yet. Of a shorter one it is told when the file is closed (File.shrunk)."""
+        if file.follows:  # of the old one it may have some
+            self.grew(node)
+            return
         node.pages_etag = file.etag
         if not file.shrunk:
             self._kernel.attr_changed(node.ino)
@@ -236,7 +239,7 @@ class Kernel:
         if file is not None and not file.dirty and file.etag != etag:
             if entry is not None and file.follow(entry):
                 self.followed(node, file)
-            else:
+            elif entry is None or not file.follows:  # else it is at work, and is renewed later
                 file.expire(deleted=entry is None)
                 self.replaced(node)
             return

@@ -65,6 +65,7 @@ class OpenFiles:
         self._options = options
         self._budget = Budget(options.read_memory, cache)
         self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
+        self.shares_locks = False  # what is open for writing follows what others write
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -227,6 +228,8 @@ class OpenFiles:
         if file.follow(entry):
             self._kernel.followed(node, file)
             return
+        if file.follows:
+            raise PosixError(errno.ESTALE, f"{entry.key}: somebody is writing to it")
         file.expire()
         self._kernel.replaced(node)
         raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
@@ -257,6 +260,7 @@ class OpenFiles:
         """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
         is uploaded. *exclusive*: not even appends may go behind what is there."""
         file = self._file(node, None, content, absent=absent, exclusive=exclusive)
+        file.follows = self.shares_locks
         with self._lock:
             node.file = file
             return Opened(self._add(node, file))

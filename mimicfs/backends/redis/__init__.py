@@ -464,6 +464,13 @@ class RedisBackend(Backend):
         found = self._client.hgetall(f"{self._tag(bucket)}:notes")
         return {name.decode(): text.decode() for name, text in found.items()}
 
+    @_ours
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None]:
+        origin = self.origin if tell else None
+        return self._steps.swap_note(self._tag(bucket), name, before, after, origin)
+
     # What the store says of itself
 
     @_ours

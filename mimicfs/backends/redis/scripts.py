@@ -261,6 +261,18 @@ add('', ARGV[2], '')
 append(ARGV[1], {{ARGV[2], ARGV[2]}})
 """
 
+# ARGV: name, '1' and what the note must be or '0' and '' if there must be none, the same of what
+# it is to be, origin of the line in the log or ''. Returns whether it was, and what the note is.
+_SWAP = """
+local notes, name = tag .. ':notes', ARGV[1]
+local now = redis.call('HGET', notes, name)
+if now ~= (ARGV[2] == '1' and ARGV[3]) then return {0, now} end
+if ARGV[4] == '1' then redis.call('HSET', notes, name, ARGV[5])
+else redis.call('HDEL', notes, name) end
+if ARGV[6] ~= '' then append(ARGV[6], {{name, name}}) end
+return {1, ARGV[4] == '1' and ARGV[5]}
+"""
+
 # Every command that changes something. A user that may not run one of them must not get as far
 # as the middle of a script, which would stay half done.
 _TRY = """
@@ -287,6 +299,7 @@ class Scripts:
         self._begin = client.register_script(_LIBRARY + _BEGIN)
         self._end = client.register_script(_LIBRARY + _END)
         self._enlist = client.register_script(_LIBRARY + _ENLIST)
+        self._swap = client.register_script(_LIBRARY + _SWAP)
 
     def try_all(self, tag: str) -> None:
         """Raise redis-py's error if scripts are denied, or a command that they use."""
@@ -356,3 +369,12 @@ class Scripts:
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """Put *name* into the list of buckets; log it if that is news."""
         self._enlist(keys=[tag], args=[origin, name])
+
+    def swap_note(
+        self, tag: str, name: str, before: str | None, after: str | None, origin: int | None
+    ) -> tuple[bool, str | None]:
+        """As Backend.swap_note. *origin*: of the line in the log; None: there is to be none."""
+        said = [part for text in (before, after) for part in (int(text is not None), text or "")]
+        args = [name, *said, "" if origin is None else origin]
+        done, now = self._swap(keys=[tag], args=args)
+        return bool(done), now.decode() if now is not None else None

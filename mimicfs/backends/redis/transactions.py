@@ -135,6 +135,27 @@ class Transactions:
 
         self._watched(tag, plan)
 
+    def swap_note(
+        self, tag: str, name: str, before: str | None, after: str | None, origin: int | None
+    ) -> tuple[bool, str | None]:
+        """As Scripts.swap_note."""
+        place = f"{tag}:notes"
+
+        def plan() -> tuple[tuple[bool, str | None], list[Command]]:
+            found = self._client.hget(place, name)
+            now = None if found is None else found.decode()
+            if now != before:
+                return (False, now), []
+            seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
+            commands: list[Command] = [("HDEL", place, name)]
+            if after is not None:
+                commands = [("HSET", place, name, after)]
+            if origin is not None:
+                commands += _logged(tag, origin, seq, [(name, name)])
+            return (True, after), commands
+
+        return self._watched(tag, plan, place)
+
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """As Scripts.enlist."""
         self._watched(tag, lambda: _enlist(self._client, tag, origin, name))

@@ -481,6 +481,23 @@ class SQLite(Backend):
         return dict(rows)
 
     @_ours
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None]:
+        with self._db.writing() as db:
+            place = (self._id(bucket, db), name)
+            row = db.execute("SELECT text FROM note WHERE bucket=? AND name=?", place).fetchone()
+            now: str | None = row[0] if row else None
+            if now != before:
+                return False, now
+            db.execute("DELETE FROM note WHERE bucket=? AND name=?", place)
+            if after is not None:
+                db.execute("INSERT INTO note VALUES(?,?,?)", (*place, after))
+            if tell:
+                self._log(db, bucket, [name])
+        return True, after
+
+    @_ours
     def orphans(self, bucket: str) -> list[str]:
         if bucket:
             return []

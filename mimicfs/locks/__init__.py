@@ -1,0 +1,2 @@
+"""File locks that all mounts of a store share (-o locks=shared): `rows.py` says what a lock is and
+what stands against it, `shared.py` keeps them in the store."""

@@ -1,0 +1,141 @@
+"""The locks of one file as a text in the store, and what they mean. Pure functions.
+
+A row has a generation, which is another one after each change, the locks that are held, and those
+that somebody waits for. A lock is of an owner, SESSION:NUMBER: the session of a mount
+(backends/sessions.py), and the kernel's number there of who locks: a process, or an open file.
+
+flock(2) and fcntl(2) have locks of their own, which know nothing of each other. Those of flock
+are of the whole file.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+END = (1 << 63) - 1  # the last byte of any file
+
+
+class Lock(NamedTuple):
+    owner: str
+    flock: bool
+    write: bool
+    start: int
+    end: int  # the last byte
+    pid: int  # of who locked, in the mount of the owner
+
+    @property
+    def session(self) -> str:
+        return self.owner.partition(":")[0]
+
+
+class Row(NamedTuple):
+    held: tuple[Lock, ...] = ()
+    waiting: tuple[Lock, ...] = ()
+
+
+def row_of(text: str | None) -> Row:
+    if text is None:
+        return Row()
+    _, held, waiting = json.loads(text)
+    return Row(_locks(held), _locks(waiting))
+
+
+def _locks(found: Iterable[Iterable[object]]) -> tuple[Lock, ...]:
+    return tuple(Lock(*each) for each in found)  # type: ignore[arg-type]
+
+
+def text_of(row: Row) -> str | None:
+    """Return *row* with a generation that no row has had; None if nothing is in it."""
+    if row == Row():
+        return None
+    return json.dumps([secrets.token_hex(8), row.held, row.waiting], separators=(",", ":"))
+
+
+def against(held: Iterable[Lock], wanted: Lock) -> list[Lock]:
+    """Return which of the locks that are *held* stand against *wanted*."""
+    return [
+        each
+        for each in held
+        if each.owner != wanted.owner and each.flock == wanted.flock
+        if each.write or wanted.write
+        if each.start <= wanted.end and wanted.start <= each.end
+    ]
+
+
+def added(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
+    """Return *held* with *new*, which replaces what its owner has there. Locks of an owner and a
+    kind that touch are one."""
+    start, end = new.start, new.end
+    left: list[Lock] = []
+    for each in removed(held, new):
+        alike = (each.owner, each.flock, each.write) == (new.owner, new.flock, new.write)
+        if alike and each.start <= end + 1 and start <= each.end + 1:
+            start, end = min(start, each.start), max(end, each.end)
+        else:
+            left.append(each)
+    return (*left, new._replace(start=start, end=end))
+
+
+def removed(held: Iterable[Lock], gone: Lock) -> tuple[Lock, ...]:
+    """Return *held* without what the owner of *gone* has where *gone* is, whichever kind of two
+    (`write`) it is."""
+    left: list[Lock] = []
+    for each in held:
+        mine = (each.owner, each.flock) == (gone.owner, gone.flock)
+        if not mine or each.end < gone.start or gone.end < each.start:
+            left.append(each)
+            continue
+        if each.start < gone.start:
+            left.append(each._replace(end=gone.start - 1))
+        if gone.end < each.end:
+            left.append(each._replace(start=gone.end + 1))
+    return tuple(left)
+
+
+def uncovered(held: Iterable[Lock], kept: Collection[Lock]) -> set[str]:
+    """Return the owners of those locks that are *held* and are not, or not wholly, in *kept*."""
+    return {each.owner for each in held if not _is_covered(each, kept)}
+
+
+def _is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
+    left: tuple[Lock, ...] = (lock,)
+    for each in kept:
+        if each.write or not lock.write:
+            left = removed(left, each)
+    return not left
+
+
+def without(row: Row, sessions: Collection[str]) -> Row:
+    """Return *row* without what is of *sessions*."""
+    return Row(
+        tuple(each for each in row.held if each.session not in sessions),
+        tuple(each for each in row.waiting if each.session not in sessions),
+    )
+
+
+def of(locks: Iterable[Lock], session: str) -> tuple[Lock, ...]:
+    return tuple(each for each in locks if each.session == session)
+
+
+def is_deadlock(rows: Mapping[str, Row], owner: str) -> bool:
+    """Whether *owner* waits for somebody who waits, directly or not, for *owner*. Of flock(2)
+    nobody is told so."""
+    waits_for: dict[str, set[str]] = {}
+    for row in rows.values():
+        for wanted in row.waiting:
+            if not wanted.flock:
+                found = waits_for.setdefault(wanted.owner, set())
+                found |= {each.owner for each in against(row.held, wanted)}
+    seen: set[str] = set()
+    ahead = list(waits_for.get(owner, ()))
+    while ahead:
+        each = ahead.pop()
+        if each == owner:
+            return True
+        if each not in seen:
+            seen.add(each)
+            ahead += waits_for.get(each, ())
+    return False

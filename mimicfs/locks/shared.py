@@ -1,0 +1,454 @@
+"""File locks in the store: all mounts that share it exclude each other.
+
+The locks of a file are a row (rows.py), noted beside LOCKS under the file's name; each change of a
+row compares it with what it was and replaces it in one step (`Backend.swap_note`). Whoever waits is
+in the row, too: who lets go of something then adds a line to the log of LOCKS, which wakes them.
+
+The lease. A lock is its mount's as long as the session lives (member.py). One that is silent for
+member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
+a mount that was silent for UNSURE_S relies on no lock until the store answers; then it gives all
+its rows another generation, so that nobody takes what he saw before, or finds that they were taken.
+What was taken is *lost*: its owner gets no other lock of that file until he has let go of all of
+them (EIO), and `when_lost` is called.
+
+    free     lock                                 -> held
+    held     unlock, close                        -> free
+    held     UNSURE_S without the store           -> unsure   (still ours unless somebody took it)
+    unsure   the store answers, the row has it    -> held
+    unsure   the store answers, the row lacks it  -> lost
+    lost     unlock of all, close                 -> free
+
+INVARIANT: a row has all that this mount holds of a file (`_File.valid`), or somebody took it. It
+may have more of ours where an answer of the store was lost; then the file is in `_owed`, and what
+is too much is given up once the store answers.
+
+Threading: any thread. `_File.turn` is held while the store is asked about that file; `_lock`
+protects the table and is held for a few instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from mimicfs.backends import Backend
+from mimicfs.backends.sessions import sessions
+from mimicfs.errors import LogTrimmed, PosixError, StoreError, StoreUnavailable
+from mimicfs.locks.rows import (
+    END,
+    Lock,
+    Row,
+    added,
+    against,
+    is_deadlock,
+    of,
+    removed,
+    row_of,
+    text_of,
+    uncovered,
+    without,
+)
+from mimicfs.member import LASTS_MS, Member, boot_s
+from mimicfs.posix import Cancellation
+
+log = logging.getLogger(__name__)
+
+LOCKS = "/locks"  # no bucket is called so
+UNSURE_S = LASTS_MS / 1000 - 1.0  # clocks run at rates that differ a little
+LOOK_S = 2.0  # between two looks whether those who stand in the way are alive
+_SETTLES_S = 2.0  # how long somebody waits for the store to answer again
+_AGAIN_S = 0.2
+
+
+class _File:
+    """The locks of one file, as this mount knows them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.turn = threading.Lock()  # protects all below but `users`
+        self.users = 0
+        self.text: str | None = None  # the row as it was seen last
+        self.held: tuple[Lock, ...] = ()  # ours, also those that are lost
+        self.lost: set[str] = set()  # owners
+        self.waiting: list[Lock] = []  # ours
+        self.wakes: list[Future[None]] = []
+
+    @property
+    def valid(self) -> tuple[Lock, ...]:
+        return tuple(each for each in self.held if each.owner not in self.lost)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.users or self.held or self.waiting)
+
+
+class SharedLocks:
+    """The locks of *member*, a mount, in *store*."""
+
+    def __init__(self, store: Backend, member: Member, clock: Callable[[], float] = boot_s) -> None:
+        self._store = store
+        self._member = member
+        self._clock = clock
+        self.when_lost: Callable[[str], None] = lambda _: None  # with the name of a file
+        self._lock = threading.Lock()  # protects the three below
+        self._files: dict[str, _File] = {}
+        self._listener: threading.Thread | None = None
+        self._owed: set[str] = set()  # rows that may have more of us than we hold
+        self._beaten = threading.Condition()
+        self._beat_s = member.beat_s
+        self._epochs = member.epoch_changes
+        self._closed = False
+        self._waiter = store.waiter()
+        self._place = 0  # in the log of LOCKS; of the listener
+        self._waits = threading.Event()  # somebody may be waiting
+
+    # What a mount asks
+
+    def owner(self, number: int) -> str:
+        return f"{self._member.id}:{number:x}"
+
+    def is_own(self, lock: Lock) -> bool:
+        return lock.session == self._member.id
+
+    def lock(self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool) -> None:
+        """Let the owner of *wanted* have it. Raises PosixError EAGAIN where others have it, and
+        not *wait*; EDEADLK where they wait for this owner; EIO for an owner who has lost a lock of
+        this file; Interrupted; StoreError."""
+        with self._used(name) as at:
+            if not self._attempt(at, wanted):
+                return
+            if not wait:
+                raise PosixError(errno.EAGAIN, f"{name}: locked")
+            self._wait(at, wanted, cancellation)
+
+    def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
+        """*owner* lets go of what he has from *start* to *end*. Raises StoreError: then the store
+        hears of it as soon as it answers again."""
+        gone = Lock(owner, flock, False, start, end, 0)
+        with self._used(name) as at:
+            with at.turn:
+                before, at.held = at.held, removed(at.held, gone)
+                if at.held == before:
+                    return
+                if owner in at.lost and not any(each.owner == owner for each in at.held):
+                    at.lost.discard(owner)
+                self._settle(at)
+            self._wake(at)
+
+    def standing(self, name: str, wanted: Lock) -> Lock | None:
+        """Return a lock that stands against *wanted*, if there is one. Raises StoreError."""
+        with self._used(name) as at, at.turn:
+            row = self._seen(at)
+            found = against(row.held, wanted)
+            dead = self._dead(found)
+            return next((each for each in found if each.session not in dead), None)
+
+    def holds(self, name: str, owner: str | None = None) -> bool:
+        """Whether this mount has, or has lost, a lock of the file; one of *owner*."""
+        at = self._files.get(name)
+        return at is not None and any(owner in (None, each.owner) for each in at.held)
+
+    def check(self, name: str) -> None:
+        """Return if all locks that this mount has of the file are certain. Raises PosixError EIO,
+        StoreError."""
+        if not self.holds(name):
+            return
+        with self._used(name) as at:
+            self._be_sure()
+            with at.turn:
+                self._seen(at)
+                if at.lost:
+                    raise self._is_lost(at)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._closed = True
+        self._waits.set()
+        self._waiter.close()
+        for at in list(self._files.values()):
+            with at.turn:
+                at.held, at.waiting = (), []
+                try:
+                    self._settle(at)
+                except StoreError as exc:  # they end with the session
+                    log.debug("%s: %s", at.name, exc)
+
+    def figures(self) -> dict[str, int]:
+        files = list(self._files.values())
+        return {
+            "held": sum(len(each.held) for each in files),
+            "waiting": sum(len(each.waiting) for each in files),
+            "lost": sum(len(each.lost) for each in files),
+        }
+
+    # The lease
+
+    def beaten(self) -> None:
+        """The store has taken the latest beat of the session. Raises StoreError."""
+        now_s = self._member.beat_s
+        unsure = self._clock() - self._beat_s >= UNSURE_S
+        if self._member.epoch_changes != self._epochs:
+            self._look_everywhere()
+        for at in self._kept():
+            with at.turn:
+                if unsure:
+                    self._settle(at, anew=True)
+                else:
+                    self._seen(at)
+        with self._beaten:
+            self._beat_s = now_s
+            self._beaten.notify_all()
+        self._pay()
+
+    def _look_everywhere(self) -> None:
+        """The store may have again what was given up."""
+        epochs = self._member.epoch_changes
+        for name, text in self._store.notes(LOCKS).items():
+            row = row_of(text)
+            if of((*row.held, *row.waiting), self._member.id):
+                self._owe(name)
+        self._epochs = epochs
+
+    def _kept(self) -> list[_File]:
+        with self._lock:
+            return [each for each in self._files.values() if each.held]
+
+    def _be_sure(self) -> None:
+        """Wait a moment until the lease is certain. Raises StoreUnavailable."""
+        with self._beaten:
+            if not self._is_sure() and (
+                self._member.away or not self._beaten.wait_for(self._is_sure, _SETTLES_S)
+            ):
+                raise StoreUnavailable("the store has not answered: no lock is certain")
+
+    def _is_sure(self) -> bool:
+        return self._clock() - self._beat_s < UNSURE_S
+
+    def _owe(self, name: str) -> None:
+        with self._lock:
+            self._owed.add(name)
+
+    def _pay(self) -> None:
+        """Give up in the store what is not held any more. Raises StoreError."""
+        while self._owed:
+            with self._lock:
+                name = self._owed.pop()
+            with self._used(name) as at, at.turn:
+                self._seen(at)
+                self._settle(at)
+
+    # One step
+
+    def _attempt(self, at: _File, wanted: Lock) -> list[Lock]:
+        """Let the owner of *wanted* have it; return what stands against that."""
+        self._be_sure()
+        with at.turn:
+            return self._tried(at, wanted)
+
+    def _tried(self, at: _File, wanted: Lock) -> list[Lock]:
+        row = self._ours(at, row_of(at.text))
+        if against(row.held, wanted):  # as it was a moment ago
+            row = self._seen(at)
+        while True:
+            if wanted.owner in at.lost:
+                raise self._is_lost(at)
+            row = without(row, self._dead(against(row.held, wanted)))
+            found = against(row.held, wanted)
+            if self._change(at, row, wanted, granted=not found):
+                return found
+            row = self._taken_note_of(at)
+
+    def _change(self, at: _File, row: Row, wanted: Lock, *, granted: bool) -> bool:
+        """Make the row say whether *wanted* was granted; return False if it is not what it was."""
+        held, waiting = at.held, at.waiting
+        if granted:
+            at.held, at.waiting = added(held, wanted), _less(waiting, wanted)
+        elif wanted.flock:  # as in Linux: what is to be converted is given up first
+            at.held = removed(held, wanted)
+        try:
+            done = self._swap(at, row)
+        except StoreError:
+            self._owe(at.name)
+            if granted:
+                at.held, at.waiting = held, waiting
+            raise
+        if not done:
+            at.held, at.waiting = held, waiting
+        return done
+
+    def _settle(self, at: _File, *, anew: bool = False) -> None:
+        """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
+        try:
+            row = self._ours(at, row_of(at.text))
+            if anew:
+                row = self._seen(at)
+            while not self._swap(at, row, anew=anew):
+                row = self._taken_note_of(at)
+        except StoreError:
+            self._owe(at.name)
+            raise
+
+    def _swap(self, at: _File, row: Row, *, anew: bool = False) -> bool:
+        """Make the row *row*, with what is ours; return False if it is not what it was."""
+        old, new = row_of(at.text), self._ours(at, row)
+        if _same(new, old) and not anew:
+            return True
+        freed = bool(new.waiting) and not set(old.held) <= set(new.held)
+        text = text_of(new)
+        done, at.text = self._store.swap_note(LOCKS, at.name, at.text, text, tell=freed)
+        return done
+
+    def _seen(self, at: _File) -> Row:
+        at.text = self._store.note(LOCKS, at.name)
+        return self._taken_note_of(at)
+
+    def _taken_note_of(self, at: _File) -> Row:
+        """Return the row as it is, with what is ours; what was taken from us is lost."""
+        row = row_of(at.text)
+        lost = uncovered(at.valid, of(row.held, self._member.id))
+        if lost:
+            at.lost |= lost
+            log.error("%s: its lock was lost to others, or with the store", at.name)
+            threading.Thread(target=self.when_lost, args=(at.name,), daemon=True).start()
+        return self._ours(at, row)
+
+    def _ours(self, at: _File, row: Row) -> Row:
+        """Return *row* with what is ours as it is to be."""
+        others = without(row, {self._member.id})
+        return Row((*others.held, *at.valid), (*others.waiting, *at.waiting))
+
+    def _is_lost(self, at: _File) -> PosixError:
+        return PosixError(errno.EIO, f"{at.name}: its lock is lost; close the file")
+
+    def _dead(self, locks: list[Lock]) -> set[str]:
+        """Return which sessions of *locks* have ended. Raises StoreError."""
+        asked = {each.session for each in locks} - {self._member.id}
+        if not asked:
+            return set()
+        return asked - {each.id for each in sessions(self._store) if each.alive}
+
+    @contextmanager
+    def _used(self, name: str) -> Iterator[_File]:
+        with self._lock:
+            at = self._files.get(name)
+            if at is None:
+                at = self._files[name] = _File(name)
+            at.users += 1
+        try:
+            yield at
+        finally:
+            with self._lock:
+                at.users -= 1
+                if at.idle:
+                    self._files.pop(name, None)
+
+    # Waiting
+
+    def _wait(self, at: _File, wanted: Lock, cancellation: Cancellation) -> None:
+        self._listen()
+        with at.turn:
+            at.waiting = [*at.waiting, wanted]
+        self._waits.set()
+        granted = False
+        try:
+            while not granted:
+                granted = self._wait_once(at, wanted, cancellation)
+        finally:
+            if not granted:
+                # By another thread: whoever was interrupted is told so at once, also where the
+                # store is silent.
+                threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
+
+    def _wait_once(self, at: _File, wanted: Lock, cancellation: Cancellation) -> bool:
+        wake = Future[None]()
+        with self._lock:
+            at.wakes.append(wake)
+        try:
+            if not self._attempt(at, wanted):
+                return True
+            if not wanted.flock:
+                self._check_deadlock(wanted.owner)
+            cancellation.wait(wake, LOOK_S)
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                if wake in at.wakes:
+                    at.wakes.remove(wake)
+        return False
+
+    def _unmark(self, name: str, wanted: Lock) -> None:
+        """Nobody waits for *wanted* any more."""
+        with self._used(name) as at, at.turn:
+            at.waiting = _less(at.waiting, wanted)
+            try:
+                self._settle(at)
+            except StoreError as exc:  # after the next beat
+                log.debug("%s", exc)
+
+    def _check_deadlock(self, owner: str) -> None:
+        """Raise PosixError EDEADLK. Of two who close a circle in the same moment, both are told."""
+        rows = {name: row_of(text) for name, text in self._store.notes(LOCKS).items()}
+        if is_deadlock(rows, owner):
+            raise PosixError(errno.EDEADLK, "those who have the lock wait for this process")
+
+    def _wake(self, at: _File) -> None:
+        with self._lock:
+            wakes, at.wakes = at.wakes, []
+        for wake in wakes:
+            if not wake.done():
+                wake.set_result(None)
+
+    def _listen(self) -> None:
+        """See to it that lines of the log wake who waits. Raises StoreError."""
+        with self._lock:
+            if self._listener is not None:
+                return
+            self._place = self._store.seq(LOCKS)
+            self._listener = threading.Thread(target=self._run, name="locks", daemon=True)
+            self._listener.start()
+
+    def _run(self) -> None:
+        while not self._closed:
+            if not any(each.waiting for each in list(self._files.values())):
+                self._waits.clear()
+                if not any(each.waiting for each in list(self._files.values())):
+                    self._waits.wait()
+                continue
+            try:
+                self._hear()
+            except StoreError as exc:
+                log.debug("%s", exc)
+                time.sleep(_AGAIN_S)
+
+    def _hear(self) -> None:
+        if not self._waiter.wait({LOCKS: self._place}, LOOK_S):
+            return
+        try:
+            lines = self._store.changes(LOCKS, self._place)
+        except LogTrimmed:
+            self._place = self._store.seq(LOCKS)
+            names = set(self._files)
+        else:
+            self._place = lines[-1].seq if lines else self._place
+            names = {line.first for line in lines}
+        for name in names:
+            at = self._files.get(name)
+            if at is not None:
+                self._wake(at)
+
+
+def _same(one: Row, other: Row) -> bool:
+    return set(one.held) == set(other.held) and set(one.waiting) == set(other.waiting)
+
+
+def _less(locks: list[Lock], one: Lock) -> list[Lock]:
+    left = list(locks)
+    if one in left:
+        left.remove(one)
+    return left

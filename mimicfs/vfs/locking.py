@@ -1,0 +1,191 @@
+"""Locks of open files that all mounts of a store share (-o locks=shared).
+
+locks/shared.py says who has a lock. Here is what a lock means for the bytes, as in NFS: whoever
+gets one sees what the one who had it before has written, and whoever gives one up has written it to
+S3 before. So after a lock was granted
+
+  1. the follower has read the logs of the store up to now, and the kernel was told;
+  2. the open file stands on the version that the name stands for now, whatever it had before;
+
+and before one is given up, or a descriptor is closed, what was written is uploaded. An upload of a
+file that is locked looks first whether it still is.
+
+A lock is of a name: of the key that the file had when it was first locked through a handle.
+
+Threading: any thread. `_lock` protects the tables and is taken last.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import threading
+from collections.abc import Callable
+
+from mimicfs.errors import PosixError, StoreError
+from mimicfs.files.file import File
+from mimicfs.locks.rows import Lock
+from mimicfs.locks.shared import SharedLocks
+from mimicfs.posix import NEVER, Caller, Cancellation, FileLock
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.kernel import Kernel
+
+_LEAVES_S = 10.0  # how long somebody waits for a release that is on its way
+_CATCH_UP_S = 5.0  # how long for the follower, and for the kernel
+
+
+class VFSLocks:
+    """The locks of what is open in *handles*. *catch_up* returns once this mount knows, and has
+    told the kernel, what others have changed until now; False if that takes longer than it is
+    given, in seconds. Raises StoreError."""
+
+    def __init__(
+        self,
+        shared: SharedLocks,
+        handles: Handles,
+        kernel: Kernel,
+        catch_up: Callable[[float], bool],
+    ) -> None:
+        self._shared = shared
+        self._handles = handles
+        self._kernel = kernel
+        self._catch_up = catch_up
+        self._lock = threading.Condition()  # protects the three below
+        self._names: dict[int, str] = {}  # by handle: what is locked through it
+        self._owners: dict[int, set[tuple[int, bool]]] = {}  # and who has, and whether by flock
+        self._leaving: set[int] = set()  # handles whose release comes
+        shared.when_lost = self._lost
+        handles.guard = self._check
+        handles.shares_locks = True
+
+    # As posix.FileLocks
+
+    def get(self, handle: int, owner: int, asked: FileLock) -> FileLock | None:
+        wanted = self._wanted(owner, asked)
+        try:
+            found = self._shared.standing(self._name(handle), wanted)
+        except StoreError as exc:
+            raise _no_locks(exc) from exc
+        if found is None:
+            return None
+        here = self._shared.is_own(found)
+        kind = fcntl.F_WRLCK if found.write else fcntl.F_RDLCK
+        return FileLock(kind, found.start, found.end, found.pid if here else 0, found.flock)
+
+    def set(self, caller: Caller, handle: int, owner: int, asked: FileLock, *, wait: bool) -> None:
+        name = self._name(handle)
+        if asked.kind == fcntl.F_UNLCK:
+            self._unlock(handle, name, owner, asked, caller.cancellation)
+            return
+        with self._lock:
+            self._names[handle] = name
+            self._owners.setdefault(handle, set()).add((owner, asked.flock))
+        try:
+            self._get(name, self._wanted(owner, asked), caller.cancellation, wait=wait)
+            self._see(handle, name, owner, asked, caller.cancellation)
+        except StoreError as exc:
+            raise _no_locks(exc) from exc
+
+    def closed(self, handle: int, owner: int) -> None:
+        name, number = self._name(handle), self._shared.owner(owner)
+        if not self._shared.holds(name, number):
+            return
+        try:
+            self._handles.flush(handle, NEVER)
+        finally:
+            self._shared.unlock(name, number, flock=False)
+
+    def leaving(self, handle: int) -> None:
+        if handle in self._owners:
+            with self._lock:
+                self._leaving.add(handle)
+
+    def released(self, handle: int) -> None:
+        with self._lock:
+            name, owners = self._names.pop(handle, ""), self._owners.pop(handle, set())
+        try:
+            for owner, flock in owners:
+                self._shared.unlock(name, self._shared.owner(owner), flock=flock)
+        finally:
+            with self._lock:
+                self._leaving.discard(handle)
+                self._lock.notify_all()
+
+    # What they are made of
+
+    def _name(self, handle: int) -> str:
+        """Return what is locked through *handle*: an object, whose name no other file has; or what
+        only this mount has."""
+        name = self._names.get(handle)
+        if name is not None:
+            return name
+        file = self._handles.file(handle)
+        return _name_of(file) if file is not None else f"/{self._handles.node(handle).ino}"
+
+    def _wanted(self, owner: int, asked: FileLock) -> Lock:
+        number, write = self._shared.owner(owner), asked.kind == fcntl.F_WRLCK
+        return Lock(number, asked.flock, write, asked.start, asked.end, asked.pid)
+
+    def _get(self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool) -> None:
+        try:
+            self._shared.lock(name, wanted, cancellation, wait=wait)
+        except PosixError as exc:
+            # A close(2) has returned before its release is answered.
+            if exc.errno != errno.EAGAIN or not self._have_left(name):
+                raise
+            self._shared.lock(name, wanted, cancellation, wait=False)
+
+    def _have_left(self, name: str) -> bool:
+        """Whether handles were released through which *name* was locked: wait for them."""
+        with self._lock:
+            left = {each for each in self._leaving if self._names.get(each, name) == name}
+            if left:
+                self._lock.wait_for(lambda: not left & self._leaving, _LEAVES_S)
+            return bool(left)
+
+    def _see(
+        self, handle: int, name: str, owner: int, asked: FileLock, cancellation: Cancellation
+    ) -> None:
+        """Show whoever has got a lock what was written before. Else it is given up again."""
+        try:
+            if not self._catch_up(_CATCH_UP_S):
+                raise PosixError(errno.ENOLCK, f"{name}: changes by others are not known yet")
+            self._handles.renew(handle, cancellation)
+            self._kernel.told(_CATCH_UP_S)
+        except BaseException:
+            self._let_go(name, owner, asked)
+            raise
+
+    def _unlock(
+        self, handle: int, name: str, owner: int, asked: FileLock, cancellation: Cancellation
+    ) -> None:
+        if not self._shared.holds(name, self._shared.owner(owner)):
+            return
+        try:
+            self._handles.flush(handle, cancellation)
+        finally:
+            self._let_go(name, owner, asked)
+
+    def _let_go(self, name: str, owner: int, asked: FileLock) -> None:
+        number = self._shared.owner(owner)
+        self._shared.unlock(name, number, flock=asked.flock, start=asked.start, end=asked.end)
+
+    # What was locked, and is not certain any more
+
+    def _check(self, file: File) -> None:
+        """*file* is about to be uploaded. Raises PosixError EIO, StoreError."""
+        self._shared.check(_name_of(file))
+
+    def _lost(self, name: str) -> None:
+        with self._lock:
+            handles = [each for each, locked in self._names.items() if locked == name]
+        for handle in handles:
+            self._handles.forsake(handle)
+
+
+def _name_of(file: File) -> str:
+    return f"{file.bucket}/{file.key}"
+
+
+def _no_locks(exc: StoreError) -> PosixError:
+    return PosixError(errno.ENOLCK, str(exc))

@@ -1,0 +1,348 @@
+"""Locks that mounts share: what a row of locks means is what the kernel does, and no interleaving
+of mounts, over any store, gives one lock to two. `--interleavings N` runs that many a store."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_library
+from support import servers
+from support.mounts import wait_until
+
+from mimicfs.backends import Backend
+from mimicfs.backends.memory import Memory
+from mimicfs.backends.open import open_store
+from mimicfs.backends.redis import RedisBackend
+from mimicfs.backends.redis.transactions import Transactions
+from mimicfs.backends.sessions import StoreSession, beat
+from mimicfs.errors import Interrupted, MimicError, PosixError, StoreUnavailable
+from mimicfs.locks.rows import END, Lock, added, against, removed, uncovered
+from mimicfs.locks.shared import LOCKS, UNSURE_S, SharedLocks
+from mimicfs.posix import NEVER, Cancellation
+
+_NAME = "b/file"
+_SIZE = 8  # bytes that are locked
+_LOCK = struct.Struct("hhqqixxxx")
+_ALIVE_MS, _DEAD_MS = 3_600_000, -1
+
+
+# Rows
+
+
+def _kernel_says(file: Any, wanted: Lock, kind: int) -> bool:
+    asked = _LOCK.pack(kind, os.SEEK_SET, wanted.start, wanted.end - wanted.start + 1, 0)
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, asked)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_ranges_are_split_and_joined_as_the_kernel_does(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    path = tmp_path / "file"
+    path.touch()
+    for _ in range(40):
+        held: tuple[Lock, ...] = ()
+        files = [path.open("r+") for _ in range(3)]
+        for _ in range(40):
+            who = chance.randrange(3)
+            start = chance.randrange(_SIZE)
+            kind = chance.choice([fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK])
+            end = start + chance.randrange(_SIZE)
+            wanted = Lock(f"m:{who}", False, kind == fcntl.F_WRLCK, start, end, 0)
+            granted = kind == fcntl.F_UNLCK or not against(held, wanted)
+            assert _kernel_says(files[who], wanted, kind) == granted
+            if granted:
+                held = removed(held, wanted) if kind == fcntl.F_UNLCK else added(held, wanted)
+            assert uncovered(held, held) == set()
+        for file in files:
+            file.close()
+
+
+# Interleavings
+
+
+class _Member:
+    """A mount whose clock the test has. It is silent, or not; the store knows for how long."""
+
+    def __init__(self, backend: Backend, number: int) -> None:
+        self.id = f"m{number}"
+        self.epoch_changes = 0
+        self.now_s = 0.0
+        self._backend = backend
+        self.away = False
+        self.beat_s = 0.0
+        self.say(_ALIVE_MS)
+
+    def say(self, lasts_ms: int) -> None:
+        session = StoreSession(self.id, "here", 1, "1", "/m", 0, 0, {})
+        beat(self._backend, session, lasts_ms)
+
+    @property
+    def sure(self) -> bool:
+        return not self.away
+
+
+class _Steps:
+    """Lets one thread at a time go on, from one command to the store to the next."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._mine = threading.local()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+        turns = getattr(self._mine, "turns", None)
+        if turns is not None and name in ("note", "swap_note"):
+            turns[1].release()  # the scheduler's
+            turns[0].acquire()
+        return found
+
+    def run(self, work: Callable[[], None]) -> _Task:
+        return _Task(self._mine, work)
+
+
+class _Task:
+    def __init__(self, mine: threading.local, work: Callable[[], None]) -> None:
+        self._turns = (threading.Semaphore(0), threading.Semaphore(0))
+        self.done = False
+        self.failed: BaseException | None = None
+
+        def run() -> None:
+            mine.turns = self._turns
+            self._turns[0].acquire()
+            try:
+                work()
+            except BaseException as exc:
+                self.failed = exc
+            self.done = True
+            self._turns[1].release()
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        self._turns[0].release()
+        self._turns[1].acquire()
+        if self.failed is not None:
+            raise self.failed
+
+
+class _Mount:
+    """A mount with two owners. *believed*: the locks that they were given."""
+
+    def __init__(self, steps: _Steps, backend: Backend, number: int) -> None:
+        self.member = _Member(backend, number)
+        self.locks = SharedLocks(steps, self.member, lambda: self.member.now_s)  # type: ignore[arg-type]
+        self.believed: tuple[Lock, ...] = ()
+
+    def act(self, chance: random.Random) -> None:
+        owner = self.locks.owner(chance.randrange(2))
+        start, flock = chance.randrange(_SIZE), chance.random() < 0.2
+        end = END if flock else start + chance.randrange(_SIZE)
+        start = 0 if flock else start
+        wanted = Lock(owner, flock, chance.random() < 0.6, start, end, 0)
+        if chance.random() < 0.4:
+            self.believed = removed(self.believed, wanted)
+            self.locks.unlock(_NAME, owner, flock=flock, start=start, end=end)
+            return
+        if flock:
+            self.believed = removed(self.believed, wanted)
+        try:
+            self.locks.lock(_NAME, wanted, NEVER, wait=False)
+        except StoreUnavailable:
+            assert self.member.away
+        except PosixError:
+            pass  # somebody else has it, or its owner has lost one
+        else:
+            self.believed = added(self.believed, wanted)
+
+    def fall_silent(self) -> None:
+        self.member.now_s += UNSURE_S
+        self.member.away = True
+        self.member.say(_DEAD_MS)
+
+    def come_back(self) -> None:
+        self.member.say(_ALIVE_MS)
+        self.member.beat_s = self.member.now_s
+        self.locks.beaten()
+        self.member.away = False
+
+    @property
+    def certain(self) -> tuple[Lock, ...]:
+        """The locks that it relies on."""
+        at = self.locks._files.get(_NAME)
+        lost = at.lost if at is not None else set()
+        return tuple(each for each in self.believed if each.owner not in lost)
+
+
+def _run(seed: int, backend: Backend) -> None:
+    chance, steps = random.Random(seed), _Steps(backend)
+    mounts = [_Mount(steps, backend, number) for number in range(3)]
+    tasks: dict[_Mount, list[_Task]] = {mount: [] for mount in mounts}
+    for _ in range(chance.randint(20, 60)):
+        mount, act = chance.choice(mounts), chance.random()
+        if act < 0.3:
+            tasks[mount].append(steps.run(lambda mount=mount: mount.act(chance)))  # type: ignore[misc]
+        elif act < 0.34 and not mount.member.away:
+            mount.fall_silent()
+        elif act < 0.4 and mount.member.away:
+            tasks[mount].append(steps.run(mount.come_back))
+        elif tasks[mount]:
+            _step(chance, tasks[mount])
+        sure = [each for other in mounts if other.member.sure for each in other.certain]
+        assert [(one, against(sure, one)) for one in sure if against(sure, one)] == [], seed
+    for mount in mounts:
+        while tasks[mount]:
+            _step(chance, tasks[mount])
+        mount.locks.close()
+    backend.set_note(LOCKS, _NAME, None) if any(m.member.away for m in mounts) else None
+    assert backend.note(LOCKS, _NAME) is None, seed
+
+
+def _step(chance: random.Random, tasks: list[_Task]) -> None:
+    task = tasks[0]  # those of one mount have their turn one after the other
+    task.step()
+    if task.done:
+        tasks.remove(task)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    with servers.redis_cluster(tmp_path) as port:
+        yield f"redis+cluster://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["memory", "sqlite", "scripts", "transactions", "cluster"])
+def backend(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Backend]:
+    kind, namespace = request.param, f"locks-{os.getpid()}-{time.monotonic_ns()}"
+    if kind in ("memory", "sqlite"):
+        found = open_store("memory:" if kind == "memory" else f"sqlite:{tmp_path}/s.db")
+    elif kind == "cluster":
+        found = open_store(request.getfixturevalue(kind), namespace)
+    else:
+        found = RedisBackend(redis_library.Redis.from_url(redis_url), namespace)
+        if kind == "transactions":
+            found._steps = Transactions(found._client)
+    yield found
+    found.close()
+
+
+@pytest.mark.usefixtures("caplog")  # it is said which locks were lost
+def test_no_interleaving_gives_one_lock_to_two(
+    backend: Backend, request: pytest.FixtureRequest
+) -> None:
+    for seed in range(request.config.getoption("--interleavings")):
+        _run(seed, backend)
+
+
+# Waiting
+
+
+@pytest.fixture
+def pair() -> Iterator[list[SharedLocks]]:
+    backend = Memory()
+    found = [SharedLocks(backend, _Member(backend, n), lambda: 0.0) for n in range(2)]  # type: ignore[arg-type]
+    yield found
+    for each in found:
+        each.close()
+
+
+def _wanted(locks: SharedLocks, owner: int, at: int, *, flock: bool = False) -> Lock:
+    return Lock(locks.owner(owner), flock, True, at, at, 7)
+
+
+def _waits(locks: SharedLocks) -> bool:
+    return locks.figures()["waiting"] > 0
+
+
+def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(pair: list[SharedLocks]) -> None:
+    one, other = pair
+    one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=True)
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(2) as pool:
+        waits = pool.submit(other.lock, _NAME, _wanted(other, 1, 0), NEVER, wait=True)
+        gives_up = pool.submit(other.lock, _NAME, _wanted(other, 2, 0), cancellation, wait=True)
+        wait_until(lambda: other.figures()["waiting"] == 2)
+        cancellation.cancel()
+        with pytest.raises(Interrupted):
+            gives_up.result(5)
+        assert not waits.done()
+        one.unlock(_NAME, one.owner(1), flock=False)
+        waits.result(5)
+    found = one.standing(_NAME, _wanted(one, 1, 0))
+    assert found == _wanted(other, 1, 0)
+    assert not _waits(other)
+
+
+def test_who_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks]) -> None:
+    one, other = pair
+    one.lock("b/x", _wanted(one, 1, 0), NEVER, wait=True)
+    other.lock("b/y", _wanted(other, 1, 0), NEVER, wait=True)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(one.lock, "b/y", _wanted(one, 1, 0), NEVER, wait=True)
+        wait_until(lambda: _waits(one))
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EDEADLK):
+            other.lock("b/x", _wanted(other, 1, 0), NEVER, wait=True)
+        other.unlock("b/y", other.owner(1), flock=False)
+        waits.result(5)
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_lock_that_was_taken_is_an_error_until_it_is_given_up() -> None:
+    backend = Memory()
+    one, other = (_Mount(_Steps(backend), backend, n) for n in range(2))
+    told = threading.Event()
+    one.locks.when_lost = lambda _: told.set()
+    mine, theirs = (_wanted(each.locks, 1, 0) for each in (one, other))
+    one.locks.lock(_NAME, mine, NEVER, wait=False)
+    one.fall_silent()
+    with pytest.raises(StoreUnavailable):
+        one.locks.check(_NAME)
+    other.locks.lock(_NAME, theirs, NEVER, wait=False)
+    one.come_back()
+    assert told.wait(5)
+    for refused in (
+        lambda: one.locks.check(_NAME),
+        lambda: one.locks.lock(_NAME, mine._replace(start=5, end=5), NEVER, wait=False),
+    ):
+        with pytest.raises(MimicError, check=lambda exc: exc.errno == errno.EIO):
+            refused()
+    one.locks.unlock(_NAME, mine.owner, flock=False)
+    one.locks.lock(_NAME, mine._replace(start=5, end=5), NEVER, wait=False)
+    assert backend.notes(LOCKS).keys() == {_NAME}
+
+
+def test_a_lock_that_nobody_has_taken_is_still_there() -> None:
+    backend = Memory()
+    one, other = (_Mount(_Steps(backend), backend, n) for n in range(2))
+    mine, theirs = (_wanted(each.locks, 1, 0) for each in (one, other))
+    one.locks.lock(_NAME, mine, NEVER, wait=False)
+    one.fall_silent()
+    one.come_back()
+    one.locks.check(_NAME)
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EAGAIN):
+        other.locks.lock(_NAME, theirs, NEVER, wait=False)
+
+
+def test_what_a_store_that_lost_something_has_again_is_given_up(pair: list[SharedLocks]) -> None:
+    one, other = pair
+    one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=False)
+    row = one._store.note(LOCKS, _NAME)
+    one.unlock(_NAME, one.owner(1), flock=False)
+    one._store.set_note(LOCKS, _NAME, row)  # a replica that lagged
+    one._member.epoch_changes += 1
+    one.beaten()
+    other.lock(_NAME, _wanted(other, 1, 0), NEVER, wait=False)
