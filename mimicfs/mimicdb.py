@@ -27,6 +27,7 @@ from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
 from mimicfs.intent import StoreIntents
+from mimicfs.locks.shared import SharedLocks
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version
 
@@ -85,6 +86,12 @@ class Mirror:
     def _kept(self) -> None:
         """The store has taken the beat of our session."""
         self.intents.look_soon()
+
+    def locks(self) -> SharedLocks:
+        """Return the locks of files that all who share the store hold to."""
+        locks = SharedLocks(self.backend.exact, self.member)
+        self.member.beaten.append(locks.beaten)
+        return locks
 
     # What is known
 

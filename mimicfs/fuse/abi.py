@@ -96,9 +96,10 @@ WRITE_IN = _layout(
 )
 WRITE_OUT = _layout("fuse_write_out", "I size I padding")
 LK_IN = _layout(
-    "fuse_lk_in", "Q fh Q owner Q start Q end I type I pid I lk_flags I padding"
-)  # with its fuse_file_lock
-LK_OUT = _layout("fuse_lk_out", "Q start Q end I type I pid")
+    "fuse_lk_in",
+    "Q fh Q owner Q lk.start Q lk.end I lk.type I lk.pid I lk_flags I padding",
+)
+LK_OUT = _layout("fuse_lk_out", "Q lk.start Q lk.end I lk.type I lk.pid")
 FSYNC_IN = _layout("fuse_fsync_in", "Q fh I fsync_flags I padding")
 SETXATTR_IN = _layout("fuse_setxattr_in", "I size I flags I setxattr_flags I padding")
 COMPAT_SETXATTR_IN_SIZE = 8  # without SETXATTR_EXT only the first two fields are sent

@@ -12,7 +12,6 @@ Threading: no state but `Session.listed`; any thread. Errors are exceptions with
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -39,9 +38,6 @@ from mimicfs.fuse.abi import (
     GETATTR_IN,
     GETXATTR_IN,
     IN_HEADER,
-    LK_FLOCK,
-    LK_IN,
-    LK_OUT,
     LSEEK_IN,
     LSEEK_OUT,
     MKDIR_IN,
@@ -65,13 +61,13 @@ from mimicfs.fuse.abi import (
 )
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.groups import is_member
+from mimicfs.fuse.locking import LockRequests
 from mimicfs.fuse.packing import Packer
 from mimicfs.fuse.unpacking import name_of, new_attr, two_names, user_name
 from mimicfs.posix import (
     UNKNOWN_MODE,
     Attr,
     Caller,
-    FileLock,
     FileLocks,
     FileSystem,
     NewAttr,
@@ -183,8 +179,8 @@ class Operations:
             self.at_once[Opcode.OPEN] = self._open_at_once
             self.at_once[Opcode.RELEASE] = self._release_at_once
         if locks is not None:
-            lanes[Lane.LOCK] = {Opcode.GETLK: self.getlk, Opcode.SETLK: self.setlk}
-            lanes[Lane.WAIT] = {Opcode.SETLKW: self.setlkw}
+            requests = LockRequests(locks)
+            lanes[Lane.LOCK], lanes[Lane.WAIT] = {**requests.asks}, {**requests.waits}
         self.table = {
             int(opcode): Operation(handler, lane)
             for lane, handlers in lanes.items()
@@ -431,31 +427,6 @@ class Operations:
         if self._locks is not None:
             self._locks.leaving(RELEASE_IN.unpack_from(request, _BODY)[0])
 
-    # Locks
-
-    def getlk(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        handle, owner, asked = _lock_of(request)
-        found = self._kept_locks.get(handle, owner, asked)
-        if found is None:
-            found = asked._replace(kind=fcntl.F_UNLCK)
-        return LK_OUT.pack(found.start, found.end, found.kind, found.pid)
-
-    def setlk(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        return self._setlk(caller, request, wait=False)
-
-    def setlkw(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        return self._setlk(caller, request, wait=True)
-
-    def _setlk(self, caller: Caller, request: bytes, *, wait: bool) -> Data:
-        handle, owner, asked = _lock_of(request)
-        self._kept_locks.set(caller, handle, owner, asked, wait=wait)
-        return b""
-
-    @property
-    def _kept_locks(self) -> FileLocks:
-        assert self._locks is not None  # else the kernel does not ask
-        return self._locks
-
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
         if caller.uid:  # the kernel says nothing here, and leaves root's files alone
@@ -550,9 +521,3 @@ _ENTRY_ANSWERS = frozenset(
         Opcode.CREATE,
     )
 )
-
-
-def _lock_of(request: bytes) -> tuple[int, int, FileLock]:
-    """Return the handle, the owner, and what is asked."""
-    handle, owner, start, end, kind, pid, flags, _ = LK_IN.unpack_from(request, _BODY)
-    return handle, owner, FileLock(kind, start, end, pid, bool(flags & LK_FLOCK))

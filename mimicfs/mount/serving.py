@@ -293,14 +293,10 @@ def _locks(
 ) -> VFSLocks | None:
     """Return the locks of files in the store, which end with *stack*; None: the kernel's are
     enough."""
-    from mimicfs.locks.shared import SharedLocks
-
     follower, choices = mount
     if choices.locks != "shared":
         return None
-    member = parts.mimicdb.member
-    shared = stack.enter_context(closing(SharedLocks(parts.mimicdb.backend.exact, member)))
-    member.beaten.append(shared.beaten)
+    shared = stack.enter_context(closing(parts.mimicdb.locks()))
     sources.register("locks", shared.figures)
     return vfs.locks(shared, follower.reach)
 

@@ -178,7 +178,7 @@ class _Mount:
         self.member.say(_ALIVE_MS)
         self.member.beat_s = self.member.now_s
         self.locks.beaten()
-        self.member.away = False
+        self.member.away = self.member.now_s > self.member.beat_s
 
     @property
     def certain(self) -> tuple[Lock, ...]:
@@ -196,9 +196,9 @@ def _run(seed: int, backend: Backend) -> None:
         mount, act = chance.choice(mounts), chance.random()
         if act < 0.3:
             tasks[mount].append(steps.run(lambda mount=mount: mount.act(chance)))  # type: ignore[misc]
-        elif act < 0.34 and not mount.member.away:
+        elif act < 0.4 and not mount.member.away:
             mount.fall_silent()
-        elif act < 0.4 and mount.member.away:
+        elif act < 0.55 and mount.member.away:
             tasks[mount].append(steps.run(mount.come_back))
         elif tasks[mount]:
             _step(chance, tasks[mount])

@@ -9,41 +9,45 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import threading
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from support.mounts import wait_until
+from support import servers
+from support.clients import plain
+from support.mounts import mounted, wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.parametrize("server", ["moto"], indirect=True),
-]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["redis", "sqlite"])
-def shared_store(request, tmp_path):
-    if request.param == "redis":
-        return request.getfixturevalue("redis_url")
-    return f"sqlite://{tmp_path}/shared.db"
+@pytest.fixture(scope="module")
+def mounts(moto, redis_port, tmp_path_factory):
+    """Two mounts of one bucket and one Redis, each with a state of its own."""
+    plain(moto).create_bucket(Bucket="locks")
+    store = f"redis://127.0.0.1:{redis_port}/0"
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                mounted(
+                    tmp_path_factory.mktemp(name),
+                    moto,
+                    "s3://locks",
+                    *("--store", store, "--namespace", "locks", "-o", "locks=shared"),
+                    sync=False,
+                )
+            )
+            for name in ("one", "two")
+        ]
 
 
 @pytest.fixture
-def mounts(mount_at, bucket, shared_store, tmp_path):
-    return [
-        mount_at(
-            f"s3://{bucket}",
-            *("-o", "locks=shared", "--cache-dir", str(tmp_path / f"cache-{name}")),
-            name=name,
-            store=shared_store,
-        )
-        for name in ("one", "two")
-    ]
-
-
-@pytest.fixture
-def two(mounts):
-    return [mount.path for mount in mounts]
+def two(mounts, request):
+    """A new directory, in each of the mounts."""
+    found = [mount.path / request.node.name for mount in mounts]
+    found[0].mkdir()
+    wait_until(found[1].exists)
+    return found
 
 
 def _lock(file, kind, start=0, length=0, command=fcntl.F_OFD_SETLK):
@@ -83,6 +87,46 @@ def test_locks_of_one_mount_stand_against_those_of_the_other(two):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+# Waiting
+
+_WAIT = """
+import fcntl, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+file = open(sys.argv[1], "r+")
+print("asks", flush=True)
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(file.read(), flush=True)
+"""
+
+
+def _waiting(path):
+    program = subprocess.Popen([sys.executable, "-c", _WAIT, path], stdout=subprocess.PIPE)
+    assert program.stdout.readline() == b"asks\n"
+    wait_until(lambda: "S" in _state(program))
+    return program
+
+
+def _state(program):
+    return Path(f"/proc/{program.pid}/stat").read_text().rpartition(") ")[2].split()[0]
+
+
+def test_who_waits_hears_signals_can_be_killed_and_sees_what_was_written(two):
+    (two[0] / "a").write_text("old")
+    wait_until((two[1] / "a").exists)
+    with open(two[0] / "a", "r+") as one:
+        fcntl.lockf(one, fcntl.LOCK_EX)
+        programs = [_waiting(two[1] / "a"), _waiting(two[1] / "a"), _waiting(two[0] / "a")]
+        programs[0].send_signal(signal.SIGUSR1)
+        assert programs[0].stdout.readline() == b"heard\n"
+        programs[1].kill()
+        programs[1].communicate(timeout=5)
+        one.write("new")
+        began_s = time.monotonic()
+    said = {each.communicate(timeout=15)[0] for each in programs if each.returncode is None}
+    assert said == {b"new\n"}
+    assert time.monotonic() - began_s < 1.5  # woken: those who look do so every two seconds
+
+
 # Programs
 
 _ADD = """
@@ -104,12 +148,78 @@ def test_sqlite_loses_nothing_where_two_mounts_write_one_file(two):
     db.close()
     wait_until((two[1] / "db").exists)
     who = [
-        subprocess.Popen([sys.executable, "-c", _ADD, path / "db", name, "8"])
+        subprocess.Popen([sys.executable, "-c", _ADD, path / "db", name, "5"])
         for path, name in zip(two, ("one", "two"), strict=True)
     ]
     assert [each.wait(200) for each in who] == [0, 0]
     for path in two:
         db = sqlite3.connect(path / "db")
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert [n for (n,) in db.execute("SELECT n FROM t ORDER BY n")] == list(range(17))
+        assert [n for (n,) in db.execute("SELECT n FROM t ORDER BY n")] == list(range(11))
         db.close()
+
+
+def _count_up(path, times):
+    """Return a shell that adds one to the file "n" so often, each time under flock(1)."""
+    step = "echo $(($(cat n) + 1)) > n"
+    script = f"for i in $(seq {times}); do flock lock sh -c '{step}' || exit 1; done"
+    return subprocess.Popen(["sh", "-c", script], cwd=path)
+
+
+def test_jobs_under_flock_on_two_machines_exclude_each_other(two):
+    (two[0] / "n").write_text("0")
+    wait_until((two[1] / "n").exists)
+    jobs = [_count_up(path, 10) for path in (*two, two[0])]
+    assert [job.wait(60) for job in jobs] == [0, 0, 0]
+    assert [(path / "n").read_text() for path in two] == ["30\n", "30\n"]
+
+
+def test_git_commits_from_two_machines_in_turn(two):
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-c", "gc.auto=0"]
+    subprocess.run([*git, "init", "-q", "r"], cwd=two[0], check=True, timeout=60)
+    wait_until((two[1] / "r/.git/HEAD").exists)
+    commit = ["flock", "lock", *git, "-C", "r", "commit", "-q", "--allow-empty", "-m", "x"]
+    jobs = [subprocess.Popen(commit, cwd=path) for path in (*two, two[0])]
+    assert [job.wait(60) for job in jobs] == [0] * 3
+    for path in two:
+        log = subprocess.check_output([*git, "-C", "r", "log", "--format=%s"], cwd=path)
+        assert log == b"x\n" * 3
+        subprocess.run([*git, "-C", "r", "fsck"], cwd=path, timeout=60, check=True)
+
+
+# Where a mount, or the store, is not there
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_lock_that_cannot_be_said_in_the_store_is_refused(mount_at, bucket, tmp_path):
+    port = servers.free_port()
+    with ExitStack() as stack:
+        running = stack.enter_context(ExitStack())
+        running.enter_context(servers.redis_at(tmp_path, port, "--appendonly", "yes"))
+        store = f"redis://127.0.0.1:{port}"
+        path = mount_at(f"s3://{bucket}", "-o", "locks=shared", store=store).path
+        (path / "a").write_text("kept")
+        with open(path / "a", "r+") as held, open(path / "a", "r+") as other:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            running.close()
+            with pytest.raises(OSError, check=lambda exc: exc.errno == errno.ENOLCK):
+                fcntl.flock(other, fcntl.LOCK_SH)
+            assert held.read() == "kept"
+            held.seek(0)
+            held.write("more")
+            held.flush()
+            with pytest.raises(OSError, check=lambda exc: exc.errno == errno.EIO):
+                os.fsync(held)
+            stack.enter_context(servers.redis_at(tmp_path, port, "--appendonly", "yes"))
+            wait_until(lambda: _synced(held))
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert (path / "a").read_text() == "more"
+
+
+def _synced(file):
+    try:
+        os.fsync(file)
+    except OSError:
+        return False
+    return True

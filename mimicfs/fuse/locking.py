@@ -1,0 +1,45 @@
+"""The requests about locks of files, where we keep those and not the kernel.
+
+Threading: no state; any thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Mapping
+
+from mimicfs.fuse.abi import IN_HEADER, LK_FLOCK, LK_IN, LK_OUT, Opcode
+from mimicfs.posix import Caller, FileLock, FileLocks
+
+Handler = Callable[[Caller, int, bytes], bytes]
+
+
+class LockRequests:
+    """Answers from *locks*. *asks* never wait for a lock, *waits* do."""
+
+    def __init__(self, locks: FileLocks) -> None:
+        self._locks = locks
+        self.asks: Mapping[Opcode, Handler] = {
+            Opcode.GETLK: self._get,
+            Opcode.SETLK: lambda caller, _, request: self._set(caller, request, wait=False),
+        }
+        self.waits: Mapping[Opcode, Handler] = {
+            Opcode.SETLKW: lambda caller, _, request: self._set(caller, request, wait=True),
+        }
+
+    def _get(self, caller: Caller, nodeid: int, request: bytes) -> bytes:
+        handle, owner, asked = _asked(request)
+        found = self._locks.get(handle, owner, asked) or asked._replace(kind=fcntl.F_UNLCK)
+        return LK_OUT.pack(found.start, found.end, found.kind, found.pid)
+
+    def _set(self, caller: Caller, request: bytes, *, wait: bool) -> bytes:
+        handle, owner, asked = _asked(request)
+        self._locks.set(caller, handle, owner, asked, wait=wait)
+        return b""
+
+
+def _asked(request: bytes) -> tuple[int, int, FileLock]:
+    """Return the handle, the owner, and what is asked."""
+    fields = LK_IN.unpack_from(request, IN_HEADER.size)
+    handle, owner, start, end, kind, pid, flags, _ = fields
+    return handle, owner, FileLock(kind, start, end, pid, bool(flags & LK_FLOCK))
