@@ -33,11 +33,13 @@ class Turn:
             self._give()
 
     def take_at_once(self) -> bool:
-        """Take the turn if nobody has it; return whether. It is to be given back."""
+        """Take the turn if nobody else has it; return whether. It is to be given back."""
+        me = threading.get_ident()
         with self._lock:
-            if self._owner is not None:
+            if self._owner not in (None, me):
                 return False
-            self._owner, self._depth = threading.get_ident(), 1
+            self._owner = me
+            self._depth += 1
             return True
 
     def give(self) -> None:
@@ -46,12 +48,7 @@ class Turn:
     @contextmanager
     def at_once(self) -> Iterator[bool]:
         """Have the turn within, if nobody else has it; yield whether."""
-        me = threading.get_ident()
-        with self._lock:
-            mine = self._owner in (None, me)
-            if mine:
-                self._owner = me
-                self._depth += 1
+        mine = self.take_at_once()
         try:
             yield mine
         finally:
