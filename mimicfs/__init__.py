@@ -1,7 +1,7 @@
-"""mimicfs: S3 as a file system, and MimicDB, the mirror of S3's metadata that it stands on.
+"""mimicfs: S3 as a file system, and MimicDB, the mirror of the metadata of S3 beneath it.
 
-`MimicDB` and `mimic` are the library's; they are imported when they are first used, because
-boto3 costs 150 ms.
+`MimicDB` and `mimic` are those of the library; they are imported at their first use, because
+boto3 costs 150 ms. docs/design.md describes the rooms and modules below.
 """
 
 from typing import TYPE_CHECKING, Any

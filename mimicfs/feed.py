@@ -112,8 +112,8 @@ class Feed:
         first = self._store.scan(self._bucket, "n/", "", 1)
         oldest = int(first[0].key[2:]) if first else self.last() + 1
         if not oldest - 1 <= seq <= self.last():
-            kept = f"only {oldest} to {self.last()}" if first else "there is none yet"
-            text = f"news after {seq} is not kept, {kept}"
+            kept = f"only {oldest} to {self.last()}" if first else "there are none yet"
+            text = f"the changes after {seq} are no longer kept, {kept}"
             raise LogTrimmed(f"s3://{self._bucket}/{self._prefix}: {text}; begin without --since")
         scan = self._store.scan
         for page in pages(lambda at: scan(self._bucket, "n/", at, _PAGE), _PAGE, _number(seq)):

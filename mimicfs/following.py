@@ -117,7 +117,7 @@ class Follower:
                 woken = list(self._places)
                 self._failed(exc)
             except Exception:
-                log.exception("following others failed; everything is told anew")
+                log.exception("following the changes of others failed; kernel caches are dropped")
                 self._places = dict.fromkeys(self._places, _NOWHERE)
                 woken = list(self._places)
                 self._ended.wait(_AGAIN_S)
@@ -126,7 +126,7 @@ class Follower:
         self.lease.renew()
         if self._away:
             self._away = False
-            log.warning("the store answers again; what others changed meanwhile has been told")
+            log.warning("the store answers again; the changes of others have been applied")
 
     def _failed(self, exc: MimicError) -> None:
         if not self._ended.is_set():
@@ -155,7 +155,7 @@ class Follower:
             if now != held:
                 held = now
                 if not held:
-                    log.warning("no look at the store for %.0f s: the lease is lost", LEASE_S)
+                    log.warning("the store has not answered for %.0f s: the lease is lost", LEASE_S)
                 self.leased(held)
 
     # One look
@@ -193,13 +193,13 @@ class Follower:
     def _catch_up(self, name: str) -> None:
         try:
             if self._places[name] == _NOWHERE:
-                raise LogTrimmed("its log was not followed until now")
+                raise LogTrimmed("the mount did not follow its log until now")
             while changes := self._shared.changes(name, self._places[name], _PAGE):
                 self._store.catch_up(name)
                 self._tell(name, changes)
                 self._places[name] = changes[-1].seq
         except LogTrimmed as exc:
-            log.info("%s: %s; everything is told", name or "the buckets", exc)
+            log.info("%s: %s; kernel caches are dropped", name or "the buckets", exc)
             self._restart(name)
         if not name:
             self._keep_up_with_buckets()

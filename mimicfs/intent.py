@@ -188,9 +188,9 @@ class StoreIntents:
         try:
             self.look_after()
         except StoreError as exc:  # the member says so, and the next beat comes here again
-            log.debug("what was left undone must wait: %s", exc)
+            log.debug("unfinished changes must wait: %s", exc)
         except Exception:  # the next beat comes here again
-            log.exception("looking after what was left undone failed")
+            log.exception("completing unfinished changes failed")
 
     def _is_undone(self) -> bool:
         return any(self._backend.unsettled(bucket) for bucket in self._ours())

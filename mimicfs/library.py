@@ -96,7 +96,7 @@ class MimicDB(mimicdb.Mirror):
         from mimicfs.s3.requests.borrowed import BorrowedS3
 
         if inspect.iscoroutinefunction(getattr(client, "_make_api_call", None)):
-            raise ConfigError("sync through a boto3 client: this one's calls are awaited")
+            raise ConfigError("an asynchronous client cannot sync; use a boto3 client")
         s3 = BorrowedS3(self.mimic(client) if client is not None else self._own_client())
         try:
             syncer = Syncer(self, s3)

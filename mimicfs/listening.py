@@ -42,8 +42,8 @@ _TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnec
 
 _FORMS = "{option} {text}: write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"
 _NOT_LOOPBACK = (
-    "{option} {text}: anybody who reaches this address could {harm};"
-    " write 127.0.0.1:{port}, or, if that is meant, public:{text}"
+    "{option} {text}: anybody who reaches this address can {harm};"
+    " write 127.0.0.1:{port}, or, if you want that, public:{text}"
 )
 
 
@@ -95,7 +95,7 @@ class _ClientInput(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         wait_s = self._until_s - monotonic()
         if wait_s <= 0 or self._left <= 0:
-            raise TimeoutError("a request without end")
+            raise TimeoutError("a request that does not end")
         self._connection.settimeout(wait_s)
         size = self._connection.recv_into(memoryview(buffer)[: self._left])
         if not self._begun:
@@ -175,7 +175,7 @@ class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.turned_away()
         if monotonic() - self._warned_s > _WARNED_S:
             self._warned_s = monotonic()
-            log.warning("%s: more than %d clients; some are sent away", self.about, _CLIENTS_MAX)
+            log.warning("%s: more than %d clients; some are refused", self.about, _CLIENTS_MAX)
         with suppress(OSError):
             request.sendall(_TURNED_AWAY)
         self.shutdown_request(request)

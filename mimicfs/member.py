@@ -104,7 +104,7 @@ class Member:
             except StoreError as exc:
                 self._lost(exc)
             except Exception:  # the session must go on, or others take what it does for lost
-                log.exception("a look at the store failed")
+                log.exception("looking at the store failed")
 
     def _lost(self, exc: StoreError) -> None:
         if not self.away:
@@ -132,5 +132,5 @@ class Member:
         self.epoch = now
         if before and before != now:
             self.epoch_changes += 1
-            log.warning("the store may have lost changes: what it has is asked of S3 anew")
+            log.warning("the store may have lost changes: mimicfs asks S3 about its contents again")
             self._renewed()

@@ -310,7 +310,7 @@ class Mirror:
         names = set[str]()
         while changes := self.backend.changes("", since):
             if any(change.first != change.last for change in changes):
-                raise LogTrimmed("the list of buckets counts no more as listed")
+                raise LogTrimmed("the list of buckets no longer counts as listed")
             names |= {change.first for change in changes}
             since = changes[-1].seq
         return since, names
@@ -386,7 +386,9 @@ class Mirror:
             left = left - {change.first for change in changes if change.first == change.last}
             since = changes[-1].seq
         if left:
-            raise LogTrimmed(f"s3://{bucket}/{min(left)}: perhaps changed with others meanwhile")
+            raise LogTrimmed(
+                f"s3://{bucket}/{min(left)}: others may have changed it at the same time"
+            )
 
     def _unchanged(self, bucket: str, entries: list[Entry], since: int) -> list[Entry]:
         """Return those of *entries* that have not changed after number *since*."""

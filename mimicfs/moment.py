@@ -57,9 +57,9 @@ class Moment:
 
         plain = getattr(client.meta, "client", client)
         if inspect.iscoroutinefunction(inspect.unwrap(plain._make_api_call)):
-            raise ConfigError("a moment is asked through boto3: this client's calls are awaited")
+            raise ConfigError("an asynchronous client cannot show a moment; use a boto3 client")
         if hasattr(plain._make_api_call, "mimics"):
-            raise ConfigError("this client mimics the present already; give a plain one")
+            raise ConfigError("this client already mimics the present; pass a plain one")
         PastCalls(plain, self._past, self.moment_ns, self._look)
         return client
 

@@ -137,7 +137,7 @@ def check(parts: Parts, target: Target) -> None:
     except S3Unavailable as exc:
         if not known:
             raise
-        log.warning("S3 does not answer, the mirror is shown as it is: %s", exc)
+        log.warning("S3 does not answer; the mount shows the mirror as it is: %s", exc)
 
 
 def check_prefix(parts: Parts, target: Target) -> None:
@@ -148,7 +148,7 @@ def check_prefix(parts: Parts, target: Target) -> None:
     try:
         page = parts.s3.list_page(target.bucket, target.prefix, limit=1)
     except S3Unavailable as exc:
-        log.warning("S3 does not answer, %s may not exist: %s", target, exc)
+        log.warning("S3 does not answer; %s may not exist: %s", target, exc)
         return
     if not page.entries:
         raise NoSuchPrefix(f"{target}: nothing in the bucket begins with that")

@@ -34,7 +34,7 @@ def open_directory(path: Path) -> int:
     """Return a descriptor of a directory of ours, for use as dir_fd. Raises OSError,
     ConfigError."""
     if path.is_symlink():
-        raise ConfigError(f"{path}: a symbolic link, not a directory of ours; name the real one")
+        raise ConfigError(f"{path}: a symbolic link; name the directory itself")
     fd = os.open(path, os.O_DIRECTORY | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -68,7 +68,9 @@ def check_parent(path: Path) -> None:
     except OSError:  # it will be made, or its lack be told by who opens the file
         return
     if found.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(f"{parent}: belongs to user {found.st_uid}; name a file in one of yours")
+        raise ConfigError(
+            f"{parent}: belongs to user {found.st_uid}; name a file in a directory of yours"
+        )
     if found.st_mode & stat.S_IWOTH:
         raise ConfigError(f"{parent}: anybody can write in it; name a file in a directory of yours")
 

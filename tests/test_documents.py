@@ -7,6 +7,7 @@ a decision: docs/decisions/vfs.md, "Cookies are a listing and an index".
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Iterable, Iterator
@@ -226,3 +227,18 @@ def test_the_tree_of_errors_is_drawn_as_it_is():
 def test_the_drawing_of_the_rooms_is_that_of_their_imports():
     """Mend it by `scripts/rooms --write`."""
     assert rooms.drawing() == rooms.drawn()
+
+
+def test_each_room_says_what_is_in_it() -> None:
+    missing = [
+        f"{room.relative_to(ROOT)}: {module}"
+        for room in (ROOT / "mimicfs").rglob("__init__.py")
+        if room.parent.name != "mimicfs"  # docs/design.md has these
+        for module in sorted(
+            {path.stem for path in room.parent.glob("*.py")}
+            | {path.parent.name for path in room.parent.glob("*/__init__.py")}
+        )
+        if not module.startswith("__")
+        and not re.search(rf"\b{module}\b", ast.get_docstring(ast.parse(room.read_text())) or "")
+    ]
+    assert missing == []

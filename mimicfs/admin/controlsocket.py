@@ -99,14 +99,14 @@ class ControlSocket:
         name = request.get("command")
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:
-            return {"error": f"no such command: {name!r}; is the mount of another version?"}
+            return {"error": f"no such command: {name!r}; does the mount run another version?"}
         try:
             return {"answer": command(request)}
         except MimicError as exc:
             return {"error": str(exc)}
         except Exception:
             log.exception("control socket: %s failed", name)
-            return {"error": "failed; the log of the mount has more"}
+            return {"error": "failed; see the log of the mount"}
 
 
 def ask(path: Path, command: str, timeout_s: float = 5.0, **more: Any) -> Any:
@@ -120,7 +120,7 @@ def ask(path: Path, command: str, timeout_s: float = 5.0, **more: Any) -> Any:
             _send(connection, {"command": command, **more})
             answer = _received(connection, _ANSWER_MAX)
         except TimeoutError as exc:
-            raise MountError(f"the mount does not answer within {timeout_s:g} s") from exc
+            raise MountError(f"the mount did not answer within {timeout_s:g} s") from exc
         except (OSError, ValueError) as exc:
             raise MountError(f"the mount does not answer: {exc}") from exc
     if "error" in answer:
@@ -160,7 +160,7 @@ def _received(connection: socket.socket, most: int) -> dict[str, Any]:
             raise ValueError("too long")
         piece = connection.recv(min(1 << 16, most))
         if not piece:
-            raise ValueError("it ended before it was complete")
+            raise ValueError("the answer ended early")
         line += piece
     found = json.loads(line)
     if not isinstance(found, dict):

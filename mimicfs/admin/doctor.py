@@ -27,10 +27,10 @@ from mimicfs.private import open_directory
 _FUSE_CONF = Path("/etc/fuse.conf")
 # What a mount does without where the kernel does not have it.
 _FEATURES = {
-    Init.DO_READDIRPLUS: "each name of a listing is asked for singly",
-    Init.NO_OPENDIR_SUPPORT: "the kernel does not keep listings",
-    Init.EXPLICIT_INVAL_DATA: "files are read again when their time changes",
-    Init.DIRECT_IO_ALLOW_MMAP: "files that bypass the page cache cannot be mapped",
+    Init.DO_READDIRPLUS: "without it, the kernel asks for each name of a listing separately",
+    Init.NO_OPENDIR_SUPPORT: "without it, the kernel does not cache listings",
+    Init.EXPLICIT_INVAL_DATA: "without it, files are read again when their time changes",
+    Init.DIRECT_IO_ALLOW_MMAP: "without it, files that bypass the page cache cannot be mapped",
 }
 
 
@@ -68,7 +68,7 @@ def _helper() -> Finding:
     said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     version = said.stdout.strip().rpartition(" ")[2]
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:
-        text = f"{found} {version} is not setuid root, so only root can mount"
+        text = f"{found} {version} is not setuid root, so that only root can mount"
         return Finding("fusermount3", FAIL, text, f"chmod u+s {found}, as root")
     return Finding("fusermount3", OK, f"{found}, version {version}")
 
@@ -93,7 +93,9 @@ def _kernel() -> Iterator[Finding]:
         f"{flag.name}: {lack}" for flag, lack in _FEATURES.items() if not session.flags & flag
     ]
     if session.minor < NOTIFY_INC_EPOCH_MINOR:
-        missing.append("INC_EPOCH (Linux 6.16): after a large sync names are told one by one")
+        missing.append(
+            "INC_EPOCH (Linux 6.16): without it, the kernel hears of each name after a large sync"
+        )
     if missing:
         yield Finding("kernel features", WARN, "; ".join(missing), "a newer kernel is faster")
     else:
@@ -131,7 +133,11 @@ def _own(directory: Path) -> Finding:
         text = f"others can read {', '.join(exposed[:5])} in it"
         return Finding(name, WARN, text, f"chmod -R go= {directory}")
     space = free.f_bavail * free.f_frsize
-    result, advice = (OK, "") if space > 1 << 30 else (WARN, "free some, or name another disk")
+    result, advice = (
+        (OK, "")
+        if space > 1 << 30
+        else (WARN, "free some space, or name a directory on another disk")
+    )
     return Finding(name, result, f"is ours alone; {space / (1 << 30):.1f} GiB free", advice)
 
 

@@ -64,7 +64,7 @@ def level() -> str:
 def set_level(name: str) -> None:
     """Log from level *name* on. Raises ConfigError."""
     if name not in LEVELS:
-        raise ConfigError(f"{name}: no level of the log; levels are {', '.join(LEVELS)}")
+        raise ConfigError(f"{name}: not a log level; the levels are {', '.join(LEVELS)}")
     before = level()
     logging.getLogger().setLevel(name.upper())
     if name != before:

@@ -12,7 +12,15 @@ Promises that every backend keeps
 * Thread-safe: any method may be called by many threads at once.
 * Errors of the store's library come out as `StoreError`.
 
-A backend stores what it is told; what is true, complete or stale is decided in `mimicdb.py`.
+A backend stores what it is told; `mimicdb.py` decides what is true, complete or stale.
+
+memory, sqlite/, redis/   the stores        default     the names that MimicDB 1.x imports
+open        a store by its URL              forwarding  a backend that passes calls on to another
+replica     a local copy of a shared store  copyahead   which directories it copies next
+ahead       listings in advance             lease       whether a mount hears of others
+sessions    the members of a store          pending     changes of a key that are under way
+uncovering  which scopes a change ends      checking    `mimicfs store check`
+migrating   `mimicfs store migrate`         examine     the checks of a store, for `doctor`
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def check(backend: Backend) -> Iterator[BucketCheck]:
         yield _check(backend, bucket.name)
     lost = list(backend.orphans(""))
     if lost:
-        yield BucketCheck("", wrong=_named("is in the store, and no bucket leads there", lost))
+        yield BucketCheck("", wrong=_named("is in the store, but belongs to no bucket", lost))
 
 
 def _check(backend: Backend, name: str) -> BucketCheck:
@@ -54,9 +54,9 @@ def _check(backend: Backend, name: str) -> BucketCheck:
     found.changed = backend.seq(name) != since
     if found.changed:
         return found
-    found.wrong += _named("counts as listed, and what is in it is not known", unknown)
+    found.wrong += _named("is marked as listed, but its contents are not known", unknown)
     _compare_counts(backend, found)
-    found.wrong += _named("is in the store, and nothing leads there", orphans)
+    found.wrong += _named("is in the store, but no directory contains it", orphans)
     try:
         backend.changes(name, max(0, since - 1), 1)
     except LogTrimmed as exc:
@@ -94,7 +94,7 @@ def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) ->
     deep = [scope.prefix for scope in scopes if scope.deep]
     now_ns = (backend.now_ms() + 86_400_000) * 1_000_000
     ahead = [scope.prefix or "/" for scope in scopes if scope.listed_ns > now_ns]
-    found.wrong += _named("was listed more than a day ahead of the store's clock", ahead)
+    found.wrong += _named("was listed more than a day after the present time of the store", ahead)
     return [key for key in strangers if any(key.startswith(prefix) for prefix in deep)]
 
 
@@ -102,7 +102,7 @@ def _check_intents(backend: Backend, found: BucketCheck) -> None:
     rows = backend.unsettled(found.name) if backend.intents else []
     found.unsettled = len(rows)
     late = [row.key for row in rows if row.pending and row.age_ms > _LONG_MS]
-    found.wrong += _named("has been on its way for more than ten minutes", late)
+    found.wrong += _named("has been changing for more than ten minutes", late)
 
 
 def _named(what: str, keys: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from mimicfs.private import check_file, check_parent
 
 _SLOW_S = 0.01  # an answer of Redis; each cold stat waits for one
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
-_AGAIN = "move the file away and sync again, S3 has everything"
+_AGAIN = "move the file away and sync again; S3 has everything"
 
 
 def examine_store(url: str, namespace: str = "", password: str | None = None) -> list[Finding]:
@@ -31,8 +31,8 @@ def examine_store(url: str, namespace: str = "", password: str | None = None) ->
         if scheme == "sqlite":
             return list(_sqlite(Path(url.removeprefix("sqlite:").removeprefix("//"))))
         if scheme == "memory":
-            text = "in memory: each mount lists everything anew"
-            return [Finding("store", WARN, text, "use the default, a SQLite file, or Redis")]
+            text = "in memory: each mount lists everything again"
+            return [Finding("store", WARN, text, "use Redis, or a SQLite file (the default)")]
         return list(_redis(url, namespace, password))
     except (StoreError, ConfigError) as exc:
         text, _, advice = str(exc).partition("; ")
@@ -77,20 +77,22 @@ def _redis(url: str, namespace: str, password: str | None) -> Iterator[Finding]:
     parts = urlsplit(url)
     plain = parts.scheme.partition("+")[0] == "redis" and parts.hostname not in _LOOPBACK
     if plain:
-        text = f"{redacted(url)}: what is sent can be read, and changed, on the way"
+        text = f"{redacted(url)}: others on the network can read and change the data"
         yield Finding("store encryption", WARN, text, "use rediss://")
     with closing(open_store(url, namespace, password)) as store:
         client: Any = store._client  # type: ignore[attr-defined]
         started = time.monotonic()
         store.bucket("-")
         took_s = time.monotonic() - started
-        result, advice = (OK, "") if took_s < _SLOW_S else (WARN, "use a Redis that is nearer")
+        result, advice = (
+            (OK, "") if took_s < _SLOW_S else (WARN, "use a Redis closer to this machine")
+        )
         yield Finding("store", result, f"Redis answers in {took_s * 1000:.1f} ms", advice)
         try:
             yield from _policy(_said(client, "memory"))
             yield _persistence(client)
         except redis.exceptions.ResponseError as exc:
-            text = f"Redis does not say how it is set up: {exc}"
+            text = f"Redis does not show its configuration: {exc}"
             yield Finding("store policy", WARN, text, "allow INFO to this user, or ask its admin")
 
 
@@ -110,7 +112,7 @@ def _policy(memories: list[dict[str, Any]]) -> Iterator[Finding]:
         used = int(memory.get("used_memory", 0))
         found = f"maxmemory-policy {policy}, {used:,} of {limit or 'unlimited'} bytes used"
         if policy != "noeviction" and limit:
-            text = "what is evicted would look as if it were not in S3, so nothing is taken as"
+            text = "evicted keys would seem to be missing in S3, so mimicfs treats nothing as"
             advice = f"{text} complete: CONFIG SET maxmemory-policy noeviction"
             yield Finding("store policy", FAIL, found, advice)
         elif limit and used > 0.9 * limit:
@@ -126,8 +128,8 @@ def _persistence(client: Any) -> Finding:
         if said.get("rdb_last_bgsave_status") != "ok":
             return Finding("store persistence", FAIL, "the last BGSAVE failed", "see Redis' log")
         if not _saves(client):
-            text = "Redis writes nothing to disk: after its restart all is listed anew, and"
-            text += " directories emptied through a mount are gone"
+            text = "Redis writes nothing to disk: after it restarts, everything is listed again,"
+            text += " and directories emptied through a mount are gone"
             return Finding("store persistence", WARN, text, "CONFIG SET appendonly yes, or save")
     return Finding("store persistence", OK, "Redis writes to disk")
 

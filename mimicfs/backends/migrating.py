@@ -49,9 +49,9 @@ def _check_source(source: Backend) -> None:
         reads = each.mountpoint and each.said.get("read_only")
         if each.alive and not reads:
             who = f"{each.host}:{each.mountpoint or f'process {each.pid}'}"
-            raise ConfigError(f"{who} uses the store, and may write; end it, or mount with -o ro")
+            raise ConfigError(f"{who} uses the store and may write; end it, or mount with -o ro")
     if not source.buckets():
-        raise ConfigError("the old store has no buckets: there is nothing to copy")
+        raise ConfigError("the old store has no buckets; there is nothing to copy")
 
 
 def _begin(target: Backend) -> None:
@@ -59,7 +59,7 @@ def _begin(target: Backend) -> None:
     before = target.note("", _OURS) is not None
     known = target.buckets()
     if known and not before:
-        raise ConfigError(f"the new store has a mirror already, of s3://{known[0].name}")
+        raise ConfigError(f"the new store already has a mirror of s3://{known[0].name}")
     target.set_note("", _OURS, "1")
     for bucket in known:
         target.drop_bucket(bucket.name)
@@ -78,7 +78,9 @@ def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], Non
         if source.seq(name) == place:
             break
     else:
-        raise StoreError(f"s3://{name}: others change the old store without a pause")
+        raise StoreError(
+            f"s3://{name}: others keep changing the old store; try again when they pause"
+        )
     for key in unsettled:
         target.begin(name, [key], _OURS, 0)
         target.end(name, [key], _OURS, unsure=True)

@@ -35,7 +35,7 @@ def open_store(
 
         path = url.removeprefix("sqlite:").removeprefix("//")
         if not path:
-            raise ConfigError(f"{url}: names no file; write sqlite:///PATH")
+            raise ConfigError(f"{url}: has no path; write sqlite:///PATH")
         if not create and not _has_bytes(path):
             raise ConfigError(f"{url}: no such store")
         return SQLite(str(Path(path)), namespace=namespace)
@@ -62,5 +62,5 @@ def _check_port(url: str) -> None:
     try:
         _ = urlsplit(url).port
     except ValueError:
-        text = "its port is no number; in a password, write / as %2F, @ as %40 and : as %3A"
+        text = "its port is not a number; in a password, write / as %2F, @ as %40 and : as %3A"
         raise ConfigError(f"{redacted(url)}: {text}") from None

@@ -262,7 +262,7 @@ class Replica(Forwarding):
             try:
                 changes = self.shared.changes(bucket, self._places[bucket], _PAGE)
             except LogTrimmed as exc:
-                log.info("s3://%s: %s; it is copied anew", bucket, exc)
+                log.info("s3://%s: %s; the copy starts anew", bucket, exc)
                 self._forget(bucket)
                 return
             if not changes:
@@ -423,7 +423,7 @@ class Replica(Forwarding):
         try:
             self.catch_up(bucket)
         except StoreError as exc:
-            log.warning("s3://%s: what was changed could not be copied: %s", bucket, exc)
+            log.warning("s3://%s: the changes could not be copied: %s", bucket, exc)
             with self._lock:
                 self._forget(bucket)
 

@@ -1,4 +1,22 @@
-"""The command line. Errors are one line on stderr that says what to do, and an exit code."""
+"""The command line. An error is one line on stderr that says what to do, and an exit code.
+
+mounting   mount, umount                  watching     status, log-level, set
+topping    top                            members      status --all
+syncing    sync                           warmingup    warmup
+mirror     ls, stat                       finding      find, du
+verifying  verify                         index        index export, index import
+storing    store check, store migrate     telling      watch
+history    diff, restore, undelete        eventing     events setup, remove, check, run
+doctoring  doctor                         configuring  config show, path; explaining: explain
+about      versions, completion           helper       install-helper, mount.mimicfs
+
+options    the flags that several commands have, and the objects that they stand for
+helping    the text of --help              completing   completion, asked by a shell
+advice     advice that needs a look at the account
+places     the bucket and key that a path in a mount shows
+progress   the progress of a command, and Ctrl-C
+text       values as people read them
+"""
 
 from __future__ import annotations
 

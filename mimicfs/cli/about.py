@@ -46,7 +46,7 @@ def _version(name: str) -> str:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete the words of mimicfs.
+    """Print the script by which a shell completes the commands and options of mimicfs.
 
     \b
     bash: mimicfs completion bash > ~/.local/share/bash-completion/completions/mimicfs

@@ -47,9 +47,9 @@ def _advice(settings: Settings, exc: MimicError) -> str:
     kind, about = kind_of(exc), str(exc)
     missing = issubclass(kind, errors.NoSuchBucket)
     if issubclass(kind, errors.NoSuchPrefix):
-        return "-o create_prefix mounts it all the same"
+        return "-o create_prefix mounts it nevertheless"
     if issubclass(kind, errors.AccessDenied) and about.startswith("list of buckets"):
-        return "name the one that you may use: s3://BUCKET"
+        return "name the bucket that you may use: s3://BUCKET"
     found = _BUCKET.search(about)
     if found is None or not (missing or issubclass(kind, errors.AccessDenied)):
         return ""

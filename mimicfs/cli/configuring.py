@@ -28,9 +28,9 @@ def config() -> None:
 @json_option
 @settled_by
 def show(settled: Settled, as_json: bool) -> None:
-    """Print the settings in force, each with where it was said; in TOML, without secrets.
+    """Print the settings in force as TOML, each with the place it comes from, without secrets.
 
-    What is not printed is left to its default.
+    A setting that is not printed has its default.
     """
     settled.settings()  # says what does not fit together
     if as_json:
@@ -79,10 +79,12 @@ def _rules_as_json(settled: Settled) -> dict[str, list[dict[str, object]]]:
 @json_option
 @settled_by
 def explain(settled: Settled, url: str, as_json: bool) -> None:
-    """Print what an object of this key is stored with, each with where that was said, and what
-    that goes before. Nothing is asked of S3, and the object need not be there.
+    """Print the headers, tags and settings that an object of this key would be stored with, the
+    place each comes from, and the settings that it overrides. S3 is not asked; the object
+    need not exist.
 
-    What a program says of an object, or what one that is written again has, goes before all this.
+    Whatever a program sets on an object, and whatever an object that is written again already
+    has, overrides all of these.
     """
     from mimicfs.cli.explaining import explained
     from mimicfs.config.values import parse_object
@@ -113,7 +115,7 @@ def _said_as_json(said: list[Said]) -> dict[str, object]:
 @config.command()
 @settled_by
 def path(settled: Settled) -> None:
-    """Print where the configuration file is looked for."""
+    """Print the path at which mimicfs looks for the configuration file."""
     click.echo(settled.file.path)
 
 

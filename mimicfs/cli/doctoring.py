@@ -36,9 +36,9 @@ _SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 @click.option(
     "--write",
     is_flag=True,
-    help="Also what can be found only by writing: in keys .mimicfs-doctor-*, deleted again.",
+    help="Also check what only writing shows; the keys .mimicfs-doctor-* are deleted afterwards.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Also show what is well.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show the checks that passed.")
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
@@ -51,10 +51,10 @@ _SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 def doctor(
     settled: Settled, url: str, write: bool, verbose: bool, bundle: Path | None, as_json: bool
 ) -> None:
-    """Check whether all is there that a mount needs, and say what to do.
+    """Check whether everything that a mount needs is there, and say what to do if it is not.
 
-    Looks at this machine, the store and the account; with a URL also at that bucket. Failures
-    come first. The exit code is 1 if there is one.
+    The command looks at this machine, the store and the account, and with a URL also at that
+    bucket. It prints failures first, and exits with 1 if there is any.
     """
     target = parse_target(url) if url else Target()
     if write and not target.bucket:

@@ -28,26 +28,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.05  # between two looks at the mirror
-_queue = click.option("--queue", default="", metavar="NAME", help="Not a queue of its own, but"
-                      " this one; several buckets may share it.")  # fmt: skip
+_queue = click.option("--queue", default="", metavar="NAME", help="Use this queue instead of"
+                      " making one; several buckets may share it.")  # fmt: skip
 
 
 @click.group(cls=Group)
 def events() -> None:
-    """Have S3 tell what others change, by a queue of SQS."""
+    """Let S3 tell the mirror what others change, through a queue of SQS."""
 
 
 @events.command("setup")
 @click.argument("url", metavar="s3://BUCKET[/PREFIX]")
 @_queue
-@click.option("--dry-run", is_flag=True, help="Print what would be made, as JSON.")
-@click.option("--terraform", "as_terraform", is_flag=True, help="The same as Terraform.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what the command would make, as JSON, and make nothing."
+)
+@click.option(
+    "--terraform", "as_terraform", is_flag=True, help="Print the same as a Terraform configuration."
+)
 @common
 def set_up(settings: Settings, url: str, queue: str, dry_run: bool, as_terraform: bool) -> None:
-    """Make a queue, and have S3 tell it what changes in the bucket.
+    """Make a queue, and let S3 send it a message for each change in the bucket.
 
-    The notifications that the bucket has stay as they are. Where S3 could not tell both, nothing
-    is changed. Prints what to give to `mimicfs mount --events`.
+    The notifications that the bucket already has stay as they are; if S3 could not send both,
+    the command changes nothing. It prints the value for `mimicfs mount --events`.
     """
     from mimicfs.sync.events.setup import terraform
 
@@ -66,7 +70,7 @@ def set_up(settings: Settings, url: str, queue: str, dry_run: bool, as_terraform
 @_queue
 @common
 def remove(settings: Settings, url: str, queue: str) -> None:
-    """Undo `mimicfs events setup`: what it has made goes, and nothing else."""
+    """Undo `mimicfs events setup`: remove what it made, and nothing else."""
     with _setting_up(settings, parse_target(url), queue) as setup:
         done = setup.remove()
     for each in done:
@@ -83,16 +87,16 @@ def remove(settings: Settings, url: str, queue: str) -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long S3 may take to tell.",
+    help="How long to wait for S3's message.",
 )
 @json_option
 @for_listeners
 def check(settled: Settled, url: str, timeout: float, as_json: bool) -> None:
-    """Change something, and see how long it takes until the mirror has it.
+    """Change something in the bucket, and measure how long the mirror takes to learn of it.
 
-    An empty object is put into the bucket, and deleted at the end. A mount or `mimicfs events
-    run` on the same store and source is what is looked at; if there is none, this command
-    listens itself.
+    The command puts an empty object into the bucket and deletes it at the end. It watches the
+    mount or the `mimicfs events run` that uses the same store and source; if there is none, it
+    listens to S3 itself.
     """
     options, target = _source(settled), parse_target(url)
     if not target.bucket:
@@ -114,10 +118,10 @@ def check(settled: Settled, url: str, timeout: float, as_json: bool) -> None:
 @click.argument("url", required=False, default="s3://", metavar="[s3://BUCKET[/PREFIX]]")
 @for_listeners
 def run(settled: Settled, url: str) -> None:
-    """Keep the mirror true, without a mount, until a signal: take messages, sweep.
+    """Keep the mirror up to date without a mount, from S3's messages, until a signal.
 
-    Where several mounts and programs share a store, the one that has been there for longest
-    takes the messages; the others are ready to take over.
+    If several mounts and programs share a store, the oldest of them takes the messages, and the
+    others are ready to take over.
     """
     options, target = _source(settled), parse_target(url)
     came: list[int] = []

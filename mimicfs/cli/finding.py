@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _WRITTEN_AT = 1 << 16  # characters
 partial_option = click.option(
-    "--partial", is_flag=True, help="Answer from what is known, where not all is."
+    "--partial",
+    is_flag=True,
+    help="Answer from what the mirror knows, even if it does not know everything.",
 )
 
 
@@ -40,7 +42,7 @@ partial_option = click.option(
     "names",
     multiple=True,
     metavar="GLOB",
-    help="The last part of the key is like this: '*.jpg'. Several: any of them.",
+    help="The last part of the key matches, as '*.jpg'. Repeat the option to allow several.",
 )
 @click.option(
     "--iname",
@@ -48,7 +50,7 @@ partial_option = click.option(
     "inames",
     multiple=True,
     metavar="GLOB",
-    help="As --name, in upper or lower case.",
+    help="Like --name, in upper or lower case.",
 )
 @click.option(
     "--path",
@@ -56,7 +58,7 @@ partial_option = click.option(
     "paths",
     multiple=True,
     metavar="GLOB",
-    help="The whole key is like this; * stands for / too.",
+    help="The whole key matches; * also matches /.",
 )
 @click.option(
     "--size",
@@ -64,7 +66,7 @@ partial_option = click.option(
     "sizes",
     multiple=True,
     metavar="[+-]N[k|M|G|T|P]",
-    help="More (+), less (-) or just so many bytes: +100M. Several: all of them.",
+    help="More than (+), less than (-) or exactly this size, as +100M. Repeated, all must hold.",
 )
 @click.option(
     "--mtime",
@@ -72,25 +74,31 @@ partial_option = click.option(
     "mtimes",
     multiple=True,
     metavar="[+-]N[s|m|h|d|w]",
-    help="Last modified longer (+) or less long (-) ago; days without a unit.",
+    help="Last modified more (+) or less (-) than this long ago; the default unit is days.",
 )
-@click.option("--after", metavar="TIME", help="Last modified at or after this: 2024-12-31T18:00.")
-@click.option("--before", metavar="TIME", help="Last modified before this. UTC without a zone.")
+@click.option(
+    "--after", metavar="TIME", help="Last modified at or after this time, as 2024-12-31T18:00."
+)
+@click.option(
+    "--before", metavar="TIME", help="Last modified before this time. A time without a zone is UTC."
+)
 @click.option(
     "--storage-class",
     "classes",
     multiple=True,
     metavar="CLASS",
-    help="STANDARD, GLACIER, ... Several: any of them.",
+    help="STANDARD, GLACIER, ... Repeat the option to allow several.",
 )
-@click.option("--etag", "etags", multiple=True, metavar="ETAG", help="Several: any of them.")
+@click.option(
+    "--etag", "etags", multiple=True, metavar="ETAG", help="Repeat the option to allow several."
+)
 @click.option(
     "--type",
     "-type",
     "kind",
     type=click.Choice(["f", "d"]),
     default=None,
-    help="Only files, or only directories.",
+    help="Find only files, or only directories.",
 )
 @click.option(
     "--max-depth",
@@ -99,7 +107,7 @@ partial_option = click.option(
     type=click.IntRange(0),
     default=None,
     metavar="N",
-    help="At most N levels below the start.",
+    help="Go at most N levels below the start.",
 )
 @click.option("--keys", is_flag=True, help="Print keys instead of s3:// URLs.")
 @click.option(
@@ -108,7 +116,7 @@ partial_option = click.option(
     "-print0",
     "zero",
     is_flag=True,
-    help="NUL behind each instead of a line end: for xargs -0.",
+    help="End each name with NUL instead of a newline, for xargs -0.",
 )
 @partial_option
 @json_option
@@ -134,11 +142,11 @@ def find(
     as_json: bool,
     at_ns: int | None,
 ) -> None:
-    """Find objects by name, size, age ... in the mirror: no mount, no request.
+    """Find objects in the mirror by name, size, age and more, without a mount or a request.
 
-    An object that passes all tests is printed. Only what was synced to its end is searched:
-    elsewhere the answer would have holes, and the exit code is 8 (--partial searches what is
-    known).
+    The command prints each object that passes all tests. It searches only what was synced
+    completely. Elsewhere the answer would have gaps, so the command exits with 8; --partial
+    searches whatever the mirror knows.
     """
     from mimicfs.index.find import Interval, Wanted, age_range, size_range
 
@@ -235,10 +243,10 @@ class _Out:
     default=1,
     show_default=True,
     metavar="N",
-    help="Directories down to N levels; -1: all of them.",
+    help="Print directories down to N levels; -1 prints all of them.",
 )
-@click.option("-s", "--summarize", is_flag=True, help="Only the total: as -d 0.")
-@click.option("-b", "--bytes", "exact", is_flag=True, help="Bytes instead of 1.2M.")
+@click.option("-s", "--summarize", is_flag=True, help="Print only the total, like -d 0.")
+@click.option("-b", "--bytes", "exact", is_flag=True, help="Print exact bytes instead of 1.2M.")
 @partial_option
 @json_option
 @common
@@ -253,11 +261,11 @@ def du(
     as_json: bool,
     at_ns: int | None,
 ) -> None:
-    """Tell how many bytes and files are in buckets and directories: no mount, no request.
+    """Count bytes and files in buckets and directories, without a mount or a request.
 
-    Prints bytes, files and the directory. Only what was synced to its end is counted:
-    elsewhere the sum would be too small, and the exit code is 8 (--partial counts what is
-    known).
+    Each line has the bytes, the files and the directory. The command counts only what was
+    synced completely. Elsewhere the sum would be too small, so the command exits with 8;
+    --partial counts whatever the mirror knows.
     """
     from mimicfs.index.find import usage
 

@@ -98,19 +98,20 @@ def _parsed(arguments: list[str], count: int, usage: str) -> tuple[list[str], se
     type=click.Path(path_type=Path),
     default=Path("/sbin"),
     show_default=True,
-    help="Where mount(8) looks.",
+    help="The directory in which mount(8) looks for helpers.",
 )
-@click.option("--remove", is_flag=True, help="Take them away.")
+@click.option("--remove", is_flag=True, help="Remove the links.")
 def install_helper(directory: Path, remove: bool) -> None:
     """Let mount(8), fstab and systemd mount the types `mimicfs` and `fuse.mimicfs`.
 
-    Makes links in /sbin to mount.mimicfs and umount.mimicfs, which pip installed beside mimicfs.
+    The command links mount.mimicfs and umount.mimicfs, which pip installed beside mimicfs, into
+    /sbin.
     """
     beside = Path(os.path.realpath(sys.argv[0])).parent  # /usr/bin/mimicfs may be a link
     for name in _HELPERS:
         script = beside / name.replace(".fuse", "")
         if not script.exists():
-            raise MountError(f"{script}: not installed; run mimicfs from where pip installed it")
+            raise MountError(f"{script}: not installed; run the mimicfs that pip installed")
         link = directory / name
         _check_ours(link)
         try:
@@ -126,4 +127,4 @@ def _check_ours(link: Path) -> None:
     if link.is_symlink() and os.readlink(link).endswith(("/mount.mimicfs", "/umount.mimicfs")):
         return
     if link.exists() or link.is_symlink():
-        raise MountError(f"{link}: something else is there; remove it first")
+        raise MountError(f"{link}: it exists and is no link to mimicfs; remove it first")

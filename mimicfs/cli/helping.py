@@ -11,7 +11,8 @@ import click
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 ALL_OPTIONS = (
-    "Also takes what `mimicfs mount --help` shows under S3, Requests, The mirror and Running."
+    "The options that `mimicfs mount --help` shows under S3, Requests, The mirror and Running"
+    " work here too."
 )
 # The flags of a mount that other commands show too; they take the others without showing them.
 SHOWN = frozenset(
@@ -46,7 +47,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("download-limit", "upload-limit", "request-rate", "max-requests-per-day", "prices"),
     ),
     "The mirror": ("store", "store-password-file", "namespace", "replica", "store-loss", "locks"),
-    "How new it is": (
+    "Freshness": (
         "ttl",
         "consistency",
         "sync-rate",
@@ -55,7 +56,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         "reconcile",
         "at",
     ),
-    "Files and who may use them": (
+    "Files and permissions": (
         *("read-only", "allow-other", "uid", "gid", "umask", "file-mode", "dir-mode", "exec"),
         *("atime", "suid", "dev", "symlinks", "metadata", "no-metadata", "markers"),
         "versions",

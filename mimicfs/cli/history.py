@@ -50,11 +50,12 @@ def _of_bucket(url: str) -> Target:
 @json_option
 @common
 def diff(settings: Settings, url: str, since: str, until: str, as_json: bool) -> None:
-    """Tell which names were added (+), changed (M), rewritten with the same bytes (=) and deleted
-    (-) between two moments. One pass over the versions of all that is below; nothing is kept.
+    """Print the names that were added (+), changed (M), rewritten with the same bytes (=) or
+    deleted (-) between two moments. The command reads the versions of everything below the
+    prefix once, and keeps nothing.
 
     \b
-    Exit code: 0 nothing differs; 1 something does; others are errors.
+    Exit code: 0 nothing differs; 1 something differs; others are errors.
     """
     from mimicfs.history.changes import changed
 
@@ -97,23 +98,23 @@ def _told(version: Version | None) -> dict[str, Any] | None:
 @click.command()
 @click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
 @click.option("--at", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h, yesterday.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
-@click.option("--keep-new", is_flag=True, help="Keep objects that were not there then.")
+@click.option("--dry-run", is_flag=True, help="Print what the command would do, and do nothing.")
+@click.option("--keep-new", is_flag=True, help="Keep objects that did not exist at that moment.")
 @json_option
 @common
 def restore(
     settings: Settings, url: str, at: str, dry_run: bool, keep_new: bool, as_json: bool
 ) -> None:
-    """Bring all that is below back to what it was at a moment, within S3.
+    """Bring everything below the prefix back to its state at a moment, within S3.
 
-    An object that was changed becomes a copy of the version of then; of one that was deleted the
-    delete markers are removed; one that was not there then gets a delete marker. No version is
-    deleted, so that a restore can be undone by another one. A bucket that keeps no versions is
-    refused. Interrupted, it goes on where it was when it is asked for again with the moment that it
-    prints.
+    An object that has changed since becomes a copy of its version at that moment. An object that
+    was deleted since loses its delete markers, and an object that did not exist then gets a
+    delete marker. No version is deleted, so another restore can undo this one. The command
+    refuses a bucket that keeps no versions. After an interruption, run it again with the moment
+    that it prints, and it continues.
 
     \b
-    Exit code: 0 all was restored; 1 something could not be; others are errors.
+    Exit code: 0 everything was restored; 1 something was not; others are errors.
     """
     from mimicfs.history.restoring import Restoring, journalled, plan
     from mimicfs.private import private_directory
@@ -151,15 +152,15 @@ def _exact(moment_ns: int) -> str:
 
 @click.command()
 @click.argument("what", metavar="PATH|s3://BUCKET/KEY", shell_complete=completes_url_or_path)
-@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what the command would do, and do nothing.")
 @json_option
 @common
 def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> None:
-    """Bring back a deleted object, by its key or its path in a mount: its delete markers are
-    removed. Of a name that ends in /, all that was deleted below.
+    """Bring back a deleted object, named by its key or its path in a mount, by removing its
+    delete markers. A name that ends in / brings back everything that was deleted below it.
 
     \b
-    Exit code: 0 it is back; 1 there is nothing to bring back, or it failed; others are errors.
+    Exit code: 0 it is back; 1 nothing was deleted there, or it failed; others are errors.
     """
     from mimicfs.history.restoring import Restoring, undeleted
 
@@ -193,7 +194,7 @@ def _place(settings: Settings, what: str) -> tuple[str, str]:
     mounted = innermost(settings, path)
     if mounted is not None:
         return key_named(mounted, path, directory=what.endswith("/"))
-    raise ConfigError(f"{what}: in no mount that is known here; write s3://BUCKET/KEY")
+    raise ConfigError(f"{what}: in no mount of mimicfs on this machine; write s3://BUCKET/KEY")
 
 
 def _print_step(bucket: str, step: Step, as_json: bool) -> None:

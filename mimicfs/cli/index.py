@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @click.group(name="index", cls=Group)
 def index() -> None:
-    """The mirror as a file: carry it to another machine, keep it, read it elsewhere.
+    """Write the mirror to a file and read it back, here or on another machine.
 
     \b
-    FILE is by its name
+    The name of FILE selects its format:
       *.jsonl, *.jsonl.gz   lines of JSON (also .ndjson, .json)
       *.parquet             Parquet (pip install 'mimicfs[parquet]')
       -                     lines of JSON on standard output or input
@@ -48,12 +48,12 @@ def index() -> None:
 @json_option
 @common
 def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: bool) -> None:
-    """Write the index to FILE: of all buckets that were synced, or of the named ones.
+    """Write the index of all synced buckets, or of the named ones, to FILE.
 
-    Only what is known whole is written (`mimicfs sync` makes it so), as of one moment, also
-    while a mount is in use. FILE is there when it is whole; what was there before is replaced
-    then. A bucket that was only visited is left out, with a note; where nothing is known whole,
-    or a named one is not, the exit code is 8.
+    The command writes only what the mirror knows completely (see `mimicfs sync`), as of one
+    moment, even while a mount is in use. FILE appears when it is complete, and then replaces an
+    earlier FILE. A bucket that was only visited is left out with a note. If no bucket, or not
+    every named one, is known completely, the command exits with 8.
     """
     from mimicfs.index import exporting, files
 
@@ -74,8 +74,8 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
                 _print_exported(what, count, as_json, err=file == "-")
             sink.finish()
     if left_out:
-        text = f"mimicfs: note: left out, because only visited: {', '.join(left_out)}"
-        click.echo(f"{printable(text)}; sync, or name, what is to be in it", err=True)
+        text = f"mimicfs: note: left out, because they were never synced: {', '.join(left_out)}"
+        click.echo(f"{printable(text)}; sync it, or name the synced buckets", err=True)
 
 
 def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], list[str]]:
@@ -91,7 +91,9 @@ def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], list[
         except NotSynced:
             left_out.append(f"s3://{bucket.name}")
     if not chosen:
-        raise NotSynced("no bucket is known whole: `mimicfs sync` or `mimicfs sync s3://BUCKET`")
+        raise NotSynced(
+            "no bucket was synced completely; run `mimicfs sync` or `mimicfs sync s3://BUCKET`"
+        )
     return chosen, left_out
 
 
@@ -117,13 +119,13 @@ def _print_exported(what: Export, count: int, as_json: bool, err: bool) -> None:
     "--prefix",
     metavar="PREFIX",
     default=None,
-    help="The filter of the inventory's configuration; '' for none.  [default: S3 is"
-    " asked for the configuration]",
+    help="The prefix by which the configuration of the inventory filters; '' for none."
+    "  [default: what S3 says]",
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Make the mirror equal to FILE, also where it knows something newer.",
+    help="Make the mirror equal to FILE, even where the mirror is newer.",
 )
 @json_option
 @common
@@ -138,15 +140,15 @@ def import_index(
 ) -> None:
     """Read the index in FILE into the mirror: all of it, or the named buckets and prefixes.
 
-    A mount shows at once what was imported, and asks S3 nothing for it. It counts as synced at
-    the time that FILE has. Where the mirror knows a bucket already, what is newer there stays;
-    where it was synced later than FILE, the import is refused (--force goes back).
+    A mount shows the imported entries at once, without a request to S3. They count as synced at
+    the time that FILE states. If the mirror already knows the bucket, its newer entries stay; if
+    the bucket was synced later than FILE, the command refuses the import (--force goes back).
     """
     _end_as_by_ctrl_c()
     if (file is None) == (inventory is None):
         raise click.UsageError("name a FILE, or --inventory s3://.../manifest.json")
     if prefix is not None and inventory is None:
-        raise click.UsageError("--prefix is about an --inventory")
+        raise click.UsageError("--prefix needs --inventory")
     if inventory is not None:
         _import_inventory(settings, inventory, prefix, force, as_json)
     elif file is not None:
@@ -171,7 +173,7 @@ def _import_file(
             importing.import_buckets(parts.mimicdb, source.header)
     if missing:
         names = ", ".join(sorted(map(str, missing)))
-        raise ConfigError(f"{file}: it has no {names}")
+        raise ConfigError(f"{file}: it does not contain {names}")
 
 
 def _import_inventory(
@@ -244,7 +246,7 @@ def _endpoint(settings: Settings) -> str:
 def _note_endpoint(settings: Settings, header: Header) -> None:
     here = _endpoint(settings)
     if header.endpoint and header.endpoint != here:
-        text = f"mimicfs: note: the index is of {header.endpoint}, the mirror of {here}"
+        text = f"mimicfs: note: the index is from {header.endpoint}, the mirror from {here}"
         click.echo(printable(text), err=True)
 
 

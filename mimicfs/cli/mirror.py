@@ -27,8 +27,8 @@ _PAGE = 1000  # entries read from the mirror at a time
 @click.argument(
     "url", default="s3://", metavar="[s3://[BUCKET[/PREFIX]]]", shell_complete=completes_urls
 )
-@click.option("-l", "long", is_flag=True, help="With size, time and storage class.")
-@click.option("-R", "recursive", is_flag=True, help="With all directories below.")
+@click.option("-l", "long", is_flag=True, help="Print size, time and storage class too.")
+@click.option("-R", "recursive", is_flag=True, help="List all directories below, too.")
 @json_option
 @common
 @at_option
@@ -40,7 +40,7 @@ def ls(
     as_json: bool,
     at_ns: int | None,
 ) -> None:
-    """List buckets or a directory, from the mirror. What it does not know is listed once."""
+    """List buckets or a directory from the mirror; list it in S3 if the mirror does not know it."""
     target = parse_target(url)
     with assembled_at(settings, at_ns, [url]) as parts:
         if not target.bucket:
@@ -105,7 +105,7 @@ def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
 @common
 @at_option
 def stat(settings: Settings, url: str, as_json: bool, at_ns: int | None) -> None:
-    """Tell what the mirror knows of an object, a directory or a bucket."""
+    """Print what the mirror knows about an object, a directory or a bucket."""
     target = parse_target(url)
     if not target.bucket:
         raise click.UsageError("name a bucket or an object: s3://BUCKET[/KEY]")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def mount(settled: Settled, where: tuple[str, ...]) -> None:
     """Show S3 at MOUNTPOINT: all buckets, one bucket, or a prefix of one.
 
-    Returns once the mount answers. Ends with `mimicfs umount` or fusermount3 -u.
+    The command returns when the mount answers. `mimicfs umount` or fusermount3 -u ends the mount.
 
     \b
     mimicfs mount ~/s3
@@ -88,11 +88,20 @@ def _page(settings: Settings, point: Path) -> str:
 @click.argument(
     "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
 )
-@click.option("-z", "-l", "--lazy", is_flag=True, help="Also when in use; open files go on.")
+@click.option(
+    "-z",
+    "-l",
+    "--lazy",
+    is_flag=True,
+    help="Unmount even if the mount is in use; open files keep working.",
+)
 @of_this_machine
 def umount(settings: Settings, mountpoint: Path, lazy: bool) -> None:
-    """Unmount MOUNTPOINT. Returns when all uploads are done and the daemon has ended; with
-    --lazy at once, and the daemon goes on until the last file is closed and uploaded."""
+    """Unmount MOUNTPOINT.
+
+    The command returns when all uploads are done and the daemon has ended. With --lazy it returns
+    at once, and the daemon runs until the last file is closed and uploaded.
+    """
     umount_at(settings, mountpoint, lazy=lazy)
 
 

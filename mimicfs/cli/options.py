@@ -65,7 +65,7 @@ def for_mounts(command: Command) -> Command:
         multiple=True,
         metavar="OPTIONS",
         shell_complete=_completes_words,
-        help="As in fstab(5): every option below, with _ for -: -o ro,umask=022,profile=work.",
+        help="Options as in fstab(5): all options below, with _ for -: -o ro,umask=022,uid=alice.",
     )
     return choose(_with_flags(_ALL, run))
 
@@ -128,7 +128,9 @@ def at_option(command: Command) -> Command:
         at_ns = None if at is None else parse_moment(at, time.time_ns())
         return command(at_ns=at_ns, **given)
 
-    text = "As it was at a moment, by the versions of the bucket: 2026-11-01T18:00, -2h."
+    text = (
+        "Answer as of a moment in the past, from the versions in the bucket: 2026-11-01T18:00, -2h."
+    )
     return click.option("--at", metavar="MOMENT", help=text)(run)
 
 

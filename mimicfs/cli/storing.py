@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def store() -> None:
-    """Look after the store of the mirror."""
+    """Check or move the store of the mirror."""
 
 
 @store.command()
 @json_option
 @common
 def check(settings: Settings, as_json: bool) -> None:
-    """See whether what the store says of itself is what is in it: counts, directories, scopes.
+    """Check that the counts, directories and scopes of the store agree with its entries.
 
     \b
-    Exit code: 0 it is sound; 1 something is wrong, also where --json says what; others are errors.
+    Exit code: 0 they agree; 1 something is wrong, with --json too; others are errors.
 
-    S3 is not asked: that is `mimicfs verify`. Nothing is changed: `mimicfs sync` makes the mirror
-    of a bucket anew.
+    The command does not ask S3 (`mimicfs verify` does) and changes nothing (`mimicfs sync` builds
+    the mirror of a bucket anew).
     """
     from mimicfs.backends import checking
 
@@ -63,11 +63,11 @@ def _lines(found: list[BucketCheck]) -> Iterator[str]:
             )
         yield from (f"  WRONG: {text}" for text in each.wrong)
         if each.unsettled:
-            yield f"  {number_of(each.unsettled, 'key')} being changed, or to be asked of S3"
+            yield f"  {number_of(each.unsettled, 'key')} being changed, or to be checked in S3"
         if each.doubted:
-            yield "  the store may have lost changes: it is listed anew where it is visited"
+            yield "  the store may have lost changes: visited directories are listed again"
         if each.changed:
-            yield "  others changed it meanwhile: counts were not compared"
+            yield "  others changed it during the check: counts were not compared"
 
 
 @store.command()
@@ -76,10 +76,10 @@ def _lines(found: list[BucketCheck]) -> Iterator[str]:
 @json_option
 @common
 def migrate(settings: Settings, source: str, target: str, as_json: bool) -> None:
-    """Copy a mirror from the store SRC to the store DST, as --store names them.
+    """Copy a mirror from the store SRC to the store DST; both are written as for --store.
 
-    S3 is not asked. Mounts on SRC may go on if they are read-only; DST must have no mirror yet,
-    or what an attempt before has left. The password of either is taken as for --store.
+    The command does not ask S3. Read-only mounts may use SRC meanwhile. DST must be empty, or
+    hold the rest of an earlier attempt. Passwords are given as for --store.
     """
     from mimicfs.backends.migrating import migrate
     from mimicfs.backends.open import open_store

@@ -29,21 +29,20 @@ if TYPE_CHECKING:
 @click.option(
     "--metadata",
     is_flag=True,
-    help="Ask S3 (one HEAD each) for the user metadata of"
-    " objects where it is not known: modes, owners, links.",
+    help="Also ask S3, by one HEAD each, for the modes, owners and links of objects"
+    " if the mirror does not know them.",
 )
 @click.option(
     "--delete-guard/--no-delete-guard",
     default=True,
     show_default=True,
-    help="Before more than half of a scope of over 1,000 known objects is deleted from"
-    " the mirror, ask.",
+    help="Ask before deleting more than half of over 1,000 known objects from the mirror.",
 )
-@click.option("-y", "--yes", is_flag=True, help="The answer to that.")
+@click.option("-y", "--yes", is_flag=True, help="Answer that question with yes.")
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Do not go on where a sync was interrupted in the last ten minutes: begin again.",
+    help="Begin again, even if a sync was interrupted in the last ten minutes.",
 )
 @json_option
 @common
@@ -56,10 +55,10 @@ def sync(
     fresh: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Make the mirror true: everything, or the named buckets and prefixes.
+    """List S3 and bring the mirror up to date: all buckets, or the named buckets and prefixes.
 
-    A mount that uses the same store shows what was found within a second. Interrupted, what
-    was found stays, and the next sync goes on from there.
+    A mount that uses the same store shows the changes within a second. An interrupted sync keeps
+    what it has found, and the next sync continues from there.
     """
     from mimicfs.sync import Wish
 
@@ -184,5 +183,5 @@ def _print_report(report: Report, as_json: bool) -> None:
     click.echo(
         f"{scope}: {number_of(report.keys, 'key')}, {report.added} added, {report.changed} changed,"
         f" {report.deleted} deleted in {report.duration_ns / 1e9:.2f} s"
-        + (" (went on with the interrupted sync)" if report.resumed else "")
+        + (" (continued an interrupted sync)" if report.resumed else "")
     )

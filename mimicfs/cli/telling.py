@@ -33,14 +33,14 @@ _SIGNS = {"added": "+", "changed": "~", "deleted": "-", "moved": ">"}
     "--since",
     type=click.IntRange(0),
     metavar="SEQ",
-    help="Begin behind this number of an earlier watch, not with what changes from now on.",
+    help="Begin after this number of an earlier watch, instead of with the next change.",
 )
-@click.option("--once", is_flag=True, help="Print what is new behind --since, and end.")
+@click.option("--once", is_flag=True, help="Print the changes after --since, and exit.")
 @click.option(
     "--exec",
     "command",
     metavar="COMMAND",
-    help="Print nothing: run COMMAND with what changed, as lines of JSON, on its standard input.",
+    help="Print nothing; run COMMAND and write the changes to its standard input as JSON lines.",
 )
 @json_option
 @for_listeners
@@ -49,9 +49,9 @@ def watch(
 ) -> None:
     """Print what changes in the mirror of a bucket: added, changed, deleted, moved.
 
-    It is what a mount, a program or `mimicfs sync` on the same store learns; with --events, this
-    command listens to S3 itself. Each line has a number: --since goes on behind it, also after
-    days. The first watch of a bucket begins the feed.
+    The command prints the changes that a mount, a program or `mimicfs sync` on the same store
+    learns of; with --events, it listens to S3 itself. Each line has a number, and --since continues
+    after that number, even days later. The first watch of a bucket begins the feed.
     """
     from mimicfs.feed import changes
 
@@ -59,7 +59,7 @@ def watch(
     if not target.bucket:
         raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
     if once and since is None:
-        raise errors.ConfigError("--once: add --since SEQ (0: all that is kept)")
+        raise errors.ConfigError("--once needs --since SEQ (0: everything that is kept)")
     tell = _printer(as_json) if command is None else _runner(command)
     with (
         closing(assembled(settled.settings())) as parts,
@@ -132,7 +132,7 @@ def _words(command: str) -> list[str]:
 
 def _failed(name: str, reason: str, page: Sequence[News]) -> NoReturn:
     """End the watch; what *page* says is still to be told."""
-    raise errors.MimicError(f"--exec {name}: {reason}; go on with --since {page[0].seq - 1}")
+    raise errors.MimicError(f"--exec {name}: {reason}; continue with --since {page[0].seq - 1}")
 
 
 def _json(news: News) -> str:

@@ -39,5 +39,5 @@ def parse_time(option: str, text: str) -> int:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise ConfigError(f"{option} {text}: write a date or time, as 2024-12-31T18:00") from exc
+        raise ConfigError(f"{option} {text}: write a date or a time, as 2024-12-31T18:00") from exc
     return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000

@@ -32,14 +32,15 @@ _ROWS = 10
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Where it is no terminal, and with --json: look for so long, and print once.",
+    help="How long to look before printing, without a terminal or with --json.",
 )
 @json_option
 @of_this_machine
 def top(settings: Settings, mountpoint: Path, seconds: float, as_json: bool) -> None:
-    """Show which programs ask the mount at MOUNTPOINT for what, of the last minute.
+    """Show the requests of each program to the mount at MOUNTPOINT in the last minute.
 
-    It is recorded from now on, until nobody looks. What the kernel answers by itself is not seen.
+    The mount records requests only while somebody looks. It does not see the requests that the
+    kernel answers from its own caches.
     """
     ask = asked(settings, mountpoint)
     told = ask("top")

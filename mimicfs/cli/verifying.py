@@ -26,26 +26,26 @@ _WORDS = {"missing": "not in the mirror", "extra": "not in S3", "changed": "diff
 
 @click.command()
 @click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
-@click.option("--repair", is_flag=True, help="Make the mirror true, as `mimicfs sync` does.")
+@click.option("--repair", is_flag=True, help="Correct the mirror, as `mimicfs sync` does.")
 @click.option(
     "--samples",
     type=click.IntRange(-1),
     default=10,
     show_default=True,
     metavar="N",
-    help="Print the first N keys of each kind; -1: all.",
+    help="Print the first N keys of each kind; -1 prints all.",
 )
 @json_option
 @common
 def verify(settings: Settings, url: str, repair: bool, samples: int, as_json: bool) -> None:
-    """Compare the mirror with S3, and tell what differs. Lists all that is below.
+    """List everything below the prefix in S3, and print how the mirror differs from it.
 
     \b
-    Exit code: 0 no drift; 1 drift, also where it was repaired; 8 nothing is known here yet;
+    Exit code: 0 no drift; 1 drift, even if it was repaired; 8 the mirror knows nothing yet;
     others are errors.
 
-    What S3 has in directories that were never listed is counted by itself and is no drift; nor
-    is what changes in the mirror meanwhile.
+    Keys in directories that were never listed are counted separately and are no drift. Neither
+    are keys that change during the comparison.
     """
     from mimicfs.index.verify import verify
 
@@ -105,6 +105,6 @@ def _print_report(report: Verified, repair: bool, as_json: bool) -> None:
         f" S3, {report.changed} differ{'; repaired' if repair and report.drift else ''}"
     )
     if report.unlisted:
-        click.echo(f"{report.unlisted} keys are in directories that were never listed")
+        click.echo(f"{report.unlisted} keys in S3 are in directories that were never listed")
     if report.meanwhile:
-        click.echo(f"{report.meanwhile} keys changed meanwhile, and were not compared")
+        click.echo(f"{report.meanwhile} keys changed during the comparison and were not compared")

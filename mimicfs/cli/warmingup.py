@@ -38,7 +38,7 @@ _ANSWER_S = 5.0
 _SHORTAGES = {
     "limit": "--limit is reached",
     "cache": "the cache is full",
-    "disk": "the disk does not take it",
+    "disk": "the disk is full",
 }
 
 
@@ -53,17 +53,17 @@ class Place(NamedTuple):
 @click.argument(
     "what", nargs=-1, metavar="[PATH|s3://BUCKET[/PREFIX]]...", shell_complete=completes_url_or_path
 )
-@click.option("--metadata", is_flag=True, help="Only list: names, sizes and times.")
-@click.option("--data", is_flag=True, help="Only bytes, of what the mirror knows.")
-@click.option("--limit", metavar="SIZE", help="Ask S3 for at most so many bytes: 20G.")
-@click.option("--pin", is_flag=True, help="Keep these objects in the cache, whatever is read.")
-@click.option("--unpin", is_flag=True, help="The opposite of --pin; fetches nothing.")
+@click.option("--metadata", is_flag=True, help="Only list names, sizes and times.")
+@click.option("--data", is_flag=True, help="Only fetch the bytes of objects that the mirror knows.")
+@click.option("--limit", metavar="SIZE", help="Fetch at most this many bytes from S3, as 20G.")
+@click.option("--pin", is_flag=True, help="Keep these objects in the cache, whatever else is read.")
+@click.option("--unpin", is_flag=True, help="Undo --pin; fetch nothing.")
 @click.option(
     "--from",
     "listed",
     type=click.File(),
     metavar="FILE",
-    help="Paths and URLs, one a line; - is stdin.",
+    help="Read paths and URLs, one per line, from FILE; - is standard input.",
 )
 @json_option
 @for_caches
@@ -78,16 +78,16 @@ def warmup(
     listed: Iterable[str] | None,
     as_json: bool,
 ) -> None:
-    """List what is named, and bring its bytes into the cache on disk, before somebody reads.
+    """List the named directories, and fetch their bytes into the cache on disk in advance.
 
-    PATH is a file or directory in a mount. What is here already is not fetched again: run it
-    anew to go on after Ctrl-C. Ends with 1 if something is not here.
+    PATH is a file or directory in a mount. The command does not fetch again what the cache
+    already has; run it again to continue after Ctrl-C. It exits with 1 if something is missing.
     """
     words = [*what, *_lines(listed or ())]
     if not words:
         raise click.UsageError("name paths or s3:// URLs, or a list with --from")
     if metadata and (data or pin or unpin):
-        raise click.UsageError("--metadata brings no bytes: not with --data, --pin, --unpin")
+        raise click.UsageError("--metadata fetches no bytes; leave out --data, --pin and --unpin")
     left = None if limit is None else parse_size(limit)
     short = False
     with Interruptible() as stop:
@@ -126,7 +126,7 @@ def _place(settings: Settings, word: str) -> Place:
     path = Path(os.path.realpath(word))
     mount = innermost(settings, path, alive=True)
     if mount is None:
-        raise MountError(f"{word}: not in a mount of mimicfs of this user, nor an s3:// URL")
+        raise MountError(f"{word}: neither an s3:// URL nor in one of your mounts of mimicfs")
     url = url_shown(mount, path)
     told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
     s3 = replace(settings.s3, endpoint_url=None if mount.endpoint == "aws" else mount.endpoint)
@@ -197,7 +197,7 @@ class _Work:
             click.echo(f"mimicfs: {printable(line)}", err=True)
         if warmed.shortage is not None:
             said = _SHORTAGES[warmed.shortage.value]
-            click.echo(f"mimicfs: {printable(str(start))}: not all of it: {said}", err=True)
+            click.echo(f"mimicfs: {printable(str(start))}: incomplete: {said}", err=True)
         return warmed
 
     def unpin(self) -> None:

@@ -43,9 +43,12 @@ Told = dict[str, Any]
     shell_complete=completes_mount_points,
 )
 @click.option(
-    "--all", "all_", is_flag=True, help="All mounts and programs that use the store, anywhere."
+    "--all",
+    "all_",
+    is_flag=True,
+    help="Show all mounts and programs that use the store, on any machine.",
 )
-@click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Refresh the display until Ctrl-C.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.1, 600),
@@ -64,11 +67,11 @@ def status(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Tell what is mounted, what it does, and what the mirrors behind it hold.
+    """Print the mounts, their work, and the contents of their mirrors.
 
-    All mounts are asked at once; one that does not answer in time is told as such. Ends with 3 if
-    that is the one at MOUNTPOINT. With --all, the store is asked who uses it, from whatever
-    machine: give --store as the mounts have it.
+    The command asks all mounts at once and marks each one that does not answer in time. It exits
+    with 3 if the mount at MOUNTPOINT is one of those. With --all, it asks the store for all of
+    its users on any machine; give the --store that the mounts use.
     """
     if all_:
         _refuse_with_all(mountpoint, watch)
@@ -92,7 +95,7 @@ def _refuse_with_all(mountpoint: Path | None, watch: bool) -> None:
 
     source = click.get_current_context().get_parameter_source("timeout")
     if mountpoint is not None or watch or source is not ParameterSource.DEFAULT:
-        raise click.UsageError("--all asks the store: not with MOUNTPOINT, --watch or --timeout")
+        raise click.UsageError("--all asks the store; leave out MOUNTPOINT, --watch and --timeout")
 
 
 def _all(settings: Settings, as_json: bool) -> None:
@@ -115,7 +118,7 @@ def _all(settings: Settings, as_json: bool) -> None:
 def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
     """Set how much the mount at MOUNTPOINT logs: debug, info, warning or error.
 
-    Without LEVEL, tell how much that is.
+    Without LEVEL, print the present level.
     """
     more = {} if level is None else {"level": level}
     click.echo(asked(settings, mountpoint)("log-level", **more))
@@ -129,7 +132,7 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
 @json_option
 @of_this_machine
 def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...], as_json: bool) -> None:
-    """Change limits of the mount at MOUNTPOINT while it runs; without any, tell them.
+    """Change limits of the mount at MOUNTPOINT while it runs, or print them.
 
     \b
     mimicfs set ~/s3 download-limit=10M upload-limit=off
@@ -192,7 +195,7 @@ def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
         return found
     found = [each for each in found if each.mountpoint == str(resolved(mountpoint))]
     if not found:
-        raise errors.MountError(f"{mountpoint}: no mount of mimicfs of this user")
+        raise errors.MountError(f"{mountpoint}: none of your mounts of mimicfs is there")
     return found
 
 
@@ -242,7 +245,7 @@ def _shown(told: list[Told]) -> str:
 
 def _lines(each: Told) -> Iterator[str]:
     """Yield what is known of a mount; a part that did not answer says so itself."""
-    state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or fusermount3 -u -z"
+    state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or run fusermount3 -u -z"
     yield printable(f"{each['target']} at {each['mountpoint']} ({state})")
     if each["alive"] and each["error"]:
         yield f"  DOES NOT ANSWER: {each['error']}"
@@ -315,7 +318,7 @@ def _kernel(part: Told) -> Iterator[str]:
     saved = part["saved"]
     yield (
         f"  asked    {part['answered_by_mirror']:,} answered by the mirror,"
-        f" {part['asked_s3_first']:,} after asking S3;"
+        f" {part['asked_s3_first']:,} after a request to S3;"
         f" {saved['HEAD']:,} HEAD and {saved['LIST']:,} LIST saved"
     )
     yield f"  data     {amount(part['bytes_read'])} read, {amount(part['bytes_written'])} written"
@@ -377,7 +380,7 @@ def _files(part: Told) -> Iterator[str]:
         yield f"  UPLOADS  fail: {printable(queue['error'])}"
     if part["recovered"]:
         found = number_of(part["recovered"], "file")
-        yield f"  LOOK AT  {found} in staging/recovered: S3 does not have what is in them"
+        yield f"  LOOK AT  {found} in staging/recovered with bytes that S3 does not have"
 
 
 def _cache(part: Told) -> Iterator[str]:
@@ -413,7 +416,7 @@ def _events(part: Told) -> Iterator[str]:
     if part["put_aside"]:
         yield f"  LOOK AT  {number_of(part['put_aside'], 'message')} in events-aside.jsonl"
     for name, until_ns in sorted(part["told_until_ns"].items())[:_BUCKETS_SHOWN]:
-        yield f"    {name}: told until {iso_time(until_ns)}"
+        yield f"    {name}: S3's messages were applied until {iso_time(until_ns)}"
 
 
 def _reconcile(part: Told) -> Iterator[str]:
@@ -421,22 +424,22 @@ def _reconcile(part: Told) -> Iterator[str]:
     if part["error"]:
         yield f"  SWEEP    fails: {printable(part['error'])}"
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
-        yield f"    {name}: all that is known was listed after {iso_time(until_ns)}"
+        yield f"    {name}: everything was listed after {iso_time(until_ns)}"
 
 
 def _sharing(part: Told) -> Iterator[str]:
     if part["away"]:
-        yield "  STORE    does not answer: reads go on from the copy, changes are refused"
+        yield "  STORE    does not answer: reads use the local copy, changes are refused"
     if part["contended"] or part["resolved"]:
         yield (
             f"  sharing  {number_of(part['contended'], 'key')} changed by others at the same time,"
             f" {part['resolved']:,} settled by asking S3"
         )
     if part["untold"]:
-        yield f"  sharing  of {number_of(part['untold'], 'call')} the store is still to be told"
+        yield f"  sharing  {number_of(part['untold'], 'call')} the store still has to record"
     if part["epoch_changes"]:
         times = number_of(part["epoch_changes"], "time")
-        yield f"  STORE    may have lost changes {times}: all was asked of S3 anew"
+        yield f"  STORE    may have lost changes {times}: everything was asked of S3 again"
 
 
 def _left(progress: Told) -> str:

@@ -1,7 +1,12 @@
-"""What can be chosen, and what is in force.
+"""The options, and the settings in force.
 
-values    the choices as frozen dataclasses, which every other room is given
+values    the settings as frozen dataclasses, which every other room is given
 options   each option: its names as a flag, after -o, in the environment, in the file
 file      the configuration file, read and checked
-settled   what is in force: flags before -o, the environment, the file, the defaults
+settled   the settings in force: flags override -o, the environment, the file, the defaults
+rules     rules by pattern: what is stored with an object by its key
+written   the form of these rules in the file
+limits    limits by time of day, and prices
+moments   a moment as people write it
+peers     the options of s3fs, rclone, mountpoint, goofys and JuiceFS, and ours for each
 """

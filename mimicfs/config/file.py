@@ -102,7 +102,7 @@ def read_config(path: Path, *, needed: bool) -> ConfigFile:
         secrets.append("a password in store")
     if secrets and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigError(
-            f"{path}: has a secret ({secrets[0]}) and others can read it; chmod 600 {path}"
+            f"{path}: contains a secret ({secrets[0]}), and others can read it; chmod 600 {path}"
         )
     return config
 
@@ -124,7 +124,7 @@ def check_private(path: Path, status: os.stat_result) -> None:
     """Raise ConfigError if anybody but us (and root) could read or change a secret's file."""
     _check_owner(path, status)
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: has a secret and others can read it; chmod 600 {path}")
+        raise ConfigError(f"{path}: contains a secret, and others can read it; chmod 600 {path}")
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -140,7 +140,7 @@ def _octal(text: bytes) -> str:
     if found is None:
         return ""
     name, number = found[1].decode(), found[2].decode()
-    return f'an octal number is written as text: {name} = "{number}"'
+    return f'write the octal number as text: {name} = "{number}"'
 
 
 def _parsed(path: Path, text: bytes) -> ConfigFile:
@@ -160,7 +160,7 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
     for name, table in buckets.items():
         if not isinstance(table, dict):
             raise ConfigError(
-                f"{path}: [buckets] {name}: sections of buckets are written [buckets.NAME]"
+                f"{path}: [buckets] {name}: write the section of a bucket as [buckets.NAME]"
             )
     rules = {
         name: rules_in(table.pop("rules", []), f"{path} [buckets.{name}]")
@@ -188,7 +188,7 @@ def _section(
         if option is None:
             raise ConfigError(f"{place} {key}: {_unknown(name, section, known)}")
         if name in values:
-            raise ConfigError(f"{place} {key}: is there twice, with - and with _")
+            raise ConfigError(f"{place} {key}: appears twice, with - and with _")
         origin = f"{path} [{section}]" if section else str(path)
         values[name] = GivenValue(checked(option, value, f"{place} {key}"), origin)
     return values

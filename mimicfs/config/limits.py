@@ -44,7 +44,7 @@ def parse_limit(text: str) -> Limit:
     for word in words:
         found = _AT.fullmatch(word)
         if found is None:
-            raise ConfigError(f"{text}: no limit; write 10M, off, or 08:00=1M 18:00=off")
+            raise ConfigError(f"{text}: not a limit; write 10M, off, or 08:00=1M 18:00=off")
         steps.append(LimitStep(int(found[1]) * 60 + int(found[2]), _rate(found[3], text)))
     return tuple(sorted(steps))
 
@@ -55,9 +55,11 @@ def _rate(word: str, text: str) -> int:
     try:
         rate = parse_size(word)
     except ConfigError as exc:
-        raise ConfigError(f"{text}: no limit; write 10M, off, or 08:00=1M 18:00=off") from exc
+        raise ConfigError(f"{text}: not a limit; write 10M, off, or 08:00=1M 18:00=off") from exc
     if 0 < rate < _BYTES_LEAST:
-        raise ConfigError(f"{text}: too slow; the least is 4K (bytes a second); off: no limit")
+        raise ConfigError(
+            f"{text}: too slow; the minimum is 4K (bytes per second); off is no limit"
+        )
     return rate
 
 
@@ -65,7 +67,9 @@ def parse_request_rate(text: str) -> float:
     """Return the requests a second that *text* says; 0: any number. Raises ConfigError."""
     rate = _number(text)
     if 0 < rate < _REQUESTS_LEAST:
-        raise ConfigError(f"{text}: too slow; the least is 0.1 (a request in 10 s); 0: no limit")
+        raise ConfigError(
+            f"{text}: too slow; the minimum is 0.1 (a request in 10 s); 0 is no limit"
+        )
     return rate
 
 
@@ -73,7 +77,7 @@ def parse_per_day(text: str) -> int:
     """Return the requests a day that *text* says; 0: any number. Raises ConfigError."""
     number = _number(text)
     if number != int(number):
-        raise ConfigError(f"{text}: not a whole number of requests; 0 or off: no limit")
+        raise ConfigError(f"{text}: not a whole number of requests; 0 or off is no limit")
     return int(number)
 
 
@@ -83,7 +87,7 @@ def _number(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise ConfigError(f"{text}: not a number; 0 or off: no limit")
+        raise ConfigError(f"{text}: not a number; 0 or off is no limit")
     return number
 
 
@@ -140,8 +144,8 @@ def parse_prices(text: str) -> Prices | None:
         prices = Prices(**numbers, currency=currency)
     except (TypeError, ValueError) as exc:
         raise ConfigError(
-            f"{text}: no prices; write put=0.005 get=0.0004 (for 1,000) out=0.09 (a GiB)"
+            f"{text}: not a list of prices; write put=0.005 get=0.0004 (for 1,000) out=0.09 (a GiB)"
         ) from exc
     if any(not 0 <= number < float("inf") for number in numbers.values()):
-        raise ConfigError(f"{text}: a price is a number from 0 on")
+        raise ConfigError(f"{text}: a price is a number, 0 or more")
     return prices

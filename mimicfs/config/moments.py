@@ -29,7 +29,7 @@ def parse_moment(text: str, now_ns: int) -> int:
     except (ValueError, OverflowError) as exc:
         raise ConfigError(f"{text}: not a moment; {_FORMS}") from exc
     if moment_ns > now_ns:
-        raise ConfigError(f"{text}: is still to come")
+        raise ConfigError(f"{text}: is in the future")
     return moment_ns
 
 

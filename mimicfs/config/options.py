@@ -23,7 +23,18 @@ from typing import Any, NamedTuple
 
 from mimicfs.config import peers
 from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
-from mimicfs.config.values import METADATA, PROVIDERS, parse_size, refuse_shown_secret
+from mimicfs.config.values import (
+    METADATA,
+    MIB,
+    PART_SIZE,
+    PROVIDERS,
+    READ_MEMORY,
+    WORKERS,
+    S3Options,
+    VFSOptions,
+    parse_size,
+    refuse_shown_secret,
+)
 from mimicfs.errors import ConfigError
 
 
@@ -38,10 +49,10 @@ class Kind(Enum):
     USER = "the name or number of a user"
     GROUP = "the name or number of a group"
     SIZE = "a number of bytes, like 500M or 20G"
-    COUNT = "a number from 1 on"
+    COUNT = "a number, 1 or more"
     REQUESTS = "a number of requests"
-    REQUEST_RATE = "a number of requests a second"
-    LIMIT = "bytes a second, like 10M, or by the time of day: 08:00=1M 18:00=off"
+    REQUEST_RATE = "a number of requests per second"
+    LIMIT = "bytes per second, like 10M, or by time of day: 08:00=1M 18:00=off"
     PATH = "a path"
     SECRET = "text, never shown"
 
@@ -92,10 +103,20 @@ Values = dict[str, GivenValue]  # by the name of the option
 OFF = "no"  # the word, among choices, that means what a flag that is off does
 _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
+_S3, _VFS = S3Options(), VFSOptions()  # for their defaults
 _ACLS = (
     *("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read"),
     *("bucket-owner-read", "bucket-owner-full-control"),
 )
+
+
+def _default(value: float) -> str:
+    return f"  [default: {value:g}]"
+
+
+def _default_size(size: int) -> str:
+    return f"  [default: {size // MIB}M]"
+
 
 OPTIONS = (
     Option("config", Kind.PATH, "The configuration file."
@@ -104,137 +125,141 @@ OPTIONS = (
            environment=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
     Option("profile", Kind.TEXT, "A profile of the AWS configuration.", metavar="NAME"),
     Option("region", Kind.TEXT, "The region of the buckets.", metavar="NAME"),
-    Option("addressing-style", Kind.TEXT, "Whether a bucket is named in the path or in the host."
-           "  [default: as the AWS configuration says; else what the server takes]",
+    Option("addressing-style", Kind.TEXT,
+           "Whether requests name the bucket in the path or in the host."
+           "  [default: as in the AWS configuration, else by trial]",
            choices=("auto", "path", "virtual")),
-    Option("provider", Kind.TEXT, "Whose server it is: sets what would else be found out.",
+    Option("provider", Kind.TEXT, "The maker of the server, instead of finding out what it can.",
            choices=PROVIDERS, metavar="NAME"),
-    Option("server-can", Kind.TEXT, "What the server can, where it is found out wrongly:"
+    Option("server-can", Kind.TEXT, "Corrections of what mimicfs finds out about the server:"
            " 'delete-many=no checksum=md5' (docs/servers.md).", metavar="WORDS"),
     Option("expected-bucket-owner", Kind.TEXT, "The account that buckets must belong to.",
            metavar="ID"),
     Option("dualstack", Kind.FLAG, "Ask AWS over IPv6 as well."),
-    Option("accelerate", Kind.FLAG, "Ask AWS by S3 Transfer Acceleration."),
+    Option("accelerate", Kind.FLAG, "Ask AWS through S3 Transfer Acceleration."),
     Option("fips", Kind.FLAG, "Ask AWS at endpoints with FIPS 140."),
-    Option("credentials-file", Kind.PATH, "Access keys, in the form of ~/.aws/credentials."),
+    Option("credentials-file", Kind.PATH,
+           "A file with access keys, written as ~/.aws/credentials."),
     Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."),
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
-    Option("connections", Kind.COUNT, "How many requests may be on their way to S3 at once."
-           "  [default: 32]", metavar="NUMBER"),
-    Option("attempts", Kind.COUNT, "How often a request that fails is tried in all."
-           "  [default: 5]", metavar="NUMBER"),
-    Option("read-timeout", Kind.SECONDS, "How long S3 may be silent within an answer."
-           "  [default: 30]", metavar="SECONDS"),
-    Option("request-timeout", Kind.SECONDS, "How long a request may take, in addition to the"
-           " time for its bytes.  [default: 300]", metavar="SECONDS"),
-    Option("download-limit", Kind.LIMIT, "Most bytes a second from S3: 10M, or by the time of day:"
+    Option("connections", Kind.COUNT, "How many requests to S3 may run at once."
+           + _default(_S3.connections), metavar="NUMBER"),
+    Option("attempts", Kind.COUNT, "How often a failing request is tried in all."
+           + _default(_S3.attempts), metavar="NUMBER"),
+    Option("read-timeout", Kind.SECONDS, "How long S3 may pause within an answer."
+           + _default(_S3.read_timeout_s), metavar="SECONDS"),
+    Option("request-timeout", Kind.SECONDS, "How long a request may take, not counting the"
+           " transfer of its bytes." + _default(_S3.request_timeout_s), metavar="SECONDS"),
+    Option("download-limit", Kind.LIMIT, "Most bytes per second from S3: 10M, or by time of day:"
            " '08:00=1M 18:00=off'.  [default: off]", metavar="LIMIT"),
-    Option("upload-limit", Kind.LIMIT, "Most bytes a second to S3.  [default: off]",
+    Option("upload-limit", Kind.LIMIT, "Most bytes per second to S3.  [default: off]",
            metavar="LIMIT"),
-    Option("request-rate", Kind.REQUEST_RATE, "How many requests a second each bucket may be"
-           " asked; 0: any number.  [default: 0]", _B, metavar="NUMBER"),
-    Option("max-requests-per-day", Kind.REQUESTS, "After so many requests, until midnight UTC,"
-           " nothing is asked of S3 any more (EDQUOT); 0: any number.  [default: 0]",
+    Option("request-rate", Kind.REQUEST_RATE, "Most requests per second to each bucket; 0: any"
+           " number.  [default: 0]", _B, metavar="NUMBER"),
+    Option("max-requests-per-day", Kind.REQUESTS, "Most requests to S3 per day (UTC); whatever"
+           " needs more fails with EDQUOT. 0: any number.  [default: 0]",
            metavar="NUMBER"),
-    Option("prices", Kind.TEXT, "What S3 costs, for `mimicfs status`: 'put=0.005 get=0.0004' for"
-           " 1,000 requests, 'out=0.09' a GiB, 'currency=USD'.", metavar="WORDS"),
-    Option("store", Kind.TEXT, "Where the mirror is: sqlite:///PATH, memory:, redis://...,"
+    Option("prices", Kind.TEXT, "Prices of S3 for `mimicfs status`: 'put=0.005 get=0.0004' per"
+           " 1,000 requests, 'out=0.09' per GiB, 'currency=USD'.", metavar="WORDS"),
+    Option("store", Kind.TEXT, "The store of the mirror: sqlite:///PATH, memory:, redis://...,"
            " rediss://...  [default: a SQLite file for each endpoint and account]",
            metavar="URL"),
     Option("store-password", Kind.SECRET, "The password of Redis.", flag=False),
     Option("store-password-file", Kind.PATH, "A file with the password of Redis."),
-    Option("namespace", Kind.TEXT, "Keeps several mirrors apart in one store.", metavar="NAME"),
+    Option("namespace", Kind.TEXT, "The name of the mirror in its store, which can hold several.",
+           metavar="NAME"),
     Option("log-level", Kind.TEXT, "The least important messages that are logged.",
            choices=_LEVELS),
-    Option("log-file", Kind.PATH, "The file to log to; syslog: is the system's log."),
-    Option("slow-request", Kind.SECONDS, "Log requests to S3 that take as long as this; 0: none."
-           "  [default: 10]", metavar="SECONDS"),
+    Option("log-file", Kind.PATH, "The file to log to; syslog: logs to the system log."),
+    Option("slow-request", Kind.SECONDS, "Log requests to S3 that take this long or longer; 0:"
+           " none." + _default(_S3.slow_s), metavar="SECONDS"),
     Option("foreground", Kind.FLAG, "Stay in the foreground and log to the terminal.",
            Section.COMMAND),
     Option("cache-dir", Kind.PATH, "The directory of the cache, and of bytes that S3 does not have"
-           " yet.  [default: the state directory, ~/.cache/mimicfs]", _M),
-    Option("cache-size", Kind.SIZE, "How many bytes that were read are kept on disk: 20G; 0: none."
-           "  [default: a quarter of the free space]", _M, metavar="SIZE"),
+           " yet.  [default: the state directory, or ~/.cache/mimicfs]", _M),
+    Option("cache-size", Kind.SIZE, "How many of the bytes that were read stay on disk: 20G; 0:"
+           " none.  [default: a quarter of the free space]", _M, metavar="SIZE"),
     Option("at", Kind.TEXT, "Show the bucket as it was at a moment, read-only: 2026-11-01T18:00,"
            " -2h, yesterday. The bucket must keep versions.", _M, metavar="MOMENT"),
-    Option("versions", Kind.FLAG, "Each directory has .versions/NAME/, not listed, with a file for"
+    Option("versions", Kind.FLAG, "Give each directory a hidden .versions/NAME/ with a file for"
            " each version of NAME.", _M),
     Option("read-only", Kind.FLAG, "Refuse every change (-o ro).", _M),
-    Option("allow-other", Kind.FLAG, "Other users may use the mount.", _M),
+    Option("allow-other", Kind.FLAG, "Let other users use the mount.", _M),
     Option("uid", Kind.USER, "The owner of the files, as a name or a number.", _M, metavar="USER"),
     Option("gid", Kind.GROUP, "The group of the files, as a name or a number.",
            _M, metavar="GROUP"),
-    Option("umask", Kind.OCTAL, "Permission bits to take away from files and directories.", _M),
+    Option("umask", Kind.OCTAL, "Permission bits that files and directories do not have.", _M),
     Option("file-mode", Kind.OCTAL, "Permissions of files.", _M),
     Option("dir-mode", Kind.OCTAL, "Permissions of directories.", _M),
-    Option("exec", Kind.FLAG, "Programs can be run from the mount.", _M),
+    Option("exec", Kind.FLAG, "Let users run programs from the mount.", _M),
     Option("atime", Kind.FLAG, "Let the kernel keep access times.", _M),
     Option("suid", Kind.FLAG, "Honour setuid and setgid bits (root only).", _M),
     Option("dev", Kind.FLAG, "Honour device files (root only).", _M),
-    Option("markers", Kind.FLAG, "mkdir puts an object `d/`. Switch this off for servers that"
+    Option("markers", Kind.FLAG, "Let mkdir put an object `d/`. Switch this off for servers that"
            " store it as `d` (rclone serve s3).", _M),
-    Option("symlinks", Kind.FLAG, "Objects can be symbolic links.", _M),
-    Option("ttl", Kind.SECONDS, "When a directory is visited, list it again if its last listing"
+    Option("symlinks", Kind.FLAG, "Allow symbolic links, which are stored as objects.", _M),
+    Option("ttl", Kind.SECONDS, "List a directory again when it is visited and its last listing"
            " is older than this; 0: never.", _B, metavar="SECONDS"),
     Option("consistency", Kind.TEXT,
-           "What to ask when a file is opened: the mirror, or S3 (one HEAD).", _M,
+           "Whether opening a file asks the mirror or S3 (one HEAD).", _M,
            choices=("mirror", "open")),
-    Option("sync-rate", Kind.RATE, "How many LIST requests a second `touch .sync` may cost in"
-           " the long run; 0: any number.  [default: 10]", _M, metavar="NUMBER"),
-    Option("events", Kind.TEXT, "Where S3 tells what changes: sqs:QUEUE_URL,"
+    Option("sync-rate", Kind.RATE, "How many LIST requests per second `touch .sync` may cost on"
+           " average; 0: any number." + _default(_VFS.sync_rate), _M, metavar="NUMBER"),
+    Option("events", Kind.TEXT, "Where S3 reports changes: sqs:QUEUE_URL,"
            " http://127.0.0.1:PORT/, unix:/PATH or redis://HOST/0#KEY.  [default: nowhere]", _M,
            metavar="SOURCE"),
-    Option("events-token", Kind.SECRET, "What webhooks must send as a bearer token; the password"
-           " of a redis:// source.", _M, flag=False),
-    Option("events-kept", Kind.SECONDS, "How long the server of a webhook keeps what it could not"
-           " deliver, to send it again (a persistent topic of Ceph, MinIO's queue_dir)."
+    Option("events-token", Kind.SECRET, "The bearer token that webhooks must send, or the"
+           " password of a redis:// source.", _M, flag=False),
+    Option("events-kept", Kind.SECONDS, "How long the server keeps messages that it could not"
+           " deliver to the webhook (a persistent topic of Ceph, queue_dir of MinIO)."
            "  [default: 0, not at all]", _M, metavar="SECONDS"),
-    Option("reconcile", Kind.SECONDS, "All that is known is compared with S3 in this time; 0:"
+    Option("reconcile", Kind.SECONDS, "Compare the whole mirror with S3 once in this time; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
-    Option("replica", Kind.FLAG, "Copy what is visited of a store in Redis, and read from the"
-           " copy.", _M),
-    Option("store-loss", Kind.TEXT, "What is read while a store in Redis is away: the copy that"
-           " the mount has of it, or nothing (EIO).  [default: copy]", _M,
+    Option("replica", Kind.FLAG, "Keep a local copy of visited directories of a store in Redis,"
+           " and read from it.", _M),
+    Option("store-loss", Kind.TEXT, "Whether reads use the local copy, or fail with EIO, while a"
+           " store in Redis is unreachable.  [default: copy]", _M,
            choices=("copy", "eio")),
     Option("locks", Kind.TEXT, "For whom locks of files (flock, fcntl) hold: for the programs on"
            " this mount, or for all mounts that share the store.  [default: mount]", _M,
            choices=("mount", "shared")),
     Option("metrics", Kind.TEXT,
-           "The address of metrics for Prometheus: 127.0.0.1:PORT or unix:/PATH."
+           "The address at which Prometheus finds metrics: 127.0.0.1:PORT or unix:/PATH."
            "  [default: nowhere]", _M, metavar="ADDRESS"),
-    Option("ui", Kind.FLAG, "A web page that shows what the mount does, at the address of"
-           " --metrics, or at a free port of 127.0.0.1 (`mimicfs status` says which).", _M),
-    Option("access-log", Kind.PATH, "A file to which each request of a program is written, with its"
-           " answer; moved to FILE.1 ... FILE.3 at 64 MiB.  [default: none]", _M, metavar="FILE"),
+    Option("ui", Kind.FLAG, "Serve a web page that shows the work of the mount, at the address of"
+           " --metrics, or at a free port of 127.0.0.1 (see `mimicfs status`).", _M),
+    Option("access-log", Kind.PATH, "A file that records each request of a program and its answer;"
+           " it moves to FILE.1 ... FILE.3 at 64 MiB.  [default: none]", _M, metavar="FILE"),
     Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once (four"
-           " times as many reads and writes).  [default: 16]", _M, metavar="NUMBER"),
+           " times as many reads and writes)." + _default(WORKERS), _M, metavar="NUMBER"),
     Option("read-memory", Kind.SIZE,
-           "How many bytes may be read ahead into memory.  [default: 48M]", _M,
+           "How many bytes may be read ahead into memory." + _default_size(READ_MEMORY), _M,
            metavar="SIZE"),
     Option("part-size", Kind.SIZE, "The size of the parts of large files, at least 5M."
-           "  [default: 16M]", _M, metavar="SIZE"),
-    Option("write-back", Kind.FLAG, "close returns when the bytes are on the local disk; S3 gets"
+           + _default_size(PART_SIZE), _M, metavar="SIZE"),
+    Option("write-back", Kind.FLAG, "Let close return when the bytes are on the local disk; S3 gets"
            " them after that. fsync still waits for S3.", _M),
     Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on the local disk."
            "  [default: until the disk is nearly full]", _M, metavar="SIZE"),
-    Option("clear-dead", Kind.FLAG, "Unmount a dead mount at the mount point first.", _M),
-    Option("nonempty", Kind.FLAG, "Mount even over a directory that has files.", _M),
-    Option("create-prefix", Kind.FLAG, "Mount s3://BUCKET/PREFIX also if nothing begins with it.",
+    Option("clear-dead", Kind.FLAG, "First unmount a dead mount at the mount point.", _M),
+    Option("nonempty", Kind.FLAG, "Mount even on a directory that has files.", _M),
+    Option("create-prefix", Kind.FLAG, "Mount s3://BUCKET/PREFIX even if no key begins with it.",
            _M),
-    Option("storage-class", Kind.TEXT, "The storage class of objects that are written.",
+    Option("storage-class", Kind.TEXT, "The storage class of the objects that mimicfs writes.",
            _B, metavar="CLASS"),
-    Option("sse", Kind.TEXT, "How S3 encrypts objects that are written.", _B,
+    Option("sse", Kind.TEXT, "How S3 encrypts the objects that mimicfs writes.", _B,
            choices=("AES256", "aws:kms", "aws:kms:dsse")),
-    Option("kms-key-id", Kind.TEXT, "The KMS key that encrypts them.", _B, metavar="ID"),
-    Option("sse-c-key-file", Kind.PATH, "A file with the key, 32 bytes or their base64, that S3"
-           " encrypts with and does not keep (SSE-C).", _B),
-    Option("acl", Kind.TEXT, "The canned ACL of objects that are written.",
+    Option("kms-key-id", Kind.TEXT, "The KMS key that encrypts the objects that mimicfs writes.",
+           _B, metavar="ID"),
+    Option("sse-c-key-file", Kind.PATH, "A file with the key (32 bytes, or their base64) by which"
+           " S3 encrypts, and which S3 does not keep (SSE-C).", _B),
+    Option("acl", Kind.TEXT, "The canned ACL of the objects that mimicfs writes.",
            _B, choices=_ACLS, metavar="ACL"),
-    Option("metadata", Kind.TEXT, "When objects are asked for the mode, owner, times and links that"
-           " are stored with them: where some in the directory have such; always; never. no:"
-           " keep none, and ignore those.  [default: auto]", _B, choices=METADATA),
-    Option("prefix", Kind.TEXT, "The part of the bucket that is shown.", _B, flag=False),
-    Option("never-sync", Kind.FLAG, "The bucket is never listed as a whole.", _B, flag=False),
+    Option("metadata", Kind.TEXT, "When to ask S3 for the modes, owners, times and links stored"
+           " with objects. auto: in directories where some object has them. no: never, and store"
+           " none.  [default: auto]", _B, choices=METADATA),
+    Option("prefix", Kind.TEXT, "The prefix of the bucket that the mount shows.", _B, flag=False),
+    Option("never-sync", Kind.FLAG, "Never list the whole bucket.", _B, flag=False),
 )  # fmt: skip
 
 # What means something else in a bucket's section than for a mount.
@@ -305,7 +330,7 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
                 continue
             raise ConfigError(f"-o {shown}: not an option{_hint(name)}")
         if not option.flag:
-            raise ConfigError(f"-o {name}: goes into the configuration file or the environment")
+            raise ConfigError(f"-o {name}: set it in the configuration file or the environment")
         if negated and option.kind is not Kind.FLAG:
             values[option.name] = GivenValue(OFF, f"-o {word}")
         elif option.kind is Kind.FLAG and not equals:
@@ -387,7 +412,7 @@ def checked(option: Option, value: Any, about: str) -> Any:
     """Return *value*, as a configuration file has it. Raises ConfigError for a wrong type."""
     kind = option.kind
     if kind is Kind.OCTAL and isinstance(value, int):
-        raise ConfigError(f'{about}: an octal number is written as text: {option.name} = "022"')
+        raise ConfigError(f'{about}: write the octal number as text: {option.name} = "022"')
     if isinstance(value, bool) and OFF in option.choices:  # as it was written when it was a flag
         return option.choices[0] if value else OFF
     right = _IN_FILES.get(kind, (str,))

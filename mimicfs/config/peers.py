@@ -6,11 +6,11 @@ docs/coming-from.md has the same words in tables, and more about them.
 from __future__ import annotations
 
 _KEEPS_NAMES = "the mirror keeps names; ttl=SECONDS lists old directories again"
-_CREDENTIALS = "write credentials_file=FILE (in the form of ~/.aws/credentials)"
+_CREDENTIALS = "write credentials_file=FILE (written as ~/.aws/credentials)"
 _IN_SOURCE = "name it in the source: s3://BUCKET/PREFIX"
-_STAGED = "files that are written are always staged on the local disk; see write_back"
-_CERTIFICATES = "certificates are always verified; AWS_CA_BUNDLE names a CA of yours"
-_PATH = "write addressing_style=path (what an endpoint_url of yours is asked with by itself)"
+_STAGED = "written files are always staged on the local disk; see write_back"
+_CERTIFICATES = "certificates are always verified; name your own CA in AWS_CA_BUNDLE"
+_PATH = "write addressing_style=path (the default with an endpoint_url)"
 _WRITABLE = "writing is allowed unless the mount is read-only (ro)"
 _CACHE = "write cache_dir=DIRECTORY"
 _SIZE = "write cache_size="
@@ -32,7 +32,7 @@ _ADVICE = {
     "use_path_request_style": _PATH,
     "bucket": "name it in the source: s3://BUCKET",
     "iam_role": "boto3 finds the role of the machine; profile=NAME selects another one",
-    "ibm_iam_auth": "not known; use HMAC keys of IBM's storage",
+    "ibm_iam_auth": "not available; use HMAC keys of IBM's storage",
     "ecs": "boto3 finds the credentials of a container by itself",
     "public_bucket": "write no_sign_request",
     "default_acl": "write acl=",
@@ -43,7 +43,7 @@ _ADVICE = {
     "del_cache": "delete the directory of the cache while nothing is mounted",
     "ensure_diskfree": "write staging_size= and cache_size=",
     "max_dirty_data": _STAGED,
-    "streamupload": "not needed: large files are sent while they are written",
+    "streamupload": "not needed: mimicfs uploads large files while they are written",
     "multipart_size": _PARTS,
     "parallel_count": _CONNECTIONS,
     "retries": "write attempts=",
@@ -53,31 +53,31 @@ _ADVICE = {
     "max_stat_cache_size": _KEEPS_NAMES,
     "enable_noobj_cache": _KEEPS_NAMES,
     "disable_noobj_cache": _KEEPS_NAMES,
-    "complement_stat": "not needed: umask, file_mode and dir_mode hold otherwise",
+    "complement_stat": "not needed: without stored modes, umask, file_mode and dir_mode apply",
     "compat_dir": "not needed: a directory exists while a key begins with its name",
     "notsup_compat_dir": "not needed: a directory exists while a key begins with its name",
     "use_xattr": "not needed: user.* attributes are always kept",
-    "enable_content_md5": "not needed: what is written has a checksum that S3 checks",
+    "enable_content_md5": "not needed: S3 checks a checksum of everything that mimicfs writes",
     "nocopyapi": "write server_can='copy-parts=no' if the server cannot copy in parts",
-    "norenameapi": "a rename is a copy within S3, always",
-    "sigv2": "requests are signed by version 4, always",
-    "sigv4": "not needed: requests are signed by version 4",
+    "norenameapi": "a rename is always a copy within S3",
+    "sigv2": "requests are always signed with version 4",
+    "sigv4": "not needed: requests are always signed with version 4",
     "ssl_verify_hostname": _CERTIFICATES,
     "no_check_certificate": _CERTIFICATES,
     "dbglevel": _DEBUG,
     "curldbg": _DEBUG,
     "logfile": _LOG,
     "mp_umask": "write umask=",
-    "mime": "not needed: the system's /etc/mime.types is used",
-    "kernel_cache": "not needed: the kernel keeps what it has read while that is true",
+    "mime": "not needed: mimicfs uses /etc/mime.types",
+    "kernel_cache": "not needed: the kernel caches data as long as it is valid",
     "big_writes": "not needed",
     # rclone
     "vfs_cache_mode": _STAGED,
     "vfs_cache_max_size": _SIZE,
-    "vfs_cache_max_age": "write cache_size=; what was read longest ago goes first",
+    "vfs_cache_max_age": "write cache_size=; the least recently read data goes first",
     "vfs_write_back": "write write_back: S3 gets a file when it is closed, or later",
-    "vfs_read_chunk_size": "read-ahead adapts itself; see read_memory",
-    "vfs_read_ahead": "read-ahead adapts itself; see read_memory",
+    "vfs_read_chunk_size": "read-ahead adapts by itself; see read_memory",
+    "vfs_read_ahead": "read-ahead adapts by itself; see read_memory",
     "buffer_size": _MEMORY,
     "dir_cache_time": _KEEPS_NAMES,
     "attr_timeout": _KEEPS_NAMES,
@@ -93,7 +93,7 @@ _ADVICE = {
     "s3_access_key_id": _CREDENTIALS,
     "s3_secret_access_key": _CREDENTIALS,
     "s3_force_path_style": _PATH,
-    "s3_no_check_bucket": "not needed: a mount makes no bucket",
+    "s3_no_check_bucket": "not needed: a mount never makes a bucket",
     "bwlimit": _LIMITS,
     "rc": "`mimicfs status` asks a mount",
     # mountpoint
@@ -111,9 +111,9 @@ _ADVICE = {
     "max_cache_size": _SIZE,
     "max_threads": _CONNECTIONS,
     "maximum_throughput_gbps": _CONNECTIONS,
-    "read_part_size": "read-ahead adapts itself; see read_memory",
+    "read_part_size": "read-ahead adapts by itself; see read_memory",
     "write_part_size": _PARTS,
-    "upload_checksums": "what is written has a checksum that S3 checks; see server_can",
+    "upload_checksums": "S3 checks a checksum of everything that mimicfs writes; see server_can",
     "incremental_upload": "not needed: an append sends only what is new",
     "log_directory": _LOG,
     "debug": _DEBUG,
@@ -121,7 +121,7 @@ _ADVICE = {
     # goofys
     "stat_cache_ttl": _KEEPS_NAMES,
     "type_cache_ttl": _KEEPS_NAMES,
-    "cheap": "not needed: names are answered by the mirror",
+    "cheap": "not needed: the mirror answers for names",
     "no_implicit_dir": "not needed: a directory exists while a key begins with its name",
     "subdomain": "write addressing_style=virtual",
     "sse_c": "write sse_c_key_file=FILE",
@@ -135,14 +135,14 @@ _ADVICE = {
     "entry_cache": _KEEPS_NAMES,
     "dir_entry_cache": _KEEPS_NAMES,
     "open_cache": "write consistency=mirror (the default) or consistency=open",
-    "prefetch": "read-ahead adapts itself; see read_memory",
+    "prefetch": "read-ahead adapts by itself; see read_memory",
     "max_uploads": _CONNECTIONS,
     "get_timeout": _TIMEOUT,
     "put_timeout": _TIMEOUT,
     "io_retries": "write attempts=",
     "subdir": _IN_SOURCE,
     "no_usage_report": "not needed: mimicfs reports nothing to anybody",
-    "backup_meta": "not needed: the mirror can be had again from S3; see `mimicfs index export`",
+    "backup_meta": "not needed: mimicfs can rebuild the mirror from S3; see `mimicfs index export`",
 }  # fmt: skip
 WORDS = frozenset(_ADVICE)
 

@@ -91,7 +91,9 @@ class Settled:
         for name in _OFF:
             if self.get(name) and os.geteuid() != 0:
                 origin = self.values[name].origin
-                raise ConfigError(f"{origin}: {name}: only root may trust what a bucket says")
+                raise ConfigError(
+                    f"{origin}: {name}: only root can trust setuid bits and devices of a bucket"
+                )
         extra = [word for name, word in _EXTRAS.items() if not self.get(name, name not in _OFF)]
         extra += [name for name in _OFF if self.get(name)]
         at_ns = self._moment()
@@ -160,7 +162,7 @@ class Settled:
         options = replace(_bucket_options(self.of_bucket(bucket)), rules=self.rules_of(bucket))
         for rule in options.rules:
             if options.sse_c_key and rule.said.get("sse"):
-                raise ConfigError(f"{rule.origin}: sse: not together with sse-c-key-file")
+                raise ConfigError(f"{rule.origin}: sse: cannot be combined with sse-c-key-file")
         return options
 
     def _s3(self) -> S3Options:
@@ -279,7 +281,9 @@ def _bucket_options(values: Values) -> BucketOptions:
     if "sse_c_key_file" in said:
         said["sse_c_key"] = _sse_c_key(Path(said.pop("sse_c_key_file")).expanduser())
         if said.get("sse"):
-            raise ConfigError(f"{values['sse'].origin}: sse: not together with sse-c-key-file")
+            raise ConfigError(
+                f"{values['sse'].origin}: sse: cannot be combined with sse-c-key-file"
+            )
     if said.get("kms_key_id") and not said.get("sse"):
         said["sse"] = "aws:kms"
     if said.get("kms_key_id") and said["sse"] == "AES256":

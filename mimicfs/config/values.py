@@ -82,7 +82,7 @@ class Buckets:
     def check_writable(self, bucket: str) -> None:
         """Raise PosixError EROFS if nothing in *bucket* may be changed."""
         if self.of(bucket).read_only:
-            about = f"s3://{bucket} is read-only by the configuration"
+            about = f"the configuration makes s3://{bucket} read-only"
             raise PosixError(errno.EROFS, about)
 
 
@@ -270,8 +270,8 @@ def refuse_shown_secret(option: str, url: str | None) -> None:
     `ps` shows that to everybody."""
     if url is not None and has_secret(url):
         raise ConfigError(
-            f"{option} {redacted(url)}: everybody can read a password there (ps); give it in the"
-            " environment or a file"
+            f"{option} {redacted(url)}: every user can see a password there (ps); put it into"
+            " the environment or a file"
         )
 
 

@@ -32,7 +32,7 @@ def rules_in(tables: Any, section: str) -> tuple[KeyRule, ...]:
     """Return the rules that *tables*, of *section* of a file, are. Raises ConfigError."""
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         heading = section.partition(" [")[2].removesuffix("]")
-        raise ConfigError(f"{section} rules: are written [[{heading}.rules]]")
+        raise ConfigError(f"{section} rules: write them as [[{heading}.rules]]")
     return tuple(
         _rule(table, f"{section} rule {number}") for number, table in enumerate(tables, start=1)
     )
@@ -55,7 +55,7 @@ def _rule(table: Mapping[str, Any], origin: str) -> KeyRule:
             hint = f"did you mean {near}?" if near else f"known are {', '.join(_KNOWN)}"
             raise ConfigError(f"{about}: no such key; {hint}")
     if not patterns:
-        raise ConfigError(f'{origin}: says no keys; write keys = "*.jpg"')
+        raise ConfigError(f'{origin}: has no keys; write keys = "*.jpg"')
     return KeyRule(patterns, _with_encryption(said, origin), origin)
 
 
@@ -65,24 +65,24 @@ def _patterns(value: Any, about: str) -> tuple[str, ...]:
         raise ConfigError(f"{about}: must be a pattern, or a list of patterns")
     for each in patterns:
         if not each or len(each.encode("utf-8", "surrogatepass")) > _KEY_MAX:
-            raise ConfigError(f"{about}: no key is matched by a pattern of {len(each)} characters")
+            raise ConfigError(f"{about}: a pattern of {len(each)} characters matches no key")
         if each.startswith("s3://"):
-            raise ConfigError(f"{about}: {each}: a pattern is of keys, without s3:// and bucket")
+            raise ConfigError(f"{about}: {each}: a pattern matches keys, without s3:// and bucket")
     return tuple(patterns)
 
 
 def _text(option: Option, value: Any, about: str) -> str:
     text = str(checked(option, value, about))
     if not text.isascii() or (text and not text.isprintable()):
-        raise ConfigError(f"{about}: {text!r}: no header has that")
+        raise ConfigError(f"{about}: {text!r}: a header cannot contain that")
     return text
 
 
 def _tags(value: Any, about: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise ConfigError(f'{about}: are written {{ NAME = "VALUE" }}')
+        raise ConfigError(f'{about}: write them as {{ NAME = "VALUE" }}')
     if len(value) > _TAGS_MAX:
-        raise ConfigError(f"{about}: {len(value)} tags, S3 takes {_TAGS_MAX}")
+        raise ConfigError(f"{about}: {len(value)} tags; S3 takes at most {_TAGS_MAX}")
     for name, text in value.items():
         if not 1 <= len(name) <= _TAG_NAME_MAX or len(text) > _TAG_VALUE_MAX:
             limits = f"a name of {_TAG_NAME_MAX} characters and a value of {_TAG_VALUE_MAX}"

@@ -1,0 +1,20 @@
+"""One open file, and the cache on disk.
+
+file       one open file, which all of its handles share
+changing   changes of an open file         appending  appends whose base was replaced meanwhile
+standing   the version in S3 and the staging file that an open file consists of
+states     the states of an open file, and every transition between them
+upload     the upload of a file            multipart  an upload in parts
+transfer   requests that run at once       zeros      holes that become zeros in S3
+origin     the version in S3 of a file     layout     which bytes of a file are where
+reader     ranged GETs of one version      streams    where readers continue
+budget     memory for reading ahead        ranges     sets of byte ranges
+staging    a staging file                  journal    the staging files of a mount
+record     what a staging file is to become, on disk
+changes    the changed ranges of a staging file, on disk
+sums       checksums of a staging file     disk       errors of the local disk
+recovery   uploads for a mount that died   warming    filling the cache in advance
+cache      the cache on disk               blocks     one file of the cache
+eviction   the space of the cache          direct     large reads and writes by O_DIRECT
+turn       a lock whose wait can be interrupted
+"""

@@ -195,7 +195,7 @@ class BlockCache:
     def _make_directories(self, name: str) -> None:
         with self._lock:
             if os.fstat(self._root).st_nlink == 0:
-                log.warning("%s was removed: the cache begins anew", self._directory)
+                log.warning("%s was removed: the cache starts anew", self._directory)
                 root = _opened(self._directory)
                 os.dup2(root, self._root, inheritable=False)
                 os.close(root)
@@ -219,7 +219,7 @@ class BlockCache:
             if code in self._said:
                 return
             self._said.add(code)
-        log.warning("cache in %s: %s; reading goes on without", self._directory, exc)
+        log.warning("cache in %s: %s; reading continues without it", self._directory, exc)
 
 
 class CachedObject:

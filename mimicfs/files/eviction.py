@@ -164,7 +164,7 @@ class Eviction:
         try:
             work()
         except OSError as exc:  # a directory vanished, or cannot be read
-            log.debug("cache: the look through it failed: %s", exc)
+            log.debug("cache: the check of its size failed: %s", exc)
 
     def _count(self) -> None:
         """Find out what is used, and so what the limit is."""

@@ -124,7 +124,9 @@ class File(ChangingFile):
             cancellation.check()
             if attempt:
                 time.sleep(backoff_s(attempt) / 4)
-        raise ObjectChanged(f"{self._about}: changed in S3 faster than it can be appended to")
+        raise ObjectChanged(
+            f"{self._about}: others change it in S3 faster than mimicfs can append to it"
+        )
 
     def _rebased(self, staging: Staging, cancellation: Cancellation) -> Staging:
         """Return a staging file in which what was appended stands behind the version that S3 has
@@ -189,9 +191,9 @@ class File(ChangingFile):
         """Return what is to be said of an upload that S3 refused."""
         lost = isinstance(exc, ObjectChanged) or exc.errno in (errno.EEXIST, errno.ESTALE)
         kept_at = self._recovered(staging) if lost else staging.path
-        part = " (only what was written; the .json beside it says where)"
+        part = " (only the bytes that were written; the .json beside it has their offsets)"
         said = f"{kept_at}{part if lost and self._layout.partial else ''}"
-        about = f"{self._about} was not uploaded, its bytes are kept in {said}: {exc}"
+        about = f"{self._about} was not uploaded; its bytes are in {said}: {exc}"
         failed = UploadFailed(about, errno=exc.errno, kept_at=str(kept_at))
         if lost:
             with self._lock:

@@ -74,7 +74,7 @@ class Journal:
         except OSError as exc:
             raise ConfigError(f"{directory}: {exc.strerror}; name another --cache-dir") from exc
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigError(f"{directory}: not a directory of ours; name another --cache-dir")
+            raise ConfigError(f"{directory}: not a directory of yours; name another --cache-dir")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigError(f"{directory}: others can enter it; chmod 700 it")
         return cls(directory, limit)
@@ -181,7 +181,7 @@ def _locked(data: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as exc:  # a link, a directory, a socket
-        log.warning("%s: left alone: %s", data, exc.strerror)
+        log.warning("%s: not touched: %s", data, exc.strerror)
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

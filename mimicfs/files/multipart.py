@@ -231,7 +231,7 @@ class Multipart:
         """Send, or copy, one part; return its ETag."""
         upload = self._id.result()  # was submitted before: no thread waits for one behind it
         if self.batch.stopped:
-            raise Interrupted("the upload was given up")
+            raise Interrupted("the upload was abandoned")
         place = (self._bucket, self._key)
         size = part.end - part.start
         if part.zeros:
@@ -278,7 +278,7 @@ class Multipart:
             return  # it is gone: S3 finished it and the answer was lost, or so is the bucket
         except MimicError as exc:
             log.warning(
-                "an unfinished upload stays in S3, at a cost: s3://%s/%s: %s",
+                "an unfinished upload stays in S3 and costs money: s3://%s/%s: %s",
                 self._bucket,
                 self._key,
                 exc,

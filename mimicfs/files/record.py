@@ -73,7 +73,7 @@ def read(data: Path) -> Record | None:
     except (OSError, ValueError, RecursionError) as exc:
         return Record(damaged=f"its record cannot be read: {exc}")
     if not isinstance(said, dict):
-        return Record(damaged="its record is no object")
+        return Record(damaged="its record is not a JSON object")
     checksum = said.pop("record_checksum", None)
     known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
     if checksum != _sum_of(said):

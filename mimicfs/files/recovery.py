@@ -72,7 +72,9 @@ def recover(
             return False
         endpoint = orphan.record.endpoint
         if endpoint and endpoint != s3.endpoint:
-            log.warning("%s: waits for a mount of %s", _about(orphan, journal), endpoint)
+            log.warning(
+                "%s: not uploaded before somebody mounts %s", _about(orphan, journal), endpoint
+            )
             return True
         return _recover(s3, journal, options, orphan)
 
@@ -116,8 +118,8 @@ def _settle(
     record = staging.record
     if record.damaged or not record.endpoint:
         kept_at = journal.recover(orphan._replace(record=record))
-        why = record.damaged or "its record does not say of which endpoint it is"
-        log.error("a staging file is damaged, and not uploaded: %s; it is in %s", why, kept_at)
+        why = record.damaged or "its record names no endpoint"
+        log.error("a staging file is damaged and was not uploaded: %s; it is in %s", why, kept_at)
         return
     _abort(s3, record)
     if not orphan.size and not record.closed:  # nobody has written anything
@@ -145,7 +147,7 @@ def _upload(
     file = File(s3, journal, options, *place, absent=now is None, staging=staging)
     try:
         file.flush(NEVER)
-        log.warning("what a mount that died had of s3://%s/%s is uploaded", file.bucket, file.key)
+        log.warning("uploaded what a dead mount had written of s3://%s/%s", file.bucket, file.key)
     finally:
         file.close()
 
@@ -182,11 +184,13 @@ def _abort(s3: S3, record: Record) -> None:
 def _keep(journal: Journal, orphan: Orphan) -> None:
     kept_at = journal.recover(orphan)
     part = (
-        " (only what was written; the .json beside it says where)" if orphan.record.partial else ""
+        " (only the bytes that were written; the .json beside it has their offsets)"
+        if orphan.record.partial
+        else ""
     )
     log.warning(
-        "a mount died before s3://%s/%s was uploaded, which is another one now; the %d bytes "
-        "are in %s%s",
+        "a mount died before it had uploaded s3://%s/%s, which somebody else has changed since;"
+        " the %d bytes are in %s%s",
         orphan.bucket,
         orphan.key,
         orphan.size,

@@ -232,4 +232,4 @@ class Slice(io.RawIOBase):
 
     def _check(self) -> None:
         if self._batch.stopped:
-            raise Interrupted("the upload was given up")
+            raise Interrupted("the upload was abandoned")

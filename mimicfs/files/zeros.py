@@ -87,4 +87,9 @@ class Zeros:
         try:
             self._s3.delete(self.bucket, self.key)
         except MimicError as exc:
-            log.warning("an object of zeros stays: s3://%s/%s: %s", self.bucket, self.key, exc)
+            log.warning(
+                "an auxiliary object of zeros stays in S3: s3://%s/%s: %s",
+                self.bucket,
+                self.key,
+                exc,
+            )

@@ -1,16 +1,20 @@
-"""The kernel's FUSE protocol. Knows nothing of S3: of ours it imports posix and errors only.
+"""The FUSE protocol of the kernel. Knows nothing of S3; imports only posix, errors and signals.
 
 abi         structures and constants of linux/fuse.h
 mounting    mounting and unmounting through fusermount3
 session     one mount: INIT, requests in, answers and notifications out
-counts      what a mount was asked, and how often
-busy        whether a mount is in use
+counts      the requests of the kernel, counted
+busy        the inodes that the kernel may keep locked
 guardian    ends a mount whose process died
-packing     attributes, names and listings as the bytes that the kernel wants
-unpacking   what a request says, as names and values
+packing     attributes, names and listings as bytes for the kernel
+unpacking   the names and values in a request
+handed      /dev/fd/N as a mount point: a descriptor that another process has mounted
+observing   each request with its answer, while somebody looks
 operations  each request: its bytes to a call of posix.FileSystem, the result to bytes
+groups      the groups of a caller
+locking     locks of files: GETLK, SETLK, SETLKW
 pool        worker threads
 server      which thread answers what; interrupts; the end
-killed      lets go of processes that were killed while they wait
-notify      posix.KernelCache: tells the kernel what is no longer so
+killed      releases processes that were killed while they wait
+notify      posix.KernelCache: tells the kernel what has changed
 """

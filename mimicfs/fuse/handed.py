@@ -51,11 +51,11 @@ class Handed:
         events = poll.poll(_INIT_S * 1000)
         if not events:
             raise MountError(
-                f"/dev/fd/{self.fd}: the kernel asks for nothing; does another process serve it?"
+                f"/dev/fd/{self.fd}: the kernel sends no request; does another process serve it?"
             )
         if not events[0][1] & select.POLLIN:
             raise MountError(
-                f"/dev/fd/{self.fd}: nothing is mounted with it; mount(2) comes first, with fd="
+                f"/dev/fd/{self.fd}: it belongs to no mount; call mount(2) with fd= first"
             )
 
 
@@ -64,11 +64,11 @@ def _check(path: Path, fd: int) -> None:
         status = os.fstat(fd)
     except (OSError, OverflowError) as exc:
         raise MountError(
-            f"{path}: no such descriptor is open; was it inherited (without close-on-exec)?"
+            f"{path}: this descriptor is not open; was it inherited (without close-on-exec)?"
         ) from exc
     number = (os.major(status.st_rdev), os.minor(status.st_rdev))
     if not stat.S_ISCHR(status.st_mode) or number != _FUSE_DEVICE:
-        raise MountError(f"{path}: the descriptor is not of {mounting.DEVICE}")
+        raise MountError(f"{path}: the descriptor does not refer to {mounting.DEVICE}")
     if fd <= _STANDARD:
         raise MountError(
             f"{path}: stdin, stdout and stderr cannot be the mount; hand over 3 or more"

@@ -184,7 +184,7 @@ def _check_device() -> None:
 def _check_helper(helper: Path) -> None:
     if os.geteuid() != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
         raise MountError(
-            f"{helper} is not setuid root, so only root can mount; as root: chmod u+s {helper}"
+            f"{helper} is not setuid root, so that only root can mount; as root: chmod u+s {helper}"
         )
 
 
@@ -210,8 +210,8 @@ def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
     # systemd mounts when somebody looks into an autofs: looking would be waiting for ourselves.
     if not options.nonempty and _on_top(on_top)[1] != "autofs" and _has_files(mountpoint):
         raise MountError(
-            f"{mountpoint}: not empty, its files would be hidden; mount on an empty directory,"
-            " or with -o nonempty"
+            f"{mountpoint}: not empty, and the mount would hide its files; name an empty directory,"
+            " or use -o nonempty"
         )
 
 
@@ -220,13 +220,13 @@ def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
     kind = _on_top(mountpoint)[1]
     if options.clear_dead and kind == f"fuse.{options.subtype}":
         unmount(mountpoint, lazy=True)
-        log.info("%s: unmounted what a mount that died had left there", mountpoint)
+        log.info("%s: unmounted a dead mount that was left there", mountpoint)
         return
     clear = f"fusermount3 -u -z {mountpoint}"
     if kind == f"fuse.{options.subtype}":
         clear += ", or mount with -o clear_dead"
     raise MountError(
-        f"{mountpoint}: a file system ({kind}) is mounted there whose process has died; {clear}"
+        f"{mountpoint}: the process of the file system ({kind}) mounted there has died; {clear}"
     )
 
 
@@ -242,7 +242,9 @@ def _unusable(mountpoint: Path, exc: OSError) -> str:
     if exc.errno == errno.ENOENT:
         return f"{mountpoint}: no such directory; mkdir {mountpoint}"
     if exc.errno == errno.EACCES:
-        return f"{mountpoint}: no permission to look at it; another user's mount, or directory"
+        return (
+            f"{mountpoint}: no permission to look at it; it is a mount or directory of another user"
+        )
     return f"{mountpoint}: {exc.strerror}"
 
 

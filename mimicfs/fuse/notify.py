@@ -165,7 +165,9 @@ class Notifier:
         if self._epoch and self._send(Notify.INC_EPOCH, b"", "everything") == errno.EINVAL:
             self._epoch = False
         if not self._epoch:
-            log.warning("kernel older than 6.16: names that it has are not looked up again")
+            log.warning(
+                "the kernel is older than 6.16: it does not look up again the names that it has"
+            )
 
     def _everything(self) -> None:
         self._names()

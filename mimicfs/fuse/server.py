@@ -339,7 +339,7 @@ class Server:
                 pass
             if self._ended.is_set():
                 return
-            log.warning("%s: still in use, ended nevertheless", self._session.mountpoint)
+            log.warning("%s: ended although it is still in use", self._session.mountpoint)
         self._cancel_all()
         self._ending = True
         self._session.wake()

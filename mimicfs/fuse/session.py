@@ -230,7 +230,7 @@ class Session:
     def unmount(self, *, lazy: bool = False) -> None:
         """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
         if self.handed:
-            raise MountError(f"{self.mountpoint}: to be unmounted by whoever mounted it")
+            raise MountError(f"{self.mountpoint}: whoever mounted it must unmount it")
         mounting.unmount(self.mountpoint, lazy=lazy)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from mimicfs.sync.progress import Progress
 log = logging.getLogger(__name__)
 
 _Show = Callable[[Progress], None]
-_UNVERSIONED = "%s keeps no versions (%s): what was overwritten or deleted is not shown"
+_UNVERSIONED = "%s keeps no versions (%s): overwritten and deleted objects are not shown"
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def look(
 def check_versions(parts: Parts, target: Target) -> None:
     """Raise what makes *target* of no use; warn where the bucket keeps no versions."""
     if not target.bucket:
-        raise ConfigError("a moment is one of a bucket; name it: s3://BUCKET")
+        raise ConfigError("a moment needs a bucket: s3://BUCKET")
     check(parts, target)
     kept = versioning(parts.s3, target.bucket)
     if kept != "Enabled":

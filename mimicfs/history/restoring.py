@@ -131,8 +131,8 @@ class Restoring:
         kept = versioning(self._s3, self._bucket)
         if kept != "Enabled":
             raise ConfigError(
-                f"s3://{self._bucket} keeps no versions ({kept or 'never did'}): what is there now"
-                " would be lost; switch its versioning on"
+                f"s3://{self._bucket} keeps no versions ({kept or 'never did'}), so a restore"
+                " would lose the present objects; switch versioning on"
             )
 
     def _made(self, step: Step) -> Done:

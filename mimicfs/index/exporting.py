@@ -39,7 +39,9 @@ def wanted(mimicdb: Mirror, bucket: str, prefix: str) -> Export:
     scope = whole_scope(mimicdb.backend, bucket, prefix)
     if known is None or scope is None:
         url = f"s3://{bucket}/{prefix}".removesuffix("/")
-        raise NotSynced(f"{url}: not all of it is known here; `mimicfs sync '{url}'` first")
+        raise NotSynced(
+            f"{url}: the mirror does not know all of it; run `mimicfs sync '{url}'` first"
+        )
     return Export(known, prefix, scope)
 
 
@@ -128,8 +130,8 @@ def _copy(backend: Backend, spool: Backend, bucket: str, prefix: str) -> None:
         _copy_changes(backend, spool, bucket, prefix, changes)
         since = changes[-1].seq
     raise StoreUnavailable(
-        f"s3://{bucket}/{prefix}: it changes faster than it can be read; export when less is"
-        " being written or synced"
+        f"s3://{bucket}/{prefix}: it changes faster than mimicfs can read it; export when there"
+        " is less activity"
     )
 
 

@@ -43,7 +43,7 @@ def starts(mimicdb: Mirror, target: Target, url: str, *, partial: bool = False) 
         try:
             buckets = mimicdb.buckets()
         except Unlisted as exc:
-            raise NotSynced("the buckets were never listed; `mimicfs sync` does") from exc
+            raise NotSynced("the buckets were never listed; `mimicfs sync` lists them") from exc
         found = [Start(bucket.name, "") for bucket in buckets]
     else:
         found = [_start(mimicdb, target, url)]
@@ -58,7 +58,7 @@ def check_known(mimicdb: Mirror, bucket: str, directory: str) -> None:
     if not mimicdb.covered(bucket, directory, deep=True):
         url = f"s3://{bucket}/{directory}".removesuffix("/")
         raise NotSynced(
-            f"{url}: not all of it is known here; `mimicfs sync '{url}'` lists it,"
+            f"{url}: the mirror does not know all of it; `mimicfs sync '{url}'` lists it,"
             " --partial answers from what is known"
         )
 

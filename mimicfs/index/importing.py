@@ -90,7 +90,7 @@ def import_part(
     try:
         imported = merge.run(batches)
     except MalformedIndex as exc:
-        text = f"what stands before was merged, {part} is not marked as synced by it"
+        text = f"the entries before that were merged, but {part} is not marked as synced"
         raise MalformedIndex(f"{exc} ({text})") from exc
     counts = (imported.added, imported.changed, imported.deleted)
     for prefix in _directories(mimicdb.backend, part):
@@ -126,7 +126,7 @@ def _check_age(mimicdb: Mirror, part: IndexPart) -> None:
     scope = whole_scope(mimicdb.backend, part.bucket, part.prefix)
     if scope is not None and scope.listed_ns > part.synced_ns:
         raise ConfigError(
-            f"{part}: the mirror knows it as of {time_text(scope.listed_ns)[:19]}Z, the import is"
+            f"{part}: the mirror has it as of {time_text(scope.listed_ns)[:19]}Z, the import is"
             f" older ({time_text(part.synced_ns)[:19]}Z); --force goes back to it"
         )
 
@@ -195,7 +195,7 @@ class _ImportMerge:
                 last > after and (not upto or first <= upto) for first, last in others.look()
             ):
                 return difference
-        text = "too much is being changed there; import when less is written"
+        text = "too much changes there; import when there is less activity"
         raise StoreUnavailable(f"{self._part}: {text}")
 
     def _without(self, page: list[Entry], after: str, upto: str | None) -> list[Entry]:
@@ -323,7 +323,7 @@ class _Others:
         try:
             changes = self._backend.changes(self._bucket, self.seen)
         except LogTrimmed as exc:
-            text = "the store's log is trimmed faster than this merges; import when less is written"
+            text = "its log is trimmed too fast; import when there is less activity"
             raise StoreUnavailable(f"s3://{self._bucket}: {text}") from exc
         foreign = [change for change in changes if not self._backend.is_own(change.origin)]
         if changes:

@@ -95,10 +95,10 @@ def _check_sum(s3: S3, bucket: str, key: str, body: bytes) -> None:
     try:
         said = _fetched(s3, bucket, checksum, _CHECKSUM_MAX)
     except KeyNotFound as exc:
-        text = "not there (yet): S3 writes it when the report is whole"
+        text = "not there yet; S3 writes it when the report is complete"
         raise MalformedIndex(f"s3://{bucket}/{checksum}: {text}") from exc
     if said.decode("ascii", "replace").strip().lower() != _md5(body).hexdigest():
-        raise MalformedIndex(f"s3://{bucket}/{key}: its MD5 is not that of {checksum}")
+        raise MalformedIndex(f"s3://{bucket}/{key}: its MD5 differs from that in {checksum}")
 
 
 def _manifest(said: Any, place: str, key: str) -> Manifest:
@@ -107,7 +107,7 @@ def _manifest(said: Any, place: str, key: str) -> Manifest:
     bucket = checked_bucket("sourceBucket", _said(said, "sourceBucket"))
     kind = _FORMATS.get(_said(said, "fileFormat").lower())
     if kind is None:
-        raise Wrong(f"fileFormat {said['fileFormat']!r}: known are CSV, ORC and Parquet")
+        raise Wrong(f"fileFormat {said['fileFormat']!r}: mimicfs reads CSV, ORC and Parquet")
     try:
         created_ns = int(said["creationTimestamp"]) * 1_000_000
         files = tuple(
@@ -142,7 +142,7 @@ def check_columns(columns: Iterable[str]) -> None:
             " add Size to the optional fields of the inventory's configuration"
         )
     if "version_id" in there and not {"is_latest", "is_delete_marker"} <= there:
-        raise Wrong("its files have versions, and do not say which are the latest")
+        raise Wrong("its files list versions without saying which are the latest")
 
 
 def coverage(s3: S3, manifest: Manifest) -> str:
@@ -151,14 +151,14 @@ def coverage(s3: S3, manifest: Manifest) -> str:
     parts = manifest.key.split("/")
     try:
         if len(parts) < 4 or parts[-4] != manifest.bucket:
-            raise ConfigError("its key has no name of a configuration")
+            raise ConfigError("its key contains no name of a configuration")
         operation = "get_bucket_inventory_configuration"
         answer = s3.call(operation, manifest.bucket, Id=parts[-3])
         found = answer["InventoryConfiguration"]
     except (S3Error, ConfigError, KeyError) as exc:
         raise ConfigError(
-            f"{manifest}: cannot find out whether it is of the whole bucket ({exc}); say"
-            " --prefix '' if it is, or --prefix P if its configuration has the filter P"
+            f"{manifest}: cannot find out whether it covers the whole bucket ({exc}); give"
+            " --prefix '' if it does, or --prefix P if its configuration filters by P"
         ) from exc
     return str(found.get("Filter", {}).get("Prefix", ""))
 
@@ -185,9 +185,9 @@ def _fetch_file(
 ) -> None:
     md5, size = _fetch(s3, manifest.place, file.key, SIZE_MAX, into)
     if size != file.size:
-        raise MalformedIndex(f"{name}: {size} bytes, the manifest says {file.size}")
+        raise MalformedIndex(f"{name}: {size} bytes; the manifest says {file.size}")
     if md5 != file.md5:
-        raise MalformedIndex(f"{name}: its MD5 is {md5}, the manifest says {file.md5}")
+        raise MalformedIndex(f"{name}: its MD5 is {md5}; the manifest says {file.md5}")
     into.seek(0)
 
 
@@ -217,7 +217,7 @@ def _csv_rows(manifest: Manifest, file: IO[bytes], name: str) -> Iterator[dict[s
     try:
         for values in lines:
             if len(values) != len(columns):
-                raise Wrong(f"{len(values)} columns, the manifest says {len(columns)}")
+                raise Wrong(f"{len(values)} columns; the manifest says {len(columns)}")
             yield _typed(dict(zip(columns, values, strict=True)))
     except (Wrong, csv.Error, ValueError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
         raise MalformedIndex(f"{name}: line {lines.line_num}: {exc}") from exc
@@ -255,14 +255,14 @@ def _table_rows(manifest: Manifest, file: IO[bytes], name: str) -> Iterator[dict
 def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None:
     """Return the entry of *row*; None if it is no current object. Raises Wrong."""
     if row.get("bucket", manifest.bucket) != manifest.bucket:
-        raise Wrong(f"of bucket {row['bucket']!r}, the report is about {manifest.bucket!r}")
+        raise Wrong(f"the bucket is {row['bucket']!r}, but the report is about {manifest.bucket!r}")
     if row.get("is_delete_marker") or row.get("is_latest") is False:
         return None
     key, size = checked_key(row["key"]), row["size"]
     if not key.startswith(prefix):
         raise Wrong(f"key {key!r} does not begin with {prefix!r}")
     if type(size) is not int or not 0 <= size < SIZE_MAX:
-        raise Wrong(f"size {size!r} of {key!r} is none")
+        raise Wrong(f"size {size!r} of {key!r} is not a size")
     modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later
     storage_class = row.get("storage_class") or ""
     etag = unquoted(row.get("e_tag"))
@@ -286,7 +286,9 @@ def _fetch(s3: S3, bucket: str, key: str, size_max: int, into: IO[bytes]) -> tup
     """Write an object to *into*; return its MD5 and size."""
     entry, _ = s3.head(bucket, key)
     if entry.size > size_max:
-        raise MalformedIndex(f"s3://{bucket}/{key}: {entry.size} bytes are too many for what it is")
+        raise MalformedIndex(
+            f"s3://{bucket}/{key}: {entry.size} bytes are too many for such a file"
+        )
     md5 = _md5()
     buffer = memoryview(bytearray(min(_PIECE, entry.size)))
     for start in range(0, entry.size, _PIECE):

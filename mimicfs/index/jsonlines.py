@@ -88,7 +88,7 @@ class JsonLinesSource:
             for _ in batches:  # what the caller has left out
                 pass
         if self.header.parts not in (None, count):
-            raise self._error(f"ends early: {count} of {self.header.parts} buckets are there")
+            raise self._error(f"ends early: it has {count} of {self.header.parts} buckets")
 
     def _batches(self, part: IndexPart) -> Iterator[list[Entry]]:
         batch: list[Entry] = []
@@ -106,10 +106,10 @@ class JsonLinesSource:
             batch.append(entry)
             count += 1
         if record is None:
-            raise self._error(f"ends early, {count} entries behind the beginning of {part}")
+            raise self._error(f"ends early, {count} entries after the beginning of {part}")
         if record.get("entries") != count:
             said = record.get("entries", "something else")
-            raise self._error(f"{count} entries of {part} are there, and here it says {said}")
+            raise self._error(f"it has {count} entries of {part}, but says here that it has {said}")
         if batch:
             yield batch
 
@@ -120,7 +120,7 @@ class JsonLinesSource:
             try:
                 line = self._stream.readline(_LINE_MAX)
             except (EOFError, OSError, zlib.error) as exc:  # among them BadGzipFile
-                raise self._error(f"damaged or not whole: {exc}") from exc
+                raise self._error(f"damaged or incomplete: {exc}") from exc
             if not line:
                 return None
             if line.strip():
@@ -146,7 +146,7 @@ def check_place(part: IndexPart, entry: Entry, last: str) -> None:
     if not entry.key.startswith(part.prefix):
         raise Wrong(f"key: {entry.key!r} does not begin with {part.prefix!r}")
     if part.ordered and entry.key <= last:
-        what = "is there twice" if entry.key == last else f"stands behind {last!r}"
+        what = "is there twice" if entry.key == last else f"comes after {last!r}"
         raise Wrong(
             f'key: {entry.key!r} {what}; sort by the bytes of the key, or say "ordered": false'
             " where the bucket begins"

@@ -128,7 +128,7 @@ class ParquetSource:
         try:
             self._file = pq.ParquetFile(stream)
         except (pa.ArrowException, OSError) as exc:
-            raise MalformedIndex(f"{name}: not a whole Parquet file: {exc}") from exc
+            raise MalformedIndex(f"{name}: not a complete Parquet file: {exc}") from exc
         record = self._record()
         try:
             self.header = header_of(record)
@@ -143,7 +143,7 @@ class ParquetSource:
             raise MalformedIndex(f"{name}: it has no column {missing[0]!r}")
         rows, said = self._file.metadata.num_rows, sum(count for _, count in self._contents)
         if rows != said:
-            raise MalformedIndex(f"{name}: it has {rows} rows, its metadata says {said}")
+            raise MalformedIndex(f"{name}: it has {rows} rows; its metadata says {said}")
 
     def _record(self) -> Any:
         found = (self._file.metadata.metadata or {}).get(_INDEX)
@@ -216,7 +216,7 @@ def open_table(stream: IO[bytes], kind: str, name: str) -> tuple[Any, list[str]]
         file = pq.ParquetFile(stream)
         return file, file.schema_arrow.names
     except (pa.ArrowException, OSError) as exc:
-        raise MalformedIndex(f"{name}: not a whole {kind} file: {exc}") from exc
+        raise MalformedIndex(f"{name}: not a complete {kind} file: {exc}") from exc
 
 
 def read_batches(

@@ -92,10 +92,12 @@ def header_record(header: Header) -> dict[str, Any]:
 def header_of(record: Any) -> Header:
     """Return the header that *record* is. Raises Wrong."""
     if not isinstance(record, dict) or "mimicfs_index" not in record:
-        raise Wrong("not an index of mimicfs: it does not begin with a header")
+        raise Wrong("not an index of mimicfs: its header is missing")
     version = _number(record, "mimicfs_index")
     if version > VERSION:
-        raise Wrong(f"an index of version {version}, this mimicfs reads {VERSION}: upgrade it")
+        raise Wrong(
+            f"the index has version {version}, and this mimicfs reads {VERSION}; upgrade mimicfs"
+        )
     buckets = record.get("buckets", [])
     if not isinstance(buckets, list) or not all(isinstance(each, dict) for each in buckets):
         raise Wrong("buckets: not a list of objects")
@@ -136,7 +138,7 @@ def part_of(record: dict[str, Any]) -> IndexPart:
         raise Wrong(f"prefix: {prefix!r} does not end in '/'")
     seconds = record.get("sync_seconds", 0)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise Wrong(f"sync_seconds: {seconds!r} is no time")
+        raise Wrong(f"sync_seconds: {seconds!r} is not a time")
     return IndexPart(
         bucket,
         prefix,
@@ -187,7 +189,7 @@ def entry_of(record: dict[str, Any], mtime_ns: int | None = None) -> Entry:
 def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
     value = record.get(name, default)
     if not isinstance(value, str):
-        raise Wrong(f"{name}: {'missing' if value is None else f'{value!r} is no text'}")
+        raise Wrong(f"{name}: {'missing' if value is None else f'{value!r} is not a text'}")
     if not value.isascii():
         _check_text(name, value)
     return value
@@ -196,16 +198,16 @@ def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
 def checked_bucket(name: str, bucket: str) -> str:
     """Return *bucket* if a directory can be shown for it. Raises Wrong."""
     if not 0 < len(bucket) < 256 or "/" in bucket or bucket in (".", ".."):
-        raise Wrong(f"{name}: {bucket[:50]!r} is no name of a bucket")
+        raise Wrong(f"{name}: {bucket[:50]!r} is not the name of a bucket")
     if not bucket.isprintable():
-        raise Wrong(f"{name}: {bucket!r} is no name of a bucket")
+        raise Wrong(f"{name}: {bucket!r} is not the name of a bucket")
     return bucket
 
 
 def checked_key(key: Any) -> str:
     """Return *key* if S3 can have it. Raises Wrong."""
     if not isinstance(key, str):
-        raise Wrong(f"key: {'missing' if key is None else f'{key!r} is no text'}")
+        raise Wrong(f"key: {'missing' if key is None else f'{key!r} is not a text'}")
     if not key:
         raise Wrong("key: it is empty")
     if not key.isascii():
@@ -220,13 +222,15 @@ def _check_text(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as exc:
-        raise Wrong(f"{name}: {value!r} has half a surrogate pair, which UTF-8 cannot say") from exc
+        raise Wrong(
+            f"{name}: {value!r} has half a surrogate pair, which UTF-8 cannot express"
+        ) from exc
 
 
 def _number(record: dict[str, Any], name: str) -> int:
     value = record.get(name)
     if type(value) is not int or not 0 <= value < SIZE_MAX:
-        raise Wrong(f"{name}: {'missing' if value is None else f'{value!r} is no size'}")
+        raise Wrong(f"{name}: {'missing' if value is None else f'{value!r} is not a size'}")
     return value
 
 
@@ -235,11 +239,11 @@ def _time(record: dict[str, Any], name: str, default: int | None = None) -> int:
     if text is None and default is not None:
         return default
     if not isinstance(text, str):
-        raise Wrong(f"{name}: {'missing' if text is None else f'{text!r} is no time'}")
+        raise Wrong(f"{name}: {'missing' if text is None else f'{text!r} is not a time'}")
     try:
         return read_time(text)
     except (ValueError, OverflowError) as exc:
-        raise Wrong(f"{name}: {text!r} is no time; write 2024-12-31T18:00:00.000Z") from exc
+        raise Wrong(f"{name}: {text!r} is not a time; write 2024-12-31T18:00:00.000Z") from exc
 
 
 def _metadata(found: Any) -> dict[str, str] | None:

@@ -106,7 +106,9 @@ class _Verify:
         cover = self._backend.cover(bucket, prefix)
         if cover is None and not self._backend.scan(bucket, prefix, "", 1):
             url = f"s3://{bucket}/{prefix}".removesuffix("/")
-            raise NotSynced(f"{url}: nothing is known of it here; `mimicfs sync '{url}'` first")
+            raise NotSynced(
+                f"{url}: the mirror knows nothing of it; run `mimicfs sync '{url}'` first"
+            )
         whole = cover is not None and self._backend.covered(bucket, prefix, deep=True)
         self._report = Verified(bucket, prefix, cover.listed_ns if cover and whole else None)
 

@@ -2,8 +2,12 @@
 
 serving   builds the parts, serves the kernel, ends: readiness, signals, recovery
 daemon    a mount in a process of its own, which answers before the command returns
-mounted   what is mounted: a record for each mount point
+failed    the error of a mount that did not start, as the command prints it
+mounted   the list of mounts: each has a record for its mount point
 remount   what `mount -o remount` can change
-ending    how far the end of a mount is, told to whoever waits for it
-systemd   readiness, progress and the watchdog, told to the service manager
+replicas  where a mount keeps its copy of a shared store
+telling   learns from S3 what others change, and sweeps
+showing   the metrics and the web page of a mount
+ending    tells whoever waits how far the end of a mount is
+systemd   tells the service manager about readiness, progress and life
 """

@@ -36,7 +36,7 @@ def start_daemon(
     if said == "ready":
         return
     if not said:
-        raise MountError(f"{mountpoint}: the mount died while it began; mount with -f to see why")
+        raise MountError(f"{mountpoint}: the mount died while it started; mount with -f to see why")
     kind, _, message = said.partition("\n")
     raise Failed(message, kind)
 
@@ -67,7 +67,7 @@ def _be_daemon(
             os._exit(1)
         except BaseException as exc:
             log.exception("the mount of %s failed", mountpoint)
-            say(f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; the log has more")
+            say(f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; see the log")
             os._exit(1)
     logging.shutdown()
     os._exit(0)

@@ -31,7 +31,7 @@ def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
     path = resolved(point)
     found = [each for each in mounts(settings) if each.mountpoint == str(path) and each.alive]
     if not found:
-        raise MountError(f"{point}: nothing of mimicfs is mounted there by this user")
+        raise MountError(f"{point}: you have no mount of mimicfs there")
     known = {_WORD, *_WAYS, *_options(path)}  # mount(8) repeats what holds already
     others = [word for word in words if word not in known]
     if others:

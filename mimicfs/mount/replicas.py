@@ -43,12 +43,12 @@ def replicated(
 def _opened(path: Path) -> SQLite:
     """Return the copy at *path*; one that cannot be read is begun anew."""
     if not _locked(path):
-        log.info("%s is in use by a mount that is ending; the copy is kept in memory", path)
+        log.info("a mount that is ending uses %s; this mount keeps its copy in memory", path)
         return SQLite()
     try:
         return SQLite(str(path))
     except StoreError as exc:
-        log.warning("%s; it is begun anew", exc)
+        log.warning("%s; the copy starts anew", exc)
         for each in (path, *_beside(path)):
             each.unlink(missing_ok=True)
         return SQLite(str(path))

@@ -405,7 +405,7 @@ def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
         except ConfigError as exc:
             if settings.cache_dir is not None or settings.cache_size is not None:
                 raise
-            log.warning("nothing is kept on disk of what is read: %s", exc)
+            log.warning("the cache on disk is off: %s", exc)
     try:
         yield cache
     finally:

@@ -40,4 +40,4 @@ class ServiceManager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
                 channel.sendto(said.encode("utf-8", "surrogateescape"), self._address)
         except OSError as exc:
-            log.warning("the service manager cannot be told %s: %s", lines[0], exc)
+            log.warning("cannot tell the service manager %s: %s", lines[0], exc)

@@ -82,7 +82,9 @@ def source_opened(options: EventOptions, s3: S3) -> Iterator[EventSource | None]
 
 def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:
     note_gap(mimicdb, bucket)
-    log.warning("s3://%s: %s; without --reconcile nobody finds out what that was", bucket, why)
+    log.warning(
+        "s3://%s: %s; without --reconcile, mimicfs does not find out what was missed", bucket, why
+    )
 
 
 def source_of(options: EventOptions, s3: S3) -> EventSource:
@@ -102,7 +104,7 @@ def source_of(options: EventOptions, s3: S3) -> EventSource:
     parts = urlsplit(address)
     if parts.scheme == "http" and parts.netloc:
         return Endpoint(f"{public}{parts.netloc}", token, options.kept_s)
-    raise ConfigError(f"--events {text}: no source of messages; {_FORMS}")
+    raise ConfigError(f"--events {text}: not a source of messages; {_FORMS}")
 
 
 def _started(name: str, run: Callable[[], None], close: Callable[[], None]) -> Callable[[], None]:

@@ -1,4 +1,9 @@
 """The web page of a mount (--ui): plain HTML and SVG, made by the process that serves the mount.
 
-It only shows; nothing can be changed by it. `markup` is the one place where text becomes HTML.
+It only shows, and can change nothing.
+
+document  the page as a whole             sections  its sections
+markup    HTML and SVG as values: only here does text become markup
+plots     plots of the last hour          hour      the samples of the last hour
+troubles  problems, with advice           warned    the last warnings of the log
 """

@@ -68,7 +68,7 @@ class Bucket(Configured):
     def new_key(self, key_name: str | None = None) -> Key:
         """Return a key that S3 need not have."""
         if not key_name:
-            raise ValueError("a key needs a name")
+            raise ValueError("a key must have a name")
         return self.key_class(self, key_name)
 
     def get_key(
@@ -87,7 +87,7 @@ class Bucket(Configured):
                 raise ValueError("headers and version_id need validate=True")
             return self.key_class(self, key_name)
         if not key_name:
-            raise ValueError("a key needs a name")
+            raise ValueError("a key must have a name")
         if not (force or headers or version_id):
             found = self._mirrored(key_name)
             if found is not None:
@@ -141,7 +141,7 @@ class Bucket(Configured):
     ) -> Key:
         """Delete a key; that there is none is no error. Return it."""
         if not key_name:
-            raise ValueError("a key needs a name")
+            raise ValueError("a key must have a name")
         params = params_of(headers) | _version(version_id, mfa_token)
         answer = self.ask("delete_object", Key=key_name, **params)
         key = self.key_class(self, key_name)

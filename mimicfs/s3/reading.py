@@ -120,7 +120,7 @@ class Reading(StoredKey):
     ) -> None:
         """Write the content to *fp*. Raises S3ResponseError, S3DataError."""
         if torrent:
-            raise NotImplementedError("torrent: S3 has no torrents any more")
+            raise NotImplementedError("torrent: S3 no longer has torrents")
         self.close()
         self.open_read(headers, response_headers=response_headers, version_id=version_id)
         progress = CallbackProgress(cb, num_cb, self._left, self.BufferSize)

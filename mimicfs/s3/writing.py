@@ -51,7 +51,7 @@ class Writing(StoredKey):
             raise NotImplementedError("query_args: use connection.client.put_object")
         length = length_of(fp, size)
         if not length and size is None and begun:
-            raise AttributeError("the file is at its end; pass rewind=True, or seek")
+            raise AttributeError("the file is at its end; pass rewind=True, or call seek")
         found = md5 or self.compute_md5(fp, length)
         self.name = self.name or found[0]
         if not replace and self.bucket.get_key(self.name, force=True) is not None:

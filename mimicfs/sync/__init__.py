@@ -1,16 +1,17 @@
 """Listing S3 fast, in parallel, and merging it into the mirror.
 
-| | |
-|---|---|
-| `syncer.py` | what others call: who syncs, who shares, how far each one is |
-| `whole.py` | one sync of a prefix: resuming, the guard, the report |
-| `run.py` | one listing by ranges: requests, merging, cutting |
-| `walk.py` | the same of a directory bucket |
-| `plan.py` `ranges.py` | the ranges to begin with; where to cut one (pure) |
-| `flights.py` | requests under way, and how many may be |
-| `held.py` `cursor.py` | deletions that are held back; where an interrupted sync goes on |
-| `progress.py` `source.py` | values; what lists |
-| `freshness.py` | how fresh a directory is, and by what |
+syncer     the calls for other rooms: who syncs, who shares, how far each sync is
+whole      one sync of a prefix: resuming, the guard, the report
+run        one listing by ranges: requests, merging, dividing
+walk       the same of a directory bucket
+plan       the ranges to begin with        ranges     where to divide one (pure)
+flights    requests under way, and how many may be
+held       delayed deletions               cursor     where an interrupted sync continues
+progress   the progress and the report     source     what is listed, and through which client
+heads      HEADs for what a listing does not say
+sweep      the sweep: comparing the whole mirror with S3 once in a period
+freshness  how fresh a directory is, and why
+events/    the messages of S3
 """
 
 from mimicfs.sync.held import Doomed, Guard, refuse

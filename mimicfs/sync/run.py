@@ -173,7 +173,7 @@ class Run:
         self._running.remove(part)
         if part.parent is not None:
             # Only a try: perhaps this server cannot begin a listing anywhere.
-            log.debug("%s is listed without guesses: %s", self._scope, error)
+            log.debug("%s is listed without guessed ranges: %s", self._scope, error)
             self._guessing = False
             part.parent.probes -= 1
             return
@@ -236,7 +236,7 @@ class Run:
     def _go_on(self, part: KeyRange, token: str) -> None:
         """Ask for the page behind an empty one of *part*."""
         if token == part.token:
-            text = f"{self._scope}: an empty page leads to itself"
+            text = f"{self._scope}: an empty page points to itself"
             self._stop(part, MalformedListing(text))
             return
         part.token = token
@@ -276,8 +276,8 @@ class Run:
         part.tries += 1
         if part.tries >= _MERGE_TRIES:
             raise StoreUnavailable(
-                f"{self._scope}: the store's log is trimmed faster than S3 is listed; sync when"
-                " less is being written"
+                f"{self._scope}: the log of the store is trimmed faster than S3 is listed; sync"
+                " when there is less activity"
             ) from exc
         part.turn += 1
         part.after, part.token = before

@@ -89,7 +89,7 @@ class Sweep:
 
     def suspect(self, bucket: str, why: str) -> None:
         """Changes of *bucket* may have been lost until now: list all of it that is known."""
-        log.warning("s3://%s: %s; what is known of it is listed again", bucket, why)
+        log.warning("s3://%s: %s; its known directories are listed again", bucket, why)
         note_gap(self._mimicdb, bucket)
         self._wake.set()
 

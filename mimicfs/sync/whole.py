@@ -93,7 +93,7 @@ class Whole:
         if not cursor.usable(covered.listed_ns if covered is not None else 0):
             return None
         self._listed_ns, self._listed_before = cursor.started_ns, cursor.keys
-        log.info("sync of %s goes on where it had come to: %d keys", self._scope, cursor.keys)
+        log.info("the sync of %s continues after %d keys", self._scope, cursor.keys)
         return cursor
 
     def _known_objects(self) -> int:
@@ -176,8 +176,9 @@ class Whole:
             return
         self._notes.clear()
         raise TooManyDeletions(
-            f"{self._scope}: S3 does not show {gone:,} of the {known:,} objects that are"
-            f" known; nothing was deleted. If that is right: mimicfs sync --yes {self._scope}"
+            f"{self._scope}: S3 does not show {gone:,} of the {known:,} known objects;"
+            " nothing was deleted from the mirror. If they are really gone, run:"
+            f" mimicfs sync --yes {self._scope}"
         )
 
     def _release(self, spool: Spool) -> None:

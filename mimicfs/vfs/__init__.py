@@ -2,27 +2,31 @@
 
 filesystem   the calls; a change goes to S3 first and to the mirror second
 admission    whom an open lets in, and to which version
-xattrs       extended attributes: whose a name is, and who answers
-replacing    what a change of names does to what has the name
-control      `.sync` and user.mimicfs.*: what they read as, what writing them does
+making       directories, links and other files that are not regular
+xattrs       extended attributes: who answers for which name
+replacing    the object that a new name replaces
+control      `.sync` and user.mimicfs.*: reading and writing them
 versions     `.versions` of -o versions
-objectattributes  what S3 keeps with an object, as user.mimicfs.*
+objectattributes  the headers, tags and ACL of an object, as user.mimicfs.*
 moves        renames, of files and of directories
 renames      the rename of a directory in S3, which may be undone or finished
-tree         what is seen: looking up names, reading directories
-kernel       what the kernel holds, and telling it what changed
-stored       what is stored beside bytes: attributes, links, xattrs
+tree         looking up names, reading directories
+firstlook    whether modes, owners and links are stored with the objects of a directory
+kernel       the kernel's view, and telling it what changed
+stored       attributes, links and xattrs that are stored with objects
 handles      open files: reading, writing, and when bytes go to S3
 opening      the table of handles, opening, turns
 copying      copies of whole objects within S3
 readdir      a reader's way through a directory
-attributes   what stat(2) shows
+attributes   the answer to stat(2)
 neighbours   files that will be read next
 writeback    uploads after close
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
-rootattributes  mode, owner and times of what no object stands for: buckets, the root
+rootattributes  mode, owner and times of buckets and the root, which no object stands for
 intents      the records of renames that have not ended
 names        keys as file names, and back
-ownership    to whom a new file belongs
-allowance    how much of something may be done in a time
+vacated      what a new file inherits from one that was just renamed away
+locking      locks of open files that are kept in the store
+ownership    the owner of a new file
+allowance    a limit on requests per second, with a reserve
 """

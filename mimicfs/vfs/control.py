@@ -111,12 +111,12 @@ class Control:
         wait_s = self._allowance.wait_s()
         if wait_s > _PATIENCE_S:
             log.warning(
-                "refresh of %s refused: those before have cost so many LIST requests that the"
-                " next may be in %.0f s; `mimicfs sync` is not limited, nor is -o sync_rate=0",
+                "refresh of %s refused: earlier ones have cost too many LIST requests; the next is"
+                " possible in %.0f s (`mimicfs sync` and -o sync_rate=0 have no limit)",
                 about,
                 wait_s,
             )
-            raise PosixError(errno.EAGAIN, f"too many refreshes; the next in {wait_s:.0f} s")
+            raise PosixError(errno.EAGAIN, f"too many refreshes; wait {wait_s:.0f} s")
         self._allowance.spend(1)
         if wait_s:
             with suppress(TimeoutError):
@@ -222,7 +222,7 @@ class Control:
     def allow(caller: Caller) -> None:
         """What costs requests is for the user who mounted, and root. Raises PosixError EACCES."""
         if caller.uid not in (0, os.getuid()):
-            raise PosixError(errno.EACCES, "S3 is asked for the user who mounted, and root")
+            raise PosixError(errno.EACCES, "S3 is asked only for the user who mounted and for root")
 
 
 def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[str]:

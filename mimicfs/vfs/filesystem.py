@@ -1,10 +1,9 @@
-"""What buckets look like as a file system: names, attributes and directories from the mirror,
-changes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of
-FUSE.
+"""Buckets as a file system: names, attributes and directories come from the mirror, and a change
+goes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of FUSE.
 
-What is seen is `tree.py`'s, the bytes of open files `handles.py`'s, renames `moves.py`'s, the
-control file and the attributes `user.mimicfs.*` `control.py`'s; what the kernel must be told
-is `kernel.py`'s.
+Others do most of it: `tree.py` shows names, `handles.py` has the bytes of open files, `making.py`
+makes directories and links, `moves.py` renames, `control.py` answers for the control file and the
+attributes `user.mimicfs.*`, and `kernel.py` tells the kernel what changed.
 
 Threading: any method, many threads. Two changes in one directory never meet: the kernel
 locks the directory. State is in the mirror, the inode table and the handle table, each with
@@ -22,7 +21,6 @@ from functools import partial
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
-from mimicfs.entry import KEY_MAX, Entry, Scope
 from mimicfs.errors import (
     PosixError,
     Unasked,
@@ -44,7 +42,6 @@ from mimicfs.posix import (
     KernelCache,
     NewAttr,
     Opened,
-    PassingAttr,
     Usage,
 )
 from mimicfs.s3.requests.client import S3, Content
@@ -55,10 +52,11 @@ from mimicfs.vfs.admission import TELL_KERNEL_S, Admission
 from mimicfs.vfs.control import Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, slot_of
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.locking import VFSLocks
+from mimicfs.vfs.making import Making, check_in_bucket
 from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
@@ -66,7 +64,7 @@ from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
-from mimicfs.vfs.stored import Meta, StoredAttributes
+from mimicfs.vfs.stored import StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.vacated import Vacated
 from mimicfs.vfs.versions import VersionsTree
@@ -117,7 +115,18 @@ class VFS:
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
         self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
-        self._ownership = Ownership(options, self._attr)
+        self._ownership = ownership = Ownership(options, self._attr)
+        self._making = Making(
+            mimicdb,
+            s3,
+            self.inodes,
+            self._tree,
+            self._stored,
+            roots,
+            ownership,
+            options,
+            self._attr,
+        )
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
@@ -226,33 +235,7 @@ class VFS:
     # Directories
 
     def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:
-        directory = self._tree.changeable(parent)
-        component = self._tree.new_name(directory, name, of_directory=True)
-        slot = slot_of(component, directory=True)
-        if directory.kind == NodeKind.ACCOUNT:
-            self._s3.create_bucket(component)
-            self._roots.forget(component)
-            self._mimicdb.complete(component, Scope("", True, time.time_ns()))
-        else:
-            covered = self._mimicdb.cover(directory.bucket, directory.key) is not None
-            key = directory.key + slot
-            if len(key.encode()) > KEY_MAX:
-                raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
-            self._options.buckets.check_writable(directory.bucket)
-            if self._ownership.inherited_group(caller, directory) is not None:
-                mode |= stat.S_ISGID
-            uid, gid = self._ownership.of_new(caller, directory)
-            meta = metadata.written(metadata.directory_mode(mode), uid, gid, time.time_ns())
-            if self._options.markers:
-                self._stored.make_directory(directory.bucket, key, meta)
-            else:
-                keeps = self._options.buckets.of(directory.bucket).keeps_metadata
-                self._mimicdb.keep(directory.bucket, key, meta if keeps else None)
-            if covered:  # nothing began with that key, so all below it is known: nothing
-                self._mimicdb.complete(directory.bucket, Scope(key, True, time.time_ns()))
-        self._touch(directory)
-        node = self.inodes.child(directory, slot, NodeKind.DIRECTORY, hold=True)
-        return self._attr(caller, node)
+        return self._making.directory(caller, self._tree.changeable(parent), name, mode)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         directory = self._tree.changeable(parent)
@@ -291,7 +274,9 @@ class VFS:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         source, target = self._tree.changeable(parent), self._tree.changeable(new_parent)
         if NodeKind.ACCOUNT in (source.kind, target.kind):
-            raise PosixError(errno.EPERM, "S3 cannot rename a bucket, nor move a file beside one")
+            raise PosixError(
+                errno.EPERM, "S3 cannot rename a bucket or move a file out of all buckets"
+            )
         for bucket in (source.bucket, target.bucket):
             self._options.buckets.check_writable(bucket)
         node = self._tree.named(source, name)
@@ -329,7 +314,7 @@ class VFS:
         """Return the node *ino*, which is to be changed. Raises PosixError EROFS."""
         node = self.inodes.get(ino)
         if node.is_past:
-            raise PosixError(errno.EROFS, "what was cannot be changed")
+            raise PosixError(errno.EROFS, "the past cannot be changed")
         return node
 
     def _set(self, caller: Caller, node: Node, new: NewAttr, handle: int | None) -> None:
@@ -382,41 +367,10 @@ class VFS:
             finally:
                 self.release(opened.handle)
             return attr
-        if stat.S_IFMT(mode) not in metadata.SPECIAL:
-            raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
-        said = partial(metadata.written, mode, mtime_ns=time.time_ns(), rdev=rdev or None)
-        kind = stat.S_IFMT(mode)
-        return self._special(caller, parent, name, kind, self._stored.make_special, said)
+        return self._making.special(caller, self._tree.changeable(parent), name, mode, rdev)
 
     def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
-        said = partial(metadata.written, stat.S_IFLNK | 0o777, mtime_ns=time.time_ns())
-        make = partial(self._stored.make_link, target=target)
-        return self._special(caller, parent, name, stat.S_IFLNK, make, said)
-
-    def _special(
-        self,
-        caller: Caller,
-        parent: int,
-        name: bytes,
-        kind: int,
-        make: Callable[..., Entry],
-        said: Callable[[int, int], Meta],
-    ) -> Attr:
-        directory = self._tree.changeable(parent)
-        if directory.kind == NodeKind.ACCOUNT:
-            raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
-        component = self._tree.new_name(directory, name)
-        uid, gid = self._ownership.of_new(caller, directory)
-        meta = said(uid, gid)
-        make(directory.bucket, directory.key + component, meta=meta)
-        self._touch(directory)
-        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
-        attr = self._attr(caller, node)
-        if stat.S_IFMT(attr.mode) == kind:
-            return attr
-        # Another mount has put something else there since. The kernel takes no other type from
-        # the call that made one (EIO): it is to ask again.
-        return PassingAttr(*attr._replace(mode=kind | stat.S_IMODE(attr.mode)))
+        return self._making.link(caller, self._tree.changeable(parent), name, target)
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
         node = self.inodes.get(ino)
@@ -460,7 +414,7 @@ class VFS:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
         if isinstance(node, VersionNode):
             if flags & (os.O_WRONLY | os.O_RDWR):
-                raise PosixError(errno.EROFS, "what was cannot be changed")
+                raise PosixError(errno.EROFS, "the past cannot be changed")
             return self._handles.open_version(node, entry_of(node.version), node.version.version)
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._options.buckets.check_writable(node.bucket)
@@ -487,8 +441,7 @@ class VFS:
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
         directory = self._tree.changeable(parent)
-        if directory.kind == NodeKind.ACCOUNT:
-            raise PosixError(errno.EPERM, "files are in buckets; mkdir makes a bucket")
+        check_in_bucket(directory)
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
         meta = metadata.written(

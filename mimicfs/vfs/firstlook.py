@@ -288,7 +288,10 @@ class FirstLook:
             self._refused |= versions
         if first:
             error = next(iter(refused.values()))
-            log.warning("mode, owner and times are not known, and shown as of the mount: %s", error)
+            log.warning(
+                "mode, owner and times are not known; the defaults of the mount are shown: %s",
+                error,
+            )
 
     # What to ask
 

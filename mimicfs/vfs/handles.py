@@ -143,7 +143,7 @@ class Handles(OpenFiles):
             handles = list(self._open.values())
         failed: MimicError | None = None
         if left:
-            about = f"S3 does not have {len(left)} closed files yet: the next mount uploads them"
+            about = f"S3 does not have {len(left)} closed files yet; the next mount uploads them"
             failed = UploadFailed(about, errno=errno.EIO, kept_at=str(self._journal.directory))
         for node, file, *_ in handles:
             if file is None:
@@ -357,7 +357,7 @@ class Handles(OpenFiles):
             except ObjectChanged:
                 file = self._renewed(handle, cancellation)
         else:
-            raise ObjectChanged(f"s3://{file.bucket}/{file.key}: changed again and again")
+            raise ObjectChanged(f"s3://{file.bucket}/{file.key}: it keeps changing")
         if at != offset:
             self._kernel.grew(node)
         return len(data)

@@ -93,7 +93,7 @@ class Intents:
         self._account = account
 
     def begin(self, old: KeyTree, new: KeyTree, *, replaces: bool) -> Intent:
-        """Return a new record. Raises PosixError where the disk does not take it."""
+        """Return a new record. Raises PosixError where the disk is full."""
         path = self._directory / f"{secrets.token_hex(16)}.rename"
         unborn = path.with_suffix(".unborn")
         try:
@@ -123,7 +123,7 @@ class Intents:
         except BlockingIOError:
             intent = None
         except (ValueError, KeyError, TypeError) as exc:
-            log.warning("%s: not the record of a rename, it is left alone: %r", path, exc)
+            log.warning("%s: not a record of a rename; mimicfs leaves it alone: %r", path, exc)
             intent = None
         if intent is None:
             os.close(fd)

@@ -110,7 +110,7 @@ def component(name: bytes, reserved: frozenset[str] = RESERVED) -> Component:
     else:
         found = _read(name.decode())
     if file_name(*found, reserved) != name:
-        raise PosixError(errno.EINVAL, f"{name!r}: names ending so are escapes of mimicfs")
+        raise PosixError(errno.EINVAL, f"{name!r}: mimicfs uses names with this ending as escapes")
     return found
 
 

@@ -292,6 +292,6 @@ def _tell(looked: Future[None]) -> None:
     """A guess that failed costs nothing but the reading ahead."""
     error = None if looked.cancelled() else looked.exception()
     if isinstance(error, MimicError):
-        log.debug("nothing is read ahead: %s", error)
+        log.debug("reading ahead failed: %s", error)
     elif error is not None:
         log.error("reading ahead failed", exc_info=error)

@@ -132,7 +132,7 @@ class ObjectAttributes:
         flags: int,
     ) -> None:
         if change is None or node.is_directory:
-            raise PosixError(errno.EPERM, f"{PREFIX}{name}: can only be read")
+            raise PosixError(errno.EPERM, f"{PREFIX}{name}: is read-only")
         try:
             change(node, name, text, flags)
         finally:
@@ -162,7 +162,7 @@ class ObjectAttributes:
     def _change_meta(self, node: Node, name: str, text: str | None, flags: int) -> None:
         own = name.removeprefix(_META).lower()
         if not own.isascii() or not own or not metadata.without_ours({own: ""}):
-            raise PosixError(errno.EPERM, f"{PREFIX}{name}: is kept by mimicfs, or no header")
+            raise PosixError(errno.EPERM, f"{PREFIX}{name}: is kept by mimicfs, or is not a header")
 
         def change(content: Content) -> Content:
             _check(flags, content.meta.get(own))
@@ -272,9 +272,9 @@ def _text(value: bytes, name: str) -> str:
     try:
         text = value.decode("utf-8" if name.startswith(_TAG) else "ascii")
     except UnicodeDecodeError as exc:
-        raise PosixError(errno.EINVAL, f"{value!r}: no header has that") from exc
+        raise PosixError(errno.EINVAL, f"{value!r}: a header cannot contain that") from exc
     if not text.isprintable():
-        raise PosixError(errno.EINVAL, f"{text!r}: no header has that")
+        raise PosixError(errno.EINVAL, f"{text!r}: a header cannot contain that")
     return text
 
 

@@ -232,13 +232,13 @@ class OpenFiles:
             raise PosixError(errno.ESTALE, f"{entry.key}: somebody is writing to it")
         file.expire()
         self._kernel.replaced(node)
-        raise PosixError(errno.ESTALE, f"{entry.key}: the name stands for a new version")
+        raise PosixError(errno.ESTALE, f"{entry.key}: the name now refers to a new version")
 
     def _nameless(self, node: Node, flags: int) -> Opened:
         """Open what this mount unlinked just before. Nobody can find it any more: a writer who
         cannot see what it had writes to an empty file."""
         if node.former is None:
-            raise PosixError(errno.ESTALE, "the name stands for another file by now")
+            raise PosixError(errno.ESTALE, "the name now refers to another file")
         if not flags & WRITES or not (flags & os.O_TRUNC or not flags & os.O_RDWR):
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}: {node.component!r}")
         content = Content(metadata.content_type(node.component))

@@ -161,7 +161,7 @@ class Listings:
             if name.startswith(_ZEROS) and zeros.is_one(slot):
                 continue  # of an upload: it is nobody's file
             if len(name) > names.NAME_MAX:
-                log.warning("not shown, its name is too long: s3://%s/%s", bucket, entry.key)
+                log.warning("not shown because its name is too long: s3://%s/%s", bucket, entry.key)
             else:
                 rows.append((name, slot, entry))
         return rows

@@ -77,9 +77,7 @@ class Renames:
                 log.error("%s; the next mount tries again: %s", rename.state(), exc)
             else:
                 what = "finished" if intent.copied else "undone"
-                log.warning(
-                    "a rename that did not end is %s: %s to %s", what, intent.old, intent.new
-                )
+                log.warning("an interrupted rename is %s: %s to %s", what, intent.old, intent.new)
 
 
 class Rename:
@@ -98,8 +96,8 @@ class Rename:
     def state(self) -> str:
         """Say what is where."""
         if self._intent.copied:
-            return f"all of {self.old} is at {self.new}, and some of it still at both places"
-        return f"all of {self.old} is where it was, and copies of some of it are at {self.new}"
+            return f"all of {self.old} is at {self.new}, and some of it is still at both places"
+        return f"all of {self.old} is still there, and copies of some of it are at {self.new}"
 
     def copy(self, cancellation: Cancellation) -> int:
         """Copy what is not copied yet, by what the mirror knows; return how many objects."""
@@ -155,7 +153,7 @@ class Rename:
             self._intent.leave()
             there = [self.new.prefix + name for name in self.copies]
             self._mimicdb.announce(self.new.bucket, Difference(there, [], [], 0))
-            log.error("%s; the next mount goes on: %s", self.state(), left[0])
+            log.error("%s; the next mount continues: %s", self.state(), left[0])
             raise PosixError(errno.EIO, f"{self.state()}: {left[0]}")
         self._intent.end()
 
@@ -225,7 +223,7 @@ class Rename:
 
     def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[str]]:
         """Delete what was copied; with *there*, only where the copy is still. Return what S3
-        refused, and what is not what was copied or has no copy any more."""
+        refused, and what is not the copy that was made or has no copy any more."""
         refused: list[str] = []
         others: list[str] = []
         for page in self._pages(self.old):
@@ -265,7 +263,7 @@ class Rename:
                 elif self._is_copy(entry):
                     going[entry.key] = entry.etag
                 else:
-                    left.append(f"s3://{self.new.bucket}/{entry.key} is not what was copied")
+                    left.append(f"s3://{self.new.bucket}/{entry.key} is not the copy that was made")
             left += self._deleted(self.new.bucket, going)
         return left
 

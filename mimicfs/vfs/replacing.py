@@ -51,7 +51,7 @@ class Replacing:
             leftovers += [entry.key for entry in page]
         marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
         if marker is not None and marker.kind == OBJECT and marker.size:
-            raise PosixError(errno.ENOTEMPTY, f"{about}: its marker has content")
+            raise PosixError(errno.ENOTEMPTY, f"{about}: its marker is not empty")
         for key in leftovers:
             self._s3.delete(node.bucket, key)
 

@@ -137,7 +137,7 @@ class StoredAttributes:
         """Make a symbolic link: an object whose bytes are its target."""
         self._check_kept(bucket)
         if not self._options.symlinks:
-            raise PosixError(errno.EPERM, "symbolic links are off (-o nosymlinks)")
+            raise PosixError(errno.EPERM, "symbolic links are switched off (-o nosymlinks)")
         if len(target) > _TARGET_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"target of s3://{bucket}/{key}")
         entry = self._s3.put(bucket, key, target, len(target), Content(_LINK_TYPE, meta), _NEW)
@@ -147,17 +147,21 @@ class StoredAttributes:
     def target(self, node: Node, entry: Entry) -> bytes:
         """Return where the link *node* points to. Raises PosixError EINVAL if it is none."""
         if metadata.read(entry.meta or {}).kind != stat.S_IFLNK or not self._options.symlinks:
-            raise PosixError(errno.EINVAL, f"s3://{node.bucket}/{entry.key}: no symbolic link")
+            raise PosixError(errno.EINVAL, f"s3://{node.bucket}/{entry.key}: not a symbolic link")
         with self._lock:
             known = self._targets.get((node.bucket, entry.key, entry.etag))
         if known is not None:
             return known
         if not 0 < entry.size <= _TARGET_MAX:
-            raise PosixError(errno.EIO, f"s3://{node.bucket}/{entry.key}: no target of a link")
+            raise PosixError(
+                errno.EIO, f"s3://{node.bucket}/{entry.key}: not a valid target of a link"
+            )
         target = bytearray(entry.size)
         self._s3.read_into(node.bucket, entry.key, entry.etag, 0, memoryview(target))
         if b"\0" in target:
-            raise PosixError(errno.EIO, f"s3://{node.bucket}/{entry.key}: no target of a link")
+            raise PosixError(
+                errno.EIO, f"s3://{node.bucket}/{entry.key}: not a valid target of a link"
+            )
         self._remember(node.bucket, entry, bytes(target))
         return bytes(target)
 
@@ -263,7 +267,7 @@ def checked(meta: dict[str, str], node: Node) -> dict[str, str]:
     size = metadata.size(meta)
     if size > metadata.SIZE_MAX:
         about = f"s3://{node.bucket}/{node.key}: {size} bytes of metadata"
-        raise PosixError(errno.ENOSPC, f"{about}, S3 takes {metadata.SIZE_MAX}")
+        raise PosixError(errno.ENOSPC, f"{about}; S3 takes {metadata.SIZE_MAX}")
     return meta
 
 

@@ -90,7 +90,7 @@ class Tree:
         """Return the directory *ino*, in which names are to be changed. Raises PosixError EROFS."""
         node = self.directory(ino)
         if node.is_past:
-            raise PosixError(errno.EROFS, "what was cannot be changed")
+            raise PosixError(errno.EROFS, "the past cannot be changed")
         return node
 
     def lookup(self, directory: Node, name: bytes) -> Attr:
@@ -131,7 +131,7 @@ class Tree:
         if of_directory and beside:
             raise PosixError(errno.EINVAL, f"{name!r}: the name of an object beside a directory")
         if len(component.encode()) > self.name_max(directory):
-            raise PosixError(errno.ENAMETOOLONG, f"keys of S3 have up to {KEY_MAX} bytes")
+            raise PosixError(errno.ENAMETOOLONG, f"a key in S3 has at most {KEY_MAX} bytes")
         return component
 
     @staticmethod
@@ -144,11 +144,11 @@ class Tree:
 
     def _check_ours(self, name: bytes) -> None:
         if os.fsdecode(name) in self._reserved or zeros.is_one(os.fsdecode(name)):
-            raise PosixError(errno.EPERM, f"{name!r}: a name of mimicfs")
+            raise PosixError(errno.EPERM, f"{name!r}: mimicfs uses this name itself")
 
     def _look(self, directory: Node, name: bytes) -> Found:
         if len(name) > names.NAME_MAX:
-            raise PosixError(errno.ENAMETOOLONG, f"names have up to {names.NAME_MAX} bytes")
+            raise PosixError(errno.ENAMETOOLONG, f"a name has at most {names.NAME_MAX} bytes")
         try:
             component, beside = names.component(name, self._reserved)
         except PosixError as exc:  # no key has that name
@@ -162,7 +162,7 @@ class Tree:
         if beside and not component:
             return self._look_marker(directory)
         if component.startswith(zeros.NAME) and zeros.is_one(component):
-            raise PosixError(errno.ENOENT, "an object of zeros, which an upload needs")
+            raise PosixError(errno.ENOENT, "an auxiliary object of an upload")
         with _asked(directory):
             entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
         if below is not None and not beside:

@@ -143,7 +143,7 @@ class WriteBack:
             waiting.tries, waiting.error = 0, ""  # it is being changed
         except UploadFailed as exc:
             if not waiting.error and file.lost is None:
-                log.warning("%s; it is tried again", exc)
+                log.warning("%s; mimicfs tries again", exc)
             waiting.error = str(exc)
             reachable = not isinstance(exc.__cause__, S3Unavailable)
         except MimicError as exc:

@@ -26,7 +26,7 @@ def test_a_full_disk_is_told_once_a_minute_and_without_a_traceback(caplog, capsy
     with observing(server, lambda ino: "s3://b/", Path("/dev/full")):
         for _ in range(3):
             server.recorders[0](READ)
-    text = "/dev/full: requests are not recorded: [Errno 28] No space left on device"
+    text = "/dev/full: the access log is not written: [Errno 28] No space left on device"
     assert [each.getMessage() for each in caplog.records] == [text]
     assert capsys.readouterr() == ("", "")
 

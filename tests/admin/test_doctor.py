@@ -111,7 +111,7 @@ def test_a_damaged_store_and_one_that_others_can_read(tmp_path):
     path.write_bytes(path.read_bytes()[:5000] + b"\xff" * 20_000)
     (found,) = examine_store(url)
     assert found.result == "fail"
-    assert found.advice == "move the file away and sync again, S3 has everything"
+    assert found.advice == "move the file away and sync again; S3 has everything"
 
 
 def test_directories_and_credentials_that_others_can_read(state, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(quiet, its_sta
         started = time.monotonic()
         text = succeed("status", "--timeout", "0.5", quiet.path)
         assert time.monotonic() - started < 10
-        assert "DOES NOT ANSWER: the mount does not answer within 0.5 s" in text
+        assert "DOES NOT ANSWER: the mount did not answer within 0.5 s" in text
     finally:
         quiet.process.send_signal(signal.SIGCONT)
     assert told(quiet)["error"] == ""
@@ -279,7 +279,7 @@ def scraped(connection):
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("0.0.0.0:9100", "if that is meant, public:0.0.0.0:9100"),
+        ("0.0.0.0:9100", "if you want that, public:0.0.0.0:9100"),
         ("[::]:9100", "anybody who reaches this address"),
         ("9100", "write 127.0.0.1:PORT, unix:/PATH or public:ADDRESS:PORT"),
         ("127.0.0.1:99999", "write 127.0.0.1:PORT"),

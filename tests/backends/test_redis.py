@@ -323,7 +323,7 @@ def fill(store: Backend) -> None:
 def test_memory_that_is_full_is_an_error_and_nothing_is_half_there(tmp_path: Path) -> None:
     with servers.redis(tmp_path, "--maxmemory", "4mb") as port:
         store = RedisBackend.from_url(f"redis://127.0.0.1:{port}")
-        with pytest.raises(StoreUnavailable, match="out of memory; raise maxmemory"):
+        with pytest.raises(StoreUnavailable, match="Redis is out of memory; raise maxmemory"):
             fill(store)
         bucket = store.bucket("b")
         assert bucket is not None
@@ -337,7 +337,9 @@ def test_a_replica_is_refused(tmp_path: Path, redis_port: int) -> None:
     options = ("--replicaof", f"127.0.0.1 {redis_port}")
     with (
         servers.redis(tmp_path / "replica", *options) as port,
-        pytest.raises(StoreUnavailable, match="a replica, which takes no writes; name its primary"),
+        pytest.raises(
+            StoreUnavailable, match="this is a replica, which takes no writes; name its primary"
+        ),
     ):
         RedisBackend.from_url(f"redis://127.0.0.1:{port}")
 
@@ -346,7 +348,9 @@ def test_keys_of_another_program_are_an_error_and_stay(redis_url: str) -> None:
     plain = redis.Redis.from_url(redis_url)
     plain.set("mimicfs:theirs:{b}:d:", "theirs")
     store = RedisBackend.from_url(redis_url, "theirs")
-    with pytest.raises(StoreCorrupt, match="keys of another program; give another --namespace"):
+    with pytest.raises(
+        StoreCorrupt, match="another program uses these keys; give another --namespace"
+    ):
         store.apply("b", [Entry("a")])
     assert plain.get("mimicfs:theirs:{b}:d:") == b"theirs"
     store.close()
@@ -359,7 +363,7 @@ def test_a_user_that_may_not_write_is_told_what_he_needs(tmp_path: Path, scripts
         with redis.Redis(port=port) as plain:
             plain.execute_command("ACL SETUSER", "mirror", *RULES, scripts, "-xadd")
         url = f"redis://mirror:hunter2@127.0.0.1:{port}"
-        with pytest.raises(StoreUnavailable, match="not allowed to this user") as raised:
+        with pytest.raises(StoreUnavailable, match="the user has no permission") as raised:
             with closing(RedisBackend.from_url(url)) as store:
                 store.apply("b", [Entry("a")])
         assert "hunter2" not in str(raised.value)

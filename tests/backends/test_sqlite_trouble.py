@@ -59,7 +59,7 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     with open(path, "r+b") as file:
         file.seek(3 * 4096)
         file.write(b"\xff" * 4096 * 50)
-    with pytest.raises(StoreCorrupt, match="move the file away and sync again, S3 has everything"):
+    with pytest.raises(StoreCorrupt, match="move the file away and sync again; S3 has everything"):
         read_all(path)
 
 

@@ -149,5 +149,5 @@ def test_an_export_leaves_out_what_was_only_visited_and_says_so(common, tree, cl
         0,
         f"s3://{tree}/: 3 entries as of 2026"[:40],
     )
-    assert "note: left out, because only visited: " in result.stderr
+    assert "note: left out, because they were never synced: " in result.stderr
     assert f"s3://{tree}-visited" in result.stderr

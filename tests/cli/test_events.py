@@ -75,7 +75,7 @@ def test_watch_prints_what_changes_and_goes_on_where_it_ended(common, client, s3
         "by": "S3",
     }
     failed = run("watch", *common, "--once", "--since", "0", "--exec", "false", url)
-    assert (failed.returncode, "go on with --since 0" in failed.stderr) == (1, True)
+    assert (failed.returncode, "continue with --since 0" in failed.stderr) == (1, True)
     assert '"seq": 1' in succeed(
         "watch", *common, "--once", "--since", "0", "--exec", "tee /dev/stderr", url
     )

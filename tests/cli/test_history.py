@@ -180,8 +180,8 @@ def test_what_would_be_lost_without_versions_is_not_restored(client, bucket, ask
     result = run("restore", "--endpoint-url", server, f"s3://{bucket}", "--at", "-1h")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        f"mimicfs: s3://{bucket} keeps no versions (never did): what is there now would be lost;"
-        " switch its versioning on"
+        f"mimicfs: s3://{bucket} keeps no versions (never did), so a restore would lose the"
+        " present objects; switch versioning on"
     )
     assert list(everything(client, bucket)) == ["a"]
 

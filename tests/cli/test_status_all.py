@@ -10,5 +10,5 @@ from mimicfs.cli import watching
 def test_all_is_not_of_one_mount_nor_again_and_again(state, tmp_path, more):
     words = ["--all", "--store", f"sqlite://{tmp_path}/s.db", *more]
     result = CliRunner().invoke(watching.status, words)
-    text = "Error: --all asks the store: not with MOUNTPOINT, --watch or --timeout"
+    text = "Error: --all asks the store; leave out MOUNTPOINT, --watch and --timeout"
     assert (result.exit_code, result.output.splitlines()[-1]) == (2, text)

@@ -27,7 +27,7 @@ def migrate(*words: str) -> str:
     ],
 )
 def test_a_password_that_ps_shows_is_refused(state, source, target, option):
-    text = "everybody can read a password there (ps); give it in the environment or a file"
+    text = "every user can see a password there (ps); put it into the environment or a file"
     with pytest.raises(ConfigError) as caught:
         migrate(source, target)
     assert str(caught.value) == f"{option}: {text}"
@@ -48,7 +48,7 @@ def test_a_source_without_buckets_is_refused(state, tmp_path):
     SQLite(f"{tmp_path}/old.db").close()
     with pytest.raises(ConfigError) as caught:
         migrate(f"sqlite://{tmp_path}/old.db", f"sqlite://{tmp_path}/new.db")
-    assert str(caught.value) == "the old store has no buckets: there is nothing to copy"
+    assert str(caught.value) == "the old store has no buckets; there is nothing to copy"
 
 
 def test_a_program_is_told_how_many_keys_were_copied(state, tmp_path):

@@ -24,7 +24,7 @@ MIB = 1 << 20
     [
         (MIB, None, True, "--limit is reached"),
         (9 * MIB, MIB, True, "the cache is full"),
-        (9 * MIB, None, False, "the disk does not take it"),
+        (9 * MIB, None, False, "the disk is full"),
         (9 * MIB, None, True, None),
     ],
 )
@@ -41,5 +41,5 @@ def test_what_was_short_is_said(
         parts, place = SimpleNamespace(s3=s3), warmingup.Place("s3://b/k", settings)
         work = warmingup._Work(parts, place, Interruptible(), True)
         warmed = work.warm(Start("b", "k"), limit, pin=False)
-    lines = [] if said is None else [f"mimicfs: s3://b/k: not all of it: {said}"]
+    lines = [] if said is None else [f"mimicfs: s3://b/k: incomplete: {said}"]
     assert (warmed.full, capsys.readouterr().err.splitlines()) == (said is not None, lines)

@@ -54,9 +54,12 @@ def watch(store, monkeypatch, capfd):
 def test_watch_tells_each_change_in_order_from_any_number_that_is_kept(store, watch):
     others = store[1]
     others.join("/mnt/photos")
-    refused = "mimicfs: s3://b/: news after 1 is not kept, there is none yet; begin without --since"
+    refused = (
+        "mimicfs: s3://b/: the changes after 1 are no longer kept, there are none yet;"
+        " begin without --since"
+    )
     code, _, err = watch()
-    assert (code, "add --since" in err) == (2, True)  # it would print nothing, always
+    assert (code, "needs --since" in err) == (2, True)  # it would print nothing, always
     assert watch("--since", "0") == (0, "", "")
     assert watch("--since", "1") == (4, "", f"{refused}\n")
     others.repair("b", "found", Entry("found", 0, 10**18, ETAG))
@@ -88,10 +91,10 @@ def test_a_command_that_fails_ends_the_watch_and_nothing_is_lost(store, watch, t
         ("", 2, "--exec: name a command"),
         ("  ", 2, "--exec: name a command"),
         ("'open", 2, "--exec 'open: no closing quotation"),
-        ("/no/such", 1, "--exec /no/such: No such file or directory; go on with --since 0"),
-        ("/tmp", 1, "--exec /tmp: Permission denied; go on with --since 0"),
-        ("false", 1, "--exec false: it ended with 1; go on with --since 0"),
-        ("sh -c 'kill -9 $$'", 1, "--exec sh: signal 9 ended it; go on with --since 0"),
+        ("/no/such", 1, "--exec /no/such: No such file or directory; continue with --since 0"),
+        ("/tmp", 1, "--exec /tmp: Permission denied; continue with --since 0"),
+        ("false", 1, "--exec false: it ended with 1; continue with --since 0"),
+        ("sh -c 'kill -9 $$'", 1, "--exec sh: signal 9 ended it; continue with --since 0"),
     ]:
         found = watch("--since", "0", "--exec", command, url="s3://b/d")
         assert found == (code, "", f"mimicfs: {said}\n")

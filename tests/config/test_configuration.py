@@ -125,8 +125,8 @@ def test_sections_of_buckets(path: Path) -> None:
         ("[mount]\nread-only = 'yes'",
          "FILE: [mount] read-only: must be true or false, not text"),
         ("[mount]\numask = 22",
-         'FILE: [mount] umask: an octal number is written as text: umask = "022"'),
-        ("[mount]\numask = 022", 'FILE: an octal number is written as text: umask = "022"'),
+         'FILE: [mount] umask: write the octal number as text: umask = "022"'),
+        ("[mount]\numask = 022", 'FILE: write the octal number as text: umask = "022"'),
         ("[mount]\nuid = true",
          "FILE: [mount] uid: must be the name or number of a user, not true or false"),
         ("[buckets.a]\nttl = '5 minutes'",
@@ -139,9 +139,9 @@ def test_sections_of_buckets(path: Path) -> None:
          "FILE [buckets.a]: kms-key-id: needs sse = aws:kms"),
         ("buckets = 1", "FILE: buckets is a section; write [buckets]"),
         ("[buckets]\nphotos = true",
-         "FILE: [buckets] photos: sections of buckets are written [buckets.NAME]"),
+         "FILE: [buckets] photos: write the section of a bucket as [buckets.NAME]"),
         ("endpoint-url = 'a'\nendpoint_url = 'b'",
-         "FILE: endpoint_url: is there twice, with - and with _"),
+         "FILE: endpoint_url: appears twice, with - and with _"),
         ("region = ", "FILE: Invalid value (at end of document)"),
     ],
 )  # fmt: skip
@@ -178,7 +178,7 @@ def test_what_is_wrong_after_o_and_in_the_environment(path: Path) -> None:
     assert refused(path, "", "uid") == "-o uid: needs a value: uid=USER"
     assert refused(path, "", "noread_only=1").startswith("-o noread_only=1: not an option")
     assert refused(path, "", "store_password=x") == (
-        "-o store_password: goes into the configuration file or the environment"
+        "-o store_password: set it in the configuration file or the environment"
     )
     assert refused(path, "", MIMICFS_UID="me") == "MIMICFS_UID: no user me on this machine"
     assert refused(path, "", MIMICFS_READ_ONLY="si") == "MIMICFS_READ_ONLY: read-only is yes or no"
@@ -203,9 +203,9 @@ def test_later_words_win_and_a_value_may_have_a_comma() -> None:
     [
         (0o622, "", "FILE: others can write it; chmod go-w FILE"),
         (0o640, "store-password = 'x'",
-         "FILE: has a secret (store-password) and others can read it; chmod 600 FILE"),
+         "FILE: contains a secret (store-password), and others can read it; chmod 600 FILE"),
         (0o604, "store = 'redis://:x@h'",
-         "FILE: has a secret (a password in store) and others can read it; chmod 600 FILE"),
+         "FILE: contains a secret (a password in store), and others can read it; chmod 600 FILE"),
     ],
 )  # fmt: skip
 def test_a_file_that_others_can_change_or_spy_is_refused(
@@ -247,7 +247,7 @@ def test_a_password_from_a_file(path: Path, tmp_path: Path) -> None:
     assert found.settings().store_password == "hunter2"
     assert "hunter2" not in repr(found.settings())
     secret.chmod(0o644)
-    with pytest.raises(ConfigError, match="has a secret and others can read it; chmod 600"):
+    with pytest.raises(ConfigError, match="contains a secret, and others can read it; chmod 600"):
         found.settings()
 
 
@@ -256,7 +256,10 @@ def test_access_keys_that_others_can_read_are_refused(path: Path, tmp_path: Path
     text = f'credentials-file = "{keys}"'
     assert refused(path, text) == f"{keys}: No such file or directory"
     keys.touch(0o640)
-    assert refused(path, text) == f"{keys}: has a secret and others can read it; chmod 600 {keys}"
+    assert (
+        refused(path, text)
+        == f"{keys}: contains a secret, and others can read it; chmod 600 {keys}"
+    )
     keys.chmod(0o600)
     assert settled(path, text).settings().s3.credentials_file == keys
 

@@ -108,23 +108,23 @@ KNOWN = ["keys", "tags", "storage-class", "sse", "kms-key-id", "content-type", "
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ("storage-class = 'X'", 'says no keys; write keys = "*.jpg"'),
+        ("storage-class = 'X'", 'has no keys; write keys = "*.jpg"'),
         ("keys = 1", "keys: must be a pattern, or a list of patterns"),
-        ("keys = ''", "keys: no key is matched by a pattern of 0 characters"),
+        ("keys = ''", "keys: a pattern of 0 characters matches no key"),
         ("keys = 's3://photos/*'",
-         "keys: s3://photos/*: a pattern is of keys, without s3:// and bucket"),
+         "keys: s3://photos/*: a pattern matches keys, without s3:// and bucket"),
         ("keys = '*'\ncache-contro = 'x'",
          "cache-contro: no such key; did you mean cache-control?"),
         ("keys = '*'\nacl = 'private'",
          f"acl: no such key; known are {', '.join(KNOWN)}"),
         ("keys = '*'\ncache-control = \"a\\r\\nb: c\"",
-         "cache-control: 'a\\r\\nb: c': no header has that"),
-        ("keys = '*'\ncontent-type = 'é'", "content-type: 'é': no header has that"),
+         "cache-control: 'a\\r\\nb: c': a header cannot contain that"),
+        ("keys = '*'\ncontent-type = 'é'", "content-type: 'é': a header cannot contain that"),
         ("keys = '*'\nsse = 'aes'", "sse: aes is no sse; did you mean AES256?"),
         ("keys = '*'\nsse = 'AES256'\nkms-key-id = 'k'", "kms-key-id: needs sse = aws:kms"),
-        ("keys = '*'\ntags = 'a=b'", 'tags: are written { NAME = "VALUE" }'),
+        ("keys = '*'\ntags = 'a=b'", 'tags: write them as { NAME = "VALUE" }'),
         ("keys = '*'\n[buckets.b.rules.tags]\n" + "\n".join(f"t{n} = 'x'" for n in range(11)),
-         "tags: 11 tags, S3 takes 10"),
+         "tags: 11 tags; S3 takes at most 10"),
         ("keys = '*'\ntags = { a = '&' }",
          "tags: '&': S3 takes letters, digits, spaces and _.:/=+-@"),
         ("keys = '*'\ntags = { a = '" + "x" * 257 + "' }",
@@ -139,11 +139,11 @@ def test_a_rule_that_is_none_says_which_and_why(path: Path, rule: str, says: str
 
 
 def test_rules_are_a_list_of_tables_and_know_of_the_keys_of_others(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"are written \[\[buckets\.b\.rules\]\]"):
+    with pytest.raises(ConfigError, match=r"write them as \[\[buckets\.b\.rules\]\]"):
         settled(path, "[buckets.b.rules]\nkeys = '*'\n")
     key = path.parent / "key"
     key.write_bytes(b"k" * 32)
     key.chmod(0o600)
     text = f"[buckets.b]\nsse-c-key-file = '{key}'\n[[buckets.b.rules]]\nkeys = '*'\nsse = 'AES256'"
-    with pytest.raises(ConfigError, match="sse: not together with sse-c-key-file"):
+    with pytest.raises(ConfigError, match="sse: cannot be combined with sse-c-key-file"):
         settled(path, text).buckets()

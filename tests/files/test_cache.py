@@ -307,7 +307,7 @@ def test_a_disk_that_others_fill_is_said_once_and_reading_goes_on(
         until(lambda: not files_in(small_disk / "blocks"))  # all that is ours to give
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) <= 1  # none where the eviction was quicker
-    assert all("reading goes on without" in text for text in said)
+    assert all("reading continues without it" in text for text in said)
 
 
 def test_a_directory_that_is_removed_is_made_again(
@@ -324,7 +324,7 @@ def test_a_directory_that_is_removed_is_made_again(
     assert read(first) == DATA
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"{directory} was removed: the cache begins anew"]
+    assert said == [f"{directory} was removed: the cache starts anew"]
 
 
 def test_a_directory_that_cannot_be_made_again_is_said_once(
@@ -336,7 +336,7 @@ def test_a_directory_that_cannot_be_made_again_is_said_once(
     for _ in range(3):
         keep(first)
     assert read(first) is None
-    said = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "continues" in record.getMessage()]
     assert len(said) == 1
 
 
@@ -346,7 +346,7 @@ def test_a_link_or_a_directory_that_others_may_enter_is_refused(tmp_path: Path) 
     (tmp_path / "link").symlink_to(tmp_path / "private")
     with pytest.raises(ConfigError, match="others can enter it; chmod 700 "):
         BlockCache(tmp_path / "open", "aws")
-    with pytest.raises(ConfigError, match="not a directory of ours"):
+    with pytest.raises(ConfigError, match="a symbolic link; name the directory itself"):
         BlockCache(tmp_path / "link", "aws")
 
 

@@ -190,7 +190,7 @@ def test_a_directory_that_others_can_enter_is_refused(directory: Path) -> None:
 def test_a_link_to_a_directory_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     directory.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="not a directory of ours"):
+    with pytest.raises(ConfigError, match="not a directory of yours"):
         Journal.open(directory)
 
 

@@ -64,8 +64,8 @@ def test_a_directory_with_files_is_mounted_over_only_when_asked(
 ) -> None:
     (mountpoint / "hidden").touch()
     assert refused(mountpoint) == (
-        f"{mountpoint}: not empty, its files would be hidden; mount on an empty directory, or with"
-        " -o nonempty"
+        f"{mountpoint}: not empty, and the mount would hide its files; name an empty directory,"
+        " or use -o nonempty"
     )
     with mounted(fs, mountpoint, SessionOptions(MountOptions(nonempty=True))):
         assert client(os.listdir, mountpoint) == []
@@ -257,7 +257,7 @@ def dead(mountpoint: Path) -> Path:
 
 def test_what_a_dead_server_left_is_told(dead: Path) -> None:
     assert refused(dead) == (
-        f"{dead}: a file system (fuse.mimicfs) is mounted there whose process has died;"
+        f"{dead}: the process of the file system (fuse.mimicfs) mounted there has died;"
         f" fusermount3 -u -z {dead}, or mount with -o clear_dead"
     )
 

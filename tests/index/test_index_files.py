@@ -123,7 +123,7 @@ def test_a_batch_at_the_end_comes_only_when_the_part_is_whole(tmp_path):
     lines = write(tmp_path / "x.jsonl").read_bytes().splitlines(keepends=True)
     source = JsonLinesSource(io.BytesIO(b"".join(lines[:8])), "x")
     ((_, batches),) = [next(source.parts())]
-    with pytest.raises(MalformedIndex, match="x:9: ends early, 6 entries behind the beginning"):
+    with pytest.raises(MalformedIndex, match="x:9: ends early, 6 entries after the beginning"):
         next(batches)
 
 
@@ -136,23 +136,23 @@ ENTRY = '{"key":"%s","size":1,"last_modified":"2024-01-01T00:00:00Z"}'
     [
         (["{}"], "x.jsonl:1: not an index of mimicfs"),
         (["[]"], "x.jsonl:1: not a JSON object"),
-        (['{"mimicfs_index":2}'], "x.jsonl:1: an index of version 2"),
+        (['{"mimicfs_index":2}'], "x.jsonl:1: the index has version 2"),
         ([GOOD[0], "what"], "x.jsonl:2: not JSON"),
         ([GOOD[0], '{"bucket":"b"}'], "x.jsonl:2: synced: missing"),
         ([GOOD[0], '{"bucket":"a/b","synced":"2024-01-01T00:00:00Z"}'], "2: bucket: 'a/b'"),
         ([GOOD[0], '{"bucket":"..","synced":"2024-01-01T00:00:00Z"}'], r"2: bucket: '\.\.'"),
-        ([GOOD[0][:-1] + r',"buckets":[{"name":"\u001b"}]}'], "1: buckets: .* is no name"),
+        ([GOOD[0][:-1] + r',"buckets":[{"name":"\u001b"}]}'], "1: buckets: .* is not the name"),
         ([GOOD[0], ENTRY % "a"], "x.jsonl:2: neither an entry"),
         ([*GOOD, '{"key":"a"}'], "x.jsonl:3: size: missing"),
         ([*GOOD, '{"key":"","size":1}'], "x.jsonl:3: key: it is empty"),
-        ([*GOOD, '{"key":7}'], "x.jsonl:3: key: 7 is no text"),
-        ([*GOOD, ENTRY.replace("1,", "-1,") % "a"], "x.jsonl:3: size: -1 is no size"),
+        ([*GOOD, '{"key":7}'], "x.jsonl:3: key: 7 is not a text"),
+        ([*GOOD, ENTRY.replace("1,", "-1,") % "a"], "x.jsonl:3: size: -1 is not a size"),
         ([*GOOD, ENTRY.replace("2024-01-01T", "x") % "a"], "x.jsonl:3: last_modified: 'x00"),
         ([*GOOD, ENTRY % "\\udc80"], "x.jsonl:3: key: .* half a surrogate pair"),
         ([*GOOD, ENTRY % ("é" * 513)], "x.jsonl:3: key: .* has more than 1024 bytes"),
-        ([*GOOD, ENTRY % "b", ENTRY % "a"], "x.jsonl:4: key: 'a' stands behind 'b'"),
+        ([*GOOD, ENTRY % "b", ENTRY % "a"], "x.jsonl:4: key: 'a' comes after 'b'"),
         ([*GOOD, ENTRY % "b", ENTRY % "b"], "x.jsonl:4: key: 'b' is there twice"),
-        ([*GOOD, ENTRY % "b", '{"entries":2}'], "x.jsonl:4: 1 entries .* it says 2"),
+        ([*GOOD, ENTRY % "b", '{"entries":2}'], "x.jsonl:4: it has 1 entries .* it has 2"),
         ([*GOOD, ENTRY % ("a" * (1 << 20))], "x.jsonl:3: a line of more than"),
         ([*GOOD, "[" * 100_000], "x.jsonl:3: not JSON"),
     ],
@@ -172,7 +172,7 @@ def test_errors_in_parquet_name_the_row(tmp_path):
     for said, meta in (
         ("x.parquet: row 2: size: missing", index),
         ("no mimicfs_index in its metadata", None),
-        ("2 rows, its metadata says 0", {"mimicfs_index": 1, "contents": []}),
+        ("2 rows; its metadata says 0", {"mimicfs_index": 1, "contents": []}),
     ):
         table = pa.table(columns)
         if meta:

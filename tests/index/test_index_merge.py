@@ -129,7 +129,7 @@ def test_what_changes_for_ever_is_not_exported():
     mimicdb.backend.apply("b", [Entry("a", 1)])
     mimicdb.complete("b", Scope("", True, 1))
     mimicdb.backend.moves = [([f"{n:04}{m:03}" for m in range(101)], []) for n in range(200)]
-    with pytest.raises(StoreUnavailable, match="changes faster than it can be read"):
+    with pytest.raises(StoreUnavailable, match="changes faster than mimicfs can read it"):
         exported(mimicdb)
 
 

@@ -123,7 +123,7 @@ def test_a_moment_that_is_none_is_refused(state, server, tmp_path):
     point.mkdir()
     for text, said in {
         "tomorrow": "tomorrow: not a moment",
-        "2999-01-01": "2999-01-01: is still to come",
+        "2999-01-01": "2999-01-01: is in the future",
     }.items():
         result = run("mount", "-o", f"at={text}", "s3://history", point)
         assert (result.returncode, said in result.stderr) == (2, True), result.stderr

@@ -76,9 +76,9 @@ def test_a_process_without_privileges_serves_what_another_one_mounted(
 @pytest.mark.parametrize(
     ("opened", "said"),
     [
-        ("", "no such descriptor is open; was it inherited (without close-on-exec)?"),
-        ("/dev/null", "the descriptor is not of /dev/fuse"),
-        ("/dev/fuse", "nothing is mounted with it; mount(2) comes first, with fd="),
+        ("", "this descriptor is not open; was it inherited (without close-on-exec)?"),
+        ("/dev/null", "the descriptor does not refer to /dev/fuse"),
+        ("/dev/fuse", "it belongs to no mount; call mount(2) with fd= first"),
     ],
 )
 def test_a_descriptor_that_is_no_mount_is_refused(opened, said):

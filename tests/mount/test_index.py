@@ -65,7 +65,7 @@ def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path, monkeypatch):
     succeed("sync", *first, f"s3://{tree}/d")
     whole = run("index", "export", *first, "-")
     assert (whole.returncode, whole.stdout) == (8, "")
-    assert "no bucket is known whole" in whole.stderr
+    assert "no bucket was synced completely" in whole.stderr
     out = run("index", "export", *first, "-", f"s3://{tree}/d")
     assert f"s3://{tree}/d/: 3 entries as of" in out.stderr
     header, part, *_ = map(json.loads, out.stdout.splitlines())
@@ -78,7 +78,7 @@ def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path, monkeypatch):
     assert f"-: it has no s3://{tree}/" in missing.stderr
     told = run("index", "import", *second, "-", input=out.stdout)
     assert told.returncode == 0
-    assert f"the index is of {common[1]}, the mirror of http://***@127.0.0.1:9" in told.stderr
+    assert f"the index is from {common[1]}, the mirror from http://***@127.0.0.1:9" in told.stderr
     assert succeed("du", *second, "-s", "-b", f"s3://{tree}/d") == f"16\t3\ts3://{tree}/d/\n"
     assert run("index", "import", *second, "-", input=out.stdout[:-20]).returncode == 9
 

@@ -93,8 +93,8 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
     assert said(*words, point / "no") == f"{point}/no: no such directory; mkdir {point}/no"
     (point / "file").touch()
     assert said(*words, point) == (
-        f"{point}: not empty, its files would be hidden; mount on an empty directory, or with"
-        " -o nonempty"
+        f"{point}: not empty, and the mount would hide its files; name an empty directory,"
+        " or use -o nonempty"
     )
     assert said(*words, point / "file") == (
         f"{point}/file: not a directory; name an empty directory to mount on"
@@ -155,7 +155,7 @@ def test_fusermount3_missing_or_not_setuid(point: Path, server: str, tmp_path: P
     script = f"{NO_DEVICES} mknod -m 666 /dev/fuse c 10 229; {script}"
     let_others_in(tmp_path)
     assert in_namespace(script, sys.executable, "-c", AS_NOBODY, "mount", "-f", point) == (
-        f"{helper} is not setuid root, so only root can mount; as root: chmod u+s {helper}"
+        f"{helper} is not setuid root, so that only root can mount; as root: chmod u+s {helper}"
     )
 
 
@@ -182,7 +182,7 @@ def test_rights_on_one_bucket_but_not_to_list_them(point: Path, proxy: Proxy, bu
     with proxy.rule(denied):
         for words in (["mount", *common, point], ["ls", *common], ["sync", *common]):
             assert said(*words, code=5) == (
-                "list of buckets: AccessDenied; name the one that you may use: s3://BUCKET"
+                "list of buckets: AccessDenied; name the bucket that you may use: s3://BUCKET"
             )
         assert run("mount", *common, f"s3://{bucket}", point).returncode == 0
         assert run("umount", point).returncode == 0
@@ -195,7 +195,7 @@ def test_a_prefix_that_does_not_exist_is_mounted_only_where_that_is_meant(
     common = ["--endpoint-url", proxy.url, "--store", "memory:"]
     assert said("mount", *common, f"s3://{bucket}/2025", point, code=6) == (
         f"s3://{bucket}/2025/: nothing in the bucket begins with that; -o create_prefix mounts it"
-        " all the same"
+        " nevertheless"
     )
     assert (
         run("mount", *common, "-o", "create_prefix", f"s3://{bucket}/2025", point).returncode == 0
@@ -287,7 +287,7 @@ def test_addresses_where_no_s3_is(proxy: Proxy, tls: int, mimicdb: Mirror) -> No
     wanted = {
         f"https://127.0.0.1:{port}": "the server does not speak https; write http:// in"
         " --endpoint-url",
-        f"http://127.0.0.1:{tls}": "does it speak https? write https:// in --endpoint-url",
+        f"http://127.0.0.1:{tls}": "it may speak https; write https:// in --endpoint-url",
         f"https://127.0.0.1:{tls}": authority,
         None: "AWS has no region eu-wst-1; check --region; did you mean eu-west-1?",
     }
@@ -311,5 +311,5 @@ def test_what_may_be_wrong_with_an_address(server: str) -> None:
         "check --endpoint-url and the network"
     )
     assert said("ls", "--endpoint-url", "127.0.0.1:9000", code=2) == (
-        "--endpoint-url 127.0.0.1:9000: no URL; write https://HOST or http://HOST:PORT"
+        "--endpoint-url 127.0.0.1:9000: not a URL; write https://HOST or http://HOST:PORT"
     )

@@ -185,7 +185,7 @@ def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(place: Pla
         with pytest.raises(OSError, match="Directory not empty"):
             (place.path / "d").rename(place.path / "e")
     assert place.in_s3() == OLD + NEW
-    said = f"all of {place.url}d/ is at {place.url}e/, and some of it still at both places"
+    said = f"all of {place.url}d/ is at {place.url}e/, and some of it is still at both places"
     assert said in place.log.read_text()
     wait_until((place.path / "e/07").exists)
     assert sorted(os.listdir(place.path)) == ["d", "e"]

@@ -137,7 +137,7 @@ def scraped(path):
 def test_a_password_on_the_command_line_is_refused(state, option, url):
     result = run("ls", option, url)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "everybody can read a password there (ps)" in result.stderr
+    assert "every user can see a password there (ps)" in result.stderr
     assert "secret-word" not in result.stderr
 
 
@@ -300,7 +300,7 @@ def test_a_loop_of_refreshes_is_slowed_down_and_then_refused(mount_at, bucket, c
     scopes = [mount.path / f"d{n}/.sync" for n in range(40)]
     assert refused_of(scopes) == "Resource temporarily unavailable"
     assert 100 <= proxy.counted()["LIST"] <= 125
-    assert "those before have cost so many LIST requests" in mount.log.read_text()
+    assert "earlier ones have cost too many LIST requests" in mount.log.read_text()
     words = ["--endpoint-url", proxy.url, "--store", f"sqlite://{mount.path.parent}/store.db"]
     assert "40 keys" in succeed("sync", *words, f"s3://{bucket}")
 

@@ -52,7 +52,7 @@ def test_what_was_warmed_up_costs_no_request_in_a_mount(
     )
     result = run("warmup", tmp_path)
     assert (result.returncode, result.stderr) == (
-        3, f"mimicfs: {tmp_path}: not in a mount of mimicfs of this user, nor an s3:// URL\n",
+        3, f"mimicfs: {tmp_path}: neither an s3:// URL nor in one of your mounts of mimicfs\n",
     )  # fmt: skip
     unpinned = succeed("warmup", *common[1:], "--unpin", "s3://")
     assert unpinned == "s3://: 2 objects unpinned\n"

@@ -82,7 +82,7 @@ def test_nobody_is_there(ask):
 
 
 def test_an_address_that_is_none(ask):
-    with pytest.raises(ConfigError, match="--endpoint-url localhost:9000: no URL; write http"):
+    with pytest.raises(ConfigError, match="--endpoint-url localhost:9000: not a URL; write http"):
         raise ask("localhost:9000")
 
 

@@ -37,19 +37,31 @@ def test_a_limit_is_a_rate_or_one_for_each_time_of_the_day():
     assert limit_text(by_time) == "08:00=1048576 18:00=off"
     assert [parse_limit(text) for text in ("off", "0", "")] == [(), (), ()]
     for wrong in ("fast", "25:00=1M", "8:00=fast", "1M 2M"):
-        with pytest.raises(ConfigError, match="no limit; write 10M, off, or 08:00=1M"):
+        with pytest.raises(ConfigError, match="not a limit; write 10M, off, or 08:00=1M"):
             parse_limit(wrong)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("download-limit", "1", "1: too slow; the least is 4K (bytes a second); off: no limit"),
-        ("upload-limit", "8:00=4095 18:00=off", "8:00=4095 18:00=off: too slow; the least is 4K"),
-        ("request-rate", "0.001", "0.001: too slow; the least is 0.1 (a request in 10 s); 0: no"),
-        ("request-rate", "nan", "nan: not a number; 0 or off: no limit"),
-        ("max-requests-per-day", "0.5", "0.5: not a whole number of requests; 0 or off: no limit"),
-        ("max-requests-per-day", "-1", "-1: not a number; 0 or off: no limit"),
+        (
+            "download-limit",
+            "1",
+            "1: too slow; the minimum is 4K (bytes per second); off is no limit",
+        ),
+        ("upload-limit", "8:00=4095 18:00=off", "8:00=4095 18:00=off: too slow; the minimum is 4K"),
+        (
+            "request-rate",
+            "0.001",
+            "0.001: too slow; the minimum is 0.1 (a request in 10 s); 0 is no",
+        ),
+        ("request-rate", "nan", "nan: not a number; 0 or off is no limit"),
+        (
+            "max-requests-per-day",
+            "0.5",
+            "0.5: not a whole number of requests; 0 or off is no limit",
+        ),
+        ("max-requests-per-day", "-1", "-1: not a number; 0 or off is no limit"),
     ],
 )
 def test_a_limit_that_nobody_can_mean_is_refused_in_the_file_and_while_it_runs(name, text, says):
@@ -179,7 +191,7 @@ def test_each_bucket_has_its_own_rate_of_requests(slept):
     own.set("request-rate", "0")
     own.ask("slow")
     assert slept == [0.5, 1.0]
-    with pytest.raises(ConfigError, match="parts: not to be changed while it runs"):
+    with pytest.raises(ConfigError, match="parts: cannot be changed while the mount runs"):
         own.set("parts", "1")
 
 

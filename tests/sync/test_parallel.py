@@ -160,7 +160,9 @@ SPOILED = {
     "a key twice": lambda page: page.replace("file-0004500", "file-0004501"),
     "cut off": lambda page: page[: len(page) // 2],
     "cut off between two keys": lambda page: page[: page.rindex("<Contents>")],
-    "truncated, and no way to go on": lambda page: page.replace("NextContinuationToken", "Next"),
+    "truncated, but without a token to continue": lambda page: page.replace(
+        "NextContinuationToken", "Next"
+    ),
     "no XML": lambda page: "<html>Welcome</html>",
     "nothing": lambda page: "",
 }

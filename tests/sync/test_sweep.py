@@ -51,7 +51,7 @@ def test_a_known_gap_makes_all_that_was_listed_before_it_due(
     sweep._list(sweep.due())
     assert [entry.key for entry in mimicdb.listing(bucket)] == ["a", "b"]
     assert sweep.due() is None
-    assert "the queue was deleted; what is known of it is listed again" in caplog.text
+    assert "the queue was deleted; its known directories are listed again" in caplog.text
 
 
 def test_the_price_is_said_and_kept(sweep, mimicdb, syncer, client, bucket, proxy):

@@ -56,7 +56,7 @@ def test_a_damaged_record_is_left_alone_and_the_log_says_so(intents, tmp_path, c
     (path,) = (tmp_path / "renames").iterdir()
     path.write_text("{}\n")
     assert intents.left() == []
-    assert f"{path}: not the record of a rename" in caplog.text
+    assert f"{path}: not a record of a rename" in caplog.text
     assert path.exists()
 
 

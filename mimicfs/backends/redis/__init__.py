@@ -1,13 +1,14 @@
 """Redis: the mirror in a server that several mounts and programs share. Redis or Valkey, 6.2+.
 
-`layout.py` says what is kept under which keys. Records, their directories, the totals and the
-log change in one step: a script (`scripts.py`) or, where this user may not run scripts, a
-transaction (`transactions.py`).
+`layout.py` says what is kept under which keys, `directories.py` reads them, `orphans.py` finds
+those that belong to nothing, `connecting.py` makes the client, `waiting.py` waits for news.
+Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
+or, if this user may not run scripts, a transaction (`transactions.py`).
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
-Where Redis may evict keys, absence means nothing: then no scope is ever complete, and each
-directory is listed at S3 anew.
+If Redis may evict keys, absence means nothing: then no scope is ever complete, and each
+directory is listed in S3 again.
 
 Threading: as redis-py's client, any number of threads.
 """
@@ -126,7 +127,7 @@ class RedisBackend(Backend):
         self._client.set(key, VERSION, nx=True)
         found = self._client.get(key)
         if not found.isdigit():
-            raise StoreCorrupt(f"{self._where}: {key} is not ours; give another --namespace")
+            raise StoreCorrupt(f"{self._where}: {key} is not of mimicfs; give another --namespace")
         if int(found) > VERSION:
             raise StoreTooNew(
                 f"{self._where}: written by a newer mimicfs (schema {int(found)}, this one"
@@ -146,7 +147,7 @@ class RedisBackend(Backend):
             if int(each.get("maxmemory", 0))
         } - {"noeviction"}
         if policies and not self._evicts:
-            text = "%s: maxmemory-policy is %s, so nothing is taken as complete; set it to %s"
+            text = "%s: with maxmemory-policy %s, mimicfs treats nothing as complete; set it to %s"
             log.warning(text, self._where, min(policies), "noeviction")
         # What was evicted stays away: only a new epoch could make scopes mean something again.
         self._evicts = self._evicts or bool(policies)
@@ -158,7 +159,7 @@ class RedisBackend(Backend):
         except redis.ResponseError as exc:
             if not denies_scripts(exc):
                 raise
-            log.info("%s: scripts are denied; changes are transactions", self._where)
+            log.info("%s: the user may not run scripts; mimicfs uses transactions", self._where)
             self._steps = Transactions(self._client)
         else:
             self._steps = scripts
@@ -393,7 +394,9 @@ class RedisBackend(Backend):
         lines = self._client.xrange(f"{self._tag(bucket)}:log", f"({since}-0", "+", count=limit)
         found = [change_of(number, fields) for number, fields in lines]
         if since > last or not found or found[0].seq != since + 1:
-            raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
+            raise LogTrimmed(
+                f"changes of {bucket or 'the buckets'} after {since} are no longer in the log"
+            )
         # Behind a gap (a new epoch) nothing follows on: whoever asks for that is told so.
         return [change for n, change in enumerate(found, since + 1) if change.seq == n]
 

@@ -30,13 +30,13 @@ class _Never(Exception):
     """Stands where redis-py has no error of its own."""
 
 
-_THEIRS = "keys of another program; give another --namespace"
-_FULL = "out of memory; raise maxmemory"
-_REPLICA = "a replica, which takes no writes; name its primary"
+_THEIRS = "another program uses these keys; give another --namespace"
+_FULL = "Redis is out of memory; raise maxmemory"
+_REPLICA = "this is a replica, which takes no writes; name its primary"
 _DOWN = "the cluster is down: {text}"
-_LOADING = "still reading its data from disk; try again in a moment"
+_LOADING = "Redis is still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
-_FORBIDDEN = "not allowed to this user: {text}; give it `~mimicfs:* +@all`"
+_FORBIDDEN = "the user has no permission: {text}; give it `~mimicfs:* +@all`"
 # What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
 # the code that is somewhere in its text.
 _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
@@ -102,7 +102,7 @@ def _primary(url: str, extra: dict[str, Any]) -> Any:
     parts = urlsplit(url)
     service = parts.path.strip("/")
     if not service:
-        raise ValueError("it names no service; write redis+sentinel://HOST:26379/SERVICE")
+        raise ValueError("the URL has no service; write redis+sentinel://HOST:26379/SERVICE")
     if parts.password is not None:
         extra |= {"username": parts.username or None, "password": unquote(parts.password)}
     where = (parts.hostname or "localhost", parts.port or 26379)
@@ -155,7 +155,7 @@ def our_error(exc: Exception, where: str) -> StoreError:
     text = " ".join(str(exc).split())
     if isinstance(exc, redis.AuthenticationError):
         advice = "give the password in MIMICFS_STORE_PASSWORD"
-        return StoreUnavailable(f"{where}: refused the password or its lack; {advice}")
+        return StoreUnavailable(f"{where}: Redis refused the password, or wants one; {advice}")
     for kind, code, error, said in _REFUSALS:
         if isinstance(exc, kind) or (code and code in text):
             return error(f"{where}: {said.format(text=text)}")

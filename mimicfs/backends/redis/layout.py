@@ -102,7 +102,7 @@ def entry_of(key: str, record: bytes) -> Entry:
         storage_class, meta, *head = (record[at:].decode() or "\0").split("\0", 2)
         known = json.loads(meta) if meta else None
     except (struct.error, ValueError) as exc:
-        raise StoreCorrupt(f"the record of {key!r} in Redis is not ours") from exc
+        raise StoreCorrupt(f"the record of {key!r} in Redis is not of mimicfs") from exc
     said = head[0] if head else None
     return Entry(key, size, mtime_ns, etag, storage_class, known, kind & ~_MD5, said)
 

@@ -353,7 +353,7 @@ class Scripts:
             left = self._apply(keys=[tag], args=args)
         except ResponseError as exc:
             if "LOGTRIMMED" in str(exc):
-                raise LogTrimmed(f"changes after {since} are not logged") from exc
+                raise LogTrimmed(f"changes after {since} are no longer in the log") from exc
             raise
         return {key.decode() for key in left}
 

@@ -213,7 +213,7 @@ class Transactions:
                     time.sleep(random.uniform(0, min(attempt, 100) / 1000))
                 else:
                     return result
-        raise StoreUnavailable(f"{tag}: others write without a pause; try again")
+        raise StoreUnavailable(f"{tag}: others keep writing; try again")
 
 
 def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Command]]:
@@ -278,7 +278,7 @@ def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]
     # Others may write meanwhile; then all this is done anew.
     lines = client.xrange(f"{tag}:log", f"({since}-0", f"{seq}-0") if since < seq else []
     if len(lines) != seq - since:
-        raise LogTrimmed(f"changes after {since} are not logged")
+        raise LogTrimmed(f"changes after {since} are no longer in the log")
     return seq, [change_of(*line) for line in lines]
 
 

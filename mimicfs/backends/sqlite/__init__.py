@@ -4,8 +4,8 @@ One flat table, ordered by key, is the index for look-ups, listings and merges. 
 is read by seeking past each subdirectory ("d/" ... the next key is at least "d0").
 
 `database.py` opens and checks the file, and says who reads and writes it; `rows.py` has the
-statements that several methods use, `directories.py` the way through a directory, `writing.py`
-what a change writes.
+statements that several methods use, `directories.py` reads directories, `writing.py` and
+`scopes.py` write changes, `waiting.py` waits for commits of other processes.
 
 Threading: as said in database.py.
 """

@@ -146,7 +146,7 @@ class Database:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return StoreCorrupt(
-                f"{self._path}: {exc}; move the file away and sync again, S3 has everything"
+                f"{self._path}: {exc}; move the file away and sync again; S3 has everything"
             )
         if code == sqlite3.SQLITE_FULL:
             return StoreUnavailable(f"{self._path}: no space left on its disk")

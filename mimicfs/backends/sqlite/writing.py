@@ -60,5 +60,7 @@ def logged(
     ).fetchall()
     changes = [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
     if since > last or not changes or changes[0].seq != since + 1:
-        raise LogTrimmed(f"changes of {bucket or 'the buckets'} after {since} are not logged")
+        raise LogTrimmed(
+            f"changes of {bucket or 'the buckets'} after {since} are no longer in the log"
+        )
     return changes

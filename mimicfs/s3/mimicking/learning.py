@@ -467,8 +467,8 @@ def _told(operation: str, params: Params) -> Iterator[None]:
     except StoreError as exc:
         about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
         raise type(exc)(
-            f"S3 has answered {operation} of {about}, but the mirror could not be told: {exc};"
-            " the key is asked of S3 again when the store is back"
+            f"S3 has answered {operation} of {about}, but the mirror could not record it:"
+            f" {exc}; mimicfs asks S3 about the key again when the store is back"
         ) from exc
 
 
@@ -481,7 +481,9 @@ def _unlearned(operation: str, params: Params) -> _Learning:
             yield
         except StoreError as exc:
             about = f"s3://{params.get('Bucket')}/{params.get('Key')}"
-            log.debug("what S3 says to %s of %s is not learned: %s", operation, about, exc)
+            log.debug(
+                "the mirror could not learn from the answer to %s of %s: %s", operation, about, exc
+            )
 
     return learning
 

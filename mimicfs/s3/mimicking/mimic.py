@@ -209,7 +209,7 @@ class Mimic:
                     return
             self._mimicdb.drop_bucket(bucket, since)
         except StoreError as lost:  # what S3 said is more to the caller
-            log.warning("s3://%s is gone, but the mirror could not be told: %s", bucket, lost)
+            log.warning("s3://%s is gone, but the mirror could not record it: %s", bucket, lost)
 
     def _is_there(self, bucket: str) -> Conversation[bool]:
         """Whether S3 has *bucket*, or may have it."""

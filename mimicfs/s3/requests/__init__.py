@@ -1,15 +1,22 @@
-"""What mimicfs itself asks of S3, with its errors as ours.
+"""The requests of mimicfs to S3. Errors of S3 become ours.
 
-client      each request, as a method
-account     which account settings mean, remembered
-clients     the boto3 clients and our own wire that they go over
-lister      LIST requests
-listing     a page of a LIST, parsed and checked
-conditions  whether a server looks at conditions of writes
-copying     copies within S3, in one request or in parts
-content     headers and metadata of what is stored
-checksums   checksums of whole objects
-rules       what the options of a bucket make of a request
-examine     what a server and the credentials can do, for `mimicfs doctor`
-borrowed    what a sync needs, over somebody else's client
+client        each request, as a method
+account       the account that the settings mean, remembered
+clients       the boto3 clients, and the layers that each of their calls passes
+lister        LIST requests
+listing       a page of a LIST, parsed and checked
+versions      a page of a ListObjectVersions, parsed and checked
+past          S3 as it was at a moment      pastclient  a boto3 client of a moment
+conditions    whether a server checks the conditions of writes
+capabilities  what else a server can do     profiles    what providers are known to do
+believing     which answers confirm something
+copying       copies within S3, in one request or in parts
+deleting      deletions of many keys
+sending       bodies, each with a checksum  checksums   checksums of bodies and objects
+content       headers and metadata of an object
+kept          what must not be lost when an object is written again
+rules         what the options of a bucket add to a request
+examine       the checks of a server and the credentials, for `mimicfs doctor`
+borrowed      the requests of a sync, through another program's client
+queue         an SQS queue of messages      queues      making and removing queues
 """

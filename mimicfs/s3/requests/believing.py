@@ -55,7 +55,7 @@ def believed(
     """Return *answer* as far as it can be believed; *ask* asks again. Raises S3Unavailable."""
     needed = _NEEDED.get(operation)
     if needed and not answer.get(needed):
-        raise _fault(params, f"{operation} was answered without {needed}: that confirms nothing")
+        raise _fault(params, f"{operation} was answered without {needed}, which confirms nothing")
     if operation == "CopyObject":
         result = answer.get("CopyObjectResult") or {}
         return {**answer, "CopyObjectResult": {"LastModified": _time_of(answer), **result}}
@@ -68,7 +68,9 @@ def believed(
     if operation == "DeleteObjects":
         asked = {each["Key"] for each in params.get("Delete", {}).get("Objects", ())}
         if not all(each.get("Key") in asked for each in answer.get("Errors", ())):
-            text = "DeleteObjects was answered with an error that names no key that was asked for"
+            text = (
+                "the answer to DeleteObjects has an error about a key that was not in the request"
+            )
             raise _fault(params, text)
     return answer
 
@@ -94,7 +96,7 @@ def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         if fits and there and answer.get("ContentLength", last - first + 1) == last - first + 1:
             return
     answer["Body"].close()
-    text = f"asked for {params.get('Range', 'all bytes')}, the answer has {said}"
+    text = f"asked for {params.get('Range', 'all bytes')}, but the answer has {said}"
     raise _fault(params, f"{text} and {answer.get('ContentLength')} bytes")
 
 

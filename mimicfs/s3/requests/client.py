@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 
 MIB = 1 << 20
-_NOT_S3 = "the answer is not S3's; check --endpoint-url"
+_NOT_S3 = "the answer is not from S3; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
@@ -230,7 +230,7 @@ class S3(Clients):
             vain = 0 if came else vain + 1
             over = time.monotonic() > ends_s and filled < buffer.nbytes
             if over or vain == self._options.attempts:
-                raise S3Unavailable(f"s3://{bucket}/{key}: {wrong}, every time")
+                raise S3Unavailable(f"s3://{bucket}/{key}: {wrong}, in every attempt")
 
     def _read_some(
         self, bucket: str, key: str, etag: str, start: int, buffer: memoryview, version: str
@@ -289,7 +289,7 @@ class S3(Clients):
     def _check_version(bucket: str, key: str, etag: str, answer: Mapping[str, Any]) -> None:
         found = bare_etag(answer)
         if etag and not found:
-            text = "the answer does not say of which version it is; check --endpoint-url"
+            text = "the answer does not name the version; check --endpoint-url"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         if etag and found != etag:
             raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
@@ -324,7 +324,7 @@ class S3(Clients):
             now = None
         sent = sized(body, size)
         if now is None or now.size != size or (now.etag and not checksums.may_be(now.etag, sent)):
-            text = "the answer to a PUT did not confirm it, and S3 has something else"
+            text = "the answer to a PUT did not confirm it, and S3 has another object"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         return now.etag
 
@@ -404,7 +404,9 @@ class S3(Clients):
         if entry is None:  # it could not be asked then, or somebody has deleted it
             entry, _ = self.head(bucket, key)
         if entry.size != size:
-            raise S3Unavailable(f"s3://{bucket}/{key}: {size} bytes uploaded, S3 has {entry.size}")
+            raise S3Unavailable(
+                f"s3://{bucket}/{key}: {size} bytes were uploaded, but S3 has {entry.size}"
+            )
         return entry
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
@@ -437,9 +439,8 @@ def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -
     said, length = answer.get("ContentRange", ""), answer.get("ContentLength", size)
     other = not said.startswith(f"bytes {start}-{start + size - 1}/") if said else start > 0
     if other or length != size:  # where no length is said, the bytes are counted
-        text = (
-            f"asked for {size} bytes from {start} on, the answer has {answer.get('ContentLength')}"
-        )
+        has = answer.get("ContentLength")
+        text = f"asked for {size} bytes from {start} on, but the answer has {has}"
         raise S3Unavailable(f"{about}: {text}")
 
 

@@ -244,7 +244,7 @@ class Clients:
                 )
         except ValueError as exc:  # botocore's word on an address
             given = redacted(options.endpoint_url or "")
-            text = f"--endpoint-url {given}: no URL; write https://HOST or http://HOST:PORT"
+            text = f"--endpoint-url {given}: not a URL; write https://HOST or http://HOST:PORT"
             raise ConfigError(text) from exc
         sign_everywhere(client.meta.events)
         return client

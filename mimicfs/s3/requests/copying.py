@@ -52,7 +52,7 @@ class Copier:
             self._s3.kept.written(bucket, copy, told)
         in_place = (from_bucket, entry.key) == (bucket, key)
         if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
-            text = "the answer to a copy did not confirm it, and S3 has something else"
+            text = "the answer to a copy did not confirm it, and S3 has another object"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         if not in_place and not self._is_surely(copy, entry):
             self._check_source(source)
@@ -155,7 +155,7 @@ class Copier:
         result = answer.get("CopyPartResult", {})
         etag = result.get("ETag")
         if not etag:
-            raise Unsupported(f"s3://{bucket}/{key}: this server copies no parts")
+            raise Unsupported(f"s3://{bucket}/{key}: this server cannot copy parts")
         self._s3.sender.note_part(upload, number, result.get("ChecksumCRC32"))
         return str(etag)
 
@@ -165,7 +165,7 @@ class Copier:
         except KeyNotFound:
             return  # S3 finished it, and its answer was lost
         except S3Error as exc:
-            cause.add_note(f"an unfinished upload stays in S3, at a cost: {exc}")
+            cause.add_note(f"an unfinished upload stays in S3 and costs money: {exc}")
 
     def _check_source(self, source: tuple[str, Entry]) -> None:
         """There are servers that do not look at CopySourceIfMatch (rclone): see whether the

@@ -93,7 +93,7 @@ class Examination:
             return Finding("encryption", OK, "https, with certificates verified")
         if urlsplit(url).hostname in _LOOPBACK:
             return Finding("encryption", OK, f"{redacted(url)}: plain http, within this machine")
-        text = f"{redacted(url)}: what is sent can be read, and changed, on the way"
+        text = f"{redacted(url)}: others on the network can read and change the data"
         return Finding("encryption", WARN, text, "use an https:// endpoint")
 
     def _account(self) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ class Examination:
             count = len(self.ask("list_buckets").get("Buckets", []))
             yield Finding("list buckets", OK, f"{count} buckets")
         except AccessDenied:
-            text = "not allowed: mount buckets one by one"
+            text = "not allowed; mount single buckets"
             yield Finding("list buckets", WARN, text, "or allow s3:ListAllMyBuckets")
         except S3Error as exc:
             text, _, advice = str(exc).partition("; ")
@@ -123,7 +123,7 @@ class Examination:
         """Yield what a mount has learned of this server, or was told."""
         known = self.s3.capabilities.known().items()
         said = [f"{name}={value} ({how})" for name, (value, how) in known if how != "usual"]
-        text = ", ".join(said) or "as S3's, as far as it was used"
+        text = ", ".join(said) or "like S3, as far as it was used"
         yield Finding("server", OK, text, "correct it with --server-can" if said else "")
 
     def _clock(self) -> Finding | None:
@@ -174,7 +174,7 @@ class Examination:
         if page.get("EncodingType") == "url":
             return Finding("encoding-type", OK, "keys with any character are listed safely")
         text = "the server ignores encoding-type=url"
-        advice = "keys with control characters cannot be listed there; avoid them"
+        advice = "keys with control characters cannot be listed; avoid them"
         return Finding("encoding-type", WARN, text, advice)
 
     def _of_object(self, item: dict[str, Any]) -> Iterator[Finding]:
@@ -185,7 +185,7 @@ class Examination:
             said = self.ask("head_object", **where)
             if said.get("ETag") != etag:
                 raise S3Error(f"HEAD says ETag {said.get('ETag')}, the listing {etag}; sync again")
-            return f"{item['Key']}: its ETag is that of the listing"
+            return f"{item['Key']}: its ETag is the same as in the listing"
 
         def get() -> str:
             self.ask("get_object", **where)["Body"].close()
@@ -198,7 +198,10 @@ class Examination:
     def _conditional_get(self, where: dict[str, Any], etag: str) -> Finding:
         """What is read is pinned to a version by If-Match; without, only by the answer's ETag."""
         if not etag:
-            text, advice = "objects have no ETag", "versions cannot be told apart: use another"
+            text, advice = (
+                "objects have no ETag",
+                "versions cannot be distinguished; use another server",
+            )
             return Finding("etag", FAIL, text, f"{advice} server")
         try:
             self.ask("get_object", **where, IfMatch=_NOBODYS)["Body"].close()
@@ -208,10 +211,10 @@ class Examination:
             return _failure("conditional reads", exc)
         except S3Error as exc:
             return Finding(
-                "conditional reads", WARN, str(exc), "the ETag of each answer is looked at"
+                "conditional reads", WARN, str(exc), "mimicfs checks the ETag of each answer"
             )
         text = "the server ignores If-Match of a GET"
-        return Finding("conditional reads", WARN, text, "the ETag of each answer is looked at")
+        return Finding("conditional reads", WARN, text, "mimicfs checks the ETag of each answer")
 
 
 class Scratch:
@@ -237,7 +240,7 @@ class Scratch:
             yield self._conditional("If-None-Match", self._if_absent)
             beside = (self._bucket, self._base)
             yield self._conditional("If-Match", lambda: bool(self._honoured(*beside).match))
-            yield self._tried("checksums", self._checksum, "bodies are protected by signatures")
+            yield self._tried("checksums", self._checksum, "signatures protect the bodies")
             yield self._tried("copy", self._copy, "mv and cp -r within the mount will fail")
             yield self._tried("multipart", self._multipart, "files above 32 MiB will fail")
             yield self._tried("multipart minimum", self._minimum, "files above 32 MiB will fail")
@@ -264,13 +267,15 @@ class Scratch:
         if said.get("Metadata", {}).get("mode") != "33188":
             raise S3Error("user metadata does not come back; modes, owners and times are not kept")
         if said.get("ContentLength") != len(_BODY):
-            raise S3Error(f"{len(_BODY)} bytes were written, HEAD says {said.get('ContentLength')}")
+            raise S3Error(
+                f"{len(_BODY)} bytes were written, but HEAD says {said.get('ContentLength')}"
+            )
         return "user metadata comes back"
 
     def _etag_form(self) -> Finding:
         bare = unquoted(self._etag)
         if not bare:
-            return Finding("etag", FAIL, "a PUT answers no ETag", "use another server")
+            return Finding("etag", FAIL, "the answer to a PUT has no ETag", "use another server")
         is_md5 = len(bare) == 32 and all(letter in "0123456789abcdef" for letter in bare)
         form = "an MD5, as S3's" if is_md5 else "opaque"
         quoted = "" if self._etag.startswith('"') else ", without quotes"
@@ -296,9 +301,7 @@ class Scratch:
             return _failure(name, exc)
         except S3Error as exc:
             found = f"not known to the server: {exc}"
-        advice = (
-            "mimicfs asks just before it writes, and may overwrite what another writes just then"
-        )
+        advice = "mimicfs checks just before it writes, and may overwrite a simultaneous change"
         return Finding(name, WARN, found, advice)
 
     def _checksum(self) -> str:
@@ -306,7 +309,7 @@ class Scratch:
         self._ask("put_object", **self._making("-sum"), Body=_BODY, **sums)
         said = self._ask("head_object", **self._params("-sum"), ChecksumMode="ENABLED")
         kept = said.get("ChecksumCRC32")
-        return "CRC32 is checked and kept" if kept else "CRC32 is taken, and not kept"
+        return "CRC32 is checked and kept" if kept else "CRC32 is accepted, but not kept"
 
     def _copy(self) -> str:
         self._ask("copy_object", **self._making("-copy"), CopySource=self._params())
@@ -330,7 +333,9 @@ class Scratch:
             raise
         said = self._ask("head_object", **where)
         if said.get("ContentLength") != 7:
-            raise S3Error(f"a part of 7 bytes was copied, HEAD says {said.get('ContentLength')}")
+            raise S3Error(
+                f"a part of 7 bytes was copied, but HEAD says {said.get('ContentLength')}"
+            )
         return f"UploadPartCopy works; the ETag is {said.get('ETag', '')}"
 
     def _minimum(self) -> str:
@@ -362,7 +367,7 @@ class Scratch:
         except S3Error as exc:
             return Finding(name, WARN, str(exc), "mount with -o no_markers")
         if [item["Key"] for item in said.get("Contents", [])] == [f"{self._base}-d/"]:
-            return Finding(name, OK, "`d/` is an object as any other")
+            return Finding(name, OK, "`d/` is an object like any other")
         return Finding(name, WARN, "`d/` is not kept as it is", "mount with -o no_markers")
 
     def _remove(self) -> str:

@@ -140,7 +140,7 @@ class Kept:
         except NOTHING_SAID:
             raise
         except S3Error as exc:
-            log.warning("written again without its tags: s3://%s/%s: %s", bucket, key, exc)
+            log.warning("rewritten without its tags: s3://%s/%s: %s", bucket, key, exc)
             return {}
         return {tag["Key"]: tag["Value"] for tag in found}
 
@@ -174,7 +174,11 @@ class Kept:
             broken = exc.status == _BROKEN
             if isinstance(exc, NOTHING_SAID) and not broken:
                 raise
-            log.info("ACLs in s3://%s are not kept, they cannot be read: %s", bucket, exc)
+            log.info(
+                "s3://%s: a rewritten object loses its ACL, which cannot be read: %s",
+                bucket,
+                exc,
+            )
             if not broken:
                 self._acls[bucket] = False
             return {}, not broken

@@ -196,7 +196,7 @@ class Lister:
         if status in RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
         if isinstance(error, KeyNotFound):  # a listing has no key that could be missing
-            return MalformedListing(f"{error}; the answer is not S3's, check --endpoint-url")
+            return MalformedListing(f"{error}; the answer is not from S3, check --endpoint-url")
         return error
 
     def _move(self, bucket: str, region: str) -> None:
@@ -206,7 +206,7 @@ class Lister:
             answer = self._asker.head_bucket(Bucket=bucket)
             region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "")
         if not region:
-            raise S3Unavailable(f"s3://{bucket}: in another region, which S3 does not name")
+            raise S3Unavailable(f"s3://{bucket}: in another region, but S3 does not say which")
         with self._lock:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)

@@ -333,7 +333,7 @@ def checked_page(
     if not truncated:  # whatever token it has besides
         return Page(entries, None, None)
     if token is None:
-        raise MalformedListing(f"{asked}: truncated, and no way to go on")
+        raise MalformedListing(f"{asked}: truncated, but without a token to continue")
     return Page(entries, entries[-1].key if entries else asked.after, token)
 
 
@@ -379,7 +379,7 @@ def _check_order(entries: list[Entry], asked: Asked) -> None:
         if entry.key <= last:
             raise MalformedListing(f"{asked}: {entry.key!r} comes after {last!r}")
         if not entry.key.startswith(asked.prefix):
-            raise MalformedListing(f"{asked}: {entry.key!r} is not in it")
+            raise MalformedListing(f"{asked}: {entry.key!r} does not belong there")
         last = entry.key
 
 

@@ -121,7 +121,7 @@ class PastPages:
         ours = takewhile(lambda each: each.key == key, versions_below(self._source, bucket, key))
         newest = next(filter(self._was, ours), None)
         if newest is None or newest.deleted:
-            raise KeyNotFound(f"s3://{bucket}/{key}: no such object then", status=404)
+            raise KeyNotFound(f"s3://{bucket}/{key}: the object did not exist then", status=404)
         return newest.version
 
 

@@ -67,14 +67,14 @@ class PastCalls:
         version_1 = operation == "ListObjects"
         answer = self._local.keys(asked) if version_1 else self._local.answer(operation, asked)
         if answer is None:
-            text = f"with {', '.join(sorted(asked))}, a moment that is past is not listed"
+            text = f"with {', '.join(sorted(asked))}, the past cannot be listed"
             raise self._error(operation, "NotImplemented", text, 501)
         return answer
 
     def _pin(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
         """Return *params* with the version that there was."""
         if not model.name.startswith(_READING):
-            text = "a moment that is past cannot be changed"
+            text = "the past cannot be changed"
             raise self._error(model.name, "MethodNotAllowed", text, 405)
         if model.name not in READ_BY_VERSION or "VersionId" in params or "Key" not in params:
             return params
@@ -88,7 +88,7 @@ class PastCalls:
     def _absent(self, operation: str, key: str) -> Exception:
         if operation == "HeadObject":
             return self._error(operation, "404", "Not Found", 404)
-        return self._error(operation, "NoSuchKey", f"{key}: there was no such key then", 404)
+        return self._error(operation, "NoSuchKey", f"{key}: the key did not exist then", 404)
 
     def _error(self, operation: str, code: str, text: str, status: int | None) -> Exception:
         error: Exception = self._exceptions.from_code(code)(

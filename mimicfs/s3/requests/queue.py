@@ -41,7 +41,7 @@ class Queue:
 
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.count("/") < 2:
-            raise ConfigError(f"{url}: no URL of a queue; write https://HOST/ACCOUNT/NAME")
+            raise ConfigError(f"{url}: not the URL of a queue; write https://HOST/ACCOUNT/NAME")
         found = _REGION.search(parts.hostname)
         region = next(filter(None, found.groups()), None) if found else None
         config = Config(

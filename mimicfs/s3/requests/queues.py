@@ -56,7 +56,7 @@ class Queues:
         self._ask(name, "create_queue", QueueName=name, Attributes=attributes, tags={_TAG: about})
         made = self.find(name)
         if made is None:
-            raise S3Error(f"the queue {name}: it was made, and is not there")
+            raise S3Error(f"the queue {name}: SQS made it, but does not have it")
         return made
 
     def set_policy(self, queue: Made, policy: dict[str, Any]) -> None:

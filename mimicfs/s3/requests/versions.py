@@ -190,7 +190,7 @@ def checked_versions(
         versions = list(dropwhile(lambda each: each.key == after.key, versions))
     _check(versions, asked, after)
     if following is not None and (following == after or following.key < after.key):
-        raise MalformedListing(f"{asked}: truncated, and no way to go on")
+        raise MalformedListing(f"{asked}: truncated, but without a token to continue")
     return VersionPage(versions, following)
 
 
@@ -226,4 +226,4 @@ def _check(versions: list[Version], asked: Asked, after: Marker) -> None:
             raise MalformedListing(f"{asked}: {each.key!r} comes after {after.key!r}")
     for each in versions:
         if not each.key.startswith(asked.prefix):
-            raise MalformedListing(f"{asked}: {each.key!r} is not in it")
+            raise MalformedListing(f"{asked}: {each.key!r} does not belong there")

@@ -54,7 +54,7 @@ def about_tls(text: str) -> str:
 def about_closed(text: str) -> str:
     """Return what to do where the server closed the connection without an answer."""
     if '"http://' in text or " http://" in text:
-        return "does it speak https? write https:// in --endpoint-url"
+        return "it may speak https; write https:// in --endpoint-url"
     return _NETWORK
 
 

@@ -106,7 +106,7 @@ _ADVICE = {
     "InvalidAccessKeyId": "check the access key, or choose a profile with --profile",
     "SignatureDoesNotMatch": "check the secret key, or choose a profile with --profile",
     "ExpiredToken": "renew the credentials (for SSO: aws sso login)",
-    "500": "if this stays so, check --endpoint-url",  # S3 itself says InternalError
+    "500": "if the error persists, check --endpoint-url",  # S3 itself says InternalError
     "RequestTimeTooSkewed": "set the clock of this machine (timedatectl set-ntp true)",
     "AuthorizationHeaderMalformed": "check --region",
     "400": "check --region, and whether --endpoint-url is http:// or https://",
@@ -141,7 +141,7 @@ def ours(about: str) -> Iterator[None]:
     except (boto.ClientError, boto.BotoCoreError, web.HTTPError) as exc:
         raise translated(exc, about) from exc
     except ResponseParserError as exc:
-        text = f"{about}: the answer is not S3's; check --endpoint-url: {_one_line(exc)}"
+        text = f"{about}: the answer is not from S3; check --endpoint-url: {_one_line(exc)}"
         raise errors.S3Unavailable(text) from exc
     except UnicodeEncodeError as exc:  # a name that is no UTF-8 (a lone surrogate)
         text = f"{about}: S3 takes only UTF-8"

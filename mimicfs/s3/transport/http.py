@@ -327,7 +327,7 @@ class _Connection(http.client.HTTPConnection):
         """Return how long the next bytes may take. Raises TimeoutError."""
         left = self._ends - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the answer took too long as a whole")
+            raise TimeoutError("the answer took too long")
         return min(left, self._options.read_timeout_s)
 
     def waited(self, took_s: float) -> None:

@@ -207,14 +207,14 @@ class Limits:
             most = self._per_day
             if most and self._asked >= most:
                 raise TooManyRequests(
-                    f"{most:,} requests were sent today, which is max-requests-per-day;"
-                    f" the next one goes in {_left_s() / 3600:.1f} h, or after `mimicfs set`"
+                    f"{most:,} requests were sent today, the most by max-requests-per-day;"
+                    f" wait {_left_s() / 3600:.1f} h, or raise the limit by `mimicfs set`"
                 )
             self._asked += 1
             warn = bool(most) and self._asked >= most * _WARN_AT and not self._warned
             self._warned |= warn
         if warn:
-            log.warning("%d of the %d requests of this day are sent", self._asked, most)
+            log.warning("%d of the %d requests of today are sent", self._asked, most)
 
     def set(self, name: str, text: str) -> None:
         """Change the limit *name* to *text*. Raises ConfigError."""
@@ -262,7 +262,7 @@ def _change_of(limits: Limits, name: str, text: str) -> tuple[Callable[[Any], No
     if name == "max-requests-per-day":
         return limits._set_per_day, parse_per_day(text)
     known = ", ".join(CHANGEABLE)
-    raise ConfigError(f"{name}: not to be changed while it runs; {known} can be")
+    raise ConfigError(f"{name}: cannot be changed while the mount runs; {known} can")
 
 
 def _today() -> int:

@@ -1,12 +1,12 @@
-"""What S3 tells us: messages about a bucket, and what the mirror makes of them.
+"""The messages of S3 about a bucket, and what the mirror makes of them.
 
 messages  one parser for the messages of every source (pure)
 source    what a source promises
 sqs, endpoint, redisqueue   the sources
-hearing   which records the mirror can leave alone, and what it asks S3 about the others
-consumer  takes messages, has them heard, acknowledges them
+hearing   which records the mirror can ignore, and what it asks S3 about the others
+consumer  takes messages, applies them, acknowledges them
 ledger    until when each bucket was told of, and what was missed
 claim     whether another store takes messages from the same source
 election  which member of a store takes the messages
-setup     makes S3 tell a queue; notification: the configuration of a bucket (pure)
+setup     makes S3 send messages to a queue; notification: the configuration of a bucket (pure)
 """

@@ -270,9 +270,9 @@ class Consumer:
         with self._lock:
             before, self._state, self._error = self._state, state, error
         if state == FAILING and before != FAILING:
-            log.warning("changes by others are not heard: %s", error)
+            log.warning("S3's messages cannot be received: %s", error)
         elif before == FAILING and state == LISTENING:
-            log.warning("changes by others are heard again from %s", self._source.name)
+            log.warning("messages of S3 are received again from %s", self._source.name)
         elif before != state:
             log.info("%s: %s", self._source.name, state)
 
@@ -288,7 +288,13 @@ class Consumer:
             append_line(self._aside, json.dumps(said), _ASIDE_MAX)
         if messages:
             count, why = number_of(len(messages), "message"), messages[0][1][0]
-            log.warning("%s: %s put aside in %s: %s", self._source.name, count, self._aside, why)
+            log.warning(
+                "%s: %s written to %s, because they cannot be understood: %s",
+                self._source.name,
+                count,
+                self._aside,
+                why,
+            )
             with self._lock:
                 self._aside_count += len(messages)
 

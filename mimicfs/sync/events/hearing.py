@@ -193,7 +193,7 @@ class Hearing:
             log.debug("s3://%s: no such bucket", bucket)
         except (AccessDenied, InvalidRequest) as exc:
             # Nothing is certain there any more; whoever looks at it asks S3, and gets the error.
-            log.warning("s3://%s/%s changed, and cannot be asked for: %s", bucket, key, exc)
+            log.warning("s3://%s/%s changed, but S3 does not answer about it: %s", bucket, key, exc)
             self._mimicdb.uncover(bucket, change.directory)
             return False
         return True

@@ -45,7 +45,7 @@ _UNTOLD = "untold "  # before a prefix, the note that the source is not told of 
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
-_LOST_S = 600.0  # between two sweeps because messages were given up
+_LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
 _DAY_S = 86_400
@@ -107,7 +107,7 @@ class Ledger(Witness):
         self._begun = False
         self._gone = self._failing = False
         self._claim = Claim(mimicdb, source)
-        self._given_up = _Loss("were given up", _LOST_S)
+        self._given_up = _Loss("were lost", _LOST_S)
         self._unread = _Loss("could not be read", _UNREAD_S)
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
@@ -149,7 +149,7 @@ class Ledger(Witness):
         self._election.stand()
         if self._gone:
             self._gone = False
-            self._suspect_all("its queue was gone for a while")
+            self._suspect_all("its queue was missing for some time")
         if self._failing:
             self._failing = False
             self._look_back()
@@ -198,9 +198,9 @@ class Ledger(Witness):
             told_ns = self._noted_ns(bucket)
             away_s = (time.time_ns() - told_ns) / 1e9
             if not told_ns:
-                self._suspect(bucket, "nothing was told of it before")
+                self._suspect(bucket, "no message about it came before")
             elif kept_s is not None and away_s > kept_s:
-                self._suspect(bucket, f"nothing was heard of it for {away_s / _DAY_S:.3g} days")
+                self._suspect(bucket, f"no message was received for {away_s / _DAY_S:.3g} days")
 
     def _suspect_all(self, why: str) -> None:
         for bucket in self._buckets():
@@ -233,14 +233,14 @@ class Ledger(Witness):
             found = self._configuration(bucket)
             why = shortcoming(found, self._source.arn(), self._prefix if shown else "")
         except (S3Error, AccessDenied, NoSuchBucket) as exc:
-            log.debug("s3://%s: its notifications cannot be looked at: %s", bucket, exc)
+            log.debug("s3://%s: its notification configuration cannot be read: %s", bucket, exc)
             self._told[bucket] = UNKNOWN
             return
         self._told[bucket] = NO if why else YES
         name = _UNTOLD + self._prefix
         if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
             self._mimicdb.set_note(bucket, name, why or None)
-            self._suspect(bucket, why or "it was not told of for a while")
+            self._suspect(bucket, why or "its messages were missing for some time")
 
     def _noted_ns(self, bucket: str) -> int:
         return told_until_ns(self._mimicdb, bucket, self._prefix)

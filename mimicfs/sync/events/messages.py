@@ -141,7 +141,7 @@ def _records(said: Any, depth: int) -> Iterator[_Record]:
     elif isinstance(said.get("Message"), str) and "Type" in said:
         yield from _from_sns(said, depth)
     elif said.get("Event") != "s3:TestEvent":
-        raise _Unreadable("no form of an S3 event")
+        raise _Unreadable("not an S3 event in any known form")
 
 
 def _records_of_log(each: Any, depth: int) -> Iterator[_Record]:
@@ -209,7 +209,7 @@ def _told(
     """Return what a record says, but for its key."""
     bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
     if not _BUCKET.fullmatch(bucket):
-        raise _Unreadable("no name of a bucket")
+        raise _Unreadable("the name of the bucket is missing")
     sequencer = object_.get("sequencer")
     return Told(
         bucket,
@@ -258,18 +258,18 @@ def _ns(time: Any) -> int:
 
 def _dict(value: Any, name: str = "a record") -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _Unreadable(f"{name} is missing or no object")
+        raise _Unreadable(f"{name} is missing, or not an object")
     return value
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise _Unreadable("Records is no list")
+        raise _Unreadable("Records is not a list")
     return value
 
 
 def _text(where: dict[str, Any], name: str) -> str:
     value = where.get(name, "")
     if not isinstance(value, str):
-        raise _Unreadable(f"{name} is no text")
+        raise _Unreadable(f"{name} is not a text")
     return value

@@ -51,10 +51,10 @@ def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
         return ""
     covering = [rule for rule in rules if _covers(rule, prefix)]
     if not covering:
-        return "its notifications are of a part of the keys only"
+        return "its notifications cover only some of the keys"
     told = {event for rule in covering for event in rule.get("Events", ())}
     missing = [family for family, each in _FAMILIES.items() if family not in told and each - told]
-    return f"its notifications do not tell of {' and '.join(missing)}" if missing else ""
+    return f"its notifications do not cover {' and '.join(missing)}" if missing else ""
 
 
 def with_ours(configuration: Configuration, rule: Configuration) -> Configuration:

@@ -48,7 +48,7 @@ class RedisQueue(EventSource):
     def __init__(self, url: str, password: str | None = None) -> None:
         address, _, key = url.partition("#")
         if not key:
-            raise ConfigError(f"--events {address}: name the key: {address}#KEY")
+            raise ConfigError(f"--events {address}: has no key; write {address}#KEY")
         self._client = connected_once(address, password)
         self._where = place(self._client)
         self.name = f"{self._where}, key {key}"
@@ -79,7 +79,7 @@ class RedisQueue(EventSource):
                 elsewise = self._of_hash if self._seen else None  # a hash without fields is gone
                 read = self._kinds.get(kind, elsewise if kind == b"none" else None)
                 if read is None and kind != b"none":
-                    raise StoreError(f"{self.name}: a {kind.decode()}, which holds no messages")
+                    raise StoreError(f"{self.name}: a {kind.decode()}, which cannot hold messages")
                 self.ordered = read != self._of_hash
                 left = min(_LOOK_S, max(0.0, until - monotonic()))
                 found = read(left) if read else self._left_over()

@@ -35,8 +35,9 @@ from mimicfs.sync.events.notification import (
 ATTRIBUTES = {"MessageRetentionPeriod": "1209600", "VisibilityTimeout": "60"}
 _NAME_MAX = 80  # of a queue
 _OTHERS = (
-    "s3://{bucket}: {target} is told of the same events (rule {id}), and S3 tells only one. Put a"
-    " topic (SNS) or EventBridge in its place, which tells both; then name the queue with --events"
+    "s3://{bucket}: S3 already sends the same events to {target} (rule {id}), and it sends them to"
+    " one target only. Put a topic (SNS) or EventBridge in its place, which sends them to both;"
+    " then name the queue with --events"
 )
 
 
@@ -114,7 +115,7 @@ class Setup:
         except NoSuchBucket:
             if self._queues.find(self.queue) is None:
                 raise
-            done.append(f"nothing of s3://{self._target.bucket}, which is gone")
+            done.append(f"nothing from s3://{self._target.bucket}, which is gone")
         made = self._queues.find(self.queue)
         if made is None:
             return done
@@ -124,7 +125,7 @@ class Setup:
             done.append(f"the queue {made.url}, with about {made.waiting} messages")
         elif policy != made.policy:
             self._queues.set_policy(made, policy)
-            done.append(f"leave for s3://{self._target.bucket} to write to {made.url}")
+            done.append(f"the permission for s3://{self._target.bucket} to write to {made.url}")
         return done
 
     def configuration(self) -> Configuration:
@@ -160,7 +161,7 @@ def terraform(plan: SetupPlan, bucket: str) -> str:
     """Return *plan* as Terraform. Its resource is the whole configuration of the bucket, so what
     others have there is in it. Raises ConfigError if the queue is there already."""
     if plan.made is not None:
-        why = "is there already, and Terraform would give leave to this bucket only"
+        why = "exists already, and Terraform would allow only this bucket to use it"
         raise ConfigError(f"the queue {plan.queue} {why}; --dry-run prints what to add to it")
     lines = [
         'resource "aws_sqs_queue" "mimicfs" {',

@@ -109,7 +109,7 @@ def test_a_key_without_a_name_has_none_until_its_content_names_it(mine, client, 
     key = Key(mine)
     assert (key.name, key.key, repr(key)) == (None, None, f"<Key: {bucket},None>")
     for refused in (key.exists, key.delete):
-        with pytest.raises(ValueError, match="a key needs a name"):
+        with pytest.raises(ValueError, match="a key must have a name"):
             refused()
     with pytest.raises(BotoClientError, match="the key has no name"):
         key.set_contents_from_stream(io.BytesIO(b"blue"))

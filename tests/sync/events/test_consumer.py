@@ -72,7 +72,7 @@ def test_many_that_nobody_can_read_are_one_line_in_the_log(tmp_path, caplog, mon
     consumer.consume(consumer.received(0)[0])
     assert source.acknowledged == 50
     assert len((tmp_path / "aside").read_text().splitlines()) == 50
-    assert [line.getMessage().partition(" put")[0] for line in caplog.records] == [
+    assert [line.getMessage().partition(" written")[0] for line in caplog.records] == [
         "test: 50 messages"
     ]
 

@@ -167,7 +167,7 @@ def test_no_more_clients_are_served_than_there_is_room_for(served, monkeypatch, 
         third = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
         assert third.recv(100).startswith(b"HTTP/1.1 503 ")
     assert endpoint.lost == 1
-    assert "more than 2 clients; some are sent away" in caplog.text
+    assert "more than 2 clients; some are refused" in caplog.text
     wait_until(lambda: not endpoint._server._clients)
     assert post(port, BODY) == 200
 
@@ -208,7 +208,7 @@ def test_a_server_that_keeps_messages_loses_none(monkeypatch):
 
 
 def test_nothing_listens_for_everybody_unasked():
-    with pytest.raises(ConfigError, match="could make us ask S3 about any key"):
+    with pytest.raises(ConfigError, match="can make us ask S3 about any key"):
         Endpoint("0.0.0.0:0")
     with pytest.raises(ConfigError, match="give a token in MIMICFS_EVENTS_TOKEN"):
         Endpoint("public:0.0.0.0:0")

@@ -101,7 +101,7 @@ def test_a_batch_of_event_bridge_is_read():
 
 def test_of_many_faults_some_are_named():
     text = json.dumps({"Records": [5] * 1000})
-    assert parse(text).faults == ["a record is missing or no object"] * 10 + ["and 990 more"]
+    assert parse(text).faults == ["a record is missing, or not an object"] * 10 + ["and 990 more"]
 
 
 def test_what_a_deletion_says_of_the_object_is_not_kept():
@@ -148,14 +148,14 @@ def test_both_forms_of_minios_redis_list(form):
 def test_an_element_that_makes_no_sense_leaves_those_behind_it_standing():
     found = parse(json.dumps([{"Event": 5}, 6, {"Event": [record("a")]}]))
     assert [each.key for each in found.told] == ["a"]
-    assert found.faults == ["Records is no list", "Records is no list"]
+    assert found.faults == ["Records is not a list", "Records is not a list"]
 
 
 def test_a_record_that_makes_no_sense_leaves_the_others_standing():
     text = json.dumps({"Records": [record("a"), {"s3": 5}, record("%ff"), record("b")]})
     found = parse(text)
     assert [each.key for each in found.told] == ["a", "b"]
-    assert found.faults == ["s3 is missing or no object", "a key that is not UTF-8"]
+    assert found.faults == ["s3 is missing, or not an object", "a key that is not UTF-8"]
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_a_record_that_makes_no_sense_leaves_the_others_standing():
         (b"\xff\xfe\x00", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("5", "neither an object nor a list"),
-        ("{}", "no form of an S3 event"),
-        ('{"Records": {}}', "Records is no list"),
+        ("{}", "not an S3 event in any known form"),
+        ('{"Records": {}}', "Records is not a list"),
         (json.dumps({"Records": [record("")]}), "no key"),
         (json.dumps({"Records": [record("x" * 1025)]}), "no key"),
-        (json.dumps({"Records": [record(bucket="../etc")]}), "no name of a bucket"),
+        (json.dumps({"Records": [record(bucket="../etc")]}), "the name of the bucket is missing"),
         (json.dumps({"Records": [record("\ud800")]}), "a key that is not UTF-8"),
         ("x" * ((1 << 20) + 1), "a message of 1048577 bytes"),
         (

@@ -42,17 +42,17 @@ def test_prefixes_are_written_and_read_as_forms_are():
         (
             {"QueueConfigurations": [rule(prefix="a/")]},
             "",
-            "its notifications are of a part of the keys only",
+            "its notifications cover only some of the keys",
         ),
         (
             {"QueueConfigurations": [rule(suffix=".jpg")]},
             "",
-            "its notifications are of a part of the keys only",
+            "its notifications cover only some of the keys",
         ),
         (
             {"QueueConfigurations": [rule(events=["s3:ObjectCreated:Put"])]},
             "",
-            "its notifications do not tell of s3:ObjectCreated:* and s3:ObjectRemoved:*",
+            "its notifications do not cover s3:ObjectCreated:* and s3:ObjectRemoved:*",
         ),
     ],
 )

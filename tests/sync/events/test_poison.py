@@ -82,7 +82,7 @@ def test_poison_is_put_aside_with_the_reason_and_shown_in_status(tmp_path, caplo
     assert hearing.doubted == ["poison"]  # what is there is asked of S3 at the next look
     line = json.loads((tmp_path / "aside").read_text())
     assert line["why"] == ["cannot be applied: of a kind that nobody foresaw"]
-    assert "1 message put aside in" in caplog.text
+    assert "1 message written to" in caplog.text
     figures = consumer.figures() | {"told_until_ns": {}, "configured": {}, "another_store": False}
     assert "  LOOK AT  1 message in events-aside.jsonl" in list(_events(figures))
 

@@ -235,7 +235,7 @@ def test_a_message_that_nobody_can_read_is_put_aside_with_the_reason(
     aside = tmp_path / "aside"
     assert stat.S_IMODE(aside.stat().st_mode) == 0o600
     line = json.loads(aside.read_text())
-    assert "1 message put aside in" in caplog.text
+    assert "1 message written to" in caplog.text
     assert (line["why"], line["message"]) == (["not JSON"], "<hostile/>")
     assert consumer._source.receive(0) == []
 
@@ -263,4 +263,4 @@ def test_a_queue_that_is_gone_is_told_and_tried_again(server, url, consumer, cap
     consumer.close()
     thread.join(20)
     assert consumer.figures()["state"] == "ended"
-    assert "changes by others are not heard" in caplog.text
+    assert "S3's messages cannot be received" in caplog.text

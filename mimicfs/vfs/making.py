@@ -1,0 +1,122 @@
+"""Making what is no regular file: directories and buckets, links, pipes, sockets, devices."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+
+from mimicfs import metadata
+from mimicfs.config.values import VFSOptions
+from mimicfs.entry import KEY_MAX, Entry, Scope
+from mimicfs.errors import PosixError
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import Attr, Caller, PassingAttr
+from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.ownership import Ownership
+from mimicfs.vfs.rootattributes import RootAttributes
+from mimicfs.vfs.stored import Meta, StoredAttributes
+from mimicfs.vfs.tree import Tree
+
+
+class Making:
+    """*attr* returns what stat(2) shows of a node, to a caller who may wait."""
+
+    def __init__(
+        self,
+        mimicdb: Mirror,
+        s3: S3,
+        inodes: Inodes,
+        tree: Tree,
+        stored: StoredAttributes,
+        roots: RootAttributes,
+        ownership: Ownership,
+        options: VFSOptions,
+        attr: Callable[[Caller, Node], Attr],
+    ) -> None:
+        self._mimicdb = mimicdb
+        self._s3 = s3
+        self._inodes = inodes
+        self._tree = tree
+        self._stored = stored
+        self._roots = roots
+        self._ownership = ownership
+        self._options = options
+        self._attr = attr
+
+    def directory(self, caller: Caller, parent: Node, name: bytes, mode: int) -> Attr:
+        """Make the directory *name* in *parent*, or a bucket at the root over all buckets."""
+        component = self._tree.new_name(parent, name, of_directory=True)
+        slot = slot_of(component, directory=True)
+        if parent.kind == NodeKind.ACCOUNT:
+            self._s3.create_bucket(component)
+            self._roots.forget(component)
+            self._mimicdb.complete(component, Scope("", True, time.time_ns()))
+        else:
+            self._make_directory(caller, parent, parent.key + slot, mode)
+        parent.mtime_ns = time.time_ns()
+        node = self._inodes.child(parent, slot, NodeKind.DIRECTORY, hold=True)
+        return self._attr(caller, node)
+
+    def _make_directory(self, caller: Caller, parent: Node, key: str, mode: int) -> None:
+        covered = self._mimicdb.cover(parent.bucket, parent.key) is not None
+        if len(key.encode()) > KEY_MAX:
+            raise PosixError(errno.ENAMETOOLONG, f"a key in S3 has at most {KEY_MAX} bytes")
+        self._options.buckets.check_writable(parent.bucket)
+        if self._ownership.inherited_group(caller, parent) is not None:
+            mode |= stat.S_ISGID
+        uid, gid = self._ownership.of_new(caller, parent)
+        meta = metadata.written(metadata.directory_mode(mode), uid, gid, time.time_ns())
+        if self._options.markers:
+            self._stored.make_directory(parent.bucket, key, meta)
+        else:
+            keeps = self._options.buckets.of(parent.bucket).keeps_metadata
+            self._mimicdb.keep(parent.bucket, key, meta if keeps else None)
+        if covered:  # nothing began with that key, so all below it is known: nothing
+            self._mimicdb.complete(parent.bucket, Scope(key, True, time.time_ns()))
+
+    def special(self, caller: Caller, parent: Node, name: bytes, mode: int, rdev: int) -> Attr:
+        """Make a pipe, a socket or a device. Raises PosixError EINVAL for another type."""
+        if stat.S_IFMT(mode) not in metadata.SPECIAL:
+            raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
+        said = partial(metadata.written, mode, mtime_ns=time.time_ns(), rdev=rdev or None)
+        kind = stat.S_IFMT(mode)
+        return self._make(caller, parent, name, kind, self._stored.make_special, said)
+
+    def link(self, caller: Caller, parent: Node, name: bytes, target: bytes) -> Attr:
+        """Make a symbolic link to *target*."""
+        said = partial(metadata.written, stat.S_IFLNK | 0o777, mtime_ns=time.time_ns())
+        make = partial(self._stored.make_link, target=target)
+        return self._make(caller, parent, name, stat.S_IFLNK, make, said)
+
+    def _make(
+        self,
+        caller: Caller,
+        parent: Node,
+        name: bytes,
+        kind: int,
+        make: Callable[..., Entry],
+        said: Callable[[int, int], Meta],
+    ) -> Attr:
+        check_in_bucket(parent)
+        component = self._tree.new_name(parent, name)
+        uid, gid = self._ownership.of_new(caller, parent)
+        meta = said(uid, gid)
+        make(parent.bucket, parent.key + component, meta=meta)
+        parent.mtime_ns = time.time_ns()
+        node = self._inodes.child(parent, component, NodeKind.OBJECT, hold=True)
+        attr = self._attr(caller, node)
+        if stat.S_IFMT(attr.mode) == kind:
+            return attr
+        # Another mount has put something else there since. The kernel takes no other type from
+        # the call that made one (EIO): it is to ask again.
+        return PassingAttr(*attr._replace(mode=kind | stat.S_IMODE(attr.mode)))
+
+
+def check_in_bucket(directory: Node) -> None:
+    """Raise PosixError EPERM if *directory* is the root over all buckets: no file can be there."""
+    if directory.kind == NodeKind.ACCOUNT:
+        raise PosixError(errno.EPERM, "files cannot be outside buckets; mkdir makes a bucket")
