@@ -126,6 +126,12 @@ class Mirror:
         """Return what the mirror has of exactly *key*; None says nothing about S3."""
         return self.backend.get(bucket, key)
 
+    def is_certain(self, bucket: str, key: str) -> bool:
+        """Whether what `entry` says of *key* is so, also that there is none."""
+        if bucket not in self._doubted and self.backend.get(bucket, key) is not None:
+            return True
+        return self.backend.covered(bucket, key[: key.rfind("/") + 1])
+
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         """Return the object *directory* + *name* and the subdirectory of that name.
 

@@ -253,17 +253,26 @@ class Kernel:
         """What the kernel has of *directory* and all below it may be wrong."""
         for node in (directory, *self._inodes.below(directory)):
             if node.kind == NodeKind.OBJECT:
-                self._version_changed(node, node.key)
+                self._may_differ(node)
             elif node.is_directory:
                 self._listing_changed(node.ino)
         self._kernel.names_changed()
+
+    def _may_differ(self, node: Node) -> None:
+        """Nobody has said that the object of *node* changed. What is open goes on where the mirror
+        is not certain: it may have lost all that it knew."""
+        key = node.key
+        if node.file is None or self._mimicdb.is_certain(node.bucket, key):
+            self._version_changed(node, key)
+        else:
+            self._kernel.attr_changed(node.ino)
 
     def _anything(self, bucket: str) -> None:
         for node in [self._inodes.root, *self._inodes.below(self._inodes.root)]:
             if bucket and node.bucket != bucket:
                 continue
             if node.kind == NodeKind.OBJECT:
-                self._version_changed(node, node.key)
+                self._may_differ(node)
             elif node.is_directory:
                 self._listing_changed(node.ino)
         self._kernel.everything_changed()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, Scope
 from mimicfs.errors import PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
@@ -54,6 +56,24 @@ def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wan
     fs.setxattr(CALLER, old, b"user.a", b"1", 0)
     assert fs.getxattr(CALLER, new, b"user.a") == b"1"
     fs.release(handle)
+
+
+def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimicdb, bucket):
+    _, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.write(CALLER, opened.handle, 0, memoryview(b"kept"), append=False)
+    fs.flush(CALLER, opened.handle)
+    mimicdb.backend.drop_bucket(bucket)
+    mimicdb.announce(bucket, None)
+    assert bytes(fs.read(CALLER, opened.handle, 0, 9)) == b"kept"
+    fs.write(CALLER, opened.handle, 4, memoryview(b", too"), append=False)
+    fs.flush(CALLER, opened.handle)
+    # Where it is known what there is, it is not.
+    mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+    mimicdb.forget(bucket, "x")
+    mimicdb.announce(bucket, None)
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+        fs.read(CALLER, opened.handle, 0, 9)
+    fs.release(opened.handle)
 
 
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
