@@ -154,6 +154,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--versions", type=int, default=6_000, help="of the bucket of a moment")
     parser.addoption("--encrypted", type=int, default=40, help="objects that ransomware meets")
     parser.addoption("--interleavings", type=int, default=25, help="of mounts, a store")
+    ours = Path(__file__).with_name("csi") / "csi.proto"
+    parser.addoption(
+        "--csi-proto", default=str(ours), help="the protocol that the driver is asked by"
+    )
+    parser.addoption("--containers", action="store_true", help="a driver as process 1, too")
     parser.addoption("--pairs", type=int, default=15, help="of operations that meet, a store")
 
 

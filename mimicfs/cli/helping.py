@@ -33,7 +33,7 @@ _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Versions": {"diff": "history", "restore": "history", "undelete": "history"},
     "Setting up": {
         "doctor": "doctoring", "config": "configuring", "events": "eventing",
-        "completion": "about", "install-helper": "helper",
+        "completion": "about", "install-helper": "helper", "csi": "driving",
     },
 }  # fmt: skip
 _OPTIONS: Mapping[str, tuple[str, ...]] = {

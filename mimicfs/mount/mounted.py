@@ -72,6 +72,13 @@ def mounts(settings: Settings) -> list[Mounted]:
     return found
 
 
+def is_served(settings: Settings, mountpoint: Path) -> bool:
+    """Whether a process lives that serves *mountpoint*, of whatever version, however slow."""
+    with suppress(FileNotFoundError), open(_record(settings, resolved(mountpoint))) as file:
+        return _is_locked(file.fileno())
+    return False
+
+
 def _is_locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

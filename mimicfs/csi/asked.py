@@ -1,0 +1,174 @@
+"""What a request to publish a volume asks for, checked: whoever writes a pod may write an inline
+volume, and must not reach the node by it.
+
+    volume attribute   bucket, prefix, mountOptions (as after -o)
+    secret             access_key_id, secret_access_key, session_token; or as AWS_... variables
+
+So an option may say how S3 is asked and what a volume looks like, but names no file, socket or
+store of the node; and an inline volume does not get the credentials of the driver.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mimicfs.config.options import BY_NAME, from_words, nearest, words
+from mimicfs.config.values import parse_target
+from mimicfs.csi.protocol import MODES
+from mimicfs.csi.refusal import Code, Refusal
+from mimicfs.errors import ConfigError
+
+_ATTRIBUTES = ("bucket", "prefix", "mountOptions")
+_OF_KUBERNETES = "csi.storage.k8s.io/"  # what kubelet adds of itself; may hold tokens
+_EPHEMERAL = f"{_OF_KUBERNETES}ephemeral"
+_VARIABLES: Mapping[str, str] = {
+    "accesskeyid": "AWS_ACCESS_KEY_ID",
+    "secretaccesskey": "AWS_SECRET_ACCESS_KEY",
+    "sessiontoken": "AWS_SESSION_TOKEN",
+}
+_KINDS = ("", "fuse", "mimicfs", "fuse.mimicfs")
+_PATH_MAX = 4096
+ALLOWED = frozenset(
+    {"endpoint-url", "region", "provider", "addressing-style", "server-can", "dualstack"}
+    | {"accelerate", "fips", "sign-request", "requester-pays", "expected-bucket-owner"}
+    | {"connections", "attempts", "read-timeout", "request-timeout", "slow-request"}
+    | {"download-limit", "upload-limit", "request-rate", "max-requests-per-day", "prices"}
+    | {"ttl", "consistency", "sync-rate", "reconcile", "at", "versions", "read-only"}
+    | {"allow-other", "uid", "gid", "umask", "file-mode", "dir-mode", "exec", "atime"}
+    | {"symlinks", "metadata", "markers", "write-back", "staging-size", "part-size"}
+    | {"storage-class", "sse", "kms-key-id", "acl", "cache-size", "read-memory", "workers"}
+    | {"create-prefix", "log-level"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """All arguments but the secrets: two requests with the same are the same."""
+
+    url: str
+    words: tuple[str, ...]  # after -o
+    read_only: bool  # in this directory
+    mode: str
+    ephemeral: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskedVolume:
+    volume: str
+    target: str
+    how: How
+    secrets: Mapping[str, str] = field(repr=False)  # variables for the environment
+
+
+def publishing(request: Any) -> AskedVolume:
+    """Return what a NodePublishVolumeRequest asks for. Raises Refusal."""
+    volume, target = named(request.volume_id, request.target_path, "target_path")
+    if not request.HasField("volume_capability"):
+        raise _wrong("volume_capability: missing")
+    capability, context = request.volume_capability, dict(request.volume_context)
+    mode = MODES.get(capability.access_mode.mode, "")
+    if not mode:
+        raise _wrong(f"access_mode {capability.access_mode.mode}: not known")
+    if capability.HasField("block"):
+        raise Refusal(Code.FAILED_PRECONDITION, "a bucket is no block device; volumeMode: File")
+    if not capability.HasField("mount"):
+        raise _wrong("volume_capability: neither block nor mount")
+    if capability.mount.fs_type not in _KINDS:
+        raise _wrong(f"fsType {capability.mount.fs_type}: leave it out; this is no disk")
+    ephemeral = context.get(_EPHEMERAL, "").lower() == "true"
+    chosen = _options(capability.mount, context)
+    if mode.endswith("READER_ONLY"):
+        chosen = (*chosen, "ro")
+    secrets = _secrets(request.secrets)
+    if ephemeral and not secrets and not _is_anonymous(chosen):
+        raise _wrong(
+            "an inline volume needs nodePublishSecretRef: it does not get the driver's credentials"
+            " (a public bucket: mountOptions no_sign_request)"
+        )
+    how = How(_url(context), chosen, request.readonly, mode, ephemeral)
+    return AskedVolume(volume, target, how, secrets)
+
+
+def named(volume: str, path: str, what: str) -> tuple[str, str]:
+    """Return the volume and the absolute path that every request names. Raises Refusal."""
+    if not volume:
+        raise _wrong("volume_id: missing")
+    if not path:
+        raise _wrong(f"{what}: missing")
+    if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
+        raise _wrong(f"{what} {path}: not an absolute path without . and ..")
+    if len(os.fsencode(path)) >= _PATH_MAX or not path.isprintable():
+        raise _wrong(f"{what}: too long, or not printable")
+    return volume, path
+
+
+def _wrong(text: str) -> Refusal:
+    return Refusal(Code.INVALID_ARGUMENT, text)
+
+
+def _url(context: Mapping[str, str]) -> str:
+    for name in context:
+        if name not in _ATTRIBUTES and not name.startswith(_OF_KUBERNETES):
+            near = nearest(name, _ATTRIBUTES)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(_ATTRIBUTES)}"
+            raise _wrong(f"volume attribute {name}: not known; {hint}")
+    bucket, prefix = context.get("bucket", ""), context.get("prefix", "")
+    if not bucket:
+        raise _wrong("volume attribute bucket: missing")
+    if "/" in bucket:
+        raise _wrong(f"bucket {bucket}: has a /; the part of a bucket goes into prefix")
+    try:
+        return str(parse_target(f"s3://{bucket}/{prefix.lstrip('/')}"))
+    except ConfigError as exc:
+        raise _wrong(str(exc)) from exc
+
+
+def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the words after -o. Raises Refusal."""
+    chosen = words([*mount.mount_flags, context.get("mountOptions", "")])
+    try:
+        said = from_words(chosen)
+    except ConfigError as exc:
+        raise _wrong(f"mountOptions: {exc}") from exc
+    for name in said:
+        if name not in ALLOWED:
+            word = BY_NAME[name].word
+            raise _wrong(f"mountOptions: {word}: not for a volume: it is about the node")
+    if mount.volume_mount_group:
+        chosen += _of_group(mount.volume_mount_group, frozenset(said))
+    return tuple(chosen)
+
+
+def _of_group(group: str, said: frozenset[str]) -> list[str]:
+    """Return what lets *group* (fsGroup of the pod) write, where nothing else is said."""
+    if not group.isdecimal():
+        raise _wrong(f"volume_mount_group {group}: not the number of a group")
+    chosen = [] if "gid" in said else [f"gid={group}"]
+    return chosen if said & {"umask", "file-mode", "dir-mode"} else [*chosen, "umask=002"]
+
+
+def _is_anonymous(chosen: tuple[str, ...]) -> bool:
+    given = from_words(chosen).get("sign-request")
+    return given is not None and not given.value
+
+
+def _secrets(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return variables. Raises Refusal, which tells names only."""
+    found = {}
+    for name, value in secrets.items():
+        plain = name.lower().replace("_", "").replace("-", "").removeprefix("aws")
+        if plain not in _VARIABLES:
+            known = "access_key_id, secret_access_key, session_token"
+            raise _wrong(f"secret {name}: not known; known are {known}")
+        if not value.strip() or "\0" in value:
+            raise _wrong(f"secret {name}: empty, or not text")
+        found[_VARIABLES[plain]] = value.strip()
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if found and variable not in found:
+            raise _wrong(f"secret {variable.removeprefix('AWS_').lower()}: missing")
+    return found

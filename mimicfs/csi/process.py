@@ -1,0 +1,186 @@
+"""The process that serves a volume: `mimicfs mount`, which is started with the secrets in its
+environment, lives on without the driver, and is asked through its control socket.
+
+    DIRECTORY/state, cache   what mimicfs keeps of the volume: mirror, staging, log; blocks
+    DIRECTORY/mnt-HASH       where it is mounted, for each set of options
+
+Threading: no state of its own; a caller holds the volume (volumes.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicfs.admin.controlsocket import ask
+from mimicfs.config.options import from_words
+from mimicfs.config.values import S3Options, Settings
+from mimicfs.csi import binding
+from mimicfs.csi.refusal import Code, Refusal
+from mimicfs.errors import MimicError, MountError
+from mimicfs.fuse import mounting
+from mimicfs.mount.ending import PendingTotal
+from mimicfs.mount.mounted import control_socket, is_served, mounts, watched
+from mimicfs.private import private_directory
+
+_START_S = 90.0  # kubelet gives a call two minutes
+_ANSWER_S = 5.0
+_AGAIN_S = 0.2
+_CACHE_SIZE = "cache_size=1G"  # unless the volume says another: a node has many of them
+# Of the driver's own environment, what would say other credentials than the secrets do.
+_CREDENTIALS = ("AWS_", "MIMICFS_CREDENTIALS_FILE", "MIMICFS_PROFILE", "MIMICFS_CONFIG")
+_KEPT = frozenset({"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+                   "AWS_CA_BUNDLE"})  # fmt: skip
+# The exit codes of a command (cli/__init__.py), as CSI says it.
+_CODES: Mapping[int, Code] = {
+    2: Code.INVALID_ARGUMENT,
+    5: Code.PERMISSION_DENIED,
+    6: Code.NOT_FOUND,
+    7: Code.UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What serves, or is to serve, at *point*, a directory in *directory*."""
+
+    directory: Path
+    point: Path
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(S3Options(), self.directory / "state/mimicfs")
+
+    @property
+    def staging(self) -> Path:
+        return self.settings.state / "staging"
+
+    @property
+    def device(self) -> str | None:
+        """What the kernel shows at the point; None: no file system of ours."""
+        return mounting.device_number(self.point)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process lives that serves the point, however slow it is."""
+        return self.device is not None and is_served(self.settings, self.point)
+
+    def answers(self) -> bool:
+        """Whether it answers a question that costs it nothing."""
+        try:
+            ask(control_socket(self.settings, self.point), "log-level", _ANSWER_S)
+        except MimicError:
+            return False
+        return True
+
+    def start(self, url: str, chosen: tuple[str, ...], secrets: Mapping[str, str]) -> None:
+        """Mount *url*. A dead mount at the same place is taken away first. Raises Refusal."""
+        if self.device is not None:
+            binding.unbind(str(self.point), lazy=True)
+        private_directory(self.point)
+        options = [*chosen, "allow_other"]
+        if "cache-size" not in from_words(chosen):
+            options.append(_CACHE_SIZE)
+        joined = ",".join(word.replace(",", r"\,") for word in options)
+        words = [sys.executable, "-m", "mimicfs", "mount", "-o", joined, url, str(self.point)]
+        try:
+            done = subprocess.run(
+                words, env=self._environment(secrets), cwd="/", stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=_START_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as exc:
+            text = f"{url}: the mount does not answer within {_START_S:.0f} s"
+            raise Refusal(Code.UNAVAILABLE, text) from exc
+        if done.returncode:
+            said = without(secrets, done.stderr.strip().removeprefix("mimicfs: "))
+            raise Refusal(_CODES.get(done.returncode, Code.INTERNAL), said)
+
+    def _environment(self, secrets: Mapping[str, str]) -> dict[str, str]:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not secrets or not name.startswith(_CREDENTIALS) or name in _KEPT
+        }
+        if secrets:  # and not what is in the driver's home
+            environment |= {**secrets, "HOME": str(self.directory)}
+            nowhere = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
+            environment |= dict.fromkeys(nowhere, os.devnull)
+        environment["XDG_STATE_HOME"] = str(self.directory / "state")
+        environment["XDG_CACHE_HOME"] = str(self.directory / "cache")
+        return environment
+
+    def flush(self, until: float) -> None:
+        """Return when what was closed is in S3. Raises Refusal at *until* (monotonic)."""
+        while self.alive:  # else: what it left is looked for when it has ended
+            queue = self._queue()
+            if queue["files"] == 0:
+                return
+            _check(until, PendingTotal(queue["files"], queue["bytes"]), queue["error"])
+            time.sleep(_AGAIN_S)
+
+    def _queue(self) -> dict[str, Any]:
+        """Return what is closed and not in S3 yet; one that does not answer may have anything."""
+        try:
+            told = ask(control_socket(self.settings, self.point), "status", _ANSWER_S)
+            queue: dict[str, Any] = told["files"]["write_back"]
+        except (MimicError, KeyError) as exc:
+            return {"files": 1, "bytes": 0, "error": f"the mount does not answer: {exc}"}
+        return queue
+
+    def end(self, until: float) -> None:
+        """Unmount, and return when all is in S3 and the process has ended. Raises Refusal at
+        *until*, and if there are bytes that nobody uploads any more."""
+        if self.alive:
+            self.flush(until)
+            self._unmount()
+        elif self.device is not None:
+            binding.unbind(str(self.point), lazy=True)
+        self.wait(until)
+        binding.remove(str(self.point))
+
+    def _unmount(self) -> None:
+        try:
+            mounting.unmount(self.point)
+        except MountError as exc:
+            if self.device is not None:
+                raise Refusal(Code.FAILED_PRECONDITION, str(exc)) from exc
+
+    def wait(self, until: float) -> None:
+        """Return when nobody serves at the point any more. Raises Refusal at *until*."""
+        with watched(self.settings, self.point) as wait:
+            wait(lambda pending: _check(until, pending))
+
+    def left(self) -> int:
+        """Return how many files there are that no process brings to S3 any more."""
+        found = [*self.staging.glob("*.json"), *self.staging.glob("recovered/*")]
+        return len(
+            [each for each in found if each.suffix != ".json" or each.parent == self.staging]
+        )
+
+    def terminate(self) -> None:
+        """Have it upload what is open, and end."""
+        for each in mounts(self.settings):
+            if each.alive and each.mountpoint == str(self.point):
+                with suppress(ProcessLookupError):
+                    os.kill(each.pid, signal.SIGTERM)
+
+
+def without(secrets: Mapping[str, str], text: str) -> str:
+    """Return *text* in one line, and none of *secrets* in it."""
+    for value in secrets.values():
+        text = text.replace(value, "***")
+    return " ".join(text.split())
+
+
+def _check(until: float, pending: PendingTotal, error: str = "") -> None:
+    if time.monotonic() > until:
+        why = f" ({error})" if error else ""
+        raise Refusal(Code.DEADLINE_EXCEEDED, f"{pending}{why}; to be tried again")

@@ -1,0 +1,238 @@
+"""The volumes of a node: which is published where. One process serves each volume, whatever the
+number of pods; pods of one volume with other options have a process of their own.
+
+    STATE/published/HASH.json   a directory of a pod, and how it was asked for; no secrets
+    STATE/volumes/HASH/         what mimicfs keeps of a volume (process.py)
+
+    a directory  | nothing --publish--> recorded --bound--> published --unpublish--> nothing
+                 | published --its process dies--> dead --publish, with secrets--> published
+                 | published, dead --unpublish--> unbound --uploads done--> nothing
+
+What is true is asked of the kernel and of the processes, each time: so a driver that was killed
+finds all as it was.
+
+Threading: called by many threads at once; one at a time has a volume, others are told to come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicfs.csi import binding
+from mimicfs.csi.asked import AskedVolume, How
+from mimicfs.csi.process import Process
+from mimicfs.csi.refusal import Code, Refusal
+from mimicfs.fuse import mounting
+from mimicfs.private import open_private, private_directory
+
+log = logging.getLogger(__name__)
+
+_FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A directory of a pod that shows, or is to show, a volume."""
+
+    volume: str
+    target: str
+    how: How
+
+    @property
+    def device(self) -> str | None:
+        """What the kernel shows there; None: no file system of ours."""
+        return mounting.device_number(Path(self.target))
+
+
+class Volumes:
+    """The volumes in *state*, a directory for us alone."""
+
+    def __init__(self, state: Path) -> None:
+        self._published = private_directory(state / "published")
+        self._volumes = private_directory(state / "volumes")
+        self._lock = threading.Lock()  # protects _busy
+        self._busy: set[str] = set()
+
+    def adopt(self) -> None:
+        """Tell what is found when the driver begins."""
+        for each in self._all():
+            healthy = "served" if self._is_healthy(each) else "DEAD; to be published again"
+            log.info("volume %s at %s: %s", each.volume, each.target, healthy)
+
+    def publish(self, asked: AskedVolume) -> None:
+        """Show a volume at a directory of a pod. Raises Refusal."""
+        wanted = Published(asked.volume, asked.target, asked.how)
+        with self._held(asked.volume):
+            known = self._at(asked.target)
+            if known is not None:
+                if known != wanted:
+                    text = f"{asked.target}: volume {known.volume} is published there otherwise"
+                    raise Refusal(Code.ALREADY_EXISTS, text)
+                if self._is_healthy(known):
+                    return
+            self._check_sharing(wanted)
+            self._clear(wanted)
+            process = self._process(wanted)
+            if not process.alive:
+                process.start(asked.how.url, asked.how.words, asked.secrets)
+            self._write(wanted)
+            binding.bind(str(process.point), asked.target, read_only=asked.how.read_only)
+
+    def unpublish(self, volume: str, target: str, until: float) -> None:
+        """Take a volume away from a directory, which is removed, and return when all that was
+        written is in S3. Raises Refusal, also at *until* (monotonic)."""
+        with self._held(volume):
+            known = self._at(target)
+            if known is None:
+                self._forget_unknown(target)
+                return
+            if known.volume != volume:
+                text = f"{target}: volume {known.volume} is published there, not {volume}"
+                raise Refusal(Code.NOT_FOUND, text)
+            process = self._process(known)
+            if known.device is not None:
+                binding.unbind(target, lazy=not process.alive)
+            binding.remove(target)
+            self._give_up(known, process, until)
+            self._file(target).unlink(missing_ok=True)
+
+    def condition(self, volume: str, path: str) -> tuple[str, os.statvfs_result | None]:
+        """Return what is wrong with a volume at *path* ("": nothing), and its figures. Raises
+        Refusal."""
+        known = self._at(path)
+        if known is None or known.volume != volume:
+            raise Refusal(Code.NOT_FOUND, f"{path}: volume {volume} is not published there")
+        if not self._is_healthy(known):
+            return "the process that served it has died; the pod is to be started again", None
+        if not self._process(known).answers():
+            return "the process that serves it does not answer", None
+        return "", os.statvfs(path)
+
+    def end(self) -> None:
+        """Have all processes upload what is open, and wait for them: ours is the last of a
+        container, and they end with it."""
+        processes = {self._process(each) for each in self._all()}
+        for each in processes:
+            each.terminate()
+        for each in processes:
+            each.wait(_FOREVER)
+
+    @contextmanager
+    def _held(self, volume: str) -> Iterator[None]:
+        """Within, nobody else changes *volume*. Raises Refusal: somebody does."""
+        with self._lock:
+            if volume in self._busy:
+                raise Refusal(Code.ABORTED, f"volume {volume}: another request is under way")
+            self._busy.add(volume)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.remove(volume)
+
+    def _check_sharing(self, wanted: Published) -> None:
+        """Raise Refusal if the volume is for one directory, and is shown in another."""
+        if wanted.how.mode.startswith("MULTI_NODE") or wanted.how.mode.endswith("MULTI_WRITER"):
+            return
+        for each in self._all():
+            if each.volume == wanted.volume and each.target != wanted.target and each.device:
+                text = f"volume {wanted.volume}: {wanted.how.mode}, and published at {each.target}"
+                raise Refusal(Code.FAILED_PRECONDITION, text)
+
+    def _clear(self, wanted: Published) -> None:
+        """Take away what a dead process has left at a directory, which must be empty then. Raises
+        Refusal."""
+        if wanted.device is not None:
+            binding.unbind(wanted.target, lazy=True)
+        binding.check(wanted.target)
+
+    def _forget_unknown(self, target: str) -> None:
+        """As `unpublish`, of what is not recorded: only what is certainly ours, or empty, goes."""
+        if mounting.device_number(Path(target)) is not None:
+            text = f"{target}: something is mounted there that this driver did not publish"
+            raise Refusal(Code.INTERNAL, text)
+        binding.remove(target)
+
+    def _give_up(self, known: Published, process: Process, until: float) -> None:
+        """End the process that served *known*, unless it serves others."""
+        others = [each for each in self._all() if each.target != known.target]
+        if any(self._process(each) == process and each.device for each in others):
+            process.flush(until)
+            return
+        process.end(until)
+        left = process.left()
+        if left:
+            raise Refusal(
+                Code.INTERNAL,
+                f"volume {known.volume}: {left} files could not be brought to S3, and are in"
+                f" {process.staging} of the node; they are uploaded when the volume is published"
+                " there again, or move them away",
+            )
+        if known.how.ephemeral:
+            shutil.rmtree(process.directory)
+
+    def _is_healthy(self, each: Published) -> bool:
+        """Whether a directory shows what a process serves that lives."""
+        process = self._process(each)
+        device = each.device
+        return device is not None and device == process.device and process.alive
+
+    def _process(self, each: Published) -> Process:
+        directory = self._volumes / _hashed(each.volume)
+        served = json.dumps([each.how.url, each.how.words])
+        return Process(directory, directory / f"mnt-{_hashed(served)[:8]}")
+
+    # The records
+
+    def _file(self, target: str) -> Path:
+        return self._published / f"{_hashed(target)}.json"
+
+    def _write(self, wanted: Published) -> None:
+        path = self._file(wanted.target)
+        part = path.with_suffix(".part")
+        with open(part, "w", opener=open_private) as file:
+            json.dump(asdict(wanted), file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def _at(self, target: str) -> Published | None:
+        try:
+            return _read(self._file(target))
+        except FileNotFoundError:
+            return None
+
+    def _all(self) -> list[Published]:
+        found = []
+        for path in sorted(self._published.glob("*.json")):
+            try:
+                found.append(_read(path))
+            except FileNotFoundError:  # unpublished meanwhile
+                continue
+        return found
+
+
+def _read(path: Path) -> Published:
+    try:
+        said: dict[str, Any] = json.loads(path.read_text())
+        how = said["how"]
+        return Published(
+            said["volume"], said["target"], How(**{**how, "words": tuple(how["words"])})
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        text = f"{path}: not a record of a volume ({type(exc).__name__}); remove it, and unmount"
+        raise Refusal(Code.INTERNAL, text) from exc
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
