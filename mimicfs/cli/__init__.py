@@ -9,6 +9,7 @@ storing    store check, store migrate     telling      watch
 history    diff, restore, undelete        eventing     events setup, remove, check, run
 doctoring  doctor                         configuring  config show, path; explaining: explain
 about      versions, completion           helper       install-helper, mount.mimicfs
+driving    csi
 
 options    the flags that several commands have, and the objects that they stand for
 helping    the text of --help              completing   completion, asked by a shell
