@@ -1,9 +1,8 @@
 """Which bytes of a partial staging file were changed, in order: the file NAME.ranges.
 
-A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of what all
-lines up to it say. [start,
-end) was written; start with an end of 2^64-1: all from start on was cut off. No line crosses a
-page, so that `kill -9` leaves whole lines.
+A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of NAME and
+of what all lines up to it say. [start, end) was written; start with an end of 2^64-1: all from
+start on was cut off. No line crosses a page, so that `kill -9` leaves whole lines.
 
 Threading: one thread at a time.
 """
@@ -34,7 +33,7 @@ class Changes:
     def __init__(self, data: Path) -> None:
         self._path = data.with_suffix(".ranges")
         self._fd: int | None = None
-        self._sum = 0  # of all lines so far
+        self._sum = _seed(data)  # of all lines so far
 
     def note(self, change: Change) -> None:
         """Add a line. Raises PosixError."""
@@ -61,7 +60,11 @@ class Changes:
     def forget(self) -> None:
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
-            self._sum = 0
+            self._sum = _seed(self._path)
+
+
+def _seed(path: Path) -> int:
+    return zlib.crc32(path.stem.encode())
 
 
 def _packed(change: Change) -> bytes:
@@ -79,7 +82,7 @@ def read(path: Path, least: int = 0) -> Iterator[Change]:
             lines = b""
     if len(lines) < least or len(lines) % _LINE.size:
         raise PosixError(errno.EIO, f"{path}: cut short")
-    total = 0
+    total = _seed(path)
     for number, (start, end, zero, checksum) in enumerate(_LINE.iter_unpack(lines)):
         total = zlib.crc32(_RANGE.pack(start, end), total)
         if (zero, checksum) != (0, total):

@@ -1,6 +1,7 @@
 """What the bytes of a staging file are to become: the file NAME.json beside NAME.data.
 
-What is read back is believed only if it is what was written: a record has a CRC-32 of itself.
+What is read back is believed only if it is what was written: a record has a CRC-32 of itself and
+of its NAME, so that none is believed beside the bytes of another file.
 One whose writer was told that the bytes are safe *vouches* for them: it has a checksum of the
 bytes, and says how many lines of changes there were. Before such bytes are changed the record is
 written again without that (staging.py).
@@ -59,7 +60,7 @@ def write(data: Path, record: Record) -> None:
     with disk.errors_of(target):
         with open(new, "w", opener=disk.private) as file:
             # Not `dump`, which is not done in C: half of the time of a record.
-            file.write(json.dumps({**said, "record_checksum": _sum_of(said)}))
+            file.write(json.dumps({**said, "record_checksum": _sum_of(data, said)}))
         new.rename(target)
 
 
@@ -76,7 +77,7 @@ def read(data: Path) -> Record | None:
         return Record(damaged="its record is not a JSON object")
     checksum = said.pop("record_checksum", None)
     known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
-    if checksum != _sum_of(said):
+    if checksum != _sum_of(data, said):
         # What it says is good for a name, and for nothing else.
         return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
     if "uploads" in known:
@@ -115,5 +116,5 @@ def tell_owner(data: Path, damaged: str) -> None:
     ranges.unlink(missing_ok=True)
 
 
-def _sum_of(said: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+def _sum_of(data: Path, said: Mapping[str, Any]) -> int:
+    return zlib.crc32((data.stem + json.dumps(said, sort_keys=True)).encode())

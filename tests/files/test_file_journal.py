@@ -238,6 +238,19 @@ def test_of_1000_random_mutations_none_is_believed_and_none_ends_anything(direct
     assert not resumed(directory).record.damaged
 
 
+@pytest.mark.parametrize("suffix", [".json", ".ranges"])
+def test_what_belongs_to_another_file_is_not_believed(directory: Path, suffix: str) -> None:
+    paths = [promised_staging(directory) for _ in range(2)]
+    one, other = (path.with_suffix(suffix) for path in paths)
+    one.rename(directory / "aside")
+    other.rename(one)
+    (directory / "aside").rename(other)
+    orphans = Journal.open(directory).orphans()
+    found = [Journal.open(directory).resume(orphan) for orphan in orphans]
+    assert all(staging is not None and staging.record.damaged for staging in found)
+    assert len(found) == 2
+
+
 def mutated(old: bytes, chance: random.Random) -> bytes:
     """*old* with one bit flipped, cut short, or with something put into it."""
     place = chance.randrange(len(old))
