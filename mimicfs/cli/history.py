@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from contextlib import closing
@@ -19,7 +18,7 @@ from mimicfs.cli.options import (
     completes_urls,
     json_option,
 )
-from mimicfs.cli.places import innermost, key_named
+from mimicfs.cli.places import innermost, key_named, reached
 from mimicfs.cli.progress import bar
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.values import Target, parse_object, parse_target
@@ -164,7 +163,7 @@ def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> Non
     """
     from mimicfs.history.restoring import Restoring, undeleted
 
-    bucket, key = _place(settings, what)
+    bucket, key, settings = _place(settings, what)
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         steps = undeleted(parts.s3, bucket, key)
@@ -185,16 +184,22 @@ def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> Non
     _end(counts)
 
 
-def _place(settings: Settings, what: str) -> tuple[str, str]:
-    """Return bucket and key of an s3:// URL, or of a path in a mount. Raises ConfigError."""
+def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
+    """Return bucket and key of an s3:// URL, or of a path in a mount, and how they are reached: as
+    the mount does. Raises ConfigError, MountError."""
+    from mimicfs.mount.mounted import resolved
+
     if what.startswith("s3://"):
         _of_bucket(what)
-        return parse_object(what)
-    path = Path(os.path.realpath(what))
+        return *parse_object(what), settings
+    path = resolved(Path(what))
     mounted = innermost(settings, path)
-    if mounted is not None:
-        return key_named(mounted, path, directory=what.endswith("/"))
-    raise ConfigError(f"{what}: in no mount of mimicfs on this machine; write s3://BUCKET/KEY")
+    if mounted is None:
+        raise ConfigError(f"{what}: in no mount of mimicfs on this machine; write s3://BUCKET/KEY")
+    bucket, key = key_named(mounted, path, directory=what.endswith("/"))
+    if not bucket:
+        raise ConfigError(f"{what}: shows all buckets; name one of them")
+    return bucket, key, reached(settings, mounted)
 
 
 def _print_step(bucket: str, step: Step, as_json: bool) -> None:

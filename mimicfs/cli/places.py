@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimicfs.config.values import parse_target
 from mimicfs.errors import MountError
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ def innermost(settings: Settings, path: Path, *, alive: bool = False) -> Mounted
     here = [it for it in mounts(settings) if path.is_relative_to(it.mountpoint)]
     served = [it for it in here if it.alive or not alive]
     return max(served, key=lambda it: len(it.mountpoint), default=None)
+
+
+def reached(settings: Settings, mounted: Mounted) -> Settings:
+    """Return *settings* with the endpoint and the store of *mounted*, as far as its record has
+    them: it has no passwords, and a store in memory, or of a moment, is nobody else's."""
+    s3, store = settings.s3, settings.store
+    if "***" not in mounted.endpoint:
+        endpoint = None if mounted.endpoint == "aws" else mounted.endpoint
+        s3 = replace(s3, endpoint_url=endpoint)
+    if "***" not in mounted.store and not mounted.store.startswith("memory"):
+        store = mounted.store
+    return replace(settings, s3=s3, store=store)
 
 
 def url_shown(mounted: Mounted, path: Path) -> str:
@@ -49,12 +61,22 @@ def _is_root_of_all(mounted: Mounted, path: Path) -> bool:
 
 def key_named(mounted: Mounted, path: Path, *, directory: bool) -> tuple[str, str]:
     """Return bucket and key that *path* in *mounted* stands for by its name, be there something
-    or not. *directory*: the key is to end in /."""
+    or not: what is above it says what it shows. *directory*: the key is to end in /. Raises
+    MountError."""
     from mimicfs.vfs.names import component
 
-    target = parse_target(mounted.target)
-    parts = path.relative_to(mounted.mountpoint).parts
-    texts = [component(os.fsencode(each)).text for each in parts]
-    inner = "/".join(texts) + ("/" if directory and texts else "")
-    bucket, _, key = f"{target.bucket}/{target.prefix}{inner}".lstrip("/").partition("/")
+    above = path
+    while not above.is_dir() and str(above) != mounted.mountpoint:
+        above = above.parent
+    texts = [component(os.fsencode(each)).text for each in path.relative_to(above).parts]
+    shown = url_shown(mounted, above).removeprefix("s3://")
+    below = "/".join(texts) + ("/" if directory and texts else "")
+    bucket, _, key = f"{shown}{below}".partition("/")
+    if above == path and not directory and not _is_root(mounted, path):
+        key = key.removesuffix("/")
     return bucket, key
+
+
+def _is_root(mounted: Mounted, path: Path) -> bool:
+    """Return whether *path* is where a mount, or a bucket in it, begins."""
+    return str(path) == mounted.mountpoint or _is_root_of_all(mounted, path.parent)

@@ -19,7 +19,7 @@ from mimicfs.cli.options import (
     for_caches,
     json_option,
 )
-from mimicfs.cli.places import innermost, url_shown
+from mimicfs.cli.places import innermost, reached, url_shown
 from mimicfs.cli.progress import Interruptible
 from mimicfs.config.values import parse_size, parse_target
 from mimicfs.errors import ConfigError, KeyNotFound, MountError
@@ -129,10 +129,8 @@ def _place(settings: Settings, word: str) -> Place:
         raise MountError(f"{word}: neither an s3:// URL nor in one of your mounts of mimicfs")
     url = url_shown(mount, path)
     told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
-    s3 = replace(settings.s3, endpoint_url=None if mount.endpoint == "aws" else mount.endpoint)
     blocks = Path(told["cache"]["directory"]) if "cache" in told else None
-    store = settings.store if "***" in mount.store else mount.store  # records have no passwords
-    return Place(url, replace(settings, s3=s3, store=store, cache_dir=None, blocks=blocks))
+    return Place(url, replace(reached(settings, mount), cache_dir=None, blocks=blocks))
 
 
 class _Work:

@@ -8,11 +8,9 @@ from typing import Any
 
 from mimicfs.config.options import IN_BUCKETS, Kind, Option, checked, nearest
 from mimicfs.config.rules import KeyRule
+from mimicfs.config.tags import TAGS_MAX, wrong_with
 from mimicfs.errors import ConfigError
 
-_TAGS_MAX = 10  # of an object (S3 user guide, "Categorizing your storage using tags")
-_TAG_NAME_MAX, _TAG_VALUE_MAX = 128, 256  # characters
-_IN_TAGS = "_.:/=+-@"
 _KEY_MAX = 1024  # bytes of a key
 
 _CONTENT_TYPE = Option("content-type", Kind.TEXT, "")
@@ -81,17 +79,11 @@ def _text(option: Option, value: Any, about: str) -> str:
 def _tags(value: Any, about: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise ConfigError(f'{about}: write them as {{ NAME = "VALUE" }}')
-    if len(value) > _TAGS_MAX:
-        raise ConfigError(f"{about}: {len(value)} tags; S3 takes at most {_TAGS_MAX}")
+    if len(value) > TAGS_MAX:
+        raise ConfigError(f"{about}: {len(value)} tags; S3 takes at most {TAGS_MAX}")
     for name, text in value.items():
-        if not 1 <= len(name) <= _TAG_NAME_MAX or len(text) > _TAG_VALUE_MAX:
-            limits = f"a name of {_TAG_NAME_MAX} characters and a value of {_TAG_VALUE_MAX}"
-            raise ConfigError(f"{about}: {name}: S3 takes {limits}")
-        for each in (name, text):
-            if not all(char.isalnum() or char.isspace() or char in _IN_TAGS for char in each):
-                raise ConfigError(
-                    f"{about}: {each!r}: S3 takes letters, digits, spaces and {_IN_TAGS}"
-                )
+        if wrong := wrong_with(name, text):
+            raise ConfigError(f"{about}: {wrong}")
     return tuple(value.items())
 
 

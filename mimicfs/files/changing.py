@@ -266,6 +266,15 @@ class ChangingFile(StandingFile):
                 self._redescribe()
             return True
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """S3 has given the object *tags*: the next upload must not take them away."""
+        with self._change:
+            with self._lock:
+                headers = {k: v for k, v in self.content.headers.items() if k != "Tagging"}
+                self.content = self.content._replace(headers=headers).tagged(tags)
+            if self.dirty:
+                self._redescribe()
+
     def secure(self) -> None:
         """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
         self.interrupt()

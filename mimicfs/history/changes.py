@@ -11,6 +11,9 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.past import versions_below
 from mimicfs.s3.requests.versions import Version
 
+# What is made and deleted again to see what a server does, and while a file grows.
+_OURS = ".mimicfs-"
+
 
 class Changed(NamedTuple):
     """*key* had the version *before*, and has *after*; None: there was no object.
@@ -34,12 +37,15 @@ def changed(s3: S3, bucket: str, scope: str, from_ns: int, to_ns: int) -> Iterat
 
 def by_key(s3: S3, bucket: str, scope: str) -> Iterator[tuple[str, Iterator[Version]]]:
     """Yield each key in *scope*, with its versions, the newest first. A scope that ends in "/", or
-    is "", is all that is below; another one is the object of that name, and all below it."""
+    is "", is all that is below; another one is the object of that name, and all below it. Without
+    what mimicfs itself had there for a moment."""
     if scope and not scope.endswith("/"):
         own = takewhile(lambda each: each.key == scope, versions_below(s3, bucket, scope))
         yield from groupby(own, attrgetter("key"))
         scope += "/"
-    yield from groupby(versions_below(s3, bucket, scope), attrgetter("key"))
+    for key, versions in groupby(versions_below(s3, bucket, scope), attrgetter("key")):
+        if not key.rpartition("/")[2].startswith(_OURS):
+            yield key, versions
 
 
 def at(versions: Iterable[Version], moments_ns: tuple[int, ...]) -> list[Version | None]:

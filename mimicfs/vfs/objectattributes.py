@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from operator import methodcaller
 from typing import Any
 
 from mimicfs import metadata
+from mimicfs.config.tags import TAGS_MAX, wrong_with
 from mimicfs.entry import Entry
 from mimicfs.errors import PosixError, Unasked
 from mimicfs.human import iso_time
@@ -42,6 +44,8 @@ _HEADERS = {
     "content_language": "ContentLanguage",
     "expires": "Expires",
 }
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # what may be in the name of a header (RFC 9110)
+_DAYS_MAX = (1 << 31) - 1
 _URL_S = 3600  # how long a link is good for
 _TIERS = {tier.lower(): tier for tier in ("Standard", "Bulk", "Expedited")}
 _HEAD, _TAGS = "head_object", "get_object_tagging"
@@ -161,8 +165,10 @@ class ObjectAttributes:
 
     def _change_meta(self, node: Node, name: str, text: str | None, flags: int) -> None:
         own = name.removeprefix(_META).lower()
-        if not own.isascii() or not own or not metadata.without_ours({own: ""}):
-            raise PosixError(errno.EPERM, f"{PREFIX}{name}: is kept by mimicfs, or is not a header")
+        if not _TOKEN.fullmatch(own):
+            raise PosixError(errno.EINVAL, f"{PREFIX}{name!r}: that is not the name of a header")
+        if not metadata.without_ours({own: ""}):
+            raise PosixError(errno.EPERM, f"{PREFIX}{name}: is kept by mimicfs")
 
         def change(content: Content) -> Content:
             _check(flags, content.meta.get(own))
@@ -170,22 +176,32 @@ class ObjectAttributes:
 
         self._stored.change_content(node, change)
 
-    def _set_storage_class(self, node: Node, _name: str, text: str | None, _flags: int) -> None:
+    def _set_storage_class(self, node: Node, _name: str, text: str | None, flags: int) -> None:
+        _check(flags, present=True)
         self._stored.change_content(
             node, lambda content: content._replace(headers=_with(content.headers, _CLASS, text))
         )
 
     def _change_tag(self, node: Node, name: str, text: str | None, flags: int) -> None:
         tag = name.removeprefix(_TAG)
+        if text is not None and (wrong := wrong_with(tag, text)):
+            raise PosixError(errno.EINVAL, wrong)
+        if not node.key:
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         tags = _tags(self._s3.call(_TAGS, node.bucket, node.key))
         _check(flags, tags.get(tag))
         tags = _with(tags, tag, text)
+        if len(tags) > TAGS_MAX:
+            raise PosixError(errno.ENOSPC, f"{len(tags)} tags, S3 takes {TAGS_MAX}")
         self._s3.kept.tag(node.bucket, node.key, tags)
+        if node.file is not None:
+            node.file.set_tags(tags)
 
-    def _ask_for_restore(self, node: Node, _name: str, text: str | None, _flags: int) -> None:
+    def _ask_for_restore(self, node: Node, _name: str, text: str | None, flags: int) -> None:
+        _check(flags, present=True)
         days, _, tier = (text or "").partition(":")
         known = _TIERS.get((tier or "standard").lower())
-        if not days.isdecimal() or int(days) < 1 or known is None:
+        if not days.isdecimal() or not 1 <= int(days) <= _DAYS_MAX or known is None:
             raise PosixError(errno.EINVAL, f"{PREFIX}restore={text}: write DAYS or DAYS:TIER")
         asked = {"Days": int(days), "GlacierJobParameters": {"Tier": known}}
         self._s3.call("restore_object", node.bucket, node.key, RestoreRequest=asked)
@@ -268,14 +284,19 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def _text(value: bytes, name: str) -> str:
-    """Return *value* as text that a header, or a tag, can carry. Raises PosixError EINVAL."""
+    """Return *value* as text that a header, or a tag, can carry as it is: spaces around it would
+    be lost, and a header that is empty is none. Raises PosixError EINVAL."""
     try:
         text = value.decode("utf-8" if name.startswith(_TAG) else "ascii")
     except UnicodeDecodeError as exc:
         raise PosixError(errno.EINVAL, f"{value!r}: a header cannot contain that") from exc
-    if not text.isprintable():
+    if not text.isprintable() or text != text.strip() or not (text or _may_be_empty(name)):
         raise PosixError(errno.EINVAL, f"{text!r}: a header cannot contain that")
     return text
+
+
+def _may_be_empty(name: str) -> bool:
+    return name.startswith((_TAG, _META))
 
 
 def _http_date(text: str) -> str:

@@ -1,8 +1,9 @@
 """`.versions` (-o versions): in every directory, one that has a directory for each name that an
 object has or had there, and in that a file for each of its versions, named by time and version id.
 
-`.versions` is found by name and never listed. Nothing in it can be changed. What S3 was asked is
-good for a second, as long as this mount knows of no change; the kernel keeps none of it.
+`.versions` is found by name and never listed. Nothing in it can be changed. What S3 has answered is
+good for a second, or for as long as the answer took, as long as this mount knows of no change; who
+lists a directory goes on in the answer that it began with. The kernel keeps none of it.
 
 Threading: any thread. `_lock` protects what is known; S3 is asked without it.
 """
@@ -14,7 +15,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import groupby, takewhile
 from operator import attrgetter
@@ -33,31 +34,31 @@ from mimicfs.vfs import names
 from mimicfs.vfs.inodes import VERSIONS_SLOT, Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.kernel import Kernel
 
-_GOOD_S = 1.0  # for so long an answer of S3 is as good as new
+_GOOD_S = 1.0  # for so long at least an answer of S3 is as good as new
 _KNOWN_MAX = 4096  # keys whose versions are remembered
+_LISTED_MAX = 16  # directories whose names are remembered
 _DIRECTORY = stat.S_IFDIR | 0o500
 _FILE = stat.S_IFREG | 0o400
 _PLAIN = "+=~"  # of a version id, besides letters, digits and "_.-"
 
 _Stamp = tuple[str, int, int]  # ETag, size and time of an object
-Versions = Sequence[Version]  # of one key, the oldest first; no delete markers
+Versions = dict[bytes, Version]  # of one key, by file name, the oldest first; no delete markers
 
 
 class _Known(NamedTuple):
-    """The versions of a key, as S3 said at *asked_s*, when the mirror had *stamp* of it."""
+    """The versions of a key, when the mirror had *stamp* of it."""
 
     versions: Versions
     stamp: _Stamp | None
-    asked_s: float
+    until_s: float  # until then S3 need not be asked again
 
 
 class _Listed(NamedTuple):
-    """The components of a directory, as S3 said at *asked_s* to *thread*, when the mirror had
-    *generation*."""
+    """The components of a directory, as S3 said to *thread*, when the mirror had *generation*."""
 
-    components: list[str]
+    components: Mapping[str, None]  # in order
     generation: int
-    asked_s: float
+    until_s: float
     thread: int
 
 
@@ -76,7 +77,7 @@ class VersionsTree:
         self._started_ns = time.time_ns()
         self._lock = threading.Lock()  # protects the two below
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()  # by bucket and key
-        self._listed: dict[tuple[str, str], _Listed] = {}  # by bucket and directory
+        self._listed: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # bucket, directory
 
     # What is seen
 
@@ -86,7 +87,7 @@ class VersionsTree:
             return self.attr(self._version_node(directory, name, hold=True))
         if directory.kind == NodeKind.VERSIONS:
             component = self._component(name)
-            self._check_any(self._versions(_real(directory), component), name)
+            self._check_had(_real(directory), component, name)
             slot = slot_of(component, directory=True)
             return self.attr(self._inodes.child(directory, slot, NodeKind.HISTORY, hold=True))
         if directory.kind == NodeKind.ACCOUNT:
@@ -107,7 +108,8 @@ class VersionsTree:
         """As posix.FileSystem.readdir, in *room*, (size, overhead)."""
         size, overhead = room
         found: list[DirEntry] = []
-        for place, (name, slot) in enumerate(self._rows(directory)[cookie:], start=cookie + 1):
+        rows = self._rows(directory, begun=cookie > 0)
+        for place, (name, slot) in enumerate(rows[cookie:], start=cookie + 1):
             size -= (overhead + len(name) + 7) & ~7
             if size < 0:
                 break
@@ -120,24 +122,23 @@ class VersionsTree:
             self._kernel.passing(directory)
         return found
 
-    def _rows(self, directory: Node) -> list[tuple[bytes, str]]:
-        """Return the names in *directory*, and their slots."""
+    def _rows(self, directory: Node, *, begun: bool) -> list[tuple[bytes, str]]:
+        """Return the names in *directory*, and their slots. *begun*: they go on where they were."""
+        real = _real(directory)
         if directory.kind == NodeKind.HISTORY:
-            versions = self._versions(_real(directory), directory.component)
-            return [(_file_name(each), "") for each in versions if _is_short(each)]
+            return [(name, "") for name in self._versions(real, directory.component, begun=begun)]
         shown = [
             (names.file_name(each, reserved=self._reserved), slot_of(each, directory=True))
-            for each in self._components(_real(directory))
+            for each in self._components(real, begun=begun)
         ]
         return [(name, slot) for name, slot in shown if len(name) <= names.NAME_MAX]
 
     def _version_node(self, directory: Node, name: bytes, hold: bool) -> VersionNode:
         versions = self._versions(_real(directory), directory.component)
-        self._check_any(versions, name)
-        version = next((each for each in versions if _file_name(each) == name), None)
+        version = versions.get(name)
         if version is None:
             raise PassingAbsence(name)
-        directory.mtime_ns = versions[-1].mtime_ns
+        directory.mtime_ns = versions[next(reversed(versions))].mtime_ns
         node = self._inodes.child(directory, name.decode(), NodeKind.VERSION, hold)
         assert isinstance(node, VersionNode)
         node.version = version
@@ -149,9 +150,13 @@ class VersionsTree:
         except PosixError as exc:  # no key has that name
             raise PassingAbsence(name) from exc
 
-    @staticmethod
-    def _check_any(versions: Versions, name: bytes) -> None:
-        if not versions:
+    def _check_had(self, directory: Node, component: str, name: bytes) -> None:
+        """Raise PassingAbsence where *directory* never had an object *component*. Raises
+        Unversioned."""
+        listed = self._fresh(directory.bucket, directory.key)
+        if listed is not None and component in listed.components:
+            return
+        if not self._versions(directory, component):
             raise PassingAbsence(name)
 
     # What S3 has said
@@ -159,57 +164,78 @@ class VersionsTree:
     def learn(self, missing: Unversioned) -> None:
         """Ask S3 what was not known. Raises S3Error."""
         bucket, asked = missing.bucket, missing.key
-        asked_s, generation = time.monotonic(), self._mimicdb.generation
-        stamp = _stamp(self._mimicdb.entry(bucket, asked))
-        if not missing.of_directory:
-            below = versions_below(self._s3, bucket, asked)
-            own = takewhile(lambda each: each.key == asked, below)
-            self._remember(bucket, asked, _Known(_shown(own), stamp, asked_s))
+        if missing.of_directory:
+            self._learn_directory(bucket, asked)
             return
-        components: list[str] = []
-        for key, of_key in groupby(versions_in(self._s3, bucket, asked), attrgetter("key")):
-            versions = _shown(of_key)
-            if versions and key != asked:
-                components.append(key.removeprefix(asked))
-                stamp = _stamp(self._mimicdb.entry(bucket, key))
-                self._remember(bucket, key, _Known(versions, stamp, asked_s))
-        listed = _Listed(components, generation, asked_s, threading.get_ident())
-        with self._lock:
-            self._listed = {(bucket, asked): listed}  # a reader looks into them one by one
+        asked_s, stamp = time.monotonic(), _stamp(self._mimicdb.entry(bucket, asked))
+        below = versions_below(self._s3, bucket, asked)
+        versions = _shown(takewhile(lambda each: each.key == asked, below))
+        self._remember(bucket, {asked: _Known(versions, stamp, _good_until(asked_s))})
 
-    def _remember(self, bucket: str, key: str, known: _Known) -> None:
+    def _learn_directory(self, bucket: str, directory: str) -> None:
+        """Ask for the versions of all objects in *directory*, without those further below."""
+        asked_s, generation = time.monotonic(), self._mimicdb.generation
+        found: dict[str, tuple[Versions, _Stamp | None]] = {}
+        for key, of_key in groupby(versions_in(self._s3, bucket, directory), attrgetter("key")):
+            versions = _shown(of_key)
+            if versions and key != directory:
+                found[key] = versions, _stamp(self._mimicdb.entry(bucket, key))
+        soon_s = time.monotonic() + _GOOD_S
+        self._remember(bucket, {key: _Known(*said, soon_s) for key, said in found.items()})
+        components = dict.fromkeys(key.removeprefix(directory) for key in found)
+        listed = _Listed(components, generation, _good_until(asked_s), threading.get_ident())
         with self._lock:
-            self._known[bucket, key] = known
-            self._known.move_to_end((bucket, key))
+            self._listed[bucket, directory] = listed
+            self._listed.move_to_end((bucket, directory))
+            while len(self._listed) > _LISTED_MAX:
+                self._listed.popitem(last=False)
+
+    def _remember(self, bucket: str, known: Mapping[str, _Known]) -> None:
+        with self._lock:
+            for key, each in known.items():
+                self._known[bucket, key] = each
+                self._known.move_to_end((bucket, key))
             while len(self._known) > _KNOWN_MAX:
                 self._known.popitem(last=False)
 
-    def _versions(self, directory: Node, component: str) -> Versions:
-        """Return the versions of the object *component* of *directory*. Raises Unversioned."""
+    def _versions(self, directory: Node, component: str, *, begun: bool = False) -> Versions:
+        """Return the versions of the object *component* of *directory*; those known last where a
+        listing of them has *begun*. Raises Unversioned."""
         bucket, key = directory.bucket, directory.key + component
         with self._lock:
             known = self._known.get((bucket, key))
-        if known is None or not _is_good(known.asked_s):
+        if known is None or (time.monotonic() > known.until_s and not begun):
             raise Unversioned(bucket, key, directory=False)
         if known.stamp != _stamp(self._mimicdb.entry(bucket, key)):
             raise Unversioned(bucket, key, directory=False)
         return known.versions
 
-    def _components(self, directory: Node) -> list[str]:
-        """Return the names that objects in *directory* have or had. Raises Unversioned."""
+    def _components(self, directory: Node, *, begun: bool) -> Mapping[str, None]:
+        """Return the names that objects in *directory* have or had; those known last where a
+        listing of them has *begun*. Raises Unversioned."""
         bucket, key = directory.bucket, directory.key
         with self._lock:
-            listed = self._listed.get((bucket, key))
-        if listed is None or not _is_good(listed.asked_s):
-            raise Unversioned(bucket, key, directory=True)
-        own = listed.thread == threading.get_ident()  # however often the mirror changes
-        if listed.generation != self._mimicdb.generation and not own:
+            listed = self._listed.get((bucket, key)) if begun else None
+        listed = listed or self._fresh(bucket, key)
+        if listed is None:
             raise Unversioned(bucket, key, directory=True)
         return listed.components
 
+    def _fresh(self, bucket: str, directory: str) -> _Listed | None:
+        """Return what S3 said of *directory*, if that is as good as new."""
+        with self._lock:
+            listed = self._listed.get((bucket, directory))
+        if listed is None or time.monotonic() > listed.until_s:
+            return None
+        own = listed.thread == threading.get_ident()  # however often the mirror changes
+        return listed if own or listed.generation == self._mimicdb.generation else None
 
-def _is_good(asked_s: float) -> bool:
-    return time.monotonic() - asked_s < _GOOD_S
+
+def _good_until(asked_s: float) -> float:
+    """Return until when an answer is good that comes now. One that takes long, as of many
+    versions, is good for long: else nobody could ever use it."""
+    now_s = time.monotonic()
+    return now_s + max(_GOOD_S, now_s - asked_s)
 
 
 def _stamp(entry: Entry | None) -> _Stamp | None:
@@ -217,16 +243,13 @@ def _stamp(entry: Entry | None) -> _Stamp | None:
 
 
 def _shown(versions: Iterable[Version]) -> Versions:
-    return [each for each in versions if not each.deleted][::-1]
+    shown = [(_file_name(each), each) for each in versions if not each.deleted]
+    return {name: each for name, each in reversed(shown) if len(name) <= names.NAME_MAX}
 
 
 def _file_name(version: Version) -> bytes:
     at = datetime.fromtimestamp(version.mtime_ns // NS, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%SZ}.{quote(version.version, safe=_PLAIN)}".encode()
-
-
-def _is_short(version: Version) -> bool:
-    return len(_file_name(version)) <= names.NAME_MAX
 
 
 def _real(node: Node) -> Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -226,13 +227,26 @@ def test_commands_answer_of_a_moment(client, versioned, ask):
 
 
 def test_undelete_by_the_path_in_a_mount(client, versioned, server, tmp_path):
-    point = tmp_path / "mnt"
+    """The mount shows a part of each bucket, and has a store of its own."""
+    point, config = tmp_path / "mnt", tmp_path / "config.toml"
     point.mkdir()
-    put(client, versioned, **{"d/50% a": "1", "d/b": "1"})
-    succeed("mount", "--endpoint-url", server, f"s3://{versioned}", point)
+    config.write_text(f'[buckets.{versioned}]\nprefix = "part"\n')
+    config.chmod(0o600)
+    names = ("50% a", "b", "d/e", "d/.mimicfs-check")
+    put(client, versioned, **{f"part/{name}": "1" for name in names})
+    words = ("--endpoint-url", server, "--store", f"sqlite://{tmp_path}/own.db")
+    succeed("mount", *words, "--config", config, "s3://", point)
     try:
-        (point / "d/50% a").unlink()
-        succeed("undelete", "--endpoint-url", server, point / "d/50% a")
-        assert sorted(everything(client, versioned)) == ["d/50% a", "d/b"]
+        part = point / versioned
+        assert sorted(os.listdir(part)) == ["50% a", "b", "d"]
+        for name in names:
+            (part / name).unlink()
+        (part / "d").rmdir()
+        succeed("undelete", part / "50% a")
+        wait_until((part / "50% a").exists)
+        assert sorted(everything(client, versioned)) == ["part/50% a"]
+        succeed("undelete", f"{part}/d/")
+        wait_until((part / "d/e").exists)
+        assert sorted(everything(client, versioned)) == ["part/50% a", "part/d/e"]
     finally:
         succeed("umount", point)

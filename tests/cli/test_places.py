@@ -10,7 +10,7 @@ import pytest
 
 from mimicfs.cli import history, warmingup
 from mimicfs.config.settled import settle
-from mimicfs.errors import MountError
+from mimicfs.errors import ConfigError, MountError
 from mimicfs.mount.mounted import Mounted, recorded
 
 
@@ -28,16 +28,42 @@ def mounted(state):
         yield record
 
 
+def shows(directory: Path, bucket: str, key: str = "") -> None:
+    os.setxattr(directory, "user.mimicfs.bucket", bucket.encode())
+    os.setxattr(directory, "user.mimicfs.key", key.encode())
+
+
+def place(word: str) -> tuple[str, str]:
+    bucket, key, _ = history._place(settle({}, os.environ).settings(), word)
+    return bucket, key
+
+
 def test_a_path_is_in_the_innermost_mount(mounted, tmp_path):
     outer = mounted("s3://outer/p/", tmp_path / "outer")
+    shows(outer, "outer", "p/")
     for number in range(20):  # their records come in the order of hashes
-        mounted(f"s3://inner{number}", outer / str(number))
-    settings = settle({}, os.environ).settings()
-    paths = [f"{outer}/{number}/d/" for number in range(20)]
-    assert [history._place(settings, each) for each in paths] == [
+        shows(mounted(f"s3://inner{number}", outer / str(number)), f"inner{number}")
+    assert [place(f"{outer}/{number}/d/") for number in range(20)] == [
         (f"inner{number}", "d/") for number in range(20)
     ]
-    assert history._place(settings, f"{outer}/d") == ("outer", "p/d")
+    assert place(f"{outer}/d") == ("outer", "p/d")
+
+
+def test_a_path_that_is_gone_is_told_by_what_is_above_it(mounted, tmp_path):
+    root = mounted("s3://", tmp_path / "mnt")
+    (root / "photos/there").mkdir(parents=True)
+    shows(root / "photos", "photos", "2026/")
+    shows(root / "photos/there", "photos", "2026/%there/")
+    assert place(f"{root}/photos/gone/x%name%name/.sync%name") == (
+        "photos",
+        "2026/gone/x%name/.sync",
+    )
+    assert place(f"{root}/photos/there/a") == ("photos", "2026/%there/a")
+    assert place(f"{root}/photos/there") == ("photos", "2026/%there")
+    assert place(f"{root}/photos") == place(f"{root}/photos/") == ("photos", "2026/")
+    for word, said in {str(root): "name one of them", "/etc/passwd": "in no mount"}.items():
+        with pytest.raises(ConfigError, match=said):
+            place(word)
 
 
 @pytest.mark.parametrize("command", ["--unpin", "--data"])

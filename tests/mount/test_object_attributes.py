@@ -53,7 +53,8 @@ class Object:
         return os.getxattr(self.path, f"user.mimicfs.{name}").decode()
 
     def set(self, name: str, value: str, flags: int = 0) -> None:
-        os.setxattr(self.path, f"user.mimicfs.{name}", value.encode(), flags)
+        whole = os.fsencode(f"user.mimicfs.{name}")
+        os.setxattr(self.path, whole, value.encode(), flags)
 
     def remove(self, name: str) -> None:
         os.removexattr(self.path, f"user.mimicfs.{name}")
@@ -183,6 +184,18 @@ def test_what_was_written_and_is_open_is_uploaded_first(stored):
     assert stored.path.read_bytes() == b"ABC45"
 
 
+def test_a_tag_outlives_what_is_written_to_the_open_file_later(mount, stored):
+    new = mount.path / "new and open"
+    for path in (stored.path, new):
+        with open(path, "wb") as file:
+            file.write(b"1")
+            os.setxattr(path, "user.mimicfs.tag.team", b"b")
+            file.write(b"2")
+    assert stored.tags() == {"team": "b", "cost": "1"}
+    said = mount.client.get_object_tagging(Bucket=BUCKET, Key=new.name)["TagSet"]
+    assert said == [{"Key": "team", "Value": "b"}]
+
+
 def test_what_makes_no_sense_is_refused(stored):
     for name, value, code in (
         ("etag", "x", errno.EPERM),
@@ -197,12 +210,36 @@ def test_what_makes_no_sense_is_refused(stored):
         ("restore", "soon", errno.EINVAL),
         ("restore", "0", errno.EINVAL),
         ("restore", "1:Express", errno.EINVAL),
+        ("restore", "2147483648", errno.EINVAL),
         ("storage_class", "NEVER_HEARD_OF", errno.EINVAL),
+        ("storage_class", "", errno.EINVAL),
+        ("cache_control", "", errno.EINVAL),
+        ("content_type", "", errno.EINVAL),
+        ("meta.a", " padded", errno.EINVAL),
+        ("meta.a b", "1", errno.EINVAL),
+        ("meta.a:b", "1", errno.EINVAL),
+        ("meta.a\r\nx-amz-acl", "public-read", errno.EINVAL),
+        ("meta.\x7f", "1", errno.EINVAL),
+        ("meta.", "1", errno.EINVAL),
+        ("tag.", "1", errno.EINVAL),
+        ("tag.\x01", "1", errno.EINVAL),
+        ("tag.\udcff", "1", errno.EINVAL),
+        ("tag.<a>", "1", errno.EINVAL),
+        ("tag.a", "$", errno.EINVAL),
+        ("tag." + "a" * 129, "1", errno.EINVAL),
     ):
         with refused(code):
             stored.set(name, value)
     with refused(errno.EEXIST):
         stored.set("tag.team", "b", os.XATTR_CREATE)
+    with refused(errno.EEXIST):
+        stored.set("storage_class", "STANDARD_IA", os.XATTR_CREATE)
+    for number in range(8):
+        stored.set(f"tag.{number}", "")
+    with refused(errno.ENOSPC):
+        stored.set("tag.eleventh", "1")
+    for number in range(8):
+        stored.remove(f"tag.{number}")
     with refused(errno.ENODATA):
         stored.set("meta.never", "b", os.XATTR_REPLACE)
     with refused(errno.ENODATA):

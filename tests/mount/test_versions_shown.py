@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.clients import plain
 from support.mounts import mounted
-from support.proxy import Proxy
+from support.proxy import Proxy, Rule
 
 FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\.\S+")
 BUCKET = "versions-shown"
@@ -167,6 +168,24 @@ def test_without_the_option_it_is_a_name_like_others(mount_at, client, bucket):
     plain = mount_at(f"s3://{bucket}").path
     assert os.listdir(plain) == [".versions"]
     assert (plain / ".versions/a").read_bytes() == b"1"
+
+
+class Slow(Rule):
+    """An answer takes longer than it would be good for."""
+
+    def before(self, handler: Any) -> bool:
+        time.sleep(1.1)
+        return False
+
+
+def test_a_listing_goes_on_in_the_answer_that_it_began_with_however_long_that_took(here):
+    for _ in range(60):  # more than the kernel asks for at once
+        here.put("a", b"1")
+    with here.proxy.rule(Slow(lambda it: "versions" in it.query)) as slow:
+        found = os.listdir(here.path / ".versions/a")
+        assert len(found) == 60
+        assert os.listdir(here.path / ".versions") == ["a"]
+    assert slow.seen == 2
 
 
 def test_looking_costs_one_listing(here):
