@@ -274,6 +274,8 @@ def checked(meta: dict[str, str], node: Node) -> dict[str, str]:
 def _xattr_name(name: bytes) -> str:
     if len(name) > _XATTR_NAME_MAX:
         raise PosixError(errno.ERANGE, f"name of {len(name)} bytes")
+    if name == b"user.":
+        raise PosixError(errno.EINVAL, "an attribute without a name")
     try:
         return name.decode()
     except UnicodeDecodeError as exc:

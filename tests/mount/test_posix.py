@@ -260,6 +260,7 @@ CASES: dict[str, list[Call]] = {
     "extended attributes": [
         ["create", "f"], ["listxattr", "f"], ["getxattr", "f", "user.a"],
         ["setxattr", "f", "user.a", "1"], ["getxattr", "f", "user.a"], ["listxattr", "f"],
+        ["setxattr", "f", "user.", "1"],
         ["setxattr", "f", "user.a", "2", 1], ["setxattr", "f", "user.b", "2", 2],
         ["setxattr", "f", "user.a", "22", 2], ["getxattr", "f", "user.a"],
         ["setxattr", "f", "user.b", "", 1], ["getxattr", "f", "user.b"],
