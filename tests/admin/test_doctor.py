@@ -13,10 +13,13 @@ import pytest
 from support import servers
 from support.mounts import run
 from support.proxy import Fail
+from support.standins import BareConditions, NoChecksums, NoDeleteObjects, StandIn
 
 from mimicfs.backends.examine import examine_store
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.finding import Finding
+
+IGNORED = "ignored by the server, or not known to it"
 
 
 def examined(*words):
@@ -63,18 +66,39 @@ def test_with_leave_to_write_it_is_found_what_a_server_can_do(common, filled, cl
     assert {
         *("put", "metadata", "etag", "conditional writes (If-None-Match)", "checksums", "copy"),
         *("conditional writes (If-Match)", "multipart", "multipart minimum", "delete"),
-        "directory markers",
+        *("directory markers", "conditional deletions", "many deletions"),
     } <= found.keys()
+    assert found["checksums"][1] == "CRC32 is checked and kept"
+    assert found["downloads"][1] == "compared with crc32, crc32c, crc64nvme, md5, sha1, sha256"
     assert found["multipart minimum"][1] == "5 MiB, as S3; mimicfs sends 16 MiB"
     assert found["etag"][1].startswith("an MD5, as S3's: ")
     assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
     assert client.list_multipart_uploads(Bucket=filled).get("Uploads", []) == []
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_found_of_a_server_is_told_and_remembered(common, filled, proxy):
+    """A server as B2, without DeleteObjects, and with Ceph's conditions."""
+    quirks = (NoChecksums(), NoDeleteObjects(), BareConditions())
+    with proxy.rule(StandIn(*quirks)):
+        found = examined(*common, "--write", f"s3://{filled}")
+    said = {name: found for name, (_, found, _) in found.items()}
+    assert said["checksums"] == (
+        "CRC-32 is refused (InvalidArgument), Content-MD5 is taken, and sent instead"
+    )
+    assert said["many deletions"] == (
+        "the server has no DeleteObjects: keys are deleted one by one"
+    )
+    assert said["conditional writes (If-Match)"] == "honoured, without quotes"
+    assert found["conditional deletions"][:2] == ("warn", IGNORED)
+    learned = "checksum=md5 (learned), delete-many=no (learned), delete-etags=no (learned)"
+    assert said["server"] == learned
+
+
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client):
     found = examined(*common, "--write", f"s3://{filled}")
-    assert found["conditional writes (If-None-Match)"][:2] == ("warn", "ignored by the server")
+    assert found["conditional writes (If-None-Match)"][:2] == ("warn", IGNORED)
     assert found["conditional reads"][:2] == ("warn", "the server ignores If-Match of a GET")
     assert found["directory markers"][0] == "warn"
     assert found["directory markers"][2] == "mount with -o no_markers"

@@ -64,7 +64,7 @@ class Conditions:
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
-        self._trying = threading.Lock()  # held while it is tried: once for all who ask
+        self._trying = threading.Lock()  # held while it is tried (_tried): once for all who ask
         self._found: dict[str, Honoured] = {}  # by bucket
         self._of_deletes = True  # False: the server will not hear of any for a deletion
 
@@ -155,11 +155,21 @@ class Conditions:
         with self._trying:
             found = self._found.get(bucket) or self._remembered(bucket)
             if found is None:
-                found = Trial(self._s3, bucket, key).run()
-                self._remember(bucket, found)
-                log.info("conditions of writes to s3://%s: %s", bucket, found)
+                return self._tried(bucket, key)
             self._found[bucket] = found
             return found
+
+    def tried(self, bucket: str, key: str) -> Honoured:
+        """As `honoured`, tried anew."""
+        with self._trying:
+            return self._tried(bucket, key)
+
+    def _tried(self, bucket: str, key: str) -> Honoured:
+        found = Trial(self._s3, bucket, key).run()
+        self._remember(bucket, found)
+        log.info("conditions of writes to s3://%s: %s", bucket, found)
+        self._found[bucket] = found
+        return found
 
     @property
     def _note(self) -> str:

@@ -19,7 +19,15 @@ from botocore.exceptions import ClientError
 
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import unquoted
-from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, ObjectChanged, S3Error
+from mimicfs.errors import (
+    NOTHING_SAID,
+    AccessDenied,
+    InvalidRequest,
+    MimicError,
+    ObjectChanged,
+    S3Error,
+    Unsupported,
+)
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
@@ -57,6 +65,7 @@ class Examination:
             listed = yield from self._reading()
             if write and listed:
                 yield from Scratch(self, self._bucket, self._prefix).findings()
+        yield Finding("downloads", OK, f"compared with {', '.join(checksums.verified())}")
         yield from self._capabilities()
         skew = self._clock()
         if skew is not None:
@@ -223,7 +232,7 @@ class Scratch:
     def __init__(self, examination: Examination, bucket: str, prefix: str) -> None:
         self._tried = examination.tried
         self._ask = examination.ask
-        self._honoured = examination.s3.conditions.honoured
+        self._s3 = examination.s3
         self._bucket = bucket
         self._base = f"{prefix}.mimicfs-doctor-{secrets.token_hex(8)}"
         self._made: list[str] = []
@@ -237,10 +246,9 @@ class Scratch:
         try:
             yield self._tried("metadata", self._metadata)
             yield self._etag_form()
-            yield self._conditional("If-None-Match", self._if_absent)
-            beside = (self._bucket, self._base)
-            yield self._conditional("If-Match", lambda: bool(self._honoured(*beside).match))
+            yield from self._conditions()
             yield self._tried("checksums", self._checksum, "signatures protect the bodies")
+            yield self._tried("many deletions", self._many, "keys are deleted one by one")
             yield self._tried("copy", self._copy, "mv and cp -r within the mount will fail")
             yield self._tried("multipart", self._multipart, "files above 32 MiB will fail")
             yield self._tried("multipart minimum", self._minimum, "files above 32 MiB will fail")
@@ -281,35 +289,53 @@ class Scratch:
         quoted = "" if self._etag.startswith('"') else ", without quotes"
         return Finding("etag", OK, f"{form}{quoted}: {bare}")
 
-    def _if_absent(self) -> bool:
-        """Whether a write is refused that must not replace what is there."""
+    def _conditions(self) -> Iterator[Finding]:
+        """Yield whether conditions hold, as it is tried before the first write that has one."""
+        names = ("If-None-Match", "If-Match")
         try:
-            self._ask("put_object", **self._making(), Body=_BODY, IfNoneMatch="*")
-        except ObjectChanged:
-            return True
-        return False
-
-    def _conditional(self, name: str, honoured: Callable[[], bool]) -> Finding:
-        name = f"conditional writes ({name})"
-        try:
-            if honoured():
-                return Finding(name, OK, "honoured")
-            found = "ignored by the server"
+            found = self._s3.conditions.tried(self._bucket, self._base)
         except AccessDenied as exc:
-            return Finding(name, FAIL, str(exc), "allow s3:PutObject with conditions")
-        except NOTHING_SAID as exc:
-            return _failure(name, exc)
+            for name in names:
+                advice = "allow s3:PutObject and s3:DeleteObject with conditions"
+                yield Finding(f"conditional writes ({name})", FAIL, str(exc), advice)
+            return
         except S3Error as exc:
-            found = f"not known to the server: {exc}"
-        advice = "mimicfs checks just before it writes, and may overwrite a simultaneous change"
-        return Finding(name, WARN, found, advice)
+            for name in names:
+                yield _failure(f"conditional writes ({name})", exc)
+            return
+        before = "mimicfs checks just before, and may {} a simultaneous change"
+        said = ("quoted" if found.absent else "", found.match)
+        for name, form in zip(names, said, strict=True):
+            yield _honoured(f"conditional writes ({name})", form, before.format("overwrite"))
+        yield _honoured("conditional deletions", found.delete, before.format("delete"))
 
     def _checksum(self) -> str:
-        sums = checksums.sent("crc32", _BODY)
-        self._ask("put_object", **self._making("-sum"), Body=_BODY, **sums)
+        try:
+            self._sent_with("crc32")
+        except (InvalidRequest, Unsupported) as exc:
+            self._sent_with("md5")
+            return f"CRC-32 is refused ({exc.code}), Content-MD5 is taken, and sent instead"
         said = self._ask("head_object", **self._params("-sum"), ChecksumMode="ENABLED")
         kept = said.get("ChecksumCRC32")
         return "CRC32 is checked and kept" if kept else "CRC32 is accepted, but not kept"
+
+    def _sent_with(self, kind: str) -> None:
+        sums = checksums.sent(kind, _BODY)
+        self._ask("put_object", **self._making("-sum"), Body=_BODY, **sums)
+
+    def _many(self) -> str:
+        """Two keys, of versions that are known: what is found out by it is remembered."""
+        made = [self._making(f"-many-{n}") for n in (1, 2)]
+        tags = [self._ask("put_object", **each, Body=_BODY).get("ETag") for each in made]
+        etags = {each["Key"]: unquoted(tag) for each, tag in zip(made, tags, strict=True)}
+        refused = self._s3.delete_many(self._bucket, list(etags), etags)
+        if refused:
+            raise S3Error(f"{refused[0][0]}: {refused[0][1]}")
+        if self._s3.capabilities["delete-many"] == "no":
+            return "the server has no DeleteObjects: keys are deleted one by one"
+        if self._s3.capabilities["delete-etags"] == "yes":
+            return "DeleteObjects works, and looks at ETags"
+        return "DeleteObjects works, and looks at no ETags: a HEAD does, or single deletions do"
 
     def _copy(self) -> str:
         self._ask("copy_object", **self._making("-copy"), CopySource=self._params())
@@ -384,6 +410,12 @@ class Scratch:
             keys = ", ".join(item["Key"] for item in left["Contents"])
             raise S3Error(f"still there after it was deleted: {keys}; delete it by hand")
         return "what was written is deleted again"
+
+
+def _honoured(name: str, form: str, otherwise: str) -> Finding:
+    if form:
+        return Finding(name, OK, "honoured" + (", without quotes" if form == "bare" else ""))
+    return Finding(name, WARN, "ignored by the server, or not known to it", otherwise)
 
 
 def _failure(name: str, exc: KeyError | MimicError) -> Finding:
