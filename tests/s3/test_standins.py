@@ -8,7 +8,15 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.standins import PROVIDERS, QUIRKS, NoTagsOfCopies, Quirk, Silent, StandIn
+from support.standins import (
+    PROVIDERS,
+    QUIRKS,
+    NoMarkersCopied,
+    NoTagsOfCopies,
+    Quirk,
+    Silent,
+    StandIn,
+)
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
@@ -101,6 +109,17 @@ def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucke
             assert tags == [{"Key": "x", "Value": "1+1"}, {"Key": "y", "Value": ""}]
             assert sum(proxy.counted().values()) == asked
     assert s3.capabilities.known()["copy-tags"] == ("no", "learned")
+
+
+def test_a_marker_that_the_server_does_not_copy_is_written_anew(s3, client, bucket, proxy):
+    s3.put(bucket, "d/", b"", 0, Content("text/x-own", {"mode": "16832"}))
+    entry, _ = s3.head(bucket, "d/")
+    with proxy.rule(StandIn(NoMarkersCopied())) as server:
+        for key in ("e/", "f/"):
+            assert s3.copy((bucket, entry), bucket, key).meta == {"mode": "16832"}
+            assert client.head_object(Bucket=bucket, Key=key)["ContentType"] == "text/x-own"
+    assert server.refused == {"InternalError": 3}  # the attempts of the first one
+    assert s3.capabilities.known()["copy-markers"] == ("no", "learned")
 
 
 # What quirks do together: nothing that is not confirmed counts as done, and nothing is deleted of

@@ -258,6 +258,15 @@ class NoTagsOfCopies(Quirk):
         return None
 
 
+class NoMarkersCopied(Quirk):
+    source = "JuiceFS 1.4 gateway: CopyObject of a directory (docs/servers.md)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        if request.kind == "COPY" and request.key.endswith("/"):
+            return Refusal(500, "InternalError")
+        return None
+
+
 class NoListV2(Quirk):
     source = "https://github.com/ClickHouse/ClickHouse/issues/39139 (GCS of then)"
 
@@ -470,5 +479,6 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "oss": (NoConditions, NoChecksums),
     "minio behind nginx": (Compresses,),
     "ceph": (PlainPrefix, BareETags, BareConditions, NoTagsOfCopies),
+    "juicefs": (IgnoresConditions, NoMarkersCopied),
     "swift": (SwiftsTypes, RefusesRightOnes, WantsMD5OfDeletions),
 }

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error, S3Unavailable, Unsupported
+from mimicfs.errors import (
+    InvalidRequest,
+    KeyNotFound,
+    ObjectChanged,
+    S3Error,
+    S3Unavailable,
+    Unsupported,
+)
 from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag
 
 if TYPE_CHECKING:
@@ -31,6 +38,33 @@ class Copier:
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
     ) -> Entry:
         """As S3.copy."""
+        if source[1].size or not (source[1].key.endswith("/") and key.endswith("/")):
+            return self._copied(source, bucket, key, content)
+        if self._s3.capabilities["copy-markers"] == "no":
+            return self._made_anew(source, bucket, key, content)
+        try:
+            return self._copied(source, bucket, key, content)
+        except (S3Unavailable, Unsupported, InvalidRequest) as exc:
+            try:
+                made = self._made_anew(source, bucket, key, content)
+            except S3Error:
+                raise exc from None
+        self._s3.capabilities.learned("copy-markers", "no")
+        return made
+
+    def _made_anew(
+        self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
+    ) -> Entry:
+        """Store *key* as the empty object *source* is stored: there are servers that copy no
+        markers of directories (JuiceFS)."""
+        self._check_source(source)
+        if content is None:
+            _, content = self._s3.kept.of(source[0], source[1].key)
+        return self._s3.put(bucket, key, b"", 0, content)
+
+    def _copied(
+        self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
+    ) -> Entry:
         from_bucket, entry = source
         storage_class = entry.storage_class if entry.storage_class in KEPT_CLASSES else ""
         if entry.size > self._copy_max:
