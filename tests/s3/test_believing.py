@@ -5,7 +5,8 @@ import pytest
 from support.faults import Fault
 from support.proxy import Fail
 
-from mimicfs.errors import MimicError, S3Unavailable
+from mimicfs.entry import TIME_MAX_NS
+from mimicfs.errors import MimicError, S3Unavailable, Unsupported
 from mimicfs.s3.requests.content import Content
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -15,8 +16,9 @@ class Answer(Fault):
     """The server does what it is asked; its answer is another: *status*, without the headers
     *less*, with *body*."""
 
-    def __init__(self, kind, *, status=None, less=(), body=None, times=99, more=()):
+    def __init__(self, kind, *, status=None, less=(), body=None, times=99, more=(), length=None):
         super().__init__(lambda request: request.kind == kind, times)
+        self.length = length
         self.status, self.less, self.body, self.more = status, less, body, more
 
     def after(self, handler, response):
@@ -24,7 +26,8 @@ class Answer(Fault):
         kept = [(k, v) for k, v in response.getheaders() if k.lower() not in gone]
         body = response.read() if self.body is None else self.body
         if handler.command == "HEAD":
-            kept.append(("Content-Length", response.getheader("Content-Length")))
+            length = response.getheader("Content-Length")
+            kept.append(("Content-Length", length if self.length is None else self.length))
             body = None
         handler.send(self.status or response.status, [*kept, *self.more], body)
         return True
@@ -60,6 +63,33 @@ def test_a_put_that_is_not_confirmed_is_looked_at(s3, bucket, proxy, status):
         entry = s3.put(bucket, "a", b"abc", 3)
     assert (entry.size, entry.etag) == (3, "900150983cd24fb0d6963f7d28e17f72")
     assert s3.mimicdb.entry(bucket, "a").size == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "mtime_ns"),
+    [
+        ("Mon, 01 Jan 0001 00:00:00 GMT", -TIME_MAX_NS),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", TIME_MAX_NS),
+        ("0001-01-01T00:00:00Z", -TIME_MAX_NS),
+        ("2026-01-02T03:04:05+00:00", 1_767_323_045_000_000_000),
+        ("yesterday", 0),
+        ("", 0),
+    ],
+)
+def test_a_time_that_nobody_can_have_is_the_nearest_or_none(
+    s3, client, bucket, proxy, said, mtime_ns
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc")
+    more = [("Last-Modified", said)]
+    with proxy.rule(Answer("HEAD", less={"last-modified"}, more=more)):
+        assert s3.head(bucket, "a")[0].mtime_ns == mtime_ns
+
+
+@pytest.mark.parametrize("said", ["-3", "many", "3, 3", ""])
+def test_a_length_that_is_none_is_asked_for(s3, client, bucket, proxy, said):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc")
+    with proxy.rule(Answer("HEAD", length=said)):
+        assert s3.head(bucket, "a")[0].size == 3
 
 
 @pytest.mark.parametrize("status", [200, 204])
@@ -103,6 +133,53 @@ def test_a_part_that_is_not_confirmed_is_an_error(s3, bucket, proxy):
     upload = s3.start_upload(bucket, "a", Content())
     with proxy.rule(Answer("PUT", less={"etag"})), pytest.raises(S3Unavailable, match="ETag"):
         s3.upload_part(bucket, "a", upload, 1, b"abc", 3)
+
+
+@pytest.mark.parametrize("body", [b"", b"<CopyPartResult/>"])
+def test_a_part_whose_copy_is_not_confirmed_is_of_a_server_that_copies_none(
+    s3, bucket, proxy, body
+):
+    source = s3.put(bucket, "a", b"abc", 3)
+    upload = s3.start_upload(bucket, "b", Content())
+    with proxy.rule(Answer("COPY", body=body)), pytest.raises(Unsupported):
+        s3.copy_part((bucket, source), bucket, "b", upload, 1, 0, 3)
+
+
+def uploaded(s3, bucket):
+    """Return what finishes an upload of three bytes as "a"."""
+    upload = s3.start_upload(bucket, "a", Content())
+    parts = [s3.upload_part(bucket, "a", upload, 1, b"abc", 3)]
+    return lambda: s3.finish_upload(bucket, "a", upload, parts, 3)
+
+
+@pytest.mark.parametrize("body", [b"", b"<CompleteMultipartUploadResult/>"])
+def test_an_upload_that_is_not_confirmed_is_looked_at(s3, bucket, proxy, body):
+    finish = uploaded(s3, bucket)
+    with proxy.rule(Answer("POST", body=body)):
+        assert finish().size == 3
+    finish = uploaded(s3, bucket)
+    s3.put(bucket, "a", b"older", 5)
+    with proxy.rule(not_done("POST", 200, body)), pytest.raises(MimicError):
+        finish()
+    assert s3.mimicdb.entry(bucket, "a").size == 5
+
+
+@pytest.mark.parametrize("kind", ["PUT", "COPY", "POST", "DELETE", "LIST"])
+def test_an_error_in_a_success_is_an_error(s3, client, bucket, proxy, kind):
+    source = s3.put(bucket, "a", b"abc", 3)
+    finish = uploaded(s3, bucket)
+    ask = {
+        "PUT": lambda: s3.put(bucket, "a", b"new", 3),
+        "COPY": lambda: s3.copy((bucket, source), bucket, "b"),
+        "POST": finish,
+        "DELETE": lambda: s3.delete(bucket, "a"),
+        "LIST": lambda: s3.list_page(bucket),
+    }[kind]
+    body = b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>"
+    with proxy.rule(not_done(kind, 200, body)), pytest.raises(MimicError):
+        ask()
+    assert s3.mimicdb.entry(bucket, "a").etag == source.etag
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"abc"
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])

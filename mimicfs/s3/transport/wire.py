@@ -16,6 +16,7 @@ few instructions.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ _AS_IT_IS = {"Accept-Encoding": "identity"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).
 _PLAIN = frozenset({404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
+_EARLY = re.compile(r" 0\d{3} ").search
 _UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
 
 
@@ -366,6 +368,8 @@ def _number(text: str) -> int:
 
 def _time(text: str) -> datetime:
     """Return the time in a header: as HTTP writes it, or as XML does."""
+    if _EARLY(text):  # the year 1; the next takes it for 2001
+        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     try:
         return parsedate_to_datetime(text)
     except ValueError:
