@@ -28,6 +28,8 @@ _COUNTERS = {
     ("kernel", "asked_s3_first"): ("", "Questions for which S3 had to be asked first."),
     ("kernel", "bytes_read"): ("", "Bytes read by programs."),
     ("kernel", "bytes_written"): ("", "Bytes written by programs."),
+    ("small_files", "fetched"): ("", "Small files that were fetched when they were listed."),
+    ("small_files", "bytes"): ("", "Their bytes."),
     ("sharing", "contended"): ("", "Keys that this mount and others changed at the same time."),
     ("sharing", "resolved"): ("", "Keys that were settled by asking S3."),
     ("sharing", "epoch_changes"): ("", "How often the store may have lost changes."),

@@ -65,7 +65,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("write-back", "staging-size", "part-size", "storage-class", "sse", "kms-key-id"),
         *("sse-c-key-file", "acl"),
     ),
-    "Cache and memory": ("cache-dir", "cache-size", "read-memory", "workers"),
+    "Cache and memory": ("cache-dir", "cache-size", "small-files", "read-memory", "workers"),
     "Running": (
         *("config", "foreground", "log-level", "log-file", "access-log", "metrics", "ui"),
         *("clear-dead", "nonempty", "create-prefix"),

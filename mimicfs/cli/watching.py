@@ -255,8 +255,8 @@ def _lines(each: Told) -> Iterator[str]:
         yield f"  page     {each['page']}"
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("costs", _costs),
              ("files", _files),
-             ("cache", _cache), ("sync", _syncs), ("events", _events),
-             ("reconcile", _reconcile), ("sharing", _sharing)]  # fmt: skip
+             ("cache", _cache), ("small_files", _small_files), ("sync", _syncs),
+             ("events", _events), ("reconcile", _reconcile), ("sharing", _sharing)]  # fmt: skip
     for name, lines in parts:
         part = each.get(name)
         if part is None:
@@ -387,6 +387,14 @@ def _cache(part: Told) -> Iterator[str]:
     yield (
         f"  cache    {amount(part['used'])} of {amount(part['limit'])} in {part['directory']};"
         f" {amount(part['hit'])} read from it, {amount(part['missed'])} asked of S3"
+    )
+
+
+def _small_files(part: Told) -> Iterator[str]:
+    yield (
+        f"  ahead    {number_of(part['fetched'], 'small file')} fetched, {amount(part['bytes'])};"
+        f" directories listed: {part['directories']:,}, without room: {part['no_room']:,};"
+        f" {part['refused']:,} refused"
     )
 
 

@@ -179,6 +179,8 @@ OPTIONS = (
            " yet.  [default: the state directory, or ~/.cache/mimicfs]", _M),
     Option("cache-size", Kind.SIZE, "How many of the bytes that were read stay on disk: 20G; 0:"
            " none.  [default: a quarter of the free space]", _M, metavar="SIZE"),
+    Option("small-files", Kind.SIZE, "When a directory is listed, fetch its files of up to this"
+           " size into the cache on disk: 128K; 0: none.  [default: 0]", _M, metavar="SIZE"),
     Option("at", Kind.TEXT, "Show the bucket as it was at a moment, read-only: 2026-11-01T18:00,"
            " -2h, yesterday. The bucket must keep versions.", _M, metavar="MOMENT"),
     Option("versions", Kind.FLAG, "Give each directory a hidden .versions/NAME/ with a file for"

@@ -115,6 +115,7 @@ class Settled:
             self.get("store-loss", "copy"),
             "mount" if at_ns is not None else self.get("locks", "mount"),
             self.get("create-prefix", False),
+            self._small_files() if at_ns is None else 0,
         )
 
     def _moment(self) -> int | None:
@@ -138,6 +139,15 @@ class Settled:
         size: int = self.get("part-size", PART_SIZE)
         if not 5 * MIB <= size <= 5 << 30:
             raise ConfigError(f"{self.values['part-size'].origin}: S3 takes parts of 5M to 5G")
+        return size
+
+    def _small_files(self) -> int:
+        size: int = self.get("small-files", 0)
+        if size > MIB:
+            origin = self.values["small-files"].origin
+            raise ConfigError(
+                f"{origin}: at most 1M; larger files are read ahead while they are read"
+            )
         return size
 
     def of_bucket(self, bucket: str) -> Values:

@@ -331,3 +331,4 @@ class MountChoices:
     store_loss: str = "copy"  # what is read while the store is away: its copy, or "eio"
     locks: str = "mount"  # for whom locks of files hold: "mount", or "shared" by all of the store
     create_prefix: bool = False  # what is mounted need not be there
+    small_files: int = 0  # bytes; files that are fetched when their directory is listed; 0: none

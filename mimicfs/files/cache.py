@@ -29,6 +29,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -67,12 +68,15 @@ class BlockCache:
     def __init__(self, directory: Path, endpoint: str, limit: int | None = None) -> None:
         self._directory = directory
         self._endpoint = endpoint
-        self._lock = threading.Lock()  # protects the three below
+        self._lock = threading.Lock()  # protects the four below
         self._root = _opened(directory)
         weakref.finalize(self, os.close, self._root)
         self._in_use: Counter[str] = Counter()
         self._said: set[int] = set()  # errors that were logged
         self._hit = self._missed = 0
+        self._noted = False  # whether reads are noted below
+        self._reads: Counter[str] = Counter()  # of whole objects, under way, by file
+        self._coming: dict[str, Future[None]] = {}  # whole objects that are fetched, by their files
         self._direct = Direct()
         self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
 
@@ -134,6 +138,14 @@ class BlockCache:
         """As `has_room`, for a thread that may wait (Eviction.make_room)."""
         return self._eviction.make_room(size, check)
 
+    def note_reads(self) -> None:
+        """From now on `expect` knows what readers ask for."""
+        self._noted = True
+
+    def has_spare(self, size: int) -> bool:
+        """Whether *size* bytes have room without anything being evicted for them."""
+        return self._eviction.has_spare(size)
+
     def usage(self) -> CacheUsage:
         eviction = self._eviction
         counts = (eviction.used, eviction.limit, self._hit, self._missed)
@@ -144,6 +156,38 @@ class BlockCache:
         self._eviction.close()
 
     # Of CachedObject
+
+    def expect(self, name: str) -> Callable[[], None] | None:
+        coming: Future[None] = Future()
+        with self._lock:
+            if name in self._reads or name in self._coming:
+                return None
+            self._coming[name] = coming
+
+        def over() -> None:
+            with self._lock:
+                del self._coming[name]
+            coming.set_result(None)
+
+        return over
+
+    def coming(self, name: Callable[[], str]) -> Future[None] | None:
+        return self._coming.get(name()) if self._coming else None
+
+    def is_read(self, name: Callable[[], str], read: Future[None]) -> None:
+        if not self._noted:
+            return
+        name_ = name()
+
+        def over(_: Future[None]) -> None:
+            with self._lock:
+                self._reads[name_] -= 1
+                if not self._reads[name_]:
+                    del self._reads[name_]
+
+        with self._lock:
+            self._reads[name_] += 1
+        read.add_done_callback(over)
 
     def has_room(self, size: int) -> bool:
         return self._eviction.has_room(size)
@@ -240,6 +284,23 @@ class CachedObject:
         """Its file. Not made before it is asked for: the kernel may have all pages."""
         name = _hashed(*self._what)
         return f"{name[:2]}/{name[2:]}"
+
+    def expect(self) -> Callable[[], None] | None:
+        """All of it is going to be fetched; return what is to be called once that is over. None:
+        somebody else does so already."""
+        return self._cache.expect(self.name)
+
+    def is_read(self, read: Future[None]) -> None:
+        """A reader asks S3 for all of it, until *read* is done."""
+        self._cache.is_read(lambda: self.name, read)
+
+    def coming(self) -> Future[None] | None:
+        """Return what is done once it was fetched, if somebody does so now."""
+        found = self._cache.coming(lambda: self.name)
+        if found is not None:
+            with self._lock:
+                self._looked = self._file is not None  # there will be one
+        return found
 
     def here_until(self, start: int, end: int) -> int:
         """Return how far from *start* all is kept; *end* at most."""

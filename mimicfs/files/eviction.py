@@ -88,6 +88,13 @@ class Eviction:
             self._ask()
         return self.used + size <= self.limit and not self._short(size)
 
+    def has_spare(self, size: int) -> bool:
+        """Whether *size* bytes have room without anything being removed for them. False until it
+        is known what is here."""
+        size += _OVERHEAD
+        spare = self.limit - self.limit // 20 - self.used
+        return self._counted and size <= spare and not self._short(size)
+
     def make_room(self, size: int, check: Callable[[], None]) -> bool:
         """As `has_room`, once room was made. *check* is called while that takes; what it raises
         ends the wait."""

@@ -106,6 +106,8 @@ class Reader:
             data = self._read_kept(offset, end, wait=True)
             if data is not None:
                 return data
+            if self._is_fetched(cancellation):
+                continue
             chunks = self._chosen(offset, end)
             try:
                 for chunk in chunks:
@@ -117,6 +119,14 @@ class Reader:
                 with self._lock:
                     for chunk in chunks:
                         chunk.waiting -= 1
+
+    def _is_fetched(self, cancellation: Cancellation) -> bool:
+        """Wait until all of the object was fetched, if somebody does so now; return whether one
+        did. Raises Interrupted."""
+        coming = self._kept.coming() if self._kept is not None else None
+        if coming is not None:
+            cancellation.wait(coming)
+        return coming is not None
 
     def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
         """Return the bytes if they are here, in memory or in the kernel's pages of the cache on
@@ -148,7 +158,9 @@ class Reader:
     def fetch_ahead(self) -> None:
         """Ask for the whole object, a small one, if there is room; nobody waits for it yet."""
         size = self._entry.size
-        if self._kept is not None and self._kept.here_until(0, size) == size:
+        if self._kept is not None and (
+            self._kept.here_until(0, size) == size or self._kept.coming() is not None
+        ):
             return
         with self._lock:
             if not self._closed and size:
@@ -337,6 +349,8 @@ class Reader:
         except BaseException:  # the pool is closed
             self._budget.give(self, end - start)
             raise
+        if self._kept is not None and end - start == self._entry.size:
+            self._kept.is_read(chunk.future)
         self._chunks.insert(index, chunk)
         return chunk
 

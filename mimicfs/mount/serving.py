@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from mimicfs.fuse.session import Session
     from mimicfs.vfs.filesystem import VFS
     from mimicfs.vfs.locking import VFSLocks
+    from mimicfs.vfs.smallfiles import SmallFiles
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ def serve_mount(
             replace(choices.vfs, target=target),
             files,
             cache,
+            stack.enter_context(_small_files(parts, choices, settings, cache, sources)),
         )
         follower = Follower(parts.mimicdb, target.bucket, lease=lease)
         locks = _locks(stack, parts, vfs, (follower, choices), sources)
@@ -411,6 +413,31 @@ def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
     finally:
         if cache is not None:
             cache.close()
+
+
+@contextmanager
+def _small_files(
+    parts: Parts,
+    choices: MountChoices,
+    settings: Settings,
+    cache: BlockCache | None,
+    sources: Sources,
+) -> Iterator[SmallFiles | None]:
+    """Within, there is what fetches small files of directories that are listed, if that is
+    wanted. Raises ConfigError."""
+    if not choices.small_files:
+        yield None
+        return
+    if cache is None:
+        raise ConfigError("--small-files: there is no cache on disk to bring them into")
+    from mimicfs.vfs.smallfiles import SmallFiles
+
+    connections = settings.s3.connections
+    with closing(
+        SmallFiles(parts.mimicdb, parts.s3, cache, choices.small_files, connections)
+    ) as small_files:
+        sources.register("small_files", small_files.figures)
+        yield small_files
 
 
 @contextmanager

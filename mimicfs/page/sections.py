@@ -127,6 +127,10 @@ def uploads(figures: Figures) -> Markup:
     ]  # fmt: skip
     if "limit" in cache:
         pairs.append(("Cache on disk", _cache(cache)))
+    small = figures.get("small_files", {})
+    if "fetched" in small:
+        fetched = f"{number_of(small['fetched'], 'file')}, {amount(small['bytes'])}"
+        pairs.append(("Small files fetched ahead", fetched))
     return section("uploads", "Files and uploads", _pairs(pairs))
 
 

@@ -20,6 +20,7 @@ copying      copies of whole objects within S3
 readdir      a reader's way through a directory
 attributes   the answer to stat(2)
 neighbours   files that will be read next
+smallfiles   small files of directories that are listed
 writeback    uploads after close
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
 rootattributes  mode, owner and times of buckets and the root, which no object stands for

@@ -64,6 +64,7 @@ from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
+from mimicfs.vfs.smallfiles import SmallFiles
 from mimicfs.vfs.stored import StoredAttributes
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.vacated import Vacated
@@ -94,6 +95,7 @@ class VFS:
         options: VFSOptions,
         file_options: FileOptions,
         cache: BlockCache | None = None,
+        small_files: SmallFiles | None = None,
     ) -> None:
         self.quick = mimicdb.quick
         self.inodes = Inodes(
@@ -101,6 +103,7 @@ class VFS:
         )
         self._mimicdb = mimicdb
         self._s3 = s3
+        self._small_files = small_files
         self._syncer = syncer
         self._options = options
         reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
@@ -227,7 +230,10 @@ class VFS:
         room = (size, overhead)
         if directory.is_past:
             return self._versions.readdir(directory, cookie, room, hold)
-        return self._tree.readdir(directory, cookie, *room, hold)
+        found = self._tree.readdir(directory, cookie, *room, hold)
+        if self._small_files is not None and not cookie and directory.kind != NodeKind.ACCOUNT:
+            self._small_files.listed(directory)
+        return found
 
     def idle(self) -> None:
         self._tree.idle()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import costs
+from support.mounts import costs, succeed
 from support.proxy import Proxy
 
 COUNT = 40
@@ -123,3 +123,35 @@ def test_after_one_directory_the_next_is_fetched_from_its_first_file_on_until_th
         path.read_bytes()
     assert others["b"][1].read_bytes() == others["b"][1].name.encode()
     assert fetched[0] + asked().get("GET", 0) == 8 + 1 + 16 + 2
+
+
+@pytest.mark.usefixtures("metadata_never")
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_small_files_of_a_listed_directory_are_here_before_they_are_opened(
+    mount_at: Any, bucket: str, client: Any, proxy: Proxy, tmp_path: Path
+) -> None:
+    sizes = {f"d/{number:02}": 1000 + number for number in range(COUNT)}
+    for key, size in {**sizes, "d/large": 200_000, "e/other": 10}.items():
+        client.put_object(Bucket=bucket, Key=key, Body=b"x" * size)
+    words = ["--cache-dir", str(tmp_path / "cache"), "-o", "small_files=128K"]
+    mount = mount_at(f"s3://{bucket}", *words)
+    (mount.path / ".sync").touch()
+    proxy.counted()
+    names = os.listdir(mount.path / "d")
+    gets = [0]
+
+    def all_asked() -> bool:
+        gets[0] += proxy.counted().get("GET", 0)
+        return gets[0] >= COUNT
+
+    until(all_asked)
+    assert (len(names), gets[0]) == (COUNT + 1, COUNT)
+    with costs(proxy):
+        for number in range(0, 17 * COUNT, 17):  # in no order, so that nothing else is foreseen
+            key = f"d/{number % COUNT:02}"
+            assert len((mount.path / key).read_bytes()) == sizes[key]
+    with costs(proxy, GET=2):
+        assert len((mount.path / "d/large").read_bytes()) == 200_000
+        assert (mount.path / "e/other").read_bytes() == b"x" * 10
+    told = succeed("status", mount.path)
+    assert "ahead    40 small files fetched, 39.8 KiB; directories listed: 1" in told

@@ -116,9 +116,14 @@ class Clients:
             "requests": requests,
             **self._traffic.figures(),
             "connections_max": self._options.connections,
-            "waiting": self.pool._work_queue.qsize(),
+            "waiting": self.waiting,
             "limits": self.limits.figures(),
         }
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a thread of the pool."""
+        return self.pool._work_queue.qsize()
 
     @property
     def prices(self) -> Prices | None:
