@@ -6,6 +6,7 @@ file      the configuration file, read and checked
 settled   the settings in force: flags override -o, the environment, the file, the defaults
 rules     rules by pattern: what is stored with an object by its key
 written   the form of these rules in the file
+tags      what S3 takes as the tags of an object
 limits    limits by time of day, and prices
 moments   a moment as people write it
 peers     the options of s3fs, rclone, mountpoint, goofys and JuiceFS, and ours for each
