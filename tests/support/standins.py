@@ -165,7 +165,7 @@ class NoCopyParts(Quirk):
 
 
 class NoChecksums(Quirk):
-    source = "https://github.com/stonith404/pingvin-share/issues/798 (B2)"
+    source = "https://github.com/stonith404/pingvin-share/issues/798 (B2); OVH: roadmap issue 781"
 
     def refused(self, request: Request, method: str) -> Refusal | None:
         for name in request.headers:
@@ -190,7 +190,7 @@ class WantsMD5(Quirk):
 
 
 class WantsMD5OfDeletions(Quirk):
-    source = "Swift 2.30 s3api: DeleteObjects (docs/servers.md)"
+    source = "Swift 2.30 s3api: DeleteObjects (docs/servers.md); COS: tencentcloud.com, 436/8289"
 
     def refused(self, request: Request, method: str) -> Refusal | None:
         deletes = method == "POST" and "delete" in request.query
@@ -212,7 +212,7 @@ class NoConditions(Quirk):
 
 
 class IgnoresConditions(Quirk):
-    source = "rclone serve s3, juicefs gateway (docs/servers.md)"
+    source = "rclone serve s3, juicefs gateway (docs/servers.md); COS: gaul/undocumented-s3-apis#4"
 
     def refused(self, request: Request, method: str) -> Refusal | None:
         if method in ("PUT", "POST", "DELETE"):
@@ -477,6 +477,8 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "gcs of then": (SignedAcceptEncoding, Decompresses, NoDeleteObjects, NoCopyParts, NoListV2),
     "b2": (NoChecksums, NoConditions),
     "oss": (NoConditions, NoChecksums),
+    "cos": (IgnoresConditions, WantsMD5OfDeletions),
+    "ovh": (NoChecksums,),
     "minio behind nginx": (Compresses,),
     "ceph": (PlainPrefix, BareETags, BareConditions, NoTagsOfCopies),
     "juicefs": (IgnoresConditions, NoMarkersCopied),
