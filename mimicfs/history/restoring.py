@@ -194,8 +194,11 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
             for number, start in enumerate(range(0, size, part), start=1)
         ]
         s3.finish_upload(bucket, key, upload, etags, size)
-    except BaseException:
-        s3.abort_upload(bucket, key, upload)
+    except BaseException as exc:
+        try:
+            s3.abort_upload(bucket, key, upload)
+        except S3Error as left:
+            exc.add_note(f"an unfinished upload stays in S3, at a cost: {left}")
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,10 @@ def test_a_client_of_a_moment_lists_and_reads_what_there_was(kept, then, tmp_pat
     assert (tmp_path / "b").read_bytes() == b"gone"
     url = then.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "d/a"})
     assert "versionId=" in url
+    for ask in (then.get_object_retention, then.get_object_legal_hold):
+        with suppress(ClientError):  # this bucket locks nothing
+            ask(Bucket=bucket, Key="d/a")
+        assert "versionId=" in sent[-1]
 
 
 def test_what_there_was_not_is_a_404_and_nothing_can_be_changed(kept, then):

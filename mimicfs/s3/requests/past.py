@@ -33,6 +33,8 @@ READ_BY_VERSION = frozenset(
         "GetObjectTagging",
         "GetObjectAcl",
         "GetObjectAttributes",
+        "GetObjectRetention",
+        "GetObjectLegalHold",
     }
 )
 
