@@ -80,7 +80,7 @@ def test_watch_tells_each_change_in_order_from_any_number_that_is_kept(store, wa
     assert out.startswith("     3 20") and "\x1b" not in out and out.count("\n") == 1
     assert watch("--since", "3") == (0, "", "")
     code, _, err = watch("--since", "4")
-    assert (code, "is not kept, only 1 to 3" in err) == (4, True)
+    assert (code, "are no longer kept, only 1 to 3" in err) == (4, True)
 
 
 def test_a_command_that_fails_ends_the_watch_and_nothing_is_lost(store, watch, tmp_path):

@@ -231,7 +231,7 @@ def test_a_large_object_that_somebody_else_has_replaced_is_not_mixed_into_an_upl
     file = files.open("key")
     file.write(6 * MIB, memoryview(b"ours"), calm)
     client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs")
-    with pytest.raises(UploadFailed, match="only what was written"):
+    with pytest.raises(UploadFailed, match="only the bytes that were written"):
         file.flush(calm)
     assert client.get_object(Bucket=files.bucket, Key="key")["Body"].read() == b"theirs"
     assert uploads(client, files.bucket) == []
