@@ -75,7 +75,7 @@ def test_through_a_pipe_and_of_named_parts(common, tree, tmp_path, monkeypatch):
     monkeypatch.setenv("MIMICFS_ENDPOINT_URL", "http://name:secret@127.0.0.1:9")
     missing = run("index", "import", *second, "-", f"s3://{tree}", input=out.stdout)
     assert missing.returncode == 2
-    assert f"-: it has no s3://{tree}/" in missing.stderr
+    assert f"-: it does not contain s3://{tree}/" in missing.stderr
     told = run("index", "import", *second, "-", input=out.stdout)
     assert told.returncode == 0
     assert f"the index is from {common[1]}, the mirror from http://***@127.0.0.1:9" in told.stderr

@@ -70,10 +70,10 @@ def test_a_shared_queue_goes_with_the_last_of_its_buckets(setup, client, bucket)
     name = f"q-{bucket}"
     queue = setup(bucket, "", name).make()
     assert setup(second, "", name).make().url == queue.url
-    assert setup(bucket, "", name).remove()[1].startswith("leave for ")
+    assert setup(bucket, "", name).remove()[1].startswith("the permission for ")
     assert rules(client, bucket) == []
     assert len(rules(client, second)) == 1
-    with pytest.raises(ConfigError, match="is there already"):  # with leave for others in it
+    with pytest.raises(ConfigError, match="exists already"):  # with leave for others in it
         terraform(setup(second, "", name).plan(), second)
     client.delete_bucket(Bucket=second)
     assert [it.partition(" of ")[0] for it in setup(second, "", name).remove()][:1] == ["nothing"]
