@@ -76,7 +76,7 @@ def test_a_shared_queue_goes_with_the_last_of_its_buckets(setup, client, bucket)
     with pytest.raises(ConfigError, match="exists already"):  # with leave for others in it
         terraform(setup(second, "", name).plan(), second)
     client.delete_bucket(Bucket=second)
-    assert [it.partition(" of ")[0] for it in setup(second, "", name).remove()][:1] == ["nothing"]
+    assert [it.partition(" from ")[0] for it in setup(second, "", name).remove()][:1] == ["nothing"]
     with pytest.raises(NoSuchBucket):  # and now nothing is left of it
         setup(second, "", name).remove()
 
