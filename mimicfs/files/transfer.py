@@ -186,7 +186,8 @@ class Slice(io.RawIOBase):
     """A part of a staging file, as a file of its own that botocore can read and rewind.
 
     It gives bytes only until its batch is stopped. The file may be changed from then on, and
-    an upload must never mix two states of it.
+    an upload must never mix two states of it. Once all bytes are given, its end is no error:
+    S3 may have taken them, and the answer says whether.
     """
 
     def __init__(self, batch: RequestBatch, staging: Staging, start: int, size: int) -> None:
@@ -216,6 +217,8 @@ class Slice(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         left = max(0, self._size - self._place)
+        if not left:
+            return b""
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._staging.read(self._start + self._place, wanted) if wanted else b""
         self._check()  # after reading: what was read before the batch stopped is of one state

@@ -20,8 +20,9 @@ from support.proxy import Fail, Hold, Proxy
 from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.multipart import parts_of
+from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.metadata import written
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import Content
 
 KIB = 1 << 10
@@ -579,6 +580,21 @@ def test_an_interrupted_upload_that_s3_has_taken_is_the_version_that_is_replaced
     file.flush(calm)
     assert file.lost is None
     assert stored(client, files.bucket, "key") == b"OLDer"
+
+
+def test_an_upload_that_stops_behind_its_last_byte_waits_for_what_s3_says(files: Any) -> None:
+    """A client reads once more behind the last byte: S3 may have the object by then."""
+    file = files.create("key")
+    file.write(0, memoryview(b"bytes"), NEVER)
+    batch = RequestBatch(files.s3, 1, NEVER)
+    body = Slice(batch, file._staging, 0, 5)
+    half = Slice(batch, file._staging, 0, 5)
+    assert (body.read(), half.read(3)) == (b"bytes", b"byt")
+    batch.stop(lambda: None)
+    assert body.read() == b""
+    for on in (half.read, lambda: body.seek(0)):  # but nothing of it is sent again
+        with pytest.raises(Interrupted, match="the upload was abandoned"):
+            on()
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)  # rclone keeps none
