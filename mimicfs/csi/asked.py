@@ -135,6 +135,9 @@ def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
         said = from_words(chosen)
     except ConfigError as exc:
         raise _wrong(f"mountOptions: {exc}") from exc
+    for word in chosen:
+        if word.endswith("\\"):
+            raise _wrong(f"mountOptions: {word}: ends in a backslash")
     for name in said:
         if name not in ALLOWED:
             word = BY_NAME[name].word

@@ -14,7 +14,7 @@ import stat
 from mimicfs.csi.refusal import Code, Refusal
 
 # <sys/mount.h>
-_RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND = 1, 2, 4, 32, 4096
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096
 _DETACH, _NOFOLLOW = 2, 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +43,7 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
     _mount(source, target, _BIND)
     if read_only:
         try:
-            _mount("", target, _BIND | _REMOUNT | _RDONLY | _NOSUID | _NODEV)
+            _mount("", target, _BIND | _REMOUNT | _RDONLY | _NOSUID | _NODEV | _noexec(target))
         except Refusal:
             unbind(target, lazy=True)
             raise
@@ -71,6 +71,11 @@ def remove(directory: str) -> None:
 def _mount(source: str, target: str, flags: int) -> None:
     if _libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None):
         raise _failed("mount", target, ctypes.get_errno())
+
+
+def _noexec(target: str) -> int:
+    """A remount takes away what it does not name."""
+    return _NOEXEC if os.statvfs(target).f_flag & os.ST_NOEXEC else 0
 
 
 def _failed(what: str, path: str, number: int) -> Refusal:

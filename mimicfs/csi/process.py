@@ -26,6 +26,7 @@ from mimicfs.config.values import S3Options, Settings
 from mimicfs.csi import binding
 from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.errors import MimicError, MountError
+from mimicfs.files.journal import Journal
 from mimicfs.fuse import mounting
 from mimicfs.mount.ending import PendingTotal
 from mimicfs.mount.mounted import control_socket, is_served, mounts, watched
@@ -46,6 +47,10 @@ _CODES: Mapping[int, Code] = {
     6: Code.NOT_FOUND,
     7: Code.UNAVAILABLE,
 }
+
+
+class StartRefused(Refusal):
+    """The mount said why it did not begin, and has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +86,40 @@ class Process:
             return False
         return True
 
-    def start(self, url: str, chosen: tuple[str, ...], secrets: Mapping[str, str]) -> None:
-        """Mount *url*. A dead mount at the same place is taken away first. Raises Refusal."""
+    def start(
+        self, url: str, chosen: tuple[str, ...], secrets: Mapping[str, str], *, apart: bool
+    ) -> None:
+        """Mount *url*. A dead mount at the same place is taken away first. *apart*: without the
+        driver's credentials, whatever there is. Raises Refusal."""
         if self.device is not None:
             binding.unbind(str(self.point), lazy=True)
         private_directory(self.point)
         options = [*chosen, "allow_other"]
         if "cache-size" not in from_words(chosen):
             options.append(_CACHE_SIZE)
-        joined = ",".join(word.replace(",", r"\,") for word in options)
-        words = [sys.executable, "-m", "mimicfs", "mount", "-o", joined, url, str(self.point)]
+        # Each by itself: nothing in one can reach into the next.
+        said = [part for word in options for part in ("-o", word.replace(",", r"\,"))]
+        words = [sys.executable, "-m", "mimicfs", "mount", *said, url, str(self.point)]
+        environment = self._environment(secrets, apart or bool(secrets))
         try:
             done = subprocess.run(
-                words, env=self._environment(secrets), cwd="/", stdin=subprocess.DEVNULL,
+                words, env=environment, cwd="/", stdin=subprocess.DEVNULL,
                 capture_output=True, text=True, timeout=_START_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as exc:
             text = f"{url}: the mount does not answer within {_START_S:.0f} s"
             raise Refusal(Code.UNAVAILABLE, text) from exc
         if done.returncode:
-            said = without(secrets, done.stderr.strip().removeprefix("mimicfs: "))
-            raise Refusal(_CODES.get(done.returncode, Code.INTERNAL), said)
+            why = without(secrets, done.stderr.strip().removeprefix("mimicfs: "))
+            raise StartRefused(_CODES.get(done.returncode, Code.INTERNAL), why)
 
-    def _environment(self, secrets: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, secrets: Mapping[str, str], apart: bool) -> dict[str, str]:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not secrets or not name.startswith(_CREDENTIALS) or name in _KEPT
+            if not apart or not name.startswith(_CREDENTIALS) or name in _KEPT
         }
-        if secrets:  # and not what is in the driver's home
+        if apart:  # and not what is in the driver's home
             environment |= {**secrets, "HOME": str(self.directory)}
             nowhere = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
             environment |= dict.fromkeys(nowhere, os.devnull)
@@ -159,11 +169,14 @@ class Process:
             wait(lambda pending: _check(until, pending))
 
     def left(self) -> int:
-        """Return how many files there are that no process brings to S3 any more."""
-        found = [*self.staging.glob("*.json"), *self.staging.glob("recovered/*")]
-        return len(
-            [each for each in found if each.suffix != ".json" or each.parent == self.staging]
-        )
+        """Return how many files there are that no process brings to S3, and that the next one
+        here will."""
+        return len(Journal.open(self.staging).orphans()) if self.staging.is_dir() else 0
+
+    def recovered(self) -> int:
+        """Return how many files there are for a person to look at: S3 has others there."""
+        found = self.staging.glob("recovered/*")
+        return len([each for each in found if each.suffix not in (".json", ".ranges")])
 
     def terminate(self) -> None:
         """Have it upload what is open, and end."""

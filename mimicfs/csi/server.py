@@ -137,13 +137,15 @@ def serve(endpoint: str, plugin: Plugin, state: Path) -> None:
         signal.signal(number, lambda *_: ended.set())
     server.start()
     log.info("%s of node %s answers at %s", plugin.name, plugin.node, path)
-    while not ended.wait(1.0):  # a signal that another thread takes wakes nobody
+    try:
+        while not ended.wait(1.0):  # a signal that another thread takes wakes nobody
+            if os.getpid() == 1:
+                _reap()
+        server.stop(_GRACE_S).wait()
+        path.unlink(missing_ok=True)
+    finally:
         if os.getpid() == 1:
-            _reap()
-    server.stop(_GRACE_S).wait()
-    path.unlink(missing_ok=True)
-    if os.getpid() == 1:
-        volumes.end()
+            volumes.end()
 
 
 def socket_path(endpoint: str) -> Path:
@@ -171,7 +173,8 @@ def _listen(server: grpc.Server, path: Path) -> None:
 def _reap() -> None:
     """As process 1: bury the processes of volumes, which are in sessions of their own. Our other
     children are waited for where they were started."""
-    with suppress(ChildProcessError):
+    # Somebody who waits for a child of his own may be quicker than we: then it is no process more.
+    with suppress(ChildProcessError, ProcessLookupError):
         while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if os.getsid(found.si_pid) == os.getsid(0):
                 return

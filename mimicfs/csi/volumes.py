@@ -30,9 +30,10 @@ from typing import Any
 
 from mimicfs.csi import binding
 from mimicfs.csi.asked import AskedVolume, How
-from mimicfs.csi.process import Process
+from mimicfs.csi.process import Process, StartRefused
 from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.fuse import mounting
+from mimicfs.human import number_of
 from mimicfs.private import open_private, private_directory
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,19 @@ class Volumes:
             self._check_sharing(wanted)
             self._clear(wanted)
             process = self._process(wanted)
+            self._write(wanted)  # before: whatever runs is ended by `unpublish`
             if not process.alive:
-                process.start(asked.how.url, asked.how.words, asked.secrets)
-            self._write(wanted)
+                self._start(process, asked, known_before=known is not None)
             binding.bind(str(process.point), asked.target, read_only=asked.how.read_only)
+
+    def _start(self, process: Process, asked: AskedVolume, *, known_before: bool) -> None:
+        how = asked.how
+        try:
+            process.start(how.url, how.words, asked.secrets, apart=how.ephemeral)
+        except StartRefused:
+            if not known_before:  # nothing runs, and nothing was kept: it may be asked otherwise
+                self._file(asked.target).unlink(missing_ok=True)
+            raise
 
     def unpublish(self, volume: str, target: str, until: float) -> None:
         """Take a volume away from a directory, which is removed, and return when all that was
@@ -178,7 +188,13 @@ class Volumes:
                 f" {process.staging} of the node; they are uploaded when the volume is published"
                 " there again, or move them away",
             )
-        if known.how.ephemeral:
+        recovered = process.recovered()
+        if recovered:
+            log.error(
+                "volume %s: %s for a person to look at: S3 has another version there; kept in %s",
+                known.volume, number_of(recovered, "file"), process.staging / "recovered",
+            )  # fmt: skip
+        elif known.how.ephemeral:
             shutil.rmtree(process.directory)
 
     def _is_healthy(self, each: Published) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby, takewhile
 from operator import attrgetter
@@ -11,8 +12,11 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.past import versions_below
 from mimicfs.s3.requests.versions import Version
 
-# What is made and deleted again to see what a server does, and while a file grows.
-_OURS = ".mimicfs-"
+# What mimicfs makes and deletes again: to see what a server does (conditions.py, examine.py),
+# whether it tells (`mimicfs events check`), and while a file grows (files/zeros.py).
+_OURS = re.compile(
+    r"\.mimicfs-([0-9a-f]{32}|(zeros|check)-[0-9a-f]{16}|doctor-[0-9a-f]{16}.*)", re.DOTALL
+)
 
 
 class Changed(NamedTuple):
@@ -44,7 +48,7 @@ def by_key(s3: S3, bucket: str, scope: str) -> Iterator[tuple[str, Iterator[Vers
         yield from groupby(own, attrgetter("key"))
         scope += "/"
     for key, versions in groupby(versions_below(s3, bucket, scope), attrgetter("key")):
-        if not key.rpartition("/")[2].startswith(_OURS):
+        if not _OURS.fullmatch(key.rpartition("/")[2]):
             yield key, versions
 
 

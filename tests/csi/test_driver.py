@@ -198,6 +198,8 @@ def test_what_is_wrong_is_said_by_the_codes_of_csi(driver, bucket, context, tmp_
          f"mountOptions: -o colour=red: {about_options}"),
         (one, {}, {"flags": ["ro,log_file=/etc/cron.d/x"]}, wrong,
          "mountOptions: log_file: not for a volume: it is about the node"),
+        (one, INLINE, {"flags": ["x-a\\ ,no_sign_request"], "secrets": {}}, wrong,
+         "mountOptions: x-a\\: ends in a backslash"),
         (one, {}, {"secrets": {"token": "xyzzy"}}, wrong, f"secret token: not known; {known}"),
         (one, {}, {"secrets": {"access_key_id": "A"}}, wrong, "secret secret_access_key: missing"),
         (one, {"bucket": "no-such-bucket"}, {}, CODES.NOT_FOUND,

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimicfs.entry import KEY_MAX
-from mimicfs.errors import KeyNotFound, ObjectChanged, PosixError, S3Error
+from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, form))
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not _is_refused(exc):
                 raise
             self._of_deletes = False
             self.delete(bucket, key, etag)
@@ -247,7 +247,7 @@ class Trial:
         except (KeyNotFound, ObjectChanged):
             return False
         except S3Error as exc:
-            if exc.status not in _NOT_KNOWN:
+            if not _is_refused(exc):
                 raise
             return False
         return True
@@ -255,3 +255,9 @@ class Trial:
 
 def _written(etag: str, form: str) -> str:
     return etag if form == "bare" else f'"{etag}"'
+
+
+def _is_refused(exc: S3Error) -> bool:
+    """Whether a server that does not know a condition may say so; not where it is about an expired
+    key or a body that did not arrive, which are 400s, too."""
+    return exc.status in _NOT_KNOWN and not isinstance(exc, NOTHING_SAID)

@@ -49,7 +49,9 @@ class Copier:
                 made = self._made_anew(source, bucket, key, content)
             except S3Error:
                 raise exc from None
-        self._s3.capabilities.learned("copy-markers", "no")
+            # What may pass teaches nothing. (JuiceFS answers 500.)
+            if not isinstance(exc, S3Unavailable) or exc.status == 500:
+                self._s3.capabilities.learned("copy-markers", "no")
         return made
 
     def _made_anew(
@@ -98,16 +100,20 @@ class Copier:
         """Return the answer to a copy of the version *source*. A server that refuses what a HEAD
         shows to be that version (Swift, of an object in parts) is asked without a condition."""
         copied = {"CopySource": {"Bucket": source[0], "Key": source[1].key}}
-        if source[1].etag and self._s3.capabilities["copy-etags"] != "no":
-            condition = {"CopySourceIfMatch": f'"{source[1].etag}"'}
+        etag, looks = source[1].etag, self._s3.capabilities["copy-etags"]
+        if not etag:
+            return self._s3.call(operation, bucket, key, **copied, **params)
+        tried = looks != "no" or "-" not in etag
+        if tried:
+            condition = {"CopySourceIfMatch": f'"{etag}"'}
             try:
                 return self._s3.call(operation, bucket, key, **copied, **condition, **params)
             except ObjectChanged:
-                if self._s3.capabilities["copy-etags"] == "yes":
+                if looks == "yes":
                     raise
-                self._check_source(source)
+        self._check_source(source)
         answer = self._s3.call(operation, bucket, key, **copied, **params)
-        if source[1].etag:
+        if tried:
             self._s3.capabilities.learned("copy-etags", "no")
         return answer
 

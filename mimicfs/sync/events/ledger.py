@@ -42,6 +42,7 @@ from mimicfs.sync.freshness import note_told, told_until_ns
 log = logging.getLogger(__name__)
 
 _UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
+_UNREAD = "unread "  # before a prefix, the note that messages could not be read, and nobody swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
@@ -60,6 +61,7 @@ class _Loss:
     def __init__(self, became: str, pause_s: float) -> None:
         self.became = became
         self.count = 0  # so far
+        self.noted = False  # in the store, for whoever comes after us
         self._said = 0  # of how many a sweep was told
         self._said_s = float("-inf")
         self._since_s = float("inf")  # since when some are lost of which none was told
@@ -174,6 +176,8 @@ class Ledger(Witness):
             self._about.clear()
 
     def unread(self, count: int) -> None:
+        if count and not self._unread.unsaid:  # it outlives us: the messages will be acknowledged
+            self._note_unread("1")
         self._unread.count += count
 
     def failed(self, exc: MimicError) -> None:
@@ -195,6 +199,9 @@ class Ledger(Witness):
         for bucket in self._buckets():
             if not self._mimicdb.scopes(bucket):
                 continue
+            if at_start and self._mimicdb.note(bucket, _UNREAD + self._prefix):
+                self._suspect(bucket, "messages could not be read")
+                self._mimicdb.set_note(bucket, _UNREAD + self._prefix, None)
             told_ns = self._noted_ns(bucket)
             away_s = (time.time_ns() - told_ns) / 1e9
             if not told_ns:
@@ -215,6 +222,13 @@ class Ledger(Witness):
                 of = number_of(count, "message")
                 log.warning("%s: %s %s", self._source.name, of, loss.became)
                 self._suspect_all(f"messages {loss.became}")
+        if not self._unread.unsaid and self._unread.noted:
+            self._note_unread(None)
+
+    def _note_unread(self, text: str | None) -> None:
+        for bucket in self._buckets():
+            self._mimicdb.set_note(bucket, _UNREAD + self._prefix, text)
+        self._unread.noted = text is not None
 
     def _look_at_configurations(self, about: set[str]) -> None:
         """Look at those of what is shown, and of what else messages are *about* that the mirror

@@ -184,18 +184,25 @@ def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucke
     assert "11 messages were lost" in caplog.text
 
 
-def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(ledger, bucket, gaps, caplog):
+def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(
+    ledger, mimicdb, bucket, gaps, caplog
+):
     """They may have been the only news of a change."""
     ledger.unread(1)
     ledger.heard([], 1_800_000_000 * 10**9)
     ledger.unread(1)  # anybody may write such: a sweep of all that is known is not to be had by it
     ledger.heard([], 1_800_000_100 * 10**9)
     assert gaps == ["messages could not be read"]
+    assert mimicdb.note(bucket, "unread ") == "1"  # if we die now, whoever comes next looks
     assert "1 message could not be read" in caplog.text
     assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_000 * 10**9}
     ledger._unread._said_s -= 3600
     ledger.heard([], 1_800_000_200 * 10**9)
     assert gaps == ["messages could not be read"] * 2
+    assert mimicdb.note(bucket, "unread ") is None
+    mimicdb.set_note(bucket, "unread ", "1")
+    ledger.begins()
+    assert gaps == ["messages could not be read"] * 3
     assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_200 * 10**9}
 
 

@@ -1,0 +1,41 @@
+"""What the process of a volume is started with, and what it leaves."""
+
+from pathlib import Path
+
+import pytest
+
+from mimicfs.csi.process import Process
+from mimicfs.files.journal import Journal
+
+VARIABLES = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "the-secret-of-a-pod"}
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    return Process(tmp_path, tmp_path / "mnt")
+
+
+def test_a_volume_that_is_apart_has_no_credentials_of_the_driver(process, monkeypatch):
+    driver = {**dict.fromkeys(VARIABLES, "the-driver's"), "MIMICFS_CONFIG": "/etc/own.toml"}
+    for name, value in driver.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3")
+    anonymous = process._environment({}, True)
+    assert driver.keys() & anonymous.keys() == set()
+    assert anonymous["AWS_ENDPOINT_URL"] == "http://s3"
+    assert VARIABLES.items() <= process._environment(VARIABLES, True).items()
+    assert process._environment({}, False)["AWS_ACCESS_KEY_ID"] == "the-driver's"
+
+
+def test_only_what_the_next_mount_would_upload_keeps_a_volume(process):
+    """Not what a mount has open that lives, nor what is there for a person to look at."""
+    assert (process.left(), process.recovered()) == (0, 0)
+    process.staging.parent.mkdir(parents=True)
+    journal = Journal.open(process.staging)
+    staging = journal.stage()
+    staging.write(0, memoryview(b"bytes"))
+    recovered = process.staging / "recovered"
+    recovered.mkdir()
+    for name in ("a.1", "a.1.json", "a.1.ranges"):
+        (recovered / name).touch()
+    assert (process.left(), process.recovered()) == (0, 1)
