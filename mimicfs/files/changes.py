@@ -1,8 +1,9 @@
 """Which bytes of a partial staging file were changed, in order: the file NAME.ranges.
 
 A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of NAME and
-of what all lines up to it say. [start, end) was written; start with an end of 2^64-1: all from
-start on was cut off. No line crosses a page, so that `kill -9` leaves whole lines.
+of what all lines up to it say; beside a record without a format (record.py), not of NAME. [start,
+end) was written; start with an end of 2^64-1: all from start on was cut off. No line crosses a
+page, so that `kill -9` leaves whole lines.
 
 Threading: one thread at a time.
 """
@@ -28,12 +29,13 @@ Change = tuple[int, int | None]  # (start, end) was written; (size, None): cut
 
 
 class Changes:
-    """The lines beside the staging file *data*, to be added to."""
+    """The lines beside the staging file *data*, to be added to. *form*: see `seed`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, form: int) -> None:
         self._path = data.with_suffix(".ranges")
+        self._form = form
         self._fd: int | None = None
-        self._sum = _seed(data)  # of all lines so far
+        self._sum = seed(data, form)  # of all lines so far
 
     def note(self, change: Change) -> None:
         """Add a line. Raises PosixError."""
@@ -48,7 +50,7 @@ class Changes:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
             weakref.finalize(self, os.close, self._fd)
-            for change in read(self._path):  # of a file that is gone on with
+            for change in read(self._path, self._form):  # of a file that is gone on with
                 self._sum = zlib.crc32(_packed(change), self._sum)
         return self._fd
 
@@ -60,11 +62,13 @@ class Changes:
     def forget(self) -> None:
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
-            self._sum = _seed(self._path)
+            self._sum = seed(self._path, self._form)
 
 
-def _seed(path: Path) -> int:
-    return zlib.crc32(path.stem.encode())
+def seed(path: Path, form: int) -> int:
+    """Return what a CRC-32 of *path* begins with. *form*: the format of the record beside it; 0,
+    which is none, as former versions wrote it: its sums do not cover NAME."""
+    return zlib.crc32(path.stem.encode()) if form else 0
 
 
 def _packed(change: Change) -> bytes:
@@ -72,9 +76,9 @@ def _packed(change: Change) -> bytes:
     return _RANGE.pack(start, _CUT if end is None else end)
 
 
-def read(path: Path, least: int = 0) -> Iterator[Change]:
+def read(path: Path, form: int, least: int = 0) -> Iterator[Change]:
     """Yield what *path* says. Raises PosixError where that is not what was written, or less than
-    *least* bytes."""
+    *least* bytes. *form*: see `seed`."""
     with disk.errors_of(path):
         try:
             lines = path.read_bytes()
@@ -82,7 +86,7 @@ def read(path: Path, least: int = 0) -> Iterator[Change]:
             lines = b""
     if len(lines) < least or len(lines) % _LINE.size:
         raise PosixError(errno.EIO, f"{path}: cut short")
-    total = _seed(path)
+    total = seed(path, form)
     for number, (start, end, zero, checksum) in enumerate(_LINE.iter_unpack(lines)):
         total = zlib.crc32(_RANGE.pack(start, end), total)
         if (zero, checksum) != (0, total):

@@ -1,7 +1,9 @@
 """What the bytes of a staging file are to become: the file NAME.json beside NAME.data.
 
 What is read back is believed only if it is what was written: a record has a CRC-32 of itself and
-of its NAME, so that none is believed beside the bytes of another file.
+of its NAME, so that none is believed beside the bytes of another file. Former versions wrote
+records without a format, whose sum does not cover NAME: those are believed, so that an upgrade
+goes on with what waits, and they and their changes keep that form.
 One whose writer was told that the bytes are safe *vouches* for them: it has a checksum of the
 bytes, and says how many lines of changes there were. Before such bytes are changed the record is
 written again without that (staging.py).
@@ -19,6 +21,8 @@ from typing import Any, NamedTuple
 from mimicfs.errors import PosixError
 from mimicfs.files import changes, disk
 from mimicfs.files.sums import Sums
+
+FORMAT = 2  # of the records that are written
 
 
 class Record(NamedTuple):
@@ -40,6 +44,7 @@ class Record(NamedTuple):
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of changes there were then
     checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
+    format: int = FORMAT  # 0: there was none, see above
     damaged: str = ""  # not "": why none of this is believed
 
 
@@ -75,9 +80,14 @@ def read(data: Path) -> Record | None:
         return Record(damaged=f"its record cannot be read: {exc}")
     if not isinstance(said, dict):
         return Record(damaged="its record is not a JSON object")
+    return _believed(data, said)
+
+
+def _believed(data: Path, said: dict[str, Any]) -> Record:
     checksum = said.pop("record_checksum", None)
     known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
-    if checksum != _sum_of(data, said):
+    known["format"] = _form(said)
+    if known["format"] not in (0, FORMAT) or checksum != _sum_of(data, said):
         # What it says is good for a name, and for nothing else.
         return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
     if "uploads" in known:
@@ -91,7 +101,7 @@ def checked(record: Record, data: Path, fd: int) -> Record:
         return record
     try:
         if record.partial:
-            for _ in changes.read(data.with_suffix(".ranges"), record.noted):
+            for _ in changes.read(data.with_suffix(".ranges"), record.format, record.noted):
                 pass
         wrong = record.checksum not in (0, Sums().total(fd))
     except (OSError, PosixError) as exc:
@@ -104,17 +114,24 @@ def tell_owner(data: Path, damaged: str) -> None:
     to read. What cannot be read stays as it is."""
     path, ranges = data.with_suffix(".json"), data.with_suffix(".ranges")
     try:
-        written, said = list(changes.read(ranges)), json.loads(disk.text(path))
+        said = json.loads(disk.text(path))
+        if not isinstance(said, dict):
+            return
+        written = list(changes.read(ranges, _form(said)))
     except (OSError, PosixError, ValueError, RecursionError):
         return
     more = {"written": written, "damaged": damaged}
-    if not isinstance(said, dict):
-        return
     if any(more.values()):
         with disk.errors_of(path), open(path, "w", opener=disk.private) as file:
             json.dump({**said, **{name: value for name, value in more.items() if value}}, file)
     ranges.unlink(missing_ok=True)
 
 
+def _form(said: Mapping[str, Any]) -> int:
+    form = said.get("format")
+    return form if type(form) is int else 0
+
+
 def _sum_of(data: Path, said: Mapping[str, Any]) -> int:
-    return zlib.crc32((data.stem + json.dumps(said, sort_keys=True)).encode())
+    text = json.dumps(said, sort_keys=True).encode()
+    return zlib.crc32(text, changes.seed(data, _form(said)))

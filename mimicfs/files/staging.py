@@ -65,7 +65,8 @@ class Staging:
         weakref.finalize(self, _give_back, self._room, self._taken)
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
-        self._changes = Changes(path)
+        self._format = self.record.format  # stays: the changes beside the record are of it, too
+        self._changes = Changes(path, self._format)
         self._sums = Sums()
         self._unseen = 0  # bytes that are written before it is looked how much is free
         weakref.finalize(self, os.close, fd)
@@ -132,6 +133,7 @@ class Staging:
                 self._store(self._record._replace(zeros=key))
 
     def _store(self, said: Record) -> None:
+        said = said._replace(format=self._format)
         record.write(self.path, said)
         self._record = said
 
@@ -154,7 +156,7 @@ class Staging:
 
     def ranges(self) -> Iterator[Change]:
         """Yield what was noted, in order: (start, end), or (size, None) for a cut."""
-        yield from changes.read(self.path.with_suffix(".ranges"))
+        yield from changes.read(self.path.with_suffix(".ranges"), self._format)
 
     # The bytes
 

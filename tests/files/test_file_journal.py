@@ -78,6 +78,7 @@ def test_what_a_killed_mount_had_not_uploaded_is_recovered_to_the_byte(directory
         "etag": "etag",
         "content_type": "image/png",
         "meta": {"mode": "33188"},
+        "format": 2,
     }
     assert journal.orphans() == []
     assert os.listdir(directory) == ["recovered"]
@@ -249,6 +250,74 @@ def test_what_belongs_to_another_file_is_not_believed(directory: Path, suffix: s
     found = [Journal.open(directory).resume(orphan) for orphan in orphans]
     assert all(staging is not None and staging.record.damaged for staging in found)
     assert len(found) == 2
+
+
+# As the build before 5d93164 wrote them: no format, and no name in the checksums.
+FORMER_RECORD = (
+    b'{"bucket": "photos", "key": "big", "etag": "etag", "base": 1000, "partial": true,'
+    b' "endpoint": "http://s3", "uploads": ["u1"], "zeros": "z", "closed": true, "noted": 64,'
+    b' "checksum": 195596705, "created_ns": 1764230400000000000, "record_checksum": 2448860571}'
+)
+FORMER_RANGES = bytes.fromhex(
+    "0000000000000000070000000000000000000000000000004c427ee600000000"
+    "2c0100000000000033010000000000000000000000000000ad4ec18c00000000"
+)
+
+
+def former_staging(directory: Path) -> Path:
+    """What a mount of a former version left that had promised the bytes."""
+    path = Journal.open(directory).directory / f"{'0' * 32}.data"
+    path.write_bytes(b"changed".ljust(300, b"\0") + b"changed".ljust(700, b"\0"))
+    path.with_suffix(".json").write_bytes(FORMER_RECORD)
+    path.with_suffix(".ranges").write_bytes(FORMER_RANGES)
+    return path
+
+
+def test_what_a_former_version_left_is_believed(directory: Path) -> None:
+    former_staging(directory)
+    record = resumed(directory).record
+    assert (record.damaged, record.uploads, record.zeros) == ("", ("u1",), "z")
+    assert (record.closed, record.noted, record.checksum) == (True, 64, 195596705)
+
+
+def test_what_a_former_version_left_can_be_gone_on_with_and_left_again(directory: Path) -> None:
+    former_staging(directory)
+    journal = Journal.open(directory)
+    staging = journal.resume(journal.orphans()[0])
+    assert staging is not None
+    staging.note_upload("u2")
+    staging.write(600, b"changed")
+    staging.changed(600, 607)
+    staging.describe(Record("photos", "big", "etag", 1000, partial=True, endpoint="http://s3"))
+    staging.promise(staging.record)
+    assert list(staging.ranges()) == [(0, 7), (300, 307), (600, 607)]
+    staging.keep()
+    record = resumed(directory).record
+    assert (record.damaged, record.noted, record.uploads) == ("", 96, ("u1", "u2"))
+
+
+def test_what_a_former_version_left_damaged_is_not_believed(directory: Path) -> None:
+    path = former_staging(directory)
+    for suffix, old, new in ((".json", b'"big"', b'"bag"'), (".ranges", b"\x2c", b"\x2d")):
+        whole = path.with_suffix(suffix).read_bytes()
+        path.with_suffix(suffix).write_bytes(whole.replace(old, new))
+        assert resumed(directory).record.damaged
+        path.with_suffix(suffix).write_bytes(whole)
+
+
+def test_the_owner_of_what_a_former_version_left_is_told_what_was_changed(directory: Path) -> None:
+    former_staging(directory)
+    kept = Journal.open(directory).recover(resumed(directory))
+    assert json.loads(Path(f"{kept}.json").read_text())["written"] == [[0, 7], [300, 307]]
+
+
+@pytest.mark.parametrize("form", ["0", "1", "3", "true", '"2"', "null"])
+def test_a_record_with_another_format_is_not_believed(directory: Path, form: str) -> None:
+    record = promised_staging(directory).with_suffix(".json")
+    text = record.read_text()
+    assert '"format": 2' in text
+    record.write_text(text.replace('"format": 2', f'"format": {form}'))
+    assert resumed(directory).record.damaged
 
 
 def mutated(old: bytes, chance: random.Random) -> bytes:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import struct
 import threading
+import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +177,38 @@ def test_an_upload_that_a_dead_mount_has_begun_is_aborted_and_its_bytes_are_uplo
     assert recover(files.s3, files.journal, files.options) == 0
     assert uploads(client, files.bucket) == []
     assert digest(client, files.bucket) == hashlib.sha256(data).hexdigest()
+    assert "uploaded what a dead mount had written of" in caplog.text
+
+
+def as_a_former_version(data: Path) -> None:
+    """Write what is beside *data* as versions did whose checksums did not cover its name."""
+    record, ranges = data.with_suffix(".json"), data.with_suffix(".ranges")
+    said = json.loads(record.read_text())
+    del said["record_checksum"], said["format"]
+    said["record_checksum"] = zlib.crc32(json.dumps(said, sort_keys=True).encode())
+    record.write_text(json.dumps(said))
+    lines, total = b"", 0
+    for start, end, _, _ in struct.iter_unpack("<QQQQ", ranges.read_bytes()):
+        total = zlib.crc32(struct.pack("<QQ", start, end), total)
+        lines += struct.pack("<QQQQ", start, end, 0, total)
+    ranges.write_bytes(lines)
+
+
+@moto_only
+def test_what_a_mount_of_a_former_version_has_left_is_uploaded(
+    files: Any, client: Any, calm: Cancellation, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytearray(random.Random(5).randbytes(40 * MIB))
+    files.put("key", bytes(data))
+    file = files.open("key")
+    file.write(20 * MIB, memoryview(b"changed"), calm)
+    data[20 * MIB : 20 * MIB + 7] = b"changed"
+    file.close()
+    [path] = files.journal.directory.glob("*.data")
+    as_a_former_version(path)
+    assert recover(files.s3, files.journal, files.options) == 0
+    assert digest(client, files.bucket) == hashlib.sha256(data).hexdigest()
+    assert list(files.journal.directory.iterdir()) == []
     assert "uploaded what a dead mount had written of" in caplog.text
 
 
