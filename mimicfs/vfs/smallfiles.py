@@ -129,14 +129,15 @@ class SmallFiles:
                 continue
             files, size = files - 1, size - entry.size
             if not self._turn():
+                kept.close()
                 return
             if files < 0 or size < 0 or not self._cache.has_spare(entry.size):
-                self._turns.release()
+                self._let_go(kept)
                 self._count("no_room")
                 return
             arrived = kept.expect()
             if arrived is None:  # somebody reads it
-                self._turns.release()
+                self._let_go(kept)
                 self._count("already")
                 continue
             try:
@@ -145,7 +146,7 @@ class SmallFiles:
                 )
             except RuntimeError:  # the mount ends
                 arrived()
-                self._turns.release()
+                self._let_go(kept)
                 return
 
     def _small(self, directory: Node) -> Iterator[Entry]:
@@ -204,8 +205,12 @@ class SmallFiles:
             self._count("fetched")
             self._count("bytes", entry.size)
         finally:
-            kept.close()
-            self._turns.release()
+            self._let_go(kept)
+
+    def _let_go(self, kept: CachedObject) -> None:
+        """*kept*, of which a block may be here and in use, is not waited for any more."""
+        kept.close()
+        self._turns.release()
 
     def _count(self, kind: str, by: int = 1) -> None:
         with self._lock:

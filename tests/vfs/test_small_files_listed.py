@@ -45,13 +45,13 @@ class Objects:
 class Place:
     """A mirror, a cache, and what fetches from one to the other."""
 
-    def __init__(self, directory, limit=1 << 30):
+    def __init__(self, directory, limit=1 << 30, most=1000):
         self.mimicdb = Mirror(Memory())
         self.mimicdb.add_bucket("b", 0)
         self.root = Inodes("b", "", {}).root
         self.s3 = Objects()
         self.cache = BlockCache(directory, "endpoint", limit)
-        self.small = SmallFiles(self.mimicdb, self.s3, self.cache, 1000, 32)
+        self.small = SmallFiles(self.mimicdb, self.s3, self.cache, most, 32)
         wait_until(lambda: self.cache.has_spare(1) or limit < 1 << 20)
 
     def hold(self, *entries):
@@ -153,6 +153,37 @@ def test_nothing_is_evicted_for_it(tmp_path):
         wait_until(lambda: place.s3.at_once == 0)
         assert 0 < len(place.s3.asked) < 100
         assert place.cache.usage().used <= 95_000
+
+
+def keep_a_block(place, entry):
+    kept = place.cache.object("b", entry)
+    kept.write(0, memoryview(bytes(1 << 16)))
+    kept.close()
+    assert not place.cache._in_use
+
+
+@pytest.mark.parametrize("why", ["already", "no_room", "over", "no_pool"])
+def test_what_is_here_in_part_and_not_fetched_can_be_evicted(tmp_path, why):
+    with contextlib.closing(Place(tmp_path, most=1 << 20)) as place:
+        [entry] = entries(1, 200_000)
+        keep_a_block(place, entry)
+        place.hold(entry)
+        if why == "already":
+            place.cache.object("b", entry).is_read(Future())
+        elif why == "no_room":
+            place.cache.has_spare = lambda size: False
+        elif why == "over":
+            place.s3.waiting = 1
+        else:
+            place.s3.pool.shutdown()
+        place.small.listed(place.root)
+        place.figures(directories=1, waiting=0)
+        if why in ("already", "no_room"):
+            place.figures(**{why: 1})
+        elif why == "over":
+            wait_until(lambda: place.cache._in_use)  # and there it waits
+        place.small.close()
+        assert not place.cache._in_use
 
 
 def test_a_directory_listed_again_at_once_is_not_looked_through_again_and_many_are_bounded(place):
