@@ -154,7 +154,9 @@ class StandingFile:
             return None
         [(start, end, local)] = pieces
         if local and staging is not None:
-            return staging.read(start, end - start)
+            found = staging.read(start, end - start)
+            # Else it was given up meanwhile, as in `read`.
+            return found if self._source(offset, size)[0] is staging else None
         data = origin.reader.read_cached(start, end - start) if origin is not None else None
         return data if data is not None and self._hand_out(origin) else None
 

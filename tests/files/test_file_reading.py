@@ -195,6 +195,25 @@ def test_what_is_in_memory_is_answered_without_waiting(files: Any, calm: Cancell
     assert file.read_cached(4, 3) == b"456"
 
 
+def test_no_bytes_are_answered_of_what_is_given_up_meanwhile(
+    files: Any, calm: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put("ten", b"0123456789")
+    file = files.open("ten")
+    file.write(0, b"x", calm)
+    staging = file._staging
+    read = staging.read
+
+    def given_up(start: int, size: int) -> bytes:
+        file._staging = None
+        return bytes(read(start, size))
+
+    monkeypatch.setattr(staging, "read", given_up)
+    assert file.read_cached(0, 4) is None
+    file._staging = staging
+    assert file.read_cached(4, 3) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_reading_96_mib_holds_at_most_64(files: Any, client: Any, calm: Cancellation) -> None:
