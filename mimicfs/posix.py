@@ -176,6 +176,11 @@ class FileLocks(Protocol):
         """The release of *handle* comes: nobody holds what was locked through it. Never waits."""
         ...
 
+    def ending(self, handle: int) -> None:
+        """*handle* is about to be released: what is locked through it is stored before others
+        get it."""
+        ...
+
     def released(self, handle: int) -> None:
         """*handle* is no more."""
         ...

@@ -38,6 +38,13 @@ class LockRequests:
         return b""
 
 
+def gives_up(request: bytes) -> bool:
+    """Whether *request* is to give up a lock: nobody waits for others then, though the kernel
+    says SETLKW, too."""
+    whole = len(request) >= IN_HEADER.size + LK_IN.size
+    return whole and _asked(request)[2].kind == fcntl.F_UNLCK
+
+
 def _asked(request: bytes) -> tuple[int, int, FileLock]:
     """Return the handle, the owner, and what is asked."""
     fields = LK_IN.unpack_from(request, IN_HEADER.size)

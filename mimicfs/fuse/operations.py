@@ -412,6 +412,8 @@ class Operations:
     def release(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle = RELEASE_IN.unpack_from(request, _BODY)[0]
         try:
+            if self._locks is not None:
+                self._locks.ending(handle)
             self._fs.release(handle)
         finally:
             if self._locks is not None:

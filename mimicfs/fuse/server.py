@@ -27,6 +27,7 @@ from mimicfs.errors import Interrupted, MountError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
+from mimicfs.fuse.locking import gives_up
 from mimicfs.fuse.observing import Recorder, observed
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
 from mimicfs.fuse.packing import YEAR_S, Packer
@@ -178,7 +179,10 @@ class Server:
             handler = self._at_once.get(opcode) if not self._recorders else None
             if handler and self._is_answered(handler, caller, opcode, unique, nodeid, request):
                 return
-        self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
+        lane = operation.lane
+        if lane is Lane.WAIT and gives_up(request):
+            lane = Lane.LOCK
+        self._hand_over(self._pools[lane], operation, caller, unique, request)
 
     def _dispatch_other(self, opcode: int, unique: int, nodeid: int, request: bytes) -> None:
         """Deal with what is not an operation of the file system."""

@@ -112,6 +112,10 @@ class SharedLocks:
     def owner(self, number: int) -> str:
         return f"{self._member.id}:{number:x}"
 
+    def open_file(self, handle: int) -> str:
+        """Return the owner of what is locked by flock(2) through *handle*."""
+        return f"{self._member.id}:h{handle:x}"
+
     def is_own(self, lock: Lock) -> bool:
         return lock.session == self._member.id
 
@@ -238,9 +242,13 @@ class SharedLocks:
         while self._owed:
             with self._lock:
                 name = self._owed.pop()
-            with self._used(name) as at, at.turn:
-                self._seen(at)
-                self._settle(at)
+            try:
+                with self._used(name) as at, at.turn:
+                    self._seen(at)
+                    self._settle(at)
+            except StoreError:
+                self._owe(name)
+                raise
 
     # One step
 

@@ -66,9 +66,7 @@ class Handles(OpenFiles):
         of it and S3 does not have, or not any more. Raises PosixError ENOENT; ESTALE where
         *node* is not what its name stands for: then the kernel looks the name up again, and
         opens what it finds."""
-        if node.file is not None and node.file.follows:
-            self._follow(node.file, cancellation)
-        opened = self._open_now(node, look, flags, cancellation)
+        opened = self._open_latest(node, look, flags, cancellation)
         file = self._open[opened.handle].file
         if file is not None and flags & WRITES:
             file.follows = file.follows or self.shares_locks
@@ -80,14 +78,22 @@ class Handles(OpenFiles):
                 raise
         return opened
 
+    def _open_latest(
+        self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
+    ) -> Opened:
+        if node.file is not None and node.file.follows:
+            self._follow(node.file, cancellation)
+        return self._open_now(node, look, flags, cancellation)
+
     @contextmanager
     def held(
         self, node: Node, look: Callable[[Node], Entry], cancellation: Cancellation
     ) -> Iterator[Node]:
         """Yield what *node*, or its name by now, stands for; within, it has a file, whatever
-        happens to the name. The kernel has not opened it: its pages are what they are."""
+        happens to the name. The kernel has not opened it: its pages are what they are, and nobody
+        writes: whoever reads goes on with the version that he has."""
         pages = node.pages_etag
-        opened = self.open(node, look, os.O_WRONLY, cancellation)
+        opened = self._open_latest(node, look, os.O_WRONLY, cancellation)
         node.pages_etag = pages
         try:
             yield self.node(opened.handle)

@@ -12,6 +12,11 @@ file that is locked looks first whether it still is.
 
 A lock is of a name: of the key that the file had when it was first locked through a handle.
 
+Whose it is. One of flock is its handle's, and ends with that. One of fcntl is of whom the kernel
+names: a process, which has one number for all that it has open, and whose locks of a file end when
+it closes any descriptor of that; or an open file (OFD), whose locks end with its handle. Which of
+the two it is, nobody says: what no close has ended ends with the handle.
+
 Threading: any thread. `_lock` protects the tables and is taken last.
 """
 
@@ -19,16 +24,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-from mimicfs.errors import PosixError, StoreError
+from mimicfs.errors import MimicError, PosixError, StoreError
 from mimicfs.files.file import File
 from mimicfs.locks.rows import Lock
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.posix import NEVER, Caller, Cancellation, FileLock
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.kernel import Kernel
+
+log = logging.getLogger(__name__)
 
 _LEAVES_S = 10.0  # how long somebody waits for a release that is on its way
 _CATCH_UP_S = 5.0  # how long for the follower, and for the kernel
@@ -52,7 +61,7 @@ class VFSLocks:
         self._catch_up = catch_up
         self._lock = threading.Condition()  # protects the three below
         self._names: dict[int, str] = {}  # by handle: what is locked through it
-        self._owners: dict[int, set[tuple[int, bool]]] = {}  # and who has, and whether by flock
+        self._owners: dict[int, set[tuple[str, bool]]] = {}  # and who has, and whether by flock
         self._leaving: set[int] = set()  # handles whose release comes
         shared.when_lost = self._lost
         handles.guard = self._check
@@ -61,7 +70,7 @@ class VFSLocks:
     # As posix.FileLocks
 
     def get(self, handle: int, owner: int, asked: FileLock) -> FileLock | None:
-        wanted = self._wanted(owner, asked)
+        wanted = self._wanted(self._owner(handle, owner, flock=asked.flock), asked)
         try:
             found = self._shared.standing(self._name(handle), wanted)
         except StoreError as exc:
@@ -73,39 +82,53 @@ class VFSLocks:
         return FileLock(kind, found.start, found.end, found.pid if here else 0, found.flock)
 
     def set(self, caller: Caller, handle: int, owner: int, asked: FileLock, *, wait: bool) -> None:
-        name = self._name(handle)
+        name, who = self._name(handle), self._owner(handle, owner, flock=asked.flock)
         if asked.kind == fcntl.F_UNLCK:
-            self._unlock(handle, name, owner, asked, caller.cancellation)
+            self._unlock(handle, name, who, asked, caller.cancellation)
             return
         with self._lock:
             self._names[handle] = name
-            self._owners.setdefault(handle, set()).add((owner, asked.flock))
+            self._owners.setdefault(handle, set()).add((who, asked.flock))
         try:
-            self._get(name, self._wanted(owner, asked), caller.cancellation, wait=wait)
-            self._see(handle, name, owner, asked, caller.cancellation)
+            if asked.kind == fcntl.F_RDLCK and self._shared.holds(name, who):
+                self._handles.flush(handle, caller.cancellation)  # others may read from now on
+            self._get(name, self._wanted(who, asked), caller.cancellation, wait=wait)
+            self._see(handle, name, who, asked, caller.cancellation)
         except StoreError as exc:
             raise _no_locks(exc) from exc
 
     def closed(self, handle: int, owner: int) -> None:
-        name, number = self._name(handle), self._shared.owner(owner)
-        if not self._shared.holds(name, number):
-            return
+        name, who = self._name(handle), self._shared.owner(owner)
         try:
-            self._handles.flush(handle, NEVER)
+            if self._shared.holds(name, who) or self._is_locked(handle):
+                self._handles.flush(handle, NEVER)
         finally:
-            self._shared.unlock(name, number, flock=False)
+            self._ended(name, who)
+            if self._shared.holds(name, who):
+                self._shared.unlock(name, who, flock=False)
 
     def leaving(self, handle: int) -> None:
         if handle in self._owners:
             with self._lock:
                 self._leaving.add(handle)
 
+    def ending(self, handle: int) -> None:
+        file = self._handles.file(handle) if self._is_locked(handle) else None
+        if file is None or not file.dirty or file.refused:
+            return
+        try:
+            self._handles.flush(handle, NEVER)
+        except MimicError as exc:
+            log.debug("%s", exc)  # it is in the log
+
     def released(self, handle: int) -> None:
         with self._lock:
             name, owners = self._names.pop(handle, ""), self._owners.pop(handle, set())
+            for newer in self._handles_of(name):  # the kernel gives numbers of files again
+                owners = owners - self._owners[newer]
         try:
-            for owner, flock in owners:
-                self._shared.unlock(name, self._shared.owner(owner), flock=flock)
+            for who, flock in owners:
+                self._shared.unlock(name, who, flock=flock)
         finally:
             with self._lock:
                 self._leaving.discard(handle)
@@ -122,9 +145,27 @@ class VFSLocks:
         file = self._handles.file(handle)
         return _name_of(file) if file is not None else f"/{self._handles.node(handle).ino}"
 
-    def _wanted(self, owner: int, asked: FileLock) -> Lock:
-        number, write = self._shared.owner(owner), asked.kind == fcntl.F_WRLCK
-        return Lock(number, asked.flock, write, asked.start, asked.end, asked.pid)
+    def _owner(self, handle: int, owner: int, *, flock: bool) -> str:
+        return self._shared.open_file(handle) if flock else self._shared.owner(owner)
+
+    def _is_locked(self, handle: int) -> bool:
+        """Whether somebody has a lock through *handle*."""
+        with self._lock:
+            name, owners = self._names.get(handle, ""), list(self._owners.get(handle, ()))
+        return any(self._shared.holds(name, who) for who, _ in owners)
+
+    def _ended(self, name: str, who: str) -> None:
+        """*who* has closed *name*: nothing is his any more, whichever handle he had it by."""
+        with self._lock:
+            for handle in self._handles_of(name):
+                self._owners[handle].discard((who, False))
+
+    def _handles_of(self, name: str) -> list[int]:
+        return [handle for handle, locked in self._names.items() if locked == name]
+
+    def _wanted(self, who: str, asked: FileLock) -> Lock:
+        write = asked.kind == fcntl.F_WRLCK
+        return Lock(who, asked.flock, write, asked.start, asked.end, asked.pid)
 
     def _get(self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool) -> None:
         try:
@@ -144,7 +185,7 @@ class VFSLocks:
             return bool(left)
 
     def _see(
-        self, handle: int, name: str, owner: int, asked: FileLock, cancellation: Cancellation
+        self, handle: int, name: str, who: str, asked: FileLock, cancellation: Cancellation
     ) -> None:
         """Show whoever has got a lock what was written before. Else it is given up again."""
         try:
@@ -153,22 +194,21 @@ class VFSLocks:
             self._handles.renew(handle, cancellation)
             self._kernel.told(_CATCH_UP_S)
         except BaseException:
-            self._let_go(name, owner, asked)
+            self._let_go(name, who, asked)
             raise
 
     def _unlock(
-        self, handle: int, name: str, owner: int, asked: FileLock, cancellation: Cancellation
+        self, handle: int, name: str, who: str, asked: FileLock, cancellation: Cancellation
     ) -> None:
-        if not self._shared.holds(name, self._shared.owner(owner)):
+        if not self._shared.holds(name, who):
             return
         try:
             self._handles.flush(handle, cancellation)
         finally:
-            self._let_go(name, owner, asked)
+            self._let_go(name, who, asked)
 
-    def _let_go(self, name: str, owner: int, asked: FileLock) -> None:
-        number = self._shared.owner(owner)
-        self._shared.unlock(name, number, flock=asked.flock, start=asked.start, end=asked.end)
+    def _let_go(self, name: str, who: str, asked: FileLock) -> None:
+        self._shared.unlock(name, who, flock=asked.flock, start=asked.start, end=asked.end)
 
     # What was locked, and is not certain any more
 
@@ -178,9 +218,10 @@ class VFSLocks:
 
     def _lost(self, name: str) -> None:
         with self._lock:
-            handles = [each for each, locked in self._names.items() if locked == name]
+            handles = self._handles_of(name)
         for handle in handles:
-            self._handles.forsake(handle)
+            with suppress(PosixError):  # it was released meanwhile
+                self._handles.forsake(handle)
 
 
 def _name_of(file: File) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from mounts import wait_until
 from mimicfs.errors import MountError
 from mimicfs.fuse import abi
 from mimicfs.fuse.abi import IN_HEADER, INIT_OUT, OUT_HEADER, Init, Opcode
+from mimicfs.fuse.locking import gives_up
 from mimicfs.fuse.notify import Notifier
 from mimicfs.fuse.server import Server
 from mimicfs.fuse.session import Session
@@ -168,6 +170,14 @@ def still_answers(kernel: Kernel) -> bool:
 def test_what_is_not_known_is_enosys(kernel: Kernel, opcode: int) -> None:
     assert kernel.ask(opcode, bytes(64)) == ("ENOSYS", b"")
     assert still_answers(kernel)
+
+
+def test_giving_up_a_lock_does_not_queue_behind_those_who_wait_for_one() -> None:
+    asked = [
+        bytes(abi.IN_HEADER.size) + abi.LK_IN.pack(1, 2, 0, 9, kind, 3, 0, 0)
+        for kind in (fcntl.F_UNLCK, fcntl.F_WRLCK)
+    ]
+    assert [gives_up(each) for each in (*asked, asked[0][:-1])] == [True, False, False]
 
 
 # Requests whose body must have some size.

@@ -346,3 +346,22 @@ def test_what_a_store_that_lost_something_has_again_is_given_up(pair: list[Share
     one._member.epoch_changes += 1
     one.beaten()
     other.lock(_NAME, _wanted(other, 1, 0), NEVER, wait=False)
+
+
+def test_what_is_owed_stays_so_where_the_store_is_away_again(
+    pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("away")
+
+    one, other = pair
+    one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=False)
+    with monkeypatch.context() as patch:
+        for call in ("note", "swap_note"):
+            patch.setattr(one._store, call, is_away)
+        with pytest.raises(StoreUnavailable):
+            one.unlock(_NAME, one.owner(1), flock=False)
+        with pytest.raises(StoreUnavailable):
+            one.beaten()
+    one.beaten()
+    other.lock(_NAME, _wanted(other, 1, 0), NEVER, wait=False)

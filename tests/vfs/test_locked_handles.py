@@ -1,0 +1,164 @@
+"""What a lock of all mounts means for the handles of a file: whose it is, and when S3 has what was
+written under it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.errors import ObjectChanged, PosixError
+from mimicfs.files.journal import Journal
+from mimicfs.locks.rows import END
+from mimicfs.locks.shared import SharedLocks
+from mimicfs.posix import ROOT_INO, Caller, Cancellation, FileLock, NewAttr
+from mimicfs.sync.syncer import Syncer
+from mimicfs.vfs.filesystem import VFS
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+PROCESS, OTHER = 7, 8
+
+
+class Kernel:
+    """One that believes what it is told."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+class Mount:
+    """A mount with a file `x`, whose closed files go to S3 later."""
+
+    def __init__(self, fs, s3, client, bucket):
+        member = SimpleNamespace(id="m", beat_s=0.0, epoch_changes=0, away=False)
+        self.fs = fs
+        self.shared = SharedLocks(Memory(), member, lambda: 0.0)
+        self.locks = fs.locks(self.shared, lambda _: True)
+        self._asked = client, bucket
+        s3.put(bucket, "x", b"old", 3)
+        self.ino = fs.lookup(CALLER, ROOT_INO, b"x").ino
+
+    def stored(self):
+        client, bucket = self._asked
+        return client.get_object(Bucket=bucket, Key="x")["Body"].read()
+
+    def open(self):
+        return self.fs.open(CALLER, self.ino, os.O_RDWR).handle
+
+    def write(self, handle):
+        self.fs.write(CALLER, handle, 0, memoryview(b"new"), append=False)
+
+    def lock(self, handle, owner, kind=fcntl.F_WRLCK, *, flock=False):
+        asked = FileLock(kind, 0, END, 1, flock)
+        self.locks.set(CALLER, handle, owner, asked, wait=False)
+
+    def is_free(self, handle, *, flock=False):
+        asked = FileLock(fcntl.F_WRLCK, 0, END, 1, flock)
+        return self.locks.get(handle, OTHER, asked) is None
+
+    def close(self, handle, owner):
+        self.fs.flush(CALLER, handle)
+        self.locks.closed(handle, owner)
+
+    def release(self, handle):
+        self.locks.leaving(handle)
+        self.locks.ending(handle)
+        self.fs.release(handle)
+        self.locks.released(handle)
+
+
+@pytest.fixture
+def mount(s3, client, mimicdb, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 2.0)
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    options = FileOptions(tmp_path, write_back=True)
+    fs = VFS(*parts, VFSOptions(Target(bucket)), options)
+    yield Mount(fs, s3, client, bucket)
+    fs.close()
+
+
+def test_a_release_that_comes_late_leaves_what_the_process_has_locked_since(mount):
+    old, reader = mount.open(), mount.open()
+    mount.lock(old, PROCESS)
+    mount.close(old, PROCESS)
+    assert mount.is_free(reader)
+    new = mount.open()
+    mount.lock(new, PROCESS)
+    mount.release(old)
+    assert not mount.is_free(reader)
+    mount.close(new, PROCESS)
+    assert mount.is_free(reader)
+
+
+def test_a_lock_of_an_open_file_ends_with_its_handle(mount):
+    held, reader = mount.open(), mount.open()
+    mount.lock(held, 9)  # F_OFD_SETLK: no close has that number
+    mount.close(held, PROCESS)
+    assert not mount.is_free(reader)
+    mount.release(held)
+    assert mount.is_free(reader)
+
+
+def test_flock_knows_files_by_their_handles(mount):
+    old, new = mount.open(), mount.open()
+    mount.lock(old, 9, flock=True)
+    with pytest.raises(PosixError, match="locked"):
+        mount.lock(new, 9, flock=True)
+    mount.release(old)
+    mount.lock(new, 9, flock=True)
+    mount.release(new)
+    assert mount.shared.figures()["held"] == 0
+
+
+@pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
+def test_s3_has_what_was_written_before_others_get_the_lock(mount, flock):
+    handle = mount.open()
+    mount.lock(handle, PROCESS, flock=flock)
+    mount.write(handle)
+    mount.close(handle, PROCESS)
+    assert mount.stored() == b"new"
+
+
+def test_s3_has_what_was_written_through_a_mapping_before_flock_ends(mount):
+    handle, other = mount.open(), mount.open()
+    mount.lock(handle, PROCESS, flock=True)
+    mount.close(handle, PROCESS)
+    mount.write(handle)
+    mount.release(handle)
+    assert mount.stored() == b"new"
+    assert mount.is_free(other, flock=True)
+
+
+@pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
+def test_s3_has_what_was_written_before_others_may_read(mount, flock):
+    handle = mount.open()
+    mount.lock(handle, PROCESS, flock=flock)
+    mount.write(handle)
+    mount.lock(handle, PROCESS, fcntl.F_RDLCK, flock=flock)
+    assert mount.stored() == b"new"
+
+
+def test_a_lock_that_is_lost_is_so_for_all_its_handles(mount):
+    gone, held = mount.open(), mount.open()
+    for handle in (gone, held):
+        mount.lock(handle, PROCESS)
+    mount.fs.release(gone)
+    [name] = set(mount.locks._names.values())
+    mount.locks._lost(name)
+    with pytest.raises(ObjectChanged):
+        mount.fs.read(CALLER, held, 0, 3)
+
+
+def test_who_reads_keeps_his_version_where_others_change_the_mode(mount):
+    handle = mount.fs.open(CALLER, mount.ino, os.O_RDONLY).handle
+    mount.fs.setattr(CALLER, mount.ino, NewAttr(mode=0o600), None)
+    file = mount.fs._handles.file(handle)
+    assert not file.follows
+    mount.open()
+    assert file.follows
