@@ -226,4 +226,6 @@ def no_warning_unasked(request: pytest.FixtureRequest) -> Iterator[None]:
     logger.addHandler(warnings)
     yield
     logger.removeHandler(warnings)
+    root = logging.getLogger()  # a command within this process logs to a stream that is closed now
+    root.handlers = [each for each in root.handlers if type(each) is not logging.StreamHandler]
     assert "caplog" in request.fixturenames or warnings.messages == []

@@ -48,7 +48,8 @@ class Vacated:
         if now == place or time.monotonic() > until:
             return None
         with suppress(KeyNotFound, AccessDenied):
-            return self._s3.kept.of(*now)[1]
+            content = self._s3.kept.of(*now)[1]
+            return self._s3.kept.successor(content, now, place)  # its type by the name it had
         return None
 
     def inherited(self, place: Place, content: Content, cancellation: Cancellation) -> Content:

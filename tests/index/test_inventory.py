@@ -62,7 +62,7 @@ def test_nothing_is_used_whose_checksum_is_wrong(s3, client, bucket):
     with pytest.raises(MalformedIndex, match="its MD5 differs from that in"):
         read_manifest(s3, url)
     client.delete_object(Bucket=bucket, Key=key.replace(".json", ".checksum"))
-    with pytest.raises(MalformedIndex, match=r"manifest\.checksum: not there \(yet\)"):
+    with pytest.raises(MalformedIndex, match=r"manifest\.checksum: not there yet"):
         read_manifest(s3, url)
     with pytest.raises(KeyNotFound):
         read_manifest(s3, f"s3://{bucket}/none/manifest.json")
@@ -71,7 +71,7 @@ def test_nothing_is_used_whose_checksum_is_wrong(s3, client, bucket):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row("other", "a")], "line 1|row 1: of bucket 'other'"),
+        ([row("other", "a")], "line 1|row 1: the bucket is 'other'"),
         ([row("src", "a"), row("src", "ab", None)], "row 2: size None of 'ab'"),
         ([row("src", "a", is_latest="maybe")], "line 1: is_latest: 'maybe'"),
         ([row("src", "out")], "row 1: key 'out' does not begin with 'a'"),
@@ -104,7 +104,7 @@ def test_the_configuration_says_of_which_prefix_it_is(s3, client, bucket):
     source = f"{bucket}-source"
     client.create_bucket(Bucket=source)
     manifest = read_manifest(s3, reports.publish(client, bucket, source, []))
-    with pytest.raises(ConfigError, match=r"cannot find out .* say --prefix ''"):
+    with pytest.raises(ConfigError, match=r"cannot find out .* give --prefix ''"):
         coverage(s3, manifest)
     configuration = {
         "Destination": {"S3BucketDestination": {"Bucket": "arn:aws:s3:::x", "Format": "CSV"}},

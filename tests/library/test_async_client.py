@@ -88,7 +88,7 @@ def test_many_tasks_share_one_client(library, mimicked, proxy, bucket):
 def test_a_sync_needs_a_client_that_blocks(library, proxy, bucket):
     async def program() -> None:
         async with mimicking(library, proxy.url) as s3:
-            with pytest.raises(ConfigError, match="through a boto3 client"):
+            with pytest.raises(ConfigError, match="use a boto3 client"):
                 library.sync(bucket, client=s3)
 
     asyncio.run(program())

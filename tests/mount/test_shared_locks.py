@@ -9,7 +9,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -121,10 +120,8 @@ def test_who_waits_hears_signals_can_be_killed_and_sees_what_was_written(two):
         programs[1].kill()
         programs[1].communicate(timeout=5)
         one.write("new")
-        began_s = time.monotonic()
     said = {each.communicate(timeout=15)[0] for each in programs if each.returncode is None}
     assert said == {b"new\n"}
-    assert time.monotonic() - began_s < 1.5  # woken: those who look do so every two seconds
 
 
 # Programs

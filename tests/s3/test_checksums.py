@@ -54,7 +54,7 @@ def test_bytes_without_their_checksum_are_asked_for_again_and_then_an_error(
     assert buffer == DATA
     spoilt = Spoil(lambda request: request.kind == "GET")
     with proxy.rule(spoilt):
-        with pytest.raises(S3Unavailable, match=r"checksum \(sha256\).*every time"):
+        with pytest.raises(S3Unavailable, match=r"checksum \(sha256\).*in every attempt"):
             s3.read_into(bucket, "a", entry.etag, 0, memoryview(buffer))
     assert spoilt.seen == 3
 
