@@ -57,10 +57,20 @@ venv() {
   [ -x .venv/bin/python ] || "$python" -m venv .venv || {
     need python3-venv /nonexistent; install_missing; "$python" -m venv .venv; }
   if ! cmp -s setup.cfg ".venv/installed-$1"; then
-    .venv/bin/python -m pip install -q --disable-pip-version-check --config-settings editable_mode=compat -e ".[$1]"
+    install ".[$1]"
     cp setup.cfg ".venv/installed-$1"
   fi
   export PATH="$PWD/.venv/bin:$PATH"
+}
+
+# install WHAT: by uv, which takes a fifth of pip's time; by pip where uv cannot be had, or finds less.
+install() {
+  local at=.venv/bin/python how="--config-settings editable_mode=compat"
+  if $at -m pip install -q --disable-pip-version-check uv 2>/dev/null &&
+    $at -m uv pip install -q --python $at $how -e "$1" 2>/dev/null; then
+    return
+  fi
+  $at -m pip install -q --disable-pip-version-check $how -e "$1"
 }
 
 # oldest EXTRA: the same in .venv-oldest, with the oldest versions that setup.cfg admits of what it names.
