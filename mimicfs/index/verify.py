@@ -19,7 +19,7 @@ from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
-from mimicfs.sync.source import Source
+from mimicfs.sync.source import ListingScope, Source, fetched
 
 _CHANGES_MAX = 10_000  # that are looked at, of those since a page was asked for
 _PAGE = 1000  # entries of the mirror read at a time
@@ -149,8 +149,8 @@ class _Verify:
         return self._s3.pool.submit(self._page, after, token)
 
     def _page(self, after: str, token: str | None) -> tuple[Page, int]:
-        since = self._backend.seq(self._bucket)
-        return self._s3.list_page(self._bucket, self._prefix, after=after, token=token), since
+        scope = ListingScope(self._bucket, self._prefix)
+        return fetched(self._mimicdb, self._s3, scope, after, token)
 
     def _repair(self, page: Page, since: int, after: str) -> Difference:
         return self._mimicdb.replace(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
 
-from mimicfs.entry import BucketEntry
+from mimicfs.entry import OBJECT, BucketEntry, Entry, pages
+from mimicfs.errors import MalformedListing
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
+
+_PAGE = 1000  # entries of the mirror that are read at a time
 
 
 class Source(Protocol):
@@ -46,13 +49,39 @@ class ListingScope(NamedTuple):
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
 
+    def shown(self, key: str) -> str:
+        """Return how a listing shows *key*: itself, or the directory that it is in."""
+        if not self.delimiter:
+            return key
+        name, slash, _ = key[len(self.prefix) :].partition(self.delimiter)
+        return self.prefix + name + slash
+
 
 def fetched(
     mimicdb: Mirror, s3: Source, scope: ListingScope, after: str, token: str | None
 ) -> tuple[Page, int]:
-    """Return a page, and the sequence number from before it was asked for."""
+    """Return a page, and the sequence number from before it was asked for. Raises MalformedListing
+    where names come twice in it, and others that are known do not come: perhaps in their place."""
     since = mimicdb.seq(scope.bucket)
     page = s3.list_page(
         scope.bucket, scope.prefix, delimiter=scope.delimiter, after=after, token=token
     )
+    if page.doubled:
+        _check_missing(mimicdb, scope, after, page)
     return page, since
+
+
+def _check_missing(mimicdb: Mirror, scope: ListingScope, after: str, page: Page) -> None:
+    listed = {entry.key for entry in page.entries}
+
+    def read(behind: str) -> list[Entry]:
+        return mimicdb.scan(scope.bucket, scope.prefix, behind, _PAGE)
+
+    for known in pages(read, _PAGE, after):
+        for entry in known:
+            shown = scope.shown(entry.key)
+            if page.upto is not None and shown > page.upto:
+                return
+            if entry.kind == OBJECT and shown not in listed:
+                text = f"listing of {scope}: names come twice, and {entry.key!r} does not come"
+                raise MalformedListing(text)

@@ -248,7 +248,7 @@ def test_a_name_that_comes_twice_in_a_row_is_one_name():
     items = contents("a"), contents("b", size=9), contents("b"), prefix("c/"), prefix("c/")
     found = parsed(page(*items, truncated="true", token="more"), after="a", delimiter="/")
     assert [(entry.key, entry.size) for entry in found.entries] == [("b", 9), ("c/", 0)]
-    assert found.upto == "c/"
+    assert (found.upto, found.doubled) == ("c/", True)
     assert parsed(page(contents("a")), after="a").entries == []
 
 

@@ -157,6 +157,7 @@ SPOILED = {
     "another prefix": lambda page: page.replace("<Prefix></Prefix>", "<Prefix>x/</Prefix>"),
     "out of order": swapped,
     "keys from before the range": lambda page: page.replace("file-0004500", "file-0000000"),
+    "a key twice": lambda page: page.replace("file-0004500", "file-0004501"),
     "cut off": lambda page: page[: len(page) // 2],
     "cut off between two keys": lambda page: page[: page.rindex("<Contents>")],
     "truncated, but without a token to continue": lambda page: page.replace(

@@ -38,6 +38,7 @@ class Page(NamedTuple):
     upto: str | None
     token: str | None  # of the next page; None: this is the last
     throttled: int = 0  # how often S3 asked for patience before it gave the page
+    doubled: bool = False  # names came twice: what is not among them may be there all the same
 
 
 class Asked(NamedTuple):
@@ -323,18 +324,21 @@ def checked_page(
 ) -> Page:
     """Return the page of *entries* and *prefixes*. Raises MalformedListing if that is not what
     was *asked*."""
+    came = len(entries) + len(prefixes)
     if not (truncated and asked.ordered):
         # Nothing is behind it: in whatever order the server has them, these are all.
         entries, prefixes = _in_order(entries), _in_order(prefixes)
     entries, prefixes = _ordered(entries, asked), _ordered(prefixes, asked)
+    doubled = len(entries) + len(prefixes) < came
     _check_depth(entries, prefixes, asked)
     if prefixes:
         entries = sorted(entries + prefixes, key=_key)
     if not truncated:  # whatever token it has besides
-        return Page(entries, None, None)
+        return Page(entries, None, None, doubled=doubled)
     if token is None:
         raise MalformedListing(f"{asked}: truncated, but without a token to continue")
-    return Page(entries, entries[-1].key if entries else asked.after, token)
+    upto = entries[-1].key if entries else asked.after
+    return Page(entries, upto, token, doubled=doubled)
 
 
 def decoded(text: str) -> str:
