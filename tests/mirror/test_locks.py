@@ -27,6 +27,7 @@ from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.sessions import StoreSession, beat
 from mimicfs.errors import Interrupted, MimicError, PosixError, StoreUnavailable
+from mimicfs.locks import shared
 from mimicfs.locks.rows import END, Lock, added, against, removed, uncovered
 from mimicfs.locks.shared import LOCKS, UNSURE_S, SharedLocks
 from mimicfs.posix import NEVER, Cancellation
@@ -268,7 +269,10 @@ def _waits(locks: SharedLocks) -> bool:
     return locks.figures()["waiting"] > 0
 
 
-def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(pair: list[SharedLocks]) -> None:
+def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(
+    pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "LOOK_S", 60.0)  # so it is not a look that finds it
     one, other = pair
     one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=True)
     cancellation = Cancellation()
