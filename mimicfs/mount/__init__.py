@@ -1,6 +1,7 @@
 """The life of a mount.
 
 serving   builds the parts, serves the kernel, ends: readiness, signals, recovery
+process   what the process of a mount is given: limits, modules, memory
 daemon    a mount in a process of its own, which answers before the command returns
 failed    the error of a mount that did not start, as the command prints it
 mounted   the list of mounts: each has a record for its mount point

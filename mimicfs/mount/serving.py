@@ -5,21 +5,16 @@ Threading: `serve_mount` runs in the main thread of the process that serves the 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.admin.access import observing
@@ -42,6 +37,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import Recovery
 from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
+from mimicfs.mount import process
 from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
 from mimicfs.mount.replicas import replicated
@@ -70,10 +66,6 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
 _NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
-_USED_LATE = (
-    *("mimicfs.files", "mimicfs.fuse", "mimicfs.s3.requests", "mimicfs.s3.transport"),
-    *("mimicfs.sync", "mimicfs.vfs"),
-)
 
 
 def serve_mount(
@@ -90,7 +82,7 @@ def serve_mount(
     from mimicfs.fuse.notify import Notifier
     from mimicfs.vfs.filesystem import VFS
 
-    _set_up_process()
+    process.set_up()
     handed, mountpoint, choices = _place(settings, mountpoint, choices, target)
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = stack.enter_context(closing(Guardian()))  # before there is what it could hold
@@ -130,7 +122,7 @@ def serve_mount(
         stack.enter_context(_followed(follower, parts, server, (lease, vfs, choices), sources))
         _start("ready", lambda: _tell_ready(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
-        _settle()
+        process.settle()
         unserved.pop_all()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
@@ -171,47 +163,6 @@ def _replicated(
         return store
     strict = choices.store_loss == "eio"
     return replicated(store, settings, mountpoint, lease, strict=strict)
-
-
-def _set_up_process() -> None:
-    # A thread that computes must not hold up one that answers `ls` for the usual 5 ms. Shorter
-    # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
-    # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
-    sys.setswitchinterval(5e-4)
-    os.umask(0o077)  # whatever is made here is for us alone
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
-    _allow_many_files()
-
-
-def _import_rest() -> None:
-    """Import what is otherwise imported when it is first used: an upgrade may replace our files
-    while the mount runs."""
-    for room in _USED_LATE:
-        package = import_module(room)
-        for each in iter_modules(package.__path__, f"{room}."):
-            import_module(each.name)
-
-
-def _allow_many_files() -> None:
-    """Take what the hard limit gives: an open file may have a staging file and one of the cache
-    on disk, and the soft limit is often 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _settle() -> None:
-    """Have all that is needed from now on in memory, and looked through no more."""
-    _import_rest()
-    _set_up_collector()
-
-
-def _set_up_collector() -> None:
-    # What was built until now lives as long as we do, and what a large `ls -l` makes lives
-    # long: looking through both again and again took a quarter of its time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _place(

@@ -143,9 +143,10 @@ def test_the_debian_package_has_everything_at_its_place(tmp_path: Path, wheel: P
 
 LATE = """
 import ast, importlib.util, sys
-import mimicfs.mount.serving as serving
-serving._import_rest()
-rooms = tuple(f"{room}." for room in serving._USED_LATE)
+import mimicfs.mount.serving
+from mimicfs.mount import process
+process._import_rest()
+rooms = tuple(f"{room}." for room in process._USED_LATE)
 for name in [name for name in sys.modules if name.startswith(rooms)]:
     for node in ast.walk(ast.parse(open(sys.modules[name].__file__).read())):
         module = getattr(node, "module", None) or ""
