@@ -57,30 +57,36 @@ venv() {
   [ -x .venv/bin/python ] || "$python" -m venv .venv || {
     need python3-venv /nonexistent; install_missing; "$python" -m venv .venv; }
   if ! cmp -s setup.cfg ".venv/installed-$1"; then
-    install ".[$1]"
+    install .venv/bin/python --config-settings editable_mode=compat -e ".[$1]"
     cp setup.cfg ".venv/installed-$1"
   fi
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
-# install WHAT: by uv, which takes a fifth of pip's time; by pip where uv cannot be had, or finds less.
+# install PYTHON OPTION... WHAT: by uv, which takes a fifth of pip's time. pip's constraints hold for it; where
+# pip is told of another index than PyPI, or uv cannot be had or does not find all, pip does it.
 install() {
-  local at=.venv/bin/python how="--config-settings editable_mode=compat"
-  if $at -m pip install -q --disable-pip-version-check uv 2>/dev/null &&
-    $at -m uv pip install -q --python $at $how -e "$1" 2>/dev/null; then
+  local at=$1 pip said
+  shift
+  pip=$($at -m pip config list 2>/dev/null || true)
+  if ! printf '%s' "$pip" | grep -qE "[.](index-url|no-index)=" && said=$(
+    UV_CONSTRAINT=$(printf '%s' "$pip" | sed -n "s/.*[.]constraint='\(.*\)'/\1/p")
+    export UV_CONSTRAINT
+    { $at -m pip install -q --disable-pip-version-check uv && $at -m uv pip install -q --python $at "$@"; } 2>&1
+  ); then
     return
   fi
-  $at -m pip install -q --disable-pip-version-check $how -e "$1"
+  [ -z "${said:-}" ] || echo "pip installs, as uv could not: $said" >&2
+  $at -m pip install -q --disable-pip-version-check "$@"
 }
 
-# oldest EXTRA: the same in .venv-oldest, with the oldest versions that setup.cfg admits of what it names.
+# oldest EXTRA: as venv, in .venv-oldest, with the oldest versions that setup.cfg admits of what it names.
 oldest() {
   find_python
   local at=.venv-oldest/bin/python
   [ -x $at ] || "$python" -m venv .venv-oldest
   if ! cmp -s setup.cfg ".venv-oldest/installed-$1"; then
-    $at -m pip install -q --disable-pip-version-check uv
-    $at -m uv pip install -q --python $at --resolution lowest-direct -e ".[$1]"
+    install $at --resolution lowest-direct -e ".[$1]"
     cp setup.cfg ".venv-oldest/installed-$1"
   fi
   export PATH="$PWD/.venv-oldest/bin:$PATH"
