@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target
+from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.signals import wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _checked(
 def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:
     """Return how long an object, made by a client of which nobody learns, takes to be in the
     mirror, and its deletion to be."""
-    bucket, key = target.bucket, f"{target.prefix}.mimicfs-check-{secrets.token_hex(8)}"
+    bucket, key = target.bucket, target.prefix + own_name("check")
     with closing(parts.s3.plain_client()) as client:
         made = client.put_object(Bucket=bucket, Key=key, Body=b"")
         version = {"VersionId": made["VersionId"]} if made.get("VersionId") else {}

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, UploadFailed
-from mimicfs.files import zeros
 from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan
@@ -26,6 +25,7 @@ from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER
 from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.ownkeys import is_zeros
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _abort(s3: S3, record: Record) -> None:
             s3.abort_upload(record.bucket, record.key, upload)
         except KeyNotFound:
             continue  # it was finished, or aborted
-    if zeros.is_one(record.zeros):
+    if is_zeros(record.zeros):
         s3.delete(record.bucket, record.zeros)
 
 

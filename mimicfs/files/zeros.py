@@ -9,7 +9,6 @@ Threading: `make` and `remove` run in `s3.pool`, one after the other.
 from __future__ import annotations
 
 import logging
-import secrets
 
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, MimicError, Unsupported
@@ -18,12 +17,11 @@ from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch
 from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.ownkeys import own_name
 
 log = logging.getLogger(__name__)
 
 LEAST = 4  # parts: fewer are sent
-NAME = ".mimicfs-zeros-"
-_RANDOM = 8  # bytes, in hexadecimal digits behind it
 
 
 def marked(parts: list[PlannedPart], layout: Layout, staging: Staging) -> list[PlannedPart]:
@@ -38,12 +36,6 @@ def _is_hole(part: PlannedPart, layout: Layout, staging: Staging) -> bool:
     return not part.copied and not layout.missing([span]) and staging.is_hole(*span)
 
 
-def is_one(key: str) -> bool:
-    """Whether *key* is of an object of zeros."""
-    name = key.rpartition("/")[2]
-    return name.startswith(NAME) and len(name) == len(NAME) + 2 * _RANDOM
-
-
 class Zeros:
     """The object of *size* zeros for an upload of *key*, whose requests are *batch*'s. It is sent
     in parts of *piece*."""
@@ -56,7 +48,7 @@ class Zeros:
         self._size = size
         self._piece = piece
         self.bucket = bucket
-        self.key = f"{key[: key.rfind('/') + 1]}{NAME}{secrets.token_hex(_RANDOM)}"
+        self.key = f"{key[: key.rfind('/') + 1]}{own_name('zeros')}"
 
     def make(self) -> Entry:
         """Send it. Raises Unsupported where objects of other names must not be made."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby, takewhile
 from operator import attrgetter
 from typing import NamedTuple
 
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.s3.requests.past import versions_below
 from mimicfs.s3.requests.versions import Version
-
-# What mimicfs makes and deletes again: to see what a server does (conditions.py, examine.py),
-# whether it tells (`mimicfs events check`), and while a file grows (files/zeros.py).
-_OURS = re.compile(
-    r"\.mimicfs-([0-9a-f]{32}|(zeros|check)-[0-9a-f]{16}|doctor-[0-9a-f]{16}.*)", re.DOTALL
-)
 
 
 class Changed(NamedTuple):
@@ -48,7 +42,7 @@ def by_key(s3: S3, bucket: str, scope: str) -> Iterator[tuple[str, Iterator[Vers
         yield from groupby(own, attrgetter("key"))
         scope += "/"
     for key, versions in groupby(versions_below(s3, bucket, scope), attrgetter("key")):
-        if not _OURS.fullmatch(key.rpartition("/")[2]):
+        if not is_own(key):
             yield key, versions
 
 

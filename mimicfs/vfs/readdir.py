@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.files import zeros
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.ownkeys import PREFIX, is_zeros
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Node
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _PAGE = 256  # names asked of the mirror at a time, at least
 _LISTINGS_MAX = 256  # readers whose place is remembered
 
-_ZEROS = zeros.NAME.encode()
+_OWN = PREFIX.encode()
 
 # One row: the file name, the slot of its node, the entry of the object or directory.
 Row = tuple[bytes, str, Entry]
@@ -158,7 +158,7 @@ class Listings:
                 name = names.file_name(slot, beside, reserved)
             else:
                 name = names.file_name(slot, reserved=reserved)
-            if name.startswith(_ZEROS) and zeros.is_one(slot):
+            if name.startswith(_OWN) and is_zeros(slot):
                 continue  # of an upload: it is nobody's file
             if len(name) > names.NAME_MAX:
                 log.warning("not shown because its name is too long: s3://%s/%s", bucket, entry.key)

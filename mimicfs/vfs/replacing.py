@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 from mimicfs.entry import NS, OBJECT, Entry, pages
 from mimicfs.errors import PosixError
-from mimicfs.files import zeros
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node
@@ -113,4 +113,4 @@ def _ino(node: Node) -> int:
 
 def _is_leftover(entry: Entry) -> bool:
     """Whether *entry* is an object of zeros that no upload can need any more."""
-    return zeros.is_one(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS
+    return is_zeros(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS

@@ -27,10 +27,10 @@ from mimicfs.errors import (
     Uncopied,
     Unlisted,
 )
-from mimicfs.files import zeros
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, PassingAttr
+from mimicfs.s3.requests.ownkeys import PREFIX, is_zeros
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
@@ -143,7 +143,7 @@ class Tree:
         return max(0, min(names.NAME_MAX, KEY_MAX - len(directory.key.encode())))
 
     def _check_ours(self, name: bytes) -> None:
-        if os.fsdecode(name) in self._reserved or zeros.is_one(os.fsdecode(name)):
+        if os.fsdecode(name) in self._reserved or is_zeros(os.fsdecode(name)):
             raise PosixError(errno.EPERM, f"{name!r}: mimicfs uses this name itself")
 
     def _look(self, directory: Node, name: bytes) -> Found:
@@ -161,7 +161,7 @@ class Tree:
             return component, lambda node: self._shown(node.bucket).of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
-        if component.startswith(zeros.NAME) and zeros.is_one(component):
+        if component.startswith(PREFIX) and is_zeros(component):
             raise PosixError(errno.ENOENT, "an auxiliary object of an upload")
         with _asked(directory):
             entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)

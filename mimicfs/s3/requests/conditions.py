@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimicfs.entry import KEY_MAX
 from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
+from mimicfs.s3.requests.ownkeys import own_name
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -196,7 +196,7 @@ class Trial:
     def __init__(self, s3: S3, bucket: str, key: str) -> None:
         self._s3 = s3
         self._bucket = bucket
-        name = f".mimicfs-{secrets.token_hex(16)}"
+        name = own_name()
         beside = key[: key.rfind("/") + 1] + name
         self._key = beside if len(beside.encode()) <= KEY_MAX else name
         self._etag = ""  # that the key has now

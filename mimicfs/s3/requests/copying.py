@@ -45,13 +45,14 @@ class Copier:
         try:
             return self._copied(source, bucket, key, content)
         except (S3Unavailable, Unsupported, InvalidRequest) as exc:
+            # JuiceFS answers 500, each time: that teaches something where a PUT works beside it.
+            if isinstance(exc, S3Unavailable) and exc.status != 500:
+                raise
             try:
                 made = self._made_anew(source, bucket, key, content)
             except S3Error:
                 raise exc from None
-            # What may pass teaches nothing. (JuiceFS answers 500.)
-            if not isinstance(exc, S3Unavailable) or exc.status == 500:
-                self._s3.capabilities.learned("copy-markers", "no")
+        self._s3.capabilities.learned("copy-markers", "no")
         return made
 
     def _made_anew(

@@ -8,7 +8,6 @@ Threading: none; one thread.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
@@ -31,6 +30,7 @@ from mimicfs.errors import (
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.s3.transport.errors import ours
 
 _SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
@@ -234,7 +234,7 @@ class Scratch:
         self._ask = examination.ask
         self._s3 = examination.s3
         self._bucket = bucket
-        self._base = f"{prefix}.mimicfs-doctor-{secrets.token_hex(8)}"
+        self._base = prefix + own_name("doctor")
         self._made: list[str] = []
         self._etag = ""
 

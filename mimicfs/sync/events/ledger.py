@@ -176,9 +176,10 @@ class Ledger(Witness):
             self._about.clear()
 
     def unread(self, count: int) -> None:
-        if count and not self._unread.unsaid:  # it outlives us: the messages will be acknowledged
-            self._note_unread("1")
+        before = self._unread.unsaid
         self._unread.count += count
+        if count and not before:  # it outlives us: the messages will be acknowledged
+            self._note_unread("1")
 
     def failed(self, exc: MimicError) -> None:
         if self._source.shared and isinstance(exc, S3Error):

@@ -1,0 +1,37 @@
+"""The keys that mimicfs makes in a bucket and deletes again, beside those of its users: to see what
+a server does, whether it tells, and while a file with holes is uploaded.
+
+    .mimicfs-RANDOM             conditions are tried with it (conditions.py)
+    .mimicfs-check-RANDOM       `mimicfs events check`
+    .mimicfs-doctor-RANDOM...   `mimicfs doctor --write` (examine.py), with suffixes
+    .mimicfs-zeros-RANDOM       zeros, from which holes are copied (files/zeros.py)
+
+Pure but for the random numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Literal
+
+PREFIX = ".mimicfs-"
+_OWN = re.compile(
+    r"\.mimicfs-([0-9a-f]{32}|(zeros|check)-[0-9a-f]{16}|doctor-[0-9a-f]{16}[^/]*)", re.DOTALL
+)
+_ZEROS = re.compile(r"\.mimicfs-zeros-[0-9a-f]{16}")
+
+
+def own_name(kind: Literal["", "check", "doctor", "zeros"] = "") -> str:
+    """Return a new name, which nobody else has."""
+    return f"{PREFIX}{kind}-{secrets.token_hex(8)}" if kind else PREFIX + secrets.token_hex(16)
+
+
+def is_own(key: str) -> bool:
+    """Whether mimicfs made *key*, or the marker of a directory of that name."""
+    return _OWN.fullmatch(key.rstrip("/").rpartition("/")[2]) is not None
+
+
+def is_zeros(key: str) -> bool:
+    """Whether *key* is of an object of zeros."""
+    return _ZEROS.fullmatch(key.rpartition("/")[2]) is not None

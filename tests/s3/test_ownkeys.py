@@ -1,0 +1,49 @@
+"""Which keys are mimicfs's own, and not its users'."""
+
+import pytest
+
+from mimicfs.s3.requests.ownkeys import is_own, is_zeros, own_name
+
+HEX = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"d/.mimicfs-{HEX}{HEX}",
+        f".mimicfs-check-{HEX}",
+        f"d/.mimicfs-zeros-{HEX}",
+        *(
+            f".mimicfs-doctor-{HEX}{suffix}"
+            for suffix in ("", "-sum", "-many-1", "-copy", "-parts", "-small", "-d/", "% a+b")
+        ),
+    ],
+)
+def test_what_mimicfs_makes_is_its_own(key):
+    assert is_own(key)
+    assert is_zeros(key) == ("zeros" in key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ".mimicfs-notes",
+        "d/.mimicfs-check",
+        f".mimicfs-check-{HEX}.bak",
+        f".mimicfs-{HEX}",
+        f".mimicfs-zeros-{HEX}0",
+        f".mimicfs-doctor-{HEX}/report.txt",
+        f"x.mimicfs-check-{HEX}",
+        "",
+    ],
+)
+def test_what_only_begins_so_is_a_users(key):
+    assert not is_own(key)
+    assert not is_zeros(key)
+
+
+@pytest.mark.parametrize("kind", ["", "check", "doctor", "zeros"])
+def test_each_new_name_is_its_own_and_another_one(kind):
+    names = {own_name(kind) for _ in range(3)}
+    assert len(names) == 3
+    assert all(is_own(name) for name in names)
