@@ -2,8 +2,8 @@
 
 Which File a handle has, and how one is opened, is in the layer below, `opening.py`.
 
-Threading: any method, many threads. `_lock` protects the table and the counts; it is taken
-before no other lock and never held during a request.
+Threading: any method, many threads. `_lock` protects the table and the counts, and is never held
+during a request; docs/design.md says which locks are taken within it.
 """
 
 from __future__ import annotations
