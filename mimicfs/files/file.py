@@ -35,7 +35,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,9 +71,16 @@ class File(ChangingFile):
 
     # To S3
 
-    def flush(self, cancellation: Cancellation, *, behind: bool = False) -> Entry | None:
+    def flush(
+        self,
+        cancellation: Cancellation,
+        *,
+        behind: bool = False,
+        guard: Callable[[File], None] | None = None,
+    ) -> Entry | None:
         """Upload the file if it is dirty; return the new version then. S3 has it and the
-        mirror knows. *behind*: whoever changes the file meanwhile interrupts this.
+        mirror knows. *behind*: whoever changes the file meanwhile interrupts this. *guard*: called
+        before; what it raises is why the file is not uploaded.
 
         Raises UploadFailed, which says where the bytes are kept; the file stays dirty, and
         the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
@@ -88,6 +95,8 @@ class File(ChangingFile):
             self._behind = cancellation if behind else None
             self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
             try:
+                if guard is not None:
+                    guard(self)
                 self._upload.settle(cancellation)
                 staging, entry, told = self._uploaded_behind(staging, cancellation)
                 self._uploaded(staging, entry, told)

@@ -50,7 +50,7 @@ class Handles(OpenFiles):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        # Called before a file is uploaded; what it raises holds that off.
+        # Called before S3 gets the bytes of a file; what it raises holds that off.
         self.guard: Callable[[File], None] = lambda _: None
         self._copier = WholeCopier(s3)
         self._behind: WriteBack | None = None
@@ -256,8 +256,15 @@ class Handles(OpenFiles):
         if self._behind is None or file.lost is not None:
             self._upload(node, file, Cancellation())
         elif file.dirty:
-            file.secure()
+            self._secure(file)
             self._behind.add(file, lambda: self._hold(node, file))
+
+    def _secure(self, file: File) -> None:
+        try:
+            file.secure()
+        except PosixError as exc:  # the caller is told an errno only
+            log.error("s3://%s/%s is not safe on the disk: %s", file.bucket, file.key, exc)
+            raise
 
     def _hold(self, node: Node, file: File) -> Callable[[], None]:
         """Hold *file* open; return what lets it go, once, however often it is called."""
@@ -296,8 +303,7 @@ class Handles(OpenFiles):
             return
         try:
             with self.turn(node, cancellation):
-                self.guard(file)
-                file.flush(cancellation, behind=behind)
+                file.flush(cancellation, behind=behind, guard=self.guard)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             if not behind or file.lost is not None:
                 log.error("%s", exc)
@@ -331,7 +337,9 @@ class Handles(OpenFiles):
         new = self._writable(target)
         if offset or target_offset or old.size > size:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
-        entry = self._copier.copy_whole(old, new, cancellation)
+        with self.turn(node, cancellation):
+            self.guard(new)
+            entry = self._copier.copy_whole(old, new, cancellation)
         self._kernel.wrote(node, entry.etag)
         return entry.size
 

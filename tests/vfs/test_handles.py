@@ -12,8 +12,9 @@ import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
-from mimicfs.errors import PosixError
+from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.journal import Journal
+from mimicfs.files.staging import Staging
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import VFS
@@ -203,3 +204,38 @@ def test_others_open_what_nobody_knows_the_mode_of_by_a_worker(at_once, mimicdb,
     assert fs.release_at_once(fs.open_at_once(other, ino, os.O_RDONLY).handle)
     mimicdb.record(bucket, Entry("x", 3, 1, "unknown", meta=None))
     assert fs.open_at_once(other, ino, os.O_RDONLY) is None
+
+
+def test_a_copy_within_s3_waits_for_whoever_uploads_or_deletes_its_target(
+    at_once, s3, client, bucket
+):
+    fs, ino, _ = at_once
+    s3.put(bucket, "empty", b"", 0)
+    node = fs.inodes.get(fs.lookup(CALLER, ROOT_INO, b"empty").ino)
+    source, target = fs.open(CALLER, ino, os.O_RDONLY), fs.open(CALLER, node.ino, os.O_WRONLY)
+    hurried = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+    hurried.cancellation.cancel()
+    with taken_elsewhere(fs._handles.turn(node, CALLER.cancellation)), pytest.raises(Interrupted):
+        fs.copy_file_range(hurried, source.handle, 0, target.handle, 0, 100)
+    assert client.head_object(Bucket=bucket, Key="empty")["ContentLength"] == 0
+    assert fs.copy_file_range(CALLER, source.handle, 0, target.handle, 0, 100) == 3
+    for opened in (source, target):
+        fs.release(opened.handle)
+
+
+def test_what_is_not_safe_on_the_disk_at_its_last_close_is_in_the_log(
+    s3, mimicdb, bucket, tmp_path, monkeypatch, caplog
+):
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path, write_back=True))
+    handle = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY)[1].handle
+    fs.write(CALLER, handle, 0, memoryview(b"new"), append=False)
+
+    def full(self):
+        raise PosixError(errno.ENOSPC, str(self.path))
+
+    monkeypatch.setattr(Staging, "sync", full)
+    fs.release(handle)
+    [said] = [each.getMessage() for each in caplog.records]
+    assert said.startswith(f"s3://{bucket}/x is not safe on the disk: No space left on device")
+    fs.close()

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.errors import ObjectChanged, PosixError
+from mimicfs.errors import ObjectChanged, PosixError, StoreUnavailable, UploadFailed
 from mimicfs.files.journal import Journal
 from mimicfs.locks.rows import END
 from mimicfs.locks.shared import SharedLocks
@@ -40,6 +42,7 @@ class Mount:
         self.fs = fs
         self.shared = SharedLocks(Memory(), member, lambda: 0.0)
         self.locks = fs.locks(self.shared, lambda _: True)
+        self.bucket = bucket
         self._asked = client, bucket
         s3.put(bucket, "x", b"old", 3)
         self.ino = fs.lookup(CALLER, ROOT_INO, b"x").ino
@@ -61,6 +64,13 @@ class Mount:
     def is_free(self, handle, *, flock=False):
         asked = FileLock(fcntl.F_WRLCK, 0, END, 1, flock)
         return self.locks.get(handle, OTHER, asked) is None
+
+    @contextmanager
+    def in_doubt(self):
+        """Within, the store is silent: no lock is certain."""
+        self.shared._member.away, self.shared._clock = True, lambda: 1000.0
+        yield
+        self.shared._member.away, self.shared._clock = False, lambda: 0.0
 
     def close(self, handle, owner):
         self.fs.flush(CALLER, handle)
@@ -162,3 +172,53 @@ def test_who_reads_keeps_his_version_where_others_change_the_mode(mount):
     assert not file.follows
     mount.open()
     assert file.follows
+
+
+def test_what_an_uncertain_lock_holds_off_is_kept_and_the_log_says_where(mount, caplog):
+    handle = mount.open()
+    mount.lock(handle, PROCESS)
+    mount.write(handle)
+    with mount.in_doubt():
+        for upload in (mount.fs.fsync, lambda _, handle: mount.close(handle, PROCESS)):
+            caplog.clear()
+            with pytest.raises(UploadFailed) as failed:
+                upload(CALLER, handle)
+            assert Path(failed.value.kept_at).read_bytes() == b"new"
+            [said] = [each.getMessage() for each in caplog.records]
+            assert said.startswith(f"s3://{mount.bucket}/x was not uploaded; its bytes are in ")
+        assert mount.stored() == b"old"
+    mount.fs.fsync(CALLER, handle)
+    assert mount.stored() == b"new"
+
+
+def test_what_was_written_through_a_mapping_is_not_kept_in_silence(mount, caplog):
+    handle = mount.open()
+    mount.lock(handle, PROCESS, flock=True)
+    mount.close(handle, PROCESS)
+    mount.write(handle)
+    with mount.in_doubt():
+        mount.release(handle)
+    [said] = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert said.startswith(f"s3://{mount.bucket}/x was not uploaded; its bytes are in ")
+
+
+def test_a_later_upload_that_an_uncertain_lock_holds_off_fails_as_others_do(mount):
+    handle = mount.open()
+    mount.lock(handle, PROCESS)
+    mount.write(handle)
+    file = mount.fs._handles.file(handle)
+    with mount.in_doubt(), pytest.raises(UploadFailed, match="no lock is certain"):
+        mount.fs._handles._upload_behind(file, Cancellation())
+    assert file.refused
+
+
+def test_nothing_is_copied_within_s3_onto_a_file_whose_lock_is_uncertain(mount, s3):
+    s3.put(mount.bucket, "y", b"other", 5)
+    source = mount.fs.open(CALLER, mount.fs.lookup(CALLER, ROOT_INO, b"y").ino, os.O_RDONLY).handle
+    target = mount.fs.open(CALLER, mount.ino, os.O_RDWR | os.O_TRUNC).handle
+    mount.lock(target, PROCESS)
+    with mount.in_doubt(), pytest.raises(StoreUnavailable):
+        mount.fs.copy_file_range(CALLER, source, 0, target, 0, 100)
+    assert mount.stored() == b"old"
+    assert mount.fs.copy_file_range(CALLER, source, 0, target, 0, 100) == 5
+    assert mount.stored() == b"other"
