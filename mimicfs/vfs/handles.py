@@ -121,12 +121,12 @@ class Handles(OpenFiles):
     def release_at_once(self, handle: int) -> bool:
         """Close *handle*, of a file that was only read, if nobody is to be waited for; return
         whether it is closed. If not, nothing has happened."""
-        node, file, _, reader, asked = self._handle(handle)
-        if file is None or reader is not None or asked is not None:
-            return False
         if not self._lock.acquire(blocking=False):
             return False
         try:
+            node, file, _, reader, asked = self._handle(handle)
+            if file is None or reader is not None or asked is not None:
+                return False
             last = self._users[file] == 1
             if last and not file.close_at_once():
                 return False
@@ -170,7 +170,7 @@ class Handles(OpenFiles):
         if file is None or not file.dirty or file.refused:
             return
         with self._lock:
-            last = self._users[file] == 1
+            last = self._users.get(file) == 1
         if last:
             try:
                 self._finish(node, file)
@@ -390,15 +390,27 @@ class Handles(OpenFiles):
         except KeyNotFound as exc:
             raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
         with self._lock:
-            new = node.file  # another handle may have come here before
+            if self._handle(handle).file is not old:  # another thread has come here before
+                return self._writable(handle)
+            new = node.file  # or another handle
             if new is None or new is old or new.apart or new not in self._users:
                 new = node.file = self._file(node, entry, content)
-            self._open[handle] = self._open[handle]._replace(file=new)
-            self._users[new] = self._users.get(new, 0) + 1
-            last = self._leave(old)
+            last = self._give_over([handle], old, new)
         if last:
             old.close()
         return new
+
+    def _give_over(self, numbers: list[int], old: File, new: File) -> bool:
+        """The handles *numbers*, of *old*, are of *new* from now on. Return whether *old* has no
+        other; then it is to be closed. `_lock` is held."""
+        for number in numbers:
+            handle = self._open[number]
+            self._open[number] = handle._replace(file=new)
+            for node in {handle.node, handle.asked or handle.node}:
+                node.file = new if node.file is old else node.file
+            self._users[new] = self._users.get(new, 0) + 1
+        new.follows = new.follows or old.follows
+        return any(self._leave(old) for _ in numbers)
 
     def renew(self, handle: int, cancellation: Cancellation) -> None:
         """Whoever has *handle* has locked the file, and is to see what its name stands for now:
@@ -407,13 +419,14 @@ class Handles(OpenFiles):
         if file is None:
             return
         file.follows = True
-        if not file.expired:
-            self._follow(file, cancellation)
-            return
-        entry = self._mimicdb.entry(file.bucket, file.key)
-        if file.lost is None and entry is not None and entry.kind == OBJECT:
+        if file.expired:
+            entry = self._mimicdb.entry(file.bucket, file.key)
+            if file.lost is not None or entry is None or entry.kind != OBJECT:
+                return
             content = Content(metadata.content_type(node.component), entry.meta or {})
             self._replace(file, self._file(node, entry, content))
+            file = self._writable(handle)
+        self._follow(file, cancellation)
 
     def _follow(self, file: File, cancellation: Cancellation) -> None:
         entry = self._mimicdb.entry(file.bucket, file.key)
@@ -431,16 +444,13 @@ class Handles(OpenFiles):
         return {each.asked or each.node for each in users} | {each.node for each in users}
 
     def _replace(self, old: File, new: File) -> None:
-        """All handles of *old*, which has expired, are of *new* from now on."""
-        new.follows = True
+        """All handles of *old*, which has expired, are of *new* from now on. Where another thread
+        has come before, there are none."""
         nodes = self._opened_as(old)
         with self._lock:
-            users = {number: each for number, each in self._open.items() if each.file is old}
-            self._open |= {number: each._replace(file=new) for number, each in users.items()}
-            self._users[new] = self._users.pop(old)
-            for node in nodes:
-                node.file = new if node.file is old else node.file
-        old.close()
+            users = [number for number, each in self._open.items() if each.file is old]
+            last = self._give_over(users, old, new)
+        (old if last else new).close()
         for node in nodes:
             self._kernel.grew(node)
 

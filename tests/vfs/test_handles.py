@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -239,3 +240,82 @@ def test_what_is_not_safe_on_the_disk_at_its_last_close_is_in_the_log(
     [said] = [each.getMessage() for each in caplog.records]
     assert said.startswith(f"s3://{bucket}/x is not safe on the disk: No space left on device")
     fs.close()
+
+
+def twice(monkeypatch, owner, name, again):
+    """Before the first call of *name* returns, somebody else does *again*."""
+    work, others = getattr(owner, name), [again]
+
+    def hooked(*args, **kwargs):
+        found = work(*args, **kwargs)
+        if others:
+            others.pop()()
+        return found
+
+    monkeypatch.setattr(owner, name, hooked)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["two-handles", "one-handle"])
+def test_two_who_lock_at_once_what_others_have_replaced_see_one_file(
+    at_once, client, bucket, mimicdb, s3, monkeypatch, shared
+):
+    fs, ino, _ = at_once
+    handles = fs._handles
+    first = fs.open(CALLER, ino, os.O_RDONLY).handle
+    second = first if shared else fs.open(CALLER, ino, os.O_RDONLY).handle
+    fs.read(CALLER, first, 0, 3)
+    handles.file(first).expire()
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    s3.head(bucket, "x")
+    twice(monkeypatch, handles, "_file", lambda: handles.renew(second, CALLER.cancellation))
+    handles.renew(first, CALLER.cancellation)
+    assert fs.read(CALLER, first, 0, 10) == fs.read(CALLER, second, 0, 10) == b"newer"
+    assert handles.file(first) is handles.file(second) is fs.inodes.get(ino).file
+    for handle in {first, second}:
+        fs.release(handle)
+    assert (handles.figures()["open"], fs.inodes.get(ino).file) == (0, None)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["two-handles", "one-handle"])
+def test_two_who_append_at_once_to_what_others_have_replaced_write_to_one_file(
+    at_once, client, bucket, monkeypatch, shared
+):
+    fs, ino, _ = at_once
+    handles = fs._handles
+    first = fs.open(CALLER, ino, os.O_WRONLY).handle
+    second = first if shared else fs.open(CALLER, ino, os.O_WRONLY).handle
+    handles.file(first).expire()
+    handles.file(first).follows = True
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+
+    def append(handle):
+        fs.write(CALLER, handle, 0, memoryview(b"+"), append=True)
+
+    twice(monkeypatch, fs._s3, "head", lambda: append(second))
+    append(first)
+    assert handles.file(first) is handles.file(second) is fs.inodes.get(ino).file
+    assert handles.file(first).follows
+    for handle in {first, second}:
+        fs.flush(CALLER, handle)
+        fs.release(handle)
+    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == b"newer++"
+    assert handles.figures()["open"] == 0
+
+
+def test_a_handle_that_another_lock_renews_is_closed_all_the_same(at_once, monkeypatch):
+    fs, ino, _ = at_once
+    handles = fs._handles
+    first, second = (fs.open(CALLER, ino, os.O_RDONLY).handle for _ in range(2))
+    fs.read(CALLER, first, 0, 3)
+    handles.file(first).expire()
+    lock = SimpleNamespace(release=handles._lock.release)
+    lock.acquire = lambda blocking: (
+        monkeypatch.undo(),
+        handles.renew(second, CALLER.cancellation),
+        handles._lock.acquire(blocking=blocking),
+    )[-1]
+    monkeypatch.setattr(handles, "_lock", lock)
+    if not handles.release_at_once(first):
+        fs.release(first)
+    fs.release(second)
+    assert (handles.figures()["open"], handles.figures()["handles"]) == (0, 0)
