@@ -29,7 +29,11 @@ class RecentWarnings(logging.Handler):
         self._notes: deque[Warned] = deque(maxlen=_NOTES_MAX)
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - as logging's own handlers: the caller goes on
+            self.handleError(record)
+            return
         if len(text) > _TEXT_MAX:
             text = f"{text[:_TEXT_MAX]} …"
         level = "error" if record.levelno >= logging.ERROR else "warning"
