@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import servers
 from support.mounts import run
-from support.proxy import Fail
+from support.proxy import Fail, Replace
 from support.standins import BareConditions, NoChecksums, NoDeleteObjects, StandIn
 
 from mimicfs.backends.examine import examine_store
@@ -104,6 +104,15 @@ def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client)
     assert found["directory markers"][2] == "mount with -o no_markers"
     assert found["delete"][0] == "ok"
     assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_without_etags_is_not_to_be_used(common, filled, proxy):
+    page = b"<ListBucketResult><Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>"
+    with proxy.rule(Replace(lambda request: request.kind == "LIST", page)):
+        found = examined(*common, f"s3://{filled}")
+    advice = "versions cannot be distinguished; use another server"
+    assert found["etag"] == ("fail", "objects have no ETag", advice)
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

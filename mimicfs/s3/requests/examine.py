@@ -207,11 +207,8 @@ class Examination:
     def _conditional_get(self, where: dict[str, Any], etag: str) -> Finding:
         """What is read is pinned to a version by If-Match; without, only by the answer's ETag."""
         if not etag:
-            text, advice = (
-                "objects have no ETag",
-                "versions cannot be distinguished; use another server",
-            )
-            return Finding("etag", FAIL, text, f"{advice} server")
+            advice = "versions cannot be distinguished; use another server"
+            return Finding("etag", FAIL, "objects have no ETag", advice)
         try:
             self.ask("get_object", **where, IfMatch=_NOBODYS)["Body"].close()
         except ObjectChanged:
