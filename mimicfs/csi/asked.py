@@ -136,6 +136,8 @@ def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
     except ConfigError as exc:
         raise _wrong(f"mountOptions: {exc}") from exc
     for word in chosen:
+        # A second fence: each word goes to the mount after an -o of its own (process.py), so that
+        # none can reach into the next; should they ever be joined by commas, this one still holds.
         if word.endswith("\\"):
             raise _wrong(f"mountOptions: {word}: ends in a backslash")
     for name in said:
