@@ -10,8 +10,10 @@ import ctypes
 import errno
 import os
 import stat
+from pathlib import Path
 
 from mimicfs.csi.refusal import Code, Refusal
+from mimicfs.fuse import mounting
 
 # <sys/mount.h>
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096
@@ -44,9 +46,14 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
     if read_only:
         try:
             _mount("", target, _BIND | _REMOUNT | _RDONLY | _NOSUID | _NODEV | _noexec(target))
-        except Refusal:
+        except BaseException:  # whatever it is: nobody may write there
             unbind(target, lazy=True)
             raise
+
+
+def is_read_only(target: str) -> bool:
+    """Whether nothing can be written through what is mounted at *target*."""
+    return "ro" in mounting.options_of(Path(target))
 
 
 def unbind(target: str, *, lazy: bool = False) -> None:
@@ -74,8 +81,9 @@ def _mount(source: str, target: str, flags: int) -> None:
 
 
 def _noexec(target: str) -> int:
-    """A remount takes away what it does not name."""
-    return _NOEXEC if os.statvfs(target).f_flag & os.ST_NOEXEC else 0
+    """A remount takes away what it does not name. The kernel is asked, not the file system: its
+    process may not answer."""
+    return _NOEXEC if "noexec" in mounting.options_of(Path(target)) else 0
 
 
 def _failed(what: str, path: str, number: int) -> Refusal:

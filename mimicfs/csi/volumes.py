@@ -198,7 +198,9 @@ class Volumes:
             shutil.rmtree(process.directory)
 
     def _is_healthy(self, each: Published) -> bool:
-        """Whether a directory shows what a process serves that lives."""
+        """Whether a directory shows, as it was asked for, what a process serves that lives."""
+        if each.how.read_only and not binding.is_read_only(each.target):
+            return False  # we were killed before the bind mount had become read-only
         process = self._process(each)
         device = each.device
         return device is not None and device == process.device and process.alive

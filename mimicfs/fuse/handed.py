@@ -84,6 +84,6 @@ def _device(fd: int) -> str:
 
 def _mountpoint(device: str) -> Path | None:
     """Return where *device* is mounted in this mount namespace."""
-    places = (place for number, place, _ in mounting.mounted() if number == device)
+    places = (each.place for each in mounting.mounted() if each.number == device)
     first = next(places, None)
     return Path(os.fsdecode(first)) if first is not None else None

@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mimicfs.errors import MountError
 
@@ -95,28 +96,45 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 def device_number(mountpoint: Path) -> str | None:
     """Return "MAJOR:MINOR" of the FUSE file system on *mountpoint*, or None. Asks no daemon."""
-    number, kind = _on_top(mountpoint)
-    return number if kind.split(".")[0] in ("fuse", "fuseblk") else None
+    found = _on_top(mountpoint)
+    return found.number if found.kind.split(".")[0] in ("fuse", "fuseblk") else None
 
 
-def _on_top(mountpoint: Path) -> tuple[str, str]:
-    """Return "MAJOR:MINOR" and type of what is mounted on *mountpoint*; empty if nothing is."""
-    path = os.fsencode(_resolved(mountpoint))
-    found = ("", "")
-    for number, place, kind in mounted():
-        if place == path:  # the last one is on top
-            found = (number, kind)
+class Shown(NamedTuple):
+    """What is mounted somewhere. *options*: of this mount, not of all that show the same."""
+
+    number: str  # "MAJOR:MINOR"
+    place: bytes
+    kind: str
+    options: frozenset[str]
+
+
+_NOTHING = Shown("", b"", "", frozenset())
+
+
+def options_of(mountpoint: Path) -> frozenset[str]:
+    """Return the options of the mount on *mountpoint* ("ro", "noexec"). Asks no daemon."""
+    return _on_top(mountpoint).options
+
+
+def _on_top(mountpoint: Path) -> Shown:
+    """Return what is mounted on *mountpoint*; empty if nothing is."""
+    path, found = os.fsencode(_resolved(mountpoint)), _NOTHING
+    for each in mounted():
+        if each.place == path:  # the last one is on top
+            found = each
     return found
 
 
-def mounted() -> Iterator[tuple[str, bytes, str]]:
-    """Yield "MAJOR:MINOR", place and type of all that is mounted in this mount namespace."""
+def mounted() -> Iterator[Shown]:
+    """Yield all that is mounted in this mount namespace."""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         # proc(5): ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAG]... - TYPE SOURCE OPTIONS
         here, _, there = line.partition(b" - ")
-        _, _, number, _, place, *_ = here.split(b" ")
+        _, _, number, _, place, options, *_ = here.split(b" ")
         kind, *_ = there.split(b" ")
-        yield number.decode(), _unescaped(place), kind.decode()
+        words = frozenset(options.decode().split(","))
+        yield Shown(number.decode(), _unescaped(place), kind.decode(), words)
 
 
 def _resolved(mountpoint: Path) -> Path:
@@ -208,7 +226,7 @@ def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
             f"{mountpoint}: already mounted; unmount it first (fusermount3 -u {mountpoint})"
         )
     # systemd mounts when somebody looks into an autofs: looking would be waiting for ourselves.
-    if not options.nonempty and _on_top(on_top)[1] != "autofs" and _has_files(mountpoint):
+    if not options.nonempty and _on_top(on_top).kind != "autofs" and _has_files(mountpoint):
         raise MountError(
             f"{mountpoint}: not empty, and the mount would hide its files; name an empty directory,"
             " or use -o nonempty"
@@ -217,7 +235,7 @@ def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
 
 def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
     """Unmount what a dead process left, if that is allowed and it was one of ours."""
-    kind = _on_top(mountpoint)[1]
+    kind = _on_top(mountpoint).kind
     if options.clear_dead and kind == f"fuse.{options.subtype}":
         unmount(mountpoint, lazy=True)
         log.info("%s: unmounted a dead mount that was left there", mountpoint)

@@ -101,6 +101,17 @@ def test_a_volume_is_published_used_and_unpublished(driver, client, bucket, cont
     assert body(client, bucket, "open") == b"closed late"
 
 
+def test_a_directory_that_was_left_writable_becomes_read_only(driver, context):
+    """As by a driver that was killed between the two calls of mount(2)."""
+    one = driver.pods / "one"
+    driver.publish(one, context, SECRETS, readonly=True)
+    subprocess.run(["mount", "-o", "remount,bind,rw", str(one)], check=True)
+    driver.publish(one, context, SECRETS, readonly=True)
+    with pytest.raises(OSError, match="Read-only file system"):
+        (one / "a").touch()
+    driver.unpublish(one)
+
+
 def test_the_driver_is_killed_and_finds_everything_again(driver, client, bucket, context):
     one, two = driver.pods / "one", driver.pods / "two"
     driver.publish(one, context, SECRETS)
