@@ -9,6 +9,7 @@ Threading: no state of its own; a caller holds the volume (volumes.py).
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -127,11 +128,14 @@ class Process:
         environment["XDG_CACHE_HOME"] = str(self.directory / "cache")
         return environment
 
-    def flush(self, until: float) -> None:
-        """Return when what was closed is in S3. Raises Refusal at *until* (monotonic)."""
+    def flush(self, until: float, *, meanwhile: bool) -> None:
+        """Return when what was closed by now is in S3; *meanwhile*: and all that is closed until
+        then. Raises Refusal at *until* (monotonic)."""
+        began = time.monotonic()
         while self.alive:  # else: what it left is looked for when it has ended
+            asked_s = time.monotonic() - began
             queue = self._queue()
-            if queue["files"] == 0:
+            if queue["files"] == 0 or (not meanwhile and queue["oldest_s"] < asked_s):
                 return
             _check(until, PendingTotal(queue["files"], queue["bytes"]), queue["error"])
             time.sleep(_AGAIN_S)
@@ -142,14 +146,15 @@ class Process:
             told = ask(control_socket(self.settings, self.point), "status", _ANSWER_S)
             queue: dict[str, Any] = told["files"]["write_back"]
         except (MimicError, KeyError) as exc:
-            return {"files": 1, "bytes": 0, "error": f"the mount does not answer: {exc}"}
+            why = f"the mount does not answer: {exc}"
+            return {"files": 1, "bytes": 0, "oldest_s": math.inf, "error": why}
         return queue
 
     def end(self, until: float) -> None:
         """Unmount, and return when all is in S3 and the process has ended. Raises Refusal at
         *until*, and if there are bytes that nobody uploads any more."""
         if self.alive:
-            self.flush(until)
+            self.flush(until, meanwhile=True)
             self._unmount()
         elif self.device is not None:
             binding.unbind(str(self.point), lazy=True)

@@ -177,7 +177,7 @@ class Volumes:
         """End the process that served *known*, unless it serves others."""
         others = [each for each in self._all() if each.target != known.target]
         if any(self._process(each) == process and each.device for each in others):
-            process.flush(until)
+            process.flush(until, meanwhile=False)
             return
         process.end(until)
         left = process.left()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -159,6 +162,30 @@ def test_uploads_are_waited_for_and_kubelet_tries_again(driver, client, bucket, 
     driver.unpublish(one)
     assert body(client, bucket, "late") == b"written back"
     wait_until(lambda: not driver.serving())
+
+
+def test_a_pod_ends_while_another_one_of_its_volume_writes_on(driver, client, bucket, context):
+    one, two, ended = driver.pods / "one", driver.pods / "two", threading.Event()
+    for target in (one, two):
+        driver.publish(target, context, SECRETS, flags=["write_back"])
+
+    def write():
+        for number in itertools.count():
+            (two / f"n{number}").write_text("of the other pod")
+            if ended.wait(0.05):  # less than a file waits for its upload
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        wait_until((two / "n0").exists)
+        (one / "a").write_text("of a pod")
+        try:
+            driver.unpublish(one, timeout=10)
+            assert body(client, bucket, "a") == b"of a pod"
+        finally:
+            ended.set()
+        writer.result()
+    driver.unpublish(two)
 
 
 INLINE = {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": "p"}

@@ -1,10 +1,13 @@
 """What the process of a volume is started with, and what it leaves."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from mimicfs.csi import process as module
 from mimicfs.csi.process import Process
+from mimicfs.csi.refusal import Refusal
 from mimicfs.files.journal import Journal
 
 VARIABLES = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "the-secret-of-a-pod"}
@@ -25,6 +28,33 @@ def test_a_volume_that_is_apart_has_no_credentials_of_the_driver(process, monkey
     assert anonymous["AWS_ENDPOINT_URL"] == "http://s3"
     assert VARIABLES.items() <= process._environment(VARIABLES, True).items()
     assert process._environment({}, False)["AWS_ACCESS_KEY_ID"] == "the-driver's"
+
+
+def test_a_pod_waits_for_what_was_closed_before_it_ended_and_for_no_more(process, monkeypatch):
+    """The last one of a volume waits for all."""
+
+    def told(*queues):
+        """The mount answers with the queues one after the other; each has an oldest file."""
+        answers = iter([{"files": {"write_back": each}} for each in queues])
+        monkeypatch.setattr(module, "ask", lambda *asked: next(answers))
+        return answers
+
+    def queue(oldest_s, files=1):
+        return {"files": files, "bytes": 5, "oldest_s": oldest_s, "error": ""}
+
+    monkeypatch.setattr(Process, "alive", True)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
+    soon = time.monotonic() + 60
+    for meanwhile, left in [(False, 2), (True, 0)]:
+        answers = told(queue(90), queue(90), queue(0.0), queue(0.0), queue(0.0, files=0))
+        process.flush(soon, meanwhile=meanwhile)
+        assert len(list(answers)) == left
+    told(queue(90))
+    with pytest.raises(Refusal, match="1 file, 5 B, to be uploaded"):
+        process.flush(0.0, meanwhile=False)
+    monkeypatch.setattr(module, "ask", lambda *asked: {"files": {"error": "does not answer"}})
+    with pytest.raises(Refusal, match=r"1 file, 0 B, to be uploaded \(the mount does not answer"):
+        process.flush(0.0, meanwhile=False)
 
 
 def test_only_what_the_next_mount_would_upload_keeps_a_volume(process):
