@@ -96,6 +96,37 @@ def removed(held: Iterable[Lock], gone: Lock) -> tuple[Lock, ...]:
     return tuple(left)
 
 
+def within(held: Iterable[Lock], wanted: Lock) -> tuple[Lock, ...]:
+    """Return what the owner of *wanted* has of *held* where *wanted* is, whichever kind of two
+    (`write`) it is."""
+    return tuple(
+        each._replace(start=max(each.start, wanted.start), end=min(each.end, wanted.end))
+        for each in held
+        if (each.owner, each.flock) == (wanted.owner, wanted.flock)
+        if each.start <= wanted.end and wanted.start <= each.end
+    )
+
+
+def joined(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
+    """Return *held* with *new*, and what its owner has there to write."""
+    held = tuple(held)
+    found = added(held, new)
+    for each in within(held, new):
+        if each.write and not new.write:
+            found = added(found, each)
+    return found
+
+
+def left(held: Iterable[Lock], gone: Lock, kept: Iterable[Lock]) -> tuple[Lock, ...]:
+    """Return *held* where the owner of *gone* has *kept* there, of what he has, and no more."""
+    held = tuple(held)
+    found = removed(held, gone)
+    for each in kept:
+        if _is_covered(each, within(held, gone)):
+            found = added(found, each)
+    return found
+
+
 def uncovered(held: Iterable[Lock], kept: Collection[Lock]) -> set[str]:
     """Return the owners of those locks that are *held* and are not, or not wholly, in *kept*."""
     return {each.owner for each in held if not _is_covered(each, kept)}

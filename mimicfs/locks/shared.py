@@ -43,14 +43,16 @@ from mimicfs.locks.rows import (
     END,
     Lock,
     Row,
-    added,
     against,
     is_deadlock,
+    joined,
+    left,
     of,
     removed,
     row_of,
     text_of,
     uncovered,
+    within,
     without,
 )
 from mimicfs.member import LASTS_MS, Member, boot_s
@@ -119,29 +121,34 @@ class SharedLocks:
     def is_own(self, lock: Lock) -> bool:
         return lock.session == self._member.id
 
-    def lock(self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool) -> None:
-        """Let the owner of *wanted* have it. Raises PosixError EAGAIN where others have it, and
+    def lock(
+        self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool
+    ) -> tuple[Lock, ...]:
+        """Let the owner of *wanted* have it; return what he had there before. If that was more,
+        he still has it: `leave` gives it up. Raises PosixError EAGAIN where others have it, and
         not *wait*; EDEADLK where they wait for this owner; EIO for an owner who has lost a lock of
         this file; Interrupted; StoreError."""
         with self._used(name) as at:
-            if not self._attempt(at, wanted):
-                return
-            if not wait:
+            before = self._attempt(at, wanted)
+            if before is None and not wait:
                 raise PosixError(errno.EAGAIN, f"{name}: locked")
-            self._wait(at, wanted, cancellation)
+            return self._wait(at, wanted, cancellation) if before is None else before
 
     def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
         """*owner* lets go of what he has from *start* to *end*. Raises StoreError: then the store
         hears of it as soon as it answers again."""
-        gone = Lock(owner, flock, False, start, end, 0)
-        with self._used(name) as at:
-            with at.turn:
-                before, at.held = at.held, removed(at.held, gone)
-                if at.held == before:
-                    return
-                if owner in at.lost and not any(each.owner == owner for each in at.held):
-                    at.lost.discard(owner)
-                self._settle(at)
+        self.leave(name, Lock(owner, flock, False, start, end, 0), ())
+
+    def leave(self, name: str, gone: Lock, kept: tuple[Lock, ...]) -> None:
+        """Where *gone* is, its owner keeps *kept* of what he has, and no more. Raises StoreError as
+        `unlock` does."""
+        with self._used(name) as at, at.turn:
+            before, at.held = at.held, left(at.held, gone, kept)
+            if set(at.held) == set(before):
+                return
+            if gone.owner in at.lost and not any(each.owner == gone.owner for each in at.held):
+                at.lost.discard(gone.owner)
+            self._settle(at)
             self._wake(at)
 
     def standing(self, name: str, wanted: Lock) -> Lock | None:
@@ -252,13 +259,14 @@ class SharedLocks:
 
     # One step
 
-    def _attempt(self, at: _File, wanted: Lock) -> list[Lock]:
-        """Let the owner of *wanted* have it; return what stands against that."""
+    def _attempt(self, at: _File, wanted: Lock) -> tuple[Lock, ...] | None:
+        """Let the owner of *wanted* have it; return what he had there before, or None where
+        something stands against that."""
         self._be_sure()
         with at.turn:
             return self._tried(at, wanted)
 
-    def _tried(self, at: _File, wanted: Lock) -> list[Lock]:
+    def _tried(self, at: _File, wanted: Lock) -> tuple[Lock, ...] | None:
         row = self._ours(at, row_of(at.text))
         if against(row.held, wanted):  # as it was a moment ago
             row = self._seen(at)
@@ -266,16 +274,16 @@ class SharedLocks:
             if wanted.owner in at.lost:
                 raise self._is_lost(at)
             row = without(row, self._dead(against(row.held, wanted)))
-            found = against(row.held, wanted)
-            if self._change(at, row, wanted, granted=not found):
-                return found
+            before, granted = within(at.held, wanted), not against(row.held, wanted)
+            if self._change(at, row, wanted, granted=granted):
+                return before if granted else None
             row = self._taken_note_of(at)
 
     def _change(self, at: _File, row: Row, wanted: Lock, *, granted: bool) -> bool:
         """Make the row say whether *wanted* was granted; return False if it is not what it was."""
         held, waiting = at.held, at.waiting
         if granted:
-            at.held, at.waiting = added(held, wanted), _less(waiting, wanted)
+            at.held, at.waiting = joined(held, wanted), _less(waiting, wanted)
         elif wanted.flock:  # as in Linux: what is to be converted is given up first
             at.held = removed(held, wanted)
         try:
@@ -357,28 +365,32 @@ class SharedLocks:
 
     # Waiting
 
-    def _wait(self, at: _File, wanted: Lock, cancellation: Cancellation) -> None:
+    def _wait(self, at: _File, wanted: Lock, cancellation: Cancellation) -> tuple[Lock, ...]:
         self._listen()
         with at.turn:
             at.waiting = [*at.waiting, wanted]
         self._waits.set()
-        granted = False
+        before: tuple[Lock, ...] | None = None
         try:
-            while not granted:
-                granted = self._wait_once(at, wanted, cancellation)
+            while before is None:
+                before = self._wait_once(at, wanted, cancellation)
+            return before
         finally:
-            if not granted:
+            if before is None:
                 # By another thread: whoever was interrupted is told so at once, also where the
                 # store is silent.
                 threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
 
-    def _wait_once(self, at: _File, wanted: Lock, cancellation: Cancellation) -> bool:
+    def _wait_once(
+        self, at: _File, wanted: Lock, cancellation: Cancellation
+    ) -> tuple[Lock, ...] | None:
         wake = Future[None]()
         with self._lock:
             at.wakes.append(wake)
         try:
-            if not self._attempt(at, wanted):
-                return True
+            before = self._attempt(at, wanted)
+            if before is not None:
+                return before
             if not wanted.flock:
                 self._check_deadlock(wanted.owner)
             cancellation.wait(wake, LOOK_S)
@@ -388,7 +400,7 @@ class SharedLocks:
             with self._lock:
                 if wake in at.wakes:
                     at.wakes.remove(wake)
-        return False
+        return None
 
     def _unmark(self, name: str, wanted: Lock) -> None:
         """Nobody waits for *wanted* any more."""

@@ -92,8 +92,9 @@ class VFSLocks:
         try:
             if asked.kind == fcntl.F_RDLCK and self._shared.holds(name, who):
                 self._handles.flush(handle, caller.cancellation)  # others may read from now on
-            self._get(name, self._wanted(who, asked), caller.cancellation, wait=wait)
-            self._see(handle, name, who, asked, caller.cancellation)
+            wanted = self._wanted(who, asked)
+            before = self._get(name, wanted, caller.cancellation, wait=wait)
+            self._see(handle, name, wanted, before, caller.cancellation)
         except StoreError as exc:
             raise _no_locks(exc) from exc
 
@@ -167,14 +168,17 @@ class VFSLocks:
         write = asked.kind == fcntl.F_WRLCK
         return Lock(who, asked.flock, write, asked.start, asked.end, asked.pid)
 
-    def _get(self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool) -> None:
+    def _get(
+        self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool
+    ) -> tuple[Lock, ...]:
+        """Return what the owner of *wanted* had there before."""
         try:
-            self._shared.lock(name, wanted, cancellation, wait=wait)
+            return self._shared.lock(name, wanted, cancellation, wait=wait)
         except PosixError as exc:
             # A close(2) has returned before its release is answered.
             if exc.errno != errno.EAGAIN or not self._have_left(name):
                 raise
-            self._shared.lock(name, wanted, cancellation, wait=False)
+            return self._shared.lock(name, wanted, cancellation, wait=False)
 
     def _have_left(self, name: str) -> bool:
         """Whether handles were released through which *name* was locked: wait for them."""
@@ -185,17 +189,35 @@ class VFSLocks:
             return bool(left)
 
     def _see(
-        self, handle: int, name: str, who: str, asked: FileLock, cancellation: Cancellation
+        self,
+        handle: int,
+        name: str,
+        wanted: Lock,
+        before: tuple[Lock, ...],
+        cancellation: Cancellation,
     ) -> None:
-        """Show whoever has got a lock what was written before. Else it is given up again."""
+        """Show whoever has got a lock what was written before. Else he has what he had *before*:
+        what is written under that is still to be safe."""
         try:
-            if not self._catch_up(_CATCH_UP_S):
-                raise PosixError(errno.ENOLCK, f"{name}: changes by others are not known yet")
-            self._handles.renew(handle, cancellation)
-            self._kernel.told(_CATCH_UP_S)
+            self._show(handle, name, cancellation)
         except BaseException:
-            self._let_go(name, who, asked)
+            self._leave(name, wanted, before)
             raise
+        if before:
+            self._leave(name, wanted, (wanted,))
+
+    def _show(self, handle: int, name: str, cancellation: Cancellation) -> None:
+        if not self._catch_up(_CATCH_UP_S):
+            raise PosixError(errno.ENOLCK, f"{name}: changes by others are not known yet")
+        self._handles.renew(handle, cancellation)
+        if not self._kernel.told(_CATCH_UP_S):
+            raise PosixError(errno.ENOLCK, f"{name}: the kernel does not know others' changes yet")
+
+    def _leave(self, name: str, wanted: Lock, kept: tuple[Lock, ...]) -> None:
+        try:
+            self._shared.leave(name, wanted, kept)
+        except StoreError as exc:  # it hears of it when it answers again
+            log.debug("%s: %s", name, exc)
 
     def _unlock(
         self, handle: int, name: str, who: str, asked: FileLock, cancellation: Cancellation

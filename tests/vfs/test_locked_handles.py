@@ -3,6 +3,7 @@ written under it."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from mimicfs.backends.memory import Memory
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import ObjectChanged, PosixError, StoreUnavailable, UploadFailed
 from mimicfs.files.journal import Journal
-from mimicfs.locks.rows import END
-from mimicfs.locks.shared import SharedLocks
+from mimicfs.locks.rows import END, row_of
+from mimicfs.locks.shared import LOCKS, SharedLocks
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, FileLock, NewAttr
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import VFS
@@ -28,7 +29,12 @@ PROCESS, OTHER = 7, 8
 
 
 class Kernel:
-    """One that believes what it is told."""
+    """One that believes what it is told, if it *hears* of it."""
+
+    hears = True
+
+    def flush(self, timeout_s):
+        return self.hears
 
     def __getattr__(self, name):
         return lambda *_, **__: None
@@ -37,11 +43,12 @@ class Kernel:
 class Mount:
     """A mount with a file `x`, whose closed files go to S3 later."""
 
-    def __init__(self, fs, s3, client, bucket):
+    def __init__(self, fs, kernel, s3, client, bucket):
         member = SimpleNamespace(id="m", beat_s=0.0, epoch_changes=0, away=False)
-        self.fs = fs
+        self.fs, self.kernel = fs, kernel
+        self.follows = True  # what others change is known in time
         self.shared = SharedLocks(Memory(), member, lambda: 0.0)
-        self.locks = fs.locks(self.shared, lambda _: True)
+        self.locks = fs.locks(self.shared, lambda *_: self.follows)
         self.bucket = bucket
         self._asked = client, bucket
         s3.put(bucket, "x", b"old", 3)
@@ -57,9 +64,14 @@ class Mount:
     def write(self, handle):
         self.fs.write(CALLER, handle, 0, memoryview(b"new"), append=False)
 
-    def lock(self, handle, owner, kind=fcntl.F_WRLCK, *, flock=False):
-        asked = FileLock(kind, 0, END, 1, flock)
+    def lock(self, handle, owner, kind=fcntl.F_WRLCK, start=0, end=END, *, flock=False):
+        asked = FileLock(kind, start, end, 1, flock)
         self.locks.set(CALLER, handle, owner, asked, wait=False)
+
+    def held(self):
+        """Return what the store says is locked: (to write?, from, to)."""
+        rows = self.shared._store.notes(LOCKS).values()
+        return sorted(each[2:5] for row in rows for each in row_of(row).held)
 
     def is_free(self, handle, *, flock=False):
         asked = FileLock(fcntl.F_WRLCK, 0, END, 1, flock)
@@ -86,10 +98,11 @@ class Mount:
 @pytest.fixture
 def mount(s3, client, mimicdb, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 2.0)
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    kernel = Kernel()
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
     options = FileOptions(tmp_path, write_back=True)
     fs = VFS(*parts, VFSOptions(Target(bucket)), options)
-    yield Mount(fs, s3, client, bucket)
+    yield Mount(fs, kernel, s3, client, bucket)
     fs.close()
 
 
@@ -163,6 +176,51 @@ def test_a_lock_that_is_lost_is_so_for_all_its_handles(mount):
     mount.locks._lost(name)
     with pytest.raises(ObjectChanged):
         mount.fs.read(CALLER, held, 0, 3)
+
+
+READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
+
+
+def refused():
+    return pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOLCK)
+
+
+@pytest.mark.parametrize("silent", ["follower", "kernel"])
+@pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
+def test_a_lock_is_refused_where_what_others_wrote_is_not_known(mount, silent, flock):
+    handle = mount.open()
+    if silent == "kernel":
+        mount.kernel.hears = False
+    else:
+        mount.follows = False
+    with refused():
+        mount.lock(handle, PROCESS, flock=flock)
+    assert mount.held() == []
+
+
+def test_a_lock_that_is_refused_leaves_what_its_owner_had(mount):
+    handle = mount.open()
+    for had, asked in (
+        ((WRITE, 0, 9), (WRITE, 0, 9)),
+        ((WRITE, 0, 9), (WRITE, 5, 19)),
+        ((WRITE, 5, 9), (READ, 0, 19)),
+        ((READ, 0, 9), (WRITE, 5, 19)),
+    ):
+        mount.lock(handle, PROCESS, *had)
+        before = mount.held()
+        mount.follows = False
+        with refused():
+            mount.lock(handle, PROCESS, *asked)
+        assert mount.held() == before == [(had[0] == WRITE, *had[1:])]
+        mount.follows = True
+        mount.lock(handle, PROCESS, fcntl.F_UNLCK)
+
+
+def test_a_lock_to_read_gives_up_what_was_locked_to_write(mount):
+    handle = mount.open()
+    mount.lock(handle, PROCESS, WRITE, 5, 9)
+    mount.lock(handle, PROCESS, READ, 7, 19)
+    assert mount.held() == [(False, 7, 19), (True, 5, 6)]
 
 
 def test_who_reads_keeps_his_version_where_others_change_the_mode(mount):
