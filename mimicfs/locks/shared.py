@@ -148,8 +148,10 @@ class SharedLocks:
                 return
             if gone.owner in at.lost and not any(each.owner == gone.owner for each in at.held):
                 at.lost.discard(gone.owner)
-            self._settle(at)
-            self._wake(at)
+            try:
+                self._settle(at)
+            finally:
+                self._wake(at)
 
     def standing(self, name: str, wanted: Lock) -> Lock | None:
         """Return a lock that stands against *wanted*, if there is one. Raises StoreError."""

@@ -26,12 +26,12 @@ import errno
 import fcntl
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from mimicfs.errors import MimicError, PosixError, StoreError
 from mimicfs.files.file import File
-from mimicfs.locks.rows import Lock
+from mimicfs.locks.rows import END, Lock
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.posix import NEVER, Caller, Cancellation, FileLock
 from mimicfs.vfs.handles import Handles
@@ -106,7 +106,7 @@ class VFSLocks:
         finally:
             self._ended(name, who)
             if self._shared.holds(name, who):
-                self._shared.unlock(name, who, flock=False)
+                self._let_go(name, _all_of(who, flock=False))
 
     def leaving(self, handle: int) -> None:
         if handle in self._owners:
@@ -128,8 +128,7 @@ class VFSLocks:
             for newer in self._handles_of(name):  # the kernel gives numbers of files again
                 owners = owners - self._owners[newer]
         try:
-            for who, flock in owners:
-                self._shared.unlock(name, who, flock=flock)
+            self._unlock_all(name, owners)
         finally:
             with self._lock:
                 self._leaving.discard(handle)
@@ -227,10 +226,25 @@ class VFSLocks:
         try:
             self._handles.flush(handle, cancellation)
         finally:
-            self._let_go(name, who, asked)
+            self._let_go(name, self._wanted(who, asked))
 
-    def _let_go(self, name: str, who: str, asked: FileLock) -> None:
-        self._shared.unlock(name, who, flock=asked.flock, start=asked.start, end=asked.end)
+    def _let_go(self, name: str, gone: Lock) -> None:
+        """Raises PosixError ENOLCK: then the store hears of it later."""
+        try:
+            self._shared.leave(name, gone, ())
+        except StoreError as exc:
+            raise _no_locks(exc) from exc
+
+    def _unlock_all(self, name: str, owners: Collection[tuple[str, bool]]) -> None:
+        """Raises the first error, after trying all."""
+        failed: PosixError | None = None
+        for who, flock in owners:
+            try:
+                self._let_go(name, _all_of(who, flock=flock))
+            except PosixError as exc:
+                failed = failed or exc
+        if failed is not None:
+            raise failed
 
     # What was locked, and is not certain any more
 
@@ -248,6 +262,11 @@ class VFSLocks:
 
 def _name_of(file: File) -> str:
     return f"{file.bucket}/{file.key}"
+
+
+def _all_of(who: str, *, flock: bool) -> Lock:
+    """Return what covers each lock of a file that *who* can have."""
+    return Lock(who, flock, False, 0, END, 0)
 
 
 def _no_locks(exc: StoreError) -> PosixError:

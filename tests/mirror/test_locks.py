@@ -28,7 +28,7 @@ from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.sessions import StoreSession, beat
 from mimicfs.errors import Interrupted, MimicError, PosixError, StoreUnavailable
 from mimicfs.locks import shared
-from mimicfs.locks.rows import END, Lock, added, against, removed, uncovered
+from mimicfs.locks.rows import END, Lock, added, against, removed, row_of, uncovered
 from mimicfs.locks.shared import LOCKS, UNSURE_S, SharedLocks
 from mimicfs.posix import NEVER, Cancellation
 
@@ -289,6 +289,27 @@ def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(
     found = one.standing(_NAME, _wanted(one, 1, 0))
     assert found == _wanted(other, 1, 0)
     assert not _waits(other)
+
+
+def test_who_waits_in_the_same_mount_is_woken_though_the_store_did_not_answer(
+    pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "LOOK_S", 60.0)
+    one, _ = pair
+    store, swap = one._store, one._store.swap_note
+    one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=False)
+
+    def is_away_once(*_: object, **__: object) -> None:
+        monkeypatch.setattr(store, "swap_note", swap)
+        raise StoreUnavailable("away")
+
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(one.lock, _NAME, _wanted(one, 2, 0), NEVER, wait=True)
+        wait_until(lambda: len(row_of(store.note(LOCKS, _NAME)).waiting) == 1)
+        monkeypatch.setattr(store, "swap_note", is_away_once)
+        with pytest.raises(StoreUnavailable):
+            one.unlock(_NAME, one.owner(1), flock=False)
+        waits.result(5)
 
 
 def test_who_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks]) -> None:

@@ -178,6 +178,8 @@ def test_a_lock_that_is_lost_is_so_for_all_its_handles(mount):
         mount.fs.read(CALLER, held, 0, 3)
 
 
+# Where somebody does not answer
+
 READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
 
 
@@ -221,6 +223,37 @@ def test_a_lock_to_read_gives_up_what_was_locked_to_write(mount):
     mount.lock(handle, PROCESS, WRITE, 5, 9)
     mount.lock(handle, PROCESS, READ, 7, 19)
     assert mount.held() == [(False, 7, 19), (True, 5, 6)]
+
+
+@pytest.fixture
+def away(mount, monkeypatch):
+    """The store does not answer."""
+
+    def is_away(*_, **__):
+        raise StoreUnavailable("away")
+
+    def begin():
+        for call in ("note", "swap_note"):
+            monkeypatch.setattr(mount.shared._store, call, is_away)
+
+    return begin
+
+
+@pytest.mark.parametrize("by", ["unlock", "close", "release"])
+def test_all_locks_of_a_handle_end_where_the_store_is_away(mount, away, by):
+    handle = mount.open()
+    mount.lock(handle, PROCESS)
+    if by == "release":
+        mount.lock(handle, OTHER, flock=True)
+    away()
+    with refused():
+        if by == "unlock":
+            mount.lock(handle, PROCESS, fcntl.F_UNLCK)
+        elif by == "close":
+            mount.close(handle, PROCESS)
+        else:
+            mount.locks.released(handle)
+    assert mount.shared.figures()["held"] == 0
 
 
 def test_who_reads_keeps_his_version_where_others_change_the_mode(mount):
