@@ -30,7 +30,7 @@ from mimicfs.errors import MimicError, MountError
 from mimicfs.files.journal import Journal
 from mimicfs.fuse import mounting
 from mimicfs.mount.ending import PendingTotal
-from mimicfs.mount.mounted import control_socket, is_served, mounts, watched
+from mimicfs.mount.mounted import control_socket, is_served, mounts, resolved, watched
 from mimicfs.private import private_directory
 
 _START_S = 90.0  # kubelet gives a call two minutes
@@ -186,7 +186,7 @@ class Process:
     def terminate(self) -> None:
         """Have it upload what is open, and end."""
         for each in mounts(self.settings):
-            if each.alive and each.mountpoint == str(self.point):
+            if each.alive and each.mountpoint == str(resolved(self.point)):
                 with suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGTERM)
 

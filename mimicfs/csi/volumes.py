@@ -24,7 +24,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,8 @@ class Volumes:
 
     def end(self) -> None:
         """Have all processes upload what is open, and wait for them: ours is the last of a
-        container, and they end with it."""
-        processes = {self._process(each) for each in self._all()}
+        container, and they end with it. Not only those of which there is a record."""
+        processes = [Process(point.parent, point) for point in self._volumes.glob("*/mnt-*")]
         for each in processes:
             each.terminate()
         for each in processes:
@@ -175,8 +175,7 @@ class Volumes:
 
     def _give_up(self, known: Published, process: Process, until: float) -> None:
         """End the process that served *known*, unless it serves others."""
-        others = [each for each in self._all() if each.target != known.target]
-        if any(self._process(each) == process and each.device for each in others):
+        if self._serves_others(process, known):
             process.flush(until, meanwhile=False)
             return
         process.end(until)
@@ -196,6 +195,16 @@ class Volumes:
             )  # fmt: skip
         elif known.how.ephemeral:
             shutil.rmtree(process.directory)
+
+    def _serves_others(self, process: Process, known: Published) -> bool:
+        """Whether *process* is shown in another directory of a pod; also if the record of that
+        cannot be read."""
+        others = [each for each in self._all() if each.target != known.target]
+        if any(self._process(each) == process and each.device for each in others):
+            return True
+        device = process.device
+        shown = (os.fsdecode(each.place) for each in mounting.mounted() if each.number == device)
+        return any(place != known.target and self._file(place).exists() for place in shown)
 
     def _is_healthy(self, each: Published) -> bool:
         """Whether a directory shows, as it was asked for, what a process serves that lives."""
@@ -231,25 +240,37 @@ class Volumes:
             return None
 
     def _all(self) -> list[Published]:
+        """Return what is recorded. A record that cannot be read keeps no other volume from its
+        pods: it is logged, and refused where it is asked for (`_at`)."""
         found = []
         for path in sorted(self._published.glob("*.json")):
             try:
                 found.append(_read(path))
             except FileNotFoundError:  # unpublished meanwhile
                 continue
+            except (Refusal, OSError) as exc:
+                log.error("%s", exc)
         return found
 
 
 def _read(path: Path) -> Published:
     try:
         said: dict[str, Any] = json.loads(path.read_text())
-        how = said["how"]
-        return Published(
-            said["volume"], said["target"], How(**{**how, "words": tuple(how["words"])})
-        )
+        found = Published(said["volume"], said["target"], _how(said["how"]))
+        texts = (found.volume, found.target, found.how.url, found.how.mode, *found.how.words)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("not a text")
+        return found
     except (ValueError, KeyError, TypeError) as exc:
         text = f"{path}: not a record of a volume ({type(exc).__name__}); remove it, and unmount"
         raise Refusal(Code.INTERNAL, text) from exc
+
+
+def _how(said: dict[str, Any]) -> How:
+    """Return what another version may have written: of fields that it did not know yet, How has
+    the default; those that only it knows are left out."""
+    known = {each.name: said[each.name] for each in fields(How) if each.name in said}
+    return How(**{**known, "words": tuple(known["words"])})
 
 
 def _hashed(text: str) -> str:

@@ -188,6 +188,26 @@ def test_a_pod_ends_while_another_one_of_its_volume_writes_on(driver, client, bu
     driver.unpublish(two)
 
 
+def test_a_pod_ends_and_another_goes_on_whose_record_cannot_be_read(
+    driver, client, bucket, context
+):
+    one, two = driver.pods / "one", driver.pods / "two"
+    for target in (one, two):
+        driver.publish(target, context, SECRETS)
+    record = driver.state / f"published/{_hashed(str(two))}.json"
+    text = record.read_text()
+    record.write_text("spoiled")
+    driver.unpublish(one)
+    (two / "a").write_text("goes on")
+    assert body(client, bucket, "a") == b"goes on"
+    code, said = refused(driver.unpublish, two)
+    assert code is CODES.INTERNAL
+    assert said.startswith(f"{record}: not a record of a volume (")
+    record.write_text(text)
+    driver.unpublish(two)
+    wait_until(lambda: not driver.serving())
+
+
 INLINE = {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": "p"}
 
 
