@@ -104,21 +104,19 @@ def costs(s3: S3, server: Server) -> dict[str, Any]:
 def files(vfs: VFS, journal: Journal) -> dict[str, Any]:
     """Return what is open, and which bytes S3 does not have yet. *recovered* are files that an
     upload or an earlier mount could not bring to S3: somebody should look at them."""
-    staged, records, recovered = 0, 0, 0
+    staged, records = 0, 0
     for entry in _entries(journal.directory):
         if entry.name.endswith(".data"):
             staged += _size(entry)
         elif entry.name.endswith(".json"):
             records += 1
-    for entry in _entries(journal.directory / "recovered"):
-        recovered += not entry.name.endswith(".json")
     return {
         **vfs.figures(),
         "write_back": _write_back(vfs),
         "pending": records,
         "staged_bytes": staged,
         "staging_max": journal.room.limit or None,
-        "recovered": recovered,
+        "recovered": journal.recovered(),
     }
 
 

@@ -143,6 +143,11 @@ class Journal:
                 data.with_suffix(".ranges").rename(target.with_name(target.name + ".ranges"))
         return target
 
+    def recovered(self) -> int:
+        """Return how many files there are for their owner to look at."""
+        found = (self.directory / _RECOVERED).glob("*")
+        return sum(each.suffix not in (".json", ".ranges") for each in found)
+
     def _recovered(self, name: str, key: str) -> Path:
         # For people: the last part of the key, as far as it is harmless as a file name.
         readable = _UNSAFE.sub("_", key.rstrip("/").rpartition("/")[2])[-80:].lstrip(".")

@@ -8,16 +8,19 @@ import threading
 import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
 
 from mimicfs import private
+from mimicfs.admin import figures
 from mimicfs.admin.metrics import exposition
 from mimicfs.admin.site import Site
 from mimicfs.admin.sources import Sources
 from mimicfs.config.values import S3Options, has_secret, redacted
 from mimicfs.errors import ConfigError, MalformedListing
+from mimicfs.files.journal import Journal
 from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Asked, parse_page
@@ -72,6 +75,15 @@ def test_figures_that_fail_or_hang_do_not_hold_up_the_others():
     go.set()
     assert sources.collect(10)["hangs"] == {"n": 2}
     assert len(threads) == 1
+
+
+def test_a_recovered_file_counts_once_whatever_is_told_beside_it(tmp_path):
+    recovered = tmp_path / "recovered"
+    recovered.mkdir()
+    for name in ("a.1", "a.1.json", "a.1.ranges"):
+        (recovered / name).touch()
+    vfs = SimpleNamespace(figures=dict, queued=list)
+    assert figures.files(vfs, Journal(tmp_path))["recovered"] == 1
 
 
 def test_what_is_new_among_the_figures_is_a_metric_without_more_ado(tmp_path):

@@ -84,6 +84,15 @@ def test_what_a_killed_mount_had_not_uploaded_is_recovered_to_the_byte(directory
     assert os.listdir(directory) == ["recovered"]
 
 
+def test_what_was_recovered_is_counted_without_what_is_told_beside_it(directory: Path) -> None:
+    journal = Journal.open(directory)
+    assert journal.recovered() == 0
+    path = journal.recover(left(directory, "a.json"))
+    Path(f"{path}.ranges").touch()
+    assert len(os.listdir(path.parent)) == 3
+    assert journal.recovered() == 1
+
+
 def test_a_mount_that_lives_is_left_alone(directory: Path) -> None:
     process = mount(directory)
     try:
