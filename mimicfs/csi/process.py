@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,8 +181,13 @@ class Process:
 
     def recovered(self) -> int:
         """Return how many files there are for a person to look at: S3 has others there."""
-        found = self.staging.glob("recovered/*")
-        return len([each for each in found if each.suffix not in (".json", ".ranges")])
+        return Journal(self.staging).recovered()
+
+    def clear(self) -> None:
+        """Remove what is kept of the volume, but what is there for a person to look at; nothing
+        while others are served from there."""
+        if not any(self.directory.glob("mnt-*")):
+            _remove_but(self.staging / "recovered", self.directory)
 
     def terminate(self) -> None:
         """Have it upload what is open, and end."""
@@ -189,6 +195,21 @@ class Process:
             if each.alive and each.mountpoint == str(resolved(self.point)):
                 with suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGTERM)
+
+
+def _remove_but(kept: Path, directory: Path) -> None:
+    """Remove *directory*, but *kept*, if that has something, and what leads there."""
+    for each in directory.iterdir():
+        if each == kept and any(each.iterdir()):
+            continue
+        if each.is_symlink() or not each.is_dir():
+            each.unlink()
+        elif each in kept.parents:
+            _remove_but(kept, each)
+        else:
+            shutil.rmtree(each)
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def without(secrets: Mapping[str, str], text: str) -> str:

@@ -20,7 +20,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,14 +186,14 @@ class Volumes:
                 f" {process.staging} of the node; they are uploaded when the volume is published"
                 " there again, or move them away",
             )
+        if known.how.ephemeral:
+            process.clear()
         recovered = process.recovered()
         if recovered:
             log.error(
                 "volume %s: %s for a person to look at: S3 has another version there; kept in %s",
                 known.volume, number_of(recovered, "file"), process.staging / "recovered",
             )  # fmt: skip
-        elif known.how.ephemeral:
-            shutil.rmtree(process.directory)
 
     def _serves_others(self, process: Process, known: Published) -> bool:
         """Whether *process* is shown in another directory of a pod; also if the record of that

@@ -233,6 +233,27 @@ def test_an_inline_volume_has_the_secrets_of_its_pod_and_leaves_nothing(
     assert not (driver.state / "volumes" / _hashed(driver.volume)).exists()
 
 
+def test_of_an_inline_volume_only_what_met_another_version_in_s3_is_kept(
+    driver, client, bucket, context
+):
+    one = driver.pods / "one"
+    client.put_object(Bucket=bucket, Key="a", Body=b"first")
+    driver.publish(one, {**context, **INLINE}, SECRETS)
+    file = os.open(one / "a", os.O_WRONLY)
+    os.write(file, b"of the pod")
+    client.put_object(Bucket=bucket, Key="a", Body=b"of somebody else")
+    with pytest.raises(OSError, match="Stale"):
+        os.close(file)
+    driver.unpublish(one)
+    directory = driver.state / "volumes" / _hashed(driver.volume)
+    kept = [path for path in directory.rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert [path.read_bytes() for path in kept] == [b"of the pod"]
+    recovered = directory / "state/mimicfs/staging/recovered"
+    assert [path.parent for path in kept] == [recovered]
+    told = "1 file for a person to look at: S3 has another version there; kept in"
+    assert f"volume {driver.volume}: {told} {recovered}" in driver.log.read_text()
+
+
 def test_what_is_wrong_is_said_by_the_codes_of_csi(driver, bucket, context, tmp_path):
     one, wrong = driver.pods / "one", CODES.INVALID_ARGUMENT
     full, link = driver.pods / "full", driver.pods / "link"

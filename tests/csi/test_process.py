@@ -18,6 +18,44 @@ def process(tmp_path: Path) -> Process:
     return Process(tmp_path, tmp_path / "mnt")
 
 
+def everything(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+def filled(process: Process) -> Path:
+    """Have something in all that a volume keeps; return the directory `recovered`."""
+    places = [process.staging / "recovered", process.directory / "cache/mimicfs/blocks/a"]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "a.1").write_bytes(b"bytes")
+    for place in (process.settings.state / "mirror.db", process.staging / "b.unborn"):
+        place.write_bytes(b"")
+    (process.directory / "link").symlink_to("/")
+    return places[0]
+
+
+def test_only_what_a_person_is_to_look_at_stays_of_a_volume_that_is_cleared(process):
+    recovered = filled(process)
+    process.clear()
+    kept = "state/mimicfs/staging/recovered/a.1"
+    parents = {"state", "state/mimicfs", "state/mimicfs/staging", "state/mimicfs/staging/recovered"}
+    assert everything(process.directory) == parents | {kept}
+    assert process.recovered() == 1
+    (recovered / "a.1").unlink()
+    process.clear()
+    assert not process.directory.exists()
+
+
+def test_nothing_is_cleared_below_what_may_be_mounted(process):
+    filled(process)
+    other = process.directory / "mnt-01234567"
+    other.mkdir()
+    (other / "an object of S3").touch()
+    before = everything(process.directory)
+    process.clear()
+    assert everything(process.directory) == before
+
+
 def test_a_volume_that_is_apart_has_no_credentials_of_the_driver(process, monkeypatch):
     driver = {**dict.fromkeys(VARIABLES, "the-driver's"), "MIMICFS_CONFIG": "/etc/own.toml"}
     for name, value in driver.items():
