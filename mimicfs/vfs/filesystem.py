@@ -455,13 +455,12 @@ class VFS:
         )
         place = (directory.bucket, directory.key + component)
         content = Content(metadata.content_type(component), meta)
-        content = self._vacated.inherited(place, content, caller.cancellation)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
-        absent = bool(flags & os.O_EXCL) or not flags & os.O_TRUNC
-        node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
-        opened = self._handles.create(
-            node, content, absent=absent, exclusive=bool(flags & os.O_EXCL)
-        )
+        exclusive = bool(flags & os.O_EXCL)
+        absent = exclusive or not flags & os.O_TRUNC
+        with self._vacated.inherited(place, content, caller.cancellation) as inherited:
+            node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
+            opened = self._handles.create(node, inherited, absent=absent, exclusive=exclusive)
         self._touch(directory)
         return self._attr(caller, node, opened.handle), opened
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from mimicfs.errors import AccessDenied, KeyNotFound
 from mimicfs.posix import Cancellation
@@ -27,35 +29,58 @@ _KEPT_MAX = 1024  # names
 Place = tuple[str, str]  # bucket and key
 
 
+class _Gone(NamedTuple):
+    now: Place  # where the object is
+    until_s: float  # on the monotonic clock
+
+
 class Vacated:
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._lock = threading.Lock()
-        self._gone: OrderedDict[Place, tuple[Place, float]] = OrderedDict()  # new place, until when
+        self._gone: OrderedDict[Place, _Gone] = OrderedDict()
 
     def moved(self, old: Place, new: Place) -> None:
-        """The object at *old* is at *new* now."""
+        """The object at *old* is at *new* now, and has taken over what left that place."""
         with self._lock:
             self._gone.pop(new, None)
-            self._gone[old] = new, time.monotonic() + _KEPT_S
+            self._gone[old] = _Gone(new, time.monotonic() + _KEPT_S)
             while len(self._gone) > _KEPT_MAX:
                 self._gone.popitem(last=False)
 
     def stored(self, place: Place) -> Content | None:
-        """Return what is stored with the object that left *place* a moment ago, where it is now."""
-        with self._lock:
-            now, until = self._gone.pop(place, (place, 0.0))
-        if now == place or time.monotonic() > until:
-            return None
-        with suppress(KeyNotFound, AccessDenied):
-            content = self._s3.kept.of(*now)[1]
-            return self._s3.kept.successor(content, now, place)  # its type by the name it had
-        return None
+        """Return what is stored with the object that left *place* a moment ago, where it is now.
+        Raises S3Error: then whoever asks again is told."""
+        gone = self._left(place)
+        return self._stored(gone, place) if gone is not None else None
 
-    def inherited(self, place: Place, content: Content, cancellation: Cancellation) -> Content:
-        """Return *content*, of a new file at *place*, with what it takes over."""
+    @contextmanager
+    def inherited(
+        self, place: Place, content: Content, cancellation: Cancellation
+    ) -> Iterator[Content]:
+        """Yield *content*, of a new file at *place*, with what it takes over. If the file is made
+        within, the next one takes over nothing."""
+        gone = self._left(place)
+        if gone is None:
+            yield content
+            return
+        before = cancellation.wait(self._s3.pool.submit(self._stored, gone, place))
+        yield self._s3.kept.successor(content, place, place, before) if before else content
         with self._lock:
-            if place not in self._gone:
-                return content
-        before = cancellation.wait(self._s3.pool.submit(self.stored, place))
-        return self._s3.kept.successor(content, place, place, before) if before else content
+            if self._gone.get(place) is gone:
+                del self._gone[place]
+
+    def _left(self, place: Place) -> _Gone | None:
+        """Return what left *place* a moment ago."""
+        with self._lock:
+            gone = self._gone.get(place)
+            if gone is not None and time.monotonic() > gone.until_s:
+                del self._gone[place]
+                return None
+            return gone
+
+    def _stored(self, gone: _Gone, place: Place) -> Content | None:
+        with suppress(KeyNotFound, AccessDenied):
+            content = self._s3.kept.of(*gone.now)[1]
+            return self._s3.kept.successor(content, gone.now, place)  # its type by the name it had
+        return None
