@@ -107,8 +107,7 @@ class StandingFile:
                 if self._source(offset, size)[:2] == (staging, origin):
                     raise
                 continue  # not the object, but the file was moved, uploaded or changed
-            # No old bytes once the file has expired, nor of a staging file that was given up.
-            if self._source(offset, size)[0] is not staging:
+            if not self._is_still(staging):
                 continue
             if staging or self._hand_out(origin):
                 return found[0] if len(found) == 1 else b"".join(found)
@@ -155,10 +154,16 @@ class StandingFile:
         [(start, end, local)] = pieces
         if local and staging is not None:
             found = staging.read(start, end - start)
-            # Else it was given up meanwhile, as in `read`.
-            return found if self._source(offset, size)[0] is staging else None
+            return found if self._is_still(staging) else None
         data = origin.reader.read_cached(start, end - start) if origin is not None else None
         return data if data is not None and self._hand_out(origin) else None
+
+    def _is_still(self, staging: Staging | None) -> bool:
+        """Whether bytes that were read with *staging* may be given: no old ones once the file has
+        expired, nor of a staging file that was given up meanwhile."""
+        with self._lock:
+            self._check(reading=True)
+            return self._staging is staging
 
     def _source(
         self, offset: int, size: int

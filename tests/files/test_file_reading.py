@@ -21,6 +21,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, ObjectChanged, S3Error
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
+from mimicfs.files.layout import Layout
 from mimicfs.files.reader import Budget
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -308,6 +309,17 @@ def test_an_expired_file_gives_nothing_any_more(files: Any, calm: Cancellation) 
         file.read(0, 10, calm)
     with pytest.raises(ObjectChanged):
         file.read_cached(0, 10)
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_staged_read_looks_once_which_bytes_are_where(
+    files: Any, calm: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, looks, pieces = files.create("key"), [], Layout.pieces
+    file.write(0, memoryview(b"0123456789"), calm)
+    monkeypatch.setattr(Layout, "pieces", lambda *all_: looks.append(1) or pieces(*all_))
+    assert file.read_cached(2, 3) == file.read(2, 3, calm) == b"234"
+    assert len(looks) == 2
 
 
 def test_an_error_is_not_remembered(files: Any, proxy: Proxy, calm: Cancellation) -> None:
