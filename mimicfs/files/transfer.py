@@ -220,7 +220,7 @@ class Slice(io.RawIOBase):
         if not left:
             return b""
         wanted = left if size is None or size < 0 else min(size, left)
-        data = self._staging.read(self._start + self._place, wanted) if wanted else b""
+        data = self._staging.read(self._start + self._place, wanted)
         self._check()  # after reading: what was read before the batch stopped is of one state
         if len(data) < wanted:
             raise PosixError(errno.EIO, f"staging file {self._staging.path}: cut short")
