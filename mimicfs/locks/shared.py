@@ -8,12 +8,15 @@ The lease. A lock is its mount's as long as the session lives (member.py). One t
 member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
 a mount that was silent for UNSURE_S relies on no lock until the store answers; then it gives all
 its rows another generation, so that nobody takes what he saw before, or finds that they were taken.
+It does the same where the store may have lost something (another epoch). Else nobody can have taken
+a lock, and a beat of the session costs nothing, however many are held.
 What was taken is *lost*: its owner gets no other lock of that file until he has let go of all of
 them (EIO), and `when_lost` is called.
 
     free     lock                                 -> held
     held     unlock, close                        -> free
     held     UNSURE_S without the store           -> unsure   (still ours unless somebody took it)
+    held     another epoch of the store           -> unsure
     unsure   the store answers, the row has it    -> held
     unsure   the store answers, the row lacks it  -> lost
     lost     unlock of all, close                 -> free
@@ -203,33 +206,37 @@ class SharedLocks:
 
     def beaten(self) -> None:
         """The store has taken the latest beat of the session. Raises StoreError."""
-        now_s = self._member.beat_s
-        unsure = self._clock() - self._beat_s >= UNSURE_S
-        if self._member.epoch_changes != self._epochs:
-            self._look_everywhere()
-        for at in self._kept():
-            with at.turn:
-                if unsure:
-                    self._settle(at, anew=True)
-                else:
-                    self._seen(at)
+        now_s, epochs = self._member.beat_s, self._member.epoch_changes
+        lost = epochs != self._epochs
+        if lost or not self._is_sure():
+            renewed = self._renew()
+            if lost:
+                self._look_everywhere(renewed)
+        self._epochs = epochs
         with self._beaten:
             self._beat_s = now_s
             self._beaten.notify_all()
         self._pay()
 
-    def _look_everywhere(self) -> None:
-        """The store may have again what was given up."""
-        epochs = self._member.epoch_changes
-        for name, text in self._store.notes(LOCKS).items():
-            row = row_of(text)
-            if of((*row.held, *row.waiting), self._member.id):
-                self._owe(name)
-        self._epochs = epochs
+    def _renew(self) -> set[str]:
+        """Others may have taken our locks, or be about to: give what is ours another generation, or
+        find that it was taken. Return the names."""
+        kept = self._kept()
+        for at in kept:
+            with at.turn:
+                self._settle(at, anew=True)
+        return {at.name for at in kept}
 
     def _kept(self) -> list[_File]:
         with self._lock:
             return [each for each in self._files.values() if each.held]
+
+    def _look_everywhere(self, renewed: set[str]) -> None:
+        """The store may have again what was given up, but for what was *renewed*."""
+        for name, text in self._store.notes(LOCKS).items():
+            row = row_of(text)
+            if name not in renewed and of((*row.held, *row.waiting), self._member.id):
+                self._owe(name)
 
     def _be_sure(self) -> None:
         """Wait a moment until the lease is certain. Raises StoreUnavailable."""
@@ -303,8 +310,6 @@ class SharedLocks:
         """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
         try:
             row = self._ours(at, row_of(at.text))
-            if anew:
-                row = self._seen(at)
             while not self._swap(at, row, anew=anew):
                 row = self._taken_note_of(at)
         except StoreError:

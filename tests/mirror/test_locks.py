@@ -362,6 +362,57 @@ def test_a_lock_that_nobody_has_taken_is_still_there() -> None:
         other.locks.lock(_NAME, theirs, NEVER, wait=False)
 
 
+class _Counted:
+    """A store that counts what it is asked."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.asked: list[str] = []
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append(name)
+            return found(*args, **kwargs)
+
+        return ask
+
+
+def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
+    store = _Counted(backend := Memory())
+    one = _Mount(store, backend, 0)  # type: ignore[arg-type]
+    for n in range(3):
+        one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    store.asked.clear()
+    one.member.now_s += UNSURE_S - 0.1
+    one.come_back()
+    one.member.now_s += UNSURE_S - 0.1
+    one.locks.check("b/none")  # the lease goes on
+    one.come_back()
+    assert store.asked == []
+    one.fall_silent()
+    one.come_back()
+    assert store.asked == ["swap_note"] * 3
+    store.asked.clear()
+    one.member.epoch_changes += 1
+    one.come_back()
+    one.come_back()
+    assert store.asked == ["swap_note"] * 3 + ["notes"]
+
+
+@pytest.mark.usefixtures("caplog")
+def test_locks_that_the_store_lost_are_noticed_at_the_next_beat() -> None:
+    backend = Memory()
+    one = _Mount(_Steps(backend), backend, 0)
+    for n in range(2):
+        one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    backend.set_note(LOCKS, "b/0", None)
+    one.member.epoch_changes += 1
+    one.come_back()
+    assert one.locks.figures() == {"held": 2, "waiting": 0, "lost": 1}
+
+
 def test_what_a_store_that_lost_something_has_again_is_given_up(pair: list[SharedLocks]) -> None:
     one, other = pair
     one.lock(_NAME, _wanted(one, 1, 0), NEVER, wait=False)
