@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 LOCKS = "/locks"  # no bucket is called so
 UNSURE_S = LASTS_MS / 1000 - 1.0  # clocks run at rates that differ a little
-LOOK_S = 2.0  # between two looks whether those who stand in the way are alive
+LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
 _SETTLES_S = 2.0  # how long somebody waits for the store to answer again
 _AGAIN_S = 0.2
 
@@ -268,21 +268,22 @@ class SharedLocks:
 
     # One step
 
-    def _attempt(self, at: _File, wanted: Lock) -> tuple[Lock, ...] | None:
+    def _attempt(self, at: _File, wanted: Lock, *, look: bool = True) -> tuple[Lock, ...] | None:
         """Let the owner of *wanted* have it; return what he had there before, or None where
-        something stands against that."""
+        something stands against that. *look*: whether those who have it are alive."""
         self._be_sure()
         with at.turn:
-            return self._tried(at, wanted)
+            return self._tried(at, wanted, look=look)
 
-    def _tried(self, at: _File, wanted: Lock) -> tuple[Lock, ...] | None:
+    def _tried(self, at: _File, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
         row = self._ours(at, row_of(at.text))
         if against(row.held, wanted):  # as it was a moment ago
             row = self._seen(at)
         while True:
             if wanted.owner in at.lost:
                 raise self._is_lost(at)
-            row = without(row, self._dead(against(row.held, wanted)))
+            if look:
+                row = without(row, self._dead(against(row.held, wanted)))
             before, granted = within(at.held, wanted), not against(row.held, wanted)
             if self._change(at, row, wanted, granted=granted):
                 return before if granted else None
@@ -379,8 +380,11 @@ class SharedLocks:
         self._waits.set()
         before: tuple[Lock, ...] | None = None
         try:
+            look_s = 0.0  # by when it is to look again at those who stand in the way
             while before is None:
-                before = self._wait_once(at, wanted, cancellation)
+                look = time.monotonic() >= look_s
+                look_s = time.monotonic() + LOOK_S if look else look_s
+                before = self._wait_once(at, wanted, cancellation, look, look_s)
             return before
         finally:
             if before is None:
@@ -389,18 +393,18 @@ class SharedLocks:
                 threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
 
     def _wait_once(
-        self, at: _File, wanted: Lock, cancellation: Cancellation
+        self, at: _File, wanted: Lock, cancellation: Cancellation, look: bool, until_s: float
     ) -> tuple[Lock, ...] | None:
         wake = Future[None]()
         with self._lock:
             at.wakes.append(wake)
         try:
-            before = self._attempt(at, wanted)
+            before = self._attempt(at, wanted, look=look)
             if before is not None:
                 return before
-            if not wanted.flock:
+            if look and not wanted.flock:
                 self._check_deadlock(wanted.owner)
-            cancellation.wait(wake, LOOK_S)
+            cancellation.wait(wake, max(0.0, until_s - time.monotonic()))
         except TimeoutError:
             pass
         finally:

@@ -291,6 +291,27 @@ def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(
     assert not _waits(other)
 
 
+def test_who_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "LOOK_S", 60.0)
+    store = _Counted(backend := Memory())
+    one = SharedLocks(backend, _Member(backend, 0), lambda: 0.0)  # type: ignore[arg-type]
+    other = SharedLocks(store, _Member(backend, 1), lambda: 0.0)  # type: ignore[arg-type]
+    for at in (0, 5):
+        one.lock(_NAME, _wanted(one, 1, at), NEVER, wait=False)
+    with ThreadPoolExecutor(1) as pool:
+        wanted = _wanted(other, 1, 0)._replace(end=9)
+        waits = pool.submit(other.lock, _NAME, wanted, NEVER, wait=True)
+        wait_until(lambda: store.asked.count("notes") == 3)  # who is alive, twice; who waits
+        store.asked.clear()
+        one.unlock(_NAME, one.owner(1), flock=False, end=0)
+        wait_until(lambda: "note" in store.asked)
+        one.unlock(_NAME, one.owner(1), flock=False)
+        waits.result(5)
+    assert set(store.asked) <= {"note", "swap_note", "changes"}
+    for each in (one, other):
+        each.close()
+
+
 def test_who_waits_in_the_same_mount_is_woken_though_the_store_did_not_answer(
     pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
