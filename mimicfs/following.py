@@ -172,10 +172,10 @@ class Follower:
         with self._looked:
             self._looked.notify_all()
 
-    def reach(self, timeout_s: float) -> bool:
-        """Return once all that others have done until now was announced; False if that takes
-        longer. Raises StoreError."""
-        now = {name: self._shared.seq(name) for name in list(self._places)}
+    def reach(self, bucket: str, timeout_s: float) -> bool:
+        """Return once all that others have done until now in *bucket*, and to the list of buckets
+        where that is followed, was announced; False if that takes longer. Raises StoreError."""
+        now = {name: self._shared.seq(name) for name in ("", bucket) if name in self._places}
         with self._looked:
             return self._looked.wait_for(lambda: self._is_past(now), timeout_s)
 

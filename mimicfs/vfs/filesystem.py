@@ -158,7 +158,7 @@ class VFS:
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
 
-    def locks(self, shared: SharedLocks, catch_up: Callable[[float], bool]) -> VFSLocks:
+    def locks(self, shared: SharedLocks, catch_up: Callable[[str, float], bool]) -> VFSLocks:
         """Return the locks of open files, which are kept in *shared*."""
         return VFSLocks(shared, self._handles, self._kernel, catch_up)
 

@@ -4,7 +4,7 @@ locks/shared.py says who has a lock. Here is what a lock means for the bytes, as
 gets one sees what the one who had it before has written, and whoever gives one up has written it to
 S3 before. So after a lock was granted
 
-  1. the follower has read the logs of the store up to now, and the kernel was told;
+  1. the follower has read the log of the file's bucket up to now, and the kernel was told;
   2. the open file stands on the version that the name stands for now, whatever it had before;
 
 and before one is given up, or a descriptor is closed, what was written is uploaded. An upload of a
@@ -45,15 +45,15 @@ _CATCH_UP_S = 5.0  # how long for the follower, and for the kernel
 
 class VFSLocks:
     """The locks of what is open in *handles*. *catch_up* returns once this mount knows, and has
-    told the kernel, what others have changed until now; False if that takes longer than it is
-    given, in seconds. Raises StoreError."""
+    told the kernel, what others have changed until now in a bucket; False if that takes longer than
+    it is given, in seconds. Raises StoreError."""
 
     def __init__(
         self,
         shared: SharedLocks,
         handles: Handles,
         kernel: Kernel,
-        catch_up: Callable[[float], bool],
+        catch_up: Callable[[str, float], bool],
     ) -> None:
         self._shared = shared
         self._handles = handles
@@ -206,7 +206,7 @@ class VFSLocks:
             self._leave(name, wanted, (wanted,))
 
     def _show(self, handle: int, name: str, cancellation: Cancellation) -> None:
-        if not self._catch_up(_CATCH_UP_S):
+        if not self._catch_up(self._handles.node(handle).bucket, _CATCH_UP_S):
             raise PosixError(errno.ENOLCK, f"{name}: changes by others are not known yet")
         self._handles.renew(handle, cancellation)
         if not self._kernel.told(_CATCH_UP_S):

@@ -143,6 +143,21 @@ def test_a_bucket_that_is_new_is_told_whole_and_followed(ours, other):
     assert heard == [("", ["new"], []), "new", ("new", ["second"], [])]
 
 
+def test_who_waits_for_one_bucket_asks_for_no_other(ours, other, monkeypatch):
+    other.add_bucket("c", 1)
+    heard, follower = Heard(ours), begun(ours, "")
+    other.record("b", Entry("new", 1))
+    other.record("c", Entry("new", 1))
+    asked, seq = [], ours.backend.exact.seq
+    monkeypatch.setattr(ours.backend.exact, "seq", lambda name: asked.append(name) or seq(name))
+    assert not follower.reach("b", 0)
+    follower.look(["b"])
+    assert follower.reach("b", 0)
+    assert set(asked) == {"", "b"}
+    assert heard == [("b", ["new"], [])]
+    assert not follower.reach("c", 0)
+
+
 def test_a_follower_is_woken_in_milliseconds(ours, other):
     heard = Heard(ours)
     took = []
