@@ -100,6 +100,8 @@ class VFSLocks:
 
     def closed(self, handle: int, owner: int) -> None:
         name, who = self._name(handle), self._shared.owner(owner)
+        if not self._shared.holds(name):  # nearly always
+            return
         try:
             if self._shared.holds(name, who) or self._is_locked(handle):
                 self._handles.flush(handle, NEVER)
@@ -123,8 +125,10 @@ class VFSLocks:
             log.debug("%s", exc)  # it is in the log
 
     def released(self, handle: int) -> None:
+        if handle not in self._names:  # nearly always
+            return
         with self._lock:
-            name, owners = self._names.pop(handle, ""), self._owners.pop(handle, set())
+            name, owners = self._names.pop(handle), self._owners.pop(handle)
             for newer in self._handles_of(name):  # the kernel gives numbers of files again
                 owners = owners - self._owners[newer]
         try:

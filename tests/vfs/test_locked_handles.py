@@ -167,6 +167,29 @@ def test_s3_has_what_was_written_before_others_may_read(mount, flock):
     assert mount.stored() == b"new"
 
 
+class Indexed(dict):
+    """A table that is not gone through."""
+
+    def items(self):
+        raise AssertionError("gone through")
+
+
+def test_the_end_of_a_file_that_is_not_locked_does_not_go_through_those_that_are(
+    mount, s3, monkeypatch
+):
+    s3.put(mount.bucket, "y", b"other", 5)
+    node = mount.fs.lookup(CALLER, ROOT_INO, b"y")
+    held, other = mount.open(), mount.fs.open(CALLER, node.ino, os.O_RDWR).handle
+    mount.lock(held, PROCESS)
+    with monkeypatch.context() as patch:
+        patch.setattr(mount.locks, "_names", Indexed(mount.locks._names))
+        mount.close(other, PROCESS)
+        mount.release(other)
+    assert mount.held() == [(True, 0, END)]
+    mount.close(held, PROCESS)
+    assert mount.held() == []
+
+
 def test_a_lock_that_is_lost_is_so_for_all_its_handles(mount):
     gone, held = mount.open(), mount.open()
     for handle in (gone, held):
