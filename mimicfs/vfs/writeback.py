@@ -90,6 +90,7 @@ class WriteBack:
         that is S3's, and not the file's, nothing else is begun."""
         with self._changed:
             self._closing = True
+            self._queue.clear()  # of when files would have been tried again
             for waiting in self._waiting.values():
                 self._due(waiting, 0.0)
             self._changed.notify_all()
