@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mimicfs.admin.site import Answer, Route
+from mimicfs.admin.sources import failure
 from mimicfs.errors import ConfigError
 
 Collect = Callable[[], dict[str, dict[str, Any]]]
@@ -43,7 +44,11 @@ _COUNTERS = {
     ("s3", "bytes_in"): ("", "Bytes received from S3."),
     ("s3", "bytes_out"): ("", "Bytes sent to S3."),
 }
-_PARTS = {("kernel", "threads_max"): "pool"}
+_PARTS = {
+    ("kernel", "threads_max"): "pool",
+    ("events", "told_until_ns"): "bucket",
+    ("reconcile", "swept_until_ns"): "bucket",
+}
 _WORD = re.compile(r"[^a-zA-Z0-9_]+")
 
 
@@ -72,12 +77,11 @@ class _Collector:
         found = self._collect()
         up = GaugeMetricFamily("mimicfs_up", "Whether this part answers.", labels=["part"])
         for source, figures in found.items():
-            up.add_metric([source], float("error" not in figures))
+            up.add_metric([source], float(not failure(figures)))
         yield up
         for source, figures in found.items():
-            if "error" in figures and isinstance(figures["error"], str):
-                continue
-            yield from _families(source, figures)
+            if not failure(figures):
+                yield from _families(source, figures)
 
 
 def _families(source: str, figures: dict[str, Any]) -> Iterator[Any]:

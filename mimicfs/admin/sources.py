@@ -12,13 +12,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mimicfs.fuse.pool import Pool
 
 Figures = dict[str, Any]
 _LIMIT_S = 2.0
+
+
+def failure(said: Mapping[str, Any]) -> str:
+    """Return why a source did not answer; "" if it did. Among its figures, a source may have an
+    `error` of what it tells about."""
+    return str(said["error"]) if said.keys() == {"error"} else ""
 
 
 class Sources:

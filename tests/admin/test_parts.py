@@ -107,6 +107,23 @@ def test_what_is_new_among_the_figures_is_a_metric_without_more_ado(tmp_path):
     ]
 
 
+def test_a_part_that_tells_of_errors_in_its_work_is_up_and_has_metrics(tmp_path):
+    found = {
+        "events": {"error": "", "messages": 7, "told_until_ns": {"a-b": 5, "a.b": 6}},
+        "reconcile": {"error": "refused", "swept": 3, "swept_until_ns": {"b": 4}},
+    }
+    text = exposition(lambda: found)({}).body.decode()
+    assert [line for line in text.splitlines() if not line.startswith("#")] == [
+        'mimicfs_up{part="events"} 1.0',
+        'mimicfs_up{part="reconcile"} 1.0',
+        "mimicfs_events_messages 7.0",
+        'mimicfs_events_told_until_ns{bucket="a-b"} 5.0',
+        'mimicfs_events_told_until_ns{bucket="a.b"} 6.0',
+        "mimicfs_reconcile_swept 3.0",
+        'mimicfs_reconcile_swept_until_ns{bucket="b"} 4.0',
+    ]
+
+
 def test_an_allowance_lets_a_stock_go_at_once_and_then_so_much_a_second():
     now = [0.0]
     allowance = Allowance(10, 100, lambda: now[0])
