@@ -7,9 +7,9 @@ doctor         the checks of this machine for `mimicfs doctor`
 figures        the figures of each part of a mount, as plain dicts
 logs           where log lines go, how they look, and the log level
 metrics        the figures for Prometheus
-showing        the figures that the web page shows
 site           the server of the metrics and the web page
 sources        the named calls that return the figures
+troubles       what is wrong by the figures, and what to do about it
 watch          starts and ends the socket, the metrics and the signals of a mount
 watchedlog     the log file of a mount, which logrotate may move away
 """

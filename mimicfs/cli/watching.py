@@ -14,6 +14,8 @@ import click
 
 from mimicfs import errors
 from mimicfs.admin.logs import LEVELS
+from mimicfs.admin.sources import failure
+from mimicfs.admin.troubles import of_part
 from mimicfs.cli.options import (
     completes_limits,
     completes_mount_points,
@@ -256,19 +258,31 @@ def _lines(each: Told) -> Iterator[str]:
     parts = [("process", _process), ("kernel", _kernel), ("s3", _s3), ("costs", _costs),
              ("files", _files),
              ("cache", _cache), ("small_files", _small_files), ("sync", _syncs),
-             ("events", _events), ("reconcile", _reconcile), ("sharing", _sharing)]  # fmt: skip
+             ("events", _events), ("reconcile", _reconcile), ("sharing", _sharing),
+             ("locks", _nothing), ("follower", _nothing)]  # fmt: skip
     for name, lines in parts:
         part = each.get(name)
         if part is None:
             continue
-        if isinstance(part.get("error"), str):
-            yield f"  {name}: {part['error']}"
+        if failure(part):
+            yield f"  {name}: {failure(part)}"
         else:
             yield from lines(part)
     yield f"  mirror   {each['store']}"
-    if isinstance(each.get("mirror", {}).get("error"), str):
-        yield f"    {each['mirror']['error']}"
+    why = failure(each.get("mirror", {}))
+    if why:
+        yield f"    {why}"
     yield from _buckets(each["buckets"])
+
+
+def _to_look_at(name: str, part: Told) -> Iterator[str]:
+    for each in of_part(name, part):
+        yield printable(f"  LOOK AT  {each.what}")
+        yield printable(f"           {each.advice}")
+
+
+def _nothing(part: Told) -> Iterator[str]:
+    yield from ()
 
 
 def rates(before: list[Told], now: list[Told], seconds: float) -> Iterator[str]:
@@ -350,6 +364,7 @@ def _s3(part: Told) -> Iterator[str]:
         said.append(f"{used:,} of {most:,} requests of today are sent")
     if said:
         yield f"  limits   {'; '.join(said)}"
+    yield from _to_look_at("s3", part)
 
 
 def _costs(part: Told) -> Iterator[str]:
@@ -376,11 +391,7 @@ def _files(part: Told) -> Iterator[str]:
             f"  waiting  {number_of(queue['files'], 'closed file')} with {amount(queue['bytes'])}"
             f" still to be uploaded, the oldest for {duration(queue['oldest_s'])}"
         )
-    if queue["error"]:
-        yield f"  UPLOADS  fail: {printable(queue['error'])}"
-    if part["recovered"]:
-        found = number_of(part["recovered"], "file")
-        yield f"  LOOK AT  {found} in staging/recovered with bytes that S3 does not have"
+    yield from _to_look_at("files", part)
 
 
 def _cache(part: Told) -> Iterator[str]:
@@ -403,8 +414,7 @@ def _syncs(part: Told) -> Iterator[str]:
         scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
         so_far = f"{number_of(each['keys'], 'key')} in {number_of(each['pages'], 'page')} so far"
         yield f"  syncing  {scope}: {so_far}{_left(each)}"
-    for each in part["failed"]:
-        yield f"  SYNC OF  s3://{each['bucket']}/ failed: {printable(each['error'])}"
+    yield from _to_look_at("sync", part)
 
 
 def _events(part: Told) -> Iterator[str]:
@@ -414,30 +424,19 @@ def _events(part: Told) -> Iterator[str]:
         f" {part['echoes']:,} of what was known, {part['heads']:,} HEAD, {part['lists']:,} LIST;"
         f" the last was {duration(part['lag_s'])} old"
     )
-    if part["error"]:
-        yield f"  NOT TOLD {printable(part['error'])}"
-    for name, told in sorted(part["configured"].items()):
-        if told == "no":
-            yield f"  NOT TOLD of s3://{name}; see mimicfs events check s3://{name}"
-    if part["another_store"]:
-        yield "  LOOK AT  another store takes messages from there: each misses some"
-    if part["put_aside"]:
-        yield f"  LOOK AT  {number_of(part['put_aside'], 'message')} in events-aside.jsonl"
+    yield from _to_look_at("events", part)
     for name, until_ns in sorted(part["told_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: S3's messages were applied until {iso_time(until_ns)}"
 
 
 def _reconcile(part: Told) -> Iterator[str]:
     yield f"  sweep    {number_of(part['swept'], 'part')} listed again"
-    if part["error"]:
-        yield f"  SWEEP    fails: {printable(part['error'])}"
+    yield from _to_look_at("reconcile", part)
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: everything was listed after {iso_time(until_ns)}"
 
 
 def _sharing(part: Told) -> Iterator[str]:
-    if part["away"]:
-        yield "  STORE    does not answer: reads use the local copy, changes are refused"
     if part["contended"] or part["resolved"]:
         yield (
             f"  sharing  {number_of(part['contended'], 'key')} changed by others at the same time,"
@@ -445,9 +444,7 @@ def _sharing(part: Told) -> Iterator[str]:
         )
     if part["untold"]:
         yield f"  sharing  {number_of(part['untold'], 'call')} the store still has to record"
-    if part["epoch_changes"]:
-        times = number_of(part["epoch_changes"], "time")
-        yield f"  STORE    may have lost changes {times}: everything was asked of S3 again"
+    yield from _to_look_at("sharing", part)
 
 
 def _left(progress: Told) -> str:

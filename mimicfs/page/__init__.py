@@ -5,5 +5,5 @@ It only shows, and can change nothing.
 document  the page as a whole             sections  its sections
 markup    HTML and SVG as values: only here does text become markup
 plots     plots of the last hour          hour      the samples of the last hour
-troubles  problems, with advice           warned    the last warnings of the log
+meanings  what errors mean                warned    the last warnings of the log
 """

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from mimicfs.admin.bundle import without_secrets
 from mimicfs.admin.site import Answer
 from mimicfs.admin.sources import Sources
+from mimicfs.admin.troubles import Trouble, troubles
 from mimicfs.human import ago, duration
 from mimicfs.page import sections
 from mimicfs.page.hour import Hour, Minute, spent, totals_in
 from mimicfs.page.markup import Markup, element, together
-from mimicfs.page.troubles import Trouble, troubles
 from mimicfs.page.warned import RecentWarnings, Warned
 
 _EVERY_S = 10

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mimicfs.admin.troubles import Trouble
 from mimicfs.human import ago, amount, duration, iso_time, number_of
 from mimicfs.page.hour import Minute, Totals, spent
 from mimicfs.page.markup import Child, Markup, element, together
+from mimicfs.page.meanings import advice_of_code, meaning_of_errno
 from mimicfs.page.plots import Plot, Series, figure, meter
-from mimicfs.page.troubles import Trouble, advice_of_code, meaning_of_errno
 from mimicfs.page.warned import Warned
 
 Figures = Mapping[str, Any]
