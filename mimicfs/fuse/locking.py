@@ -15,15 +15,14 @@ Handler = Callable[[Caller, int, bytes], bytes]
 
 
 class LockRequests:
-    """Answers from *locks*. *asks* never wait for a lock, *waits* do."""
+    """Answers from *locks*. *asks* never wait for a lock, *waits* may: also those that the program
+    does not want to wait for, as its close(2) may have returned before others know of it."""
 
     def __init__(self, locks: FileLocks) -> None:
         self._locks = locks
-        self.asks: Mapping[Opcode, Handler] = {
-            Opcode.GETLK: self._get,
-            Opcode.SETLK: lambda caller, _, request: self._set(caller, request, wait=False),
-        }
+        self.asks: Mapping[Opcode, Handler] = {Opcode.GETLK: self._get}
         self.waits: Mapping[Opcode, Handler] = {
+            Opcode.SETLK: lambda caller, _, request: self._set(caller, request, wait=False),
             Opcode.SETLKW: lambda caller, _, request: self._set(caller, request, wait=True),
         }
 
@@ -39,8 +38,7 @@ class LockRequests:
 
 
 def gives_up(request: bytes) -> bool:
-    """Whether *request* is to give up a lock: nobody waits for others then, though the kernel
-    says SETLKW, too."""
+    """Whether *request*, SETLK or SETLKW, is to give up a lock: nobody waits for others then."""
     whole = len(request) >= IN_HEADER.size + LK_IN.size
     return whole and _asked(request)[2].kind == fcntl.F_UNLCK
 

@@ -94,8 +94,8 @@ class Lane(Enum):
     NAMES = auto()  # a change of names: the kernel holds the lock of its directory
     DATA = auto()  # may wait for S3: the kernel holds locks of pages
     SYNC = auto()  # may wait for S3, and until the kernel was notified, so for all the others
-    LOCK = auto()  # asks for a lock, or gives one up
-    WAIT = auto()  # waits for a lock, for as long as others have it
+    LOCK = auto()  # asks who has a lock, or gives one up
+    WAIT = auto()  # asks for a lock; may wait for as long as others have it
 
 
 class Operation(NamedTuple):

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -125,17 +126,34 @@ class SharedLocks:
         return lock.session == self._member.id
 
     def lock(
-        self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool
+        self,
+        name: str,
+        wanted: Lock,
+        cancellation: Cancellation,
+        *,
+        wait: bool,
+        others_s: float = 0.0,
     ) -> tuple[Lock, ...]:
         """Let the owner of *wanted* have it; return what he had there before. If that was more,
-        he still has it: `leave` gives it up. Raises PosixError EAGAIN where others have it, and
+        he still has it: `leave` gives it up. *others_s*: without *wait*, how long to wait all the
+        same where only other mounts have it. Raises PosixError EAGAIN where others have it, and
         not *wait*; EDEADLK where they wait for this owner; EIO for an owner who has lost a lock of
         this file; Interrupted; StoreError."""
         with self._used(name) as at:
             before = self._attempt(at, wanted)
-            if before is None and not wait:
+            if before is None and wait:
+                before = self._wait(at, wanted, cancellation, math.inf)
+            elif before is None and others_s and self._is_elsewhere(at, wanted):
+                before = self._wait(at, wanted, cancellation, others_s)
+            if before is None:
                 raise PosixError(errno.EAGAIN, f"{name}: locked")
-            return self._wait(at, wanted, cancellation) if before is None else before
+            return before
+
+    def _is_elsewhere(self, at: _File, wanted: Lock) -> bool:
+        """Whether only other mounts had what stood against *wanted* a moment ago."""
+        with at.turn:
+            found = against(row_of(at.text).held, wanted)
+        return not of(found, self._member.id)
 
     def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
         """*owner* lets go of what he has from *start* to *end*. Raises StoreError: then the store
@@ -373,7 +391,11 @@ class SharedLocks:
 
     # Waiting
 
-    def _wait(self, at: _File, wanted: Lock, cancellation: Cancellation) -> tuple[Lock, ...]:
+    def _wait(
+        self, at: _File, wanted: Lock, cancellation: Cancellation, most_s: float
+    ) -> tuple[Lock, ...] | None:
+        """Return None if *most_s* was not enough."""
+        end_s = time.monotonic() + most_s
         self._listen()
         with at.turn:
             at.waiting = [*at.waiting, wanted]
@@ -381,10 +403,10 @@ class SharedLocks:
         before: tuple[Lock, ...] | None = None
         try:
             look_s = 0.0  # by when it is to look again at those who stand in the way
-            while before is None:
+            while before is None and time.monotonic() < end_s:
                 look = time.monotonic() >= look_s
                 look_s = time.monotonic() + LOOK_S if look else look_s
-                before = self._wait_once(at, wanted, cancellation, look, look_s)
+                before = self._wait_once(at, wanted, cancellation, look, min(look_s, end_s))
             return before
         finally:
             if before is None:

@@ -12,6 +12,11 @@ file that is locked looks first whether it still is.
 
 A lock is of a name: of the key that the file had when it was first locked through a handle.
 
+A close(2) returns before the kernel sends the release of the handle, and flock(2) ends with that.
+So a flock that is asked for without waiting may meet one that is closed already. If that is of this
+mount, its release was read before, and is waited for. If it is of another mount, nobody here can
+know: the flock waits _CLOSES_S for it, as any other waits, before it is refused.
+
 Whose it is. One of flock is its handle's, and ends with that. One of fcntl is of whom the kernel
 names: a process, which has one number for all that it has open, and whose locks of a file end when
 it closes any descriptor of that; or an open file (OFD), whose locks end with its handle. Which of
@@ -40,6 +45,7 @@ from mimicfs.vfs.kernel import Kernel
 log = logging.getLogger(__name__)
 
 _LEAVES_S = 10.0  # how long somebody waits for a release that is on its way
+_CLOSES_S = 1.0  # how long for one that may be on its way to another mount
 _CATCH_UP_S = 5.0  # how long for the follower, and for the kernel
 
 
@@ -175,13 +181,14 @@ class VFSLocks:
         self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool
     ) -> tuple[Lock, ...]:
         """Return what the owner of *wanted* had there before."""
+        others_s = _CLOSES_S if wanted.flock else 0.0
         try:
-            return self._shared.lock(name, wanted, cancellation, wait=wait)
+            return self._shared.lock(name, wanted, cancellation, wait=wait, others_s=others_s)
         except PosixError as exc:
             # A close(2) has returned before its release is answered.
             if exc.errno != errno.EAGAIN or not self._have_left(name):
                 raise
-            return self._shared.lock(name, wanted, cancellation, wait=False)
+            return self._shared.lock(name, wanted, cancellation, wait=False, others_s=others_s)
 
     def _have_left(self, name: str) -> bool:
         """Whether handles were released through which *name* was locked: wait for them."""
@@ -240,9 +247,9 @@ class VFSLocks:
             raise _no_locks(exc) from exc
 
     def _unlock_all(self, name: str, owners: Collection[tuple[str, bool]]) -> None:
-        """Raises the first error, after trying all."""
+        """Raises the first error, after trying all. Who waited for a flock finds all free."""
         failed: PosixError | None = None
-        for who, flock in owners:
+        for who, flock in sorted(owners, key=lambda owner: owner[1]):
             try:
                 self._let_go(name, _all_of(who, flock=flock))
             except PosixError as exc:

@@ -6,17 +6,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.mounts import wait_until
 
 from mimicfs.backends.memory import Memory
+from mimicfs.backends.sessions import StoreSession, beat
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import ObjectChanged, PosixError, StoreUnavailable, UploadFailed
 from mimicfs.files.journal import Journal
-from mimicfs.locks.rows import END, row_of
+from mimicfs.locks.rows import END, Lock, row_of
 from mimicfs.locks.shared import LOCKS, SharedLocks
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, FileLock, NewAttr
 from mimicfs.sync.syncer import Syncer
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 PROCESS, OTHER = 7, 8
+READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
 
 
 class Kernel:
@@ -139,6 +143,60 @@ def test_flock_knows_files_by_their_handles(mount):
     assert mount.shared.figures()["held"] == 0
 
 
+class Elsewhere:
+    """The locks of the same file that another mount on the store has."""
+
+    def __init__(self, store, bucket):
+        beat(store, StoreSession("m2", "there", 1, "1", "/m", 0, 0, {}), 3_600_000)
+        member = SimpleNamespace(id="m2", beat_s=0.0, epoch_changes=0, away=False)
+        self.shared = SharedLocks(store, member, lambda: 0.0)
+        self._name = f"{bucket}/x"
+
+    def lock(self, kind=WRITE, *, flock):
+        wanted = Lock("m2:1", flock, kind == WRITE, 0, END, 1)
+        self.shared.lock(self._name, wanted, Cancellation(), wait=False)
+
+    def unlock(self, *, flock):
+        self.shared.unlock(self._name, "m2:1", flock=flock)
+
+
+@pytest.fixture
+def elsewhere(mount):
+    found = Elsewhere(mount.shared._store, mount.bucket)
+    yield found
+    found.shared.close()
+
+
+def test_a_flock_that_may_be_closed_already_is_waited_for_a_moment(mount, elsewhere, monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.locking._CLOSES_S", 60.0)
+    handle = mount.open()
+    elsewhere.lock(flock=True)
+    with ThreadPoolExecutor(1) as pool:
+        locked = pool.submit(mount.lock, handle, 9, flock=True)
+        wait_until(lambda: mount.shared.figures()["waiting"] == 1)
+        elsewhere.unlock(flock=True)  # its release has come
+        locked.result(5)
+    assert not mount.is_free(mount.open(), flock=True)
+
+
+def test_only_a_flock_of_another_mount_is_waited_for(mount, elsewhere, monkeypatch):
+    def refused(handle, *, flock):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EAGAIN):
+            mount.lock(handle, OTHER, flock=flock)
+
+    held, handle = mount.open(), mount.open()
+    monkeypatch.setattr(mount.shared, "_wait", None)  # who waits fails otherwise
+    elsewhere.lock(flock=False)
+    refused(handle, flock=False)  # of fcntl
+    mount.lock(held, 9, READ, flock=True)
+    elsewhere.lock(READ, flock=True)
+    refused(handle, flock=True)  # one that this mount has, too
+    mount.release(held)
+    monkeypatch.undo()
+    monkeypatch.setattr("mimicfs.vfs.locking._CLOSES_S", 0.01)
+    refused(handle, flock=True)  # and not for long
+
+
 @pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
 def test_s3_has_what_was_written_before_others_get_the_lock(mount, flock):
     handle = mount.open()
@@ -202,8 +260,6 @@ def test_a_lock_that_is_lost_is_so_for_all_its_handles(mount):
 
 
 # Where somebody does not answer
-
-READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
 
 
 def refused():
