@@ -69,7 +69,7 @@ def pages(
 
 
 class Total(NamedTuple):
-    """What is below a directory: how many files (`is_file`), and their bytes."""
+    """The total of a directory: how many files are below it (`is_file`), and their bytes."""
 
     files: int = 0
     bytes: int = 0
@@ -116,7 +116,7 @@ class Change(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What a merge changed, by key, in S3's order."""
+    """The differences that a merge made, by key, in S3's order."""
 
     added: list[str]
     changed: list[str]

@@ -114,7 +114,7 @@ class NoSuchBucket(S3Error):
 
 
 class NoSuchPrefix(NoSuchBucket):
-    """What is to be mounted of a bucket is not there: a name that was mistyped, maybe."""
+    """The prefix to be mounted is not there: a name that was mistyped, maybe."""
 
 
 class NoSuchQueue(S3Error):
@@ -240,7 +240,7 @@ class Unlearned(Unlisted):
 
 
 class Unversioned(Unlisted):
-    """What versions *key* has, or all objects in the directory *key*, S3 was not asked just now."""
+    """S3 was not asked just now which versions *key* has, or all objects in the directory *key*."""
 
     def __init__(self, bucket: str, key: str, *, directory: bool) -> None:
         super().__init__(bucket, key)
@@ -257,7 +257,7 @@ class Uncopied(Unlisted):
 
 
 class NotSynced(MimicError):
-    """What was asked is only partly known, and is not asked of S3."""
+    """The mirror knows only a part of the answer, and S3 may not be asked."""
 
 
 class NotTold(MimicError):
@@ -282,7 +282,7 @@ class UploadFailed(MimicError):
 
 
 class PosixError(MimicError):
-    """What POSIX says about a path: an errno, and the path or name it is about."""
+    """An error of POSIX about a path: an errno, and the path or name that it is about."""
 
     def __init__(self, errno: int, about: str = "") -> None:
         super().__init__(f"{os.strerror(errno)}: {about}" if about else os.strerror(errno))

@@ -64,7 +64,7 @@ class News(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What became of one key, between two looks."""
+    """The fate of one key, between two looks."""
 
     key: str
     old: Entry | None
@@ -73,9 +73,9 @@ class _Seen(NamedTuple):
 
 
 class Feed:
-    """What changes in *bucket* of *mimicdb* below *prefix*. What was told is kept in *store*;
-    without one it is forgotten at the end. A feed begins when its store is new: what the mirror
-    has by then is no news. *path*: that of the store, for others that use it too."""
+    """The changes in *bucket* of *mimicdb* below *prefix*. The feed keeps what it told in *store*;
+    without one it forgets that at the end. A feed begins when its store is new: what the mirror has
+    by then is no news. *path*: that of the store, for others that use it too."""
 
     def __init__(
         self,

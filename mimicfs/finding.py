@@ -1,4 +1,4 @@
-"""What a check found (`mimicfs doctor`): a value."""
+"""A finding of a check (`mimicfs doctor`): a value."""
 
 from __future__ import annotations
 

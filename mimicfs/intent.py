@@ -1,4 +1,5 @@
-"""What this process is changing at S3, said to its store before and after (backends/pending.py).
+"""The changes that this process makes at S3, recorded in its store before and after
+(backends/pending.py).
 
 What is left undone, by this process or by others, is looked after in a thread of its own: it
 asks S3, which may take long, and the beats of the session (member.py) must not wait for that.

@@ -76,7 +76,8 @@ class Patient(BaseHTTPRequestHandler):
 
 
 class _ClientInput(io.RawIOBase):
-    """What a client sends. Raises TimeoutError where a request takes too long, or is too long."""
+    """The input from a client. Raises TimeoutError where a request takes too long, or is too
+    long."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

@@ -25,9 +25,9 @@ _key = itemgetter(0)
 
 
 class PageRange(NamedTuple):
-    """What a page speaks for: the keys in (*after*, *upto*] below *prefix* (*upto* None: to the
-    end). *deep*: it has every key; otherwise the direct children of *prefix*, and one of them
-    that is not listed takes all below it along. *beyond* is the next key of S3 behind *upto*,
+    """The range for which a page speaks: the keys in (*after*, *upto*] below *prefix* (*upto* None:
+    to the end). *deep*: it has every key; otherwise the direct children of *prefix*, and one of
+    them that is not listed takes all below it along. *beyond* is the next key of S3 behind *upto*,
     where it is known."""
 
     prefix: str
@@ -39,10 +39,10 @@ class PageRange(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """What is applied together, and what it means. *gone* are entries that S3 does not have.
-    *late* are such, too: they are the last that is known of a directory
-    of which S3 may have other keys, in another range. Who can deletes them when these are merged,
-    so that the directory is there all the time."""
+    """A batch of changes that are applied together, and what it means. *gone* are entries that S3
+    does not have. *late* are such, too: they are the last that is known of a directory of which S3
+    may have other keys, in another range. A caller that can deletes them when these are merged, so
+    that the directory is there all the time."""
 
     puts: list[Entry] = field(default_factory=list)
     gone: list[Entry] = field(default_factory=list)

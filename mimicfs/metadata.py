@@ -46,8 +46,8 @@ _TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
 
 class StoredMetadata(NamedTuple):
-    """What an object's metadata says; None where it says nothing. *permissions* are 12 bits,
-    *kind* is a type of st_mode (0: none is said)."""
+    """The attributes that an object's metadata states; None where it states nothing. *permissions*
+    are 12 bits, *kind* is a type of st_mode (0: none is stated)."""
 
     permissions: int | None = None
     uid: int | None = None

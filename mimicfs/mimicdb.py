@@ -437,8 +437,8 @@ class Mirror:
             self.backend.set_note(bucket, DOUBTED, None)
 
     def uncover(self, bucket: str, prefix: str) -> None:
-        """What is at and below *prefix* is not certain any more, nor, if nothing is known there,
-        that there is nothing."""
+        """Make uncertain what is at and below *prefix*, or, if nothing is known there, that there
+        is nothing."""
         self.backend.unmark(bucket, prefix)
 
     def cover(self, bucket: str, directory: str) -> Scope | None:

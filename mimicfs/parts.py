@@ -1,4 +1,5 @@
-"""What commands and mounts stand on: the mirror, S3, and what keeps the one true to the other."""
+"""The parts on which commands and mounts stand: the mirror, S3, and what keeps the one true to the
+other."""
 
 from __future__ import annotations
 

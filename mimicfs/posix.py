@@ -1,4 +1,4 @@
-"""What a file system says about files, in POSIX terms. Knows nothing of FUSE and nothing of S3.
+"""A file system's answers about files, in POSIX terms. Knows nothing of FUSE and nothing of S3.
 
 `vfs/` answers with these values, and `fuse/` carries them to the kernel.
 """
@@ -48,7 +48,8 @@ class PassingAttr(Attr):
 
 
 class NewAttr(NamedTuple):
-    """What a caller wants changed; None leaves a thing as it is. Times are ns."""
+    """The attributes that a caller wants changed; None leaves an attribute as it is. Times are
+    ns."""
 
     mode: int | None = None
     uid: int | None = None
@@ -78,7 +79,7 @@ class Opened(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What statvfs(3) is answered from."""
+    """The figures from which statvfs(3) is answered."""
 
     bytes_used: int
     bytes_total: int
@@ -187,7 +188,7 @@ class FileLocks(Protocol):
 
 
 class KernelCache(Protocol):
-    """What the kernel holds of us, and how it is told that something is no longer so.
+    """The kernel's cache of our files, and the calls that tell it what is no longer so.
 
     Every call returns at once; a thread of its own tells the kernel, in the order of the
     calls. None of them may be waited for by a request that the kernel makes while it holds
@@ -221,7 +222,8 @@ class KernelCache(Protocol):
 
 
 class FileSystem(Protocol):
-    """What a file system must answer to be mounted. Inode numbers are ours; ROOT_INO is the top.
+    """A file system that can be mounted: the calls that it must answer. Inode numbers are ours;
+    ROOT_INO is the top.
 
     An error is an exception with an `errno` (MimicError or OSError). Called by many threads
     at once. While `quick` is true, the calls marked (quick) never wait; one that cannot be

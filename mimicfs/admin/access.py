@@ -1,4 +1,5 @@
-"""What programs ask of a mount: the access log (--access-log), and `mimicfs top`.
+"""The requests that programs make of a mount, recorded: the access log (--access-log), and `mimicfs
+top`.
 
 For `top`, requests are recorded from the first question on, and no longer once nobody has asked
 for a while; so a mount at which nobody looks pays nothing.
@@ -58,7 +59,7 @@ def observing(server: Observed, place: Place, access_log: Path | None) -> Iterat
 
 
 class Observers:
-    """Who is told of requests at the moment: the log, and for as long as somebody looks, `top`."""
+    """The receivers of each request: the log, and `top` for as long as somebody looks."""
 
     def __init__(self, server: Observed, place: Place, requests: AccessLog | None) -> None:
         self._server = server
@@ -173,8 +174,8 @@ class AccessLog:
 
 
 class _Rotated(logging.handlers.RotatingFileHandler):
-    """What cannot be written is told once a minute. A request that is answered while the mount
-    ends may be recorded after `close`: that opens no file again."""
+    """A rotated file. It warns once a minute of lines that it cannot write. A request that is
+    answered while the mount ends may be recorded after `close`: that opens no file again."""
 
     _closed_for_good = False
     _warned_s = -_WARN_EVERY_S

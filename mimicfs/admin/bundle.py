@@ -1,4 +1,4 @@
-"""What a report of a mistake needs, in one file: `mimicfs doctor --bundle`.
+"""A bundle for a bug report, in one file: `mimicfs doctor --bundle`.
 
 No secret goes into it. What is packed has none by its own rules (settings are shown redacted, the
 log is written without secrets); whatever looks like one all the same is replaced.

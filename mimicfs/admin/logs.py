@@ -1,4 +1,4 @@
-"""Where log lines go, how they look, and how much is logged, also while the mount runs.
+"""The log: where its lines go, how they look, and how much is logged, also while the mount runs.
 
     terminal      time, level, message
     systemd       where stderr is the journal: <priority>message, the journal has the time

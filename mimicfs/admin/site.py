@@ -1,5 +1,5 @@
-"""What is answered by HTTP at the address of --metrics: a page for people, figures for
-Prometheus. Reading only: nothing can be changed there.
+"""The HTTP server at the address of --metrics: a page for people, figures for Prometheus. It only
+reads: nobody can change anything there.
 
 A page of somebody else that has its own name resolve to 127.0.0.1 (DNS rebinding) is refused by
 the name that its requests are for: unless the address is public, that must be one of this machine.

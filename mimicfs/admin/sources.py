@@ -1,4 +1,4 @@
-"""Where the figures of a mount come from: named calls that each return a plain dict.
+"""The sources of a mount's figures: named calls that each return a plain dict.
 
 mount/serving.py registers them ("mirror", "s3", "files" ...); the control socket and the
 metrics ask for all at once. One that fails says so in its place; one that hangs (a Redis that

@@ -1,5 +1,5 @@
-"""What somebody should look at, by the figures of a mount, and what to do about it: the one list
-that `mimicfs status` and the web page show.
+"""The troubles of a mount, found in its figures, and what to do about each: the one list that
+`mimicfs status` and the web page show.
 
 Threading: no state.
 """

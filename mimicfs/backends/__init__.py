@@ -75,8 +75,8 @@ class Backend(ABC):
 
     @property
     def origin(self) -> int:
-        """What marks our own lines in the log: an even number, and odd for what was found in S3
-        (`finding`), where somebody else has made it."""
+        """The number that marks our own lines in the log: an even one, or an odd one for a change
+        by somebody else that was found in S3 (`finding`)."""
         return self._origin | getattr(self._finding, "found", 0)
 
     @contextmanager
@@ -101,7 +101,7 @@ class Backend(ABC):
 
     @property
     def exact(self) -> Backend:
-        """What is never behind the store that is shared, not even for a moment."""
+        """A view that is never behind the shared store, not even for a moment."""
         return self
 
     def catch_up(self, bucket: str) -> None:  # noqa: B027  there may be nothing to copy
@@ -396,9 +396,9 @@ class Backend(ABC):
         return []
 
     def begin_epoch(self) -> None:
-        """What the store had may be lost in part: nothing is complete any more, what is found
-        is not certain (DOUBTED), and no number that was given out before is one of the log
-        (`changes` raises LogTrimmed for it)."""
+        """Begin a new epoch, because the store may have lost a part of what it had: nothing is
+        complete any more, what is found is not certain (DOUBTED), and no number that was given out
+        before is one of the log (`changes` raises LogTrimmed for it)."""
         for bucket in self.buckets():
             self.unmark(bucket.name, "")
             self.set_note(bucket.name, DOUBTED, "1")

@@ -23,7 +23,7 @@ Scan = Callable[[str, int], list[Entry]]  # (key, most): the entries behind *key
 
 
 class Ahead:
-    """What one thread has read ahead in one bucket at a time."""
+    """The entries that one thread has read ahead, in one bucket at a time."""
 
     def __init__(self) -> None:
         self._state: tuple[str, int] = ("", 0)  # bucket and version that the rest belongs to

@@ -22,7 +22,7 @@ _LONG_MS = 600_000  # an intent that is open for so long has an end that nobody 
 
 @dataclass
 class BucketCheck:
-    """What was found of a bucket. *wrong*: in words, each with what to do."""
+    """The findings about a bucket. *wrong*: in words, each with what to do."""
 
     name: str
     entries: int = 0
@@ -87,8 +87,9 @@ def _compare_counts(backend: Backend, found: BucketCheck) -> None:
 
 
 def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) -> list[str]:
-    """What was listed to its end, with all that is below, has no directory of unknown keys: return
-    those of *strangers* that are in it. Nothing was listed in the future."""
+    """Return those of *strangers*, directories of unknown keys, that are in a scope that was listed
+    to its end with all below; there must be none. Nothing may have been listed in the future,
+    either."""
     scopes = backend.scopes(found.name)
     found.scopes = len(scopes)
     deep = [scope.prefix for scope in scopes if scope.deep]

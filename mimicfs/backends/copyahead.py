@@ -1,4 +1,4 @@
-"""Which directories a replica copies next, before anybody asks for them.
+"""The choice of the directories that a replica copies next, before anybody asks for them.
 
 Threading: any thread; a thread of its own copies.
 """

@@ -36,7 +36,7 @@ class Lease:
 
     @property
     def silent_s(self) -> float:
-        """How long ago a look succeeded last."""
+        """Return how long ago a look succeeded last."""
         return self._clock() - self._looked_s
 
     def renew(self) -> None:

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 
 class IntentStep(NamedTuple):
-    """What a change that is applied is: the end of the intent *token*; what a HEAD said while
-    the row had the generation *expected*; or, with neither, something learned."""
+    """The meaning of a change that is applied: the end of the intent *token*; the answer to a HEAD,
+    sent while the row had the generation *expected*; or, with neither, something learned."""
 
     token: str = ""
     expected: str = ""

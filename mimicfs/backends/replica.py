@@ -493,7 +493,8 @@ _TURN = threading.Lock()  # for the step in which a turn is taken
 
 @dataclass(slots=True)
 class _Turns:
-    """How often the log of a bucket was to be taken in, and up to which of these it was."""
+    """The turns of a bucket's log: how often somebody wanted it taken in, and up to which of these
+    turns it was."""
 
     asked: int = 0
     done: int = 0

@@ -1,4 +1,4 @@
-"""Who uses a store, and whether it is still the store that it was.
+"""The sessions of a store: its users, and whether it is still the store that it was.
 
 A session is a mount or a program that changes what is in S3: a note beside the list of buckets,
 which it renews every few seconds. One that is not renewed is dead. All times are of the store's

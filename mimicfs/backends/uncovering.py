@@ -1,4 +1,4 @@
-"""What is left of the scopes of a bucket when a part of it is not certain any more. Pure functions.
+"""The scopes of a bucket that remain when a part of it is not certain any more. Pure functions.
 
 A deep scope above that part becomes what is still true of it: the directories on the way are known
 themselves, and so are their other subdirectories with all below. A directory on the way that does

@@ -1,6 +1,5 @@
-"""What to do about an error that a look at the account explains: a bucket whose name was
-mistyped, an account whose buckets may not be listed.
-"""
+"""Advice about an error that a look at the account explains: a bucket whose name was mistyped, an
+account whose buckets may not be listed."""
 
 from __future__ import annotations
 

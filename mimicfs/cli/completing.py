@@ -1,5 +1,6 @@
-"""What can follow on a command line, asked by a shell: values of options, words after -o, profiles,
-mount points, and s3:// URLs from the mirror. S3 is asked nothing.
+"""Completion: the words that can follow on a command line, for a shell that asks: values of
+options, words after -o, profiles, mount points, and s3:// URLs from the mirror. S3 is asked
+nothing.
 
 In bash a word ends at `:` and `=` (COMP_WORDBREAKS), so `s3://b` are three. We go by the line
 instead, and answer with what is behind the last of these.

@@ -1,4 +1,5 @@
-"""What an object of a key is stored with, and where that was said. Asks nobody."""
+"""The explanation of a key: with which settings its object is stored, and where each was said. Asks
+nobody."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What mount(8) and umount(8) call: `mount.mimicfs` and `umount.mimicfs`, and putting them where
-they are looked for.
+"""The programs that mount(8) and umount(8) call, `mount.mimicfs` and `umount.mimicfs`, and their
+installation where those look for them.
 
     mount.mimicfs   SOURCE DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
     umount.mimicfs  DIRECTORY [-flnrv] [-N NAMESPACE] [-t TYPE]

@@ -1,4 +1,4 @@
-"""What `--help` shows: commands and options under headings, and nothing cut."""
+"""The text of `--help`: commands and options under headings, and nothing cut."""
 
 from __future__ import annotations
 

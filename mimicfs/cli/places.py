@@ -1,4 +1,4 @@
-"""What a path in a mount stands for: which mount it is in, and which bucket and key it shows."""
+"""The meaning of a path in a mount: which mount it is in, and which bucket and key it shows."""
 
 from __future__ import annotations
 

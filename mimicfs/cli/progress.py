@@ -1,4 +1,4 @@
-"""How far a command is, and Ctrl-C."""
+"""The progress of a command, and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How values are shown to people."""
+"""Values as people read them."""
 
 from __future__ import annotations
 

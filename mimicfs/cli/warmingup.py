@@ -43,7 +43,7 @@ _SHORTAGES = {
 
 
 class Place(NamedTuple):
-    """What is to be here, and where: with the settings of the mount, where one was named."""
+    """A place to warm up, with the settings of its mount if one was named."""
 
     url: str
     settings: Settings

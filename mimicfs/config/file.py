@@ -51,7 +51,7 @@ _EVERY = "*"  # the section of what holds for every bucket
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a configuration file says. *buckets*, *rules*: by the name of the bucket, "*" for
+    """The contents of a configuration file. *buckets*, *rules*: by the name of the bucket, "*" for
     all."""
 
     path: Path

@@ -1,4 +1,4 @@
-"""How fast bytes may go, by the time of day, and what requests cost. Pure.
+"""Limits of speed by the time of day, and prices of requests. Pure.
 
 10M                        10 MiB a second
 08:00=1M 18:00=off         from eight to six 1 MiB a second, else as fast as it goes
@@ -110,7 +110,7 @@ def limit_text(limit: Limit) -> str:
 
 
 class Prices(NamedTuple):
-    """What S3 costs: for a thousand requests of each class, and a GiB that leaves S3."""
+    """The prices of S3: for a thousand requests of each class, and for a GiB that leaves S3."""
 
     put: float = 0.0  # PUT, COPY, POST, LIST
     get: float = 0.0  # GET and all others; DELETE is free

@@ -39,7 +39,7 @@ from mimicfs.errors import ConfigError
 
 
 class Kind(Enum):
-    """How a value is written."""
+    """The kind of a value: how people write it."""
 
     TEXT = "text"
     FLAG = "true or false"
@@ -58,7 +58,7 @@ class Kind(Enum):
 
 
 class Section(Enum):
-    """Where in the configuration file an option is, and which commands know it."""
+    """The place of an option in the configuration file, and the commands that know it."""
 
     COMMAND = "-"  # not in the file
     ALL = ""  # at the top: every command that asks S3 or the mirror

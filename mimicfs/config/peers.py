@@ -1,4 +1,4 @@
-"""What users of s3fs, rclone, mountpoint, goofys and JuiceFS write, answered in our words.
+"""The options of s3fs, rclone, mountpoint, goofys and JuiceFS, answered in our words.
 
 docs/coming-from.md has the same words in tables, and more about them.
 """

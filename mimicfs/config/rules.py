@@ -20,7 +20,8 @@ ANY_DEPTH = "**"
 
 
 class Stored(NamedTuple):
-    """What an object is stored with, where its writer says nothing else; "": nothing is said."""
+    """The settings with which an object is stored, unless its writer says otherwise; "": nothing is
+    said."""
 
     storage_class: str = ""
     sse: str = ""
@@ -32,8 +33,8 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyRule:
-    """What holds for keys that match one of *patterns*: *said*, by the names of Stored. *origin*:
-    where that was written."""
+    """A rule for keys that match one of *patterns*: *said*, by the names of Stored. *origin*: where
+    that was written."""
 
     patterns: tuple[str, ...]
     said: Mapping[str, Any]

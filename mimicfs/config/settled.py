@@ -1,6 +1,5 @@
-"""What is in force: flags before words after -o, before the environment, before the
-configuration file, before what mimicfs does by itself; and what that makes of a mount.
-"""
+"""The settings in force: flags before words after -o, before the environment, before the
+configuration file, before the defaults of mimicfs; and the mount that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What S3 takes as tags of an object (S3 user guide, "Categorizing your storage using tags").
+"""The tags that S3 accepts for an object (S3 user guide, "Categorizing your storage using tags").
 Pure; no state."""
 
 from __future__ import annotations

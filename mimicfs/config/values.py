@@ -30,7 +30,7 @@ _IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
 
 @dataclass(frozen=True, slots=True)
 class BucketOptions:
-    """What holds for one bucket."""
+    """The options of one bucket."""
 
     read_only: bool = False
     storage_class: str = ""  # of what is written; "": S3's default
@@ -62,7 +62,7 @@ class BucketOptions:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """What holds for each bucket: for one that is not *named*, *default*."""
+    """The options of each bucket: *default* for one that is not *named*."""
 
     default: BucketOptions = BucketOptions()
     named: Mapping[str, BucketOptions] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def parse_capabilities(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """How S3 is reached. None leaves the choice to boto3 (environment, profile, instance)."""
+    """The way to S3. None leaves the choice to boto3 (environment, profile, instance)."""
 
     endpoint_url: str | None = None
     region: str | None = None
@@ -149,7 +149,7 @@ class S3Options:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every command needs to know. *state* is the directory of stores, logs, staging."""
+    """The settings that every command needs. *state* is the directory of stores, logs, staging."""
 
     s3: S3Options
     state: Path
@@ -168,7 +168,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """How file data moves."""
+    """The way of file data."""
 
     staging: Path  # 0700; bytes that S3 does not have yet
     block_size: int = 6 * MIB  # of one ranged GET when reading ahead
@@ -183,7 +183,7 @@ class FileOptions:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a mount or a command is about: everything, a bucket, or a prefix of one."""
+    """The target of a mount or a command: everything, a bucket, or a prefix of one."""
 
     bucket: str = ""  # "": all buckets of the account
     prefix: str = ""  # "" or ending in "/"
@@ -278,7 +278,7 @@ def refuse_shown_secret(option: str, url: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VFSOptions:
-    """What the file system shows where an object's metadata says nothing."""
+    """The attributes that the file system shows where an object's metadata says nothing."""
 
     target: Target = field(default_factory=Target)
     uid: int = field(default_factory=os.getuid)
@@ -300,7 +300,7 @@ class VFSOptions:
 
 @dataclass(frozen=True, slots=True)
 class EventOptions:
-    """How a mount learns of what others change. *source*: where S3 tells it; "": nowhere.
+    """The way in which a mount learns of others' changes. *source*: where S3 tells it; "": nowhere.
     *reconcile_s*: the period in which all that is known is listed again; 0: never. *kept_s*: how
     long the server of a webhook keeps what it could not deliver."""
 
@@ -312,7 +312,7 @@ class EventOptions:
 
 @dataclass(frozen=True, slots=True)
 class MountChoices:
-    """What a mount is to be like."""
+    """The choices of a user about a mount."""
 
     read_only: bool = False
     allow_other: bool = False

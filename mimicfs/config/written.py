@@ -1,4 +1,4 @@
-"""How rules by pattern are written in the configuration file, and shown. Pure; no state."""
+"""Rules by pattern, as they are written in the configuration file, and shown. Pure; no state."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a request to publish a volume asks for, checked: whoever writes a pod may write an inline
-volume, and must not reach the node by it.
+"""A request to publish a volume, checked: any author of a pod may write an inline volume, and must
+not reach the node by it.
 
     volume attribute   bucket, prefix, mountOptions (as after -o)
     secret             access_key_id, secret_access_key, session_token; or as AWS_... variables

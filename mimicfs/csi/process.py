@@ -57,7 +57,7 @@ class StartRefused(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What serves, or is to serve, at *point*, a directory in *directory*."""
+    """The process that serves, or is to serve, at *point*, a directory in *directory*."""
 
     directory: Path
     point: Path
@@ -72,7 +72,7 @@ class Process:
 
     @property
     def device(self) -> str | None:
-        """What the kernel shows at the point; None: no file system of ours."""
+        """The device that the kernel shows at the point; None: no file system of ours."""
         return mounting.device_number(self.point)
 
     @property

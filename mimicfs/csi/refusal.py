@@ -1,4 +1,4 @@
-"""What is answered in place of a volume: a code of gRPC, as csi-spec assigns them, and why."""
+"""The refusal of a volume: a code of gRPC, as csi-spec assigns them, and the reason."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Method = Callable[[Any, float], Any]  # a request, and until when (monotonic), t
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """What the driver says of itself, and how long it waits for uploads."""
+    """The driver's own description, and how long it waits for uploads."""
 
     name: str
     node: str

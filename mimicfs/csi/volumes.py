@@ -50,7 +50,7 @@ class Published:
 
     @property
     def device(self) -> str | None:
-        """What the kernel shows there; None: no file system of ours."""
+        """Return the device that the kernel shows there; None: no file system of ours."""
         return mounting.device_number(Path(self.target))
 
 

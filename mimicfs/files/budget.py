@@ -1,4 +1,5 @@
-"""What all readers of a mount share: memory for what they read ahead, and the cache on disk.
+"""The budget that all readers of a mount share: memory for what they read ahead, and the cache on
+disk.
 
 Threading: any thread. `_lock` is a leaf, taken below that of a reader.
 """

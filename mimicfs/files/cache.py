@@ -52,7 +52,7 @@ _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Blocks of objects, kept 
 
 
 class CacheUsage(NamedTuple):
-    """How a cache does. In bytes."""
+    """The figures of a cache, in bytes."""
 
     directory: str
     used: int  # until the first look through the directory has ended: written since the mount
@@ -267,8 +267,8 @@ class BlockCache:
 
 
 class CachedObject:
-    """What is kept of one version of an object. The file is opened when it is first needed, and
-    made when there is something to keep."""
+    """The blocks that are kept of one version of an object. The file is opened when it is first
+    needed, and made when there is something to keep."""
 
     def __init__(self, cache: BlockCache, what: tuple[str | int, ...], size: int) -> None:
         self._cache = cache

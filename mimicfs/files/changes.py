@@ -1,4 +1,4 @@
-"""Which bytes of a partial staging file were changed, in order: the file NAME.ranges.
+"""The changed ranges of a partial staging file, in the order of the changes: the file NAME.ranges.
 
 A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of NAME and
 of what all lines up to it say; beside a record without a format (record.py), not of NAME. [start,

@@ -21,7 +21,7 @@ _WRITERS = 3  # at once
 
 
 class Direct:
-    """What the files of a cache have together: turns to write."""
+    """The state that all files of a cache share: turns to write."""
 
     def __init__(self) -> None:
         self._turns = threading.BoundedSemaphore(_WRITERS)

@@ -1,4 +1,4 @@
-"""What the cache on disk may use, and what is removed when that is reached.
+"""The limits of the cache on disk, and the choice of what is removed when they are reached.
 
 The files that were not used for the longest time go first (their mtime says when they were used,
 blocks.py), until a tenth of the limit is free again, and what was to be written has room. What a

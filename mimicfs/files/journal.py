@@ -41,7 +41,8 @@ _UNBORN_S = 60.0  # a file that is not locked and named by then never will be
 
 
 class Orphan(NamedTuple):
-    """What a dead mount left: *size* bytes that were to become what *record* says."""
+    """The remains of a file of a dead mount: *size* bytes that were to become what *record*
+    says."""
 
     name: str
     size: int

@@ -1,4 +1,5 @@
-"""Which bytes of a file are where: in its staging file, or still only in the version in S3.
+"""The layout of a file: which bytes are in its staging file, and which are still only in the
+version in S3.
 
 Values only; `File` protects them with its lock.
 """

@@ -1,4 +1,5 @@
-"""What the bytes of a staging file are to become: the file NAME.json beside NAME.data.
+"""The record of a staging file, which says what its bytes are to become: the file NAME.json beside
+NAME.data.
 
 What is read back is believed only if it is what was written: a record has a CRC-32 of itself and
 of its NAME, so that none is believed beside the bytes of another file. Former versions wrote

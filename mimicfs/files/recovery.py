@@ -1,6 +1,6 @@
-"""What a mount that died has left in the journal: brought to S3, where the object is still as
-it was; else kept for its owner, and said in the log. Nothing is thrown away but copies of what
-S3 has.
+"""The recovery of what a dead mount has left in the journal: brought to S3, where the object is
+still as it was; else kept for its owner, and said in the log. Nothing is thrown away but copies of
+what S3 has.
 
 A staging file of another endpoint is left to a mount of that one.
 

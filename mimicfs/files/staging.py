@@ -35,7 +35,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 
 
 class Room:
-    """How many bytes of the disk staging files take, and may take (0: any number)."""
+    """The bytes of the disk that staging files take, and may take (0: any number)."""
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit

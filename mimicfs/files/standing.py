@@ -1,4 +1,4 @@
-"""What an open file stands on, and reading it: the version in S3, its staging file, or both.
+"""The base of an open file, and reading it: the version in S3, its staging file, or both.
 
 The first layer of a File (file.py, which has the theory and the locks). It never asks for a
 turn: reading goes on during an upload.

@@ -38,7 +38,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What happens to a file, in the order of the columns below."""
+    """An event in the life of a file, in the order of the columns below."""
 
     CHANGED = 0  # its bytes, or its metadata while S3 does not have the bytes
     STORED = 1  # S3 has confirmed that it has all of it

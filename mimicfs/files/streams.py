@@ -1,4 +1,5 @@
-"""How an object is read: from which places somebody goes on, up or down, and at which distances.
+"""The streams by which an object is read: from which places somebody goes on, up or down, and at
+which distances.
 
 A *stream* is a place from which somebody reads on. The kernel's reads arrive several at once and
 out of order, so near the place of a stream is as good as at it. A reader that goes downwards,

@@ -1,4 +1,4 @@
-"""What the bytes of a staging file add up to: so it is seen later when they are others.
+"""The sums of the bytes of a staging file, by which a later reader notices that they have changed.
 
 The CRC-32 of each block is kept until the block is written to, so that a file that is closed
 again and again is not read again and again. Holes cost nothing, and are the same as zeros.

@@ -1,4 +1,4 @@
-"""How the bytes of a file get to S3: in one PUT, or in parts. Parts are sent while the file is
+"""The upload of a file's bytes to S3: in one PUT, or in parts. Parts are sent while the file is
 still written (multipart.py); what has not changed is copied in S3 where the server can.
 
 An upload that was interrupted is given up, not awaited: none of its bytes are read any more,
@@ -36,9 +36,9 @@ _ABOUT_SIZES = re.compile(r"\b(same|equal|uniform)\b", re.IGNORECASE)
 
 
 class Job(NamedTuple):
-    """What s3://bucket/key is to become: the bytes of *staging*, laid out as *layout* says, and
-    *content*, under *condition*. *entry*: the version that they are partly of. *fill* fetches
-    what the staging file lacks of some ranges."""
+    """The upload that makes s3://bucket/key: the bytes of *staging*, laid out as *layout* says, and
+    *content*, under *condition*. *entry*: the version that they are partly of. *fill* fetches what
+    the staging file lacks of some ranges."""
 
     bucket: str
     key: str

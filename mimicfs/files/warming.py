@@ -35,7 +35,7 @@ class _Piece(NamedTuple):
 
 
 class Shortage(Enum):
-    """What had no room for all."""
+    """The place that had no room for all."""
 
     LIMIT = "limit"
     CACHE = "cache"
@@ -44,7 +44,7 @@ class Shortage(Enum):
 
 @dataclass
 class Warmed:
-    """What came of it. *refused*: why, by key."""
+    """The result of a warm-up. *refused*: why, by key."""
 
     objects: int = 0  # that are here as a whole now
     here: int = 0  # of them, those that were before

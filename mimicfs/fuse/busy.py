@@ -1,4 +1,5 @@
-"""Which inodes the kernel may keep locked, because a request on them waits for a worker's answer.
+"""The inodes that the kernel may keep locked, because a request on them waits for a worker's
+answer.
 
 Threading: any thread.
 """

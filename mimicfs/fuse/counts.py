@@ -1,4 +1,4 @@
-"""How many requests of the kernel came, and how they were answered.
+"""The requests of the kernel, counted, and how they were answered.
 
 Counting costs the thread that reads the device one addition to a list, without a lock: it is the
 only one that writes there. What workers count is under a lock; they wait for S3 anyway. Readers

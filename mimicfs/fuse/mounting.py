@@ -33,7 +33,8 @@ DEVICE = Path("/dev/fuse")
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """How to mount. *extra* goes to fusermount3 as it is (noatime, noexec, context=...)."""
+    """The options of mounting. *extra* goes to fusermount3 as it is (noatime, noexec,
+    context=...)."""
 
     fsname: str = "mimicfs"  # the first column of `mount` and `df`
     subtype: str = "mimicfs"
@@ -101,7 +102,8 @@ def device_number(mountpoint: Path) -> str | None:
 
 
 class Shown(NamedTuple):
-    """What is mounted somewhere. *options*: of this mount, not of all that show the same."""
+    """A file system that is mounted somewhere. *options*: of this mount, not of all that show the
+    same."""
 
     number: str  # "MAJOR:MINOR"
     place: bytes

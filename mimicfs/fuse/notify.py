@@ -68,7 +68,7 @@ class Notifier:
 
     @property
     def waiting(self) -> int:
-        """How much is queued that the kernel was not told yet."""
+        """Return how many messages are queued that the kernel was not told yet."""
         return self._asked - self._told
 
     def entry_changed(self, parent: int, name: bytes) -> None:

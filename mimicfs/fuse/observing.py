@@ -1,4 +1,5 @@
-"""Who asks for what: each request of the kernel with its answer, while somebody wants to know.
+"""The observation of requests: each request of the kernel with its answer, while somebody wants to
+know.
 
 It costs nothing while nobody does: the handlers are wrapped only then (`Server.observe`).
 

@@ -1,4 +1,4 @@
-"""Which thread answers what; interrupts; the end.
+"""The threads that serve: which one answers what; interrupts; the end.
 
 The thread that calls `serve` reads the device. While fs.quick it answers by itself what needs
 no waiting: a request handed to another thread costs 30-50 us more, about as much as itself.

@@ -71,7 +71,7 @@ _GONE_PEER = frozenset((errno.EPIPE, errno.ECONNRESET))  # where a socket stands
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to mount and what to agree with the kernel."""
+    """The options of a mount, and of the agreement with the kernel."""
 
     mount: MountOptions = field(default_factory=MountOptions)
     max_write: int = 1 << 20  # bytes of one WRITE or READ; the kernel's limit is 1 MiB

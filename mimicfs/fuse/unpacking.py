@@ -1,4 +1,4 @@
-"""What a request of the kernel says, as names and values; malformed requests are refused.
+"""The requests of the kernel as names and values; malformed ones are refused.
 
 Pure functions. What is refused raises PosixError.
 """

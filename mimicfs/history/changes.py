@@ -1,4 +1,4 @@
-"""What became of keys between moments, told by one pass over the versions of a bucket."""
+"""The changes of keys between moments, told by one pass over the versions of a bucket."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _PARTS_MAX = 10_000
 
 
 class What(Enum):
-    """What is done about a key."""
+    """The action for a key."""
 
     COPY = "restore"  # the version becomes the newest one, as a copy of itself
     UNMARK = "undelete"  # the delete markers above it are removed
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What came of a *step*. *error* is "" where it was done."""
+    """The outcome of a *step*. *error* is "" if it was done."""
 
     step: Step
     error: str = ""

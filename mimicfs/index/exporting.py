@@ -25,7 +25,7 @@ _ROUNDS = 50  # of copying again what changed meanwhile
 
 
 class Export(NamedTuple):
-    """What is to be exported, and since when it is known."""
+    """The scope of an export, and the time since when it is known."""
 
     bucket: BucketEntry
     prefix: str

@@ -1,5 +1,5 @@
-"""What `mimicfs find` and `du` answer, from the store and without a request: every entry below
-a directory with the directories that it implies, the tests that choose among them, and totals.
+"""The answers of `mimicfs find` and `du`, from the store and without a request: every entry below a
+directory with the directories that it implies, the tests that choose among them, and totals.
 
 Both refuse to answer where the mirror does not know all: an answer with holes looks like one
 without. Pure but for the reads of the store; any thread may call it.
@@ -26,7 +26,7 @@ _PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": 86_400, "d": 86_400, "w": 604_800}
 
 
 class Start(NamedTuple):
-    """Where a search begins: a directory, or just *entry*, the object that was named."""
+    """The start of a search: a directory, or just *entry*, the object that was named."""
 
     bucket: str
     prefix: str
@@ -107,7 +107,7 @@ def _entries(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
 
 
 class DirectoryUsage(NamedTuple):
-    """What is below *directory*, which is *depth* levels below where `usage` began."""
+    """The usage below *directory*, which is *depth* levels below the place where `usage` began."""
 
     directory: str
     depth: int
@@ -184,7 +184,7 @@ def age_range(text: str, now_ns: int) -> Interval:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for: an entry that passes all tests. Several values of one test: any.
+    """The entries that are looked for: those that pass all tests. Several values of one test: any.
 
     Sizes, times, storage classes and etags are those of objects: a directory passes none.
     """

@@ -42,7 +42,7 @@ _TRIES = 20  # of merging one page while others change it
 
 
 class Imported(NamedTuple):
-    """What an import of a part did. *left*: entries of the mirror that were newer."""
+    """The result of importing a part. *left*: entries of the mirror that were newer."""
 
     bucket: str
     prefix: str
@@ -308,7 +308,7 @@ def _with_learned(old: Entry | None, new: Entry) -> Entry:
 
 
 class _Others:
-    """What other processes change in *bucket* while this runs. Bounded by what they do."""
+    """The changes of other processes in *bucket* while this runs. Bounded by what they do."""
 
     def __init__(self, mimicdb: Mirror, bucket: str) -> None:
         self.any = False

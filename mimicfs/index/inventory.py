@@ -53,7 +53,7 @@ class InventoryFile(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a report says of itself. *place* and *key* are where it was found."""
+    """The description of a report, from itself. *place* and *key* are where it was found."""
 
     place: str  # the bucket that the report is in
     key: str

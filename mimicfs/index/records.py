@@ -1,5 +1,5 @@
-"""What an index file says, whatever it is written in: one header, then one part for each bucket
-(or prefix of one) that was known whole, with its entries in S3's order.
+"""The records of an index file, in whatever format: one header, then one part for each bucket (or
+prefix of one) that was known whole, with its entries in S3's order.
 
 Pure values, and the two ends of a file: a `Sink` takes what an `IndexSource` gives.
 """
@@ -19,7 +19,7 @@ SIZE_MAX = 1 << 62  # bytes; what stores can hold, and far above S3's limit
 
 
 class Header(NamedTuple):
-    """What stands first. *buckets* is the list of buckets as of *buckets_ns*; None: not known."""
+    """The first record. *buckets* is the list of buckets as of *buckets_ns*; None: not known."""
 
     created_ns: int
     endpoint: str = ""  # "": not told; never with a password
@@ -46,7 +46,7 @@ class IndexPart(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where an index is written. `part`, its entries, `part` ..., at last `finish`."""
+    """The place where an index is written. `part`, its entries, `part` ..., at last `finish`."""
 
     def part(self, part: IndexPart) -> None: ...
 
@@ -56,7 +56,7 @@ class Sink(Protocol):
 
 
 class IndexSource(Protocol):
-    """Where an index is read."""
+    """The place where an index is read."""
 
     @property
     def header(self) -> Header: ...
@@ -68,7 +68,7 @@ class IndexSource(Protocol):
 
 
 class Wrong(Exception):
-    """What is wrong with a record. Whoever reads the file adds where it stands."""
+    """A fault in a record. The reader of the file adds where it stands."""
 
 
 # Records as JSON objects. Both formats have the header and the parts so; Parquet has the

@@ -35,13 +35,13 @@ class Drift(NamedTuple):
 
     @property
     def fields(self) -> list[str]:
-        """What differs: "size", "etag", "time", "storage_class"."""
+        """Return the fields that differ: of "size", "etag", "time", "storage_class"."""
         return differing(self.mirror, self.s3) if self.mirror and self.s3 else []
 
 
 @dataclass
 class Verified:
-    """What a verify found."""
+    """The result of a verification."""
 
     bucket: str
     prefix: str

@@ -161,8 +161,8 @@ class SharedLocks:
         self.leave(name, Lock(owner, flock, False, start, end, 0), ())
 
     def leave(self, name: str, gone: Lock, kept: tuple[Lock, ...]) -> None:
-        """Where *gone* is, its owner keeps *kept* of what he has, and no more. Raises StoreError as
-        `unlock` does."""
+        """Leave its owner only *kept* within the range of *gone*. Raises StoreError as `unlock`
+        does."""
         with self._used(name) as at, at.turn:
             before, at.held = at.held, left(at.held, gone, kept)
             if set(at.held) == set(before):

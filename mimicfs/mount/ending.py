@@ -17,7 +17,7 @@ _TELL_S = 1.0
 
 
 class PendingTotal(NamedTuple):
-    """What S3 does not have yet."""
+    """The total of the bytes that S3 does not have yet."""
 
     files: int
     bytes: int

@@ -1,5 +1,5 @@
-"""What is mounted: each mount says so in a file that it keeps locked while it lives, and which
-tells at its end what S3 does not have yet.
+"""The running mounts: each mount describes itself in a file that it keeps locked while it lives,
+and which says at its end what S3 does not have yet.
 
 Threading: no state; any thread.
 """
@@ -28,7 +28,7 @@ _FREE_S = 0.5  # how long a mount that ends has to give up its record
 
 
 class Mounted(NamedTuple):
-    """What a running mount says of itself, in a file that it keeps locked while it lives."""
+    """The description of a running mount, in a file that it keeps locked while it lives."""
 
     mountpoint: str
     target: str

@@ -1,4 +1,4 @@
-"""Where a mount keeps its copy of a store that others share.
+"""The place of a mount's copy of a store that others share.
 
 One file a mount point, which outlives the mount: STATE/replicas/NAME.db. A mount that ends behind
 its successor's back (umount --lazy) keeps the file until it is gone; the successor then copies

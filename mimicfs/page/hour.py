@@ -1,4 +1,4 @@
-"""What a mount did in the last hour, minute by minute: the one owner of these samples.
+"""The work of a mount in the last hour, minute by minute: the one owner of these samples.
 
 Counters only grow; a *mark* is what they were when a minute began. 61 marks are kept, so an hour
 costs some 250 KiB, and a mount at which nobody looks is asked for two parts once a minute.

@@ -14,7 +14,7 @@ _VOID = frozenset({"link", "meta"})  # that have no end
 
 
 class Markup(str):
-    """What is HTML already. Only this module, and literals, make one."""
+    """A text that is HTML already. Only this module, and literals, make one."""
 
     __slots__ = ()
 

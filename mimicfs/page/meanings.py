@@ -1,4 +1,5 @@
-"""What errors mean, and what to do about them: those of S3, and those that programs were given.
+"""The meanings of errors, and what to do about them: errors of S3, and errors that programs were
+given.
 
 Threading: no state.
 """

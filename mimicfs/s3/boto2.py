@@ -1,4 +1,4 @@
-"""What the boto-shaped classes share: how they ask, their errors, headers and times.
+"""The base of the boto-shaped classes: how they ask, their errors, headers and times.
 
 They follow boto 2.49 in names, order of arguments, what they return and raise, and stand on a
 mimicking boto3 client. What is left out raises NotImplementedError, which names boto3's way.
@@ -63,7 +63,7 @@ META = "x-amz-meta-"
 
 
 class Provider:
-    """What boto asks of who keeps the objects."""
+    """The names that boto asks of a storage provider."""
 
     name = "aws"
     metadata_prefix = META

@@ -1,4 +1,4 @@
-"""Where boto has what listings return."""
+"""The results of listings, under the name where boto has them."""
 
 from __future__ import annotations
 

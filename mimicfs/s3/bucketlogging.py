@@ -1,4 +1,4 @@
-"""Where the requests of a bucket are logged, as boto has it."""
+"""The settings that say where the requests of a bucket are logged, as boto has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where boto has DeleteMarker."""
+"""DeleteMarker, under the name where boto has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where boto has what delete_keys returns."""
+"""The result of delete_keys, under the name where boto has it."""
 
 from __future__ import annotations
 

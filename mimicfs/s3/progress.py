@@ -109,7 +109,7 @@ def tell_sending(request: Any, **_: Any) -> None:
 
 
 class LimitedStream(io.RawIOBase):
-    """What *file* gives, at most *size* bytes; it need not be seekable.
+    """The bytes of *file*, at most *size*; it need not be seekable.
 
     A pipe gives less than it is asked for; s3transfer takes that for the end.
     """

@@ -1,4 +1,4 @@
-"""What listings of the boto-shaped classes return."""
+"""The results of listings of the boto-shaped classes."""
 
 from __future__ import annotations
 

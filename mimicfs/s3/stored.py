@@ -1,4 +1,4 @@
-"""What is stored with an object: its headers and metadata, as a boto-shaped Key has them.
+"""The headers and metadata that are stored with an object, as a boto-shaped Key has them.
 
 What the mirror gave has size, etag and time; headers and metadata are asked for when they are
 first read, if the mirror does not have them.

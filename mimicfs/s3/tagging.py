@@ -31,7 +31,7 @@ class TagSet(list[Tag]):
 
 
 class Tags(list[TagSet]):
-    """What a bucket has: one TagSet."""
+    """The tags of a bucket: one TagSet."""
 
     @classmethod
     def of(cls, root: Element) -> Tags:

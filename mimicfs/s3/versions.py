@@ -1,4 +1,4 @@
-"""What deletions and listings of versions return, as boto has it."""
+"""The results of deletions and of listings of versions, as boto has them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Error(NamedTuple):
 
 
 class MultiDeleteResult:
-    """What delete_keys did: *deleted* and *errors*."""
+    """The result of delete_keys: *deleted* and *errors*."""
 
     def __init__(self, bucket: Any = None) -> None:
         self.bucket = bucket

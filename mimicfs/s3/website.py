@@ -8,7 +8,7 @@ from mimicfs.s3.documents import tag
 
 
 class RedirectLocation:
-    """Where each request is sent."""
+    """The target to which each request is sent."""
 
     def __init__(self, hostname: str | None = None, protocol: str | None = None) -> None:
         self.hostname = hostname
@@ -35,7 +35,7 @@ Condition = RoutingCondition  # boto's name
 
 
 class Redirect:
-    """Where a rule sends a request."""
+    """The target to which a rule sends a request."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where a sync has come to, noted beside the bucket, so that the next one can go on from there.
+"""The position of a sync, noted beside the bucket, so that the next sync can go on from there.
 
 A note is made about once a second, after what it says was merged: what a crash loses is listed
 again, and nothing is taken as merged that is not. It is good for ten minutes. A note of a sync
@@ -23,7 +23,7 @@ _EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Cursor:
-    """What is left of the sync that began at *started_ns*: *ranges*, as (after, upto)."""
+    """The rest of the sync that began at *started_ns*: *ranges*, as (after, upto)."""
 
     started_ns: int
     ranges: list[tuple[str, str | None]]

@@ -62,8 +62,8 @@ class Flights(Generic[T]):
 
 
 class Pace:
-    """How many requests may be under way: up to *most*. One more for each that succeeds, until
-    S3 asks for patience: then half as many, and growth is slow."""
+    """The number of requests that may be under way: up to *most*. One more for each that succeeds,
+    until S3 asks for patience: then half as many, and growth is slow."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,4 +1,4 @@
-"""How fresh what the mirror has of a directory is, and by what it is so.
+"""The freshness of a directory in the mirror, and what it is owed to.
 
     listed   S3 was asked for all its names at that time
     swept    the same; the sweep asked (sweep.py)
@@ -56,7 +56,7 @@ def told_until_ns(mimicdb: Mirror, bucket: str, prefix: str) -> int:
 
 
 def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
-    """What is below *prefix* was told of until then."""
+    """Note that what is below *prefix* was told of until then."""
     mimicdb.set_note(bucket, _TOLD + prefix, str(until_ns))
 
 

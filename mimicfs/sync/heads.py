@@ -1,5 +1,5 @@
-"""What a listing does not say of objects, asked for one by one: `mimicfs sync --metadata`, and the
-first look at a directory (vfs/firstlook.py).
+"""The attributes of objects that no listing has, asked for one by one: `mimicfs sync --metadata`,
+and the first look at a directory (vfs/firstlook.py).
 
 Threading: the thread that calls reads and tells the mirror; requests are made in the threads of
 the S3 object, 64 at once.

@@ -26,7 +26,7 @@ _MEMORY = 8 << 20  # bytes
 
 
 class Doomed(NamedTuple):
-    """What a sync would delete: *gone* of *known* objects below *prefix*."""
+    """The objects that a sync would delete: *gone* of *known* ones below *prefix*."""
 
     bucket: str
     prefix: str

@@ -1,4 +1,4 @@
-"""How far a sync is, and what it found."""
+"""The progress of a sync, and its findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimicfs.entry import Difference
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sync is. `as_dict` has the fields, and what follows from them."""
+    """The progress of a sync. `as_dict` has the fields, and what follows from them."""
 
     bucket: str
     prefix: str
@@ -59,7 +59,7 @@ class Progress:
 
 
 class Report(NamedTuple):
-    """What a sync found. *error* is empty, or says why it ended early."""
+    """The findings of a sync. *error* is empty, or says why it ended early."""
 
     bucket: str
     prefix: str

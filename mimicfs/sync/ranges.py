@@ -53,12 +53,12 @@ class KeyRange:
 
     @property
     def known_left(self) -> int:
-        """How many keys are left, as far as the mirror knows."""
+        """Return how many keys are left, as far as the mirror knows."""
         return max(0, (self.expected or 0) - self.keys)
 
     @property
     def unsettled(self) -> str:
-        """Where it must be listed again if it is interrupted now."""
+        """Return the key after which this range must be listed again if it is interrupted now."""
         places = (self.after, self.kept_from, self.late_from)
         return min(place for place in places if place is not None)
 

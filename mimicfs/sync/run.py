@@ -109,7 +109,7 @@ class Run:
 
     @property
     def ranges(self) -> int:
-        """How many ranges are being listed."""
+        """Return how many ranges are being listed."""
         return len(self._running)
 
     def left(self) -> list[tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""What lists, and what is listed."""
+"""The source of a listing, and its scope."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAGE = 1000  # entries of the mirror that are read at a time
 
 
 class Source(Protocol):
-    """What lists: S3, or a client that was borrowed. *lists*: most LISTs at once."""
+    """The source of a listing: S3, or a client that was borrowed. *lists*: most LISTs at once."""
 
     lists: int
 
@@ -40,7 +40,8 @@ class Source(Protocol):
 
 
 class ListingScope(NamedTuple):
-    """What is listed: with a *delimiter* the direct children of *prefix*, else all below."""
+    """The scope of a listing: with a *delimiter* the direct children of *prefix*, else all
+    below."""
 
     bucket: str
     prefix: str

@@ -78,7 +78,7 @@ class Walk:
 
     @property
     def ranges(self) -> int:
-        """How many directories are being listed."""
+        """Return how many directories are being listed."""
         return len(self._flights)
 
     def _send(self, directory: _Directory) -> None:

@@ -31,7 +31,7 @@ Show = Callable[[Progress], None]
 
 
 class Wish(NamedTuple):
-    """How a sync is wanted. *guard*: asked before most of a scope is deleted. *fresh*: what an
+    """The manner of a sync. *guard*: asked before most of a scope is deleted. *fresh*: what an
     interrupted sync has listed is listed again."""
 
     guard: Guard | None = None

@@ -1,4 +1,4 @@
-"""How much may be spent: so much a second in the long run, and a stock of it at once.
+"""An allowance: so much may be spent a second in the long run, and a stock of it at once.
 
 Threading: any thread; the lock is held for a few instructions.
 """

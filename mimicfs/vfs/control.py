@@ -220,7 +220,8 @@ class Control:
 
     @staticmethod
     def allow(caller: Caller) -> None:
-        """What costs requests is for the user who mounted, and root. Raises PosixError EACCES."""
+        """Allow calls that cost requests to the user who mounted, and to root. Raises PosixError
+        EACCES."""
         if caller.uid not in (0, os.getuid()):
             raise PosixError(errno.EACCES, "S3 is asked only for the user who mounted and for root")
 

@@ -339,7 +339,7 @@ class VFS:
         self._kernel.told(TELL_KERNEL_S)
 
     def unheard(self, ino: int) -> None:
-        """Whoever asked for a change in *ino* was killed before it was answered: the kernel does
+        """Heal a change of *ino* whose caller was killed before it was answered: the kernel does
         not know what became of it."""
         try:
             node = self.inodes.get(ino)

@@ -55,7 +55,7 @@ _Where = tuple[str, str]  # bucket and directory
 
 
 class _Verdict(NamedTuple):
-    """What a directory was found to be, of entries that S3 had by *newest_ns*."""
+    """The verdict about a directory, from entries that S3 had by *newest_ns*."""
 
     rich: bool
     newest_ns: int = 0

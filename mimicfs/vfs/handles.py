@@ -413,8 +413,8 @@ class Handles(OpenFiles):
         return any(self._leave(old) for _ in numbers)
 
     def renew(self, handle: int, cancellation: Cancellation) -> None:
-        """Whoever has *handle* has locked the file, and is to see what its name stands for now:
-        all handles of the file go on with that. Not so if something was written."""
+        """Renew the file of *handle*, whose holder has locked it and is to see what its name stands
+        for now: all handles of the file go on with that. Not so if something was written."""
         node, file, *_ = self._handle(handle)
         if file is None:
             return

@@ -1,5 +1,5 @@
-"""What is left of the rename of a directory when its mount dies: a record on local disk, written
-before the first object is copied, of what becomes what and which copies S3 has confirmed.
+"""The record of the rename of a directory, for when its mount dies: on local disk, written before
+the first object is copied; it says what becomes what and which copies S3 has confirmed.
 
 A record is a file NAME.rename of lines of JSON: what is renamed; then each copy; then, once all
 are made, that they are. NAME is random. While its mount lives the file is locked (flock), so that

@@ -98,8 +98,8 @@ class Kernel:
             self._kernel.entry_changed(directory.ino, self._name(component, beside))
 
     def grew(self, node: Node) -> None:
-        """What was appended to *node* stands elsewhere than the kernel believes, which has put it
-        into its pages."""
+        """Correct the pages of *node*: what was appended stands elsewhere than the kernel believes,
+        which has put it into its pages."""
         node.pages_etag = ""
         self._kernel.data_changed(node.ino)
 
@@ -250,7 +250,7 @@ class Kernel:
             self._kernel.data_changed(node.ino)
 
     def distrusted(self, directory: Node) -> None:
-        """What the kernel has of *directory* and all below it may be wrong."""
+        """Distrust what the kernel has of *directory* and all below it: it may be wrong."""
         for node in (directory, *self._inodes.below(directory)):
             if node.kind == NodeKind.OBJECT:
                 self._may_differ(node)

@@ -56,8 +56,8 @@ _SURROGATE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a by
 
 
 class Component(NamedTuple):
-    """What a file name stands for. *beside*: the object that has a directory of its name
-    beside it (or a marker's content), and no directory."""
+    """The meaning of a file name. *beside*: the object that has a directory of its name beside it
+    (or a marker's content), and no directory."""
 
     text: str
     beside: bool = False

@@ -45,7 +45,8 @@ _SOON_S = 2.0  # a directory that is begun so soon after another one was read go
 
 
 class _Habit(NamedTuple):
-    """How directories of a bucket are gone through, as was seen at *seen_s*."""
+    """The habit by which programs go through directories of a bucket, as it was seen at
+    *seen_s*."""
 
     bucket: str
     by_number: bool
@@ -59,7 +60,7 @@ class _Foreseen(NamedTuple):
 
 
 class _OpenInWalk(NamedTuple):
-    """What an open was in its walk."""
+    """The place of an open in its walk."""
 
     found: _Foreseen | None
     before: str  # the key that it followed, where it was not foreseen
@@ -68,7 +69,7 @@ class _OpenInWalk(NamedTuple):
 
 
 class _Walk:
-    """How one directory is gone through."""
+    """The walk of a program through one directory."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # protects all below

@@ -1,6 +1,7 @@
-"""What S3 keeps with an object, as extended attributes `user.mimicfs.*`: headers, user metadata,
-tags, ACL, retention, storage class, the state of a restore, a link. Reading one costs a request at
-most, setting one is one change in S3 (behind what must be asked so that nothing else is lost).
+"""The attributes that S3 keeps with an object, as extended attributes `user.mimicfs.*`: headers,
+user metadata, tags, ACL, retention, storage class, the state of a restore, a link. Reading one
+costs a request at most, setting one is one change in S3 (behind what must be asked so that nothing
+else is lost).
 
 They are not listed: `cp -a` would copy them to other files.
 

@@ -45,7 +45,7 @@ class Handle(NamedTuple):
 
 
 class OpenFiles:
-    """What is open, and of which File each handle is."""
+    """The open files, and the File of each handle."""
 
     def __init__(
         self,

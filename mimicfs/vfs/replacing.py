@@ -1,4 +1,4 @@
-"""What a change of names does to what has the name: it must be empty, it leaves, it is replaced.
+"""The replacement of names: the file that has the name must be empty, or leaves, or is replaced.
 
 Threading: any thread. Two changes in one directory never meet: the kernel locks the directory.
 """

@@ -22,8 +22,8 @@ _NOTE = "attributes"
 
 
 class RootAttributes:
-    """What is noted in *mimicdb* of buckets, by name; "" is the root over all. *buckets* says of
-    which it is believed."""
+    """The attributes that *mimicdb* notes of buckets, by name; "" is the root over all. *buckets*
+    says of which they are believed."""
 
     def __init__(self, mimicdb: Mirror, buckets: Buckets) -> None:
         self._mimicdb = mimicdb

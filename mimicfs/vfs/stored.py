@@ -1,6 +1,6 @@
-"""What is stored with an object besides its bytes, as a file system changes it: mode, owner,
-times, extended attributes, and the special files that are nothing else (links, pipes, sockets,
-devices).
+"""The attributes that are stored with an object besides its bytes, as a file system changes them:
+mode, owner, times, extended attributes, and the special files that are nothing else (links, pipes,
+sockets, devices).
 
 S3 changes metadata only by a copy of the object onto itself. That copy keeps the type, storage
 class, encryption, tags and all other metadata; of a file that is open and changed nothing is

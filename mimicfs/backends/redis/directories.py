@@ -59,7 +59,7 @@ class _ChunkedDirectory:
 
 
 class Directories:
-    """What has to be known of a bucket to put or delete *keys*."""
+    """The facts that one must know of a bucket to put or delete *keys*."""
 
     def __init__(self, client: Any, tag: str, keys: Iterable[str]) -> None:
         self._tag = tag

@@ -48,7 +48,7 @@ _MD5 = 16
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """What one `apply` changes, each as (directory, name[, record]); no key is in both."""
+    """The changes of one `apply`, each as (directory, name[, record]); no key is in both."""
 
     origin: int
     since: int | None

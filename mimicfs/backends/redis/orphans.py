@@ -1,5 +1,5 @@
-"""What is in Redis of a bucket and is not reached from its directories, and what is reached and is
-not there. `layout.py` says how it should be. For `mimicfs store check`.
+"""Orphans: records of a bucket in Redis that none of its directories leads to, and directories that
+lead to nothing. `layout.py` says how it should be. For `mimicfs store check`.
 
 Threading: as redis-py's client. Others may write meanwhile, so that what is said may not be so.
 """

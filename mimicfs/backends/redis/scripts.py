@@ -1,4 +1,4 @@
-"""What reads or changes a directory, in Lua: one script is one step, all or nothing.
+"""The scripts, in Lua, that read or change a directory: one script is one step, all or nothing.
 
 `transactions.py` does the same where scripts are denied; the tests of the promises run over
 both. Threading: as redis-py's client.

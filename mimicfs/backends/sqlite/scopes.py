@@ -1,4 +1,4 @@
-"""What a change of scopes writes, within a transaction."""
+"""Changes of scopes, written within a transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whose list of buckets the mirror has: S3 answers a ListBuckets to each account in its own way.
+"""The account whose list of buckets the mirror has: S3 answers a ListBuckets to each account in its
+own way.
 
 Beside the list, the store notes the owner that S3 named with it, and a hash of each access key to
 which S3 named that owner. A client with one of these keys is answered from the mirror, whichever

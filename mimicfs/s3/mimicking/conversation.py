@@ -1,4 +1,4 @@
-"""What is asked of S3 and learned from it, apart from how the asking is done.
+"""The conversation with S3: what is asked and learned, apart from how the asking is done.
 
 A conversation is a generator: it yields what is to be asked, an operation of boto3 and its
 parameters, is sent the answer or thrown the error, and returns what the caller gets. So one

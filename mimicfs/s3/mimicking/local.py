@@ -1,4 +1,5 @@
-"""Which calls the mirror answers, and how: the same answers and errors as S3's, or none.
+"""The calls that the mirror answers, and how: with the same answers and errors as S3's, or not at
+all.
 
     ListObjectsV2   Bucket Prefix Delimiter StartAfter ContinuationToken MaxKeys
     ListObjects     Bucket Prefix Delimiter Marker MaxKeys

@@ -1,4 +1,4 @@
-"""What each operation of S3 does to what the mirror has: one table.
+"""The effects of each operation of S3 on what the mirror has: one table.
 
 `effect_of` also judges operations that the table does not have, of a botocore that is newer
 than it: one that reads, by its name, does nothing; any other one is `UNKNOWN`, and what it
@@ -18,7 +18,7 @@ _Params = Mapping[str, Any]
 
 
 class Effect(Enum):
-    """What a call that S3 has done means for the mirror."""
+    """The effect on the mirror of a call that S3 has done."""
 
     NONE = auto()  # it reads, or changes what is not mirrored
     UPLOAD = auto()  # it is about a multipart upload, of which nothing is seen yet

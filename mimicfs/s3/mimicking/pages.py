@@ -45,7 +45,7 @@ _PLACES_MAX = 1000  # that are remembered
 
 
 class ListingPlace(NamedTuple):
-    """Where a listing goes on."""
+    """The place where a listing goes on."""
 
     last: str  # the key or common prefix that the page before ended with
     started_ns: int | None = None  # of its first page, if S3 has shown all pages so far

@@ -1,4 +1,4 @@
-"""How large a body the call of a client sends: known only when it is on its way.
+"""The size of the body that a client's call sends: known only when it is on its way.
 
 The size that a caller gives, or that a file has, is not what is sent in the end. botocore says
 that in another function, so it is noted beside the call, in its context.

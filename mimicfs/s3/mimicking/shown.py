@@ -1,4 +1,5 @@
-"""What the answers of S3 to a boto3 client, and the parameters of its calls, show of objects.
+"""The facts about objects in the answers of S3 to a boto3 client, and in the parameters of its
+calls.
 
 Pure functions; any thread may call them.
 """

@@ -20,7 +20,7 @@ class CompletedUpload(NamedTuple):
 
 
 class _Upload:
-    """What is known of one: sizes by part number, and what it was begun with."""
+    """The facts about one upload: sizes by part number, and what it was begun with."""
 
     def __init__(self, params: Params) -> None:
         self.params = params

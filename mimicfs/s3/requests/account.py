@@ -1,4 +1,4 @@
-"""Which account settings mean, remembered: to find out, boto3 has to be imported, which takes
+"""The account that settings mean, remembered: to find it out, boto3 has to be imported, which takes
 longer than what the mirror then answers.
 
 The memory is a file of the state directory, `{clues: account}`. Clues are all that boto3 goes by:

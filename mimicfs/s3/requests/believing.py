@@ -1,5 +1,5 @@
-"""What of an answer is believed, call by call. Liberal where nothing is lost by it, strict where
-something would be deleted, or taken for done that is not.
+"""The belief in answers, call by call. Liberal where nothing is lost by it, strict where something
+would be deleted, or taken for done that is not.
 
     call                       what is missing or odd       what follows
     HEAD, GET                  no Last-Modified             used: the time is not known

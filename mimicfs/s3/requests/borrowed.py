@@ -1,4 +1,4 @@
-"""What a sync needs of S3, over a client that somebody else has made: with its endpoint, its
+"""The requests that a sync needs, over a client that somebody else has made: with its endpoint, its
 proxies, its certificates, its credentials and its hooks. What the client's calls can reach, its
 sync reaches, in the same way.
 
@@ -230,4 +230,4 @@ def _ns(at: datetime | None) -> int:
 
 
 def _count_nothing(_kind: str) -> None:
-    """Whoever borrows a client counts its requests."""
+    """Count nothing: the borrower of a client counts its requests."""

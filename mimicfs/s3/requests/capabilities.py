@@ -1,6 +1,6 @@
-"""What the server at an endpoint can do, beside conditions (conditions.py): learned from what it
-refuses, once, and remembered in the store for a month; or said by an option (--server-can), or
-expected of a provider (profiles.py) until it is learned.
+"""The capabilities of the server at an endpoint, beside conditions (conditions.py): learned from
+what it refuses, once, and remembered in the store for a month; or said by an option (--server-can),
+or expected of a provider (profiles.py) until they are learned.
 
 What is learned is what was tried: the same thing asked in another way was taken. A refusal alone
 teaches nothing.

@@ -1,5 +1,5 @@
-"""How S3 is asked for one account: session, credentials, connections, the clients, and what they
-are counted by. boto3 is imported when it is needed: it takes 150 ms.
+"""The clients of one account: session, credentials, connections, and what they are counted by.
+boto3 is imported when it is needed: it takes 150 ms.
 
 Threading: any thread.
 """
@@ -77,7 +77,7 @@ class Clients:
 
     @cached_property
     def wide(self) -> ThreadPoolExecutor:
-        """Where small requests run, of which many are under way."""
+        """The pool for small requests, of which many are under way."""
         return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3-each")
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -122,7 +122,7 @@ class Clients:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a thread of the pool."""
+        """Return how many requests wait for a thread of the pool."""
         return self.pool._work_queue.qsize()
 
     @property
@@ -158,7 +158,8 @@ class Clients:
 
     @cached_property
     def _credentials(self) -> Credentials:
-        """What the clients sign with. There may be none: signing then raises."""
+        """Return the credentials that the clients sign with. There may be none: signing then
+        raises."""
         from mimicfs.s3.transport.credentials import Credentials
 
         found = Credentials(
@@ -410,7 +411,8 @@ class Clients:
 
     @property
     def endpoint(self) -> str:
-        """What tells this endpoint from others: its URL without a password, or "aws"."""
+        """Return the name that tells this endpoint from others: its URL without a password, or
+        "aws"."""
         return redacted(self._options.endpoint_url or "aws")
 
     def origin(self) -> str:

@@ -39,7 +39,7 @@ _GOOD_S = 30 * 86_400.0  # servers are upgraded
 
 
 class Condition(NamedTuple):
-    """What must be so for a write to be done. None of both: it is done in any case."""
+    """The condition of a write. With neither field, it is done in any case."""
 
     etag: str = ""  # only over this version
     absent: bool = False  # only if there is no object
@@ -47,7 +47,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Honoured:
-    """What a server does with conditions.
+    """The treatment of conditions by a server.
 
     *match*: how an ETag is written in the If-Match of a PUT, "quoted" or "bare"; "": it is not
     looked at, or not to be trusted. *absent*: whether If-None-Match of a PUT is looked at.
@@ -60,7 +60,7 @@ class Honoured:
 
 
 class Conditions:
-    """What the server of *s3* does with conditions."""
+    """The owner of what is known about conditions at the server of *s3*."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3

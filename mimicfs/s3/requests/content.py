@@ -1,4 +1,4 @@
-"""What is stored: bytes, or just so many bytes of a file, and what goes with them."""
+"""The content that is stored: bytes, or just so many bytes of a file, and what goes with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 
 
 class Content(NamedTuple):
-    """What is stored with an object besides its bytes."""
+    """The headers and metadata that are stored with an object besides its bytes."""
 
     content_type: str = "binary/octet-stream"
     meta: Mapping[str, str] = {}

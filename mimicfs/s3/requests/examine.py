@@ -1,4 +1,4 @@
-"""What an S3 server, and the credentials, can do: for `mimicfs doctor`.
+"""An examination of an S3 server, and of the credentials: for `mimicfs doctor`.
 
 Asked past the mirror, which stays as it is. Without leave to write, only what can be asked by
 reading is; with it, keys that begin with `.mimicfs-doctor-` are made and deleted again.
@@ -205,7 +205,8 @@ class Examination:
         yield self._conditional_get(where, etag)
 
     def _conditional_get(self, where: dict[str, Any], etag: str) -> Finding:
-        """What is read is pinned to a version by If-Match; without, only by the answer's ETag."""
+        """Check that a read is pinned to a version by If-Match; without that, only the answer's
+        ETag pins it."""
         if not etag:
             advice = "versions cannot be distinguished; use another server"
             return Finding("etag", FAIL, "objects have no ETag", advice)
@@ -224,7 +225,7 @@ class Examination:
 
 
 class Scratch:
-    """What can be found only by writing: in keys of its own, which are removed again."""
+    """The checks that must write: in keys of their own, which are removed again."""
 
     def __init__(self, examination: Examination, bucket: str, prefix: str) -> None:
         self._tried = examination.tried

@@ -1,5 +1,6 @@
-"""What is stored with an object besides its bytes, and must not be lost when it is written again:
-content type and headers, user metadata, tags, storage class, and the ACL where there are any.
+"""The state that is stored with an object besides its bytes, and must not be lost when it is
+written again: content type and headers, user metadata, tags, storage class, and the ACL where there
+are any.
 
 What is written for the first time gets what the rules by pattern say (config/rules.py).
 
@@ -45,7 +46,7 @@ _BROKEN = 500  # what some servers answer whenever they are asked for the ACL of
 
 
 class Kept:
-    """What is stored with the objects of *s3*, and is to be by the rules of *buckets*."""
+    """The state that is stored with the objects of *s3*, and is to be by the rules of *buckets*."""
 
     def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3

@@ -56,7 +56,7 @@ _KINDS = {1: "ListObjectsV2", 2: "ListObjectsV2", OF_VERSIONS: "ListObjectVersio
 
 
 class Sends(Protocol):
-    """What sends a request that botocore has prepared (http.py, or another client's own)."""
+    """A sender of requests that botocore has prepared (http.py, or another client's own)."""
 
     def sent(self, request: Any) -> Any:
         """Return the answer: `status_code`, `headers`, `content`."""

@@ -42,7 +42,7 @@ class Page(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a page must be an answer to."""
+    """The question that a page must be an answer to."""
 
     bucket: str
     prefix: str
@@ -204,7 +204,7 @@ def directories_of(page: Page) -> list[str]:
 
 
 class Found:
-    """What was seen of a page so far. *place*: an empty element marks where all that is listed
+    """The findings about a page so far. *place*: an empty element marks where all that is listed
     was."""
 
     root = "ListBucketResult"

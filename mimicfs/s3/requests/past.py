@@ -40,7 +40,7 @@ READ_BY_VERSION = frozenset(
 
 
 class ListsVersions(Protocol):
-    """What lists versions: S3, or a client that was borrowed."""
+    """A lister of versions: S3, or a client that was borrowed."""
 
     def version_page(
         self, bucket: str, prefix: str, after: Marker, limit: int = _PAGE, delimiter: str = ""
@@ -171,7 +171,7 @@ class Past(_PastListing, S3):
 
 
 class BorrowedPast(_PastListing, BorrowedS3):
-    """What *client* reaches, as it was at *moment_ns*."""
+    """The objects that *client* reaches, as they were at *moment_ns*."""
 
     def __init__(self, client: Any, moment_ns: int) -> None:
         super().__init__(client)

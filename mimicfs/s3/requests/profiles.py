@@ -1,5 +1,5 @@
-"""What providers are known to do: only what would be learned else (capabilities.py), so that
-nothing has to be refused first. None is needed, and of most nothing is known that differs.
+"""The profiles of providers: only what would be learned else (capabilities.py), so that nothing has
+to be refused first. None is needed, and of most nothing is known that differs.
 
 Pure data.
 """

@@ -1,5 +1,5 @@
-"""What the options of a bucket (config.BucketOptions) make of each request to it: storage
-class, encryption and ACL of what is written, who pays, who must own it, and that nothing is
+"""The rules that the options of a bucket (config.BucketOptions) apply to each request to it:
+storage class, encryption and ACL of what is written, who pays, who must own it, and that nothing is
 changed where nothing may be. Content type, headers and tags come earlier (kept.py).
 
 What the caller says of a request goes before what the options say.

@@ -29,7 +29,7 @@ from mimicfs.s3.requests.listing import (
 
 
 class Version(NamedTuple):
-    """What a key was from *mtime_ns* on, until the next version."""
+    """The state of a key from *mtime_ns* on, until the next version."""
 
     key: str
     version: str  # VersionId; "null": from before the bucket had versions, or while it had none
@@ -136,7 +136,7 @@ def _usual(body: bytes) -> list[Version] | None:
 
 
 class _FoundVersions(Found):
-    """What was seen of a page so far."""
+    """The findings about a page so far."""
 
     root = "ListVersionsResult"
 

@@ -1,6 +1,5 @@
-"""What to do about an error: of a name that is not known, a clock that is wrong, a server that
-speaks http. Pure, but for the list of regions that botocore has.
-"""
+"""Advice about an error: of a name that is not known, a clock that is wrong, a server that speaks
+http. Pure, but for the list of regions that botocore has."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What of the body of an answer can be read at all: the XML that S3 and other servers write, and
-nothing that a parser chokes on (XML that is nested a thousand deep, in UTF-32 or in an encoding
-that nobody knows, or that declares entities).
+"""The bodies of answers, as far as they can be read at all: the XML that S3 and other servers
+write, and nothing that a parser chokes on (XML that is nested a thousand deep, in UTF-32 or in an
+encoding that nobody knows, or that declares entities).
 
 Pure functions; any thread may call them.
 """

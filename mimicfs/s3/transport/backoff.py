@@ -1,4 +1,4 @@
-"""How long to wait before what S3 throttled or lost is asked again."""
+"""The waits before a request that S3 throttled or lost is sent again."""
 
 from __future__ import annotations
 

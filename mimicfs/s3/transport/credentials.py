@@ -1,4 +1,5 @@
-"""What requests are signed with: of boto3's session, and loaded anew when S3 calls it expired.
+"""The credentials that requests are signed with: of boto3's session, and loaded anew when S3 calls
+them expired.
 
 botocore renews what says itself when it expires. It never looks again at what does not, such
 as keys in a file that another program writes, and a mount outlives many of those.

@@ -1,5 +1,6 @@
-"""How much S3 may be asked: bytes a second each way, requests a second of each bucket, requests a
-day. What is too fast waits; what is too much for the day is refused, and nothing is sent.
+"""The limits of what S3 is asked: bytes a second each way, requests a second of each bucket,
+requests a day. A request that is too fast waits; one that is too many for the day is refused, and
+nothing is sent.
 
 Each limit is a point in time at which the next byte or request may go: who takes some moves it
 on by what that takes, and waits until the point where it was. So many threads share a limit in
@@ -55,7 +56,7 @@ class RatePace:
         self._over = False
 
     def set(self, rate: float) -> None:
-        """Whoever waits comes to an end of that by the new rate."""
+        """Set the rate. Those who wait already wait by the new rate from now on."""
         with self._changed:
             if rate != self._rate and not self._over:
                 self._change(rate)

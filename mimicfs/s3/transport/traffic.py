@@ -1,5 +1,5 @@
-"""What is asked of S3, counted; and the slow requests, logged with what S3's support wants to
-know of them (x-amz-request-id, x-amz-id-2).
+"""The requests to S3, counted; and the slow ones, logged with what S3's support wants to know of
+them (x-amz-request-id, x-amz-id-2).
 
 Threading: any thread; `_lock` is a leaf, held for a few instructions, once for each request.
 """
@@ -105,7 +105,7 @@ class Traffic:
 
 
 class Seen:
-    """What was seen of an answer."""
+    """The facts that were seen of an answer."""
 
     __slots__ = ("failed", "headers")
 

@@ -54,7 +54,7 @@ _UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
 
 
 class _Place(NamedTuple):
-    """Where the objects of a bucket are, and for which region requests are signed."""
+    """The address of a bucket's objects, and the region for which requests are signed."""
 
     secure: bool
     host: str  # with its port
@@ -63,7 +63,8 @@ class _Place(NamedTuple):
 
     @property
     def named(self) -> str:
-        """What http.client says as Host: the port, where it is not the usual one."""
+        """The value that http.client sends as Host: with the port, where it is not the usual
+        one."""
         return self.host.removesuffix(":443" if self.secure else ":80")
 
     @property

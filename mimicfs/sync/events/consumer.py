@@ -67,8 +67,9 @@ class Witness:
         """Messages are going to be taken."""
 
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
-        """What a poll has brought is in the mirror, and is not acknowledged yet. *until_ns*: so is
-        all that was put into the source until then; 0: more was waiting, or is to come again."""
+        """Record that what a poll has brought is in the mirror, and is not acknowledged yet.
+        *until_ns*: so is all that was put into the source until then; 0: more was waiting, or is to
+        come again."""
 
     def unread(self, count: int) -> None:
         """*count* messages could not be read, or parts of them: what they said is lost."""
@@ -141,7 +142,8 @@ class Consumer:
         self._enter(ENDED)
 
     def _take_again(self) -> None:
-        """What was taken and is dropped now, here or within the source, is to come again."""
+        """Ask the source for messages again that were taken and are dropped now, here or within the
+        source."""
         self._owed_s = time.monotonic()
         self._source.resume()
 

@@ -1,4 +1,5 @@
-"""Which of the members of a store takes the messages of a source that several of them have.
+"""The election of the member of a store that takes the messages of a source that several of them
+have.
 
 Each says in its session (member.py) which source it listens to. The one that has been a member
 for longest takes the messages. Its session ends with it, or dies six seconds after its last

@@ -1,4 +1,4 @@
-"""What the mirror makes of records: which ones it can leave alone, and what it asks S3 for.
+"""The mirror's treatment of records: which ones it can leave alone, and what it asks S3 for.
 
 A record says that a key changed; what is there now, only S3 says. So
 
@@ -45,7 +45,7 @@ _REMEMBERED_MAX = 100_000  # keys, about 30 MB
 
 
 class Heard(NamedTuple):
-    """What became of some records."""
+    """The fate of some records."""
 
     echoes: int = 0  # the mirror had it already
     unknown: int = 0  # about what nobody has looked at
@@ -105,7 +105,7 @@ class Hearing:
         return Heard(**counts)
 
     def doubt(self, told: Iterable[Told]) -> None:
-        """What *told* is about cannot be found out: nothing there is certain any more."""
+        """Make uncertain what *told* is about: S3 does not say what is there."""
         for bucket, directory in {(it.bucket, it.directory) for it in _by_key(told)}:
             self._mimicdb.uncover(bucket, directory)
 
@@ -199,8 +199,8 @@ class Hearing:
         return True
 
     def _forget_head(self, change: _Change, *, meta: bool = False) -> None:
-        """What a HEAD said of a key may have changed, although its ETag has not. *meta*: also of
-        its metadata."""
+        """Forget what a HEAD said of a key: it may have changed, although its ETag has not. *meta*:
+        also its metadata."""
         since = self._mimicdb.seq(change.bucket)
         entry = self._mimicdb.entry(change.bucket, change.key)
         if entry is not None and entry.kind == OBJECT:

@@ -215,8 +215,8 @@ class Ledger(Witness):
             self._suspect(bucket, why)
 
     def _look_for_lost(self, told: Sequence[Told]) -> None:
-        """What is lost is found by a sweep once nothing more gets lost. Where some always is, time
-        ends the wait."""
+        """Look for what was lost: a sweep finds it once nothing more gets lost. Where some always
+        is, time ends the wait."""
         for loss in (self._given_up, self._unread):
             count = loss.to_be_said(over=not told)
             if count:

@@ -1,4 +1,4 @@
-"""What a message about a bucket says: one parser for every source.
+"""The messages about buckets: one parser for every source.
 
 A message comes in one of these forms; each may hold several records:
 
@@ -77,8 +77,8 @@ _Record = Callable[[], "list[Told]"]  # reads it
 
 
 class Message(NamedTuple):
-    """What one message says. *faults*: why it, or a record in it, cannot be understood; then it
-    is to be put aside for a person, and what could be understood still holds."""
+    """The contents of one message. *faults*: why it, or a record in it, cannot be understood; then
+    it is to be put aside for a person, and what could be understood still holds."""
 
     told: list[Told]
     faults: list[str]

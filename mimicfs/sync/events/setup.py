@@ -42,7 +42,7 @@ _OTHERS = (
 
 
 class SetupPlan(NamedTuple):
-    """What setting up comes to."""
+    """The plan of a setup."""
 
     queue: str  # its name
     attributes: dict[str, str]

@@ -1,4 +1,4 @@
-"""Where messages come from: what each source promises to the consumer.
+"""The sources of messages, and what each of them promises to the consumer.
 
 Threading: one consumer asks; `close` may come from another thread, and ends a `receive`.
 """
@@ -40,7 +40,7 @@ class EventSource(ABC):
 
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """What *deliveries* say is in the mirror: they need not come again."""
+        """Acknowledge *deliveries*, which are in the mirror: they need not come again."""
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  most come by themselves
         """*deliveries* could not be applied: they are to come again soon."""
