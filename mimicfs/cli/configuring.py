@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicfs.cli.helping import Group
-from mimicfs.cli.options import completes_urls, json_option, settled_by
+from mimicfs.cli.options import completes_urls, json_option, settled_by, tell_doubts
 from mimicfs.config.options import OPTIONS, Section, Values
 from mimicfs.config.settled import Settled, plain, shown
 from mimicfs.config.written import in_toml, table_of
@@ -33,6 +33,7 @@ def show(settled: Settled, as_json: bool) -> None:
     A setting that is not printed has its default.
     """
     settled.settings()  # says what does not fit together
+    tell_doubts(settled)
     if as_json:
         tables = {name: _plain(values) for name, values in _tables(settled).items() if values}
         click.echo(json.dumps({**tables, **_rules_as_json(settled)}))
@@ -93,6 +94,7 @@ def explain(settled: Settled, url: str, as_json: bool) -> None:
     if not bucket or not key:
         raise ConfigError(f"{url}: no object; write s3://BUCKET/KEY")
     settled.settings()  # says what does not fit together
+    tell_doubts(settled)
     found = explained(settled, bucket, key)
     if as_json:
         click.echo(json.dumps({name: _said_as_json(said) for name, said in found.items()}))

@@ -17,6 +17,7 @@ from mimicfs.cli.options import (
     completes_url_or_path,
     for_mounts,
     of_this_machine,
+    tell_doubts,
 )
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
@@ -63,6 +64,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
     if not target.prefix:
         target = Target(target.bucket, settings.s3.buckets.of(target.bucket).prefix)
     choices = settled.choices(target)
+    tell_doubts(settled)
     if "log-level" not in settled.values:
         settings = replace(settings, log_level="info")
     with advised(settings):

@@ -21,6 +21,7 @@ from mimicfs.config.settled import settle
 from mimicfs.config.values import parse_target
 
 if TYPE_CHECKING:
+    from mimicfs.config.settled import Settled
     from mimicfs.config.values import Settings
     from mimicfs.parts import Parts
 
@@ -78,6 +79,12 @@ def settled_by(command: Command) -> Command:
         return command(settled=settle(_taken(_COMMON, given), os.environ), **given)
 
     return _with_flags(_COMMON, run, SHOWN)
+
+
+def tell_doubts(settled: Settled) -> None:
+    """Print what is probably a mistake in *settled*."""
+    for doubt in settled.doubts():
+        click.echo(f"mimicfs: warning: {doubt}", err=True)
 
 
 def for_listeners(command: Command) -> Command:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.config.classes import doubt
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
@@ -162,6 +163,23 @@ class Settled:
         if names & _ENCRYPTION:
             names |= _ENCRYPTION
         return tuple(rule.without(names) for rule in self.file.rules_of(bucket))
+
+    def doubts(self) -> list[str]:
+        """Return what is probably a mistake, and only S3 knows: storage classes, each with its
+        place."""
+        own = "endpoint-url" in self.values or self.get("provider", "aws") != "aws"
+        places = {}
+        for bucket in ("", *self.file.named):
+            given = self.of_bucket(bucket).get("storage-class")
+            if given is not None:
+                places[given.origin] = given.value
+            for rule in self.rules_of(bucket):
+                places[rule.origin] = rule.said.get("storage_class", "")
+        return [
+            f"{place}: storage-class: {said}"
+            for place, value in places.items()
+            if (said := doubt(value, own=own))
+        ]
 
     def buckets(self) -> Buckets:
         named = {name: self._bucket_options(name) for name in self.file.named}

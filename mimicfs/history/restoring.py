@@ -22,7 +22,7 @@ from mimicfs.config.values import Target
 from mimicfs.errors import ConfigError, MimicError, S3Error
 from mimicfs.history.changes import by_key
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.content import KEPT_CLASSES, Content
+from mimicfs.s3.requests.content import KEPT_CLASSES, Content, encryption_of
 from mimicfs.s3.requests.past import versioning
 from mimicfs.s3.requests.versions import Version
 
@@ -154,9 +154,10 @@ def _copy(s3: S3, bucket: str, step: Step) -> str:
     source = {"Bucket": bucket, "Key": step.key, "VersionId": version.version}
     if version.size > s3.copy_max:
         _copy_in_parts(s3, bucket, version, source)
-        head: dict[str, Any] = s3.call("head_object", bucket, step.key)
-        return str(head.get("VersionId", ""))
-    extra = _class_of(version)
+        copy: dict[str, Any] = s3.call("head_object", bucket, step.key)
+        return str(copy.get("VersionId", ""))
+    head = s3.call("head_object", bucket, step.key, VersionId=version.version)
+    extra = {**_class_of(version), **encryption_of(head)}
     answer = s3.call("copy_object", bucket, step.key, CopySource=source, **extra)
     return str(answer.get("VersionId", ""))
 

@@ -71,6 +71,20 @@ def test_a_mistake_in_the_file_is_one_line(config: Path) -> None:
         )
 
 
+def test_a_class_that_is_probably_misspelt_is_warned_of(config: Path) -> None:
+    config.write_text("[[buckets.b.rules]]\nkeys = '*'\nstorage-class = 'STANDRAD'\n")
+    warning = (
+        f"mimicfs: warning: {config} [buckets.b] rule 1: storage-class:"
+        " STANDRAD is no storage class of S3; did you mean STANDARD?\n"
+    )
+    for words in (
+        ["config", "show"],
+        ["config", "explain", "s3://b/k"],
+        ["mount", "s3://b", "/no"],
+    ):
+        assert run(*words).stderr.startswith(warning), words
+
+
 def test_path_says_where_the_file_is(config: Path) -> None:
     assert succeed("config", "path") == f"{config}\n"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.mounts import MIMICFS, run, succeed, wait_until
-from support.proxy import Drop, Fail
+from support.proxy import Drop, Fail, Rule
 
 pytestmark = [
     pytest.mark.parametrize("server", ["moto"], indirect=True),
@@ -147,6 +147,27 @@ def test_a_restore_leaves_alone_what_it_need_not_touch(client, versioned, ask):
     put(client, versioned, changed="3")
     ask("restore", f"s3://{versioned}", "--at", at)
     assert everything(client, versioned)["changed"] == hashlib.sha256(b"1").hexdigest()
+
+
+def test_a_restored_object_has_the_key_of_kms_that_it_had(client, versioned, proxy):
+    """S3 would encrypt a copy that names no key as the bucket says. (moto keeps the key.)"""
+    own = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1", "BucketKeyEnabled": True}
+    client.put_object(Bucket=versioned, Key="own", Body=b"1", **own)
+    put(client, versioned, usual="1")
+    before = moment()
+    put(client, versioned, own="22", usual="22")
+    named = {}
+
+    def notes(request: Any) -> bool:
+        if request.kind == "COPY":
+            about = "x-amz-server-side-encryption"
+            said = (f"{about}-aws-kms-key-id", f"{about}-bucket-key-enabled", about)
+            named[request.key] = [request.headers.get(name) for name in said]
+        return False
+
+    with proxy.rule(Rule(notes)):
+        succeed("restore", "--endpoint-url", proxy.url, f"s3://{versioned}", "--at", before)
+    assert named == {"own": ["key-1", "true", "aws:kms"], "usual": [None, None, None]}
 
 
 def test_a_restore_can_keep_what_is_new_and_ends_at_its_prefix(client, versioned, ask):

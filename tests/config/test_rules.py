@@ -147,3 +147,27 @@ def test_rules_are_a_list_of_tables_and_know_of_the_keys_of_others(path: Path) -
     text = f"[buckets.b]\nsse-c-key-file = '{key}'\n[[buckets.b.rules]]\nkeys = '*'\nsse = 'AES256'"
     with pytest.raises(ConfigError, match="sse: cannot be combined with sse-c-key-file"):
         settled(path, text).buckets()
+
+
+def test_a_class_that_is_probably_misspelt_is_doubted_where_it_was_written(path: Path) -> None:
+    text = """
+[buckets."*"]
+storage-class = "STANDARD"
+[buckets.photos]
+storage-class = "FAST"
+[[buckets."*".rules]]
+keys = "a"
+storage-class = "STANDRAD_IA"
+[[buckets."*".rules]]
+keys = "b"
+storage-class = "glacier-ir"
+"""
+    here, said = f"{path} [buckets.*]", "is no storage class of S3; did you mean"
+    near = [
+        f"{here} rule 1: storage-class: STANDRAD_IA {said} STANDARD_IA?",
+        f"{here} rule 2: storage-class: glacier-ir {said} GLACIER_IR?",
+    ]
+    unknown = "storage-class: FAST is no storage class of S3 that mimicfs knows"
+    assert sorted(settled(path, text).doubts()) == [*near, f"{path} [buckets.photos]: {unknown}"]
+    assert sorted(settled(path, text, provider="ceph").doubts()) == near
+    assert settled(path, text, **{"endpoint-url": "http://h", "storage-class": "X"}).doubts() == []

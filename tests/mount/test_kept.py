@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.proxy import Rule
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -162,3 +163,29 @@ def test_an_overwrite_of_what_this_mount_wrote_asks_nothing(mount: Path, proxy: 
     proxy.counted()
     (mount / "a").write_text("new")
     assert proxy.counted() == {"PUT": 1}
+
+
+def test_a_key_of_its_own_goes_along_with_each_copy(
+    mount: Path, client: Any, bucket: str, proxy: Any
+) -> None:
+    """S3 would encrypt a copy that names no key as the bucket says. (moto keeps the key.)"""
+    own = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
+    for key in ("d/a", "d/b", "e/c"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"1", **own)
+    client.put_object(Bucket=bucket, Key="d/plain", Body=b"1")
+    (mount / ".sync").touch()
+    (mount / "d/a").read_bytes()  # which shows the key
+    named: dict[str, str] = {}
+
+    def notes(request: Any) -> bool:
+        if request.kind == "COPY":
+            told = request.headers.get("x-amz-server-side-encryption-aws-kms-key-id", "")
+            named[request.headers["x-amz-copy-source"].partition("/")[2]] = told
+        return False
+
+    with proxy.rule(Rule(notes)):
+        os.rename(mount / "d/a", mount / "d/z")
+        os.rename(mount / "d", mount / "f")
+        os.setxattr(mount / "e/c", "user.mimicfs.storage_class", b"STANDARD_IA")
+        copied(mount / "e/c", "g")
+    assert named == {"d/a": "key-1", "d/z": "key-1", "d/b": "key-1", "d/plain": "", "e/c": "key-1"}

@@ -177,6 +177,29 @@ def test_a_client_of_a_moment_lists_and_reads_what_there_was(kept, then, tmp_pat
         assert "versionId=" in sent[-1]
 
 
+def test_a_listing_of_a_moment_is_encoded_or_empty_where_that_is_asked_for(
+    kept, then, endpoint, clock
+):
+    client, bucket = kept
+    clock.now -= 2 * STEP
+    client.put_object(Bucket=bucket, Key="e f/g~(1)+é*", Body=b"")
+    clock.now += 2 * STEP
+    same = {"Bucket": bucket, "Prefix": "e f/", "EncodingType": "url"}
+    listed = then.list_objects_v2(**same)
+    assert (keys(listed), listed["Prefix"]) == (["e%20f/g~%281%29%2B%C3%A9%2A"], "e%20f/")
+    assert keys(client.list_objects_v2(**same)) == keys(listed)
+    found = then.list_objects(Bucket=bucket, Delimiter=" ", MaxKeys=3, EncodingType="url")
+    assert (found["Delimiter"], found["CommonPrefixes"]) == ("%20", [{"Prefix": "e%20"}])
+    empty = then.list_objects_v2(Bucket=bucket, MaxKeys=0)
+    assert (empty["KeyCount"], empty["MaxKeys"], empty["IsTruncated"]) == (0, 0, False)
+    assert {"Contents", "CommonPrefixes", "NextContinuationToken"}.isdisjoint(empty)
+    for wrong in ({"MaxKeys": -1}, {"EncodingType": "base64"}):
+        with pytest.raises(ClientError, match="InvalidArgument"):
+            then.list_objects(Bucket=bucket, **wrong)
+    with pytest.raises(then.exceptions.NoSuchBucket):
+        then.list_objects_v2(Bucket=f"{bucket}-none", MaxKeys=0)
+
+
 def test_what_there_was_not_is_a_404_and_nothing_can_be_changed(kept, then):
     client, bucket = kept
     with pytest.raises(ClientError, match=r"404.*HeadObject"):

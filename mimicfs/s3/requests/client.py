@@ -28,6 +28,7 @@ from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
 from mimicfs.s3.requests.conditions import Condition, Conditions
 from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
+from mimicfs.s3.requests.encryption import OwnKeys
 from mimicfs.s3.requests.kept import Kept
 from mimicfs.s3.requests.sending import Sender
 from mimicfs.s3.transport.backoff import backoff_s
@@ -41,6 +42,7 @@ __all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
 MIB = 1 << 20
 _NOT_S3 = "the answer is not from S3; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
+_SHOW_KEYS = frozenset({"head_object", "get_object"})
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
@@ -61,6 +63,7 @@ class S3(Clients):
         self.copy_max = COPY_MAX
         self.conditions = Conditions(self)
         self.kept = Kept(self, options.buckets)
+        self.own_keys = OwnKeys(self)
         self.sender = Sender(self)
 
     @property
@@ -171,6 +174,7 @@ class S3(Clients):
         self._client  # noqa: B018  which makes the next
         with ours(about):
             answer = self._unlearned("HeadObject", {"Bucket": bucket, "Key": key})
+        self.own_keys.seen(bucket, answer)
         entry = entry_of(key, answer)
         if entry is None:
             raise S3Unavailable(f"{about}: {_NOT_S3}")
@@ -423,7 +427,10 @@ class S3(Clients):
         if key is not None:
             params["Key"] = key
         with ours(about):
-            return getattr(self._client, operation)(Bucket=bucket, **params)
+            answer = getattr(self._client, operation)(Bucket=bucket, **params)
+        if operation in _SHOW_KEYS:
+            self.own_keys.seen(bucket, answer)
+        return answer
 
     def mirrored(self, bucket: str, seen: Entry) -> Entry:
         """Return the mirror's entry of what S3 has just shown as *seen*; or *seen* where the

@@ -69,10 +69,16 @@ class Content(NamedTuple):
             headers["Expires"] = answer.get("ExpiresString") or str(headers["Expires"])
         if answer.get("StorageClass") in KEPT_CLASSES:
             headers["StorageClass"] = answer["StorageClass"]
-        if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
-            # Else the copy would get the bucket's own encryption, or another key.
-            headers |= {name: answer[name] for name in _ENCRYPTION if name in answer}
+        headers |= encryption_of(answer)
         return cls(answer.get("ContentType", cls().content_type), meta, headers)
+
+
+def encryption_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by which key of KMS the object is encrypted that *answer*, to a HEAD, is about, as
+    parameters of a write: else a copy would get the bucket's own encryption, or another key."""
+    if not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+        return {}
+    return {name: answer[name] for name in _ENCRYPTION if name in answer}
 
 
 def sized(body: Body, size: int) -> Body:

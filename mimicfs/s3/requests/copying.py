@@ -76,7 +76,9 @@ class Copier:
         if content is not None:
             extra |= content.copied()
         else:
-            extra |= self._s3.kept.grants(from_bucket, entry)  # a copy has no ACL of its source
+            # A copy has neither the ACL nor the key of its source.
+            extra |= self._s3.kept.grants(from_bucket, entry)
+            extra |= self._s3.own_keys.of(from_bucket, entry)
         answer = self._asked("copy_object", source, bucket, key, extra)
         if content is not None:
             self._keep_tags(bucket, key, content)

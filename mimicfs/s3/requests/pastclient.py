@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from mimicfs.errors import KeyNotFound, S3Error
 from mimicfs.mimicdb import Mirror
@@ -23,9 +24,10 @@ from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
 Params = Mapping[str, Any]
 
 _READING = ("Get", "Head", "List", "CreateSession")
-# What may stand in a listing, and changes nothing in what is shown of the past: owners are not.
+# What may stand in a listing, and changes nothing in what is found of the past: owners are not.
 _NO_MATTER = frozenset(
     {
+        "EncodingType",  # what it makes of the answer comes last
         "ExpectedBucketOwner",
         "FetchOwner",
         "OptionalObjectAttributes",
@@ -58,8 +60,12 @@ class PastCalls:
         if operation not in ("ListObjectsV2", "ListObjects") or "Bucket" not in params:
             return self._ask(operation, params)
         asked = {name: value for name, value in params.items() if name not in _NO_MATTER}
-        if isinstance(asked.get("MaxKeys"), int):
-            asked["MaxKeys"] = min(asked["MaxKeys"], PAGE_MAX)
+        most, encoding = asked.get("MaxKeys"), params.get("EncodingType", "url")
+        if encoding != "url" or (isinstance(most, int) and most < 0):
+            text = f"MaxKeys={most}, EncodingType={encoding}"
+            raise self._error(operation, "InvalidArgument", text, 400)
+        if isinstance(most, int):
+            asked["MaxKeys"] = min(max(1, most), PAGE_MAX)
         try:
             self._look(self.listed, asked["Bucket"], asked.get("Prefix") or "")
         except S3Error as exc:
@@ -69,7 +75,9 @@ class PastCalls:
         if answer is None:
             text = f"with {', '.join(sorted(asked))}, the past cannot be listed"
             raise self._error(operation, "NotImplemented", text, 501)
-        return answer
+        if most == 0:
+            answer = _empty(answer)
+        return _encoded(answer) if "EncodingType" in params else answer
 
     def _pin(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
         """Return *params* with the version that there was."""
@@ -95,3 +103,24 @@ class PastCalls:
             answers.refusal(code, text, status or 0), operation
         )
         return error
+
+
+_SHOWN = ("Contents", "CommonPrefixes", "NextContinuationToken", "NextMarker")
+_NAMES = ("Prefix", "Delimiter", "StartAfter", "Marker", "NextMarker")
+
+
+def _empty(answer: answers.Answer) -> answers.Answer:
+    """Return *answer* as S3 gives it for MaxKeys=0: nothing, and nothing to follow."""
+    left = {name: value for name, value in answer.items() if name not in _SHOWN}
+    counted = {"KeyCount": 0} if "KeyCount" in left else {}
+    return {**left, **counted, "MaxKeys": 0, "IsTruncated": False}
+
+
+def _encoded(answer: answers.Answer) -> answers.Answer:
+    """Return *answer* with each name encoded, as botocore leaves it where the caller has asked for
+    EncodingType=url. (S3 writes a space as "+"; every decoder knows "%20".)"""
+    quoted: answers.Answer = {name: quote(answer[name]) for name in _NAMES if name in answer}
+    for part, name in (("Contents", "Key"), ("CommonPrefixes", "Prefix")):
+        if part in answer:
+            quoted[part] = [{**item, name: quote(item[name])} for item in answer[part]]
+    return {**answer, **quoted}

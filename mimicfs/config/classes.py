@@ -1,0 +1,38 @@
+"""Storage classes: a misspelt one is told of before an upload is refused. Pure; no state.
+
+It is not refused, because the server decides: Ceph's classes have any names, and S3 gets new ones.
+"""
+
+from __future__ import annotations
+
+from mimicfs.config.options import nearest
+
+# Those of S3 (S3 API, PutObject: x-amz-storage-class).
+_OF_S3 = (
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER",
+    "GLACIER_IR",
+    "DEEP_ARCHIVE",
+    "OUTPOSTS",
+    "SNOW",
+    "EXPRESS_ONEZONE",
+    "FSX_OPENZFS",
+    "FSX_ONTAP",
+    "AWS_BACKUP_WARM",
+    "AWS_BACKUP_LOW_COST_WARM",
+)
+
+
+def doubt(storage_class: str, *, own: bool) -> str:
+    """Return what speaks against *storage_class*; "": nothing. *own*: the server may have classes
+    of its own, so that only a name which is nearly one of S3's is doubted."""
+    if not storage_class or storage_class in _OF_S3:
+        return ""
+    near = nearest(storage_class.upper().replace("-", "_"), _OF_S3)
+    if not near:
+        return "" if own else f"{storage_class} is no storage class of S3 that mimicfs knows"
+    return f"{storage_class} is no storage class of S3; did you mean {near}?"

@@ -1,0 +1,81 @@
+"""Keys of KMS that objects have of their own. A copy that does not name the key of its source is
+encrypted as its bucket says (S3 API, CopyObject), so that the key would be lost.
+
+Only the answer to a HEAD or GET says which key an object has. A bucket in which none has shown
+another key than the bucket's costs no request; in others, a copy is preceded by a HEAD of its
+source. The bucket is asked once, when the first key was seen.
+
+Threading: any. `_lock` protects what was seen; S3 is asked without it, at worst twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mimicfs.entry import Entry
+from mimicfs.errors import NOTHING_SAID, MimicError
+from mimicfs.s3.requests.content import encryption_of
+
+if TYPE_CHECKING:
+    from mimicfs.s3.requests.client import S3
+
+log = logging.getLogger(__name__)
+
+
+class OwnKeys:
+    """What is known of the keys in the buckets of *s3*."""
+
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+        self._lock = threading.Lock()
+        self._seen: dict[str, set[str]] = {}  # by bucket: keys of objects, until it is asked
+        self._usual: dict[str, str] = {}  # by bucket: its own key; "": it says none
+        self._mixed: set[str] = set()  # buckets in which another key was seen
+
+    def seen(self, bucket: str, answer: Mapping[str, Any]) -> None:
+        """S3 has given *answer* to a HEAD or GET of an object in *bucket*."""
+        key = answer.get("SSEKMSKeyId")
+        if key:
+            with self._lock:
+                self._seen.setdefault(bucket, set()).add(key)
+                self._compare(bucket)
+
+    def of(self, bucket: str, entry: Entry) -> dict[str, Any]:
+        """Return the key of the object *entry* as parameters of a copy; nothing if it has none of
+        its own, as far as was seen. Raises S3Error."""
+        if bucket in self._seen:
+            usual = self._asked(bucket)
+            with self._lock:
+                self._usual[bucket] = usual
+                self._compare(bucket)
+        if bucket not in self._mixed:
+            return {}
+        return encryption_of(self._s3.call("head_object", bucket, entry.key))
+
+    def _compare(self, bucket: str) -> None:
+        """Compare what was seen with the key of *bucket*, if that is known."""
+        usual = self._usual.get(bucket)
+        if usual is None:
+            return
+        if not all(_is(key, usual) for key in self._seen.pop(bucket, ())):
+            self._mixed.add(bucket)
+
+    def _asked(self, bucket: str) -> str:
+        try:
+            answer = self._s3.call("get_bucket_encryption", bucket)
+        except NOTHING_SAID:
+            raise
+        except MimicError as exc:
+            log.debug("%s", exc)
+            return ""
+        rules = answer.get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+        said = (rule.get("ApplyServerSideEncryptionByDefault", {}) for rule in rules)
+        return next((rule["KMSMasterKeyID"] for rule in said if rule.get("KMSMasterKeyID")), "")
+
+
+def _is(key: str, usual: str) -> bool:
+    """Whether *key*, an ARN, is *usual*: an ARN, or the id at the end of one."""
+    return bool(usual) and (key == usual or key.endswith(f"/{usual}"))
