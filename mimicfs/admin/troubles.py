@@ -88,6 +88,14 @@ def _sharing(sharing: Figures) -> Iterator[Trouble]:
         )  # fmt: skip
 
 
+def _locks(locks: Figures) -> Iterator[Trouble]:
+    if locks.get("lost"):
+        yield Trouble(
+            True, f"{number_of(locks['lost'], 'lock')} of files may be others' by now.",
+            "The log names the files. Programs that locked them must close and lock them again.",
+        )  # fmt: skip
+
+
 def _sync(sync: Figures) -> Iterator[Trouble]:
     for each in sync.get("failed", ()):
         yield Trouble(
@@ -128,6 +136,7 @@ _PARTS: Mapping[str, Callable[[Figures], Iterator[Trouble]]] = {
     "files": _files,
     "s3": _s3,
     "sharing": _sharing,
+    "locks": _locks,
     "sync": _sync,
     "events": _events,
     "reconcile": _reconcile,

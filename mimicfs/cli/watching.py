@@ -259,7 +259,7 @@ def _lines(each: Told) -> Iterator[str]:
              ("files", _files),
              ("cache", _cache), ("small_files", _small_files), ("sync", _syncs),
              ("events", _events), ("reconcile", _reconcile), ("sharing", _sharing),
-             ("locks", _nothing), ("follower", _nothing)]  # fmt: skip
+             ("locks", _locks), ("follower", _nothing)]  # fmt: skip
     for name, lines in parts:
         part = each.get(name)
         if part is None:
@@ -445,6 +445,12 @@ def _sharing(part: Told) -> Iterator[str]:
     if part["untold"]:
         yield f"  sharing  {number_of(part['untold'], 'call')} the store still has to record"
     yield from _to_look_at("sharing", part)
+
+
+def _locks(part: Told) -> Iterator[str]:
+    held = number_of(part["held"], "lock")
+    yield f"  locks    {held} of files held for all mounts, {part['waiting']:,} waited for"
+    yield from _to_look_at("locks", part)
 
 
 def _left(progress: Told) -> str:

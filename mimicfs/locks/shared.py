@@ -6,10 +6,12 @@ in the row, too: who lets go of something then adds a line to the log of LOCKS, 
 
 The lease. A lock is its mount's as long as the session lives (member.py). One that is silent for
 member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
-a mount that was silent for UNSURE_S relies on no lock until the store answers; then it gives all
-its rows another generation, so that nobody takes what he saw before, or finds that they were taken.
-It does the same where the store may have lost something (another epoch). Else nobody can have taken
-a lock, and a beat of the session costs nothing, however many are held.
+a mount that was silent for UNSURE_S relies on no lock until the store answers. Then a new lease
+begins: before the mount relies on the locks of a file, it gives the row another generation, so that
+nobody takes what he saw before, or finds that they were taken. It does so at the next use of the
+file, or with one of the next beats, each of which spends up to _SPENDS_S. It does the same where
+the store may have lost something (another epoch). Else nobody can have taken a lock, and a beat of
+the session costs nothing, however many are held.
 What was taken is *lost*: its owner gets no other lock of that file until he has let go of all of
 them (EIO), and `when_lost` is called.
 
@@ -17,8 +19,8 @@ them (EIO), and `when_lost` is called.
     held     unlock, close                        -> free
     held     UNSURE_S without the store           -> unsure   (still ours unless somebody took it)
     held     another epoch of the store           -> unsure
-    unsure   the store answers, the row has it    -> held
-    unsure   the store answers, the row lacks it  -> lost
+    unsure   a new lease, the row has it          -> held
+    unsure   a new lease, the row lacks it        -> lost
     lost     unlock of all, close                 -> free
 
 INVARIANT: a row has all that this mount holds of a file (`_File.valid`), or somebody took it. It
@@ -68,14 +70,16 @@ LOCKS = "/locks"  # no bucket is called so
 UNSURE_S = LASTS_MS / 1000 - 1.0  # clocks run at rates that differ a little
 LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
 _SETTLES_S = 2.0  # how long somebody waits for the store to answer again
+_SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
 _AGAIN_S = 0.2
 
 
 class _File:
     """The locks of one file, as this mount knows them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lease: int) -> None:
         self.name = name
+        self.lease = lease  # in which what is held was known to be ours
         self.turn = threading.Lock()  # protects all below but `users`
         self.users = 0
         self.text: str | None = None  # the row as it was seen last
@@ -108,6 +112,7 @@ class SharedLocks:
         self._beaten = threading.Condition()
         self._beat_s = member.beat_s
         self._epochs = member.epoch_changes
+        self._lease = 0  # another number after each time when others may have taken locks
         self._closed = False
         self._waiter = store.waiter()
         self._place = 0  # in the log of LOCKS; of the listener
@@ -195,6 +200,7 @@ class SharedLocks:
         with self._used(name) as at:
             self._be_sure()
             with at.turn:
+                self._renew(at)
                 self._seen(at)
                 if at.lost:
                     raise self._is_lost(at)
@@ -225,35 +231,46 @@ class SharedLocks:
     def beaten(self) -> None:
         """The store has taken the latest beat of the session. Raises StoreError."""
         now_s, epochs = self._member.beat_s, self._member.epoch_changes
+        until_s = time.monotonic() + _SPENDS_S
         lost = epochs != self._epochs
         if lost or not self._is_sure():
-            renewed = self._renew()
-            if lost:
-                self._look_everywhere(renewed)
-        self._epochs = epochs
+            self._lease += 1
         with self._beaten:
             self._beat_s = now_s
             self._beaten.notify_all()
-        self._pay()
+        self._renew_all(until_s)
+        if lost:
+            self._look_everywhere()
+        self._epochs = epochs
+        self._pay(until_s)
 
-    def _renew(self) -> set[str]:
-        """Others may have taken our locks, or be about to: give what is ours another generation, or
-        find that it was taken. Return the names."""
-        kept = self._kept()
-        for at in kept:
-            with at.turn:
+    def _renew_all(self, until_s: float) -> None:
+        for at in self._kept():
+            if at.lease != self._lease:
+                with at.turn:
+                    self._renew(at)
+                if time.monotonic() >= until_s:
+                    return
+
+    def _renew(self, at: _File) -> None:
+        """Others may have taken our locks before this lease, or be about to: give what is ours
+        another generation, or find that it was taken. Raises StoreError."""
+        lease = self._lease
+        if at.lease != lease:
+            if at.held:
                 self._settle(at, anew=True)
-        return {at.name for at in kept}
+            at.lease = lease
 
     def _kept(self) -> list[_File]:
         with self._lock:
             return [each for each in self._files.values() if each.held]
 
-    def _look_everywhere(self, renewed: set[str]) -> None:
-        """The store may have again what was given up, but for what was *renewed*."""
+    def _look_everywhere(self) -> None:
+        """The store may have again what was given up. What is held is renewed in any case."""
+        held = {at.name for at in self._kept()}
         for name, text in self._store.notes(LOCKS).items():
             row = row_of(text)
-            if name not in renewed and of((*row.held, *row.waiting), self._member.id):
+            if name not in held and of((*row.held, *row.waiting), self._member.id):
                 self._owe(name)
 
     def _be_sure(self) -> None:
@@ -271,9 +288,9 @@ class SharedLocks:
         with self._lock:
             self._owed.add(name)
 
-    def _pay(self) -> None:
+    def _pay(self, until_s: float) -> None:
         """Give up in the store what is not held any more. Raises StoreError."""
-        while self._owed:
+        while self._owed and time.monotonic() < until_s:
             with self._lock:
                 name = self._owed.pop()
             try:
@@ -291,6 +308,7 @@ class SharedLocks:
         something stands against that. *look*: whether those who have it are alive."""
         self._be_sure()
         with at.turn:
+            self._renew(at)
             return self._tried(at, wanted, look=look)
 
     def _tried(self, at: _File, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
@@ -379,7 +397,7 @@ class SharedLocks:
         with self._lock:
             at = self._files.get(name)
             if at is None:
-                at = self._files[name] = _File(name)
+                at = self._files[name] = _File(name, self._lease)
             at.users += 1
         try:
             yield at

@@ -423,6 +423,33 @@ def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
 
 
 @pytest.mark.usefixtures("caplog")
+def test_however_much_is_locked_beats_go_on_after_an_outage_and_who_uses_a_file_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared, "_SPENDS_S", 0.0)  # each beat looks at one file
+    store, other = _Counted(backend := Memory()), _Mount(_Steps(backend), backend, 1)
+    one = _Mount(store, backend, 0)  # type: ignore[arg-type]
+    for n in range(5):
+        one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    one.fall_silent()
+    for n in (3, 4):
+        other.locks.lock(f"b/{n}", _wanted(other.locks, 1, 0), NEVER, wait=False)
+    store.asked.clear()
+    one.come_back()
+    assert store.asked == ["swap_note"]
+    one.locks.check("b/2")
+    with pytest.raises(PosixError, match="its lock is lost"):
+        one.locks.check("b/3")
+    assert one.locks.figures()["lost"] == 1
+    for _ in range(4):
+        one.come_back()
+    assert one.locks.figures()["lost"] == 2
+    store.asked.clear()
+    one.come_back()
+    assert store.asked == []
+
+
+@pytest.mark.usefixtures("caplog")
 def test_locks_that_the_store_lost_are_noticed_at_the_next_beat() -> None:
     backend = Memory()
     one = _Mount(_Steps(backend), backend, 0)

@@ -27,6 +27,7 @@ WELL: dict[str, Any] = {
                "configured": {"b": "yes"}, "told_until_ns": {}},
     "reconcile": {"swept": 0, "error": "", "swept_until_ns": {}},
     "sharing": {"away": 0, "contended": 0, "resolved": 0, "untold": 0, "epoch_changes": 0},
+    "locks": {"held": 2, "waiting": 1, "lost": 0},
 }  # fmt: skip
 DAY = {**WELL["s3"]["limits"], "max_requests_per_day": 9, "requests_today": 9}
 WRONG = [
@@ -45,6 +46,7 @@ WRONG = [
     ("sharing", {"away": 1}, "The store does not answer: files are read, changes are refused."),
     ("sharing", {"epoch_changes": 1},
      "The store may have lost changes (1 time); all was asked of S3 anew."),
+    ("locks", {"lost": 1}, "1 lock of files may be others' by now."),
 ]  # fmt: skip
 
 
@@ -64,6 +66,7 @@ def test_where_all_is_well_both_say_nothing_and_status_shows_every_part():
         "".join(lines)
     )
     assert "  sweep    0 parts listed again" in lines
+    assert "  locks    2 locks of files held for all mounts, 1 waited for" in lines
 
 
 @pytest.mark.parametrize(("name", "wrong", "what"), WRONG)
@@ -77,7 +80,7 @@ def test_what_status_warns_of_is_on_the_page(name, wrong, what):
     assert lines[at + 1] == f"           {advice}"
 
 
-@pytest.mark.parametrize("name", [*WELL, "cache", "locks", "follower", "mirror"])
+@pytest.mark.parametrize("name", [*WELL, "cache", "follower", "mirror"])
 def test_a_part_that_does_not_answer_is_shown_by_both(name):
     figures = {**WELL, name: {"error": "does not answer"}}
     assert f"The part “{name}” fails: does not answer" in page(figures)
