@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mimicfs.backends import Backend
-from mimicfs.backends.open import open_store
+from mimicfs.backends.open import file_of, open_store
 from mimicfs.config.values import Buckets, Settings, Target, redacted
 from mimicfs.errors import AccessDenied, InvalidRequest, NoSuchPrefix, S3Unavailable, Unlisted
 from mimicfs.mimicdb import Mirror
@@ -73,8 +73,8 @@ def assemble(
     url = store_url(settings, lambda: _account(settings))
     if not settings.store:
         private_directory(settings.state)
-    elif url.startswith("sqlite:"):
-        check_parent(Path(url.removeprefix("sqlite:").removeprefix("//")))
+    elif (file := file_of(url)) is not None:
+        check_parent(file)
     mimicdb = Mirror(beside(open_store(url, settings.namespace, settings.store_password)))
     return Parts(mimicdb, redacted(url), lambda: _s3(settings, mimicdb), settings.s3.buckets)
 

@@ -33,12 +33,12 @@ def open_store(
     if scheme == "sqlite":
         from mimicfs.backends.sqlite import SQLite
 
-        path = url.removeprefix("sqlite:").removeprefix("//")
-        if not path:
+        path = file_of(url)
+        if path is None:
             raise ConfigError(f"{url}: has no path; write sqlite:///PATH")
         if not create and not _has_bytes(path):
             raise ConfigError(f"{url}: no such store")
-        return SQLite(str(Path(path)), namespace=namespace)
+        return SQLite(str(path), namespace=namespace)
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
 
@@ -47,7 +47,15 @@ def open_store(
     raise ConfigError(f"{redacted(url)}: not a store; write {FORMS}")
 
 
-def _has_bytes(path: str) -> bool:
+def file_of(url: str) -> Path | None:
+    """Return the file that the store at *url* is; None if it is none."""
+    if urlsplit(url).scheme != "sqlite":
+        return None
+    path = url.removeprefix("sqlite:").removeprefix("//")
+    return Path(path) if path else None
+
+
+def _has_bytes(path: Path) -> bool:
     try:
         return os.stat(path).st_size > 0
     except FileNotFoundError:

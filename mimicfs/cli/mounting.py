@@ -57,6 +57,8 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
     from mimicfs.admin import logs
     from mimicfs.mount.daemon import start_daemon
+    from mimicfs.mount.mounted import resolved
+    from mimicfs.mount.outside import check_outside
     from mimicfs.mount.serving import serve_mount
     from mimicfs.mount.systemd import ServiceManager
 
@@ -65,6 +67,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
         target = Target(target.bucket, settings.s3.buckets.of(target.bucket).prefix)
     choices = settled.choices(target)
     tell_doubts(settled)
+    check_outside(settings, resolved(point))
     if "log-level" not in settled.values:
         settings = replace(settings, log_level="info")
     with advised(settings):

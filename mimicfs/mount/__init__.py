@@ -6,6 +6,7 @@ daemon    a mount in a process of its own, which answers before the command retu
 failed    the error of a mount that did not start, as the command prints it
 mounted   the list of mounts: each has a record for its mount point
 remount   what `mount -o remount` can change
+outside   the files that a mount needs, which must not lie in it
 replicas  where a mount keeps its copy of a shared store
 telling   learns from S3 what others change, and sweeps
 showing   the metrics and the web page of a mount

@@ -99,6 +99,13 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
     assert said(*words, point / "file") == (
         f"{point}/file: not a directory; name an empty directory to mount on"
     )
+    empty, log = point / "empty", point / "empty/log"
+    empty.mkdir()
+    for option, what in (("--log-file", "log"), ("--access-log", "access log")):
+        assert said(*words, empty, option, log) == (
+            f"{empty}: the {what} ({log}) would lie in the mount, which needs it to answer;"
+            " name another mount point, or a place outside of it"
+        )
     assert proxy.counted() == {}
     taken = mount_at(f"s3://{bucket}", name="taken").path
     assert said(*words, taken) == (
