@@ -14,6 +14,7 @@ copying       copies within S3, in one request or in parts
 deleting      deletions of many keys
 sending       bodies, each with a checksum  checksums   checksums of bodies and objects
 content       headers and metadata of an object
+encryption    the KMS keys of objects, which copies must name
 kept          what must not be lost when an object is written again
 rules         what the options of a bucket add to a request
 ownkeys       the keys that mimicfs makes and deletes again
