@@ -21,6 +21,16 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
+def write_private(path: str, data: bytes) -> None:
+    """Make *data* the file *path*, for us alone. Raises OSError."""
+    fd = private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
 def text(path: Path) -> str:
     """Return what is in the regular file *path*. Never waits for a pipe."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -82,8 +82,9 @@ class Journal:
 
     def stage(self) -> Staging:
         """Return a new, empty staging file, without a record."""
-        data = self.directory / f"{secrets.token_hex(16)}.data"
-        unborn = data.with_suffix(".unborn")
+        name = secrets.token_hex(16)
+        data = self.directory / f"{name}.data"
+        unborn = f"{self.directory}/{name}.unborn"
         with disk.errors_of(data):
             flags = _OPEN | os.O_CREAT | os.O_EXCL
             try:
@@ -93,7 +94,7 @@ class Journal:
                 fd = os.open(unborn, flags, 0o600)
             staging = Staging(data, fd, room=self.room)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unborn.rename(data)
+            os.rename(unborn, data)
         return staging
 
     def orphans(self) -> list[Orphan]:

@@ -20,7 +20,7 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mimicfs.files import changes, disk, record
@@ -31,6 +31,7 @@ from mimicfs.files.sums import Sums
 _FREE = 64 << 20  # bytes that stay free on the disk
 _LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
 _SIZE_MAX = 1 << 63
+_SUFFIXES = (".json", ".new", ".ranges", ".data")  # in the order in which they are removed
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -66,6 +67,8 @@ class Staging:
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
         self._format = self.record.format  # stays: the changes beside the record are of it, too
+        # What may be on the disk of it: each name that is not there is a system call to remove.
+        self._there = {".data"} if record is None else set(_SUFFIXES)
         self._changes = Changes(path, self._format)
         self._sums = Sums()
         self._unseen = 0  # bytes that are written before it is looked how much is free
@@ -134,13 +137,16 @@ class Staging:
 
     def _store(self, said: Record) -> None:
         said = said._replace(format=self._format)
+        self._there |= {".json", ".new"}
         record.write(self.path, said)
+        self._there.discard(".new")
         self._record = said
 
     def settle(self) -> None:
         """Remove the record: S3 has the bytes, or nobody wants them."""
         with self._lock:
-            self.path.with_suffix(".json").unlink(missing_ok=True)
+            remove(self.path, {".json"} & self._there)
+            self._there.discard(".json")
             self._record = None
             self._changes.forget()
 
@@ -148,10 +154,12 @@ class Staging:
 
     def changed(self, start: int, end: int) -> None:
         """Note which bytes of a partial file were written."""
+        self._there.add(".ranges")
         self._changes.note((start, end))
 
     def cut(self, size: int) -> None:
         """Note that a partial file ends at *size*, and has nothing of the version behind it."""
+        self._there.add(".ranges")
         self._changes.note((size, None))
 
     def ranges(self) -> Iterator[Change]:
@@ -242,15 +250,18 @@ class Staging:
 
     def remove(self) -> None:
         """Give up the bytes, and their place on the disk: somebody may still hold the file."""
-        remove(self.path)
+        remove(self.path, self._there)
         os.ftruncate(self._fd, 0)
         self._take()
 
 
-def remove(data: Path) -> None:
-    """Remove a staging file: first what says that its bytes matter."""
-    for suffix in (".json", ".new", ".ranges", ".data"):
-        data.with_suffix(suffix).unlink(missing_ok=True)
+def remove(data: Path, there: Collection[str] = _SUFFIXES) -> None:
+    """Remove of a staging file what is *there*: first what says that its bytes matter."""
+    stem = os.fspath(data).removesuffix(".data")
+    for suffix in _SUFFIXES:
+        if suffix in there:
+            with disk.may_vanish():
+                os.unlink(stem + suffix)
 
 
 def _give_back(room: Room, taken: list[int]) -> None:

@@ -50,7 +50,7 @@ class RequestBatch:
     def one(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what *work* returns. Raises its error, or Interrupted."""
         if self._cancellation is NEVER:  # saves two hops between threads, 0.1 ms
-            return work(*args, **kwargs)
+            return self._s3.pool.here(work, *args, **kwargs)
         future = self._s3.pool.submit(work, *args, **kwargs)
         self.running = [future]
         return self._cancellation.wait(future)

@@ -23,7 +23,7 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import Cancellation, Opened
+from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Content
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
@@ -254,7 +254,7 @@ class Handles(OpenFiles):
     def _finish(self, node: Node, file: File) -> None:
         # Not interruptible: a process that is killed has its files closed as on any disk.
         if self._behind is None or file.lost is not None:
-            self._upload(node, file, Cancellation())
+            self._upload(node, file, NEVER)
         elif file.dirty:
             self._secure(file)
             self._behind.add(file, lambda: self._hold(node, file))

@@ -306,8 +306,8 @@ class SQLite(Backend):
                 new = {key: entry for key, entry in new.items() if key not in left}
                 gone = [key for key in gone if key not in left]
             if new or gone:
-                store(db, number, new, gone)
-                self._log(db, bucket, [*new, *gone])
+                more = store(db, number, new, gone)
+                self._log(db, bucket, [*new, *gone], more)
         return left
 
     @_ours
@@ -349,13 +349,22 @@ class SQLite(Backend):
     ) -> set[str]:
         return left_alone(logged(db, bucket, number, since, -1), keys)
 
-    def _log(self, db: sqlite3.Connection, bucket: str, keys: list[str]) -> None:
+    def _log(
+        self,
+        db: sqlite3.Connection,
+        bucket: str,
+        keys: list[str],
+        more: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Log that *keys* have changed; *more*: so many objects, and bytes, there are more now."""
         number = self._id(bucket, db)
         lines: list[tuple[str, str | None]] = [(key, None) for key in keys]
         if len(keys) > WIDE_CHANGE:
             lines = [(min(keys), max(keys))]
         (last,) = db.execute(
-            "UPDATE bucket SET seq=seq+? WHERE id=? RETURNING seq", (len(lines), number)
+            "UPDATE bucket SET seq=seq+?, objects=objects+?, bytes=bytes+? WHERE id=?"
+            " RETURNING seq",
+            (len(lines), *more, number),
         ).fetchone()
         first = last - len(lines) + 1
         db.executemany(

@@ -31,6 +31,7 @@ ROWS = 100
 PUT_ROWS = PUT + ",(?,?,?,?,?,?,?,?,?)" * (ROWS - 1)
 ANY = "SELECT 1 FROM entry WHERE bucket=? AND key BETWEEN ? AND ? LIMIT 1"
 PENDING = "SELECT key, row FROM pending WHERE bucket=?"
+TOTAL_OF = "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND key=? AND kind=0"
 TOTALS = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
     " AND key IN (SELECT value FROM json_each(?))"
@@ -39,6 +40,9 @@ TOTALS = (
 
 def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, int]:
     """Return how many of *keys* are objects there, and their bytes."""
+    if len(keys) == 1:
+        objects, size = db.execute(TOTAL_OF, (bucket, keys[0])).fetchone()
+        return objects, size
     # A page of a first listing: nothing is there, and one look says so.
     if len(keys) >= ROWS and not db.execute(ANY, (bucket, min(keys), max(keys))).fetchone():
         return 0, 0

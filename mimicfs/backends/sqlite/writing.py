@@ -19,7 +19,10 @@ from mimicfs.entry import OBJECT, Change, Entry
 from mimicfs.errors import LogTrimmed
 
 
-def store(db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: list[str]) -> None:
+def store(
+    db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: list[str]
+) -> tuple[int, int]:
+    """Store and delete; return how many objects, and bytes of them, there are more."""
     objects, size = totals(db, bucket, [*puts, *deletes])
     if deletes:
         db.executemany(
@@ -30,10 +33,7 @@ def store(db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: 
         db.execute(PUT_ROWS, list(chain.from_iterable(rows[at : at + ROWS])))
     db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
     new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
-    db.execute(
-        "UPDATE bucket SET objects=objects+?, bytes=bytes+? WHERE id=?",
-        (len(new) - objects, sum(new) - size, bucket),
-    )
+    return len(new) - objects, sum(new) - size
 
 
 def not_admitted(

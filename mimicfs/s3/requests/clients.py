@@ -25,6 +25,7 @@ from mimicfs.private import seen_by_others
 from mimicfs.s3.requests.believing import believed, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.checksums import md5_of
+from mimicfs.s3.requests.pool import RequestPool
 from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Clients:
 
     def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         self.mimicdb = mimicdb
-        self.pool = ThreadPoolExecutor(options.connections, thread_name_prefix="s3")
+        self.pool = RequestPool(options.connections)
         self.requests: Counter[str] = Counter()
         self.capabilities = Capabilities(
             mimicdb,

@@ -1,0 +1,31 @@
+"""The threads in which requests to S3 run, and how many of them run at once.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RequestPool(ThreadPoolExecutor):
+    """*size* threads. No more calls than that run at once, those of `here` included."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, thread_name_prefix="s3")
+        self._slots = threading.Semaphore(size)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(self.here, fn, *args, **kwargs)
+
+    def here(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what *fn* returns, called in this thread, which is none of the pool: for a caller
+        that nothing interrupts."""
+        with self._slots:
+            return fn(*args, **kwargs)
