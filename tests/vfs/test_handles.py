@@ -319,3 +319,15 @@ def test_a_handle_that_another_lock_renews_is_closed_all_the_same(at_once, monke
         fs.release(first)
     fs.release(second)
     assert (handles.figures()["open"], handles.figures()["handles"]) == (0, 0)
+
+
+def test_a_small_file_is_uploaded_by_the_thread_that_closes_it(at_once, s3, monkeypatch):
+    fs, ino, _ = at_once
+    submitted = []
+    handle = fs.open(CALLER, ino, os.O_WRONLY | os.O_TRUNC).handle
+    fs.write(CALLER, handle, 0, memoryview(b"new"), append=False)
+    monkeypatch.setattr(s3.pool, "submit", submitted.append)
+    fs.flush(CALLER, handle)
+    assert submitted == []
+    assert fs.pending() == (0, 0)
+    fs.release(handle)

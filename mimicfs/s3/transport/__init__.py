@@ -2,6 +2,7 @@
 
 answers      what of a body can be read
 http         connections, with limits of time
+plain        plain HTTP/1.1 in few steps; the rest is http.client's
 wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers
 everywhere   signatures for all regions at once (multi-region access points)

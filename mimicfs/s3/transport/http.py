@@ -38,6 +38,7 @@ from botocore.utils import get_environ_proxies
 from mimicfs.config.values import S3Options
 from mimicfs.s3.transport.answers import readable
 from mimicfs.s3.transport.limits import Limits
+from mimicfs.s3.transport.plain import PlainAnswer, answer_from, request_head
 
 BROKEN = (OSError, http.client.HTTPException)
 # Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
@@ -46,6 +47,8 @@ ANSWER_MAX = 16 << 20
 # Bytes of a body that are handed to the network at once, and have `read_timeout_s` for that:
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
+_SMALL = 64 << 10  # bytes of a body that are copied behind the head of its request
+_NO_BODY = frozenset({"GET", "HEAD", "DELETE"})
 _IDLE = 64  # connections that are kept, at least
 _CRAWL = 8 << 10  # bytes a second; a server that is slower for a whole body is given up
 
@@ -59,7 +62,7 @@ class Exchange:
         self._transport = transport
         self._host = host
         self._connection = connection
-        self._answer: http.client.HTTPResponse = answer
+        self._answer: http.client.HTTPResponse | PlainAnswer = answer
         self._closed = False
         self.status: int = answer.status
         self.headers = _joined(answer)
@@ -270,8 +273,10 @@ def _given_up(connection: _Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def _joined(answer: http.client.HTTPResponse) -> dict[str, str]:
+def _joined(answer: http.client.HTTPResponse | PlainAnswer) -> dict[str, str]:
     """Return the headers, their names in lower case."""
+    if isinstance(answer, PlainAnswer):
+        return answer.joined
     headers: dict[str, str] = {}
     for given, value in answer.getheaders():
         name = given.lower()
@@ -287,6 +292,8 @@ class _Connection(http.client.HTTPConnection):
     ) -> None:
         super().__init__(host, port, timeout=options.connect_timeout_s, blocksize=_PIECE, **tls)
         self.response_class = self._response  # type: ignore[assignment]
+        usual = self.port == self.default_port
+        self._named = self.host if usual else f"{self.host}:{self.port}"
         self._options = options
         self.limits = limits
         self._ends = 0.0
@@ -295,23 +302,59 @@ class _Connection(http.client.HTTPConnection):
 
     def answer_to(
         self, method: str, target: str, headers: dict[str, Any], body: Any
-    ) -> http.client.HTTPResponse:
+    ) -> http.client.HTTPResponse | PlainAnswer:
         """Return the answer when its headers are here. Raises BROKEN, and what *body* does."""
         self._ends = time.monotonic() + self._options.request_timeout_s
         self.sock.settimeout(self._options.read_timeout_s)
         cut = False
+        head = self._head(method, target, headers, body)
         try:
-            self.request(method, target, self._pieces(body), headers)
+            if head is None:
+                self.request(method, target, self._pieces(body), headers)
+            else:
+                self._send_plainly(head, self._pieces(body), int(headers.get("Content-Length", 0)))
         except (BrokenPipeError, ConnectionResetError):
             if self.body_failed:
                 raise
             cut = True  # S3 may have refused it in the middle, and have said why
         self._ends += self.sent / _CRAWL
-        answer = self.getresponse()
+        answer: http.client.HTTPResponse | PlainAnswer
+        if head is None:
+            answer = self.getresponse()
+        else:
+            answer = answer_from(_Incoming(self.sock, self), method)
         if cut and answer.status < 300:
             raise ConnectionError("the connection broke while the request was sent")
         self._ends += (answer.length or 0) / _CRAWL
         return answer
+
+    def _head(self, method: str, target: str, headers: dict[str, Any], body: Any) -> bytes | None:
+        """Return what is sent before the body; None: http.client knows how."""
+        length = headers.get("Content-Length", "0" if not body and method in _NO_BODY else "")
+        if type(length) is not str or not length.isdecimal() or ":" in self.host:
+            return None
+        return request_head(self._named, method, target, headers)
+
+    def _send_plainly(self, head: bytes, body: Any, length: int) -> None:
+        """Send *head* and *length* bytes of *body*; a small one at once with it: that is one system
+        call, and wakes the server once.
+
+        Not a read more: the server has all of it then, and a body that says that it was given up
+        would end the request as if it had not. What comes of it must be waited for.
+        """
+        piece = body.read(min(length, _PIECE)) if length and body else b""
+        if len(piece) <= _SMALL:
+            self.sock.sendall(head + piece)
+        else:
+            self.sock.sendall(head)
+            self.sock.sendall(piece)
+        length -= len(piece)
+        while length and piece:
+            piece = body.read(min(length, _PIECE))
+            self.sock.sendall(piece)
+            length -= len(piece)
+        if length:
+            raise ConnectionError(f"{length} bytes of the body are missing")
 
     def _pieces(self, body: Any) -> Any:
         """Return *body* as something that is sent piece by piece, and count its bytes."""

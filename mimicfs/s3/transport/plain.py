@@ -1,0 +1,210 @@
+"""Plain HTTP/1.1 in few steps: what nearly every request to S3, and its answer, is.
+
+http.client spends 160 calls on a request of 4 KiB and its answer, half of them in the parser of
+e-mails. Here is what has a length and no surprises; all else is left to http.client, which is given
+the same bytes: chunks, 100-continue, a header in several lines, an answer of no length, one that is
+none. What http.client would believe though part of it is missing or contradicts itself is refused:
+headers that break off, a body that is cut short, a length that is no number or two numbers. An
+answer that is longer than it says is the last one of its connection.
+
+Threading: an answer belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_HEAD_MAX = 64 << 10  # bytes; of a longer one http.client says what is wrong with it
+_LINES_MAX = 100  # likewise
+_READ = 8 << 10  # bytes that are asked for at once until the headers are here
+_PIECE = 1 << 20  # bytes of a body that room is made for at once
+_BEGIN = b"HTTP/1.1 "
+_NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# None of these goes back over what it has matched: a server cannot make them slow.
+_REQUEST = re.compile(rf"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:{_NAME}: [\t -~]*\r\n)+")
+_HEAD = re.compile(
+    rf"HTTP/1\.1 (?P<status>[2-5]\d\d)(?: [^\r\n]*)?\r?\n"
+    rf"(?P<lines>(?:{_NAME}:[^\r\n]*\r?\n)*)\r?\n"
+)
+_LINE = re.compile(rf"({_NAME}):([^\r\n]*)")
+_END = re.compile(rb"\n\r?\n")
+_NUMBER = re.compile("[0-9]{1,18}")
+_NO_BODY = frozenset({204, 304})
+_LEFT_TO_HTTP_CLIENT = frozenset({"host", "expect", "transfer-encoding"})
+
+
+def request_head(host: str, method: str, target: str, headers: Mapping[str, Any]) -> bytes | None:
+    """Return what is sent before the body; None: it is for http.client to say how, or why not."""
+    lines = [f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"]
+    names = {name.lower() for name in headers}
+    if names & _LEFT_TO_HTTP_CLIENT or ":" in "".join(names):
+        return None
+    if "accept-encoding" not in names:
+        lines.append("Accept-Encoding: identity\r\n")
+    for name, value in headers.items():
+        if type(value) is not str:
+            return None
+        lines.append(f"{name}: {value}\r\n")
+    text = "".join(lines)
+    # As many lines as were written: none of them is two.
+    if _REQUEST.fullmatch(text) is None or text.count("\n") != len(lines) + 1:
+        return None
+    return f"{text}\r\n".encode()
+
+
+class PlainAnswer:
+    """An answer of a known length, as http.client.HTTPResponse shows it."""
+
+    def __init__(
+        self, raw: io.RawIOBase, status: int, headers: dict[str, str], length: int, come: bytes
+    ) -> None:
+        self._raw = raw
+        self._come = memoryview(come)[:length]  # of the body, with the headers
+        self.status = status
+        self.joined = headers  # in lower case; what came several times is joined by commas
+        self.length = length  # bytes that were not read yet
+        self.will_close = len(come) > length or "close" in headers.get("connection", "").lower()
+        self._closed = False
+        if not length:
+            self.close()
+
+    def read(self, limit: int | None = None) -> bytes:
+        """Return up to *limit* bytes, all of them without. Raises IncompleteRead if fewer come."""
+        wanted = self.length if limit is None else min(limit, self.length)
+        found = bytearray()
+        while len(found) < wanted:
+            # In pieces: a length that somebody says is no reason to make room for it.
+            piece = memoryview(bytearray(min(wanted - len(found), _PIECE)))
+            count = self.readinto(piece)
+            found += piece[:count]
+            if count < len(piece):
+                raise http.client.IncompleteRead(bytes(found), wanted - len(found))
+        return bytes(found)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill *buffer*, less only at the end or where the answer breaks off."""
+        if self._closed:
+            return 0
+        wanted = min(len(buffer), self.length)
+        count = min(wanted, len(self._come))
+        buffer[:count], self._come = self._come[:count], self._come[count:]
+        while count < wanted and (more := self._raw.readinto(buffer[count:wanted])):
+            count += more
+        self.length -= count
+        if count < wanted:
+            self.will_close = True
+            self.close()
+        elif not self.length:
+            self.close()
+        return count
+
+    def isclosed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._raw.close()
+
+
+def answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HTTPResponse:
+    """Return the answer to *method* that *raw*, which is its own from now on, begins with. Raises
+    OSError, HTTPException."""
+    try:
+        return _answer_from(raw, method)
+    except BaseException:
+        raw.close()  # else the socket stays open until it is collected
+        raise
+
+
+def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HTTPResponse:
+    data, end = _come_of(raw)
+    found = _HEAD.fullmatch(data[:end].decode("latin-1"))
+    lines = _LINE.findall(found["lines"]) if found is not None else []
+    if found is not None and len(lines) <= _LINES_MAX:
+        status, headers = int(found["status"]), _headers_of(lines)
+        length = _length_of(method, status, headers)
+        if length is not None:
+            return PlainAnswer(raw, status, headers, length, data[end:])
+    answer = http.client.HTTPResponse(_Replayed(data, raw), method=method)  # type: ignore[arg-type]
+    try:
+        answer.begin()
+    except BaseException:
+        answer.close()
+        raise
+    return answer
+
+
+def _come_of(raw: io.RawIOBase) -> tuple[bytes, int]:
+    """Return what has come, and where its headers end; 0: that is for http.client to say."""
+    data = bytearray()
+    while len(data) <= _HEAD_MAX and data.startswith(_BEGIN[: len(data)]):
+        piece = raw.read(_READ)
+        if not piece:
+            if data:
+                raise ConnectionError("the answer broke off within its headers")
+            break
+        looked = max(0, len(data) - 2)
+        data += piece
+        end = _END.search(data, looked)
+        if end is not None:
+            return bytes(data), end.end()
+    return bytes(data), 0
+
+
+def _headers_of(lines: list[tuple[str, str]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for given, written in lines:
+        name, value = given.lower(), written.lstrip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _length_of(method: str, status: int, headers: Mapping[str, str]) -> int | None:
+    """Return how many bytes follow; None: it does not say so. Raises HTTPException."""
+    if "transfer-encoding" in headers:
+        return None
+    if method == "HEAD" or status in _NO_BODY:
+        return 0  # whatever it says of a body that does not follow
+    said = headers.get("content-length")
+    if said is None:
+        return None
+    lengths = {each.strip(" \t") for each in said.split(",")}
+    length = lengths.pop()
+    if lengths or _NUMBER.fullmatch(length) is None:
+        raise http.client.HTTPException(f"Content-Length: {said[:100]!r}")
+    return int(length)
+
+
+class _Replayed:
+    """Stands for a socket in an HTTPResponse, of which *come* was read already."""
+
+    def __init__(self, come: bytes, raw: io.RawIOBase) -> None:
+        self._raw = _Joined(come, raw)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self._raw)
+
+
+class _Joined(io.RawIOBase):
+    def __init__(self, come: bytes, raw: io.RawIOBase) -> None:
+        self._come = come
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        if not self._come:
+            return self._raw.readinto(buffer)
+        size = min(len(buffer), len(self._come))
+        buffer[:size], self._come = self._come[:size], self._come[size:]
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

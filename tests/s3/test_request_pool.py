@@ -1,0 +1,29 @@
+"""How many requests run at once."""
+
+import threading
+
+from mimicfs.s3.requests.pool import RequestPool
+
+
+def test_those_of_other_threads_count_among_those_that_run_at_once():
+    lock, two, running, most = threading.Lock(), threading.Barrier(2), [0], [0]
+
+    def request():
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        two.wait(10)  # nobody goes on before two are here; three never are
+        with lock:
+            running[0] -= 1
+        two.wait(10)
+
+    with RequestPool(2) as pool:
+        futures = [pool.submit(request) for _ in range(4)]
+        threads = [threading.Thread(target=pool.here, args=(request,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        for future in futures:
+            future.result(20)
+    assert (most[0], running[0]) == (2, 0)
