@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
+from urllib.parse import quote
 
 from mimicfs.config.values import Target
 from mimicfs.errors import ConfigError, MimicError, S3Error
 from mimicfs.history.changes import by_key
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.content import KEPT_CLASSES, Content, encryption_of
+from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag, encryption_of
 from mimicfs.s3.requests.past import versioning
 from mimicfs.s3.requests.versions import Version
 
@@ -151,15 +152,25 @@ def _copy(s3: S3, bucket: str, step: Step) -> str:
     """Return the version id of the copy."""
     version = step.version
     assert version is not None
-    source = {"Bucket": bucket, "Key": step.key, "VersionId": version.version}
+    # botocore encodes the key, and leaves the version id as it is.
+    named = quote(version.version, safe="")
+    source = {"Bucket": bucket, "Key": step.key, "VersionId": named}
     if version.size > s3.copy_max:
-        _copy_in_parts(s3, bucket, version, source)
-        copy: dict[str, Any] = s3.call("head_object", bucket, step.key)
-        return str(copy.get("VersionId", ""))
+        etag = _copy_in_parts(s3, bucket, version, source)
+        return _newest_if(s3, bucket, step.key, etag)
     head = s3.call("head_object", bucket, step.key, VersionId=version.version)
     extra = {**_class_of(version), **encryption_of(head)}
     answer = s3.call("copy_object", bucket, step.key, CopySource=source, **extra)
-    return str(answer.get("VersionId", ""))
+    if "VersionId" in answer:
+        return str(answer["VersionId"])
+    return _newest_if(s3, bucket, step.key, bare_etag(answer.get("CopyObjectResult", {})))
+
+
+def _newest_if(s3: S3, bucket: str, key: str, etag: str) -> str:
+    """Return the version id of the copy *key*, if that is the newest version and has *etag*. There
+    are servers whose answer to a copy does not say it (Ceph)."""
+    head = s3.call("head_object", bucket, key)
+    return str(head.get("VersionId", "")) if etag and bare_etag(head) == etag else ""
 
 
 def _class_of(version: Version) -> dict[str, str]:
@@ -170,7 +181,8 @@ def _class_of(version: Version) -> dict[str, str]:
     return {"StorageClass": storage_class} if keeps else {}
 
 
-def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]) -> None:
+def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]) -> str:
+    """Return the ETag of the copy."""
     key = version.key
     head = s3.call("head_object", bucket, key, VersionId=version.version)
     content = Content.of(head, head.get("Metadata", {}))
@@ -194,7 +206,7 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
             )["CopyPartResult"]["ETag"]
             for number, start in enumerate(range(0, size, part), start=1)
         ]
-        s3.finish_upload(bucket, key, upload, etags, size)
+        return s3.finish_upload(bucket, key, upload, etags, size).etag
     except BaseException as exc:
         try:
             s3.abort_upload(bucket, key, upload)

@@ -147,6 +147,8 @@ def _parts(
     if choices.at_ns is not None:
         with history.opened(settings, choices.at_ns) as parts:
             history.look(parts, target)
+            if not choices.create_prefix:
+                check_prefix(parts, target)
             yield parts
         return
     with closing(assemble(settings, beside)) as parts:

@@ -28,6 +28,7 @@ from mimicfs.errors import PassingAbsence, PosixError, Unversioned
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import DirEntry, PassingAttr
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.s3.requests.past import versions_below, versions_in
 from mimicfs.s3.requests.versions import Version
 from mimicfs.vfs import names
@@ -178,7 +179,7 @@ class VersionsTree:
         found: dict[str, tuple[Versions, _Stamp | None]] = {}
         for key, of_key in groupby(versions_in(self._s3, bucket, directory), attrgetter("key")):
             versions = _shown(of_key)
-            if versions and key != directory:
+            if versions and key != directory and not is_own(key):
                 found[key] = versions, _stamp(self._mimicdb.entry(bucket, key))
         soon_s = time.monotonic() + _GOOD_S
         self._remember(bucket, {key: _Known(*said, soon_s) for key, said in found.items()})

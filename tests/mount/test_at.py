@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.clients import plain
 from support.mounts import run
+from support.proxy import Rule
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -105,9 +106,14 @@ def test_nothing_can_be_changed_then(mount_at, history):
         (then / "file").write_bytes(b"x")
 
 
-def test_a_prefix_of_then(mount_at, history):
+def test_a_prefix_of_then(mount_at, history, server, tmp_path):
     then = mount_at("s3://history/d/", "-o", f"at={history.first}").path
     assert os.listdir(then) == ["deleted later"]
+    point = tmp_path / "none"
+    point.mkdir()
+    words = ["-o", f"at={history.first}", "s3://history/none/", point]
+    result = run("mount", "--endpoint-url", server, *words)
+    assert "s3://history/none/: nothing in the bucket begins with that" in result.stderr
 
 
 def test_the_present_of_the_same_store_is_untouched(mount_at, history):
@@ -131,21 +137,32 @@ def test_a_moment_that_is_none_is_refused(state, server, tmp_path):
 
 @pytest.mark.usefixtures("metadata_never")
 def test_the_present_of_a_versioned_bucket_costs_what_any_bucket_costs(mount_at, proxy, server):
-    client, asked = plain(server), []
-    for name, status in (("plain-now", ""), ("versioned-now", "Enabled")):
+    """The same requests, of as many bytes: names of buckets and headers are of one length."""
+    client, asked, sent = plain(server), [], []
+
+    def notes(request: Any) -> bool:
+        said = [*request.headers.items(), *request.query.items()]
+        size = sum(len(f"{name}{value}") for name, value in said)
+        sent[-1].append((request.kind, request.path.removeprefix(f"/{name}"), size))
+        return False
+
+    for name, status in (("unversioned-now", ""), ("versions-kept-1", "Enabled")):
         client.create_bucket(Bucket=name)
         if status:
             client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
         client.put_object(Bucket=name, Key="d/a", Body=b"1")
         client.put_object(Bucket=name, Key="d/a", Body=b"22")
         proxy.counted()
-        root = mount_at(f"s3://{name}", name=name).path
-        assert walked(root) == ["d/a"]
-        assert (root / "d/a").read_bytes() == b"22"
-        (root / "d/new").write_bytes(b"1")
-        (root / "d/new").write_bytes(b"22")
-        (root / "d/new").rename(root / "d/other")
-        (root / "d/other").unlink()
+        sent.append([])
+        with proxy.rule(Rule(notes)):
+            root = mount_at(f"s3://{name}", name=name).path
+            assert walked(root) == ["d/a"]
+            assert (root / "d/a").read_bytes() == b"22"
+            (root / "d/new").write_bytes(b"1")
+            (root / "d/new").write_bytes(b"22")
+            (root / "d/new").rename(root / "d/other")
+            (root / "d/other").unlink()
         asked.append(proxy.counted())
     assert asked[0] == asked[1], asked
+    assert sorted(sent[0]) == sorted(sent[1])
     client.close()

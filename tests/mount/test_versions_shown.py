@@ -89,6 +89,8 @@ def test_it_is_not_listed_and_lists_deleted_names_too(here):
     here.put("a", b"1")
     here.put("gone", b"1")
     here.put("e/below", b"1")
+    here.put(f".mimicfs-{'0' * 32}", b"of mimicfs itself")
+    here.delete(f".mimicfs-{'0' * 32}")
     here.delete("gone")
     (here.path / ".sync").touch()
     assert sorted(os.listdir(here.path)) == ["a", "e"]

@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from support.versioned import NULL, Versioned, VersioningServer, versioning_server
 
 from mimicfs.backends.memory import Memory
-from mimicfs.config.values import S3Options
+from mimicfs.config.values import S3Options, Target
 from mimicfs.entry import NS, Entry
 from mimicfs.history.changes import changed
-from mimicfs.history.restoring import Done, Restoring, Step, plan, undeleted
+from mimicfs.history.restoring import Done, Restoring, Step, journalled, plan, undeleted
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.past import Past, PastPages, versioning, versions_below, versions_in
@@ -294,6 +294,19 @@ def test_undelete_removes_the_markers_of_all_that_a_bucket_went_through(suspende
     suspended.delete("k")
     undelete(s3, suspended)
     assert suspended.present() == {"k": b"unversioned"}
+
+
+@pytest.mark.parametrize("names_copies", [True, False], ids=["aws", "ceph"])
+def test_a_restore_that_is_repeated_copies_nothing_again(suspended, s3, tmp_path, names_copies):
+    suspended.status, suspended.names_copies = "Enabled", names_copies
+    then_s = suspended.now_s
+    suspended.now_s += 1
+    suspended.put("k", b"encrypted")
+    for _ in range(2):
+        with journalled(tmp_path, Target(suspended.name), then_s * NS) as journal:
+            steps = plan(s3, suspended.name, "", then_s * NS)
+            assert Restoring(s3, suspended.name, journal).run(steps, print) == {"restore": 1}
+    assert [each.body for each in suspended.keys["k"]] == [b"old", b"encrypted", b"old"]
 
 
 def test_within_one_second_the_order_of_s3_tells_what_was_the_newest(suspended, s3):

@@ -39,6 +39,7 @@ class Versioned:
         self.status = ""  # or "Enabled", "Suspended"
         self.now_s = BORN_S
         self.page_max = 1000
+        self.names_copies = True  # the answer to a copy says its version id
         self.keys: dict[str, list[Kept]] = {}  # the newest first
         self._numbers = itertools.count(1)
 
@@ -65,7 +66,7 @@ class Versioned:
         return {key: body for key, body in newest.items() if body is not None}
 
     def _add(self, key: str, body: bytes | None) -> str:
-        version = f"v{next(self._numbers):03}" if self.status == "Enabled" else NULL
+        version = f"v{next(self._numbers):03}/+=%2F" if self.status == "Enabled" else NULL
         self._forget(key, version)
         self.keys.setdefault(key, []).insert(0, Kept(version, self.now_s, body))
         return version
@@ -183,11 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _copied(self, bucket: Versioned, key: str) -> Any:
         source, _, version = self.headers["x-amz-copy-source"].partition("?versionId=")
-        kept = bucket.get(unquote(source).lstrip("/").partition("/")[2], version)
+        kept = bucket.get(unquote(source).lstrip("/").partition("/")[2], unquote(version))
         assert kept is not None and kept.body is not None
         made = bucket.put(key, kept.body)
         body = f"<CopyObjectResult><ETag>&quot;{md5(kept.body).hexdigest()}&quot;</ETag>"
-        return 200, {"x-amz-version-id": made}, f"{body}</CopyObjectResult>".encode()
+        headers = {"x-amz-version-id": made} if bucket.names_copies else {}
+        return 200, headers, f"{body}</CopyObjectResult>".encode()
 
 
 class _Server(ThreadingHTTPServer):
