@@ -120,6 +120,16 @@ def test_heads_and_their_errors_are_those_of_s3(
     assert first == again == [told(client.head_object, **it) for it in asked]
 
 
+@pytest.mark.parametrize("key", ["a" * 1025, "é" * 513, "d/../b", "d//a", "./b", "/b"])
+def test_a_key_that_a_server_may_refuse_or_clean_is_asked_of_s3(
+    library: MimicDB, mimicked: Any, client: Any, bucket: str, key: str
+) -> None:
+    client.put_object(Bucket=bucket, Key="b", Body=b"22")
+    library.sync(bucket, client=mimicked)
+    asked = {"Bucket": bucket, "Key": key}
+    assert told(mimicked.head_object, **asked) == told(client.head_object, **asked)
+
+
 def test_what_is_missing_altogether_is_s3s_error(mimicked: Any, client: Any, bucket: str) -> None:
     for name in ("list_objects_v2", "list_objects", "head_bucket", "get_object"):
         asked = {"Bucket": f"{bucket}-none"} | ({"Key": "k"} if name == "get_object" else {})

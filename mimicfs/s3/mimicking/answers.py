@@ -2,7 +2,7 @@
 
 What a plain client says of an object and a listing does not, is kept with the entry as text
 (`Entry.head`), as S3 said it. `ResponseMetadata` of an answer that is made here has the
-status, and of a HEAD the headers that it had; there is no request, so there is no RequestId.
+status, and of a HEAD the headers that it had; there is no request, so its id is "mimicfs".
 
 Pure functions; any thread may call them.
 """
@@ -18,6 +18,8 @@ from typing import Any
 from mimicfs.entry import NS, BucketEntry, Entry
 
 Answer = dict[str, Any]
+
+_REQUEST = "mimicfs"  # programs log the ids of their requests
 
 # Headers that are about the exchange and not the object.
 _OF_EXCHANGE = frozenset(
@@ -38,9 +40,20 @@ def head_text(answer: Mapping[str, Any]) -> str:
     times = {name: at.timestamp() for name, at in answer.items() if isinstance(at, datetime)}
     other = times.keys() | {"ResponseMetadata"}
     said = {name: value for name, value in answer.items() if name not in other}
+    return json.dumps([said, headers_of(answer), times], separators=(",", ":"))
+
+
+def headers_of(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers of *answer* that are about what was asked for."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    kept = {name: value for name, value in headers.items() if name not in _OF_EXCHANGE}
-    return json.dumps([said, kept, times], separators=(",", ":"))
+    return {name: value for name, value in headers.items() if name not in _OF_EXCHANGE}
+
+
+def settled(answer: Mapping[str, Any]) -> bool:
+    """Whether *answer*, to a HeadObject, stays true until somebody changes something: a restore
+    ends, and a replication is done, without another call."""
+    replication = answer.get("ReplicationStatus", "COMPLETED")
+    return "Restore" not in answer and replication in ("COMPLETED", "COMPLETE", "REPLICA")
 
 
 def head_object(entry: Entry) -> Answer | None:
@@ -56,7 +69,13 @@ def head_object(entry: Entry) -> Answer | None:
 
 
 def metadata(status: int, headers: dict[str, str] | None = None) -> Answer:
-    return {"HTTPStatusCode": status, "HTTPHeaders": headers or {}, "RetryAttempts": 0}
+    return {
+        "RequestId": _REQUEST,
+        "HostId": _REQUEST,
+        "HTTPStatusCode": status,
+        "HTTPHeaders": headers or {},
+        "RetryAttempts": 0,
+    }
 
 
 def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -> list[Answer]:

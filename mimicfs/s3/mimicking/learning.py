@@ -35,11 +35,11 @@ from mimicfs.errors import LogTrimmed, S3Error, StoreError, TooManyRequests
 from mimicfs.intent import StoreIntent
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
-from mimicfs.s3.mimicking.answers import head_text
+from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
-from mimicfs.s3.mimicking.sent import no_more, note_headers, noting
+from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_headers, noting
 from mimicfs.s3.mimicking.shown import (
     Answer,
     Params,
@@ -90,11 +90,15 @@ def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) ->
 
 
 class Learner:
-    """Learns into *mimicdb*; *heads* as in `learn`."""
+    """Learns into *mimicdb*; *heads* as in `learn`. *hooked* says whether a hook of the program
+    may make another question of an operation: nothing is learned from what S3 answers to it."""
 
-    def __init__(self, mimicdb: Mirror, *, heads: bool) -> None:
+    def __init__(
+        self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
+        self._hooked = hooked
         self._uploads = Uploads()
         self._learn: dict[str, _Learn] = {
             "PutObject": self._put,
@@ -212,15 +216,20 @@ class Learner:
 
     def _learned(self, operation: str, effect: Effect) -> _Learn:
         """Return what learns from the answer to *operation*."""
+        if self._hooked(operation):
+            return self._forget_bucket
         found = self._learn.get(operation)
         return found if found is not None else self._by_effect.get(effect, self._unknown)
 
     # Writes
 
     def _put(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
-        if not answer.get("ETag") and (yield from self._asked(params)):
-            return
         size = answer.get("Size", sent)  # Size: of an object that was appended to
+        if not (answer.get("ETag") and size != UNKNOWN) and (yield from self._asked(params)):
+            return
+        if size == UNKNOWN:
+            log.debug("nobody knows the size of s3://%(Bucket)s/%(Key)s", params)
+            return
         self._written(params, size, answer.get("ETag", ""), date_ns(answer), meta_of(params))
 
     def _copy(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
@@ -306,11 +315,16 @@ class Learner:
     def _unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
         """Nobody knows what was done: what is named is asked of S3, or forgotten."""
         bucket = params.get("Bucket")
-        known = self._mimicdb.known_bucket(bucket) if bucket else None
         if bucket and params.get("Key"):
             self._drop_head(params, answer, sent)
             yield from self._settle(bucket, [params["Key"]])
-        elif known is not None:
+        else:
+            self._forget_bucket(params, answer, sent)
+
+    def _forget_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
+        bucket = params.get("Bucket")
+        known = self._mimicdb.known_bucket(bucket) if bucket else None
+        if known is not None:
             self._mimicdb.drop_bucket(known.name)
             self._mimicdb.add_bucket(known.name, known.created_ns)
 
@@ -394,8 +408,9 @@ class Learner:
     ) -> Conversation[Any]:
         """Ask S3 to show an object, and learn within *learning* what it showed."""
         bucket, key = params.get("Bucket"), params.get("Key")
-        if not bucket or not key or params.get("VersionId") or params.get("PartNumber"):
-            return (yield operation, params)  # of an older version, or of a part
+        other = params.get("VersionId") or params.get("PartNumber") or self._hooked(operation)
+        if not bucket or not key or other:  # an older version, a part, or who knows what
+            return (yield operation, params)
         since: int | None = None
         with learning():
             since = self._mimicdb.seq(bucket)
@@ -411,17 +426,20 @@ class Learner:
             self._note_versions(operation, params, answer)
             entry = entry_of(key, answer)
             if entry is not None:
-                if self._heads and operation == "HeadObject" and params.keys() <= _PLAIN_HEAD:
+                stays = settled(answer)
+                said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
+                if self._heads and stays and said:
                     entry = entry._replace(head=head_text(answer))
-                self._seen(bucket, entry, since)
+                self._seen(bucket, entry, since, heads_stay=stays)
         return answer
 
-    def _seen(self, bucket: str, entry: Entry, since: int) -> None:
+    def _seen(self, bucket: str, entry: Entry, since: int, *, heads_stay: bool) -> None:
         known = self._mimicdb.entry(bucket, entry.key)
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
             return
-        entry = entry._replace(mtime_ns=known.mtime_ns, head=entry.head or known.head)
+        head = entry.head or known.head if heads_stay else None
+        entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
         if entry.meta != known.meta and entry.meta:
             self._mimicdb.repair(bucket, entry.key, entry, since)
         elif entry != known:  # that there is no metadata changes nothing that is seen

@@ -11,9 +11,11 @@ A call with any other parameter goes to S3, and so does whatever is odd, or not 
 * a listing, unless all that it can show was synced (a deep scope covers it);
 * HeadObject, unless a HEAD of this version was seen, or the absence of the key is certain;
 * a HeadObject of what is absent in a bucket with versions: its headers name a delete marker;
+* a HeadObject of what is absent and has empty, "." or ".." segments: servers clean paths;
+* a key or prefix that is longer than a key can be;
 * a Marker that is no known key and that no page of this client has ended with (pages.py);
 * what a listing of S3 says and the mirror does not keep, until it was seen once: the owner
-  that ListBuckets and ListObjects name, and the region that HeadBucket names;
+  that ListBuckets and ListObjects name, and what HeadBucket says;
 * the first call of each kind after this client has changed who may read.
 Not shown are the checksum algorithm and type that newer servers list with each object.
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -89,7 +92,7 @@ class Local:
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
         self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket
-        self._regions: dict[str, str] = {}  # by bucket
+        self._buckets: dict[str, Answer] = {}  # what a HEAD said, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
             "ListObjects": self._list_v1,
@@ -120,11 +123,14 @@ class Local:
         if operation == "CreateBucket":
             self._account.made()
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
-            self._regions[params["Bucket"]] = answer["BucketRegion"]
+            metadata = answers.metadata(200, answers.headers_of(answer))
+            self._buckets[bucket] = {**answer, "ResponseMetadata": metadata}
         elif operation == "ListObjects" and answer.get("Contents"):
             owners = [item.get("Owner") for item in answer["Contents"]]
             if all(owner == owners[0] for owner in owners):
-                self._owners[params["Bucket"]] = owners[0]
+                self._owners[bucket] = owners[0]
+            else:
+                self._owners.pop(bucket, None)
 
     def keys(self, params: Params) -> Answer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""
@@ -141,12 +147,11 @@ class Local:
         return answers.buckets(self._mimicdb.buckets(), owner) if owner else None
 
     def _head_bucket(self, params: Params) -> Answer | None:
-        region = self._regions.get(params["Bucket"])
-        if region is None:
+        said = self._buckets.get(params["Bucket"])
+        if said is None:
             return None
         self._mimicdb.bucket(params["Bucket"])  # it may be gone
-        headers = {"x-amz-bucket-region": region}
-        return {"ResponseMetadata": answers.metadata(200, headers), "BucketRegion": region}
+        return copy.deepcopy(said)
 
     # Objects
 
@@ -155,7 +160,7 @@ class Local:
         entry = self._mimicdb.entry(bucket, key)
         if entry is not None and entry.kind == OBJECT:
             return answers.head_object(entry)
-        if not key or not self._knows(bucket, key):
+        if not key or _odd(key) or not self._knows(bucket, key):
             return None
         if self._mimicdb.note(bucket, VERSIONS) is not None:
             return None  # S3 says in the headers whether a delete marker hides it, and which
@@ -287,9 +292,26 @@ def _token(last: str) -> str:
 def _plain(params: Params) -> bool:
     """Whether every parameter is of the type that it should be, and not what S3 refuses."""
     return all(
-        type(value) is int if name == "MaxKeys" else isinstance(value, str)
+        type(value) is int
+        if name == "MaxKeys"
+        else isinstance(value, str) and (name == "ContinuationToken" or _short(value))
         for name, value in params.items()
     ) and bool(params.get("Bucket", "none"))
+
+
+def _short(text: str) -> bool:
+    """Whether S3 takes *text* as a key or a part of one."""
+    if text.isascii():
+        return len(text) <= KEY_MAX
+    try:
+        return len(text.encode()) <= KEY_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def _odd(key: str) -> bool:
+    """Whether a server may take *key* for a path, and show what is at the end of it."""
+    return not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/"))
 
 
 def _listing(params: Params, shown: _Shown, owner: Mapping[str, str] | None) -> Answer:

@@ -5,6 +5,7 @@ mirror whatever S3 says.
 passes through: paginators, waiters, resources and s3transfer included. A call goes
 
     Force=True, forced(), a waiter  ->  S3
+    what a program's hooks change   ->  S3
     what local.py can answer        ->  the mirror
     everything else                 ->  S3
 
@@ -39,6 +40,7 @@ from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
+from mimicfs.s3.mimicking.hooks import Hooks
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
@@ -80,6 +82,9 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     ask = client._make_api_call
     if hasattr(ask, "mimics"):
         return client
+    awaited = inspect.iscoroutinefunction(inspect.unwrap(ask))
+    if "_make_api_call" not in vars(client):
+        ask = _late(client)
     mimicking = Mimic(client, mimicdb, Forcing() if forcing is None else forcing)
 
     def call(operation: str, params: Params) -> Any:
@@ -93,13 +98,21 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
             await hold_async(mimicking.talk(operation, params), ask) if answer is None else answer
         )
 
-    awaited = inspect.iscoroutinefunction(inspect.unwrap(ask))
     mimicdb.intents.resolve = mimicking.resolve_awaited(ask) if awaited else mimicking.resolve(ask)
     client._make_api_call = call_async if awaited else call
     client._make_api_call.mimics = mimicking
     client.meta.events.register("before-send.s3", note_headers)
     client.get_waiter = _forced_waiters(client.get_waiter)
     return client
+
+
+def _late(client: Any) -> Callable[[str, Params], Any]:
+    """Return the call of the class of *client*, as it is then: what traces programs replaces it."""
+
+    def ask(operation: str, params: Params) -> Any:
+        return type(client)._make_api_call(client, operation, params)
+
+    return ask
 
 
 def mimicking_of(client: Any) -> Mimic:
@@ -113,7 +126,8 @@ class Mimic:
 
     def __init__(self, client: Any, mimicdb: Mirror, forcing: Forcing) -> None:
         self._exceptions = client.exceptions
-        self._learner = Learner(mimicdb, heads=True)
+        self._hooks = Hooks(client)
+        self._learner = Learner(mimicdb, heads=True, hooked=self._hooks.change)
         self.loop: asyncio.AbstractEventLoop | None = None  # that of the last call
         self._mimicdb = mimicdb
         self._forcing = forcing
@@ -124,7 +138,7 @@ class Mimic:
 
     def answer(self, operation: str, params: Params) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
-        if self._forcing or params.get("Force"):
+        if self._forcing or params.get("Force") or self._hooks.change(operation):
             return None
         if "Force" in params:
             params = _without_force(params)
@@ -172,14 +186,17 @@ class Mimic:
 
     def keys(self, params: Params) -> Any:
         """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""
-        return None if self._forcing else self._local.keys(params)
+        changed = self._forcing or self._hooks.change("ListObjects")
+        return None if changed else self._local.keys(params)
 
     def _list_buckets(self) -> Conversation[Any]:
         since = self._mimicdb.seq("")
         answer = yield "ListBuckets", {}
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
-            owner = answer.get("Owner", {})
+            shown = {name for item in answer["Buckets"] for name in item}
+            # What more is shown is not kept: then nobody is answered from the mirror.
+            owner = answer.get("Owner", {}) if shown <= {"Name", "CreationDate"} else {}
             listed = [
                 BucketEntry(item["Name"], time_ns(item["CreationDate"]))
                 for item in answer["Buckets"]
@@ -242,7 +259,8 @@ class Mimic:
             answer["ContinuationToken"] = asked["ContinuationToken"]  # ours, as it was asked
             answer.pop("StartAfter", None)
         self._local.seen(operation, asked, answer)
-        self._pages.learn(operation, plain, answer, since, started_ns)
+        if not self._hooks.change(operation):
+            self._pages.learn(operation, plain, answer, since, started_ns)
         return answer
 
     def _for_s3(self, params: Params) -> Params:

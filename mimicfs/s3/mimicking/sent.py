@@ -11,11 +11,14 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import Any
 
+UNKNOWN = -1
+
 _sizes: ContextVar[list[int]] = ContextVar("mimicfs_sent")
 
 
 def noting() -> tuple[list[int], Token[list[int]]]:
-    """Return a list of the sizes that are noted in this context until `no_more`."""
+    """Return a list of the sizes that are noted in this context until `no_more`; UNKNOWN is one
+    that the request does not name."""
     sizes: list[int] = []
     return sizes, _sizes.set(sizes)
 
@@ -29,8 +32,9 @@ def note_headers(request: Any, **_: Any) -> None:
     """Note what a request sends. To be called before each is sent."""
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:
-        size = request.headers.get("Content-Length", 0)
-    note(int(size))
+        size = request.headers.get("Content-Length")
+    chunked = "Transfer-Encoding" in request.headers
+    note(int(size) if size is not None else UNKNOWN if chunked else 0)
 
 
 def note(size: int) -> None:

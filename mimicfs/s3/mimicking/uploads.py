@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
+from mimicfs.s3.mimicking.sent import UNKNOWN
 from mimicfs.s3.mimicking.shown import Answer, Params
 
 
@@ -50,7 +51,7 @@ class Uploads:
     def _note(self, params: Params, size: int) -> None:
         with self._lock:
             upload = self._uploads.get(params["UploadId"])
-            if upload is not None:
+            if upload is not None and size != UNKNOWN:
                 upload.sizes[params["PartNumber"]] = size
 
     def abort(self, params: Params, _answer: Answer, _sent: int) -> None:

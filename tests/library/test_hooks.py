@@ -1,0 +1,107 @@
+"""What a program hooks into its client, or puts in the place of botocore's calls, holds for a
+mimicked client as for a plain one."""
+
+from __future__ import annotations
+
+import io
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.config import Config
+from support.mounts import costs
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def keys(client, bucket, prefix=""):
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    return [item["Key"] for item in listed]
+
+
+@pytest.fixture
+def synced(library, mimicked, client, bucket):
+    for key in ("a", "team/a"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"x")
+    library.sync(bucket, client=mimicked)
+    return bucket
+
+
+@pytest.mark.parametrize("event", ["provide-client-params", "before-parameter-build"])
+def test_a_hook_that_changes_what_is_asked_is_heard(mimicked, proxy, synced, event):
+    def into_the_team(params, **_):
+        params["Prefix"] = "team/" + params["Prefix"]
+
+    name = f"{event}.s3.ListObjectsV2"
+    assert keys(mimicked, synced) == ["a", "team/a"]
+    mimicked.meta.events.register(name, into_the_team)
+    assert keys(mimicked, synced) == ["team/a"]
+    mimicked.meta.events.unregister(name, into_the_team)
+    proxy.counted()
+    with costs(proxy):
+        assert keys(mimicked, synced) == ["a", "team/a"]
+
+
+def test_what_a_hook_makes_of_a_write_is_not_taken_for_what_was_asked(library, mimicked, synced):
+    def into_the_team(params, **_):
+        params["Key"] = "team/" + params["Key"]
+
+    mimicked.meta.events.register("provide-client-params.s3.PutObject", into_the_team)
+    mimicked.put_object(Bucket=synced, Key="b", Body=b"x")
+    assert keys(mimicked, synced) == ["a", "team/a", "team/b"]
+
+
+def test_a_hook_of_the_session_is_heard(library, proxy, synced):
+    session = boto3.session.Session()
+    session.events.register(
+        "provide-client-params.s3.*", lambda params, **_: params | {"Prefix": "none"}
+    )
+    client = library.mimic(session.client("s3", endpoint_url=proxy.url))
+    assert keys(client, synced) == []
+    client.close()
+
+
+def test_what_traces_calls_sees_those_that_go_to_s3(monkeypatch, mimicked, synced):
+    seen = []
+    call = BaseClient._make_api_call
+
+    def traced(self, operation, params):
+        seen.append(operation)
+        return call(self, operation, params)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", traced)
+    mimicked.get_object(Bucket=synced, Key="a")["Body"].close()
+    assert seen == ["GetObject"]
+
+
+def test_what_more_a_list_of_buckets_shows_is_not_left_out(mimicked, bucket):
+    def name_regions(parsed, **_):
+        for item in parsed["Buckets"]:
+            item["BucketRegion"] = "eu-west-1"
+
+    mimicked.meta.events.register("after-call.s3.ListBuckets", name_regions)
+    for _ in range(2):
+        regions = {item.get("BucketRegion") for item in mimicked.list_buckets()["Buckets"]}
+        assert regions == {"eu-west-1"}
+
+
+class Pipe(io.RawIOBase):
+    """Bytes of which nobody knows how many there are."""
+
+    def __init__(self, content):
+        self._content = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        return self._content.read(size)
+
+
+def test_the_size_of_a_stream_is_s3s(library, proxy, bucket):
+    unsigned = {"addressing_style": "path", "payload_signing_enabled": False}
+    config = Config(s3=unsigned, request_checksum_calculation="when_required")
+    client = library.client(endpoint_url=proxy.url, config=config)
+    client.put_object(Bucket=bucket, Key="piped", Body=Pipe(b"12345"))
+    assert library.entry(bucket, "piped").size == 5
+    client.close()
