@@ -6,14 +6,18 @@ import importlib
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_tools import protoc
 from support.mounts import MIMICFS, unmounted, wait_until
+
+with warnings.catch_warnings():  # of pkg_resources, which older ones use
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from grpc_tools import protoc
 
 
 @pytest.fixture(scope="session")

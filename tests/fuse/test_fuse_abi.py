@@ -90,6 +90,13 @@ SINCE = {
 }
 
 
+# What was padding in 7.38 and has a name since 7.40.
+NAMED = {
+    "offsetof(struct fuse_open_out, padding)": "offsetof(struct fuse_open_out, backing_id)",
+    "offsetof(struct fuse_init_out, unused)": "offsetof(struct fuse_init_out, max_stack_depth)",
+}
+
+
 def expected() -> Iterator[tuple[str, int]]:
     """Yield C expressions and what they must be worth."""
     for c_type, ours in STRUCTS.items():
@@ -113,11 +120,13 @@ def said_by_c(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         pytest.skip("no gcc or no linux/fuse.h (linux-libc-dev)")
     folder = tmp_path_factory.mktemp("abi")
     lines = ["#include <stddef.h>", "#include <stdio.h>", "#include <linux/fuse.h>"]
+    lines += ["#if FUSE_KERNEL_MINOR_VERSION < 40", "#define backing_id padding"]
+    lines += ["#define max_stack_depth unused", "#endif"]
     lines.append("int main(void) {")
     for expression, _ in expected():
-        since = SINCE.get(expression, 0)
+        since, named = SINCE.get(expression, 0), NAMED.get(expression, expression)
         lines.append(f"#if FUSE_KERNEL_MINOR_VERSION >= {since}")
-        lines.append(f'printf("%s=%llu\\n", "{expression}", (unsigned long long)({expression}));')
+        lines.append(f'printf("%s=%llu\\n", "{expression}", (unsigned long long)({named}));')
         lines.append("#endif")
     (folder / "abi.c").write_text("\n".join([*lines, "return 0; }"]))
     program = str(folder / "abi")

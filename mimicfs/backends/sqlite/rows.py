@@ -46,8 +46,9 @@ def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, i
     # A page of a first listing: nothing is there, and one look says so.
     if len(keys) >= ROWS and not db.execute(ANY, (bucket, min(keys), max(keys))).fetchone():
         return 0, 0
-    objects, size = db.execute(TOTALS, (bucket, json.dumps(keys))).fetchone()
-    for key in [key for key in keys if "\0" in key]:  # json_each ends a text at NUL
+    whole = [key for key in keys if "\0" not in key]  # where json_each ends a text at NUL
+    objects, size = db.execute(TOTALS, (bucket, json.dumps(whole))).fetchone()
+    for key in [key for key in keys if "\0" in key]:
         for row in db.execute(GET, (bucket, key)).fetchall():
             if row[KIND] == OBJECT:
                 objects, size = objects + 1, size + row[SIZE]
