@@ -59,7 +59,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
     from mimicfs.mount.daemon import start_daemon
     from mimicfs.mount.mounted import resolved
     from mimicfs.mount.outside import check_outside
-    from mimicfs.mount.serving import serve_mount
+    from mimicfs.mount.starting import serve_at
     from mimicfs.mount.systemd import ServiceManager
 
     settings = settled.settings()
@@ -74,7 +74,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
         if settled.get("foreground"):
             logs.set_up_by(settings, foreground=True)
             manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
-            serve_mount(settings, target, point, choices, lambda: None, manager)
+            serve_at(settings, target, point, choices, lambda: None, manager)
         else:
             start_daemon(settings, target, point, choices)
             if settings.ui:

@@ -1,5 +1,6 @@
 """The life of a mount.
 
+starting  looks whether the mount point is free, before the rest is imported
 serving   builds the parts, serves the kernel, ends: readiness, signals, recovery
 process   what the process of a mount is given: limits, modules, memory
 daemon    a mount in a process of its own, which answers before the command returns

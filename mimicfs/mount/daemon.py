@@ -14,7 +14,7 @@ from mimicfs.admin import logs
 from mimicfs.config.values import MountChoices, Settings, Target
 from mimicfs.errors import MimicError, MountError
 from mimicfs.mount.failed import Failed
-from mimicfs.mount.serving import serve_mount
+from mimicfs.mount.starting import serve_at
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _be_daemon(
         try:
             logs.set_up_by(settings, foreground=False)
             _leave_terminal()
-            serve_mount(settings, target, mountpoint, choices, lambda: say("ready"))
+            serve_at(settings, target, mountpoint, choices, lambda: say("ready"))
         except MimicError as exc:
             log.error("%s", exc)
             say(f"{type(exc).__name__}\n{exc}")

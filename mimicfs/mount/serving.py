@@ -24,7 +24,6 @@ from mimicfs.admin.watch import controlled
 from mimicfs.backends import Backend
 from mimicfs.backends.lease import Lease
 from mimicfs.config.values import (
-    Buckets,
     FileOptions,
     MountChoices,
     Settings,
@@ -39,9 +38,10 @@ from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
 from mimicfs.mount import process
 from mimicfs.mount.ending import Ending, PendingTotal
-from mimicfs.mount.mounted import Mounted, check_free, control_socket, recorded
+from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.replicas import replicated
 from mimicfs.mount.showing import shown
+from mimicfs.mount.starting import Place
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
@@ -52,7 +52,6 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.renames import Renames
 
 if TYPE_CHECKING:
-    from mimicfs.fuse.handed import Handed
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
@@ -64,17 +63,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
-_NOBODY = ServiceManager()
 _ADVICE = "name another --cache-dir"
 
 
 def serve_mount(
     settings: Settings,
     target: Target,
-    mountpoint: Path,
+    place: Place,
     choices: MountChoices,
     ready: Callable[[], None],
-    manager: ServiceManager = _NOBODY,
+    manager: ServiceManager,
 ) -> None:
     """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
     is told of both, and of the uploads at the end."""
@@ -82,8 +80,7 @@ def serve_mount(
     from mimicfs.fuse.notify import Notifier
     from mimicfs.vfs.filesystem import VFS
 
-    process.set_up()
-    handed, mountpoint, choices = _place(settings, mountpoint, choices, target)
+    mountpoint = place.mountpoint
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = stack.enter_context(closing(Guardian()))  # before there is what it could hold
         lease, sources = Lease(), Sources()
@@ -97,7 +94,7 @@ def serve_mount(
         files = _file_options(journal, choices)
         if not choices.read_only:
             stack.enter_context(_recovering(parts, journal, files))
-        session, unserved = _session(stack, handed, mountpoint, target, choices)
+        session, unserved = _session(stack, place, target, choices)
         guardian.watch(session.device)
         notifier = Notifier(session)
         vfs = VFS(
@@ -167,29 +164,8 @@ def _replicated(
     return replicated(store, settings, mountpoint, lease, strict=strict)
 
 
-def _place(
-    settings: Settings, mountpoint: Path, choices: MountChoices, target: Target
-) -> tuple[Handed | None, Path, MountChoices]:
-    """Return the descriptor that *mountpoint* names, if it names one, where the mount is, and what
-    we see to ourselves. Raises MountError if nothing can be mounted there now."""
-    from mimicfs.fuse import mounting
-    from mimicfs.fuse.handed import Handed
-
-    handed = Handed.named(mountpoint)
-    if handed is None:
-        mounting.check(mountpoint, _mount_options(target, choices))
-    else:
-        mountpoint, choices = handed.mountpoint, _without_kernel(choices)
-    check_free(settings, mountpoint)
-    return handed, mountpoint, choices
-
-
 def _session(
-    stack: ExitStack,
-    handed: Handed | None,
-    mountpoint: Path,
-    target: Target,
-    choices: MountChoices,
+    stack: ExitStack, place: Place, target: Target, choices: MountChoices
 ) -> tuple[Session, ExitStack]:
     """Return the session, and what takes it down when *stack* ends before it is served: no dead
     mount is left. Whoever serves it empties that."""
@@ -199,10 +175,10 @@ def _session(
     options = SessionOptions(mount_options, locks=choices.locks == "shared")
     wakes = stack.enter_context(woken_by_signals())
     unserved = stack.enter_context(ExitStack())
-    if handed is not None:
-        session = Session.of_handed(handed, options)
+    if place.handed is not None:
+        session = Session.of_handed(place.handed, options)
     else:
-        session = Session.mount(mountpoint, options)
+        session = Session.mount(place.mountpoint, options)
         unserved.callback(_take_down, session)
     session.wake_by(wakes)
     return session, unserved
@@ -213,17 +189,6 @@ def _take_down(session: Session) -> None:
         session.unmount(lazy=True)
     except MountError as exc:
         log.warning("%s", exc)
-
-
-def _without_kernel(choices: MountChoices) -> MountChoices:
-    """Return *choices* for what somebody else mounted: the kernel refuses writing only if it was
-    mounted so, and we refuse it in its place."""
-    if not choices.read_only:
-        return choices
-    buckets = choices.vfs.buckets
-    named = {name: replace(each, read_only=True) for name, each in buckets.named.items()}
-    buckets = Buckets(replace(buckets.default, read_only=True), named)
-    return replace(choices, vfs=replace(choices.vfs, buckets=buckets))
 
 
 def _mount_options(target: Target, choices: MountChoices) -> MountOptions:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -200,6 +201,17 @@ class Inodes:
             if hold:
                 node.holds += 1
             return node
+
+    @contextmanager
+    def holding(self, parent: Node, slot: str, kind: NodeKind) -> Iterator[Node]:
+        """Within, the kernel is about to get the child of *parent* in *slot*: held once more, unless
+        that fails."""
+        node = self.child(parent, slot, kind, hold=True)
+        try:
+            yield node
+        except BaseException:
+            self.forget(node.ino, 1)
+            raise
 
     def listed(self, parent: Node, slots: list[str], hold: bool) -> list[Node]:
         """Return the children of *parent* in *slots*, as `child` does for one. A page of names

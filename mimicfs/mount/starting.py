@@ -1,0 +1,70 @@
+"""Where a mount is to be, which is looked at before a mount's parts are even imported: a place that
+is taken is told at once.
+
+Threading: the main thread of the process that is to serve the mount, before any other is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.config.values import Buckets, MountChoices, Settings, Target
+from mimicfs.fuse import mounting
+from mimicfs.fuse.handed import Handed
+from mimicfs.mount import process
+from mimicfs.mount.mounted import check_free
+from mimicfs.mount.systemd import ServiceManager
+
+_NOBODY = ServiceManager()
+
+
+class Place(NamedTuple):
+    """Where a mount is to be; *handed*: the descriptor that was named instead of a directory."""
+
+    mountpoint: Path
+    handed: Handed | None
+
+
+def serve_at(
+    settings: Settings,
+    target: Target,
+    mountpoint: Path,
+    choices: MountChoices,
+    ready: Callable[[], None],
+    manager: ServiceManager = _NOBODY,
+) -> None:
+    """Do what `serve_mount` does, at what *mountpoint* names. Raises MountError if nothing can be
+    mounted there now."""
+    process.set_up()
+    place, choices = _place(settings, mountpoint, choices)
+    from mimicfs.mount.serving import serve_mount  # four fifths of the CPU until here
+
+    serve_mount(settings, target, place, choices, ready, manager)
+
+
+def _place(
+    settings: Settings, mountpoint: Path, choices: MountChoices
+) -> tuple[Place, MountChoices]:
+    """Return the place that *mountpoint* names, and what we see to ourselves there."""
+    handed = Handed.named(mountpoint)
+    if handed is None:
+        options = mounting.MountOptions(clear_dead=choices.clear_dead, nonempty=choices.nonempty)
+        mounting.check(mountpoint, options)
+    else:
+        mountpoint, choices = handed.mountpoint, _without_kernel(choices)
+    check_free(settings, mountpoint)
+    return Place(mountpoint, handed), choices
+
+
+def _without_kernel(choices: MountChoices) -> MountChoices:
+    """Return *choices* for what somebody else mounted: the kernel refuses writing only if it was
+    mounted so, and we refuse it in its place."""
+    if not choices.read_only:
+        return choices
+    buckets = choices.vfs.buckets
+    named = {name: replace(each, read_only=True) for name, each in buckets.named.items()}
+    buckets = Buckets(replace(buckets.default, read_only=True), named)
+    return replace(choices, vfs=replace(choices.vfs, buckets=buckets))
