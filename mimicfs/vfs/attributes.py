@@ -70,10 +70,8 @@ class Attributes:
         """Return the attributes of an open file, whose bytes S3 may not have yet."""
         entry = Entry("", file.size, file.mtime_ns, meta=file.content.meta)
         if file.dirty or file.apart:  # the stored time is that of the version before
-            attr = self.of_object(node.ino, entry)._replace(mtime_ns=file.mtime_ns)
-        else:
-            attr = self.of_object(node.ino, file.entry or entry)
-        return attr if node.parent is not None else attr._replace(nlink=0)  # unlinked
+            return self.of_object(node.ino, entry)._replace(mtime_ns=file.mtime_ns)
+        return self.of_object(node.ino, file.entry or entry)
 
     def of_control(self, ino: int, mtime_ns: int) -> Attr:
         options = self._options

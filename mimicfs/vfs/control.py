@@ -126,6 +126,8 @@ class Control:
         """Answer a write of `user.mimicfs.*`: a refresh of *node*, or EPERM."""
         if name != SYNC:
             raise PosixError(errno.EPERM, os.fsdecode(name))
+        if node.is_nameless:
+            raise PosixError(errno.ENOENT, f"inode {node.ino} has no name any more")
         if node.is_directory:
             with self._kernel.locked(node.ino):
                 self.sync(caller, node)
@@ -138,6 +140,8 @@ class Control:
 
     def xattr(self, node: Node, name: bytes) -> bytes:
         """Return the value of what `user.mimicfs.*` says of a place. Raises PosixError ENODATA."""
+        if node.is_nameless:
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
         values: dict[bytes, Callable[[], str]] = {
             b"bucket": lambda: node.bucket,
             b"key": lambda: node.key,

@@ -133,7 +133,7 @@ class VFS:
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
-        self._names = Replacing(mimicdb, s3, syncer, self.inodes, self._handles, self._tree)
+        self._names = Replacing(mimicdb, s3, syncer, self._handles, self._tree)
         self._xattrs = ExtendedAttributes(
             mimicdb,
             self._control,
@@ -248,15 +248,15 @@ class VFS:
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
-        if directory.kind == NodeKind.ACCOUNT:
-            self._s3.delete_bucket(node.bucket)
-            self._roots.forget(node.bucket)
-        else:
-            self._names.empty(node)
-            self._names.remove(node.bucket, node.key)
-            self._names.keep(directory)
-        self._touch(directory)
-        self.inodes.unlink(node)
+        with self._tree.removing(node):
+            if directory.kind == NodeKind.ACCOUNT:
+                self._s3.delete_bucket(node.bucket)
+                self._roots.forget(node.bucket)
+            else:
+                self._names.empty(node)
+                self._names.remove(node.bucket, node.key)
+                self._names.keep(directory)
+            self._touch(directory)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         directory = self._tree.changeable(parent)
@@ -458,8 +458,10 @@ class VFS:
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         exclusive = bool(flags & os.O_EXCL)
         absent = exclusive or not flags & os.O_TRUNC
-        with self._vacated.inherited(place, content, caller.cancellation) as inherited:
-            node = self.inodes.child(directory, component, NodeKind.OBJECT, hold=True)
+        with (
+            self._vacated.inherited(place, content, caller.cancellation) as inherited,
+            self.inodes.holding(directory, component, NodeKind.OBJECT) as node,
+        ):
             opened = self._handles.create(node, inherited, absent=absent, exclusive=exclusive)
         self._touch(directory)
         return self._attr(caller, node, opened.handle), opened

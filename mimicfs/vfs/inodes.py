@@ -29,6 +29,7 @@ from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO
 
 if TYPE_CHECKING:
+    from mimicfs.entry import Entry
     from mimicfs.files.file import File
     from mimicfs.files.turn import Turn
     from mimicfs.s3.requests.versions import Version
@@ -66,6 +67,7 @@ class Node:
         "content",
         "file",
         "former",
+        "gone",
         "holds",
         "ino",
         "kind",
@@ -94,6 +96,7 @@ class Node:
         self.leaving = False  # object: it is being unlinked or replaced; an open waits
         # object: where it was, if this mount has unlinked or replaced it.
         self.former: tuple[Node, str] | None = None
+        self.gone: Entry | None = None  # directory: removed; what was stored with it lives here
         self.turn: Turn | None = None  # object: of who changes it in S3; made when needed
         self.mtime_ns = 0  # directory: its latest change through this mount
         self.pages_etag = ""  # the version of which the kernel may hold pages
@@ -104,6 +107,11 @@ class Node:
     @property
     def is_directory(self) -> bool:
         return self.kind <= NodeKind.HISTORY
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it was removed, or replaced by another one: no key is its own any more."""
+        return self.parent is None and self.ino != ROOT_INO
 
     @property
     def is_past(self) -> bool:
@@ -204,8 +212,8 @@ class Inodes:
 
     @contextmanager
     def holding(self, parent: Node, slot: str, kind: NodeKind) -> Iterator[Node]:
-        """Within, the kernel is about to get the child of *parent* in *slot*: held once more, unless
-        that fails."""
+        """Within, the kernel is about to get the child of *parent* in *slot*, which is held once
+        more, unless that fails."""
         node = self.child(parent, slot, kind, hold=True)
         try:
             yield node

@@ -58,8 +58,8 @@ class Making:
         else:
             self._make_directory(caller, parent, parent.key + slot, mode)
         parent.mtime_ns = time.time_ns()
-        node = self._inodes.child(parent, slot, NodeKind.DIRECTORY, hold=True)
-        return self._attr(caller, node)
+        with self._inodes.holding(parent, slot, NodeKind.DIRECTORY) as node:
+            return self._attr(caller, node)
 
     def _make_directory(self, caller: Caller, parent: Node, key: str, mode: int) -> None:
         covered = self._mimicdb.cover(parent.bucket, parent.key) is not None
@@ -107,8 +107,8 @@ class Making:
         meta = said(uid, gid)
         make(parent.bucket, parent.key + component, meta=meta)
         parent.mtime_ns = time.time_ns()
-        node = self._inodes.child(parent, component, NodeKind.OBJECT, hold=True)
-        attr = self._attr(caller, node)
+        with self._inodes.holding(parent, component, NodeKind.OBJECT) as node:
+            attr = self._attr(caller, node)
         if stat.S_IFMT(attr.mode) == kind:
             return attr
         # Another mount has put something else there since. The kernel takes no other type from

@@ -18,7 +18,7 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.tree import Tree
 
 _UPLOAD_MAX_S = 86_400  # longer than any file takes to upload
@@ -29,12 +29,11 @@ class Replacing:
     """Removing, and making way for another."""
 
     def __init__(
-        self, mimicdb: Mirror, s3: S3, syncer: Syncer, inodes: Inodes, handles: Handles, tree: Tree
+        self, mimicdb: Mirror, s3: S3, syncer: Syncer, handles: Handles, tree: Tree
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
-        self._inodes = inodes
         self._handles = handles
         self._tree = tree
 
@@ -84,9 +83,9 @@ class Replacing:
                 stack.enter_context(self._handles.moving(node, caller.cancellation))
             if replaced is not None and not replaced.is_directory:
                 stack.enter_context(self._handles.leaving(replaced, caller.cancellation))
-            yield
             if replaced is not None and replaced.is_directory:
-                self._inodes.unlink(replaced)
+                stack.enter_context(self._tree.removing(replaced))
+            yield
 
     def replaceable(
         self, caller: Caller, node: Node, target: Node, name: bytes, flags: int

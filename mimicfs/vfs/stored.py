@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import KEPT, OBJECT, Entry
 from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
@@ -189,6 +189,8 @@ class StoredAttributes:
         return (entry.meta if entry is not None else None) or {}
 
     def _entry(self, node: Node) -> Entry | None:
+        if node.is_nameless:
+            return node.gone
         if not node.key and node.is_directory:
             return self._roots.entry(node.bucket)
         return self._mimicdb.entry(node.bucket, node.key) if node.key else None
@@ -234,8 +236,11 @@ class StoredAttributes:
         )
 
     def _noted(self, node: Node, meta: Meta) -> None:
-        """No object can hold *meta* of the directory *node*: the mirror does."""
-        if node.key:
+        """No object can hold *meta* of the directory *node*: the mirror does, or, once it is
+        removed, the node itself."""
+        if node.is_nameless:
+            node.gone = (node.gone or Entry("", kind=KEPT))._replace(meta=meta)
+        elif node.key:
             self._mimicdb.keep(node.bucket, node.key, meta)
         else:
             self._roots.set(node.bucket, meta)

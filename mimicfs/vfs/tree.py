@@ -15,7 +15,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
@@ -84,7 +85,18 @@ class Tree:
         node = self._inodes.get(ino)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, f"inode {ino}")
+        if node.is_nameless:
+            raise PosixError(errno.ENOENT, f"inode {ino}: a directory that was removed")
         return node
+
+    @contextmanager
+    def removing(self, directory: Node) -> Iterator[None]:
+        """Within, *directory* is removed. A process that has it open goes on with what was stored
+        with it."""
+        own, _ = self._own(directory)
+        yield
+        directory.gone = own
+        self._inodes.unlink(directory)
 
     def changeable(self, ino: int) -> Node:
         """Return the directory *ino*, in which names are to be changed. Raises PosixError EROFS."""
@@ -96,15 +108,11 @@ class Tree:
     def lookup(self, directory: Node, name: bytes) -> Attr:
         """Return the attributes of *name*, held once more. Raises PosixError ENOENT."""
         if name == names.CONTROL:
-            node = self._inodes.child(directory, CONTROL_SLOT, NodeKind.CONTROL, hold=True)
-            return self.attr(node)
+            with self._inodes.holding(directory, CONTROL_SLOT, NodeKind.CONTROL) as node:
+                return self.attr(node)
         slot, shown = self._look(directory, name)
-        node = self._inodes.child(directory, slot, _kind(slot), hold=True)
-        try:
+        with self._inodes.holding(directory, slot, _kind(slot)) as node:
             return shown(node)
-        except Unlisted:
-            self._inodes.forget(node.ino, 1)
-            raise
 
     def named(self, directory: Node, name: bytes) -> Node:
         """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
@@ -191,6 +199,10 @@ class Tree:
 
     def attr(self, node: Node, file: File | None = None) -> Attr:
         """Return the attributes of *node*; of *file*, where the caller has that open."""
+        attr = self._attr(node, file)
+        return attr._replace(nlink=0) if node.is_nameless else attr
+
+    def _attr(self, node: Node, file: File | None) -> Attr:
         if node.kind == NodeKind.CONTROL:
             return self._attributes.of_control(node.ino, self._listed_ns(parent_of(node)))
         if node.kind == NodeKind.ACCOUNT:
@@ -215,6 +227,8 @@ class Tree:
         the store is away a bucket is shown as if nothing had been set, where nobody has asked
         before; the kernel asks again."""
         key = directory.key
+        if directory.is_nameless:
+            return directory.gone, True
         if key:
             return self._mimicdb.entry(directory.bucket, key), True
         try:
@@ -241,13 +255,12 @@ class Tree:
         if not (file.dirty or file.apart) and file.entry is not None:
             known = self._mimicdb.entry(file.bucket, file.key)
             if known is not None and (known.etag, known.size) == (file.etag, file.size):
-                attr = self._shown(node.bucket).of_object(node.ino, known)
-                return attr if node.parent is not None else attr._replace(nlink=0)
+                return self._shown(node.bucket).of_object(node.ino, known)
         return self._shown(node.bucket).of_file(node, file)
 
     def _directory_attr(self, node: Node, own: Entry | None, certain: bool = True) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0
-        if own is None or own.meta is None:
+        if (own is None or own.meta is None) and not node.is_nameless:
             above = node.parent if node.parent is not None else node
             self._look_first.check(node.bucket, above.key, node.key, own)
         since_ns = self._created_ns(node.bucket)

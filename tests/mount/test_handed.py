@@ -13,7 +13,7 @@ from support.mounts import MIMICFS, let_others_in
 from mimicfs.config.values import BucketOptions, Buckets, MountChoices, VFSOptions
 from mimicfs.errors import MountError
 from mimicfs.fuse.handed import Handed
-from mimicfs.mount.serving import _without_kernel
+from mimicfs.mount.starting import _without_kernel
 
 NOBODY = 65534
 SCRIPT = Path(__file__).parent.parent / "support" / "hands_over.py"

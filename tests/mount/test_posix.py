@@ -279,6 +279,22 @@ CASES: dict[str, list[Call]] = {
         ["lstat", "f"], ["use", "a", "fstat"], ["write", "a", "more"], ["use", "a", "fstat"],
         ["create", "f", 0o600, "new"], ["use", "a", "fstat"], ["close", "a"], ["read", "f"],
     ],
+    "a directory that is removed while it is open": [
+        ["mkdir", "d", 0o750], ["open", "a", "d", ["O_RDONLY", "O_DIRECTORY"]], ["rmdir", "d"],
+        ["use", "a", "fstat"], ["use", "a", "fchmod", 0o711], ["use", "a", "fchown", 7, 8],
+        ["use", "a", "fstat"], ["use", "a", "listdir"], ["mkdir", "d", 0o755], ["stat", "d"],
+        ["use", "a", "fstat"], ["close", "a"], ["stat", "."],
+    ],
+    "a directory that is replaced while it is open": [
+        ["mkdir", "d", 0o750], ["mkdir", "e", 0o700], ["open", "a", "d", ["O_RDONLY"]],
+        ["rename", "e", "d"], ["use", "a", "fchmod", 0o711], ["use", "a", "fstat"], ["stat", "d"],
+        ["close", "a"],
+    ],
+    "an owner that stays": [
+        ["create", "f", 0o755], ["stat", "f"], ["chmod", ".", 0o777],
+        by(USER, "chown", "f", -1, -1), ["stat", "f"], ["mkdir", "d", 0o6755],
+        by(USER, "chown", "d", -1, -1), ["stat", "d"],
+    ],
     "a path through a file": [["create", "f"], *everything_on("f/x")],
     "a path through nothing": [["create", "f"], *everything_on("no/x")],
     "nothing": [["create", "f"], *[

@@ -33,6 +33,8 @@ def shown(found: os.stat_result) -> dict[str, Any]:
     told["gid"] = found.st_gid
     if kind != "dir":
         told |= {"size": found.st_size, "nlink": found.st_nlink}
+    elif not found.st_nlink:  # else that is not told in one way
+        told["removed"] = True
     if found.st_rdev:
         told["rdev"] = found.st_rdev
     return told

@@ -78,6 +78,17 @@ def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimi
     fs.release(opened.handle)
 
 
+def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
+    def full():
+        raise PosixError(errno.ENOSPC, "the disk is full")
+
+    before = len(fs.inodes)
+    monkeypatch.setattr(fs._handles._journal, "stage", full)
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOSPC):
+        fs.create(CALLER, ROOT_INO, b"new", 0o644, os.O_WRONLY)
+    assert len(fs.inodes) == before
+
+
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
     stage = handles._journal.stage

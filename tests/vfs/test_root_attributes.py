@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from functools import partial
 
 import pytest
 
@@ -20,6 +22,7 @@ from mimicfs.config.values import (
     VFSOptions,
 )
 from mimicfs.entry import Difference, Scope
+from mimicfs.errors import PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr, PassingAttr
@@ -44,6 +47,33 @@ def fs(s3, mimicdb, tmp_path):
     fs = VFS(*parts, VFSOptions(Target("")), FileOptions(tmp_path))
     yield fs
     fs.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_set_of_a_removed_directory_is_set_of_no_bucket(fs):
+    top = fs.mkdir(CALLER, ROOT_INO, f"top-{os.getpid()}".encode(), 0o755)
+    for directory, over in [(b"removed", b""), (b"replaced", b"over")]:
+        ino = fs.mkdir(CALLER, top.ino, directory, 0o750).ino
+        fs.setxattr(CALLER, ino, b"user.a", b"1", 0)
+        if over:
+            fs.mkdir(CALLER, top.ino, over, 0o750)
+            fs.rename(CALLER, top.ino, over, top.ino, directory, 0)
+        else:
+            fs.rmdir(CALLER, top.ino, directory)
+        assert fs.setattr(CALLER, ino, NewAttr(mode=0o700, uid=7), None).nlink == 0
+        fs.setxattr(CALLER, ino, b"user.b", b"2", 0)
+        found = fs.getattr(CALLER, ino, None)
+        assert (found.mode, found.uid, found.nlink) == (0o40700, 7, 0)
+        assert fs.listxattr(CALLER, ino) == [b"user.a", b"user.b"]
+        for call in (
+            fs.opendir,
+            partial(fs.setxattr, name=b"user.mimicfs.sync", value=b"", flags=0),
+        ):
+            with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+                call(CALLER, ino)
+    now = fs.getattr(CALLER, top.ino, None)
+    assert (now.mode, now.uid, now.nlink) == (top.mode, top.uid, 1)
+    assert fs.listxattr(CALLER, top.ino) == []
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
