@@ -228,11 +228,8 @@ def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
             f"{mountpoint}: already mounted; unmount it first (fusermount3 -u {mountpoint})"
         )
     # systemd mounts when somebody looks into an autofs: looking would be waiting for ourselves.
-    if not options.nonempty and _on_top(on_top).kind != "autofs" and _has_files(mountpoint):
-        raise MountError(
-            f"{mountpoint}: not empty, and the mount would hide its files; name an empty directory,"
-            " or use -o nonempty"
-        )
+    if not options.nonempty and _on_top(on_top).kind != "autofs":
+        _check_empty(mountpoint)
 
 
 def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
@@ -250,12 +247,18 @@ def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
     )
 
 
-def _has_files(directory: Path) -> bool:
+def _check_empty(directory: Path) -> None:
     try:
         with os.scandir(directory) as entries:
-            return next(entries, None) is not None
+            first = next(entries, None)
     except PermissionError:
-        return False  # fusermount3 says what may be mounted on
+        return  # fusermount3 says what may be mounted on
+    if first is not None:
+        raise MountError(
+            f"{directory}: not empty, and the mount would hide its files, such as {first.name!r}"
+            " (maybe written while nothing was mounted there); name an empty directory,"
+            " or use -o nonempty"
+        )
 
 
 def _unusable(mountpoint: Path, exc: OSError) -> str:

@@ -6,8 +6,9 @@ does in a way that the kernel cannot see (`replaced`, `name_gone`, `refused` ...
 speaks to the notifier, and nobody else sets `Node.pages_etag`, the version whose pages the kernel
 may have. What the kernel has itself asked for needs no telling.
 
-Threading: any thread, under no lock; `changed` runs in the thread that merged the change. The
-kernel is told by the notifier's own thread.
+Threading: any thread; `changed` runs in the thread that merged the change. The kernel is told by
+the notifier's own thread, so nothing here waits for it but `told` with a timeout: a thread calls
+that under no lock that answering a request needs. It may hold `OpenFiles._lock` for the rest.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def test_a_directory_with_files_is_mounted_over_only_when_asked(
 ) -> None:
     (mountpoint / "hidden").touch()
     assert refused(mountpoint) == (
-        f"{mountpoint}: not empty, and the mount would hide its files; name an empty directory,"
+        f"{mountpoint}: not empty, and the mount would hide its files, such as 'hidden'"
+        " (maybe written while nothing was mounted there); name an empty directory,"
         " or use -o nonempty"
     )
     with mounted(fs, mountpoint, SessionOptions(MountOptions(nonempty=True))):

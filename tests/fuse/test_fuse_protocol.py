@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from memfs import MemFS
@@ -411,6 +412,32 @@ def test_read_answers_no_more_than_was_asked(kernel: Kernel, fs: MemFS) -> None:
     handle = abi.OPEN_OUT.unpack(opened)[0]
     body = abi.READ_IN.pack(handle, 0, 10, 0, 0, 0, 0)
     assert kernel.ask(Opcode.READ, body, nodeid=2) == ("", b"x" * 10)
+
+
+def test_no_thread_waits_while_the_kernel_does_not_take_what_it_is_told() -> None:
+    free, taken = threading.Event(), threading.Event()
+
+    class Stuck:
+        minor, listed = 45, frozenset[int]()
+        busy = SimpleNamespace(wait_until_free=lambda *_: True)
+
+        def notify(self, *_: object) -> None:
+            taken.set()
+            assert free.wait(30)
+
+    notifier = Notifier(Stuck())  # type: ignore[arg-type]
+    notifier.entry_changed(1, b"a")
+    assert taken.wait(30)
+    notifier.file_deleted(1, b"a", 2)
+    for tell in (notifier.listing_changed, notifier.attr_changed, notifier.data_changed):
+        tell(1)
+    notifier.names_changed()
+    notifier.everything_changed()
+    assert not notifier.flush(0)  # all of the above were queued, and none is done
+    assert notifier.waiting == 8
+    free.set()
+    assert notifier.flush(30)
+    notifier.close()
 
 
 @pytest.mark.parametrize(("minor", "has_epoch"), [(0, False), (43, False), (44, True), (45, True)])

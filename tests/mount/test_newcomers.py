@@ -93,7 +93,8 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
     assert said(*words, point / "no") == f"{point}/no: no such directory; mkdir {point}/no"
     (point / "file").touch()
     assert said(*words, point) == (
-        f"{point}: not empty, and the mount would hide its files; name an empty directory,"
+        f"{point}: not empty, and the mount would hide its files, such as 'file'"
+        " (maybe written while nothing was mounted there); name an empty directory,"
         " or use -o nonempty"
     )
     assert said(*words, point / "file") == (
