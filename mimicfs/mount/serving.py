@@ -41,7 +41,7 @@ from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.replicas import replicated
 from mimicfs.mount.showing import shown
-from mimicfs.mount.starting import Place
+from mimicfs.mount.starting import MountPlace
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
@@ -69,7 +69,7 @@ _ADVICE = "name another --cache-dir"
 def serve_mount(
     settings: Settings,
     target: Target,
-    place: Place,
+    place: MountPlace,
     choices: MountChoices,
     ready: Callable[[], None],
     manager: ServiceManager,
@@ -165,7 +165,7 @@ def _replicated(
 
 
 def _session(
-    stack: ExitStack, place: Place, target: Target, choices: MountChoices
+    stack: ExitStack, place: MountPlace, target: Target, choices: MountChoices
 ) -> tuple[Session, ExitStack]:
     """Return the session, and what takes it down when *stack* ends before it is served: no dead
     mount is left. Whoever serves it empties that."""

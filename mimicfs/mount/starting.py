@@ -21,7 +21,7 @@ from mimicfs.mount.systemd import ServiceManager
 _NOBODY = ServiceManager()
 
 
-class Place(NamedTuple):
+class MountPlace(NamedTuple):
     """Where a mount is to be; *handed*: the descriptor that was named instead of a directory."""
 
     mountpoint: Path
@@ -47,7 +47,7 @@ def serve_at(
 
 def _place(
     settings: Settings, mountpoint: Path, choices: MountChoices
-) -> tuple[Place, MountChoices]:
+) -> tuple[MountPlace, MountChoices]:
     """Return the place that *mountpoint* names, and what we see to ourselves there."""
     handed = Handed.named(mountpoint)
     if handed is None:
@@ -56,7 +56,7 @@ def _place(
     else:
         mountpoint, choices = handed.mountpoint, _without_kernel(choices)
     check_free(settings, mountpoint)
-    return Place(mountpoint, handed), choices
+    return MountPlace(mountpoint, handed), choices
 
 
 def _without_kernel(choices: MountChoices) -> MountChoices:

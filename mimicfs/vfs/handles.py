@@ -252,8 +252,9 @@ class Handles(OpenFiles):
         self._finish(node, file)
 
     def _finish(self, node: Node, file: File) -> None:
-        # Not interruptible: a process that is killed has its files closed as on any disk.
-        if self._behind is None or file.lost is not None:
+        # Not interruptible: a process that is killed has its files closed as on any disk. Appends
+        # to what others have replaced are not seen under the name before S3 has them.
+        if self._behind is None or file.lost is not None or node.is_nameless:
             self._upload(node, file, NEVER)
         elif file.dirty:
             self._secure(file)

@@ -57,6 +57,20 @@ def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
     assert head["Metadata"]["mtime"] == "5.000000000"
 
 
+def test_an_append_to_what_others_replaced_is_seen_by_all_once_it_is_closed(
+    mount_at, client, bucket
+):
+    log = mount_at(f"s3://{bucket}", "--write-back").path / "log"
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    fd = os.open(log, os.O_RDWR | os.O_APPEND)
+    assert os.read(fd, 99) == b"first\n"
+    client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+    os.write(fd, b"mine\n")
+    os.close(fd)
+    assert log.read_bytes() == b"another\nmine\n"
+    assert client.get_object(Bucket=bucket, Key="log")["Body"].read() == b"another\nmine\n"
+
+
 def test_umount_waits_for_what_is_not_uploaded_yet(mount_at, client, bucket, proxy):
     mount = mount_at(f"s3://{bucket}", "--write-back")
     with proxy.rule(Hold(puts)) as hold:
