@@ -204,6 +204,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "mimicfs"
 
 
+@pytest.fixture
+def really_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of the test are started by an interpreter of their own (support/preloaded.py)."""
+    monkeypatch.setenv("START_REALLY", "1")
+
+
 class _Warnings(logging.Handler):
     """What is warned of, but by threads that earlier tests have left."""
 

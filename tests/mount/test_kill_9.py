@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from support.mounts import unmounted
 
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+    pytest.mark.usefixtures("really_started"),
+]
 
 # Writes files of all kinds until the mount dies, and says after each what was confirmed: its
 # name and SHA-256, once close or fsync has returned without an error.

@@ -14,7 +14,10 @@ from support.signals import to_another_thread
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.files.journal import Journal
 
-pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+    pytest.mark.usefixtures("really_started"),
+]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from support import preloaded
+from support.preloaded import MIMICFS
 from support.proxy import Proxy
-
-MIMICFS = Path(sys.executable).parent / "mimicfs"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
@@ -29,7 +28,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
 def run(*arguments: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run the mimicfs command."""
     words = [str(MIMICFS), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=50, check=False, **kwargs)
+    given = kwargs.pop("input", None)
+    for end in ("stdout", "stderr", *(["stdin"] if given is not None else [])):
+        kwargs.setdefault(end, subprocess.PIPE)
+    with preloaded.Popen(words, text=True, **kwargs) as process:
+        try:
+            said, complained = process.communicate(given, timeout=50)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, said, complained)
 
 
 def succeed(*arguments: Any, **kwargs: Any) -> str:
@@ -61,7 +69,7 @@ class Mount:
             path.mkdir(exist_ok=True)
         with open(log, "ab") as output:
             words = [str(MIMICFS), "mount", "-f", *arguments, str(path)]
-            self.process = subprocess.Popen(words, stderr=output)
+            self.process = preloaded.Popen(words, stderr=output)
         wait_until(lambda: self._answers() or self.process.poll() is not None, 50)
         assert self.process.poll() is None, log.read_text()
 
