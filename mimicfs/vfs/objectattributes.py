@@ -138,6 +138,8 @@ class ObjectAttributes:
     ) -> None:
         if change is None or node.is_directory:
             raise PosixError(errno.EPERM, f"{PREFIX}{name}: is read-only")
+        if node.is_nameless:
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         try:
             change(node, name, text, flags)
         finally:
@@ -187,8 +189,6 @@ class ObjectAttributes:
         tag = name.removeprefix(_TAG)
         if text is not None and (wrong := wrong_with(tag, text)):
             raise PosixError(errno.EINVAL, wrong)
-        if not node.key:
-            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         tags = _tags(self._s3.call(_TAGS, node.bucket, node.key))
         _check(flags, tags.get(tag))
         tags = _with(tags, tag, text)

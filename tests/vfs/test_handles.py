@@ -89,6 +89,16 @@ def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
     assert len(fs.inodes) == before
 
 
+def test_what_s3_keeps_with_an_object_that_was_removed_is_estale(fs):
+    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.flush(CALLER, opened.handle)
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    for name in (b"content_type", b"meta.a", b"tag.a", b"storage_class", b"restore"):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ESTALE):
+            fs.setxattr(CALLER, attr.ino, b"user.mimicfs." + name, b"1", 0)
+    fs.release(opened.handle)
+
+
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
     stage = handles._journal.stage
