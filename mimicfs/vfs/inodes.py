@@ -290,12 +290,14 @@ class Inodes:
                 below.bucket = node.bucket
 
     def unlink(self, node: Node) -> None:
-        """*node* has no name any more; it lives until it is forgotten and closed."""
+        """*node* has no name any more, nor has what is still known below it; each lives until it
+        is forgotten and closed."""
         with self._lock:
             if node.parent is not None:
                 self._no_longer_moved(node.parent.ino, node.slot)
-            self._take_out(node)
-            self._drop_unused(node)
+            for each in reversed([node, *self.below(node)]):
+                self._take_out(each)
+                self._drop_unused(each)
 
     def below(self, node: Node) -> Iterator[Node]:
         """Yield the nodes below *node*, parents first."""

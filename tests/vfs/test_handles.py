@@ -99,6 +99,27 @@ def test_what_s3_keeps_with_an_object_that_was_removed_is_estale(fs):
     fs.release(opened.handle)
 
 
+def test_what_was_in_a_removed_directory_is_not_what_has_its_name_elsewhere(fs, mimicdb, bucket):
+    directory = fs.mkdir(CALLER, ROOT_INO, b"d", 0o755).ino
+    old, opened = fs.create(CALLER, directory, b"x", 0o644, os.O_RDWR)
+    fs.flush(CALLER, opened.handle)
+    control = fs.lookup(CALLER, directory, b".sync").ino
+    mimicdb.forget(bucket, "d/x")  # somebody else has deleted it
+    fs.rmdir(CALLER, ROOT_INO, b"d")
+    other, beside = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.flush(CALLER, beside.handle)
+    for ino, new in ((old.ino, NewAttr(mode=0o600)), (control, NewAttr(mtime_ns=1))):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ESTALE):
+            fs.setattr(CALLER, ino, new, None)
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ESTALE):
+        fs.setxattr(CALLER, old.ino, b"user.a", b"1", 0)
+    assert fs.getattr(CALLER, old.ino, None).nlink == 0
+    assert fs.getattr(CALLER, other.ino, None).mode == 0o100644
+    assert fs.listxattr(CALLER, other.ino) == []
+    fs.release(opened.handle)
+    fs.release(beside.handle)
+
+
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
     stage = handles._journal.stage

@@ -169,3 +169,19 @@ def test_what_is_below_a_renamed_directory_keeps_its_number():
     inodes.move(old.parent, inodes.root, "e")
     inodes.forget(old.ino, 1)
     assert make(inodes, "e/", "a").ino == old.ino
+
+
+def test_what_is_below_a_removed_directory_has_no_name_either():
+    inodes = Inodes("bucket")
+    before = len(inodes)
+    d = inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
+    e = inodes.child(d, "e/", NodeKind.DIRECTORY, hold=True)
+    a = inodes.child(e, "a", NodeKind.OBJECT, hold=True)
+    unheld = inodes.child(d, "f/", NodeKind.DIRECTORY, hold=False)
+    inodes.child(unheld, "b", NodeKind.OBJECT, hold=False)
+    inodes.unlink(d)
+    assert [each.key for each in (d, e, a)] == ["", "", ""]
+    assert all(each.is_nameless for each in (d, e, a))
+    for each in (a, e, d):
+        inodes.forget(each.ino, 1)
+    assert len(inodes) == before
