@@ -471,6 +471,15 @@ class Mirror:
         """Note *text* as *name* beside *bucket*; None removes it."""
         self.backend.set_note(bucket, name, text)
 
+    def note_of(self, bucket: str, directory: str) -> str | None:
+        """Return what was noted of *directory*, as Backend.notes_of."""
+        [found] = self.backend.notes_of(bucket, [directory])
+        return found
+
+    def set_note_of(self, bucket: str, directory: str, text: str) -> None:
+        """Note *text* of *directory*."""
+        self.backend.set_note_of(bucket, directory, text)
+
     def bring(self, bucket: str, directory: str) -> None:
         """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)

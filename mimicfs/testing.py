@@ -346,6 +346,8 @@ class BackendPromises:
             backend.set_note("b", "n", "old")
             backend.set_note("b", "n", "né")
             assert backend.note("b", "n") in ("né", None)
+            backend.set_note_of("b", "d/", "né")
+            assert backend.notes_of("b", ["", "d/"]) in ([None, "né"], [None, None])
             backend.set_note("b", "n", None)
             assert backend.note("b", "n") is None
 

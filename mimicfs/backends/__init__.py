@@ -39,6 +39,7 @@ from mimicfs.entry import LAST_KEY, LISTED, BucketEntry, Change, Entry, Scope, T
 WIDE_CHANGE = 100
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
+OF_DIRECTORY = "look:"  # and the directory: the note of it, which may be an old one
 _GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
 
 
@@ -369,6 +370,15 @@ class Backend(ABC):
     def notes(self, bucket: str) -> dict[str, str]:
         """Return all that is noted beside *bucket*, by name."""
         return {}
+
+    def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
+        """Return what was noted of each of *directories*. A replica may return what was noted when
+        it copied the directory."""
+        return [self.note(bucket, OF_DIRECTORY + each) for each in directories]
+
+    def set_note_of(self, bucket: str, directory: str, text: str) -> None:
+        """Keep *text* of *directory*."""
+        self.set_note(bucket, OF_DIRECTORY + directory, text)
 
     def swap_note(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool

@@ -86,13 +86,13 @@ class Forwarding(Backend):
         return self._ask().scopes(bucket)
 
     def note(self, bucket: str, name: str) -> str | None:
-        return self._ask().note(bucket, name)
+        return self._ask(bucket).note(bucket, name)
 
     def set_note(self, bucket: str, name: str, text: str | None) -> None:
-        self._ask().set_note(bucket, name, text)
+        self._ask(bucket).set_note(bucket, name, text)
 
     def notes(self, bucket: str) -> dict[str, str]:
-        return self._ask().notes(bucket)
+        return self._ask(bucket).notes(bucket)
 
     def swap_note(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool

@@ -6,7 +6,8 @@ costs what it costs in a file of one's own, also while the store is silent. What
 is changed in the store first; the copy takes it from the log, as it takes what others change.
 
     copied     The directories of which the copy has all children, each with the scope that
-               covers it in the store. What is not copied is asked of the store.
+               covers it in the store, and what was noted of it. What is not copied is asked of the
+               store.
     coming     Those that are being copied: the log is applied to them, and nobody is answered
                from them.
     place      By bucket, the number of the last line of the log that the copy has taken in.
@@ -30,7 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mimicfs.backends import Backend
+from mimicfs.backends import OF_DIRECTORY, Backend
 from mimicfs.backends.copyahead import CopyAhead
 from mimicfs.backends.forwarding import Forwarding
 from mimicfs.backends.lease import Lease
@@ -43,7 +44,7 @@ from mimicfs.errors import LogTrimmed, StoreError, StoreUnavailable, Uncopied
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # names, and lines of the log, that are read at a time
-_EPOCH, _PLACE = "epoch", "place"
+_EPOCH, _PLACE = "epoch 2", "place"  # 2: of copies with the notes of directories
 _AWAY = "the store does not answer"
 
 
@@ -181,14 +182,16 @@ class Replica(Forwarding):
             elif scope is not None:
                 self._copy_pages(bucket, directory, scope, rows)
         gone = [key for where, _, rows in whole for key in self._gone(bucket, where, "", rows)]
+        notes = self.shared.notes_of(bucket, [directory for directory, _, _ in whole])
         with self._copy.together():
             self._store(bucket, [row for _, _, rows in whole for row in rows], gone)
-            for directory, scope, _ in whole:
-                self._copied_now(bucket, directory, scope)
+            for (directory, scope, _), note in zip(whole, notes, strict=True):
+                self._copied_now(bucket, directory, scope, note)
 
-    def _copied_now(self, bucket: str, directory: str, scope: Scope) -> None:
+    def _copied_now(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
         scope = scope._replace(prefix=directory, deep=False)
         self._copy.mark(bucket, scope)
+        self._copy.set_note(bucket, OF_DIRECTORY + directory, note)
         self._copied[bucket][directory] = scope
 
     def _copy_pages(self, bucket: str, directory: str, scope: Scope, rows: list[Entry]) -> None:
@@ -199,8 +202,9 @@ class Replica(Forwarding):
         while directory in coming:
             self._store(bucket, rows, self._gone(bucket, directory, after, rows))
             if len(rows) < _PAGE:
+                [note] = self.shared.notes_of(bucket, [directory])
                 coming.discard(directory)
-                self._copied_now(bucket, directory, scope)
+                self._copied_now(bucket, directory, scope, note)
                 return
             after = rows[-1].key
             rows = self.shared.children(bucket, directory, after, _PAGE)
@@ -465,6 +469,18 @@ class Replica(Forwarding):
         if not deep and self._has(bucket, directory):
             return True
         return self._ask(bucket, directory).covered(bucket, directory, deep=deep)
+
+    # Notes
+
+    def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
+        if all(self._has(bucket, each) for each in directories):
+            return self._copy.notes_of(bucket, directories)
+        return self.shared.notes_of(bucket, directories)
+
+    def set_note_of(self, bucket: str, directory: str, text: str) -> None:
+        self._ask(bucket, directory).set_note_of(bucket, directory, text)
+        with self._lock:
+            self._copy.set_note_of(bucket, directory, text)
 
     # Of the store alone
 

@@ -6,8 +6,8 @@ looks at, the directory's marker, and of the others those that tell most, are as
 at the same time, once. If nothing is stored with any of them, the directory is *plain*, and the
 others are believed to be like them. Else it is *rich*, and every name is asked before it is
 shown; the more names of a directory are looked at, the more are asked beforehand. What was found
-is noted in the store, beside the bucket, and what a HEAD has said stays with the version of its
-object.
+is noted of the directory in the store (an old note does no harm: a plain directory is looked at
+again for what is new), and what a HEAD has said stays with the version of its object.
 
 What appears in a plain directory later may be of another kind: then the newest are asked. And
 after so many plain directories, and not one that is rich, those of the same bucket that have no
@@ -38,8 +38,7 @@ from mimicfs.sync import heads
 
 log = logging.getLogger(__name__)
 
-_NOTE = "look:"  # and the directory: what it was found to be
-_ALL = "look"  # how many were found plain, or that one is rich
+_ALL = "look"  # the note of how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
 _RICH, _PLAIN = "rich", "plain"
 _SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
@@ -145,7 +144,7 @@ class FirstLook:
             return self._verdicts[where]
         except KeyError:
             pass
-        found = _Verdict.of(self._mimicdb.note(where[0], _NOTE + where[1]))
+        found = _Verdict.of(self._mimicdb.note_of(*where))
         if found is not None and not found.rich:
             with self._lock:
                 self._doubtful[where] = []  # it may have been listed since
@@ -262,7 +261,7 @@ class FirstLook:
         if verdict == before:
             return
         bucket = where[0]
-        self._mimicdb.set_note(bucket, _NOTE + where[1], verdict.text)
+        self._mimicdb.set_note_of(*where, verdict.text)
         count = self._found_plain(bucket)
         if 0 <= count < _MANY or (verdict.rich and count >= 0):
             count = -1 if verdict.rich else count + 1

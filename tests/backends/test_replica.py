@@ -52,6 +52,10 @@ class Counted(Memory):
         self._note("get")
         return super().get(*args)
 
+    def note(self, *args):
+        self._note("note")
+        return super().note(*args)
+
     def changes(self, *args):
         self._note("changes")
         return super().changes(*args)
@@ -109,6 +113,20 @@ def test_what_is_copied_is_not_asked_of_the_store(mount, filled):
     assert replica.covered("b", "d/")
     assert replica.get("b", "d/x") == Entry("d/x", 2)
     assert filled.asked == []
+
+
+def test_what_is_noted_of_a_copied_directory_is_not_asked_of_the_store(mount, filled):
+    filled.set_note_of("b", "d/", "rich")
+    replica = mount()
+    names(replica, "d/")
+    filled.away = True
+    with replica.answering():
+        assert replica.notes_of("b", ["d/"]) == ["rich"]
+        with pytest.raises(Uncopied, check=lambda exc: exc.directory == "d/e/"):
+            replica.notes_of("b", ["d/e/"])
+    filled.away = False
+    replica.set_note_of("b", "d/", "plain 1")
+    assert filled.notes_of("b", ["d/"]) == replica.notes_of("b", ["d/"]) == ["plain 1"]
 
 
 def test_a_thread_that_answers_the_kernel_does_not_wait(mount, filled):

@@ -29,7 +29,7 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import Backend, Waiter, left_alone
+from mimicfs.backends import OF_DIRECTORY, Backend, Waiter, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
@@ -466,6 +466,12 @@ class RedisBackend(Backend):
     def notes(self, bucket: str) -> dict[str, str]:
         found = self._client.hgetall(f"{self._tag(bucket)}:notes")
         return {name.decode(): text.decode() for name, text in found.items()}
+
+    @_ours
+    def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
+        names = [OF_DIRECTORY + each for each in directories]
+        found = self._client.hmget(f"{self._tag(bucket)}:notes", names) if names else []
+        return [None if each is None else each.decode() for each in found]
 
     @_ours
     def swap_note(
