@@ -122,17 +122,18 @@ def left(held: Iterable[Lock], gone: Lock, kept: Iterable[Lock]) -> tuple[Lock, 
     held = tuple(held)
     found = removed(held, gone)
     for each in kept:
-        if _is_covered(each, within(held, gone)):
+        if is_covered(each, within(held, gone)):
             found = added(found, each)
     return found
 
 
 def uncovered(held: Iterable[Lock], kept: Collection[Lock]) -> set[str]:
     """Return the owners of those locks that are *held* and are not, or not wholly, in *kept*."""
-    return {each.owner for each in held if not _is_covered(each, kept)}
+    return {each.owner for each in held if not is_covered(each, kept)}
 
 
-def _is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
+def is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
+    """Whether *kept*, of the same owner, are as much as *lock*, or more."""
     left: tuple[Lock, ...] = (lock,)
     for each in kept:
         if each.write or not lock.write:

@@ -36,7 +36,7 @@ from contextlib import suppress
 
 from mimicfs.errors import MimicError, PosixError, StoreError
 from mimicfs.files.file import File
-from mimicfs.locks.rows import END, Lock
+from mimicfs.locks.rows import END, Lock, is_covered
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.posix import NEVER, Caller, Cancellation, FileLock
 from mimicfs.vfs.handles import Handles
@@ -207,9 +207,11 @@ class VFSLocks:
         cancellation: Cancellation,
     ) -> None:
         """Show whoever has got a lock what was written before. Else he has what he had *before*:
-        what is written under that is still to be safe."""
+        what is written under that is still to be safe. Nobody else can have written where he had
+        as much: SQLite takes it for a damaged disk if a lock to write cannot become one to read."""
         try:
-            self._show(handle, name, cancellation)
+            if not is_covered(wanted, before):
+                self._show(handle, name, cancellation)
         except BaseException:
             self._leave(name, wanted, before)
             raise

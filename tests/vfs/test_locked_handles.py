@@ -282,7 +282,6 @@ def test_a_lock_is_refused_where_what_others_wrote_is_not_known(mount, silent, f
 def test_a_lock_that_is_refused_leaves_what_its_owner_had(mount):
     handle = mount.open()
     for had, asked in (
-        ((WRITE, 0, 9), (WRITE, 0, 9)),
         ((WRITE, 0, 9), (WRITE, 5, 19)),
         ((WRITE, 5, 9), (READ, 0, 19)),
         ((READ, 0, 9), (WRITE, 5, 19)),
@@ -295,6 +294,19 @@ def test_a_lock_that_is_refused_leaves_what_its_owner_had(mount):
         assert mount.held() == before == [(had[0] == WRITE, *had[1:])]
         mount.follows = True
         mount.lock(handle, PROCESS, fcntl.F_UNLCK)
+
+
+@pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
+def test_who_gives_up_a_part_of_his_lock_waits_for_no_news_of_others(mount, flock):
+    handle, end = mount.open(), END if flock else 9
+    mount.lock(handle, PROCESS, WRITE, 0, end, flock=flock)
+    mount.follows = False
+    mount.lock(handle, PROCESS, WRITE, 0, end, flock=flock)
+    mount.lock(handle, PROCESS, READ, 0, end, flock=flock)
+    assert mount.held() == [(False, 0, end)]
+    with refused():
+        mount.lock(handle, PROCESS, WRITE, 0, end, flock=flock)  # others may have written
+    assert mount.held() == [(False, 0, end)]
 
 
 def test_a_lock_to_read_gives_up_what_was_locked_to_write(mount):
