@@ -94,6 +94,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "copy-parts": ("yes", "no"),  # UploadPartCopy
     "copy-etags": ("unknown", "yes", "no"),  # whether a copy is refused of another version only
     "copy-tags": ("unknown", "yes", "no"),  # whether a copy with other metadata has the tags said
+    "upload-tags": ("unknown", "yes", "no"),  # whether an upload in parts has the tags said
     "copy-markers": ("yes", "no"),  # CopyObject of a directory's marker
     "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said

@@ -16,6 +16,7 @@ from support.standins import (
     NoConditions,
     NoMarkersCopied,
     NoTagsOfCopies,
+    NoTagsOfUploads,
     Quirk,
     RefusesRightOnes,
     Silent,
@@ -113,6 +114,20 @@ def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucke
             assert tags == [{"Key": "x", "Value": "1+1"}, {"Key": "y", "Value": ""}]
             assert sum(proxy.counted().values()) == asked
     assert s3.capabilities.known()["copy-tags"] == ("no", "learned")
+
+
+def test_an_upload_in_parts_has_the_tags_that_were_said(s3, client, bucket, proxy):
+    content = Content().tagged({"x": "1+1"})
+    with proxy.rule(StandIn(NoTagsOfUploads())):
+        for key, asked in (("b", 6), ("c", 5)):  # it is looked once
+            proxy.counted()
+            upload = s3.start_upload(bucket, key, content)
+            part = s3.upload_part(bucket, key, upload, 1, b"abc", 3)
+            s3.finish_upload(bucket, key, upload, [part], 3)
+            tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+            assert tags == [{"Key": "x", "Value": "1+1"}]
+            assert sum(proxy.counted().values()) == asked
+    assert s3.capabilities.known()["upload-tags"] == ("no", "learned")
 
 
 def test_a_marker_that_the_server_does_not_copy_is_written_anew(s3, client, bucket, proxy):

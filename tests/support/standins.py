@@ -258,6 +258,17 @@ class NoTagsOfCopies(Quirk):
         return None
 
 
+class NoTagsOfUploads(Quirk):
+    """An object that was uploaded in parts has no tags."""
+
+    source = "Ceph RGW 16.2: CreateMultipartUpload (docs/servers.md)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        if "uploads" in request.query:
+            del request.headers["x-amz-tagging"]
+        return None
+
+
 class NoMarkersCopied(Quirk):
     source = "JuiceFS 1.4 gateway: CopyObject of a directory (docs/servers.md)"
 
@@ -480,7 +491,7 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "cos": (IgnoresConditions, WantsMD5OfDeletions),
     "ovh": (NoChecksums,),
     "minio behind nginx": (Compresses,),
-    "ceph": (PlainPrefix, BareETags, BareConditions, NoTagsOfCopies),
+    "ceph": (PlainPrefix, BareETags, BareConditions, NoTagsOfCopies, NoTagsOfUploads),
     "juicefs": (IgnoresConditions, NoMarkersCopied),
     "swift": (SwiftsTypes, RefusesRightOnes, WantsMD5OfDeletions),
 }

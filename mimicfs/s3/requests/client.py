@@ -411,6 +411,7 @@ class S3(Clients):
             raise S3Unavailable(
                 f"s3://{bucket}/{key}: {size} bytes were uploaded, but S3 has {entry.size}"
             )
+        self.kept.make_tagged(bucket, key, self.sender.tagging(upload), "upload-tags")
         return entry
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:

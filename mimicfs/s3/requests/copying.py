@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from mimicfs.entry import Entry
 from mimicfs.errors import (
@@ -81,7 +80,8 @@ class Copier:
             extra |= self._s3.own_keys.of(from_bucket, entry)
         answer = self._asked("copy_object", source, bucket, key, extra)
         if content is not None:
-            self._keep_tags(bucket, key, content)
+            tagging = content.headers.get("Tagging", "")
+            self._s3.kept.make_tagged(bucket, key, tagging, "copy-tags")
         etag = bare_etag(answer["CopyObjectResult"])
         meta = entry.meta if content is None else content.meta
         expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
@@ -119,18 +119,6 @@ class Copier:
         if tried:
             self._s3.capabilities.learned("copy-etags", "no")
         return answer
-
-    def _keep_tags(self, bucket: str, key: str, content: Content) -> None:
-        """Tag the copy *key*, which was to be stored with *content*, where the server has left the
-        tags out (Ceph, of a copy with other metadata)."""
-        wanted = dict(parse_qsl(content.headers.get("Tagging", ""), keep_blank_values=True))
-        known = self._s3.capabilities["copy-tags"]
-        if not wanted or known == "yes":
-            return
-        kept = known == "unknown" and self._s3.kept.tags(bucket, key) == wanted
-        if not kept:
-            self._s3.kept.tag(bucket, key, wanted)
-        self._s3.capabilities.learned("copy-tags", "yes" if kept else "no")
 
     def _is_surely(self, copy: Entry, source: Entry) -> bool:
         """Whether *copy* is one of *source*: its bytes have the same MD5, or the server is known to

@@ -156,6 +156,18 @@ class Kept:
             for known in [each for each in self._known if each[:2] == (bucket, key)]:
                 del self._known[known]
 
+    def make_tagged(self, bucket: str, key: str, tagging: str, capability: str) -> None:
+        """Tag an object that was to be stored with *tagging*, where the server has left the tags
+        out. *capability*: the word for whether it takes them."""
+        wanted = dict(parse_qsl(tagging, keep_blank_values=True))
+        known = self._s3.capabilities[capability]
+        if not wanted or known == "yes":
+            return
+        kept = known == "unknown" and self.tags(bucket, key) == wanted
+        if not kept:
+            self.tag(bucket, key, wanted)
+        self._s3.capabilities.learned(capability, "yes" if kept else "no")
+
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
         usual one, or cannot be read. Raises S3Error where S3 does not say."""

@@ -15,7 +15,7 @@ from mimicfs.config.values import PROVIDERS
 # refuses parts of different sizes ("Multipart upload", Limitations, in its documentation).
 # Alibaba's OSS and Tencent's COS refuse buckets that are named in the path (docs/servers.md).
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "aws": {"delete-etags": "yes", "copy-etags": "yes", "copy-tags": "yes"},
+    "aws": {"delete-etags": "yes", "copy-etags": "yes", "copy-tags": "yes", "upload-tags": "yes"},
     "b2": {},
     "ceph": {},
     "cos": {"addressing": "virtual"},

@@ -6,7 +6,7 @@ that, the MD5 is what it gets from then on. A part has a CRC-32 where the server
 CreateMultipartUpload confirms that it will look: else it has none, or the MD5 that is known or
 found to be wanted. S3 wants the CRC-32 of each part again at the end; they are kept until then.
 
-Threading: any thread; `_lock` protects the sums of parts.
+Threading: any thread; `_lock` protects what is kept of uploads.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Sender:
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
-        self._lock = threading.Lock()  # protects the next
+        self._lock = threading.Lock()  # protects the two below
         self._sums: dict[str, dict[int, str]] = {}  # by upload and number, where they are checked
+        self._tags: dict[str, str] = {}  # by upload: those that its object was to have
 
     def put(self, bucket: str, key: str, body: Body, size: int, params: dict[str, Any]) -> Any:
         """Return the answer to a PutObject of *size* bytes of *body*."""
@@ -55,9 +56,11 @@ class Sender:
             answer = self._s3.call("create_multipart_upload", bucket, key, **params)
             self._s3.capabilities.learned("checksum", "md5")
         upload = str(answer["UploadId"])
-        if answer.get("ChecksumAlgorithm") == "CRC32":
-            with self._lock:
+        with self._lock:
+            if answer.get("ChecksumAlgorithm") == "CRC32":
                 self._sums[upload] = {}
+            if params.get("Tagging"):
+                self._tags[upload] = params["Tagging"]
         return upload
 
     def part(self, bucket: str, key: str, upload: str, number: int, body: Body, size: int) -> str:
@@ -91,10 +94,16 @@ class Sender:
                 part["ChecksumCRC32"] = sums[part["PartNumber"]]
         return listed
 
+    def tagging(self, upload: str) -> str:
+        """Return the tags that the object of the upload, which has ended, was to have."""
+        with self._lock:
+            return self._tags.pop(upload, "")
+
     def forget(self, upload: str) -> None:
         """The upload is aborted."""
         with self._lock:
             self._sums.pop(upload, None)
+            self._tags.pop(upload, None)
 
     def _sent(
         self,
