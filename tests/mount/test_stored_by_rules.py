@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,10 @@ def test_a_file_that_is_renamed_is_stored_as_its_new_name_says(mount):
         found = mount.stored("old.html")
         found.pop("ServerSideEncryption", None)
         assert found == {"ContentType": "text/html", "StorageClass": "STANDARD_IA"}
+        subprocess.run(["cp", "old.html", "copy.css"], cwd=mount.path, check=True, timeout=30)
+        found = mount.stored("copy.css")
+        found.pop("ServerSideEncryption", None)
+        assert found == CSS
 
 
 def test_explain_says_the_same_and_where_it_is_said(mount):

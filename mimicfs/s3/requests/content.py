@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from mimicfs.entry import unquoted
 
@@ -59,7 +59,7 @@ class Content(NamedTuple):
         """Return this with *tags*, for an upload: a copy keeps those of its source."""
         if not tags:
             return self
-        return self._replace(headers={**self.headers, "Tagging": urlencode(tags)})
+        return self._replace(headers={**self.headers, "Tagging": tagging_of(tags)})
 
     @classmethod
     def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
@@ -71,6 +71,11 @@ class Content(NamedTuple):
             headers["StorageClass"] = answer["StorageClass"]
         headers |= encryption_of(answer)
         return cls(answer.get("ContentType", cls().content_type), meta, headers)
+
+
+def tagging_of(tags: Mapping[str, str]) -> str:
+    """Return *tags* as a header has them. (Ceph takes a "+" as it is, and not for a space.)"""
+    return urlencode(tags, quote_via=quote, safe="")
 
 
 def encryption_of(answer: Mapping[str, Any]) -> dict[str, Any]:

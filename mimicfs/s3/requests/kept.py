@@ -20,13 +20,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
 from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, S3Error
-from mimicfs.s3.requests.content import Content
+from mimicfs.s3.requests.content import Content, tagging_of
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -74,6 +74,9 @@ class Kept:
 
     def written(self, bucket: str, entry: Entry, content: Content) -> None:
         """S3 has stored *content* with the version *entry*."""
+        if content.headers.get("Tagging") == "":  # said so that a copy takes none along
+            headers = {k: v for k, v in content.headers.items() if k != "Tagging"}
+            content = content._replace(headers=headers)
         if entry.etag:
             with self._lock:
                 self._known[bucket, entry.key, entry.etag] = content
@@ -86,7 +89,7 @@ class Kept:
     def usual(self, bucket: str, key: str) -> Content:
         """Return what a new object *key* is stored with where its writer says nothing."""
         said = self._buckets.of(bucket).stored(key)
-        headers = {"CacheControl": said.cache_control, "Tagging": urlencode(said.tags)}
+        headers = {"CacheControl": said.cache_control, "Tagging": tagging_of(dict(said.tags))}
         return Content(
             said.content_type or _guessed(key),
             {},
