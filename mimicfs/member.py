@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -37,7 +36,7 @@ class Member:
     def __init__(
         self, backend: Backend, renewed: Callable[[], None], kept: Callable[[], None]
     ) -> None:
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self.epoch = ""  # "": not known yet
         self.said: dict[str, str | int | float] = {}  # shown with the session
         self.tell: Callable[[], dict[str, int | float]] = dict  # and this, as it is at each beat

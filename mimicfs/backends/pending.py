@@ -21,7 +21,7 @@ Pure functions of the rows as text; any thread may call.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class _Row(NamedTuple):
 
 def fresh() -> str:
     """Return a generation that no row has had."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()  # `secrets` would load OpenSSL
 
 
 def _row(text: str | None) -> _Row | None:

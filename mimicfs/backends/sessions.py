@@ -14,7 +14,7 @@ Threading: no state; any thread.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -80,6 +80,6 @@ def epoch(backend: Backend) -> str:
         return known
     if known:
         backend.begin_epoch()
-    new = secrets.token_hex(16)
+    new = os.urandom(16).hex()
     backend.set_note("", EPOCH, f"{new} {identity}")
     return (backend.note("", EPOCH) or "").partition(" ")[0]

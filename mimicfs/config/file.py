@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +143,8 @@ def _octal(text: bytes) -> str:
 
 
 def _parsed(path: Path, text: bytes) -> ConfigFile:
+    import tomllib  # most commands read no file
+
     try:
         found = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:

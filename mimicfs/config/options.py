@@ -13,7 +13,6 @@ neither the environment nor a file.
 
 from __future__ import annotations
 
-import difflib
 import grp
 import pwd
 import re
@@ -425,6 +424,8 @@ def checked(option: Option, value: Any, about: str) -> Any:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the one of *known* that *name* was probably meant to be; "" if none is near."""
+    import difflib  # for those who mistype
+
     found = difflib.get_close_matches(name, list(known), 1, 0.6)
     return found[0] if found else ""
 

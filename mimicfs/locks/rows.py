@@ -12,7 +12,7 @@ are of the whole file.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def text_of(row: Row) -> str | None:
     """Return *row* with a generation that no row has had; None if nothing is in it."""
     if row == Row():
         return None
-    return json.dumps([secrets.token_hex(8), row.held, row.waiting], separators=(",", ":"))
+    return json.dumps([os.urandom(8).hex(), row.held, row.waiting], separators=(",", ":"))
 
 
 def against(held: Iterable[Lock], wanted: Lock) -> list[Lock]:
