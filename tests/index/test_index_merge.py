@@ -272,6 +272,7 @@ CHANGES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(CHANGES, CHANGES, CHANGES)
 def test_an_import_hides_nothing_that_is_there(before, between, after):

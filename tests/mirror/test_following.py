@@ -107,6 +107,7 @@ def test_it_reads_page_after_page_to_the_end(ours, other, monkeypatch):
     assert [key for _, added, _ in heard for key in added] == [f"k{n:02}" for n in range(20)]
 
 
+@pytest.mark.slow
 def test_many_changes_at_once_are_told_as_everything(ours, other):
     heard, follower = Heard(ours), begun(ours)
     for start in range(0, 10_500, 100):

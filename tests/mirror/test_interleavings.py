@@ -195,6 +195,7 @@ def backend(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> I
     found.close()
 
 
+@pytest.mark.slow
 def test_every_interleaving_ends_with_the_mirror_as_s3_is(
     backend: Backend, request: pytest.FixtureRequest
 ) -> None:

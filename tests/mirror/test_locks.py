@@ -241,6 +241,7 @@ def backend(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> I
     found.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("caplog")  # it is said which locks were lost
 def test_no_interleaving_gives_one_lock_to_two(
     backend: Backend, request: pytest.FixtureRequest

@@ -174,6 +174,7 @@ def outcome(body):
         return None
 
 
+@pytest.mark.slow
 @given(st.lists(objects(), min_size=1, max_size=3), st.sampled_from(["url", ""]))
 def test_both_ways_of_reading_see_the_same(items, encoding):
     spaced = [item.replace("</Key>", "</Key>\n") for item in items]

@@ -172,6 +172,7 @@ def outcome(body: str) -> VersionPage | None:
         return None
 
 
+@pytest.mark.slow
 @given(st.lists(rows(), min_size=1, max_size=4), st.booleans())
 def test_both_readers_of_a_page_find_the_same_in_it(listed, end_first):
     inner = "".join([END, *listed] if end_first else [*listed, END])

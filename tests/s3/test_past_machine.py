@@ -243,6 +243,7 @@ def past(server: VersioningServer) -> Iterator[AnyPast]:
     past.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2400)  # a failure is made smaller for minutes
 def test_every_moment_is_shown_as_it_was_and_can_be_brought_back(
     request: Any, server: VersioningServer, s3: S3, past: AnyPast
