@@ -21,6 +21,7 @@ Threading: one thread; several processes may have the same file, one after the o
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -275,9 +276,12 @@ class Feed:
         if self._lock is None:
             yield
             return
-        with open(self._lock, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(fd)
 
 
 def changes(feed: Feed, since: int | None, *, follow: bool) -> Iterator[list[News]]:

@@ -23,11 +23,21 @@ def private_directory(path: Path, advice: str = "set XDG_STATE_HOME to another p
     """Return *path*, a directory for us alone, which is made if it is not there. Raises
     ConfigError, with *advice*."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
         os.close(open_directory(path))
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; {advice}") from exc
     return path
+
+
+def make_directory(path: Path) -> None:
+    """Make *path* and what is missing above it, for us alone: mkdir(parents=True) would let
+    others into what is above. Raises OSError."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def open_directory(path: Path) -> int:

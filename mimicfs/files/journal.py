@@ -31,6 +31,7 @@ from mimicfs.errors import ConfigError
 from mimicfs.files import disk, record
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Room, Staging, remove
+from mimicfs.private import make_directory
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Journal:
         """Return the journal in *directory*, which is made if it is not there. Raises
         ConfigError unless it is a directory of ours that nobody else can enter."""
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(directory)
             found = directory.lstat()
         except OSError as exc:
             raise ConfigError(f"{directory}: {exc.strerror}; name another --cache-dir") from exc
@@ -90,7 +91,7 @@ class Journal:
             try:
                 fd = os.open(unborn, flags, 0o600)
             except FileNotFoundError:  # somebody has removed the directory
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_directory(self.directory)
                 fd = os.open(unborn, flags, 0o600)
             staging = Staging(data, fd, room=self.room)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 
 import pytest
@@ -51,7 +52,7 @@ def watch(store, monkeypatch, capfd):
     return run
 
 
-def test_watch_tells_each_change_in_order_from_any_number_that_is_kept(store, watch):
+def test_watch_tells_each_change_in_order_from_any_number_that_is_kept(store, state, watch):
     others = store[1]
     others.join("/mnt/photos")
     refused = (
@@ -79,6 +80,8 @@ def test_watch_tells_each_change_in_order_from_any_number_that_is_kept(store, wa
     _, out, _ = watch("--since", "2")  # for people: one line, that commands no terminal
     assert out.startswith("     3 20") and "\x1b" not in out and out.count("\n") == 1
     assert watch("--since", "3") == (0, "", "")
+    made = [state.parent, *state.parent.rglob("*")]  # for us alone: else no mount would begin
+    assert len(made) > 4 and not any(stat.S_IMODE(it.stat().st_mode) & 0o077 for it in made)
     code, _, err = watch("--since", "4")
     assert (code, "are no longer kept, only 1 to 3" in err) == (4, True)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.errors import ConfigError, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
-from mimicfs.private import check_file
+from mimicfs.private import check_file, make_directory
 
 _VERSION = 2  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
@@ -228,7 +228,7 @@ def _created(path: Path) -> os.stat_result:
     """Make the file of the store, readable by its owner only, if there is none; return what it
     is. SQLite gives the files beside it (-wal, -shm) the same permissions."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(path, flags, 0o600)
     except OSError as exc:
