@@ -78,12 +78,12 @@ def _fail(log: Path) -> NoReturn:
 
 
 @contextmanager
-def moto(directory: Path) -> Iterator[str]:
+def moto(directory: Path, program: str = "moto_server.py") -> Iterator[str]:
     """Yield the URL of moto's S3 server, empty."""
     port = free_port()
     command("moto_server")  # or Missing
-    program = Path(__file__).with_name("moto_server.py")
-    arguments = [sys.executable, str(program), "-H", "127.0.0.1", "-p", str(port)]
+    path = Path(__file__).with_name(program)
+    arguments = [sys.executable, str(path), "-H", "127.0.0.1", "-p", str(port)]
     with running(arguments, port, directory / "moto.log"):
         yield f"http://127.0.0.1:{port}"
 
