@@ -7,6 +7,7 @@ Threading: any thread; a boto3 client is safe.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,12 +21,14 @@ _WAIT_MAX_S = 20  # of SQS
 # died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
 TAKEN_S = 10
 NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
+_TIMES = "ApproximateReceiveCount"
 _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
 
 
 class QueueMessage(NamedTuple):
     body: str
     receipt: str
+    times: int  # that it was given to a consumer, with this one
 
 
 class Queue:
@@ -66,9 +69,13 @@ class Queue:
             MaxNumberOfMessages=BATCH_MAX,
             WaitTimeSeconds=min(_WAIT_MAX_S, int(wait_s)),
             VisibilityTimeout=TAKEN_S,
+            AttributeNames=[_TIMES],
         )
         return [
-            QueueMessage(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", ())
+            QueueMessage(
+                each["Body"], each["ReceiptHandle"], int(each.get("Attributes", {}).get(_TIMES, 1))
+            )
+            for each in answer.get("Messages", ())
         ]
 
     def delete(self, receipts: Sequence[str]) -> None:
@@ -93,6 +100,13 @@ class Queue:
         name = "MessageRetentionPeriod"
         answer = self._ask("get_queue_attributes", AttributeNames=[name])
         return float(answer["Attributes"][name])
+
+    def times_max(self) -> float:
+        """Return how often a message is given to consumers before it goes to the dead-letter
+        queue; infinity: it never does."""
+        answer = self._ask("get_queue_attributes", AttributeNames=["RedrivePolicy"])
+        policy = answer.get("Attributes", {}).get("RedrivePolicy")
+        return float(json.loads(policy)["maxReceiveCount"]) if policy else float("inf")
 
     def arn(self) -> str:
         """Return the name by which S3 knows the queue; it is asked for once."""

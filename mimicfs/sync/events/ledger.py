@@ -16,6 +16,9 @@ Gaps that are known, and when they begin and end:
                                                    after it began
     messages came that nobody could read         the same, but once in an hour at most
 
+What a queue moves to its dead-letter queue, because S3 or the store could not be asked for so long,
+was given up.
+
 What is known of each bucket is in notes of the store, and outlives the process.
 
 Threading: the consumer's thread; the figures may be read by any.
@@ -42,7 +45,7 @@ from mimicfs.sync.freshness import note_told, told_until_ns
 log = logging.getLogger(__name__)
 
 _UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
-_UNREAD = "unread "  # before a prefix, the note that messages could not be read, and nobody swept
+_LOST = "unread "  # before a prefix, the note that messages were lost, and nobody swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 300.0  # between two looks at a configuration
 _LOOKS_MAX = 100  # configurations that are looked at in one go
@@ -61,7 +64,6 @@ class _Loss:
     def __init__(self, became: str, pause_s: float) -> None:
         self.became = became
         self.count = 0  # so far
-        self.noted = False  # in the store, for whoever comes after us
         self._said = 0  # of how many a sweep was told
         self._said_s = float("-inf")
         self._since_s = float("inf")  # since when some are lost of which none was told
@@ -111,6 +113,7 @@ class Ledger(Witness):
         self._claim = Claim(mimicdb, source)
         self._given_up = _Loss("were lost", _LOST_S)
         self._unread = _Loss("could not be read", _UNREAD_S)
+        self._loss_noted = False  # in the store, for whoever comes after us
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
@@ -176,15 +179,15 @@ class Ledger(Witness):
             self._about.clear()
 
     def unread(self, count: int) -> None:
-        before = self._unread.unsaid
         self._unread.count += count
-        if count and not before:  # it outlives us: the messages will be acknowledged
-            self._note_unread("1")
+        self._note_loss()  # it outlives us: the messages will be acknowledged
 
     def failed(self, exc: MimicError) -> None:
         if self._source.shared and isinstance(exc, S3Error):
             self._election.stand_back()
         self._failing = True
+        self._given_up.count = self._source.lost
+        self._note_loss()
         if isinstance(exc, NoSuchQueue) and not self._gone:
             self._gone = True
             self._suspect_all("its queue is gone")
@@ -200,9 +203,9 @@ class Ledger(Witness):
         for bucket in self._buckets():
             if not self._mimicdb.scopes(bucket):
                 continue
-            if at_start and self._mimicdb.note(bucket, _UNREAD + self._prefix):
-                self._suspect(bucket, "messages could not be read")
-                self._mimicdb.set_note(bucket, _UNREAD + self._prefix, None)
+            if at_start and self._mimicdb.note(bucket, _LOST + self._prefix):
+                self._suspect(bucket, "messages were lost, or could not be read")
+                self._mimicdb.set_note(bucket, _LOST + self._prefix, None)
             told_ns = self._noted_ns(bucket)
             away_s = (time.time_ns() - told_ns) / 1e9
             if not told_ns:
@@ -223,13 +226,15 @@ class Ledger(Witness):
                 of = number_of(count, "message")
                 log.warning("%s: %s %s", self._source.name, of, loss.became)
                 self._suspect_all(f"messages {loss.became}")
-        if not self._unread.unsaid and self._unread.noted:
-            self._note_unread(None)
+        self._note_loss()
 
-    def _note_unread(self, text: str | None) -> None:
-        for bucket in self._buckets():
-            self._mimicdb.set_note(bucket, _UNREAD + self._prefix, text)
-        self._unread.noted = text is not None
+    def _note_loss(self) -> None:
+        """Note in the store whether messages were lost about which no sweep was told."""
+        lost = bool(self._given_up.unsaid or self._unread.unsaid)
+        if lost != self._loss_noted:
+            for bucket in self._buckets():
+                self._mimicdb.set_note(bucket, _LOST + self._prefix, "1" if lost else None)
+            self._loss_noted = lost
 
     def _look_at_configurations(self, about: set[str]) -> None:
         """Look at those of what is shown, and of what else messages are *about* that the mirror

@@ -35,15 +35,18 @@ class SQS(EventSource):
         if len(found) == BATCH_MAX:
             more = self._at_once(lambda _: self._queue.receive(0), range(_AT_ONCE))
             found += [each for page in more for each in page]
-        return [Delivery(*each) for each in found]
+        return [Delivery(each.body, each) for each in found]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        receipts = [each.receipt for each in deliveries]
+        receipts = [each.receipt.receipt for each in deliveries]
         pages = [receipts[at : at + BATCH_MAX] for at in range(0, len(receipts), BATCH_MAX)]
         self._at_once(self._queue.delete, pages)
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
-        self._queue.release([each.receipt for each in deliveries], _AGAIN_S)
+        """What was given as often as the queue allows goes to its dead-letter queue now."""
+        self._queue.release([each.receipt.receipt for each in deliveries], _AGAIN_S)
+        most = self._queue.times_max()
+        self.lost += sum(each.receipt.times >= most for each in deliveries)
 
     def retention_s(self) -> float | None:
         return self._queue.retention_s()

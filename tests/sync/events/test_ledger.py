@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import closing
 from functools import partial
@@ -10,8 +11,9 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.backends.memory import Memory
-from mimicfs.errors import AccessDenied, NoSuchQueue
+from mimicfs.errors import AccessDenied, NoSuchQueue, S3Unavailable
 from mimicfs.mimicdb import Mirror
+from mimicfs.sync.events import sqs
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
@@ -171,6 +173,27 @@ def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, ga
     assert gaps == ["messages were lost"] * 2
 
 
+def test_what_goes_to_the_dead_letter_queue_is_a_gap(
+    ledger, server, url, client, bucket, mimicdb, gaps, monkeypatch, caplog
+):
+    """S3 cannot be asked, and the queue gives each message twice."""
+    monkeypatch.setattr(sqs, "_AGAIN_S", 0)
+    queues, source = plain(server, "sqs"), ledger._source
+    dead = queues.create_queue(QueueName=f"dead-{bucket}")["QueueUrl"].rpartition("/")[2]
+    policy = {"maxReceiveCount": 2, "deadLetterTargetArn": source.arn().replace(bucket, dead)}
+    queues.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    for lost in (0, 2):  # with the test message of the configuration
+        source.retry(source.receive(0))
+        assert source.lost == lost
+    assert source.receive(0) == []
+    ledger.failed(S3Unavailable("no answer"))
+    assert mimicdb.note(bucket, "unread ") == "1"  # if we die now, whoever comes next looks
+    ledger.heard([], time.time_ns())
+    assert gaps == ["messages were lost"]
+    assert mimicdb.note(bucket, "unread ") is None
+
+
 def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucket, gaps, caplog):
     swept_at = []
     for minute in range(36):
@@ -202,7 +225,7 @@ def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(
     assert mimicdb.note(bucket, "unread ") is None
     mimicdb.set_note(bucket, "unread ", "1")
     ledger.begins()
-    assert gaps == ["messages could not be read"] * 3
+    assert gaps[2:] == ["messages were lost, or could not be read"]
     assert ledger.figures()["told_until_ns"] == {bucket: 1_800_000_200 * 10**9}
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.errors import Interrupted, S3Unavailable
+from mimicfs.s3.requests.queue import QueueMessage
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
 from mimicfs.sync.events.source import Delivery
@@ -251,7 +252,7 @@ def test_a_closed_queue_runs_no_threads(s3, url):
         each.join(20)
     assert [each.is_alive() for each in threads] == [False] * len(threads)
     with pytest.raises(Interrupted, match="is closed"):
-        source.acknowledge([Delivery("", "receipt")])
+        source.acknowledge([Delivery("", QueueMessage("", "receipt", 1))])
 
 
 def test_a_queue_that_is_gone_is_told_and_tried_again(server, url, consumer, caplog):
