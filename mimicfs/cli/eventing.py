@@ -151,9 +151,12 @@ def _source(settled: Settled) -> EventOptions:
 def _setting_up(settings: Settings, target: Target, queue: str) -> Iterator[Setup]:
     from mimicfs.sync.events.setup import Setup
 
-    with closing(assembled(settings)) as parts, closing(parts.s3.queues()) as queues:
+    if not target.bucket:
+        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+    with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        yield Setup(parts.s3, queues, target, queue)
+        with closing(parts.s3.queues(target.bucket)) as queues:
+            yield Setup(parts.s3, queues, target, queue)
 
 
 @contextmanager

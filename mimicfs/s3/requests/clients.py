@@ -361,14 +361,30 @@ class Clients:
         self._credentials  # noqa: B018  before the session makes a client
         return Queue(self._session, url, self._options.read_timeout_s)
 
-    def queues(self) -> Queues:
-        """Return the SQS queues of the account: where boto3's configuration says that SQS is;
-        else, if S3 is at an endpoint of its own, there."""
+    def queues(self, bucket: str) -> Queues:
+        """Return the SQS queues of the account, in the region of *bucket*: where boto3's
+        configuration says that SQS is; else, if S3 is at an endpoint of its own, there."""
         from mimicfs.s3.requests.queues import Queues
 
         self._credentials  # noqa: B018  before the session makes a client
         elsewhere = os.environ.get("AWS_ENDPOINT_URL_SQS") or self._options.endpoint_url
-        return Queues(self._session, elsewhere, self._options.region)
+        region = self._region_of(bucket) or self._options.region
+        return Queues(self._session, elsewhere, region)
+
+    def _region_of(self, bucket: str) -> str:
+        """Return where *bucket* is; "": S3 does not say. It says so also to somebody who may not
+        use the bucket."""
+        from botocore.exceptions import ClientError
+
+        from mimicfs.s3.transport.errors import ours
+
+        with ours(f"s3://{bucket}"):
+            try:
+                answer = self._client.head_bucket(Bucket=bucket)
+            except ClientError as exc:
+                answer = exc.response
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return str(headers.get("x-amz-bucket-region", ""))
 
     def exposed_credentials(self) -> Path | None:
         """Return the file of AWS credentials that boto3 looks at, if others can read it."""

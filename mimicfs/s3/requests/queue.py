@@ -19,7 +19,7 @@ BATCH_MAX = 10  # of SQS
 _WAIT_MAX_S = 20  # of SQS
 # What a consumer has taken and not deleted comes again after this time: what one was given when it
 # died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
-TAKEN_S = 10
+TAKEN_S = 6
 NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _TIMES = "ApproximateReceiveCount"
 _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mimicfs.config.values import Target
@@ -50,6 +51,7 @@ class SetupPlan(NamedTuple):
     configuration: Configuration  # of the bucket, with what others have there
     made: Made | None  # the queue, where it is there already
     rule: Configuration  # ours, in the configuration
+    before: bool  # it was there already
 
     def shown(self) -> dict[str, Any]:
         """Return it for people and programs."""
@@ -62,11 +64,10 @@ class SetupPlan(NamedTuple):
 
 class Setup:
     """For what *target* names, a bucket or a prefix; *queue*: the name of the queue, "": one of
-    its own. Raises ConfigError."""
+    its own. *queues*: those in the region of the bucket, of which alone S3 tells. Raises
+    ConfigError."""
 
     def __init__(self, s3: S3, queues: Queues, target: Target, queue: str = "") -> None:
-        if not target.bucket:
-            raise ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
         if queue and not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", queue):
             raise ConfigError(f"--queue {queue}: letters, digits, - and _ only, at most 80")
         self._s3 = s3
@@ -86,7 +87,8 @@ class Setup:
             about = {"bucket": bucket, "target": target_of(other), "id": other.get("Id", "")}
             raise ConfigError(_OTHERS.format(**about))
         policy = _with_statement(made.policy if made else {}, self._statement(arn))
-        return SetupPlan(self.queue, ATTRIBUTES, policy, with_ours(now, rule), made, rule)
+        then, before = with_ours(now, rule), bool(ours(now, self.id))
+        return SetupPlan(self.queue, ATTRIBUTES, policy, then, made, rule, before)
 
     def make(self) -> Made:
         """Make what `plan` says; return the queue. What fails half way is undone."""
@@ -97,12 +99,20 @@ class Setup:
             rule = our_rule(self.id, made.arn, self._target.prefix)
             self._put(with_ours(self.configuration(), rule))
         except MimicError:
+            self._undo_rule(plan)
             if plan.made is None:
                 self._queues.delete(made)
             else:
                 self._queues.set_policy(made, plan.made.policy)
             raise
         return made
+
+    def _undo_rule(self, plan: SetupPlan) -> None:
+        """S3 has not confirmed our rule, and may have it all the same."""
+        with suppress(MimicError):  # what failed first is what is said
+            now = self.configuration()
+            if not plan.before and ours(now, self.id):
+                self._put(without(now, [self.id]))
 
     def remove(self) -> list[str]:
         """Remove what is ours; return what that was, in words."""

@@ -102,7 +102,7 @@ def s3(account, monkeypatch):
 
 @pytest.fixture
 def setup(s3):
-    with closing(s3.queues()) as queues:
+    with closing(s3.queues("photos")) as queues:
         yield Setup(s3, queues, Target("photos"))
 
 

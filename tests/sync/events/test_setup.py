@@ -8,7 +8,7 @@ import pytest
 from support.clients import others_rule, plain
 
 from mimicfs.config.values import Target
-from mimicfs.errors import AccessDenied, ConfigError, NoSuchBucket
+from mimicfs.errors import AccessDenied, ConfigError, NoSuchBucket, S3Error
 from mimicfs.sync.events.setup import Setup, terraform
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -19,7 +19,7 @@ def setup(s3):
     made = []
 
     def make(bucket, prefix="", queue=""):
-        made.append(s3.queues())
+        made.append(s3.queues(bucket))
         return Setup(s3, made[-1], Target(bucket, prefix), queue)
 
     yield make
@@ -101,3 +101,18 @@ def test_what_fails_half_way_is_undone(setup, s3, bucket, monkeypatch):
     with pytest.raises(AccessDenied):
         setup(bucket).make()
     assert setup(bucket).plan().made is None
+
+
+def test_the_queue_is_where_the_bucket_is_and_a_rule_that_failed_is_undone(setup, client, bucket):
+    """S3 tells queues of the bucket's region only. moto says no to others, and keeps the rule."""
+    name = f"{bucket}-elsewhere"
+    place = {"LocationConstraint": "eu-central-1"}
+    client.create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    made = setup(name).make()
+    assert made.arn.startswith("arn:aws:sqs:eu-central-1:")
+    setup(name).remove()
+    near = setup(name)
+    near._queues = setup(bucket)._queues
+    with pytest.raises(S3Error, match="region"):
+        near.make()
+    assert (rules(client, name), near.plan().made) == ([], None)
