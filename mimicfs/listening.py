@@ -31,8 +31,8 @@ from mimicfs.private import check_parent
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # how long a client may take to send a request, and to take an answer
-_IDLE_S = 60.0  # how long it may wait with the next one
+PATIENCE_S = 10.0  # how long a client may take to begin, to send a request, to take an answer
+_IDLE_S = 60.0  # how long it may wait with the next request
 _HEAD_MAX = 64 << 10  # bytes of a request without its body
 _CLIENTS_MAX = 400  # at once; an RGW has 512 threads, and few of them tell at the same moment
 _BACKLOG = 128  # clients that the kernel lets wait
@@ -61,6 +61,7 @@ class Patient(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         self._incoming.begin()
         super().handle_one_request()
+        self._incoming.end()
 
     def read_body(self, size: int) -> bytes:
         """Return the *size* bytes behind the head, or fewer if the client goes."""
@@ -81,11 +82,16 @@ class _ClientInput(io.RawIOBase):
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._idle_s = PATIENCE_S
         self.begin()
 
     def begin(self) -> None:
         """The next request may begin."""
-        self._begun, self._until_s, self._left = False, monotonic() + _IDLE_S, _HEAD_MAX
+        self._begun, self._until_s, self._left = False, monotonic() + self._idle_s, _HEAD_MAX
+
+    def end(self) -> None:
+        """A request was answered; a client that never sent one is not waited for so long."""
+        self._idle_s = _IDLE_S
 
     def allow(self, size: int) -> None:
         self._left += size

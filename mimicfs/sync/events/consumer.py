@@ -49,7 +49,7 @@ _GATHER_S = 0.2  # most time that messages wait for others
 _OWED_S = 60.0  # after which a message that could not be applied has come again, or is lost
 _ASIDE_MAX = 16 << 20  # bytes of the file of messages that nobody can read
 _SHOWN_MAX = 65_536  # characters of one of them
-_TURN_S = 2.0  # between two looks whether it is our turn
+_TURN_S = 1.0  # between two looks whether it is our turn
 _OUTLIVED_MAX = 5  # times that others could be applied and a message could not
 
 BEGINNING, WAITING, LISTENING = "beginning", "waiting", "listening"

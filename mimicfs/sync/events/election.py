@@ -3,7 +3,7 @@ have.
 
 Each says in its session (member.py) which source it listens to. The one that has been a member
 for longest takes the messages. Its session ends with it, or dies six seconds after its last
-beat; the next look of the others, two seconds later at most, makes another one the first. For a
+beat; the next look of the others, a second later at most, makes another one the first. For a
 moment two may take messages: that costs requests, and harms nothing (hearing.py).
 
 One that cannot take messages (no rights, no network) stands back while another one can.

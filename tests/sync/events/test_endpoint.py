@@ -150,6 +150,8 @@ def test_a_client_that_sends_byte_by_byte_is_sent_away(served, hearing, begun, m
     monkeypatch.setattr(listening, "PATIENCE_S", 0.1)
     port = served()
     send_for_ever(port, begun, b"x")
+    with socket.create_connection(("127.0.0.1", port), 20) as silent:
+        assert silent.recv(1) == b""
     assert post(port, BODY) == 200
 
 
