@@ -42,7 +42,7 @@ S3, THIS = "S3", "this"
 
 _PAGE = 1000
 _KEPT = 100_000  # pieces of news
-_TOGETHER_S = 0.2  # the two halves of a rename come one after the other
+_TOGETHER_S = 0.5  # the two halves of a rename come one after the other
 _LOOK_S = 1.0  # most time between two looks
 _COMPARE_S = 60.0  # between two comparisons of all, while something is not certain
 _TOLD_AT_ONCE = 10_000
