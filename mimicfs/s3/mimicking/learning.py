@@ -39,7 +39,7 @@ from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
-from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_headers, noting
+from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_requests, noting
 from mimicfs.s3.mimicking.shown import (
     Answer,
     Params,
@@ -85,7 +85,7 @@ def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) ->
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
     learner = Learner(mimicdb, heads=heads)
     mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
-    client.meta.events.register("before-send.s3", note_headers)
+    note_requests(client)
     return lambda operation, params: hold(learner.talk(operation, params), ask)
 
 

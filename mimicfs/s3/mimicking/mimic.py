@@ -44,7 +44,7 @@ from mimicfs.s3.mimicking.hooks import Hooks
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
-from mimicfs.s3.mimicking.sent import note_headers
+from mimicfs.s3.mimicking.sent import note_requests
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     mimicdb.intents.resolve = mimicking.resolve_awaited(ask) if awaited else mimicking.resolve(ask)
     client._make_api_call = call_async if awaited else call
     client._make_api_call.mimics = mimicking
-    client.meta.events.register("before-send.s3", note_headers)
+    note_requests(client)
     client.get_waiter = _forced_waiters(client.get_waiter)
     return client
 
@@ -300,6 +300,8 @@ def _names_no_bucket(operation: str, asked: Params, exc: ClientError) -> bool:
 
 
 def _without_force(params: Params) -> Params:
+    if "Force" not in params:
+        return params
     return {name: value for name, value in params.items() if name != "Force"}
 
 

@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 UNKNOWN = -1
+_SENDING = ("PutObject", "UploadPart")
 
 _sizes: ContextVar[list[int]] = ContextVar("mimicfs_sent")
 
@@ -28,8 +29,13 @@ def no_more(token: Token[list[int]]) -> None:
     _sizes.reset(token)
 
 
-def note_headers(request: Any, **_: Any) -> None:
-    """Note what a request sends. To be called before each is sent."""
+def note_requests(client: Any) -> None:
+    """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters."""
+    for operation in _SENDING:
+        client.meta.events.register(f"before-send.s3.{operation}", _note_headers)
+
+
+def _note_headers(request: Any, **_: Any) -> None:
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:
         size = request.headers.get("Content-Length")
