@@ -296,10 +296,23 @@ class ChangingFile(StandingFile):
         version in S3. Raises ObjectChanged if that is gone."""
         with self._lock:
             self._check()
-        origin = self._origin
         if self._staging is not None:
             return self._staging
-        assert origin is not None  # what S3 does not have is staged from the start
+        while True:
+            origin = self._origin
+            assert origin is not None  # what S3 does not have is staged from the start
+            staging, layout = self._fetched(origin, cancellation, keep, to_upload=to_upload)
+            with self._lock:
+                if self._origin is origin:  # else the file has followed another version
+                    self._staging, self._layout = staging, layout
+                    self._based = keep != 0
+                    return staging
+            staging.remove()
+
+    def _fetched(
+        self, origin: Origin, cancellation: Cancellation, keep: int | None, *, to_upload: bool
+    ) -> tuple[Staging, Layout]:
+        """Return a new staging file with bytes of *origin*, and its layout."""
         size = origin.entry.size if keep is None else min(keep, origin.entry.size)
         if to_upload:
             self._learn_content(origin, cancellation, cut=keep == 0)
@@ -313,11 +326,7 @@ class ChangingFile(StandingFile):
         except BaseException:
             staging.remove()
             raise
-        with self._lock:
-            self._staging = staging
-            self._based = keep != 0
-            self._layout = Layout(size, size, partial=partial)
-        return staging
+        return staging, Layout(size, size, partial=partial)
 
     def _fill(
         self, staging: Staging, spans: list[tuple[int, int]], cancellation: Cancellation
@@ -333,8 +342,8 @@ class ChangingFile(StandingFile):
         self, origin: Origin, cancellation: Cancellation, *, cut: bool = False
     ) -> None:
         content = origin.content(self.key, cancellation, cut=cut)
-        if content is not None:
-            with self._lock:
+        with self._lock:
+            if content is not None and self._origin is origin:
                 self.content = content._replace(meta={**content.meta, **self.content.meta})
 
     def _job(self, staging: Staging, cancellation: Cancellation) -> Job:

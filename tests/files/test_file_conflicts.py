@@ -47,6 +47,25 @@ def test_a_change_of_what_somebody_else_has_replaced_is_estale_and_is_kept(
     assert files.mimicdb.entry(files.bucket, "key").size == 6
 
 
+@moto_only
+def test_a_file_that_follows_another_version_while_it_is_fetched_has_the_bytes_of_that(
+    files: Any, client: Any, calm: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    read_into = files.s3.read_into
+
+    def read(*about: Any) -> None:
+        read_into(*about)
+        monkeypatch.setattr(files.s3, "read_into", read_into)
+        assert file.follow(files.put("key", b"theirs"))  # when the old bytes have just come
+
+    monkeypatch.setattr(files.s3, "read_into", read)
+    file.append(memoryview(b" and ours"), calm)
+    file.flush(calm)
+    assert stored(client, files.bucket) == b"theirs and ours"
+
+
 def test_what_was_lost_stays_lost_and_says_so(files: Any, client: Any, calm: Cancellation) -> None:
     files.put("key", b"old")
     file = files.open("key")
