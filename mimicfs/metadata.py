@@ -64,6 +64,8 @@ _NOTHING = StoredMetadata()
 
 def read(meta: Mapping[str, str]) -> StoredMetadata:
     """Return what *meta* says about type, permissions, owner and times."""
+    if not meta:
+        return _NOTHING
     if _S3CMD in meta:
         meta = {**_s3cmd(meta[_S3CMD]), **meta}
     mode = _first(meta, _MODES)
@@ -105,7 +107,7 @@ def without_ours(meta: Mapping[str, str]) -> dict[str, str]:
 
 def of_new_bytes(meta: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
     """Return what is to be said beside *meta* of bytes that were changed at *mtime_ns*."""
-    ctime_ns = read(meta).ctime_ns
+    ctime_ns = _time_ns(meta.get(_CTIME))
     return written(
         mtime_ns=mtime_ns, ctime_ns=None if ctime_ns is None else max(ctime_ns, mtime_ns)
     )
@@ -175,15 +177,15 @@ def with_xattrs(meta: Mapping[str, str], attributes: Mapping[str, bytes]) -> dic
 
 # The forms of others
 
-_Reader = Callable[[str | None], int | None]
+_Reader = Callable[[str], int | None]
 _S3CMD = "s3cmd-attrs"
 
 
 def _first(meta: Mapping[str, str], readers: Mapping[str, _Reader]) -> int | None:
     """Return the first value that makes sense."""
     for name, reader in readers.items():
-        value = reader(meta.get(name))
-        if value is not None:
+        text = meta.get(name)
+        if text is not None and (value := reader(text)) is not None:
             return value
     return None
 
@@ -201,40 +203,40 @@ def _decimal(text: str | None, most: int = 0xFFFF_FFFF) -> int | None:
     return min(int(text), most)
 
 
-def _mode(text: str | None) -> int | None:
+def _mode(text: str) -> int | None:
     """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it."""
     return _octal(text) if text and text[0] == "0" else _decimal(text, 0xFFFF)
 
 
-def _id(text: str | None) -> int | None:
+def _id(text: str) -> int | None:
     return _decimal(text, _ID_MAX)
 
 
-def _octal(text: str | None) -> int | None:
+def _octal(text: str) -> int | None:
     if not text or len(text) > 8 or not set(text) <= set("01234567"):
         return None
     return int(text, 8) & 0xFFFF
 
 
 def _time_ns(text: str | None) -> int | None:
-    match = _TIME.match(text or "")
+    match = _TIME.match(text) if text is not None else None
     if match is None:
         return None
     seconds, fraction = match.groups()
     return int(seconds) * NS + int((fraction or "").ljust(9, "0"))
 
 
-def _time_of_aws(text: str | None) -> int | None:
+def _time_of_aws(text: str) -> int | None:
     """Nanoseconds with the suffix `ns`; without it, milliseconds."""
-    digits = (text or "").removesuffix("ns")
+    digits = text.removesuffix("ns")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
         return None
     return int(digits) if text != digits else int(digits) * 1_000_000
 
 
-def _iso_time(text: str | None) -> int | None:
+def _iso_time(text: str) -> int | None:
     """RFC 3339 in UTC, with up to nine digits of fraction, of which six are read."""
-    match = re.match(r"(.{19})(\.\d{1,6})?\d{0,3}Z$", text or "")
+    match = re.match(r"(.{19})(\.\d{1,6})?\d{0,3}Z$", text)
     try:
         at = datetime.fromisoformat(f"{match[1]}{match[2] or ''}+00:00") if match else None
     except ValueError:

@@ -6,8 +6,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from mimicfs.errors import PosixError
@@ -65,21 +64,30 @@ def fsync(path: Path) -> None:
         os.close(fd)
 
 
-@contextmanager
-def may_vanish() -> Iterator[None]:
+def may_vanish() -> suppress:
     """Within, a file that another mount removes meanwhile is no error."""
-    try:
-        yield
-    except FileNotFoundError:
+    return suppress(FileNotFoundError)
+
+
+def errors_of(path: Path) -> _ErrorsOf:
+    """Within, errors of the local disk name the file; a full one says what to do."""
+    return _ErrorsOf(path)
+
+
+class _ErrorsOf:
+    """Not a generator, which takes four calls more: there are six of them in each new file."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
         return
 
-
-@contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Within, errors of the local disk name the file; a full one says what to do."""
-    try:
-        yield
-    except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free space, raise --staging-size, or name another --cache-dir" if full else ""
-        raise PosixError(exc.errno or errno.EIO, f"staging file {path}{advice}") from exc
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, OSError):
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "; free space, raise --staging-size, or name another --cache-dir"
+            text = f"staging file {self._path}{advice if full else ''}"
+            raise PosixError(exc.errno or errno.EIO, text) from exc

@@ -259,13 +259,10 @@ class Reader:
     def _bring_forward(self, stream: Stream) -> None:
         """Put *stream* first. Others that it has reached are the same reader, whose first
         reads arrived out of order."""
-        if len(self._streams) > 1:
-            others = [
-                other
-                for other in self._streams
-                if other is not stream and not (stream.proven and stream.near(other.at, other.at))
-            ]
-            self._streams = [stream, *others]
+        others = [other for other in self._streams if other is not stream]
+        if others and stream.proven:
+            others = [other for other in others if not stream.near(other.at, other.at)]
+        self._streams = [stream, *others]
 
     def _is_active(self, stream: Stream) -> bool:
         return stream.proven and self._reads - stream.used < _STALE

@@ -111,8 +111,9 @@ class Staging:
         with disk.errors_of(self.path):
             os.fsync(self._fd)
             for suffix in (".json", ".ranges"):
-                with disk.may_vanish():
-                    disk.fsync(self.path.with_suffix(suffix))
+                if suffix in self._there:
+                    with disk.may_vanish():
+                        disk.fsync(self.path.with_suffix(suffix))
             disk.fsync(self.path.parent)
 
     def _withdraw(self) -> None:
