@@ -36,7 +36,7 @@ from mimicfs.vfs.filesystem import VFS
 
 BUCKET, SIZE = "steps", 4096
 FILES, LARGE = 400, 16 << 20
-ROUNDS, WARM = 200, 10
+ROUNDS, WARM = 40, 10
 CALLER = Caller(0, 0, 0, Cancellation())
 Work = Callable[[int], object]
 
