@@ -187,6 +187,8 @@ class Settled:
 
     def _bucket_options(self, bucket: str) -> BucketOptions:
         options = replace(_bucket_options(self.of_bucket(bucket)), rules=self.rules_of(bucket))
+        if "at" in self.values:  # what was does not change
+            options = replace(options, ttl_s=0.0)
         for rule in options.rules:
             if options.sse_c_key and rule.said.get("sse"):
                 raise ConfigError(f"{rule.origin}: sse: cannot be combined with sse-c-key-file")
@@ -244,7 +246,7 @@ class Settled:
             suid=self.get("suid", False),
             dev=self.get("dev", False),
             sync_rate=self.get("sync-rate", defaults.sync_rate),
-            ask_at_open=self.get("consistency", "mirror") == "open",
+            ask_at_open=self.get("consistency") == "open" and "at" not in self.values,
             buckets=self.buckets(),
             versions=self.get("versions", False),
         )

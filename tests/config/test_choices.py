@@ -38,6 +38,8 @@ def test_what_is_believed():
     assert (vfs.symlinks, vfs.markers, vfs.ask_at_open) == (False, False, True)
     assert vfs.buckets.of("photos").ttl_s == 60
     assert not parsed("consistency=open,consistency=mirror").vfs.ask_at_open
+    then = parsed("at=yesterday,ttl=60,consistency=open").vfs  # what was does not change
+    assert (then.buckets.of("photos").ttl_s, then.ask_at_open) == (0, False)
 
 
 def test_only_root_may_trust_what_a_bucket_says(monkeypatch):
