@@ -76,6 +76,13 @@ def test_all_pages_together_make_a_bucket_known(mimicked, proxy, client, bucket)
             assert [name for page in pages for name in names(page)] == ["a", "b", "c", "d", "e"]
 
 
+def test_a_page_of_no_keys_deletes_nothing(library, mimicked, synced):
+    for call in (mimicked.list_objects_v2, mimicked.list_objects):
+        call(Bucket=synced, MaxKeys=0)
+        listed = [entry.key for entry in library.listing(synced)]
+        assert listed == ["a", "d/e/1", "d/x", "d/é b+c", "z%41"]
+
+
 def test_force_asks_s3_and_repairs_the_mirror(mimicked, proxy, client, synced):
     put(client, synced, "new")
     client.delete_object(Bucket=synced, Key="a")

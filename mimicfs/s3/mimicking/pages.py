@@ -84,6 +84,8 @@ class Pages:
 
     def learn(self, operation: str, asked: Params, answer: Params, since: int, at_ns: int) -> None:
         """S3 has given *answer* to *asked*, which was asked at *at_ns*, after change *since*."""
+        if min(asked.get("MaxKeys", 1), answer.get("MaxKeys", 1)) < 1:
+            return  # a page of no keys says nothing of what there is
         shown = [item["Key"] for item in answer.get("Contents", ())]
         place = self._begins(asked, at_ns)
         in_order = shown == sorted(set(shown))
