@@ -21,8 +21,11 @@ text       values as people read them
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -62,7 +65,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)
+        _leave(130)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         sys.exit(exc.exit_code)
@@ -73,7 +76,19 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except MimicError as exc:
         click.echo(f"mimicfs: {one_line(exc)}", err=True)
+        if isinstance(exc, errors.Interrupted):
+            _leave(exit_code(exc))
         sys.exit(exit_code(exc))
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once after Ctrl-C, all being closed. The interpreter would wait for the threads of
+    requests that nobody waits for any more: for a silent S3, until its time limit."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def _is_mount_call(arguments: list[str]) -> bool:

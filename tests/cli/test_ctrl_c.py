@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
+from support.mounts import MIMICFS
 
 _LOCKED = """
 with make() as stop:
@@ -47,3 +52,23 @@ def test_ctrl_c_ends_a_wait(command, case):
     words = [sys.executable, "-c", _HEAD + case, command]
     result = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("ls", "s3://b"), ("sync", "s3://b")], ids=["ls", "sync"])
+def test_ctrl_c_ends_a_command_that_a_silent_s3_does_not_answer(words, tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        command = [MIMICFS, *words, "--endpoint-url", url]
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+        env = os.environ | keys | {"XDG_STATE_HOME": str(tmp_path)}
+        program = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+        try:
+            with closing(server.accept()[0]) as asked:
+                assert asked.recv(4) == b"GET "
+                program.send_signal(signal.SIGINT)
+                program.communicate(timeout=10)  # S3 has 30 seconds
+        finally:
+            program.kill()
+            program.wait()
+    assert program.returncode == 130
