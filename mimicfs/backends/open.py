@@ -55,6 +55,12 @@ def file_of(url: str) -> Path | None:
     return Path(path) if path else None
 
 
+def socket_of(url: str) -> Path | None:
+    """Return the socket at which the store at *url* listens; None if it has none."""
+    parts = urlsplit(url)
+    return Path(parts.path) if parts.scheme == "unix" and parts.path else None
+
+
 def _has_bytes(path: Path) -> bool:
     try:
         return os.stat(path).st_size > 0

@@ -57,7 +57,6 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
     """Mount *target* at *point*. Raises MimicError."""
     from mimicfs.admin import logs
     from mimicfs.mount.daemon import start_daemon
-    from mimicfs.mount.mounted import resolved
     from mimicfs.mount.outside import check_outside
     from mimicfs.mount.starting import serve_at
     from mimicfs.mount.systemd import ServiceManager
@@ -67,7 +66,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
         target = Target(target.bucket, settings.s3.buckets.of(target.bucket).prefix)
     choices = settled.choices(target)
     tell_doubts(settled)
-    check_outside(settings, resolved(point))
+    check_outside(settings, point)
     if "log-level" not in settled.values:
         settings = replace(settings, log_level="info")
     with advised(settings):

@@ -6,20 +6,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mimicfs.backends.open import file_of
+from mimicfs.backends.open import file_of, socket_of
 from mimicfs.config.values import Settings
 from mimicfs.errors import MountError
+from mimicfs.mount.mounted import resolved
 
 
 def check_outside(settings: Settings, mountpoint: Path) -> None:
-    """Raise MountError if a file or directory of *settings* is at or below *mountpoint*, which is
-    as `mounted.resolved` returns it."""
+    """Raise MountError if a file or directory of *settings* is at or below *mountpoint*."""
+    places = {resolved(mountpoint), _followed(mountpoint)}
     for what, path in _needed(settings):
-        if path is not None and Path(os.path.realpath(path)).is_relative_to(mountpoint):
+        real = Path(os.path.realpath(path)) if path is not None else None
+        if real is not None and any(real.is_relative_to(place) for place in places):
             raise MountError(
                 f"{mountpoint}: {what} ({path}) would lie in the mount, which needs it to answer;"
                 " name another mount point, or a place outside of it"
             )
+
+
+def _followed(mountpoint: Path) -> Path:
+    """Return what *mountpoint* leads to if it is a symbolic link, without asking what is mounted
+    there."""
+    try:
+        os.readlink(mountpoint)
+    except OSError:
+        return resolved(mountpoint)
+    return Path(os.path.realpath(mountpoint))
 
 
 def _needed(settings: Settings) -> list[tuple[str, Path | None]]:
@@ -27,7 +39,7 @@ def _needed(settings: Settings) -> list[tuple[str, Path | None]]:
         ("the state of mimicfs", settings.state),
         ("the cache", settings.cache_dir),
         ("the cache", settings.blocks),
-        ("the store", file_of(settings.store)),
+        ("the store", file_of(settings.store) or socket_of(settings.store)),
         ("the log", settings.log_file),
         ("the access log", settings.access_log),
     ]

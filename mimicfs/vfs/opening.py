@@ -149,6 +149,9 @@ class OpenFiles:
             yield self._opened_for(node)
             return
         parent, component = node.former
+        if parent.is_nameless:  # nothing that has the same key elsewhere is meant
+            yield node
+            return
         known = self._inodes.find(parent, component)
         entry = self._mimicdb.entry(parent.bucket, parent.key + component)
         there = entry is not None and entry.kind == OBJECT

@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
@@ -95,7 +95,7 @@ class Tree:
         with it."""
         own, _ = self._own(directory)
         yield
-        directory.gone = own
+        directory.gone = directory.gone or own
         self._inodes.unlink(directory)
 
     def changeable(self, ino: int) -> Node:
@@ -409,14 +409,18 @@ class Tree:
         self, directory: Node, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:
         found: list[DirEntry] = []
-        for place, bucket in enumerate(self._mimicdb.buckets()[cookie:], start=cookie + 1):
-            name = names.file_name(bucket.name)
-            size -= (overhead + len(name) + 7) & ~7
-            if size < 0:
-                break
-            slot = slot_of(bucket.name, directory=True)
-            node = self._inodes.child(directory, slot, NodeKind.DIRECTORY, hold)
-            found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
+        with ExitStack() as held:
+            for place, bucket in enumerate(self._mimicdb.buckets()[cookie:], start=cookie + 1):
+                name = names.file_name(bucket.name)
+                size -= (overhead + len(name) + 7) & ~7
+                if size < 0:
+                    break
+                slot = slot_of(bucket.name, directory=True)
+                node = self._inodes.child(directory, slot, NodeKind.DIRECTORY, hold)
+                if hold:
+                    held.callback(self._inodes.forget, node.ino, 1)
+                found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
+            held.pop_all()  # the kernel holds them
         if any(type(each.attr) is PassingAttr for each in found):  # a page is held as one
             return [each._replace(attr=PassingAttr(*each.attr)) for each in found]
         return found

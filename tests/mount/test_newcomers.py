@@ -107,6 +107,11 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
             f"{empty}: the {what} ({log}) would lie in the mount, which needs it to answer;"
             " name another mount point, or a place outside of it"
         )
+    (point / "link").symlink_to(empty)
+    store = f"unix://{empty}/redis.sock"
+    for option, value in (("--cache-dir", empty / "cache"), ("--store", store)):
+        text = said(*words, point / "link", option, value)
+        assert text.startswith(f"{point}/link: the {option.removeprefix('--')[:5]} (")
     assert proxy.counted() == {}
     taken = mount_at(f"s3://{bucket}", name="taken").path
     assert said(*words, taken) == (

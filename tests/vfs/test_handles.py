@@ -120,6 +120,22 @@ def test_what_was_in_a_removed_directory_is_not_what_has_its_name_elsewhere(fs, 
     fs.release(beside.handle)
 
 
+def test_what_was_unlinked_in_a_removed_directory_is_not_what_has_its_name_elsewhere(fs):
+    directory = fs.mkdir(CALLER, ROOT_INO, b"d", 0o755).ino
+    old, opened = fs.create(CALLER, directory, b"x", 0o644, os.O_RDWR)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+    other, beside = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.write(CALLER, beside.handle, 0, b"theirs", append=False)
+    fs.flush(CALLER, beside.handle)
+    fs.release(beside.handle)
+    fs.unlink(CALLER, directory, b"x")
+    fs.rmdir(CALLER, ROOT_INO, b"d")
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+        fs.open(CALLER, old.ino, os.O_RDONLY)
+    assert fs.getattr(CALLER, other.ino, None).size == 6
+
+
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
     stage = handles._journal.stage
