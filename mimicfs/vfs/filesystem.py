@@ -241,7 +241,7 @@ class VFS:
     # Directories
 
     def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> Attr:
-        return self._making.directory(caller, self._tree.changeable(parent), name, mode)
+        return self._made(self._making.directory, caller, parent, name, mode)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         directory = self._tree.changeable(parent)
@@ -255,7 +255,7 @@ class VFS:
             else:
                 self._names.empty(node)
                 self._names.remove(node.bucket, node.key)
-                self._names.keep(directory)
+                self._keep(directory)
             self._touch(directory)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
@@ -269,7 +269,7 @@ class VFS:
             if file is None or file.entry is not None:
                 self._s3.delete(directory.bucket, key)
                 directory.content = directory.content and bool(node.component)
-                self._names.keep(directory)
+                self._keep(directory)
             self._touch(directory)
             self._kernel.name_gone(directory, node.component)
 
@@ -297,7 +297,8 @@ class VFS:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(*places, replace=replace)
                 self._kernel.name_gone(source, old)
-        self._names.keep(source)
+        self._keep(source)
+        self._kernel.returned(target)
         self._touch(source)
         self._touch(target)
 
@@ -373,10 +374,10 @@ class VFS:
             finally:
                 self.release(opened.handle)
             return attr
-        return self._making.special(caller, self._tree.changeable(parent), name, mode, rdev)
+        return self._made(self._making.special, caller, parent, name, mode, rdev)
 
     def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> Attr:
-        return self._making.link(caller, self._tree.changeable(parent), name, target)
+        return self._made(self._making.link, caller, parent, name, target)
 
     def readlink(self, caller: Caller, ino: int) -> bytes:
         node = self.inodes.get(ino)
@@ -530,6 +531,19 @@ class VFS:
                 return self.getattr(caller, node.ino, handle)
             except Unlisted as missing:
                 self.learn(caller, missing)
+
+    def _made(
+        self, make: Callable[..., Attr], caller: Caller, parent: int, name: bytes, *what: object
+    ) -> Attr:
+        """Return what *make* returns, which puts something called *name* into *parent*."""
+        directory = self._tree.changeable(parent)
+        attr = make(caller, directory, name, *what)
+        self._kernel.returned(directory)
+        return attr
+
+    def _keep(self, directory: Node) -> None:
+        self._names.keep(directory)
+        self._kernel.returned(directory)
 
     @staticmethod
     def _touch(directory: Node) -> None:

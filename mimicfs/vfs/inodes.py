@@ -61,6 +61,7 @@ class Node:
 
     __slots__ = (
         "asked",
+        "away",
         "bucket",
         "children",
         "component",
@@ -103,6 +104,7 @@ class Node:
         self.special = False  # object: it was shown as something else than a regular file
         self.content = False  # directory: its marker object has content
         self.asked = False  # directory: the kernel may hold a listing, or a name's absence
+        self.away = False  # the kernel may hold its name as absent, and a listing without it
 
     @property
     def is_directory(self) -> bool:

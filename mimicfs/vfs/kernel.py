@@ -54,10 +54,10 @@ class Kernel:
         """The kernel is going to have pages of *node* that are of the version *entry*."""
         node.pages_etag = entry.etag
 
-    @staticmethod
-    def wrote(node: Node, etag: str) -> None:
+    def wrote(self, node: Node, etag: str) -> None:
         """The kernel's pages of *node* became the version *etag*: it wrote through them."""
         node.pages_etag = etag
+        self.returned(node)
 
     @staticmethod
     def copied(node: Node, old: Entry, new: Entry) -> None:
@@ -97,6 +97,15 @@ class Kernel:
         """One name of the object *component* went, as the kernel knows; it may have had two."""
         for beside in (False, True):
             self._kernel.entry_changed(directory.ino, self._name(component, beside))
+
+    def returned(self, node: Node) -> None:
+        """S3 has *node*, or something in that directory: what others had deleted of it and of the
+        directories above is there again. Somebody has held their inodes all the time."""
+        away = [(each, above) for each, above in _way_up(node) if each.away]
+        for each, above in away:
+            each.away = False
+            self._name_changed(above, each.slot)
+            self._listing_changed(above.ino)
 
     def grew(self, node: Node) -> None:
         """Correct the pages of *node*: what was appended stands elsewhere than the kernel believes,
@@ -166,6 +175,7 @@ class Kernel:
         node, slot = self._deepest(bucket, key)
         if node is None:
             return
+        self.returned(node)
         if not slot:  # a marker object for a directory that the kernel knows
             self._kernel.attr_changed(node.ino)
             return
@@ -180,22 +190,28 @@ class Kernel:
         node, slot = self._deepest(bucket, key)
         if node is None:
             return
-        above_it = list(_way_up(node))
+        above_it = [(below, below.key, above) for below, above in _way_up(node)]
         if slot:
             known = self._inodes.find(node, slot)
-            if known is not None and known.kind == NodeKind.OBJECT and known.file is None:
-                self._deleted(node, known)
+            if known is not None:
+                self._object_vanished(node, known)
             self._name_changed(node, slot)
             listings.add(node.ino)
             if known is not None:
                 self._version_changed(known, key)
         # The directories above may have gone with their last key. Once the kernel is told of
         # one it may give it up, and a node that was given up has no parent any more.
-        for below, above in above_it:
-            if not self._gone(bucket, below):
+        for below, below_key, above in above_it:
+            if not self._gone(bucket, below_key):
                 return
-            self._name_changed(above, f"{below[:-1].rpartition('/')[2]}/")
+            below.away = True  # before the kernel is told, and asks
+            self._name_changed(above, below.slot)
             listings.add(above.ino)
+
+    def _object_vanished(self, parent: Node, node: Node) -> None:
+        node.away = True
+        if node.kind == NodeKind.OBJECT and node.file is None:
+            self._deleted(parent, node)
 
     def _deleted(self, parent: Node, node: Node) -> None:
         """The object of *node* is gone. Its directory is not told so: it may be back soon, and
@@ -210,6 +226,7 @@ class Kernel:
         node, slot = self._deepest(bucket, key)
         if node is None:
             return
+        self.returned(node)
         if node.asked and node.ino not in read and not self._is_locked(node.ino):
             # A listing with the old attributes may be on its way to the kernel. Its reader
             # holds the lock of the directory, for which this (of a name that never is) waits.
@@ -326,9 +343,9 @@ class Kernel:
         return node, ""
 
 
-def _way_up(node: Node) -> Iterator[tuple[str, Node]]:
-    """Yield the key of *node* and the directory that it is in, then the same of that, up to
-    the root of the bucket or of the mount."""
+def _way_up(node: Node) -> Iterator[tuple[Node, Node]]:
+    """Yield *node* and the directory that it is in, then the same of that, up to the root of
+    the bucket or of the mount."""
     while (above := node.parent) is not None and above.kind != NodeKind.ACCOUNT:
-        yield node.key, above
+        yield node, above
         node = above

@@ -229,6 +229,7 @@ class StoredAttributes:
                 if exc.errno != errno.EEXIST:  # else somebody has made one: change that
                     raise
             else:
+                self._kernel.returned(node)
                 return
         self._copied(
             node,
@@ -242,6 +243,7 @@ class StoredAttributes:
             node.gone = (node.gone or Entry("", kind=KEPT))._replace(meta=meta)
         elif node.key:
             self._mimicdb.keep(node.bucket, node.key, meta)
+            self._kernel.returned(node)
         else:
             self._roots.set(node.bucket, meta)
 

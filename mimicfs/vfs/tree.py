@@ -172,13 +172,25 @@ class Tree:
         if component.startswith(PREFIX) and is_zeros(component):
             raise PosixError(errno.ENOENT, "an auxiliary object of an upload")
         with _asked(directory):
-            entry, below = self._mimicdb.lookup(directory.bucket, directory.key, component)
+            place = (directory.bucket, directory.key, component)
+            entry, below = self._mimicdb.lookup(*place)
+            if below is None and self._is_newly_away(directory, component):
+                entry, below = self._mimicdb.lookup(*place)  # what comes from now on is told
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
         if entry is None:  # NAME%file is good also while no directory has the plain name
             too_long = len(component.encode()) > self.name_max(directory)
             raise PosixError(errno.ENAMETOOLONG if too_long else errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
+
+    def _is_newly_away(self, directory: Node, component: str) -> bool:
+        """Note that the kernel is going to hold the directory *component*, which somebody holds,
+        as absent; return whether that is news."""
+        held = self._inodes.find(directory, slot_of(component, directory=True))
+        if held is None or held.away:
+            return False
+        held.away = True
+        return True
 
     def _look_bucket(self, name: str) -> Found:
         try:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+from contextlib import contextmanager
 
 import pytest
 from support.clients import queue_of
@@ -35,6 +36,33 @@ def test_what_others_make_change_and_delete_is_shown(told, client, bucket):
     assert (told / "d/changed").read_bytes() == b"22"
     wait_until(lambda: stat.S_IMODE((told / "d/new").stat().st_mode) == 0o755)
     wait_until(lambda: os.getxattr(told / "d", "user.mimicfs.synced_by") == b"told")
+
+
+def test_a_directory_that_comes_again_is_found_while_somebody_holds_it(told, client, bucket):
+    assert os.listdir(told) == []
+    client.put_object(Bucket=bucket, Key="c/a", Body=b"1")
+    wait_until((told / "c/a").exists)
+    with held(told / "c"):
+        client.delete_object(Bucket=bucket, Key="c/a")
+        wait_until(lambda: not (told / "c").exists())
+        client.put_object(Bucket=bucket, Key="c/x", Body=b"1")
+        wait_until((told / "c/x").exists)
+        with (told / "c/y").open("wb") as file:
+            file.write(b"1")
+            client.delete_object(Bucket=bucket, Key="c/x")
+            wait_until(lambda: not (told / "c").exists())
+        wait_until((told / "c/y").exists)
+        assert os.listdir(told) == ["c"]
+
+
+@contextmanager
+def held(directory):
+    """Hold *directory* open."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def test_what_is_written_here_costs_nothing_when_it_is_told(told, mount_at, bucket, proxy):

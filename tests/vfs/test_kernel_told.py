@@ -35,6 +35,26 @@ def test_a_directory_that_is_distrusted_is_told_with_all_below_it(inodes):
     ]
 
 
+def test_directories_that_others_emptied_are_told_of_once_when_they_fill_them_again(inodes):
+    mimicdb, told = Mirror(Memory()), Told()
+    kernel = Kernel(mimicdb, inodes, told)
+    above = inodes.child(inodes.root, "c/", NodeKind.DIRECTORY, hold=True)
+    held = inodes.child(above, "d/", NodeKind.DIRECTORY, hold=True)
+    kernel.changed("bucket", Difference([], [], ["c/d/a"], 0))
+    told.clear()
+    mimicdb.record("bucket", Entry("c/d/x", 1, etag="e"))
+    kernel.changed("bucket", Difference(["c/d/x"], [], [], 0))
+    assert told == [
+        ("entry_changed", above.ino),
+        ("listing_changed", above.ino),
+        ("entry_changed", inodes.root.ino),
+        ("listing_changed", inodes.root.ino),
+    ]
+    told.clear()
+    kernel.changed("bucket", Difference(["c/d/y", "c/d/"], [], [], 0))
+    assert told == [("attr_changed", held.ino)]
+
+
 def test_a_directory_that_the_kernel_keeps_locked_is_not_told_by_name(inodes):
     told = Told()
     kernel = Kernel(Mirror(Memory()), inodes, told)
