@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -192,13 +194,14 @@ def test_no_length_of_an_answer_to_a_head_is_looked_at(length):
 
 
 @contextmanager
-def serving(*scripts):
+def serving(*scripts, certificate=None):
     """A server that answers as *scripts* say: the n-th connection, each request of it with the next
-    piece; it is closed after the last. Yields a Transport, its URL, and what was asked."""
+    piece; it is closed after the last; over TLS with a *certificate*. Yields a Transport, its URL,
+    and what was asked."""
     asked = []
 
-    def answer(connection, pieces):
-        with connection:
+    def answer(plain, pieces):
+        with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
             for piece in pieces:
                 said = b""
                 while b"\r\n\r\n" not in said:
@@ -210,15 +213,19 @@ def serving(*scripts):
 
     def serve():
         for pieces in scripts:
-            with suppress(ConnectionError):  # given up by those who asked
+            with suppress(ConnectionError, ssl.SSLError):  # given up by those who asked
                 answer(listener.accept()[0], pieces)
 
+    tls, scheme = None, "http"
+    if certificate:
+        tls, scheme = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "https"
+        tls.load_cert_chain(certificate)
     options = S3Options(connect_timeout_s=5, read_timeout_s=5, request_timeout_s=10)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
-        with closing(Transport(options, None)) as transport:
-            yield transport, f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        with closing(Transport(options, certificate)) as transport:
+            yield transport, f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", asked
         for _ in scripts:  # what was not asked for is over, too
             with suppress(OSError):
                 socket.create_connection(listener.getsockname()).close()
@@ -290,6 +297,46 @@ def test_what_follows_an_answer_unasked_is_not_the_next_one(longer):
     with serving([longer, GOOD], [OK + b"Content-Length: 5\r\n\r\nright"]) as (transport, url, _):
         assert got(transport, url)[1] in (b"bytes", b"")
         assert got(transport, url) == (200, b"right")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """The file of a certificate of 127.0.0.1, and its key."""
+    found = tmp_path_factory.mktemp("tls") / "both.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = subprocess.run([*words, "-keyout", "-"], check=True, capture_output=True, timeout=30)
+    found.write_bytes(made.stdout)
+    return str(found)
+
+
+@pytest.mark.parametrize("length", [5, 9000])  # with the headers, and behind what is read at once
+def test_what_follows_an_answer_over_tls_is_not_the_next_one(certificate, length):
+    body = b"b" * length
+    longer = OK + b"Content-Length: %d\r\n\r\n" % length + body + GOOD
+    right = OK + b"Content-Length: 5\r\n\r\nright"
+    with serving([longer, GOOD], [right, right], certificate=certificate) as (
+        transport,
+        url,
+        asked,
+    ):
+        assert got(transport, url) == (200, body)
+        assert [got(transport, url) for _ in range(2)] == [(200, b"right")] * 2
+    assert len(asked) == 3  # the second connection is used again
+
+
+def test_an_answer_to_a_request_that_was_cut_leaves_no_socket_open():
+    options = S3Options()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = _Connection("127.0.0.1", 80, options, Limits(options))
+        connection.sock = ours
+        theirs.sendall(OK + b"Content-Length: 5\r\n\r\nbytes")
+        theirs.shutdown(socket.SHUT_RD)  # what is sent there is a broken pipe
+        with pytest.raises(ConnectionError, match="broke while the request") as failed:
+            connection.answer_to("PUT", "/b/k", {"Content-Length": "5"}, b"bytes")
+        connection.close()
+        assert (failed.type, ours.fileno()) == (ConnectionError, -1)
 
 
 def test_a_refusal_in_the_middle_of_a_body_is_its_answer_and_no_connection_is_kept():

@@ -268,8 +268,11 @@ def _unreached(exc: BaseException, host: str) -> Exception:
 
 def _given_up(connection: _Connection) -> bool:
     """Whether the other side has closed an idle connection (or said what it was not asked)."""
+    sock: socket.socket = connection.sock
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True  # which TLS has read already: the kernel's socket does not show it
     poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
+    poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
 
 
@@ -324,6 +327,7 @@ class _Connection(http.client.HTTPConnection):
         else:
             answer = answer_from(_Incoming(self.sock, self), method)
         if cut and answer.status < 300:
+            answer.close()  # else the socket stays open until it is collected
             raise ConnectionError("the connection broke while the request was sent")
         self._ends += (answer.length or 0) / _CRAWL
         return answer
