@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,36 @@ def test_a_fork_is_as_a_start(tmp_path: Path, state: Path) -> None:
     seen, ended = started
     assert ended == [130, "", "\n"]
     assert (seen["cwd"], seen["Umask"]) == (str(tmp_path), ["0027"])
+
+
+def test_a_command_has_the_limits_that_its_test_has_set(tmp_path: Path, state: Path) -> None:
+    """And not those of the process that was preloaded earlier."""
+    preloaded._preloaded()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        seen, _ = interrupted(preloaded.Popen, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert re.search(rf"^Max open files +{soft - 1} ", seen["limits"], re.MULTILINE)
+
+
+def test_a_command_has_the_priority_of_the_thread_that_starts_it(
+    tmp_path: Path, state: Path
+) -> None:
+    preloaded._preloaded()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def started() -> int:
+        os.setpriority(os.PRIO_PROCESS, 0, usual + 1)  # of this thread only, which ends
+        words = [str(MIMICFS), "ls", "--bad"]
+        with preloaded.Popen(words, stderr=subprocess.PIPE) as process:
+            priority = os.getpriority(os.PRIO_PROCESS, process.pid)
+            process.communicate(timeout=30)
+        return priority
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(started).result(30) == usual + 1
 
 
 def test_what_an_interpreter_reads_at_its_start_is_not_forked(state: Path) -> None:

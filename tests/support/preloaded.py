@@ -11,7 +11,8 @@ imported when and in which order; how long a start takes, and how much memory a 
 the interpreter reads at its start. Tests of these start MIMICFS by `subprocess`, or take the
 fixture `really_started`, as those of a mount's life do; START_REALLY=1 in the environment is for
 all. A command is started also where it is to have what a fork has not: another user, a session of
-its own, other variables that the interpreter reads.
+its own, other variables that the interpreter reads, limits or a priority that the tests have
+changed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import atexit
 import inspect
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -36,6 +38,7 @@ _READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "BOTO")
 _PLAIN = {"preexec_fn": None, "close_fds": True, "shell": False, "restore_signals": True,
           "gid": None, "gids": None, "uid": None, "start_new_session": False,
           "process_group": -1}  # fmt: skip
+_LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 _IGNORED = {signal.SIGPIPE, signal.SIGXFSZ}  # by every interpreter, and given back to children
 
 
@@ -77,6 +80,7 @@ def _can_be_a_fork(asked: dict[str, Any]) -> bool:
         and str(asked["args"][0]) == str(MIMICFS)
         and all(asked[name] == usual for name, usual in _PLAIN.items())
         and _read_at_start(environ) == _preloaded().read_at_start
+        and _inherited() == _preloaded().inherited
         and os.getpid() == _preloaded().owner
         and not signal.pthread_sigmask(signal.SIG_BLOCK, [])
         and not [each for each in set(signal.Signals) - _IGNORED if _is_ignored(each)]
@@ -95,6 +99,17 @@ def _read_at_start(environ: Any) -> dict[str, str]:
     }
 
 
+def _inherited() -> dict[str, Any]:
+    """Return what a command inherits from the thread that starts it, and a fork from elsewhere."""
+    return {
+        **{name: resource.getrlimit(number) for name, number in _LIMITS.items()},
+        "users": (os.getresuid(), os.getresgid(), os.getgroups()),
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+        "scheduling": (os.sched_getscheduler(0), os.sched_getaffinity(0)),
+        "control group": Path("/proc/thread-self/cgroup").read_text(),
+    }
+
+
 def _umask() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.partition("Umask:")[2].split()[0], 8)
@@ -106,6 +121,7 @@ class _Preloaded:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.read_at_start = _read_at_start(os.environ)
+        self.inherited = _inherited()
         self._lock = threading.Lock()
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = Path(__file__).with_name("preloading.py")
