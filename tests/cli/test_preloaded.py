@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,26 @@ def test_a_command_has_the_priority_of_the_thread_that_starts_it(
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(started).result(30) == usual + 1
+
+
+def test_no_command_gets_the_answer_for_one_that_was_interrupted() -> None:
+    class Door(socket.socket):
+        interrupted = False
+
+        def recv(self, *given: Any) -> bytes:
+            if not Door.interrupted:
+                Door.interrupted = True
+                raise KeyboardInterrupt
+            return super().recv(*given)
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asking = object.__new__(preloaded._Preloaded)
+    asking._door, asking._lock = Door(fileno=ours.detach()), threading.Lock()
+    with theirs, asking._door:
+        theirs.send(b"4711")
+        with pytest.raises(KeyboardInterrupt):
+            asking.fork(b"{}", [])
+        assert asking.fork(b"{}", []) == 0  # it is started really
 
 
 def test_what_an_interpreter_reads_at_its_start_is_not_forked(state: Path) -> None:

@@ -137,10 +137,17 @@ class _Preloaded:
         """Return the process id of a command; 0 or less: none could be made."""
         with self._lock:
             try:
-                socket.send_fds(self._door, [message], fds)
-            except OSError:  # a message that is too long, or a descriptor that is closed
-                return 0
-            return int(self._door.recv(32) or 0)
+                return self._answer(message, fds)
+            except BaseException:  # the next command would get this answer: no more are forked
+                self._door.close()
+                raise
+
+    def _answer(self, message: bytes, fds: list[int]) -> int:
+        try:
+            socket.send_fds(self._door, [message], fds)
+        except OSError:  # a message that is too long, a descriptor that is closed, or the door
+            return 0
+        return int(self._door.recv(32) or 0)
 
     def close(self) -> None:
         if os.getpid() == self.owner:
