@@ -89,8 +89,8 @@ class Sweep:
 
     def suspect(self, bucket: str, why: str) -> None:
         """Changes of *bucket* may have been lost until now: list all of it that is known."""
-        log.warning("s3://%s: %s; its known directories are listed again", bucket, why)
         note_gap(self._mimicdb, bucket)
+        log.warning("s3://%s: %s; its known directories are listed again", bucket, why)
         self._wake.set()
 
     def price(self) -> tuple[float, float]:

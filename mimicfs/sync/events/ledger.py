@@ -82,8 +82,12 @@ class _Loss:
         over = over or now_s - self._since_s >= self._pause_s
         if not over or now_s - self._said_s < self._pause_s:
             return 0
-        self._said, self._said_s, self._since_s = self.count, now_s, float("inf")
         return unsaid
+
+    def said(self, count: int) -> None:
+        """A sweep was told of *count* more."""
+        self._said += count
+        self._said_s, self._since_s = time.monotonic(), float("inf")
 
 
 class Ledger(Witness):
@@ -144,6 +148,7 @@ class Ledger(Witness):
             return
         self._source.resume()
         self._look_back(at_start=True)
+        self._loss_noted = False
         recent_ns = time.time_ns() - int(_ABOUT_S * 1e9)
         if any(self._noted_ns(bucket) > recent_ns for bucket in self._buckets()):
             self._settled_s = time.monotonic() + self._source.unsettled_s
@@ -153,11 +158,11 @@ class Ledger(Witness):
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
         self._election.stand()
         if self._gone:
-            self._gone = False
             self._suspect_all("its queue was missing for some time")
+            self._gone = False
         if self._failing:
-            self._failing = False
             self._look_back()
+            self._failing = False
         about = {it.bucket for it in told}
         self._about |= self._known(about)
         self._look_at_configurations(about)
@@ -186,10 +191,10 @@ class Ledger(Witness):
         if self._source.shared and isinstance(exc, S3Error):
             self._election.stand_back()
         self._failing = True
+        before, self._gone = self._gone, self._gone or isinstance(exc, NoSuchQueue)
         self._given_up.count = self._source.lost
         self._note_loss()
-        if isinstance(exc, NoSuchQueue) and not self._gone:
-            self._gone = True
+        if self._gone and not before:
             self._suspect_all("its queue is gone")
 
     # Gaps
@@ -223,9 +228,10 @@ class Ledger(Witness):
         for loss in (self._given_up, self._unread):
             count = loss.to_be_said(over=not told)
             if count:
+                self._suspect_all(f"messages {loss.became}")
+                loss.said(count)  # and not before: the store may have failed
                 of = number_of(count, "message")
                 log.warning("%s: %s %s", self._source.name, of, loss.became)
-                self._suspect_all(f"messages {loss.became}")
         self._note_loss()
 
     def _note_loss(self) -> None:
@@ -245,8 +251,8 @@ class Ledger(Witness):
             it for it in [*shown, *others] if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S
         ]
         for bucket in due[:_LOOKS_MAX]:
-            self._looked_s[bucket] = now_s
             self._look_at(bucket, shown=bucket in shown)
+            self._looked_s[bucket] = now_s
 
     def _look_at(self, bucket: str, *, shown: bool) -> None:
         try:
@@ -259,8 +265,8 @@ class Ledger(Witness):
         self._told[bucket] = NO if why else YES
         name = _UNTOLD + self._prefix
         if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
-            self._mimicdb.set_note(bucket, name, why or None)
             self._suspect(bucket, why or "its messages were missing for some time")
+            self._mimicdb.set_note(bucket, name, why or None)
 
     def _noted_ns(self, bucket: str) -> int:
         return told_until_ns(self._mimicdb, bucket, self._prefix)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.backends.memory import Memory
-from mimicfs.errors import AccessDenied, NoSuchQueue, S3Unavailable
+from mimicfs.errors import AccessDenied, NoSuchQueue, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events import sqs
 from mimicfs.sync.events.claim import Claim
@@ -173,15 +173,27 @@ def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, ga
     assert gaps == ["messages were lost"] * 2
 
 
+@pytest.fixture
+def given(server, url, bucket, ledger):
+    """Have the queue give each message so many times."""
+
+    def given(times):
+        queues = plain(server, "sqs")
+        dead = queues.create_queue(QueueName=f"dead-{bucket}")["QueueUrl"].rpartition("/")[2]
+        arn = ledger._source.arn().replace(bucket, dead)
+        policy = {"maxReceiveCount": times, "deadLetterTargetArn": arn}
+        queues.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
+
+    return given
+
+
 def test_what_goes_to_the_dead_letter_queue_is_a_gap(
-    ledger, server, url, client, bucket, mimicdb, gaps, monkeypatch, caplog
+    ledger, given, client, bucket, mimicdb, gaps, monkeypatch, caplog
 ):
     """S3 cannot be asked, and the queue gives each message twice."""
     monkeypatch.setattr(sqs, "_AGAIN_S", 0)
-    queues, source = plain(server, "sqs"), ledger._source
-    dead = queues.create_queue(QueueName=f"dead-{bucket}")["QueueUrl"].rpartition("/")[2]
-    policy = {"maxReceiveCount": 2, "deadLetterTargetArn": source.arn().replace(bucket, dead)}
-    queues.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
+    source = ledger._source
+    given(2)
     client.put_object(Bucket=bucket, Key="a", Body=b"1")
     for lost in (0, 2):  # with the test message of the configuration
         source.retry(source.receive(0))
@@ -192,6 +204,55 @@ def test_what_goes_to_the_dead_letter_queue_is_a_gap(
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were lost"]
     assert mimicdb.note(bucket, "unread ") is None
+
+
+def untold(ledger, client, bucket):
+    client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+
+
+def lost(ledger, *_):
+    ledger._source.lost = 3
+
+
+def gone(ledger, *_):
+    with suppress(StoreUnavailable):
+        ledger.failed(NoSuchQueue("the queue is gone"))
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        (untold, "no notification configuration names its queue"),
+        (lost, "messages were lost"),
+        (gone, "its queue was missing for some time"),
+    ],
+)
+def test_a_gap_that_the_store_does_not_take_is_told_again(
+    ledger, client, bucket, gaps, happens, why, caplog
+):
+    def away(*_):
+        raise StoreUnavailable("no answer")
+
+    told, ledger._suspect = ledger._suspect, away
+    happens(ledger, client, bucket)
+    with pytest.raises(StoreUnavailable):
+        ledger.heard([], time.time_ns())
+    ledger.failed(StoreUnavailable("no answer"))
+    ledger._suspect = told
+    for _ in range(2):
+        ledger.heard([], time.time_ns())
+    assert gaps == [why]
+
+
+def test_a_loss_that_whoever_comes_next_has_seen_is_noted_again(ledger, mimicdb, bucket, gaps):
+    """A note in the store that is taken away is not there any more."""
+    for count in (1, 2):
+        ledger._source.lost = count
+        ledger.failed(S3Unavailable("no answer"))
+        assert mimicdb.note(bucket, "unread ") == "1"
+        ledger._begun = False
+        ledger.begins()
+        assert gaps == ["messages were lost, or could not be read"] * count
 
 
 def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucket, gaps, caplog):
