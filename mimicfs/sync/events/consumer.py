@@ -66,6 +66,9 @@ class Witness:
     def begins(self) -> None:
         """Messages are going to be taken."""
 
+    def taken(self) -> None:
+        """Messages may have been taken, and none of them is applied yet."""
+
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
         """Record that what a poll has brought is in the mirror, and is not acknowledged yet.
         *until_ns*: so is all that was put into the source until then; 0: more was waiting, or is to
@@ -125,7 +128,7 @@ class Consumer:
                     self._pause(_TURN_S)
                     continue
                 self._witness.begins()
-                found, until_ns = self.received(wait_s)
+                found, until_ns = self._taken(wait_s)
                 wait_s = _WAIT_S if until_ns else _SOON_S
                 if not self._ended.is_set():  # else they come again, to the next consumer
                     self.consume(found, until_ns)
@@ -140,6 +143,12 @@ class Consumer:
                 failures = 0
                 self._enter(LISTENING)
         self._enter(ENDED)
+
+    def _taken(self, wait_s: float) -> tuple[list[Delivery], int]:
+        try:
+            return self.received(wait_s)
+        finally:  # what came before an error, or before `close`, was taken as well
+            self._witness.taken()
 
     def _take_again(self) -> None:
         """Ask the source for messages again that were taken and are dropped now, here or within the

@@ -17,7 +17,7 @@ Gaps that are known, and when they begin and end:
     messages came that nobody could read         the same, but once in an hour at most
 
 What a queue moves to its dead-letter queue, because S3 or the store could not be asked for so long,
-was given up.
+was given up; so was what it would not give again to whoever comes after a consumer that died.
 
 What is known of each bucket is in notes of the store, and outlives the process.
 
@@ -155,6 +155,9 @@ class Ledger(Witness):
         self._claim.stake()
         self._begun = True
 
+    def taken(self) -> None:
+        self._note_loss()
+
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
         self._election.stand()
         if self._gone:
@@ -235,8 +238,9 @@ class Ledger(Witness):
         self._note_loss()
 
     def _note_loss(self) -> None:
-        """Note in the store whether messages were lost about which no sweep was told."""
-        lost = bool(self._given_up.unsaid or self._unread.unsaid)
+        """Note in the store whether messages were lost about which no sweep was told, or would be
+        if we died now."""
+        lost = bool(self._given_up.unsaid or self._unread.unsaid or self._source.at_stake())
         if lost != self._loss_noted:
             for bucket in self._buckets():
                 self._mimicdb.set_note(bucket, _LOST + self._prefix, "1" if lost else None)

@@ -45,6 +45,11 @@ class EventSource(ABC):
     def retry(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  most come by themselves
         """*deliveries* could not be applied: they are to come again soon."""
 
+    def at_stake(self) -> int:
+        """Return how many messages were given for the last time, and are neither acknowledged nor
+        among `lost` yet: a consumer that dies now loses them."""
+        return 0
+
     def retention_s(self) -> float | None:
         """Return how long a message waits for a consumer before it is lost; None: not known."""
         return None

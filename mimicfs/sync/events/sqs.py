@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
 
 from mimicfs.errors import Interrupted
-from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, Queue
+from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, Queue, QueueMessage
 from mimicfs.sync.events.source import Delivery, EventSource
 
 _Asked = TypeVar("_Asked")
@@ -16,6 +17,7 @@ _Answer = TypeVar("_Answer")
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
 _SIGNED = "mimicfs-store"
+_LOOK_S = 60.0  # between two questions how often the queue gives a message
 _AT_ONCE = 8  # requests, where many messages wait: each is of ten
 
 
@@ -29,24 +31,35 @@ class SQS(EventSource):
         self._queue = queue
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sqs")
         self._closed = threading.Event()
+        self._times_max, self._looked_s = float("inf"), float("-inf")
+        # Receipts of messages that the queue gave for the last time: unless they are applied, they
+        # go to its dead-letter queue.
+        self._last: set[str] = set()
 
     def receive(self, wait_s: float) -> list[Delivery]:
-        found = self._queue.receive(wait_s)
+        self._look_at_times_max()
+        found = self._received(wait_s)
         if len(found) == BATCH_MAX:
-            more = self._at_once(lambda _: self._queue.receive(0), range(_AT_ONCE))
+            more = self._at_once(lambda _: self._received(0), range(_AT_ONCE))
             found += [each for page in more for each in page]
         return [Delivery(each.body, each) for each in found]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         receipts = [each.receipt.receipt for each in deliveries]
+        self._last.difference_update(receipts)  # they are applied, whether they are deleted or not
         pages = [receipts[at : at + BATCH_MAX] for at in range(0, len(receipts), BATCH_MAX)]
         self._at_once(self._queue.delete, pages)
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
-        """What was given as often as the queue allows goes to its dead-letter queue now."""
-        self._queue.release([each.receipt.receipt for each in deliveries], _AGAIN_S)
-        most = self._queue.times_max()
-        self.lost += sum(each.receipt.times >= most for each in deliveries)
+        receipts = [each.receipt.receipt for each in deliveries]
+        self._lose(self._last.intersection(receipts))  # whether they are released or not
+        self._queue.release(receipts, _AGAIN_S)
+
+    def resume(self) -> None:
+        self._lose(self._last.copy())
+
+    def at_stake(self) -> int:
+        return len(self._last)
 
     def retention_s(self) -> float | None:
         return self._queue.retention_s()
@@ -65,10 +78,28 @@ class SQS(EventSource):
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._queue.close()
 
+    def _look_at_times_max(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._times_max = self._queue.times_max()
+            self._looked_s = now_s
+
+    def _received(self, wait_s: float) -> list[QueueMessage]:
+        found = self._queue.receive(wait_s)
+        self._last.update(each.receipt for each in found if each.times >= self._times_max)
+        return found
+
+    def _lose(self, receipts: set[str]) -> None:
+        self._last -= receipts
+        self.lost += len(receipts)
+
     def _at_once(self, ask: Callable[[_Asked], _Answer], about: Iterable[_Asked]) -> list[_Answer]:
-        """Return the answers of *ask*. Raises Interrupted after `close`."""
+        """Return the answers of *ask*, once all have come. Raises Interrupted after `close`."""
         try:
-            return list(self._pool.map(ask, about))
+            asked = [self._pool.submit(ask, each) for each in about]
+            for each in asked:  # what comes after an error of another one is counted with the rest
+                each.exception()
+            return [each.result() for each in asked]
         except (RuntimeError, CancelledError) as exc:
             if self._closed.is_set():
                 raise Interrupted(f"{self.name} is closed") from exc

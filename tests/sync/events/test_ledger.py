@@ -11,10 +11,11 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.backends.memory import Memory
-from mimicfs.errors import AccessDenied, NoSuchQueue, S3Unavailable, StoreUnavailable
+from mimicfs.errors import AccessDenied, NoSuchQueue, S3Error, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events import sqs
 from mimicfs.sync.events.claim import Claim
+from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.redisqueue import RedisQueue
@@ -187,6 +188,10 @@ def given(server, url, bucket, ledger):
     return given
 
 
+def no_answer(*_):
+    raise S3Unavailable("no answer")
+
+
 def test_what_goes_to_the_dead_letter_queue_is_a_gap(
     ledger, given, client, bucket, mimicdb, gaps, monkeypatch, caplog
 ):
@@ -204,6 +209,71 @@ def test_what_goes_to_the_dead_letter_queue_is_a_gap(
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were lost"]
     assert mimicdb.note(bucket, "unread ") is None
+
+
+@pytest.mark.parametrize("fails", ["release", "receive", "delete"])
+def test_what_was_given_for_the_last_time_is_lost_unless_it_was_applied(
+    ledger, given, fails, monkeypatch
+):
+    """Whatever else the queue fails at. It has one message, the test of the configuration."""
+    source = ledger._source
+    given(1)
+    found = source.receive(0)
+    assert (len(found), source.lost) == (1, 0)
+    monkeypatch.setattr(source._queue, fails, no_answer)
+    then = {"release": source.retry, "receive": lambda _: source.receive(0)}
+    with pytest.raises(S3Error):
+        then.get(fails, source.acknowledge)(found)
+    for _ in range(2):
+        source.resume()  # as the consumer does after an error
+        assert source.lost == (0 if fails == "delete" else 1)
+
+
+def test_what_other_requests_brought_is_lost_with_the_one_that_failed(
+    ledger, given, server, url, monkeypatch
+):
+    source, receive = ledger._source, ledger._source._queue.receive
+    given(1)
+    queues = plain(server, "sqs")
+    for number in range(24):  # and the test of the configuration
+        queues.send_message(QueueUrl=url, MessageBody=f"{number}")
+    answers, brought = iter([receive, no_answer] + [receive] * 7), []
+
+    def receive_but_once(wait_s):
+        found = next(answers)(wait_s)
+        brought.extend(each.receipt for each in found)
+        return found
+
+    monkeypatch.setattr(source._queue, "receive", receive_but_once)
+    with pytest.raises(S3Error):
+        source.receive(0)
+    source.resume()
+    assert source.lost == len({*brought}) > 10
+
+
+def test_what_a_consumer_was_given_for_the_last_time_when_it_died_is_a_gap(
+    ledger, given, mimicdb, bucket, gaps, tmp_path
+):
+    source = ledger._source
+    given(1)
+    ledger.begins()
+    consumer = Consumer(source, None, tmp_path / "aside", ledger)
+    found, _ = consumer._taken(0)
+    assert mimicdb.note(bucket, "unread ") == "1"
+    ledger._begun = False  # as of another one, which begins
+    ledger.begins()
+    assert gaps == ["messages were lost, or could not be read"]
+    assert source.lost == len(found) == 1
+
+
+def test_what_was_applied_the_last_time_that_it_was_given_is_no_gap(
+    ledger, given, mimicdb, bucket, gaps, tmp_path
+):
+    given(1)
+    consumer = Consumer(ledger._source, None, tmp_path / "aside", ledger)
+    consumer.consume(*consumer._taken(0))  # the test of the configuration says nothing
+    consumer.consume(*consumer._taken(0))
+    assert (gaps, mimicdb.note(bucket, "unread ")) == ([], None)
 
 
 def untold(ledger, client, bucket):
