@@ -208,15 +208,20 @@ class VFSLocks:
     ) -> None:
         """Show whoever has got a lock what was written before. Else he has what he had *before*:
         what is written under that is still to be safe. Nobody else can have written where he had
-        as much: SQLite takes it for a damaged disk if a lock to write cannot become one to read."""
+        as much: SQLite takes it for a damaged disk if a lock to write cannot become one to read.
+        But he may have had it through another handle: others replaced the file of this one."""
         try:
-            if not is_covered(wanted, before):
+            if self._is_expired(handle) or not is_covered(wanted, before):
                 self._show(handle, name, cancellation)
         except BaseException:
             self._leave(name, wanted, before)
             raise
         if before:
             self._leave(name, wanted, (wanted,))
+
+    def _is_expired(self, handle: int) -> bool:
+        file = self._handles.file(handle)
+        return file is not None and file.expired
 
     def _show(self, handle: int, name: str, cancellation: Cancellation) -> None:
         if not self._catch_up(self._handles.node(handle).bucket, _CATCH_UP_S):

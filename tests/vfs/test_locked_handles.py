@@ -309,6 +309,18 @@ def test_who_gives_up_a_part_of_his_lock_waits_for_no_news_of_others(mount, floc
     assert mount.held() == [(False, 0, end)]
 
 
+def test_a_lock_shows_what_others_wrote_also_if_its_owner_had_it_by_another_handle(mount, s3):
+    old = mount.fs.open(CALLER, mount.ino, os.O_RDONLY).handle
+    assert bytes(mount.fs.read(CALLER, old, 0, 9)) == b"old"
+    s3.put(mount.bucket, "x", b"newer", 5)
+    with pytest.raises(PosixError, match="refers to a new version"):
+        mount.open()  # the kernel looks the name up again
+    mount.ino = mount.fs.lookup(CALLER, ROOT_INO, b"x").ino
+    mount.lock(mount.open(), PROCESS, WRITE, 0, 9)
+    mount.lock(old, PROCESS, READ, 0, 9)
+    assert bytes(mount.fs.read(CALLER, old, 0, 9)) == b"newer"
+
+
 def test_a_lock_to_read_gives_up_what_was_locked_to_write(mount):
     handle = mount.open()
     mount.lock(handle, PROCESS, WRITE, 5, 9)
