@@ -190,8 +190,9 @@ class Replica(Forwarding):
 
     def _copied_now(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
         scope = scope._replace(prefix=directory, deep=False)
-        self._copy.mark(bucket, scope)
-        self._copy.set_note(bucket, OF_DIRECTORY + directory, note)
+        with self._copy.together():
+            self._copy.mark(bucket, scope)
+            self._copy.set_note(bucket, OF_DIRECTORY + directory, note)
         self._copied[bucket][directory] = scope
 
     def _copy_pages(self, bucket: str, directory: str, scope: Scope, rows: list[Entry]) -> None:

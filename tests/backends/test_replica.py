@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from mimicfs.backends import OF_DIRECTORY
 from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.replica import Replica
@@ -196,6 +197,43 @@ def test_a_copy_outlives_its_mount_and_goes_on_from_the_log(mount, filled):
     assert names(second) == ["a", "d/", "k/", "later"]
     assert names(second, "d/") == ["d/e/"]
     assert filled.asked == []
+
+
+class Interrupted(SQLite):
+    """A copy whose process ends between what is marked in it and what is noted in it."""
+
+    ends = False
+
+    def set_note(self, bucket, name, text):
+        if self.ends and name.startswith(OF_DIRECTORY):
+            raise StoreUnavailable("killed")
+        super().set_note(bucket, name, text)
+
+    def mark(self, *args):
+        super().mark(*args)
+        if self.ends:
+            raise StoreUnavailable("killed")
+
+
+def test_a_large_directory_is_not_copied_with_the_note_of_an_earlier_copy(
+    store, clock, mount, tmp_path
+):
+    store.apply("b", [Entry(f"{n:04}", 1) for n in range(1200)])
+    store.mark("b", _WHOLE)
+    store.set_note_of("b", "", "plain 1")
+    copy = Interrupted(str(tmp_path / "copy.db"))
+    first = Replica(store, copy, Lease(clock))
+    first.lease.renew()
+    assert len(names(first)) == 1000
+    assert first.notes_of("b", [""]) == ["plain 1"]
+    store.set_note_of("b", "", "rich")
+    store.apply("b", [Entry(f"{n:04}", 2) for n in range(150)])  # so many: copied anew
+    first.catch_up("b")
+    copy.ends = True
+    with pytest.raises(StoreUnavailable):
+        names(first)
+    copy.close()
+    assert mount("copy.db").notes_of("b", [""]) == ["rich"]
 
 
 def test_another_epoch_means_that_nothing_is_copied(mount, filled):
