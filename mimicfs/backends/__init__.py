@@ -373,7 +373,7 @@ class Backend(ABC):
 
     def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
         """Return what was noted of each of *directories*. A replica may return what was noted when
-        it copied the directory."""
+        it copied the directory; it asks for what was not."""
         return [self.note(bucket, OF_DIRECTORY + each) for each in directories]
 
     def set_note_of(self, bucket: str, directory: str, text: str) -> None:

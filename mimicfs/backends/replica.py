@@ -474,9 +474,16 @@ class Replica(Forwarding):
     # Notes
 
     def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
-        if all(self._has(bucket, each) for each in directories):
-            return self._copy.notes_of(bucket, directories)
-        return self.shared.notes_of(bucket, directories)
+        if not all(self._has(bucket, each) for each in directories):
+            return self.shared.notes_of(bucket, directories)
+        found = self._copy.notes_of(bucket, directories)
+        if None not in found or self.lease.away:
+            return found
+        try:  # no line of the log says what was noted since
+            return self._ask(bucket, directories[0]).notes_of(bucket, directories)
+        except StoreUnavailable:
+            self._may_answer_away()
+            return found
 
     def set_note_of(self, bucket: str, directory: str, text: str) -> None:
         self._ask(bucket, directory).set_note_of(bucket, directory, text)

@@ -130,6 +130,19 @@ def test_what_is_noted_of_a_copied_directory_is_not_asked_of_the_store(mount, fi
     assert filled.notes_of("b", ["d/"]) == replica.notes_of("b", ["d/"]) == ["plain 1"]
 
 
+def test_a_note_that_came_after_the_copy_is_asked_of_the_store(mount, filled):
+    replica = mount()
+    names(replica, "d/")
+    filled.set_note_of("b", "d/", "rich")
+    with replica.answering(), pytest.raises(Uncopied):
+        replica.notes_of("b", ["d/"])
+    assert replica.notes_of("b", ["d/"]) == ["rich"]
+    filled.away = True
+    assert replica.notes_of("b", ["d/"]) == [None]  # it is silent, and nobody has noticed yet
+    replica.lease.lose()
+    assert replica.notes_of("b", ["d/"]) == [None]
+
+
 def test_a_thread_that_answers_the_kernel_does_not_wait(mount, filled):
     replica = mount()
     with replica.answering():
