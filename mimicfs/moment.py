@@ -33,6 +33,8 @@ class Moment:
     def __init__(self, moment: str | datetime) -> None:
         if isinstance(moment, datetime):
             moment = moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
+        if not isinstance(moment, str):
+            raise ConfigError(f"{moment!r}: not a moment; pass text or a datetime")
         self.moment_ns = parse_moment(moment, time.time_ns())
         self._past = Mirror(Memory())
         self._looking = threading.Lock()  # held while a bucket is looked at

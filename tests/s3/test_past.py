@@ -200,6 +200,33 @@ def test_a_listing_of_a_moment_is_encoded_or_empty_where_that_is_asked_for(
         then.list_objects_v2(Bucket=f"{bucket}-none", MaxKeys=0)
 
 
+def test_what_was_deleted_in_the_second_of_its_put_is_absent_to_all_calls(kept, then, clock):
+    """moto lists delete markers behind all versions, so that their times alone tell less of one
+    key than of many."""
+    client, bucket = kept
+    clock.now -= 2 * STEP
+    client.put_object(Bucket=bucket, Key="passing", Body=b"1")
+    client.delete_object(Bucket=bucket, Key="passing")
+    clock.now += 2 * STEP
+    client.put_object(Bucket=bucket, Key="passing", Body=b"2")
+    assert keys(then.list_objects_v2(Bucket=bucket)) == ["d/a", "d/b"]
+    with pytest.raises(ClientError, match=r"404.*HeadObject"):
+        then.head_object(Bucket=bucket, Key="passing")
+    with pytest.raises(then.exceptions.NoSuchKey):
+        then.get_object(Bucket=bucket, Key="passing")
+
+
+def test_a_listing_that_cannot_be_one_of_the_past_is_refused(kept, then):
+    client, bucket = kept
+    page = client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    for token in (page["NextContinuationToken"], "x"):
+        with pytest.raises(ClientError, match="InvalidArgument"):
+            then.list_objects_v2(Bucket=bucket, ContinuationToken=token)
+    for name in ("list_objects_v2", "list_objects"):
+        with pytest.raises(NotImplementedError, match="no address of S3 lists a moment"):
+            then.generate_presigned_url(name, {"Bucket": bucket})
+
+
 def test_what_there_was_not_is_a_404_and_nothing_can_be_changed(kept, then):
     client, bucket = kept
     with pytest.raises(ClientError, match=r"404.*HeadObject"):
@@ -233,6 +260,9 @@ def test_a_moment_takes_plain_clients_with_hooks_of_their_own(kept, endpoint, cl
     assert asked == ["ListObjectVersions"]
     with pytest.raises(ConfigError, match="is in the future"):
         mimicdb.at("2999-01-01")
+    for odd in (clock.now.date(), 1_700_000_000, None):
+        with pytest.raises(ConfigError, match="not a moment; pass text or a datetime"):
+            mimicdb.at(odd)
     with pytest.raises(ConfigError, match="mimics the present"):
         then.mimic(mimicdb.client(endpoint_url=endpoint))
     mimicdb.close()
