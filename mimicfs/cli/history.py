@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from mimicfs.cli.options import (
     completes_urls,
     json_option,
 )
-from mimicfs.cli.places import innermost, key_named, reached
+from mimicfs.cli.places import innermost, key_named, of_a_moment, reached
 from mimicfs.cli.progress import bar
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.values import Target, parse_object, parse_target
@@ -106,36 +107,41 @@ def restore(
 ) -> None:
     """Bring everything below the prefix back to its state at a moment, within S3.
 
-    An object that has changed since becomes a copy of its version at that moment. An object that
-    was deleted since loses its delete markers, and an object that did not exist then gets a
-    delete marker. No version is deleted, so another restore can undo this one. The command
-    refuses a bucket that keeps no versions. After an interruption, run it again with the moment
-    that it prints, and it continues.
+    An object that has changed or was deleted since becomes a copy of its version at that moment,
+    and an object that did not exist then gets a delete marker. No version and no delete marker is
+    removed, so another restore can undo this one. The command refuses a bucket that keeps no
+    versions. After an interruption, run it again with the moment that it prints, and it
+    continues.
 
     \b
     Exit code: 0 everything was restored; 1 something was not; others are errors.
     """
-    from mimicfs.history.restoring import Restoring, journalled, plan
+    from mimicfs.history.restoring import Restoring, journal_so_far, journalled, plan
     from mimicfs.private import private_directory
 
     target, moment_ns = _of_bucket(url), parse_moment(at, time.time_ns())
+    bucket, scope = parse_object(url)
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        steps = plan(parts.s3, *parse_object(url), moment_ns, keep_new=keep_new)
+        steps = plan(parts.s3, bucket, scope, moment_ns, keep_new=keep_new)
         if dry_run:
-            for step in steps:
-                _print_step(target.bucket, step, as_json)
+            made = journal_so_far(settings.state / "restores", target, moment_ns)
+            restoring = Restoring(parts.s3, bucket, made)
+            restoring.check_versions()
+            for step in restoring.left(steps):
+                _print_step(bucket, step, as_json)
             return
         exact = _exact(moment_ns)
-        click.echo(f"restoring {target} to --at {exact}", err=True)
+        named = printable(f"s3://{bucket}/{scope}")
+        click.echo(f"restoring {named} to --at {exact}", err=True)
         directory = private_directory(private_directory(settings.state) / "restores")
         with journalled(directory, target, moment_ns) as journal, bar(str(target), None) as more:
 
             def told(done: Done) -> None:
                 more(1)
-                _print_done(target.bucket, done, as_json)
+                _print_done(bucket, done, as_json)
 
-            restoring = Restoring(parts.s3, target.bucket, journal)
+            restoring = Restoring(parts.s3, bucket, journal)
             restoring.check_versions()
             counts = restoring.run(steps, told)
     _end(counts)
@@ -156,7 +162,10 @@ def _exact(moment_ns: int) -> str:
 @common
 def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> None:
     """Bring back a deleted object, named by its key or its path in a mount, by removing its
-    delete markers. A name that ends in / brings back everything that was deleted below it.
+    delete markers. A name that ends in / brings back everything that was deleted below it. A
+    marker of a time when versioning is suspended, which has the id null, is not removed then: a
+    copy of the object takes its place, if the server can make sure that nobody has written it
+    meanwhile.
 
     \b
     Exit code: 0 it is back; 1 nothing was deleted there, or it failed; others are errors.
@@ -164,24 +173,30 @@ def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> Non
     from mimicfs.history.restoring import Restoring, undeleted
 
     bucket, key, settings = _place(settings, what)
+    _check_meant(what, key)
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         steps = undeleted(parts.s3, bucket, key)
-        if dry_run:
-            for step in steps:
-                _print_step(bucket, step, as_json)
-            return
 
         def told(done: Done) -> None:
             _print_done(bucket, done, as_json)
             if not done.error and not as_json:
                 _print_step(bucket, done.step, as_json)
 
-        counts = Restoring(parts.s3, bucket).run(steps, told)
+        if dry_run:
+            counts = Counter(_shown(bucket, step, as_json) for step in steps)
+        else:
+            counts = Restoring(parts.s3, bucket).run(steps, told)
     if not counts:
         click.echo(f"mimicfs: {printable(what)}: nothing there was deleted", err=True)
         sys.exit(1)
-    _end(counts)
+    if not dry_run:
+        _end(counts)
+
+
+def _shown(bucket: str, step: Step, as_json: bool) -> str:
+    _print_step(bucket, step, as_json)
+    return step.what.value
 
 
 def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
@@ -196,10 +211,20 @@ def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
     mounted = innermost(settings, path)
     if mounted is None:
         raise ConfigError(f"{what}: in no mount of mimicfs on this machine; write s3://BUCKET/KEY")
+    if of_a_moment(mounted):
+        text = "shows a moment, and undelete changes the present; write s3://BUCKET/KEY"
+        raise ConfigError(f"{what}: {text}")
     bucket, key = key_named(mounted, path, directory=what.endswith("/"))
     if not bucket:
         raise ConfigError(f"{what}: shows all buckets; name one of them")
     return bucket, key, reached(settings, mounted)
+
+
+def _check_meant(what: str, key: str) -> None:
+    """Raise ConfigError if *key*, which *what* stands for, is all of a bucket or a prefix, and
+    *what* does not say so by a / at its end."""
+    if not what.endswith("/") and (not key or key.endswith("/")):
+        raise ConfigError(f"{what}: write {what}/ to undelete everything below it")
 
 
 def _print_step(bucket: str, step: Step, as_json: bool) -> None:

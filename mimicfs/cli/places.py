@@ -37,6 +37,11 @@ def reached(settings: Settings, mounted: Mounted) -> Settings:
     return replace(settings, s3=s3, store=store)
 
 
+def of_a_moment(mounted: Mounted) -> bool:
+    """Return whether *mounted* shows what there was at a moment (history/mirror.py)."""
+    return mounted.store.startswith("memory of ")
+
+
 def url_shown(mounted: Mounted, path: Path) -> str:
     """Return the URL of what *path* in *mounted* shows, as the mount itself says. Raises
     MountError: what it does not say is not guessed, and never stands for all buckets."""

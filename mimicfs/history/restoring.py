@@ -1,8 +1,9 @@
 """Bringing back what objects were, within S3: no byte comes here.
 
-What is restored is a version of its own again, so nothing of what was there in between is lost; a
-bucket that keeps no versions is refused. What was done is written to a journal: a restore that was
-interrupted goes on where it was, when it is asked for again with the same moment.
+What is restored is a version of its own again, so that earlier moments stay what they were; a
+bucket that keeps no versions is refused. Only `undelete` removes delete markers. What was done is
+written to a journal: a restore that was interrupted goes on where it was, when it is asked for
+again with the same moment.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 from urllib.parse import quote
 
 from mimicfs.config.values import Target
-from mimicfs.errors import ConfigError, MimicError, S3Error
+from mimicfs.errors import ConfigError, MimicError, ObjectChanged, S3Error
 from mimicfs.history.changes import by_key
+from mimicfs.history.nullmarkers import NULL, NullMarkers
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag, encryption_of
 from mimicfs.s3.requests.past import versioning
@@ -36,7 +39,7 @@ class What(Enum):
     """The action for a key."""
 
     COPY = "restore"  # the version becomes the newest one, as a copy of itself
-    UNMARK = "undelete"  # the delete markers above it are removed
+    UNMARK = "undelete"  # the delete markers above it are removed (nullmarkers.py)
     DELETE = "delete"  # there was no object: one gets a delete marker
 
 
@@ -67,27 +70,21 @@ def plan(
 
 
 def _step(key: str, versions: Iterator[Version], moment_ns: int) -> Step | None:
-    markers: list[str] = []
-    only_markers = True
     newest: Version | None = None
     for version in versions:
         newest = newest or version
         if version.mtime_ns <= moment_ns:
-            return _back_to(key, version, newest, markers if only_markers else [])
-        only_markers = only_markers and version.deleted
-        markers.append(version.version)
+            return _back_to(key, version, newest)
     if newest is None or newest.deleted:
         return None
     return Step(What.DELETE, key, None)
 
 
-def _back_to(key: str, then: Version, newest: Version, markers: list[str]) -> Step | None:
+def _back_to(key: str, then: Version, newest: Version) -> Step | None:
     if then is newest or (then.deleted and newest.deleted):
         return None
     if then.deleted:
         return Step(What.DELETE, key, None)
-    if markers:
-        return Step(What.UNMARK, key, then, tuple(markers))
     return Step(What.COPY, key, then, newest=newest.version)
 
 
@@ -114,12 +111,18 @@ class Restoring:
         self._s3 = s3
         self._bucket = bucket
         self._journal = journal
+        self._null = NullMarkers(s3, bucket)
+
+    def left(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Yield those of *steps* that the journal does not have."""
+        journal = self._journal
+        yield from (each for each in steps if journal is None or not journal.has(each))
 
     def run(self, steps: Iterable[Step], told: Callable[[Done], None]) -> Counter[str]:
-        """Make *steps*, 64 at once; *told* hears of each. Return how many were made of each kind,
-        and how many "failed"."""
+        """Make those of *steps* that are left, 64 at once; *told* hears of each. Return how many
+        were made of each kind, and how many "failed"."""
         counts: Counter[str] = Counter()
-        left = iter(steps)
+        left = self.left(steps)
         while some := list(islice(left, _AT_ONCE)):
             for done in self._s3.each(self._made, some):
                 counts["failed" if done.error else done.step.what.value] += 1
@@ -127,8 +130,8 @@ class Restoring:
         return counts
 
     def check_versions(self) -> None:
-        """Raise ConfigError where the bucket keeps no versions: a copy would replace what is there.
-        (To remove delete markers loses nothing anywhere.)"""
+        """Raise ConfigError where the bucket keeps no versions: a copy would replace what is
+        there."""
         kept = versioning(self._s3, self._bucket)
         if kept != "Enabled":
             raise ConfigError(
@@ -137,19 +140,45 @@ class Restoring:
             )
 
     def _made(self, step: Step) -> Done:
-        if self._journal is not None and self._journal.has(step):
-            return Done(step)
         try:
-            made = _MAKE[step.what](self._s3, self._bucket, step)
+            made = self._make(step)
         except S3Error as exc:
             return Done(step, str(exc))
         if self._journal is not None and made:
             self._journal.add(step, made)
         return Done(step)
 
+    def _make(self, step: Step) -> str:
+        """Return the version id of the copy, if one was made for the journal."""
+        if step.what is What.COPY:
+            return _copy(self._s3, self._bucket, step)
+        if step.what is What.UNMARK:
+            self._unmark(step)
+        else:
+            self._s3.delete(self._bucket, step.key)
+        return ""
 
-def _copy(s3: S3, bucket: str, step: Step) -> str:
-    """Return the version id of the copy."""
+    def _unmark(self, step: Step) -> None:
+        if NULL in step.markers and not self._null.stay():
+            return self._replace_marker(step)
+        for marker in step.markers:  # the newest first: what is below stays hidden until the last
+            if marker != NULL or self._null.is_there(step.key):
+                self._s3.call("delete_object", self._bucket, step.key, VersionId=marker)
+        return None
+
+    def _replace_marker(self, step: Step) -> None:
+        assert step.version is not None
+        self._null.check_replaceable(step.version)
+        try:
+            _copy(self._s3, self._bucket, step, IfNoneMatch="*")
+        except ObjectChanged as exc:
+            text = "there is an object by now, which stays as it is"
+            raise ObjectChanged(f"s3://{self._bucket}/{step.key}: {text}") from exc
+
+
+def _copy(s3: S3, bucket: str, step: Step, **condition: str) -> str:
+    """Return the version id of the copy. *condition*: of the key, for what is no larger than
+    `copy_max`."""
     version = step.version
     assert version is not None
     # botocore encodes the key, and leaves the version id as it is.
@@ -159,7 +188,7 @@ def _copy(s3: S3, bucket: str, step: Step) -> str:
         etag = _copy_in_parts(s3, bucket, version, source)
         return _newest_if(s3, bucket, step.key, etag)
     head = s3.call("head_object", bucket, step.key, VersionId=version.version)
-    extra = {**_class_of(version), **encryption_of(head)}
+    extra = {**_class_of(version), **encryption_of(head), **condition}
     answer = s3.call("copy_object", bucket, step.key, CopySource=source, **extra)
     if "VersionId" in answer:
         return str(answer["VersionId"])
@@ -215,24 +244,6 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
         raise
 
 
-def _unmark(s3: S3, bucket: str, step: Step) -> str:
-    for marker in step.markers:  # the newest first: what is below stays hidden until the last
-        s3.call("delete_object", bucket, step.key, VersionId=marker)
-    return ""
-
-
-def _delete(s3: S3, bucket: str, step: Step) -> str:
-    s3.delete(bucket, step.key)
-    return ""
-
-
-_MAKE: dict[What, Callable[[S3, str, Step], str]] = {
-    What.COPY: _copy,
-    What.UNMARK: _unmark,
-    What.DELETE: _delete,
-}
-
-
 class RestoreJournal:
     """The copies that a restore to a moment has made, a line each: a hash of the key, the version
     and the copy. S3 itself tells of what else is done. A copy counts as long as it is the newest
@@ -264,12 +275,29 @@ def _line(step: Step, copy: str) -> str:
 def journalled(directory: Path, target: Target, moment_ns: int) -> Iterator[RestoreJournal]:
     """Within, there is the journal, in *directory* (0700), of the restore of *target* to
     *moment_ns*. Raises MimicError."""
-    name = hashlib.sha256(f"{target}\n{moment_ns}".encode("utf-8", "surrogatepass")).hexdigest()
-    path = directory / f"{name[:32]}.restored"
+    path = _path(directory, target, moment_ns)
     try:
-        known = set(path.read_text("ascii", "replace").split()) if path.exists() else set()
+        known = _known(path)
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         raise MimicError(f"{path}: {exc.strerror}") from exc
     with open(fd, "a") as file:
         yield RestoreJournal(file, known)
+
+
+def journal_so_far(directory: Path, target: Target, moment_ns: int) -> RestoreJournal:
+    """Return the same journal, of which no file is made or changed. Raises MimicError."""
+    path = _path(directory, target, moment_ns)
+    try:
+        return RestoreJournal(StringIO(), _known(path))
+    except OSError as exc:
+        raise MimicError(f"{path}: {exc.strerror}") from exc
+
+
+def _path(directory: Path, target: Target, moment_ns: int) -> Path:
+    name = hashlib.sha256(f"{target}\n{moment_ns}".encode("utf-8", "surrogatepass")).hexdigest()
+    return directory / f"{name[:32]}.restored"
+
+
+def _known(path: Path) -> set[str]:
+    return set(path.read_text("ascii", "replace").split()) if path.exists() else set()

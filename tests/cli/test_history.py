@@ -126,9 +126,13 @@ def test_what_ransomware_did_is_undone_also_by_a_restore_that_was_killed(
         restoring.wait()
     assert everything(client, versioned) != good
     proxy.counted()
+    left = succeed(*words, "--dry-run").splitlines()
+    assert len([line for line in left if line.startswith("restore ")]) == count // 2
     succeed(*words)
     assert everything(client, versioned) == good
-    assert proxy.counted()["COPY"] == count // 2 - count // 4  # one half had been encrypted
+    assert proxy.counted()["COPY"] == count * 3 // 4 - count // 4  # encrypted, deleted or both
+    assert succeed(*words, "--dry-run") == ""
+    assert run(*words).stderr.endswith("\n0 restored, 0 undeleted, 0 deleted, 0 failed\n")
 
 
 def test_a_restore_leaves_alone_what_it_need_not_touch(client, versioned, ask):
@@ -181,11 +185,12 @@ def test_a_restore_can_keep_what_is_new_and_ends_at_its_prefix(client, versioned
     assert found["e/a"] == hashlib.sha256(b"2").hexdigest()
 
 
-def test_the_name_of_an_object_is_that_object_and_all_below(client, versioned, ask):
+def test_the_name_of_an_object_is_that_object_and_all_below(client, versioned, ask, server):
     put(client, versioned, **{"f": "1", "f/a": "1", "f2": "1", "g": "1"})
     at = moment()
     put(client, versioned, **{"f": "2", "f/a": "2", "f2": "2", "g": "2"})
-    ask("restore", f"s3://{versioned}/f", "--at", at)
+    said = run("restore", "--endpoint-url", server, f"s3://{versioned}/f", "--at", at).stderr
+    assert said.startswith(f"restoring s3://{versioned}/f to --at ")
     ask("restore", f"s3://{versioned}/g", "--at", at)
     said = ask("diff", f"s3://{versioned}", "--from", at, code=1)
     assert said.splitlines() == [
@@ -199,12 +204,13 @@ def test_the_name_of_an_object_is_that_object_and_all_below(client, versioned, a
 
 def test_what_would_be_lost_without_versions_is_not_restored(client, bucket, ask, server):
     put(client, bucket, a="1")
-    result = run("restore", "--endpoint-url", server, f"s3://{bucket}", "--at", "-1h")
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == (
-        f"mimicfs: s3://{bucket} keeps no versions (never did), so a restore would lose the"
-        " present objects; switch versioning on"
-    )
+    for also in ([], ["--dry-run"]):
+        result = run("restore", "--endpoint-url", server, f"s3://{bucket}", "--at", "-1h", *also)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.splitlines()[-1] == (
+            f"mimicfs: s3://{bucket} keeps no versions (never did), so a restore would lose the"
+            " present objects; switch versioning on"
+        )
     assert list(everything(client, bucket)) == ["a"]
 
 
@@ -212,6 +218,9 @@ def test_undelete_by_key_and_by_directory(client, versioned, ask):
     put(client, versioned, **{"a": "1", "ab": "1", "d/x": "2", "d/y": "3"})
     for key in ("a", "ab", "d/x", "d/y", "d/y"):
         client.delete_object(Bucket=versioned, Key=key)
+    ask("undelete", f"s3://{versioned}", code=2)  # only a / at the end means all below
+    ask("undelete", f"s3://{versioned}/never", "--dry-run", code=1)
+    assert len(ask("undelete", f"s3://{versioned}/", "--dry-run").splitlines()) == 4
     assert ask("undelete", f"s3://{versioned}/a").startswith(f"undelete s3://{versioned}/a as of ")
     assert sorted(everything(client, versioned)) == ["a"]
     ask("undelete", f"s3://{versioned}/d/")
@@ -264,6 +273,8 @@ def test_undelete_by_the_path_in_a_mount(client, versioned, server, tmp_path):
         for name in names:
             (part / name).unlink()
         (part / "d").rmdir()
+        refused = run("undelete", part)  # all of a bucket, without a /
+        assert refused.stderr.endswith(f"write {part}/ to undelete everything below it\n")
         succeed("undelete", part / "50% a")
         wait_until((part / "50% a").exists)
         assert sorted(everything(client, versioned)) == ["part/50% a"]

@@ -19,9 +19,9 @@ def mounted(state):
     """Records a mount of a target at a directory; returns that."""
     with ExitStack() as stack:
 
-        def record(target, path: Path):
+        def record(target, path: Path, store: str = "memory:"):
             path.mkdir()
-            mount = Mounted(str(path), target, "http://127.0.0.1:9", "memory:", os.getpid(), 1)
+            mount = Mounted(str(path), target, "http://127.0.0.1:9", store, os.getpid(), 1)
             stack.enter_context(recorded(settle({}, os.environ).settings(), mount))
             return path
 
@@ -64,6 +64,14 @@ def test_a_path_that_is_gone_is_told_by_what_is_above_it(mounted, tmp_path):
     for word, said in {str(root): "name one of them", "/etc/passwd": "in no mount"}.items():
         with pytest.raises(ConfigError, match=said):
             place(word)
+
+
+def test_a_mount_of_a_moment_is_no_place_to_undelete_in(mounted, tmp_path):
+    then = "2026-11-01T18:00:00Z"
+    root = mounted(f"s3://b/ at {then}", tmp_path / "mnt", f"memory of {then}")
+    shows(root, "b")
+    with pytest.raises(ConfigError, match="shows a moment, and undelete changes the present"):
+        place(f"{root}/x")
 
 
 @pytest.mark.parametrize("command", ["--unpin", "--data"])

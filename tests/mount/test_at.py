@@ -104,6 +104,8 @@ def test_nothing_can_be_changed_then(mount_at, history):
     then = mount_at("s3://history", "-o", f"at={history.first}").path
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         (then / "file").write_bytes(b"x")
+    refused = run("undelete", then / "file")
+    assert (refused.returncode, "shows a moment" in refused.stderr) == (2, True)
 
 
 def test_a_prefix_of_then(mount_at, history, server, tmp_path):

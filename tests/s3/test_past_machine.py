@@ -120,34 +120,39 @@ class Life(RuleBasedStateMachine):
         expected = {each.key: each.body for each in self.history if each.body is not None}
         self.make(undeleted(self.s3, self.name, ""))
         assert self.bucket.present() == expected
-        self.history = [
-            each
-            for place, each in enumerate(self.history)
-            if each.body is not None
-            or each.key not in expected
-            or any(it.key == each.key and it.body is not None for it in self.history[place:])
-        ]
+        by_key: dict[str, list[Written]] = {}
+        for each in self.history:
+            by_key.setdefault(each.key, []).append(each)
+        self.history = [each for own in by_key.values() for each in self.after_undelete(own)]
+
+    def after_undelete(self, own: list[Written]) -> list[Written]:
+        """Return the versions that a key which had *own* has then, the oldest first."""
+        objects = [place for place, each in enumerate(own) if each.body is not None]
+        if not objects:
+            return own
+        back, markers = own[objects[-1]], own[objects[-1] + 1 :]
+        if self.status == "Enabled" or all(each.version != NULL for each in markers):
+            return own[: objects[-1] + 1]
+        copy = Written(back.key, NULL, self.bucket.now_s, back.body)  # replaces the marker
+        return [each for each in own if each.version != NULL] + [copy]
 
     @precondition(lambda self: self.status == "Enabled")
     @rule(pick=picks)
     def restore_all(self, pick: int) -> None:
         moment_s = self.moments[pick % len(self.moments)]
-        before, expected = self.objects(), self.at(moment_s)
+        before, expected = set(self.history), self.at(moment_s)
         Restoring(self.s3, self.name).check_versions()
         self.make(plan(self.s3, self.name, "", moment_s * NS))
         assert self.bucket.present() == {key: each.body for key, each in expected.items()}
         self.history = [
             Written(key, *each) for key, kept in self.bucket.keys.items() for each in kept[::-1]
         ]
-        assert before <= self.objects()  # no bytes that were there are lost
+        assert before <= set(self.history)  # each moment stays what it was
 
     def make(self, steps: Iterator[Step]) -> None:
         done: list[Done] = []
         Restoring(self.s3, self.name).run(steps, done.append)
         assert [each for each in done if each.error] == []
-
-    def objects(self) -> set[Written]:
-        return {each for each in self.history if each.body is not None}
 
     # What is shown
 
@@ -297,16 +302,76 @@ def test_undelete_removes_the_markers_of_all_that_a_bucket_went_through(suspende
     assert suspended.present() == {"k": b"unversioned"}
 
 
+def others_write(bucket: Versioned, steps: Iterator[Step]) -> Iterator[Step]:
+    """Yield *steps*; meanwhile somebody writes k."""
+    planned = list(steps)
+    bucket.put("k", b"new, of somebody else")
+    yield from planned
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["aws", "ceph"])
+@pytest.mark.parametrize("late", [True, False])
+def test_undelete_destroys_nothing_that_others_write_meanwhile(suspended, s3, looks, late):
+    """A marker `null` is replaced by the next write, under the same id."""
+    suspended.delete("k")
+    suspended.looks_at_copies = looks
+    steps = undeleted(s3, suspended.name, "k")
+    if late:
+        suspended.before_copies = lambda: suspended.put("k", b"new, of somebody else")
+    else:
+        steps = others_write(suspended, steps)
+    done: list[Done] = []
+    Restoring(s3, suspended.name).run(steps, done.append)
+    assert suspended.present() == {"k": b"new, of somebody else"}
+    assert list(suspended.keys) == ["k"]  # what was tried has left nothing
+    [error] = [each.error for each in done]
+    assert error.startswith(f"s3://{suspended.name}/k: ")
+    said = "there is an object by now, which stays" if looks else "not undeleted: while versioning"
+    assert said in error
+
+
+def test_a_marker_of_a_suspended_time_is_looked_at_again_before_it_is_removed(suspended, s3):
+    suspended.delete("k")
+    steps = others_write(suspended, undeleted(s3, suspended.name, "k"))
+    done: list[Done] = []
+    planned = list(steps)
+    suspended.status = "Enabled"
+    Restoring(s3, suspended.name).run(planned, done.append)
+    assert suspended.present() == {"k": b"new, of somebody else"}
+    assert [each.error for each in done] == [
+        f"s3://{suspended.name}/k: was written again meanwhile"
+    ]
+    suspended.delete_version("k", NULL)
+    suspended.status = "Suspended"
+    suspended.delete("k")
+    suspended.status = "Enabled"
+    undelete(s3, suspended)
+    assert [each.body for each in suspended.keys["k"]] == [b"old"]
+
+
+def test_a_restore_can_be_undone_by_another_one(suspended, s3):
+    suspended.status = "Enabled"
+    first_s, second_s = suspended.now_s, suspended.now_s + 1
+    suspended.now_s = second_s
+    suspended.delete("k")
+    suspended.now_s += 1
+    for moment_s, there in ((first_s, {"k": b"old"}), (second_s, {}), (first_s, {"k": b"old"})):
+        steps = plan(s3, suspended.name, "", moment_s * NS)
+        Restoring(s3, suspended.name).run(steps, print)
+        assert suspended.present() == there
+        suspended.now_s += 1
+
+
 @pytest.mark.parametrize("names_copies", [True, False], ids=["aws", "ceph"])
 def test_a_restore_that_is_repeated_copies_nothing_again(suspended, s3, tmp_path, names_copies):
     suspended.status, suspended.names_copies = "Enabled", names_copies
     then_s = suspended.now_s
     suspended.now_s += 1
     suspended.put("k", b"encrypted")
-    for _ in range(2):
+    for made in ({"restore": 1}, {}):
         with journalled(tmp_path, Target(suspended.name), then_s * NS) as journal:
             steps = plan(s3, suspended.name, "", then_s * NS)
-            assert Restoring(s3, suspended.name, journal).run(steps, print) == {"restore": 1}
+            assert Restoring(s3, suspended.name, journal).run(steps, print) == made
     assert [each.body for each in suspended.keys["k"]] == [b"old", b"encrypted", b"old"]
 
 

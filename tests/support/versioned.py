@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import md5
@@ -40,6 +40,8 @@ class Versioned:
         self.now_s = BORN_S
         self.page_max = 1000
         self.names_copies = True  # the answer to a copy says its version id
+        self.looks_at_copies = True  # at the If-None-Match of one, as AWS; Ceph does not
+        self.before_copies: Callable[[], None] = lambda: None  # what others do meanwhile
         self.keys: dict[str, list[Kept]] = {}  # the newest first
         self._numbers = itertools.count(1)
 
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 bucket.delete(key)
             return 204, {}, b""
         if self.command == "PUT":
-            return self._copied(bucket, key)
+            return self._written(bucket, key)
         kept = bucket.get(key, version)
         if kept is None or kept.body is None:
             return 404, {}, b"<Error><Code>NoSuchKey</Code></Error>"
@@ -182,14 +184,26 @@ class _Handler(BaseHTTPRequestHandler):
         said = f"bytes {first}-{last}/{len(kept.body)}"
         return 206, {**headers, "Content-Range": said}, kept.body[first : last + 1]
 
+    def _written(self, bucket: Versioned, key: str) -> Any:
+        if "x-amz-copy-source" not in self.headers:
+            return 200, {"ETag": f'"{md5(b"").hexdigest()}"'} | _named(bucket.put(key, b"")), b""
+        bucket.before_copies()
+        if self.headers.get("If-None-Match") and bucket.looks_at_copies and key in bucket.present():
+            return 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>"
+        return self._copied(bucket, key)
+
     def _copied(self, bucket: Versioned, key: str) -> Any:
         source, _, version = self.headers["x-amz-copy-source"].partition("?versionId=")
         kept = bucket.get(unquote(source).lstrip("/").partition("/")[2], unquote(version))
         assert kept is not None and kept.body is not None
         made = bucket.put(key, kept.body)
         body = f"<CopyObjectResult><ETag>&quot;{md5(kept.body).hexdigest()}&quot;</ETag>"
-        headers = {"x-amz-version-id": made} if bucket.names_copies else {}
+        headers = _named(made) if bucket.names_copies else {}
         return 200, headers, f"{body}</CopyObjectResult>".encode()
+
+
+def _named(version: str) -> dict[str, str]:
+    return {"x-amz-version-id": version}
 
 
 class _Server(ThreadingHTTPServer):

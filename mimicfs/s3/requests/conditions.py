@@ -23,10 +23,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimicfs.entry import KEY_MAX
 from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
-from mimicfs.s3.requests.ownkeys import own_name
+from mimicfs.s3.requests.ownkeys import own_key_beside
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -129,7 +128,7 @@ class Conditions:
         try:
             self._s3.call("delete_object", bucket, key, IfMatch=_written(etag, form))
         except S3Error as exc:
-            if not _is_refused(exc):
+            if not is_refused(exc):
                 raise
             self._of_deletes = False
             self.delete(bucket, key, etag)
@@ -196,9 +195,7 @@ class Trial:
     def __init__(self, s3: S3, bucket: str, key: str) -> None:
         self._s3 = s3
         self._bucket = bucket
-        name = own_name()
-        beside = key[: key.rfind("/") + 1] + name
-        self._key = beside if len(beside.encode()) <= KEY_MAX else name
+        self._key = own_key_beside(key)
         self._etag = ""  # that the key has now
 
     def run(self) -> Honoured:
@@ -247,7 +244,7 @@ class Trial:
         except (KeyNotFound, ObjectChanged):
             return False
         except S3Error as exc:
-            if not _is_refused(exc):
+            if not is_refused(exc):
                 raise
             return False
         return True
@@ -257,7 +254,7 @@ def _written(etag: str, form: str) -> str:
     return etag if form == "bare" else f'"{etag}"'
 
 
-def _is_refused(exc: S3Error) -> bool:
+def is_refused(exc: S3Error) -> bool:
     """Whether a server that does not know a condition may say so; not where it is about an expired
     key or a body that did not arrive, which are 400s, too."""
     return exc.status in _NOT_KNOWN and not isinstance(exc, NOTHING_SAID)

@@ -1,7 +1,7 @@
 """The keys that mimicfs makes in a bucket and deletes again, beside those of its users: to see what
 a server does, whether it tells, and while a file with holes is uploaded.
 
-    .mimicfs-RANDOM             conditions are tried with it (conditions.py)
+    .mimicfs-RANDOM             conditions are tried with it (conditions.py, history/nullmarkers.py)
     .mimicfs-check-RANDOM       `mimicfs events check`
     .mimicfs-doctor-RANDOM...   `mimicfs doctor --write` (examine.py), with suffixes
     .mimicfs-zeros-RANDOM       zeros, from which holes are copied (files/zeros.py)
@@ -15,6 +15,8 @@ import re
 import secrets
 from typing import Literal
 
+from mimicfs.entry import KEY_MAX
+
 PREFIX = ".mimicfs-"
 _OWN = re.compile(
     r"\.mimicfs-([0-9a-f]{32}|(zeros|check)-[0-9a-f]{16}|doctor-[0-9a-f]{16}[^/]*)", re.DOTALL
@@ -25,6 +27,13 @@ _ZEROS = re.compile(r"\.mimicfs-zeros-[0-9a-f]{16}")
 def own_name(kind: Literal["", "check", "doctor", "zeros"] = "") -> str:
     """Return a new name, which nobody else has."""
     return f"{PREFIX}{kind}-{secrets.token_hex(8)}" if kind else PREFIX + secrets.token_hex(16)
+
+
+def own_key_beside(key: str) -> str:
+    """Return a new key beside *key*: whoever may write that may write this one."""
+    name = own_name()
+    beside = key[: key.rfind("/") + 1] + name
+    return beside if len(beside.encode()) <= KEY_MAX else name
 
 
 def is_own(key: str) -> bool:
