@@ -46,6 +46,7 @@ _HEADERS = {
     "expires": "Expires",
 }
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # what may be in the name of a header (RFC 9110)
+_DAYS = re.compile(r"[0-9]{1,10}")
 _DAYS_MAX = (1 << 31) - 1
 _URL_S = 3600  # how long a link is good for
 _TIERS = {tier.lower(): tier for tier in ("Standard", "Bulk", "Expedited")}
@@ -202,7 +203,7 @@ class ObjectAttributes:
         _check(flags, present=True)
         days, _, tier = (text or "").partition(":")
         known = _TIERS.get((tier or "standard").lower())
-        if not days.isdecimal() or not 1 <= int(days) <= _DAYS_MAX or known is None:
+        if not _DAYS.fullmatch(days) or not 1 <= int(days) <= _DAYS_MAX or known is None:
             raise PosixError(errno.EINVAL, f"{PREFIX}restore={text}: write DAYS or DAYS:TIER")
         asked = {"Days": int(days), "GlacierJobParameters": {"Tier": known}}
         self._s3.call("restore_object", node.bucket, node.key, RestoreRequest=asked)
@@ -302,11 +303,15 @@ def _may_be_empty(name: str) -> bool:
 
 def _http_date(text: str) -> str:
     try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError as exc:
-            raise PosixError(errno.EINVAL, f"{text}: no date") from exc
-    at = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+        at = _date(text)
+        at = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError) as exc:  # of what is none, or in no year from 1 to 9999
+        raise PosixError(errno.EINVAL, f"{text}: no date") from exc
     return format_datetime(at, usegmt=True)
+
+
+def _date(text: str) -> datetime:
+    try:
+        return parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return datetime.fromisoformat(text)
