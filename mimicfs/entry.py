@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 # What an entry stands for (Entry.kind).
@@ -18,6 +19,15 @@ TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
 LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
 NS = 1_000_000_000  # nanoseconds in a second
+
+
+def in_utf8(header: str) -> str:
+    """Return *header*, which a parser of HTTP has read as Latin-1, as the UTF-8 that it is; as it
+    came if it is none."""
+    if not header.isascii():
+        with suppress(UnicodeError):
+            return header.encode("latin-1").decode()
+    return header
 
 
 def unquoted(etag: str | None) -> str:

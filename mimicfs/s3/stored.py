@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from mimicfs.entry import NS, OBJECT, Entry, unquoted
+from mimicfs.entry import NS, OBJECT, Entry, in_utf8, unquoted
 from mimicfs.exception import BotoClientError
 from mimicfs.s3.boto2 import (
     META,
@@ -147,10 +147,11 @@ class StoredKey:
         self._take_restore(answer.get("Restore", ""))
 
     def _take_stored(self, answer: Mapping[str, Any]) -> None:
-        self._headers = {name: answer.get(member) for member, name in HEADERS.items()}
-        self._headers["expires"] = answer.get("ExpiresString")  # Expires is a datetime
+        told = {**answer, "Expires": answer.get("ExpiresString")}  # Expires is a datetime
+        said = {name: told.get(member) for member, name in HEADERS.items()}
+        self._headers = {name: value and in_utf8(value) for name, value in said.items()}
         metadata = answer.get("Metadata", {})
-        self._metadata = {name.lower(): unquote(value) for name, value in metadata.items()}
+        self._metadata = {name.lower(): unquote(in_utf8(value)) for name, value in metadata.items()}
         self._storage_class = answer.get("StorageClass") or "STANDARD"
         self._complete = True
 

@@ -256,6 +256,30 @@ def test_what_makes_no_sense_is_refused(stored):
     )
 
 
+def test_what_is_not_ascii_keeps_its_bytes_in_each_copy(mount):
+    """Each copy would else take the UTF-8 of the copy before for Latin-1."""
+    said = 'attachment; filename="ü.jpg"'
+
+    def with_author(request: Any, **_: Any) -> None:  # boto3 would refuse it
+        request.headers["x-amz-meta-author"] = "Jürgen"
+
+    events = mount.client.meta.events
+    events.register("before-sign.s3.PutObject", with_author)
+    try:
+        object_ = Object(mount, ContentDisposition=said)
+    finally:
+        events.unregister("before-sign.s3.PutObject", with_author)
+    os.chmod(object_.path, 0o600)
+    object_.set("content_type", "a/b")
+    object_.path.write_text("written again")
+    os.rename(object_.path, mount.path / "renamed.json")
+    object_.path, object_.key = mount.path / "renamed.json", "renamed.json"
+    assert (object_.get("content_disposition"), object_.get("meta.author")) == (said, "Jürgen")
+    head = object_.head()
+    stored = head["ContentDisposition"], head["Metadata"]["author"]
+    assert [each.encode("latin-1") for each in stored] == [said.encode(), b"J\xc3\xbcrgen"]
+
+
 def test_a_link_is_good_for_whoever_has_it(stored):
     with urllib.request.urlopen(stored.get("url"), timeout=20) as answer:
         assert answer.read() == b"12345"

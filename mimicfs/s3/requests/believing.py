@@ -6,6 +6,7 @@ would be deleted, or taken for done that is not.
                                year 1, 9999, ISO 8601       used: the nearest that is known
                                no ETag and no time          an error: not S3's
                                W/"...", no quotes           used
+                               a header that is not ASCII   used, as UTF-8 if it is that
                                gzip, and no length          asked without gzip (transport/wire.py)
     HEAD                       no Content-Length            GET of one byte says it
     GET                        in chunks, of no length      used: the bytes are counted
@@ -37,7 +38,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from mimicfs.entry import unquoted
+from mimicfs.entry import in_utf8, unquoted
 from mimicfs.errors import S3Unavailable
 
 Ask = Callable[[str, dict[str, Any]], Any]
@@ -101,9 +102,16 @@ def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
 
 
 def _of_object(answer: dict[str, Any]) -> dict[str, Any]:
+    answer = {**_as_text(answer), "Metadata": _as_text(answer.get("Metadata", {}))}
     if "LastModified" in answer or not answer.get("ETag"):
         return answer
     return {**answer, "LastModified": _NEVER}
+
+
+def _as_text(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *said* with headers as they were meant. They are sent as UTF-8 again: else a copy
+    would have other bytes."""
+    return {name: in_utf8(it) if isinstance(it, str) else it for name, it in said.items()}
 
 
 def _size(params: Mapping[str, Any], etag: str, ask: Ask) -> int:

@@ -179,6 +179,8 @@ class Clients:
 
     @cached_property
     def _client(self) -> Any:
+        from botocore.handlers import validate_ascii_metadata
+
         from mimicfs.s3.mimicking.learning import learning
         from mimicfs.s3.mimicking.sent import note
         from mimicfs.s3.requests.rules import Rules
@@ -209,6 +211,9 @@ class Clients:
             ask = layer(ask)
         client._make_api_call = ask
         events = client.meta.events
+        for operation in ("PutObject", "CopyObject", "CreateMultipartUpload"):
+            # Else an object whose metadata is not ASCII could neither be changed nor copied.
+            events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
         events.register("request-created.s3", _do_not_ask_first)
         events.register("before-sign.s3.DeleteObjects", _with_md5)
         events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
