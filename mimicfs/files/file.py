@@ -183,7 +183,8 @@ class File(ChangingFile):
         while not self._is_settled(told):
             # The owner, say, was changed after the upload had begun, which is when it is told.
             told = self.content
-            entry = self._s3.copy((self.bucket, entry), self.bucket, self.key, told)
+            content = self._s3.kept.completed(self.bucket, self.key, told)  # as it was uploaded
+            entry = self._s3.copy((self.bucket, entry), self.bucket, self.key, content)
             self._stand_on(entry)
         staging.settle()
 

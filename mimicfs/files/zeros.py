@@ -61,7 +61,7 @@ class Zeros:
         to = (self.bucket, self.key)
         if self._size <= self._piece:
             return self._s3.put(*to, bytes(self._size), self._size, Content())
-        upload = self._s3.start_upload(*to, Content())
+        upload = self._s3.start_upload(*to, self._s3.kept.usual(*to))
         try:
             etags = [self._part(upload, start) for start in range(0, self._size, self._piece)]
             return self._s3.finish_upload(*to, upload, etags, self._size)

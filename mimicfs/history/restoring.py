@@ -26,7 +26,7 @@ from mimicfs.errors import ConfigError, MimicError, ObjectChanged, S3Error
 from mimicfs.history.changes import by_key
 from mimicfs.history.nullmarkers import NULL, NullMarkers
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag, encryption_of
+from mimicfs.s3.requests.content import STANDARD, Content, bare_etag, encryption_of, kept_class
 from mimicfs.s3.requests.past import versioning
 from mimicfs.s3.requests.versions import Version
 
@@ -203,11 +203,11 @@ def _newest_if(s3: S3, bucket: str, key: str, etag: str) -> str:
 
 
 def _class_of(version: Version) -> dict[str, str]:
-    """Return the storage class as a parameter, so that no option or rule gives the copy another
-    one; of an archive nothing: the copy could not be read."""
-    storage_class = version.storage_class or "STANDARD"
-    keeps = storage_class in {"STANDARD", *KEPT_CLASSES}
-    return {"StorageClass": storage_class} if keeps else {}
+    """Return the storage class as a parameter; of an archive nothing: the copy could not be
+    read."""
+    plain = version.storage_class in ("", STANDARD)
+    storage_class = STANDARD if plain else kept_class(version.storage_class)
+    return {"StorageClass": storage_class} if storage_class else {}
 
 
 def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]) -> str:

@@ -174,6 +174,26 @@ def test_a_restored_object_has_the_key_of_kms_that_it_had(client, versioned, pro
     assert named == {"own": ["key-1", "true", "aws:kms"], "usual": [None, None, None]}
 
 
+def test_a_restored_object_gets_no_key_by_the_configuration(client, versioned, proxy, tmp_path):
+    put(client, versioned, plain="1")
+    before = moment()
+    put(client, versioned, plain="22")
+    config = tmp_path / "config.toml"
+    config.write_text('[[buckets."*".rules]]\nkeys = "*"\nsse = "aws:kms"\nkms-key-id = "k"\n')
+    config.chmod(0o600)
+    named = []
+
+    def notes(request: Any) -> bool:
+        if request.kind == "COPY":
+            named.append(request.headers.get("x-amz-server-side-encryption"))
+        return False
+
+    words = ("--config", config, "--endpoint-url", proxy.url, f"s3://{versioned}", "--at", before)
+    with proxy.rule(Rule(notes)):
+        succeed("restore", *words)
+    assert named == [None]
+
+
 def test_a_restore_can_keep_what_is_new_and_ends_at_its_prefix(client, versioned, ask):
     put(client, versioned, **{"d/a": "1", "e/a": "1"})
     at = moment()

@@ -27,6 +27,11 @@ tags = {{ team = "web + ä", cost = "1" }}
 keys = "*.txt"
 tags = {{ kind = "text" }}
 sse = "AES256"
+[[buckets.{BUCKET}.rules]]
+keys = "archive/**"
+storage-class = "GLACIER"
+sse = "aws:kms"
+kms-key-id = "by-rule"
 """
 
 
@@ -118,6 +123,31 @@ def test_a_file_that_is_renamed_is_stored_as_its_new_name_says(mount):
         found = mount.stored("copy.css")
         found.pop("ServerSideEncryption", None)
         assert found == CSS
+
+
+def test_what_an_object_is_copied_with_is_its_own_class_and_encryption(mount):
+    """A copy into GLACIER could not be read."""
+    for name in ("chmod", "xattr", "renamed", "copied", "d/below"):
+        mount.client.put_object(
+            Bucket=BUCKET, Key=f"archive/{name}", Body=b"1", ContentType="text/x-own"
+        )
+    (mount.path / "archive").mkdir(exist_ok=True)
+    (mount.path / "archive/.sync").touch()
+    below = mount.path / "archive"
+    os.chmod(below / "chmod", 0o600)
+    os.setxattr(below / "xattr", "user.mimicfs.cache_control", b"no-cache")
+    os.rename(below / "renamed", below / "renamed2")
+    subprocess.run(["cp", "copied", "copied2"], cwd=below, check=True, timeout=30)
+    os.rename(below / "d", below / "e")
+    own = {"ContentType": "text/x-own"}
+    for name in ("chmod", "renamed2", "copied2", "e/below"):
+        found = mount.stored(f"archive/{name}")
+        assert (name, found.pop("ServerSideEncryption", "AES256")) == (name, "AES256")
+        assert (name, found, (below / name).read_text()) == (name, own, "1")
+    assert mount.stored("archive/xattr").get("StorageClass") is None
+    (below / "new").write_text("1")
+    new = mount.client.head_object(Bucket=BUCKET, Key="archive/new")
+    assert (new["StorageClass"], new["SSEKMSKeyId"]) == ("GLACIER", "by-rule")
 
 
 def test_explain_says_the_same_and_where_it_is_said(mount):

@@ -2,12 +2,15 @@
 
 import errno
 import io
+from typing import Any
 
 import pytest
 from support.clients import plain
-from support.proxy import Cut, Fail, Replace
+from support.proxy import Cut, Fail, Replace, Rule
 
-from mimicfs.config.values import S3Options
+from mimicfs.backends.memory import Memory
+from mimicfs.config.rules import KeyRule
+from mimicfs.config.values import BucketOptions, Buckets, S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     BucketNotEmpty,
@@ -20,6 +23,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Throttled,
 )
+from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
 
 HOSTILE = ["a//b", "/lead", "./dot", "x/../y", "..", "ctl\x01x", "cr\rx", "%2F", "a+b c"]
@@ -333,6 +337,34 @@ def test_a_copy_keeps_its_storage_class(moto, mimicdb):
         assert client.head_object(Bucket="classes", Key="a")["StorageClass"] == name
     s3.close()
     client.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_copy_has_the_key_of_its_source_and_none_by_a_rule(client, bucket, proxy):
+    """A rule is for bytes that are uploaded. (moto keeps the key of a copy that names none.)"""
+    by_rule = KeyRule(("*",), {"sse": "aws:kms", "kms_key_id": "by-rule"}, "")
+    options = S3Options(endpoint_url=proxy.url, buckets=Buckets(BucketOptions(rules=(by_rule,))))
+    first, second = (S3(options, Mirror(Memory())) for _ in range(2))
+    client.put_object(Bucket=bucket, Key="plain", Body=b"1")
+    written = first.put(bucket, "written", b"1", 1)
+    named: dict[str, str] = {}
+
+    def notes(request: Any) -> bool:
+        about = "x-amz-server-side-encryption-aws-kms-key-id"
+        if request.kind in ("COPY", "PUT"):
+            named[request.key] = request.headers.get(about, "")
+        return False
+
+    with proxy.rule(Rule(notes)):
+        for key, s3 in (("a", first), ("b", second)):
+            s3.copy((bucket, written), bucket, f"{key}-written")
+            entry, content = s3.head(bucket, "plain")
+            s3.copy((bucket, entry), bucket, f"{key}-plain")
+            s3.copy((bucket, entry), bucket, f"{key}-changed", content)
+    first.close()
+    second.close()
+    assert {key for key, name in named.items() if name == "by-rule"} == {"a-written", "b-written"}
+    assert len(named) == 6
 
 
 def test_a_large_object_is_copied_in_parts(moto, mimicdb):

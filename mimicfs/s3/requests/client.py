@@ -63,7 +63,7 @@ class S3(Clients):
         self.copy_max = COPY_MAX
         self.conditions = Conditions(self)
         self.kept = Kept(self, options.buckets)
-        self.own_keys = OwnKeys(self)
+        self.own_keys = OwnKeys(self, options.buckets)
         self.sender = Sender(self)
 
     @property

@@ -22,16 +22,10 @@ _HEADERS = (
     "WebsiteRedirectLocation",
     "Expires",
 )
-# What is written is STANDARD unless it is said. Archives are not in this: their copy could not
-# be read.
-KEPT_CLASSES = frozenset(
-    {
-        "STANDARD_IA",
-        "ONEZONE_IA",
-        "INTELLIGENT_TIERING",
-        "GLACIER_IR",
-        "REDUCED_REDUNDANCY",
-    }
+STANDARD = "STANDARD"  # the class of what is written, unless another is said
+# What is in one of these cannot be read at once. (The last three are those of other servers.)
+_ARCHIVES = frozenset(
+    {"GLACIER", "DEEP_ARCHIVE"} | {"ARCHIVE", "COLD_ARCHIVE", "DEEP_COLD_ARCHIVE"}
 )
 _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 
@@ -67,10 +61,37 @@ class Content(NamedTuple):
         headers = {name: answer[name] for name in _HEADERS if name in answer}
         if "Expires" in headers:  # kept as it was written, in a form that JSON has
             headers["Expires"] = answer.get("ExpiresString") or str(headers["Expires"])
-        if answer.get("StorageClass") in KEPT_CLASSES:
-            headers["StorageClass"] = answer["StorageClass"]
+        storage_class = kept_class(answer.get("StorageClass", ""))
+        if storage_class:
+            headers["StorageClass"] = storage_class
         headers |= encryption_of(answer)
         return cls(answer.get("ContentType", cls().content_type), meta, headers)
+
+
+def kept_class(storage_class: str) -> str:
+    """Return the class that a copy of an object in *storage_class* is to have; "": S3's default,
+    also for an archived object, because its copy could not be read."""
+    return "" if storage_class == STANDARD or storage_class in _ARCHIVES else storage_class
+
+
+def over(said: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers *said* with *own*, which go before them. An encryption comes with its
+    key: one of *own* is not combined with the key of *said*."""
+    if "ServerSideEncryption" in own:
+        said = {name: value for name, value in said.items() if name not in _ENCRYPTION}
+    return {**said, **own}
+
+
+def as_shown(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *headers*, which an object was written with, as a HEAD of it shows them: see
+    Content.of. (STANDARD, where it was said, stays said.)"""
+    shown = dict(headers)
+    if shown.get("Tagging") == "":  # said so that a copy takes none along
+        del shown["Tagging"]
+    if shown.get("StorageClass") != STANDARD and not kept_class(shown.get("StorageClass", "")):
+        shown.pop("StorageClass", None)
+    others = {name: value for name, value in shown.items() if name not in _ENCRYPTION}
+    return others | encryption_of(shown)
 
 
 def tagging_of(tags: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Unsupported,
 )
-from mimicfs.s3.requests.content import KEPT_CLASSES, Content, bare_etag
+from mimicfs.s3.requests.content import Content, bare_etag, kept_class
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -68,7 +68,7 @@ class Copier:
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
     ) -> Entry:
         from_bucket, entry = source
-        storage_class = entry.storage_class if entry.storage_class in KEPT_CLASSES else ""
+        storage_class = kept_class(entry.storage_class)
         if entry.size > self._copy_max:
             return self._in_parts(source, bucket, key, content, storage_class)
         extra: dict[str, Any] = {"StorageClass": storage_class} if storage_class else {}

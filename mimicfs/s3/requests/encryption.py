@@ -3,7 +3,8 @@ encrypted as its bucket says (S3 API, CopyObject), so that the key would be lost
 
 Only the answer to a HEAD or GET says which key an object has. A bucket in which none has shown
 another key than the bucket's costs no request; in others, a copy is preceded by a HEAD of its
-source. The bucket is asked once, when the first key was seen.
+source, unless this process has written that. So is a copy of an object whose name has a key by a
+rule: it may have been written by that. The bucket is asked once, when the first key was seen.
 
 Threading: any. `_lock` protects what was seen; S3 is asked without it, at worst twice.
 """
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
 from mimicfs.errors import NOTHING_SAID, MimicError
 from mimicfs.s3.requests.content import encryption_of
@@ -26,10 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class OwnKeys:
-    """What is known of the keys in the buckets of *s3*."""
+    """What is known of the keys in the buckets of *s3*, which have the rules of *buckets*."""
 
-    def __init__(self, s3: S3) -> None:
+    def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3
+        self._buckets = buckets
         self._lock = threading.Lock()
         self._seen: dict[str, set[str]] = {}  # by bucket: keys of objects, until it is asked
         self._usual: dict[str, str] = {}  # by bucket: its own key; "": it says none
@@ -51,9 +54,15 @@ class OwnKeys:
             with self._lock:
                 self._usual[bucket] = usual
                 self._compare(bucket)
-        if bucket not in self._mixed:
+        if bucket not in self._mixed and not self._has_by_rule(bucket, entry.key):
             return {}
+        known = self._s3.kept.remembered(bucket, entry)
+        if known is not None:
+            return encryption_of(known.headers)
         return encryption_of(self._s3.call("head_object", bucket, entry.key))
+
+    def _has_by_rule(self, bucket: str, key: str) -> bool:
+        return self._buckets.of(bucket).stored(key).sse.startswith("aws:kms")
 
     def _compare(self, bucket: str) -> None:
         """Compare what was seen with the key of *bucket*, if that is known."""

@@ -30,6 +30,7 @@ from mimicfs.errors import (
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.kept import stored_of
 from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.s3.transport.errors import ours
 
@@ -261,7 +262,7 @@ class Scratch:
         params = self._params(suffix)
         if params["Key"] not in self._made:
             self._made.append(params["Key"])
-        return params
+        return params | stored_of(self._s3.kept.usual(self._bucket, params["Key"]))
 
     def _put(self) -> str:
         answer = self._ask("put_object", **self._making(), Body=_BODY, Metadata={"mode": "33188"})
@@ -342,8 +343,9 @@ class Scratch:
         return "CopyObject keeps content and metadata"
 
     def _multipart(self) -> str:
-        where = self._making("-parts")
-        upload = {**where, "UploadId": self._ask("create_multipart_upload", **where)["UploadId"]}
+        where = self._params("-parts")
+        begun = self._ask("create_multipart_upload", **self._making("-parts"))
+        upload = {**where, "UploadId": begun["UploadId"]}
         try:
             source = {"CopySource": self._params(), "CopySourceRange": "bytes=0-6"}
             part = self._ask("upload_part_copy", **upload, PartNumber=1, **source)
@@ -364,8 +366,8 @@ class Scratch:
 
     def _minimum(self) -> str:
         """Two parts of one byte: S3 refuses the first, which is below 5 MiB."""
-        where = self._making("-small")
-        upload = {**where, "UploadId": self._ask("create_multipart_upload", **where)["UploadId"]}
+        begun = self._ask("create_multipart_upload", **self._making("-small"))
+        upload = {**self._params("-small"), "UploadId": begun["UploadId"]}
         try:
             tags = [
                 self._ask("upload_part", **upload, PartNumber=n, Body=b"x")["ETag"] for n in (1, 2)

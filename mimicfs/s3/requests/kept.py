@@ -2,7 +2,9 @@
 written again: content type and headers, user metadata, tags, storage class, and the ACL where there
 are any.
 
-What is written for the first time gets what the rules by pattern say (config/rules.py).
+Bytes that are uploaded get what the options of their bucket, and its rules by pattern
+(config/rules.py), say of it. An object that is copied has its own already: there the rules hold
+only for a new name, in place of those of the old one.
 
 S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So it is asked before
 it would be lost: one HEAD; the tags if the HEAD counts some; the ACL if the bucket has ACLs at all
@@ -26,7 +28,14 @@ from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
 from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, S3Error
-from mimicfs.s3.requests.content import Content, tagging_of
+from mimicfs.s3.requests.content import (
+    STANDARD,
+    Content,
+    as_shown,
+    encryption_of,
+    over,
+    tagging_of,
+)
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -41,6 +50,8 @@ _GRANTS = {
     "WRITE_ACP": "GrantWriteACP",
 }
 _KINDS = (("ID", "id"), ("URI", "uri"), ("EmailAddress", "emailAddress"))
+# How S3 stores the bytes; by rules, or by the object itself.
+_STORED = frozenset({"StorageClass", "ServerSideEncryption", "SSEKMSKeyId"})
 _ENFORCED = "BucketOwnerEnforced"
 _BROKEN = 500  # what some servers answer whenever they are asked for the ACL of some objects (moto)
 
@@ -74,12 +85,10 @@ class Kept:
 
     def written(self, bucket: str, entry: Entry, content: Content) -> None:
         """S3 has stored *content* with the version *entry*."""
-        if content.headers.get("Tagging") == "":  # said so that a copy takes none along
-            headers = {k: v for k, v in content.headers.items() if k != "Tagging"}
-            content = content._replace(headers=headers)
         if entry.etag:
             with self._lock:
-                self._known[bucket, entry.key, entry.etag] = content
+                shown = content._replace(headers=as_shown(content.headers))
+                self._known[bucket, entry.key, entry.etag] = shown
                 self._known.move_to_end((bucket, entry.key, entry.etag))
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
@@ -89,7 +98,13 @@ class Kept:
     def usual(self, bucket: str, key: str) -> Content:
         """Return what a new object *key* is stored with where its writer says nothing."""
         said = self._buckets.of(bucket).stored(key)
-        headers = {"CacheControl": said.cache_control, "Tagging": tagging_of(dict(said.tags))}
+        headers = {
+            "CacheControl": said.cache_control,
+            "Tagging": tagging_of(dict(said.tags)),
+            "StorageClass": said.storage_class,
+            "ServerSideEncryption": said.sse,
+            "SSEKMSKeyId": said.kms_key_id,
+        }
         return Content(
             said.content_type or _guessed(key),
             {},
@@ -103,7 +118,7 @@ class Kept:
         guessed = content.content_type in (Content().content_type, _guessed(key))
         return content._replace(
             content_type=usual.content_type if guessed else content.content_type,
-            headers={**usual.headers, **content.headers},
+            headers=over(usual.headers, content.headers),
         )
 
     def successor(
@@ -116,22 +131,24 @@ class Kept:
         """Return what is to be stored with an object that was *old*, (bucket, key), and becomes
         *new*, which was stored with *replaced*.
 
-        What it has by the rules, or the guess, of its old name is by those of the new name then.
-        What it has none of its own of, it takes over from the one that it replaces: but not mode,
-        owner and times.
+        What it has by the rules, or the guess, of its old name is by those of the new name then;
+        but a storage class other than STANDARD stays. What it has none of its own of, it takes over
+        from the one that it replaces: but not mode, owner and times.
         """
         before, after = self.usual(*old), self.usual(*new)
         content = _without(content, before, _guessed(old[1]))
         if replaced is not None:
             meta = {**metadata.without_ours(replaced.meta), **content.meta}
-            headers = {**replaced.headers, **content.headers}
+            headers = over(replaced.headers, content.headers)
             content = Content(content.content_type or replaced.content_type, meta, headers)
         content_type = content.content_type
         if content_type in ("", Content().content_type):
             content_type = after.content_type
-        headers = {**after.headers, **content.headers}
+        headers = {name: value for name, value in after.headers.items() if name not in _STORED}
+        headers |= content.headers
         if "Tagging" in before.headers:
             headers.setdefault("Tagging", "")  # else the copy takes along those of its source
+        headers = over(headers, _stored_anew(content, before, after))
         return content._replace(content_type=content_type, headers=headers)
 
     # Of one object
@@ -260,10 +277,28 @@ def _without(content: Content, usual: Content, guess: str) -> Content:
     own = {
         name: value
         for name, value in content.headers.items()
-        if name not in usual.headers or not _same(name, value, usual.headers[name])
+        if name in _STORED
+        or name not in usual.headers
+        or not _same(name, value, usual.headers[name])
     }
     content_type = "" if content.content_type in guesses else content.content_type
     return content._replace(content_type=content_type, headers=own)
+
+
+def stored_of(content: Content) -> dict[str, Any]:
+    """Return how S3 is to store the bytes that *content* goes with: class and encryption."""
+    return {name: value for name, value in content.headers.items() if name in _STORED}
+
+
+def _stored_anew(content: Content, before: Content, after: Content) -> dict[str, Any]:
+    """Return the storage class and the encryption that *after*, the usual ones of its new name,
+    give to an object with *content*: each only if it has what is usual at its old name."""
+    found = stored_of(after)
+    if {each.headers.get("StorageClass", STANDARD) for each in (content, before)} != {STANDARD}:
+        found.pop("StorageClass", None)
+    if encryption_of(content.headers) != encryption_of(before.headers):
+        found = {name: value for name, value in found.items() if name == "StorageClass"}
+    return found
 
 
 def _same(name: str, one: str, other: str) -> bool:

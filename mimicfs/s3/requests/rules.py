@@ -1,6 +1,7 @@
 """The rules that the options of a bucket (config.BucketOptions) apply to each request to it:
-storage class, encryption and ACL of what is written, who pays, who must own it, and that nothing is
-changed where nothing may be. Content type, headers and tags come earlier (kept.py).
+the ACL of what is written, who pays, who must own it, and that nothing is changed where nothing may
+be. What else an object is stored with, also its storage class and encryption, comes earlier
+(kept.py): that holds for bytes that are uploaded, and not for each copy.
 
 What the caller says of a request goes before what the options say.
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mimicfs import metadata
-from mimicfs.config.values import BucketOptions, Buckets
+from mimicfs.config.values import Buckets
 from mimicfs.s3.requests.checksums import md5_of
 
 _STORES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
@@ -44,10 +45,9 @@ class Rules:
         options = self._buckets.of(bucket)
         if not options.keeps_metadata and params.get("Metadata"):
             params = {**params, "Metadata": metadata.without_ours(params["Metadata"])}
-        said = _stored(options, params.get("Key", ""))
-        if any(name.startswith("Grant") for name in params):
-            said.pop("ACL", None)  # S3 takes one or the other
-        return {**said, **params}
+        if not options.acl or any(name.startswith("Grant") for name in params):
+            return params  # S3 takes an ACL or grants
+        return {"ACL": options.acl, **params}
 
     def sent(self, operation: str, params: Params) -> Params:
         """Return *params* with who pays, who must own the buckets, and the keys of SSE-C: what
@@ -83,14 +83,3 @@ def _sse_c(of: str, key: bytes) -> Params:
         f"{of}SSECustomerKey": b64encode(key).decode(),
         f"{of}SSECustomerKeyMD5": md5,
     }
-
-
-def _stored(options: BucketOptions, key: str) -> dict[str, str]:
-    stored = options.stored(key)
-    said = {
-        "StorageClass": stored.storage_class,
-        "ServerSideEncryption": stored.sse,
-        "SSEKMSKeyId": stored.kms_key_id,
-        "ACL": options.acl,
-    }
-    return {name: value for name, value in said.items() if value}
