@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mimicfs.entry import NS, OBJECT, Entry, pages
+from mimicfs.entry import LISTED, NS, OBJECT, Entry, pages
 from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
@@ -68,9 +68,12 @@ class Replacing:
 
     def keep(self, directory: Node) -> None:
         """A directory that lost its last name stays until it is removed."""
-        key = directory.key
-        if key and not self._mimicdb.has_below(directory.bucket, key):
-            self._mimicdb.keep(directory.bucket, key)
+        bucket, key = directory.bucket, directory.key
+        if not key or self._mimicdb.scan(bucket, key, key, 1):
+            return
+        own = self._mimicdb.entry(bucket, key)
+        if own is None or own.kind == LISTED:  # which S3 showed because of the names it had
+            self._mimicdb.keep(bucket, key, own.meta if own is not None else None)
 
     @contextmanager
     def replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:

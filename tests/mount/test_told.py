@@ -65,6 +65,23 @@ def held(directory):
         os.close(descriptor)
 
 
+def test_a_directory_goes_when_others_empty_it_and_stays_when_the_mount_does(told, client, bucket):
+    for key in ("here/a", "others/a"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"1")
+        wait_until(lambda key=key: (told / key).exists())
+    (told / "here/a").unlink()
+    client.delete_object(Bucket=bucket, Key="others/a")
+    wait_until(lambda: os.listdir(told) == ["here"])
+    assert not (told / "others").exists()
+    messages = status(told)["events"]["messages"]
+    client.put_object(Bucket=bucket, Key="last", Body=b"1")
+    wait_until((told / "last").exists)
+    assert status(told)["events"]["messages"] > messages
+    assert sorted(os.listdir(told)) == ["here", "last"]
+    (told / "here").rmdir()
+    assert os.listdir(told) == ["last"]
+
+
 def test_what_is_written_here_costs_nothing_when_it_is_told(told, mount_at, bucket, proxy):
     (told / "warm").write_bytes(b"1")
     wait_until(lambda: status(told)["events"]["echoes"] >= 1)

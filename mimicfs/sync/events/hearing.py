@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from itertools import groupby
 from typing import NamedTuple
 
-from mimicfs.entry import KEPT, OBJECT, Entry
+from mimicfs.entry import LISTED, OBJECT, Entry
 from mimicfs.errors import AccessDenied, InvalidRequest, KeyNotFound, NoSuchBucket
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -63,7 +63,12 @@ class _Change(NamedTuple):
 
     @property
     def directory(self) -> str:
-        return self.key[: self.key.rfind("/", 0, -1) + 1]
+        return _above(self.key)
+
+    @property
+    def shown(self) -> str:
+        """The directory that is there because of the key: of a marker object, its own."""
+        return self.key[: self.key.rfind("/") + 1]
 
 
 class _Accounted(NamedTuple):
@@ -96,6 +101,7 @@ class Hearing:
                 for change in changes:
                     self._forget_head(change, meta=True)  # which a LIST does not show
                 self._syncer.list_directory(bucket, directory, cancellation)
+                self._forget_empty(bucket, directory)
                 counts["lists"] += 1
                 counts["heads"] -= len(changes)
             else:
@@ -156,7 +162,7 @@ class Hearing:
             return True
         directory = change.directory
         while directory:
-            above = directory[: directory.rfind("/", 0, -1) + 1]
+            above = _above(directory)
             if self._mimicdb.cover(change.bucket, above) is not None:
                 shown = self._mimicdb.lookup(change.bucket, above, directory[len(above) : -1])[1]
                 return any(_may_leave(each, shown is None) for each in change.told)
@@ -164,9 +170,21 @@ class Hearing:
         return False
 
     def _may_be_last(self, change: _Change) -> bool:
-        """Whether a directory that was never listed is shown, and *change* may have taken the
-        last key of it."""
-        return self._mimicdb.cover(change.bucket, change.directory) is None
+        """Whether a directory is shown of which no key is known any more, and *change* may have
+        taken the last one."""
+        return self._shown_empty(change.bucket, change.shown) is not None
+
+    def _shown_empty(self, bucket: str, directory: str) -> Entry | None:
+        """Return the entry that alone shows *directory* or one above it: the mirror knows no key
+        below it. None: no entry does. The entry of a marker object, or of a directory that was
+        emptied through the mount, shows those above it for good."""
+        while directory:
+            shown = self._mimicdb.entry(bucket, directory)
+            if shown is not None:
+                known = self._mimicdb.scan(bucket, directory, directory, 1)
+                return None if known or shown.kind != LISTED else shown
+            directory = _above(directory)
+        return None
 
     # Asking
 
@@ -184,11 +202,14 @@ class Hearing:
 
     def _learn(self, change: _Change) -> bool:
         bucket, key = change.bucket, change.key
+        before = self._mimicdb.entry(bucket, key)
         self._forget_head(change)
         try:
             self._s3.head(bucket, key)
         except KeyNotFound:
-            self._forget_empty(change)
+            if key.endswith("/") and before is not None and before.kind == OBJECT:
+                self._show_unlisted(bucket, key)
+            self._forget_empty(bucket, change.shown)
         except NoSuchBucket:
             log.debug("s3://%s: no such bucket", bucket)
         except (AccessDenied, InvalidRequest) as exc:
@@ -208,27 +229,38 @@ class Hearing:
             if left != entry:
                 self._mimicdb.record(change.bucket, left, since)
 
-    def _forget_empty(self, change: _Change) -> None:
-        """*change* deleted its key: directories that are shown and were never listed may be empty.
-        S3 is not asked for those that are not shown, however deep the key is said to be."""
-        directory = change.directory
-        while directory and self._mimicdb.cover(change.bucket, directory) is None:
-            if self._mimicdb.entry(change.bucket, directory) is None:
-                directory = directory[: directory.rfind("/", 0, -1) + 1]
-                continue
-            since = self._mimicdb.seq(change.bucket)
-            if not _names_nothing(self._mimicdb.listing(change.bucket, directory, "", 1)):
-                return
-            page = self._s3.list_page(change.bucket, directory, limit=1)
-            if page.entries or page.token is not None:
-                return
-            self._drop(change.bucket, directory, since)
-            directory = directory[: directory.rfind("/", 0, -1) + 1]
+    def _show_unlisted(self, bucket: str, directory: str) -> None:
+        """The marker object of *directory* is gone. If it was never listed, it may have other keys,
+        and is shown until `_forget_empty` knows that it has none."""
+        since = self._mimicdb.seq(bucket)
+        known = self._mimicdb.scan(bucket, directory, directory, 1)
+        if not known and self._mimicdb.cover(bucket, directory) is None:
+            self._mimicdb.repair(bucket, directory, Entry(directory, kind=LISTED), since)
 
-    def _drop(self, bucket: str, directory: str, since: int) -> None:
-        shown = self._mimicdb.entry(bucket, directory)
-        if shown is not None and shown.kind != KEPT:
-            self._mimicdb.repair(bucket, directory, None, since)
+    def _forget_empty(self, bucket: str, directory: str) -> None:
+        """A key of *directory* is gone: forget it and those above it, as far as they are shown and
+        nothing is left in them. S3 is not asked about those that are not shown, however deep the
+        key is said to be."""
+        while True:
+            since = self._mimicdb.seq(bucket)
+            shown = self._shown_empty(bucket, directory)
+            if shown is None or not self._is_empty(bucket, shown.key):
+                return
+            self._mimicdb.repair(bucket, shown.key, None, since)
+            directory = _above(shown.key)
+
+    def _is_empty(self, bucket: str, directory: str) -> bool:
+        """Whether nothing is left in *directory*, of which the mirror knows no key: S3 is asked
+        where it was never listed."""
+        if self._mimicdb.cover(bucket, directory) is not None:
+            return True
+        page = self._s3.list_page(bucket, directory, limit=1)
+        return not page.entries and page.token is None
+
+
+def _above(key: str) -> str:
+    """Return the directory that *key* is in."""
+    return key[: key.rfind("/", 0, -1) + 1]
 
 
 def _state(entry: Entry | None) -> tuple[str, int] | None:
@@ -265,7 +297,3 @@ def _by_directory(
     ordered = sorted(changes, key=lambda each: (each.bucket, each.directory))
     grouped = groupby(ordered, key=lambda each: (each.bucket, each.directory))
     return [(where, list(group)) for where, group in grouped]
-
-
-def _names_nothing(entries: Sequence[Entry]) -> bool:
-    return not any(entry.kind == OBJECT for entry in entries)

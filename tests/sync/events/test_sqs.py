@@ -10,7 +10,9 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs.errors import Interrupted, S3Unavailable
+from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.queue import QueueMessage
+from mimicfs.sync import heads
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
 from mimicfs.sync.events.source import Delivery
@@ -170,6 +172,72 @@ def test_a_directory_that_appears_or_empties_below_a_listed_one_is_seen(
     client.delete_object(Bucket=bucket, Key="d/e/a")
     hear()
     assert names(mimicdb, bucket) == ["new/"]
+
+
+@pytest.mark.parametrize("known", ["listed", "whole", "listed again"])
+def test_directories_go_with_the_last_key_that_others_delete(
+    client, bucket, s3, mimicdb, syncer, proxy, hear, known
+):
+    """Whichever way they are known: S3 showed them above, and what is in them was listed, too."""
+    client.put_object(Bucket=bucket, Key="d/e/a", Body=b"1")
+    for directory in ("", "d/", "d/e/"):
+        syncer.list_directory(bucket, directory)
+    if known == "whole":
+        syncer.sync(bucket)
+        heads.learn(mimicdb, s3, bucket, ["d/", "d/e/"], Cancellation())  # at a first look
+    hear()
+    client.delete_object(Bucket=bucket, Key="d/e/a")
+    if known == "listed again":
+        syncer.list_directory(bucket, "d/e/")
+    assert names(mimicdb, bucket) == ["d/"]
+    proxy.counted()
+    assert hear() == Heard(heads=1)
+    assert proxy.counted() == {"HEAD": 1}
+    assert names(mimicdb, bucket) == []
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_directory_without_its_marker_is_shown_as_long_as_it_has_keys(
+    client, bucket, s3, mimicdb, syncer, hear, asked
+):
+    """Hadoop deletes the marker when the first key is there. *asked*: a first look has found it."""
+    client.put_object(Bucket=bucket, Key="d/", Body=b"")
+    hear()
+    syncer.list_directory(bucket, "")
+    if asked:
+        heads.learn(mimicdb, s3, bucket, ["d/"], Cancellation())
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"1")
+    client.delete_object(Bucket=bucket, Key="d/")
+    hear()
+    assert names(mimicdb, bucket) == ["d/"]
+    client.delete_object(Bucket=bucket, Key="d/a")
+    hear()
+    assert names(mimicdb, bucket) == []
+
+
+def test_a_directory_that_was_a_marker_only_goes_with_it(client, bucket, mimicdb, syncer, hear):
+    client.put_object(Bucket=bucket, Key="d/", Body=b"")
+    hear()
+    syncer.list_directory(bucket, "")
+    client.delete_object(Bucket=bucket, Key="d/")
+    hear()
+    assert names(mimicdb, bucket) == []
+
+
+def test_a_directory_goes_when_a_listing_finds_its_many_keys_deleted(
+    client, bucket, mimicdb, syncer, proxy, hear
+):
+    for number in range(20):
+        client.put_object(Bucket=bucket, Key=f"d/{number:02}", Body=b"1")
+    for directory in ("", "d/"):
+        syncer.list_directory(bucket, directory)
+    hear()
+    for number in range(20):
+        client.delete_object(Bucket=bucket, Key=f"d/{number:02}")
+    proxy.counted()
+    assert hear() == Heard(lists=1)
+    assert proxy.counted() == {"LIST": 1}
+    assert names(mimicdb, bucket) == []
 
 
 def test_many_keys_of_one_directory_are_one_listing(client, bucket, mimicdb, syncer, proxy, hear):
