@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -161,20 +161,24 @@ def _setting_up(settings: Settings, target: Target, queue: str) -> Iterator[Setu
 
 @contextmanager
 def listening_to(
-    settled: Settled, parts: Parts, target: Target, options: EventOptions
+    settled: Settled,
+    parts: Parts,
+    target: Target,
+    options: EventOptions,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Within, this process is a member of the store that hears what S3 tells."""
+    """Within, this process is a member of the store that hears what S3 tells. Before the first
+    message is taken, *prepare* is called."""
     from mimicfs.admin.sources import Sources
     from mimicfs.mount.telling import source_opened, told
     from mimicfs.parts import check as check_target
 
     check_target(parts, target)
     parts.mimicdb.join()
-    with (
-        source_opened(options, parts.s3) as source,
-        told(parts, target, options, source, Sources(), settled.settings().state),
-    ):
-        yield
+    with source_opened(options, parts.s3) as source:
+        prepare()
+        with told(parts, target, options, source, Sources(), settled.settings().state):
+            yield
 
 
 def _checked(

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -15,6 +16,7 @@ import click
 from mimicfs import errors
 from mimicfs.cli.eventing import listening_to
 from mimicfs.cli.options import assembled, completes_urls, for_listeners, json_option
+from mimicfs.cli.progress import Interruptible
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import iso_time, printable
@@ -50,8 +52,9 @@ def watch(
     """Print what changes in the mirror of a bucket: added, changed, deleted, moved.
 
     The command prints the changes that a mount, a program or `mimicfs sync` on the same store
-    learns of; with --events, it listens to S3 itself. Each line has a number, and --since continues
-    after that number, even days later. The first watch of a bucket begins the feed.
+    learns of. With --events, it listens to S3 itself; what the mirror does not know yet is listed
+    first. Each line has a number, and --since continues after that number, even days later. The
+    first watch of a bucket begins the feed.
     """
     from mimicfs.feed import changes
 
@@ -80,8 +83,27 @@ def _listening(settled: Settled, parts: Parts, target: Target) -> Iterator[None]
             check(parts, target)  # nothing would ever be told of one that does not exist
         yield
         return
-    with listening_to(settled, parts, target, options):
+    prepare = partial(_list_unknown, settled.settings(), parts, target)
+    with listening_to(settled, parts, target, options, prepare):
         yield
+
+
+def _list_unknown(settings: Settings, parts: Parts, target: Target) -> None:
+    """List all that is watched, unless the mirror knows it: of a message about what nobody has
+    listed it learns nothing, and nothing would be printed."""
+    bucket, prefix = target.bucket, target.prefix
+    if parts.mimicdb.covered(bucket, prefix, deep=True):
+        return
+    if not prefix and settings.s3.buckets.of(bucket).never_sync:
+        _say(f"{target}: never-sync is set for it: only changes in listed directories are printed")
+        return
+    _say(f"{target}: listing it first, as the mirror does not know all of it: 1,000 keys a request")
+    with Interruptible() as stop:
+        parts.syncer.sync(bucket, prefix, cancellation=stop.cancellation)
+
+
+def _say(text: str) -> None:
+    click.echo(f"mimicfs: {printable(text)}", err=True)
 
 
 def _feed(settings: Settings, parts: Parts, target: Target) -> Feed:

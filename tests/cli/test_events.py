@@ -79,3 +79,25 @@ def test_watch_prints_what_changes_and_goes_on_where_it_ended(common, client, s3
     assert '"seq": 1' in succeed(
         "watch", *common, "--once", "--since", "0", "--exec", "tee /dev/stderr", url
     )
+
+
+def test_watch_lists_what_the_mirror_does_not_know_and_then_prints_what_s3_tells(
+    common, client, server, bucket
+):
+    source = f"sqs:{queue_of(server, bucket)}"
+    client.put_object(Bucket=bucket, Key="2026/deep/before", Body=b"1")
+    watch = ["watch", *common, f"s3://{bucket}/2026", "--json", "--events", source, "--since", "0"]
+    first = run(*watch, "--once")  # begins the feed
+    assert (first.returncode, first.stdout) == (0, "")
+    assert f"s3://{bucket}/2026/: listing it first" in first.stderr
+    client.put_object(Bucket=bucket, Key="2026/deep/new", Body=b"22")
+    with subprocess.Popen(
+        [MIMICFS, *watch], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        line = json.loads(process.stdout.readline())
+        to_another_thread(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert [line[name] for name in ("seq", "change", "key", "size", "by")] == [
+        1, "added", "2026/deep/new", 2, "S3"
+    ]  # fmt: skip
+    assert "listing" not in said
