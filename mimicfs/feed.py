@@ -113,12 +113,19 @@ class Feed:
         first = self._store.scan(self._bucket, "n/", "", 1)
         oldest = int(first[0].key[2:]) if first else self.last() + 1
         if not oldest - 1 <= seq <= self.last():
-            kept = f"only {oldest} to {self.last()}" if first else "there are none yet"
-            text = f"the changes after {seq} are no longer kept, {kept}"
+            text = self._refusal(seq, oldest)
             raise LogTrimmed(f"s3://{self._bucket}/{self._prefix}: {text}; begin without --since")
         scan = self._store.scan
         for page in pages(lambda at: scan(self._bucket, "n/", at, _PAGE), _PAGE, _number(seq)):
             yield [self._news(entry) for entry in page]
+
+    def _refusal(self, seq: int, oldest: int) -> str:
+        last = self.last()
+        if seq <= last:
+            return f"the changes after {seq} are no longer kept, only {oldest} to {last}"
+        if last:
+            return f"{seq} is beyond the last change, which has the number {last}"
+        return f"{seq} is beyond the last change: there are none yet"
 
     def look(self) -> None:
         """See what is new in the mirror, and keep it. Raises StoreError."""
