@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import boto3
@@ -49,12 +49,13 @@ class Account:
 
     def __init__(self, url, log):
         self.url, self._log = url, log
+        self.client = cache(self._client)  # to make one costs more than most calls
         self.admin(lambda: self.client("iam").create_user(UserName="mimicfs"))
         made = self.admin(lambda: self.client("iam").create_access_key(UserName="mimicfs"))
         key = made["AccessKey"]
         self.keys = key["AccessKeyId"], key["SecretAccessKey"]
 
-    def client(self, service):
+    def _client(self, service):
         return boto3.client(service, endpoint_url=self.url, region_name=REGION)
 
     def admin(self, do):
