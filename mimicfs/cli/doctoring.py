@@ -138,7 +138,8 @@ def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> No
     }
     secrets = [os.environ.get(name, "") for name in _SECRET]
     secrets += [settings.store_password or "", *_own_secrets(settings)]
-    urls = (settings.store, settings.s3.endpoint_url or "", *os.environ.values())
+    given = (settings.store, settings.s3.endpoint_url or "", settled.events().source)
+    urls = (*given, *os.environ.values())
     secrets += passwords_in(urls)
     write_bundle(path, texts, secrets)
 

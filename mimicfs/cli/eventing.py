@@ -16,7 +16,7 @@ from mimicfs import errors
 from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
-from mimicfs.config.values import EventOptions, Target, parse_target
+from mimicfs.config.values import EventOptions, Target, parse_target, redacted
 from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.signals import wait_for_signal, woken_by_signals
 
@@ -132,7 +132,7 @@ def run(settled: Settled, url: str) -> None:
         closing(assembled(settled.settings())) as parts,
         listening_to(settled, parts, target, options),
     ):
-        click.echo(f"listening to {options.source}", err=True)
+        click.echo(f"listening to {redacted(options.source)}", err=True)
         while not came:
             wait_for_signal(wakes)
 
@@ -196,7 +196,7 @@ def _checked(
     if options.source.startswith("sqs:"):  # others cannot be opened beside who listens
         with closing(source_of(options, parts.s3)) as source:
             arn = source.arn()
-    others = listening(parts.mimicdb, options.source)
+    others = listening(parts.mimicdb, redacted(options.source))
     found = {
         "shortcoming": shortcoming(configuration, arn, target.prefix),
         "by": "a mount or program that was there" if others else "this command",

@@ -41,6 +41,7 @@ from mimicfs.config.options import (
     nearest,
 )
 from mimicfs.config.rules import KeyRule
+from mimicfs.config.values import has_secret
 from mimicfs.config.written import rules_in
 from mimicfs.errors import ConfigError
 
@@ -99,6 +100,8 @@ def read_config(path: Path, *, needed: bool) -> ConfigFile:
     secrets = [name for name in config.values if BY_NAME[name].kind is Kind.SECRET]
     if "@" in str(config.values.get("store", ("",))[0]):
         secrets.append("a password in store")
+    if has_secret(str(config.values.get("events", ("",))[0])):
+        secrets.append("a password in events")
     if secrets and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigError(
             f"{path}: contains a secret ({secrets[0]}), and others can read it; chmod 600 {path}"

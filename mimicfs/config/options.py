@@ -271,7 +271,7 @@ IN_BUCKETS: Mapping[str, Option] = {
     option.name: option for option in (*OPTIONS, *BUCKET_ONLY) if option.section is Section.BUCKETS
 }
 
-_URLS = frozenset({"endpoint-url", "store"})
+URLS = frozenset({"endpoint-url", "store", "events"})  # which may have a password
 _RANGES = {
     Kind.USER: (0, (1 << 32) - 2),  # -1 is nobody
     Kind.GROUP: (0, (1 << 32) - 2),
@@ -382,7 +382,7 @@ def from_environment(environ: Mapping[str, str]) -> Values:
 def shown_to_all(option: Option, text: str, name: str, about: str) -> Any:
     """Return the value that *text*, on a command line, is. Raises ConfigError, which begins
     with *about*; also for a URL with a password, as `ps` shows it to everybody."""
-    if option.name in _URLS:
+    if option.name in URLS:
         refuse_shown_secret(name, text)
     return parsed(option, text, about)
 

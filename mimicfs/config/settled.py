@@ -266,7 +266,7 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
 
 def plain(name: str, given: GivenValue) -> str | bool | int | float:
     """Return a value as a configuration file may have it, without secrets."""
-    from mimicfs.config.options import BY_NAME
+    from mimicfs.config.options import BY_NAME, URLS
     from mimicfs.config.values import redacted
 
     value, option = given.value, BY_NAME.get(name) or IN_BUCKETS[name]
@@ -278,7 +278,7 @@ def plain(name: str, given: GivenValue) -> str | bool | int | float:
         return limit_text(value)
     if isinstance(value, bool | int | float):
         return value
-    return redacted(value) if name in ("store", "endpoint-url") else str(value)
+    return redacted(value) if name in URLS else str(value)
 
 
 def shown(name: str, given: GivenValue) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mimicfs.admin.sources import Sources
-from mimicfs.config.values import EventOptions, Target, refuse_shown_secret
+from mimicfs.config.values import EventOptions, Target, redacted
 from mimicfs.errors import ConfigError
 from mimicfs.mimicdb import Mirror
 from mimicfs.parts import Parts
@@ -57,7 +57,7 @@ def told(
             ledger = Ledger(
                 parts.mimicdb,
                 source,
-                options.source,
+                redacted(options.source),
                 buckets,
                 target.prefix,
                 partial(parts.s3.call, "get_bucket_notification_configuration"),
@@ -90,7 +90,6 @@ def _nobody_sweeps(mimicdb: Mirror, bucket: str, why: str) -> None:
 def source_of(options: EventOptions, s3: S3) -> EventSource:
     """Return the source that the value of --events names. Raises ConfigError."""
     text, token = options.source, options.token
-    refuse_shown_secret("--events", text)
     if text.startswith("sqs:"):
         return SQS(s3.queue(text.removeprefix("sqs:")))
     if text.startswith(("redis://", "rediss://")):
@@ -102,9 +101,9 @@ def source_of(options: EventOptions, s3: S3) -> EventSource:
     if address.startswith("unix:"):
         return Endpoint(address, token, options.kept_s)
     parts = urlsplit(address)
-    if parts.scheme == "http" and parts.netloc:
+    if parts.scheme == "http" and parts.netloc and "@" not in address:
         return Endpoint(f"{public}{parts.netloc}", token, options.kept_s)
-    raise ConfigError(f"--events {text}: not a source of messages; {_FORMS}")
+    raise ConfigError(f"--events {redacted(text)}: not a source of messages; {_FORMS}")
 
 
 def _started(name: str, run: Callable[[], None], close: Callable[[], None]) -> Callable[[], None]:

@@ -206,6 +206,8 @@ def test_later_words_win_and_a_value_may_have_a_comma() -> None:
          "FILE: contains a secret (store-password), and others can read it; chmod 600 FILE"),
         (0o604, "store = 'redis://:x@h'",
          "FILE: contains a secret (a password in store), and others can read it; chmod 600 FILE"),
+        (0o604, "[mount]\nevents = 'redis://:x@h#k'",
+         "FILE: contains a secret (a password in events), and others can read it; chmod 600 FILE"),
     ],
 )  # fmt: skip
 def test_a_file_that_others_can_change_or_spy_is_refused(

@@ -42,6 +42,8 @@ def secretive(state, server, tmp_path, monkeypatch):
         password = ("--requirepass", SECRETS["MIMICFS_STORE_PASSWORD"])
         port = stack.enter_context(servers.redis(tmp_path, *password))
         monkeypatch.setenv("MIMICFS_STORE", f"redis://127.0.0.1:{port}/0")
+        source = f"redis://:{SECRETS['MIMICFS_STORE_PASSWORD']}@127.0.0.1:{port}/0#told"
+        monkeypatch.setenv("MIMICFS_EVENTS", source)
         words = ["--log-level", "debug", "--slow-request", "0.0001"]
         words += ["--metrics", f"unix:{tmp_path}/metrics.sock"]
         mount = Mount(tmp_path / "mnt", words, tmp_path / "mount.log")
@@ -70,6 +72,8 @@ def test_no_secret_is_in_anything_that_a_mount_shows(
                 said.append(os.getxattr(where, f"user.mimicfs.{name}").decode())
     said += [Path(f"/proc/{mount.process.pid}/cmdline").read_text(), mounted_line(mount.path)]
     said += [succeed("status"), succeed("status", "--json"), scraped(tmp_path / "metrics.sock")]
+    said += [succeed("status", "--all", "--json"), succeed("config", "show")]
+    assert "key told" in said[-4] and "#told" in said[-2]
     said += files_below(tmp_path, mount.path)
     said += everything_of(run("doctor", "--write", f"s3://{bucket}"))
     said += everything_of(run("ls", "-l", "--log-level", "debug", f"s3://{bucket}"))
@@ -127,15 +131,17 @@ def scraped(path):
 
 
 @pytest.mark.parametrize(
-    ("option", "url"),
+    "words",
     [
-        ("--store", "redis://:secret-word@127.0.0.1:1/0"),
-        ("--store", "redis://127.0.0.1:1/0?password=secret-word"),
-        ("--endpoint-url", "http://me:secret-word@127.0.0.1:1"),
+        ["ls", "--store", "redis://:secret-word@127.0.0.1:1/0"],
+        ["ls", "--store", "redis://127.0.0.1:1/0?password=secret-word"],
+        ["ls", "--endpoint-url", "http://me:secret-word@127.0.0.1:1"],
+        ["events", "run", "--events", "redis://:secret-word@127.0.0.1:1/0#key"],
+        ["mount", "/", "-o", "events=redis://127.0.0.1:1/0?password=secret-word#key"],
     ],
 )
-def test_a_password_on_the_command_line_is_refused(state, option, url):
-    result = run("ls", option, url)
+def test_a_password_on_the_command_line_is_refused(state, words):
+    result = run(*words)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "every user can see a password there (ps)" in result.stderr
     assert "secret-word" not in result.stderr

@@ -27,6 +27,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place
+from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
 
@@ -48,7 +49,8 @@ class RedisQueue(EventSource):
     def __init__(self, url: str, password: str | None = None) -> None:
         address, _, key = url.partition("#")
         if not key:
-            raise ConfigError(f"--events {address}: has no key; write {address}#KEY")
+            shown = redacted(address)
+            raise ConfigError(f"--events {shown}: has no key; write {shown}#KEY")
         self._client = connected_once(address, password)
         self._where = place(self._client)
         self.name = f"{self._where}, key {key}"
