@@ -51,6 +51,29 @@ def test_what_a_hook_makes_of_a_write_is_not_taken_for_what_was_asked(library, m
     assert keys(mimicked, synced) == ["a", "team/a", "team/b"]
 
 
+def test_what_a_hook_makes_of_our_own_questions_is_not_believed(library, mimicked, synced):
+    def into_the_team(params, **_):
+        if "Key" in params:
+            params["Key"] = "team/" + params["Key"]
+
+    mimicked.meta.events.register("provide-client-params.s3.*", into_the_team)
+    mimicked.put_object(Bucket=synced, Key="b", Body=b"x")
+    mimicked.delete_object(Bucket=synced, Key="a")
+    plain = library.client(endpoint_url=mimicked.meta.endpoint_url)
+    assert keys(plain, synced) == ["a", "team/b"]
+    plain.close()
+
+
+def test_a_hook_on_the_list_of_buckets_takes_none_out_of_the_mirror(library, mimicked, synced):
+    def none(params, **_):
+        params["Prefix"] = "none-"
+
+    mimicked.meta.events.register("provide-client-params.s3.ListBuckets", none)
+    mimicked.list_buckets()
+    assert keys(mimicked, synced) == ["a", "team/a"]
+    assert library.entry(synced, "a").size == 1
+
+
 def test_a_hook_of_the_session_is_heard(library, proxy, synced):
     session = boto3.session.Session()
     session.events.register(

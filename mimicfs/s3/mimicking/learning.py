@@ -193,7 +193,10 @@ class Learner:
                 raise
 
     def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
-        """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile."""
+        """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile. Where
+        a hook may make another question of that, another client must ask."""
+        if self._hooked("HeadObject"):
+            return
         left, attempts = list(keys), _ATTEMPTS * len(keys)
         while left and attempts:
             attempts -= 1
@@ -346,6 +349,8 @@ class Learner:
     def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
         """Have S3 list what is behind *after*. Return the key up to which is known what it has;
         None: not at all."""
+        if self._hooked("ListObjectsV2"):
+            return None
         since = self._mimicdb.seq(bucket)
         try:
             answer = yield "ListObjectsV2", {"Bucket": bucket, "StartAfter": after}
@@ -379,6 +384,8 @@ class Learner:
         """Ask S3 what our own write has made, and record that. It is not announced: who
         wrote it knows. Return whether S3 told; if not, the write was done all the same."""
         bucket, key = params["Bucket"], params["Key"]
+        if self._hooked("HeadObject"):
+            return False
         since = self._mimicdb.seq(bucket)
         try:
             answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
@@ -469,6 +476,8 @@ class Learner:
     def _head(self, params: Params) -> Conversation[bool]:
         """Ask S3 what is there now; the answer is learned like any other. Return whether S3
         told."""
+        if self._hooked("HeadObject"):
+            return False
         try:
             where = {"Bucket": params["Bucket"], "Key": params["Key"]}
             yield from self._read("HeadObject", where, nullcontext)

@@ -168,7 +168,7 @@ class Mimic:
     def talk(self, operation: str, params: Params) -> Conversation[Any]:
         """Ask S3, learn, and return its answer."""
         params = _without_force(params)
-        if operation == "ListBuckets" and not params:
+        if operation == "ListBuckets" and not params and not self._hooks.change(operation):
             return (yield from self._list_buckets())
         if operation in LEARNED:
             return (yield from self._list(operation, params))
@@ -219,6 +219,8 @@ class Mimic:
         bucket = asked.get("Bucket")
         if not isinstance(bucket, str) or not _names_no_bucket(operation, asked, exc):
             return
+        if self._hooks.change(operation) or self._hooks.change("HeadBucket"):
+            return  # S3 may have been asked about another bucket
         try:
             if since is None:
                 since = self._mimicdb.seq("")
