@@ -195,6 +195,7 @@ class Multipart:
             found = self._completed(etags, size) if _may_be_done(exc) else None
             if found is None:
                 raise
+            self._s3.finished(self._bucket, self._id.result(), found)
             entry = found
         self._finished = True
         self._remove_zeros()

@@ -116,9 +116,11 @@ class Uploader:
             return self._in_parts(job, parts, cancellation), job.content
         except MimicError as exc:
             entry = self._arrived(exc, job)
-            if entry is not None and (parts or self._has_bytes(entry, job, cancellation)):
-                return entry, job.content
-            raise
+            if entry is None or not (parts or self._has_bytes(entry, job, cancellation)):
+                raise
+            if parts:
+                self._make_tagged(entry, job, cancellation)
+            return entry, job.content
 
     def _parts(self, job: Job) -> list[PlannedPart] | None:
         """Return the parts that the file is uploaded in; None: it is one request."""
@@ -226,6 +228,13 @@ class Uploader:
         entry = self._s3.mimicdb.entry(job.bucket, job.key)  # as a HEAD has just found it
         ours = entry is not None and (entry.size, entry.meta) == (job.layout.size, sent)
         return entry if ours else None
+
+    def _make_tagged(self, entry: Entry, job: Job, cancellation: Cancellation) -> None:
+        """Add the tags that the server may have left out of *entry*, which parts have made."""
+        kept = self._s3.kept
+        headers = kept.completed(job.bucket, job.key, job.content).headers
+        said = (job.bucket, entry, headers.get("Tagging", ""), "upload-tags")
+        cancellation.wait(self._s3.pool.submit(kept.make_tagged, *said))
 
     def _has_bytes(self, entry: Entry, job: Job, cancellation: Cancellation) -> bool:
         """Whether *entry* has the bytes of *job*, which is one request. Others may have put as many

@@ -7,16 +7,19 @@ import errno
 import hashlib
 import random
 from concurrent.futures import wait
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
 from support.proxy import Fail, Hold, Lose
+from support.standins import NoTagsOfUploads, Refusal, StandIn
 
-from mimicfs.errors import Interrupted, PosixError
+from mimicfs.errors import Interrupted, PosixError, UploadFailed
 from mimicfs.files.recovery import recover
 from mimicfs.files.transfer import RequestBatch
 from mimicfs.files.zeros import Zeros
 from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.client import Content
 
 MIB = 1 << 20
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -94,6 +97,58 @@ def test_a_complete_whose_answer_is_lost_is_no_error_where_s3_has_the_object(
         file.flush(calm)
     assert proxy.counted()["PUT"] == 3
     assert digest(client, files.bucket) == wanted
+
+
+def tags_of(client, bucket):
+    found = client.get_object_tagging(Bucket=bucket, Key="key")["TagSet"]
+    return {tag["Key"]: tag["Value"] for tag in found}
+
+
+@pytest.mark.usefixtures("caplog")  # the first attempt is warned of
+@pytest.mark.parametrize("seen", [True, False])  # at once, or by the next attempt
+def test_an_upload_whose_answer_is_lost_has_the_tags_that_its_server_left_out(
+    files, client, proxy, calm, seen
+):
+    content = Content(meta={"mtime": "1600000000.123456789"}).tagged({"x": "1"})
+    file = files.create("key", content, absent=True)
+    files.know_conditions()
+    lost = Lose(lambda r: r.kind == "POST" and "uploadId" in r.query)
+    again = Fail(lambda r: lost.seen > 0 and lost.matches(r), 404, "NoSuchUpload")
+    blind = Fail(lambda r: lost.seen > 0 and r.kind == "HEAD" and not seen, 403, "AccessDenied")
+    rules = (again, blind, lost, StandIn(NoTagsOfUploads()))
+    with ExitStack() as stack:
+        for rule in rules:
+            stack.enter_context(proxy.rule(rule))
+        file.write(0, memoryview(bytes(11 * MIB)), calm)
+        with nullcontext() if seen else pytest.raises(UploadFailed):
+            file.flush(calm)
+    file.flush(calm)
+    assert tags_of(client, files.bucket) == {"x": "1"}
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied")])
+@pytest.mark.usefixtures("caplog")
+def test_a_large_file_is_sent_once_though_its_tags_are_refused(
+    files, client, proxy, calm, status, code
+):
+    files.put("key", bytes(12 * MIB), Content().tagged({"x": "1"}))
+    files.know_conditions()
+    file = files.open("key")
+    file.write(12 * MIB, memoryview(b"more"), calm)
+
+    class Refuses(NoTagsOfUploads):
+        def refused(self, request, method):
+            asked = "tagging" in request.query
+            return Refusal(status, code) if asked else super().refused(request, method)
+
+    with proxy.rule(StandIn(Refuses())):
+        proxy.counted()
+        assert file.flush(calm).size == 12 * MIB + 4
+    counts = proxy.counted()
+    assert (counts["POST"], counts["COPY"]) == (2, 1)
+    assert client.head_object(Bucket=files.bucket, Key="key")["ContentLength"] == 12 * MIB + 4
+    assert files.s3.capabilities.known()["copy-parts"] == ("yes", "usual")
+    assert not file.dirty
 
 
 def test_a_late_answer_of_an_interrupted_fetch_changes_nothing(

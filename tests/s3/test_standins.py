@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support.proxy import Request
 from support.standins import (
     PROVIDERS,
     QUIRKS,
@@ -18,6 +19,7 @@ from support.standins import (
     NoTagsOfCopies,
     NoTagsOfUploads,
     Quirk,
+    Refusal,
     RefusesRightOnes,
     Silent,
     StandIn,
@@ -106,7 +108,7 @@ def test_a_quirk_is_lived_with(s3, client, bucket, proxy, quirk):
 def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucket, proxy):
     client.put_object(Bucket=bucket, Key="a", Body=b"abc", Tagging="x=1%2B1&y=")
     with proxy.rule(StandIn(NoTagsOfCopies())):
-        for key, asked in (("b", 3), ("c", 2)):  # it is looked once
+        for key, asked in (("b", 4), ("c", 2)):  # it is looked once
             entry, content = s3.kept.of(bucket, "a")
             proxy.counted()
             s3.copy((bucket, entry), bucket, key, content._replace(meta={"mode": "33188"}))
@@ -119,7 +121,7 @@ def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucke
 def test_an_upload_in_parts_has_the_tags_that_were_said(s3, client, bucket, proxy):
     content = Content().tagged({"x": "1+1"})
     with proxy.rule(StandIn(NoTagsOfUploads())):
-        for key, asked in (("b", 6), ("c", 5)):  # it is looked once
+        for key, asked in (("b", 7), ("c", 5)):  # it is looked once
             proxy.counted()
             upload = s3.start_upload(bucket, key, content)
             part = s3.upload_part(bucket, key, upload, 1, b"abc", 3)
@@ -128,6 +130,78 @@ def test_an_upload_in_parts_has_the_tags_that_were_said(s3, client, bucket, prox
             assert tags == [{"Key": "x", "Value": "1+1"}]
             assert sum(proxy.counted().values()) == asked
     assert s3.capabilities.known()["upload-tags"] == ("no", "learned")
+
+
+class Tagging(Quirk):
+    """Requests about tags are refused, those of *methods*."""
+
+    def __init__(self, status: int, code: str, methods: str = "GET PUT") -> None:
+        self._refusal = Refusal(status, code)
+        self._methods = methods
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        asked = "tagging" in request.query and method in self._methods
+        return self._refusal if asked else None
+
+
+def tagged(s3, bucket):
+    """Store *up*, in parts, and *copy*, each with a tag."""
+    content = Content().tagged({"x": "1"})
+    upload = s3.start_upload(bucket, "up", content)
+    part = s3.upload_part(bucket, "up", upload, 1, b"abc", 3)
+    entry = s3.finish_upload(bucket, "up", upload, [part], 3)
+    return entry, s3.copy((bucket, entry), bucket, "copy", content)
+
+
+@pytest.mark.parametrize("methods", ["GET PUT", "PUT"])
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied"), (400, "ExpiredToken")]
+)
+def test_what_is_stored_is_stored_though_its_tags_are_refused(
+    s3, client, bucket, proxy, caplog, methods, status, code
+):
+    quirks = (NoTagsOfUploads(), NoTagsOfCopies(), Tagging(status, code, methods))
+    with proxy.rule(StandIn(*quirks)):
+        stored = tagged(s3, bucket)
+    assert [(entry.key, entry.size) for entry in stored] == [("up", 3), ("copy", 3)]
+    assert {each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]} == {
+        "up",
+        "copy",
+    }
+    warned = [each.getMessage().split(": ")[:2] for each in caplog.records if each.levelno >= 30]
+    assert warned == [
+        ["stored, maybe without its tags", f"s3://{bucket}/up"],
+        ["stored, maybe without its tags", f"s3://{bucket}/copy"],
+    ]
+    for word in ("upload-tags", "copy-tags"):
+        assert s3.capabilities.known()[word] == ("unknown", "usual")
+
+
+def test_of_tags_that_may_not_be_read_nothing_is_learned(s3, client, bucket, proxy):
+    with proxy.rule(StandIn(Tagging(403, "AccessDenied", "GET"))):
+        tagged(s3, bucket)
+    for key in ("up", "copy"):
+        tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+        assert tags == [{"Key": "x", "Value": "1"}]
+    for word in ("upload-tags", "copy-tags"):
+        assert s3.capabilities.known()[word] == ("unknown", "usual")
+
+
+@pytest.mark.parametrize("tags", ["", "x=1"])
+def test_nothing_is_learned_of_what_another_writer_has_put_there(s3, client, bucket, proxy, tags):
+    class Replaced(Quirk):
+        def refused(self, request: Request, method: str) -> Refusal | None:
+            if "tagging" in request.query and method == "GET":
+                client.put_object(Bucket=bucket, Key=request.key, Body=b"other", Tagging=tags)
+            return None
+
+    with proxy.rule(StandIn(NoTagsOfUploads(), Replaced())):
+        upload = s3.start_upload(bucket, "up", Content().tagged({"x": "1"}))
+        part = s3.upload_part(bucket, "up", upload, 1, b"abc", 3)
+        s3.finish_upload(bucket, "up", upload, [part], 3)
+    there = client.get_object_tagging(Bucket=bucket, Key="up")["TagSet"]
+    assert there == ([{"Key": "x", "Value": "1"}] if tags else [])
+    assert s3.capabilities.known()["upload-tags"] == ("unknown", "usual")
 
 
 def test_a_marker_that_the_server_does_not_copy_is_written_anew(s3, client, bucket, proxy):

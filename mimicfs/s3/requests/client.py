@@ -411,8 +411,12 @@ class S3(Clients):
             raise S3Unavailable(
                 f"s3://{bucket}/{key}: {size} bytes were uploaded, but S3 has {entry.size}"
             )
-        self.kept.make_tagged(bucket, key, self.sender.tagging(upload), "upload-tags")
+        self.finished(bucket, upload, entry)
         return entry
+
+    def finished(self, bucket: str, upload: str, entry: Entry) -> None:
+        """S3 has made *upload* the version *entry*: add what the server has left out."""
+        self.kept.make_tagged(bucket, entry, self.sender.tagging(upload), "upload-tags")
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
         self.sender.forget(upload)

@@ -79,20 +79,20 @@ class Copier:
             extra |= self._s3.kept.grants(from_bucket, entry)
             extra |= self._s3.own_keys.of(from_bucket, entry)
         answer = self._asked("copy_object", source, bucket, key, extra)
-        if content is not None:
-            tagging = content.headers.get("Tagging", "")
-            self._s3.kept.make_tagged(bucket, key, tagging, "copy-tags")
         etag = bare_etag(answer["CopyObjectResult"])
         meta = entry.meta if content is None else content.meta
         expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
         copy = self._s3.mirrored(bucket, expected) if etag else self._seen(bucket, expected)
+        if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
+            text = "the answer to a copy did not confirm it, and S3 has another object"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
+        if content is not None:
+            tagging = content.headers.get("Tagging", "")
+            self._s3.kept.make_tagged(bucket, copy, tagging, "copy-tags")
         told = content or self._s3.kept.remembered(from_bucket, entry)
         if told is not None:
             self._s3.kept.written(bucket, copy, told)
         in_place = (from_bucket, entry.key) == (bucket, key)
-        if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
-            text = "the answer to a copy did not confirm it, and S3 has another object"
-            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         if not in_place and not self._is_surely(copy, entry):
             self._check_source(source)
         return copy

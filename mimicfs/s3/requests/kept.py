@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry
-from mimicfs.errors import NOTHING_SAID, AccessDenied, MimicError, S3Error
+from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, S3Error
 from mimicfs.s3.requests.content import (
     STANDARD,
     Content,
@@ -157,12 +157,15 @@ class Kept:
         """Return the tags of an object; none where they may not be read. Raises S3Error where S3
         does not say: else they would be lost."""
         try:
-            found = self._s3.call("get_object_tagging", bucket, key).get("TagSet", [])
+            return self._read_tags(bucket, key)
         except NOTHING_SAID:
             raise
         except S3Error as exc:
             log.warning("rewritten without its tags: s3://%s/%s: %s", bucket, key, exc)
             return {}
+
+    def _read_tags(self, bucket: str, key: str) -> dict[str, str]:
+        found = self._s3.call("get_object_tagging", bucket, key).get("TagSet", [])
         return {tag["Key"]: tag["Value"] for tag in found}
 
     def tag(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
@@ -176,17 +179,41 @@ class Kept:
             for known in [each for each in self._known if each[:2] == (bucket, key)]:
                 del self._known[known]
 
-    def make_tagged(self, bucket: str, key: str, tagging: str, capability: str) -> None:
-        """Tag an object that was to be stored with *tagging*, where the server has left the tags
-        out. *capability*: the word for whether it takes them."""
+    def make_tagged(self, bucket: str, entry: Entry, tagging: str, capability: str) -> None:
+        """Tag the version *entry*, which was to be stored with *tagging*, where the server has left
+        the tags out. *capability*: the word for whether it takes them.
+
+        S3 has stored the object: that its tags cannot be put is a warning, and no error."""
         wanted = dict(parse_qsl(tagging, keep_blank_values=True))
         known = self._s3.capabilities[capability]
         if not wanted or known == "yes":
             return
-        kept = known == "unknown" and self.tags(bucket, key) == wanted
-        if not kept:
-            self.tag(bucket, key, wanted)
-        self._s3.capabilities.learned(capability, "yes" if kept else "no")
+        try:
+            if known == "no":
+                self.tag(bucket, entry.key, wanted)
+            else:
+                self._try_tags(bucket, entry, wanted, capability)
+        except KeyNotFound as exc:
+            log.info("deleted since it was stored: %s", exc)
+        except S3Error as exc:
+            log.warning("stored, maybe without its tags: s3://%s/%s: %s", bucket, entry.key, exc)
+
+    def _try_tags(self, bucket: str, entry: Entry, wanted: dict[str, str], capability: str) -> None:
+        """Tag the version *entry*, unless it has the tags that are *wanted*; and learn from tags
+        that were read whether the server takes them."""
+        found: dict[str, str] | None = None
+        try:
+            found = self._read_tags(bucket, entry.key)
+        except AccessDenied as exc:
+            log.debug("%s", exc)  # they may still be put
+        now, _ = self._s3.head(bucket, entry.key)
+        if now.etag != entry.etag:
+            log.info("s3://%s/%s: replaced since it was stored; not tagged", bucket, entry.key)
+            return
+        if found != wanted:
+            self.tag(bucket, entry.key, wanted)
+        if found is not None:
+            self._s3.capabilities.learned(capability, "yes" if found == wanted else "no")
 
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
