@@ -4,6 +4,7 @@ mimicked client as for a plain one."""
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -51,26 +52,24 @@ def test_what_a_hook_makes_of_a_write_is_not_taken_for_what_was_asked(library, m
     assert keys(mimicked, synced) == ["a", "team/a", "team/b"]
 
 
-def test_what_a_hook_makes_of_our_own_questions_is_not_believed(library, mimicked, synced):
-    def into_the_team(params, **_):
-        if "Key" in params:
-            params["Key"] = "team/" + params["Key"]
+def test_what_a_hook_answers_to_our_own_questions_is_not_believed(library, mimicked, synced):
+    def not_found(**_):
+        answer = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+        return SimpleNamespace(status_code=404), answer
 
-    mimicked.meta.events.register("provide-client-params.s3.*", into_the_team)
-    mimicked.put_object(Bucket=synced, Key="b", Body=b"x")
-    mimicked.delete_object(Bucket=synced, Key="a")
+    mimicked.meta.events.register("before-call.s3.HeadObject", not_found)
+    mimicked.copy_object(Bucket=synced, Key="b", CopySource={"Bucket": synced, "Key": "a"})
     plain = library.client(endpoint_url=mimicked.meta.endpoint_url)
-    assert keys(plain, synced) == ["a", "team/b"]
+    assert keys(plain, synced) == ["a", "b", "team/a"]
     plain.close()
 
 
 def test_a_hook_on_the_list_of_buckets_takes_none_out_of_the_mirror(library, mimicked, synced):
-    def none(params, **_):
-        params["Prefix"] = "none-"
+    def none(**_):
+        return SimpleNamespace(status_code=200), {"Buckets": [], "Owner": {"ID": "x"}}
 
-    mimicked.meta.events.register("provide-client-params.s3.ListBuckets", none)
-    mimicked.list_buckets()
-    assert keys(mimicked, synced) == ["a", "team/a"]
+    mimicked.meta.events.register("before-call.s3.ListBuckets", none)
+    assert mimicked.list_buckets()["Buckets"] == []
     assert library.entry(synced, "a").size == 1
 
 

@@ -231,7 +231,7 @@ class Learner:
         if not (answer.get("ETag") and size != UNKNOWN) and (yield from self._asked(params)):
             return
         if size == UNKNOWN:
-            log.debug("nobody knows the size of s3://%(Bucket)s/%(Key)s", params)
+            self._doubt(params)
             return
         self._written(params, size, answer.get("ETag", ""), date_ns(answer), meta_of(params))
 
@@ -244,13 +244,19 @@ class Learner:
         if not same and (yield from self._asked(params)):
             return
         if source is None:
-            log.debug("nothing is known of the copy s3://%(Bucket)s/%(Key)s", params)
+            self._doubt(params)
             return
         replaced = params.get("MetadataDirective") == "REPLACE"
         meta: Mapping[str, str] | None = meta_of(params) if replaced else source.meta
         self._written(
             params, source.size, result.get("ETag", ""), time_ns(result["LastModified"]), meta
         )
+
+    def _doubt(self, params: Params) -> None:
+        """Something was stored, and nobody says what: what is in its directory is not certain."""
+        bucket, key = params["Bucket"], params["Key"]
+        log.debug("S3 has stored s3://%s/%s, and did not say what it is", bucket, key)
+        self._mimicdb.uncover(bucket, key[: key.rfind("/") + 1])
 
     def _source(self, params: Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""
@@ -266,7 +272,7 @@ class Learner:
         if (yield from self._asked(params)):
             return
         if upload is None:
-            log.debug("nothing is known of the upload s3://%(Bucket)s/%(Key)s", params)
+            self._doubt(params)
             return
         started = {**upload.params, "Bucket": params["Bucket"], "Key": params["Key"]}
         self._written(
