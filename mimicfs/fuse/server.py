@@ -43,10 +43,17 @@ _UNLEASED_S = 1.0  # how long the kernel keeps what it is given while nobody tel
 # of one file can all wait at once, and so can as many processes.
 _DATA_WORKERS_FACTOR = 4
 _WAITING_MAX = 1000  # for locks; a thread that waits costs some 30 KiB
+_LEAVE_S = 0.5  # how long the kernel has to let go of a mount that nobody uses
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
 _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
+_CHANGES = frozenset(
+    (Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE, Opcode.UNLINK, Opcode.RMDIR)
+    + (Opcode.RENAME, Opcode.RENAME2, Opcode.SETATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR)
+    + (Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.RELEASE, Opcode.FALLOCATE)
+    + (Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64)
+)
 _LOCKS = frozenset((Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW))
 
 
@@ -108,6 +115,7 @@ class Server:
         self._ending = False  # `receive` has no more to give, or is not to be asked again
         self._ended = threading.Event()
         self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
+        self.unsaved: Callable[[], bool] = lambda: True  # whether there are bytes to be kept
         self._deadline = float("inf")  # of stop, in time.monotonic()
 
     def limits(self) -> dict[str, int]:
@@ -145,8 +153,9 @@ class Server:
     def stop(self, timeout_s: float = 30.0) -> None:
         """Unmount, and end `serve`. Returns at once.
 
-        New paths lead nowhere from now on. Open files go on for up to *timeout_s*; then what
-        still waits is interrupted (EINTR), and what does not hear it is answered ENOTCONN.
+        New paths lead nowhere from now on. While something is being changed, or what was written
+        is not saved, open files go on, for up to *timeout_s*; then what still waits is interrupted
+        (EINTR), and what does not hear it is answered ENOTCONN.
         Called again, the earlier end counts. What somebody else mounted is not ours to unmount:
         it ends at once.
         """
@@ -339,14 +348,21 @@ class Server:
         except MountError as exc:
             log.debug("not unmounted: %s", exc)  # somebody else did
         if not self._session.handed:
+            begun = time.monotonic()
             while not self._ended.wait(0.05) and time.monotonic() < self._deadline:
-                pass
+                if time.monotonic() - begun > _LEAVE_S and not self._is_changing():
+                    break
             if self._ended.is_set():
                 return
             log.warning("%s: ended although it is still in use", self._session.mountpoint)
         self._cancel_all()
         self._ending = True
         self._session.wake()
+
+    def _is_changing(self) -> bool:
+        """Whether a call that changes something waits, or something is written and not saved."""
+        asked = list(self._asked.values())
+        return any(opcode in _CHANGES for opcode, _ in asked) or self.unsaved()
 
     def _end(self) -> None:
         """Interrupt, then answer, whatever still waits; let go of the device."""

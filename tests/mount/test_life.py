@@ -115,6 +115,21 @@ def test_a_signal_uploads_what_is_open_and_unmounts(mount_at, client, bucket, nu
     assert body(client, bucket, "a") == b"not closed yet"
 
 
+def test_a_signal_ends_a_mount_at_once_where_nothing_that_is_open_was_changed(
+    mount_at, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"read only")
+    mount = mount_at(f"s3://{bucket}")
+    here = os.open(mount.path / "d", os.O_RDONLY)
+    with open(mount.path / "d/a", "rb", buffering=0) as file:
+        assert file.read(4) == b"read"
+        mount.process.send_signal(signal.SIGTERM)
+        assert mount.process.wait(20) == 0  # files that are changed have 30 seconds
+        with pytest.raises(OSError, match="not connected"):
+            os.stat("a", dir_fd=here)
+    os.close(here)
+
+
 def test_a_signal_that_another_thread_takes_ends_an_idle_mount(mount_at, bucket):
     mount = mount_at(f"s3://{bucket}")
     to_another_thread(mount.process.pid, signal.SIGTERM)
