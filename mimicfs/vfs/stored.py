@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEPT, OBJECT, Entry
-from mimicfs.errors import PosixError
+from mimicfs.errors import PosixError, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -212,6 +212,7 @@ class StoredAttributes:
         ):
             return
         key, entry = node.key, self._entry(node)
+        self._check_there(node, entry)
         if not key and not node.is_directory:  # it is found to be another version
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         if not key or (
@@ -235,6 +236,18 @@ class StoredAttributes:
             node,
             lambda content: content._replace(meta=checked({**change(content.meta), **stamp}, node)),
         )
+
+    def _check_there(self, node: Node, entry: Entry | None) -> None:
+        """Raise PosixError ENOENT if others have deleted the directory *node*, of which the mirror
+        has *entry*: a change of its attributes would make it again."""
+        if entry is not None or node.parent is None or not node.is_directory or not node.key:
+            return
+        try:
+            _, below = self._mimicdb.lookup(node.bucket, node.parent.key, node.component)
+        except Unlisted:
+            return  # it is not known to be gone
+        if below is None:
+            raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
 
     def _noted(self, node: Node, meta: Meta) -> None:
         """No object can hold *meta* of the directory *node*: the mirror does, or, once it is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 
 import pytest
 
@@ -60,8 +61,12 @@ def kernel():
 
 
 @pytest.fixture
-def fs(s3, mimicdb, bucket, tmp_path, kernel):
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
+def parts(s3, mimicdb, tmp_path, kernel):
+    return (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
+
+
+@pytest.fixture
+def fs(parts, bucket, tmp_path):
     fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
     yield fs
     fs.close()
@@ -95,7 +100,6 @@ def rename_into(fs, d, _):
         lambda fs, d, _: fs.mkdir(CALLER, d, b"x", 0o755),
         lambda fs, d, _: fs.symlink(CALLER, d, b"x", b"target"),
         lambda fs, d, _: fs.mknod(CALLER, d, b"x", 0o010644, 0),
-        lambda fs, d, _: fs.setattr(CALLER, d, NewAttr(mode=0o700), None),
     ],
 )
 def test_a_directory_that_is_held_is_found_again_whoever_fills_it(
@@ -112,6 +116,32 @@ def test_a_directory_that_is_held_is_found_again_whoever_fills_it(
     assert (kernel.stat(fs, ROOT_INO, b"up"), kernel.stat(fs, up, b"d")) == (up, d)
     assert b"up" in kernel.list(fs, ROOT_INO)
     assert kernel.list(fs, up) == [b"d"]
+
+
+@pytest.mark.parametrize("markers", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fs, d: fs.setattr(CALLER, d, NewAttr(mode=0o700), None),
+        lambda fs, d: fs.setattr(CALLER, d, NewAttr(mtime_ns=1), None),
+        lambda fs, d: fs.setxattr(CALLER, d, b"user.a", b"1", 0),
+    ],
+)
+def test_attributes_of_a_directory_that_others_deleted_are_enoent_and_make_nothing(
+    parts, s3, mimicdb, client, bucket, tmp_path, change, markers
+):
+    options = VFSOptions(Target(bucket), markers=markers)
+    with closing(VFS(*parts, options, FileOptions(tmp_path))) as fs:
+        d = fs.mkdir(CALLER, ROOT_INO, b"d", 0o755).ino
+        s3.delete(bucket, "d/")
+        mimicdb.announce(bucket, Difference([], [], ["d/"], 0))
+        with pytest.raises(PosixError) as raised:
+            change(fs, d)
+        assert raised.value.errno == errno.ENOENT
+        with pytest.raises(PosixError) as raised:
+            fs.lookup(CALLER, ROOT_INO, b"d")
+        assert raised.value.errno == errno.ENOENT
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
 def test_a_file_that_others_deleted_is_found_again_when_its_writer_has_replaced_it(
