@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from support.proxy import Fail
+from support.proxy import Fail, Lose
 from support.standins import BareConditions, IgnoresConditions, RefusesRightOnes, StandIn
 
 from mimicfs.errors import ObjectChanged
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition
-from mimicfs.s3.requests.conditions import Honoured
+from mimicfs.s3.requests.conditions import NOBODYS, Honoured
 
 QUOTED = Fail(
     lambda request: request.headers.get("If-Match", "").startswith('"'), 412, "PreconditionFailed"
@@ -19,6 +19,21 @@ QUOTED = Fail(
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_moto_looks_at_all_of_them(s3, bucket):
     assert s3.conditions.honoured(bucket, "d/a") == Honoured("quoted", absent=True, delete="quoted")
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize(
+    "condition", [("PUT", "If-None-Match"), ("PUT", "If-Match"), ("DELETE", "If-Match")]
+)
+def test_a_lost_answer_is_no_refusal(s3, bucket, proxy, condition):
+    """The server has done it, and refuses what is repeated. That is remembered for a month."""
+    kind, header = condition
+    lost = Lose(lambda asked: asked.kind == kind and header in asked.headers, times=1)
+    right = Lose(lambda asked: lost.matches(asked) and NOBODYS not in asked.headers[header])
+    with proxy.rule(right):
+        found = s3.conditions.honoured(bucket, "d/a")
+    assert right.seen
+    assert found == Honoured("quoted", absent=True, delete="quoted")
 
 
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)

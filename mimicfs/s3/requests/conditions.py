@@ -200,7 +200,7 @@ class Trial:
 
     def run(self) -> Honoured:
         """Return what was found; the key is gone again. Raises what S3 says of a plain write."""
-        absent = self._writes(IfNoneMatch="*")
+        absent = self._takes(self._writes, IfNoneMatch="*")
         if not absent:
             self._put()
         try:
@@ -220,28 +220,49 @@ class Trial:
             wrong = {"IfMatch": _written(NOBODYS, form)}
             if wrong_first and does(**wrong):
                 return ""
-            right = does(IfMatch=_written(self._etag, form))
+            right = self._takes(does, IfMatch=_written(self._etag, form))
             if right and (wrong_first or not does(**wrong)):
                 return form
         return ""
 
+    def _takes(self, does: Callable[..., bool], **condition: str) -> bool:
+        """Whether the server does what *does* asks under a condition that holds. Where it refuses,
+        the key is looked at: the answer to the first request may have been lost, and what was
+        repeated is refused because it was done."""
+        if does(**condition):
+            return True
+        before, self._etag = self._etag, self._now()
+        return self._etag != before
+
+    def _now(self) -> str:
+        try:
+            return self._s3.head(self._bucket, self._key)[0].etag
+        except KeyNotFound:
+            return ""
+
     def _writes(self, **condition: str) -> bool:
-        return self._is_done(lambda: self._put(**condition))
+        try:
+            return self._is_done(lambda: self._put(**condition))
+        except KeyNotFound:
+            return False
 
     def _put(self, **condition: str) -> None:
         answer = self._s3.sender.put(self._bucket, self._key, b"", 0, dict(condition))
-        self._etag = bare_etag(answer) or self._s3.head(self._bucket, self._key)[0].etag
+        self._etag = bare_etag(answer) or self._now()
 
     def _deletes(self, **condition: str) -> bool:
         where = (self._bucket, self._key)
-        return self._is_done(lambda: self._s3.call("delete_object", *where, **condition))
+        try:
+            return self._is_done(lambda: self._s3.call("delete_object", *where, **condition))
+        except KeyNotFound:  # by this request, before it was repeated
+            return True
 
     @staticmethod
     def _is_done(ask: Callable[[], Any]) -> bool:
         """Whether the server does what *ask* asks under a condition; it may not know the header."""
         try:
             ask()
-        except (KeyNotFound, ObjectChanged):
+        except ObjectChanged:
             return False
         except S3Error as exc:
             if not is_refused(exc):
