@@ -49,10 +49,12 @@ _POOLS_S = 5.0  # how long the last releases have
 _ERRNO_MAX = 511  # beyond are the kernel's own
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 _CHANGES = frozenset(
-    (Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE, Opcode.UNLINK, Opcode.RMDIR)
-    + (Opcode.RENAME, Opcode.RENAME2, Opcode.SETATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR)
-    + (Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.RELEASE, Opcode.FALLOCATE)
-    + (Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64)
+    (
+        *(Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE, Opcode.UNLINK, Opcode.RMDIR),
+        *(Opcode.RENAME, Opcode.RENAME2, Opcode.SETATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR),
+        *(Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.RELEASE, Opcode.FALLOCATE),
+        *(Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64),
+    )
 )
 _LOCKS = frozenset((Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW))
 
