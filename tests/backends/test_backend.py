@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,7 +18,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend, layout
 from mimicfs.backends.redis.transactions import Transactions
-from mimicfs.backends.sqlite import SQLite
+from mimicfs.backends.sqlite import SQLite, waiting
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import (
     ConfigError,
@@ -128,6 +129,29 @@ def test_another_opening_sees_each_change_and_whose_it_is(pair):
 
 
 # SQLite
+
+
+@pytest.mark.parametrize("looks_s", [(60,), (0.01,) * 500], ids=["word of it", "no word of it"])
+def test_a_commit_is_heard_of(tmp_path, monkeypatch, looks_s):
+    """mimicfs says that it has committed, and whoever waits for that looks once. Another program
+    says nothing; then it is looked for."""
+    monkeypatch.setattr(waiting, "_LOOKS_S", looks_s)
+    path = str(tmp_path / "store.db")
+    one, other = SQLite(path), SQLite(path)
+    program = sqlite3.connect(path, isolation_level=None)
+    waiter = other.waiter()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(waiter.wait, {"b": 0}, 0).result()
+        for number in range(20):
+            woken = threads.submit(waiter.wait, {"b": 0}, 60)
+            if looks_s == (60,):
+                fill(one, f"{number}")
+            else:
+                program.execute("UPDATE bucket SET seq=seq+1")
+            assert woken.result(30) == ["b"]
+    waiter.close()
+    for each in (one, other, program):
+        each.close()
 
 
 def test_kill_9_leaves_whole_batches(tmp_path):

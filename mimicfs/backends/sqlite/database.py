@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ class Database:
         path = None if self.in_memory or self._kwargs.get("uri") else Path(self._path)
         found = _created(path) if path is not None else None
         self._writer = self._connect()
+        found_at = self._writer.execute("PRAGMA database_list").fetchone()[2]
+        self.log_path = f"{found_at}-wal"  # of the write-ahead log, which commits are written to
         with self.writing() as db:
             self._check(db)
         if path is not None and found is not None:
@@ -185,6 +187,14 @@ class Database:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            self._say_committed()
+
+    def _say_committed(self) -> None:
+        """Wake those who wait for commits (waiting.py). They find out by themselves, a little
+        later, where this cannot be said."""
+        if not self.in_memory:
+            with suppress(OSError):
+                os.utime(self.log_path)
 
     def rows(self, sql: str, *values: object) -> list[Any]:
         if self.in_memory:
@@ -202,12 +212,6 @@ class Database:
         thread, so commits of this process count too."""
         version: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
         return version
-
-    @property
-    def log_path(self) -> str:
-        """The path of the write-ahead log, which each commit is written to."""
-        found = self.reader().execute("PRAGMA database_list").fetchone()[2]
-        return f"{found}-wal"
 
     def close(self) -> None:
         with self.lock:

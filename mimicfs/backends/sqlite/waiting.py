@@ -1,8 +1,11 @@
 """Waiting for commits of other processes: inotify on the write-ahead log, then data_version.
 
 A commit writes its pages to the file FILE-wal, and then makes them visible in shared memory,
-which nobody hears. So whoever was woken looks several times, for a few hundredths of a second.
-Where there is no inotify, the number is looked at 20 times a second, which takes 3 us each.
+which nobody hears. So whoever has committed changes the times of FILE-wal, which is heard
+(IN_ATTRIB), and is what ends the wait. Writes to it (IN_MODIFY) say that a commit is on its way:
+where no word follows, because its process was killed or is no mimicfs, the number is looked at
+several times, for a few hundredths of a second. Where there is no inotify, it is looked at 20
+times a second, which takes 3 us each.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from mimicfs.backends.sqlite.database import Database
 
 # linux/inotify.h
 _IN_MODIFY = 0x02
+_IN_ATTRIB = 0x04
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENTS = 1 << 16  # bytes that are read at a time
 _GLANCE_S = 0.05  # without inotify
-_LOOKS_S = (0.0, 0.0002, 0.001, 0.003, 0.01, 0.03)  # after each event
+_LOOKS_S = (0.005, 0.01, 0.03)  # after a write, until somebody says that it is committed
 
 
 class CommitWaiter(Waiter):
@@ -33,7 +37,8 @@ class CommitWaiter(Waiter):
         self._db = db
         self._version = -1  # of the state that was looked at last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch = -1  # of inotify; set by the thread that waits
+        # Of inotify; set by the thread that waits. -1: there is none.
+        self._committed = self._written = -1
         self._begun = False
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
@@ -46,56 +51,70 @@ class CommitWaiter(Waiter):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
-            self._hear(left_s if self._watch >= 0 else min(left_s, _GLANCE_S))
+            self._hear(left_s if self._written >= 0 else min(left_s, _GLANCE_S))
         return []
 
     def _begin(self) -> None:
         self._begun = True
         try:
-            self._watch = _watched(self._db.log_path)
+            self._committed = _watched(self._db.log_path, _IN_ATTRIB)
+            self._written = _watched(self._db.log_path, _IN_MODIFY)
         except OSError:
-            self._watch = -1
+            self._written = -1
 
     def _is_new(self) -> bool:
-        try:
-            version = self._db.version()
-        except sqlite3.Error as exc:
-            raise self._db.error(exc) from exc
+        version = self._version_now()
         new, self._version = version != self._version, version
         return new
 
+    def _version_now(self) -> int:
+        try:
+            return self._db.version()
+        except sqlite3.Error as exc:
+            raise self._db.error(exc) from exc
+
     def _hear(self, timeout_s: float) -> None:
-        """Wait for an event, and until what it tells of can be seen, or is not to come."""
-        poller = select.poll()  # not select(2), which knows 1,024 descriptors
-        for fd in (self._wake, self._watch):
-            if fd >= 0:
-                poller.register(fd, select.POLLIN)
-        ready = [fd for fd, _ in poller.poll(timeout_s * 1000)]
-        if self._watch not in ready:
+        """Wait for an event, and until what it tells of can be seen, or is not to come.
+
+        SQLite itself changes the times of the log when root opens it: where something was written,
+        a word is a reason to look, and no more."""
+        ready = _ready(timeout_s, self._wake, self._committed, self._written)
+        _drain(self._committed)
+        if self._written not in ready:
             return
-        _drain(self._watch)
+        _drain(self._written)
         for pause_s in _LOOKS_S:
-            time.sleep(pause_s)
-            if self._db.version() != self._version:
+            if self._version_now() != self._version:
                 return
+            if _ready(pause_s, self._wake, self._committed):
+                _drain(self._committed)
 
     def close(self) -> None:
         super().close()
         os.eventfd_write(self._wake, 1)
 
     def __del__(self) -> None:
-        for fd in (self._wake, self._watch):
+        for fd in (self._wake, self._committed, self._written):
             if fd >= 0:
                 os.close(fd)
 
 
-def _watched(path: str) -> int:
-    """Return a descriptor of inotify that tells of each write to *path*. Raises OSError."""
+def _ready(timeout_s: float, *fds: int) -> set[int]:
+    """Wait until one of *fds* can be read, and return those that can. One that is -1 never can."""
+    poller = select.poll()  # not select(2), which knows 1,024 descriptors
+    for fd in fds:
+        if fd >= 0:
+            poller.register(fd, select.POLLIN)
+    return {fd for fd, _ in poller.poll(timeout_s * 1000)}
+
+
+def _watched(path: str, mask: int) -> int:
+    """Return a descriptor of inotify that tells of what *mask* says of *path*. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(_FLAGS)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "inotify_init1")
-    if libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
+    if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
         error = ctypes.get_errno()
         os.close(fd)
         raise OSError(error, "inotify_add_watch", path)
@@ -104,7 +123,7 @@ def _watched(path: str) -> int:
 
 def _drain(fd: int) -> None:
     try:
-        while os.read(fd, _EVENTS):
+        while fd >= 0 and os.read(fd, _EVENTS):
             pass
     except BlockingIOError:
         return
