@@ -176,13 +176,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     cost more than all that is left."""
     if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
         return None
-    marked = re.search(
-        r"^pytestmark = (\[\s*)?pytest.mark.slow\b", collection_path.read_text(), re.MULTILINE
-    )
-    return True if marked else None
+    return True if _SLOW_MODULE.search(collection_path.read_text()) else None
 
 
-# What takes a second to start, or is slow to use.
+# Each test of the module is marked slow, or asks a server.
+_SLOW_MODULE = re.compile(
+    r'^pytestmark = (\[\s*)?pytest.mark.(slow\b|parametrize\("server")', re.MULTILINE
+)
+# These take a second to start, or are slow to use.
 _SLOW = {"moto", "rclone", "bench", "lists", "needs_fuse"}
 
 

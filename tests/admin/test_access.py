@@ -13,6 +13,8 @@ from mimicfs.admin.access import AccessLog, observing
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord
 
+pytestmark = pytest.mark.slow
+
 READ = AccessRecord(10**18, 0.5, os.getpid(), 7, "read", 1, b"a", 10, 0)
 
 

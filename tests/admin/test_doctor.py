@@ -19,6 +19,8 @@ from mimicfs.backends.examine import examine_store
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.finding import Finding
 
+pytestmark = pytest.mark.slow  # each command is a process
+
 IGNORED = "ignored by the server, or not known to it"
 
 

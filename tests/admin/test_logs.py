@@ -6,6 +6,10 @@ import stat
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # each command is a process
+
 PROGRAM = """
 import logging, os, sys
 from pathlib import Path

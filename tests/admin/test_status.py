@@ -23,6 +23,8 @@ from mimicfs.admin.controlsocket import ask
 from mimicfs.admin.site import Site
 from mimicfs.errors import ConfigError, MountError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(moto):

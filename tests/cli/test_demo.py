@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_each_step_of_the_demo_costs_what_it_says() -> None:
     words = [sys.executable, "scripts/demo_steps.py"]
     environment = os.environ | {"PYTHONPATH": "tests"}

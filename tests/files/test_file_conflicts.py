@@ -17,6 +17,8 @@ from mimicfs.errors import ObjectChanged, UploadFailed
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mimicfs.posix import Cancellation
 
+pytestmark = pytest.mark.slow
+
 KIB = 1 << 10
 MOST = 300 * KIB
 

@@ -27,6 +27,8 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Content
 
+pytestmark = pytest.mark.slow
+
 KIB = 1 << 10
 MIB = 1 << 20
 PIECE = 128 * KIB  # what the kernel asks by default
@@ -215,7 +217,6 @@ def test_no_bytes_are_answered_of_what_is_given_up_meanwhile(
     assert file.read_cached(4, 3) is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_reading_96_mib_holds_at_most_64(files: Any, client: Any, calm: Cancellation) -> None:
     piece = random.Random(9).randbytes(MIB)

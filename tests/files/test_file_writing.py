@@ -25,6 +25,8 @@ from mimicfs.metadata import written
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import Content
 
+pytestmark = pytest.mark.slow
+
 KIB = 1 << 10
 MIB = 1 << 20
 

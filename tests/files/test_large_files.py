@@ -20,6 +20,8 @@ from mimicfs.errors import UploadFailed
 from mimicfs.files.recovery import recover
 from mimicfs.posix import Cancellation
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 KIB = 1 << 10
 moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -22,6 +22,8 @@ from mimicfs.fuse.abi import Init
 from mimicfs.fuse.session import SessionOptions
 from mimicfs.posix import ROOT_INO, Attr, Caller
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(fs: MemFS, mount: Mount, client: Client) -> Path:

@@ -18,6 +18,8 @@ from mimicfs.fuse import mounting
 from mimicfs.fuse.mounting import MountOptions
 from mimicfs.fuse.session import Session, SessionOptions
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 
 

@@ -18,6 +18,8 @@ import uses
 from memfs import MemFS
 from mounts import Client, Mount, mounted, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stall(fs: MemFS) -> Iterator[Callable[[str], None]]:

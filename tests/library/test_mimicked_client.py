@@ -17,6 +17,8 @@ import mimicfs
 from mimicfs import MimicDB
 from mimicfs.errors import ConfigError, NoSuchBucket
 
+pytestmark = pytest.mark.slow
+
 on_moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 

@@ -23,6 +23,8 @@ from support.proxy import Proxy
 from mimicfs import MimicDB
 from mimicfs.backends.memory import Memory
 
+pytestmark = pytest.mark.slow
+
 _numbers = itertools.count()
 
 # Keys that rclone can store too: none is also a directory.

@@ -17,6 +17,8 @@ from mimicfs.entry import KEPT, LISTED, OBJECT, Entry, Scope
 from mimicfs.errors import Unlisted
 from mimicfs.mimicdb import Mirror
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "b"
 KEYS = ["a", "a/", "a/b", "a//b", "a-", "b", "c/d/e", "c/d/f", "c/g", "/x"]
 DIRECTORIES = ["", "a/", "a//", "c/", "c/d/", "/"]

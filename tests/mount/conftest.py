@@ -16,11 +16,16 @@ from support.proxy import Proxy
 _directories = itertools.count(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def needs_fuse() -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         message = "no /dev/fuse to mount with"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_need_fuse(needs_fuse: None) -> None:
+    """Each test of this room mounts, by `mount_at` or by itself."""
 
 
 @pytest.fixture
@@ -35,7 +40,9 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def mount_at(state: Path, tmp_path: Path, proxy: Proxy, store: str) -> Iterator[Any]:
+def mount_at(
+    needs_fuse: None, state: Path, tmp_path: Path, proxy: Proxy, store: str
+) -> Iterator[Any]:
     """Mount with given arguments; unmounted at the end of the test, whatever happens."""
     made: list[Mount] = []
 

@@ -13,6 +13,8 @@ from benchlib.s3objects import EPOCH_S, synthetic
 from benchlib.s3versions import DAY_S
 from support.mounts import mounted
 
+pytestmark = pytest.mark.slow
+
 EACH = 10  # versions of a key
 
 

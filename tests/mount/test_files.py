@@ -8,6 +8,8 @@ import pytest
 from support.mounts import costs
 from support.proxy import Fail
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -20,6 +20,8 @@ from mimicfs.backends.open import open_store
 from mimicfs.entry import Scope
 from mimicfs.mimicdb import Mirror
 
+pytestmark = pytest.mark.slow
+
 TTL_S = 3600
 _numbers = itertools.count(1)
 

@@ -15,6 +15,8 @@ from mimicfs.errors import MountError
 from mimicfs.fuse.handed import Handed
 from mimicfs.mount.starting import _without_kernel
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 SCRIPT = Path(__file__).parent.parent / "support" / "hands_over.py"
 

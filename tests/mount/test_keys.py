@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # rclone serve s3 keeps keys as paths of a local file system, which has few of these.
 moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

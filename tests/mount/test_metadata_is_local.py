@@ -7,6 +7,8 @@ from datetime import datetime
 import pytest
 from support.mounts import costs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tree(client, bucket):
@@ -94,7 +96,6 @@ def test_a_prefix_can_be_mounted(tree, mount_at, bucket, proxy):
     assert (mount.path / "b.txt").read_text() == "d/b.txt"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_a_large_directory_is_listed_whole(client, bucket, mount, proxy):

@@ -17,6 +17,8 @@ from support.clients import plain
 from support.mounts import costs, mounted
 from support.proxy import Proxy
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "attributes"
 _numbers = itertools.count(1)
 

@@ -10,6 +10,8 @@ from support.mounts import succeed
 
 from mimicfs.cli.watching import rates
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_each_request_is_logged_with_its_answer_and_top_tells_who_asks(

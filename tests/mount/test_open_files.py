@@ -14,6 +14,8 @@ from support.mounts import wait_until
 from support.posix import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from support.proxy import Fail
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1 << 10, 1 << 20
 moto_only = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from support.posix_cases import MORE
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[1] / "support" / "syscalls.py"
 USER, OTHER = 65534, 65533
 Call = list[Any]

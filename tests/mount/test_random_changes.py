@@ -11,6 +11,8 @@ import random
 import pytest
 from support.posix import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 200_000  # bytes of the file
 LONGEST = 40_000  # bytes of one change
 SEED = random.SystemRandom().randrange(1 << 32)

@@ -7,6 +7,8 @@ import threading
 import pytest
 from support.mounts import Mount, run, succeed, wait_until
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "large"
 DIRECTORIES = [f"d{n:02}" for n in range(30)]
 STEADY = [f"f{n:03}" for n in range(300)]

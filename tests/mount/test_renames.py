@@ -18,6 +18,8 @@ from support.clients import plain
 from support.mounts import Mount, costs, mounted, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
+pytestmark = pytest.mark.slow
+
 COUNT = 24
 OLD = [f"d/{n:02}" for n in range(COUNT)]
 NEW = [f"e/{n:02}" for n in range(COUNT)]

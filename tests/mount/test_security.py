@@ -21,6 +21,8 @@ from support.proxy import Fail, Proxy
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.errors import StoreUnavailable
 
+pytestmark = pytest.mark.slow
+
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "Kq7-secret-key",
     "AWS_SESSION_TOKEN": "Wz8-session-token",

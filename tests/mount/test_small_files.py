@@ -13,6 +13,8 @@ import pytest
 from support.mounts import costs, succeed
 from support.proxy import Proxy
 
+pytestmark = pytest.mark.slow
+
 COUNT = 40
 Asked = Callable[[], dict[str, int]]
 

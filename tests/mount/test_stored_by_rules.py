@@ -12,6 +12,8 @@ import pytest
 from support.clients import plain
 from support.mounts import mounted, succeed
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "by-rules"
 CONFIG = f"""
 [[buckets."*".rules]]

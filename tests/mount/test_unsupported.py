@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.posix import fallocate
 
+pytestmark = pytest.mark.slow
+
 COLLAPSE_RANGE, INSERT_RANGE = 0x08, 0x20  # linux/falloc.h
 GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS, what lsattr asks
 

@@ -16,6 +16,8 @@ from support.clients import plain
 from support.mounts import mounted
 from support.proxy import Proxy, Rule
 
+pytestmark = pytest.mark.slow
+
 FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\.\S+")
 BUCKET = "versions-shown"
 _numbers = itertools.count(1)

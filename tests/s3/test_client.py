@@ -26,6 +26,8 @@ from mimicfs.errors import (
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ["a//b", "/lead", "./dot", "x/../y", "..", "ctl\x01x", "cr\rx", "%2F", "a+b c"]
 
 

@@ -11,6 +11,8 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition
 from mimicfs.s3.requests.conditions import NOBODYS, Honoured
 
+pytestmark = pytest.mark.slow
+
 QUOTED = Fail(
     lambda request: request.headers.get("If-Match", "").startswith('"'), 412, "PreconditionFailed"
 )

@@ -7,6 +7,8 @@ from support.proxy import Fail
 
 from mimicfs.errors import AccessDenied, ObjectChanged
 
+pytestmark = pytest.mark.slow
+
 
 def test_only_the_version_that_is_meant_is_deleted(s3, client, bucket, server, moto):
     old = s3.put(bucket, "a", b"old", 3)

@@ -31,6 +31,8 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
 from mimicfs.s3.requests.client import S3
 
+pytestmark = pytest.mark.slow
+
 _buckets = itertools.count()
 BODY = random.Random(1).randbytes(300_000)
 LIMITS: dict[str, Any] = {"read_timeout_s": 0.4, "connect_timeout_s": 1.0, "request_timeout_s": 1.2}

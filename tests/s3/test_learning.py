@@ -17,6 +17,8 @@ from mimicfs.errors import StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.learning import learn
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

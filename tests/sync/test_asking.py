@@ -4,8 +4,11 @@ import os
 import pty
 import subprocess
 
+import pytest
 from support.big import Big
 from support.mounts import MIMICFS, succeed
+
+pytestmark = pytest.mark.slow
 
 
 def at_terminal(words, answer):

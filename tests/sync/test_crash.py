@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from support.big import Big
 from support.mounts import MIMICFS, succeed, wait_until
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.mimicdb import Mirror
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys

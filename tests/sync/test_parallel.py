@@ -16,6 +16,8 @@ from mimicfs.errors import Interrupted, MalformedListing, Throttled, TooManyDele
 from mimicfs.posix import Cancellation
 from mimicfs.sync import Wish, refuse
 
+pytestmark = pytest.mark.slow
+
 DICE = random.Random(6)
 WORDS = ["archive", "data", "été", "images", "logs", "\U0001f4be", "tmp", "~end", "a b", "x"]
 

@@ -13,6 +13,8 @@ from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import AccessDenied, Interrupted, MalformedListing, NoSuchBucket, Unlisted
 from mimicfs.posix import Cancellation
 
+pytestmark = pytest.mark.slow
+
 
 def put(client, bucket, *keys, body=b"x"):
     for key in keys:

@@ -25,6 +25,8 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs.intents import Intents, KeyTree
 from mimicfs.vfs.renames import Renames
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["a", "b/c", "d"]
 _numbers = itertools.count()
 
@@ -99,7 +101,6 @@ def disturb(world: World, schedule: Schedule) -> Fail:
     return Fail(matches, 403, "AccessDenied")
 
 
-@pytest.mark.slow
 def test_nothing_is_lost(moto: str, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     client, proxy = plain(moto), Proxy(moto)
     s3 = S3(S3Options(endpoint_url=proxy.url, attempts=1), Mirror(Memory()))

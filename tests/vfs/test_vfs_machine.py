@@ -32,6 +32,8 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.filesystem import VFS
 
+pytestmark = pytest.mark.slow
+
 FILES = ["a", "b", "d/a", "d/b", "d/e/a"]
 LINKS = ["l", "d/l", "d/e/l"]  # also pipes; nobody else touches these
 NOREPLACE, EXCHANGE = 1, 2
@@ -714,7 +716,6 @@ class FileSystem(RuleBasedStateMachine):
         }
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(2400)  # a failure is made smaller for minutes
 def test_the_mount_shows_what_it_must(request, moto, tmp_path, caplog):  # what is lost is logged
     exploring = request.config.getoption("--explore")

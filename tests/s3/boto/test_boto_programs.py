@@ -16,6 +16,8 @@ from mimicfs.s3.connection import S3Connection
 from mimicfs.s3.key import Key
 from mimicfs.s3.prefix import Prefix
 
+pytestmark = pytest.mark.slow
+
 moto_only = pytest.mark.parametrize("place", ["moto SQLite", "moto memory"], indirect=True)
 
 
