@@ -8,7 +8,8 @@ upload     the upload of a file            multipart  an upload in parts
 transfer   requests that run at once       zeros      holes that become zeros in S3
 origin     the version in S3 of a file     layout     which bytes of a file are where
 reader     ranged GETs of one version      streams    where readers continue
-budget     memory for reading ahead        ranges     sets of byte ranges
+chunks     what a reader has asked for     budget     memory for reading ahead
+ranges     sets of byte ranges
 staging    a staging file                  journal    the staging files of a mount
 record     what a staging file is to become, on disk
 changes    the changed ranges of a staging file, on disk

@@ -163,10 +163,10 @@ class BlockFile:
         if table is None:
             found = os.pread(self._fd, _TABLE * _RECORD, self._record(number * _TABLE))
             table = array("Q", found[: len(found) // _RECORD * _RECORD])
-            table.extend([0] * (_TABLE - len(table)))
             for index, record in enumerate(table):
-                if record >> 32 not in (0, 1):  # no record of ours
+                if record >= _CHECKED:  # no record of ours
                     table[index] = 0
+            table.frombytes(bytes((_TABLE - len(table)) * _RECORD))
             table = self._tables.setdefault(number, table)
         return table
 

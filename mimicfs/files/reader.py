@@ -15,17 +15,16 @@ waited for without it. A reader takes another one's lock only without waiting (B
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 
 from mimicfs.config.values import MIB, FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.files.budget import Budget
+from mimicfs.files.chunks import Chunk, Chunks, joined
 from mimicfs.files.streams import Stream, Stride
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -44,24 +43,6 @@ _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
 _INLINE = 128 * KIB  # as much is read from the cache on disk by the thread that reads requests
 _NOTHING = bytearray()  # of a chunk that was dropped
 _IDLE_S = 1.0  # a reader that was not used for so long may lose what it has ahead
-
-
-class _Chunk:
-    """The bytes from *start* to *end*, once it is *ready*."""
-
-    __slots__ = ("buffer", "end", "future", "ready", "start", "waiting")
-
-    def __init__(self, start: int, end: int, buffer: bytearray | mmap.mmap) -> None:
-        self.start = start
-        self.end = end
-        self.buffer = buffer
-        self.future: Future[None]
-        self.ready = False  # set by the request; quicker to ask than the future, for each read
-        self.waiting = 0  # threads that wait for it: it is not dropped then
-
-    @property
-    def failed(self) -> bool:
-        return not self.ready and self.future.done()
 
 
 class Reader:
@@ -85,7 +66,7 @@ class Reader:
         self._version = version
         self._kept = budget.cache.object(bucket, entry) if budget.cache is not None else None
         self._lock = threading.Lock()  # protects all below
-        self._chunks: list[_Chunk] = []  # in order, without overlaps
+        self._chunks = Chunks()
         self._streams: list[Stream] = []  # the one used last comes first
         self._stride = Stride()
         self._used_s = time.monotonic()
@@ -112,7 +93,7 @@ class Reader:
             try:
                 for chunk in chunks:
                     self._wait(chunk, cancellation)
-                return _joined(chunks, offset, end)
+                return joined(chunks, offset, end)
             except CancelledError:
                 continue  # closed meanwhile, which is found out above
             finally:
@@ -134,13 +115,14 @@ class Reader:
         end = min(offset + size, self._entry.size)
         if offset >= end:
             return b""
-        with self._lock:
-            if self._gone or self._closed:
-                return None
-            chunks = self._held(offset, end)
-            if chunks and all(chunk.ready for chunk in chunks):
-                self._go_ahead(self._stream(offset, end))
-                return _joined(chunks, offset, end)
+        if self._chunks:
+            with self._lock:
+                if self._gone or self._closed:
+                    return None
+                chunks = self._held(offset, end)
+                if chunks and all(chunk.ready for chunk in chunks):
+                    self._go_ahead(self._stream(offset, end))
+                    return joined(chunks, offset, end)
         # To compare much with its checksums is left to the workers, who do so side by side.
         return self._read_kept(offset, end, wait=False) if end - offset <= _INLINE else None
 
@@ -170,7 +152,7 @@ class Reader:
         """Give up all chunks; what is on its way is dropped when it arrives."""
         with self._lock:
             self._closed = True
-            for chunk in list(self._chunks):
+            for chunk in self._chunks:
                 self._drop(chunk)
         if self._kept is not None:
             self._kept.close()
@@ -188,7 +170,7 @@ class Reader:
         finally:
             self._lock.release()
 
-    def _chosen(self, offset: int, end: int) -> list[_Chunk]:
+    def _chosen(self, offset: int, end: int) -> list[Chunk]:
         """Return the chunks from *offset* to *end*, ready or on their way."""
         with self._lock:
             if self._gone or self._closed:
@@ -206,7 +188,7 @@ class Reader:
             return ObjectChanged.since_opened(self._about)
         return ObjectChanged(f"{self._about}: closed")
 
-    def _wait(self, chunk: _Chunk, cancellation: Cancellation) -> None:
+    def _wait(self, chunk: Chunk, cancellation: Cancellation) -> None:
         try:
             cancellation.wait(chunk.future)
         except S3Error as exc:
@@ -216,7 +198,7 @@ class Reader:
                     raise self._why_not() from exc
             raise
 
-    def _fetch(self, chunk: _Chunk) -> None:
+    def _fetch(self, chunk: Chunk) -> None:
         entry, kept = self._entry, self._kept
         start, end = chunk.start, chunk.end
         with memoryview(chunk.buffer) as buffer:
@@ -259,6 +241,8 @@ class Reader:
     def _bring_forward(self, stream: Stream) -> None:
         """Put *stream* first. Others that it has reached are the same reader, whose first
         reads arrived out of order."""
+        if stream is self._streams[0] and not stream.proven:
+            return
         others = [other for other in self._streams if other is not stream]
         if others and stream.proven:
             others = [other for other in others if not stream.near(other.at, other.at)]
@@ -267,9 +251,9 @@ class Reader:
     def _is_active(self, stream: Stream) -> bool:
         return stream.proven and self._reads - stream.used < _STALE
 
-    def _held(self, offset: int, end: int) -> list[_Chunk]:
+    def _held(self, offset: int, end: int) -> list[Chunk]:
         """Return the chunks from *offset* to *end*, [] unless they cover all of it."""
-        found: list[_Chunk] = []
+        found: list[Chunk] = []
         while offset < end:
             chunk = self._at(offset)
             if chunk is None:
@@ -278,18 +262,17 @@ class Reader:
             offset = chunk.end
         return found
 
-    def _at(self, place: int) -> _Chunk | None:
+    def _at(self, place: int) -> Chunk | None:
         """Return the chunk that has the byte at *place*, unless it failed."""
-        index = bisect_right(self._chunks, place, key=_start) - 1
-        if index < 0 or self._chunks[index].end <= place:
-            return None
-        chunk = self._chunks[index]
-        if chunk.failed:  # nobody waited for it: a reader that needs it asks again
+        chunk = self._chunks.at(place)
+        if (
+            chunk is not None and chunk.failed
+        ):  # nobody waited for it: a reader that needs it asks again
             self._failed(chunk)
             return None
         return chunk
 
-    def _failed(self, chunk: _Chunk) -> None:
+    def _failed(self, chunk: Chunk) -> None:
         """Drop a chunk whose request failed. A version that is gone is gone for good."""
         error = None if chunk.future.cancelled() else chunk.future.exception()
         if chunk in self._chunks:
@@ -297,9 +280,9 @@ class Reader:
         if isinstance(error, ObjectChanged | KeyNotFound):
             self._gone = True
 
-    def _cover(self, offset: int, end: int, stream: Stream) -> list[_Chunk]:
+    def _cover(self, offset: int, end: int, stream: Stream) -> list[Chunk]:
         """Return chunks that cover *offset* to *end*; what is missing is asked of S3."""
-        found: list[_Chunk] = []
+        found: list[Chunk] = []
         place = offset
         while place < end:
             chunk = self._at(place)
@@ -311,7 +294,7 @@ class Reader:
             place = chunk.end
         return found
 
-    def _ask_needed(self, place: int, end: int, stream: Stream) -> _Chunk:
+    def _ask_needed(self, place: int, end: int, stream: Stream) -> Chunk:
         """Ask for what a read waits for; of a stream, for more than that if there is room."""
         whole = self._entry.size <= _SMALL
         start, least = (0, self._entry.size) if whole else _rounded(place, end)
@@ -328,19 +311,13 @@ class Reader:
         assert asked is not None  # for what is needed there is always room
         return asked
 
-    def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> _Chunk | None:
+    def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> Chunk | None:
         """Ask S3 for *start* to *end*, as far as no chunk beside *around* has it. None: no
         room for it."""
-        around = max(start, around)
-        index = bisect_right(self._chunks, around, key=_start)
-        if index:
-            start = max(start, self._chunks[index - 1].end)
-        if index < len(self._chunks):
-            end = min(end, self._chunks[index].start)
-        end = min(end, self._entry.size)
+        start, end = self._chunks.free(start, min(end, self._entry.size), max(start, around))
         if not self._budget.take(self, end - start, needed):
             return None
-        chunk = _Chunk(start, end, self._budget.buffer(end - start))
+        chunk = Chunk(start, end, self._budget.buffer(end - start))
         try:
             chunk.future = self._s3.pool.submit(self._fetch, chunk)
         except BaseException:  # the pool is closed
@@ -348,7 +325,7 @@ class Reader:
             raise
         if self._kept is not None and end - start == self._entry.size:
             self._kept.is_read(chunk.future)
-        self._chunks.insert(index, chunk)
+        self._chunks.add(chunk)
         return chunk
 
     def _window(self, stream: Stream) -> int:
@@ -381,7 +358,7 @@ class Reader:
         size = self._chunk_size(window)
         # Not for each read: looking costs 30 us. Several times in each chunk is enough.
         stream.ask_after(size // 8)
-        free = self._options.reads_per_file - self._on_their_way()
+        free = self._options.reads_per_file - self._chunks.on_their_way()
         forgotten = False
         for start, end in self._lacking(stream, window, size):
             if free <= 0:
@@ -435,15 +412,12 @@ class Reader:
             place = chunk.end
         return place
 
-    def _on_their_way(self) -> int:
-        return sum(not (chunk.ready or chunk.failed) for chunk in self._chunks)
-
     def _forget_passed(self) -> None:
         """Drop the chunks that no stream will want."""
         if not self._chunks:
             return
         wanted = list(self._wanted())
-        for chunk in list(self._chunks):
+        for chunk in self._chunks:
             if not chunk.waiting and not any(
                 start < chunk.end and chunk.start < end for start, end in wanted
             ):
@@ -461,7 +435,7 @@ class Reader:
                 yield stream.at - behind, stream.at + ahead
         yield from self._stride.foreseen(self._entry.size)
 
-    def _drop(self, chunk: _Chunk) -> None:
+    def _drop(self, chunk: Chunk) -> None:
         self._chunks.remove(chunk)
         chunk.future.cancel()
         # Its buffer lives until the request that fills it has ended.
@@ -471,25 +445,13 @@ class Reader:
         else:
             chunk.future.add_done_callback(lambda _: self._give_back(chunk))
 
-    def _give_back(self, chunk: _Chunk) -> None:
+    def _give_back(self, chunk: Chunk) -> None:
         buffer, chunk.buffer = chunk.buffer, _NOTHING
         del chunk.future  # which has this call, and so the chunk: they would keep each other
         self._budget.give(self, chunk.end - chunk.start)
         self._budget.reuse(buffer)
 
 
-def _start(chunk: _Chunk) -> int:
-    return chunk.start
-
-
 def _rounded(start: int, end: int) -> tuple[int, int]:
     """Return the blocks that *start* to *end* lie in."""
     return start // _BLOCK * _BLOCK, -(-end // _BLOCK) * _BLOCK
-
-
-def _joined(chunks: list[_Chunk], offset: int, end: int) -> bytes | memoryview:
-    pieces = [
-        memoryview(chunk.buffer)[max(0, offset - chunk.start) : end - chunk.start]
-        for chunk in chunks
-    ]
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -115,6 +115,8 @@ class StandingFile:
     def _hand_out(self, origin: Origin | None) -> bool:
         """Note that somebody gets bytes of *origin*. False: it is the old one, and nobody had got
         any of it."""
+        if origin is not None and origin.handed and self._stands_still(origin):
+            return True
         with self._lock:
             self._check(reading=True)
             now = self._origin
@@ -123,6 +125,11 @@ class StandingFile:
             right = now.has_bytes_of(origin)
             now.handed = now.handed or right
             return right
+
+    def _stands_still(self, origin: Origin | None) -> bool:
+        """Whether *origin* is all of the file. Takes no lock: an origin that was replaced does not
+        come back, so all three were so at one moment."""
+        return self.state is State.CLEAN and self._staging is None and origin is self._origin
 
     def hand_out(self) -> None:
         """The kernel has bytes of the version that the file stands on."""
@@ -146,6 +153,10 @@ class StandingFile:
 
     def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
         """Return the same if that needs no waiting, else None."""
+        origin = self._origin
+        if origin is not None and self._stands_still(origin):
+            data = origin.reader.read_cached(offset, min(size, self.size - offset))
+            return data if data is not None and self._hand_out(origin) else None
         staging, origin, pieces = self._source(offset, size)
         if not pieces:
             return b""

@@ -26,13 +26,16 @@ class Stream:
     of the reader's latest read that belongs here. *ask_at*: where it is time to look whether
     there is something to ask for; None: now."""
 
-    __slots__ = ("ask_at", "at", "down", "downwards", "last", "reads", "run", "start", "used")
+    __slots__ = (
+        *("ask_at", "at", "down", "downwards", "last", "reach", "reads", "run", "start", "used"),
+    )
 
     def __init__(self, offset: int, end: int) -> None:
         self.start = offset
         self.last = offset  # where the latest read began
         self.at = end
         self.run = end - offset
+        self.reach = _reach(self.run)  # kept: each read looks at it in each stream
         self.used = 0
         self.down = 0  # pieces in a row, each below the one before
         self.downwards = False
@@ -41,8 +44,8 @@ class Stream:
 
     def near(self, offset: int, end: int) -> bool:
         """Whether a read goes on from here. What has read little gets little."""
-        away = abs((end if self.downwards else offset) - self.at)
-        return end == self.last or away <= min(_NEAR, max(_LEAST, 2 * self.run))
+        away = (end if self.downwards else offset) - self.at
+        return -self.reach <= away <= self.reach or end == self.last
 
     def go_on(self, offset: int, end: int) -> None:
         self.reads += 1
@@ -56,6 +59,7 @@ class Stream:
         elif end > self.at:
             self.run += end - self.at
             self.at = end
+        self.reach = _reach(self.run)
 
     def _turn(self, offset: int, end: int) -> None:
         self.downwards = not self.downwards
@@ -78,6 +82,11 @@ class Stream:
     def ask_after(self, size: int) -> None:
         """It is due again when *size* bytes more were read."""
         self.ask_at = self.at - size if self.downwards else self.at + size
+
+
+def _reach(run: int) -> int:
+    """Return how far from its place the next read of a stream may be, which has read *run*."""
+    return min(_NEAR, max(_LEAST, 2 * run))
 
 
 class Stride:
