@@ -62,12 +62,13 @@ def fetched(
     mimicdb: Mirror, s3: Source, scope: ListingScope, after: str, token: str | None
 ) -> tuple[Page, int]:
     """Return a page, and the sequence number from before it was asked for. Raises MalformedListing
-    where names come twice in it, and others that are known do not come: perhaps in their place."""
+    where names come twice in it, or fewer than the server has counted, and others that are known do
+    not come."""
     since = mimicdb.seq(scope.bucket)
     page = s3.list_page(
         scope.bucket, scope.prefix, delimiter=scope.delimiter, after=after, token=token
     )
-    if page.doubled:
+    if page.doubtful:
         _check_missing(mimicdb, scope, after, page)
     return page, since
 
@@ -84,5 +85,5 @@ def _check_missing(mimicdb: Mirror, scope: ListingScope, after: str, page: Page)
             if page.upto is not None and shown > page.upto:
                 return
             if entry.kind == OBJECT and shown not in listed:
-                text = f"listing of {scope}: names come twice, and {entry.key!r} does not come"
+                text = f"listing of {scope}: it is not whole, and {entry.key!r} does not come"
                 raise MalformedListing(text)

@@ -1,12 +1,15 @@
 """A test for each cell of the table in s3/requests/believing.py: what an answer lacks, and what
 follows."""
 
+import gzip
+import re
+
 import pytest
 from support.faults import Fault
 from support.proxy import Fail
 
 from mimicfs.entry import TIME_MAX_NS
-from mimicfs.errors import MimicError, S3Unavailable, Unsupported
+from mimicfs.errors import KeyNotFound, MimicError, S3Unavailable, Unsupported
 from mimicfs.s3.requests.content import Content
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -16,18 +19,22 @@ class Answer(Fault):
     """The server does what it is asked; its answer is another: *status*, without the headers
     *less*, with *body*."""
 
-    def __init__(self, kind, *, status=None, less=(), body=None, times=99, more=(), length=None):
-        super().__init__(lambda request: request.kind == kind, times)
-        self.length = length
+    def __init__(
+        self, kind, *, status=None, less=(), body=None, times=99, more=(), length=None, edit=None
+    ):
+        super().__init__(lambda request: kind in (request.kind, "any"), times)
+        self.length, self.edit = length, edit
         self.status, self.less, self.body, self.more = status, less, body, more
 
     def after(self, handler, response):
         gone = {"connection", "transfer-encoding", "content-length", *self.less}
         kept = [(k, v) for k, v in response.getheaders() if k.lower() not in gone]
         body = response.read() if self.body is None else self.body
+        body = body if self.edit is None else self.edit(body)
         if handler.command == "HEAD":
             length = response.getheader("Content-Length")
-            kept.append(("Content-Length", length if self.length is None else self.length))
+            length = length if self.length is None else self.length
+            kept += [("Content-Length", length)] if length is not None else []
             body = None
         handler.send(self.status or response.status, [*kept, *self.more], body)
         return True
@@ -212,7 +219,6 @@ def test_an_answer_is_what_it_says_and_not_what_its_type_says(s3, client, bucket
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"<html/>",
         b"<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>",
         b"<Error><Code>InternalError</Code></Error>",
@@ -246,3 +252,240 @@ def test_an_error_that_nobody_can_read_is_an_error(s3, bucket, proxy, body, kind
     }[kind]
     with proxy.rule(not_done(kind, 403, body)), pytest.raises(MimicError):
         ask()
+
+
+def at_once(handler, response, before=b"", after=b""):
+    """Write the answer by hand, between *before* and *after*."""
+    gone = {"connection", "transfer-encoding"}
+    lines = [f"{k}: {v}" for k, v in response.getheaders() if k.lower() not in gone]
+    body = response.read()
+    if not any(line.lower().startswith("content-length") for line in lines):
+        lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join([f"HTTP/1.1 {response.status} OK", *lines, "", ""]).encode()
+    handler.wfile.write(before + head + body + after)
+    return True
+
+
+class ByHand(Fault):
+    """Each answer is written as *write* writes it."""
+
+    def __init__(self, write):
+        super().__init__(lambda request: True, 9999)
+        self.after = write
+
+
+def interim(handler, response):
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+    return at_once(handler, response, hints)
+
+
+def late(handler, response):
+    """The hints come alone: a client that takes them for the answer asks the next thing before the
+    answer comes."""
+    handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    return at_once(handler, response)
+
+
+def with_a_body(handler, response):
+    """An answer to a HEAD has a body all the same."""
+    body = b"x" * int(response.getheader("Content-Length") or 0)
+    return at_once(handler, response, after=body if handler.command == "HEAD" else b"")
+
+
+def twice(handler, response):
+    for name in ("ETag", "Last-Modified"):
+        if response.getheader(name):
+            response.headers[name] = response.getheader(name)
+    return at_once(handler, response)
+
+
+def on_a_page(handler, response):
+    for name in {"ETag"} & {*response.headers}:
+        tag = response.getheader(name)
+        del response.headers[name]
+        response.headers[name] = f"{tag};charset=utf-8"
+    return at_once(handler, response)
+
+
+def with_trailers(handler, response):
+    if handler.command == "HEAD" or response.status == 204:
+        return at_once(handler, response)
+    body, gone = response.read(), {"connection", "transfer-encoding", "content-length"}
+    lines = [f"{k}: {v}" for k, v in response.getheaders() if k.lower() not in gone]
+    lines += ["Trailer: ETag", "Transfer-Encoding: chunked", "", ""]
+    head = "\r\n".join([f"HTTP/1.1 {response.status} OK", *lines]).encode()
+    chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
+    handler.wfile.write(head + chunk + b'0\r\nETag: "nobodys"\r\n\r\n')
+    return True
+
+
+@pytest.mark.parametrize("write", [interim, late, with_a_body, twice, on_a_page, with_trailers])
+def test_what_http_admits_is_no_other_answer(s3, client, bucket, proxy, write):
+    with proxy.rule(ByHand(write)):
+        a = s3.put(bucket, "a", b"abc", 3)
+        assert (a.size, a.etag) == (3, "900150983cd24fb0d6963f7d28e17f72")
+        assert s3.head(bucket, "a")[0].etag == a.etag
+        buffer = bytearray(2)
+        s3.read_into(bucket, "a", a.etag, 1, memoryview(buffer))
+        assert buffer == b"bc"
+        assert s3.copy((bucket, a), bucket, "b").etag == a.etag
+        assert uploaded(s3, bucket)().size == 3
+        assert [entry.key for entry in s3.list_page(bucket).entries] == ["a", "b"]
+        assert s3.delete_many(bucket, ["a"]) == []
+        s3.delete(bucket, "b")
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize("kind", ["HEAD", "GET", "PUT", "COPY", "POST", "DELETE", "LIST"])
+@pytest.mark.parametrize("page", [b"<html><body>no backend</body></html>", b"404 page not found\n"])
+def test_a_404_of_a_proxy_says_nothing_of_an_object(s3, client, bucket, proxy, kind, page):
+    source = s3.put(bucket, "a", b"abc", 3)
+    ask = {
+        "HEAD": lambda: s3.head(bucket, "a"),
+        "GET": lambda: s3.read_into(bucket, "a", source.etag, 0, memoryview(bytearray(3))),
+        "PUT": lambda: s3.put(bucket, "a", b"new", 3),
+        "COPY": lambda: s3.copy((bucket, source), bucket, "a"),
+        "POST": lambda: s3.delete_many(bucket, ["a"]),
+        "DELETE": lambda: s3.delete(bucket, "a"),
+        "LIST": lambda: s3.list_page(bucket),
+    }[kind]
+    gone = not_done(kind, 404, page)
+    gone.headers = [("Content-Type", "text/html")]
+    with proxy.rule(gone), pytest.raises(MimicError, match="not from S3") as refused:
+        ask()
+    assert not isinstance(refused.value, KeyNotFound)
+    assert s3.mimicdb.entry(bucket, "a").etag == source.etag
+
+
+def test_a_404_without_any_mark_of_s3_is_asked_again_with_a_body(s3, client, bucket, proxy):
+    s3.put(bucket, "a", b"abc", 3)
+    client.delete_object(Bucket=bucket, Key="a")
+    with proxy.rule(Answer("HEAD", less={"x-amzn-requestid"})):
+        proxy.counted()
+        with pytest.raises(KeyNotFound):
+            s3.head(bucket, "a")
+    assert proxy.counted() == {"HEAD": 1, "GET": 1}
+    assert s3.mimicdb.entry(bucket, "a") is None
+
+
+def test_a_head_that_counts_no_bytes_is_asked_by_get(s3, client, bucket, proxy):
+    s3.put(bucket, "a", b"abc", 3)
+    s3.put(bucket, "empty", b"", 0)
+    with proxy.rule(Answer("HEAD", length="0")):
+        proxy.counted()
+        assert [s3.head(bucket, key)[0].size for key in ("a", "empty")] == [3, 0]
+    assert proxy.counted() == {"HEAD": 2, "GET": 1}
+
+
+def test_a_part_that_is_sent_as_the_whole_is_no_smaller_object(s3, bucket, proxy):
+    a = s3.put(bucket, "a", b"abcdef", 6)
+    with proxy.rule(Answer("GET", status=200, less={"content-range"})):
+        with pytest.raises(S3Unavailable, match="does not say of which bytes"):
+            s3.read_into(bucket, "a", a.etag, 0, memoryview(bytearray(2)))
+    assert s3.mimicdb.entry(bucket, "a").size == 6
+    s3.mimicdb.forget(bucket, "a")  # else the whole object is asked for
+    with proxy.rule(Answer("GET", status=200, less={"content-range"})):
+        buffer = bytearray(6)
+        s3.read_into(bucket, "a", a.etag, 0, memoryview(buffer))
+    assert (buffer, s3.mimicdb.entry(bucket, "a").size) == (b"abcdef", 6)
+
+
+@pytest.mark.parametrize("said", ["deadbeef", "", "900150983cd24fb0d6963f7d28e17f72", "kkkk"])
+def test_what_is_no_checksum_is_not_compared(s3, bucket, proxy, said):
+    a = s3.put(bucket, "a", b"abc", 3)
+    less, more = {"x-amz-checksum-crc32"}, [("x-amz-checksum-crc32", said)]
+    with proxy.rule(Answer("GET", less=less, more=more)):
+        buffer = bytearray(3)
+        s3.read_into(bucket, "a", a.etag, 0, memoryview(buffer))
+    assert buffer == b"abc"
+
+
+def test_white_space_before_an_answer_keeps_the_connection_and_says_nothing(s3, bucket, proxy):
+    """S3 sends it while it puts parts together."""
+    source = s3.put(bucket, "a", b"abc", 3)
+    for kind in ("POST", "COPY", "LIST", "PUT"):
+        with proxy.rule(Answer(kind, edit=lambda body: b" \n \n" + body)):
+            assert uploaded(s3, bucket)().size == 3
+            assert s3.copy((bucket, source), bucket, "b").size == 3
+            assert [entry.key for entry in s3.list_page(bucket).entries] == ["a", "b"]
+            s3.put(bucket, "a", b"abc", 3)
+            assert s3.delete_many(bucket, ["b"]) == []
+    error = b" \n<?xml version='1.0'?>\n \n<Error><Code>InternalError</Code></Error>"
+    finish = uploaded(s3, bucket)
+    with proxy.rule(Answer("POST", body=error)), pytest.raises(S3Unavailable):
+        finish()
+    with proxy.rule(Answer("COPY", body=error)), pytest.raises(S3Unavailable):
+        s3.copy((bucket, source), bucket, "b")
+
+
+def test_what_a_proxy_compresses_unasked_is_read(s3, bucket, proxy):
+    source = s3.put(bucket, "a", b"abc", 3)
+    more = [("Content-Encoding", "gzip")]
+    for kind in ("POST", "COPY", "LIST"):
+        with proxy.rule(Answer(kind, edit=gzip.compress, more=more)):
+            assert s3.copy((bucket, source), bucket, "b").size == 3
+            assert [entry.key for entry in s3.list_page(bucket).entries] == ["a", "b"]
+            assert s3.delete_many(bucket, ["b"]) == []
+            assert uploaded(s3, bucket)().size == 3
+    refusal = gzip.compress(b"<Error><Code>NoSuchKey</Code></Error>")
+    with proxy.rule(Answer("GET", status=404, body=refusal, more=more, less={"x-amzn-requestid"})):
+        with pytest.raises(KeyNotFound):
+            s3.read_into(bucket, "a", source.etag, 0, memoryview(bytearray(3)))
+
+
+class Deletes(Fault):
+    """DeleteObjects is done, and answered with *quiet* or *aloud*, as it is asked for; None: as S3
+    answers."""
+
+    def __init__(self, client, bucket, quiet, aloud=None):
+        super().__init__(lambda request: "delete" in request.query, 99)
+        self.client, self.bucket, self.quiet, self.aloud = client, bucket, quiet, aloud
+
+    def before(self, handler):
+        asked = handler.body()
+        keys = re.findall(rb"<Key>(.*?)</Key>", asked)
+        for key in keys:
+            self.client.delete_object(Bucket=self.bucket, Key=key.decode())
+        named = b"".join(b"<Deleted><Key>%s</Key></Deleted>" % key for key in keys)
+        aloud = self.aloud if self.aloud is not None else b"<DeleteResult>%s</DeleteResult>" % named
+        handler.send(200, [], self.quiet if b"<Quiet>true" in asked else aloud)
+        return True
+
+
+def test_a_server_that_says_nothing_quietly_is_asked_aloud(s3, client, bucket, proxy):
+    for key in ("a", "b", "c"):
+        s3.put(bucket, key, b"abc", 3)
+    with proxy.rule(Deletes(client, bucket, b"")):
+        proxy.counted()
+        assert s3.delete_many(bucket, ["a"]) == []
+        assert s3.delete_many(bucket, ["b", "c"]) == []
+    assert proxy.counted() == {"POST": 3}
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert [s3.mimicdb.entry(bucket, key) for key in "abc"] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "aloud", [b"", b"<DeleteResult><Deleted><Key>z</Key></Deleted></DeleteResult>"]
+)
+def test_a_server_that_never_says_what_it_has_deleted_is_asked_one_by_one(
+    s3, client, bucket, proxy, aloud
+):
+    for key in ("a", "b"):
+        s3.put(bucket, key, b"abc", 3)
+    with proxy.rule(Deletes(client, bucket, b"", aloud)):
+        proxy.counted()
+        assert s3.delete_many(bucket, ["a", "b"]) == []
+    counted = proxy.counted()
+    assert (counted["POST"], counted["DELETE"]) == (2, 2)
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.capabilities.known()["delete-many"] == ("no", "learned")
+
+
+def test_of_many_what_is_named_as_deleted_and_as_refused_is_refused(s3, client, bucket, proxy):
+    for key in ("a", "b"):
+        s3.put(bucket, key, b"abc", 3)
+    said = b"<Deleted><Key>a</Key></Deleted><Error><Key>a</Key><Code>AccessDenied</Code></Error>"
+    answer = not_done("POST", 200, b"<DeleteResult>" + said * 2 + b"</DeleteResult>")
+    with proxy.rule(answer):
+        assert {key for key, _ in s3.delete_many(bucket, ["a"])} == {"a"}
+    assert s3.mimicdb.entry(bucket, "a").size == 3

@@ -214,7 +214,7 @@ def test_a_token_on_the_last_page_is_not_followed():
     assert (found.upto, found.token) == (None, None)
 
 
-@pytest.mark.parametrize("said", ["True", "TRUE", "true"])
+@pytest.mark.parametrize("said", ["True", "TRUE", "true", " true\n", "True "])
 def test_truth_may_be_written_in_any_case(said):
     assert parsed(page(contents("a"), truncated=said, token="more")).token == "more"
 
@@ -249,7 +249,7 @@ def test_a_name_that_comes_twice_in_a_row_is_one_name():
     items = contents("a"), contents("b", size=9), contents("b"), prefix("c/"), prefix("c/")
     found = parsed(page(*items, truncated="true", token="more"), after="a", delimiter="/")
     assert [(entry.key, entry.size) for entry in found.entries] == [("b", 9), ("c/", 0)]
-    assert (found.upto, found.doubled) == ("c/", True)
+    assert (found.upto, found.doubtful) == ("c/", True)
     assert parsed(page(contents("a")), after="a").entries == []
 
 
@@ -262,3 +262,27 @@ def test_a_page_that_does_not_say_whether_it_is_the_last_is_refused():
     body = page(contents("a")).replace(b"<IsTruncated>false</IsTruncated>", b"")
     with pytest.raises(MalformedListing):
         parsed(body)
+
+
+def test_a_page_with_a_token_that_does_not_say_that_it_is_the_last_is_not():
+    body = page(contents("a"), token="more").replace(b"<IsTruncated>false</IsTruncated>", b"")
+    assert (parsed(body).token, parsed(body).upto) == ("more", "a")
+
+
+@pytest.mark.parametrize(("counted", "doubtful"), [(0, False), (2, False), (3, True), ("", False)])
+def test_of_a_page_with_fewer_names_than_it_counts_others_may_be_there(counted, doubtful):
+    count = f"<KeyCount>{counted}</KeyCount>"
+    found = parsed(page(contents("a"), prefix("b/"), count), delimiter="/")
+    assert ([entry.key for entry in found.entries], found.doubtful) == (["a", "b/"], doubtful)
+
+
+def test_a_page_that_ends_with_an_error_is_refused():
+    with pytest.raises(MalformedListing, match="ends with an error"):
+        parsed(page(contents("a"), "<Error><Code>InternalError</Code></Error>"))
+
+
+def test_names_of_elements_may_have_the_prefix_of_their_namespace():
+    body = page(contents("a"), prefix("b/")).decode().replace("xmlns=", "xmlns:s3=")
+    body = body.replace("</", "\0").replace("<", "<s3:").replace("\0", "</s3:")
+    found = parsed(body.replace("<s3:?", "<?").encode(), delimiter="/")
+    assert [entry.key for entry in found.entries] == ["a", "b/"]

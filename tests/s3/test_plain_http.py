@@ -54,7 +54,7 @@ ANSWERS = [
     (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nbytes", False, 200, b"bytes", True),
     (
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nb",
-        False,
+        True,
         200,
         b"b",
         False,
@@ -237,19 +237,27 @@ def got(transport, url):
     return found.status, found.rest()
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n1\r\nc\r\n0\r\n\r\n"
+
+
 def test_a_connection_is_used_again_after_each_kind_of_answer():
     whole = [
         OK + b"Content-Length: 2\r\n\r\nab",
-        OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nc\r\n0\r\n\r\n",
+        OK + CHUNKED,
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nd",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3 + OK + CHUNKED,
+        b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 103\r\nX: a\r\n b\r\n\r\n" + OK + CHUNKED,
         OK + b"Content-Length: 1\r\nConnection: close\r\n\r\ne",
     ]
     with serving(whole) as (transport, url, asked):
         found = [got(transport, url) for _ in whole]
-    assert found == [(200, b"ab"), (200, b"c"), (404, b"no"), (204, b""), (200, b"d"), (200, b"e")]
-    assert len(asked) == 6
+    assert found == [
+        *((200, b"ab"), (200, b"c"), (404, b"no"), (204, b""), (200, b"d")),
+        *((200, b"c"), (200, b"c"), (200, b"e")),
+    ]
+    assert len(asked) == 8
 
 
 GOOD = OK + b"Content-Length: 4\r\n\r\ngood"
@@ -262,6 +270,8 @@ GOOD = OK + b"Content-Length: 4\r\n\r\ngood"
         b"HTTP/1.1 200",
         b"HTTP/1.1 200 OK\r\n",
         OK + b"Content-Length: 0\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n",
         OK + b"Content-Length: 0\r\nX: a\r\n b\r\n",
         OK + b"Content-Length: 9\r\n\r\nbytes",
         OK + b"Content-Length: 5\r\nContent-Length: 9\r\n\r\nbytesbyte",
@@ -277,7 +287,7 @@ GOOD = OK + b"Content-Length: 4\r\n\r\ngood"
         OK + b"x: y\r\n" * 20_000,
         OK + b"x: " + b"y" * 200_000,
     ],
-    ids=range(18),
+    ids=range(20),
 )
 def test_what_is_not_whole_is_an_error_and_the_end_of_its_connection(hostile):
     with serving([hostile], [GOOD]) as (transport, url, asked):

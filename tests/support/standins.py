@@ -436,6 +436,27 @@ class SwiftsTypes(Quirk):
             answer.headers["content-type"] = "text/html; charset=UTF-8"
 
 
+class QuietIsSilent(Quirk):
+    """Where DeleteObjects is to be quiet, and nothing failed, it is answered with no body."""
+
+    source = "https://www.alibabacloud.com/help/doc-detail/31983.htm (OSS); baidubce/bce-sdk-go#3"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        deletes = method == "POST" and "delete" in request.query and answer.status == 200
+        if deletes and not re.search(rb"<(Deleted|Error)>", answer.body):
+            answer.body, answer.length = b"", 0
+
+
+class NamesNoDeleted(Quirk):
+    """DeleteObjects never names what it has deleted."""
+
+    source = "https://github.com/AutoMQ/automq/pull/1028 (Baidu's BOS)"
+
+    def change(self, request: Request, method: str, answer: Answer) -> None:
+        if method == "POST" and "delete" in request.query:
+            answer.body = _in_xml(answer, rb"(?s)<Deleted>.*?</Deleted>", lambda _: b"")
+
+
 class LoudHeaders(Quirk):
     source = "https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (names in any case)"
 
@@ -487,7 +508,8 @@ PROVIDERS: dict[str, tuple[type[Quirk], ...]] = {
     "gcs": (SignedAcceptEncoding, Decompresses, NoDeleteObjects, NoCopyParts, IgnoresConditions),
     "gcs of then": (SignedAcceptEncoding, Decompresses, NoDeleteObjects, NoCopyParts, NoListV2),
     "b2": (NoChecksums, NoConditions),
-    "oss": (NoConditions, NoChecksums),
+    "oss": (NoConditions, NoChecksums, QuietIsSilent),
+    "bos": (NamesNoDeleted, QuietIsSilent),
     "cos": (IgnoresConditions, WantsMD5OfDeletions),
     "ovh": (NoChecksums,),
     "minio behind nginx": (Compresses,),

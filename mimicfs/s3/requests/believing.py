@@ -8,10 +8,14 @@ would be deleted, or taken for done that is not.
                                W/"...", no quotes           used
                                a header that is not ASCII   used, as UTF-8 if it is that
                                gzip, and no length          asked without gzip (transport/wire.py)
-    HEAD                       no Content-Length            GET of one byte says it
+    HEAD                       no Content-Length, or 0 of   GET of one byte says it
+                               what has bytes by its ETag
     GET                        in chunks, of no length      used: the bytes are counted
                                of another range, or of      an error, of which nothing is learned
                                one that cannot be
+                               200 to a range               used if it is the whole object, as HEAD
+                                                            says; else an error
+                               a checksum that is none      not compared (checksums.py)
     PUT                        no ETag                      HEAD decides (client.py)
     COPY                       no result, no ETag           HEAD decides (copying.py)
                                no LastModified              used: the time of the answer
@@ -20,14 +24,22 @@ would be deleted, or taken for done that is not.
     UploadPartCopy             no result, no ETag           the server copies no parts
     CompleteMultipartUpload    no ETag                      HEAD decides (client.py)
     DELETE                     200 for 204                  used
-    DeleteObjects              no DeleteResult, or an       an error: nothing is forgotten
-                               error without one of its keys
-    any                        200 with <Error>             as the error (botocore)
+    DeleteObjects              an error without one of      an error: nothing is forgotten
+                               its keys
+                               no DeleteResult              an error: nothing is forgotten
+                               nothing at all               asked again, to name what is deleted
+                               not all are named then       deleted one by one (deleting.py)
+    any                        200 with <Error>, also       as the error (botocore)
+                               behind white space
                                HTML, unreadable XML         an error (transport/answers.py)
+                               404, and nothing shows that  asked again by GET, where it was a
+                               it is S3's                   HEAD; else an error: nothing is gone
+                               100 to 199, but for 101      waited for the answer (plain.py)
+                               a header twice               used, if both say the same (plain.py)
 
 Of listings, listing.py decides. An error names the server's fault.
 
-Threading: any thread; no state.
+Threading: any thread.
 """
 
 from __future__ import annotations
@@ -36,18 +48,60 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import in_utf8, unquoted
-from mimicfs.errors import S3Unavailable
+from mimicfs.errors import S3Unavailable, Unsupported
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 Ask = Callable[[str, dict[str, Any]], Any]
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<size>\d+|\*)")
+_EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of no bytes
+_OF_A_RANGE = frozenset({"Range", "ChecksumMode"})
 # What an answer cannot be without: else nobody could go on.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
+
+
+class Believer:
+    """Asks by *ask*, and returns answers as far as they can be believed."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._quiet = True  # False: where it should be quiet, the server says nothing at all
+
+    def __call__(self, operation: str, params: dict[str, Any]) -> Any:
+        """Return the answer. Raises S3Unavailable, and what *ask* raises."""
+        from botocore.exceptions import ClientError
+
+        if not self._quiet:
+            params = _aloud(params)
+        try:
+            answer = self._ask(operation, params)
+        except ClientError as exc:
+            must_be_s3s(operation, params, exc, self._ask)
+            raise
+        except SaysNothing as exc:
+            if params == _aloud(params):
+                raise _unsaid(params) from exc
+            self._quiet = False
+            return self(operation, params)
+        return believed(operation, params, answer, self._ask)
+
+
+class SaysNothing(Exception):
+    """The answer to DeleteObjects is empty."""
+
+
+def _aloud(params: dict[str, Any]) -> dict[str, Any]:
+    """Return *params* of DeleteObjects, with each key to be named that is deleted."""
+    if not params.get("Delete", {}).get("Quiet"):
+        return params
+    return {**params, "Delete": {**params["Delete"], "Quiet": False}}
 
 
 def believed(
@@ -55,6 +109,8 @@ def believed(
 ) -> dict[str, Any]:
     """Return *answer* as far as it can be believed; *ask* asks again. Raises S3Unavailable."""
     needed = _NEEDED.get(operation)
+    if operation == "HeadObject" and _has_bytes(answer):
+        answer = {name: value for name, value in answer.items() if name != "ContentLength"}
     if needed and not answer.get(needed):
         raise _fault(params, f"{operation} was answered without {needed}, which confirms nothing")
     if operation == "CopyObject":
@@ -64,23 +120,59 @@ def believed(
         answer = {**answer, "ContentLength": _size(params, answer["ETag"], ask)}
     if operation == "GetObject":
         _check_range(params, answer)
+        if "Range" in params and not answer.get("ContentRange"):
+            _check_whole(params, answer, ask)
     if operation in ("HeadObject", "GetObject"):
         return _of_object(answer)
     if operation == "DeleteObjects":
         asked = {each["Key"] for each in params.get("Delete", {}).get("Objects", ())}
-        if not all(each.get("Key") in asked for each in answer.get("Errors", ())):
+        refused = {each.get("Key") for each in answer.get("Errors", ())}
+        if not refused <= asked:
             text = (
                 "the answer to DeleteObjects has an error about a key that was not in the request"
             )
             raise _fault(params, text)
+        quiet = params.get("Delete", {}).get("Quiet", False)
+        deleted = {each.get("Key") for each in answer.get("Deleted", ())}
+        if not quiet and not asked <= deleted | refused:
+            raise _unsaid(params)
     return answer
+
+
+def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError, ask: Ask) -> None:
+    """Raise S3Unavailable where *refusal* is a 404 that any web server gives: of a proxy that has
+    lost its backend, say. S3 names a code, or itself; of a HEAD that does neither, GET asks."""
+    told = refusal.response.get("ResponseMetadata", {})
+    code, headers = refusal.response.get("Error", {}).get("Code"), told.get("HTTPHeaders", {})
+    if told.get("HTTPStatusCode") != 404 or code not in ("404", "", None):
+        return
+    if any(name.startswith("x-amz") for name in headers):
+        return
+    if operation == "HeadObject" and "xml" in headers.get("content-type", ""):
+        return
+    if operation == "HeadBucket" or (operation == "HeadObject" and _is_gone(params, ask)):
+        return
+    raise _fault(params, "404, but the answer is not from S3; check --endpoint-url") from refusal
+
+
+def _is_gone(params: Mapping[str, Any], ask: Ask) -> bool:
+    from botocore.exceptions import ClientError
+
+    try:
+        ask("GetObject", {**params, "Range": "bytes=0-0"})["Body"].close()
+    except ClientError as exc:
+        return str(exc.response.get("Error", {}).get("Code", "")).startswith("NoSuch")
+    return False
 
 
 def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
     """Keep botocore from taking for done what an answer to DeleteObjects does not say
-    (its event before-parse)."""
-    if response_dict["status_code"] < 300 and b"DeleteResult" not in response_dict["body"]:
-        response_dict["body"] = b"<"  # no XML
+    (its event before-parse). Raises SaysNothing."""
+    if response_dict["status_code"] >= 300 or b"DeleteResult" in response_dict["body"]:
+        return
+    if not response_dict["body"]:
+        raise SaysNothing
+    response_dict["body"] = b"<"  # no XML
 
 
 def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
@@ -99,6 +191,25 @@ def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     answer["Body"].close()
     text = f"asked for {params.get('Range', 'all bytes')}, but the answer has {said}"
     raise _fault(params, f"{text} and {answer.get('ContentLength')} bytes")
+
+
+def _check_whole(params: Mapping[str, Any], answer: Mapping[str, Any], ask: Ask) -> None:
+    """Raise S3Unavailable where *answer*, to a request for a range, does not say which it is, and
+    is not the whole object either."""
+    head = {name: value for name, value in params.items() if name not in _OF_A_RANGE}
+    now = ask("HeadObject", head)
+    lengths = {answer.get("ContentLength"), now.get("ContentLength")}
+    if len(lengths) > 1 or unquoted(now.get("ETag")) != unquoted(answer.get("ETag")):
+        answer["Body"].close()
+        text = f"asked for {params['Range']}, but the answer does not say of which bytes it is"
+        raise _fault(params, text)
+
+
+def _has_bytes(answer: Mapping[str, Any]) -> bool:
+    """Whether *answer* to a HEAD says 0 bytes of what is none by its ETag: there are servers that
+    say of every HEAD that its answer has no body."""
+    etag = unquoted(answer.get("ETag"))
+    return answer.get("ContentLength") == 0 and etag not in ("", _EMPTY)
 
 
 def _of_object(answer: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +248,10 @@ def _time_of(answer: Mapping[str, Any]) -> datetime:
         return parsedate_to_datetime(said)
     except (ValueError, TypeError):
         return datetime.now(UTC)
+
+
+def _unsaid(params: Mapping[str, Any]) -> Unsupported:
+    return Unsupported(f"s3://{params['Bucket']}: DeleteObjects does not say what it has deleted")
 
 
 def _fault(params: Mapping[str, Any], text: str) -> S3Unavailable:

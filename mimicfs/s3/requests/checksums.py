@@ -77,6 +77,14 @@ def may_be(etag: str, body: Any) -> bool:
     return not looks or b64decode(md5_of(body)).hex() == etag
 
 
+def _digest(said: str) -> bytes:
+    """Return the bytes of a checksum; none if it is not one (or of parts: "...-2")."""
+    try:
+        return b64decode(said, validate=True)
+    except ValueError:
+        return b""
+
+
 def _pieces(body: Any) -> Iterator[bytes]:
     if isinstance(body, bytes):
         yield body
@@ -94,13 +102,14 @@ def verified() -> list[str]:
 
 def missed(headers: Mapping[str, str], data: memoryview) -> str:
     """Return the name of a checksum in *headers* (names in lower case) that *data*, a whole object,
-    does not have; "" if it has all that can be computed here."""
+    does not have; "" if it has all that can be computed here. What has not the form of a checksum
+    is none."""
     composite = headers.get(_PREFIX + "type", "").upper() == "COMPOSITE"
     in_parts = "-" in headers.get("etag", "")  # then it may be one of checksums, said or not
     if composite or (in_parts and _PREFIX + "type" not in headers):
         return ""
     for name, function in _functions().items():
-        said = headers.get(_PREFIX + name, "-")
-        if "-" not in said and b64encode(function(data)).decode() != said:
+        said = _digest(headers.get(_PREFIX + name, ""))
+        if said and len(found := function(data)) == len(said) and found != said:
             return name
     return ""

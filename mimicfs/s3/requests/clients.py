@@ -22,7 +22,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import Mirror
 from mimicfs.private import seen_by_others
-from mimicfs.s3.requests.believing import believed, must_be_a_delete_result
+from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.checksums import md5_of
 from mimicfs.s3.requests.pool import RequestPool
@@ -196,7 +196,7 @@ class Clients:
             self.limits.in_time,  # before anybody is told that something is about to be changed
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
-            _believing,
+            Believer,
             _with_params(self.pinned),
             _with_params(rules.sent),
             self.limits.in_turn,
@@ -451,11 +451,6 @@ class Clients:
 
 def _code(exc: Any) -> str:
     return str(exc.response.get("Error", {}).get("Code", ""))
-
-
-def _believing(ask: _Ask) -> _Ask:
-    """Return *ask*, whose answers are believed as far as they can be."""
-    return lambda name, params: believed(name, params, ask(name, params), ask)
 
 
 def _do_not_ask_first(request: Any, **_: Any) -> None:

@@ -15,7 +15,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Unsupported,
 )
-from mimicfs.s3.requests.content import Content, bare_etag, kept_class
+from mimicfs.s3.requests.content import Content, bare_etag, etag_of_part, kept_class
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -184,11 +184,10 @@ class Copier:
         }
         answer = self._asked("upload_part_copy", source, bucket, key, params)
         result = answer.get("CopyPartResult", {})
-        etag = result.get("ETag")
-        if not etag:
+        if not result.get("ETag"):
             raise Unsupported(f"s3://{bucket}/{key}: this server cannot copy parts")
         self._s3.sender.note_part(upload, number, result.get("ChecksumCRC32"))
-        return str(etag)
+        return etag_of_part(result)
 
     def _abort(self, bucket: str, key: str, upload: str, cause: BaseException) -> None:
         try:

@@ -179,7 +179,7 @@ class Lister:
                 raise translated(exc, about) from None  # *exc* shows the signed address in a log
             if len(body) > ANSWER_MAX:
                 raise MalformedListing(f"{about}: the answer has no end; check --endpoint-url")
-            if answer.status_code != 200:
+            if answer.status_code // 100 != 2:
                 raise self._refusal(answer, body, about)
         self._traffic.moved(len(body), 0)
         return body

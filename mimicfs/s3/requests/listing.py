@@ -38,7 +38,8 @@ class Page(NamedTuple):
     upto: str | None
     token: str | None  # of the next page; None: this is the last
     throttled: int = 0  # how often S3 asked for patience before it gave the page
-    doubled: bool = False  # names came twice: what is not among them may be there all the same
+    # Names came twice, or fewer than were counted: others may be there all the same.
+    doubtful: bool = False
 
 
 class Asked(NamedTuple):
@@ -224,7 +225,7 @@ class Found:
     def start(self, name: str, _attributes: Any) -> None:
         self._depth += 1
         if self._depth == 1:
-            self._root = name
+            self._root = _local(name)
         elif self._depth == 2:
             self._item = {}
         self._text.clear()
@@ -233,6 +234,7 @@ class Found:
         self._text.append(data)
 
     def end(self, name: str) -> None:
+        name = _local(name)
         if self._depth == 3:
             self._item[name] = "".join(self._text)
         elif self._depth == 2 and not self.item(name, self._item):
@@ -280,12 +282,22 @@ class Found:
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
         # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
         # compared as it is first: what was asked may look like something encoded.
+        if "Error" in self.top:  # the server failed when it had begun to answer
+            raise MalformedListing(f"{asked}: the answer ends with an error")
         about = self.top.get("Prefix", asked.prefix)
         if about != asked.prefix and decoded(about) != asked.prefix:
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
 
     def truncated(self) -> bool:
-        return {"true": True, "false": False}[self.top["IsTruncated"].lower()]
+        said = self.top.get("IsTruncated")
+        if said is None and self.top.get("NextContinuationToken"):
+            return True  # it has more to say; without a token, nobody knows
+        return {"true": True, "false": False}[self.top["IsTruncated"].strip().lower()]
+
+    def fewer(self) -> bool:
+        """Whether fewer came than the server has counted."""
+        said = self.top.get("KeyCount", "").strip()
+        return said.isdecimal() and len(self.entries) + len(self.prefixes) < int(said)
 
     def page(self, asked: Asked) -> Page:
         self.check_about(asked)
@@ -294,7 +306,8 @@ class Found:
         entries, prefixes = self._decoded()
         if old and entries:
             token = max(entry.key for entry in entries + prefixes)  # goes on behind it
-        return checked_page(asked, entries, prefixes, truncated=self.truncated(), token=token)
+        page = checked_page(asked, entries, prefixes, truncated=self.truncated(), token=token)
+        return page._replace(doubtful=True) if self.fewer() else page
 
     def _is_old(self, asked: Asked) -> bool:
         """Whether the answer is that of version 1, which has a Marker and counts no keys."""
@@ -334,11 +347,16 @@ def checked_page(
     if prefixes:
         entries = sorted(entries + prefixes, key=_key)
     if not truncated:  # whatever token it has besides
-        return Page(entries, None, None, doubled=doubled)
+        return Page(entries, None, None, doubtful=doubled)
     if token is None:
         raise MalformedListing(f"{asked}: truncated, but without a token to continue")
     upto = entries[-1].key if entries else asked.after
-    return Page(entries, upto, token, doubled=doubled)
+    return Page(entries, upto, token, doubtful=doubled)
+
+
+def _local(name: str) -> str:
+    """Return the name of an element without the prefix of its namespace."""
+    return name.rpartition(":")[2] if ":" in name else name
 
 
 def decoded(text: str) -> str:

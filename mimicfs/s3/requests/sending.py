@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import InvalidRequest, Unsupported
 from mimicfs.s3.requests import checksums
-from mimicfs.s3.requests.content import Body, sized
+from mimicfs.s3.requests.content import Body, etag_of_part, sized
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -73,7 +73,7 @@ class Sender:
         answer = self._sent("upload_part", bucket, key, part, size, params, kind)
         if checked:
             self.note_part(upload, number, answer.get("ChecksumCRC32") or checksums.crc32_of(part))
-        return str(answer["ETag"])
+        return etag_of_part(answer)
 
     def note_part(self, upload: str, number: int, crc32: str | None) -> None:
         """Part *number* has this CRC-32; None: the server does not say."""

@@ -7,6 +7,8 @@ Pure functions; any thread may call them.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
 from xml.parsers import expat
 
 _DEEP = 32  # S3's own answers are at most six deep
@@ -15,6 +17,17 @@ _NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
 
 class _UnreadableBody(Exception):
     """The body is no XML of S3's."""
+
+
+def decoded(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
+    """Return up to *limit* bytes of *body* as the server wrote it: a proxy on the way may compress
+    what it was asked not to, and a server that is busy sends white space first."""
+    if "gzip" in headers.get("content-encoding", "") and body.startswith(b"\x1f\x8b"):
+        try:
+            body = zlib.decompressobj(wbits=31).decompress(body, limit)
+        except zlib.error:
+            return body
+    return body.lstrip(b" \t\r\n") if body[:1].isspace() else body
 
 
 def error_of(body: bytes) -> dict[str, str]:

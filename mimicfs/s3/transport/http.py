@@ -36,9 +36,15 @@ from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from mimicfs.config.values import S3Options
-from mimicfs.s3.transport.answers import readable
+from mimicfs.s3.transport.answers import decoded, readable
 from mimicfs.s3.transport.limits import Limits
-from mimicfs.s3.transport.plain import PlainAnswer, answer_from, request_head
+from mimicfs.s3.transport.plain import (
+    LastAnswer,
+    PlainAnswer,
+    answer_from,
+    joined,
+    request_head,
+)
 
 BROKEN = (OSError, http.client.HTTPException)
 # Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
@@ -231,7 +237,7 @@ def _all_of(found: Exchange, request: Any) -> bytes:
     """Return the body of the answer to *request*; a byte more than ANSWER_MAX of one that is
     longer."""
     try:
-        return found.rest(ANSWER_MAX + 1)
+        return decoded(found.headers, found.rest(ANSWER_MAX + 1), ANSWER_MAX + 1)
     except BROKEN as exc:
         parts = urlsplit(request.url)
         raise network_error(exc, f"{parts.scheme}://{parts.netloc}") from exc
@@ -280,11 +286,7 @@ def _joined(answer: http.client.HTTPResponse | PlainAnswer) -> dict[str, str]:
     """Return the headers, their names in lower case."""
     if isinstance(answer, PlainAnswer):
         return answer.joined
-    headers: dict[str, str] = {}
-    for given, value in answer.getheaders():
-        name = given.lower()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    return joined(answer.getheaders())
 
 
 class _Connection(http.client.HTTPConnection):
@@ -368,7 +370,7 @@ class _Connection(http.client.HTTPConnection):
         return _Outgoing(io.BytesIO(body) if isinstance(body, bytes | bytearray) else body, self)
 
     def _response(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-        return http.client.HTTPResponse(_Slowed(sock, self), **options)  # type: ignore[arg-type]
+        return LastAnswer(_Slowed(sock, self), **options)  # type: ignore[arg-type]
 
     def limit_s(self) -> float:
         """Return how long the next bytes may take. Raises TimeoutError."""

@@ -2,10 +2,11 @@
 
 http.client spends 160 calls on a request of 4 KiB and its answer, half of them in the parser of
 e-mails. Here is what has a length and no surprises; all else is left to http.client, which is given
-the same bytes: chunks, 100-continue, a header in several lines, an answer of no length, one that is
-none. What http.client would believe though part of it is missing or contradicts itself is refused:
-headers that break off, a body that is cut short, a length that is no number or two numbers. An
-answer that is longer than it says is the last one of its connection.
+the same bytes: chunks, a header in several lines, an answer of no length, one that is none. Answers
+that only say that another will come (100 to 199, RFC 9110, 15.2) are passed over. What http.client
+would believe though part of it is missing or contradicts itself is refused: headers that break off,
+a body that is cut short, a length that is no number or two numbers. An answer that is longer than
+it says is the last one of its connection.
 
 Threading: an answer belongs to one thread at a time.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import http.client
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _HEAD_MAX = 64 << 10  # bytes; of a longer one http.client says what is wrong with it
@@ -32,6 +33,9 @@ _HEAD = re.compile(
 )
 _LINE = re.compile(rf"({_NAME}):([^\r\n]*)")
 _END = re.compile(rb"\n\r?\n")
+_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d\b")
+# Of these headers, S3 says one value: a proxy that repeats it says nothing new.
+_SAID_ONCE = frozenset({"etag", "last-modified", "content-type", "content-range", "date"})
 _NUMBER = re.compile("[0-9]{1,18}")
 _NO_BODY = frozenset({204, 304})
 _LEFT_TO_HTTP_CLIENT = frozenset({"host", "expect", "transfer-encoding"})
@@ -123,14 +127,16 @@ def answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HTT
 
 def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HTTPResponse:
     data, end = _come_of(raw)
+    while end and _INTERIM.match(data):
+        data, end = _come_of(raw, data[end:])
     found = _HEAD.fullmatch(data[:end].decode("latin-1"))
     lines = _LINE.findall(found["lines"]) if found is not None else []
     if found is not None and len(lines) <= _LINES_MAX:
-        status, headers = int(found["status"]), _headers_of(lines)
+        status, headers = int(found["status"]), joined(lines)
         length = _length_of(method, status, headers)
         if length is not None:
             return PlainAnswer(raw, status, headers, length, data[end:])
-    answer = http.client.HTTPResponse(_Replayed(data, raw), method=method)  # type: ignore[arg-type]
+    answer = LastAnswer(_Replayed(data, raw), method=method)  # type: ignore[arg-type]
     try:
         answer.begin()
     except BaseException:
@@ -139,28 +145,33 @@ def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HT
     return answer
 
 
-def _come_of(raw: io.RawIOBase) -> tuple[bytes, int]:
-    """Return what has come, and where its headers end; 0: that is for http.client to say."""
-    data = bytearray()
-    while len(data) <= _HEAD_MAX and data.startswith(_BEGIN[: len(data)]):
+def _come_of(raw: io.RawIOBase, come: bytes = b"") -> tuple[bytes, int]:
+    """Return what has come, *come* before it, and where its headers end; 0: that is for
+    http.client to say."""
+    data, looked = bytearray(come), 0
+    while True:
+        end = _END.search(data, looked)
+        if end is not None:
+            return bytes(data), end.end()
+        if len(data) > _HEAD_MAX or not data.startswith(_BEGIN[: len(data)]):
+            return bytes(data), 0
         piece = raw.read(_READ)
         if not piece:
             if data:
                 raise ConnectionError("the answer broke off within its headers")
-            break
+            return b"", 0
         looked = max(0, len(data) - 2)
         data += piece
-        end = _END.search(data, looked)
-        if end is not None:
-            return bytes(data), end.end()
-    return bytes(data), 0
 
 
-def _headers_of(lines: list[tuple[str, str]]) -> dict[str, str]:
+def joined(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the headers in *lines*, their names in lower case."""
     headers: dict[str, str] = {}
     for given, written in lines:
         name, value = given.lower(), written.lstrip(" \t")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name in headers and not (name in _SAID_ONCE and headers[name] == value):
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
     return headers
 
 
@@ -178,6 +189,20 @@ def _length_of(method: str, status: int, headers: Mapping[str, str]) -> int | No
     if lengths or _NUMBER.fullmatch(length) is None:
         raise http.client.HTTPException(f"Content-Length: {said[:100]!r}")
     return int(length)
+
+
+class LastAnswer(http.client.HTTPResponse):
+    """An HTTPResponse that passes over all answers which only say that another will come;
+    http.client does that with 100 alone, and would take the next one for that of the next
+    request."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < 200:
+            if self.status == http.client.SWITCHING_PROTOCOLS:
+                raise http.client.HTTPException("the server speaks another protocol now")
+            self.headers = None  # type: ignore[assignment]  # else they are those of the next one
+            super().begin()
 
 
 class _Replayed:

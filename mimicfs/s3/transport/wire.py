@@ -33,7 +33,7 @@ from botocore.utils import get_environ_proxies
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
-from mimicfs.s3.transport.answers import error_of
+from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
@@ -193,13 +193,15 @@ class Wire:
             raise _Again(exc) from exc
         try:
             if found.status // 100 != 2:
-                said = found.rest(_ERROR_MAX)
+                said = decoded(found.headers, found.rest(_ERROR_MAX), _ERROR_MAX)
                 error = _refusal(operation, found.status, found.headers, said)
                 raise self._refused(request, error)
             answer = _answer(found.status, found.headers, self._told[operation])
             if operation == "GetObject":
                 return {**answer, "Body": found}
-            if found.rest(_ERROR_MAX):  # S3 says nothing but headers
+            said = decoded(found.headers, found.rest(_ERROR_MAX), _ERROR_MAX)
+            # S3 says nothing but headers. An ETag confirms what was stored, unless there is XML.
+            if said and (error_of(said) or not answer.get("ETag")):
                 raise _ForBotocore
         except BROKEN as exc:
             raise _Again(network_error(exc, request.place.url)) from exc
