@@ -243,6 +243,15 @@ class Mirror:
             still = [[key for key in keys if key not in left] for keys in (added, changed)]
             self._tell(bucket, Difference(still[0], still[1], [], 0))
 
+    def confirm(self, bucket: str, keys: Sequence[str], since: int) -> None:
+        """S3, which was asked after number *since*, has of *keys* what the mirror has. Log that: an
+        answer that was asked for before leaves them alone. Those that the log has already since
+        then need it no more."""
+        known = {key: self.backend.exact.get(bucket, key) for key in keys}
+        puts = [entry for entry in known.values() if entry is not None]
+        with self.backend.finding():
+            self._apply(bucket, puts, [key for key in keys if known[key] is None], since)
+
     def settle(self, bucket: str, key: str, generation: str, entry: Entry | None) -> bool:
         """S3 showed *entry* (None: nothing) while *key* was unsettled, of *generation*. Believe
         it, and tell the listeners, unless that is another one now; return whether so."""

@@ -54,6 +54,11 @@ class Notes:
         self._noted = False
         self._last_s = time.monotonic()
 
+    @property
+    def noted(self) -> bool:
+        """Whether there is a note, so that another sync may go on where one ends early."""
+        return self._noted
+
     def read(self) -> Cursor | None:
         text = self._backend.note(self._bucket, self._name)
         if text is None:

@@ -35,6 +35,7 @@ from mimicfs.sync.run import Run
 from mimicfs.sync.source import ListingScope, Source
 from mimicfs.sync.walk import Walk
 from mimicfs.sync.whole import Show, Whole, Wish
+from mimicfs.underway import listing
 
 log = logging.getLogger(__name__)
 
@@ -290,6 +291,13 @@ class Syncer:
         mine.set_result(None)
 
     def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
+        with listing(self._mimicdb.backend, bucket, directory) as said:
+            listed = self._directory_listed(bucket, directory, cancellation)
+            said.check(closely=False)
+            self._mimicdb.complete(bucket, listed)
+
+    def _directory_listed(self, bucket: str, directory: str, cancellation: Cancellation) -> Scope:
+        """Merge the children of *directory*; return that as a scope."""
         started_ns, since = time.time_ns(), self._mimicdb.seq("")
         found: list[tuple[int, ...]] = []
 
@@ -311,6 +319,5 @@ class Syncer:
                 tell(self._mimicdb.release(bucket, gone), 0)
         names, *counts = (sum(column) for column in zip(*found, strict=True))
         duration_ns = time.time_ns() - started_ns
-        listed = Scope(directory, False, started_ns, duration_ns, *counts)
-        self._mimicdb.complete(bucket, listed)
         log.debug("listed %s: %d names", scope, names)
+        return Scope(directory, False, started_ns, duration_ns, *counts)

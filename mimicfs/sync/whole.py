@@ -24,6 +24,7 @@ from mimicfs.sync.progress import Progress, Report, report_of
 from mimicfs.sync.run import Run
 from mimicfs.sync.source import ListingScope, Source
 from mimicfs.sync.walk import Walk
+from mimicfs.underway import ListingNote
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ class Whole:
 
     def run(self) -> Report:
         """Raises S3Error, MalformedListing, TooManyDeletions, Interrupted, StoreError."""
+        self._listing = ListingNote(self._mimicdb.backend, self._scope.bucket, self._scope.prefix)
+        try:
+            return self._run()
+        finally:
+            if not self._notes.noted:  # else it is being listed until another one has gone on
+                self._listing.end()
+
+    def _run(self) -> Report:
         cursor = self._resumed()
         known = self._known_objects()
         if self._wish.guard is not None and known > KEYS_MIN:
@@ -139,6 +148,7 @@ class Whole:
             self._note(run)
 
     def _tell(self, run: Run | Walk, difference: Difference, keys: int) -> None:
+        self._listing.renew()
         held = self._late.count + (self._held.spool.count if self._held is not None else 0)
         self.so_far = self.so_far.further(difference, keys, held, run.ranges)
         self._show(self.so_far)
@@ -167,6 +177,7 @@ class Whole:
                 self._ask(gone, self._held.known)
         for spool in spools:
             self._release(spool)
+        self._listing.check()
         self._mimicdb.complete(self._scope.bucket, self._as_listed())
         self._notes.clear()
 

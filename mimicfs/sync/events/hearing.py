@@ -7,13 +7,21 @@ A record says that a key changed; what is there now, only S3 says. So
       a change that went through the mirror)
     another one                                      a HEAD, whose answer is merged like any other
     many of one directory                            one LIST of it, where that costs less
+    a key that is being listed, or changed through   a HEAD, and what it says is logged, also if the
+      the mirror, while we hear of it                  mirror has it already
 
 Each state that an object has in the mirror is the echo of one record: a second one that would fit
 as well tells of another change, of the metadata only.
 
 A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change
-that becomes known meanwhile stands. So any number of consumers may hear the same records, in any
-order, doubled or late, and come to the same mirror.
+that becomes known meanwhile stands, and if the mirror has something else than the HEAD then, S3 is
+asked again. So any number of consumers may hear the same records, in any order, doubled or late,
+and come to the same mirror.
+
+What S3 was asked for before the change may be answered, or merged, after the record was heard: a
+page of a listing (underway.py), the answer to a PUT or a DELETE (backends/pending.py). It must not
+bring back what was there before. The log says what it has to leave alone; so what a HEAD has said
+meanwhile gets a line there.
 
 Threading: one `hear` at a time; HEADs run in the pool of `S3`.
 """
@@ -22,18 +30,28 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import groupby
 from typing import NamedTuple
 
+from mimicfs.backends.uncovering import prefixes_of
 from mimicfs.entry import LISTED, OBJECT, Entry
-from mimicfs.errors import AccessDenied, InvalidRequest, KeyNotFound, NoSuchBucket
+from mimicfs.errors import (
+    AccessDenied,
+    InvalidRequest,
+    KeyNotFound,
+    NoSuchBucket,
+    S3Unavailable,
+)
+from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
+from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.syncer import Syncer
+from mimicfs.underway import Lookout
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +60,7 @@ _SAME_TIME_NS = 2_000_000_000  # LastModified has whole seconds, and so has an a
 _HEADS_OF_A_LIST = 12
 _PAGE = 1000  # names of one LIST
 _REMEMBERED_MAX = 100_000  # keys, about 30 MB
+_TRIES = 5  # HEADs of one key, each of which was overtaken by another change
 
 
 class Heard(NamedTuple):
@@ -60,6 +79,13 @@ class _Change(NamedTuple):
     bucket: str
     key: str
     told: list[Told]
+    listed: str | None = None  # the shortest prefix that is being listed and has the key
+    intended: bool = False  # it is being changed through the mirror
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an answer may come that was asked for before the change."""
+        return self.listed is not None or self.intended
 
     @property
     def directory(self) -> str:
@@ -83,6 +109,7 @@ class Hearing:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._syncer = syncer
+        self._lookout = Lookout(mimicdb.backend)
         self._heard: OrderedDict[tuple[str, str], _Accounted] = OrderedDict()  # by bucket and key
 
     def hear(self, told: Iterable[Told], cancellation: Cancellation | None = None) -> Heard:
@@ -91,13 +118,13 @@ class Hearing:
         cancellation = cancellation or Cancellation()
         counts: Counter[str] = Counter()
         doubtful: list[_Change] = []
-        for change in _by_key(told):
+        for change in self._seen_against_others(_by_key(told)):
             verdict = self._judged(change)
             counts[verdict] += 1
             if verdict == "heads":
                 doubtful.append(change)
         for (bucket, directory), changes in _by_directory(doubtful):
-            if self._list_is_cheaper(bucket, directory, len(changes)):
+            if self._list_is_cheaper(bucket, directory, changes):
                 for change in changes:
                     self._forget_head(change, meta=True)  # which a LIST does not show
                 self._syncer.list_directory(bucket, directory, cancellation)
@@ -117,6 +144,18 @@ class Hearing:
 
     # What can be left alone
 
+    def _seen_against_others(self, changes: list[_Change]) -> Iterator[_Change]:
+        """Yield *changes*, with what is under way that meets them. That is looked for first: what
+        ends meanwhile is in the mirror, or in the log."""
+        listings = self._lookout.listings() if changes else []
+        buckets = {change.bucket for change in changes}
+        intended = {(name, key) for name in buckets for key in self._lookout.intended(name)}
+        for change in changes:
+            bucket, key = change.bucket, change.key
+            about = [prefix for where, prefix in listings if where == bucket]
+            met = min((prefix for prefix in about if key.startswith(prefix)), default=None)
+            yield change._replace(listed=met, intended=(bucket, key) in intended)
+
     def _judged(self, change: _Change) -> str:
         """Return the field of Heard that *change* counts for; "heads": S3 must be asked."""
         if self._is_again(change):
@@ -124,6 +163,8 @@ class Hearing:
         entry = self._mimicdb.entry(change.bucket, change.key)
         if entry is not None and entry.kind == OBJECT:
             return "echoes" if self._is_echo(change, entry) else "heads"
+        if change.is_open:
+            return "heads"
         if not self._is_looked_at(change):
             return "unknown"
         gone = all(each.removed and not each.version_id for each in change.told)
@@ -188,8 +229,11 @@ class Hearing:
 
     # Asking
 
-    def _list_is_cheaper(self, bucket: str, directory: str, heads: int) -> bool:
+    def _list_is_cheaper(self, bucket: str, directory: str, changes: Sequence[_Change]) -> bool:
+        heads = len(changes)
         if heads <= _HEADS_OF_A_LIST or self._mimicdb.cover(bucket, directory) is None:
+            return False
+        if any(change.is_open for change in changes):  # a LIST logs only what it changes
             return False
         most = heads // _HEADS_OF_A_LIST * _PAGE
         _, names = self._mimicdb.stride(bucket, directory, "", most + 1)
@@ -201,23 +245,75 @@ class Hearing:
         return sum(not cancellation.wait(each) for each in asked)
 
     def _learn(self, change: _Change) -> bool:
+        """Have the mirror learn what S3 has of *change*; return whether S3 tells."""
+        try:
+            for _ in range(_TRIES):
+                if self._learned(change):
+                    return True
+        except NoSuchBucket:
+            log.debug("s3://%s: no such bucket", change.bucket)
+            return True
+        except (AccessDenied, InvalidRequest) as exc:
+            # Nothing is certain there any more; whoever looks at it asks S3, and gets the error.
+            where = f"s3://{change.bucket}/{change.key}"
+            log.warning("%s changed, but S3 does not answer about it: %s", where, exc)
+            self._mimicdb.uncover(change.bucket, change.directory)
+            return False
+        where = f"s3://{change.bucket}/{change.key}"
+        raise S3Unavailable(f"{where} is changed faster than S3 can be asked about it")
+
+    def _learned(self, change: _Change) -> bool:
+        """Ask S3 once; return whether the mirror has what it showed. It has not if something else
+        became known of the key meanwhile, which may be older."""
         bucket, key = change.bucket, change.key
         before = self._mimicdb.entry(bucket, key)
         self._forget_head(change)
-        try:
-            self._s3.head(bucket, key)
-        except KeyNotFound:
+        since, shown = self._mimicdb.seq(bucket), self._shown(bucket, key)
+        if change.is_open and (shown is not None or self._exists(bucket)):
+            self._mimicdb.confirm(bucket, [key], since)
+        if not _is_shown(self._mimicdb.entry(bucket, key), shown):
+            return False
+        if shown is None:
             if key.endswith("/") and before is not None and before.kind == OBJECT:
                 self._show_unlisted(bucket, key)
             self._forget_empty(bucket, change.shown)
-        except NoSuchBucket:
-            log.debug("s3://%s: no such bucket", bucket)
-        except (AccessDenied, InvalidRequest) as exc:
-            # Nothing is certain there any more; whoever looks at it asks S3, and gets the error.
-            log.warning("s3://%s/%s changed, but S3 does not answer about it: %s", bucket, key, exc)
-            self._mimicdb.uncover(bucket, change.directory)
-            return False
+            if change.listed is not None:
+                self._settle_directories(change, change.listed)
         return True
+
+    def _shown(self, bucket: str, key: str) -> Entry | None:
+        """Return what S3 has of *key*, after the mirror has learned it. Raises NoSuchBucket."""
+        try:
+            answer = self._s3.call("head_object", bucket, key)
+        except KeyNotFound:
+            return None
+        shown = entry_of(key, answer)
+        if shown is None:
+            raise S3Unavailable(f"s3://{bucket}/{key}: the answer is not from S3")
+        return shown
+
+    def _exists(self, bucket: str) -> bool:
+        """Whether there is such a bucket: a HEAD of a key does not say. Raises NoSuchBucket."""
+        if self._mimicdb.known_bucket(bucket) is None:
+            self._s3.head_bucket(bucket)
+        return True
+
+    def _settle_directories(self, change: _Change, prefix: str) -> None:
+        """The key is gone while all in *prefix* is listed: pages that are to be merged may show
+        directories of it that are empty by now, or be older than others. Make those true of which
+        the mirror knows no key."""
+        bucket = change.bucket
+        below = [each for each in prefixes_of(change.shown) if len(each) > len(prefix)]
+        for number, directory in enumerate(below):
+            if self._mimicdb.scan(bucket, directory, directory, 1):
+                continue
+            since = self._mimicdb.seq(bucket)
+            page = self._s3.list_page(bucket, directory, limit=1)
+            if not page.entries and page.token is None:
+                self._mimicdb.confirm(bucket, below[number:], since)
+                return
+            if self._mimicdb.entry(bucket, directory) is None:
+                self._mimicdb.repair(bucket, directory, Entry(directory, kind=LISTED), since)
 
     def _forget_head(self, change: _Change, *, meta: bool = False) -> None:
         """Forget what a HEAD said of a key: it may have changed, although its ETag has not. *meta*:
@@ -265,6 +361,13 @@ def _above(key: str) -> str:
 
 def _state(entry: Entry | None) -> tuple[str, int] | None:
     return None if entry is None else (entry.etag, entry.mtime_ns)
+
+
+def _is_shown(entry: Entry | None, shown: Entry | None) -> bool:
+    """Whether *entry* is what S3 has *shown* (None: nothing)."""
+    if entry is None or entry.kind != OBJECT:
+        return shown is None
+    return shown is not None and same_version(entry, shown) and entry.meta == shown.meta
 
 
 def _may_be_echo(told: Told, entry: Entry) -> bool:

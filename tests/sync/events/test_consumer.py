@@ -3,12 +3,12 @@ messages that are doubled, shuffled, late and lost end at the truth."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from itertools import islice
 
 import pytest
+from support.events import message
 
 from mimicfs.posix import Cancellation
 from mimicfs.sync.events import consumer as consuming
@@ -38,12 +38,6 @@ class Source(EventSource):
 class Nobody:
     def hear(self, told, _cancellation):
         return Heard(unknown=len(told))
-
-
-def message(bucket, key, name="ObjectCreated:Put", **object_):
-    about = {"bucket": {"name": bucket}, "object": {"key": key, **object_}}
-    record = {"eventSource": "ceph:s3", "eventName": name, "s3": about}
-    return json.dumps({"Records": [record]})
 
 
 def test_of_a_million_messages_a_thousand_are_held(tmp_path, monkeypatch):

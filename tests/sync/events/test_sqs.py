@@ -288,7 +288,7 @@ def test_a_message_is_acknowledged_after_it_was_applied(
         raise S3Unavailable("no answer")
 
     with monkeypatch.context() as away:
-        away.setattr(s3, "head", unreachable)
+        away.setattr(s3, "call", unreachable)
         with pytest.raises(S3Unavailable):
             consumer.consume(deliveries)
     assert done == []
