@@ -3,7 +3,8 @@
 A reader holds chunks: ranges that were asked of S3, with their bytes or still on their way.
 Where somebody reads on (streams.py), ever larger chunks are asked for ahead, several at once,
 and dropped when passed. A read that belongs to no stream gets what it asked, rounded to small
-blocks, and may be the beginning of one.
+blocks, and may be the beginning of one; once a part of the object was asked so, reads all over
+it bring large blocks, if a cache on disk keeps them.
 
 All readers of a mount share a Budget of bytes read ahead. What a caller waits for is asked in
 any case. They share the cache on disk, too (cache.py): what is kept there is answered from
@@ -39,6 +40,7 @@ _AHEAD = 8  # times what a stream has read is what it may have ahead
 _STEADY = 2 * MIB  # asked at once of a stream as soon as it has so much ahead
 _BEHIND = 1 * MIB  # kept behind a stream, for reads that arrive late
 _STREAMS = 16  # remembered, with the small chunks of random reads
+_ALL_OVER = 16  # once one part in so many was asked block by block, an object is read all over
 _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
 _INLINE = 128 * KIB  # as much is read from the cache on disk by the thread that reads requests
 _NOTHING = bytearray()  # of a chunk that was dropped
@@ -71,6 +73,7 @@ class Reader:
         self._stride = Stride()
         self._used_s = time.monotonic()
         self._reads = 0
+        self._scattered = 0  # bytes that were asked for reads here and there
         self._gone = False  # the version can never be read again
         self._closed = False
 
@@ -295,21 +298,33 @@ class Reader:
         return found
 
     def _ask_needed(self, place: int, end: int, stream: Stream) -> Chunk:
-        """Ask for what a read waits for; of a stream, for more than that if there is room."""
+        """Ask for what a read waits for; for more than that where more will be read, if there is
+        room."""
         whole = self._entry.size <= _SMALL
         start, least = (0, self._entry.size) if whole else _rounded(place, end)
-        if not whole and (stream.proven or place == 0):
-            more = self._chunk_size(self._window(stream)) or _SMALL
-            if stream.downwards:
-                wide = max(0, min(start, least - more)), least
-            else:
-                wide = start, max(least, start + more)
+        wide = (start, least) if whole else self._wide(place, start, least, stream)
+        if wide != (start, least):
             asked = self._ask(*wide, needed=False, around=place)
             if asked is not None:
                 return asked
+        elif not whole:
+            self._scattered += least - start
         asked = self._ask(start, least, needed=True, around=place)
         assert asked is not None  # for what is needed there is always room
         return asked
+
+    def _wide(self, place: int, start: int, least: int, stream: Stream) -> tuple[int, int]:
+        """Return what to ask for where a read at *place* needs *start* to *least*: more of a
+        stream; and more around it of an object that is read all over, where that is kept."""
+        if stream.proven or place == 0:
+            more = self._chunk_size(self._window(stream)) or _SMALL
+            if stream.downwards:
+                return max(0, min(start, least - more)), least
+            return start, max(least, start + more)
+        if self._kept is not None and self._scattered * _ALL_OVER >= self._entry.size:
+            start = start // _STEADY * _STEADY
+            return start, max(least, start + _STEADY)
+        return start, least
 
     def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> Chunk | None:
         """Ask S3 for *start* to *end*, as far as no chunk beside *around* has it. None: no

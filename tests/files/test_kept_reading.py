@@ -91,6 +91,20 @@ def test_of_what_was_read_in_part_only_the_rest_is_asked(kept: Any) -> None:
     assert kept.s3.fetched <= 16 * MIB
 
 
+def test_an_object_that_is_read_all_over_comes_in_large_blocks_after_a_sixteenth(kept: Any) -> None:
+    data = random.Random(9).randbytes(32 * MIB)
+    kept.put("large", data)
+    file, places = kept.open("large"), [number * BLOCK + 100 for number in range(1, 512)]
+    random.Random(19).shuffle(places)  # of which no two distances in a row are the same
+    for at in places[:32]:
+        assert file.read(at, 4096, CALM) == data[at : at + 4096]
+    assert (kept.s3.requests, kept.s3.fetched) == ({"GET": 32}, 2 * MIB)
+    for at in places[32:]:
+        assert file.read(at, 4096, CALM) == data[at : at + 4096]
+    assert kept.s3.requests["GET"] <= 32 + 16 + 16  # large ones, cut by what is in memory
+    assert kept.s3.fetched <= 34 * MIB
+
+
 def test_what_is_kept_is_read_at_once_by_who_must_not_wait(kept: Any) -> None:
     data = random.Random(4).randbytes(2 * MIB)
     kept.put("two", data)
