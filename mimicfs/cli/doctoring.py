@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ import click
 from mimicfs.cli.advice import advised
 from mimicfs.cli.options import completes_urls, json_option, settled_by
 from mimicfs.config.values import Target, parse_target
-from mimicfs.errors import MimicError
+from mimicfs.errors import ConfigError, MimicError, StoreError
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.human import printable
 
 if TYPE_CHECKING:
     from mimicfs.config.settled import Settled
     from mimicfs.config.values import Settings
+    from mimicfs.mimicdb import Mirror
 
 _ATTEMPTS = 2  # at a request: a user who looks for a fault does not want to wait a minute
 _COLOURS = {FAIL: "red", WARN: "yellow", OK: "green"}
@@ -89,13 +90,48 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
     options = replace(settings.s3, attempts=_ATTEMPTS)
     yield from machine(own_directories(settings))
     try:
-        with closing(S3(options, Mirror(Memory()))) as s3:
+        mimicdb = Mirror(Memory())
+        with closing(S3(options, mimicdb)) as s3:
             url = store_url(settings, s3.account)
             yield from examine_store(url, settings.namespace, settings.store_password)
-            yield from Examination(s3, options, target.bucket, target.prefix).findings(write)
+            with _knowing(mimicdb, settings, url, target.bucket, write):
+                yield from Examination(s3, options, target.bucket, target.prefix).findings(write)
     except MimicError as exc:
         text, _, advice = str(exc).partition("; ")
         yield Finding("credentials", FAIL, text, advice)
+
+
+@contextmanager
+def _knowing(
+    mimicdb: Mirror, settings: Settings, url: str, bucket: str, write: bool
+) -> Iterator[None]:
+    """Within, *mimicdb* has what the store at *url* knows of the server. If *write*, the store
+    knows afterwards what was found. (What keeps a store from being opened was told before.)"""
+    from mimicfs.backends.open import file_of, open_store
+    from mimicfs.mimicdb import Mirror
+
+    file = file_of(url)
+    try:
+        there = not url.startswith("memory:") and (file is None or file.exists())
+        store = open_store(url, settings.namespace, settings.store_password) if there else None
+    except (StoreError, ConfigError):
+        store = None
+    if store is None:
+        yield
+        return
+    with closing(Mirror(store)) as known:
+        _note_servers(known, mimicdb, bucket)
+        yield
+        if write:
+            _note_servers(mimicdb, known, bucket)
+
+
+def _note_servers(told: Mirror, learner: Mirror, bucket: str) -> None:
+    """Have *learner* know what *told* knows of servers."""
+    for beside in {"", bucket}:
+        for name, text in told.notes(beside).items():
+            if name.startswith(("capabilities ", "conditions ")):
+                learner.set_note(beside, name, text)
 
 
 # For people

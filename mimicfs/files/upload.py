@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,11 +27,10 @@ from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
+from mimicfs.s3.requests.sending import wants_equal_parts
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last
 _REFUSED = 400  # InvalidPart, InvalidRequest ...: the parts are not as the server wants them
-# R2: "All non-trailing parts must have the same length."
-_ABOUT_SIZES = re.compile(r"\b(same|equal|uniform)\b", re.IGNORECASE)
 
 
 class Job(NamedTuple):
@@ -201,7 +199,7 @@ class Uploader:
             entry = self._finished(job, self._equal_parts(job.layout), cancellation)
         except S3Error as exc:
             raise (refusal if exc.status == _REFUSED else exc) from None
-        if _ABOUT_SIZES.search(str(refusal)):  # else a part may have been lost
+        if wants_equal_parts(refusal):  # else a part may have been lost
             self._s3.capabilities.learned("equal-parts", "yes")
         return entry
 

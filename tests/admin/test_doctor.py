@@ -13,7 +13,7 @@ import pytest
 from support import servers
 from support.mounts import run
 from support.proxy import Fail, Replace
-from support.standins import BareConditions, NoChecksums, NoDeleteObjects, StandIn
+from support.standins import BareConditions, EqualParts, NoChecksums, NoDeleteObjects, StandIn
 
 from mimicfs.backends.examine import examine_store
 from mimicfs.backends.sqlite import SQLite
@@ -68,7 +68,7 @@ def test_with_leave_to_write_it_is_found_what_a_server_can_do(common, filled, cl
     assert {
         *("put", "metadata", "etag", "conditional writes (If-None-Match)", "checksums", "copy"),
         *("conditional writes (If-Match)", "multipart", "multipart minimum", "delete"),
-        *("directory markers", "conditional deletions", "many deletions"),
+        *("directory markers", "conditional deletions", "many deletions", "parts of any size"),
     } <= found.keys()
     assert found["checksums"][1] == "CRC32 is checked and kept"
     assert found["downloads"][1] == "compared with crc32, crc32c, crc64nvme, md5, sha1, sha256"
@@ -95,6 +95,19 @@ def test_what_is_found_of_a_server_is_told_and_remembered(common, filled, proxy)
     assert found["conditional deletions"][:2] == ("warn", IGNORED)
     learned = "checksum=md5 (learned), delete-many=no (learned), delete-etags=no (learned)"
     assert said["server"] == learned
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_wants_equal_parts_gets_them_from_then_on(common, filled, proxy):
+    """It is remembered in the store, if there is one, until the server does otherwise."""
+    assert run("ls", *common, f"s3://{filled}").returncode == 0
+    with proxy.rule(StandIn(EqualParts())):
+        found = examined(*common, "--write", f"s3://{filled}")
+    assert found["parts of any size"][:2] == ("ok", "parts must be of one size, and are")
+    assert "equal-parts=yes (learned)" in examined(*common)["server"][1].split(", ")
+    found = examined(*common, "--write", f"s3://{filled}")
+    assert found["parts of any size"][:2] == ("ok", "parts of different sizes make one object")
+    assert "equal-parts=no (learned)" in found["server"][1].split(", ")
 
 
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)

@@ -4,7 +4,8 @@ encrypted as its bucket says (S3 API, CopyObject), so that the key would be lost
 Only the answer to a HEAD or GET says which key an object has. A bucket in which none has shown
 another key than the bucket's costs no request; in others, a copy is preceded by a HEAD of its
 source, unless this process has written that. So is a copy of an object whose name has a key by a
-rule: it may have been written by that. The bucket is asked once, when the first key was seen.
+rule: it may have been written by that. The bucket is asked when the first key was seen, and again
+for keys that are seen an hour later: somebody may have given it another one.
 
 Threading: any. `_lock` protects what was seen; S3 is asked without it, at worst twice.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_GOOD_S = 3600.0
+
 
 class OwnKeys:
     """What is known of the keys in the buckets of *s3*, which have the rules of *buckets*."""
@@ -35,7 +39,8 @@ class OwnKeys:
         self._buckets = buckets
         self._lock = threading.Lock()
         self._seen: dict[str, set[str]] = {}  # by bucket: keys of objects, until it is asked
-        self._usual: dict[str, str] = {}  # by bucket: its own key; "": it says none
+        # By bucket: its own key ("": it says none), and when that was asked.
+        self._usual: dict[str, tuple[str, float]] = {}
         self._mixed: set[str] = set()  # buckets in which another key was seen
 
     def seen(self, bucket: str, answer: Mapping[str, Any]) -> None:
@@ -52,7 +57,7 @@ class OwnKeys:
         if bucket in self._seen:
             usual = self._asked(bucket)
             with self._lock:
-                self._usual[bucket] = usual
+                self._usual[bucket] = usual, time.monotonic()
                 self._compare(bucket)
         if bucket not in self._mixed and not self._has_by_rule(bucket, entry.key):
             return {}
@@ -66,8 +71,8 @@ class OwnKeys:
 
     def _compare(self, bucket: str) -> None:
         """Compare what was seen with the key of *bucket*, if that is known."""
-        usual = self._usual.get(bucket)
-        if usual is None:
+        usual, asked_s = self._usual.get(bucket, ("", -_GOOD_S))
+        if time.monotonic() - asked_s >= _GOOD_S:
             return
         if not all(_is(key, usual) for key in self._seen.pop(bucket, ())):
             self._mixed.add(bucket)

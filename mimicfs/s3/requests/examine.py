@@ -32,6 +32,7 @@ from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.kept import stored_of
 from mimicfs.s3.requests.ownkeys import own_name
+from mimicfs.s3.requests.sending import wants_equal_parts
 from mimicfs.s3.transport.errors import ours
 
 _SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
@@ -236,6 +237,7 @@ class Scratch:
         self._base = prefix + own_name("doctor")
         self._made: list[str] = []
         self._etag = ""
+        self._part = 5 << 20  # bytes of a part that is not too small
 
     def findings(self) -> Iterator[Finding]:
         put = self._tried("put", self._put)
@@ -251,6 +253,7 @@ class Scratch:
             yield self._tried("copy", self._copy, "mv and cp -r within the mount will fail")
             yield self._tried("multipart", self._multipart, "files above 32 MiB will fail")
             yield self._tried("multipart minimum", self._minimum, "files above 32 MiB will fail")
+            yield self._tried("parts of any size", self._any_size, "files above 32 MiB may fail")
             yield self._marker()
         finally:
             yield self._tried("delete", self._remove)
@@ -366,20 +369,46 @@ class Scratch:
 
     def _minimum(self) -> str:
         """Two parts of one byte: S3 refuses the first, which is below 5 MiB."""
-        begun = self._ask("create_multipart_upload", **self._making("-small"))
-        upload = {**self._params("-small"), "UploadId": begun["UploadId"]}
         try:
-            tags = [
-                self._ask("upload_part", **upload, PartNumber=n, Body=b"x")["ETag"] for n in (1, 2)
-            ]
-            parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
-            self._ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+            self._in_parts("-small", (1, 1))
         except S3Error as exc:
-            self._ask("abort_multipart_upload", **upload)
             if exc.code == "EntityTooSmall":
                 return "5 MiB, as S3; mimicfs sends 16 MiB"
             raise
+        self._part = 1
         return "none; mimicfs sends 16 MiB"
+
+    def _any_size(self) -> str:
+        """Three parts, of which the second is a byte longer than the first; if that is refused,
+        parts of one size. (10 MiB are sent where S3's minimum holds.)"""
+        part, capabilities = self._part, self._s3.capabilities
+        try:
+            self._in_parts("-sizes", (part, part + 1, 1))
+        except S3Error as exc:
+            if not wants_equal_parts(exc):
+                raise
+            self._in_parts("-sizes", (part, part, 1))
+            capabilities.learned("equal-parts", "yes")
+            return "parts must be of one size, and are"
+        if capabilities["equal-parts"] == "yes":
+            capabilities.learned("equal-parts", "no")
+        return "parts of different sizes make one object"
+
+    def _in_parts(self, suffix: str, sizes: tuple[int, ...]) -> None:
+        """Upload parts of so many bytes as one object."""
+        begun = self._ask("create_multipart_upload", **self._making(suffix))
+        upload = {**self._params(suffix), "UploadId": begun["UploadId"]}
+        try:
+            parts = []
+            for number, size in enumerate(sizes, 1):
+                part = {**upload, "PartNumber": number, "Body": bytes(size)}
+                parts.append(
+                    {"PartNumber": number, "ETag": self._ask("upload_part", **part)["ETag"]}
+                )
+            self._ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            self._ask("abort_multipart_upload", **upload)
+            raise
 
     def _marker(self) -> Finding:
         """mkdir puts an object `d/`; some servers make a directory of that, or a file `d`."""

@@ -11,11 +11,12 @@ Threading: any thread; `_lock` protects what is kept of uploads.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.errors import InvalidRequest, Unsupported
+from mimicfs.errors import InvalidRequest, S3Error, Unsupported
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.content import Body, etag_of_part, sized
 
@@ -27,6 +28,15 @@ _ABOUT_ELSE = frozenset(
     {"InvalidBucketName", "InvalidStorageClass", "InvalidTag", "InvalidRange", "InvalidURI"}
     | {"EntityTooLarge", "EntityTooSmall", "KeyTooLongError", "MethodNotAllowed"}
 )
+
+
+# R2: "All non-trailing parts must have the same length."
+_ABOUT_SIZES = re.compile(r"\b(same|equal|uniform)\b", re.IGNORECASE)
+
+
+def wants_equal_parts(refusal: S3Error) -> bool:
+    """Whether *refusal* of an upload says that its parts must be of one size."""
+    return refusal.status == 400 and _ABOUT_SIZES.search(str(refusal)) is not None
 
 
 class Sender:
