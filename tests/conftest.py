@@ -164,11 +164,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The same examples in each run, so that a run tells of the change that was made; new ones
-    are sought with --explore."""
+    are sought with --explore. The quick tests look at a fifth of them."""
     # No deadlines: on a busy machine an example may take any time.
     settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("quick", settings.get_profile("same"), max_examples=20)
     settings.register_profile("explore", print_blob=True, deadline=None)
-    settings.load_profile("explore" if config.getoption("--explore") else "same")
+    usual = "quick" if config.option.markexpr == "not slow" else "same"
+    settings.load_profile("explore" if config.getoption("--explore") else usual)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -169,6 +169,7 @@ def test_a_mirror_that_somebody_may_change_does_not_move(
         migrate(old, stores("redis"), lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_commands_check_and_move(urls: dict[str, str], tmp_path: Path, state: Path) -> None:
     name = f"cli-{os.getpid()}-{next(_numbers)}"
     store = open_store(urls["sqlite"], name)

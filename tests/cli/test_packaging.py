@@ -155,6 +155,7 @@ for name in [name for name in sys.modules if name.startswith(rooms)]:
 """
 
 
+@pytest.mark.slow
 def test_a_mount_imports_nothing_of_its_rooms_after_an_upgrade() -> None:
     """What is imported when it is first used would come from the new version."""
     words = [sys.executable, "-c", LATE]

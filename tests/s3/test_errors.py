@@ -299,6 +299,7 @@ def test_temporary_credentials_have_the_same_mirror_when_they_are_renewed(
     assert account() == first
 
 
+@pytest.mark.slow
 def test_boto3_is_not_imported_before_it_is_needed():
     program = (
         "import sys, mimicfs.s3.requests.client, mimicfs.sync;"
