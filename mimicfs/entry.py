@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-# What an entry stands for (Entry.kind).
+# The kinds of entries (Entry.kind).
 OBJECT = 0  # an object in S3. A key that ends in "/" is a directory's marker object
 LISTED = 1  # no object: S3 showed this directory (a CommonPrefix), its keys are not known
 KEPT = 2  # no object: a directory emptied or made through the mount, kept until removed
 
 
-# What is believed of a size and a time. S3 has objects up to 50 TB; stores, and the kernel, have
-# 64 bits, also for the sum of a bucket.
+# The limits within which a size and a time are believed. S3 has objects up to 50 TB; stores, and
+# the kernel, have 64 bits, also for the sum of a bucket.
 SIZE_MAX = 1 << 50  # bytes
 TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")

@@ -2,9 +2,9 @@
 
 It reads the logs of the buckets that the mount shows, and of no others: of one bucket, or of the
 list of buckets and of each one in it. A place in a log is moved only when the lines before it
-were told to the listeners, so whatever interrupts the telling, it is told again. What cannot be
-told line by line (a log that was cut or begun anew, a bucket that is new, too many lines, an
-error in a listener) is told as "anything may have changed".
+were told to the listeners, so whatever interrupts the telling, it is told again. Changes that
+cannot be told line by line (a log that was cut or begun anew, a bucket that is new, too many lines,
+an error in a listener) are told as "anything may have changed".
 
 Each look that succeeds renews the lease of the store (backends/lease.py). Without it nobody knows
 what others do, and what the kernel is given must be short-lived.

@@ -1,8 +1,8 @@
 """The changes that this process makes at S3, recorded in its store before and after
 (backends/pending.py).
 
-What is left undone, by this process or by others, is looked after in a thread of its own: it
-asks S3, which may take long, and the beats of the session (member.py) must not wait for that.
+Intents that are left undone, by this process or by others, are looked after in a thread of its own:
+it asks S3, which may take long, and the beats of the session (member.py) must not wait for that.
 
 Threading: an intent belongs to the call that made it; `StoreIntents` may be used by any thread.
 """

@@ -1,8 +1,8 @@
 """The ordered merge of a listed page with the same range of the mirror.
 
 `merged` reads the mirror's side in pages and yields what is to be applied, in batches of
-bounded size; it changes nothing itself. What is common is fast: a range that the mirror does
-not have, and one that is the same on both sides.
+bounded size; it changes nothing itself. The common cases are fast: a range that the mirror does not
+have, and one that is the same on both sides.
 
 Threading: none of its own; the backend's reads are snapshots, and whoever applies a batch
 leaves alone what has changed since the page was asked for.

@@ -8,8 +8,8 @@ Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and 
 (`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
 The formats were read from objects that those programs wrote.
 
-What a bucket says is data from outside: a value that makes no sense is as good as none. What
-of it is believed (setuid, devices, links) is decided in attributes.py.
+The metadata of a bucket is data from outside: a value that makes no sense is as good as none.
+attributes.py decides what of it is believed (setuid, devices, links).
 """
 
 from __future__ import annotations

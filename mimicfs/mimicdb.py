@@ -300,8 +300,8 @@ class Mirror:
         return dropped
 
     def replace_buckets(self, buckets: Sequence[BucketEntry], since: int) -> Difference:
-        """Make the list of buckets equal to *buckets*, and complete. What was made or removed
-        after number *since* of its log, which was read before S3 was asked, stays as it is.
+        """Make the list of buckets equal to *buckets*, and complete. A bucket that was made or
+        removed after number *since* of its log, which was read before S3 was asked, stays as it is.
         Raises LogTrimmed where the log does not reach back so far."""
         listed_ns = time.time_ns()
         seen, later = self._buckets_changed(since)
@@ -420,7 +420,8 @@ class Mirror:
         ]
 
     def release(self, bucket: str, gone: Sequence[Entry]) -> Difference:
-        """Delete *gone*, which `replace` held back. What is another one by now is left alone."""
+        """Delete *gone*, which `replace` held back. A key that is another object by now is left
+        alone."""
         now, exact = self.backend.seq(bucket), self.backend.exact
         keys = [entry.key for entry in gone if exact.get(bucket, entry.key) == entry]
         with self.backend.finding():

@@ -3,10 +3,10 @@
     then = MimicDB(SQLite("mimicdb.db")).at("-2h")
     then.client().list_objects_v2(Bucket="photos")
 
-What is listed is looked up in a mirror of the moment, which lies in memory and is made of one pass
-over the versions of a bucket or prefix; objects are read by version id. Nothing can be changed,
-and the mirror of the present is neither asked nor told. The list of buckets and what is configured
-for them are those of now: S3 keeps no versions of these.
+Listings are answered from a mirror of the moment, which lies in memory and is made of one pass over
+the versions of a bucket or prefix; objects are read by version id. Nothing can be changed, and the
+mirror of the present is neither asked nor told. The list of buckets and what is configured for them
+are those of now: S3 keeps no versions of these.
 
 Threading: any method, many threads.
 """

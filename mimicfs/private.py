@@ -1,9 +1,9 @@
 """Files and directories that are nobody's but ours: made so, and refused where they are not.
 
-Who can write in a directory can put there a link or a file of his own under the name that we are
-about to open; who can read a store knows every key. So a directory of ours is one that belongs to
-us, that is no symbolic link, and that nobody else can enter; a file of ours is opened without
-following a link, and looked at once it is open.
+Anybody who can write in a directory can put there a link or a file of his own under the name that
+we are about to open; anybody who can read a store knows every key. So a directory of ours is one
+that belongs to us, that is no symbolic link, and that nobody else can enter; a file of ours is
+opened without following a link, and looked at once it is open.
 
 Threading: no state; any thread.
 """

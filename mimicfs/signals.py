@@ -40,7 +40,7 @@ def drain(fd: int) -> bytes:
 
 
 def wait_for_signal(fd: int) -> None:
-    """Wait until *fd*, of `woken_by_signals`, is readable. What waits looks then at what the
+    """Wait until *fd*, of `woken_by_signals`, is readable. The caller looks then at what the
     handlers have left; there may be nothing, where another signal came."""
     select.select([fd], [], [])
     drain(fd)

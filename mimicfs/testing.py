@@ -7,7 +7,7 @@
             return Mine()
 
 pytest collects the class; each test opens a store of its own, which must be empty, and closes
-it. What the backends of mimicfs promise is just this (backends/__init__.py says it in words).
+it. The backends of mimicfs promise just this (backends/__init__.py says it in words).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What scripts/try-deb does: a package of Debian is installed without a network in a clean
-root, used over a real S3 server, upgraded while a mount runs, and removed; then nothing is left."""
+"""The steps of scripts/try-deb: a package of Debian is installed without a network in a clean root,
+used over a real S3 server, upgraded while a mount runs, and removed; then nothing is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.clients import plain
 
 SUITES = ("bookworm", "trixie")
 MIRROR = "http://deb.debian.org/debian"
-# What Depends names, and man, which shows the page.
+# The packages that Depends names, and man, which shows the page.
 INCLUDED = "fuse3,python3,man-db"
 _LIMIT_S = 600
 

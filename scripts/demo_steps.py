@@ -1,6 +1,6 @@
-"""What scripts/demo shows: a real S3 server with objects that a plain boto3 client put there, a
-mount over the embedded SQLite store, and the number of S3 requests that each step costs, as a
-proxy between the two counts them."""
+"""The steps of scripts/demo: a real S3 server with objects that a plain boto3 client put there, a
+mount over the embedded SQLite store, and the number of S3 requests that each step costs, as a proxy
+between the two counts them."""
 
 from __future__ import annotations
 

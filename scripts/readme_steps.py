@@ -1,5 +1,5 @@
-"""What scripts/readme runs: the commands of README.md in their order, as a reader would type them.
-What is left out is named, with the reason."""
+"""The steps of scripts/readme: the commands of README.md in their order, as a reader would type
+them. Commands that are left out are named, with the reason."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A bundle for a bug report, in one file: `mimicfs doctor --bundle`.
 
-No secret goes into it. What is packed has none by its own rules (settings are shown redacted, the
-log is written without secrets); whatever looks like one all the same is replaced.
+No secret goes into it. The texts that are packed have none by their own rules (settings are shown
+redacted, the log is written without secrets); anything that looks like one all the same is
+replaced.
 
 Threading: none; one thread.
 """
@@ -45,8 +46,8 @@ def passwords_in(texts: Iterable[str]) -> list[str]:
 
 
 def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -> None:
-    """Pack *texts*, by the names of their files, into *path*, which must be new. Whatever of
-    *secrets* is in them is not packed. Raises ConfigError."""
+    """Pack *texts*, by the names of their files, into *path*, which must be new. Any of *secrets*
+    that is in them is not packed. Raises ConfigError."""
     hidden = sorted({it for it in secrets if len(it) >= _SHORTEST}, key=len, reverse=True)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

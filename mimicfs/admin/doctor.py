@@ -25,7 +25,7 @@ from mimicfs.fuse.session import Session
 from mimicfs.private import open_directory
 
 _FUSE_CONF = Path("/etc/fuse.conf")
-# What a mount does without where the kernel does not have it.
+# The features that a mount does without where the kernel does not have them.
 _FEATURES = {
     Init.DO_READDIRPLUS: "without it, the kernel asks for each name of a listing separately",
     Init.NO_OPENDIR_SUPPORT: "without it, the kernel does not cache listings",

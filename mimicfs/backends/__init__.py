@@ -317,9 +317,9 @@ class Backend(ABC):
     @abstractmethod
     def unmark(self, bucket: str, prefix: str) -> None:
         """See to it that nothing at and below *prefix* ("", or it ends in "/") counts as listed,
-        in one step. What is left of the scopes above it stays (uncovering.py). A store of which
-        there are copies (it is not `quick`) logs that anything there may have changed: they must
-        not count it as listed."""
+        in one step. The rest of the scopes above it stays (uncovering.py). A store of which there
+        are copies (it is not `quick`) logs that anything there may have changed: they must not
+        count it as listed."""
 
     @abstractmethod
     def scope(self, bucket: str, prefix: str) -> Scope | None:

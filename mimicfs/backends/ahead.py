@@ -5,7 +5,7 @@ behind a directory's are those of the directories that they will read next: one 
 rows answers about a hundred of them, where each by itself costs a statement, and each of its
 subdirectories another (measured: 100 us for a directory, 20 us from a scan).
 
-What was read ahead is good for one state of the store, which the caller names by `version`.
+Rows that were read ahead are good for one state of the store, which the caller names by `version`.
 
 Threading: no locks; one `Ahead` a thread.
 """

@@ -5,7 +5,7 @@ left a mirror that is not complete, and true as far as it goes. The numbers of l
 the epoch are a store's own, and stay. A key whose change at S3 nobody has settled is contended in
 the new store too: whoever uses that asks S3.
 
-What is learned in the old store meanwhile (mounts that are read-only may go on) is followed by
+Changes that the old store learns meanwhile (mounts that are read-only may go on) are followed by
 its log to the end. Nobody may change S3 through it: what comes behind the end is not in the new
 store, which says that it knows.
 

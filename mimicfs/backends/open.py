@@ -71,8 +71,8 @@ def _has_bytes(path: Path) -> bool:
 
 
 def _check_port(url: str) -> None:
-    """Raise ConfigError where a port is no number. What stands in its place may be a password
-    with a slash in it, which nobody else is to say."""
+    """Raise ConfigError where a port is no number. The text in its place may be a password with a
+    slash in it, which no other message may repeat."""
     try:
         _ = urlsplit(url).port
     except ValueError:

@@ -2,8 +2,8 @@
 
 A directory is copied when it is first asked for, and those below it soon after; the log of the
 store says what changes in it from then on. So the store is not asked for what is copied: a stat
-costs what it costs in a file of one's own, also while the store is silent. Whatever is changed,
-is changed in the store first; the copy takes it from the log, as it takes what others change.
+costs what it costs in a file of one's own, also while the store is silent. Each change is made in
+the store first; the copy takes it from the log, as it takes what others change.
 
     copied     The directories of which the copy has all children, each with the scope that
                covers it in the store, and what was noted of it. What is not copied is asked of the
@@ -14,7 +14,8 @@ is changed in the store first; the copy takes it from the log, as it takes what 
 
 INVARIANT: what the copy has of a copied directory is what the store had at one time not before
 line `place`; a subdirectory that is copied too and is empty by now may have rows below it.
-What a line changed is read from the store, not from the line, so that no line comes twice.
+The rows that a line changed are read from the store, not from the line, so that no line comes
+twice.
 
 The copy outlives the mount. At the next one it goes on from its place; if the log does not reach
 back so far, or the epoch of the store is another, nothing counts as copied any more.
@@ -424,7 +425,7 @@ class Replica(Forwarding):
         return left
 
     def _catch_up_or_forget(self, bucket: str) -> None:
-        """The store has taken a change. What cannot be read of it now is not copied."""
+        """The store has taken a change. Rows of it that cannot be read now are not copied."""
         try:
             self.catch_up(bucket)
         except StoreError as exc:

@@ -84,8 +84,8 @@ def explain(settled: Settled, url: str, as_json: bool) -> None:
     place each comes from, and the settings that it overrides. S3 is not asked; the object
     need not exist.
 
-    Whatever a program sets on an object, and whatever an object that is written again already
-    has, overrides all of these.
+    Values that a program sets on an object, and those that an object already has when it is written
+    again, override all of these.
     """
     from mimicfs.cli.explaining import explained
     from mimicfs.config.values import parse_object

@@ -187,7 +187,7 @@ def _import_inventory(
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        # What is read here is not to be in the mirror.
+        # The objects that are read here are not to be in the mirror.
         with closing(S3(settings.s3, Mirror(open_store("memory:")))) as s3:
             manifest = inventory.read_manifest(s3, url)
             if manifest.format != "CSV":

@@ -65,7 +65,7 @@ def sync(
     targets = [parse_target(url) for url in urls] or [Target()]
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        # What was built until now stays; looking through it again and again took a tenth.
+        # The objects that exist by now stay; looking through it again and again took a tenth.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         with _Bar() as bar:

@@ -12,9 +12,9 @@ one for each bucket.
     keys = "*.jpg"
     cache-control = "max-age=3600"
 
-What is not known, or has the wrong type, is an error that says where and what was meant. Who
-can write this file chooses where data goes, so nobody else may; with a secret in it, nobody
-else may read it.
+A setting that is not known, or has the wrong type, is an error that says where and what was meant.
+Anybody who can write this file chooses where data goes, so nobody else may; with a secret in it,
+nobody else may read it.
 
 Threading: no state; any thread.
 """

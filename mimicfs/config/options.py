@@ -263,7 +263,7 @@ OPTIONS = (
     Option("never-sync", Kind.FLAG, "Never list the whole bucket.", _B, flag=False),
 )  # fmt: skip
 
-# What means something else in a bucket's section than for a mount.
+# Options that mean something else in a bucket's section than for a mount.
 BUCKET_ONLY = (Option("read-only", Kind.FLAG, "Nothing in the bucket can be changed.", _B),)
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
@@ -301,7 +301,7 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
-# What fstab says to mount(8), systemd and boot scripts, and not to a file system.
+# Words of fstab for mount(8), systemd and boot scripts, and not for a file system.
 _FOR_OTHERS = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"}
     | {"async", "sync", "dirsync", "relatime", "norelatime", "strictatime", "nostrictatime"}

@@ -157,8 +157,8 @@ class Settled:
         return {**self.file.of_bucket(bucket), **common}
 
     def rules_of(self, bucket: str) -> tuple[KeyRule, ...]:
-        """Return the rules by pattern that are in force for *bucket*, the strongest last. What is
-        given on the command line holds for every key."""
+        """Return the rules by pattern that are in force for *bucket*, the strongest last. A value
+        from the command line holds for every key."""
         names = {name.replace("-", "_") for name in self.given}
         if names & _ENCRYPTION:
             names |= _ENCRYPTION

@@ -86,7 +86,7 @@ class Buckets:
             raise PosixError(errno.EROFS, about)
 
 
-# What servers differ in: the words for each, the usual one first.
+# A setting in which servers differ: the words for each, the usual one first.
 CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "checksum": ("crc32", "md5", "none"),  # what a PUT carries
     "delete-many": ("yes", "no"),  # DeleteObjects

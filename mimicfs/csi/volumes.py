@@ -8,8 +8,8 @@ number of pods; pods of one volume with other options have a process of their ow
                  | published --its process dies--> dead --publish, with secrets--> published
                  | published, dead --unpublish--> unbound --uploads done--> nothing
 
-What is true is asked of the kernel and of the processes, each time: so a driver that was killed
-finds all as it was.
+The kernel and the processes are asked each time what is true: so a driver that was killed finds all
+as it was.
 
 Threading: called by many threads at once; one at a time has a volume, others are told to come back.
 """

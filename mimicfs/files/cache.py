@@ -5,9 +5,9 @@ key, etag and size. So what is found is right by its name, nothing local is name
 what was replaced in S3 is never found again; the eviction (eviction.py) takes it in the end. An
 object without an ETag has no name, and is not kept.
 
-What the disk refuses (it is full, the directory is gone, an error) is logged once and costs the
-request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use
-one directory.
+A refusal of the disk (it is full, the directory is gone, an error) is logged once and costs the
+request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use one
+directory.
 
 What is pinned is never evicted (eviction.py). `pins/` has a link for each key that is, to the file
 of the version that was pinned: so the next version takes its place, and the old one can go.
@@ -152,7 +152,7 @@ class BlockCache:
         return CacheUsage(str(self._directory), *counts)
 
     def close(self) -> None:
-        """End the eviction. What is open goes on, and is kept."""
+        """End the eviction. Files that are open go on, and are kept."""
         self._eviction.close()
 
     # Of CachedObject
@@ -218,8 +218,8 @@ class BlockCache:
         return file if file.is_sound() else None
 
     def _made(self, name: str, size: int) -> BlockFile:
-        """Make the file anew. What may be there is replaced, and never changed: it is as good
-        as gone, but others may believe to know what is in it."""
+        """Make the file anew. A file that may be there is replaced, and never changed: it is as
+        good as gone, but others may believe to know what is in it."""
         new = f"{name[:2]}/{secrets.token_hex(8)}.new"
         flags = _OPEN | os.O_CREAT | os.O_EXCL
         try:

@@ -1,6 +1,6 @@
 """Changing an open file: bytes go to its staging file, and S3 is told later.
 
-The second layer of a File (file.py, which has the theory and the locks). Whoever changes the
+The second layer of a File (file.py, which has the theory and the locks). A thread that changes the
 file has its turn.
 """
 

@@ -1,10 +1,10 @@
 """The limits of the cache on disk, and the choice of what is removed when they are reached.
 
 The files that were not used for the longest time go first (their mtime says when they were used,
-blocks.py), until a tenth of the limit is free again, and what was to be written has room. What a
-mount has open stays, and so does what is pinned: its file has the sticky bit, which costs no look
-that is not made anyway. Besides the limit, a part of the disk is always left free, whoever fills
-it: then nothing is written, and if that is ours to change, files are removed.
+blocks.py), until a tenth of the limit is free again, and what was to be written has room. A file
+that a mount has open stays, and so does one that is pinned: its file has the sticky bit, which
+costs no look that is not made anyway. Besides the limit, a part of the disk is always left free,
+whoever fills it: then nothing is written, and if that is ours to change, files are removed.
 
 How much is used is found out by looking through the directory: at first, and before each
 eviction, since other mounts write there, too. Nothing is kept of a million files but a sum, and

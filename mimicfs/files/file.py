@@ -2,8 +2,8 @@
 
 A file is *clean*: it stands for a version in S3 (origin.py) and is read from there, or from its
 staging file if it has one. Or it is *dirty*: its bytes are in a staging file, and S3 does not have
-them yet. `flush` makes it clean (upload.py). What else it may be, and what leads to what, is the
-table in states.py.
+them yet. `flush` makes it clean (upload.py). The table in states.py has the other states, and what
+leads from one to another.
 
 Where mounts share their locks, what is open for writing or was locked `follows`: it shows what
 others have put there, as a file of NFS does.

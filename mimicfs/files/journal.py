@@ -3,8 +3,8 @@
 A staging file NAME.data whose bytes S3 does not have has a record NAME.json beside it: which
 object it is to become, and over which version (record.py). NAME is random. While its mount lives
 the data file is locked (flock), so that another mount of the same directory leaves it alone; it
-gets the name *.data only once it is locked. What a dead mount left is uploaded by the next one
-(recovery.py), or moved to the directory `recovered`, for its owner to look at; a staging file
+gets the name *.data only once it is locked. Files that a dead mount left are uploaded by the next
+one (recovery.py), or moved to the directory `recovered`, for their owner to look at; a staging file
 without a record is only a copy of what S3 has. A file that has only some bytes of a large object
 says in NAME.ranges which (changes.py); the rest is as in the version that the record names.
 

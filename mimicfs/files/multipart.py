@@ -146,9 +146,9 @@ class Multipart:
     def finish(
         self, parts: list[PlannedPart], size: int, condition: Condition, cancellation: Cancellation
     ) -> Entry:
-        """Make *parts* the object, under *condition*; return it. What was not sent yet, or was
-        changed since, is sent. When it raises, nothing more is read from the staging file, and
-        the upload is given up: `batch.settled` says when nothing is on its way any more."""
+        """Make *parts* the object, under *condition*; return it. Bytes that were not sent yet, or
+        were changed since, are sent. When it raises, nothing more is read from the staging file,
+        and the upload is given up: `batch.settled` says when nothing is on its way any more."""
         try:
             self._collect_all(cancellation)
             self._error = None  # what was refused is tried once more

@@ -6,8 +6,8 @@ and dropped when passed. A read that belongs to no stream gets what it asked, ro
 blocks, and may be the beginning of one; once a part of the object was asked so, reads all over
 it bring large blocks, if a cache on disk keeps them.
 
-All readers of a mount share a Budget of bytes read ahead. What a caller waits for is asked in
-any case. They share the cache on disk, too (cache.py): what is kept there is answered from
+All readers of a mount share a Budget of bytes read ahead. Bytes that a caller waits for are asked
+for in any case. They share the cache on disk, too (cache.py): what is kept there is answered from
 there, without a chunk, and not asked ahead; what a chunk brings is kept.
 
 Locks: `Reader._lock` protects the streams and chunks; requests run in `s3.pool` and are

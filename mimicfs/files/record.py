@@ -1,13 +1,12 @@
 """The record of a staging file, which says what its bytes are to become: the file NAME.json beside
 NAME.data.
 
-What is read back is believed only if it is what was written: a record has a CRC-32 of itself and
-of its NAME, so that none is believed beside the bytes of another file. Former versions wrote
-records without a format, whose sum does not cover NAME: those are believed, so that an upgrade
-goes on with what waits, and they and their changes keep that form.
-One whose writer was told that the bytes are safe *vouches* for them: it has a checksum of the
-bytes, and says how many lines of changes there were. Before such bytes are changed the record is
-written again without that (staging.py).
+A record is believed only if it is what was written: a record has a CRC-32 of itself and of its
+NAME, so that none is believed beside the bytes of another file. Former versions wrote records
+without a format, whose sum does not cover NAME: those are believed, so that an upgrade goes on with
+what waits, and they and their changes keep that form. One whose writer was told that the bytes are
+safe *vouches* for them: it has a checksum of the bytes, and says how many lines of changes there
+were. Before such bytes are changed the record is written again without that (staging.py).
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def _believed(data: Path, said: dict[str, Any]) -> Record:
     known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
     known["format"] = _form(said)
     if known["format"] not in (0, FORMAT) or checksum != _sum_of(data, said):
-        # What it says is good for a name, and for nothing else.
+        # Its text is good for a name, and for nothing else.
         return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
     if "uploads" in known:
         known["uploads"] = tuple(map(str, known["uploads"]))
@@ -114,7 +113,7 @@ def checked(record: Record, data: Path, fd: int) -> Record:
 
 def tell_owner(data: Path, damaged: str) -> None:
     """Write into the record which bytes a partial file has, and what is wrong with it, for people
-    to read. What cannot be read stays as it is."""
+    to read. A record that cannot be read stays as it is."""
     path, ranges = data.with_suffix(".json"), data.with_suffix(".ranges")
     try:
         said = json.loads(disk.text(path))

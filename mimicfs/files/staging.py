@@ -1,7 +1,7 @@
 """One staging file: bytes that S3 does not have yet, on local disk, with the record of what they
 are to become (record.py) and the changes of a partial one (changes.py).
 
-INVARIANT: a record vouches only for bytes that are there. Whoever changes them withdraws that
+INVARIANT: a record vouches only for bytes that are there. A thread that changes them withdraws that
 first, so that at no instant good bytes look damaged.
 
 Nothing is fsynced while S3 is to have the bytes before anybody is told that they are safe: this

@@ -43,7 +43,7 @@ class Stream:
         self.reads = 1 if offset else 2  # a reader that begins at the start is taken to go on
 
     def near(self, offset: int, end: int) -> bool:
-        """Whether a read goes on from here. What has read little gets little."""
+        """Whether a read goes on from here. A stream that has read little gets little."""
         away = (end if self.downwards else offset) - self.at
         return -self.reach <= away <= self.reach or end == self.last
 

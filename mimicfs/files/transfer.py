@@ -1,7 +1,7 @@
 """Bytes between S3 and a staging file: what several requests at once are made of.
 
-Requests run in `s3.pool`; the thread that asked waits for them and can be interrupted. What
-was given up may still be on its way then: `RequestBatch.settled` says when it no longer is.
+Requests run in `s3.pool`; the thread that asked waits for them and can be interrupted. Requests
+that were given up may still be on their way then: `RequestBatch.settled` says when it no longer is.
 """
 
 from __future__ import annotations

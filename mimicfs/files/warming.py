@@ -1,9 +1,9 @@
 """Filling the cache on disk before anybody reads: `mimicfs warmup`.
 
-What is here already is not asked for again, so a run that was interrupted is gone on with by
-running it anew. Of an object that S3 does not give (archived, denied, replaced meanwhile), or
-that cannot be pinned, the reason is told, and the others come. What was in the cache before makes
-room for them; what was brought or found here by the same run does not.
+Blocks that are here already are not asked for again, so a run that was interrupted goes on when it
+is started anew. Of an object that S3 does not give (archived, denied, replaced meanwhile), or that
+cannot be pinned, the reason is told, and the others come. What was in the cache before makes room
+for them; what was brought or found here by the same run does not.
 
 Threading: the thread that calls keeps count; requests are made in the threads of the S3 object.
 """

@@ -1,8 +1,8 @@
 """Structures and constants of linux/fuse.h, in the header's order and by its names.
 
 Nothing but layouts: little-endian, 64-bit. tests/fuse/test_fuse_abi.py compares each size, offset
-and constant with the C header. What Debian 12's header (7.38) does not have yet is marked
-with the minor version that brought it; its source is the kernel's own header.
+and constant with the C header. A constant that Debian 12's header (7.38) does not have yet is
+marked with the minor version that brought it; its source is the kernel's own header.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ IN_HEADER = _layout(
 )
 OUT_HEADER = _layout("fuse_out_header", "I len i error Q unique")
 
-# What several answers hold. The kernel's times are signed inside, so they are here.
+# Parts of several answers. The kernel's times are signed inside, so they are here.
 
 _ATTR = (
     "Q ino Q size Q blocks q atime q mtime q ctime I atimensec I mtimensec I ctimensec"

@@ -1,7 +1,7 @@
 """The requests of the kernel, counted, and how they were answered.
 
 Counting costs the thread that reads the device one addition to a list, without a lock: it is the
-only one that writes there. What workers count is under a lock; they wait for S3 anyway. Readers
+only one that writes there. The counts of workers are under a lock; they wait for S3 anyway. Readers
 see each number as it was a moment ago.
 """
 
@@ -60,8 +60,8 @@ class Counts:
 
         *answered_by_mirror* are the questions about names, attributes and directories that cost
         no request; *saved* what they would have cost without a mirror: a HEAD for each name and
-        its attributes, a LIST for each directory that was read. What the kernel answers from its
-        own caches is not seen here, and not counted.
+        its attributes, a LIST for each directory that was read. Answers of the kernel from its own
+        caches are not seen here, and not counted.
         """
         with self._lock:
             learned, errors = dict(self._learned), dict(self._errors)

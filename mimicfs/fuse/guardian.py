@@ -118,6 +118,6 @@ def _opened_abort(device: str) -> int:
         return -1
     finally:
         # The other namespace has a copy of each mount, of ours too: while it lived, umount(8)
-        # would not end the connection. What is open in it stays open.
+        # would not end the connection. Files that are open in it stay open.
         libc.setns(ours, _CLONE_NEWNS)
         os.close(ours)

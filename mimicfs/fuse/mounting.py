@@ -1,7 +1,7 @@
 """Mounting and unmounting through fusermount3, as root and as any user.
 
-fusermount3 is setuid root: it mounts, and hands the opened /dev/fuse back over a socket. What
-goes wrong comes out as a MountError of one line that says what to do.
+fusermount3 is setuid root: it mounts, and hands the opened /dev/fuse back over a socket. Any
+failure comes out as a MountError of one line that says what to do.
 
 Threading: no state; any thread.
 """
@@ -153,8 +153,8 @@ def _unescaped(field: bytes) -> bytes:
 def _run(
     command: list[str], environment: dict[str, str], *descriptors: int
 ) -> subprocess.CompletedProcess[str]:
-    # Only fusermount3's own words are looked at, so they must not be translated. What else is
-    # in our environment (secrets, maybe) is none of its business.
+    # Only fusermount3's own words are looked at, so they must not be translated. The rest of our
+    # environment (secrets, maybe) is none of its business.
     environment |= {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
     try:
         return subprocess.run(

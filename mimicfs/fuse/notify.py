@@ -16,10 +16,11 @@ Why listing_changed begins with a name that never exists: a listing that was ans
 the change may be on its way into the kernel's cache, which INVAL_INODE does not wait for; but
 the reader holds the directory's lock until it is there, and INVAL_ENTRY waits for that lock.
 
-What waits in the kernel for a lock cannot be killed, and keeps /dev/fuse open: a daemon that is
-killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY is not
-sent while a worker of ours has a request on that directory: if that takes long, all names are
-looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more later.
+A thread that waits in the kernel for a lock cannot be killed, and keeps /dev/fuse open: a daemon
+that is killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY
+is not sent while a worker of ours has a request on that directory: if that takes long, all names
+are looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more
+later.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Each request of the kernel: its bytes to a call of posix.FileSystem, the result to bytes.
 
-What is not in `Operations.table` is answered ENOSYS by the server. The kernel then does
-without, for good: OPENDIR and RELEASEDIR (it caches listings by itself; unless *opendir* asks to
-be told of each use), ACCESS (it checks
-mode bits), FSYNCDIR (changes of names are durable when answered), POLL, BMAP, IOCTL, STATX (it
-asks GETATTR), TMPFILE, SYNCFS. Without *locks* neither are GETLK and SETLK: locks are local.
+The server answers ENOSYS to a request that is not in `Operations.table`. The kernel then does
+without, for good: OPENDIR and RELEASEDIR (it caches listings by itself; unless *opendir* asks to be
+told of each use), ACCESS (it checks mode bits), FSYNCDIR (changes of names are durable when
+answered), POLL, BMAP, IOCTL, STATX (it asks GETATTR), TMPFILE, SYNCFS. Without *locks* neither are
+GETLK and SETLK: locks are local.
 
 Threading: no state but `Session.listed`; any thread. Errors are exceptions with an errno.
 """
@@ -170,8 +170,8 @@ class Operations:
                 Opcode.OPENDIR: self.opendir,
                 Opcode.RELEASEDIR: lambda _caller, _nodeid, _request: b"",
             }
-        # What needs no waiting most of the time. These return None where it does: then nothing has
-        # happened.
+        # The calls that need no waiting most of the time. These return None where it does: then
+        # nothing has happened.
         self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
             Opcode.READ: self._read_cached,
         }
@@ -330,8 +330,8 @@ class Operations:
         return self._packer_of(attr).entry(attr)
 
     def link(self, caller: Caller, nodeid: int, request: bytes) -> Data:
-        # What link(2) says of a file system without hard links. (ENOSYS becomes EPERM only
-        # in newer kernels.)
+        # The answer of link(2) in a file system without hard links. (ENOSYS becomes EPERM only in
+        # newer kernels.)
         raise PosixError(errno.EPERM, "no hard links")
 
     def create(self, caller: Caller, nodeid: int, request: bytes) -> Data:

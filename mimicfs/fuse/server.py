@@ -7,7 +7,7 @@ hundred reads that wait for S3 do not hold up an `ls`, and a hundred `touch .syn
 until the kernel was notified, which waits for the locks of directories and pages) do not hold
 up the creates and reads that hold such locks.
 
-Lookup counts belong to the file system. What could not be delivered is given back here
+Lookup counts belong to the file system. An answer that could not be delivered is given back here
 (`Operations.undo`); at unmount the kernel forgets all without saying so.
 
 Threading: `serve` is one thread; `stop` may be called by any, also from a signal handler.

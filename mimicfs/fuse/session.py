@@ -45,10 +45,11 @@ _PAGE = 4096
 # Tries to read before sleeping in poll: about 100 us, the time in which a process that walks a
 # tree comes back with the next request. To be woken costs both sides more than that.
 _SPINS = 100
-# What we ask for, as far as the kernel offers it. EXPLICIT_INVAL_DATA and not AUTO: pages are
-# dropped exactly when `data_changed` says so; with AUTO every moved mtime dropped them, and
-# each first `ls` of a directory asked for its attributes (tests/fuse/test_fuse_kernel_cache.py).
-# Not asked for: WRITEBACK_CACHE (size and mtime would belong to the kernel), POSIX_ACL.
+# The features that we ask for, as far as the kernel offers them. EXPLICIT_INVAL_DATA and not AUTO:
+# pages are dropped exactly when `data_changed` says so; with AUTO every moved mtime dropped them,
+# and each first `ls` of a directory asked for its attributes
+# (tests/fuse/test_fuse_kernel_cache.py). Not asked for: WRITEBACK_CACHE (size and mtime would
+# belong to the kernel), POSIX_ACL.
 _WANTED = (
     Init.ASYNC_READ
     | Init.ATOMIC_O_TRUNC

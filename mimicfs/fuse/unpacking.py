@@ -1,6 +1,6 @@
 """The requests of the kernel as names and values; malformed ones are refused.
 
-Pure functions. What is refused raises PosixError.
+Pure functions. A refusal raises PosixError.
 """
 
 from __future__ import annotations

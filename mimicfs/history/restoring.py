@@ -1,9 +1,9 @@
 """Bringing back what objects were, within S3: no byte comes here.
 
-What is restored is a version of its own again, so that earlier moments stay what they were; a
-bucket that keeps no versions is refused. Only `undelete` removes delete markers. What was done is
-written to a journal: a restore that was interrupted goes on where it was, when it is asked for
-again with the same moment.
+An object that is restored is a version of its own again, so that earlier moments stay what they
+were; a bucket that keeps no versions is refused. Only `undelete` removes delete markers. Each step
+that was done is written to a journal: a restore that was interrupted goes on where it was, when it
+is asked for again with the same moment.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ Elsewhere the file is older than some of what the mirror knows, and that is left
 
 Times are S3's on one side and this machine's on the other, so they count as later or earlier
 only by more than clocks may differ. In doubt an entry is shown: one that is not there is found
-out by whoever opens it, one that is missing by nobody. What is left is merged page by page by
-`Mirror.replace`, as a sync does it, and only at the end the scope is marked, with the file's
-time. An import that ends early has deleted nothing behind the place that it has reached.
+out by whoever opens it, one that is missing by nobody. The lines that are left are merged page by
+page by `Mirror.replace`, as a sync does it, and only at the end the scope is marked, with the
+file's time. An import that ends early has deleted nothing behind the place that it has reached.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class _ImportMerge:
     def _replace(self, page: list[Entry], after: str, upto: str | None) -> Difference:
         """Merge *page*, but for what others have changed since this began.
 
-        What they change while it is merged has a higher number, and is left alone. Where that
-        is a range, so is what is in the range and nobody has changed: then it is done again.
+        A change that they make while it is merged has a higher number, and is left alone. Where
+        that is a range, so is what is in the range and nobody has changed: then it is done again.
         """
         others = self._others
         others.look()

@@ -1,9 +1,9 @@
 """An index as lines of JSON: the header, then for each part a line that begins it, a line for
 each entry, and a line that ends it and says how many there were.
 
-What a line is, is told by a name that only such a line has: `mimicfs_index`, `bucket`, `key`,
-`entries`. All is ASCII: what is not is escaped as JSON does, so that control characters and
-what no locale can show come through any tool. Not thread-safe.
+A line is of the kind whose name it has, which no other kind has: `mimicfs_index`, `bucket`, `key`,
+`entries`. All is ASCII: what is not is escaped as JSON does, so that control characters and what no
+locale can show come through any tool. Not thread-safe.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Drift: what S3 has and the mirror has not, the reverse, and what differs.
 
-S3 is listed page by page, and each page is compared with the same range of the mirror. What
-changed in the mirror after a page was asked for is no drift: it is counted by itself. Nor is
-what lies in a directory that the mirror never listed and says nothing about. With *repair*,
-each page is merged as a sync would do it. Threading: one thread for each verify.
+S3 is listed page by page, and each page is compared with the same range of the mirror. A change in
+the mirror after a page was asked for is no drift: it is counted by itself. Nor is what lies in a
+directory that the mirror never listed and says nothing about. With *repair*, each page is merged as
+a sync would do it. Threading: one thread for each verify.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def verify(
 
 
 def differing(mirror: Entry, s3: Entry) -> list[str]:
-    """Return in what two sights of a key differ. What one of them does not tell, cannot."""
+    """Return in what two sights of a key differ. A field that one of them does not tell cannot
+    differ."""
     fields = ["size"] if mirror.size != s3.size else []
     if mirror.etag and s3.etag and mirror.etag != s3.etag:
         fields.append("etag")

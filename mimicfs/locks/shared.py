@@ -1,8 +1,9 @@
 """File locks in the store: all mounts that share it exclude each other.
 
 The locks of a file are a row (rows.py), noted beside LOCKS under the file's name; each change of a
-row compares it with what it was and replaces it in one step (`Backend.swap_note`). Whoever waits is
-in the row, too: who lets go of something then adds a line to the log of LOCKS, which wakes them.
+row compares it with what it was and replaces it in one step (`Backend.swap_note`). A caller that
+waits is in the row, too: who lets go of something then adds a line to the log of LOCKS, which wakes
+them.
 
 The lease. A lock is its mount's as long as the session lives (member.py). One that is silent for
 member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
@@ -266,7 +267,8 @@ class SharedLocks:
             return [each for each in self._files.values() if each.held]
 
     def _look_everywhere(self) -> None:
-        """The store may have again what was given up. What is held is renewed in any case."""
+        """The store may have again what was given up. Locks that are held are renewed in any
+        case."""
         held = {at.name for at in self._kept()}
         for name, text in self._store.notes(LOCKS).items():
             row = row_of(text)

@@ -53,7 +53,7 @@ def settle() -> None:
 
 
 def _set_up_collector() -> None:
-    # What was built until now lives as long as we do, and what a large `ls -l` makes lives
+    # The objects that exist by now live as long as we do, and those that a large `ls -l` makes live
     # long: looking through both again and again took a quarter of its time.
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
 """`mount -o remount,ro` and `remount,rw`: the kernel alone changes that, as on a local disk (EBUSY
-while a file is open for writing). What waits for S3 goes on. Nothing else can be changed
-while a mount lives.
+while a file is open for writing). Uploads that wait for S3 go on. Nothing else can be changed while
+a mount lives.
 
 Threading: no state; any thread.
 """

@@ -6,7 +6,8 @@ Threading: no state.
 
 from __future__ import annotations
 
-# By S3's code, or by the class of the error. What is not here is looked up by its kind below.
+# By S3's code, or by the class of the error. An error that is not here is looked up by its kind
+# below.
 _S3 = {
     "AccessDenied": "These credentials may not do that. `mimicfs doctor --write s3://BUCKET` says"
     " which right is missing.",

@@ -1,7 +1,7 @@
 """The base of the boto-shaped classes: how they ask, their errors, headers and times.
 
 They follow boto 2.49 in names, order of arguments, what they return and raise, and stand on a
-mimicking boto3 client. What is left out raises NotImplementedError, which names boto3's way.
+mimicking boto3 client. A call that is left out raises NotImplementedError, which names boto3's way.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Bucket(Configured):
         validate: bool = True,
         force: bool | None = None,
     ) -> Key | None:
-        """Return a key, or None if there is none. What the mirror knows costs no request;
+        """Return a key, or None if there is none. A key that the mirror knows costs no request;
         metadata and headers that it does not know are asked for when they are read."""
         if not validate:
             if headers or version_id or response_headers:

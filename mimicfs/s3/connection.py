@@ -72,8 +72,8 @@ class Location:
 class S3Connection:
     """One account. *mimicdb* is the mirror; without it, that of the process.
 
-    What boto needs for its own HTTP (debug, the connection factory, suppress_consec_slashes) is
-    taken and not used.
+    The arguments that boto needs for its own HTTP (debug, the connection factory,
+    suppress_consec_slashes) are taken and not used.
     """
 
     DefaultHost = "s3.amazonaws.com"

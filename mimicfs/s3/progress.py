@@ -35,7 +35,7 @@ class CallbackProgress:
             self._step = _UNKNOWN
         elif num_cb > 1:
             self._step = math.ceil(total / buffer / (num_cb - 1)) * buffer
-        # What is moved at a time, so that there is something to tell.
+        # The bytes that are moved at a time, so that there is something to tell.
         usual = int(min(max(self._step, STEP), _PIECE))
         self.piece = usual if buffer == STEP else buffer
         self._lock = threading.Lock()  # protects the two below

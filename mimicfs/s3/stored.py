@@ -1,6 +1,6 @@
 """The headers and metadata that are stored with an object, as a boto-shaped Key has them.
 
-What the mirror gave has size, etag and time; headers and metadata are asked for when they are
+A key from the mirror has size, etag and time; headers and metadata are asked for when they are
 first read, if the mirror does not have them.
 """
 
@@ -27,7 +27,7 @@ from mimicfs.s3.boto2 import (
 )
 from mimicfs.s3.mimicking import answers
 
-# What a HEAD says, and the attribute that shows it.
+# The fields of a HEAD, and the attribute that shows each.
 HEADERS = {
     "CacheControl": "cache_control",
     "ContentDisposition": "content_disposition",

@@ -82,6 +82,7 @@ class Pace:
             step = 1 / self._limit if self._throttled else 1.0
             self._limit = min(float(self._most), self._limit + step)
         elif not self._throttled or self._answers > self._limit:
-            # What was under way together is refused together: that is one reason, not many.
+            # Requests that were under way together are refused together: that is one reason, not
+            # many.
             self._limit = max(1.0, self._limit // 2)
             self._throttled, self._answers = True, 0

@@ -5,7 +5,7 @@
     told     what S3's messages had said by then is in the mirror, and none of them can have been
              lost since the directory was listed
 
-What is known of that is in notes of the store, so that every mount of it says the same.
+Notes of the store have what is known of that, so that every mount of it says the same.
 
 Threading: any thread.
 """

@@ -30,8 +30,8 @@ def learn_metadata(
 ) -> int:
     """HEAD every object below *prefix* whose user metadata is not known; return how many.
 
-    What is learned stays with the version (ETag) of each object, so the next time only what is
-    new is asked about. *show* is called with the number so far. Raises S3Error, Interrupted.
+    The answer stays with the version (ETag) of each object, so the next time only what is new is
+    asked about. *show* is called with the number so far. Raises S3Error, Interrupted.
     """
     count = 0
     for page in pages(lambda after: mimicdb.listing(bucket, prefix, after, _PAGE), _PAGE):

@@ -1,4 +1,4 @@
-"""Syncing: who may, who shares, and how far each one is. What a sync does is in whole.py.
+"""Syncing: who may, who shares, and how far each one is. whole.py has the steps of a sync.
 
 A scope is listed page by page, in ranges, and each page is merged as it comes. Before a page is
 asked for, the bucket's sequence number is read: keys that change after that are left alone by
@@ -8,7 +8,7 @@ merged, and the scope is not marked complete.
 Threading: any thread may sync. Two that want the same directory listed share one listing.
 A full sync that is asked for while one of that scope runs waits for it, and then lists
 again: it must show what was changed before it was asked for. All that wait share that one.
-Whoever shares and finds that the other was interrupted begins by itself. A sync of another
+A caller that shares and finds that the other was interrupted begins by itself. A sync of another
 scope, wider or narrower, waits for nobody.
 """
 

@@ -154,8 +154,8 @@ class Whole:
         self._show(self.so_far)
 
     def _stop(self, run: Run) -> None:
-        """It ends early: what was found stays, and the next sync can go on from here. What is
-        late is not deleted now: its directories may be in what was not merged."""
+        """It ends early: what was found stays, and the next sync can go on from here. A page that
+        is late deletes nothing now: its directories may be in what was not merged."""
         held = self._held
         if held is not None and held.spool.count * 2 <= held.known:
             self._release(held.spool)

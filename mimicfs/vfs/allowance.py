@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 class Allowance:
     """*rate* a second; up to *stock* is saved up, and there at the beginning. A *rate* of 0
-    allows everything. What something costs may turn out afterwards: then there are debts."""
+    allows everything. The cost of something may turn out afterwards: then there are debts."""
 
     def __init__(
         self, rate: float, stock: float, clock: Callable[[], float] = time.monotonic

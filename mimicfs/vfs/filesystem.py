@@ -78,7 +78,7 @@ FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
 FALLOC_ZERO_RANGE = 0x10
 
 
-# What df shows as the size of the file system: S3 has no limit, df needs one.
+# The size of the file system that df shows: S3 has no limit, df needs one.
 _CAPACITY = 1 << 50
 
 

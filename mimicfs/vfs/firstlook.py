@@ -5,12 +5,12 @@ Most buckets have nothing of the kind, so a directory is *sampled* first: the na
 looks at, the directory's marker, and of the others those that tell most, are asked: four HEADs,
 at the same time, once. If nothing is stored with any of them, the directory is *plain*, and the
 others are believed to be like them. Else it is *rich*, and every name is asked before it is
-shown; the more names of a directory are looked at, the more are asked beforehand. What was found
-is noted of the directory in the store (an old note does no harm: a plain directory is looked at
-again for what is new), and what a HEAD has said stays with the version of its object.
+shown; the more names of a directory are looked at, the more are asked beforehand. The kind that was
+found is noted of the directory in the store (an old note does no harm: a plain directory is looked
+at again for what is new), and what a HEAD has said stays with the version of its object.
 
-What appears in a plain directory later may be of another kind: then the newest are asked. And
-after so many plain directories, and not one that is rich, those of the same bucket that have no
+An object that appears in a plain directory later may be of another kind: then the newest are asked.
+And after so many plain directories, and not one that is rich, those of the same bucket that have no
 marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
 a data lake costs no request for each of its directories.
 
@@ -86,7 +86,7 @@ class FirstLook:
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
         self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
         self._asking: dict[_Where, Future[None]] = {}
-        # What S3 does not tell us of: bucket, key, ETag.
+        # The objects of which S3 tells us nothing: bucket, key, ETag.
         self._refused: set[tuple[str, str, str]] = set()
         self._warned: set[str] = set()  # buckets
 

@@ -9,8 +9,8 @@ or while a node below it is there.
     it is in the table under its number until it is dropped.
 
 Numbers are hashes of the path, so that they are the same after a remount: backup programs
-and git recognise files by them. Where two collide, the later one takes a free number. What is
-renamed keeps its number as long as this mount lives, also when the kernel has forgotten it.
+and git recognise files by them. Where two collide, the later one takes a free number. A file that
+is renamed keeps its number as long as this mount lives, also when the kernel has forgotten it.
 
 Thread-safe: one lock, taken last and held for a few instructions.
 """
@@ -272,7 +272,7 @@ class Inodes:
             self._drop_unused(node)
 
     def move(self, node: Node, parent: Node, component: str) -> None:
-        """*node* was renamed. What stood in its new place is unlinked."""
+        """*node* was renamed. The node that stood in its new place is unlinked."""
         with self._lock:
             slot = slot_of(component, node.is_directory)
             children = parent.children

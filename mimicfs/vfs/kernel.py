@@ -1,10 +1,10 @@
 """The one owner of what the kernel holds of us and must be told.
 
-The kernel keeps names, attributes and pages until it is told otherwise. Whatever makes one of
-them wrong comes here: a listing, a GET, a HEAD, another mount (`changed`), and what this mount
+The kernel keeps names, attributes and pages until it is told otherwise. Every event that makes one
+of them wrong comes here: a listing, a GET, a HEAD, another mount (`changed`), and what this mount
 does in a way that the kernel cannot see (`replaced`, `name_gone`, `refused` ...). Nobody else
 speaks to the notifier, and nobody else sets `Node.pages_etag`, the version whose pages the kernel
-may have. What the kernel has itself asked for needs no telling.
+may have. The kernel needs not be told of a change that it has itself asked for.
 
 Threading: any thread; `changed` runs in the thread that merged the change. The kernel is told by
 the notifier's own thread, so nothing here waits for it but `told` with a timeout: a thread calls
@@ -277,7 +277,7 @@ class Kernel:
         self._kernel.names_changed()
 
     def _may_differ(self, node: Node) -> None:
-        """Nobody has said that the object of *node* changed. What is open goes on where the mirror
+        """Nobody has said that the object of *node* changed. An open file goes on where the mirror
         is not certain: it may have lost all that it knew."""
         key = node.key
         if node.file is None or self._mimicdb.is_certain(node.bucket, key):

@@ -254,7 +254,8 @@ class VFSLocks:
             raise _no_locks(exc) from exc
 
     def _unlock_all(self, name: str, owners: Collection[tuple[str, bool]]) -> None:
-        """Raises the first error, after trying all. Who waited for a flock finds all free."""
+        """Raises the first error, after trying all. A caller that waited for a flock finds all
+        free."""
         failed: PosixError | None = None
         for who, flock in sorted(owners, key=lambda owner: owner[1]):
             try:

@@ -11,7 +11,7 @@ read one directory like that, the next one is foreseen from its first file on.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks, and is held for a
 few instructions; a walk's own lock all of the walk, also while its next names are looked up in the
-mirror: `opened_at_once` does not wait for it. What is fetched is not waited for.
+mirror: `opened_at_once` does not wait for it. Nobody waits for what is fetched.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def _retention(answer: _Answer) -> str | None:
     return f"{answer.get('ObjectLockMode')} until {until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-# What the answer to a HEAD says, by the name of the attribute.
+# The fields of the answer to a HEAD, by the name of the attribute.
 _TOLD: Mapping[str, Callable[[_Answer], str | None]] = {
     **{name: methodcaller("get", header) for name, header in _HEADERS.items()},
     "expires": _expires,

@@ -307,8 +307,8 @@ class OpenFiles:
 
     @contextmanager
     def leaving(self, node: Node, cancellation: Cancellation) -> Iterator[File | None]:
-        """Within, the object of *node* goes, and no file of it is opened. Whoever has it open
-        goes on with a local copy; yields that. Where it does not go, it is written on."""
+        """Within, the object of *node* goes, and no file of it is opened. Processes that have it
+        open go on with a local copy; yields that. Where it does not go, it is written on."""
         with self.moving(node, cancellation):
             with self._lock:
                 file, parent, component = node.file, node.parent, node.component

@@ -1,8 +1,8 @@
 """Renames of directories in S3: every object is copied on the server, then every old one deleted.
 
 Nothing is deleted before all is copied, and before a fresh listing has shown that what was
-copied is still what is there. What fails before is undone: the old tree is whole, and of the
-new one nothing stays. What fails after is finished by the next mount, as is what `kill -9` ended
+copied is still what is there. A failure before that is undone: the old tree is whole, and of the
+new one nothing stays. After a later failure the next mount finishes the work, as after `kill -9`
 (intents.py): copies are undone, or deletions finished.
 
 INVARIANT: no original is deleted unless S3 confirmed a copy of just that version. When a rename
@@ -175,7 +175,7 @@ class Rename:
         self._intent.end()
 
     def undo(self) -> None:
-        """Delete the copies. What cannot be told to be one stays, and the log says so."""
+        """Delete the copies. An object that may not be one stays, and the log says so."""
         cancellation = Cancellation()
         try:
             for tree in (self.old, self.new):

@@ -38,8 +38,8 @@ class Replacing:
         self._tree = tree
 
     def empty(self, node: Node) -> None:
-        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content. What uploads
-        have left in it is no child, and deleted."""
+        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content. Rests of
+        uploads in it are no children, and are deleted."""
         about = f"s3://{node.bucket}/{node.key}"
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, about)

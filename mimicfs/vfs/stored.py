@@ -4,7 +4,7 @@ sockets, devices).
 
 S3 changes metadata only by a copy of the object onto itself. That copy keeps the type, storage
 class, encryption, tags and all other metadata; of a file that is open and changed nothing is
-copied, its next upload says it all. What an S3 object cannot carry (2 KiB of metadata) is refused
+copied, its next upload says it all. Metadata that an S3 object cannot carry (over 2 KiB) is refused
 before anything is sent: ENOSPC.
 
 Threading: any thread; S3 is asked without a lock. Of two changes of one object at the same time
@@ -86,8 +86,9 @@ class StoredAttributes:
     # Extended attributes
 
     def xattrs(self, node: Node) -> dict[str, bytes]:
-        """Return the extended attributes of *node*, as far as the mirror knows them. What a
-        bucket says of other classes (`security.`), or in our own names, is not believed."""
+        """Return the extended attributes of *node*, as far as the mirror knows them. Attributes of
+        other classes (`security.`), or with our own names, are not believed where a bucket has
+        them."""
         found = metadata.xattrs(self._meta(node))
         return {name: value for name, value in found.items() if _is_users(name)}
 

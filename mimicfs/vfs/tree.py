@@ -1,8 +1,8 @@
 """The tree that is seen: which names a directory has, and what stat(2) says of each. Reads the
 mirror and the open files; changes nothing.
 
-What the mirror cannot answer raises `Unlisted`, so that a caller who must not wait is never
-made to. `Syncer.sure` is for callers who may: it has S3 listed, and asks again.
+A question that the mirror cannot answer raises `Unlisted`, so that a caller who must not wait is
+never made to. `Syncer.sure` is for callers who may: it has S3 listed, and asks again.
 
 A file that was created and not uploaded is not in the mirror (S3 has not confirmed it). Its
 node has a File without an entry, and its directory shows it from there.
@@ -361,8 +361,8 @@ class Tree:
     ) -> tuple[list[Row], list[Node]]:
         """Return the rows from *index* on that *room* has place for, and their nodes.
 
-        What changes from now on is told for these nodes. What changed between reading the
-        rows and making the nodes was told to nobody: then the rows are read again.
+        Changes from now on are told for these nodes. A change between reading the rows and making
+        the nodes was told to nobody: then the rows are read again.
         """
         size, overhead = room
         want = size // (overhead + _NAME_USUAL)

@@ -1,8 +1,8 @@
 """Names that a file was renamed away from a moment ago.
 
 Many programs save so: they rename the file to its backup, and write a new one (emacs, `sed -i.bak`,
-`cp -b`, `rsync -b`, `patch -b`). What comes to such a name takes over what is stored with the
-object that stood there, as it would if it replaced it. NTFS calls that tunnelling, and has the
+`cp -b`, `rsync -b`, `patch -b`). A file that comes to such a name takes over what is stored with
+the object that stood there, as it would if it replaced it. NTFS calls that tunnelling, and has the
 same time for it.
 
 It is asked for only when something comes: the object has it at its new place.

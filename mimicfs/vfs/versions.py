@@ -1,9 +1,9 @@
 """`.versions` (-o versions): in every directory, one that has a directory for each name that an
 object has or had there, and in that a file for each of its versions, named by time and version id.
 
-`.versions` is found by name and never listed. Nothing in it can be changed. What S3 has answered is
-good for a second, or for as long as the answer took, as long as this mount knows of no change; who
-lists a directory goes on in the answer that it began with. The kernel keeps none of it.
+`.versions` is found by name and never listed. Nothing in it can be changed. An answer of S3 is good
+for a second, or for as long as it took to come, as long as this mount knows of no change; a process
+that lists a directory goes on in the answer that it began with. The kernel keeps none of it.
 
 Threading: any thread. `_lock` protects what is known; S3 is asked without it.
 """

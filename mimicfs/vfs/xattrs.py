@@ -1,7 +1,7 @@
 """Extended attributes: the user's, which S3 stores beside the bytes, and ours, `user.mimicfs.*`.
 
-Whose a name is decides who answers: the control file's and a directory's names are those of
-`control.py`, an object's those of `objectattributes.py`, all others those of `stored.py`.
+The prefix of a name decides which part answers: the control file's and a directory's names are
+those of `control.py`, an object's those of `objectattributes.py`, all others those of `stored.py`.
 
 Threading: any thread; whoever changes an object has its turn.
 """

@@ -1,1 +1,1 @@
-"""What `scripts/bench` is made of: an S3 server, the file systems, the workloads and the table."""
+"""The parts of `scripts/bench`: an S3 server, the file systems, the workloads and the table."""

@@ -1,4 +1,4 @@
-"""What is measured of data: reading and writing, large and small, with the bytes that S3 was asked
+"""The measurements of data: reading and writing, large and small, with the bytes that S3 was asked
 for and sent."""
 
 from __future__ import annotations

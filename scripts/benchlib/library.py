@@ -58,7 +58,7 @@ def core(mimicdb: MimicDB) -> dict[str, tuple[int, Callable[[], Any]]]:
     }
 
 
-# What goes to S3 in any case: reads that the mirror has no answer for, and a write.
+# Calls that go to S3 in any case: reads that the mirror has no answer for, and a write.
 PASSING = {
     "GetObjectTagging": {"Bucket": BUCKET, "Key": "p/00001"},
     "GetObject": {"Bucket": BUCKET, "Key": "p/00001"},

@@ -52,7 +52,7 @@ class Peer(ABC):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the daemon and its commands find in their environment."""
+        """The environment of the daemon and its commands."""
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.state), "LC_ALL": "C.UTF-8",
             "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1",

@@ -30,7 +30,7 @@ LS, FIND = "ls -l of 100,000 files", "find over 100,000 files in 11,111 director
 STAT, RANDOM = "stat of a known name", "random reads of 4 KiB"
 CREATE, READ = "create 2,000 files of 4 KiB", "read 2,000 files of 4 KiB"
 LATER = f"{CREATE}, S3 has them later"
-# What the project has set itself, at 20 ms a request and full size.
+# The targets of the project, at 20 ms a request and full size.
 TARGETS = {
     (LS, "known, fresh mount"): Goal(0.8, times_ext4=0.8, requests=4),  # 4 HEADs a directory,
     (LS, "again"): Goal(0.6, times_ext4=0.6, requests=0),

@@ -1,4 +1,4 @@
-"""What each S3 request answers, for the bench's server. Knows nothing of sockets.
+"""The answer to each S3 request, for the bench's server. Knows nothing of sockets.
 
 Signatures are not looked at. The etag of a body above `MD5_MAX` bytes is not its MD5 unless the
 client sent one: hashing would compete with what is measured for the processor.

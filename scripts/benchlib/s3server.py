@@ -73,7 +73,7 @@ class Connection:
 
 
 class Counters:
-    """What was asked since the last reset."""
+    """The requests since the last reset."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()

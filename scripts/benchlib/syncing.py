@@ -26,7 +26,7 @@ HUGE = 3_000_000  # keys: of more, one bucket is measured, with one latency, pag
 
 
 class Target(NamedTuple):
-    """What the project wants of a step: 0 is no matter."""
+    """The project's target for a step: 0 is no matter."""
 
     whole_s: float = 0
     sync_s: float = 0

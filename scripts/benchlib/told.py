@@ -64,8 +64,8 @@ CLOUD_EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 
 
 class Sent(NamedTuple):
-    """What a run puts between S3 and the mount: the value of --events, and how a bucket is told
-    to send its messages there."""
+    """The way of a run from S3 to the mount: the value of --events, and how a bucket is told to
+    send its messages there."""
 
     source: str
     begin: Callable[[], None]
@@ -456,8 +456,8 @@ def measured(
     one: Callable[[str], tuple[float, float]],
     threads: int,
 ) -> int:
-    """Print a row; 1: it misses the target. What *one* has not seen is looked for in the order of
-    the calls."""
+    """Print a row; 1: it misses the target. Changes that *one* has not seen are looked for in the
+    order of the calls."""
     requests, told, started_s = asked(mount), [], time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for key, made in [(key, pool.submit(one, key)) for key in keys]:

@@ -1,4 +1,4 @@
-"""What is measured of metadata: each workload is a sequence of steps on one mounted file system."""
+"""The measurements of metadata: each workload is a sequence of steps on one mounted file system."""
 
 from __future__ import annotations
 

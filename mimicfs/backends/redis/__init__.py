@@ -149,7 +149,7 @@ class RedisBackend(Backend):
         if policies and not self._evicts:
             text = "%s: with maxmemory-policy %s, mimicfs treats nothing as complete; set it to %s"
             log.warning(text, self._where, min(policies), "noeviction")
-        # What was evicted stays away: only a new epoch could make scopes mean something again.
+        # Keys that were evicted stay away: only a new epoch could make scopes mean something again.
         self._evicts = self._evicts or bool(policies)
 
     def _choose_steps(self) -> None:

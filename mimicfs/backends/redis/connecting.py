@@ -17,7 +17,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from mimicfs.errors import StoreCorrupt, StoreError, StoreUnavailable
 
-# What redis-py raises.
+# The errors of redis-py.
 FOREIGN = (redis.RedisError, RedisClusterException)
 
 
@@ -37,7 +37,7 @@ _DOWN = "the cluster is down: {text}"
 _LOADING = "Redis is still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
 _FORBIDDEN = "the user has no permission: {text}; give it `~mimicfs:* +@all`"
-# What Redis refuses: by the error that redis-py makes of it, or, where a script was refused, by
+# The refusals of Redis: by the error that redis-py makes of it, or, where a script was refused, by
 # the code that is somewhere in its text.
 _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
     (redis.exceptions.OutOfMemoryError, "OOM", StoreUnavailable, _FULL),

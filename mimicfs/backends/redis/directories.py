@@ -1,5 +1,5 @@
 """The directories of a bucket that a change is about: read, changed here, and written as the
-commands that make the difference. Whoever uses them sees to it that nobody else writes meanwhile.
+commands that make the difference. The caller sees to it that nobody else writes meanwhile.
 """
 
 from __future__ import annotations

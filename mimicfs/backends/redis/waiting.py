@@ -4,7 +4,8 @@ The wait has a connection of its own, which another thread can end (CLIENT UNBLO
 cluster, logs of several buckets are on several nodes, and no command waits for them all: there
 they are looked at now and then.
 
-XREAD says nothing of a log that was cut or lost. Whoever waits compares the numbers now and then.
+XREAD says nothing of a log that was cut or lost. A thread that waits compares the numbers now and
+then.
 """
 
 from __future__ import annotations

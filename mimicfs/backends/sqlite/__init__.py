@@ -512,7 +512,7 @@ class SQLite(Backend):
             return []
         named = "SELECT id FROM bucket"
         known = f"{named} WHERE known OR name=''"
-        # What is noted beside a bucket does not make it known.
+        # A note beside a bucket does not make it known.
         places = {"entry": known, "scope": known, "note": named}
         found = [
             (table, self._db.rows(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({ids})"))

@@ -74,8 +74,8 @@ _MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
 
 class Database:
     """The database that sqlite3.connect opens with *args* and *kwargs*; without, in memory.
-    Raises StoreTooNew, StoreCorrupt, StoreUnavailable. What else goes wrong is sqlite3.Error, of
-    which `error` makes one of ours."""
+    Raises StoreTooNew, StoreCorrupt, StoreUnavailable. Any other failure is sqlite3.Error, of which
+    `error` makes one of ours."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(_CONNECT, args, strict=False)) | kwargs

@@ -1,8 +1,8 @@
 """Answers in the form of boto3's, made from what the mirror has.
 
-What a plain client says of an object and a listing does not, is kept with the entry as text
-(`Entry.head`), as S3 said it. `ResponseMetadata` of an answer that is made here has the
-status, and of a HEAD the headers that it had; there is no request, so its id is "mimicfs".
+The entry keeps as text (`Entry.head`), as S3 said it, what a HEAD tells of an object and a listing
+does not. `ResponseMetadata` of an answer that is made here has the status, and of a HEAD the
+headers that it had; there is no request, so its id is "mimicfs".
 
 Pure functions; any thread may call them.
 """

@@ -195,7 +195,7 @@ class Mimic:
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             shown = {name for item in answer["Buckets"] for name in item}
-            # What more is shown is not kept: then nobody is answered from the mirror.
+            # Other fields are not kept: then nobody is answered from the mirror.
             owner = answer.get("Owner", {}) if shown <= {"Name", "CreationDate"} else {}
             listed = [
                 BucketEntry(item["Name"], time_ns(item["CreationDate"]))

@@ -1,7 +1,7 @@
 """Multipart uploads that are under way: what their parts will be once S3 has put them together.
 
-What completes an upload says only which parts it has: their sizes, and what is stored with the
-object, were said before.
+The call that completes an upload says only which parts it has: their sizes, and what is stored with
+the object, were said before.
 
 Threading: any thread.
 """

@@ -63,7 +63,7 @@ _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<size>\d+|\*)")
 _EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of no bytes
 _OF_A_RANGE = frozenset({"Range", "ChecksumMode"})
-# What an answer cannot be without: else nobody could go on.
+# The fields without which an answer is none: else nobody could go on.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
 
 

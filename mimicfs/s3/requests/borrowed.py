@@ -1,6 +1,6 @@
 """The requests that a sync needs, over a client that somebody else has made: with its endpoint, its
-proxies, its certificates, its credentials and its hooks. What the client's calls can reach, its
-sync reaches, in the same way.
+proxies, its certificates, its credentials and its hooks. Its sync reaches what the client's calls
+can reach, in the same way.
 
 Pages are asked by the lister, which parses ten times as fast as botocore, and are sent by the
 client's own HTTP session. A client with hooks of a program's own, which may change what is asked

@@ -2,13 +2,13 @@
 are sent to it.
 
 S3 sends one with the answer to a GET of a whole object, if it is asked to; of a range it has
-none, but for one that is just a part of its upload. What it sends for an object that was uploaded
-in parts may be a checksum of their checksums (COMPOSITE), which says nothing here.
+none, but for one that is just a part of its upload. Its answer for an object that was uploaded in
+parts may be a checksum of their checksums (COMPOSITE), which says nothing here.
 
 CRC-64/NVME, which S3 computes of what was uploaded without another, and CRC-32C are looked at
 where `awscrt` is installed (the extra `crt`): in Python they take longer than the transfer.
 
-What is sent is a header: CRC-32 (zlib, 1 GB/s), or MD5 for servers that know no other. botocore
+An upload sends a header: CRC-32 (zlib, 1 GB/s), or MD5 for servers that know no other. botocore
 would put it behind the body (aws-chunked), which breaks servers that do not know that.
 
 Pure functions; any thread may call them.

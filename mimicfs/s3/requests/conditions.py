@@ -7,7 +7,7 @@ a key that nobody has: whether the wrong condition is refused, and whether the r
 in the form that is then used. Where the server does not look, the check is made here, a moment
 before the write: better than none, and not safe.
 
-What was found is remembered in the store for a month, by endpoint and bucket.
+The findings are remembered in the store for a month, by endpoint and bucket.
 
 Threading: any thread. While one tries, others wait for what it finds.
 """

@@ -13,7 +13,7 @@ from mimicfs.entry import unquoted
 # A file is read from its place on, and can be rewound to there.
 Body = bytes | BinaryIO | io.RawIOBase
 
-# What a copy of an object would lose if it were not said again, by boto3's names.
+# The fields that a copy of an object would lose if they were not said again, by boto3's names.
 _HEADERS = (
     "CacheControl",
     "ContentDisposition",

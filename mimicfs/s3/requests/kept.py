@@ -8,8 +8,8 @@ only for a new name, in place of those of the old one.
 
 S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So it is asked before
 it would be lost: one HEAD; the tags if the HEAD counts some; the ACL if the bucket has ACLs at all
-(asked once for a bucket: most have none since 2023). What this process has written itself it
-remembers.
+(asked once for a bucket: most have none since 2023). This process remembers what it has written
+itself.
 
 Threading: any thread. `_asking` protects what is known of buckets, `_lock` what is remembered of
 objects.
@@ -112,8 +112,8 @@ class Kept:
         )
 
     def completed(self, bucket: str, key: str, content: Content) -> Content:
-        """Return *content*, for an upload of *key*, with what the rules say of it. What it has of
-        its own stays; a type that was guessed from the name is none."""
+        """Return *content*, for an upload of *key*, with what the rules say of it. Its own fields
+        stay; a type that was guessed from the name is none."""
         usual = self.usual(bucket, key)
         guessed = content.content_type in (Content().content_type, _guessed(key))
         return content._replace(

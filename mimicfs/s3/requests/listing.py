@@ -1,10 +1,10 @@
 """One page of a LIST: parsed, and checked to be what was asked.
 
 Objects come as S3, and most servers, write them: then one regular expression reads them, if it
-matches every byte from the first `<Contents>` to the last `</Contents>`. Whatever it does not
-match, and all that is around the objects, is read by expat. boto3's parser takes 67 us a key,
-expat here about 10, the expression 1.4. A page that is not what was asked is no page:
-`MalformedListing`, and nothing of it is believed.
+matches every byte from the first `<Contents>` to the last `</Contents>`. Expat reads a page that it
+does not match, and all that is around the objects. boto3's parser takes 67 us a key, expat here
+about 10, the expression 1.4. A page that is not what was asked is no page: `MalformedListing`, and
+nothing of it is believed.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ _PLACE = b"<Contents></Contents>"  # stands where the objects were
 UTF_8 = re.compile(
     rb"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?\s*<L"""
 ).match
-# An object: key, time, etag, size, storage class. What the texts are made of is looked at a
-# column at a time, which is four times as fast as here.
+# An object: key, time, etag, size, storage class. The caller looks at the texts a column at a time,
+# which is four times as fast as here.
 _OBJECT = re.compile(
     rb"<Contents><Key>([^<]+)</Key><LastModified>([^<]+)</LastModified><ETag>([^<]*)</ETag>"
     rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"

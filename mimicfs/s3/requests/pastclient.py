@@ -1,8 +1,8 @@
 """A boto3 client that lists and reads what there was at a moment, and changes nothing.
 
 Listings are answered from a mirror of the moment. Where a call names no version of an object, it is
-given the one of then, also in an address that is presigned. Whatever else reads is asked of S3 as
-it is now.
+given the one of then, also in an address that is presigned. Every other call that reads is asked of
+S3 as it is now.
 
 Threading: as the client, any number of threads.
 """
@@ -25,7 +25,8 @@ Params = Mapping[str, Any]
 
 _LISTING = ("ListObjectsV2", "ListObjects")
 _READING = ("Get", "Head", "List", "CreateSession")
-# What may stand in a listing, and changes nothing in what is found of the past: owners are not.
+# Parameters that a listing may have, and that change nothing in what is found of the past: owners
+# are not.
 _NO_MATTER = frozenset(
     {
         "EncodingType",  # what it makes of the answer comes last

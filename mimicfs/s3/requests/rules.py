@@ -3,7 +3,7 @@ the ACL of what is written, who pays, who must own it, and that nothing is chang
 be. What else an object is stored with, also its storage class and encryption, comes earlier
 (kept.py): that holds for bytes that are uploaded, and not for each copy.
 
-What the caller says of a request goes before what the options say.
+The caller's own parameters go before those of the options.
 
 Threading: any number of threads; nothing changes but a table that is filled once.
 """

@@ -205,8 +205,8 @@ def _newest_first(versions: list[Version]) -> list[Version]:
 
 
 def _may_follow(one: Version, other: Version) -> bool:
-    """Whether S3 may list *other* behind *one*. What is equally old is as S3 has it: a version can
-    be written in the second in which the one before was deleted."""
+    """Whether S3 may list *other* behind *one*. Versions that are equally old are as S3 has them: a
+    version can be written in the second in which the one before was deleted."""
     if one.key != other.key:
         return one.key < other.key
     return one.mtime_ns >= other.mtime_ns and not other.latest

@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import NoCredentialsError
 
-# What S3 says of credentials that were good once.
+# The codes of S3 for credentials that were good once.
 EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken"}
     | {"RequestExpired", "TokenRefreshRequired"}

@@ -157,7 +157,7 @@ def translated(exc: Exception, about: str) -> MimicError:
         headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return from_code(code, status, message, about, headers.get("date", ""))
     if isinstance(exc, boto.HTTPClientError):
-        # What a body raises when it is read comes wrapped.
+        # An error that a body raises when it is read comes wrapped.
         inner = exc.kwargs.get("error")
         if isinstance(inner, MimicError):
             return inner
@@ -182,7 +182,7 @@ def _about_network(exc: Exception, text: str) -> str:
     return ""
 
 
-# What is wrong before S3 is asked, or where it is not reached: first match.
+# Errors before S3 is asked, or where it is not reached: first match.
 _LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
     (
         (boto.NoCredentialsError, boto.PartialCredentialsError),

@@ -346,7 +346,7 @@ class _Connection(http.client.HTTPConnection):
         call, and wakes the server once.
 
         Not a read more: the server has all of it then, and a body that says that it was given up
-        would end the request as if it had not. What comes of it must be waited for.
+        would end the request as if it had not. The caller must wait for the outcome.
         """
         piece = body.read(min(length, _PIECE)) if length and body else b""
         if len(piece) <= _SMALL:
@@ -389,7 +389,7 @@ class _SecureConnection(_Connection, http.client.HTTPSConnection):
 
 
 class _Outgoing:
-    """A body as http.client reads it. What it raises itself is told from a broken connection."""
+    """A body as http.client reads it. An error of its own is told from a broken connection."""
 
     def __init__(self, body: Any, connection: _Connection) -> None:
         self._body = body

@@ -3,10 +3,10 @@
 http.client spends 160 calls on a request of 4 KiB and its answer, half of them in the parser of
 e-mails. Here is what has a length and no surprises; all else is left to http.client, which is given
 the same bytes: chunks, a header in several lines, an answer of no length, one that is none. Answers
-that only say that another will come (100 to 199, RFC 9110, 15.2) are passed over. What http.client
-would believe though part of it is missing or contradicts itself is refused: headers that break off,
-a body that is cut short, a length that is no number or two numbers. An answer that is longer than
-it says is the last one of its connection.
+that only say that another will come (100 to 199, RFC 9110, 15.2) are passed over. Answers that
+http.client would believe though part of them is missing or contradicts itself are refused: headers
+that break off, a body that is cut short, a length that is no number or two numbers. An answer that
+is longer than it says is the last one of its connection.
 
 Threading: an answer belongs to one thread at a time.
 """

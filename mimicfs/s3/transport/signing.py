@@ -14,7 +14,7 @@ from hashlib import sha256
 from hmac import digest
 from typing import Any
 
-# What is on the way may change them: Google's front end writes Accept-Encoding anew.
+# Proxies on the way may change them: Google's front end writes Accept-Encoding anew.
 _UNSIGNED = frozenset({"user-agent", "accept-encoding"})
 _PIECE = 1 << 20
 

@@ -5,10 +5,9 @@ thousands.
 botocore spends 1.9 ms of CPU on such a call, most of it on what is the same for each; this takes
 a third of that, and a body goes into the caller's buffer without a copy in between (the figures
 are in docs/performance.md). It answers as botocore does, and asks again as often, with backoff
-and jitter, what S3 throttles or loses. Whatever is out of the ordinary is asked of botocore
-instead: parameters that are not plain headers, a proxy, another region (once: then botocore
-knows where the bucket is, and so does this), a refusal that may be about how the request was
-signed.
+and jitter, what S3 throttles or loses. Requests that are out of the ordinary go through botocore
+instead: parameters that are not plain headers, a proxy, another region (once: then botocore knows
+where the bucket is, and so does this), a refusal that may be about how the request was signed.
 
 Threading: any number of threads. `_lock` protects what is known of buckets, and is held for a
 few instructions.
@@ -43,8 +42,8 @@ _METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "Uploa
 # Without this, or with "identity", servers that can decompress send an object that is stored with
 # Content-Encoding: gzip as other bytes than are stored, in another number, and without its ETag.
 _AS_STORED = {"Accept-Encoding": "gzip"}
-# What is compressed on the way only, by a proxy before the server, has no length: it is asked for
-# once more without.
+# A body that only a proxy before the server compressed has no length: it is asked for once more
+# without.
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 # Refusals that say all there is to say; of others, botocore may know more (regions, retries).
 _PLAIN = frozenset({404, 412, 416})
@@ -335,8 +334,8 @@ def _told_by(client: Any, operation: str) -> _Told:
 
 
 def _answer(status: int, headers: dict[str, str], told_by: _Told) -> dict[str, Any]:
-    """Return what botocore makes of the headers of a success. What cannot be read is left out:
-    who asked finds out."""
+    """Return what botocore makes of the headers of a success. A header that cannot be read is left
+    out: the caller finds out."""
     told: dict[str, Any] = {
         "ResponseMetadata": {
             "HTTPStatusCode": status,

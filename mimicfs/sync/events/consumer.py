@@ -228,8 +228,8 @@ class Consumer:
     def _without_poison(
         self, failed: list[tuple[Delivery, list[Told], Exception]]
     ) -> list[tuple[Delivery, list[Told], Exception]]:
-        """Return those of *failed* that are to come again. What has been outlived by others often
-        enough is put aside; of what it is about, nothing is certain any more."""
+        """Return those of *failed* that are to come again. A message that others have outlived
+        often enough is put aside; of what it is about, nothing is certain any more."""
         again: list[tuple[Delivery, list[Told], Exception]] = []
         for delivery, records, exc in failed:
             self._outlived[hash(delivery.body)] += 1

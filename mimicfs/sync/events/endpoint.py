@@ -1,16 +1,15 @@
 """Messages by HTTP POST: the webhooks of Ceph RGW, MinIO and RustFS.
 
 Each POST holds one message and is answered once that is in the mirror (200), or must come again
-(503): these servers keep what is not answered with 200, if they are told to. What a client sends
-is a hint about a key and never believed, so a lie costs a request to S3, and no more; still,
-nothing listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's
-auth_token).
+(503): these servers keep what is not answered with 200, if they are told to. A client's message is
+a hint about a key and never believed, so a lie costs a request to S3, and no more; still, nothing
+listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's auth_token).
 
 A message that breaks off or takes too long is lost like one for which there is no room, unless
 the server keeps it: it may be the only one about its change.
 
 What waits for the consumer is what clients wait for: of those there are so many and no more, and
-few of them may have a large message. Whoever has waited for too long takes his message along.
+few of them may have a large message. A client that has waited for too long takes its message along.
 
 Threading: a thread for each client, which waits for the consumer.
 """
@@ -159,7 +158,7 @@ def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
             self._answer(200)
 
         def _answer(self, status: int) -> None:
-            # What was not read of a body must not be taken for the next request.
+            # The unread rest of a body must not be taken for the next request.
             self.close_connection = self.close_connection or status != 200
             self.send_response(status)
             self.send_header("Content-Length", "0")

@@ -16,10 +16,11 @@ Gaps that are known, and when they begin and end:
                                                    after it began
     messages came that nobody could read         the same, but once in an hour at most
 
-What a queue moves to its dead-letter queue, because S3 or the store could not be asked for so long,
-was given up; so was what it would not give again to whoever comes after a consumer that died.
+A message that a queue moves to its dead-letter queue, because S3 or the store could not be asked
+for so long, was given up; so was what it would not give again to whoever comes after a consumer
+that died.
 
-What is known of each bucket is in notes of the store, and outlives the process.
+The knowledge of each bucket is in notes of the store, and outlives the process.
 
 Threading: the consumer's thread; the figures may be read by any.
 """

@@ -9,10 +9,10 @@ A message comes in one of these forms; each may hold several records:
     a test of S3       {"Event": "s3:TestEvent", ...}: no records
 
 A record is a hint that a key changed, and never a fact: it may be late, doubled, or out of order,
-and whoever can reach the source can write one. So it names the key to ask S3 about. What it says
-of the object (ETag, time) serves only to leave out a question whose answer is known. Its
-sequencer only tells a message that came twice: Ceph's is the memory of a clock, lowest byte
-first, and has no order; and whoever can forge a record can forge the highest one.
+and whoever can reach the source can write one. So it names the key to ask S3 about. Its fields
+about the object (ETag, time) serve only to leave out a question whose answer is known. Its
+sequencer only tells a message that came twice: Ceph's is the memory of a clock, lowest byte first,
+and has no order; and whoever can forge a record can forge the highest one.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html,
 .../ev-events.html, https://docs.ceph.com/en/latest/radosgw/notifications/, and MinIO's
@@ -38,7 +38,7 @@ _SEQUENCER_MAX = 64
 _SHOWN_MAX = 80  # characters of what a message says, in a fault
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
-# What a change of this kind leaves of the object. EventBridge's words stand beside S3's.
+# The state in which a change of this kind leaves the object. EventBridge's words stand beside S3's.
 _CREATED = ("ObjectCreated", "Object Created", "ObjectSynced")
 _REMOVED = ("ObjectRemoved", "Object Deleted", "LifecycleExpiration", "ObjectLifecycle:Expiration")
 _HEAD_CHANGED = (  # the object stays; what a HEAD says of it changes

@@ -40,7 +40,7 @@ def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
     """Return what *configuration* does not tell of the keys below *prefix*; "": nothing, as far
     as can be seen. *arn* is our queue's; "": messages come by another way, or it is not known.
 
-    What goes to a topic or to EventBridge may reach the queue from there.
+    Events that go to a topic or to EventBridge may reach the queue from there.
     """
     rules = [
         rule for rule in _rules(configuration) if not arn or rule.get("QueueArn") in (arn, None)

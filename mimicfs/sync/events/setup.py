@@ -2,8 +2,8 @@
 
 Three things: the queue, its policy (this bucket may put messages into it), and a rule in the
 bucket's notification configuration. Rules and statements of others are kept; where S3 could not
-take ours beside them, nothing is changed and the reason is said. Whatever is made is marked as
-ours, and only what is marked so is removed.
+take ours beside them, nothing is changed and the reason is said. Everything that is made is marked
+as ours, and only what is marked so is removed.
 
 Threading: one caller.
 """
@@ -91,7 +91,7 @@ class Setup:
         return SetupPlan(self.queue, ATTRIBUTES, policy, then, made, rule, before)
 
     def make(self) -> Made:
-        """Make what `plan` says; return the queue. What fails half way is undone."""
+        """Make what `plan` says; return the queue. Steps before a failure are undone."""
         plan = self.plan()
         made = plan.made or self._queues.make(self.queue, ATTRIBUTES, self._target.bucket)
         try:
