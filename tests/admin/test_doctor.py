@@ -67,7 +67,7 @@ def test_with_leave_to_write_it_is_found_what_a_server_can_do(common, filled, cl
     assert {name: result for name, result in results(found).items() if result != "ok"} == {}
     assert {
         *("put", "metadata", "etag", "conditional writes (If-None-Match)", "checksums", "copy"),
-        *("conditional writes (If-Match)", "multipart", "multipart minimum", "delete"),
+        *("conditional writes (If-Match)", "copies of parts", "multipart minimum", "delete"),
         *("directory markers", "conditional deletions", "many deletions", "parts of any size"),
     } <= found.keys()
     assert found["checksums"][1] == "CRC32 is checked and kept"
@@ -115,6 +115,11 @@ def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client)
     found = examined(*common, "--write", f"s3://{filled}")
     assert found["conditional writes (If-None-Match)"][:2] == ("warn", IGNORED)
     assert found["conditional reads"][:2] == ("warn", "the server ignores If-Match of a GET")
+    assert [name for name, (result, *_) in found.items() if result == "fail"] == []
+    assert found["head"][1] == "a: its ETag is the same as in the listing"  # there without quotes
+    assert found["metadata"][2] == "mount with -o metadata=no"
+    assert found["copies of parts"][2] == "changed files are sent as a whole"
+    assert "copy-parts=no (learned)" in found["server"][1]
     assert found["directory markers"][0] == "warn"
     assert found["directory markers"][2] == "mount with -o no_markers"
     assert found["delete"][0] == "ok"

@@ -194,7 +194,7 @@ class Examination:
 
         def head() -> str:
             said = self.ask("head_object", **where)
-            if said.get("ETag") != etag:
+            if unquoted(said.get("ETag")) != unquoted(etag):
                 raise S3Error(f"HEAD says ETag {said.get('ETag')}, the listing {etag}; sync again")
             return f"{item['Key']}: its ETag is the same as in the listing"
 
@@ -237,7 +237,8 @@ class Scratch:
         self._base = prefix + own_name("doctor")
         self._made: list[str] = []
         self._etag = ""
-        self._part = 5 << 20  # bytes of a part that is not too small
+        self._kept = False  # user metadata comes back
+        self._part_min = 5 << 20  # bytes of a part that is not too small
 
     def findings(self) -> Iterator[Finding]:
         put = self._tried("put", self._put)
@@ -245,13 +246,13 @@ class Scratch:
         if put.result != OK:
             return
         try:
-            yield self._tried("metadata", self._metadata)
+            yield self._tried("metadata", self._metadata, "mount with -o metadata=no")
             yield self._etag_form()
             yield from self._conditions()
             yield self._tried("checksums", self._checksum, "signatures protect the bodies")
             yield self._tried("many deletions", self._many, "keys are deleted one by one")
             yield self._tried("copy", self._copy, "mv and cp -r within the mount will fail")
-            yield self._tried("multipart", self._multipart, "files above 32 MiB will fail")
+            yield self._tried("copies of parts", self._part, "changed files are sent as a whole")
             yield self._tried("multipart minimum", self._minimum, "files above 32 MiB will fail")
             yield self._tried("parts of any size", self._any_size, "files above 32 MiB may fail")
             yield self._marker()
@@ -270,16 +271,16 @@ class Scratch:
     def _put(self) -> str:
         answer = self._ask("put_object", **self._making(), Body=_BODY, Metadata={"mode": "33188"})
         self._etag = answer.get("ETag", "")
+        size = self._ask("head_object", **self._params()).get("ContentLength")
+        if size != len(_BODY):
+            raise S3Error(f"{len(_BODY)} bytes were written, but HEAD says {size}")
         return f"s3://{self._bucket}/{self._base} was written"
 
     def _metadata(self) -> str:
         said = self._ask("head_object", **self._params())
         if said.get("Metadata", {}).get("mode") != "33188":
-            raise S3Error("user metadata does not come back; modes, owners and times are not kept")
-        if said.get("ContentLength") != len(_BODY):
-            raise S3Error(
-                f"{len(_BODY)} bytes were written, but HEAD says {said.get('ContentLength')}"
-            )
+            raise S3Error("user metadata does not come back: modes, owners and times are not kept")
+        self._kept = True
         return "user metadata comes back"
 
     def _etag_form(self) -> Finding:
@@ -341,11 +342,14 @@ class Scratch:
 
     def _copy(self) -> str:
         self._ask("copy_object", **self._making("-copy"), CopySource=self._params())
-        if self._ask("head_object", **self._params("-copy")).get("Metadata") != {"mode": "33188"}:
+        said = self._ask("head_object", **self._params("-copy"))
+        if said.get("ContentLength") != len(_BODY):
+            raise S3Error(f"a copy of {len(_BODY)} bytes has {said.get('ContentLength')}")
+        if self._kept and said.get("Metadata") != {"mode": "33188"}:
             raise S3Error("a copy loses the user metadata")
-        return "CopyObject keeps content and metadata"
+        return f"CopyObject keeps content{' and metadata' if self._kept else ''}"
 
-    def _multipart(self) -> str:
+    def _part(self) -> str:
         where = self._params("-parts")
         begun = self._ask("create_multipart_upload", **self._making("-parts"))
         upload = {**where, "UploadId": begun["UploadId"]}
@@ -354,7 +358,8 @@ class Scratch:
             part = self._ask("upload_part_copy", **upload, PartNumber=1, **source)
             etag = part.get("CopyPartResult", {}).get("ETag")
             if not etag:
-                raise S3Error("the server does not know UploadPartCopy")
+                self._s3.copies_parts = False
+                raise Unsupported("the server does not know UploadPartCopy")
             parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
             self._ask("complete_multipart_upload", **upload, MultipartUpload=parts)
         except BaseException:
@@ -375,13 +380,13 @@ class Scratch:
             if exc.code == "EntityTooSmall":
                 return "5 MiB, as S3; mimicfs sends 16 MiB"
             raise
-        self._part = 1
+        self._part_min = 1
         return "none; mimicfs sends 16 MiB"
 
     def _any_size(self) -> str:
         """Three parts, of which the second is a byte longer than the first; if that is refused,
         parts of one size. (10 MiB are sent where S3's minimum holds.)"""
-        part, capabilities = self._part, self._s3.capabilities
+        part, capabilities = self._part_min, self._s3.capabilities
         try:
             self._in_parts("-sizes", (part, part + 1, 1))
         except S3Error as exc:
