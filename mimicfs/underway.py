@@ -27,13 +27,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mimicfs.backends import Backend
+from mimicfs.backends import LISTING, Backend
 from mimicfs.errors import StoreError, StoreUnavailable
 from mimicfs.member import boot_s
 
 log = logging.getLogger(__name__)
 
-_NOTE = "listing/"  # begins the name of each note
 _RENEWED_S = 60.0
 _LASTS_S = 900.0  # longer than an interrupted sync can be gone on with (sync/cursor.py)
 
@@ -44,7 +43,7 @@ class ListingNote:
     def __init__(self, backend: Backend, bucket: str, prefix: str) -> None:
         self._backend = backend
         self._about = (bucket, prefix)
-        self._name = _NOTE + secrets.token_hex(8)
+        self._name = LISTING + secrets.token_hex(8)
         self._times = 0
         self._say()
 
@@ -105,7 +104,7 @@ class Lookout:
     def listings(self) -> list[tuple[str, str]]:
         """Return the bucket and the prefix of each listing. Raises StoreError."""
         notes = self._backend.notes("")
-        said = {name: text for name, text in notes.items() if name.startswith(_NOTE)}
+        said = {name: text for name, text in notes.items() if name.startswith(LISTING)}
         now_s, before = boot_s(), self._seen
         self._seen = {
             name: before[name] if before.get(name, ("", 0))[0] == text else (text, now_s)

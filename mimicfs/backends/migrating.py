@@ -7,7 +7,8 @@ the new store too: whoever uses that asks S3.
 
 Changes that the old store learns meanwhile (mounts that are read-only may go on) are followed by
 its log to the end. Nobody may change S3 through it: what comes behind the end is not in the new
-store, which says that it knows.
+store, which says that it knows. Messages of S3 that the old store takes then are not told to the
+new one; if anybody may take some, the new one counts as never told, and lists what it knows.
 
 Threading: no state; the stores are used by the thread that calls.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mimicfs.backends import Backend
+from mimicfs.backends import LISTING, TOLD, Backend
 from mimicfs.backends.sessions import EPOCH, SESSION, sessions
 from mimicfs.entry import Entry, pages
 from mimicfs.errors import ConfigError, StoreError
@@ -125,6 +126,12 @@ def _unsettled(source: Backend, name: str) -> list[str]:
 
 
 def _copy_notes(source: Backend, target: Backend, bucket: str) -> None:
+    left = (SESSION, LISTING, *([TOLD] if _is_told(source) else []))
     for name, text in source.notes(bucket).items():
-        if name != EPOCH and not name.startswith(SESSION):
+        if name != EPOCH and not name.startswith(left):
             target.set_note(bucket, name, text)
+
+
+def _is_told(source: Backend) -> bool:
+    """Whether a session of *source* takes messages of S3."""
+    return any(each.alive and each.said.get("events") for each in sessions(source))

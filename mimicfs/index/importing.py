@@ -31,6 +31,7 @@ from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, IndexPart, time_text
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
+from mimicfs.sync.freshness import note_known_as_of_before
 
 # S3 refuses requests from a clock that is off by more, so clocks differ by less.
 SKEW_NS = 15 * 60 * NS
@@ -92,6 +93,7 @@ def import_part(
     except MalformedIndex as exc:
         text = f"the entries before that were merged, but {part} is not marked as synced"
         raise MalformedIndex(f"{exc} ({text})") from exc
+    note_known_as_of_before(mimicdb, part.bucket)
     counts = (imported.added, imported.changed, imported.deleted)
     for prefix in _directories(mimicdb.backend, part):
         scope = Scope(prefix, True, part.synced_ns, part.duration_ns, *counts)

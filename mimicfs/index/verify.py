@@ -20,6 +20,7 @@ from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.source import ListingScope, Source, fetched
+from mimicfs.underway import ListingNote, listing
 
 _CHANGES_MAX = 10_000  # that are looked at, of those since a page was asked for
 _PAGE = 1000  # entries of the mirror read at a time
@@ -114,18 +115,26 @@ class _Verify:
         self._report = Verified(bucket, prefix, cover.listed_ns if cover and whole else None)
 
     def run(self, repair: bool, progress: Callable[[int], None]) -> Verified:
+        if not repair:
+            return self._run(None, progress)
+        with listing(self._backend, self._bucket, self._prefix) as said:
+            return self._run(said, progress)
+
+    def _run(self, said: ListingNote | None, progress: Callable[[int], None]) -> Verified:
         report = self._report
         started_ns = time.time_ns()
         counts = [0, 0, 0]
         for page, since, after in self._pages():
             self._compare(page, since, after)
-            if repair:
+            if said is not None:
+                said.renew()
                 difference = self._repair(page, since, after)
                 counts = [n + len(keys) for n, keys in zip(counts, difference[:3], strict=True)]
             progress(len(page.entries))
         if self._prefix and not report.keys and not report.known:
             raise KeyNotFound(f"s3://{self._bucket}/{self._prefix}: no such directory")
-        if repair:
+        if said is not None:
+            said.check()
             duration_ns = time.time_ns() - started_ns
             scope = Scope(self._prefix, True, started_ns, duration_ns, *counts)
             self._mimicdb.complete(self._bucket, scope)

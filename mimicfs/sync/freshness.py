@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mimicfs.backends import TOLD
 from mimicfs.entry import Scope
 from mimicfs.errors import StoreUnavailable
 from mimicfs.mimicdb import Mirror
 
 LISTED, SWEPT, TOLD_BY = "listed", "swept", "told"
 # Notes beside a bucket
-_TOLD = "told "  # before a prefix: the time (ns) until which all below it was told of
 _GAP = "gap"  # the time (ns) of the latest known gap: what was told before may not be all
 _SWEPT = "swept"  # the times (ns) of the latest listings by a sweep
 _SWEPT_MAX = 64  # older ones count as listed
@@ -40,7 +40,7 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
         return None
     try:
         notes = mimicdb.notes(bucket)
-        told_ns = max(_ns(notes.get(_TOLD + above)) for above in _prefixes(directory))
+        told_ns = max(_ns(notes.get(TOLD + above)) for above in _prefixes(directory))
         if told_ns > scope.listed_ns >= _ns(notes.get(_GAP)):
             return Fresh(told_ns, TOLD_BY)
         swept = str(scope.listed_ns) in notes.get(_SWEPT, "").split()
@@ -52,12 +52,12 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
 def told_until_ns(mimicdb: Mirror, bucket: str, prefix: str) -> int:
     """Return until when what is below *prefix* was told of, by one source or more that tell just
     that; 0: never."""
-    return _ns(mimicdb.note(bucket, _TOLD + prefix))
+    return _ns(mimicdb.note(bucket, TOLD + prefix))
 
 
 def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
     """Note that what is below *prefix* was told of until then."""
-    mimicdb.set_note(bucket, _TOLD + prefix, str(until_ns))
+    mimicdb.set_note(bucket, TOLD + prefix, str(until_ns))
 
 
 def gap_ns(mimicdb: Mirror, bucket: str) -> int:
@@ -68,6 +68,13 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
     """Changes of *bucket* may have been lost until now."""
     mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+
+
+def note_known_as_of_before(mimicdb: Mirror, bucket: str) -> None:
+    """More of *bucket* is going to be known, as of some time ago. If S3 told of it since then, that
+    was about nothing known, and is lost."""
+    if any(name.startswith(TOLD) for name in mimicdb.notes(bucket)):
+        note_gap(mimicdb, bucket)
 
 
 def note_swept(mimicdb: Mirror, bucket: str, scope: Scope) -> None:

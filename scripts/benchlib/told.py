@@ -47,7 +47,8 @@ WORKERS = 4  # clients that change something and wait until it is shown
 WRITERS = 8  # clients that do not wait, at most
 DIRECTORIES = 30
 LOST, DOUBLED, DELAYED_S = 0.1, 0.2, 2.0
-SWEPT_S = 150
+CHANGED_S = 40.0  # that somebody changes keys, at most
+SWEPT_S = 120  # more than that takes, until the last message has come
 TARGET_S = 1.0
 DELAYS = """
 | server | change | changes | a second | ms from its message: p50 | p99 | most | ms from the call: \
@@ -485,9 +486,9 @@ def in_threads(do: Callable[[Any], Any], keys: Sequence[Any], threads: int = WRI
 
 
 def settle(mount: Mount) -> None:
-    """Wait until no message has come for a moment."""
-    before = -1
-    while (now := status(mount)["events"]["messages"]) != before:
+    """Wait until no message has come for a moment, or for a minute."""
+    before, until_s = -1, time.monotonic() + 60
+    while (now := status(mount)["events"]["messages"]) != before and time.monotonic() < until_s:
         before = now
         time.sleep(1.5)
 
@@ -533,17 +534,24 @@ def losses(work: Path, server: Server, count: int, chance: random.Random) -> int
         mounted(work, server, bucket, sent.source, "--reconcile", f"{SWEPT_S}s") as mount,
     ):
         sent.begin()
-        requests = asked(mount)
-        in_threads(lambda each: each[1](server.client, bucket, each[0]), changes, server.writers)
+        requests, until_s = asked(mount), time.monotonic() + CHANGED_S
+
+        def change(each: tuple[str, Change]) -> bool:
+            if time.monotonic() > until_s:
+                return False
+            each[1](server.client, bucket, each[0])
+            return True
+
+        made = sum(in_threads(change, changes, server.writers))
         for n in range(count // 20):  # through the mount, and S3 tells of it, too
             (mount.path / f"{n % DIRECTORIES}/own-{n}").write_bytes(b"own")
         wait_until(lambda: carrier.empty, 120)
         settle(mount)
         before, changed_ns = wrong(server, bucket, mount), time.time_ns()
-        wait_until(lambda: swept_ns(mount, bucket) > changed_ns, SWEPT_S * 2 + 60)
+        wait_until(lambda: swept_ns(mount, bucket) > changed_ns, SWEPT_S + 60)
         left = wrong(server, bucket, mount)
         cost = since(requests, asked(mount))
-    print(f"| {server.name} | {len(changes):,} | {carrier.taken:,} | {carrier.lost:,} |"
+    print(f"| {server.name} | {made:,} | {carrier.taken:,} | {carrier.lost:,} |"
           f" {carrier.sent:,} | {before:,} | {left:,} | {cost} |", flush=True)  # fmt: skip
     return left
 

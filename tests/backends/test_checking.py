@@ -135,8 +135,10 @@ def test_a_mirror_moves_to_another_store_with_all_that_is_known(
 ) -> None:
     old, new = map(stores, way)
     entries = _filled(old)
-    reader = StoreSession("r", "host", 1, "1", "/mnt", 0, 0, {"read_only": 1})
+    reader = StoreSession("r", "host", 1, "1", "/mnt", 0, 0, {"read_only": 1, "events": "sqs:1"})
     beat(old, reader, 60_000)
+    old.set_note("b", "told ", "1")  # it goes on in the old store alone
+    old.set_note("", "listing/1", '["b", "", 1]')
     old.begin("b", ["d1/open"], "dead:1", 1000)
     first, pages = epoch(old), itertools.count()
 
@@ -153,6 +155,7 @@ def test_a_mirror_moves_to_another_store_with_all_that_is_known(
     assert new.buckets() == [BucketEntry("b", 7, 1501, 4505, new.seq("b"))]
     assert (new.scopes("b"), new.scope("", "")) == (old.scopes("b"), old.scope("", ""))
     assert new.notes("b") == {"versions": "seen"}
+    assert new.note("", "listing/1") is None
     assert epoch(new) != first and mirror.member.others() == []
     assert [(row.key, row.pending) for row in new.unsettled("b")] == [("d1/open", False)]
     assert [each.wrong for each in check(new)] == [[]]

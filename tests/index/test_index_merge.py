@@ -13,6 +13,7 @@ from mimicfs.index.exporting import export, header, wanted
 from mimicfs.index.importing import import_buckets, import_part
 from mimicfs.index.records import Header, IndexPart
 from mimicfs.mimicdb import Mirror
+from mimicfs.sync.freshness import freshness, note_told
 
 HOUR = 3600 * 1_000_000_000
 NOW = 1000 * HOUR
@@ -346,3 +347,10 @@ def test_what_another_process_does_meanwhile_stays(tmp_path):
     assert "00002" not in found
     mimicdb.close()
     other.close()
+
+
+def test_what_was_told_before_an_import_does_not_count_for_it(mimicdb):
+    """It was about nothing that was known then."""
+    note_told(mimicdb, "b", "", NOW * 2)
+    imported(mimicdb, [Entry("d/a", 1)])
+    assert freshness(mimicdb, "b", "d/") == (NOW, "listed")

@@ -7,9 +7,14 @@ import pytest
 from support.events import message
 
 from mimicfs import underway
+from mimicfs.backends.lease import Lease
+from mimicfs.backends.memory import Memory
+from mimicfs.backends.pending import IntentStep
+from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
-from mimicfs.errors import Interrupted, StoreUnavailable
+from mimicfs.entry import Entry
+from mimicfs.errors import Interrupted, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -164,3 +169,65 @@ def test_a_listing_of_which_nothing_was_heard_for_long_does_not_count(world, mon
         with pytest.raises(StoreUnavailable, match="overlooked"):
             lists(world.bucket)
     assert world.lister.scopes(world.bucket) == []
+
+
+def test_a_late_answer_to_our_own_write_does_not_bring_back_what_others_deleted(world):
+    """S3 has done our PUT and then their deletion, which is told before our PUT is answered."""
+    world.syncer.sync(world.bucket)
+    world.lister.backend.begin(world.bucket, ["a9"], "session:1", 60_000)
+    world.changes = each_of(world.delete, ["a9"])
+    world.meanwhile()
+    assert world.heard.heads == 1
+    answer = Entry("a9", 1, 0, "etag")
+    step = IntentStep(token="session:1")
+    left = world.lister.backend.apply(world.bucket, [answer], (), None, step)
+    assert (left, world.lister.entry(world.bucket, "a9")) == ({"a9"}, None)  # its owner asks S3
+
+
+def test_what_overtakes_the_answer_about_a_message_is_asked_about_again(world, monkeypatch):
+    """A page that is older than the change is merged while S3 is asked."""
+    world.syncer.sync(world.bucket)
+    world.put("a1")
+    old, ask = world.listener.entry(world.bucket, "a1"), world.hearing._s3.call
+    overtakes = [True, True]
+
+    def overtaken(*asked):
+        answer = ask(*asked)
+        if overtakes:
+            overtakes.pop()
+            world.lister.record(world.bucket, old)
+        return answer
+
+    monkeypatch.setattr(world.hearing._s3, "call", overtaken)
+    world.changes = [lambda: message(world.bucket, "a1")]
+    world.meanwhile()
+    assert (overtakes, world.known()["a1"]) == ([], 2)
+    overtakes += [True] * 5
+    world.changes = each_of(world.put, ["a1"])
+    with pytest.raises(S3Unavailable, match="changed faster"):
+        world.meanwhile()
+
+
+def test_a_copy_that_lags_behind_the_store_takes_no_change_for_known(proxy, client, bucket):
+    """Another mount makes a key, somebody else deletes it, and both are news to the copy."""
+    store, lease = Shared(), Lease()
+    lease.renew()
+    mirror, other = Mirror(Replica(store, SQLite(), lease)), Mirror(store)
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=1), mirror)
+    syncer = Syncer(mirror, s3)
+    syncer.sync(bucket)
+    assert mirror.children(bucket, "") == []  # copied now
+    other.record(bucket, Entry("a", 1, 0, "etag"))
+    lease.renew()
+    assert mirror.entry(bucket, "a") is None
+    told = parse(message(bucket, "a", "ObjectRemoved:Delete")).told
+    assert Hearing(mirror, s3, syncer).hear(told).heads == 1
+    assert other.entry(bucket, "a") is None
+    s3.close()
+    mirror.close()
+
+
+class Shared(Memory):
+    """A store that others use, too."""
+
+    quick = False
