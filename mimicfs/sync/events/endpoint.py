@@ -22,6 +22,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from mimicfs.entry import in_utf8
 from mimicfs.errors import ConfigError
 from mimicfs.listening import PATIENCE_S, Patient, opened
 from mimicfs.sync.events.messages import MESSAGE_MAX
@@ -146,7 +147,10 @@ def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:  # noqa: N802  http.server's name
-            self._answer(self._refusal() or self._taken(int(self.headers["Content-Length"])))
+            status = self._refusal()
+            if status not in (0, 401):  # of a server, and it may not come in another form
+                endpoint.refused()
+            self._answer(status or self._taken(int(self.headers["Content-Length"])))
 
         def do_HEAD(self) -> None:  # noqa: N802
             """MinIO looks in this way whether anybody is there."""
@@ -168,7 +172,7 @@ def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
 
         def _refusal(self) -> int:
             if token:
-                given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                given = in_utf8(self.headers.get("Authorization", "")).removeprefix("Bearer ")
                 if not hmac.compare_digest(given.encode(), token.encode()):
                     return 401
             sizes = self.headers.get_all("Content-Length", [])
