@@ -21,7 +21,7 @@ from mimicfs.s3.boto2 import (
 )
 from mimicfs.s3.configured import Configured
 from mimicfs.s3.key import Key
-from mimicfs.s3.mimicking.learning import VERSIONS
+from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
 from mimicfs.s3.prefix import Prefix
 from mimicfs.s3.versions import DeletedKey, DeleteMarker, Error, MultiDeleteResult

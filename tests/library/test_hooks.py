@@ -4,12 +4,19 @@ mimicked client as for a plain one."""
 from __future__ import annotations
 
 import io
+import itertools
+from contextlib import suppress
 from types import SimpleNamespace
 
 import boto3
 import pytest
+from botocore import UNSIGNED
+from botocore.awsrequest import AWSResponse
 from botocore.client import BaseClient
 from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from support.clients import CONFIG
 from support.mounts import costs
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -127,3 +134,122 @@ def test_the_size_of_a_stream_is_s3s(library, proxy, bucket):
     client.put_object(Bucket=bucket, Key="piped", Body=Pipe(b"12345"))
     assert library.entry(bucket, "piped").size == 5
     client.close()
+
+
+@pytest.fixture
+def other(library, mimicked, client, synced):
+    """Another bucket, all of it in the mirror."""
+    client.create_bucket(Bucket=f"{synced}-other")
+    client.put_object(Bucket=f"{synced}-other", Key="b", Body=b"x")
+    library.sync(f"{synced}-other", client=mimicked)
+    return f"{synced}-other"
+
+
+def test_a_hook_that_sends_a_write_to_another_bucket_leaves_neither_of_them_wrong(
+    library, mimicked, proxy, synced, other
+):
+    def into_the_other(params=None, request=None, **_):
+        if request is not None:
+            request.url = request.url.replace(f"{synced}/", f"{other}/")
+        elif "Bucket" in params:
+            params["Bucket"] = other
+        elif "url" in params:
+            params["url"] = params["url"].replace(f"{synced}/", f"{other}/")
+
+    events = ("provide-client-params", "before-parameter-build", "before-call", "before-send")
+    written = ["b"]
+    for event, operations in itertools.product(events, ("PutObject", "*")):
+        hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+        hooked.meta.events.register(f"{event}.s3.{operations}", into_the_other)
+        if event == "before-send":  # the signature was made for the first
+            hooked.meta.events.register("choose-signer.s3", lambda **_: UNSIGNED)
+        written.append(f"{event} {operations}")
+        hooked.put_object(Bucket=synced, Key=written[-1], Body=b"12345")
+        assert keys(mimicked, synced) == ["a", "team/a"]
+        assert keys(mimicked, other) == sorted(written)
+        assert mimicked.head_object(Bucket=other, Key=written[-1])["ContentLength"] == 5
+        hooked.close()
+
+
+def test_a_hook_that_looks_on_costs_nothing(library, mimicked, proxy, synced):
+    seen = []
+    for event in ("request-created", "before-sign", "before-send"):
+        mimicked.meta.events.register(f"{event}.s3", lambda request, **_: seen.append(request.url))
+    with costs(proxy, PUT=1):
+        mimicked.put_object(Bucket=synced, Key="new", Body=b"12345")
+        assert keys(mimicked, synced) == ["a", "new", "team/a"]
+    assert [url.partition("/bucket")[2] for url in set(seen)] == [f"{synced[6:]}/new"]
+
+
+def test_a_key_whose_request_a_hook_changes_is_asked_of_s3_and_the_rest_stays_known(
+    library, mimicked, proxy, synced
+):
+    def colder(request, **_):
+        request.headers["x-amz-storage-class"] = "STANDARD_IA"
+
+    mimicked.meta.events.register("before-sign.s3.PutObject", colder)
+    with costs(proxy, PUT=1, HEAD=1):
+        mimicked.put_object(Bucket=synced, Key="new", Body=b"12345")
+    with costs(proxy):
+        assert keys(mimicked, synced) == ["a", "new", "team/a"]
+        assert library.entry(synced, "new").storage_class == "STANDARD_IA"
+
+
+class Empty:
+    """The body of an answer."""
+
+    def stream(self):
+        return []
+
+
+def answering(status, **headers):
+    def answer(request, **_):
+        return AWSResponse(request.url, status, headers, Empty())
+
+    return answer
+
+
+@pytest.mark.parametrize("event", ["before-send.s3.{}", "before-send"])
+def test_what_a_hook_answers_in_the_place_of_s3_is_not_believed(
+    library, mimicked, proxy, synced, event
+):
+    answered = [
+        ("PutObject", 200, {"Key": "a", "Body": b"12345"}),
+        ("DeleteObject", 204, {"Key": "a"}),
+        ("HeadObject", 404, {"Key": "a", "IfNoneMatch": "none"}),
+        ("DeleteBucket", 204, {}),
+    ]
+    for operation, status, params in answered:
+        hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+        hooked.meta.events.register(event.format(operation), answering(status, ETag='"e"'))
+        with suppress(ClientError):
+            hooked._make_api_call(operation, {"Bucket": synced} | params)
+        assert keys(mimicked, synced) == ["a", "team/a"]
+        assert mimicked.head_object(Bucket=synced, Key="a")["ContentLength"] == 1
+        hooked.close()
+
+
+def test_what_a_hook_takes_out_of_an_answer_stays_in_the_mirror(library, mimicked, proxy, synced):
+    def hide(parsed, **_):
+        parsed["Contents"] = []
+
+    hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+    hooked.meta.events.register("after-call.s3.ListObjectsV2", hide)
+    for _ in range(2):
+        assert keys(hooked, synced) == []
+    assert keys(mimicked, synced) == ["a", "team/a"]
+    hooked.close()
+
+
+def test_what_a_stubber_answers_is_its_own(mimicked, synced):
+    with Stubber(mimicked) as stubber:
+        stubber.add_response("list_objects_v2", {"Contents": [], "KeyCount": 0})
+        stubber.add_response("put_object", {"ETag": '"e"'})
+        stubber.add_client_error("head_object", http_status_code=404)
+        assert keys(mimicked, synced) == []
+        mimicked.put_object(Bucket=synced, Key="stubbed", Body=b"x")
+        with pytest.raises(ClientError):
+            mimicked.head_object(Bucket=synced, Key="a")
+        stubber.assert_no_pending_responses()
+    assert keys(mimicked, synced) == ["a", "team/a"]
+    assert mimicked.head_object(Bucket=synced, Key="a")["ContentLength"] == 1

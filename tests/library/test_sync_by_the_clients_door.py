@@ -39,7 +39,8 @@ def test_moto_in_this_process_is_synced(mirror, server):
     with mock_aws():
         s3 = mirror.client(region_name="us-east-1")
         s3.create_bucket(Bucket="photos")
-        s3.put_object(Bucket="photos", Key="a", Body=b"1")
+        s3.put_object(Bucket="photos", Key="a", Body=b"12345")
+        assert mirror.entry("photos", "a").size == 5
         mirror.sync("photos", client=s3)
         assert keys(mirror, "photos") == ["a"]
 

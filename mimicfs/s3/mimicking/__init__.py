@@ -2,13 +2,15 @@
 
 mimic         the way of a call of a boto3 client: to S3 or to the mirror
 local         which calls the mirror answers, and how
-hooks         whether a program's hooks may change what a call asks
+hooks         whether a program's hooks change what a call asks or is answered
 accounts      whose list of buckets the mirror has
 operations    what each operation of S3 does to what the mirror has
 pages         pages of listings, and where they go on
 learning      what S3's answers teach the mirror
+reads         what S3 shows of an object, and the mirror learns
+settling      what is asked, doubted or forgotten where an answer does not say what there is now
 shown         what answers and parameters show of objects
-sent          how large a body a call sends
+sent          what a call sends in the end: the size of its body, and its question
 uploads       multipart uploads that are under way
 answers       answers in the form of boto3's, made from what the mirror has
 conversation  one code for clients that block and for those that are awaited

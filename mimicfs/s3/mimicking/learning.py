@@ -23,23 +23,21 @@ sequence number read before the request, Mirror.record).
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from mimicfs.entry import LAST_KEY, OBJECT, Entry, pages, unquoted
-from mimicfs.errors import LogTrimmed, S3Error, StoreError, TooManyRequests
+from mimicfs.entry import Entry, unquoted
+from mimicfs.errors import StoreError, TooManyRequests
 from mimicfs.intent import StoreIntent
-from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
-from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
-from mimicfs.s3.mimicking.pages import entry_of as listed_entry
+from mimicfs.s3.mimicking.reads import UNTOLD, Reads
 from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_requests, noting
+from mimicfs.s3.mimicking.settling import Settling
 from mimicfs.s3.mimicking.shown import (
     Answer,
     Params,
@@ -48,7 +46,6 @@ from mimicfs.s3.mimicking.shown import (
     is_key,
     may_be_done,
     meta_of,
-    shows_versions,
     status_of,
     time_ns,
 )
@@ -56,20 +53,11 @@ from mimicfs.s3.mimicking.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000  # entries of the mirror read at a time
-
-
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
-_Learning = Callable[[], AbstractContextManager[None]]
 _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
 # Codes of keys that DeleteObjects has certainly not deleted.
 _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
-# S3 has not said what was asked beside a call: that changes nothing of what came of the call.
-_UNTOLD = (ClientError, BotoCoreError, S3Error)
-_PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
-# The note beside a bucket that has, or had, versions.
-VERSIONS = "versions"
 
 
 def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
@@ -97,8 +85,9 @@ class Learner:
         self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool] = lambda _: False
     ) -> None:
         self._mimicdb = mimicdb
-        self._heads = heads
         self._hooked = hooked
+        self._reads = Reads(mimicdb, heads=heads, hooked=hooked)
+        self._settling = Settling(mimicdb, self._reads, hooked)
         self._uploads = Uploads()
         self._learn: dict[str, _Learn] = {
             "PutObject": self._put,
@@ -110,29 +99,27 @@ class Learner:
             "AbortMultipartUpload": self._uploads.abort,
             "DeleteObject": self._delete,
             "DeleteObjects": self._delete_many,
-            "CreateBucket": lambda params, _answer, _sent: self._mimicdb.add_bucket(
-                params["Bucket"], time.time_ns()
-            ),
+            "CreateBucket": self._create_bucket,
             "DeleteBucket": self._delete_bucket,
         }
         self._by_effect: dict[Effect, _Learn] = {
             Effect.RENAME: self._rename,
-            Effect.HEAD: self._drop_head,
-            Effect.HEADS: self._drop_heads,
+            Effect.HEAD: self._settling.drop_head,
+            Effect.HEADS: self._settling.drop_heads,
         }
 
     def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
         """Ask S3 what was to be asked, learn, and return the answer."""
         if operation in ("HeadObject", "GetObject"):
-            return (yield from self._read(operation, params, _unlearned(operation, params)))
+            return (yield from self._reads.read(operation, params))
         effect = effect_of(operation)
         if effect in (Effect.NONE, Effect.ACCESS):
             answer = yield operation, params
-            self._note_versions(operation, params, answer)
+            self._reads.note_versions(operation, params, answer)
             return answer
         asked = dict(params)  # botocore rewrites some of them in place
         intent = self._begun(operation, asked)
-        sizes, token = noting()
+        sent, token = noting()
         try:
             answer = yield operation, params
         except ClientError as exc:
@@ -140,16 +127,19 @@ class Learner:
             raise
         except BaseException as exc:
             with self._ending(operation, asked, intent):
-                self._broken(intent, unsent=isinstance(exc, TooManyRequests) and not sizes)
+                self._broken(intent, unsent=isinstance(exc, TooManyRequests) and not sent)
             raise
         finally:
             no_more(token)
         with self._ending(operation, asked, intent):
-            self._note_versions(operation, asked, answer)
+            self._reads.note_versions(operation, asked, answer)
             with intent.learning():
-                more = self._learned(operation, effect)(asked, answer, sizes[-1] if sizes else 0)
-                if more is not None:
-                    yield from more
+                if self._hooked(operation):
+                    yield from self._settling.hooked(operation, asked, sent.urls())
+                else:
+                    more = self._learned(operation, effect)(asked, answer, sent.size)
+                    if more is not None:
+                        yield from more
             self._mimicdb.intents.end(intent, unsure=True)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
         return answer
@@ -194,7 +184,7 @@ class Learner:
 
     def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
         """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile. Where
-        a hook may make another question of that, another client must ask."""
+        a hook changes that, another client must ask."""
         if self._hooked("HeadObject"):
             return
         left, attempts = list(keys), _ATTEMPTS * len(keys)
@@ -206,7 +196,7 @@ class Learner:
                 continue
             try:
                 entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
-            except _UNTOLD as exc:
+            except UNTOLD as exc:
                 if not isinstance(exc, ClientError) or status_of(exc) != 404:
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
                     continue  # it is asked again by whoever looks after what is undone
@@ -214,24 +204,26 @@ class Learner:
             else:
                 if entry is None:  # no answer of S3
                     continue
+            if self._hooked("HeadObject"):
+                return
             if not self._mimicdb.settle(bucket, key, rows[0].generation, entry):
                 left.append(key)
 
     def _learned(self, operation: str, effect: Effect) -> _Learn:
         """Return what learns from the answer to *operation*."""
-        if self._hooked(operation):
-            return self._forget_bucket
         found = self._learn.get(operation)
-        return found if found is not None else self._by_effect.get(effect, self._unknown)
+        return found if found is not None else self._by_effect.get(effect, self._settling.unknown)
 
     # Writes
 
     def _put(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
         size = answer.get("Size", sent)  # Size: of an object that was appended to
-        if not (answer.get("ETag") and size != UNKNOWN) and (yield from self._asked(params)):
+        if not (answer.get("ETag") and size != UNKNOWN) and (
+            yield from self._settling.asked(params)
+        ):
             return
         if size == UNKNOWN:
-            self._doubt(params)
+            self._settling.doubt(params)
             return
         self._written(params, size, answer.get("ETag", ""), date_ns(answer), meta_of(params))
 
@@ -241,22 +233,16 @@ class Learner:
         # Another etag may be that of another version: there are servers that do not look at
         # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
         same = source is not None and source.etag == unquoted(result.get("ETag"))
-        if not same and (yield from self._asked(params)):
+        if not same and (yield from self._settling.asked(params)):
             return
         if source is None:
-            self._doubt(params)
+            self._settling.doubt(params)
             return
         replaced = params.get("MetadataDirective") == "REPLACE"
         meta: Mapping[str, str] | None = meta_of(params) if replaced else source.meta
         self._written(
             params, source.size, result.get("ETag", ""), time_ns(result["LastModified"]), meta
         )
-
-    def _doubt(self, params: Params) -> None:
-        """Something was stored, and nobody says what: what is in its directory is not certain."""
-        bucket, key = params["Bucket"], params["Key"]
-        log.debug("S3 has stored s3://%s/%s, and did not say what it is", bucket, key)
-        self._mimicdb.uncover(bucket, key[: key.rfind("/") + 1])
 
     def _source(self, params: Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""
@@ -269,10 +255,10 @@ class Learner:
     def _complete(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         upload = self._uploads.completed(params)
         # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
-        if (yield from self._asked(params)):
+        if (yield from self._settling.asked(params)):
             return
         if upload is None:
-            self._doubt(params)
+            self._settling.doubt(params)
             return
         started = {**upload.params, "Bucket": params["Bucket"], "Key": params["Key"]}
         self._written(
@@ -281,7 +267,7 @@ class Learner:
 
     def _delete(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
         if params.get("VersionId"):  # an older one may be the current one now, or none
-            yield from self._settle(params["Bucket"], [params["Key"]])
+            yield from self._settling.settle(params["Bucket"], [params["Key"]])
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
 
@@ -294,117 +280,18 @@ class Learner:
         spared = {key for key, code in refused.items() if code in _NOT_DONE}
         self._mimicdb.intents.spare(params["Bucket"], spared)
         self._mimicdb.forget_all(params["Bucket"], sorted(gone))
-        yield from self._settle(params["Bucket"], sorted(versions | changed))
+        yield from self._settling.settle(params["Bucket"], sorted(versions | changed))
 
     def _rename(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
         keys = [key for _, key in changed_keys("RenameObject", params)]
-        yield from self._settle(params["Bucket"], keys)
+        yield from self._settling.settle(params["Bucket"], keys)
+
+    def _create_bucket(self, params: Params, answer: Answer, _sent_size: int) -> None:
+        if self._mimicdb.known_bucket(params["Bucket"]) is None:  # us-east-1 makes it twice
+            self._mimicdb.add_bucket(params["Bucket"], date_ns(answer))
 
     def _delete_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
         self._mimicdb.drop_bucket(params["Bucket"])
-
-    # What a call names, and no more is known of
-
-    def _drop_head(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        bucket, key = params["Bucket"], params["Key"]
-        since = self._mimicdb.seq(bucket)
-        known = self._mimicdb.entry(bucket, key)
-        if known is not None and known.head is not None:
-            self._mimicdb.record(bucket, known._replace(head=None), since)
-
-    def _drop_heads(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        bucket = params["Bucket"]
-        since = self._mimicdb.seq(bucket)
-        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after, _PAGE), _PAGE):
-            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
-            if heads:
-                self._mimicdb.record_all(bucket, heads, since)
-            since = self._mimicdb.seq(bucket)
-
-    def _unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
-        """Nobody knows what was done: what is named is asked of S3, or forgotten."""
-        bucket = params.get("Bucket")
-        if bucket and params.get("Key"):
-            self._drop_head(params, answer, sent)
-            yield from self._settle(bucket, [params["Key"]])
-        else:
-            self._forget_bucket(params, answer, sent)
-
-    def _forget_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        bucket = params.get("Bucket")
-        known = self._mimicdb.known_bucket(bucket) if bucket else None
-        if known is not None:
-            self._mimicdb.drop_bucket(known.name)
-            self._mimicdb.add_bucket(known.name, known.created_ns)
-
-    def _settle(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
-        """Ask S3 what it has of *keys* now: each, or, of many, what it lists behind the first."""
-        left, lists, seen = sorted(set(keys)), True, set[str]()
-        while left:
-            key = left.pop(0)
-            if (yield from self._head({"Bucket": bucket, "Key": key})):
-                seen.add(key)
-            if len(left) > 1 and lists:
-                reached = yield from self._list_behind(bucket, key)
-                lists = reached is not None
-                behind = [key for key in left if key > (reached or key)] if lists else left
-                seen |= set(left) - set(behind)
-                left = behind
-        self._mimicdb.intents.spare(bucket, seen)
-
-    def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
-        """Have S3 list what is behind *after*. Return the key up to which is known what it has;
-        None: not at all."""
-        if self._hooked("ListObjectsV2"):
-            return None
-        since = self._mimicdb.seq(bucket)
-        try:
-            answer = yield "ListObjectsV2", {"Bucket": bucket, "StartAfter": after}
-        except _UNTOLD as exc:
-            log.debug("LIST s3://%s: %s", bucket, exc)
-            return None
-        entries = [listed_entry(item) for item in answer.get("Contents", ())]
-        keys = [entry.key for entry in entries]
-        truncated = answer.get("IsTruncated", False)
-        if keys != sorted(set(keys)) or (keys and keys[0] <= after) or (truncated and not keys):
-            return None
-        upto = keys[-1] if truncated else None
-        try:
-            self._mimicdb.replace(
-                bucket, "", entries, after=after, upto=upto, since=since, deep=True
-            )
-        except LogTrimmed as exc:
-            log.debug("a page was not learned: %s", exc)
-            return None
-        return upto or LAST_KEY
-
-    def _note_versions(self, operation: str, params: Params, answer: Answer) -> None:
-        """Note that the bucket has versions, if *answer* shows one, or that it will."""
-        bucket = params.get("Bucket")
-        if not isinstance(bucket, str) or not shows_versions(operation, answer):
-            return
-        if self._mimicdb.note(bucket, VERSIONS) is None:
-            self._mimicdb.set_note(bucket, VERSIONS, "seen")
-
-    def _asked(self, params: Params) -> Conversation[bool]:
-        """Ask S3 what our own write has made, and record that. It is not announced: who
-        wrote it knows. Return whether S3 told; if not, the write was done all the same."""
-        bucket, key = params["Bucket"], params["Key"]
-        if self._hooked("HeadObject"):
-            return False
-        since = self._mimicdb.seq(bucket)
-        try:
-            answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
-        except _UNTOLD as exc:
-            log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
-            if isinstance(exc, ClientError) and status_of(exc) == 404:  # deleted since
-                self._mimicdb.forget(bucket, key, since)
-                return True
-            return False
-        entry = entry_of(key, answer)
-        if entry is not None:
-            self._mimicdb.record(bucket, entry, since)
-        return entry is not None
 
     def _written(
         self, params: Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
@@ -414,83 +301,15 @@ class Learner:
         entry = Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
         self._mimicdb.record(params["Bucket"], entry)
 
-    # Reads
-
-    def _read(
-        self, operation: str, params: dict[str, Any], learning: _Learning
-    ) -> Conversation[Any]:
-        """Ask S3 to show an object, and learn within *learning* what it showed."""
-        bucket, key = params.get("Bucket"), params.get("Key")
-        other = params.get("VersionId") or params.get("PartNumber") or self._hooked(operation)
-        if not bucket or not key or other:  # an older version, a part, or who knows what
-            return (yield operation, params)
-        since: int | None = None
-        with learning():
-            since = self._mimicdb.seq(bucket)
-        if since is None:
-            return (yield operation, params)
-        try:
-            answer = yield operation, params
-        except ClientError as exc:
-            with learning():
-                yield from self._refused(params, exc, since)
-            raise
-        with _body_of(answer), learning():
-            self._note_versions(operation, params, answer)
-            entry = entry_of(key, answer)
-            if entry is not None:
-                stays = settled(answer)
-                said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
-                if self._heads and stays and said:
-                    entry = entry._replace(head=head_text(answer))
-                self._seen(bucket, entry, since, heads_stay=stays)
-        return answer
-
-    def _seen(self, bucket: str, entry: Entry, since: int, *, heads_stay: bool) -> None:
-        known = self._mimicdb.entry(bucket, entry.key)
-        if known is None or not same_version(known, entry):
-            self._mimicdb.repair(bucket, entry.key, entry, since)
-            return
-        head = entry.head or known.head if heads_stay else None
-        entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
-        if entry.meta != known.meta and entry.meta:
-            self._mimicdb.repair(bucket, entry.key, entry, since)
-        elif entry != known:  # that there is no metadata changes nothing that is seen
-            self._mimicdb.record(bucket, entry, since)
-
-    def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
-        """A read was refused."""
-        status = status_of(exc)
-        if status == 404:
-            self._note_versions("HeadObject", params, exc.response)
-            known = self._mimicdb.entry(params["Bucket"], params["Key"])
-            if known is not None and known.kind == OBJECT:
-                self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
-        elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
-            yield from self._head(params)
-
     def _unfulfilled(self, params: Params, exc: ClientError) -> Conversation[None]:
         """A write was refused. If S3 has something else than its conditions say, see what."""
         if status_of(exc) not in (404, 412):
             return
         source = params.get("CopySource")
         if isinstance(source, Mapping) and not source.get("VersionId"):
-            yield from self._head(source)
+            yield from self._reads.head(source)
         if params.get("IfMatch") or params.get("IfNoneMatch"):
-            yield from self._head(params)
-
-    def _head(self, params: Params) -> Conversation[bool]:
-        """Ask S3 what is there now; the answer is learned like any other. Return whether S3
-        told."""
-        if self._hooked("HeadObject"):
-            return False
-        try:
-            where = {"Bucket": params["Bucket"], "Key": params["Key"]}
-            yield from self._read("HeadObject", where, nullcontext)
-        except _UNTOLD as exc:  # a 404 was learned, another is no news
-            log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
-            return isinstance(exc, ClientError) and status_of(exc) == 404
-        return True
+            yield from self._reads.head(params)
 
 
 @contextmanager
@@ -503,30 +322,3 @@ def _told(operation: str, params: Params) -> Iterator[None]:
             f"S3 has answered {operation} of {about}, but the mirror could not record it:"
             f" {exc}; mimicfs asks S3 about the key again when the store is back"
         ) from exc
-
-
-def _unlearned(operation: str, params: Params) -> _Learning:
-    """Return what a reader's learning is done in: while the store is away, reads go on."""
-
-    @contextmanager
-    def learning() -> Iterator[None]:
-        try:
-            yield
-        except StoreError as exc:
-            about = f"s3://{params.get('Bucket')}/{params.get('Key')}"
-            log.debug(
-                "the mirror could not learn from the answer to %s of %s: %s", operation, about, exc
-            )
-
-    return learning
-
-
-@contextmanager
-def _body_of(answer: Answer) -> Iterator[None]:
-    """Within, an error means that nobody will read the body: its connection is closed."""
-    try:
-        yield
-    except BaseException:
-        if "Body" in answer:
-            answer["Body"].close()
-        raise

@@ -39,9 +39,9 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.answers import Answer
-from mimicfs.s3.mimicking.learning import VERSIONS
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
+from mimicfs.s3.mimicking.reads import VERSIONS
 
 Params = Mapping[str, Any]
 

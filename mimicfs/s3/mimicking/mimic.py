@@ -86,6 +86,7 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     if "_make_api_call" not in vars(client):
         ask = _late(client)
     mimicking = Mimic(client, mimicdb, Forcing() if forcing is None else forcing)
+    ask = (mimicking.watched_async if awaited else mimicking.watched)(ask)
 
     def call(operation: str, params: Params) -> Any:
         answer = mimicking.answer(operation, params)
@@ -136,9 +137,33 @@ class Mimic:
         self._account = ListedAccount(mimicdb, client)
         self._local = Local(mimicdb, self._places, self._account)
 
+    def watched(self, ask: Callable[[str, Params], Any]) -> Callable[[str, Params], Any]:
+        """Return *ask*, which asks S3, with an eye on the hooks of the program."""
+
+        def watch(operation: str, params: Params) -> Any:
+            if not self._hooks.watched(operation):
+                return ask(operation, params)
+            with self._hooks.watch(operation):
+                return ask(operation, params)
+
+        return watch
+
+    def watched_async(
+        self, ask: Callable[[str, Params], Awaitable[Any]]
+    ) -> Callable[[str, Params], Awaitable[Any]]:
+        """The same, where the answers are awaited."""
+
+        async def watch(operation: str, params: Params) -> Any:
+            if not self._hooks.watched(operation):
+                return await ask(operation, params)
+            with self._hooks.watch(operation):
+                return await ask(operation, params)
+
+        return watch
+
     def answer(self, operation: str, params: Params) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
-        if self._forcing or params.get("Force") or self._hooks.change(operation):
+        if self._forcing or params.get("Force") or self._hooks.may_change(operation):
             return None
         if "Force" in params:
             params = _without_force(params)
@@ -179,19 +204,23 @@ class Mimic:
         except ClientError as exc:
             yield from self._perhaps_gone(operation, asked, exc, since)
             raise
-        self._local.seen(operation, params, answer)
+        if not self._hooks.change(operation):
+            self._local.seen(operation, params, answer)
         if operation == "CreateBucket":
             yield from self._made(params["Bucket"])
         return answer
 
     def keys(self, params: Params) -> Any:
         """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""
-        changed = self._forcing or self._hooks.change("ListObjects")
+        changed = self._forcing or self._hooks.may_change("ListObjects")
         return None if changed else self._local.keys(params)
 
     def _list_buckets(self) -> Conversation[Any]:
         since = self._mimicdb.seq("")
         answer = yield "ListBuckets", {}
+        if self._hooks.change("ListBuckets"):  # who was asked, and for whom, nobody knows
+            self._account.claim({})
+            return answer
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             shown = {name for item in answer["Buckets"] for name in item}
@@ -260,8 +289,8 @@ class Mimic:
         if plain.get("ContinuationToken") != asked.get("ContinuationToken"):
             answer["ContinuationToken"] = asked["ContinuationToken"]  # ours, as it was asked
             answer.pop("StartAfter", None)
-        self._local.seen(operation, asked, answer)
         if not self._hooks.change(operation):
+            self._local.seen(operation, asked, answer)
             self._pages.learn(operation, plain, answer, since, started_ns)
         return answer
 

@@ -1,38 +1,115 @@
-"""The size of the body that a client's call sends: known only when it is on its way.
+"""What a client's call sends, known only when it is on its way: the size of its body, and whether
+it is the question that botocore made.
 
-The size that a caller gives, or that a file has, is not what is sent in the end. botocore says
-that in another function, so it is noted beside the call, in its context.
+The size that a caller gives, or that a file has, is not what is sent in the end; and a hook of
+the program may have changed everything else. botocore says that in other functions, so it is
+noted beside the call, in its context.
 
 Threading: any thread, and any task; each notes what its own call sends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 UNKNOWN = -1
 _SENDING = ("PutObject", "UploadPart")
+# Headers of a question to S3; and those that signing and checksums add to one.
+_ASKING = ("x-amz-", "if-", "range")
+_SIGNING: tuple[str, ...] = (
+    "x-amz-date",
+    "x-amz-content-sha256",
+    "x-amz-security-token",
+    "x-amz-checksum-",
+)
+_SIGNING += ("x-amz-trailer", "x-amz-decoded-content-length", "x-amz-sdk-", "x-amz-s3session-token")
+_SIGNED_QUERY = ("X-Amz-", "AWSAccessKeyId", "Signature", "Expires")
 
-_sizes: ContextVar[list[int]] = ContextVar("mimicfs_sent")
+_Question = tuple[Any, ...]
 
 
-def noting() -> tuple[list[int], Token[list[int]]]:
-    """Return a list of the sizes that are noted in this context until `no_more`; UNKNOWN is one
-    that the request does not name."""
-    sizes: list[int] = []
-    return sizes, _sizes.set(sizes)
+class Sent:
+    """The requests of one call, the newest last: it is sent again where S3 did not answer."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []  # UNKNOWN is one that a request does not name
+        # Where `note_questions` was called:
+        self.made: list[_Question] = []  # as botocore made them
+        self.requests: list[Any] = []  # botocore's objects: hooks may still change them
+        self.gone = 0  # how many no hook has answered
+        self.answer: Any = None  # the newest, which hooks may change
+        self.parsed: Any = None  # a copy of what botocore has read of it
+        self.context: Any = None  # botocore's, of the call
+
+    def __bool__(self) -> bool:
+        return bool(self.sizes or self.requests)
+
+    @property
+    def size(self) -> int:
+        return self.sizes[-1] if self.sizes else 0
+
+    def urls(self) -> list[str]:
+        """Return where they went."""
+        return [str(request.url) for request in self.requests]
+
+    def as_made(self) -> bool:
+        """Whether they asked what botocore had made of the call."""
+        return self.made == [_question(request) for request in self.requests]
 
 
-def no_more(token: Token[list[int]]) -> None:
+_current: ContextVar[Sent] = ContextVar("mimicfs_sent")
+
+
+def noting() -> tuple[Sent, Token[Sent]]:
+    """Return what is noted in this context until `no_more`."""
+    sent = Sent()
+    return sent, _current.set(sent)
+
+
+def no_more(token: Token[Sent]) -> None:
     """End what `noting` began."""
-    _sizes.reset(token)
+    _current.reset(token)
+
+
+@contextmanager
+def watching() -> Iterator[Sent]:
+    """Within, what the call sends is noted, also if nobody else has begun to."""
+    sent = _current.get(None)
+    if sent is not None:
+        yield sent
+        return
+    sent, token = noting()
+    try:
+        yield sent
+    finally:
+        no_more(token)
 
 
 def note_requests(client: Any) -> None:
     """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters."""
     for operation in _SENDING:
-        client.meta.events.register(f"before-send.s3.{operation}", _note_headers)
+        client.meta.events.register_first(f"before-send.s3.{operation}", _note_headers)
+
+
+def note_questions(client: Any) -> None:
+    """Have it noted what each request of *client* asks, before its hooks and after them."""
+    client.meta.events.register_first("request-created.s3", _note_made)
+    client.meta.events.register_first("before-send.s3", _note_request)
+    client.meta.events.register_first("response-received.s3", _note_answer)
+    endpoint = client._endpoint
+    send = endpoint._send  # what no hook has answered, also where that is awaited
+
+    def noted(request: Any) -> Any:
+        sent = _current.get(None)
+        if sent is not None:
+            sent.gone += 1
+        return send(request)
+
+    endpoint._send = noted
 
 
 def _note_headers(request: Any, **_: Any) -> None:
@@ -45,6 +122,48 @@ def _note_headers(request: Any, **_: Any) -> None:
 
 def note(size: int) -> None:
     """Note that the call in this context sends a body of *size* bytes."""
-    sizes = _sizes.get(None)
-    if sizes is not None:
-        sizes.append(size)
+    sent = _current.get(None)
+    if sent is not None:
+        sent.sizes.append(size)
+
+
+def _note_made(request: Any, **_: Any) -> None:
+    sent = _current.get(None)
+    if sent is not None:
+        sent.made.append(_question(request))
+
+
+def _note_request(request: Any, **_: Any) -> None:
+    sent = _current.get(None)
+    if sent is not None:
+        sent.requests.append(request)
+
+
+def _note_answer(parsed_response: Any, context: Any, **_: Any) -> None:
+    sent = _current.get(None)
+    if sent is not None:
+        sent.answer, sent.parsed, sent.context = parsed_response, _copied(parsed_response), context
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _question(request: Any) -> _Question:
+    parts = urlsplit(request.url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    headers = {name.lower(): str(value) for name, value in request.headers.items()}
+    return (
+        request.method,
+        parts.scheme,
+        parts.netloc,
+        parts.path,
+        sorted(item for item in query if not item[0].startswith(_SIGNED_QUERY)),
+        sorted(
+            item
+            for item in headers.items()
+            if item[0].startswith(_ASKING) and not item[0].startswith(_SIGNING)
+        ),
+    )

@@ -1,0 +1,152 @@
+"""Reads of objects, by programs and by mimicking itself: what S3 shows of a key goes into the
+mirror.
+
+Threading: as the client, any number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mimicfs.entry import OBJECT, Entry
+from mimicfs.errors import S3Error, StoreError
+from mimicfs.merging import same_version
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.answers import head_text, settled
+from mimicfs.s3.mimicking.conversation import Conversation
+from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, shows_versions, status_of
+
+log = logging.getLogger(__name__)
+
+# The note beside a bucket that has, or had, versions.
+VERSIONS = "versions"
+# S3 has not said what was asked beside a call: that changes nothing of what came of the call.
+UNTOLD = (ClientError, BotoCoreError, S3Error)
+_PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
+_Learning = Callable[[], AbstractContextManager[None]]
+
+
+class Reads:
+    """Reads that *mimicdb* learns from. *heads*: also all that a HEAD says (Entry.head), so that it
+    can be said again. *hooked* says whether a hook of the program may make another question or
+    another answer of an operation: nothing is learned from that."""
+
+    def __init__(self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool]) -> None:
+        self._mimicdb = mimicdb
+        self._heads = heads
+        self._hooked = hooked
+
+    def read(
+        self, operation: str, params: dict[str, Any], learning: _Learning | None = None
+    ) -> Conversation[Any]:
+        """Ask S3 to show an object, and learn within *learning* what it showed; without one, so
+        that reads go on while the store is away."""
+        bucket, key = params.get("Bucket"), params.get("Key")
+        other = params.get("VersionId") or params.get("PartNumber") or self._hooked(operation)
+        if not bucket or not key or other:  # an older version, a part, or who knows what
+            return (yield operation, params)
+        learning = learning or _unlearned(operation, bucket, key)
+        since: int | None = None
+        with learning():
+            since = self._mimicdb.seq(bucket)
+        if since is None:
+            return (yield operation, params)
+        try:
+            answer = yield operation, params
+        except ClientError as exc:
+            if not self._hooked(operation):
+                with learning():
+                    yield from self._refused(params, exc, since)
+            raise
+        if self._hooked(operation):  # a hook has changed what was asked
+            return answer
+        with _body_of(answer), learning():
+            self.note_versions(operation, params, answer)
+            entry = entry_of(key, answer)
+            if entry is not None:
+                stays = settled(answer)
+                said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
+                if self._heads and stays and said:
+                    entry = entry._replace(head=head_text(answer))
+                self._seen(bucket, entry, since, heads_stay=stays)
+        return answer
+
+    def head(self, params: Params) -> Conversation[bool]:
+        """Ask S3 what is there now; the answer is learned like any other. Return whether S3
+        told."""
+        if self._hooked("HeadObject"):
+            return False
+        try:
+            where = {"Bucket": params["Bucket"], "Key": params["Key"]}
+            yield from self.read("HeadObject", where, nullcontext)
+        except UNTOLD as exc:  # a 404 was learned, another is no news
+            log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
+            told = isinstance(exc, ClientError) and status_of(exc) == 404
+            return told and not self._hooked("HeadObject")
+        return not self._hooked("HeadObject")
+
+    def note_versions(self, operation: str, params: Params, answer: Answer) -> None:
+        """Note that the bucket has versions, if *answer* shows one, or that it will."""
+        bucket = params.get("Bucket")
+        if not isinstance(bucket, str) or not shows_versions(operation, answer):
+            return
+        if self._mimicdb.note(bucket, VERSIONS) is None:
+            self._mimicdb.set_note(bucket, VERSIONS, "seen")
+
+    def _seen(self, bucket: str, entry: Entry, since: int, *, heads_stay: bool) -> None:
+        known = self._mimicdb.entry(bucket, entry.key)
+        if known is None or not same_version(known, entry):
+            self._mimicdb.repair(bucket, entry.key, entry, since)
+            return
+        head = entry.head or known.head if heads_stay else None
+        entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
+        if entry.meta != known.meta and entry.meta:
+            self._mimicdb.repair(bucket, entry.key, entry, since)
+        elif entry != known:  # that there is no metadata changes nothing that is seen
+            self._mimicdb.record(bucket, entry, since)
+
+    def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
+        """A read was refused."""
+        status = status_of(exc)
+        if status == 404:
+            self.note_versions("HeadObject", params, exc.response)
+            known = self._mimicdb.entry(params["Bucket"], params["Key"])
+            if known is not None and known.kind == OBJECT:
+                self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
+        elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
+            yield from self.head(params)
+
+
+def _unlearned(operation: str, bucket: str, key: str) -> _Learning:
+    """Return what a reader's learning is done in: while the store is away, reads go on."""
+
+    @contextmanager
+    def learning() -> Iterator[None]:
+        try:
+            yield
+        except StoreError as exc:
+            log.debug(
+                "the mirror could not learn from the answer to %s of s3://%s/%s: %s",
+                operation,
+                bucket,
+                key,
+                exc,
+            )
+
+    return learning
+
+
+@contextmanager
+def _body_of(answer: Answer) -> Iterator[None]:
+    """Within, an error means that nobody will read the body: its connection is closed."""
+    try:
+        yield
+    except BaseException:
+        if "Body" in answer:
+            answer["Body"].close()
+        raise

@@ -1,0 +1,201 @@
+"""Settling: what a call has changed, where its answer does not say what there is now. S3 is asked;
+what it does not tell, the mirror doubts or forgets.
+
+After a call of which nobody knows what it was, because a hook of the program may have changed it,
+nothing is believed of the buckets that it named: that of its parameters, and that of the request
+that was sent.
+
+Threading: as the client, any number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from urllib.parse import unquote, urlsplit
+
+from botocore.exceptions import ClientError
+
+from mimicfs.entry import LAST_KEY, pages
+from mimicfs.errors import LogTrimmed
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.conversation import Conversation
+from mimicfs.s3.mimicking.operations import Effect, effect_of
+from mimicfs.s3.mimicking.pages import entry_of as listed_entry
+from mimicfs.s3.mimicking.reads import UNTOLD, Reads
+from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, status_of
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000  # entries of the mirror read at a time
+
+
+class Settling:
+    """Settles keys and buckets of *mimicdb*; *hooked* as in Reads."""
+
+    def __init__(self, mimicdb: Mirror, reads: Reads, hooked: Callable[[str], bool]) -> None:
+        self._mimicdb = mimicdb
+        self._reads = reads
+        self._hooked = hooked
+
+    # What S3 can be asked about
+
+    def asked(self, params: Params) -> Conversation[bool]:
+        """Ask S3 what our own write has made, and record that. It is not announced: who
+        wrote it knows. Return whether S3 told; if not, the write was done all the same."""
+        bucket, key = params["Bucket"], params["Key"]
+        if self._hooked("HeadObject"):
+            return False
+        since = self._mimicdb.seq(bucket)
+        try:
+            answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
+        except UNTOLD as exc:
+            log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
+            if self._hooked("HeadObject"):
+                return False
+            if isinstance(exc, ClientError) and status_of(exc) == 404:  # deleted since
+                self._mimicdb.forget(bucket, key, since)
+                return True
+            return False
+        entry = entry_of(key, answer)
+        if entry is None or self._hooked("HeadObject"):
+            return False
+        self._mimicdb.record(bucket, entry, since)
+        return True
+
+    def settle(self, bucket: str, keys: Collection[str]) -> Conversation[set[str]]:
+        """Ask S3 what it has of *keys* now: each, or, of many, what it lists behind the first.
+        Return those of which S3 told."""
+        left, lists, seen = sorted(set(keys)), True, set[str]()
+        while left:
+            key = left.pop(0)
+            if (yield from self._reads.head({"Bucket": bucket, "Key": key})):
+                seen.add(key)
+            if len(left) > 1 and lists:
+                reached = yield from self._list_behind(bucket, key)
+                lists = reached is not None
+                behind = [key for key in left if key > (reached or key)] if lists else left
+                seen |= set(left) - set(behind)
+                left = behind
+        self._mimicdb.intents.spare(bucket, seen)
+        return seen
+
+    def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
+        """Have S3 list what is behind *after*. Return the key up to which is known what it has;
+        None: not at all."""
+        if self._hooked("ListObjectsV2"):
+            return None
+        since = self._mimicdb.seq(bucket)
+        try:
+            answer = yield "ListObjectsV2", {"Bucket": bucket, "StartAfter": after}
+        except UNTOLD as exc:
+            log.debug("LIST s3://%s: %s", bucket, exc)
+            return None
+        entries = [listed_entry(item) for item in answer.get("Contents", ())]
+        keys = [entry.key for entry in entries]
+        truncated = answer.get("IsTruncated", False)
+        if self._hooked("ListObjectsV2"):
+            return None
+        if keys != sorted(set(keys)) or (keys and keys[0] <= after) or (truncated and not keys):
+            return None
+        upto = keys[-1] if truncated else None
+        try:
+            self._mimicdb.replace(
+                bucket, "", entries, after=after, upto=upto, since=since, deep=True
+            )
+        except LogTrimmed as exc:
+            log.debug("a page was not learned: %s", exc)
+            return None
+        return upto or LAST_KEY
+
+    # What is doubted or forgotten
+
+    def doubt(self, params: Params) -> None:
+        """Something was stored, and nobody says what: what is in its directory is not certain."""
+        bucket, key = params["Bucket"], params["Key"]
+        log.debug("S3 has stored s3://%s/%s, and did not say what it is", bucket, key)
+        self._mimicdb.uncover(bucket, key[: key.rfind("/") + 1])
+
+    def _doubt_key(self, bucket: str, key: str) -> None:
+        """Nobody says what S3 has of *key*: what the mirror has of it is not shown again."""
+        self.doubt({"Bucket": bucket, "Key": key})
+        if self._mimicdb.entry(bucket, key) is not None:
+            self._mimicdb.forget(bucket, key)
+
+    def drop_head(self, params: Params, _answer: Answer, _sent: int) -> None:
+        """A HEAD of the key says something else now."""
+        bucket, key = params["Bucket"], params["Key"]
+        since = self._mimicdb.seq(bucket)
+        known = self._mimicdb.entry(bucket, key)
+        if known is not None and known.head is not None:
+            self._mimicdb.record(bucket, known._replace(head=None), since)
+
+    def drop_heads(self, params: Params, _answer: Answer, _sent: int) -> None:
+        """HEADs of all keys of the bucket say something else now."""
+        bucket = params["Bucket"]
+        since = self._mimicdb.seq(bucket)
+        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after, _PAGE), _PAGE):
+            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
+            if heads:
+                self._mimicdb.record_all(bucket, heads, since)
+            since = self._mimicdb.seq(bucket)
+
+    def unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
+        """Nobody knows what was done: what is named is asked of S3, or forgotten."""
+        bucket = params.get("Bucket")
+        if bucket and params.get("Key"):
+            self.drop_head(params, answer, sent)
+            yield from self.settle(bucket, [params["Key"]])
+        else:
+            self._forget_bucket(bucket)
+
+    def _forget_bucket(self, name: str | None) -> None:
+        known = self._mimicdb.known_bucket(name) if name else None
+        if known is not None:
+            self._mimicdb.drop_bucket(known.name)
+            self._mimicdb.add_bucket(known.name, known.created_ns)
+
+    # What a hook may have made of a call
+
+    def hooked(self, operation: str, params: Params, urls: Sequence[str]) -> Conversation[None]:
+        """A hook may have made something else of *operation*, which changes something: what was
+        sent in the end went to *urls*."""
+        effect = effect_of(operation)
+        if effect is Effect.UPLOAD:
+            return
+        known = {bucket.name for bucket in self._mimicdb.known_buckets()}
+        places = {_place_of(url, known) for url in urls}
+        bucket = params.get("Bucket", "")
+        certain = places and None not in places and bucket in known
+        if certain and effect in (Effect.KEY, Effect.HEAD):
+            for where in sorted({(bucket, params["Key"]), *filter(None, places)}):
+                yield from self._settle_again(*where)
+            return
+        named = {name for url in urls for name in known if _may_be_of(url, name)}
+        for name in sorted(named | (known & {bucket})):
+            self._forget_bucket(name)
+        if effect in (Effect.BUCKET, Effect.UNKNOWN):
+            self._mimicdb.uncover("", "")
+
+    def _settle_again(self, bucket: str, key: str) -> Conversation[None]:
+        self.drop_head({"Bucket": bucket, "Key": key}, {}, 0)
+        if key not in (yield from self.settle(bucket, [key])):
+            self._doubt_key(bucket, key)
+
+
+def _place_of(url: str, known: Collection[str]) -> tuple[str, str] | None:
+    """Return the bucket and the key that *url* is of; None: it may be of another bucket than those
+    that are *known*."""
+    parts = urlsplit(url)
+    path, host = unquote(parts.path).removeprefix("/"), parts.hostname or ""
+    for name in known:
+        if host.startswith(f"{name}."):
+            return name, path
+    bucket, _, key = path.partition("/")
+    return (bucket, key) if bucket in known and key else None
+
+
+def _may_be_of(url: str, bucket: str) -> bool:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return bucket in unquote(parts.path).split("/") or host.startswith(f"{bucket}.")
