@@ -156,7 +156,8 @@ def test_a_hook_that_sends_a_write_to_another_bucket_leaves_neither_of_them_wron
         elif "url" in params:
             params["url"] = params["url"].replace(f"{synced}/", f"{other}/")
 
-    events = ("provide-client-params", "before-parameter-build", "before-call", "before-send")
+    events = ("provide-client-params", "before-parameter-build", "before-call")
+    events += ("request-created", "before-send")
     written = ["b"]
     for event, operations in itertools.product(events, ("PutObject", "*")):
         hooked = library.client(endpoint_url=proxy.url, config=CONFIG)

@@ -95,9 +95,12 @@ def note_requests(client: Any) -> None:
         client.meta.events.register_first(f"before-send.s3.{operation}", _note_headers)
 
 
-def note_questions(client: Any) -> None:
-    """Have it noted what each request of *client* asks, before its hooks and after them."""
-    client.meta.events.register_first("request-created.s3", _note_made)
+def note_questions(client: Any, operation: str, *, again: bool) -> None:
+    """Have it noted what each request of *operation* of *client* asks, before its hooks and after
+    them. *again*: it was called with another operation before."""
+    client.meta.events.register_first(f"request-created.s3.{operation}", _note_made)
+    if again:
+        return
     client.meta.events.register_first("before-send.s3", _note_request)
     client.meta.events.register_first("response-received.s3", _note_answer)
     endpoint = client._endpoint
