@@ -52,7 +52,7 @@ class Hooks:
         self._found: dict[str, _Found] = {}  # by operation
         self._seen: set[str] = set()  # operations of which an answer was seen
         self._changed: set[str] = set()  # of which a hook changed a request or an answer
-        self._noted: set[str] = set()  # operations of which it is noted what they ask
+        self._noted = False  # what is asked
 
     def change(self, operation: str) -> bool:
         """Whether a hook of the program changes, or may, what *operation* asks or is answered."""
@@ -67,10 +67,9 @@ class Hooks:
     def watched(self, operation: str) -> bool:
         """Whether the program has hooks that are to be watched while *operation* is asked."""
         found = self._of(operation).watched
-        if found and operation not in self._noted:
-            note_questions(self._client, operation, again=bool(self._noted))
-            self._noted.add(operation)
-            self._handlers = self._client.meta.events._emitter._lookup_cache  # ours are no news
+        if found and not self._noted:
+            self._noted = True
+            note_questions(self._client)
         return found
 
     @contextmanager

@@ -10,7 +10,7 @@ Threading: any thread, and any task; each notes what its own call sends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any
@@ -38,7 +38,7 @@ class Sent:
     def __init__(self) -> None:
         self.sizes: list[int] = []  # UNKNOWN is one that a request does not name
         # Where `note_questions` was called:
-        self.made: list[_Question] = []  # as botocore made them
+        self.made: _Question | None = None  # as botocore made it
         self.requests: list[Any] = []  # botocore's objects: hooks may still change them
         self.gone = 0  # how many no hook has answered
         self.answer: Any = None  # the newest, which hooks may change
@@ -58,7 +58,7 @@ class Sent:
 
     def as_made(self) -> bool:
         """Whether they asked what botocore had made of the call."""
-        return self.made == [_question(request) for request in self.requests]
+        return all(self.made == _asked_by(request) for request in self.requests)
 
 
 _current: ContextVar[Sent] = ContextVar("mimicfs_sent")
@@ -95,12 +95,9 @@ def note_requests(client: Any) -> None:
         client.meta.events.register_first(f"before-send.s3.{operation}", _note_headers)
 
 
-def note_questions(client: Any, operation: str, *, again: bool) -> None:
-    """Have it noted what each request of *operation* of *client* asks, before its hooks and after
-    them. *again*: it was called with another operation before."""
-    client.meta.events.register_first(f"request-created.s3.{operation}", _note_made)
-    if again:
-        return
+def note_questions(client: Any) -> None:
+    """Have it noted what each request of *client* asks, before hooks are given it and after."""
+    client.meta.events.register_last("before-call", _note_made)
     client.meta.events.register_first("before-send.s3", _note_request)
     client.meta.events.register_first("response-received.s3", _note_answer)
     endpoint = client._endpoint
@@ -130,10 +127,10 @@ def note(size: int) -> None:
         sent.sizes.append(size)
 
 
-def _note_made(request: Any, **_: Any) -> None:
+def _note_made(params: Any, **_: Any) -> None:
     sent = _current.get(None)
     if sent is not None:
-        sent.made.append(_question(request))
+        sent.made = _question(params["method"], params["url"], params["headers"])
 
 
 def _note_request(request: Any, **_: Any) -> None:
@@ -154,12 +151,18 @@ def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
-def _question(request: Any) -> _Question:
-    parts = urlsplit(request.url)
+def _asked_by(request: Any) -> _Question:
+    headers = request.headers.items()
+    texts = {name: value.decode() if isinstance(value, bytes) else value for name, value in headers}
+    return _question(request.method, request.url, texts)
+
+
+def _question(method: str, url: str, said: Mapping[str, Any]) -> _Question:
+    parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
-    headers = {name.lower(): str(value) for name, value in request.headers.items()}
+    headers = {name.lower(): str(value) for name, value in said.items()}
     return (
-        request.method,
+        method,
         parts.scheme,
         parts.netloc,
         parts.path,
