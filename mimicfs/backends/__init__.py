@@ -16,11 +16,12 @@ A backend stores what it is told; `mimicdb.py` decides what is true, complete or
 
 memory, sqlite/, redis/   the stores        default     the names that MimicDB 1.x imports
 open        a store by its URL              forwarding  a backend that passes calls on to another
-replica     a local copy of a shared store  copyahead   which directories it copies next
+replica     answers from a copy of a store  copyahead   which directories it copies next
+copying     what that copy has              pending     changes of a key that are under way
 ahead       listings in advance             lease       whether a mount hears of others
-sessions    the members of a store          pending     changes of a key that are under way
+sessions    the members of a store          examine     the checks of a store, for `doctor`
 uncovering  which scopes a change ends      checking    `mimicfs store check`
-migrating   `mimicfs store migrate`         examine     the checks of a store, for `doctor`
+migrating   `mimicfs store migrate`
 """
 
 from __future__ import annotations

@@ -5,69 +5,62 @@ store says what changes in it from then on. So the store is not asked for what i
 costs what it costs in a file of one's own, also while the store is silent. Each change is made in
 the store first; the copy takes it from the log, as it takes what others change.
 
-    copied     The directories of which the copy has all children, each with the scope that
-               covers it in the store, and what was noted of it. What is not copied is asked of the
-               store.
-    coming     Those that are being copied: the log is applied to them, and nobody is answered
-               from them.
-    place      By bucket, the number of the last line of the log that the copy has taken in.
+What is copied, what is coming, and up to which line the log was taken in, is in `copying.py`.
+What is not copied is asked of the store. If the epoch of the store is another than when an earlier
+mount copied it, nothing counts as copied any more.
 
-INVARIANT: what the copy has of a copied directory is what the store had at one time not before
-line `place`; a subdirectory that is copied too and is empty by now may have rows below it.
-The rows that a line changed are read from the store, not from the line, so that no line comes
-twice.
-
-The copy outlives the mount. At the next one it goes on from its place; if the log does not reach
-back so far, or the epoch of the store is another, nothing counts as copied any more.
-
-Threading: any thread reads. One at a time writes, under `_lock`, and reads the store for it; the
-thread that answers the kernel (`answering`) never waits: what it cannot know raises Uncopied.
+Threading: any thread. The thread that answers the kernel (`answering`) never waits: what it cannot
+know raises Uncopied. `_lock`, that of the copy, protects the list of buckets, too.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mimicfs.backends import OF_DIRECTORY, Backend
+from mimicfs.backends import Backend
 from mimicfs.backends.copyahead import CopyAhead
+from mimicfs.backends.copying import Copying, split
 from mimicfs.backends.forwarding import Forwarding
 from mimicfs.backends.lease import Lease
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, BucketEntry, Change, Entry, Scope, pages
-from mimicfs.errors import LogTrimmed, StoreError, StoreUnavailable, Uncopied
+from mimicfs.entry import LAST_KEY, BucketEntry, Entry, Scope
+from mimicfs.errors import StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000  # names, and lines of the log, that are read at a time
-_EPOCH, _PLACE = "epoch 2", "place"  # 2: of copies with the notes of directories
+_EPOCH = "epoch 2"  # 2: of copies with the notes of directories
 _AWAY = "the store does not answer"
 
 
 class Replica(Forwarding):
     """*shared*, with *copy* beside it. *lease* says when the copy may answer; *strict*: also not
-    while the store is away."""
+    while the store is away. Of a mount of one *prefix*, nothing else is copied."""
 
     quick = True
 
     def __init__(
-        self, shared: Backend, copy: SQLite, lease: Lease, *, strict: bool = False
+        self,
+        shared: Backend,
+        copy: SQLite,
+        lease: Lease,
+        *,
+        strict: bool = False,
+        prefix: str = "",
     ) -> None:
         super().__init__(shared)
         self.lease = lease
         self._copy = copy
         self._strict = strict
         self._answering = 0  # the thread that answers the kernel
-        self._lock = threading.RLock()  # protects what follows, and the writing to the copy
-        self._copied: dict[str, dict[str, Scope]] = {}
-        self._coming: dict[str, set[str]] = {}
-        self._places: dict[str, int] = {}
-        self._kept_places: dict[str, int] = {}
+        self._copies = Copying(shared, copy, prefix)
+        self._lock = self._copies.lock
         self._buckets: dict[str, BucketEntry] = {}  # of those that were seen
         self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
         self._turns: dict[str, _Turns] = {}  # by bucket
@@ -82,12 +75,7 @@ class Replica(Forwarding):
             for bucket in self._copy.buckets():
                 self._copy.drop_bucket(bucket.name)
             self._copy.set_note("", _EPOCH, now)
-        for bucket in self._copy.buckets():
-            place = self._copy.note(bucket.name, _PLACE)
-            if place is not None:
-                self._places[bucket.name] = self._kept_places[bucket.name] = int(place)
-                scopes = self._copy.scopes(bucket.name)
-                self._copied[bucket.name] = {scope.prefix: scope for scope in scopes}
+        self._copies.resume()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -100,17 +88,16 @@ class Replica(Forwarding):
     def figures(self) -> dict[str, int]:
         """Return what a mount says of its replica."""
         return {
-            "directories": sum(len(each) for each in list(self._copied.values())),
+            "directories": len(self._copies),
             "asked": self.asked,
         }
 
     # Who answers
 
-    def _has(self, bucket: str, directory: str) -> bool:
-        """Return whether the copy answers for *directory*; if not, the store is to be asked.
-        Raises Uncopied, StoreUnavailable."""
-        copied = self._copied.get(bucket)
-        if copied is None or directory not in copied or not self.lease.begun:
+    def _has(self, bucket: str, directory: str, name: str = "") -> bool:
+        """Return whether the copy answers for *directory*, or for *name* in it; if not, the store
+        is to be asked. Raises Uncopied, StoreUnavailable."""
+        if not self._copies.has_name(bucket, directory, name) or not self.lease.begun:
             self._ask(bucket, directory)
             return False
         if self.lease.held:
@@ -143,10 +130,10 @@ class Replica(Forwarding):
             return
         if not bucket:
             self._bring_buckets()
-        elif directory not in self._copied.get(bucket, ()):
-            with self._lock:
-                self._copy_all(bucket, [directory])
-        self._ahead.begin(bucket, directory)
+        else:
+            self._copies.bring(bucket, directory)
+        if self._copies.is_shown(directory):
+            self._ahead.begin(bucket, directory)
 
     def _bring_buckets(self) -> None:
         with self._lock:
@@ -159,9 +146,7 @@ class Replica(Forwarding):
         """Copy *directories*. Return those below them, and how many names there were."""
         if not self.lease.held:
             return [], 0
-        with self._lock:
-            copied = self._copied.get(bucket, {})
-            self._copy_all(bucket, [each for each in directories if each not in copied])
+        self._copies.bring_all(bucket, directories)
         below: list[str] = []
         count = 0
         for directory in directories:
@@ -169,77 +154,6 @@ class Replica(Forwarding):
             below += [row.key for row in rows if row.key.endswith("/")]
             count += len(rows)
         return below, count
-
-    def _copy_all(self, bucket: str, directories: list[str]) -> None:
-        if bucket not in self._places:
-            self._forget(bucket)
-            self._places[bucket] = self.shared.seq(bucket)
-            self._copied[bucket] = {}
-        found = self.shared.directories(bucket, directories, _PAGE)
-        whole: list[tuple[str, Scope, list[Entry]]] = []
-        for directory, (scope, rows) in zip(directories, found, strict=True):
-            if scope is not None and len(rows) < _PAGE:
-                whole.append((directory, scope, rows))
-            elif scope is not None:
-                self._copy_pages(bucket, directory, scope, rows)
-        gone = [key for where, _, rows in whole for key in self._gone(bucket, where, "", rows)]
-        notes = self.shared.notes_of(bucket, [directory for directory, _, _ in whole])
-        with self._copy.together():
-            self._store(bucket, [row for _, _, rows in whole for row in rows], gone)
-            for (directory, scope, _), note in zip(whole, notes, strict=True):
-                self._copied_now(bucket, directory, scope, note)
-
-    def _copied_now(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
-        scope = scope._replace(prefix=directory, deep=False)
-        with self._copy.together():
-            self._copy.mark(bucket, scope)
-            self._copy.set_note(bucket, OF_DIRECTORY + directory, note)
-        self._copied[bucket][directory] = scope
-
-    def _copy_pages(self, bucket: str, directory: str, scope: Scope, rows: list[Entry]) -> None:
-        """Copy a large directory. Between two of its pages others may write."""
-        coming = self._coming.setdefault(bucket, set())
-        coming.add(directory)
-        after = ""
-        while directory in coming:
-            self._store(bucket, rows, self._gone(bucket, directory, after, rows))
-            if len(rows) < _PAGE:
-                [note] = self.shared.notes_of(bucket, [directory])
-                coming.discard(directory)
-                self._copied_now(bucket, directory, scope, note)
-                return
-            after = rows[-1].key
-            rows = self.shared.children(bucket, directory, after, _PAGE)
-
-    def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> list[str]:
-        """Return what the copy has of *directory* behind *after* although the store, of which
-        *rows* is the page there, has not; with all that is below."""
-        keys = {row.key for row in rows}
-        upto = rows[-1].key if len(rows) == _PAGE else LAST_KEY
-        gone: list[str] = []
-        while True:
-            page = self._copy.children(bucket, directory, after, _PAGE)
-            gone += [row.key for row in page if row.key not in keys and row.key <= upto]
-            if len(page) < _PAGE or page[-1].key > upto:
-                return self._with_all_below(bucket, gone)
-            after = page[-1].key
-
-    def _with_all_below(self, bucket: str, keys: Iterable[str]) -> list[str]:
-        found: list[str] = []
-        for key in keys:
-            found.append(key)
-            if key.endswith("/"):
-                found += self._keys_below(bucket, key)
-        return found
-
-    def _keys_below(self, bucket: str, directory: str) -> list[str]:
-        scan = self._copy.scan
-        read = pages(lambda after: scan(bucket, directory, after, _PAGE), _PAGE, directory)
-        return [row.key for page in read for row in page]
-
-    def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:
-        if rows or gone:
-            self._copy.apply(bucket, rows, gone)
 
     # Taking in the log
 
@@ -258,88 +172,10 @@ class Replica(Forwarding):
                 return
             upto = turns.asked
             if bucket:
-                self._take_in(bucket)
+                self._copies.take_in(bucket)
             else:
                 self._listed = None
             turns.done = upto
-
-    def _take_in(self, bucket: str) -> None:
-        while bucket in self._places:
-            try:
-                changes = self.shared.changes(bucket, self._places[bucket], _PAGE)
-            except LogTrimmed as exc:
-                log.info("s3://%s: %s; the copy starts anew", bucket, exc)
-                self._forget(bucket)
-                return
-            if not changes:
-                return
-            self._absorb(bucket, changes)
-            self._places[bucket] = changes[-1].seq
-            self._keep_place(bucket, _PAGE)
-
-    def _absorb(self, bucket: str, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if change.first != change.last:
-                self._drop(bucket, change.first, change.last)
-        keys = {change.first for change in changes if change.first == change.last}
-        wanted = dict.fromkeys(pair for key in keys for pair in self._ways(bucket, key))
-        if not wanted:
-            return
-        rows: list[Entry] = []
-        gone: list[str] = []
-        for (directory, name), found in zip(
-            wanted, self.shared.lookups(bucket, list(wanted)), strict=True
-        ):
-            for key, entry in zip((directory + name, f"{directory}{name}/"), found, strict=True):
-                if entry is None:
-                    gone.append(key)
-                else:
-                    rows.append(entry)
-        there = [key for key in gone if self._is_there(bucket, key)]
-        self._store(bucket, rows, self._with_all_below(bucket, there))
-
-    def _is_there(self, bucket: str, key: str) -> bool:
-        if key.endswith("/"):
-            return self._copy.has_below(bucket, key)
-        return self._copy.get(bucket, key) is not None
-
-    def _ways(self, bucket: str, key: str) -> Iterator[tuple[str, str]]:
-        """Yield each copied directory that *key* is in or below, and the name there."""
-        copied, coming = self._copied[bucket], self._coming.get(bucket, ())
-        while key:
-            directory, name = _split(key)
-            if directory in copied or directory in coming:
-                yield directory, name.removesuffix("/")
-            key = directory
-
-    def _drop(self, bucket: str, first: str, last: str) -> None:
-        """Anything between two keys may have changed: those directories are not copied now."""
-        copied, coming = self._copied[bucket], self._coming.get(bucket, set())
-        near = [
-            directory
-            for directory in (*copied, *coming)
-            if directory <= last and first < directory + LAST_KEY
-        ]
-        self._copy.unmark_each(bucket, near)
-        for directory in near:
-            copied.pop(directory, None)
-            coming.discard(directory)
-
-    def _forget(self, bucket: str) -> None:
-        """Nothing of *bucket* is copied."""
-        self._places.pop(bucket, None)
-        self._kept_places.pop(bucket, None)
-        self._copied.pop(bucket, None)
-        self._coming.pop(bucket, None)
-        self._copy.unmark(bucket, "")
-        self._copy.set_note(bucket, _PLACE, None)
-
-    def _keep_place(self, bucket: str, lag: int) -> None:
-        """Note the place, if the one noted is *lag* behind: what comes twice does no harm."""
-        place = self._places.get(bucket)
-        if place is not None and place - self._kept_places.get(bucket, -lag) >= lag:
-            self._copy.set_note(bucket, _PLACE, str(place))
-            self._kept_places[bucket] = place
 
     # Buckets
 
@@ -371,13 +207,13 @@ class Replica(Forwarding):
         with self._lock:
             self._listed = None
             self._buckets.pop(name, None)
-            self._forget(name)
+            self._copies.forget(name)
         return dropped
 
     # Entries
 
     def get(self, bucket: str, key: str) -> Entry | None:
-        if self._has(bucket, _split(key)[0]):
+        if self._has(bucket, *split(key)):
             return self._copy.get(bucket, key)
         return self.shared.get(bucket, key)
 
@@ -400,15 +236,15 @@ class Replica(Forwarding):
         return self._has(bucket, directory)
 
     def has_below(self, bucket: str, directory: str) -> bool:
-        parent, name = _split(directory)
-        if directory and self._has(bucket, parent):
+        parent, name = split(directory)
+        if directory and self._has(bucket, parent, name):
             return self._copy.lookup(bucket, parent, name[:-1])[1] is not None
         return self._ask(bucket, directory).has_below(bucket, directory)
 
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[Entry]:
-        return self._ask(bucket, _split(prefix)[0]).scan(bucket, prefix, after, limit)
+        return self._ask(bucket, split(prefix)[0]).scan(bucket, prefix, after, limit)
 
     # Changes
 
@@ -431,7 +267,7 @@ class Replica(Forwarding):
         except StoreError as exc:
             log.warning("s3://%s: the changes could not be copied: %s", bucket, exc)
             with self._lock:
-                self._forget(bucket)
+                self._copies.forget(bucket)
 
     # Scopes
 
@@ -440,19 +276,14 @@ class Replica(Forwarding):
         with self._lock:
             if not bucket:
                 self._listed = None
-            copied = self._copied.get(bucket, {})
-            inside = [each for each in copied if each.startswith(scope.prefix)]
-            for each in inside if scope.deep else [scope.prefix]:
-                if each in copied:
-                    copied[each] = scope._replace(prefix=each, deep=False)
+            self._copies.remark(bucket, scope)
 
     def unmark(self, bucket: str, prefix: str) -> None:
         self._ask().unmark(bucket, prefix)
         with self._lock:
             if not bucket:
                 self._listed = None
-            if bucket in self._copied:
-                self._drop(bucket, prefix, prefix + LAST_KEY)
+            self._copies.drop(bucket, prefix, prefix + LAST_KEY)
 
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         listed = self._listed
@@ -462,7 +293,7 @@ class Replica(Forwarding):
 
     def cover(self, bucket: str, directory: str) -> Scope | None:
         if self._has(bucket, directory):
-            found = self._copied.get(bucket, {}).get(directory)
+            found = self._copies.of(bucket).get(directory)
             if found is not None:
                 return found
         return self._ask(bucket, directory).cover(bucket, directory)
@@ -496,8 +327,7 @@ class Replica(Forwarding):
     def begin_epoch(self) -> None:
         self.shared.begin_epoch()
         with self._lock:
-            for bucket in list(self._copied):
-                self._forget(bucket)
+            self._copies.forget_all()
             self._listed = None
             self._copy.set_note("", _EPOCH, None)  # another is noted by now, or soon
 
@@ -506,10 +336,7 @@ class Replica(Forwarding):
 
     def close(self) -> None:
         self._ahead.close()
-        with self._lock:
-            for bucket in list(self._places):
-                self._keep_place(bucket, 1)
-            self._copy.close()
+        self._copies.close()
         self.shared.close()
 
 
@@ -523,9 +350,3 @@ class _Turns:
 
     asked: int = 0
     done: int = 0
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Return the directory that *key* is in, and its name there."""
-    cut = key.rfind("/", 0, -1) + 1
-    return key[:cut], key[cut:]

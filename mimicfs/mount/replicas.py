@@ -28,16 +28,23 @@ _MONTH_S = 30 * 86_400
 
 
 def replicated(
-    store: Backend, settings: Settings, mountpoint: Path, lease: Lease, *, strict: bool
+    store: Backend,
+    settings: Settings,
+    mountpoint: Path,
+    lease: Lease,
+    *,
+    strict: bool,
+    prefix: str = "",
 ) -> Backend:
-    """Return *store* with a copy beside it, if its answers come over a network."""
+    """Return *store* with a copy beside it, if its answers come over a network. *prefix*: that of
+    the mount."""
     if store.quick:
         return store
     directory = private_directory(settings.state / "replicas")
     _clear(directory)
     named = f"{settings.store}\n{settings.namespace}\n{mountpoint.absolute()}"
     path = directory / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:24]}.db"
-    return Replica(store, _opened(path), lease, strict=strict)
+    return Replica(store, _opened(path), lease, strict=strict, prefix=prefix)
 
 
 def _opened(path: Path) -> SQLite:

@@ -84,7 +84,7 @@ def serve_mount(
     with ExitStack() as stack:  # what is below ends before what is above
         guardian = stack.enter_context(closing(Guardian()))  # before there is what it could hold
         lease, sources = Lease(), Sources()
-        beside = partial(_replicated, settings, mountpoint, choices, lease)
+        beside = partial(_replicated, settings, (mountpoint, target), choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))
         parts.mimicdb.join(str(mountpoint))
         page = stack.enter_context(shown(settings, sources, parts.s3))
@@ -156,12 +156,17 @@ def _parts(
 
 
 def _replicated(
-    settings: Settings, mountpoint: Path, choices: MountChoices, lease: Lease, store: Backend
+    settings: Settings,
+    mount: tuple[Path, Target],
+    choices: MountChoices,
+    lease: Lease,
+    store: Backend,
 ) -> Backend:
     if not choices.replica:
         return store
+    mountpoint, target = mount
     strict = choices.store_loss == "eio"
-    return replicated(store, settings, mountpoint, lease, strict=strict)
+    return replicated(store, settings, mountpoint, lease, strict=strict, prefix=target.prefix)
 
 
 def _session(

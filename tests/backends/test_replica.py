@@ -249,6 +249,81 @@ def test_a_large_directory_is_not_copied_with_the_note_of_an_earlier_copy(
     assert mount("copy.db").notes_of("b", [""]) == ["rich"]
 
 
+class Meanwhile(Counted):
+    """A store that calls `meanwhile` in another thread between two pages of a directory: after it
+    has read the second one, and before that is returned."""
+
+    meanwhile = None
+
+    def children(self, bucket, directory, after="", limit=1000):
+        rows = super().children(bucket, directory, after, limit)
+        if after and self.meanwhile is not None:
+            thread = threading.Thread(target=self.meanwhile, daemon=True)
+            self.meanwhile = None
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+        return rows
+
+
+def test_the_log_is_taken_in_while_a_large_directory_is_copied(clock):
+    store = Meanwhile()
+    store.apply("b", [Entry(f"{n:04}", 1) for n in range(2500)])
+    store.mark("b", _WHOLE)
+    replica = Replica(store, SQLite(), Lease(clock))
+    replica.lease.renew()
+    followed = []
+
+    def others_write():  # in the first page, in the one that was just read, and behind both
+        store.apply("b", [Entry(name, 2) for name in ("0001", "1001", "1001a", "2400")], ["1002"])
+        replica.catch_up("b")
+        followed.append(replica.shared.seq("b"))
+
+    store.meanwhile = others_write
+    replica.bring("b", "")
+    assert followed == [replica.shared.seq("b")]
+    store.asked.clear()
+    found = {name: replica.get("b", name) for name in ("0001", "1001", "1001a", "1002", "2400")}
+    assert found == {
+        "0001": Entry("0001", 2),
+        "1001": Entry("1001", 2),
+        "1001a": Entry("1001a", 2),
+        "1002": None,
+        "2400": Entry("2400", 2),
+    }
+    assert len(replica.children("b", "", "", 5000)) == 2500
+    assert store.asked == []
+    replica.close()
+
+
+def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):
+    filled.apply("b", [Entry(f"{n:04}", 1) for n in range(1500)])
+    replica = mount(prefix="d/e/")
+    with replica.answering():
+        with pytest.raises(Uncopied) as missing:
+            replica.get("b", "d/e/")
+        assert missing.value.directory == "d/"
+        workers = [
+            threading.Thread(target=replica.bring, args=("b", each)) for each in ("d/", "d/e/")
+        ]
+        for worker in workers:
+            worker.start()
+            worker.join()
+        filled.away = True
+        assert replica.has_below("b", "d/e/")
+        assert replica.get("b", "d/e/") == Entry("d/e/", kind=LISTED)
+        assert names(replica, "d/e/") == ["d/e/y"]
+        filled.away = False
+    assert replica.figures()["directories"] == 1
+    filled.apply("b", [Entry("d/e/", 0, 7)])
+    replica.catch_up("b")
+    filled.asked.clear()
+    assert replica.get("b", "d/e/") == Entry("d/e/", 0, 7)
+    assert filled.asked == []
+    assert replica.get("b", "d/x") == Entry("d/x", 2)
+    assert filled.asked == ["get"]
+
+
 def test_another_epoch_means_that_nothing_is_copied(mount, filled):
     first = mount("copy.db")
     names(first)

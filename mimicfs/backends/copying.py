@@ -1,0 +1,360 @@
+"""The copy of a replica: what it has, how directories come into it, and how the log is applied.
+
+    copied     The directories of which the copy has all children, each with the scope that
+               covers it in the store, and what was noted of it.
+    named      The directories above the one that the mount shows, of which the copy has one name:
+               the one on the way.
+    coming     Those that are being copied: the log is applied to them, and nobody is answered
+               from them.
+    place      By bucket, the number of the last line of the log that the copy has taken in.
+
+INVARIANT: what the copy has of a copied directory is what the store had at one time not before
+line `place`; a subdirectory that is copied too and is empty by now may have rows below it.
+What a line changed is read from the store, not from the line, so that no line comes twice.
+
+The store is asked for the rows of a directory under no lock: the log can be taken in meanwhile,
+however large the directory is. What the log brought since the rows were asked for is newer than
+they are (`touched`), and stays.
+
+The copy outlives the mount. At the next one it goes on from its place, if that is in the log.
+
+Threading: any thread. `lock` protects all but `rows`, which any thread reads, and only its holder
+writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mimicfs.backends import OF_DIRECTORY, Backend
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.entry import LAST_KEY, Change, Entry, Scope, pages
+from mimicfs.errors import LogTrimmed
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000  # names, and lines of the log, that are read at a time
+_PLACE = "place"
+_NOTHING: Mapping[str, Scope] = {}
+
+
+@dataclass(slots=True, eq=False)
+class _Coming:
+    """*directories* are being copied. *touched*: the keys in them that the log brought since their
+    rows were asked for."""
+
+    directories: set[str]
+    touched: set[str] = field(default_factory=set)
+
+
+class Copying:
+    """Copies *shared* into *rows*. *prefix*: that of the mount, which shows nothing else."""
+
+    def __init__(self, shared: Backend, rows: SQLite, prefix: str = "") -> None:
+        self.rows = rows
+        self.lock = threading.RLock()
+        self._shared = shared
+        self._way = dict(_way(prefix))
+        self._copied: dict[str, dict[str, Scope]] = {}
+        self._named: dict[str, set[str]] = {}
+        self._coming: dict[str, list[_Coming]] = {}
+        self._places: dict[str, int] = {}
+        self._kept_places: dict[str, int] = {}
+        self._large = threading.Lock()  # held by the thread that copies a large directory
+
+    def resume(self) -> None:
+        """Go on from what an earlier mount has left. Raises StoreError."""
+        for bucket in self.rows.buckets():
+            place = self.rows.note(bucket.name, _PLACE)
+            if place is not None:
+                self._places[bucket.name] = self._kept_places[bucket.name] = int(place)
+                scopes = self.rows.scopes(bucket.name)
+                self._copied[bucket.name] = {scope.prefix: scope for scope in scopes}
+
+    # What there is
+
+    def of(self, bucket: str) -> Mapping[str, Scope]:
+        """Return the scopes of the copied directories."""
+        return self._copied.get(bucket, _NOTHING)
+
+    def has_name(self, bucket: str, directory: str, name: str) -> bool:
+        """Whether the copy knows *name* in *directory*, or that it is not there."""
+        return directory in self.of(bucket) or (
+            directory in self._named.get(bucket, ()) and self._is_on_way(directory, name)
+        )
+
+    def is_shown(self, directory: str) -> bool:
+        """Whether the mount may ask for more than one name in *directory*."""
+        return directory not in self._way
+
+    def _is_on_way(self, directory: str, name: str) -> bool:
+        return self._way.get(directory) == name.removesuffix("/")
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in list(self._copied.values()))
+
+    # Copying
+
+    def bring(self, bucket: str, directory: str) -> None:
+        """Copy *directory*, if the store has it whole. Raises StoreError."""
+        if directory in self.of(bucket):
+            return
+        if self.is_shown(directory):
+            self.bring_all(bucket, [directory])
+            return
+        with self.lock:
+            self._begin(bucket)
+            self._copy_names(bucket, [(directory, self._way[directory])])
+            self._named.setdefault(bucket, set()).add(directory)
+
+    def bring_all(self, bucket: str, directories: Collection[str]) -> None:
+        """Copy *directories*, those that the store has whole. Raises StoreError."""
+        missing = [each for each in directories if each not in self.of(bucket)]
+        for directory in self._copy_small(bucket, missing) if missing else ():
+            with self._large:
+                if directory not in self.of(bucket):
+                    self._copy_large(bucket, directory)
+
+    def _begin(self, bucket: str) -> None:
+        if bucket not in self._places:
+            self.forget(bucket)
+            self._places[bucket] = self._shared.seq(bucket)
+            self._copied[bucket] = {}
+
+    @contextmanager
+    def _asking(self, bucket: str, directories: Collection[str]) -> Iterator[_Coming]:
+        """Within, *directories* are coming."""
+        coming = _Coming(set(directories))
+        with self.lock:
+            self._begin(bucket)
+            self._coming.setdefault(bucket, []).append(coming)
+        try:
+            yield coming
+        finally:
+            with self.lock:
+                left = [each for each in self._coming.get(bucket, ()) if each is not coming]
+                self._coming[bucket] = left
+
+    def _copy_small(self, bucket: str, directories: Sequence[str]) -> list[str]:
+        """Copy those of *directories* that have one page; return those that have more."""
+        large: list[str] = []
+        whole: list[tuple[str, Scope, list[Entry]]] = []
+        with self._asking(bucket, directories) as coming:
+            found = self._shared.directories(bucket, directories, _PAGE)
+            with self.lock:
+                for directory, (scope, rows) in zip(directories, found, strict=True):
+                    if directory not in coming.directories or scope is None:
+                        continue
+                    if len(rows) < _PAGE:
+                        whole.append((directory, scope, rows))
+                    else:
+                        large.append(directory)
+                self._take_whole(bucket, whole, coming)
+        return large
+
+    def _take_whole(
+        self, bucket: str, whole: list[tuple[str, Scope, list[Entry]]], coming: _Coming
+    ) -> None:
+        notes = self._shared.notes_of(bucket, [directory for directory, _, _ in whole])
+        differences = [self._differs(bucket, (each, ""), rows, coming) for each, _, rows in whole]
+        with self.rows.together():
+            for (directory, scope, _), note, (new, gone) in zip(
+                whole, notes, differences, strict=True
+            ):
+                self._store(bucket, new, gone)
+                self._copied_now(bucket, directory, scope, note)
+
+    def _copy_large(self, bucket: str, directory: str) -> None:
+        """Copy page by page. Between two of them others may write."""
+        with self._asking(bucket, [directory]) as coming:
+            [(scope, rows)] = self._shared.directories(bucket, [directory], _PAGE)
+            after = ""
+            while scope is not None:
+                with self.lock:
+                    if directory not in coming.directories:
+                        return
+                    self._store(bucket, *self._differs(bucket, (directory, after), rows, coming))
+                    coming.touched.clear()
+                    if len(rows) < _PAGE:
+                        [note] = self._shared.notes_of(bucket, [directory])
+                        self._copied_now(bucket, directory, scope, note)
+                        return
+                after = rows[-1].key
+                rows = self._shared.children(bucket, directory, after, _PAGE)
+
+    def _differs(
+        self, bucket: str, place: tuple[str, str], rows: list[Entry], coming: _Coming
+    ) -> tuple[list[Entry], list[str]]:
+        """The store has *rows* at *place*, in a directory behind a key: return what is to be
+        stored, and what has gone."""
+        touched = coming.touched
+        gone = [key for key in self._gone(bucket, *place, rows) if key not in touched]
+        new = [row for row in rows if row.key not in touched] if touched else rows
+        return new, self._with_all_below(bucket, gone)
+
+    def _copied_now(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
+        scope = scope._replace(prefix=directory, deep=False)
+        with self.rows.together():
+            self.rows.mark(bucket, scope)
+            self.rows.set_note(bucket, OF_DIRECTORY + directory, note)
+        self._copied[bucket][directory] = scope
+
+    def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> Iterator[str]:
+        """Yield what the copy has of *directory* behind *after* although the store, of which
+        *rows* is the page there, has not."""
+        keys = {row.key for row in rows}
+        upto = rows[-1].key if len(rows) == _PAGE else LAST_KEY
+        while True:
+            page = self.rows.children(bucket, directory, after, _PAGE)
+            yield from (row.key for row in page if row.key not in keys and row.key <= upto)
+            if len(page) < _PAGE or page[-1].key > upto:
+                return
+            after = page[-1].key
+
+    def _with_all_below(self, bucket: str, keys: Iterable[str]) -> list[str]:
+        found: list[str] = []
+        for key in keys:
+            found.append(key)
+            if key.endswith("/"):
+                found += self._keys_below(bucket, key)
+        return found
+
+    def _keys_below(self, bucket: str, directory: str) -> list[str]:
+        scan = self.rows.scan
+        read = pages(lambda after: scan(bucket, directory, after, _PAGE), _PAGE, directory)
+        return [row.key for page in read for row in page]
+
+    def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:
+        if rows or gone:
+            self.rows.apply(bucket, rows, gone)
+
+    # The log. Whoever calls one of these holds `lock`.
+
+    def take_in(self, bucket: str) -> None:
+        """Take in all that the log of *bucket* has by now. Raises StoreError."""
+        while bucket in self._places:
+            try:
+                changes = self._shared.changes(bucket, self._places[bucket], _PAGE)
+            except LogTrimmed as exc:
+                log.info("s3://%s: %s; the copy starts anew", bucket, exc)
+                self.forget(bucket)
+                return
+            if not changes:
+                return
+            self._absorb(bucket, changes)
+            self._places[bucket] = changes[-1].seq
+            self._keep_place(bucket, _PAGE)
+
+    def _absorb(self, bucket: str, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.first != change.last:
+                self.drop(bucket, change.first, change.last)
+        keys = {change.first for change in changes if change.first == change.last}
+        wanted = dict.fromkeys(pair for key in keys for pair in self._ways(bucket, key))
+        if wanted:
+            self._copy_names(bucket, list(wanted))
+
+    def _copy_names(self, bucket: str, wanted: Sequence[tuple[str, str]]) -> None:
+        """Copy single names, each given as its directory and itself."""
+        rows: list[Entry] = []
+        gone: list[str] = []
+        keys: set[str] = set()
+        for (directory, name), found in zip(
+            wanted, self._shared.lookups(bucket, list(wanted)), strict=True
+        ):
+            for key, entry in zip((directory + name, f"{directory}{name}/"), found, strict=True):
+                keys.add(key)
+                if entry is None:
+                    gone.append(key)
+                else:
+                    rows.append(entry)
+        there = [key for key in gone if self._is_there(bucket, key)]
+        self._store(bucket, rows, self._with_all_below(bucket, there))
+        for coming in self._coming.get(bucket, ()):
+            coming.touched |= keys
+
+    def _is_there(self, bucket: str, key: str) -> bool:
+        if key.endswith("/"):
+            return self.rows.has_below(bucket, key)
+        return self.rows.get(bucket, key) is not None
+
+    def _ways(self, bucket: str, key: str) -> Iterator[tuple[str, str]]:
+        """Yield each directory with *key* in or below it of which there is a copy, or will be, and
+        the name there."""
+        coming = [each.directories for each in self._coming.get(bucket, ())]
+        while key:
+            directory, name = split(key)
+            if self.has_name(bucket, directory, name) or any(directory in each for each in coming):
+                yield directory, name.removesuffix("/")
+            key = directory
+
+    def drop(self, bucket: str, first: str, last: str) -> None:
+        """Anything between two keys may have changed: those directories are not copied now."""
+        copied = self._copied.get(bucket, {})
+        named = self._named.get(bucket, set())
+        coming = [each.directories for each in self._coming.get(bucket, ())]
+        near = [
+            directory
+            for directory in {*copied, *named}.union(*coming)
+            if directory <= last and first < directory + LAST_KEY
+        ]
+        self.rows.unmark_each(bucket, near)
+        for directory in near:
+            copied.pop(directory, None)
+            for each in (named, *coming):
+                each.discard(directory)
+
+    def remark(self, bucket: str, scope: Scope) -> None:
+        """The store has listed *scope*."""
+        copied = self._copied.get(bucket, {})
+        inside = [each for each in copied if each.startswith(scope.prefix)]
+        for each in inside if scope.deep else [scope.prefix]:
+            if each in copied:
+                copied[each] = scope._replace(prefix=each, deep=False)
+
+    def forget(self, bucket: str) -> None:
+        """Nothing of *bucket* is copied."""
+        for coming in self._coming.get(bucket, ()):
+            coming.directories.clear()
+        self._places.pop(bucket, None)
+        self._kept_places.pop(bucket, None)
+        self._copied.pop(bucket, None)
+        self._named.pop(bucket, None)
+        self.rows.unmark(bucket, "")
+        self.rows.set_note(bucket, _PLACE, None)
+
+    def forget_all(self) -> None:
+        for bucket in list(self._copied):
+            self.forget(bucket)
+
+    def _keep_place(self, bucket: str, lag: int) -> None:
+        """Note the place, if the one noted is *lag* behind: what comes twice does no harm."""
+        place = self._places.get(bucket)
+        if place is not None and place - self._kept_places.get(bucket, -lag) >= lag:
+            self.rows.set_note(bucket, _PLACE, str(place))
+            self._kept_places[bucket] = place
+
+    def close(self) -> None:
+        with self.lock:
+            for bucket in list(self._places):
+                self._keep_place(bucket, 1)
+            self.rows.close()
+
+
+def split(key: str) -> tuple[str, str]:
+    """Return the directory that *key* is in, and its name there."""
+    cut = key.rfind("/", 0, -1) + 1
+    return key[:cut], key[cut:]
+
+
+def _way(prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield each directory above *prefix*, and the name there that leads on."""
+    key = prefix if prefix.endswith("/") else ""
+    while key:
+        directory, name = split(key)
+        yield directory, name[:-1]
+        key = directory
