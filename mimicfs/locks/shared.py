@@ -45,7 +45,8 @@ from contextlib import contextmanager
 
 from mimicfs.backends import Backend
 from mimicfs.backends.sessions import sessions
-from mimicfs.errors import LogTrimmed, PosixError, StoreError, StoreUnavailable
+from mimicfs.errors import PosixError, StoreError, StoreUnavailable
+from mimicfs.locks.hearing import Hearing
 from mimicfs.locks.rows import (
     END,
     Lock,
@@ -72,7 +73,6 @@ UNSURE_S = LASTS_MS / 1000 - 1.0  # clocks run at rates that differ a little
 LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
 _SETTLES_S = 2.0  # how long somebody waits for the store to answer again
 _SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
-_AGAIN_S = 0.2
 
 
 class _File:
@@ -106,18 +106,14 @@ class SharedLocks:
         self._member = member
         self._clock = clock
         self.when_lost: Callable[[str], None] = lambda _: None  # with the name of a file
-        self._lock = threading.Lock()  # protects the three below
+        self._lock = threading.Lock()  # protects the two below
         self._files: dict[str, _File] = {}
-        self._listener: threading.Thread | None = None
         self._owed: set[str] = set()  # rows that may have more of us than we hold
         self._beaten = threading.Condition()
         self._beat_s = member.beat_s
         self._epochs = member.epoch_changes
         self._lease = 0  # another number after each time when others may have taken locks
-        self._closed = False
-        self._waiter = store.waiter()
-        self._place = 0  # in the log of LOCKS; of the listener
-        self._waits = threading.Event()  # somebody may be waiting
+        self._hearing = Hearing(store, LOCKS, LOOK_S, self._is_waited, self._heard)
 
     # What a mount asks
 
@@ -208,9 +204,7 @@ class SharedLocks:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._closed = True
-        self._waits.set()
-        self._waiter.close()
+        self._hearing.close()
         for at in list(self._files.values()):
             with at.turn:
                 at.held, at.waiting = (), []
@@ -416,10 +410,10 @@ class SharedLocks:
     ) -> tuple[Lock, ...] | None:
         """Return None if *most_s* was not enough."""
         end_s = time.monotonic() + most_s
-        self._listen()
+        self._hearing.begin()
         with at.turn:
             at.waiting = [*at.waiting, wanted]
-        self._waits.set()
+        self._hearing.look()
         before: tuple[Lock, ...] | None = None
         try:
             look_s = 0.0  # by when it is to look again at those who stand in the way
@@ -477,41 +471,12 @@ class SharedLocks:
             if not wake.done():
                 wake.set_result(None)
 
-    def _listen(self) -> None:
-        """See to it that lines of the log wake who waits. Raises StoreError."""
-        with self._lock:
-            if self._listener is not None:
-                return
-            self._place = self._store.seq(LOCKS)
-            self._listener = threading.Thread(target=self._run, name="locks", daemon=True)
-            self._listener.start()
+    def _is_waited(self) -> bool:
+        return any(each.waiting for each in list(self._files.values()))
 
-    def _run(self) -> None:
-        while not self._closed:
-            if not any(each.waiting for each in list(self._files.values())):
-                self._waits.clear()
-                if not any(each.waiting for each in list(self._files.values())):
-                    self._waits.wait()
-                continue
-            try:
-                self._hear()
-            except StoreError as exc:
-                log.debug("%s", exc)
-                time.sleep(_AGAIN_S)
-
-    def _hear(self) -> None:
-        if not self._waiter.wait({LOCKS: self._place}, LOOK_S):
-            return
-        try:
-            lines = self._store.changes(LOCKS, self._place)
-        except LogTrimmed:
-            self._place = self._store.seq(LOCKS)
-            names = set(self._files)
-        else:
-            self._place = lines[-1].seq if lines else self._place
-            names = {line.first for line in lines}
-        for name in names:
-            at = self._files.get(name)
+    def _heard(self, name: str | None) -> None:
+        for each in set(self._files) if name is None else (name,):
+            at = self._files.get(each)
             if at is not None:
                 self._wake(at)
 

@@ -1,7 +1,8 @@
 """Redis: the mirror in a server that several mounts and programs share. Redis or Valkey, 6.2+.
 
-`layout.py` says what is kept under which keys, `directories.py` reads them, `orphans.py` finds
-those that belong to nothing, `connecting.py` makes the client, `waiting.py` waits for news.
+`layout.py` says what is kept under which keys, `directories.py` and `walking.py` read them,
+`orphans.py` finds those that belong to nothing, `connecting.py` makes the client, `waiting.py`
+waits for news.
 Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
 or, if this user may not run scripts, a transaction (`transactions.py`).
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -59,15 +60,14 @@ from mimicfs.backends.redis.orphans import orphans, quoted
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
+from mimicfs.backends.redis.walking import ReadPage, names, walk
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.uncovering import prefixes_of
 from mimicfs.entry import BucketEntry, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000  # names of a directory that are read at a time
 _JUMP = 1_000_000  # numbers that a new epoch passes over
-_PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,11 +176,11 @@ class RedisBackend(Backend):
 
     @_ours
     def buckets(self) -> list[BucketEntry]:
-        names = [name for name, _ in self._names("", "", b"", LAST, _PAGE)]
+        found_names = [name for name, _ in names(self._pages(""), "")]
         pipe = self._client.pipeline(transaction=False)
-        for name in names:
+        for name in found_names:
             pipe.hgetall(f"{self._tag(name)}:meta")
-        found = zip(names, pipe.execute(), strict=True)
+        found = zip(found_names, pipe.execute(), strict=True)
         return [bucket_of(name, meta) for name, meta in found if meta.get(b"known") == b"1"]
 
     @_ours
@@ -262,6 +262,9 @@ class RedisBackend(Backend):
         page = self._page(bucket, directory, low, LAST, limit)
         return [child(directory + name, record) for name, record in page]
 
+    def _pages(self, bucket: str) -> ReadPage:
+        return functools.partial(self._page, bucket)
+
     def _page(
         self, bucket: str, directory: str, low: bytes, high: bytes, limit: int
     ) -> list[tuple[str, bytes]]:
@@ -279,43 +282,10 @@ class RedisBackend(Backend):
         if directory and directory == prefix and directory > after:
             own = self.get(bucket, directory)
             found += [own] if own is not None else []
-        found += islice(self._walk(bucket, directory, prefix, after, limit), limit - len(found))
+        found += islice(
+            walk(self._pages(bucket), directory, prefix, after, limit), limit - len(found)
+        )
         return found
-
-    def _walk(
-        self, bucket: str, directory: str, prefix: str, after: str, wanted: int
-    ) -> Iterator[Entry]:
-        """Yield the entries below *directory* that begin with *prefix* and come after *after*.
-
-        Depth first: names in order, each subdirectory's own entry before what is in it.
-        *wanted* is how many are likely to be taken.
-        """
-        size = min(max(wanted, _PAGE_MIN), _PAGE)
-        start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""
-        head, slash, _ = start.partition("/")
-        low = (head + slash).encode()
-        high = prefix[len(directory) :].partition("/")[0].encode() + LAST
-        for name, record in self._names(bucket, directory, low, high, size):
-            key = directory + name
-            if not key.startswith(prefix[: len(key)]):
-                if key > prefix:
-                    return
-                continue
-            if record and key > after and key.startswith(prefix):
-                yield entry_of(key, record)
-            if name.endswith("/"):
-                yield from self._walk(bucket, key, prefix, after, wanted)
-
-    def _names(
-        self, bucket: str, directory: str, low: bytes, high: bytes, size: int
-    ) -> Iterator[tuple[str, bytes]]:
-        """Yield the names from *low* up to *high*, with their records, read *size* at a time."""
-        while True:
-            page = self._page(bucket, directory, low, high, size)
-            yield from page
-            if len(page) < size:
-                return
-            low = page[-1][0].encode() + b"\0"
 
     @_ours
     def has_below(self, bucket: str, directory: str) -> bool:

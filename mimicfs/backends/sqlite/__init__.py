@@ -5,7 +5,8 @@ is read by seeking past each subdirectory ("d/" ... the next key is at least "d0
 
 `database.py` opens and checks the file, and says who reads and writes it; `rows.py` has the
 statements that several methods use, `directories.py` reads directories, `writing.py` and
-`scopes.py` write changes, `waiting.py` waits for commits of other processes.
+`scopes.py` write changes, `remembering.py` keeps what a thread has just read, `waiting.py` waits
+for commits of other processes.
 
 Threading: as said in database.py.
 """
@@ -19,7 +20,6 @@ from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
-from mimicfs.backends.ahead import Ahead
 from mimicfs.backends.pending import (
     LEARNED,
     IntentStep,
@@ -31,6 +31,7 @@ from mimicfs.backends.pending import (
 )
 from mimicfs.backends.sqlite.database import Database
 from mimicfs.backends.sqlite.directories import read_children
+from mimicfs.backends.sqlite.remembering import Remembered
 from mimicfs.backends.sqlite.rows import (
     BETWEEN,
     FROM,
@@ -46,13 +47,12 @@ from mimicfs.backends.sqlite.rows import (
     scope_of,
     successor,
 )
-from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, drop_scopes, unmark
+from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import logged, not_admitted, store
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total
 
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
-_PAGES_MAX = 16  # pages of `scan` that each thread remembers of one state of the file
 _TRIM_EVERY = 1000  # changes between two looks at the log's length
 
 P = ParamSpec("P")
@@ -85,6 +85,7 @@ class SQLite(Backend):
     def __init__(self, *args: Any, namespace: str = "", **kwargs: Any) -> None:
         super().__init__()
         self._db = Database(args, kwargs)
+        self._remembered = Remembered(self._db)
         self._namespace = namespace
         self._ids: dict[str, int] = {}  # of buckets; of `_db.lock`, as the next
         self._trim_at: dict[int, int] = {}
@@ -198,7 +199,7 @@ class SQLite(Backend):
         number = self._id(bucket)
         if not after and not self._db.in_memory:
             scan = functools.partial(self._behind, number)
-            ahead = self._ahead.take(bucket, self._version(), directory, limit, scan)
+            ahead = self._remembered.children(bucket, directory, limit, scan)
             if ahead is not None:
                 return ahead
         start = directory + "\0" if directory else ""
@@ -222,17 +223,7 @@ class SQLite(Backend):
     ) -> list[Entry]:
         if self._db.in_memory:
             return self._scan(bucket, prefix, after, limit)
-        # A program that lists in a loop asks for the same pages again and again.
-        pages: dict[tuple[str, str, str, int], list[Entry]]
-        now = self._version()
-        version, pages = getattr(self._db.local, "pages", (now, {}))
-        if version != now:
-            pages = {}
-        asked = (bucket, prefix, after, limit)
-        if asked not in pages and len(pages) < _PAGES_MAX:
-            pages[asked] = self._scan(*asked)
-        self._db.local.pages = (now, pages)
-        return list(pages[asked]) if asked in pages else self._scan(*asked)
+        return self._remembered.page((bucket, prefix, after, limit), self._scan)
 
     def _scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
         start = max(prefix, after + "\0" if after else "")
@@ -264,20 +255,6 @@ class SQLite(Backend):
         else:
             rows = self._db.rows(TOTAL.format(end=" AND key<?"), self._id(bucket), prefix, end)
         return Total(*rows[0])
-
-    # What each reading thread remembers of one state of the file
-
-    def _version(self) -> int:
-        """Return a number that is another one after every commit, also of this process."""
-        version: int = self._db.reader().execute("PRAGMA data_version").fetchone()[0]
-        return version
-
-    @property
-    def _ahead(self) -> Ahead:
-        ahead: Ahead | None = getattr(self._db.local, "ahead", None)
-        if ahead is None:
-            ahead = self._db.local.ahead = Ahead()
-        return ahead
 
     def _behind(self, bucket: int, key: str, limit: int) -> list[Entry]:
         rows = self._db.rows(FROM + " LIMIT ?", bucket, key + "\0", limit)
@@ -427,25 +404,13 @@ class SQLite(Backend):
 
     @_ours
     def scopes(self, bucket: str) -> list[Scope]:
-        rows = self._db.rows(
-            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope"
-            " WHERE bucket=? ORDER BY listed_ns",
-            self._id(bucket),
-        )
+        rows = self._db.rows(f"{SCOPES} ORDER BY listed_ns", self._id(bucket))
         return [scope_of(row) for row in rows]
 
     @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
-        cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
-        above = ["", *(directory[:cut] for cut in cuts[:-1])]
-        rows = self._db.rows(
-            "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope"
-            " WHERE bucket=? AND (prefix=? OR deep=1 AND prefix IN"
-            f" ({','.join('?' * len(above))})) ORDER BY listed_ns DESC LIMIT 1",
-            self._id(bucket),
-            directory,
-            *above,
-        )
+        sql, places = covering(directory)
+        rows = self._db.rows(sql, self._id(bucket), *places)
         return scope_of(rows[0]) if rows else None
 
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
@@ -456,15 +421,13 @@ class SQLite(Backend):
     @_ours
     def _covered(self, bucket: str, directory: str, deep: bool) -> bool:
         """As `covered`. Each thread remembers the last deep scope that it found."""
-        version = self._version()
-        known: tuple[str, int, str] = getattr(self._db.local, "deep", ("", -1, ""))
-        known_bucket, known_version, prefix = known
-        if (bucket, version) == (known_bucket, known_version) and directory.startswith(prefix):
+        if self._remembered.is_within_deep(bucket, directory):
             return True
+        version = self._db.version()
         found = self.cover(bucket, directory)
         if found is None or not found.deep:
             return super().covered(bucket, directory, deep=True) if deep else found is not None
-        self._db.local.deep = (bucket, version, found.prefix)
+        self._remembered.found_deep(bucket, version, found.prefix)
         return True
 
     # Notes

@@ -17,6 +17,22 @@ SCOPE = (
 PUT_SCOPE = "INSERT OR REPLACE INTO scope VALUES(?,?,?,?,?,?,?,?)"
 _SHOWS = "SELECT 1 FROM entry WHERE bucket=? AND key>=? AND key<? LIMIT 1"
 
+SCOPES = (
+    "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope WHERE bucket=?"
+)
+
+
+def covering(directory: str) -> tuple[str, list[str]]:
+    """Return the statement that selects the newest scope that covers the children of *directory*,
+    and its values behind the number of the bucket."""
+    cuts = [n + 1 for n, letter in enumerate(directory) if letter == "/"]
+    above = ["", *(directory[:cut] for cut in cuts[:-1])]
+    sql = (
+        f"{SCOPES} AND (prefix=? OR deep=1 AND prefix IN"
+        f" ({','.join('?' * len(above))})) ORDER BY listed_ns DESC LIMIT 1"
+    )
+    return sql, [directory, *above]
+
 
 def drop_scopes(db: sqlite3.Connection, bucket: int, prefix: str) -> None:
     """Drop those at and below *prefix*."""

@@ -1,0 +1,53 @@
+"""Reading many names of Redis in order: those of one directory, and all below one.
+
+Threading: none of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mimicfs.backends.redis.layout import LAST, entry_of
+from mimicfs.entry import Entry
+
+_PAGE = 1000  # names of a directory that are read at a time
+_PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
+
+# Of a bucket: (directory, low, high, limit) -> the first *limit* names from *low* up to *high*,
+# with their records.
+ReadPage = Callable[[str, bytes, bytes, int], list[tuple[str, bytes]]]
+
+
+def walk(read: ReadPage, directory: str, prefix: str, after: str, wanted: int) -> Iterator[Entry]:
+    """Yield the entries below *directory* that begin with *prefix* and come after *after*.
+
+    Depth first: names in order, each subdirectory's own entry before what is in it.
+    *wanted* is how many are likely to be taken.
+    """
+    size = min(max(wanted, _PAGE_MIN), _PAGE)
+    start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""
+    head, slash, _ = start.partition("/")
+    low = (head + slash).encode()
+    high = prefix[len(directory) :].partition("/")[0].encode() + LAST
+    for name, record in names(read, directory, low, high, size):
+        key = directory + name
+        if not key.startswith(prefix[: len(key)]):
+            if key > prefix:
+                return
+            continue
+        if record and key > after and key.startswith(prefix):
+            yield entry_of(key, record)
+        if name.endswith("/"):
+            yield from walk(read, key, prefix, after, wanted)
+
+
+def names(
+    read: ReadPage, directory: str, low: bytes = b"", high: bytes = LAST, size: int = _PAGE
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the names from *low* up to *high*, with their records, read *size* at a time."""
+    while True:
+        page = read(directory, low, high, size)
+        yield from page
+        if len(page) < size:
+            return
+        low = page[-1][0].encode() + b"\0"

@@ -1,0 +1,57 @@
+"""What each reading thread remembers of one state of the file: listings that it read ahead, the
+latest pages of scans, and the last deep scope.
+
+Each commit, also of this process, makes another state (PRAGMA data_version).
+
+Threading: any thread; what one remembers is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mimicfs.backends.ahead import Ahead, Scan
+from mimicfs.backends.sqlite.database import Database
+from mimicfs.entry import Entry
+
+_PAGES_MAX = 16  # pages of scans
+
+Page = tuple[str, str, str, int]  # bucket, prefix, after, limit
+
+
+class Remembered:
+    """What the threads that read *db* remember."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def children(self, bucket: str, directory: str, limit: int, scan: Scan) -> list[Entry] | None:
+        """Return the children of *directory* if they were read ahead, by *scan*."""
+        local = self._db.local
+        ahead: Ahead | None = getattr(local, "ahead", None)
+        if ahead is None:
+            ahead = local.ahead = Ahead()
+        return ahead.take(bucket, self._db.version(), directory, limit, scan)
+
+    def page(self, asked: Page, read: Callable[[str, str, str, int], list[Entry]]) -> list[Entry]:
+        """Return the page *asked*, by *read*. A program that lists in a loop asks for the same
+        pages again and again."""
+        local = self._db.local
+        now = self._db.version()
+        pages: dict[Page, list[Entry]]
+        version, pages = getattr(local, "pages", (now, {}))
+        if version != now:
+            pages = {}
+        if asked not in pages and len(pages) < _PAGES_MAX:
+            pages[asked] = read(*asked)
+        local.pages = (now, pages)
+        return list(pages[asked]) if asked in pages else read(*asked)
+
+    def is_within_deep(self, bucket: str, directory: str) -> bool:
+        """Whether the last deep scope that was found covers *directory*."""
+        last: tuple[str, int, str] = getattr(self._db.local, "deep", ("", -1, ""))
+        return last[:2] == (bucket, self._db.version()) and directory.startswith(last[2])
+
+    def found_deep(self, bucket: str, version: int, prefix: str) -> None:
+        """In state *version*, *prefix* has a deep scope."""
+        self._db.local.deep = (bucket, version, prefix)
