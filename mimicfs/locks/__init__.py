@@ -1,3 +1,3 @@
 """File locks that all mounts of a store share (-o locks=shared): `rows.py` says what a lock is and
 what stands against it, `shared.py` keeps them in the store,
-`hearing.py` wakes those who wait for one."""
+`listener.py` wakes those who wait for one."""

@@ -46,7 +46,7 @@ from contextlib import contextmanager
 from mimicfs.backends import Backend
 from mimicfs.backends.sessions import sessions
 from mimicfs.errors import PosixError, StoreError, StoreUnavailable
-from mimicfs.locks.hearing import Hearing
+from mimicfs.locks.listener import LockListener
 from mimicfs.locks.rows import (
     END,
     Lock,
@@ -113,7 +113,7 @@ class SharedLocks:
         self._beat_s = member.beat_s
         self._epochs = member.epoch_changes
         self._lease = 0  # another number after each time when others may have taken locks
-        self._hearing = Hearing(store, LOCKS, LOOK_S, self._is_waited, self._heard)
+        self._listener = LockListener(store, LOCKS, LOOK_S, self._is_waited, self._heard)
 
     # What a mount asks
 
@@ -204,7 +204,7 @@ class SharedLocks:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._hearing.close()
+        self._listener.close()
         for at in list(self._files.values()):
             with at.turn:
                 at.held, at.waiting = (), []
@@ -410,10 +410,10 @@ class SharedLocks:
     ) -> tuple[Lock, ...] | None:
         """Return None if *most_s* was not enough."""
         end_s = time.monotonic() + most_s
-        self._hearing.begin()
+        self._listener.begin()
         with at.turn:
             at.waiting = [*at.waiting, wanted]
-        self._hearing.look()
+        self._listener.look()
         before: tuple[Lock, ...] | None = None
         try:
             look_s = 0.0  # by when it is to look again at those who stand in the way

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _AGAIN_S = 0.2
 
 
-class Hearing:
+class LockListener:
     """Calls *heard* with the name of each file in the log *name* of *store*, or with None: that of
     any file. *is_waited*: whether anybody waits; looked at every *look_s*."""
 
