@@ -4,9 +4,10 @@ that serves it. The protocol is private: one line of JSON asks, one answers, the
     {"command": "status"}                     {"answer": {...}}
     {"command": "log-level", "level": "..."}  {"answer": ...} or {"error": "..."}
 
-The socket is 0600, in a directory of ours that is 0700, and who connects must be us or root
-(SO_PEERCRED): a directory may have been opened up since. It is reached by the descriptor of its
-directory, since the path of a Unix socket ends at 107 bytes, and since links are not followed so.
+The socket is 0600, in a directory of ours that is 0700, and a process that connects must be of our
+user or of root (SO_PEERCRED): a directory may have been opened up since. It is reached by the
+descriptor of its directory, since the path of a Unix socket ends at 107 bytes, and since links are
+not followed so.
 
 Threading: a thread accepts; each connection has one of its own, a few at once.
 """

@@ -2,8 +2,8 @@
 
 The locks of a file are a row (rows.py), noted beside LOCKS under the file's name; each change of a
 row compares it with what it was and replaces it in one step (`Backend.swap_note`). A caller that
-waits is in the row, too: who lets go of something then adds a line to the log of LOCKS, which wakes
-them.
+waits is in the row, too: a caller that lets go of something then adds a line to the log of LOCKS,
+which wakes them.
 
 The lease. A lock is its mount's as long as the session lives (member.py). One that is silent for
 member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So

@@ -265,8 +265,8 @@ def _directory(key: str) -> str:
 
 
 def _put_in_order(walk: _Walk, directory: Node) -> None:
-    """Note the order of inode numbers of the files that the kernel holds: who sorts them has
-    listed them."""
+    """Note the order of inode numbers of the files that the kernel holds: a program that sorts them
+    has listed them."""
     files = [
         node for node in list((directory.children or {}).values()) if node.kind is NodeKind.OBJECT
     ]

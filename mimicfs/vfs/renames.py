@@ -194,8 +194,9 @@ class Rename:
         return self.new.prefix + key[len(self.old.prefix) :]
 
     def _is_due(self, entry: Entry) -> bool:
-        """Whether *entry* is to be copied. Not again over what was written to the copy since: who
-        has a file open writes to the new place from then on, and that has all the old one had."""
+        """Whether *entry* is to be copied. Not again over what was written to the copy since: a
+        process that has a file open writes to the new place from then on, and that has all the old
+        one had."""
         name = entry.key[len(self.old.prefix) :]
         known = self.copies.get(name)
         if known is None:

@@ -2,10 +2,10 @@
 requests a day. A request that is too fast waits; one that is too many for the day is refused, and
 nothing is sent.
 
-Each limit is a point in time at which the next byte or request may go: who takes some moves it
-on by what that takes, and waits until the point where it was. So many threads share a limit in
-the order in which they came, and an unused second is not saved up. When the limit changes, all
-that wait take another place, by the new one; when it ends, all go.
+Each limit is a point in time at which the next byte or request may go: a thread that takes some
+moves it on by what that takes, and waits until the point where it was. So many threads share a
+limit in the order in which they came, and an unused second is not saved up. When the limit changes,
+all that wait take another place, by the new one; when it ends, all go.
 
 Threading: any thread. Each lock is a leaf, held for a few instructions, and not while one waits.
 """
