@@ -11,6 +11,8 @@ unpacking   the names and values in a request
 handed      /dev/fd/N as a mount point: a descriptor that another process has mounted
 observing   each request with its answer, while somebody looks
 operations  each request: its bytes to a call of posix.FileSystem, the result to bytes
+learning    calls that are repeated after what they lack was learned
+privileges  set-user-id and set-group-id bits that end with a change
 groups      the groups of a caller
 locking     locks of files: GETLK, SETLK, SETLKW
 pool        worker threads

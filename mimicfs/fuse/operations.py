@@ -14,13 +14,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from mimicfs.errors import PassingAbsence, PosixError, Unlisted
+from mimicfs.errors import PassingAbsence, PosixError
 from mimicfs.fuse import packing
 from mimicfs.fuse.abi import (
     BATCH_FORGET_IN,
@@ -60,9 +59,10 @@ from mimicfs.fuse.abi import (
     Opcode,
 )
 from mimicfs.fuse.counts import Counts
-from mimicfs.fuse.groups import is_member
+from mimicfs.fuse.learning import Learner
 from mimicfs.fuse.locking import LockRequests
 from mimicfs.fuse.packing import Packer
+from mimicfs.fuse.privileges import Privileges
 from mimicfs.fuse.unpacking import name_of, new_attr, two_names, user_name
 from mimicfs.posix import (
     UNKNOWN_MODE,
@@ -70,19 +70,16 @@ from mimicfs.posix import (
     Caller,
     FileLocks,
     FileSystem,
-    NewAttr,
     Opened,
     PassingAttr,
 )
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Data = bytes | memoryview
 Handler = Callable[[Caller, int, bytes], Data]
 
 _BODY = IN_HEADER.size
-_LEARNINGS_MAX = 16  # how often one request may find that something must be learned first
 _COPY_MAX = 0xFFFFF000  # the most that the 32 bits of COPY_FILE_RANGE's answer can say
 
 
@@ -122,6 +119,8 @@ class Operations:
         self._fs = fs
         self._locks = locks
         self._counts = counts or Counts()
+        self.sure = Learner(fs, self._counts).sure
+        self._privileges = Privileges(fs, self.sure)
         self._packer = packer
         self._passing = Packer(0, 0, 0)
         self._listed = listed
@@ -187,31 +186,6 @@ class Operations:
             for opcode, handler in handlers.items()
         }
 
-    def sure(
-        self,
-        caller: Caller,
-        call: Callable[[], T],
-        missing: Unlisted | None = None,
-        opcode: Opcode = Opcode.SETATTR,
-    ) -> T:
-        """Return call(), learning first whatever it says must be learned. Waits.
-
-        *missing* is what it said already. Raises the last Unlisted when it says so for ever.
-        """
-        counted = False
-        for _ in range(_LEARNINGS_MAX):
-            if missing is not None:
-                if not counted:
-                    self._counts.learned(opcode)
-                counted = True
-                self._fs.learn(caller, missing)
-            try:
-                return call()
-            except Unlisted as exc:
-                missing = exc
-        assert missing is not None
-        raise missing
-
     def undo(self, opcode: int, answer: Data) -> None:
         """Give back what *answer* gave the kernel: it could not be delivered."""
         for ino in _held(opcode, answer):
@@ -265,7 +239,7 @@ class Operations:
         valid, _, file_handle, *_ = fields
         handle = file_handle if valid & Fattr.FH else None
         new = new_attr(fields, time.time_ns())
-        new = self._without_privileges(caller, nodeid, handle, valid, new)
+        new = self._privileges.without(caller, nodeid, handle, valid, new)
         return self._packer.attributes(self._fs.setattr(caller, nodeid, new, handle))
 
     def readdir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
@@ -365,7 +339,7 @@ class Operations:
     def open(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         flags, open_flags = OPEN_IN.unpack_from(request, _BODY)
         if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
-            self._drop_privileges(caller, nodeid, None)
+            self._privileges.drop(caller, nodeid, None)
         return self._open_out(self._fs.open(caller, nodeid, flags))
 
     def _open_out(self, opened: Opened) -> bytes:
@@ -391,7 +365,7 @@ class Operations:
         if len(data) != size:
             raise PosixError(errno.EINVAL, f"WRITE of {size} bytes brought {len(data)}")
         if write_flags & WRITE_KILL_SUIDGID:
-            self._drop_privileges(caller, nodeid, handle)
+            self._privileges.drop(caller, nodeid, handle)
         # A page that was written through a mapping has the flags of no descriptor.
         append = bool(flags & os.O_APPEND) and not write_flags & WRITE_CACHE
         return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data, append=append), 0)
@@ -432,7 +406,7 @@ class Operations:
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
         if caller.uid:  # the kernel says nothing here, and leaves root's files alone
-            self._drop_privileges(caller, nodeid, handle)
+            self._privileges.drop(caller, nodeid, handle)
         self._fs.fallocate(caller, handle, mode, offset, size)
         return b""
 
@@ -480,28 +454,6 @@ class Operations:
     def removexattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.removexattr(caller, nodeid, user_name(request, _BODY))
         return b""
-
-    # HANDLE_KILLPRIV_V2: set-user-id and set-group-id bits end when a file is changed. The
-    # kernel says when; without the flag it asked for security.capability before each write.
-
-    def _drop_privileges(self, caller: Caller, ino: int, handle: int | None) -> None:
-        new = self._without_privileges(caller, ino, handle, Fattr.KILL_SUIDGID, NewAttr())
-        if new.mode is not None:
-            self._fs.drop_privileges(caller, ino, new.mode, handle)
-
-    def _without_privileges(
-        self, caller: Caller, ino: int, handle: int | None, valid: int, new: NewAttr
-    ) -> NewAttr:
-        """Return *new* with the mode that remains after the change that *valid* describes."""
-        if new.mode is not None or not valid & (Fattr.KILL_SUIDGID | Fattr.UID | Fattr.GID):
-            return new
-        attr = self.sure(caller, lambda: self._fs.getattr(caller, ino, handle))
-        mode = attr.mode
-        if stat.S_ISDIR(mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
-            return new
-        kept = not mode & stat.S_IXGRP and is_member(caller, attr.gid)
-        drop = stat.S_ISUID | (0 if kept else stat.S_ISGID)
-        return new._replace(mode=stat.S_IMODE(mode & ~drop))
 
 
 def _held(opcode: int, answer: Data) -> Iterator[int]:

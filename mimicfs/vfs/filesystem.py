@@ -2,7 +2,7 @@
 goes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of FUSE.
 
 Others do most of it: `tree.py` shows names, `handles.py` has the bytes of open files, `making.py`
-makes directories and links, `moves.py` renames, `control.py` answers for the control file and the
+makes directories and links, `leaving.py` removes and renames, `control.py` answers for the control file and the
 attributes `user.mimicfs.*`, and `kernel.py` tells the kernel what changed.
 
 Threading: any method, many threads. Two changes in one directory never meet: the kernel
@@ -35,7 +35,6 @@ from mimicfs.files.journal import Journal
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import (
-    RENAME_NOREPLACE,
     Attr,
     Caller,
     DirEntry,
@@ -55,9 +54,10 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.leaving import Leaving
 from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.making import Making, check_in_bucket
-from mimicfs.vfs.moves import Mover, NamePlace
+from mimicfs.vfs.moves import Mover
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
@@ -133,7 +133,6 @@ class VFS:
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         intents = Intents(journal.directory / RENAMES, s3.account())
         renames = Renames(mimicdb, s3, syncer, intents)
-        self._names = Replacing(mimicdb, s3, syncer, self._handles, self._tree)
         self._xattrs = ExtendedAttributes(
             mimicdb,
             self._control,
@@ -144,7 +143,7 @@ class VFS:
             self._tree,
         )
         self._vacated = Vacated(s3)
-        self._mover = Mover(
+        mover = Mover(
             mimicdb,
             s3,
             syncer,
@@ -154,6 +153,9 @@ class VFS:
             self._kernel,
             self._vacated,
         )
+        replacing = Replacing(mimicdb, s3, syncer, self._handles, self._tree)
+        parts = (self._tree, self._handles, replacing, mover, roots, self._kernel)
+        self._leaving = Leaving(s3, *parts, options.buckets)
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
@@ -244,63 +246,15 @@ class VFS:
         return self._made(self._making.directory, caller, parent, name, mode)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
-        directory = self._tree.changeable(parent)
-        node = self._tree.named(directory, name)
-        if not node.is_directory:
-            raise PosixError(errno.ENOTDIR, repr(name))
-        with self._tree.removing(node):
-            if directory.kind == NodeKind.ACCOUNT:
-                self._s3.delete_bucket(node.bucket)
-                self._roots.forget(node.bucket)
-            else:
-                self._names.empty(node)
-                self._names.remove(node.bucket, node.key)
-                self._keep(directory)
-            self._touch(directory)
+        self._leaving.rmdir(parent, name)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
-        directory = self._tree.changeable(parent)
-        self._options.buckets.check_writable(directory.bucket)
-        node = self._tree.named(directory, name)
-        if node.is_directory:
-            raise PosixError(errno.EISDIR, repr(name))
-        key = node.key  # it has none once it is found to be another version
-        with self._handles.leaving(node, caller.cancellation) as file:
-            if file is None or file.entry is not None:
-                self._s3.delete(directory.bucket, key)
-                directory.content = directory.content and bool(node.component)
-                self._keep(directory)
-            self._touch(directory)
-            self._kernel.name_gone(directory, node.component)
+        self._leaving.unlink(caller, parent, name)
 
     def rename(
         self, caller: Caller, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
     ) -> None:
-        if flags & ~RENAME_NOREPLACE:
-            raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
-        source, target = self._tree.changeable(parent), self._tree.changeable(new_parent)
-        if NodeKind.ACCOUNT in (source.kind, target.kind):
-            raise PosixError(
-                errno.EPERM, "S3 cannot rename a bucket or move a file out of all buckets"
-            )
-        for bucket in (source.bucket, target.bucket):
-            self._options.buckets.check_writable(bucket)
-        node = self._tree.named(source, name)
-        component = self._tree.component(target, new_name, of_directory=node.is_directory)
-        replaced = self._names.replaceable(caller, node, target, new_name, flags)
-        old = node.component
-        places = (caller.cancellation, NamePlace(source, old), NamePlace(target, component))
-        with self._names.replacing(caller, node, replaced):
-            if node.is_directory:
-                self._mover.move_directory(*places)
-            else:
-                replace = not flags & RENAME_NOREPLACE
-                self._mover.move_file(*places, replace=replace)
-                self._kernel.name_gone(source, old)
-        self._keep(source)
-        self._kernel.returned(target)
-        self._touch(source)
-        self._touch(target)
+        self._leaving.rename(caller, (parent, name), (new_parent, new_name), flags)
 
     # Attributes
 
@@ -464,7 +418,7 @@ class VFS:
             self.inodes.holding(directory, component, NodeKind.OBJECT) as node,
         ):
             opened = self._handles.create(node, inherited, absent=absent, exclusive=exclusive)
-        self._touch(directory)
+        directory.mtime_ns = time.time_ns()
         return self._attr(caller, node, opened.handle), opened
 
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
@@ -540,11 +494,3 @@ class VFS:
         attr = make(caller, directory, name, *what)
         self._kernel.returned(directory)
         return attr
-
-    def _keep(self, directory: Node) -> None:
-        self._names.keep(directory)
-        self._kernel.returned(directory)
-
-    @staticmethod
-    def _touch(directory: Node) -> None:
-        directory.mtime_ns = time.time_ns()

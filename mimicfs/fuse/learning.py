@@ -1,0 +1,51 @@
+"""Calls that are repeated after what they lack was learned.
+
+Threading: no state; any thread that may wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mimicfs.errors import Unlisted
+from mimicfs.fuse.abi import Opcode
+from mimicfs.fuse.counts import Counts
+from mimicfs.posix import Caller, FileSystem
+
+T = TypeVar("T")
+
+_LEARNINGS_MAX = 16  # how often one request may find that something must be learned first
+
+
+class Learner:
+    """Has *fs* learn; *counts* the requests for which it does."""
+
+    def __init__(self, fs: FileSystem, counts: Counts) -> None:
+        self._fs = fs
+        self._counts = counts
+
+    def sure(
+        self,
+        caller: Caller,
+        call: Callable[[], T],
+        missing: Unlisted | None = None,
+        opcode: Opcode = Opcode.SETATTR,
+    ) -> T:
+        """Return call(), learning first whatever it says must be learned. Waits.
+
+        *missing* is what it said already. Raises the last Unlisted when it says so for ever.
+        """
+        counted = False
+        for _ in range(_LEARNINGS_MAX):
+            if missing is not None:
+                if not counted:
+                    self._counts.learned(opcode)
+                counted = True
+                self._fs.learn(caller, missing)
+            try:
+                return call()
+            except Unlisted as exc:
+                missing = exc
+        assert missing is not None
+        raise missing

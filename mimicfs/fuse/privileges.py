@@ -1,0 +1,44 @@
+"""HANDLE_KILLPRIV_V2: set-user-id and set-group-id bits end when a file is changed. The kernel says
+when; without the flag it asked for security.capability before each write.
+
+Threading: no state; any thread that may wait.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+from mimicfs.fuse.abi import Fattr
+from mimicfs.fuse.groups import is_member
+from mimicfs.posix import Attr, Caller, FileSystem, NewAttr
+
+Sure = Callable[[Caller, Callable[[], Attr]], Attr]
+
+
+class Privileges:
+    """*sure* returns the attributes that a call returns, once they are learned."""
+
+    def __init__(self, fs: FileSystem, sure: Sure) -> None:
+        self._fs = fs
+        self._sure = sure
+
+    def drop(self, caller: Caller, ino: int, handle: int | None) -> None:
+        """Take away what a change of the bytes of *ino* by *caller* takes away."""
+        new = self.without(caller, ino, handle, Fattr.KILL_SUIDGID, NewAttr())
+        if new.mode is not None:
+            self._fs.drop_privileges(caller, ino, new.mode, handle)
+
+    def without(
+        self, caller: Caller, ino: int, handle: int | None, valid: int, new: NewAttr
+    ) -> NewAttr:
+        """Return *new* with the mode that remains after the change that *valid* describes."""
+        if new.mode is not None or not valid & (Fattr.KILL_SUIDGID | Fattr.UID | Fattr.GID):
+            return new
+        attr = self._sure(caller, lambda: self._fs.getattr(caller, ino, handle))
+        mode = attr.mode
+        if stat.S_ISDIR(mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
+            return new
+        kept = not mode & stat.S_IXGRP and is_member(caller, attr.gid)
+        drop = stat.S_ISUID | (0 if kept else stat.S_ISGID)
+        return new._replace(mode=stat.S_IMODE(mode & ~drop))

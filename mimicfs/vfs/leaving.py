@@ -1,0 +1,119 @@
+"""Names that leave their directory: rmdir, unlink and rename.
+
+Threading: any thread. Two changes in one directory never meet: the kernel locks the directory. No
+lock is held while S3 is waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from mimicfs.config.values import Buckets
+from mimicfs.errors import PosixError
+from mimicfs.posix import RENAME_NOREPLACE, Caller
+from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.inodes import Node, NodeKind
+from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.moves import Mover, NamePlace
+from mimicfs.vfs.replacing import Replacing
+from mimicfs.vfs.rootattributes import RootAttributes
+from mimicfs.vfs.tree import Tree
+
+Place = tuple[int, bytes]  # a directory, and a name in it
+
+
+class Leaving:
+    def __init__(
+        self,
+        s3: S3,
+        tree: Tree,
+        handles: Handles,
+        replacing: Replacing,
+        mover: Mover,
+        roots: RootAttributes,
+        kernel: Kernel,
+        buckets: Buckets,
+    ) -> None:
+        self._s3 = s3
+        self._tree = tree
+        self._handles = handles
+        self._replacing = replacing
+        self._mover = mover
+        self._roots = roots
+        self._kernel = kernel
+        self._buckets = buckets
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """As posix.FileSystem.rmdir."""
+        directory = self._tree.changeable(parent)
+        node = self._tree.named(directory, name)
+        if not node.is_directory:
+            raise PosixError(errno.ENOTDIR, repr(name))
+        with self._tree.removing(node):
+            if directory.kind == NodeKind.ACCOUNT:
+                self._s3.delete_bucket(node.bucket)
+                self._roots.forget(node.bucket)
+            else:
+                self._replacing.empty(node)
+                self._replacing.remove(node.bucket, node.key)
+                self._keep(directory)
+            _touch(directory)
+
+    def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
+        """As posix.FileSystem.unlink."""
+        directory = self._tree.changeable(parent)
+        self._buckets.check_writable(directory.bucket)
+        node = self._tree.named(directory, name)
+        if node.is_directory:
+            raise PosixError(errno.EISDIR, repr(name))
+        key = node.key  # it has none once it is found to be another version
+        with self._handles.leaving(node, caller.cancellation) as file:
+            if file is None or file.entry is not None:
+                self._s3.delete(directory.bucket, key)
+                directory.content = directory.content and bool(node.component)
+                self._keep(directory)
+            _touch(directory)
+            self._kernel.name_gone(directory, node.component)
+
+    def rename(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
+        """As posix.FileSystem.rename, of *old* to *new*."""
+        if flags & ~RENAME_NOREPLACE:
+            raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
+        source, target = self._directories(old, new)
+        node = self._tree.named(source, old[1])
+        component = self._tree.component(target, new[1], of_directory=node.is_directory)
+        replaced = self._replacing.replaceable(caller, node, target, new[1], flags)
+        old_component = node.component
+        places = NamePlace(source, old_component), NamePlace(target, component)
+        with self._replacing.replacing(caller, node, replaced):
+            if node.is_directory:
+                self._mover.move_directory(caller.cancellation, *places)
+            else:
+                replace = not flags & RENAME_NOREPLACE
+                self._mover.move_file(caller.cancellation, *places, replace=replace)
+                self._kernel.name_gone(source, old_component)
+        self._keep(source)
+        self._kernel.returned(target)
+        _touch(source)
+        _touch(target)
+
+    def _directories(self, old: Place, new: Place) -> tuple[Node, Node]:
+        """Return the directories of a rename. Raises PosixError EPERM, EROFS."""
+        source, target = self._tree.changeable(old[0]), self._tree.changeable(new[0])
+        if NodeKind.ACCOUNT in (source.kind, target.kind):
+            raise PosixError(
+                errno.EPERM, "S3 cannot rename a bucket or move a file out of all buckets"
+            )
+        for bucket in (source.bucket, target.bucket):
+            self._buckets.check_writable(bucket)
+        return source, target
+
+    def _keep(self, directory: Node) -> None:
+        self._replacing.keep(directory)
+        self._kernel.returned(directory)
+
+
+def _touch(directory: Node) -> None:
+    directory.mtime_ns = time.time_ns()
