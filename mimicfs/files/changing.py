@@ -96,7 +96,7 @@ class ChangingFile(StandingFile):
             return 0  # write(2): no bytes change nothing, not even behind the end
         self.interrupt()
         with self._change.taken(cancellation):
-            staging = self._staged_anew(cancellation)
+            staging = self._staged_anew(cancellation, at=offset)
             self._only_appended = False
             self._write(staging, offset, data, cancellation)
         return len(data)
@@ -131,14 +131,20 @@ class ChangingFile(StandingFile):
             self._layout.front = end
             self._send_ahead(staging, cancellation)
 
-    def _staged_anew(self, cancellation: Cancellation, keep: int | None = None) -> Staging:
-        """As `_staged`, also where the file turns out to stand on an old version and moves."""
+    def _staged_anew(
+        self, cancellation: Cancellation, keep: int | None = None, at: int = 0
+    ) -> Staging:
+        """As `_staged`, also where the file turns out to stand on an old version and moves. *at*:
+        where it is to be changed. If that is the end of the old version, or behind it, it was
+        chosen by its size, and would be somewhere among the bytes of the new one: raises
+        ObjectChanged, unless it is the end there, too."""
         while True:
             entry = self.entry
             try:
                 return self._staged(cancellation, keep)
             except ObjectChanged:
-                if self.entry is entry:
+                moved = self.entry is not entry
+                if not moved or (entry and at and at >= entry.size and at != self.size):
                     raise
 
     def zero(self, start: int, end: int, cancellation: Cancellation) -> None:
@@ -167,7 +173,7 @@ class ChangingFile(StandingFile):
                 self._check()
             if size == self.size and not self.dirty:
                 return
-            staging = self._staged_anew(cancellation, keep=size)
+            staging = self._staged_anew(cancellation, keep=size, at=size)
             self._only_appended = False
             self._note_change(staging)
             self._upload.changed(size, self._size_max)

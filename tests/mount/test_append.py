@@ -95,6 +95,29 @@ def test_what_is_no_append_still_keeps_its_bytes_aside(mount, client, bucket):
     assert body(client, bucket, "log") == b"another\n"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda fd: os.pwrite(fd, b"mine\n", os.lseek(fd, 0, os.SEEK_END)),
+        lambda fd: os.pwritev(fd, [b"mine\n"], 0, os.RWF_APPEND),
+        lambda fd: os.pwrite(fd, b"mine\n", 8),
+        lambda fd: os.ftruncate(fd, os.fstat(fd).st_size + 3),
+        lambda fd: os.posix_fallocate(fd, 0, 8),
+    ],
+)
+def test_a_change_at_the_old_end_is_estale_where_others_have_moved_the_end(
+    mount, client, bucket, write
+):
+    """Its place was chosen by a size that is another by now: it would be among their bytes."""
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR)
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\nsecond of another\n")
+    with pytest.raises(OSError, match="Stale"):
+        write(log)
+    os.close(log)
+    assert body(client, bucket, "log") == b"first\nsecond of another\n"
+
+
 def test_a_deleted_object_is_not_brought_back_by_an_append(mount, client, bucket):
     client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
     log = os.open(mount / "log", os.O_WRONLY | os.O_APPEND)
