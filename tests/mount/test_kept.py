@@ -189,3 +189,23 @@ def test_a_key_of_its_own_goes_along_with_each_copy(
         os.setxattr(mount / "e/c", "user.mimicfs.storage_class", b"STANDARD_IA")
         copied(mount / "e/c", "g")
     assert named == {"d/a": "key-1", "d/z": "key-1", "d/b": "key-1", "d/plain": "", "e/c": "key-1"}
+
+
+@pytest.mark.parametrize("expires", ["0", "-1", "Sun, 06 Nov 1994 08:49:37 +0000"])
+def test_expires_stays_as_it_was_written_though_it_is_no_date(mount, client, bucket, expires):
+    def as_it_is(params, **_):
+        params["headers"]["Expires"] = expires
+
+    client.meta.events.register("before-call.s3.PutObject", as_it_is)
+    client.put_object(Bucket=bucket, Key="a", Body=b"old")
+    client.meta.events.unregister("before-call.s3.PutObject", as_it_is)
+    for change in (
+        lambda: (mount / "a").chmod(0o600),
+        lambda: write(mount / "a", os.O_WRONLY, 1),
+        lambda: (mount / "a").rename(mount / "b"),
+        lambda: (mount / "b").rename(mount / "a"),
+    ):
+        change()
+        [key] = os.listdir(mount)
+        headers = client.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
+        assert headers["expires"] == expires

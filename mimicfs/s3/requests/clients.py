@@ -184,6 +184,7 @@ class Clients:
         from mimicfs.s3.mimicking.learning import learning
         from mimicfs.s3.mimicking.sent import note
         from mimicfs.s3.requests.rules import Rules
+        from mimicfs.s3.transport.verbatim import OPERATIONS, keep_expires
         from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
@@ -211,7 +212,8 @@ class Clients:
             ask = layer(ask)
         client._make_api_call = ask
         events = client.meta.events
-        for operation in ("PutObject", "CopyObject", "CreateMultipartUpload"):
+        keep_expires(events)
+        for operation in OPERATIONS:
             # Else an object whose metadata is not ASCII could neither be changed nor copied.
             events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
         events.register("request-created.s3", _do_not_ask_first)

@@ -59,8 +59,8 @@ class Content(NamedTuple):
     def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
         """Return what the answer to a HEAD says, with *meta*."""
         headers = {name: answer[name] for name in _HEADERS if name in answer}
-        if "Expires" in headers:  # kept as it was written, in a form that JSON has
-            headers["Expires"] = answer.get("ExpiresString") or str(headers["Expires"])
+        if "ExpiresString" in answer or "Expires" in answer:  # kept as it was written (verbatim.py)
+            headers["Expires"] = str(answer.get("ExpiresString") or headers["Expires"])
         storage_class = kept_class(answer.get("StorageClass", ""))
         if storage_class:
             headers["StorageClass"] = storage_class

@@ -5,6 +5,7 @@ http         connections, with limits of time
 plain        plain HTTP/1.1 in few steps; the rest is http.client's
 wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers
+verbatim     Expires as it was written
 everywhere   signatures for all regions at once (multi-region access points)
 credentials  what requests are signed with, loaded anew when S3 calls it expired
 traffic      what is asked, counted; slow requests, logged

@@ -348,6 +348,8 @@ def _answer(status: int, headers: dict[str, str], told_by: _Told) -> dict[str, A
             if name.startswith("x-amz-meta-")
         },
     }
+    if "expires" in headers:  # as it was written, as botocore has it: it may be no date
+        told["ExpiresString"] = headers["expires"]
     for header, value in headers.items():
         name, kind = told_by.get(header, ("", ""))
         if name:
