@@ -2,8 +2,8 @@
 goes to S3 first and to the mirror second. Implements posix.FileSystem; knows nothing of FUSE.
 
 Others do most of it: `tree.py` shows names, `handles.py` has the bytes of open files, `making.py`
-makes directories and links, `leaving.py` removes and renames, `control.py` answers for the control file and the
-attributes `user.mimicfs.*`, and `kernel.py` tells the kernel what changed.
+makes directories and links, `leaving.py` removes and renames, `control.py` answers for the control
+file and the attributes `user.mimicfs.*`, and `kernel.py` tells the kernel what changed.
 
 Threading: any method, many threads. Two changes in one directory never meet: the kernel
 locks the directory. State is in the mirror, the inode table and the handle table, each with
@@ -405,11 +405,13 @@ class VFS:
         check_in_bucket(directory)
         self._options.buckets.check_writable(directory.bucket)
         component = self._tree.new_name(directory, name)
-        meta = metadata.written(
-            metadata.file_mode(mode), *self._ownership.of_new(caller, directory)
-        )
         place = (directory.bucket, directory.key + component)
-        content = Content(metadata.content_type(component), meta)
+        if component:
+            owner = self._ownership.of_new(caller, directory)
+            meta = metadata.written(metadata.file_mode(mode), *owner)
+            content = Content(metadata.content_type(component), meta)
+        else:  # the bytes of a marker, which has the attributes of its directory
+            content = self._stored.of_marker(*place)
         # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
         exclusive = bool(flags & os.O_EXCL)
         absent = exclusive or not flags & os.O_TRUNC

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEPT, OBJECT, Entry
-from mimicfs.errors import PosixError, Unlisted
+from mimicfs.errors import KeyNotFound, PosixError, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -73,7 +73,8 @@ class StoredAttributes:
             node.mtime_ns = new.mtime_ns
         if not self._options.buckets.of(node.bucket).keeps_metadata:
             return  # as on a disk that has no owners: cp -a and rsync -a go on
-        kind, mode = stat.S_IFMT(now.mode), now.mode if new.mode is None else new.mode
+        kind = stat.S_IFMT(now.mode) if node.component else stat.S_IFDIR
+        mode = now.mode if new.mode is None else new.mode
         said = metadata.written(
             kind | stat.S_IMODE(mode),
             now.uid if new.uid is None else new.uid,
@@ -82,6 +83,8 @@ class StoredAttributes:
             new.atime_ns,
         )
         self._change(node, lambda meta: {**meta, **said}, new.mtime_ns)
+        if node.parent is not None and not node.is_directory and not node.component:
+            self._kernel.attributes_changed(node.parent)  # a marker's are those of its directory
 
     # Extended attributes
 
@@ -119,6 +122,13 @@ class StoredAttributes:
             return metadata.with_xattrs(meta, found)
 
         self._change(node, change)
+
+    def of_marker(self, bucket: str, key: str) -> Content:
+        """Return what is stored with the marker object of a directory, if it has one."""
+        try:
+            return self._s3.kept.of(bucket, key)[1]
+        except KeyNotFound:
+            return Content(DIRECTORY_TYPE)
 
     # Special files. What the mirror does not know may be there: none of it is replaced.
 

@@ -86,6 +86,20 @@ def test_no_directory_gets_the_name_of_an_object_beside_one(mount: Path) -> None
     assert os.listdir(mount) == ["made"]
 
 
+@moto_only
+def test_the_content_of_a_marker_leaves_the_directory_its_attributes(
+    mount: Path, client: Any, bucket: str
+) -> None:
+    (mount / "d").mkdir(mode=0o750)
+    os.setxattr(mount / "d", "user.a", b"1")
+    (mount / "d/%object").write_bytes(b"content")
+    (mount / "d/%object").chmod(0o710)
+    assert ((mount / "d").stat().st_mode, os.getxattr(mount / "d", "user.a")) == (0o40710, b"1")
+    assert (mount / "d/%object").read_bytes() == b"content"
+    found = client.head_object(Bucket=bucket, Key="d/")
+    assert (found["ContentType"], found["Metadata"]["mode"]) == ("application/x-directory", "16840")
+
+
 def in_turn(client: Any, bucket: str, root: Path) -> None:
     """Read each file, and write it; then move it away, and back."""
     for key, name in NAMES.items():
