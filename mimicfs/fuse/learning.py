@@ -18,7 +18,7 @@ T = TypeVar("T")
 _LEARNINGS_MAX = 16  # how often one request may find that something must be learned first
 
 
-class Learner:
+class LearnedCalls:
     """Has *fs* learn; *counts* the requests for which it does."""
 
     def __init__(self, fs: FileSystem, counts: Counts) -> None:

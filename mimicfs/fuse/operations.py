@@ -59,7 +59,7 @@ from mimicfs.fuse.abi import (
     Opcode,
 )
 from mimicfs.fuse.counts import Counts
-from mimicfs.fuse.learning import Learner
+from mimicfs.fuse.learning import LearnedCalls
 from mimicfs.fuse.locking import LockRequests
 from mimicfs.fuse.packing import Packer
 from mimicfs.fuse.privileges import Privileges
@@ -119,7 +119,7 @@ class Operations:
         self._fs = fs
         self._locks = locks
         self._counts = counts or Counts()
-        self.sure = Learner(fs, self._counts).sure
+        self.sure = LearnedCalls(fs, self._counts).sure
         self._privileges = Privileges(fs, self.sure)
         self._packer = packer
         self._passing = Packer(0, 0, 0)
