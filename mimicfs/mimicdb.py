@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
@@ -493,6 +493,10 @@ class Mirror:
     def bring(self, bucket: str, directory: str) -> None:
         """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)
+
+    def one_state(self) -> AbstractContextManager[None]:
+        """Within, this thread reads of one state of the store, as Backend.one_state."""
+        return self.backend.one_state()
 
     @contextmanager
     def answering(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.entry import LAST_KEY, LISTED, BucketEntry, Change, Entry, Scope, Total, is_file, pages
@@ -120,6 +120,11 @@ class Backend(ABC):
         """Within, this thread answers a kernel: for what is not at hand it does not wait, but
         raises Uncopied."""
         yield
+
+    def one_state(self) -> AbstractContextManager[None]:
+        """Within, this thread may be answered from the state that the store had at its first
+        question: a look whether there is a newer one is then saved. It changes nothing there."""
+        return nullcontext()
 
     # Buckets
 

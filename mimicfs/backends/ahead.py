@@ -29,30 +29,40 @@ class Ahead:
         self._state: tuple[str, int] = ("", 0)  # bucket and version that the rest belongs to
         self._rows = Rows("")
         self._last = ""  # the directory that was read last
+        self._own: tuple[str, Entry | None] | None = None  # of the directory that was taken last
         self._run = 0  # how many were read in order up to that one
 
     def take(
-        self, bucket: str, version: int, directory: str, limit: int, scan: Scan
+        self, state: tuple[str, int], directory: str, limit: int, scan: Scan
     ) -> list[Entry] | None:
-        """Return the children of *directory*; None if it must be read by itself."""
-        if self._state != (bucket, version):
-            self._state = (bucket, version)
+        """Return the children of *directory* in *state*, a bucket and its version; None if it
+        must be read by itself."""
+        if self._state != state:
+            self._state = state
             self._rows = Rows("")
         self._run = self._run + 1 if directory > self._last else 0
         self._last = directory
+        self._own = None
         found = self._rows.whole.pop(directory, None)
         if found is None and self._run >= _WALK and directory:
             found = self._read_on(directory, scan)
+        if found is not None and directory != self._rows.first:
+            self._own = directory, self._rows.own.pop(directory, None)
         return found if found is None or len(found) < limit else None
+
+    def own(self, state: tuple[str, int], directory: str) -> tuple[bool, Entry | None]:
+        """Return whether the entry of *directory* itself is known, because its children were
+        taken last, and that."""
+        if self._own is None or self._state != state or self._own[0] != directory:
+            return False, None
+        return True, self._own[1]
 
     def _read_on(self, directory: str, scan: Scan) -> list[Entry] | None:
         most = min(_ROWS_MIN << self._run - _WALK, _ROWS_MAX)
         if not self._rows.within(directory):
             self._rows = Rows(directory)
         # A walk does not come back to what lies before it.
-        self._rows.whole = {
-            name: children for name, children in self._rows.whole.items() if name > directory
-        }
+        self._rows.drop_before(directory)
         rows = scan(self._rows.last, most)
         self._rows.add(rows, ended=len(rows) < most)
         return self._rows.whole.pop(directory, None)
@@ -67,7 +77,8 @@ class Rows:
 
     def __init__(self, directory: str) -> None:
         self.whole: dict[str, list[Entry]] = {}
-        self.last = directory
+        self.own: dict[str, Entry] = {}  # the entries of those directories themselves
+        self.first = self.last = directory
         # The directories that the last row was in, from the top, and what was seen of them.
         # Those above *directory* began before the first row: None.
         parts = directory.split("/")[:-1]
@@ -80,6 +91,11 @@ class Rows:
     def within(self, directory: str) -> bool:
         """Whether *directory* has begun, and will be whole when more rows are seen."""
         return any(name == directory and seen is not None for name, seen in self._inside)
+
+    def drop_before(self, directory: str) -> None:
+        """Forget the directories up to *directory*, which is behind them in the order of keys."""
+        self.whole = {name: seen for name, seen in self.whole.items() if name > directory}
+        self.own = {name: entry for name, entry in self.own.items() if name >= directory}
 
     def add(self, rows: Iterable[Entry], *, ended: bool) -> None:
         """Take the entries behind `last`; *ended*: there are no more in the bucket."""
@@ -99,7 +115,9 @@ class Rows:
                 place, children = below, []
                 self._inside.append((place, children))
                 slash = key.find("/", slash + 1)
-            if children is not None and key != place:
+            if key == place:
+                self.own[place] = row
+            elif children is not None:
                 children.append(row)
         if ended:
             self.whole.update((name, seen) for name, seen in self._inside if seen is not None)

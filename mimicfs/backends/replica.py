@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from mimicfs.backends import Backend
@@ -84,6 +84,9 @@ class Replica(Forwarding):
             yield
         finally:
             self._answering = 0
+
+    def one_state(self) -> AbstractContextManager[None]:
+        return self._copy.one_state()
 
     def figures(self) -> dict[str, int]:
         """Return what a mount says of its replica."""

@@ -12,7 +12,10 @@ at again for what is new), and what a HEAD has said stays with the version of it
 An object that appears in a plain directory later may be of another kind: then the newest are asked.
 And after so many plain directories, and not one that is rich, those of the same bucket that have no
 marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
-a data lake costs no request for each of its directories.
+a data lake costs no request for each of its directories. Once the first few are found plain, the
+others that it takes are chosen from all over the bucket (spread.py), and one name of each is
+asked, all at once: neither does a `find` wait for them one after the other, nor do the directories
+that it comes to first speak for all.
 
 Threading: any thread; `needs` and `check` wait for nothing but the store. Of several threads that
 want the same directory asked, one asks.
@@ -35,11 +38,13 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import heads
+from mimicfs.vfs import spread
 
 log = logging.getLogger(__name__)
 
 _ALL = "look"  # the note of how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
+_FEW = 4  # plain directories, after which others from all over the bucket are asked about
 _RICH, _PLAIN = "rich", "plain"
 _SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
 _AGAIN_S = 10.0  # after which S3 is asked again that could not be
@@ -84,6 +89,7 @@ class FirstLook:
         self._doubtful: dict[_Where, list[str]] = {}
         self._unsampled: dict[_Where, float] = {}  # S3 could not be asked then (time.monotonic)
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
+        self._glanced: set[_Where] = set()  # one name of each has been asked
         self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
         self._asking: dict[_Where, Future[None]] = {}
         # The objects of which S3 tells us nothing: bucket, key, ETag.
@@ -233,12 +239,15 @@ class FirstLook:
                 and not self.knows(where[0], entry.key, entry)
             ]
             sample = _sample(key if verdict is None else "", where[1], unknown)
+            sample = sample[: _SAMPLE - (where in self._glanced)]
             if sample and not self._sampled(where, sample, cancellation):
                 return False
             if sample:
                 found = (self._mimicdb.entry(where[0], each) for each in sample)
                 rich = _any_rich(entry for entry in found if entry is not None)
         self._decide(where, _Verdict(rich, newest_ns), verdict)
+        if self._plain.get(where[0]) == _FEW and verdict is None:
+            self._look_all_over(where[0], cancellation)
         if rich and unsampled:  # what was shown meanwhile may be wrong
             keys = [entry.key for entry in entries]
             self._mimicdb.announce(where[0], Difference([], keys, [], 0))
@@ -264,10 +273,34 @@ class FirstLook:
         self._mimicdb.set_note_of(*where, verdict.text)
         count = self._found_plain(bucket)
         if 0 <= count < _MANY or (verdict.rich and count >= 0):
-            count = -1 if verdict.rich else count + 1
-            with self._lock:
-                self._plain[bucket] = count
-            self._mimicdb.set_note(bucket, _ALL, _RICH if verdict.rich else str(count))
+            self._count(bucket, -1 if verdict.rich else count + 1)
+
+    def _count(self, bucket: str, plain: int) -> None:
+        """Note that so many directories were found *plain*; -1: one is rich."""
+        with self._lock:
+            self._plain[bucket] = plain
+        self._mimicdb.set_note(bucket, _ALL, _RICH if plain < 0 else str(plain))
+
+    def _look_all_over(self, bucket: str, cancellation: Cancellation) -> None:
+        """Ask about one name in each of so many directories from all over *bucket* that the rest
+        of it can be believed to be like them. Where there are not as many, each is looked at."""
+        found = spread.directories(self._mimicdb, bucket, _MANY)
+        new = {name: found[name] for name in found if not self._verdicts.get((bucket, name))}
+        if len(new) < _MANY - _FEW:
+            return
+        keys: list[str] = []
+        for name, entries in new.items():
+            unknown = [each for each in entries if not self.knows(bucket, each.key, each)]
+            keys += _sample("", name, unknown)[:1]
+        try:
+            self._ask((bucket, ""), keys, cancellation)
+        except NOTHING_SAID as exc:  # each directory is looked at, as it comes
+            log.debug("s3://%s: %s", bucket, exc)
+            return
+        self._glanced |= {(bucket, name) for name in new}
+        asked = (self._mimicdb.entry(bucket, key) for key in keys)
+        rich = any(map(_any_rich, new.values())) or _any_rich(each for each in asked if each)
+        self._count(bucket, -1 if rich else _MANY)
 
     def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
         bucket = where[0]

@@ -11,6 +11,7 @@ Thread-safe: the table of listings has a lock; a listing is locked while it is r
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import OrderedDict
@@ -48,7 +49,7 @@ _NOTHING = DirectoryPage([], "", "", False, -1)
 class Listing:
     """One reader's way through one directory."""
 
-    def __init__(self, number: int, read: Callable[[str, int], DirectoryPage]) -> None:
+    def __init__(self, number: int, read: Callable[[str, int, int], DirectoryPage]) -> None:
         self.number = number
         self.lock = threading.Lock()  # protects all below
         self._read = read
@@ -63,13 +64,13 @@ class Listing:
         elif self._page.generation != generation:
             self._keep(index - self._start)
         while not self._page.ended and self._start + len(self._page.rows) < index + want:
-            self._read_on(index, max(want, _PAGE))
+            self._read_on(index, max(want, _PAGE), generation)
         return self._page.rows[index - self._start :]
 
-    def _read_on(self, index: int, want: int) -> None:
+    def _read_on(self, index: int, want: int, now: int) -> None:
         """Add a page, and drop the rows before *index*."""
         rows, after, upto, _, generation = self._page
-        more = self._read(upto, want)
+        more = self._read(upto, want, now)
         cut = min(index - self._start, len(rows))
         if cut:
             after = rows[cut - 1][2].key
@@ -115,7 +116,8 @@ class Listings:
             if found is None:
                 self._last = self._last + 1 & 0x3FFF_FFFF or 1
                 number = self._last
-                found = Listing(number, lambda after, want: self._page(node, after, want, unsaved))
+                read = functools.partial(self._page, node, unsaved)
+                found = Listing(number, read)
             self._open[number] = found
             self._open.move_to_end(number)
             while len(self._open) > _LISTINGS_MAX:
@@ -123,10 +125,15 @@ class Listings:
         return found
 
     def _page(
-        self, node: Node, after: str, want: int, unsaved: Callable[[], Iterable[str]]
+        self,
+        node: Node,
+        unsaved: Callable[[], Iterable[str]],
+        after: str,
+        want: int,
+        generation: int,
     ) -> DirectoryPage:
-        """Return the rows of the next *want* names behind key *after*."""
-        generation = self._mimicdb.generation
+        """Return the rows of the next *want* names behind key *after*, of *generation* of the
+        mirror or a later one."""
         directory = node.key
         entries = self._mimicdb.children(node.bucket, directory, after, want)
         ended = len(entries) < want

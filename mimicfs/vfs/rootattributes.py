@@ -29,8 +29,9 @@ class RootAttributes:
         self._mimicdb = mimicdb
         self._buckets = buckets
         self._setting = threading.Lock()  # one at a time changes a note
-        self._lock = threading.Lock()  # protects the two below
+        self._lock = threading.Lock()  # protects the three below
         self._known: dict[str, Entry | None] = {}  # a bucket's is asked for once
+        self._created: dict[str, int] = {}  # in ns since the epoch; 0: nobody knows
         self._changes = 0  # what was read before the latest one may be older than it
 
     def entry(self, bucket: str) -> Entry | None:
@@ -48,6 +49,18 @@ class RootAttributes:
                 self._known[bucket] = found
             return self._known.get(bucket, found)
 
+    def created_ns(self, bucket: str) -> int:
+        """Return when *bucket* was made; 0 where that is not known."""
+        created_ns = self._created.get(bucket)
+        if created_ns is None:
+            before = self._changes
+            known = self._mimicdb.known_bucket(bucket)
+            created_ns = known.created_ns if known is not None else 0
+            with self._lock:
+                if self._changes == before:
+                    self._created[bucket] = created_ns
+        return created_ns
+
     def set(self, bucket: str, meta: Mapping[str, str]) -> None:
         with self._setting:
             self._mimicdb.set_note(bucket, _NOTE, json.dumps(dict(meta)))
@@ -60,6 +73,7 @@ class RootAttributes:
         with self._lock:
             for bucket in buckets:
                 self._known.pop(bucket, None)
+            self._created.clear()  # a list of buckets says it of others, too
             self._changes += 1
 
     def changed(self, bucket: str, difference: Difference | None) -> None:

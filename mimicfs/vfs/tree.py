@@ -77,7 +77,6 @@ class Tree:
         self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
         self._started_ns = time.time_ns()
-        self._created: dict[str, int] = {}  # when buckets were made: it does not change
 
     # Names
 
@@ -285,13 +284,7 @@ class Tree:
         return attr if certain else PassingAttr(*attr)
 
     def _created_ns(self, bucket: str) -> int:
-        created_ns = self._created.get(bucket)
-        if created_ns is None:
-            known = self._mimicdb.known_bucket(bucket)
-            if known is None or not known.created_ns:
-                return self._started_ns
-            created_ns = self._created[bucket] = known.created_ns
-        return created_ns
+        return self._roots.created_ns(bucket) or self._started_ns
 
     def _listed_ns(self, directory: Node) -> int:
         scope = self._mimicdb.cover(directory.bucket, directory.key)
@@ -335,14 +328,14 @@ class Tree:
             return []
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
         index = cookie & 0xFFFF_FFFF
-        fitting, nodes = self._hold_rows(directory, listing, index, (size, overhead), hold)
+        fitting, nodes, asks = self._hold_rows(directory, listing, index, (size, overhead), hold)
         if not fitting:
             return []
         mtime_ns = self._created_ns(directory.bucket)
         cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
         of_object = self._shown(directory.bucket).of_object
-        unknown = self._unknown(directory, fitting, nodes, hold)
+        unknown = self._unknown(directory, fitting, nodes, hold) if asks else set()
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             cookie += 1
             if node in unknown:
@@ -358,8 +351,9 @@ class Tree:
 
     def _hold_rows(
         self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
-    ) -> tuple[list[Row], list[Node]]:
-        """Return the rows from *index* on that *room* has place for, and their nodes.
+    ) -> tuple[list[Row], list[Node], bool]:
+        """Return the rows from *index* on that *room* has place for, their nodes, and whether
+        what is stored with some of them may have to be asked first.
 
         Changes from now on are told for these nodes. A change between reading the rows and making
         the nodes was told to nobody: then the rows are read again.
@@ -369,15 +363,16 @@ class Tree:
         nodes: list[Node] = []
         while True:
             generation = self._mimicdb.generation
-            with listing.lock, _asked(directory):
+            with listing.lock, _asked(directory), self._mimicdb.one_state():
                 fitting = _fitting(listing.rows(index, generation, want), *room)
+                asks = bool(fitting) and self._look_first.needs(directory.bucket, directory.key)
             before = nodes
             nodes = self._inodes.listed(directory, [slot for _, slot, _ in fitting], hold)
             for node in before if hold else ():
                 self._inodes.forget(node.ino, 1)
             if self._mimicdb.generation == generation or set(nodes) <= set(before):
                 self._upcoming = (listing, index + len(fitting), want)
-                return fitting, nodes
+                return fitting, nodes, asks
 
     def _unknown(
         self, directory: Node, rows: list[Row], nodes: list[Node], hold: bool
@@ -385,8 +380,6 @@ class Tree:
         """Return the nodes of which it must be asked what is stored with them, before somebody is
         shown their attributes. They are not held."""
         bucket, look = directory.bucket, self._look_first
-        if not look.needs(bucket, directory.key):
-            return set()
         found = {
             node
             for (_, _, entry), node in zip(rows, nodes, strict=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
@@ -29,7 +29,7 @@ from mimicfs.backends.pending import (
     reaped,
     unsettled,
 )
-from mimicfs.backends.sqlite.database import Database
+from mimicfs.backends.sqlite.database import Database, OneState
 from mimicfs.backends.sqlite.directories import read_children
 from mimicfs.backends.sqlite.remembering import Remembered
 from mimicfs.backends.sqlite.rows import (
@@ -173,6 +173,10 @@ class SQLite(Backend):
 
     @_ours
     def get(self, bucket: str, key: str) -> Entry | None:
+        if self._db.local.keeps and key[-1:] == "/":
+            known, entry = self._remembered.own(bucket, key)
+            if known:
+                return entry
         rows = self._db.rows(GET, self._id(bucket), key)
         return entry_of(rows[0]) if rows else None
 
@@ -255,6 +259,9 @@ class SQLite(Backend):
         else:
             rows = self._db.rows(TOTAL.format(end=" AND key<?"), self._id(bucket), prefix, end)
         return Total(*rows[0])
+
+    def one_state(self) -> AbstractContextManager[None]:
+        return OneState(self._db.local)
 
     def _behind(self, bucket: int, key: str, limit: int) -> list[Entry]:
         rows = self._db.rows(FROM + " LIMIT ?", bucket, key + "\0", limit)

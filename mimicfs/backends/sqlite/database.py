@@ -72,6 +72,30 @@ CREATE TABLE IF NOT EXISTS pending(
 _MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
 
 
+class OfThread(threading.local):
+    """What each thread that reads has to itself."""
+
+    def __init__(self) -> None:
+        self.db: sqlite3.Connection | None = None
+        self.keeps = False  # `version` is asked for once
+        self.version = 0  # as it was asked for last; 0: it is to be asked
+
+
+class OneState:
+    """Within, the thread asks once for the version."""
+
+    __slots__ = ("_local",)
+
+    def __init__(self, local: OfThread) -> None:
+        self._local = local
+
+    def __enter__(self) -> None:
+        self._local.keeps, self._local.version = True, 0
+
+    def __exit__(self, *_: object) -> None:
+        self._local.keeps = False
+
+
 class Database:
     """The database that sqlite3.connect opens with *args* and *kwargs*; without, in memory.
     Raises StoreTooNew, StoreCorrupt, StoreUnavailable. Any other failure is sqlite3.Error, of which
@@ -87,7 +111,7 @@ class Database:
         # Threads connect later, and the program may be in another directory by then.
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's, and of the list below
-        self.local = threading.local()  # of each thread that reads
+        self.local = OfThread()
         self._connections: list[sqlite3.Connection] = []
         try:
             self._open()
@@ -166,10 +190,12 @@ class Database:
         yield self.reader()
 
     def reader(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self.local, "db", None)
-        if db is None:
-            db = self.local.db = self._connect()
-        return db
+        local = self.local
+        return local.db or self._connect_reader(local)
+
+    def _connect_reader(self, local: OfThread) -> sqlite3.Connection:
+        local.db = self._connect()
+        return local.db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -210,8 +236,10 @@ class Database:
     def version(self) -> int:
         """Return a number that is another one after each commit of others; the reader's of this
         thread, so commits of this process count too."""
-        version: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
-        return version
+        local = self.local
+        if not (local.keeps and local.version):
+            local.version = self.reader().execute("PRAGMA data_version").fetchone()[0]
+        return local.version
 
     def close(self) -> None:
         with self.lock:

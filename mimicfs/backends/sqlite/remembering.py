@@ -8,6 +8,7 @@ Threading: any thread; what one remembers is its own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from mimicfs.backends.ahead import Ahead, Scan
@@ -19,27 +20,34 @@ _PAGES_MAX = 16  # pages of scans
 Page = tuple[str, str, str, int]  # bucket, prefix, after, limit
 
 
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.ahead = Ahead()
+        self.pages: tuple[int, dict[Page, list[Entry]]] = (-1, {})
+        self.deep: tuple[str, int, str] = ("", -1, "")
+
+
 class Remembered:
     """What the threads that read *db* remember."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._local = _OfThread()
 
     def children(self, bucket: str, directory: str, limit: int, scan: Scan) -> list[Entry] | None:
         """Return the children of *directory* if they were read ahead, by *scan*."""
-        local = self._db.local
-        ahead: Ahead | None = getattr(local, "ahead", None)
-        if ahead is None:
-            ahead = local.ahead = Ahead()
-        return ahead.take(bucket, self._db.version(), directory, limit, scan)
+        return self._local.ahead.take((bucket, self._db.version()), directory, limit, scan)
+
+    def own(self, bucket: str, directory: str) -> tuple[bool, Entry | None]:
+        """Return whether the entry of *directory* itself was read ahead, and that."""
+        return self._local.ahead.own((bucket, self._db.version()), directory)
 
     def page(self, asked: Page, read: Callable[[str, str, str, int], list[Entry]]) -> list[Entry]:
         """Return the page *asked*, by *read*. A program that lists in a loop asks for the same
         pages again and again."""
-        local = self._db.local
+        local = self._local
         now = self._db.version()
-        pages: dict[Page, list[Entry]]
-        version, pages = getattr(local, "pages", (now, {}))
+        version, pages = local.pages
         if version != now:
             pages = {}
         if asked not in pages and len(pages) < _PAGES_MAX:
@@ -49,9 +57,9 @@ class Remembered:
 
     def is_within_deep(self, bucket: str, directory: str) -> bool:
         """Whether the last deep scope that was found covers *directory*."""
-        last: tuple[str, int, str] = getattr(self._db.local, "deep", ("", -1, ""))
+        last = self._local.deep
         return last[:2] == (bucket, self._db.version()) and directory.startswith(last[2])
 
     def found_deep(self, bucket: str, version: int, prefix: str) -> None:
         """In state *version*, *prefix* has a deep scope."""
-        self._db.local.deep = (bucket, version, prefix)
+        self._local.deep = (bucket, version, prefix)
