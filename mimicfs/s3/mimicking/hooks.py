@@ -70,6 +70,7 @@ class Hooks:
         if found and not self._noted:
             self._noted = True
             note_questions(self._client)
+            self._handlers = self._client.meta.events._emitter._lookup_cache  # ours are no news
         return found
 
     @contextmanager
