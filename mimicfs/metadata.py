@@ -22,6 +22,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -203,11 +204,13 @@ def _decimal(text: str | None, most: int = 0xFFFF_FFFF) -> int | None:
     return min(int(text), most)
 
 
+@lru_cache(1000)  # the files of a directory have few
 def _mode(text: str) -> int | None:
     """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it."""
     return _octal(text) if text and text[0] == "0" else _decimal(text, 0xFFFF)
 
 
+@lru_cache(1000)
 def _id(text: str) -> int | None:
     return _decimal(text, _ID_MAX)
 

@@ -55,6 +55,9 @@ def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, i
     return objects, size
 
 
+_parsed = json.JSONDecoder().raw_decode  # of what `row_of` wrote: no white space is around it
+
+
 def make(row: tuple[Any, ...]) -> Entry:
     return tuple.__new__(Entry, row)
 
@@ -62,7 +65,7 @@ def make(row: tuple[Any, ...]) -> Entry:
 def entry_of(row: tuple[Any, ...]) -> Entry:
     meta = row[META]
     if meta is not None:
-        row = (*row[:META], json.loads(meta) if meta != "{}" else {}, *row[META + 1 :])
+        row = (*row[:META], _parsed(meta)[0] if meta != "{}" else {}, *row[META + 1 :])
     return tuple.__new__(Entry, row)
 
 
