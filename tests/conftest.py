@@ -214,7 +214,7 @@ def really_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Warnings(logging.Handler):
-    """What is warned of, but by threads that earlier tests have left."""
+    """The warnings, but for those of threads that earlier tests have left."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Whatever documents, docstrings and comments refer to exists, and nothing is said twice.
+"""Everything that documents, docstrings and comments refer to exists, and nothing is said twice.
 
 A reference is a path (`sync/run.py`, or as much of its end as tells it from others), the name
 of a test, a module (`mimicfs.s3.key`), a name in a module of ours (`Inodes._lock`), a link, or

@@ -25,7 +25,7 @@ IGNORED = "ignored by the server, or not known to it"
 
 
 def examined(*words):
-    """What was found, by name: (result, found, advice)."""
+    """The findings, by name: (result, found, advice)."""
     result = run("doctor", "--json", *words)
     found = {item["name"]: item for item in json.loads(result.stdout)}
     failed = any(item["result"] == "fail" for item in found.values())

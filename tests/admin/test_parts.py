@@ -1,4 +1,4 @@
-"""What status and metrics are made of, without a mount."""
+"""The parts of status and metrics, without a mount."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What an administrator sees of a mount while it works, by the real commands."""
+"""An administrator's view of a mount while it works, by the real commands."""
 
 import contextlib
 import http.client
@@ -182,7 +182,7 @@ def test_the_control_socket_is_for_the_user_who_mounted_and_root(quiet, its_stat
 
 
 def asked_by_nobody(path):
-    """What another user is answered, who was let in by mistake."""
+    """The answer to another user, who was let in by mistake."""
     program = (
         "import os, socket, sys\n"
         "os.chdir(sys.argv[1]); os.setuid(65534)\n"

@@ -1,4 +1,5 @@
-"""What a shell is told can follow. Nothing listens at the endpoint: S3 is asked nothing."""
+"""The words that a shell is told can follow. Nothing listens at the endpoint: S3 is asked
+nothing."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What deploy/ names of mimicfs's options is there."""
+"""Each option of mimicfs that deploy/ names is there."""
 
 import re
 from pathlib import Path

@@ -30,7 +30,7 @@ def notifications(client, bucket):
 
 @pytest.fixture
 def others(client, server, bucket):
-    """What the bucket has of others."""
+    """The configurations of others in the bucket."""
     others_rule(server, bucket)
     return notifications(client, bucket)
 

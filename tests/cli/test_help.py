@@ -1,4 +1,4 @@
-"""What a terminal shows: help, and how far a sync is."""
+"""The output on a terminal: help, and how far a sync is."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the manual page, completion in the shells."""
+"""The parts that are shipped: the wheel, the manual page, completion in the shells."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path, wheel: Path) -> 
     do(sys.executable, "-m", "venv", "--without-pip", clean)
     python = clean / "bin/python"
     do(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel)
-    # What it needs comes from here; mimicfs itself does not.
+    # Its libraries come from here; mimicfs itself does not.
     where = do(python, "-c", "import site; print(site.getsitepackages()[0])").strip()
     (Path(where) / "needed.pth").write_text("\n".join(site.getsitepackages()))
     assert do(clean / "bin/mimicfs", "--version").startswith("mimicfs 0.2.0\nPython ")
@@ -157,7 +157,7 @@ for name in [name for name in sys.modules if name.startswith(rooms)]:
 
 @pytest.mark.slow
 def test_a_mount_imports_nothing_of_its_rooms_after_an_upgrade() -> None:
-    """What is imported when it is first used would come from the new version."""
+    """A module that is imported when it is first used would come from the new version."""
     words = [sys.executable, "-c", LATE]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ""
 

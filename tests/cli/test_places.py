@@ -1,4 +1,5 @@
-"""What a path in a mount stands for. The mounts are records, and directories with attributes."""
+"""The object that a path in a mount stands for. The mounts are records, and directories with
+attributes."""
 
 from __future__ import annotations
 

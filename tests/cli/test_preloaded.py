@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # an interpreter or two start
 
 
 def seen_of(process: Any, url: str) -> dict[str, Any]:
-    """What the kernel says of *process*."""
+    """The kernel's account of *process*."""
     at = Path(f"/proc/{process.pid}")
     status = at.joinpath("status").read_text()
     names = ("Umask", "PPid", "Uid", "Groups", "SigBlk", "SigIgn", "SigCgt", "NoNewPrivs")

@@ -1,4 +1,4 @@
-"""What the words after -o mean."""
+"""The meanings of the words after -o."""
 
 import os
 

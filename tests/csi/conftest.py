@@ -54,7 +54,7 @@ class Driver:
     def start(self, *more: str) -> None:
         words = [str(MIMICFS), "csi", "--endpoint", f"unix://{self.base}/csi.sock"]
         words += ["--node-id", "node-7", "--state-dir", str(self.state), *more]
-        # What the driver has itself must not be what a volume with secrets is mounted with.
+        # A volume with secrets must not be mounted with the driver's own.
         environment = {
             **os.environ,
             "AWS_ACCESS_KEY_ID": "driver",

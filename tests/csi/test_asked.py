@@ -1,4 +1,4 @@
-"""What a volume may ask for."""
+"""The attributes that a volume may ask for."""
 
 from mimicfs.config.options import OPTIONS, Kind
 from mimicfs.csi.asked import ALLOWED

@@ -1,4 +1,4 @@
-"""What the process of a volume is started with, and what it leaves."""
+"""The words with which the process of a volume is started, and what it leaves."""
 
 import time
 from pathlib import Path

@@ -211,7 +211,7 @@ def test_a_file_in_place_of_the_directory_is_refused(directory: Path) -> None:
 
 
 def promised_staging(directory: Path) -> Path:
-    """What a mount left that died while it changed a large object and had promised the bytes."""
+    """The files of a mount that died while it changed a large object and had promised the bytes."""
     staging = Journal.open(directory).stage()
     record = Record("photos", "big", "etag", 1000, partial=True, endpoint="http://s3")
     staging.describe(record)
@@ -225,7 +225,7 @@ def promised_staging(directory: Path) -> Path:
 
 
 def resumed(directory: Path) -> Orphan:
-    """What the next mount believes of the one file that was left."""
+    """The next mount's belief about the one file that was left."""
     journal = Journal.open(directory)
     [orphan] = journal.orphans()
     staging = journal.resume(orphan)
@@ -274,7 +274,7 @@ FORMER_RANGES = bytes.fromhex(
 
 
 def former_staging(directory: Path) -> Path:
-    """What a mount of a former version left that had promised the bytes."""
+    """The files of a mount of a former version that had promised the bytes."""
     path = Journal.open(directory).directory / f"{'0' * 32}.data"
     path.write_bytes(b"changed".ljust(300, b"\0") + b"changed".ljust(700, b"\0"))
     path.with_suffix(".json").write_bytes(FORMER_RECORD)

@@ -1,4 +1,4 @@
-"""What any POSIX file system does: each case gets an empty directory and asserts.
+"""The behaviour of any POSIX file system: each case gets an empty directory and asserts.
 
 Run by test_fuse_posix.py in the client process, against a MemFS and against a tmpfs.
 """

@@ -11,7 +11,7 @@ import pytest
 from memfs import MemFS
 from mounts import Client, Mount, mounted
 
-# What these tests need: without it they are skipped, but never where CI is set.
+# The needs of these tests: without it they are skipped, but never where CI is set.
 _MISSING = [
     what
     for what, there in {

@@ -77,7 +77,7 @@ CONSTANTS = {
     "FUSE_REC_ALIGN(13)": abi.aligned(13),
     "FUSE_REC_ALIGN(16)": abi.aligned(16),
 }
-# What came after 7.38, the header of Debian 12: compared where the header has it.
+# Constants after 7.38, the header of Debian 12: compared where the header has it.
 SINCE = {
     "FUSE_STATX": 39,
     "FUSE_CREATE_SUPP_GROUP": 39,
@@ -90,7 +90,7 @@ SINCE = {
 }
 
 
-# What was padding in 7.38 and has a name since 7.40.
+# Fields that were padding in 7.38 and have a name since 7.40.
 NAMED = {
     "offsetof(struct fuse_open_out, padding)": "offsetof(struct fuse_open_out, backing_id)",
     "offsetof(struct fuse_init_out, unused)": "offsetof(struct fuse_init_out, max_stack_depth)",

@@ -1,4 +1,4 @@
-"""What the guardian does when the process that it guards ends."""
+"""The guardian, when the process that it guards ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel holds is held until we say otherwise, and then asked for again at once.
+"""The kernel holds what it has until we say otherwise, and then asks again at once.
 
 Two GETATTRs are the kernel's own (fs/fuse): READ, READDIR and READLINK make it forget the time
 of the last access, so that the next stat of that inode asks once; INVAL_ENTRY makes it forget
@@ -173,7 +173,8 @@ def test_an_entry_that_vanished_is_seen(
 def test_who_watches_a_file_is_told_of_its_deletion(
     mount: Mount, client: Client, folder: Path, fs: MemFS
 ) -> None:
-    """By inotify. Who watches the directory is told nothing: the kernel has no such message."""
+    """By inotify. A process that watches the directory is told nothing: the kernel has no such
+    message."""
     for path in (folder, folder / "a"):
         client(uses.watch, path)
     client(uses.noticed, folder)

@@ -1,4 +1,4 @@
-"""What waits can be interrupted, holds nobody up, and ends when the mount does."""
+"""A request that waits can be interrupted, holds nobody up, and ends when the mount does."""
 
 from __future__ import annotations
 

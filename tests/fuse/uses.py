@@ -1,4 +1,4 @@
-"""What the client process does in the tests of the kernel's cache and of interrupts."""
+"""The client process in the tests of the kernel's cache and of interrupts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What find and du answer, over a store in memory."""
+"""The answers of find and du, over a store in memory."""
 
 import pytest
 

@@ -278,8 +278,8 @@ CHANGES = st.lists(
 @given(CHANGES, CHANGES, CHANGES)
 def test_an_import_hides_nothing_that_is_there(before, between, after):
     """Others and we change S3, an hour each: before we sync, until somebody else's index, and
-    after that. What is there then is shown, and as it is; what is not is shown only if it was
-    written after our sync, was in the index, and was deleted since."""
+    after that. An object that is there then is shown, and as it is; one that is not is shown only
+    if it was written after our sync, was in the index, and was deleted since."""
     mimicdb = Mirror(Memory())
     s3, written, now = {}, {}, 0
 

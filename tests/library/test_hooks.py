@@ -1,5 +1,5 @@
-"""What a program hooks into its client, or puts in the place of botocore's calls, holds for a
-mimicked client as for a plain one."""
+"""Functions that a program hooks into its client, or puts in the place of botocore's calls, hold
+for a mimicked client as for a plain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mimicked boto3 client is answered, by whom, at what cost."""
+"""The answers to a mimicked boto3 client: by whom, and at what cost."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What MimicDB's own documentation imports, with `mimicdb` for `mimicfs`.
+# The imports of MimicDB's own documentation, with `mimicdb` for `mimicfs`.
 MIMICDB = {
     ("mimicfs", "MimicDB"),
     ("mimicfs.backends", "Backend"),

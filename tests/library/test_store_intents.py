@@ -1,4 +1,4 @@
-"""What is changed at S3 is said in the store before and after: real S3, real stores."""
+"""The store has each change of S3 before and after it is made: real S3, real stores."""
 
 from __future__ import annotations
 

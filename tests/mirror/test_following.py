@@ -46,7 +46,8 @@ def other(opened):
 
 
 class Heard(list):
-    """What a listener was told: (bucket, keys that are there, keys that are gone), or bucket."""
+    """The changes that a listener was told: (bucket, keys that are there, keys that are gone), or
+    bucket."""
 
     def __init__(self, mimicdb, failing=()):
         super().__init__()

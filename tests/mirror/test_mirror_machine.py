@@ -1,5 +1,5 @@
 """The mirror against a model: S3 as a dict, with writers that we do not see, and listings that
-are on their way while things change. What the mirror claims to know must be right."""
+are on their way while things change. The mirror must be right in all that it claims to know."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A change of many keys is one range in the log. What else is in that range is not taken as
-changed, nor as absent."""
+"""A change of many keys is one range in the log. Other keys in that range are not taken as changed,
+nor as absent."""
 
 from __future__ import annotations
 

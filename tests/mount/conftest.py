@@ -66,7 +66,7 @@ def mount(mount_at: Any, bucket: str, proxy: Proxy) -> Path:
 
 @pytest.fixture
 def asked(proxy: Proxy) -> Callable[[], dict[str, int]]:
-    """What S3 was asked since the last look."""
+    """The requests to S3 since the last look."""
     return proxy.counted
 
 

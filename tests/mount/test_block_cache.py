@@ -1,4 +1,5 @@
-"""What was read through a mount is kept: in the kernel's pages, and on disk for the next mount."""
+"""Bytes that were read through a mount are kept: in the kernel's pages, and on disk for the next
+mount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configuration says of a bucket takes effect: in requests, and in what is shown."""
+"""The configuration of a bucket takes effect: in requests, and in what is shown."""
 
 from __future__ import annotations
 

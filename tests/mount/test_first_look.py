@@ -1,4 +1,4 @@
-"""What is shown is what is stored, and the kernel is told of it (F3, F4, F10, F11)."""
+"""A mount shows what is stored, and tells the kernel of it (F3, F4, F10, F11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is stored with an object stays (F5, F6): the table of docs/semantics.md, cell by cell."""
+"""Everything that is stored with an object stays (F5, F6): the table of docs/semantics.md, cell by
+cell."""
 
 from __future__ import annotations
 

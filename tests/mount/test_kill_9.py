@@ -70,7 +70,7 @@ except OSError:
 
 
 class Said:
-    """What a writer has said: the last word on each path."""
+    """The words of a writer: the last word on each path."""
 
     def __init__(self, output: str) -> None:
         self.begun: set[str] = set()

@@ -117,7 +117,7 @@ def test_mount_points(point: Path, proxy: Proxy, mount_at: Any, bucket: str) -> 
     assert said(*words, taken) == (
         f"{taken}: already mounted; unmount it first (fusermount3 -u {taken})"
     )
-    # What speaks to S3 takes four fifths of the CPU of a start: a refusal does without.
+    # The modules that speak to S3 take four fifths of the CPU of a start: a refusal does without.
     refused = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "mimicfs", *words, "-f", str(taken)],
         capture_output=True,

@@ -1,4 +1,5 @@
-"""What S3 keeps with an object is read and set as extended attributes `user.mimicfs.*`."""
+"""The properties that S3 keeps with an object are read and set as extended attributes
+`user.mimicfs.*`."""
 
 from __future__ import annotations
 

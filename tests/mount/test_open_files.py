@@ -1,4 +1,4 @@
-"""What can be done with a file that is open, whatever happens to its name or its object."""
+"""The uses of a file that is open, whatever happens to its name or its object."""
 
 import errno
 import fcntl

@@ -50,7 +50,7 @@ OPERATIONS = {
 }
 _WRITES = {"write", "create", "append", "overwrite"}
 _REPLACES_NOTHING = {"append", "chmod", "utime"}
-# What an operation may say that met another one, or came after it.
+# The answers that an operation may give that met another one, or came after it.
 _MAY_SAY = {"done", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ESTALE", "ENOTEMPTY"}
 
 

@@ -1,4 +1,5 @@
-"""What POSIX calls do: the same on a mount as on tmpfs, call by call, for root and for others.
+"""The effects of POSIX calls: the same on a mount as on tmpfs, call by call, for root and for
+others.
 
 Along what the directories of pjdfstest name. A case is a list of calls (support/syscalls.py),
 run in an empty directory of each file system; every result must be equal: errnos, types, modes,

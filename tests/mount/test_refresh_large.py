@@ -84,7 +84,7 @@ def test_a_reader_misses_nothing_that_is_there_all_the_time(large, lists):
     steady = [f"{directory}/{name}" for directory in DIRECTORIES for name in STEADY]
     assert seen(path) == sorted([*steady, *volatile(5)])
 
-    # What another process finds is shown as well: its ranges are in the change log.
+    # Findings of another process are shown as well: its ranges are in the change log.
     change(lists, 6)
     assert "12,000 keys" in succeed("sync", *common, f"s3://{BUCKET}")
     wait_until(lambda: seen(path) == sorted([*steady, *volatile(6)]))

@@ -1,4 +1,4 @@
-"""What is stored with objects through a mount: modes, owners, times, links, pipes, devices,
+"""The metadata that a mount stores with objects: modes, owners, times, links, pipes, devices,
 extended attributes; in which form, what a change of them keeps, and what is not believed."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an object cannot be: refused, with the errno that POSIX or Linux has for it."""
+"""The things that an object cannot be: refused, with the errno that POSIX or Linux has for it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_an_interrupted_one_is_gone_on_with_and_a_limit_holds(tmp_path, client, 
     def again(limit):
         return Warming(s3, cache, bucket, Cancellation(), lambda _: None, limit=limit).run(entries)
 
-    # What was under way when it was interrupted may be here, too.
+    # Objects that were under way when it was interrupted may be here, too.
     first = again(limit=99)
     assert first.here >= done
     assert (first.bytes <= 99, first.full) == (True, first.objects < 40)

@@ -1,4 +1,4 @@
-"""What the last hour was, minute by minute."""
+"""The last hour, minute by minute."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What is answered at the address of --metrics, and to whom."""
+"""The answers at the address of --metrics, and to whom."""
 
 import contextlib
 import http.client

@@ -1,5 +1,5 @@
-"""Whatever goes wrong is one of our errors, in one line, that names the object, says what to
-do, and has no secret in it."""
+"""Every failure is one of our errors, in one line, that names the object, says what to do, and has
+no secret in it."""
 
 import errno
 import os
@@ -86,7 +86,7 @@ def test_an_address_that_is_none(ask):
         raise ask("localhost:9000")
 
 
-# What is answered with nothing cannot be told from the answer of a web site.
+# Calls that are answered with nothing cannot be told from the answer of a web site.
 @pytest.mark.parametrize(
     "call",
     sorted(CALLS.keys() - {"create_bucket", "delete_bucket", "delete", "abort_upload"}),

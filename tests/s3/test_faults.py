@@ -379,7 +379,7 @@ def test_a_redirect_to_another_host_is_never_followed(s3, full, proxy, stranger,
 
 @pytest.mark.parametrize("region", ["127.0.0.2/x", "evil.example#", "a b", "127.0.0.2:80"])
 def test_a_region_that_is_none_is_an_error(s3, full, proxy, stranger, region):
-    """What a region is put into is an address."""
+    """A region becomes part of an address."""
     _, asked = stranger
     headers = {"x-amz-bucket-region": region}
     for ask in ASK.values():

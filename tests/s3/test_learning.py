@@ -1,4 +1,4 @@
-"""What a mimicked boto3 client does is in the mirror, as a listing then shows it: over both
+"""The mirror has what a mimicked boto3 client does, as a listing then shows it: over both
 servers."""
 
 import io

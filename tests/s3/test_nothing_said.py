@@ -1,5 +1,5 @@
-"""What S3 was not asked, or did not answer, teaches nothing: neither what the server can do, nor
-what is stored with an object."""
+"""A question that S3 was not asked, or did not answer, teaches nothing: neither what the server can
+do, nor what is stored with an object."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def outcome(body: str) -> VersionPage | None:
 def test_both_readers_of_a_page_find_the_same_in_it(listed, end_first):
     inner = "".join([END, *listed] if end_first else [*listed, END])
     page = f"{HEAD}{inner}</ListVersionsResult>"
-    # Whatever has a comment before the first version is read by expat.
+    # Expat reads a page that has a comment before the first version.
     assert outcome(page) == outcome(page.replace("<Name>", "<!-- --><Name>", 1))
 
 

@@ -1,8 +1,8 @@
 """Every moment of a bucket's life against a model, by AWS' rules of versions; and ways back.
 
-What the model has is a list of what was written and is still kept, in that order. The server is a
-stand-in in this process (support/versioned.py): moto forgets versions while they are suspended.
-Many things happen within one second, which is all that S3 says of times.
+The model is a list of what was written and is still kept, in that order. The server is a stand-in
+in this process (support/versioned.py): moto forgets versions while they are suspended. Many things
+happen within one second, which is all that S3 says of times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is sent has a checksum that S3 checks, in whichever form the server knows."""
+"""Each upload has a checksum that S3 checks, in whichever form the server knows."""
 
 import itertools
 from datetime import UTC, datetime, timedelta

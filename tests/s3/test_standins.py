@@ -55,7 +55,7 @@ def listed(s3, bucket, prefix):
 
 
 def used(s3, client, bucket):
-    """Use *s3* as a mount does. What it says is true: of S3, and of the mirror."""
+    """Use *s3* as a mount does. All that it says is true: of S3, and of the mirror."""
     d = f"d{next(_numbers)}/50%25 cash & co+/"
     packed = gzip.compress(b"hello" * 100)
     client.put_object(Bucket=bucket, Key=d + "gz", Body=packed, ContentEncoding="gzip")

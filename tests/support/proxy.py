@@ -22,7 +22,7 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 
 class Request:
-    """What a rule sees of a request: its kind ("GET", "LIST" ...), bucket and key."""
+    """A rule's view of a request: its kind ("GET", "LIST" ...), bucket and key."""
 
     def __init__(self, method: str, target: str, headers: Any) -> None:
         self.headers = headers
@@ -45,7 +45,7 @@ class Request:
 
 
 class Rule:
-    """What is done to requests for which *matches* is true."""
+    """The fate of requests for which *matches* is true."""
 
     def __init__(self, matches: Callable[[Request], bool]) -> None:
         self.matches = matches

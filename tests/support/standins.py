@@ -23,7 +23,7 @@ class Refusal(NamedTuple):
 
 
 class Answer:
-    """What a quirk may change of an answer. *length*: what HEAD says; None: chunked."""
+    """The parts of an answer that a quirk may change. *length*: what HEAD says; None: chunked."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Quirk:
-    """What a server does otherwise than S3."""
+    """A way in which a server differs from S3."""
 
     source = ""
 
@@ -300,7 +300,8 @@ class NoTagsNoAcls(Quirk):
 
 
 class Decompresses(Quirk):
-    """What is stored with Content-Encoding: gzip goes as it is to those only who ask for gzip."""
+    """An object that is stored with Content-Encoding: gzip goes as it is to those only who ask for
+    gzip."""
 
     source = "https://cloud.google.com/storage/docs/transcoding"
 

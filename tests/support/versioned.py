@@ -1,9 +1,9 @@
 """A small S3 server in this process that keeps versions by AWS' rules, also while these are
 suspended, which moto does not. The test holds its clock.
 
-What is not versioned has the version id "null", of which a key has one at most: where a bucket
-does not keep versions (yet, or any more), a PUT replaces it, and so does the marker of a DELETE
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/VersionSuspendedBehavior.html).
+A version that is not kept as one has the version id "null", of which a key has one at most: where a
+bucket does not keep versions (yet, or any more), a PUT replaces it, and so does the marker of a
+DELETE (https://docs.aws.amazon.com/AmazonS3/latest/userguide/VersionSuspendedBehavior.html).
 
 Threading: any number of connections; each request is answered under one lock.
 """

@@ -1,5 +1,5 @@
-"""Whatever keys a bucket has, a walk through the mount finds each of them, once, by a name that
-leads back to it. Over the mirror alone: nothing is asked of S3."""
+"""A walk through the mount finds each key of a bucket, whatever it is, once, by a name that leads
+back to it. Over the mirror alone: nothing is asked of S3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel is told when somebody asks for a refresh."""
+"""The messages to the kernel when somebody asks for a refresh."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""What a lock of all mounts means for the handles of a file: whose it is, and when S3 has what was
-written under it."""
+"""The meaning of a lock of all mounts for the handles of a file: whose it is, and when S3 has what
+was written under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key component is called as a file, and back."""
+"""The name of a key's component as a file, and back."""
 
 import pytest
 from hypothesis import given
@@ -93,7 +93,7 @@ def test_two_components_never_share_a_name(one, other):
     assert (file_name(*one) == file_name(*other)) == (one == other)
 
 
-# What reads as a long name, or nearly.
+# Components that read as a long name, or nearly.
 long_bytes = st.tuples(
     st.binary(max_size=3),
     st.integers(900, 1024),

@@ -33,7 +33,7 @@ _numbers = itertools.count()
 
 @dataclass
 class Schedule:
-    """What happens at which request."""
+    """The fault at each request."""
 
     writes: dict[int, tuple[str, bytes]]  # somebody puts, or deletes (b"")
     refused: set[int]  # by S3

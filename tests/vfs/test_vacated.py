@@ -1,5 +1,5 @@
-"""What comes to a name that a file was renamed away from a moment ago takes over what is stored
-with that, also where S3 fails at first."""
+"""A file that comes to a name that another was renamed away from a moment ago takes over what is
+stored with that, also where S3 fails at first."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The file system against a model, with writers that it does not see, and syncs.
 
 `truth` is what S3 has; `view` is what the mirror must have: its own changes at once, those of
-others after a sync, or when an access meets them. What is open is a `File`: its bytes until
-they are uploaded, which nobody else may lose or be lost by. The mount must show both. Over a
-real server; the kernel is played by the test, which looks every name up.
+others after a sync, or when an access meets them. An open file is a `File`: its bytes until they
+are uploaded, which nobody else may lose or be lost by. The mount must show both. Over a real
+server; the kernel is played by the test, which looks every name up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What boto programs give and get: text, MD5s, versions, prefixes, and names of modules."""
+"""The values that boto programs give and get: text, MD5s, versions, prefixes, and names of
+modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What webhooks post is applied, and answered when it is; strangers are turned away."""
+"""A webhook's message is applied, and answered when it is; strangers are turned away."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_a_body_without_end_or_beyond_measure_is_refused(served, hearing):
     ],
 )
 def test_no_body_is_taken_for_another_request(served, hearing, head, status):
-    """What a proxy on the way may see as one request, is one, or the last of its connection."""
+    """Bytes that a proxy on the way may see as one request are one, or the last of their
+    connection."""
     smuggled = f"POST / HTTP/1.1\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}"
     with socket.create_connection(("127.0.0.1", served()), 20) as line:
         line.sendall(f"{head}\r\n\r\n{smuggled}".encode())

@@ -1,4 +1,4 @@
-"""What a source cannot have told is known: it starts a sweep, and status says so."""
+"""The consumer knows what a source cannot have told: it starts a sweep, and status says so."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_what_goes_to_the_dead_letter_queue_is_a_gap(
 def test_what_was_given_for_the_last_time_is_lost_unless_it_was_applied(
     ledger, given, fails, monkeypatch
 ):
-    """Whatever else the queue fails at. It has one message, the test of the configuration."""
+    """Every other failure of the queue. It has one message, the test of the configuration."""
     source = ledger._source
     given(1)
     found = source.receive(0)

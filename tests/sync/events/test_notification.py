@@ -1,4 +1,4 @@
-"""What a notification configuration tells of, and how ours is put beside others."""
+"""The events that a notification configuration tells of, and how ours is put beside others."""
 
 from __future__ import annotations
 

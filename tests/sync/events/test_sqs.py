@@ -1,4 +1,5 @@
-"""What moto's S3 puts into moto's SQS makes the mirror true, at the stated number of requests."""
+"""The messages that moto's S3 puts into moto's SQS make the mirror true, at the stated number of
+requests."""
 
 from __future__ import annotations
 
