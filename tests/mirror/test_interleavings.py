@@ -57,7 +57,8 @@ class _S3:
             return {}
         assert operation == "HeadObject"
         if key not in self.objects:
-            response: Any = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+            told = {"HTTPStatusCode": 404, "HTTPHeaders": {"x-amz-request-id": "1"}}
+            response: Any = {"Error": {"Code": "404"}, "ResponseMetadata": told}
             return ClientError(response, operation)
         return {"ETag": self.objects[key], "ContentLength": 1, "LastModified": _AT}
 

@@ -27,12 +27,14 @@ def keys(request: pytest.FixtureRequest) -> int:
 @pytest.mark.usefixtures("metadata_never")
 def test_a_mount_of_a_moment_costs_one_pass_and_nothing_from_then_on(lists, keys, tmp_path):
     names = [f"d{number % 20:02}/f {number}" for number in range(keys)]
-    lists.control("fill", bucket="large", kind="lines", body=names)
-    lists.control("versions", bucket="large", each=EACH)
+    lists.control("fill", bucket="at-large", kind="lines", body=names)
+    lists.control("versions", bucket="at-large", each=EACH)
     lists.control("reset")
     then_s = EPOCH_S + 15 * DAY_S - 5 * DAY_S  # the newest are at most ten days younger
     then = datetime.fromtimestamp(then_s, UTC).isoformat()
-    with mounted(tmp_path, lists.endpoint, "s3://large", "-o", f"at={then}", sync=False) as mount:
+    with mounted(
+        tmp_path, lists.endpoint, "s3://at-large", "-o", f"at={then}", sync=False
+    ) as mount:
         asked = lists.control("reset")["requests"]
         assert asked.pop("LIST") <= keys * EACH / 1000 + 10
         assert asked == {"HEAD bucket": 1, "GET bucket": 1}

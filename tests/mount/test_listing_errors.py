@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.faults import Refuse
-from support.proxy import Proxy, Request
+from support.proxy import Fail, Proxy, Request
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -64,3 +64,32 @@ def test_a_directory_that_was_not_listed_is_listed_at_the_next_try(
         with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
             os.listdir(directory)
     assert sorted(os.listdir(directory)) == ["a", "e"]
+
+
+def test_a_load_balancer_without_a_backend_takes_no_file_away(
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    keys = ["a", "b", "d/c"]
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    root: Path = mount_at("--attempts", "1", f"s3://{bucket}").path
+    for name, _, files in os.walk(root):
+        for file in files:
+            os.stat(os.path.join(name, file))
+    nobody = Fail(lambda request: True, 404, "")
+    nobody.headers, nobody.body = [("Content-Type", "text/plain")], b"404 page not found\n"
+    asked = (
+        (root / "a").read_bytes,
+        (root / "a").unlink,
+        lambda: (root / "b").rename(root / "e"),
+        lambda: (root / "d").rename(root / "f"),
+        lambda: (root / "a").write_bytes(b"new"),
+    )
+    with proxy.rule(nobody):
+        for ask in asked:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                ask()
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*")) == ["a", "b", "d", "d/c"]
+    assert [(root / key).read_bytes() for key in keys] == [b"a", b"b", b"d/c"]
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [item["Key"] for item in listed] == keys

@@ -286,3 +286,16 @@ def test_names_of_elements_may_have_the_prefix_of_their_namespace():
     body = body.replace("</", "\0").replace("<", "<s3:").replace("\0", "</s3:")
     found = parsed(body.replace("<s3:?", "<?").encode(), delimiter="/")
     assert [entry.key for entry in found.entries] == ["a", "b/"]
+
+
+@pytest.mark.parametrize("char", ["&#x1b;", "&#27;", "\x1b"])
+def test_a_prefix_that_xml_cannot_have_is_compared_all_the_same(char):
+    """Ceph repeats it as it was asked."""
+    items = contents("a%1Bb/c"), prefix("a%1Bb/%01/")
+    body = page(*items).replace(b"</Name>", f"</Name><Prefix>a{char}b/</Prefix>".encode())
+    found = parsed(body, prefix="a\x1bb/", delimiter="/")
+    assert [entry.key for entry in found.entries] == ["a\x1bb/\x01/", "a\x1bb/c"]
+    with pytest.raises(MalformedListing):
+        parsed(body, prefix="a\x1bb/c", delimiter="/")
+    with pytest.raises(MalformedListing):
+        parsed(page(contents("a%1Bb/c") + "<Key>\x1b</Key>"), prefix="a\x1bb/")

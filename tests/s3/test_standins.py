@@ -18,6 +18,7 @@ from support.standins import (
     NoMarkersCopied,
     NoTagsOfCopies,
     NoTagsOfUploads,
+    PlainPrefix,
     Quirk,
     Refusal,
     RefusesRightOnes,
@@ -103,6 +104,12 @@ def test_a_quirk_is_lived_with(s3, client, bucket, proxy, quirk):
     assert quirk.source
     with proxy.rule(StandIn(quirk())):
         used(s3, client, bucket)
+
+
+def test_a_directory_may_have_a_name_that_xml_cannot_have(s3, client, bucket, proxy):
+    client.put_object(Bucket=bucket, Key="a\x1b[2J&/b", Body=b"abc")
+    with proxy.rule(StandIn(PlainPrefix())):
+        assert listed(s3, bucket, "a\x1b[2J&/") == ["a\x1b[2J&/b"]
 
 
 def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucket, proxy):

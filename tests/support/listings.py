@@ -108,6 +108,7 @@ def serving(marked: Callable[[str], str]) -> Iterator[tuple[str, Listings]]:
             key = unquote(urlsplit(self.path).path).removeprefix("/b/")
             there = key in listings.keys
             self.send_response(200 if there else 404)
+            self.send_header("x-amz-request-id", "1")
             if there:
                 self.send_header("Last-Modified", "Sun, 01 Nov 2026 00:00:00 GMT")
             self.send_header("Content-Length", str(len(key) if there else 0))

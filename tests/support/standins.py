@@ -425,7 +425,10 @@ class PlainPrefix(Quirk):
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         said = request.query.get("prefix", [""])[0].encode()
-        prefix = b"<Prefix>" + said.replace(b"&", b"&amp;") + b"</Prefix>"
+        said = re.sub(
+            rb"[\x00-\x1f]", lambda found: b"&#x%x;" % found[0][0], said.replace(b"&", b"&amp;")
+        )
+        prefix = b"<Prefix>" + said + b"</Prefix>"
         answer.body = _in_xml(answer, rb"<Prefix>[^<]*</Prefix>(?!</Comm)", lambda _: prefix)
 
 

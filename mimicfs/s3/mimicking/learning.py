@@ -46,6 +46,7 @@ from mimicfs.s3.mimicking.shown import (
     is_key,
     may_be_done,
     meta_of,
+    says_gone,
     status_of,
     time_ns,
 )
@@ -197,7 +198,7 @@ class Learner:
             try:
                 entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
             except UNTOLD as exc:
-                if not isinstance(exc, ClientError) or status_of(exc) != 404:
+                if not says_gone(exc):
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
                     continue  # it is asked again by whoever looks after what is undone
                 entry = None

@@ -19,7 +19,14 @@ from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation
-from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, shows_versions, status_of
+from mimicfs.s3.mimicking.shown import (
+    Answer,
+    Params,
+    entry_of,
+    says_gone,
+    shows_versions,
+    status_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +93,7 @@ class Reads:
             yield from self.read("HeadObject", where, nullcontext)
         except UNTOLD as exc:  # a 404 was learned, another is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
-            told = isinstance(exc, ClientError) and status_of(exc) == 404
+            told = says_gone(exc)
             return told and not self._hooked("HeadObject")
         return not self._hooked("HeadObject")
 
@@ -113,7 +120,7 @@ class Reads:
     def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
         """A read was refused."""
         status = status_of(exc)
-        if status == 404:
+        if says_gone(exc):
             self.note_versions("HeadObject", params, exc.response)
             known = self._mimicdb.entry(params["Bucket"], params["Key"])
             if known is not None and known.kind == OBJECT:

@@ -14,8 +14,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import unquote, urlsplit
 
-from botocore.exceptions import ClientError
-
 from mimicfs.entry import LAST_KEY, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import Mirror
@@ -23,7 +21,7 @@ from mimicfs.s3.mimicking.conversation import Conversation
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
 from mimicfs.s3.mimicking.reads import UNTOLD, Reads
-from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, status_of
+from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, says_gone
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ class Settling:
             log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
             if self._hooked("HeadObject"):
                 return False
-            if isinstance(exc, ClientError) and status_of(exc) == 404:  # deleted since
+            if says_gone(exc):  # deleted since
                 self._mimicdb.forget(bucket, key, since)
                 return True
             return False

@@ -60,6 +60,19 @@ def may_be_done(exc: ClientError) -> bool:
     return not 400 <= status < 500 or status == 408
 
 
+def says_gone(exc: BaseException) -> bool:
+    """Whether *exc* is S3's word that there is no such object. Any web server says 404, also a
+    load balancer that has lost its backend; S3 names a code, or itself."""
+    if not isinstance(exc, ClientError) or status_of(exc) != 404:
+        return False
+    if exc.response.get("Error", {}).get("Code") not in ("404", "", None):
+        return True
+    headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    of_head = exc.operation_name.startswith("Head")  # its answer has no body to name a code in
+    named = any(name.lower().startswith("x-amz") for name in headers)
+    return named or (of_head and "xml" in headers.get("content-type", ""))
+
+
 def status_of(exc: ClientError) -> int:
     return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 

@@ -140,29 +140,21 @@ def believed(
 
 
 def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError, ask: Ask) -> None:
-    """Raise S3Unavailable where *refusal* is a 404 that any web server gives: of a proxy that has
-    lost its backend, say. S3 names a code, or itself; of a HEAD that does neither, GET asks."""
-    told = refusal.response.get("ResponseMetadata", {})
-    code, headers = refusal.response.get("Error", {}).get("Code"), told.get("HTTPHeaders", {})
-    if told.get("HTTPStatusCode") != 404 or code not in ("404", "", None):
-        return
-    if any(name.startswith("x-amz") for name in headers):
-        return
-    if operation == "HeadObject" and "xml" in headers.get("content-type", ""):
-        return
-    if operation == "HeadBucket" or (operation == "HeadObject" and _is_gone(params, ask)):
-        return
-    raise _fault(params, "404, but the answer is not from S3; check --endpoint-url") from refusal
-
-
-def _is_gone(params: Mapping[str, Any], ask: Ask) -> bool:
+    """Raise S3Unavailable where *refusal* is a 404 that is not S3's; of a HEAD that may be, GET
+    asks. Raises what that is told."""
     from botocore.exceptions import ClientError
 
-    try:
-        ask("GetObject", {**params, "Range": "bytes=0-0"})["Body"].close()
-    except ClientError as exc:
-        return str(exc.response.get("Error", {}).get("Code", "")).startswith("NoSuch")
-    return False
+    from mimicfs.s3.mimicking.shown import says_gone, status_of
+
+    if status_of(refusal) != 404 or says_gone(refusal) or operation == "HeadBucket":
+        return
+    if operation == "HeadObject":
+        try:
+            ask("GetObject", {**params, "Range": "bytes=0-0"})["Body"].close()
+        except ClientError as exc:
+            if says_gone(exc):
+                raise
+    raise _fault(params, "404, but the answer is not from S3; check --endpoint-url") from refusal
 
 
 def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:

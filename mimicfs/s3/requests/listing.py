@@ -10,16 +10,19 @@ nothing of it is believed.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise, repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_plus
 from xml.parsers import expat
+from xml.sax.saxutils import unescape
 
 from mimicfs.entry import LISTED, NS, OBJECT, TIME_MAX_NS, Entry, checked_size, unquoted
 from mimicfs.errors import MalformedListing
 
+T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
@@ -74,11 +77,37 @@ def parse_page(body: bytes, asked: Asked) -> Page:
     for a page that is not the first.
     """
     try:
-        return _parsed(body).page(asked)
+        return read_or_mended(lambda text: _parsed(text).page(asked), body, asked)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
     except (ValueError, LookupError, OverflowError) as exc:  # also an encoding that nobody knows
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
+
+
+def read_or_mended(read: Callable[[bytes], T], body: bytes, asked: Asked) -> T:
+    """Return what *read* makes of *body*; where that is no XML, of *body* without what it repeats
+    of the question. Servers that do not encode that (Ceph) write characters there that XML cannot
+    have. Raises ExpatError, MalformedListing."""
+    try:
+        return read(body)
+    except expat.ExpatError:
+        for name, text in _REPEATED.findall(body):
+            if name == b"Prefix" and _unescaped(text.decode()) != asked.prefix:
+                raise
+        mended = _REPEATED.sub(b"", body)
+        if mended == body:
+            raise
+        return read(mended)
+
+
+_REPEATED = re.compile(rb"(?<!<CommonPrefixes>)<(Prefix|Marker|KeyMarker|StartAfter)>([^<]*)</\1>")
+_NUMBERED = re.compile(r"&#(?:x([0-9A-Fa-f]{1,6})|([0-9]{1,7}));")
+
+
+def _unescaped(text: str) -> str:
+    """Return *text* of XML, also with characters that it cannot have. Raises ValueError."""
+    text = _NUMBERED.sub(lambda found: chr(int(found[1] or found[2], 16 if found[1] else 10)), text)
+    return unescape(text, {"&quot;": '"', "&apos;": "'"})
 
 
 def _parsed(body: bytes) -> Found:

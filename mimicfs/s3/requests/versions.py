@@ -24,6 +24,7 @@ from mimicfs.s3.requests.listing import (
     decoded,
     plain_texts,
     plain_time_ns,
+    read_or_mended,
     read_xml,
 )
 
@@ -61,7 +62,7 @@ def parse_versions(body: bytes, asked: Asked, after: Marker) -> VersionPage:
     """Return the page in *body*, the answer to a ListObjectVersions with encoding-type=url.
     Raises MalformedListing."""
     try:
-        return _parsed(body).versions_page(asked, after)
+        return read_or_mended(lambda text: _parsed(text).versions_page(asked, after), body, asked)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
     except (ValueError, KeyError) as exc:
