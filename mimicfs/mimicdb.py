@@ -27,6 +27,7 @@ from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
 from mimicfs.intent import StoreIntents
+from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version
@@ -48,6 +49,7 @@ class Mirror:
         self._listeners: list[Listener] = []
         self.member = Member(backend, self._renewed, self._kept)
         self.intents = StoreIntents(backend, self.member)
+        self.later = Later(backend)
         self._renewed_ns = 0  # what was listed before may have been lost since
         self._doubted: set[str] = set()  # buckets of which even what is found is not certain
 
@@ -57,6 +59,7 @@ class Mirror:
         return self.backend.quick
 
     def close(self) -> None:
+        self.later.close()
         self.intents.close()
         self.member.leave()
         self.backend.close()

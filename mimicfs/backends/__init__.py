@@ -71,6 +71,7 @@ class Backend(ABC):
     quick: bool = True  # reads take microseconds and never wait for a network
     private: bool = False  # no other process can use it
     intents: bool = False  # whether it has `begin` and what follows there
+    groups: bool = False  # whether it has `learn_plain`
 
     def __init__(self) -> None:
         # Two writers with one number would each overlook the other's changes; 62 bits make that
@@ -283,6 +284,12 @@ class Backend(ABC):
         *step* says what the change is (pending.py). The keys of an intent that are contended
         are left alone: S3 must be asked. A store without `intents` need not have it.
         """
+
+    def learn_plain(self, bucket: str, entries: Sequence[Entry]) -> None:
+        """Nothing is stored with *entries* but what a listing says: their metadata is {} where the
+        store has these versions still and does not know theirs. One step, and no line in the log:
+        nothing that is seen changes."""
+        raise NotImplementedError
 
     @abstractmethod
     def seq(self, bucket: str) -> int:

@@ -102,6 +102,7 @@ class VFS:
             options.target.bucket, options.target.prefix, options.buckets.prefixes()
         )
         self._mimicdb = mimicdb
+        mimicdb.later.begin()
         self._s3 = s3
         self._small_files = small_files
         self._syncer = syncer

@@ -106,3 +106,26 @@ def test_the_ctime_is_written_and_read_and_is_never_before_the_bytes():
         "ctime": "6.000000000",
     }
     assert metadata.of_new_bytes({}, 9) == {"mtime": "0.000000009"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("README", "binary/octet-stream"),
+        ("a.txt", "text/plain"),
+        ("A.B.TXT", "text/plain"),
+        (".txt", "binary/octet-stream"),
+        ("..txt", "binary/octet-stream"),
+        (".a.txt", "text/plain"),
+        ("v1.2.tar.gz", "application/gzip"),
+        (".tar.gz", "application/gzip"),
+        ("a.tgz", "application/gzip"),
+        ("a.svgz", "application/gzip"),
+        ("x.unknown", "binary/octet-stream"),
+        ("x.json.unknown", "binary/octet-stream"),
+        ("data:text.html", "text/html"),
+        ("a.", "binary/octet-stream"),
+    ],
+)
+def test_a_content_type_is_that_of_the_ending(name, said):
+    assert metadata.content_type(name) == said

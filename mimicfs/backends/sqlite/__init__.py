@@ -49,7 +49,7 @@ from mimicfs.backends.sqlite.rows import (
 )
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
-from mimicfs.backends.sqlite.writing import logged, not_admitted, store
+from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total
 
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
@@ -81,6 +81,7 @@ class SQLite(Backend):
     """
 
     intents = True
+    groups = True
 
     def __init__(self, *args: Any, namespace: str = "", **kwargs: Any) -> None:
         super().__init__()
@@ -293,6 +294,11 @@ class SQLite(Backend):
                 more = store(db, number, new, gone)
                 self._log(db, bucket, [*new, *gone], more)
         return left
+
+    @_ours
+    def learn_plain(self, bucket: str, entries: Sequence[Entry]) -> None:
+        with self._db.writing() as db:
+            learn_plain(db, self._id(bucket, db), entries)
 
     @_ours
     def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:

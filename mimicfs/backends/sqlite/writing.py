@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from itertools import chain
 
 from mimicfs.backends.pending import LEARNED, IntentStep, admitted
@@ -34,6 +35,16 @@ def store(
     db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
     new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
     return len(new) - objects, sum(new) - size
+
+
+def learn_plain(db: sqlite3.Connection, bucket: int, entries: Sequence[Entry]) -> None:
+    """Note that the metadata of *entries* is {}, where they are as they were."""
+    rows = [(bucket, each.key, each.etag, each.size, each.mtime_ns) for each in entries]
+    db.executemany(
+        "UPDATE entry SET meta='{}' WHERE bucket=? AND key=? AND etag=? AND size=? AND mtime_ns=?"
+        f" AND meta IS NULL AND kind={OBJECT}",
+        rows,
+    )
 
 
 def not_admitted(

@@ -80,7 +80,9 @@ class Reads:
                 said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
                 if self._heads and stays and said:
                     entry = entry._replace(head=head_text(answer))
-                self._seen(bucket, entry, since, heads_stay=stays)
+                # Who asks by HEAD wants to know, and looks into the mirror.
+                waits = operation == "GetObject"
+                self._seen(bucket, entry, since, heads_stay=stays, may_wait=waits)
         return answer
 
     def head(self, params: Params) -> Conversation[bool]:
@@ -105,7 +107,9 @@ class Reads:
         if self._mimicdb.note(bucket, VERSIONS) is None:
             self._mimicdb.set_note(bucket, VERSIONS, "seen")
 
-    def _seen(self, bucket: str, entry: Entry, since: int, *, heads_stay: bool) -> None:
+    def _seen(
+        self, bucket: str, entry: Entry, since: int, *, heads_stay: bool, may_wait: bool
+    ) -> None:
         known = self._mimicdb.entry(bucket, entry.key)
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
@@ -114,6 +118,8 @@ class Reads:
         entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
         if entry.meta != known.meta and entry.meta:
             self._mimicdb.repair(bucket, entry.key, entry, since)
+        elif may_wait and self._mimicdb.later.takes(bucket, known, entry):
+            return
         elif entry != known:  # that there is no metadata changes nothing that is seen
             self._mimicdb.record(bucket, entry, since)
 

@@ -1,0 +1,70 @@
+"""What reads teach and nobody sees, written to the store in groups.
+
+That nothing is stored with an object but what a listing says is all that most GETs teach. It
+changes no attribute, so it is no change: the log has no line of it, and a sync that is under way
+is not held up by it. What is lost when the process is killed is learned again by the next read.
+
+Threading: any thread. `_lock` is a leaf, and not held while the store is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from mimicfs.backends import Backend
+from mimicfs.entry import Entry
+from mimicfs.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+_MOST = 64  # in a group
+_LATE_S = 0.5  # so old is the first of a group at most when the next one comes
+
+
+class Later:
+    """Groups for *backend*, none before `begin`: a program that reads wants to find in the mirror
+    what it has just read."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._begun = False
+        self._lock = threading.Lock()  # protects the two below
+        self._waiting: dict[tuple[str, str], Entry] = {}
+        self._since_s = 0.0
+
+    def begin(self) -> None:
+        """From now on take what may wait, if the store can be told so."""
+        self._begun = self._backend.groups
+
+    def takes(self, bucket: str, known: Entry, entry: Entry) -> bool:
+        """Whether S3 has shown no more than that nothing is stored with *known*, and that is
+        written later. Raises StoreError, about what came before."""
+        if not self._begun or known.meta is not None or entry != known._replace(meta={}):
+            return False
+        now_s = time.monotonic()
+        with self._lock:
+            if not self._waiting:
+                self._since_s = now_s
+            self._waiting[bucket, entry.key] = entry
+            due = len(self._waiting) >= _MOST or now_s - self._since_s >= _LATE_S
+        if due:
+            self._write()
+        return True
+
+    def close(self) -> None:
+        """Write what waits, if the store takes it."""
+        try:
+            self._write()
+        except StoreError as exc:
+            log.debug("what reads have taught last is not written: %s", exc)
+
+    def _write(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        buckets: dict[str, list[Entry]] = {}
+        for (bucket, _), entry in waiting.items():
+            buckets.setdefault(bucket, []).append(entry)
+        for bucket, entries in buckets.items():
+            self._backend.learn_plain(bucket, entries)
