@@ -64,7 +64,10 @@ class Copying:
         self._coming: dict[str, list[_Coming]] = {}
         self._places: dict[str, int] = {}
         self._kept_places: dict[str, int] = {}
-        self._large = threading.Lock()  # held by the thread that copies a large directory
+        # Held by the thread that copies: the rows that it asks for are newer than any that another
+        # thread has stored. Taken before `lock`.
+        self._small = threading.Lock()
+        self._large = threading.Lock()
 
     def resume(self) -> None:
         """Go on from what an earlier mount has left. Raises StoreError."""
@@ -114,7 +117,9 @@ class Copying:
     def bring_all(self, bucket: str, directories: Collection[str]) -> None:
         """Copy *directories*, those that the store has whole. Raises StoreError."""
         missing = [each for each in directories if each not in self.of(bucket)]
-        for directory in self._copy_small(bucket, missing) if missing else ():
+        with self._small:
+            large = self._copy_small(bucket, missing) if missing else []
+        for directory in large:
             with self._large:
                 if directory not in self.of(bucket):
                     self._copy_large(bucket, directory)
@@ -175,7 +180,7 @@ class Copying:
             after = ""
             while scope is not None:
                 with self.lock:
-                    if directory not in coming.directories:
+                    if directory not in coming.directories or directory in self.of(bucket):
                         return
                     self._store(bucket, *self._differs(bucket, (directory, after), rows, coming))
                     coming.touched.clear()
