@@ -18,7 +18,8 @@ from support.preloaded import MIMICFS
 from support.proxy import Proxy
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait until *condition* holds: at once on a quiet machine, for long on a busy one."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

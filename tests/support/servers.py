@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-START_S = 30.0
+START_S = 60.0  # seconds; of a busy machine, a quiet one takes one
 
 
 class Missing(Exception):
