@@ -66,8 +66,14 @@ class Place:
         staging.mkdir(mode=0o700)
         cache = BlockCache(work / "blocks", endpoint, 1 << 30)
         self.fs = VFS(
-            *(self.mirror, self.s3, syncer, Journal.open(staging), Kernel()),
-            *(VFSOptions(Target(BUCKET)), FileOptions(staging, write_back=write_back), cache),
+            self.mirror,
+            self.s3,
+            syncer,
+            Journal.open(staging),
+            Kernel(),
+            VFSOptions(Target(BUCKET)),
+            FileOptions(staging, write_back=write_back),
+            cache,
         )
         self.made = self._ask(self.fs.lookup, ROOT_INO, b"made").ino
         self.small = self._ask(self.fs.lookup, ROOT_INO, b"small").ino
