@@ -8,7 +8,7 @@ away once that counts as listed. Whoever is told of a change looks first at thes
 at what counts as listed: so a listing that ends in between is not overlooked.
 
     said      before the first page is asked for
-    renewed   while pages come, once a minute
+    renewed   while pages come or are merged, once a minute, if the store still has it
     left      it was interrupted, and another one may go on where it had come to
     ended     the note is taken away: all is merged and counts as listed, or it failed
 
@@ -44,24 +44,32 @@ class ListingNote:
         self._backend = backend
         self._about = (bucket, prefix)
         self._name = LISTING + secrets.token_hex(8)
-        self._times = 0
-        self._say()
+        self._times = 1
+        self._said_s = boot_s()  # before: what the store has may be older, not newer
+        self._backend.set_note("", self._name, self._text())
 
     def renew(self) -> None:
         """It still goes on. Raises StoreUnavailable as `check`."""
-        if boot_s() - self._said_s >= _RENEWED_S:
-            self.check(closely=False)
-            self._say()
+        if boot_s() - self._said_s < _RENEWED_S:
+            return
+        before, said_s = self._text(), boot_s()
+        self._times += 1
+        done, _ = self._backend.swap_note("", self._name, before, self._text(), tell=False)
+        if not done:  # and never anew: what was told meanwhile nobody has logged for us
+            raise self._overlooked()
+        self._said_s = said_s
 
     def check(self, *, closely: bool = True) -> None:
         """See that nobody can have overlooked this listing. Raises StoreUnavailable. Unless
         *closely*, the store is asked only if it took long."""
         if not closely and boot_s() - self._said_s < _LASTS_S / 2:
             return
-        if self._backend.note("", self._name) is None:
-            where = "s3://{}/{}".format(*self._about)
-            text = "changes were overlooked while it was listed; it must be listed again"
-            raise StoreUnavailable(f"{where}: {text}")
+        if self.is_lost():
+            raise self._overlooked()
+
+    def is_lost(self) -> bool:
+        """Whether the store has no note of it any more."""
+        return self._backend.note("", self._name) is None
 
     def end(self) -> None:
         """Take the note away. A store that is away keeps it, and nothing is wrong with that: until
@@ -71,10 +79,13 @@ class ListingNote:
         except StoreError as exc:
             log.debug("the note %s stays: %s", self._name, exc)
 
-    def _say(self) -> None:
-        self._times += 1
-        self._said_s = boot_s()  # before: what the store has may be older, not newer
-        self._backend.set_note("", self._name, json.dumps([*self._about, self._times]))
+    def _text(self) -> str:
+        return json.dumps([*self._about, self._times])
+
+    def _overlooked(self) -> StoreUnavailable:
+        where = "s3://{}/{}".format(*self._about)
+        text = "changes were overlooked while it was listed; it must be listed again"
+        return StoreUnavailable(f"{where}: {text}")
 
 
 @contextmanager

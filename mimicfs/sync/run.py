@@ -57,7 +57,8 @@ Tell = Callable[[Difference, int], None]
 
 class Run:
     """*plan*: the ranges that the scope consists of; *held*: where deletions are held back;
-    *late*: where those are kept that the caller makes when all is merged."""
+    *late*: where those are kept that the caller makes when all is merged; *renew*: called whenever
+    S3 has answered."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Run:
         late: Spool,
         tell: Tell,
         cancellation: Cancellation,
+        renew: Callable[[], None],
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
@@ -77,6 +79,7 @@ class Run:
         self._held = held
         self._late = late
         self._tell = tell
+        self._renew = renew
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Asked] = Flights(s3.pool, cancellation)
         self._running: list[KeyRange] = []
@@ -97,6 +100,7 @@ class Run:
             self._fill()
             while len(self._flights):
                 asked, answer = self._flights.take()
+                self._renew()
                 if asked.part is None:
                     self._take_directories(answer)
                 elif asked.turn == asked.part.turn:

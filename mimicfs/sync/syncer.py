@@ -35,7 +35,7 @@ from mimicfs.sync.run import Run
 from mimicfs.sync.source import ListingScope, Source
 from mimicfs.sync.walk import Walk
 from mimicfs.sync.whole import Show, Whole, Wish
-from mimicfs.underway import listing
+from mimicfs.underway import ListingNote, listing
 
 log = logging.getLogger(__name__)
 
@@ -292,12 +292,14 @@ class Syncer:
 
     def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
         with listing(self._mimicdb.backend, bucket, directory) as said:
-            listed = self._directory_listed(bucket, directory, cancellation)
-            said.check(closely=False)
+            listed, pages = self._directory_listed(bucket, directory, said, cancellation)
+            said.check(closely=pages > 1)
             self._mimicdb.complete(bucket, listed)
 
-    def _directory_listed(self, bucket: str, directory: str, cancellation: Cancellation) -> Scope:
-        """Merge the children of *directory*; return that as a scope."""
+    def _directory_listed(
+        self, bucket: str, directory: str, said: ListingNote, cancellation: Cancellation
+    ) -> tuple[Scope, int]:
+        """Merge the children of *directory*; return that as a scope, and how often was merged."""
         started_ns, since = time.time_ns(), self._mimicdb.seq("")
         found: list[tuple[int, ...]] = []
 
@@ -309,15 +311,17 @@ class Syncer:
             what = (self._mimicdb, self._s3, scope)
             try:
                 if is_directory_bucket(bucket):
-                    Walk(*what, late, tell, cancellation).run()
+                    Walk(*what, late, tell, cancellation, said.renew).run()
                 else:
-                    Run(*what, GivenRanges([("", None)]), None, late, tell, cancellation).run()
+                    plan = GivenRanges([("", None)])
+                    Run(*what, plan, None, late, tell, cancellation, said.renew).run()
             except NoSuchBucket:
                 self._gone(bucket, since)
                 raise
             for gone in late.taken():
+                said.renew()
                 tell(self._mimicdb.release(bucket, gone), 0)
         names, *counts = (sum(column) for column in zip(*found, strict=True))
         duration_ns = time.time_ns() - started_ns
         log.debug("listed %s: %d names", scope, names)
-        return Scope(directory, False, started_ns, duration_ns, *counts)
+        return Scope(directory, False, started_ns, duration_ns, *counts), len(found)

@@ -30,6 +30,8 @@ class _Directory:
 
 
 class Walk:
+    """*renew* is called whenever S3 has answered; else as Run."""
+
     def __init__(
         self,
         mimicdb: Mirror,
@@ -38,12 +40,14 @@ class Walk:
         late: Spool,
         tell: Callable[[Difference, int], None],
         cancellation: Cancellation,
+        renew: Callable[[], None],
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._scope = scope
         self._late = late
         self._tell = tell
+        self._renew = renew
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Directory] = Flights(s3.pool, cancellation)
         self._waiting = [_Directory(scope.prefix)]
@@ -55,6 +59,7 @@ class Walk:
                 while self._waiting and len(self._flights) < self._pace.limit:
                     self._send(self._waiting.pop())
                 directory, answer = self._flights.take()
+                self._renew()
                 try:
                     page, since = answer.result()
                 except Throttled:

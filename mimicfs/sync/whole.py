@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from mimicfs import entry
 from mimicfs.entry import Difference
-from mimicfs.errors import NoSuchBucket, StoreError, TooManyDeletions
+from mimicfs.errors import NoSuchBucket, StoreError, StoreUnavailable, TooManyDeletions
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.listing import is_directory_bucket
@@ -69,6 +70,11 @@ class Whole:
         self._listing = ListingNote(self._mimicdb.backend, self._scope.bucket, self._scope.prefix)
         try:
             return self._run()
+        except StoreUnavailable:
+            with suppress(StoreError):
+                if self._listing.is_lost():  # what was merged may be lost as well: begin again
+                    self._notes.clear()
+            raise
         finally:
             if not self._notes.noted:  # else it is being listed until another one has gone on
                 self._listing.end()
@@ -118,7 +124,11 @@ class Whole:
         what = (self._mimicdb, self._s3, self._scope)
         if is_directory_bucket(self._scope.bucket):
             walk: Walk = Walk(
-                *what, self._late, lambda *page: self._tell(walk, *page), self._cancellation
+                *what,
+                self._late,
+                lambda *page: self._tell(walk, *page),
+                self._cancellation,
+                self._listing.renew,
             )
             walk.run()
             return
@@ -129,6 +139,7 @@ class Whole:
             self._late,
             lambda *page: self._told(run, *page),
             self._cancellation,
+            self._listing.renew,
         )
         try:
             run.run()
@@ -148,7 +159,6 @@ class Whole:
             self._note(run)
 
     def _tell(self, run: Run | Walk, difference: Difference, keys: int) -> None:
-        self._listing.renew()
         held = self._late.count + (self._held.spool.count if self._held is not None else 0)
         self.so_far = self.so_far.further(difference, keys, held, run.ranges)
         self._show(self.so_far)
@@ -163,6 +173,8 @@ class Whole:
         self._note(run, ended=True)
 
     def _note(self, run: Run, *, ended: bool = False) -> None:
+        if self._listing.is_lost():  # it is about to fail, and nobody may go on from here
+            return
         keys = self._listed_before + self.so_far.keys
         self._notes.write(Cursor(self._listed_ns, run.left(), keys, ended))
 
@@ -195,6 +207,7 @@ class Whole:
     def _release(self, spool: Spool) -> None:
         """Delete what is in *spool*."""
         for gone in spool.taken():
+            self._listing.renew()
             difference = self._mimicdb.release(self._scope.bucket, gone)
             deleted = self.so_far.deleted + len(difference.deleted)
             self.so_far = replace(self.so_far, deleted=deleted, held=0)

@@ -171,6 +171,43 @@ def test_a_listing_of_which_nothing_was_heard_for_long_does_not_count(world, mon
     assert world.lister.scopes(world.bucket) == []
 
 
+def test_a_note_that_the_store_has_lost_is_not_written_anew(world, monkeypatch):
+    """Redis was flushed, or a replica that lags behind took over: what was merged may be lost."""
+    monkeypatch.setattr(underway, "_RENEWED_S", 0.0)
+    monkeypatch.setattr(cursor, "WORTH_KEYS", 1)
+    monkeypatch.setattr(cursor, "_EVERY_S", 0.0)
+
+    def lost():
+        for name in world.listener.backend.notes(""):
+            if name.startswith("listing"):
+                world.listener.backend.set_note("", name, None)
+
+    world.slow.meanwhile = lost
+    for lists in (world.syncer.sync, lambda bucket: world.syncer.list_directory(bucket, "")):
+        world.slow.pages = 0
+        with pytest.raises(StoreUnavailable, match="overlooked"):
+            lists(world.bucket)
+    assert world.lister.scopes(world.bucket) == []
+    assert not world.syncer.sync(world.bucket).resumed  # nor is gone on from
+
+
+def test_a_listing_is_renewed_while_pages_come_however_long_it_takes(world, monkeypatch):
+    now_s, look = [0.0], world.hearing._lookout.listings
+    monkeypatch.setattr(underway, "boot_s", lambda: now_s[0])
+    answer = world.slow.list_page
+
+    def later(*where, **how):
+        now_s[0] += 600
+        assert look() == [(world.bucket, "")]
+        return answer(*where, **how)
+
+    world.slow.at = 0
+    monkeypatch.setattr(world.slow, "list_page", later)
+    world.syncer.list_directory(world.bucket, "")
+    world.syncer.sync(world.bucket)
+    assert [it.deep for it in world.lister.scopes(world.bucket)] == [True]
+
+
 def test_a_late_answer_to_our_own_write_does_not_bring_back_what_others_deleted(world):
     """S3 has done our PUT and then their deletion, which is told before our PUT is answered."""
     world.syncer.sync(world.bucket)
