@@ -484,6 +484,19 @@ class Mirror:
         """Note *text* as *name* beside *bucket*; None removes it."""
         self.backend.set_note(bucket, name, text)
 
+    def swap_note(
+        self, bucket: str, name: str, before: str | None, after: str
+    ) -> tuple[bool, str | None]:
+        """Note *after* as *name* beside *bucket* if the note is *before*: one step, where the
+        store has such steps. Return whether it was, and what the note is."""
+        if self.backend.intents:
+            return self.backend.swap_note(bucket, name, before, after, tell=False)
+        now = self.backend.note(bucket, name)
+        if now != before:
+            return False, now
+        self.backend.set_note(bucket, name, after)
+        return True, after
+
     def note_of(self, bucket: str, directory: str) -> str | None:
         """Return what was noted of *directory*, as Backend.notes_of."""
         [found] = self.backend.notes_of(bucket, [directory])

@@ -13,7 +13,6 @@ moves        renames, of files and of directories
 renames      the rename of a directory in S3, which may be undone or finished
 tree         looking up names, reading directories
 firstlook    whether modes, owners and links are stored with the objects of a directory
-spread       directories from all over a bucket, for the first look
 kernel       the kernel's view, and telling it what changed
 stored       attributes, links and xattrs that are stored with objects
 handles      open files: reading, writing, and when bytes go to S3

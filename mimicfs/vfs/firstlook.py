@@ -12,10 +12,7 @@ at again for what is new), and what a HEAD has said stays with the version of it
 An object that appears in a plain directory later may be of another kind: then the newest are asked.
 And after so many plain directories, and not one that is rich, those of the same bucket that have no
 marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
-a data lake costs no request for each of its directories. Once the first few are found plain, the
-others that it takes are chosen from all over the bucket (spread.py), and one name of each is
-asked, all at once: neither does a `find` wait for them one after the other, nor do the directories
-that it comes to first speak for all.
+a data lake costs no request for each of its directories.
 
 Threading: any thread; `needs` and `check` wait for nothing but the store. Of several threads that
 want the same directory asked, one asks.
@@ -38,13 +35,11 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import heads
-from mimicfs.vfs import spread
 
 log = logging.getLogger(__name__)
 
 _ALL = "look"  # the note of how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
-_FEW = 4  # plain directories, after which others from all over the bucket are asked about
 _RICH, _PLAIN = "rich", "plain"
 _SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
 _AGAIN_S = 10.0  # after which S3 is asked again that could not be
@@ -89,7 +84,6 @@ class FirstLook:
         self._doubtful: dict[_Where, list[str]] = {}
         self._unsampled: dict[_Where, float] = {}  # S3 could not be asked then (time.monotonic)
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
-        self._glanced: set[_Where] = set()  # one name of each has been asked
         self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
         self._asking: dict[_Where, Future[None]] = {}
         # The objects of which S3 tells us nothing: bucket, key, ETag.
@@ -114,14 +108,14 @@ class FirstLook:
         """Whether what is stored with *key* is known; *entry* is what the mirror has of it."""
         if entry is not None and (entry.meta is not None or entry.kind == KEPT):
             return True
-        if (
-            self._refused
-            and (bucket, key, entry.etag if entry is not None else "") in self._refused
-        ):
+        if self._refused and self._is_refused(bucket, key, entry):
             return True
         is_object = entry is not None and entry.kind == OBJECT
         # A directory that was listed would have shown its marker.
         return not is_object and (not key or self._mimicdb.covered(bucket, key))
+
+    def _is_refused(self, bucket: str, key: str, entry: Entry | None) -> bool:
+        return (bucket, key, entry.etag if entry is not None else "") in self._refused
 
     def check(self, bucket: str, directory: str, key: str, entry: Entry | None) -> None:
         """Raise Unlearned if *key*, in *directory*, must be asked before it is shown."""
@@ -169,11 +163,15 @@ class FirstLook:
     def _found_plain(self, bucket: str) -> int:
         count = self._plain.get(bucket)
         if count is None:
-            text = self._mimicdb.note(bucket, _ALL) or "0"
-            count = int(text) if text.isdecimal() else -1
-            with self._lock:
-                self._plain[bucket] = count
+            count = self._set_plain(bucket, _number(self._mimicdb.note(bucket, _ALL)))
         return count
+
+    def _set_plain(self, bucket: str, count: int) -> int:
+        """Remember *count*, unless it is known that one is rich; return what is remembered."""
+        with self._lock:
+            if self._plain.get(bucket, 0) >= 0:
+                self._plain[bucket] = count
+            return self._plain[bucket]
 
     def _remember(self, where: _Where, verdict: _Verdict | None) -> None:
         with self._lock:
@@ -229,7 +227,7 @@ class FirstLook:
             news = set(self._doubtful.pop(where, ()))
         entries = self._scanned(where)
         newest_ns = max((entry.mtime_ns for entry in entries), default=0)
-        rich = _any_rich(entries)
+        rich, sample = _any_rich(entries), list[str]()
         if not rich:
             since_ns = verdict.newest_ns if verdict is not None else -1
             unknown = [
@@ -239,15 +237,15 @@ class FirstLook:
                 and not self.knows(where[0], entry.key, entry)
             ]
             sample = _sample(key if verdict is None else "", where[1], unknown)
-            sample = sample[: _SAMPLE - (where in self._glanced)]
             if sample and not self._sampled(where, sample, cancellation):
                 return False
             if sample:
                 found = (self._mimicdb.entry(where[0], each) for each in sample)
                 rich = _any_rich(entry for entry in found if entry is not None)
-        self._decide(where, _Verdict(rich, newest_ns), verdict)
-        if self._plain.get(where[0]) == _FEW and verdict is None:
-            self._look_all_over(where[0], cancellation)
+        if rich or not self._refused or self._is_said(where[0], entries, sample):
+            self._decide(where, _Verdict(rich, newest_ns), verdict)
+        else:  # what S3 does not say may be anything: nothing is noted of it
+            self._remember(where, _Verdict(False, newest_ns))
         if rich and unsampled:  # what was shown meanwhile may be wrong
             keys = [entry.key for entry in entries]
             self._mimicdb.announce(where[0], Difference([], keys, [], 0))
@@ -265,42 +263,30 @@ class FirstLook:
             return False
         return True
 
+    def _is_said(self, bucket: str, entries: list[Entry], sample: list[str]) -> bool:
+        """Whether S3 has refused nothing that was asked about these."""
+        known = {entry.key: entry for entry in entries}
+        found = [(key, known.get(key) or self._mimicdb.entry(bucket, key)) for key in sample]
+        return not any(self._is_refused(bucket, *each) for each in [*known.items(), *found])
+
     def _decide(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
         self._remember(where, verdict)
         if verdict == before:
             return
-        bucket = where[0]
         self._mimicdb.set_note_of(*where, verdict.text)
-        count = self._found_plain(bucket)
-        if 0 <= count < _MANY or (verdict.rich and count >= 0):
-            self._count(bucket, -1 if verdict.rich else count + 1)
+        if verdict.rich or before is None:
+            self._count(where[0], verdict.rich)
 
-    def _count(self, bucket: str, plain: int) -> None:
-        """Note that so many directories were found *plain*; -1: one is rich."""
-        with self._lock:
-            self._plain[bucket] = plain
-        self._mimicdb.set_note(bucket, _ALL, _RICH if plain < 0 else str(plain))
-
-    def _look_all_over(self, bucket: str, cancellation: Cancellation) -> None:
-        """Ask about one name in each of so many directories from all over *bucket* that the rest
-        of it can be believed to be like them. Where there are not as many, each is looked at."""
-        found = spread.directories(self._mimicdb, bucket, _MANY)
-        new = {name: found[name] for name in found if not self._verdicts.get((bucket, name))}
-        if len(new) < _MANY - _FEW:
-            return
-        keys: list[str] = []
-        for name, entries in new.items():
-            unknown = [each for each in entries if not self.knows(bucket, each.key, each)]
-            keys += _sample("", name, unknown)[:1]
-        try:
-            self._ask((bucket, ""), keys, cancellation)
-        except NOTHING_SAID as exc:  # each directory is looked at, as it comes
-            log.debug("s3://%s: %s", bucket, exc)
-            return
-        self._glanced |= {(bucket, name) for name in new}
-        asked = (self._mimicdb.entry(bucket, key) for key in keys)
-        rich = any(map(_any_rich, new.values())) or _any_rich(each for each in asked if each)
-        self._count(bucket, -1 if rich else _MANY)
+    def _count(self, bucket: str, rich: bool) -> None:
+        """Note that one more directory of *bucket* was found plain, or that one is *rich*, which
+        stays: other threads and mounts note it, too."""
+        count, done = self._found_plain(bucket), False
+        note = str(count) if count > 0 else None
+        while not done and count >= 0 and (rich or count < _MANY):
+            after = _RICH if rich else str(count + 1)
+            done, note = self._mimicdb.swap_note(bucket, _ALL, note, after)
+            count = _number(note)
+        self._set_plain(bucket, count)
 
     def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
         bucket = where[0]
@@ -359,6 +345,12 @@ class FirstLook:
         except Unlisted:
             log.debug("s3://%s/%s is not listed", bucket, directory)
         return list(found)
+
+
+def _number(note: str | None) -> int:
+    """Return how many directories were found plain by *note* of a bucket; -1: one is rich."""
+    text = note or "0"
+    return int(text) if text.isdecimal() else -1
 
 
 def _any_rich(entries: Iterable[Entry]) -> bool:

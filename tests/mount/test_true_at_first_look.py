@@ -110,23 +110,6 @@ def test_a_bucket_without_metadata_costs_four_heads_a_directory_once(
     assert os.readlink(again / "d/link") == "9"
 
 
-def test_metadata_behind_the_first_directories_of_a_bucket_is_seen_for_few_requests(
-    client: Any, bucket: str, second: Callable[..., Path], proxy: Proxy
-) -> None:
-    for number in range(144):
-        key = f"{number // 16}/{number // 2 % 8}/{number % 2}"
-        client.put_object(Bucket=bucket, Key=key, Body=b"x")
-    plain = second(name="plain")
-    (plain / ".sync").touch()
-    with costs(proxy, HEAD=2 * 4 + 60):  # 4 of 72 directories are looked at, and 60 others
-        output("ls", "-lR", plain)
-    client.put_object(Bucket=bucket, Key="8/7/0", Body=b"x", Metadata={"mode": "33152"})
-    rich = second(name="rich")
-    (rich / ".sync").touch()
-    output("ls", "-lR", *(rich / str(number) for number in range(8)))
-    assert stat.filemode(os.stat(rich / "8/7/0").st_mode) == "-rw-------"
-
-
 def test_metadata_is_asked_for_as_the_option_says(
     client: Any, bucket: str, mount_at: Mounts, second: Callable[..., Path], proxy: Proxy
 ) -> None:

@@ -1,0 +1,136 @@
+"""Plain directories, so many of which make others of the bucket count as plain, are counted
+right."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import Buckets
+from mimicfs.entry import Difference, Entry, Scope
+from mimicfs.errors import AccessDenied, Unlearned
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import Cancellation
+from mimicfs.vfs.firstlook import FirstLook
+
+COUNT = "look"  # the note of a bucket
+
+
+class Objects:
+    """An S3 in which objects named "rich" have a mode; it refuses the keys in *refused*."""
+
+    def __init__(self):
+        self.wide = ThreadPoolExecutor(4)
+        self.asked, self.refused = 0, set()
+
+    def look(self, bucket, key):
+        self.asked += 1
+        if key in self.refused:
+            raise AccessDenied(f"s3://{bucket}/{key}")
+        meta = {"mode": "33152"} if key.endswith("rich") else {}
+        return Entry(key, 1, 1, "e", meta=meta)
+
+
+class Mount:
+    """The first look of one mount of *store*."""
+
+    def __init__(self, store, s3):
+        self.mimicdb = Mirror(store)
+        self.look = FirstLook(self.mimicdb, s3, Buckets())
+
+    def looks_at(self, *keys):
+        for key in keys:
+            directory = key[: key.rindex("/") + 1]
+            self.look.learn(Unlearned("b", directory, key), Cancellation())
+
+
+PLAIN = [f"d{number:02}/plain" for number in range(70)]
+
+
+def filled(store):
+    mimicdb = Mirror(store)
+    mimicdb.add_bucket("b", 0)
+    mimicdb.record_all("b", [Entry(key, 1, 1, "e") for key in [*PLAIN, "r/rich", "s/rich"]])
+    mimicdb.complete("b", Scope("", True, 1))
+    return store
+
+
+@pytest.fixture
+def s3():
+    objects = Objects()
+    with objects.wide:
+        yield objects
+
+
+def test_after_64_plain_directories_the_others_count_as_plain(s3):
+    mount = Mount(filled(Memory()), s3)
+    mount.looks_at(*PLAIN[:63])
+    assert mount.look.needs("b", "d69/")
+    mount.mimicdb.record_all("b", [Entry(PLAIN[0], 1, 5, "new")])
+    mount.look.changed("b", Difference([], [PLAIN[0]], [], 0))
+    mount.looks_at(PLAIN[0])  # again, and counted once
+    assert mount.look.needs("b", "d69/")
+    mount.looks_at(PLAIN[63])
+    assert not mount.look.needs("b", "d68/")
+    assert s3.asked == 65
+
+
+def test_a_directory_in_which_s3_refuses_a_head_is_not_counted_as_plain(s3, caplog):
+    s3.refused = set(PLAIN)
+    mount = Mount(filled(Memory()), s3)
+    mount.looks_at(*PLAIN[:64])
+    assert not mount.look.needs("b", "d00/")  # it is shown as it is known
+    assert mount.look.needs("b", "d68/")
+    assert mount.mimicdb.notes("b") == {}
+    s3.refused.clear()
+    again = Mount(mount.mimicdb.backend, s3)
+    assert again.look.needs("b", "d00/")
+
+
+def test_rich_as_another_mount_has_noted_it_stays(s3):
+    store = filled(Memory())
+    one, other = Mount(store, s3), Mount(store, s3)
+    one.looks_at(PLAIN[0])
+    other.looks_at("r/rich")
+    one.looks_at(*PLAIN[1:66])
+    assert store.note("b", COUNT) == "rich"
+    assert one.look.needs("b", "s/")
+
+
+class Held(Memory):
+    """A store whose first caller who asks for the count gets what was noted then, later."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_read, self.goes_on = threading.Event(), threading.Event()
+
+    def note(self, bucket, name):
+        found = super().note(bucket, name)
+        if name == COUNT and not self.has_read.is_set():
+            self.has_read.set()
+            assert self.goes_on.wait(20)
+        return found
+
+
+@contextmanager
+def behind(store, call, *args):
+    """Run *call* in a thread that waits with what it has read until the block ends."""
+    thread = threading.Thread(target=call, args=args)
+    thread.start()
+    assert store.has_read.wait(20)
+    yield
+    store.goes_on.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_rich_as_another_thread_has_noted_it_stays(s3):
+    store = filled(Held())
+    mount = Mount(store, s3)
+    with behind(store, mount.looks_at, PLAIN[0]):
+        mount.looks_at("r/rich")
+    mount.looks_at(*PLAIN[1:66])
+    assert store.note("b", COUNT) == "rich"
+    assert mount.look.needs("b", "s/")
