@@ -171,7 +171,11 @@ class Copying:
                 whole, notes, differences, strict=True
             ):
                 self._store(bucket, new, gone)
-                self._copied_now(bucket, directory, scope, note)
+                self._note_copied(bucket, directory, scope, note)
+        # Others read under no lock: from now on they find it, and not before it is committed.
+        self._copied[bucket].update(
+            (directory, _of(directory, scope)) for directory, scope, _ in whole
+        )
 
     def _copy_large(self, bucket: str, directory: str) -> None:
         """Copy page by page. Between two of them others may write."""
@@ -186,7 +190,8 @@ class Copying:
                     coming.touched.clear()
                     if len(rows) < _PAGE:
                         [note] = self._shared.notes_of(bucket, [directory])
-                        self._copied_now(bucket, directory, scope, note)
+                        self._note_copied(bucket, directory, scope, note)
+                        self._copied[bucket][directory] = _of(directory, scope)
                         return
                 after = rows[-1].key
                 rows = self._shared.children(bucket, directory, after, _PAGE)
@@ -201,12 +206,10 @@ class Copying:
         new = [row for row in rows if row.key not in touched] if touched else rows
         return new, self._with_all_below(bucket, gone)
 
-    def _copied_now(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
-        scope = scope._replace(prefix=directory, deep=False)
+    def _note_copied(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
         with self.rows.together():
-            self.rows.mark(bucket, scope)
+            self.rows.mark(bucket, _of(directory, scope))
             self.rows.set_note(bucket, OF_DIRECTORY + directory, note)
-        self._copied[bucket][directory] = scope
 
     def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> Iterator[str]:
         """Yield what the copy has of *directory* behind *after* although the store, of which
@@ -319,7 +322,7 @@ class Copying:
         inside = [each for each in copied if each.startswith(scope.prefix)]
         for each in inside if scope.deep else [scope.prefix]:
             if each in copied:
-                copied[each] = scope._replace(prefix=each, deep=False)
+                copied[each] = _of(each, scope)
 
     def forget(self, bucket: str) -> None:
         """Nothing of *bucket* is copied."""
@@ -354,6 +357,11 @@ def split(key: str) -> tuple[str, str]:
     """Return the directory that *key* is in, and its name there."""
     cut = key.rfind("/", 0, -1) + 1
     return key[:cut], key[cut:]
+
+
+def _of(directory: str, scope: Scope) -> Scope:
+    """Return *scope* as that of *directory* alone."""
+    return scope._replace(prefix=directory, deep=False)
 
 
 def _way(prefix: str) -> Iterator[tuple[str, str]]:

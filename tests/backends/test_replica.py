@@ -2,6 +2,9 @@
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -322,6 +325,35 @@ def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):
     assert filled.asked == []
     assert replica.get("b", "d/x") == Entry("d/x", 2)
     assert filled.asked == ["get"]
+
+
+class Watched(SQLite):
+    """A copy that calls `watch` before each commit of what is copied."""
+
+    watch = None
+
+    @contextmanager
+    def together(self):
+        with super().together():
+            yield
+            if self.watch is not None:
+                self.watch()
+
+
+def test_a_directory_is_answered_from_the_copy_when_all_of_it_is_there(filled, clock, tmp_path):
+    copy = Watched(str(tmp_path / "copy.db"))
+    replica = Replica(filled, copy, Lease(clock))
+    replica.lease.renew()
+    seen = []
+    with ThreadPoolExecutor(1) as reader:
+        reader.submit(copy.get, "b", "d/x").result()  # it has its connection
+        look = partial(reader.submit, replica.get, "b", "d/x")
+        copy.watch = lambda: seen.append(look().result(20))
+        replica.bring("b", "d/")
+        copy.watch = None
+    assert [each for each in seen if each != Entry("d/x", 2)] == []
+    assert seen
+    replica.close()
 
 
 def test_another_epoch_means_that_nothing_is_copied(mount, filled):

@@ -61,6 +61,7 @@ def _lock(file, kind, start=0, length=0, command=fcntl.F_OFD_SETLK):
 
 def test_locks_of_one_mount_stand_against_those_of_the_other(two):
     (two[0] / "a").write_text("x" * 100)
+    wait_until((two[1] / "a").exists)
     with open(two[0] / "a", "r+") as one, open(two[1] / "a", "r+") as other:
         fcntl.flock(one, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
