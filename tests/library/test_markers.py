@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given, settings
@@ -119,3 +121,34 @@ def test_pages_that_follow_each_other_still_delete_what_is_gone(marked):
         assert found == ["a", "c", "e"]
         assert [entry.key for entry in library.listing("b")] == ["a", "c", "e"]
         client.close()
+
+
+# Each of these keeps the mirror from learning a page.
+UNLEARNED: list[dict[str, Any]] = [
+    {"RequestPayer": "requester"},
+    {"OptionalObjectAttributes": ["RestoreStatus"]},
+    {"ExpectedBucketOwner": "111122223333"},
+    {"EncodingType": "url"},
+    {"Delimiter": ""},
+]
+
+
+def test_pages_behind_one_that_was_not_learned_do_not_make_a_bucket_known(served):
+    listings, client, ask = served
+    listings.keys = {"a+a", "a+b", "é", "z"}
+    for version, known, extra in itertools.product([1, 2], [False, True], UNLEARNED):
+        client._make_api_call = ask
+        library = MimicDB(Memory())
+        library.mimic(client)
+        if known:
+            library.sync("b", client=client)
+        call = client.list_objects_v2 if version == 2 else client.list_objects
+        first = call(Bucket="b", MaxKeys=2, Force=True, **extra)
+        if version == 2:
+            more = {"ContinuationToken": first["NextContinuationToken"]}
+        else:
+            quoted = "EncodingType" in extra
+            more = {"Marker": (unquote if quoted else str)(first["NextMarker"])}
+        assert shown(call(Bucket="b", Force=True, **more)) == ["z", "é"]
+        found = set(shown(client.list_objects_v2(Bucket="b")))
+        assert found == {"a+a", "a+b", "é", "z"}, (version, known, extra)

@@ -48,7 +48,7 @@ class ListingPlace(NamedTuple):
     """The place where a listing goes on."""
 
     last: str  # the key or common prefix that the page before ended with
-    started_ns: int | None = None  # of its first page, if S3 has shown all pages so far
+    started_ns: int | None = None  # of its first page, if the mirror has learned all so far
     ours: bool = False  # the page before was the mirror's
 
 
@@ -86,6 +86,8 @@ class Pages:
         """S3 has given *answer* to *asked*, which was asked at *at_ns*, after change *since*."""
         if min(asked.get("MaxKeys", 1), answer.get("MaxKeys", 1)) < 1:
             return  # a page of no keys says nothing of what there is
+        if "EncodingType" in asked:
+            return  # botocore leaves such keys encoded: they are no places
         shown = [item["Key"] for item in answer.get("Contents", ())]
         place = self._begins(asked, at_ns)
         in_order = shown == sorted(set(shown))
@@ -99,6 +101,8 @@ class Pages:
                 place = place._replace(started_ns=None)
             elif place is not None and not truncated:
                 self._complete(asked, place)
+        elif place is not None:  # the mirror has not seen all pages
+            place = place._replace(started_ns=None)
         if truncated:
             groups = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
             self._goes_on(asked, answer, place, max([*shown, *groups], default=""))
