@@ -47,7 +47,8 @@ Params = Mapping[str, Any]
 
 PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
-_LAST = "\U0010ffff"  # no letter comes behind it
+# The letter behind all others that take as many bytes, for 1, 2, 3 and 4 bytes.
+_LAST = ("\x7f", "\u07ff", "\uffff", "\U0010ffff")
 _ALLOWED = {
     "ListObjectsV2": {
         "Bucket",
@@ -281,8 +282,9 @@ def place_of(token: str) -> str | None:
 
 
 def behind(group: str) -> str:
-    """Return a key behind all that begin with *group*, and before all others behind it."""
-    return group + _LAST * ((KEY_MAX - len(group.encode())) // 4)
+    """Return the last key that can begin with *group*: it is as long as a key can be."""
+    fours, left = divmod(KEY_MAX - len(group.encode()), 4)
+    return group + _LAST[3] * fours + (_LAST[left - 1] if left else "")
 
 
 def _token(last: str) -> str:
