@@ -10,7 +10,7 @@ In the store of the feed, a bucket has
     s/KEY    what was told last of KEY
     n/SEQ    one piece of news, by its number; the latest 100,000 are kept
     l        the number of the latest (as a size)
-    a note   up to which number of the mirror's log everything was told
+    a note   the place in the mirror's log up to which everything was told
 
 INVARIANT: the news and what it makes of s/KEY are stored in one step, so a feed that is killed
 tells nothing twice and leaves nothing out.
@@ -21,6 +21,7 @@ Threading: one thread; several processes may have the same file, one after the o
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
-from mimicfs.backends.sessions import StoreSession
+from mimicfs.backends.sessions import StoreSession, epoch
 from mimicfs.entry import OBJECT, Change, Entry, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
@@ -62,6 +63,21 @@ class News(NamedTuple):
     etag: str
     by: str  # "S3": found there; "this": this process; else who wrote it, as HOST:MOUNTPOINT
     source: str = ""  # the key that it was moved from
+
+
+class _LogPlace(NamedTuple):
+    """A place in the log of a store: a number, and what tells that it is still the same log, as it
+    is not if the store was made again, or restored from a backup and changed since."""
+
+    seq: int
+    epoch: str = ""
+    line: str = ""  # of that number, "": there is none, or it is not known
+
+    @staticmethod
+    def read(text: str | None) -> _LogPlace:
+        """An earlier version wrote the number alone."""
+        found = json.loads(text or "0")
+        return _LogPlace(found) if isinstance(found, int) else _LogPlace(*found)
 
 
 class _Seen(NamedTuple):
@@ -130,35 +146,52 @@ class Feed:
     def look(self) -> None:
         """See what is new in the mirror, and keep it. Raises StoreError."""
         with self._alone():
-            place = int(self._store.note(self._bucket, _PLACE) or 0)
+            place = self._place()
             try:
-                while changes := self._mirrored.changes(self._bucket, place, _PAGE):
+                if place != self._place_at(place.seq):
+                    raise LogTrimmed(f"the log of {self._bucket} is another one")
+                while changes := self._mirrored.changes(self._bucket, place.seq, _PAGE):
                     self._tell(self._of_lines(changes))
-                    place = changes[-1].seq
-                    self._store.set_note(self._bucket, _PLACE, str(place))
+                    place = place._replace(seq=changes[-1].seq, line=_line_of(changes[-1]))
+                    self._keep_place(place)
             except LogTrimmed:
-                place = self._mimicdb.seq(self._bucket)
+                place = self._place_at(self._mimicdb.seq(self._bucket))
                 self._compare()
-                self._store.set_note(self._bucket, _PLACE, str(place))
+                self._keep_place(place)
             if self._is_uncertain and time.monotonic() - self._compared_s > _COMPARE_S:
                 self._compare()
 
     def wait(self) -> None:
         """Return when there may be news, or soon."""
-        place = int(self._store.note(self._bucket, _PLACE) or 0)
-        if self._mimicdb.seq(self._bucket) == place:
-            self._waiter.wait({self._bucket: place}, _LOOK_S)
-        if self._mimicdb.seq(self._bucket) != place:
+        seq = self._place().seq
+        if self._mimicdb.seq(self._bucket) == seq:
+            self._waiter.wait({self._bucket: seq}, _LOOK_S)
+        if self._mimicdb.seq(self._bucket) != seq:
             time.sleep(_TOGETHER_S)
+
+    # The place in the log
+
+    def _place(self) -> _LogPlace:
+        return _LogPlace.read(self._store.note(self._bucket, _PLACE))
+
+    def _keep_place(self, place: _LogPlace) -> None:
+        self._store.set_note(self._bucket, _PLACE, json.dumps(place))
+
+    def _place_at(self, seq: int) -> _LogPlace:
+        """Return the place of number *seq* in the log as it is now."""
+        found: Sequence[Change] = ()
+        with suppress(LogTrimmed):
+            found = self._mirrored.changes(self._bucket, seq - 1, 1) if seq else ()
+        return _LogPlace(seq, epoch(self._mirrored), _line_of(found[0]) if found else "")
 
     # The beginning
 
     def _begin(self) -> None:
-        place = self._mimicdb.seq(self._bucket)
+        place = self._place_at(self._mimicdb.seq(self._bucket))
         self._store.drop_bucket(self._bucket)  # of a beginning that was interrupted
         for page in _pages(self._mirrored, self._bucket, self._prefix):
             self._store.apply(self._bucket, [_kept(it) for it in page if it.kind == OBJECT])
-        self._store.set_note(self._bucket, _PLACE, str(place))
+        self._keep_place(place)
 
     # What is new
 
@@ -312,6 +345,10 @@ def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterato
     if own is not None:
         yield [own]
     yield from pages(lambda after: store.scan(bucket, prefix, after, _PAGE), _PAGE, first)
+
+
+def _line_of(change: Change) -> str:
+    return json.dumps(change[1:])
 
 
 def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from contextlib import closing
 
 import pytest
@@ -179,6 +180,42 @@ def test_where_the_log_does_not_reach_back_all_is_compared(feed_of):
     feed._compared_s = float("-inf")
     mimicdb.complete("b", Scope("", True, 2))
     assert [(it.change, it.key) for it in news(feed)][-1] == ("deleted", "b/unknown")
+
+
+def test_a_store_that_was_replaced_hides_no_change(feed_of, tmp_path):
+    """Made again, or put back from a backup: its log has grown beyond the place of the feed."""
+
+    def changed(name, *keys):
+        with closing(Mirror(SQLite(str(tmp_path / name)))) as mimicdb:
+            feed = feed_of(mimicdb)
+            for key in keys:
+                mimicdb.record("b", entry(key, 2, f"{ord(key):032x}"))
+            found = [(it.change, it.key) for it in news(feed, feed.last())]
+            feed.close()
+        return found
+
+    assert changed("first", "a", "b") == [("added", "a"), ("added", "b")]
+    shutil.copy(tmp_path / "first", tmp_path / "backup")
+    assert changed("first", "c", "d") == [("added", "c"), ("added", "d")]
+    with closing(Mirror(SQLite(str(tmp_path / "backup")))) as backup:
+        for key in ("e", "f", "g"):
+            backup.record("b", entry(key, 2, f"{ord(key):032x}"))
+        backup.complete("b", Scope("", True, 1))
+        feed = feed_of(backup)
+        assert sorted((it.change, it.key) for it in news(feed, 4)) == [
+            *(("added", key) for key in "efg"),
+            *(("deleted", key) for key in "cd"),
+        ]
+        feed.close()
+    with closing(Mirror(SQLite(str(tmp_path / "anew")))) as anew:
+        for key in "abefxyz":
+            anew.record("b", entry(key, 2, f"{ord(key):032x}"))
+        anew.complete("b", Scope("", True, 1))
+        feed = feed_of(anew)
+        assert sorted((it.change, it.key) for it in news(feed, 9)) == [
+            *(("added", key) for key in "xyz"),
+            ("deleted", "g"),
+        ]
 
 
 def test_news_that_is_no_longer_kept_is_refused(feed_of, monkeypatch):
