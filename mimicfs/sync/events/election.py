@@ -14,14 +14,16 @@ Threading: the consumer's thread.
 from __future__ import annotations
 
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.queue import queue_id
 
-SAID = "events"  # what a session says: the name of the source it listens to
+SAID = "events"  # what a session says: the source it listens to
 
 
 def listening(mimicdb: Mirror, source: str) -> bool:
     """Whether a living member of the store listens to *source*, as --events writes it. Raises
     StoreError."""
-    return any(it.alive and it.said.get(SAID) == source for it in mimicdb.member.others())
+    name = _source_id(source)
+    return any(it.alive and it.said.get(SAID) == name for it in mimicdb.member.others())
 
 
 class Election:
@@ -29,7 +31,7 @@ class Election:
 
     def __init__(self, mimicdb: Mirror, source: str) -> None:
         self._member = mimicdb.member
-        self._source = source
+        self._source = _source_id(source)
         self.stand()
 
     def is_ours(self) -> bool:
@@ -49,3 +51,10 @@ class Election:
     def _say(self, source: str) -> None:
         if self._member.said.get(SAID) != source:
             self._member.said = {**self._member.said, SAID: source}
+
+
+def _source_id(source: str) -> str:
+    """Return what all ways to write *source* have in common, so that one queue has one consumer."""
+    if source.startswith("sqs:"):
+        return f"sqs:{queue_id(source.removeprefix('sqs:'))}"
+    return source

@@ -150,8 +150,7 @@ class Ledger(Witness):
         self._source.resume()
         self._look_back(at_start=True)
         self._loss_noted = False
-        recent_ns = time.time_ns() - int(_ABOUT_S * 1e9)
-        if any(self._noted_ns(bucket) > recent_ns for bucket in self._buckets()):
+        if any(self._noted_ns(bucket) for bucket in self._buckets()):  # there was another one
             self._settled_s = time.monotonic() + self._source.unsettled_s
         self._claim.stake()
         self._begun = True

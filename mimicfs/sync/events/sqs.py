@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
 
 from mimicfs.errors import Interrupted
-from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, Queue, QueueMessage
+from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, WAIT_MAX_S, Queue, QueueMessage
 from mimicfs.sync.events.source import Delivery, EventSource
 
 _Asked = TypeVar("_Asked")
@@ -23,7 +23,7 @@ _AT_ONCE = 8  # requests, where many messages wait: each is of ten
 
 class SQS(EventSource):
     exact = False  # a short poll asks some of the servers of a queue
-    unsettled_s = float(TAKEN_S)
+    unsettled_s = float(WAIT_MAX_S + TAKEN_S)  # its last poll goes on, takes one, and hides it
     shared = True
 
     def __init__(self, queue: Queue) -> None:

@@ -16,9 +16,11 @@ from mimicfs.config.values import S3Options
 from mimicfs.member import LASTS_MS
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.queue import queue_id
 from mimicfs.sync import Syncer
 from mimicfs.sync.events import consumer as consuming
 from mimicfs.sync.events.consumer import Consumer
+from mimicfs.sync.events.election import Election, listening
 from mimicfs.sync.events.hearing import Hearing
 from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.sqs import SQS
@@ -99,6 +101,29 @@ def test_what_a_killed_mount_had_taken_another_one_applies(
         wait_until(lambda: mirror.entry(bucket, "late") is not None, 30)
         consumer.close()
         thread.join(20)
+
+
+def test_one_queue_has_one_consumer_however_its_url_is_written(mirror, tmp_path):
+    aws, own = "eu-central-1.amazonaws.com/1/q", "127.0.0.1:9324/1/q"
+    ways = [
+        f"https://sqs.{aws}",
+        f"https://SQS.{aws}/",
+        "https://eu-central-1.queue.amazonaws.com/1/q",
+    ]
+    ways += [
+        "https://sqs.eu-central-1.amazonaws.com:443/1/q",
+        "https://sqs.eu-central-1.api.aws/1/q",
+    ]
+    assert {queue_id(url) for url in ways} == {"eu-central-1/1/q"}
+    assert queue_id("https://queue.amazonaws.com/1/q") == "us-east-1/1/q"
+    assert queue_id(f"http://{own}") != queue_id("http://127.0.0.1:9325/1/q")
+    with closing(Mirror(SQLite(str(tmp_path / "store.db")))) as other:
+        first = Election(mirror, f"sqs:{ways[0]}")
+        mirror.join()
+        second = Election(other, f"sqs:{ways[1]}")
+        other.join()
+        assert (first.is_ours(), second.is_ours()) == (True, False)
+        assert listening(other, f"sqs:{ways[2]}")
 
 
 def test_a_death_is_noticed_within_ten_seconds():

@@ -66,6 +66,24 @@ def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
     assert time.time_ns() - ledger.figures()["told_until_ns"][bucket] < 60e9
 
 
+def test_nothing_counts_as_told_while_a_poll_of_the_former_consumer_may_go_on(
+    ledger, mimicdb, bucket, monkeypatch
+):
+    """SQS ends it after 5 s; what it took by then comes again after 6 s more. However long ago the
+    former one noted anything."""
+    note_told(mimicdb, bucket, "", time.time_ns() - 3600 * 10**9)
+    now_s = time.monotonic()
+    for module in ("ledger", "claim"):
+        monkeypatch.setattr(f"mimicfs.sync.events.{module}.time.monotonic", lambda: now_s)
+    ledger.begins()
+    now_s += 10.9
+    ledger.heard([], time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {}
+    now_s += 0.2
+    ledger.heard([], time.time_ns())
+    assert list(ledger.figures()["told_until_ns"]) == [bucket]
+
+
 def test_a_bucket_is_told_of_until_the_source_was_empty(ledger, bucket):
     """And not until what it gave was applied, which takes a while."""
     ledger.heard([Told(bucket, "a", time_ns=1_700_000_000 * 10**9)], 1_800_000_000 * 10**9)
