@@ -11,7 +11,8 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
-from support.mounts import costs
+from support.mounts import costs, wait_until
+from support.proxy import Hold
 
 import mimicfs
 from mimicfs.errors import ConfigError
@@ -65,6 +66,27 @@ def test_calls_are_answered_by_the_mirror_or_learned(library, mimicked, proxy, c
 
     asyncio.run(program())
     assert [entry.key for entry in library.listing(bucket)] == ["before", "mine", "others"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_task_that_is_cancelled_behind_its_copy_leaves_the_mirror_right(library, proxy, bucket):
+    async def program() -> None:
+        async with mimicking(library, proxy.url) as s3:
+            await s3.put_object(Bucket=bucket, Key="a", Body=b"12345")
+            await s3.put_object(Bucket=bucket, Key="k", Body=b"old")
+            source = {"Bucket": bucket, "Key": "a"}
+            with proxy.rule(Hold(lambda request: request.kind == "HEAD")) as asking:
+                copying = asyncio.create_task(
+                    s3.copy_object(Bucket=bucket, Key="k", CopySource=source)
+                )
+                await asyncio.to_thread(asking.reached.wait, 30)  # S3 has copied it
+                copying.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await copying
+            await asyncio.to_thread(wait_until, lambda: not library.intents.unsettled(bucket, "k"))
+
+    asyncio.run(program())
+    assert [entry.size for entry in library.listing(bucket)] == [5, 5]
 
 
 def test_many_tasks_share_one_client(library, mimicked, proxy, bucket):

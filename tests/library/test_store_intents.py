@@ -105,6 +105,30 @@ def test_what_s3_did_and_nobody_heard_of_is_asked_of_s3(
         assert mimicdb.backend.unsettled(bucket) == []
 
 
+def test_a_copy_whose_caller_is_interrupted_while_s3_is_asked_of_it_is_asked_again(
+    proxy: Proxy, bucket: str
+) -> None:
+    client = plain(proxy.url)
+    ask, interrupted = client._make_api_call, [KeyboardInterrupt()]
+
+    def asked(operation: str, params: Any) -> Any:
+        if operation == "HeadObject" and interrupted:
+            raise interrupted.pop()
+        return ask(operation, params)
+
+    client._make_api_call = asked
+    mimicdb = Mirror(open_store("memory:"))
+    mimic(client, mimicdb)
+    client.put_object(Bucket=bucket, Key="a", Body=b"12345")
+    client.put_object(Bucket=bucket, Key="k", Body=b"old")
+    with pytest.raises(KeyboardInterrupt):
+        client.copy_object(Bucket=bucket, Key="k", CopySource={"Bucket": bucket, "Key": "a"})
+    wait_until(lambda: mimicdb.backend.unsettled(bucket) == [])
+    assert [entry.size for entry in mimicdb.listing(bucket)] == [5, 5]
+    mimicdb.close()
+    client.close()
+
+
 def test_in_memory_s3_is_asked_until_it_says_what_it_did(
     proxy: Proxy, bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,19 @@ class Learner:
             except StoreError:
                 self._mimicdb.intents.keep(intent)
                 raise
+            except BaseException:  # as when a task is cancelled, or a program interrupted
+                self._cut_off(intent)
+                raise
+
+    def _cut_off(self, intent: StoreIntent) -> None:
+        """What came of *intent* was not learned to the end; that is not what the caller hears."""
+        try:
+            self._mimicdb.intents.end(intent, unsure=True)
+        except StoreError as exc:
+            log.debug("what came of a change could not be recorded: %s", exc)
+            self._mimicdb.intents.keep(intent)
+        if intent.keys:
+            self._mimicdb.intents.look_soon()
 
     def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
         """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile. Where
