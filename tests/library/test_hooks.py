@@ -7,6 +7,7 @@ import io
 import itertools
 from contextlib import suppress
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -180,6 +181,65 @@ def test_a_hook_that_looks_on_costs_nothing(library, mimicked, proxy, synced):
         mimicked.put_object(Bucket=synced, Key="new", Body=b"12345")
         assert keys(mimicked, synced) == ["a", "new", "team/a"]
     assert [url.partition("/bucket")[2] for url in set(seen)] == [f"{synced[6:]}/new"]
+
+
+@pytest.mark.parametrize(
+    "operation, params",
+    [
+        ("PutObject", {"Key": "a", "Body": b"12345", "IfNoneMatch": "*"}),
+        ("CopyObject", {"Key": "b", "CopySource": "nothing"}),
+    ],
+)
+def test_a_hook_that_looks_on_costs_nothing_after_a_write_that_s3_refuses(
+    mimicked, proxy, synced, operation, params
+):
+    mimicked.meta.events.register("before-send.s3", lambda **_: None)
+    mimicked.head_object(Bucket=synced, Key="a")
+    if "CopySource" in params:
+        params = params | {"CopySource": {"Bucket": synced, "Key": params["CopySource"]}}
+    with pytest.raises(ClientError):
+        mimicked._make_api_call(operation, {"Bucket": synced} | params)
+    with costs(proxy):
+        assert mimicked.head_object(Bucket=synced, Key="a")["ContentLength"] == 1
+
+
+def test_a_hook_that_looks_on_and_asks_s3_itself_changes_neither_question(mimicked, proxy, synced):
+    asked = []
+
+    def ask(request, **_):
+        if not asked:
+            asked.append(request.url)
+            mimicked.head_object(Bucket=synced, Key="a")
+
+    mimicked.meta.events.register("before-send.s3", ask)
+    with costs(proxy, PUT=1, HEAD=1):
+        mimicked.put_object(Bucket=synced, Key="new", Body=b"12345")
+    with costs(proxy):
+        assert keys(mimicked, synced) == ["a", "new", "team/a"]
+        assert mimicked.head_object(Bucket=synced, Key="a")["ContentLength"] == 1
+
+
+def test_a_request_that_botocore_redirects_to_the_buckets_region_is_as_it_was_made(
+    monkeypatch, library
+):
+    client = library.client(region_name="us-east-1")
+    client.meta.events.register("before-send.s3", lambda **_: None)
+    hosts = []
+
+    def send(request):
+        hosts.append(urlsplit(request.url).hostname)
+        region = {"x-amz-bucket-region": "eu-west-1"}
+        if hosts[-1] != "away.s3.eu-west-1.amazonaws.com":
+            return AWSResponse(request.url, 301, region, Empty())
+        said = {"ETag": '"e"', "Content-Length": "5", "Last-Modified": "Thu, 01 Jan 2026 00:00:00"}
+        return AWSResponse(request.url, 200, region | said, Empty())
+
+    monkeypatch.setattr(client._endpoint.http_session, "send", send)
+    library.add_bucket("away", 0)
+    assert client.head_object(Bucket="away", Key="a")["ContentLength"] == 5
+    assert hosts == ["away.s3.amazonaws.com", "away.s3.eu-west-1.amazonaws.com"]
+    assert library.entry("away", "a").size == 5
+    client.close()
 
 
 def test_a_key_whose_request_a_hook_changes_is_asked_of_s3_and_the_rest_stays_known(

@@ -80,7 +80,7 @@ class Hooks:
             try:
                 yield
             finally:
-                answered = sent.gone < len(sent.requests) and not self._is_mocked(operation)
+                answered = sent.gone < len(sent.asked) and not self._is_mocked(operation)
                 self._seen.add(operation)
                 if answered or not sent.as_made() or self._is_altered(operation, sent):
                     self._changed.add(operation)

@@ -122,7 +122,10 @@ class Learner:
         intent = self._begun(operation, asked)
         sent, token = noting()
         try:
-            answer = yield operation, params
+            try:
+                answer = yield operation, params
+            finally:
+                no_more(token)
         except ClientError as exc:
             yield from self._failed(operation, asked, intent, exc)
             raise
@@ -130,8 +133,6 @@ class Learner:
             with self._ending(operation, asked, intent):
                 self._broken(intent, unsent=isinstance(exc, TooManyRequests) and not sent)
             raise
-        finally:
-            no_more(token)
         with self._ending(operation, asked, intent):
             self._reads.note_versions(operation, asked, answer)
             with intent.learning():

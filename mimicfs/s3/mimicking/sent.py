@@ -39,14 +39,17 @@ class Sent:
         self.sizes: list[int] = []  # UNKNOWN is one that a request does not name
         # Where `note_questions` was called:
         self.made: _Question | None = None  # as botocore made it
-        self.requests: list[Any] = []  # botocore's objects: hooks may still change them
+        self.redirected = False  # to the region of the bucket: it was made anew
+        self.asked: list[tuple[_Question | None, Any]] = []  # as made, and botocore's request,
+        # which hooks may still change
         self.gone = 0  # how many no hook has answered
         self.answer: Any = None  # the newest, which hooks may change
         self.parsed: Any = None  # a copy of what botocore has read of it
         self.context: Any = None  # botocore's, of the call
+        self.watched = False  # by `watching`: the call is on its way
 
     def __bool__(self) -> bool:
-        return bool(self.sizes or self.requests)
+        return bool(self.sizes or self.asked)
 
     @property
     def size(self) -> int:
@@ -54,11 +57,11 @@ class Sent:
 
     def urls(self) -> list[str]:
         """Return where they went."""
-        return [str(request.url) for request in self.requests]
+        return [str(request.url) for _, request in self.asked]
 
     def as_made(self) -> bool:
         """Whether they asked what botocore had made of the call."""
-        return all(self.made == _asked_by(request) for request in self.requests)
+        return all(made == _asked_by(request) for made, request in self.asked)
 
 
 _current: ContextVar[Sent] = ContextVar("mimicfs_sent")
@@ -77,12 +80,15 @@ def no_more(token: Token[Sent]) -> None:
 
 @contextmanager
 def watching() -> Iterator[Sent]:
-    """Within, what the call sends is noted, also if nobody else has begun to."""
+    """Within, what the call sends is noted, also if nobody else has begun to, and apart from the
+    call within which it is made, by a hook or by botocore."""
     sent = _current.get(None)
-    if sent is not None:
+    if sent is not None and not sent.watched:
+        sent.watched = True
         yield sent
         return
     sent, token = noting()
+    sent.watched = True
     try:
         yield sent
     finally:
@@ -98,6 +104,7 @@ def note_requests(client: Any) -> None:
 def note_questions(client: Any) -> None:
     """Have it noted what each request of *client* asks, before hooks are given it and after."""
     client.meta.events.register_last("before-call", _note_made)
+    client.meta.events.register_last("needs-retry", _note_redirected)
     client.meta.events.register_first("before-send.s3", _note_request)
     client.meta.events.register_first("response-received.s3", _note_answer)
     endpoint = client._endpoint
@@ -133,10 +140,18 @@ def _note_made(params: Any, **_: Any) -> None:
         sent.made = _question(params["method"], params["url"], params["headers"])
 
 
+def _note_redirected(request_dict: Any, **_: Any) -> None:
+    sent = _current.get(None)
+    redirected = request_dict["context"].get("s3_redirect", {}).get("redirected", False)
+    if sent is not None and redirected and not sent.redirected:
+        sent.redirected = True
+        _note_made(request_dict)
+
+
 def _note_request(request: Any, **_: Any) -> None:
     sent = _current.get(None)
     if sent is not None:
-        sent.requests.append(request)
+        sent.asked.append((sent.made, request))
 
 
 def _note_answer(parsed_response: Any, context: Any, **_: Any) -> None:
