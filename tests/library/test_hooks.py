@@ -184,7 +184,7 @@ def test_a_hook_that_looks_on_costs_nothing(library, mimicked, proxy, synced):
 
 
 @pytest.mark.parametrize(
-    "operation, params",
+    ("operation", "params"),
     [
         ("PutObject", {"Key": "a", "Body": b"12345", "IfNoneMatch": "*"}),
         ("CopyObject", {"Key": "b", "CopySource": "nothing"}),
