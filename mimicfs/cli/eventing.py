@@ -186,7 +186,7 @@ def _checked(
 ) -> dict[str, Any]:
     from mimicfs.mount.telling import source_of
     from mimicfs.sync.events.election import listening
-    from mimicfs.sync.events.notification import shortcoming
+    from mimicfs.sync.events.notification import shortcoming, unexpired
 
     parts.s3.check_credentials()
     if parts.mimicdb.cover(target.bucket, target.prefix) is None:
@@ -198,7 +198,8 @@ def _checked(
             arn = source.arn()
     others = listening(parts.mimicdb, redacted(options.source))
     found = {
-        "shortcoming": shortcoming(configuration, arn, target.prefix),
+        "shortcoming": shortcoming(configuration, arn, target.prefix)
+        or unexpired(configuration, target.prefix),
         "by": "a mount or program that was there" if others else "this command",
     }
     if others:

@@ -39,7 +39,7 @@ from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Witness
 from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
-from mimicfs.sync.events.notification import Configuration, shortcoming
+from mimicfs.sync.events.notification import Configuration, is_indirect, shortcoming
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.freshness import note_told, told_until_ns
 
@@ -125,13 +125,15 @@ class Ledger(Witness):
         self._about: set[str] = set()  # buckets that messages were about since the last silence
         self._looked_s: dict[str, float] = {}
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
+        self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
+        self._seen: set[str] = set()  # messages about them came
 
     def figures(self) -> dict[str, Any]:
         """Return until when each bucket was told of, whether S3 is to tell the source, and whether
         another store takes messages from it."""
         return {
             "told_until_ns": dict(self._until_ns),
-            "configured": dict(self._told),
+            "configured": {bucket: self._is_told(bucket) for bucket in self._told},
             "another_store": self._claim.another,
         }
 
@@ -167,6 +169,7 @@ class Ledger(Witness):
             self._look_back()
             self._failing = False
         about = {it.bucket for it in told}
+        self._seen |= about
         self._about |= self._known(about)
         self._look_at_configurations(about)
         self._given_up.count = self._source.lost
@@ -178,10 +181,10 @@ class Ledger(Witness):
         if not drained and self._source.ordered:
             until_ns = _oldest_ns(told)
         for bucket in self._buckets():
-            if self._told.get(bucket) != NO:
+            if self._is_told(bucket) != NO and not self._is_unseen(bucket):
                 self._note(bucket, self._prefix, until_ns)
         for bucket in self._about - {*self._buckets()}:
-            if self._told.get(bucket) == YES:
+            if self._is_told(bucket) == YES:
                 self._note(bucket, "", until_ns)
         if drained:
             self._about.clear()
@@ -261,16 +264,25 @@ class Ledger(Witness):
     def _look_at(self, bucket: str, *, shown: bool) -> None:
         try:
             found = self._configuration(bucket)
-            why = shortcoming(found, self._source.arn(), self._prefix if shown else "")
+            about = (found, self._source.arn(), self._prefix if shown else "")
+            why, indirect = shortcoming(*about), is_indirect(*about)
         except (S3Error, AccessDenied, NoSuchBucket) as exc:
             log.debug("s3://%s: its notification configuration cannot be read: %s", bucket, exc)
             self._told[bucket] = UNKNOWN
             return
         self._told[bucket] = NO if why else YES
+        self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
         name = _UNTOLD + self._prefix
         if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, name, why or None)
+
+    def _is_unseen(self, bucket: str) -> bool:
+        """Whether messages about *bucket* can come only by a way on which none came yet."""
+        return bucket in self._unseen and bucket not in self._seen
+
+    def _is_told(self, bucket: str) -> str:
+        return UNKNOWN if self._is_unseen(bucket) else self._told.get(bucket, UNKNOWN)
 
     def _noted_ns(self, bucket: str) -> int:
         return told_until_ns(self._mimicdb, bucket, self._prefix)

@@ -9,7 +9,7 @@ NotificationConfiguration; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
@@ -21,16 +21,19 @@ EXPIRED = "s3:LifecycleExpiration:*"
 _FAMILIES = {
     CREATED: {
         "s3:ObjectCreated:Put",
+        "s3:ObjectCreated:Post",
         "s3:ObjectCreated:Copy",
         "s3:ObjectCreated:CompleteMultipartUpload",
     },
-    REMOVED: {"s3:ObjectRemoved:Delete"},
+    REMOVED: {"s3:ObjectRemoved:Delete", "s3:ObjectRemoved:DeleteMarkerCreated"},
 }
+_EXPIRED = {"s3:LifecycleExpiration:Delete", "s3:LifecycleExpiration:DeleteMarkerCreated"}
 _HARMLESS = "/!*'()"  # besides letters, digits, and - _ . of what is never written in percents
 OURS = "mimicfs"  # begins the Id of what we have added
+_QUEUES = "QueueConfigurations"
 # By the kind of target: its list in a configuration, and what names the target there.
 _TARGETS = {
-    "QueueConfigurations": "QueueArn",
+    _QUEUES: "QueueArn",
     "TopicConfigurations": "TopicArn",
     "LambdaFunctionConfigurations": "LambdaFunctionArn",
 }
@@ -40,38 +43,76 @@ def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
     """Return what *configuration* does not tell of the keys below *prefix*; "": nothing, as far
     as can be seen. *arn* is our queue's; "": messages come by another way, or it is not known.
 
-    Events that go to a topic or to EventBridge may reach the queue from there.
+    Events that go to a topic or to EventBridge may reach the queue from there (`is_indirect`).
     """
-    rules = [
-        rule for rule in _rules(configuration) if not arn or rule.get("QueueArn") in (arn, None)
-    ]
-    if not rules and "EventBridgeConfiguration" not in configuration:
-        return "no notification configuration names its queue" if arn else "it has no notifications"
     if "EventBridgeConfiguration" in configuration:
         return ""
+    return _missing_of([*_direct(configuration, arn), *_topics(configuration)], arn, prefix)
+
+
+def is_indirect(configuration: Configuration, arn: str, prefix: str) -> bool:
+    """Whether *configuration* tells our queue of all only if a topic or EventBridge tells it, which
+    nobody can see here."""
+    if shortcoming(configuration, arn, prefix):
+        return False
+    return bool(_missing_of(_direct(configuration, arn), arn, prefix))
+
+
+def unexpired(configuration: Configuration, prefix: str) -> str:
+    """Return what is to be said if *configuration* tells of no expiry below *prefix*; else ""."""
+    rules = [*_direct(configuration, ""), *_topics(configuration)]
+    told = {event for rule in rules if _covers(rule, prefix) for event in rule.get("Events", ())}
+    if told & {EXPIRED, *_EXPIRED} or "EventBridgeConfiguration" in configuration:
+        return ""
+    return (
+        f"its notifications do not cover {EXPIRED}: what a lifecycle rule deletes stays in the"
+        " mirror until a sweep"
+    )
+
+
+def _missing_of(rules: Sequence[Configuration], arn: str, prefix: str) -> str:
+    if not rules:
+        return "no notification configuration names its queue" if arn else "it has no notifications"
     covering = [rule for rule in rules if _covers(rule, prefix)]
     if not covering:
         return "its notifications cover only some of the keys"
     told = {event for rule in covering for event in rule.get("Events", ())}
-    missing = [family for family, each in _FAMILIES.items() if family not in told and each - told]
+    missing = [
+        event
+        for family, each in _FAMILIES.items()
+        if family not in told
+        for event in (sorted(each - told) if each & told else [family])
+    ]
     return f"its notifications do not cover {' and '.join(missing)}" if missing else ""
+
+
+def _direct(configuration: Configuration, arn: str) -> list[Configuration]:
+    """Return the rules that tell the queue *arn* itself; "": any queue, or any topic, as servers
+    name what they send to a webhook. A function of Lambda is never ours."""
+    queues = configuration.get(_QUEUES, ())
+    if arn:
+        return [rule for rule in queues if rule.get("QueueArn") == arn]
+    return [*queues, *_topics(configuration)]
+
+
+def _topics(configuration: Configuration) -> list[Configuration]:
+    return list(configuration.get("TopicConfigurations", ()))
 
 
 def with_ours(configuration: Configuration, rule: Configuration) -> Configuration:
     """Return *configuration* with *rule*, a QueueConfiguration, in the place of an older one of
     the same Id."""
     kept = without(configuration, [rule["Id"]])
-    return kept | {"QueueConfigurations": [*kept.get("QueueConfigurations", []), rule]}
+    return kept | {_QUEUES: [*kept.get(_QUEUES, []), rule]}
 
 
 def without(configuration: Configuration, ids: Iterable[str]) -> Configuration:
-    """Return *configuration* without the rules of *ids*."""
+    """Return *configuration* without the rules of *ids* that tell queues: no other is ours."""
     gone, kept = set(ids), dict(configuration)
-    for name in _TARGETS:
-        if name in kept:
-            kept[name] = [rule for rule in kept[name] if rule.get("Id") not in gone]
-            if not kept[name]:
-                del kept[name]
+    if _QUEUES in kept:
+        kept[_QUEUES] = [rule for rule in kept[_QUEUES] if rule.get("Id") not in gone]
+        if not kept[_QUEUES]:
+            del kept[_QUEUES]
     return kept
 
 
@@ -80,7 +121,7 @@ def overlapping(configuration: Configuration, rule: Configuration) -> list[Confi
     return [
         other
         for other in _rules(configuration)
-        if other.get("Id") != rule["Id"]
+        if ("QueueArn" not in other or other.get("Id") != rule["Id"])
         and any(_same(a, b) for a in other.get("Events", ()) for b in rule["Events"])
         and _meet(_filter(other), _filter(rule))
     ]
@@ -101,8 +142,8 @@ def our_rule(id_: str, arn: str, prefix: str) -> Configuration:
 
 
 def ours(configuration: Configuration, id_: str) -> list[Configuration]:
-    """Return the rules of the Id *id_*."""
-    return [rule for rule in _rules(configuration) if rule.get("Id") == id_]
+    """Return the rules of the Id *id_* that tell queues."""
+    return [rule for rule in configuration.get(_QUEUES, ()) if rule.get("Id") == id_]
 
 
 def _rules(configuration: Configuration) -> Iterator[Configuration]:

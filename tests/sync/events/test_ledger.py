@@ -123,6 +123,16 @@ def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, b
     assert ledger.figures()["configured"] == {bucket: "yes"}
 
 
+def test_a_topic_or_eventbridge_counts_when_a_message_has_come_that_way(ledger, bucket):
+    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    ledger.heard([], time.time_ns())
+    told = ledger.figures()
+    assert (told["configured"], told["told_until_ns"]) == ({bucket: "unknown"}, {})
+    ledger.heard([Told(bucket, "a")], time.time_ns())
+    told = ledger.figures()
+    assert (told["configured"], list(told["told_until_ns"])) == ({bucket: "yes"}, [bucket])
+
+
 def test_a_queue_that_is_deleted_is_a_gap_at_both_ends(ledger, gaps):
     for _ in range(2):
         ledger.failed(NoSuchQueue("the queue is gone"))

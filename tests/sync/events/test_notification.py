@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from mimicfs.sync.events.notification import our_rule, overlapping, shortcoming, with_ours, without
+from mimicfs.sync.events.notification import (
+    is_indirect,
+    our_rule,
+    overlapping,
+    shortcoming,
+    unexpired,
+    with_ours,
+    without,
+)
 
 ARN = "arn:aws:sqs:us-east-1:123456789012:photos"
+ALL = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+SINGLY = [f"s3:ObjectCreated:{it}" for it in ("Put", "Copy", "CompleteMultipartUpload")]
 
 
 def rule(id_="other", events=("s3:ObjectCreated:*", "s3:ObjectRemoved:*"), **filters):
@@ -33,6 +43,19 @@ def test_prefixes_are_written_and_read_as_forms_are():
         ({"QueueConfigurations": [rule(prefix="a/")]}, "a/b/", ""),
         ({"EventBridgeConfiguration": {}}, "", ""),
         ({"TopicConfigurations": [{"TopicArn": "t", "Events": rule()["Events"]}]}, "", ""),
+        (
+            {"LambdaFunctionConfigurations": [{"LambdaFunctionArn": "l", "Events": ALL}]},
+            "",
+            "no notification configuration names its queue",
+        ),
+        (
+            {"QueueConfigurations": [rule(events=[*SINGLY, "s3:ObjectRemoved:Delete"])]},
+            "",
+            (
+                "its notifications do not cover s3:ObjectCreated:Post and"
+                " s3:ObjectRemoved:DeleteMarkerCreated"
+            ),
+        ),
         ({}, "", "no notification configuration names its queue"),
         (
             {"QueueConfigurations": [rule() | {"QueueArn": "another"}]},
@@ -52,12 +75,37 @@ def test_prefixes_are_written_and_read_as_forms_are():
         (
             {"QueueConfigurations": [rule(events=["s3:ObjectCreated:Put"])]},
             "",
-            "its notifications do not cover s3:ObjectCreated:* and s3:ObjectRemoved:*",
+            (
+                "its notifications do not cover s3:ObjectCreated:CompleteMultipartUpload and"
+                " s3:ObjectCreated:Copy and s3:ObjectCreated:Post and s3:ObjectRemoved:*"
+            ),
         ),
     ],
 )
 def test_what_is_not_told_of_is_named(configuration, prefix, why):
     assert shortcoming(configuration, ARN, prefix) == why
+
+
+def test_what_comes_by_a_topic_or_by_eventbridge_alone_is_not_certain():
+    topic = {"TopicConfigurations": [{"TopicArn": "t", "Events": ALL}]}
+    both = topic | {"QueueConfigurations": [rule()]}
+    found = [is_indirect(it, ARN, "") for it in (topic, {"EventBridgeConfiguration": {}}, both, {})]
+    assert found == [True, True, False, False]
+    assert not is_indirect(topic, "", "")  # how Ceph names a webhook
+
+
+def test_a_rule_that_tells_of_no_expiry_is_said():
+    assert "s3:LifecycleExpiration:*" in unexpired({"QueueConfigurations": [rule()]}, "")
+    assert unexpired({"QueueConfigurations": [our_rule("mine", ARN, "")]}, "") == ""
+
+
+@pytest.mark.parametrize("kind", ["Topic", "LambdaFunction"])
+def test_a_rule_of_another_kind_is_never_taken_for_ours(kind):
+    ours = our_rule("mimicfs-1", ARN, "photos/")
+    theirs = {"Id": "mimicfs-1", f"{kind}Arn": "x", "Events": ALL}
+    configuration = {f"{kind}Configurations": [theirs]}
+    assert overlapping(configuration, ours) == [theirs]
+    assert without(configuration, ["mimicfs-1"]) == configuration
 
 
 def test_ours_is_put_beside_others_and_taken_away_again():
