@@ -161,6 +161,12 @@ class Feed:
             if self._is_uncertain and time.monotonic() - self._compared_s > _COMPARE_S:
                 self._compare()
 
+    def end(self) -> None:
+        """S3 has no such bucket: all that was told is gone."""
+        with self._alone():
+            gone = self._all_told(self._prefix, "")
+            self._tell(_Seen(entry.key, entry, None, S3) for entry in gone)
+
     def wait(self) -> None:
         """Return when there may be news, or soon."""
         seq = self._place().seq

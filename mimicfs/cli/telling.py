@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -56,20 +59,62 @@ def watch(
     first. Each line has a number, and --since continues after that number, even days later. The
     first watch of a bucket begins the feed.
     """
-    from mimicfs.feed import changes
-
     target = parse_target(url)
     if not target.bucket:
         raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
     if once and since is None:
         raise errors.ConfigError("--once needs --since SEQ (0: everything that is kept)")
     tell = _printer(as_json) if command is None else _runner(command)
-    with (
-        closing(assembled(settled.settings())) as parts,
-        _listening(settled, parts, target),
-        closing(_feed(settled.settings(), parts, target)) as feed,
-    ):
-        for page in changes(feed, since, follow=not once):
+    if command is not None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with closing(assembled(settled.settings())) as parts:
+        try:
+            with (
+                _listening(settled, parts, target),
+                closing(_feed(settled.settings(), parts, target)) as feed,
+            ):
+                _tell_all(feed, since, tell, follow=not once, names_place=command is not None)
+        except errors.NoSuchBucket:
+            _tell_last(settled.settings(), parts, target, since, tell)
+            raise
+
+
+def _tell_all(
+    feed: Feed,
+    since: int | None,
+    tell: Callable[[Sequence[News]], None],
+    *,
+    follow: bool,
+    names_place: bool,
+) -> None:
+    """Tell the news. If a signal ends that, say from where to continue with *names_place*."""
+    from mimicfs.feed import changes
+
+    feed.look()
+    at = feed.last() if since is None else since
+    try:
+        for page in changes(feed, at, follow=follow):
+            tell(page)
+            at = page[-1].seq
+    except (KeyboardInterrupt, SystemExit):
+        if names_place:
+            _say(f"continue with --since {at}")
+        raise
+
+
+def _tell_last(
+    settings: Settings,
+    parts: Parts,
+    target: Target,
+    since: int | None,
+    tell: Callable[[Sequence[News]], None],
+) -> None:
+    """Tell the end of a feed whose bucket is gone, if there is a feed."""
+    if since is None or not _feed_path(settings, parts, target).exists():
+        return
+    with closing(_feed(settings, parts, target)) as feed:
+        feed.end()
+        for page in feed.since(since):
             tell(page)
 
 
@@ -110,11 +155,16 @@ def _feed(settings: Settings, parts: Parts, target: Target) -> Feed:
     """Open the feed of *target*; it is kept in the state directory."""
     from mimicfs.backends.sqlite import SQLite
     from mimicfs.feed import Feed
+
+    path = _feed_path(settings, parts, target)
+    return Feed(parts.mimicdb, target.bucket, target.prefix, SQLite(str(path)), path)
+
+
+def _feed_path(settings: Settings, parts: Parts, target: Target) -> Path:
     from mimicfs.private import private_directory
 
     name = hashlib.sha256(f"{parts.store}\n{settings.namespace}\n{target}".encode()).hexdigest()
-    path = private_directory(settings.state / "feeds") / f"{name[:32]}.db"
-    return Feed(parts.mimicdb, target.bucket, target.prefix, SQLite(str(path)), path)
+    return private_directory(settings.state / "feeds") / f"{name[:32]}.db"
 
 
 def _printer(as_json: bool) -> Callable[[Sequence[News]], None]:

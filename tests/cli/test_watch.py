@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import sys
 
@@ -106,6 +107,28 @@ def test_a_command_that_fails_ends_the_watch_and_nothing_is_lost(store, watch, t
     script.chmod(0o700)
     code, out, _ = watch("--since", "0", "--exec", f'"{script}" "a b"', url="s3://b/d")
     assert (code, json.loads(out)["key"]) == (0, ODD)
+
+
+def test_a_signal_during_a_command_names_the_place(store, watch, tmp_path, monkeypatch):
+    assert watch("--since", "0")[0] == 0
+    store[1].record("b", Entry(ODD, 5, 10**18, ETAG))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        found = watch("--since", "0", "--exec", "sh -c 'kill -TERM $PPID; exec sleep 60'")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == (143, "", "mimicfs: continue with --since 0\n")
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_watch_of_a_bucket_that_was_deleted_tells_what_is_gone_first(watch, store, server):
+    where = ("--endpoint-url", server)
+    assert watch("--since", "0", *where) == (0, "", "")
+    store[1].drop_bucket("b")
+    code, out, err = watch("--json", "--since", "0", *where)
+    found = [(it["change"], it["key"]) for it in map(json.loads, out.splitlines())]
+    assert (code, found) == (6, [("deleted", "before")])
+    assert "s3://b" in err
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -41,6 +41,11 @@ _OTHERS = (
     " then name the queue with --events"
 )
 
+_TOLD_ALREADY = (
+    "s3://{bucket}: S3 already sends the same events to this queue (rule {id}); mount with --events"
+    " and this queue, or remove that rule first"
+)
+
 
 class SetupPlan(NamedTuple):
     """The plan of a setup."""
@@ -84,6 +89,8 @@ class Setup:
         rule = our_rule(self.id, arn, self._target.prefix)
         now = self.configuration()
         for other in overlapping(now, rule):
+            if target_of(other) == arn:
+                raise ConfigError(_TOLD_ALREADY.format(bucket=bucket, id=other.get("Id", "")))
             about = {"bucket": bucket, "target": target_of(other), "id": other.get("Id", "")}
             raise ConfigError(_OTHERS.format(**about))
         policy = _with_statement(made.policy if made else {}, self._statement(arn))

@@ -58,6 +58,13 @@ def test_a_rule_beside_which_s3_would_not_take_ours_is_refused(setup, client, bu
     assert [it["Id"] for it in rules(client, bucket)] == ["others"]
 
 
+def test_a_queue_that_is_told_already_is_named_as_such(setup, client, bucket):
+    setup(bucket, "", f"q-{bucket}").make()
+    with pytest.raises(ConfigError, match=r"already sends the same events to this queue \(rule mi"):
+        setup(bucket, "a/", f"q-{bucket}").make()
+    assert len(rules(client, bucket)) == 1
+
+
 def test_setting_up_twice_is_the_same_as_once(setup, client, bucket, others):
     first, second = setup(bucket, "a/").make(), setup(bucket, "a/").make()
     assert (second.url, len(second.policy["Statement"])) == (first.url, 1)
