@@ -77,7 +77,9 @@ class Rows:
 
     def __init__(self, directory: str) -> None:
         self.whole: dict[str, list[Entry]] = {}
-        self.own: dict[str, Entry] = {}  # the entries of those directories themselves
+        # The entries of those directories themselves, and of those that go on. One that has none
+        # here has none in the store, unless it is the first.
+        self.own: dict[str, Entry] = {}
         self.first = self.last = directory
         # The directories that the last row was in, from the top, and what was seen of them.
         # Those above *directory* began before the first row: None.
@@ -93,9 +95,12 @@ class Rows:
         return any(name == directory and seen is not None for name, seen in self._inside)
 
     def drop_before(self, directory: str) -> None:
-        """Forget the directories up to *directory*, which is behind them in the order of keys."""
+        """Forget the directories up to *directory*, which is behind them in the order of keys;
+        not those that go on, which will be whole later."""
         self.whole = {name: seen for name, seen in self.whole.items() if name > directory}
-        self.own = {name: entry for name, entry in self.own.items() if name >= directory}
+        going_on = {name for name, _ in self._inside}
+        kept = {name for name in self.own if name >= directory or name in going_on}
+        self.own = {name: self.own[name] for name in kept}
 
     def add(self, rows: Iterable[Entry], *, ended: bool) -> None:
         """Take the entries behind `last`; *ended*: there are no more in the bucket."""

@@ -71,6 +71,21 @@ def test_a_walk_sees_what_is_there(
     sqlite.close()
 
 
+def test_a_directory_has_its_marker_again_after_a_walk_through_all_below_it(path: Path) -> None:
+    sqlite = SQLite(str(path))
+    marker = Entry("g/p/", 5, meta={"mode": "16832"})
+    below = [f"g/p/d{n:04}/" for n in range(900)]
+    walk = ["a/", "a/x/", "b/", "b/x/", "c/", "c/x/", "g/", "g/p/", *below]
+    files = [Entry(name + each) for name in [*walk[1:6:2], *below, "h/"] for each in "123"]
+    sqlite.apply("b", [marker, *files])
+    # The rows below the directory are read in several scans, and it goes on.
+    for directory in [*walk, "g/p/"]:
+        with sqlite.one_state():
+            sqlite.children("b", directory)
+            assert sqlite.get("b", directory) == (marker if directory == "g/p/" else None)
+    sqlite.close()
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["this connection", "another process"])
 def test_a_change_during_a_walk_is_seen_at_once(path: Path, other: bool) -> None:
     sqlite = SQLite(str(path))
