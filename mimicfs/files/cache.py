@@ -192,6 +192,9 @@ class BlockCache:
     def has_room(self, size: int) -> bool:
         return self._eviction.has_room(size)
 
+    def can_hold(self, size: int) -> bool:
+        return self._eviction.can_hold(size)
+
     def note(self, hit: int = 0, missed: int = 0, written: int = 0) -> None:
         """Count bytes. Not exact, where threads do so at once: it would cost a lock."""
         self._hit += hit
@@ -349,6 +352,11 @@ class CachedObject:
         if done:
             self._cache.note(hit=len(buffer))
         return done
+
+    def would_keep(self, size: int) -> bool:
+        """Whether *size* bytes more would be kept now, and the cache is large enough for all of
+        the object."""
+        return self._cache.can_hold(self._size) and self._cache.has_room(size)
 
     def write(self, start: int, data: memoryview) -> None:
         """Keep *data*, the bytes from *start* on, if there is room."""

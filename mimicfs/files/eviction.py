@@ -77,9 +77,9 @@ class Eviction:
     def has_room(self, size: int) -> bool:
         """Whether *size* bytes may be written. If that is little, room is made; for what never
         has room, nothing is removed."""
-        size += _OVERHEAD
-        if size > self.limit:
+        if not self.can_hold(size):
             return False
+        size += _OVERHEAD
         if self._unseen > _LOOK or self._free < 2 * self._reserve + size:
             self._unseen = 0
             self._free, self._reserve = self._look()
@@ -87,6 +87,10 @@ class Eviction:
             self._size = max(self._size, size)
             self._ask()
         return self.used + size <= self.limit and not self._short(size)
+
+    def can_hold(self, size: int) -> bool:
+        """Whether *size* bytes would have room if nothing else were here."""
+        return size + _OVERHEAD <= self.limit
 
     def has_spare(self, size: int) -> bool:
         """Whether *size* bytes have room without anything being removed for them. False until it

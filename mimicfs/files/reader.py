@@ -4,7 +4,7 @@ A reader holds chunks: ranges that were asked of S3, with their bytes or still o
 Where somebody reads on (streams.py), ever larger chunks are asked for ahead, several at once,
 and dropped when passed. A read that belongs to no stream gets what it asked, rounded to small
 blocks, and may be the beginning of one; once a part of the object was asked so, reads all over
-it bring large blocks, if a cache on disk keeps them.
+it bring large blocks, if a cache on disk has room for them and for the whole object.
 
 All readers of a mount share a Budget of bytes read ahead. Bytes that a caller waits for are asked
 for in any case. They share the cache on disk, too (cache.py): what is kept there is answered from
@@ -315,13 +315,14 @@ class Reader:
 
     def _wide(self, place: int, start: int, least: int, stream: Stream) -> tuple[int, int]:
         """Return what to ask for where a read at *place* needs *start* to *least*: more of a
-        stream; and more around it of an object that is read all over, where that is kept."""
+        stream; and more around it of an object that is read all over, where that will be kept."""
         if stream.proven or place == 0:
             more = self._chunk_size(self._window(stream)) or _SMALL
             if stream.downwards:
                 return max(0, min(start, least - more)), least
             return start, max(least, start + more)
-        if self._kept is not None and self._scattered * _ALL_OVER >= self._entry.size:
+        is_all_over = self._scattered * _ALL_OVER >= self._entry.size
+        if is_all_over and self._kept is not None and self._kept.would_keep(_STEADY):
             start = start // _STEADY * _STEADY
             return start, max(least, start + _STEADY)
         return start, least

@@ -105,6 +105,25 @@ def test_an_object_that_is_read_all_over_comes_in_large_blocks_after_a_sixteenth
     assert kept.s3.fetched <= 34 * MIB
 
 
+@pytest.mark.parametrize(("limit", "others"), [(4 * MIB, 0), (10 * MIB, 9 * MIB)])
+def test_large_blocks_are_not_fetched_for_a_cache_that_has_no_room_for_them(
+    kept: Any, tmp_path: Path, limit: int, others: int
+) -> None:
+    cache = BlockCache(tmp_path / "small", "moto", limit)
+    kept.budget = Budget(cache=cache)
+    kept.put("others", b"o" * others)
+    read_through(kept.open("others"))  # which stays open, and so in the cache
+    data = random.Random(9).randbytes(8 * MIB)
+    kept.put("large", data)
+    kept.s3.fetched = 0
+    file, places = kept.open("large"), [number * BLOCK + 100 for number in range(1, 128)]
+    random.Random(19).shuffle(places)
+    for at in places[:32]:
+        assert file.read(at, 4096, CALM) == data[at : at + 4096]
+    assert (kept.s3.requests, kept.s3.fetched) == ({"GET": 32}, 2 * MIB)
+    cache.close()
+
+
 def test_what_is_kept_is_read_at_once_by_who_must_not_wait(kept: Any) -> None:
     data = random.Random(4).randbytes(2 * MIB)
     kept.put("two", data)
