@@ -136,7 +136,7 @@ UNLEARNED: list[dict[str, Any]] = [
 def test_pages_behind_one_that_was_not_learned_do_not_make_a_bucket_known(served):
     listings, client, ask = served
     listings.keys = {"a+a", "a+b", "é", "z"}
-    for version, known, extra in itertools.product([1, 2], [False, True], UNLEARNED):
+    for (version, known), extra in itertools.product([(1, True), (2, False)], UNLEARNED):
         client._make_api_call = ask
         library = MimicDB(Memory())
         library.mimic(client)

@@ -2,6 +2,7 @@
 
 mimic         the way of a call of a boto3 client: to S3 or to the mirror
 local         which calls the mirror answers, and how
+forms         whether botocore refuses a call for its form
 hooks         whether a program's hooks change what a call asks or is answered
 accounts      whose list of buckets the mirror has
 operations    what each operation of S3 does to what the mirror has

@@ -276,9 +276,10 @@ def place_of(token: str) -> str | None:
     if not token.startswith(_TOKEN):
         return None
     try:
-        return base64.urlsafe_b64decode(token.removeprefix(_TOKEN)).decode()
+        last = base64.urlsafe_b64decode(token.removeprefix(_TOKEN)).decode()
     except (binascii.Error, ValueError):
         return None
+    return last if last and _token(last) == token else None
 
 
 def behind(group: str) -> str:

@@ -6,6 +6,7 @@ passes through: paginators, waiters, resources and s3transfer included. A call g
 
     Force=True, forced(), a waiter  ->  S3
     what a program's hooks change   ->  S3
+    what botocore refuses           ->  botocore
     what local.py can answer        ->  the mirror
     everything else                 ->  S3
 
@@ -40,6 +41,7 @@ from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
+from mimicfs.s3.mimicking.forms import is_refused
 from mimicfs.s3.mimicking.hooks import Hooks
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
@@ -126,6 +128,7 @@ class Mimic:
     """The calls of *client*."""
 
     def __init__(self, client: Any, mimicdb: Mirror, forcing: Forcing) -> None:
+        self._client = client
         self._exceptions = client.exceptions
         self._hooks = Hooks(client)
         self._learner = Learner(mimicdb, heads=True, hooked=self._hooks.change)
@@ -193,6 +196,8 @@ class Mimic:
     def talk(self, operation: str, params: Params) -> Conversation[Any]:
         """Ask S3, learn, and return its answer."""
         params = _without_force(params)
+        if not self._hooks.change(operation) and is_refused(self._client, operation, params):
+            return (yield operation, params)
         if operation == "ListBuckets" and not params and not self._hooks.change(operation):
             return (yield from self._list_buckets())
         if operation in LEARNED:

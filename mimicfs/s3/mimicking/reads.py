@@ -35,6 +35,7 @@ VERSIONS = "versions"
 # S3 has not said what was asked beside a call: that changes nothing of what came of the call.
 UNTOLD = (ClientError, BotoCoreError, S3Error)
 _PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
+_OTHER = frozenset({"VersionId", "PartNumber"})  # with one, however empty, S3 says something else
 _Learning = Callable[[], AbstractContextManager[None]]
 
 
@@ -54,7 +55,7 @@ class Reads:
         """Ask S3 to show an object, and learn within *learning* what it showed; without one, so
         that reads go on while the store is away."""
         bucket, key = params.get("Bucket"), params.get("Key")
-        other = params.get("VersionId") or params.get("PartNumber") or self._hooked(operation)
+        other = not params.keys().isdisjoint(_OTHER) or self._hooked(operation)
         if not bucket or not key or other:  # an older version, a part, or who knows what
             return (yield operation, params)
         learning = learning or _unlearned(operation, bucket, key)

@@ -8,11 +8,14 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import NamedTuple
 
 from mimicfs.s3.mimicking.sent import UNKNOWN
 from mimicfs.s3.mimicking.shown import Answer, Params
+
+_RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")  # of what is copied
 
 
 class CompletedUpload(NamedTuple):
@@ -21,7 +24,7 @@ class CompletedUpload(NamedTuple):
 
 
 class _Upload:
-    """The facts about one upload: sizes by part number, and what it was begun with."""
+    """The facts about one upload: sizes by part number (or UNKNOWN), and what it was begun with."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -43,15 +46,14 @@ class Uploads:
         self._note(params, sent)
 
     def part_copy(self, params: Params, _answer: Answer, _sent: int) -> None:
-        span = params.get("CopySourceRange", "")
-        if span.startswith("bytes="):
-            first, _, last = span.removeprefix("bytes=").partition("-")
-            self._note(params, int(last) - int(first) + 1)
+        span = _RANGE.fullmatch(params.get("CopySourceRange", ""))
+        size = int(span[2]) - int(span[1]) + 1 if span else 0
+        self._note(params, size if size > 0 else UNKNOWN)
 
     def _note(self, params: Params, size: int) -> None:
         with self._lock:
             upload = self._uploads.get(params["UploadId"])
-            if upload is not None and size != UNKNOWN:
+            if upload is not None:
                 upload.sizes[params["PartNumber"]] = size
 
     def abort(self, params: Params, _answer: Answer, _sent: int) -> None:
@@ -63,7 +65,10 @@ class Uploads:
         parts are known. It is forgotten."""
         with self._lock:
             upload = self._uploads.pop(params["UploadId"], None)
-        numbers = [part["PartNumber"] for part in params["MultipartUpload"]["Parts"]]
-        if upload is None or any(number not in upload.sizes for number in numbers):
+        if upload is None:
             return None
-        return CompletedUpload(upload.params, sum(upload.sizes[number] for number in numbers))
+        parts = params.get("MultipartUpload", {}).get("Parts", ())
+        sizes = [upload.sizes.get(part.get("PartNumber"), UNKNOWN) for part in parts]
+        if not sizes or UNKNOWN in sizes:
+            return None
+        return CompletedUpload(upload.params, sum(sizes))

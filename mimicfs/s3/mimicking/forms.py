@@ -1,0 +1,36 @@
+"""The form of a call: botocore refuses an ill-formed one without asking S3, in words of its own.
+
+Pure functions; any thread may call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.validate import ParamValidator
+
+Params = Mapping[str, Any]
+
+# botocore makes strings of these before it looks at them, if they are of these types.
+_MADE: dict[str, tuple[type, ...]] = {
+    "CopySource": (dict,),
+    "SSECustomerKey": (bytes, bytearray),
+    "CopySourceSSECustomerKey": (bytes, bytearray),
+}
+
+
+def is_refused(client: Any, operation: str, params: Params) -> bool:
+    """Whether *client* will refuse *params* of *operation*, unless a hook changes them."""
+    shape = client.meta.service_model.operation_model(operation).input_shape
+    if shape is None or not client.meta.config.parameter_validation:
+        return False
+    given = {name: "" if _is_made(name, value) else value for name, value in params.items()}
+    return bool(ParamValidator().validate(given, shape).has_errors())
+
+
+def _is_made(name: str, value: Any) -> bool:
+    """Whether botocore makes a string of *value*."""
+    if name == "CopySource" and isinstance(value, dict) and not {"Bucket", "Key"} <= value.keys():
+        return False
+    return isinstance(value, _MADE.get(name, ()))

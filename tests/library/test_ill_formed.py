@@ -1,0 +1,169 @@
+"""A call that botocore refuses is refused by a mimicked client in the same words; and what a call
+says in an odd way changes nothing in the mirror that it does not mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ParamValidationError
+from support.clients import CONFIG, plain
+
+from mimicfs import MimicDB
+from mimicfs.backends.memory import Memory
+from mimicfs.entry import Entry
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.conversation import hold
+from mimicfs.s3.mimicking.local import place_of
+from mimicfs.s3.mimicking.reads import Reads
+from mimicfs.s3.mimicking.uploads import Uploads
+
+NOBODY = "http://127.0.0.1:9"
+WHERE = {"Bucket": "b", "Key": "k"}
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("delete_objects", {"Bucket": "b"}),
+    *[
+        ("delete_objects", {"Bucket": "b", "Delete": delete})
+        for delete in (
+            None,
+            [],
+            "k",
+            {},
+            {"Objects": None},
+            {"Objects": "k"},
+            {"Objects": ["k"]},
+            {"Objects": [None]},
+            {"Objects": [{}]},
+            {"Objects": [{"Key": ["k"]}]},
+            {"Objects": [{"Key": "k", "VersionId": 5}]},
+        )
+    ],
+    *[
+        (name, {"Bucket": "b", "Delimiter": "/", "Marker": "a"} | wrong)
+        for name in ("list_objects",)
+        for wrong in (
+            {"Bucket": ["b"]},
+            {"Bucket": None},
+            {"Prefix": None},
+            {"Prefix": 5},
+            {"Delimiter": 5},
+            {"Delimiter": ["/"]},
+            {"Marker": 5},
+            {"Marker": ["a"]},
+            {"MaxKeys": "5"},
+            {"MaxKeys": None},
+            {"EncodingType": 5},
+            {"Nonsense": 5},
+        )
+    ],
+    ("list_objects_v2", {"Bucket": "b", "ContinuationToken": 5}),
+    ("list_objects_v2", {"Bucket": "b", "ContinuationToken": ["a"], "Delimiter": "/"}),
+    ("list_objects_v2", {"Bucket": {}, "StartAfter": "a"}),
+    ("list_objects_v2", {"Bucket": "b", "StartAfter": b"a"}),
+    ("list_objects_v2", {"Bucket": "b", "MaxKeys": 1.5}),
+    ("list_objects_v2", {}),
+    ("head_object", {"Bucket": "b", "Key": ["k"]}),
+    ("head_object", {"Bucket": {}, "Key": "k"}),
+    ("get_object", {"Bucket": 5, "Key": "k"}),
+    ("get_object", {"Bucket": "b", "Key": None}),
+    ("head_bucket", {"Bucket": ["b"]}),
+    ("create_bucket", {"Bucket": ["b"]}),
+    ("delete_bucket", {"Bucket": {}}),
+    ("put_object", WHERE | {"Metadata": None}),
+    ("put_object", WHERE | {"Metadata": {"a": 5}}),
+    ("put_object", WHERE | {"Body": 5}),
+    ("copy_object", WHERE | {"CopySource": None}),
+    ("copy_object", WHERE | {"CopySource": {}}),
+    ("copy_object", WHERE | {"CopySource": {"Bucket": "b"}}),
+    ("copy_object", WHERE | {"CopySource": ["b/k"]}),
+    ("upload_part", WHERE | {"UploadId": ["u"], "PartNumber": 1}),
+    ("upload_part_copy", WHERE | {"UploadId": "u", "PartNumber": "1", "CopySource": "b/k"}),
+    ("complete_multipart_upload", WHERE | {"UploadId": "u", "MultipartUpload": []}),
+    ("complete_multipart_upload", WHERE | {"UploadId": "u", "MultipartUpload": {"Parts": [1]}}),
+    ("rename_object", WHERE | {"RenameSource": None}),
+    ("list_buckets", {"MaxBuckets": "1"}),
+]
+
+
+def refusal(client: Any, name: str, params: dict[str, Any]) -> str:
+    # botocore looks at some values before it looks at their types.
+    with pytest.raises((ParamValidationError, TypeError, AttributeError)) as found:
+        getattr(client, name)(**params)
+    return f"{found.type.__name__}: {found.value}"
+
+
+def test_ill_formed_parameters_are_refused_as_botocore_refuses_them():
+    library = MimicDB(Memory())
+    client, mimicked = plain(NOBODY), library.client(endpoint_url=NOBODY, config=CONFIG)
+    for name, params in REFUSED:
+        expected = refusal(client, name, dict(params))
+        assert refusal(mimicked, name, dict(params)) == expected, (name, params)
+        assert refusal(mimicked, name, params | {"Force": True}) == expected, (name, params)
+    assert library.intents.unsettled("b", "k") == []
+    client.close()
+    mimicked.close()
+
+
+@pytest.mark.parametrize("given", [{"VersionId": ""}, {"PartNumber": 0}], ids=str)
+@pytest.mark.parametrize("operation", ["HeadObject", "GetObject"])
+def test_an_empty_version_or_part_says_nothing_of_the_object(operation, given):
+    mirror = Mirror(Memory())
+    mirror.record("b", Entry("k", 5))
+    said = {"HTTPStatusCode": 404, "HTTPHeaders": {"x-amz-request-id": "1"}}
+    missing = {"Error": {"Code": "404"}, "ResponseMetadata": said}
+
+    def ask(operation: str, params: dict[str, Any]) -> Any:
+        raise ClientError(missing, operation)
+
+    reads = Reads(mirror, heads=True, hooked=lambda _: False)
+    with pytest.raises(ClientError):
+        hold(reads.read(operation, WHERE | given), ask)
+    assert mirror.entry("b", "k") == Entry("k", 5)
+
+
+@pytest.mark.parametrize(
+    ("span", "size"),
+    [
+        ("bytes=0-9", 10),
+        ("bytes=7-7", 1),
+        ("bytes=0-", None),
+        ("bytes=-5", None),
+        ("bytes=5", None),
+        ("bytes=", None),
+        ("bytes=9-3", None),
+        ("bytes=a-b", None),
+        ("bytes=0-4,7-9", None),
+        ("bytes=+0-+9", None),
+        ("bytes=1_0-2_0", None),
+        ("characters=0-9", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_part_that_is_copied_has_the_size_of_its_range_or_none(span, size):
+    uploads, upload = Uploads(), WHERE | {"UploadId": "u"}
+    uploads.begin(WHERE, {"UploadId": "u"}, 0)
+    uploads.part(upload | {"PartNumber": 1}, {}, 5)  # which is replaced
+    copied = {} if span is None else {"CopySourceRange": span}
+    uploads.part_copy(upload | {"PartNumber": 1} | copied, {}, 0)
+    parts = {"MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": "e"}]}}
+    completed = uploads.completed(upload | parts)
+    assert (completed and completed.size) == size
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"MultipartUpload": {}}, {"MultipartUpload": {"Parts": [{"ETag": "e"}]}}], ids=str
+)
+def test_an_upload_that_names_no_part_is_of_unknown_size(told):
+    uploads = Uploads()
+    uploads.begin(WHERE, {"UploadId": "u"}, 0)
+    uploads.part(WHERE | {"UploadId": "u", "PartNumber": 1}, {}, 5)
+    assert uploads.completed(WHERE | {"UploadId": "u"} | told) is None
+
+
+@pytest.mark.parametrize(
+    "token", ["mimicfs:", "mimicfs:zzz", "mimicfs:YQ", "mimicfs:YQ==!", "YQ=="]
+)
+def test_a_token_that_the_mirror_has_not_given_out_is_s3s_to_refuse(token):
+    assert place_of(token) is None
+    assert place_of("mimicfs:YQ==") == "a"
