@@ -71,6 +71,8 @@ class StoreIntents:
         self._late: list[StoreIntent] = []  # the store did not take what came of them
         # When a key is to be asked of S3 again, and how much later the next time.
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
+        # (bucket, key) of our changes of which only S3 knows what came.
+        self._unsure: set[tuple[str, str]] = set()
         self._contended = self._resolved = 0
 
     def figures(self) -> dict[str, int]:
@@ -82,16 +84,37 @@ class StoreIntents:
             "untold": len(self._late),
         }
 
-    def settled(self) -> None:
+    def settled(self, bucket: str, key: str) -> None:
         """A key was settled by what S3 said."""
         with self._lock:
             self._resolved += 1
+            self._unsure.discard((bucket, key))
 
     def found(self, intent: StoreIntent, keys: Collection[str]) -> None:
         """Of *intent*, *keys* are contended."""
         intent.contended.update(keys)
         with self._lock:
             self._contended += len(keys)
+            self._unsure.update((intent.bucket, key) for key in keys)
+
+    def is_unsure(self, bucket: str, key: str) -> bool:
+        """Whether S3 may have something else of *key* than the mirror, since a call of ours."""
+        place = (bucket, key)
+        if place not in self._unsure:
+            return False
+        if self._backend.unsettled(bucket, key):
+            return True
+        with self._lock:
+            self._unsure.discard(place)  # others have settled it
+        return False
+
+    def any_unsure(self, bucket: str, prefix: str) -> bool:
+        """The same of any key that begins with *prefix*."""
+        if not self._unsure:
+            return False
+        with self._lock:
+            places = [place for place in self._unsure if place[0] == bucket]
+        return any(self.is_unsure(*place) for place in places if place[1].startswith(prefix))
 
     def unsettled(self, bucket: str, key: str) -> list[Unsettled]:
         """Return what is pending or contended of *key*, by whomever."""
@@ -237,7 +260,7 @@ class StoreIntents:
                 del self._buckets[bucket]
 
     def _look_after(self, bucket: str, alive: Collection[str]) -> None:
-        rows = self._backend.unsettled(bucket)
+        rows = self._unsettled_of(bucket)
         if not rows:
             self._let_go(bucket)
             return
@@ -247,6 +270,19 @@ class StoreIntents:
         for each in self._backend.unsettled(bucket):
             if self.resolve is not None and self._is_due(bucket, each) and not self._over:
                 self.resolve(bucket, each.key)
+        if self._asked:
+            self._unsettled_of(bucket)
+
+    def _unsettled_of(self, bucket: str) -> list[Unsettled]:
+        """Return what is unsettled in *bucket*. Whatever else was asked for is settled: should it
+        be unsettled again, it is asked for at once."""
+        rows = self._backend.unsettled(bucket)
+        if self._asked:
+            left = {row.key for row in rows}
+            over = [place for place in self._asked if place[0] == bucket and place[1] not in left]
+            for place in over:
+                del self._asked[place]
+        return rows
 
     def _is_due(self, bucket: str, row: Unsettled) -> bool:
         now, place = time.monotonic(), (bucket, row.key)

@@ -263,7 +263,7 @@ class Mirror:
         puts, deletes = ([entry], []) if entry is not None else ([], [key])
         if self.backend.apply(bucket, puts, deletes, None, step):
             return False
-        self.intents.settled()
+        self.intents.settled(bucket, key)
         self.generation = next(self._generations)
         if old is None and entry is not None:
             self.announce(bucket, Difference([key], [], [], 0))

@@ -12,7 +12,7 @@ import pytest
 import redis
 from support import servers
 from support.clients import plain
-from support.mounts import wait_until
+from support.mounts import costs, wait_until
 from support.proxy import Fail, Hold, Lose, Proxy, Request
 
 from mimicfs import intent
@@ -127,6 +127,55 @@ def test_a_copy_whose_caller_is_interrupted_while_s3_is_asked_of_it_is_asked_aga
     assert [entry.size for entry in mimicdb.listing(bucket)] == [5, 5]
     mimicdb.close()
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "params", "size"),
+    [
+        ("PUT", "PutObject", {"Key": "k", "Body": b"there"}, 5),
+        ("POST", "DeleteObjects", {"Delete": {"Objects": [{"Key": "k"}]}}, None),
+    ],
+)
+def test_who_asks_whether_a_lost_change_was_done_is_told_by_s3(
+    monkeypatch: pytest.MonkeyPatch,
+    proxy: Proxy,
+    bucket: str,
+    kind: str,
+    operation: str,
+    params: dict[str, Any],
+    size: int | None,
+) -> None:
+    with writer(proxy, "memory:") as (client, mimicdb):
+        client.put_object(Bucket=bucket, Key="k", Body=b"old")
+        client.put_object(Bucket=bucket, Key="l", Body=b"old")
+        client.list_objects_v2(Bucket=bucket)
+        client.head_object(Bucket=bucket, Key="k")
+        monkeypatch.setattr(mimicdb.intents, "look_soon", lambda: None)
+        losing = proxy.rule(Lose(lambda request: request.kind == kind, times=99))
+        with losing, pytest.raises(Exception, match="onnection"):
+            client._make_api_call(operation, {"Bucket": bucket} | params)
+        for _ in range(2):  # what nobody has settled stays unsure
+            with costs(proxy, LIST=1, HEAD=1):
+                found = client.list_objects_v2(Bucket=bucket)["Contents"]
+                assert {item["Key"]: item["Size"] for item in found}.get("k") == size
+                with suppress(client.exceptions.ClientError):
+                    assert client.head_object(Bucket=bucket, Key="k")["ContentLength"] == size
+        mimicdb.intents.look_after()
+        with costs(proxy):
+            client.list_objects_v2(Bucket=bucket)
+
+
+def test_a_key_that_was_settled_is_asked_for_at_once_when_it_is_unsettled_again(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str
+) -> None:
+    with writer(proxy, "memory:") as (client, mimicdb):
+        monkeypatch.setattr(mimicdb.intents, "look_soon", lambda: None)
+        for size in (1, 2):
+            losing = proxy.rule(Lose(of("PUT", "k"), times=99))
+            with losing, pytest.raises(Exception, match="onnection"):
+                client.put_object(Bucket=bucket, Key="k", Body=b"x" * size)
+            mimicdb.intents.look_after()
+            assert [entry.size for entry in mimicdb.listing(bucket)] == [size]
 
 
 def test_in_memory_s3_is_asked_until_it_says_what_it_did(

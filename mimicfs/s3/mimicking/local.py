@@ -9,6 +9,7 @@ all.
 
 A call with any other parameter goes to S3, and so does whatever is odd, or not certain:
 * a listing, unless all that it can show was synced (a deep scope covers it);
+* a key of which nobody knows what a call of this program has made of it, and listings with it;
 * HeadObject, unless a HEAD of this version was seen, or the absence of the key is certain;
 * a HeadObject of what is absent in a bucket with versions: its headers name a delete marker;
 * a HeadObject of what is absent and has empty, "." or ".." segments: servers clean paths;
@@ -158,6 +159,8 @@ class Local:
 
     def _head_object(self, params: Params) -> Answer | None:
         bucket, key = params["Bucket"], params["Key"]
+        if self._mimicdb.intents.is_unsure(bucket, key):
+            return None
         entry = self._mimicdb.entry(bucket, key)
         if entry is not None and entry.kind == OBJECT:
             return answers.head_object(entry)
@@ -168,7 +171,9 @@ class Local:
         raise Refused("404", answers.refusal("404", "Not Found", 404))
 
     def _knows(self, bucket: str, prefix: str) -> bool:
-        """Whether every key that begins with *prefix* is known."""
+        """Whether every key that begins with *prefix* is known, and nothing is unsure of any."""
+        if self._mimicdb.intents.any_unsure(bucket, prefix):
+            return False
         directory = prefix[: prefix.rfind("/") + 1]
         return self._mimicdb.covered(bucket, directory, deep=True)
 
