@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import fsspec
+from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
 from mimicfs import mimicdb
@@ -32,7 +34,7 @@ _PAGES_MAX = 100  # of 1,000 keys, that are read to know a directory
 class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
     """s3fs, answered by a mirror. *store* is the URL of the mirror's store, or a Backend (None:
     the MimicDB of this process, else one in memory); *namespace* keeps several mirrors apart in
-    it. A listing that is older than *ttl* seconds is asked of S3 again (None: never, but with
+    it. What is older than *ttl* seconds is asked of S3 again (None: nothing, but with
     refresh=True). The other options are s3fs's."""
 
     protocol = ("mimicfs", "s3", "s3a")
@@ -57,6 +59,41 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
     async def get_s3(self, bucket: str | None = None) -> Any:
         return mimic(await super().get_s3(bucket), self.mimicdb, self._forcing)
 
+    async def _lsbuckets(self, refresh: bool = False) -> Any:
+        with self._asking("", refresh):
+            return await super()._lsbuckets(refresh)
+
+    async def _exists(self, path: str) -> Any:
+        with self._asking(path):
+            return await super()._exists(path)
+
+    async def _info(
+        self,
+        path: str,
+        bucket: str | None = None,
+        key: str | None = None,
+        refresh: bool = False,
+        version_id: str | None = None,
+    ) -> Any:
+        with self._asking(path, refresh):
+            return await super()._info(path, bucket, key, refresh, version_id)
+
+    async def _metadata(self, path: str, refresh: bool = False, **kwargs: Any) -> Any:
+        with self._asking(path, refresh):
+            return await super()._metadata(path, refresh, **kwargs)
+
+    # s3fs has made these of its own
+    exists = sync_wrapper(_exists)
+    metadata = sync_wrapper(_metadata)
+
+    def _asking(self, path: str, refresh: bool = False) -> AbstractContextManager[None]:
+        """Return what has S3 asked within, with *refresh*, or if what the mirror has of *path* is
+        older than the ttl."""
+        bucket, key, _ = self.split_path(path)
+        place = (bucket, key[: key.rfind("/") + 1]) if key else ("", "")
+        asks = refresh or (self.ttl is not None and not self._knows(*place))
+        return self._forcing() if asks else nullcontext()
+
     async def _lsdir(self, path: str, refresh: bool = False, **kwargs: Any) -> Any:
         bucket, key, _ = self.split_path(path)
         if refresh:
@@ -78,11 +115,12 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
             yield item
 
     def _knows(self, bucket: str, directory: str) -> bool:
-        """Whether all below *directory* is in the mirror, and not too old."""
+        """Whether all below *directory* is in the mirror, and not too old; of the bucket "", the
+        list of buckets."""
         oldest_ns = 0 if self.ttl is None else time.time_ns() - int(self.ttl * 1e9)
         while True:
             scope = self.mimicdb.scope(bucket, directory)
-            if scope is not None and scope.deep and scope.listed_ns >= oldest_ns:
+            if scope is not None and (scope.deep or not bucket) and scope.listed_ns >= oldest_ns:
                 return True
             if not directory:
                 return False

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from pyarrow import parquet
+from support.mounts import costs
 
 import mimicfs.fsspec
 
@@ -89,6 +90,47 @@ def test_refresh_asks_s3(proxy, tmp_path, client, bucket, dataset):
     fs.ls(dataset)
     client.put_object(Bucket=bucket, Key="t/new", Body=b"x")
     assert f"{dataset}/new" in fs.ls(dataset, refresh=True)
+
+
+def test_refresh_asks_s3_about_one_object_and_about_buckets(proxy, tmp_path, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1", Metadata={"n": "1"})
+    fs = opened(proxy, tmp_path)
+    asking = [
+        lambda **how: fs.info(f"{bucket}/a", **how)["size"],
+        lambda **how: fs.checksum(f"{bucket}/a", **how),
+        lambda **how: fs.metadata(f"{bucket}/a", **how)["n"],
+        lambda **how: fs.modified(f"{bucket}/a", **how) is None,
+        lambda **how: f"{bucket}-new" in fs.ls("", detail=False, **how),
+    ]
+    fs.ls(bucket)
+    before = [ask() for ask in asking]
+    with costs(proxy):
+        assert [ask() for ask in asking] == before == [1, before[1], "1", False, False]
+    client.create_bucket(Bucket=f"{bucket}-new")
+    new = []
+    for size, ask in enumerate(asking, 2):
+        client.put_object(Bucket=bucket, Key="a", Body=b"1" * size, Metadata={"n": str(size)})
+        new.append(ask(refresh=True))
+    assert new == [2, int("698d51a19d8a121ce581499d7b701668", 16), "4", False, True]
+
+
+def test_what_the_ttl_says_of_listings_holds_for_one_object_and_for_buckets(
+    proxy, tmp_path, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    kept = opened(proxy, tmp_path, ttl=3600)
+    kept.ls(""), kept.ls(bucket), kept.info(f"{bucket}/a")
+    client.put_object(Bucket=bucket, Key="a", Body=b"12")
+    client.put_object(Bucket=bucket, Key="new", Body=b"1")
+    client.create_bucket(Bucket=f"{bucket}-new")
+
+    def shown(fs):
+        exist = [fs.exists(f"{bucket}/new"), fs.isfile(f"{bucket}/new")]
+        return fs.info(f"{bucket}/a")["size"], *exist, f"{bucket}-new" in fs.ls("", detail=False)
+
+    with costs(proxy):
+        assert shown(kept) == (1, False, False, False)
+    assert shown(opened(proxy, tmp_path, ttl=0)) == (2, True, True, True)
 
 
 def test_addresses_and_writes(proxy, tmp_path, bucket):
