@@ -228,6 +228,14 @@ def test_another_account_asks_s3_for_its_own_buckets(library, proxy, bucket):
         mine.list_buckets()
 
 
+@on_moto
+def test_a_store_answers_every_account_that_opens_it(library, proxy, synced):
+    theirs = keyed(library, proxy, "AKIATWO", "them")
+    with costs(proxy):
+        found = theirs.list_objects_v2(Bucket=synced)
+    assert names(found) == ["a", "d/e/1", "d/x", "d/é b+c", "z%41"]
+
+
 def test_a_bucket_made_and_removed_through_us_is_known(library, mimicked, proxy, bucket):
     library.sync(client=mimicked)
     mimicked.create_bucket(Bucket=f"{bucket}-2")
