@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import boto3
+import moto.core.models  # noqa: F401 - its handler, which does nothing here, is on every client
 import pytest
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSResponse

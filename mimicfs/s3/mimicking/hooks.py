@@ -88,7 +88,8 @@ class Hooks:
     def _is_mocked(self, operation: str) -> bool:
         handlers = self._client.meta.events._emitter._handlers
         found = handlers.prefix_search(f"before-send.s3.{operation}")
-        return "moto" in map(_package, found)
+        # Once moto is imported, its handler is on every client; it answers while it is enabled.
+        return any(_package(each) == "moto" and getattr(each, "enabled", True) for each in found)
 
     def _is_altered(self, operation: str, sent: Sent) -> bool:
         """Whether the answer is another one than what botocore's own handlers make of it."""
