@@ -50,6 +50,7 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
         self.mimicdb = _mirror(store, namespace)
         self.ttl = ttl
         self._forcing = Forcing()
+        self._too_big: set[tuple[str, str]] = set()  # directories that _PAGES_MAX pages do not show
         super().__init__(*args, **{"use_listings_cache": False} | kwargs)
 
     async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
@@ -96,9 +97,9 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
 
     async def _lsdir(self, path: str, refresh: bool = False, **kwargs: Any) -> Any:
         bucket, key, _ = self.split_path(path)
-        if refresh:
-            await self._list(bucket, f"{key}/" if key else "")
-        return await super()._lsdir(path, refresh=refresh, **kwargs)
+        known = not refresh or await self._list(bucket, f"{key}/" if key else "")
+        with nullcontext() if known else self._forcing():
+            return await super()._lsdir(path, refresh=refresh, **kwargs)
 
     async def _iterdir(
         self,
@@ -109,10 +110,12 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
         versions: bool = False,
     ) -> AsyncIterator[Any]:
         directory = prefix[: prefix.rfind("/") + 1]
-        if not (versions or self.version_aware or max_items) and not self._knows(bucket, directory):
-            await self._list(bucket, directory)
-        async for item in super()._iterdir(bucket, max_items, delimiter, prefix, versions):
-            yield item
+        known = versions or self.version_aware or max_items or self._knows(bucket, directory)
+        if not known:
+            known = await self._list(bucket, directory)
+        with nullcontext() if known else self._forcing():
+            async for item in super()._iterdir(bucket, max_items, delimiter, prefix, versions):
+                yield item
 
     def _knows(self, bucket: str, directory: str) -> bool:
         """Whether all below *directory* is in the mirror, and not too old; of the bucket "", the
@@ -126,15 +129,20 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
                 return False
             directory = directory[: directory.rfind("/", 0, -1) + 1]
 
-    async def _list(self, bucket: str, directory: str) -> None:
-        """Have S3 list all below *directory*; the client learns it."""
+    async def _list(self, bucket: str, directory: str) -> bool:
+        """Have S3 list all below *directory*; the client learns it. Return False if it is
+        too big; then it is not listed again."""
+        if (bucket, directory) in self._too_big:
+            return False
         asked: dict[str, Any] = {"Bucket": bucket, "Prefix": directory}
         for _ in range(_PAGES_MAX):
             with self._forcing():  # s3fs takes no parameters that S3 does not have
                 answer = await self._call_s3("list_objects_v2", asked)
             if not answer.get("IsTruncated"):
-                return
+                return True
             asked = asked | {"ContinuationToken": answer["NextContinuationToken"]}
+        self._too_big.add((bucket, directory))
+        return False
 
 
 def _mirror(store: Any, namespace: str) -> mimicdb.Mirror:

@@ -133,6 +133,27 @@ def test_what_the_ttl_says_of_listings_holds_for_one_object_and_for_buckets(
     assert shown(opened(proxy, tmp_path, ttl=0)) == (2, True, True, True)
 
 
+def test_a_directory_that_is_too_big_is_listed_deep_once(
+    monkeypatch, proxy, tmp_path, client, bucket
+):
+    for key in ("d/a", "d/b/c", "d/b/d"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"x")
+    fs = opened(proxy, tmp_path)
+    ask = fs._call_s3
+
+    async def ask_for_one(method, *asked, **params):
+        return await ask(method, *({**each, "MaxKeys": 1} for each in asked), **params)
+
+    monkeypatch.setattr(fs, "_call_s3", ask_for_one)  # which lists deep
+    monkeypatch.setattr(mimicfs.fsspec, "_PAGES_MAX", 2)
+    with costs(proxy, LIST=3):
+        assert fs.ls(f"{bucket}/d", detail=False) == [f"{bucket}/d/a", f"{bucket}/d/b"]
+    client.put_object(Bucket=bucket, Key="d/e", Body=b"x")
+    for how in ({}, {"refresh": True}):
+        with costs(proxy, LIST=1):
+            assert f"{bucket}/d/e" in fs.ls(f"{bucket}/d", detail=False, **how)
+
+
 def test_addresses_and_writes(proxy, tmp_path, bucket):
     fs = opened(proxy, tmp_path)
     fs.pipe(f"mimicfs://{bucket}/d/a", b"123")
