@@ -167,3 +167,14 @@ def test_an_upload_that_names_no_part_is_of_unknown_size(told):
 def test_a_token_that_the_mirror_has_not_given_out_is_s3s_to_refuse(token):
     assert place_of(token) is None
     assert place_of("mimicfs:YQ==") == "a"
+
+
+def test_a_listing_of_the_past_that_is_ill_formed_is_refused_as_botocore_refuses_it():
+    library = MimicDB(Memory())
+    client, then = plain(NOBODY), library.at("-1h").client(endpoint_url=NOBODY, config=CONFIG)
+    listings = [(name, params) for name, params in REFUSED if name.startswith("list_objects")]
+    for name, params in listings:
+        if isinstance(params.get("Bucket", ""), str):
+            assert refusal(then, name, dict(params)) == refusal(client, name, dict(params))
+    client.close()
+    then.close()

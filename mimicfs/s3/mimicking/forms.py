@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
 
 Params = Mapping[str, Any]
@@ -22,11 +23,23 @@ _MADE: dict[str, tuple[type, ...]] = {
 
 def is_refused(client: Any, operation: str, params: Params) -> bool:
     """Whether *client* will refuse *params* of *operation*, unless a hook changes them."""
+    return _refusal(client, operation, params) is not None
+
+
+def check(client: Any, operation: str, params: Params) -> None:
+    """Raises ParamValidationError: *client* refuses *params* of *operation*."""
+    report = _refusal(client, operation, params)
+    if report is not None:
+        raise ParamValidationError(report=report)
+
+
+def _refusal(client: Any, operation: str, params: Params) -> str | None:
     shape = client.meta.service_model.operation_model(operation).input_shape
     if shape is None or not client.meta.config.parameter_validation:
-        return False
+        return None
     given = {name: "" if _is_made(name, value) else value for name, value in params.items()}
-    return bool(ParamValidator().validate(given, shape).has_errors())
+    errors = ParamValidator().validate(given, shape)
+    return str(errors.generate_report()) if errors.has_errors() else None
 
 
 def _is_made(name: str, value: Any) -> bool:

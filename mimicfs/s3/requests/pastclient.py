@@ -17,6 +17,7 @@ from mimicfs.errors import KeyNotFound, S3Error
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.accounts import ListedAccount
+from mimicfs.s3.mimicking.forms import check
 from mimicfs.s3.mimicking.local import PAGE_MAX, Local, place_of
 from mimicfs.s3.mimicking.pages import Places
 from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
@@ -50,6 +51,7 @@ class PastCalls:
         look: Callable[[BorrowedPast, str, str], None],
     ) -> None:
         self.listed = BorrowedPast(client, moment_ns)
+        self._client = client
         self._exceptions = client.exceptions
         self._past = past
         self._look = look
@@ -59,8 +61,9 @@ class PastCalls:
         client.meta.events.register("provide-client-params.s3", self._pin)
 
     def _call(self, operation: str, params: dict[str, Any]) -> Any:
-        if operation not in _LISTING or "Bucket" not in params:
+        if operation not in _LISTING:
             return self._ask(operation, params)
+        check(self._client, operation, params)
         asked = {name: value for name, value in params.items() if name not in _NO_MATTER}
         most, encoding = asked.get("MaxKeys"), params.get("EncodingType", "url")
         if encoding != "url" or (isinstance(most, int) and most < 0):
