@@ -167,6 +167,7 @@ class StoreIntents:
         intent.open = set(intent.keys)
         with self._lock:
             self._late.append(intent)
+            self._unsure.update((intent.bucket, key) for key in intent.keys)
 
     def step_of(self, bucket: str, keys: Sequence[str]) -> tuple[StoreIntent | None, IntentStep]:
         """Return what a change of *keys* is, and of which intent."""

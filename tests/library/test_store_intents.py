@@ -165,6 +165,24 @@ def test_who_asks_whether_a_lost_change_was_done_is_told_by_s3(
             client.list_objects_v2(Bucket=bucket)
 
 
+def test_a_change_that_the_store_did_not_take_is_shown_by_s3(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreError("away")
+
+    with writer(proxy, "memory:") as (client, mimicdb):
+        client.put_object(Bucket=bucket, Key="k", Body=b"old")
+        client.list_objects_v2(Bucket=bucket)
+        with monkeypatch.context() as broken:
+            broken.setattr(mimicdb.backend, "apply", away)
+            with pytest.raises(StoreError):
+                client.put_object(Bucket=bucket, Key="k", Body=b"there")
+        with costs(proxy, LIST=1):
+            found = client.list_objects_v2(Bucket=bucket)["Contents"]
+            assert [item["Size"] for item in found] == [5]
+
+
 def test_a_key_that_was_settled_is_asked_for_at_once_when_it_is_unsettled_again(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str
 ) -> None:
