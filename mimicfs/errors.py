@@ -182,6 +182,10 @@ class S3Unavailable(S3Error):
     pass
 
 
+class NotFromS3(S3Unavailable):
+    """What answered is not S3: a load balancer or a proxy before it, or another server."""
+
+
 class TooManyRequests(S3Error):
     """As many requests as a day may have (--max-requests-per-day) were sent. Nothing was asked."""
 

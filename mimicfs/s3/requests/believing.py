@@ -51,7 +51,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import in_utf8, unquoted
-from mimicfs.errors import S3Unavailable, Unsupported
+from mimicfs.errors import NotFromS3, S3Unavailable, Unsupported
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -140,7 +140,7 @@ def believed(
 
 
 def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError, ask: Ask) -> None:
-    """Raise S3Unavailable where *refusal* is a 404 that is not S3's; of a HEAD that may be, GET
+    """Raise NotFromS3 where *refusal* is a 404 that is not S3's; of a HEAD that may be, GET
     asks. Raises what that is told."""
     from botocore.exceptions import ClientError
 
@@ -154,7 +154,8 @@ def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError,
         except ClientError as exc:
             if says_gone(exc):
                 raise
-    raise _fault(params, "404, but the answer is not from S3; check --endpoint-url") from refusal
+    text = "404, but the answer is not from S3; check --endpoint-url"
+    raise NotFromS3(_about(params, text)) from refusal
 
 
 def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
@@ -247,4 +248,8 @@ def _unsaid(params: Mapping[str, Any]) -> Unsupported:
 
 
 def _fault(params: Mapping[str, Any], text: str) -> S3Unavailable:
-    return S3Unavailable(f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}: {text}")
+    return S3Unavailable(_about(params, text))
+
+
+def _about(params: Mapping[str, Any], text: str) -> str:
+    return f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}: {text}"

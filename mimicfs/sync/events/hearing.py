@@ -42,6 +42,7 @@ from mimicfs.errors import (
     InvalidRequest,
     KeyNotFound,
     NoSuchBucket,
+    NotFromS3,
     S3Unavailable,
 )
 from mimicfs.merging import same_version
@@ -253,7 +254,7 @@ class Hearing:
         except NoSuchBucket:
             log.debug("s3://%s: no such bucket", change.bucket)
             return True
-        except (AccessDenied, InvalidRequest) as exc:
+        except (AccessDenied, InvalidRequest, NotFromS3) as exc:
             # Nothing is certain there any more; whoever looks at it asks S3, and gets the error.
             where = f"s3://{change.bucket}/{change.key}"
             log.warning("%s changed, but S3 does not answer about it: %s", where, exc)
@@ -289,7 +290,7 @@ class Hearing:
             return None
         shown = entry_of(key, answer)
         if shown is None:
-            raise S3Unavailable(f"s3://{bucket}/{key}: the answer is not from S3")
+            raise NotFromS3(f"s3://{bucket}/{key}: the answer is not from S3")
         return shown
 
     def _exists(self, bucket: str) -> bool:
