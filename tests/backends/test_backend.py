@@ -154,6 +154,23 @@ def test_a_commit_is_heard_of(tmp_path, monkeypatch, looks_s):
         each.close()
 
 
+def test_a_commit_touches_no_file_but_its_own_log(tmp_path, monkeypatch):
+    """The path of a database is any bytes, and one in memory has no log."""
+    monkeypatch.chdir(tmp_path)
+    beside = tmp_path / "-wal"
+    beside.touch()
+    os.utime(beside, (1, 1))
+    (tmp_path / "caf\udce9").mkdir()
+    for path, uri in (("caf\udce9/store.db", False), ("file:x?mode=memory&cache=shared", True)):
+        store = SQLite(path, uri=uri)
+        fill(store, "a")
+        waiter = store.waiter()
+        waiter.wait({"b": 0}, 0)
+        waiter.close()
+        store.close()
+    assert beside.stat().st_mtime == 1
+
+
 def test_kill_9_leaves_whole_batches(tmp_path):
     path = tmp_path / "store.db"
     program = (

@@ -350,7 +350,7 @@ def test_a_404_of_a_proxy_says_nothing_of_an_object(s3, client, bucket, proxy, k
         "LIST": lambda: s3.list_page(bucket),
     }[kind]
     gone = not_done(kind, 404, page)
-    gone.headers = [("Content-Type", "text/html")]
+    gone.headers = [("Content-Type", "application/xhtml+xml"), ("X-Amz-Cf-Id", "of CloudFront")]
     with proxy.rule(gone), pytest.raises(MimicError, match="not from S3") as refused:
         ask()
     assert not isinstance(refused.value, KeyNotFound)

@@ -122,12 +122,19 @@ class Database:
             self.close()
             raise
 
+    def _found_log(self) -> str | None:
+        """Return the path of the write-ahead log, which commits are written to; None: there is none
+        (in memory)."""
+        if not self._kwargs.get("uri"):
+            return None if self.in_memory else f"{os.fsdecode(self._args[0])}-wal"
+        found = self._writer.execute("PRAGMA database_list").fetchone()[2]
+        return f"{found}-wal" if found else None
+
     def _open(self) -> None:
         path = None if self.in_memory or self._kwargs.get("uri") else Path(self._path)
         found = _created(path) if path is not None else None
         self._writer = self._connect()
-        found_at = self._writer.execute("PRAGMA database_list").fetchone()[2]
-        self.log_path = f"{found_at}-wal"  # of the write-ahead log, which commits are written to
+        self.log_path = self._found_log()
         with self.writing() as db:
             self._check(db)
         if path is not None and found is not None:
@@ -218,7 +225,7 @@ class Database:
     def _say_committed(self) -> None:
         """Wake those who wait for commits (waiting.py). They find out by themselves, a little
         later, where this cannot be said."""
-        if not self.in_memory:
+        if self.log_path is not None:
             with suppress(OSError):
                 os.utime(self.log_path)
 

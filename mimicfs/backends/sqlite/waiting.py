@@ -56,6 +56,8 @@ class CommitWaiter(Waiter):
 
     def _begin(self) -> None:
         self._begun = True
+        if self._db.log_path is None:
+            return
         try:
             self._committed = _watched(self._db.log_path, _IN_ATTRIB)
             self._written = _watched(self._db.log_path, _IN_MODIFY)

@@ -60,6 +60,11 @@ def may_be_done(exc: ClientError) -> bool:
     return not 400 <= status < 500 or status == 408
 
 
+# Headers of S3's own answers. CloudFront's `x-amz-cf-id` is none of them.
+# https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html
+_OF_S3 = {"x-amz-request-id", "x-amz-id-2", "x-amz-delete-marker", "x-amz-version-id"}
+
+
 def says_gone(exc: BaseException) -> bool:
     """Whether *exc* is S3's word that there is no such object. Any web server says 404, also a
     load balancer that has lost its backend; S3 names a code, or itself."""
@@ -68,9 +73,13 @@ def says_gone(exc: BaseException) -> bool:
     if exc.response.get("Error", {}).get("Code") not in ("404", "", None):
         return True
     headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    of_head = exc.operation_name.startswith("Head")  # its answer has no body to name a code in
-    named = any(name.lower().startswith("x-amz") for name in headers)
-    return named or (of_head and "xml" in headers.get("content-type", ""))
+    names = {name.lower() for name in headers}
+    if names & _OF_S3:
+        return True
+    if not exc.operation_name.startswith("Head"):  # its answer has no body to name a code in
+        return False
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "x-amzn-requestid" in names or kind in ("application/xml", "text/xml")
 
 
 def status_of(exc: ClientError) -> int:

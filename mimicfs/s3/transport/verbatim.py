@@ -16,13 +16,16 @@ _NOTE = "mimicfs_expires"  # in the context of a call
 def keep_expires(events: Any) -> None:
     """Have the client of *events* send the text of Expires as it is."""
     for operation in OPERATIONS:
-        events.register(f"before-parameter-build.s3.{operation}", _set_aside)
+        events.register(f"provide-client-params.s3.{operation}", _set_aside)
         events.register(f"before-call.s3.{operation}", _put_back)
 
 
-def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-    if isinstance(params.get("Expires"), str):
-        context[_NOTE] = params.pop("Expires")
+def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any] | None:
+    """Return *params* without Expires; the caller may ask again with the same ones."""
+    if not isinstance(params.get("Expires"), str):
+        return None
+    context[_NOTE] = params["Expires"]
+    return {name: value for name, value in params.items() if name != "Expires"}
 
 
 def _put_back(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:

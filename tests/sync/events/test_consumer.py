@@ -10,7 +10,6 @@ from itertools import islice
 import pytest
 from support.events import message
 
-from mimicfs.errors import S3Unavailable
 from mimicfs.posix import Cancellation
 from mimicfs.sync.events import consumer as consuming
 from mimicfs.sync.events.consumer import Consumer
@@ -72,14 +71,15 @@ def test_many_that_nobody_can_read_are_one_line_in_the_log(tmp_path, caplog, mon
     ]
 
 
-HOSTILE = ["../../etc/passwd", "..", ".", "d/../e", "a\0b", "/", "//", "d//x", "\x1b[2J"]
+HOSTILE = ["../../etc/passwd", "..", ".", "d/../e", "a\0b", "a\nb", "/", "//", "d//x", "\x1b[2J"]
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_no_message_about_a_strange_key_leads_elsewhere(
-    mimicdb, s3, syncer, client, bucket, tmp_path
+    mimicdb, s3, syncer, client, bucket, tmp_path, caplog
 ):
-    """Each key is asked for as it is, and nothing of another one is learned."""
+    """Each key is asked for as it is, and nothing of another one is learned. The web server of moto
+    has no place for a key with a line feed, and says 404 itself: that holds up no other message."""
     client.create_bucket(Bucket=f"{bucket}-other")
     client.put_object(Bucket=f"{bucket}-other", Key="secret", Body=b"1")
     client.put_object(Bucket=bucket, Key="e", Body=b"1")
@@ -88,11 +88,11 @@ def test_no_message_about_a_strange_key_leads_elsewhere(
     consumer = Consumer(source, Hearing(mimicdb, s3, syncer), tmp_path / "aside")
     while deliveries := consumer.received(0)[0]:
         consumer.consume(deliveries)
-    # The web server of moto has no place for this key, and says 404 itself, which confirms nothing.
-    with pytest.raises(S3Unavailable, match="not from S3"):
-        consumer.consume([Delivery(message(bucket, "a\nb"), None)])
     assert [entry.key for entry in mimicdb.backend.scan(bucket, "", "", 100)] == ["e"]
     assert [it.name for it in mimicdb.backend.buckets()] == [bucket]
+    where = f"s3://{bucket}/a\nb"
+    reason = f"{where}: 404, but the answer is not from S3; check --endpoint-url"
+    assert caplog.messages == [f"{where} changed, but S3 does not answer about it: {reason}"]
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
