@@ -26,6 +26,7 @@
     │   ├── OutOfSpace              ENOSPC     a limit of the account or of the server
     │   ├── Throttled               EAGAIN     still refused after every retry
     │   ├── S3Unavailable           EIO        no answer, or a broken one, after every retry
+    │   │   └── NotFromS3           EIO        a load balancer, a proxy or another server answered
     │   └── TooManyRequests         EDQUOT     as many as a day may have (--max-requests-per-day)
     ├── TooManyDeletions            ECANCELED  a sync would delete most of what is known
     ├── MalformedListing            EIO        a LIST answer that is not what was asked
