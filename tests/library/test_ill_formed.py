@@ -20,24 +20,22 @@ from mimicfs.s3.mimicking.uploads import Uploads
 
 NOBODY = "http://127.0.0.1:9"
 WHERE = {"Bucket": "b", "Key": "k"}
+DELETES: list[Any] = [
+    None,
+    [],
+    "k",
+    {},
+    {"Objects": None},
+    {"Objects": "k"},
+    {"Objects": ["k"]},
+    {"Objects": [None]},
+    {"Objects": [{}]},
+    {"Objects": [{"Key": ["k"]}]},
+    {"Objects": [{"Key": "k", "VersionId": 5}]},
+]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("delete_objects", {"Bucket": "b"}),
-    *[
-        ("delete_objects", {"Bucket": "b", "Delete": delete})
-        for delete in (
-            None,
-            [],
-            "k",
-            {},
-            {"Objects": None},
-            {"Objects": "k"},
-            {"Objects": ["k"]},
-            {"Objects": [None]},
-            {"Objects": [{}]},
-            {"Objects": [{"Key": ["k"]}]},
-            {"Objects": [{"Key": "k", "VersionId": 5}]},
-        )
-    ],
+    *[("delete_objects", {"Bucket": "b", "Delete": delete}) for delete in DELETES],
     *[
         (name, {"Bucket": "b", "Delimiter": "/", "Marker": "a"} | wrong)
         for name in ("list_objects",)
