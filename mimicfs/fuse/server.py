@@ -117,7 +117,7 @@ class Server:
         self._ending = False  # `receive` has no more to give, or is not to be asked again
         self._ended = threading.Event()
         self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
-        self.unsaved: Callable[[], bool] = lambda: True  # whether there are bytes to be kept
+        self.unsaved: Callable[[], bool] = lambda: True  # whether there may be bytes to be kept
         self._deadline = float("inf")  # of stop, in time.monotonic()
 
     def limits(self) -> dict[str, int]:
@@ -156,8 +156,8 @@ class Server:
         """Unmount, and end `serve`. Returns at once.
 
         New paths lead nowhere from now on. While something is being changed, or what was written
-        is not saved, open files go on, for up to *timeout_s*; then what still waits is interrupted
-        (EINTR), and what does not hear it is answered ENOTCONN.
+        may not be saved, open files go on, for up to *timeout_s*; then what still waits is
+        interrupted (EINTR), and what does not hear it is answered ENOTCONN.
         Called again, the earlier end counts. What somebody else mounted is not ours to unmount:
         it ends at once.
         """
@@ -362,7 +362,7 @@ class Server:
         self._session.wake()
 
     def _is_changing(self) -> bool:
-        """Whether a call that changes something waits, or something is written and not saved."""
+        """Whether a call that changes something waits, or something may not be saved."""
         asked = list(self._asked.values())
         return any(opcode in _CHANGES for opcode, _ in asked) or self.unsaved()
 

@@ -407,7 +407,7 @@ def _ending(server: Server, vfs: VFS, tell: Callable[[PendingTotal], None]) -> E
     """Return the end of the mount, which begins with that of *server*, or with a signal."""
     ending = Ending(vfs.pending, tell)
     server.when_ending = ending.begin
-    server.unsaved = lambda: vfs.pending()[0] > 0
+    server.unsaved = lambda: vfs.has_writers() or vfs.pending()[0] > 0
     _stop_on_signals(server, ending)
     return ending
 

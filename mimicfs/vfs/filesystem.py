@@ -173,6 +173,10 @@ class VFS:
         """Return how many files, and how many bytes, S3 does not have yet."""
         return self._handles.pending()
 
+    def has_writers(self) -> bool:
+        """Return whether something is open for writing."""
+        return self._handles.has_writers()
+
     def queued(self) -> list[Pending]:
         """Return the closed files that S3 does not have yet (--write-back)."""
         return self._handles.queued()

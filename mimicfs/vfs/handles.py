@@ -70,6 +70,8 @@ class Handles(OpenFiles):
         file = self._open[opened.handle].file
         if file is not None and flags & WRITES:
             file.follows = file.follows or self.shares_locks
+            with self._lock:
+                self._open[opened.handle] = self._open[opened.handle]._replace(writes=True)
         if flags & os.O_TRUNC and flags & WRITES:
             try:
                 self._writable(opened.handle).truncate(0, cancellation)
@@ -104,7 +106,7 @@ class Handles(OpenFiles):
         """Close one handle; with the last one of a File, the File."""
         self._upload_last(handle)
         with self._lock:
-            node, file, _, reader, asked = self._open.pop(handle)
+            node, file, _, reader, asked, *_ = self._open.pop(handle)
             if asked is not None and asked.file is file and not self._is_asked(asked):
                 asked.file = None
             last = file is not None and self._leave(file)
@@ -124,7 +126,7 @@ class Handles(OpenFiles):
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            node, file, _, reader, asked = self._handle(handle)
+            node, file, _, reader, asked, *_ = self._handle(handle)
             if file is None or reader is not None or asked is not None:
                 return False
             last = self._users[file] == 1
@@ -189,6 +191,12 @@ class Handles(OpenFiles):
             changed = [file for file in self._users if file.dirty]
         return len(changed), sum(file.size for file in changed)
 
+    def has_writers(self) -> bool:
+        """Whether something is open for writing: the kernel may have pages of a mapping that it
+        has not written yet."""
+        with self._lock:
+            return any(handle.writes for handle in self._open.values())
+
     def figures(self) -> dict[str, int]:
         """Return how much is open, and of how many files S3 does not have what was written."""
         with self._lock:
@@ -220,7 +228,7 @@ class Handles(OpenFiles):
     def read(
         self, handle: int, offset: int, size: int, cancellation: Cancellation
     ) -> bytes | memoryview:
-        _, file, text, reader, _ = self._handle(handle)
+        _, file, text, reader, _, *_ = self._handle(handle)
         if reader is not None:
             return reader.read(offset, size, cancellation)
         if file is None:

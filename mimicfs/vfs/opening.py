@@ -42,6 +42,7 @@ class Handle(NamedTuple):
     text: bytes = b""  # what the control file reads as
     reader: Reader | None = None  # of a version
     asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
+    writes: bool = False  # a program may write through it, also into a mapping
 
 
 class OpenFiles:
@@ -266,7 +267,9 @@ class OpenFiles:
         file.follows = self.shares_locks
         with self._lock:
             node.file = file
-            return Opened(self._add(node, file))
+            handle = self._add(node, file)
+            self._open[handle] = self._open[handle]._replace(writes=True)
+            return Opened(handle)
 
     def open_control(self, node: Node, text: bytes) -> Opened:
         with self._lock:

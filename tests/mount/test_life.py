@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
@@ -128,6 +129,25 @@ def test_a_signal_ends_a_mount_at_once_where_nothing_that_is_open_was_changed(
         with pytest.raises(OSError, match="not connected"):
             os.stat("a", dir_fd=here)
     os.close(here)
+
+
+def test_a_signal_waits_for_what_was_stored_through_a_mapping(mount_at, client, bucket):
+    """It is in the kernel's pages only: the daemon knows of no change."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"o" * 8192)
+    mount = mount_at(f"s3://{bucket}")
+    program = (  # not here: it holds the lock of the interpreter that the server of S3 needs
+        "import mmap, sys; file = open(sys.argv[1], 'r+b'); mapping = mmap.mmap(file.fileno(), 0);"
+        "mapping[:3] = b'new'; print(flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program, str(mount.path / "a")]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
+        writer.stdout.readline()
+        mount.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            mount.process.wait(1.5)  # it ended after half a second
+    assert mount.process.wait(20) == 0
+    assert body(client, bucket, "a") == b"new" + b"o" * 8189
 
 
 def test_a_signal_that_another_thread_takes_ends_an_idle_mount(mount_at, bucket):
