@@ -137,14 +137,15 @@ class ChangingFile(StandingFile):
         """As `_staged`, also where the file turns out to stand on an old version and moves. *at*:
         where it is to be changed. If that is the end of the old version, or behind it, it was
         chosen by its size, and would be somewhere among the bytes of the new one: raises
-        ObjectChanged, unless it is the end there, too."""
+        ObjectChanged, unless both have the same size, or it is the end there, too."""
         while True:
             entry = self.entry
             try:
                 return self._staged(cancellation, keep)
             except ObjectChanged:
                 moved = self.entry is not entry
-                if not moved or (entry and at and at >= entry.size and at != self.size):
+                grown = entry is not None and entry.size != self.size
+                if not moved or (entry and grown and at and at >= entry.size and at != self.size):
                     raise
 
     def zero(self, start: int, end: int, cancellation: Cancellation) -> None:

@@ -326,7 +326,8 @@ class Handles(OpenFiles):
                 self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
-        self._writable(handle).truncate(size, cancellation)
+        with self._changing(handle) as file:
+            file.truncate(size, cancellation)
 
     def copy_whole(
         self,
@@ -354,17 +355,19 @@ class Handles(OpenFiles):
 
     def allocate(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Extend the file so that it reaches to *offset* + *size*."""
-        file = self._writable(handle)
-        if file.size < offset + size:
-            file.truncate(offset + size, cancellation)
+        with self._changing(handle) as file:
+            if file.size < offset + size:
+                file.truncate(offset + size, cancellation)
 
     def zero(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Overwrite with zeros what the file has from *offset* to *offset* + *size*."""
-        self._writable(handle).zero(offset, offset + size, cancellation)
+        with self._changing(handle) as file:
+            file.zero(offset, offset + size, cancellation)
 
     def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         try:
-            return self._writable(handle).write(offset, data, cancellation)
+            with self._changing(handle) as file:
+                return file.write(offset, data, cancellation)
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
                 log.warning("%s", exc)
@@ -427,6 +430,8 @@ class Handles(OpenFiles):
         node, file, *_ = self._handle(handle)
         if file is None:
             return
+        with self._lock:
+            self._open[handle] = self._handle(handle)._replace(astray=False)
         file.follows = True
         if file.expired:
             entry = self._mimicdb.entry(file.bucket, file.key)

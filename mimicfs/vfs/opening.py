@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.errors import PosixError
+from mimicfs.errors import ObjectChanged, PosixError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
@@ -43,6 +43,7 @@ class Handle(NamedTuple):
     reader: Reader | None = None  # of a version
     asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
     writes: bool = False  # a program may write through it, also into a mapping
+    astray: bool = False  # a change through it would have come among the bytes of others
 
 
 class OpenFiles:
@@ -340,6 +341,21 @@ class OpenFiles:
         if file is None:
             raise PosixError(errno.EINVAL, "never written")
         return file
+
+    @contextmanager
+    def _changing(self, handle: int) -> Iterator[File]:
+        """Within, a program changes the file of *handle* at a place that it has chosen. If others
+        have replaced the object, so that the place is among their bytes, nothing is changed at such
+        places any more: a program that does not heed ESTALE goes on there."""
+        opened, file = self._handle(handle), self._writable(handle)
+        if opened.astray:
+            raise ObjectChanged.since_opened(f"s3://{file.bucket}/{file.key}")
+        try:
+            yield file
+        except ObjectChanged:
+            with self._lock:
+                self._open[handle] = self._handle(handle)._replace(astray=True)
+            raise
 
     def _handle(self, handle: int) -> Handle:
         found = self._open.get(handle)

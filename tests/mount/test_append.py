@@ -108,14 +108,28 @@ def test_what_is_no_append_still_keeps_its_bytes_aside(mount, client, bucket):
 def test_a_change_at_the_old_end_is_estale_where_others_have_moved_the_end(
     mount, client, bucket, write
 ):
-    """Its place was chosen by a size that is another by now: it would be among their bytes."""
+    """Its place was chosen by a size that is another by now: it would be among their bytes. It is
+    so, too, for a program that does not heed that, and writes the next line there."""
     client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
     log = os.open(mount / "log", os.O_RDWR)
     client.put_object(Bucket=bucket, Key="log", Body=b"first\nsecond of another\n")
     with pytest.raises(OSError, match="Stale"):
         write(log)
+    with pytest.raises(OSError, match="Stale"):
+        os.pwrite(log, b"next\n", 11)
     os.close(log)
     assert body(client, bucket, "log") == b"first\nsecond of another\n"
+
+
+def test_a_write_behind_the_end_is_made_where_the_new_version_has_the_same_size(
+    mount, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR)
+    client.put_object(Bucket=bucket, Key="log", Body=b"FIRST\n")
+    os.pwrite(log, b"x", 8)
+    os.close(log)
+    assert body(client, bucket, "log") == b"FIRST\n\0\0x"
 
 
 def test_a_deleted_object_is_not_brought_back_by_an_append(mount, client, bucket):
