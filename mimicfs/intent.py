@@ -218,7 +218,11 @@ class StoreIntents:
             log.exception("completing unfinished changes failed")
 
     def _is_undone(self) -> bool:
-        return any(self._backend.unsettled(bucket) for bucket in self._ours())
+        """Whether something is left undone, or nobody knows: the store does not answer."""
+        try:
+            return any(self._backend.unsettled(bucket) for bucket in self._ours())
+        except StoreError:
+            return True
 
     def look_after(self) -> None:
         """Finish what was left undone, by us or by others. Raises StoreError."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -208,6 +209,12 @@ def test_in_memory_s3_is_asked_until_it_says_what_it_did(
             with pytest.raises(Exception, match="onnection"):
                 writing.put_object(Bucket=bucket, Key="k", Body=b"there")
             wait_until(lambda: silent.seen > 2)
+            with monkeypatch.context() as broken:
+                away = Mock(side_effect=StoreError("away"))
+                broken.setattr(mimicdb.backend, "unsettled", away)
+                wait_until(lambda: away.call_count > 3)
+            seen = silent.seen
+            wait_until(lambda: silent.seen > seen)
             assert mimicdb.entry(bucket, "k") is None
         wait_until(lambda: mimicdb.backend.unsettled(bucket) == [])
         entry = mimicdb.entry(bucket, "k")

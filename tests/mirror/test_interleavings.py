@@ -67,6 +67,9 @@ class _Dead:
     def end(self, intent: StoreIntent, *, unsure: bool) -> None:
         pass
 
+    def look_soon(self) -> None:
+        pass
+
 
 class _Call:
     """A call of a mount, which is where its last request is: to be asked, or answered."""
