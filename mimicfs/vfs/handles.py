@@ -106,7 +106,8 @@ class Handles(OpenFiles):
         """Close one handle; with the last one of a File, the File."""
         self._upload_last(handle)
         with self._lock:
-            node, file, _, reader, asked, *_ = self._open.pop(handle)
+            closed = self._open.pop(handle)
+            node, file, reader, asked = closed.node, closed.file, closed.reader, closed.asked
             if asked is not None and asked.file is file and not self._is_asked(asked):
                 asked.file = None
             last = file is not None and self._leave(file)
@@ -126,8 +127,9 @@ class Handles(OpenFiles):
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            node, file, _, reader, asked, *_ = self._handle(handle)
-            if file is None or reader is not None or asked is not None:
+            opened = self._handle(handle)
+            node, file = opened.node, opened.file
+            if file is None or opened.reader is not None or opened.asked is not None:
                 return False
             last = self._users[file] == 1
             if last and not file.close_at_once():
@@ -228,7 +230,8 @@ class Handles(OpenFiles):
     def read(
         self, handle: int, offset: int, size: int, cancellation: Cancellation
     ) -> bytes | memoryview:
-        _, file, text, reader, _, *_ = self._handle(handle)
+        opened = self._handle(handle)
+        file, text, reader = opened.file, opened.text, opened.reader
         if reader is not None:
             return reader.read(offset, size, cancellation)
         if file is None:
