@@ -35,6 +35,7 @@ from urllib.parse import unquote_plus
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
+import boto3  # noqa: E402
 from botocore.config import Config  # noqa: E402
 from support import servers  # noqa: E402
 from support.clients import plain, queue_of  # noqa: E402
@@ -174,8 +175,6 @@ class Ceph(Server):
 
     def _tell(self, bucket: str, address: str) -> None:
         config = Config(signature_version="v4", region_name="us-east-1")
-        import boto3
-
         sns = boto3.client("sns", endpoint_url=self.url, config=config)
         topic = sns.create_topic(Name=bucket, Attributes={"push-endpoint": address})["TopicArn"]
         rule = {"Id": "told", "TopicArn": topic, "Events": CLOUD_EVENTS}
@@ -624,6 +623,7 @@ def server_at(name: str, work: Path) -> Iterator[Server]:
     """Within, the server runs."""
     directory = work / name
     directory.mkdir()
+    boto3.setup_default_session()  # that of the server before keeps its credentials
     if name == "moto":
         with servers.moto(directory) as url:
             yield Moto(url)
