@@ -25,10 +25,11 @@ from itertools import count
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
-from mimicfs.errors import LogTrimmed, NoSuchBucket, Unlisted
+from mimicfs.errors import NoSuchBucket, Unlisted
 from mimicfs.intent import StoreIntents
 from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
+from mimicfs.logged import buckets_changed, buckets_met, check_named, unchanged
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version
 
@@ -307,7 +308,7 @@ class Mirror:
         removed after number *since* of its log, which was read before S3 was asked, stays as it is.
         Raises LogTrimmed where the log does not reach back so far."""
         listed_ns = time.time_ns()
-        seen, later = self._buckets_changed(since)
+        seen, later = buckets_changed(self.backend, since)
         old = {bucket.name for bucket in self.backend.buckets()} - later
         new = {bucket.name: bucket for bucket in buckets if bucket.name not in later}
         for name in old - new.keys():
@@ -317,36 +318,10 @@ class Mirror:
         added, deleted = sorted(new.keys() - old), sorted(old - new.keys())
         difference = Difference(added, [], deleted, len(old & new.keys()))
         self.backend.mark("", Scope("", False, listed_ns, 0, len(added), 0, len(deleted)))
-        if self._buckets_met(seen, {*added, *deleted}):
+        if buckets_met(self.backend, seen, {*added, *deleted}):
             self.backend.unmark("", "")  # nobody knows which of the two was first: ask again
         self.announce("", difference)
         return difference
-
-    def _buckets_changed(self, since: int) -> tuple[int, set[str]]:
-        """Return the number of the last change of the list, and the names changed after *since*.
-        Raises LogTrimmed where any name may have changed."""
-        names = set[str]()
-        while changes := self.backend.changes("", since):
-            if any(change.first != change.last for change in changes):
-                raise LogTrimmed("the list of buckets no longer counts as listed")
-            names |= {change.first for change in changes}
-            since = changes[-1].seq
-        return since, names
-
-    def _buckets_met(self, since: int, ours: set[str]) -> bool:
-        """Whether somebody else has, or may have, changed one of *ours*, too, after number
-        *since*."""
-        met = set[str]()
-        try:
-            while changes := self.backend.changes("", since):
-                for change in changes:
-                    if change.first in met or change.first != change.last:
-                        return True
-                    met |= {change.first} & ours
-                since = changes[-1].seq
-        except LogTrimmed:
-            return True
-        return False
 
     def replace(
         self,
@@ -382,9 +357,9 @@ class Mirror:
             for batch in merged(self.backend.exact, bucket, where, listed):
                 # Before the batch is applied: then the log has our own changes, too.
                 if late is not None and batch.late:
-                    late(self._unchanged(bucket, batch.without_late(), since))
+                    late(unchanged(self.backend, bucket, batch.without_late(), since))
                 if hold is not None and batch.gone:
-                    hold(self._unchanged(bucket, batch.without_gone(), since))
+                    hold(unchanged(self.backend, bucket, batch.without_gone(), since))
                 kept: set[str] = set()
                 if batch.puts or batch.deletes:
                     with self.backend.finding():
@@ -394,33 +369,8 @@ class Mirror:
         finally:
             self._tell(bucket, difference)
         if left:
-            self._check_named(bucket, left, since)
+            check_named(self.backend, bucket, left, since)
         return difference
-
-    def _check_named(self, bucket: str, left: set[str], since: int) -> None:
-        """Raise LogTrimmed unless the log names each key of *left*. Of a range that was changed
-        it does not say which keys were there: one that was not is missing in the mirror now."""
-        while left and (changes := self.backend.changes(bucket, since)):
-            left = left - {change.first for change in changes if change.first == change.last}
-            since = changes[-1].seq
-        if left:
-            raise LogTrimmed(
-                f"s3://{bucket}/{min(left)}: others may have changed it at the same time"
-            )
-
-    def _unchanged(self, bucket: str, entries: list[Entry], since: int) -> list[Entry]:
-        """Return those of *entries* that have not changed after number *since*."""
-        spans: list[tuple[str, str]] = []
-        while changes := self.backend.changes(bucket, since):
-            spans += [(change.first, change.last) for change in changes]
-            since = changes[-1].seq
-        low, high = entries[0].key, entries[-1].key
-        spans = [(first, last) for first, last in spans if first <= high and last >= low]
-        return [
-            entry
-            for entry in entries
-            if not any(first <= entry.key <= last for first, last in spans)
-        ]
 
     def release(self, bucket: str, gone: Sequence[Entry]) -> Difference:
         """Delete *gone*, which `replace` held back. A key that is another object by now is left

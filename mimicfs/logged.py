@@ -1,0 +1,69 @@
+"""What the log of a bucket says: which names were changed after a number of it.
+
+The log of the list of buckets is that of the bucket "". A line with two different names says that
+any name between them may have been changed, made or removed.
+
+Threading: none of its own. Each function reads the log to its end, page by page; what is logged
+meanwhile is read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mimicfs.backends import Backend, left_alone
+from mimicfs.entry import Change, Entry
+from mimicfs.errors import LogTrimmed
+
+
+def changes_after(backend: Backend, bucket: str, since: int) -> Iterator[Change]:
+    """Yield what was changed in *bucket* after number *since*. Raises LogTrimmed where the log
+    does not reach back so far."""
+    while changes := backend.changes(bucket, since):
+        yield from changes
+        since = changes[-1].seq
+
+
+def buckets_changed(backend: Backend, since: int) -> tuple[int, set[str]]:
+    """Return the number of the last change of the list of buckets, and the names changed after
+    *since*. Raises LogTrimmed where any name may have changed."""
+    names = set[str]()
+    for change in changes_after(backend, "", since):
+        if change.first != change.last:
+            raise LogTrimmed("the list of buckets no longer counts as listed")
+        names.add(change.first)
+        since = change.seq
+    return since, names
+
+
+def buckets_met(backend: Backend, since: int, ours: set[str]) -> bool:
+    """Whether somebody else has, or may have, changed one of the buckets *ours*, which we have
+    changed once each, after number *since*."""
+    met = set[str]()
+    try:
+        for change in changes_after(backend, "", since):
+            if change.first in met or change.first != change.last:
+                return True
+            met |= {change.first} & ours
+    except LogTrimmed:
+        return True
+    return False
+
+
+def check_named(backend: Backend, bucket: str, keys: set[str], since: int) -> None:
+    """Raise LogTrimmed unless the log names each of *keys*. Of a range that was changed it does
+    not say which keys were there: one that was not is missing in the mirror now."""
+    for change in changes_after(backend, bucket, since):
+        if change.first == change.last:
+            keys = keys - {change.first}
+        if not keys:
+            return
+    raise LogTrimmed(f"s3://{bucket}/{min(keys)}: others may have changed it at the same time")
+
+
+def unchanged(backend: Backend, bucket: str, entries: list[Entry], since: int) -> list[Entry]:
+    """Return those of *entries* that have not changed after number *since*."""
+    changed = left_alone(
+        list(changes_after(backend, bucket, since)), [entry.key for entry in entries]
+    )
+    return [entry for entry in entries if entry.key not in changed]
