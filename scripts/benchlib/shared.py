@@ -189,7 +189,7 @@ def of_program(
             for n in range(rounds):
                 path = theirs / f"by-program-{n}"
                 look(path)
-                process.stdin.write(f"{verb} d/{path.name}\n")
+                process.stdin.write(f"{verb} {theirs.name}/{path.name}\n")
                 process.stdin.flush()
                 process.stdout.readline()
                 took.append(seen_after_s(partial(look, path)))
@@ -223,12 +223,13 @@ def redis(work: Path) -> Iterator[str]:
 
 @contextmanager
 def mounted(*peers: Daemon) -> Iterator[list[Path]]:
-    """Within, the mounts are there: their directories `d`."""
+    """Within, the mounts are there: a directory of each, which no other store has. How long a
+    listing takes depends on how many names are there."""
     try:
         for peer in peers:
             peer.wipe()
             peer.mount(BUCKET)
-        yield [peer.root / "d" for peer in peers]
+        yield [peer.root / f"of-{peers[0].name}" for peer in peers]
     finally:
         for peer in peers:
             peer.unmount()
@@ -255,7 +256,8 @@ def run(work: Path, rounds: int) -> int:
         server.control("fill", bucket=BUCKET, kind="flat", count=1)
         for kind, store in (("Redis", url), ("SQLite", f"sqlite://{work}/shared/shared.sqlite")):
             (work / "shared").mkdir(mode=0o700, exist_ok=True)
-            peers = [One(work, server.endpoint, name, store) for name in ("one", "two")]
+            names = (f"{kind.lower()}-1", f"{kind.lower()}-2")
+            peers = [One(work, server.endpoint, name, store) for name in names]
             with mounted(*peers) as (mine, theirs):
                 with suppress(FileExistsError):
                     mine.mkdir()
