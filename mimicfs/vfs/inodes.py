@@ -163,6 +163,11 @@ def _path_hash(parent: Node) -> Callable[[], blake2b]:
     return blake2b(b"%x/" % parent.ino, digest_size=8).copy
 
 
+def _number(above: blake2b, slot: str) -> int:
+    above.update(slot.encode())
+    return _from_bytes(above.digest()) >> 1
+
+
 def slot_of(component: str, directory: bool) -> str:
     return component + "/" if directory else component
 
@@ -253,6 +258,16 @@ class Inodes:
                 add(node)
             return found
 
+    def numbers(self, parent: Node, slots: list[str]) -> list[int]:
+        """Return the numbers of the children of *parent* in *slots*, as a listing shows them,
+        whether anybody holds them or not. (Where two collide, the later one has another.)"""
+        with self._lock:
+            held, moved = parent.children or {}, self._moved.get(parent.ino, {})
+            known = {slot: moved[slot] for slot in slots if slot in moved} if moved else {}
+            known |= {slot: held[slot].ino for slot in slots if slot in held}
+        hash_of = _path_hash(parent)
+        return [known.get(slot) or _number(hash_of(), slot) for slot in slots]
+
     def forget(self, ino: int, count: int) -> None:
         """The kernel gave up *count* of its holds."""
         with self._lock:
@@ -310,9 +325,7 @@ class Inodes:
     def _make(self, parent: Node, slot: str, kind: NodeKind) -> Node:
         ino = self._moved.get(parent.ino, {}).get(slot, 0)
         if not ino or ino in self._nodes:
-            digest = _path_hash(parent)()
-            digest.update(slot.encode())
-            ino = self._free(_from_bytes(digest.digest()) >> 1)
+            ino = self._free(_number(_path_hash(parent)(), slot))
         component = slot if kind is _OBJECT else slot.removesuffix("/")
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not NodeKind.CONTROL:

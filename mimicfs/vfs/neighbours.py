@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.files.reader import Reader
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Node, NodeKind
+from mimicfs.vfs.inodes import Inodes, Node
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,9 @@ _MOST = 16  # files foreseen
 _LATE = 32  # opened since, after which a file that was passed over is dropped
 _PRESUMED_ROW = 2  # as if so many had been foreseen: 16 files ahead at once
 _NEAR = 4  # the next file is one of so many: several threads may read at once
-_SORTED = 50_000  # a directory with more files is gone through by name, or not foreseen
+_SORTED = 20_000  # a directory with more files is gone through by name, or not foreseen
+_ORDERS = 8  # directories of which the order of the inode numbers is kept
+_AGAIN_S = 5.0  # a name that is not in it may be new then
 _WALKS = 64  # directories that are remembered
 _SOON_S = 2.0  # a directory that is begun so soon after another one was read goes on with the tree
 
@@ -68,6 +70,15 @@ class _OpenInWalk(NamedTuple):
     look: bool  # whether the next names are to be looked up
 
 
+class _Order(NamedTuple):
+    """The files of a directory, in the order of their inode numbers, as it was at *made_s*; none
+    of a directory that has too many."""
+
+    made_s: float
+    keys: list[str]
+    places: dict[str, int]  # in that list
+
+
 class _Walk:
     """The walk of a program through one directory."""
 
@@ -78,8 +89,7 @@ class _Walk:
         self.last = ""  # key of the file that was opened last, or foreseen last
         self.by_number = False  # the order is that of the inode numbers
         self.presumed = False  # it is foreseen because others were, and not seen itself yet
-        self.keys: list[str] = []  # of the files, in the order of their inode numbers
-        self.places: dict[str, int] = {}  # in that list
+        self.order: _Order | None = None  # replaced in one step, also without the lock
         self.foreseen: OrderedDict[str, _Foreseen] = OrderedDict()
         self.looking = False  # somebody looks the next names up
 
@@ -115,15 +125,18 @@ class Neighbours:
     def __init__(
         self,
         mimicdb: Mirror,
+        inodes: Inodes,
         reader_of: Callable[[str, Entry], Reader],
         submit: Callable[..., Future[None]],
     ) -> None:
         self._mimicdb = mimicdb
+        self._inodes = inodes
         self._reader_of = reader_of
         self._submit = submit
         self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
-        self._lock = threading.Lock()  # protects the table
+        self._lock = threading.Lock()  # protects the two below
         self._walks: OrderedDict[tuple[str, str], _Walk] = OrderedDict()
+        self._ordered: deque[_Walk] = deque()  # those that have an order, the latest last
 
     def opened(self, node: Node, entry: Entry) -> Reader | None:
         """Note that *node* is opened to be read. Return its reader if that was foreseen; it is
@@ -218,9 +231,7 @@ class Neighbours:
                 return
             if before:
                 walk.row, walk.last = 1, key
-            elif walk.by_number:
-                _put_in_order(walk, directory)
-            for entry in self._following(walk, directory.bucket, walk.last, walk.wanted()):
+            for entry in self._following(walk, directory, walk.last, walk.wanted()):
                 walk.last = entry.key
                 if entry.kind == OBJECT and not entry.key.endswith("/"):
                     reader = self._fetched(directory, walk, entry)
@@ -230,22 +241,45 @@ class Neighbours:
         """Whether *key* follows *before*; then the walk's order is the one in which it does."""
         for by_number in (False, True):
             walk.by_number = by_number
-            if by_number:
-                _put_in_order(walk, directory)
-            near = self._following(walk, directory.bucket, before, _NEAR)
+            near = self._following(walk, directory, before, _NEAR)
             if any(entry.key == key for entry in near):
                 return True
         return False
 
-    def _following(self, walk: _Walk, bucket: str, key: str, count: int) -> list[Entry]:
+    def _following(self, walk: _Walk, directory: Node, key: str, count: int) -> list[Entry]:
         """Return what comes behind *key*, up to *count* entries."""
         if not count:
             return []
+        bucket = directory.bucket
         if not walk.by_number:
             return self._mimicdb.children(bucket, _directory(key), key, count)
-        place = walk.places.get(key, len(walk.keys)) + 1
-        found = [self._mimicdb.entry(bucket, each) for each in walk.keys[place : place + count]]
+        order = walk.order
+        if order is None or (key not in order.places and _is_old(order)):
+            order = self._put_in_order(walk, directory)
+        place = order.places.get(key, len(order.keys)) + 1
+        found = [self._mimicdb.entry(bucket, each) for each in order.keys[place : place + count]]
         return [entry for entry in found if entry is not None]
+
+    def _put_in_order(self, walk: _Walk, directory: Node) -> _Order:
+        """Note the order of the inode numbers in *directory*, as a listing shows them: the kernel
+        may hold none of the names, if it must ask what is stored with them."""
+        above = directory.key
+        cut = len(above)
+        entries = self._mimicdb.children(directory.bucket, above, "", _SORTED + 1)
+        slots = [entry.key[cut:] for entry in entries] if len(entries) <= _SORTED else []
+        files = [slot for slot in slots if slot[-1:] != "/"]
+        numbered = sorted(zip(self._inodes.numbers(directory, files), files, strict=True))
+        keys = [above + slot for _, slot in numbered]
+        places = {key: place for place, key in enumerate(keys)}
+        walk.order = order = _Order(time.monotonic(), keys, places)
+        with self._lock:
+            if walk in self._ordered:
+                self._ordered.remove(walk)
+            self._ordered.append(walk)
+            old = self._ordered.popleft() if len(self._ordered) > _ORDERS else None
+        if old is not None:
+            old.order = None
+        return order
 
     def _fetched(self, directory: Node, walk: _Walk, entry: Entry) -> Reader | None:
         """Return a reader that fetches *entry*; None if that is not to be fetched ahead."""
@@ -264,18 +298,8 @@ def _directory(key: str) -> str:
     return key[: key.rfind("/") + 1]
 
 
-def _put_in_order(walk: _Walk, directory: Node) -> None:
-    """Note the order of inode numbers of the files that the kernel holds: a program that sorts them
-    has listed them."""
-    files = [
-        node for node in list((directory.children or {}).values()) if node.kind is NodeKind.OBJECT
-    ]
-    if len(files) == len(walk.keys) or len(files) > _SORTED:
-        return
-    files.sort(key=lambda node: node.ino)
-    above = directory.key
-    walk.keys = [above + node.component for node in files]
-    walk.places = {key: place for place, key in enumerate(walk.keys)}
+def _is_old(order: _Order) -> bool:
+    return time.monotonic() - order.made_s > _AGAIN_S
 
 
 def _end(walk: _Walk) -> None:

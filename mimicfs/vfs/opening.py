@@ -66,7 +66,7 @@ class OpenFiles:
         self._kernel = kernel
         self._options = options
         self._budget = Budget(options.read_memory, cache)
-        self._neighbours = Neighbours(mimicdb, self._reader, s3.pool.submit)
+        self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
         self.shares_locks = False  # what is open for writing follows what others write
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}

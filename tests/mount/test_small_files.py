@@ -78,6 +78,26 @@ def test_the_next_files_are_asked_for_before_anybody_opens_them(
         assert path.read_bytes() == path.name.encode()
 
 
+def test_the_next_files_by_number_are_asked_for_though_the_kernel_holds_none_of_them(
+    photos: Path, asked: Asked
+) -> None:
+    with os.scandir(photos) as found:
+        numbers = {entry.name: entry.inode() for entry in found}
+    assert asked() == {}  # and it holds no names: what is stored with them was not asked yet
+    first, second, *others = sorted(numbers, key=lambda name: numbers[name])
+    (photos / first).read_bytes()
+    (photos / second).read_bytes()
+    fetched: list[int] = [0]
+
+    def more() -> bool:
+        fetched[0] += asked().get("GET", 0)
+        return fetched[0] >= 6
+
+    until(more)
+    for name in others[:2]:
+        assert (photos / name).read_bytes() == name.encode()
+
+
 @pytest.mark.usefixtures("metadata_never")
 def test_files_read_in_no_order_are_fetched_as_they_are_opened(photos: Path, proxy: Proxy) -> None:
     with costs(proxy, GET=6):
