@@ -29,9 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mimicfs.config import peers
 from mimicfs.config.options import (
     BY_NAME,
     IN_BUCKETS,
+    WORDS_FOR_TRUE,
+    WORDS_OF_FLAGS,
     GivenValue,
     Kind,
     Option,
@@ -39,6 +42,7 @@ from mimicfs.config.options import (
     Values,
     checked,
     nearest,
+    short_for,
 )
 from mimicfs.config.rules import KeyRule
 from mimicfs.config.values import has_secret
@@ -47,6 +51,7 @@ from mimicfs.errors import ConfigError
 
 _SIZE_MAX = 1 << 20  # bytes
 _EVERY = "*"  # the section of what holds for every bucket
+_BARE = re.compile(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +88,16 @@ def read_config(path: Path, *, needed: bool) -> ConfigFile:
     """Return what the file at *path* says; nothing if there is none and none is *needed*.
     Raises ConfigError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_owner(path, status)
+            text = file.read(_SIZE_MAX + 1)
     except FileNotFoundError as exc:
         if needed:
             raise ConfigError(f"{path}: no such file; see --config") from exc
         return ConfigFile(path)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _check_owner(path, status)
-        text = file.read(_SIZE_MAX + 1)
     if len(text) > _SIZE_MAX:
         raise ConfigError(f"{path}: larger than {_SIZE_MAX} bytes; is this a configuration file?")
     config = _parsed(path, text)
@@ -113,9 +117,8 @@ def secret_in(path: Path) -> str:
     """Return the secret that the file at *path* holds, without its line feed. Raises
     ConfigError if others can read it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            check_private(path, os.fstat(descriptor))
+        with open(path, "rb") as file:
+            check_private(path, os.fstat(file.fileno()))
             text = file.read(_SIZE_MAX)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
@@ -136,22 +139,32 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise ConfigError(f"{path}: others can write it; chmod go-w {path}")
 
 
-def _octal(text: bytes) -> str:
-    """Return what to write instead of a number that begins with 0, which TOML refuses; or ""."""
-    found = re.search(rb"^\s*([\w-]+)\s*=\s*(0[0-7]+)\s*(?:#.*)?$", text, re.MULTILINE)
+def _meant(text: str, exc: Exception) -> str:
+    """Return what to write instead of the line that *exc* is about, if it has a value that TOML
+    wants in quotes, or in lower case; or ""."""
+    where = re.search(r"at line (\d+)", str(exc))
+    line = text.split("\n")[int(where[1]) - 1] if where else ""
+    found = _BARE.match(line)
     if found is None:
         return ""
-    name, number = found[1].decode(), found[2].decode()
-    return f'write the octal number as text: {name} = "{number}"'
+    name, value = found.groups()
+    if value.lower() in WORDS_OF_FLAGS:
+        return f"write {name} = {str(value.lower() in WORDS_FOR_TRUE).lower()}"
+    if re.fullmatch("0[0-7]+", value):
+        return f'write the octal number as text: {name} = "{value}"'
+    return f'write text in quotes: {name} = "..."'  # not what it is: that may be a password
 
 
 def _parsed(path: Path, text: bytes) -> ConfigFile:
     import tomllib  # most commands read no file
 
     try:
-        found = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: {_octal(text) or exc}") from exc
+        written = text.decode("utf-8-sig")  # Windows' editors put a mark at the beginning
+        found = tomllib.loads(written)
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not UTF-8; is this a configuration file?") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: {_meant(written, exc) or exc}") from exc
     except RecursionError as exc:
         raise ConfigError(f"{path}: nested too deeply") from exc
     buckets = found.pop("buckets", {})
@@ -199,6 +212,11 @@ def _section(
 
 
 def _unknown(name: str, section: str, known: Mapping[str, Option]) -> str:
+    theirs = peers.advice(name)
+    if theirs:
+        return f"no such key; {theirs}"
+    if short_for(name):
+        return f"no such key; write {short_for(name)}"
     sections = [] if section else ["mount", "buckets"]
     near = nearest(name, [*known, *sections])
     if near:

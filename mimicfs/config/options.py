@@ -299,7 +299,8 @@ _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+WORDS_FOR_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
 # Words of fstab for mount(8), systemd and boot scripts, and not for a file system.
 _FOR_OTHERS = frozenset(
@@ -357,6 +358,12 @@ def _named(word: str) -> tuple[Option | None, bool]:
     return None, False
 
 
+def short_for(name: str) -> str:
+    """Return what an abbreviation of fstab (ro) is in the configuration file; "" if it is none."""
+    option, negated = _named(name) if name in _ALIASES else (None, False)
+    return "" if option is None else f"{option.name} = {str(not negated).lower()}"
+
+
 def _hint(name: str) -> str:
     known = [option.word for option in OPTIONS if option.flag]
     known += [f"no{option.word}" for option in OPTIONS if option.can_be_off and option.flag]
@@ -390,9 +397,9 @@ def shown_to_all(option: Option, text: str, name: str, about: str) -> Any:
 def parsed(option: Option, text: str, about: str) -> Any:
     """Return the value that *text* is. Raises ConfigError, which begins with *about*."""
     if option.kind is Kind.FLAG:
-        if text.lower() not in (*_TRUE, *_FALSE):
+        if text.lower() not in WORDS_OF_FLAGS:
             raise ConfigError(f"{about}: {option.name} is yes or no")
-        return text.lower() in _TRUE
+        return text.lower() in WORDS_FOR_TRUE
     if option.kind in _RANGES:
         return _number(text, option.kind, about)
     if option.kind in (Kind.SECONDS, Kind.RATE):
@@ -402,8 +409,8 @@ def parsed(option: Option, text: str, about: str) -> Any:
             return _PARSERS[option.kind](text)
         except ConfigError as exc:
             raise ConfigError(f"{about}: {exc}") from exc
-    if OFF in option.choices and text.lower() in (*_TRUE, *_FALSE):
-        return option.choices[0] if text.lower() in _TRUE else OFF
+    if OFF in option.choices and text.lower() in WORDS_OF_FLAGS:
+        return option.choices[0] if text.lower() in WORDS_FOR_TRUE else OFF
     if option.choices and text not in option.choices:
         raise ConfigError(f"{about}: {_one_of(text, option)}")
     return text
@@ -422,11 +429,11 @@ def checked(option: Option, value: Any, about: str) -> Any:
     return value if kind is Kind.FLAG else parsed(option, str(value), about)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the one of *known* that *name* was probably meant to be; "" if none is near."""
     import difflib  # for those who mistype
 
-    found = difflib.get_close_matches(name, list(known), 1, 0.6)
+    found = difflib.get_close_matches(name, list(known), 1, cutoff)
     return found[0] if found else ""
 
 
@@ -447,7 +454,8 @@ def _number(text: str, kind: Kind, about: str) -> int:
         raise ConfigError(f"{about}: not {kind.value}") from exc
     least, most = _RANGES[kind]
     if not least <= number <= most:
-        raise ConfigError(f"{about}: out of range")
+        shown = [f"{it:03o}" if kind is Kind.OCTAL else str(it) for it in (least, most)]
+        raise ConfigError(f"{about}: out of range; from {shown[0]} to {shown[1]}")
     return number
 
 
@@ -466,8 +474,20 @@ def _amount(text: str, kind: Kind, about: str) -> float:
     except ValueError as exc:
         raise ConfigError(f"{about}: not {kind.value}") from exc
     if not 0 <= number < float("inf"):
-        raise ConfigError(f"{about}: out of range")
+        raise ConfigError(f"{about}: out of range; 0 or more")
     return number
+
+
+def mistyped(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that are probably meant for mimicfs and that it does not know. Of others
+    nothing is said: Kubernetes makes MIMICFS_PORT for a service of that name."""
+    known = {option.variable for option in OPTIONS}
+    doubted = []
+    for variable in sorted(set(environ) - known):
+        near = nearest(variable, known, 0.9) if variable.startswith("MIMICFS_") else ""
+        if near:
+            doubted.append(f"{variable}: no such option; did you mean {near}?")
+    return doubted
 
 
 def _example(option: Option) -> str:
@@ -475,5 +495,5 @@ def _example(option: Option) -> str:
 
 
 def _type(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    names = {bool: "true or false", int: "a number", float: "a fraction", str: "text"}
     return names.get(type(value), "a table" if isinstance(value, dict) else "a list")

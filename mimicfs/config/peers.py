@@ -71,6 +71,13 @@ _ADVICE = {
     "mime": "not needed: mimicfs uses /etc/mime.types",
     "kernel_cache": "not needed: the kernel caches data as long as it is valid",
     "big_writes": "not needed",
+    # AWS, in a configuration file
+    "access_key_id": _CREDENTIALS,
+    "secret_access_key": _CREDENTIALS,
+    "aws_access_key_id": _CREDENTIALS,
+    "aws_secret_access_key": _CREDENTIALS,
+    "access_key": _CREDENTIALS,
+    "secret_key": _CREDENTIALS,
     # rclone
     "vfs_cache_mode": _STAGED,
     "vfs_cache_max_size": _SIZE,

@@ -15,7 +15,7 @@ from mimicfs.config.classes import doubt
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
-from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment
+from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment, mistyped
 from mimicfs.config.rules import KeyRule
 from mimicfs.config.values import (
     MIB,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _DAY_S = 86_400.0
 _SSE_C_BYTES = 32  # AES-256
+_FLAGS_OF_CLASS = ("--storage-class", "-o storage_class", "MIMICFS_STORAGE_CLASS")
 _OFF = ("suid", "dev")  # unless they are asked for
 _ENCRYPTION = {"sse", "kms_key_id"}  # one is nothing without the other
 
@@ -51,6 +52,7 @@ class Settled:
     file: ConfigFile
     state: Path
     cache: Path  # of what can be had again from S3
+    mistyped: tuple[str, ...] = ()  # variables that are nearly ours
     values: Values = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,8 +167,8 @@ class Settled:
         return tuple(rule.without(names) for rule in self.file.rules_of(bucket))
 
     def doubts(self) -> list[str]:
-        """Return what is probably a mistake, and only S3 knows: storage classes, each with its
-        place."""
+        """Return what is probably a mistake: variables of the environment that are nearly ours, and
+        storage classes, of which only S3 knows; each with its place."""
         own = "endpoint-url" in self.values or self.get("provider", "aws") != "aws"
         places = {}
         for bucket in ("", *self.file.named):
@@ -175,8 +177,8 @@ class Settled:
                 places[given.origin] = given.value
             for rule in self.rules_of(bucket):
                 places[rule.origin] = rule.said.get("storage_class", "")
-        return [
-            f"{place}: storage-class: {said}"
+        return [*self.mistyped] + [
+            f"{place}: {said}" if place in _FLAGS_OF_CLASS else f"{place}: storage-class: {said}"
             for place, value in places.items()
             if (said := doubt(value, own=own))
         ]
@@ -261,7 +263,8 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
     file = read_config(path, needed=named is not None)
     home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     cache = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Settled(given, file, Path(home) / "mimicfs", Path(cache) / "mimicfs")
+    places = Path(home) / "mimicfs", Path(cache) / "mimicfs"
+    return Settled(given, file, *places, mistyped=tuple(mistyped(environ)))
 
 
 def plain(name: str, given: GivenValue) -> str | bool | int | float:

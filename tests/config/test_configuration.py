@@ -13,6 +13,8 @@ from mimicfs.config.settled import Settled, settle
 from mimicfs.config.values import BucketOptions, Target
 from mimicfs.errors import ConfigError
 
+KEYS = "write credentials_file=FILE (written as ~/.aws/credentials)"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -143,12 +145,56 @@ def test_sections_of_buckets(path: Path) -> None:
         ("endpoint-url = 'a'\nendpoint_url = 'b'",
          "FILE: endpoint_url: appears twice, with - and with _"),
         ("region = ", "FILE: Invalid value (at end of document)"),
+        ("[mount]\nallow-other = yes", "FILE: write allow-other = true"),
+        ("[mount]\nallow-other = False\nui = true", "FILE: write allow-other = false"),
+        ("# 022\nsize = 20GB # much", 'FILE: write text in quotes: size = "..."'),
+        ("store-password = hunter2", 'FILE: write text in quotes: store-password = "..."'),
+        ("connections = 1.5", "FILE: connections: must be a number, 1 or more, not a fraction"),
+        ("connections = 0", "FILE: connections: out of range; from 1 to 10000"),
+        ("[mount]\numask = '1777'", "FILE: [mount] umask: out of range; from 000 to 777"),
+        ("attempts = 3\nread-timeout = -1", "FILE: read-timeout: out of range; 0 or more"),
+        ("[mount]\nro = true", "FILE: [mount] ro: no such key; write read-only = true"),
+        ("url = 'x'", "FILE: url: no such key; write endpoint_url=URL"),
+        ("secret-key = 'x'",
+         f"FILE: secret-key: no such key; {KEYS}"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_file_says_where_and_what_was_meant(
     path: Path, text: str, says: str
 ) -> None:
     assert refused(path, text) == says
+
+
+def test_a_file_that_is_no_text_or_no_file_is_an_error_that_names_it(path: Path) -> None:
+    path.write_bytes(b"region = '\xff\xfe'\n")
+    environ = {"XDG_CONFIG_HOME": str(path.parent.parent)}
+    with pytest.raises(ConfigError) as caught:
+        settle({}, environ)
+    assert str(caught.value) == f"{path}: not UTF-8; is this a configuration file?"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError) as caught:
+        settle({}, environ)
+    assert str(caught.value) == f"{path}: Is a directory"
+
+
+def test_the_mark_of_utf_8_that_windows_writes_is_no_mistake(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbfconnections = 8\r\n")
+    assert settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)}).get("connections") == 8
+
+
+def test_a_variable_that_is_nearly_ours_is_doubted_and_others_are_not(path: Path) -> None:
+    environ = {
+        "XDG_CONFIG_HOME": str(path.parent.parent),
+        "MIMICFS_CONECTIONS": "8",
+        "MIMICFS_PORT": "tcp://10.0.0.1:80",  # as Kubernetes sets it for a service
+        "MIMICFS_SERVICE_HOST": "10.0.0.1",
+        "MIMICFS_STORAGE_CLASS": "glacier",
+    }
+    assert settle({}, environ).doubts() == [
+        "MIMICFS_CONECTIONS: no such option; did you mean MIMICFS_CONNECTIONS?",
+        "MIMICFS_STORAGE_CLASS: glacier is no storage class of S3; did you mean GLACIER?",
+    ]
 
 
 def test_values_may_be_written_as_people_write_them(path: Path) -> None:
