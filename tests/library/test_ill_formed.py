@@ -6,8 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+)
 from support.clients import CONFIG, plain
+from support.mounts import costs
 
 from mimicfs import MimicDB
 from mimicfs.backends.memory import Memory
@@ -100,6 +106,49 @@ def test_ill_formed_parameters_are_refused_as_botocore_refuses_them():
     assert library.intents.unsettled("b", "k") == []
     client.close()
     mimicked.close()
+
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("put_object", {"Key": "k", "Body": b"x"}),
+    ("delete_object", {"Key": "k"}),
+    ("delete_objects", {"Delete": {"Objects": [{"Key": "k"}]}}),
+    ("copy_object", {"Key": "k", "CopySource": {"Bucket": "c", "Key": "k"}}),
+    ("complete_multipart_upload", {"Key": "k", "UploadId": "u"}),
+    ("rename_object", {"Key": "k", "RenameSource": "l"}),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), CHANGES, ids=lambda it: it if type(it) is str else "")
+@pytest.mark.parametrize(("bucket", "signed"), [("In valid", True), ("b", False)])
+def test_a_change_that_botocore_does_not_send_leaves_nothing_to_ask(name, params, bucket, signed):
+    library = MimicDB(Memory())
+    mimicked = library.client(endpoint_url=NOBODY, config=CONFIG)
+    if not signed:
+        mimicked._request_signer._credentials = None
+    with pytest.raises((ParamValidationError, NoCredentialsError)):
+        getattr(mimicked, name)(Bucket=bucket, **params)
+    assert library.intents.unsettled(bucket, "k") == []
+    mimicked.close()
+
+
+@pytest.mark.parametrize(("name", "params"), CHANGES, ids=lambda it: it if type(it) is str else "")
+def test_a_change_whose_server_does_not_answer_may_be_done(name, params):
+    library = MimicDB(Memory())
+    mimicked = library.client(endpoint_url=NOBODY, config=CONFIG)
+    with pytest.raises(EndpointConnectionError):
+        getattr(mimicked, name)(Bucket="b", **params)
+    assert [each.key for each in library.intents.unsettled("b", "k")] == ["k"]
+    mimicked.close()
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_deletion_of_an_empty_version_is_looked_at(library, mimicked, bucket, proxy):
+    for key in ("a", "b"):
+        mimicked.put_object(Bucket=bucket, Key=key, Body=b"x")
+    with costs(proxy, DELETE=1, HEAD=1):  # servers refuse it, or take it for none
+        mimicked.delete_object(Bucket=bucket, Key="a", VersionId="")
+    with costs(proxy, POST=1, HEAD=1):
+        mimicked.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "b", "VersionId": ""}]})
 
 
 @pytest.mark.parametrize("given", [{"VersionId": ""}, {"PartNumber": 0}], ids=str)

@@ -84,13 +84,14 @@ def test_a_write_that_the_limit_did_not_let_go_leaves_nothing_to_ask(
     assert proxy.counted() == {}
 
 
+@pytest.mark.parametrize("write", WRITES)
 def test_a_write_of_which_only_the_second_attempt_was_too_much_may_be_done(
-    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy
+    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy, write: str
 ) -> None:
     more_today(s3, 1)
-    with proxy.rule(Fail(lambda request: request.kind == "PUT", 500, "InternalError")):
-        with pytest.raises(TooManyRequests):
-            s3.put(bucket, "a", b"x", 1)
+    fail = Fail(lambda request: request.kind in ("PUT", "DELETE"), 500, "InternalError")
+    with proxy.rule(fail), pytest.raises(TooManyRequests):
+        WRITES[write](s3, bucket)
     assert unsettled(mimicdb, bucket) == [("a", False)]
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import Entry, unquoted
 from mimicfs.errors import StoreError, TooManyRequests
@@ -57,6 +57,9 @@ log = logging.getLogger(__name__)
 _Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
 _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
+# Raised also before S3 is asked: by the limit of the day, or where botocore does not take the name
+# of a bucket, or has no credentials.
+_UNASKED = (TooManyRequests, BotoCoreError)
 # Codes of keys that DeleteObjects has certainly not deleted.
 _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
@@ -131,7 +134,7 @@ class Learner:
             raise
         except BaseException as exc:
             with self._ending(operation, asked, intent):
-                self._broken(intent, unsent=isinstance(exc, TooManyRequests) and not sent)
+                self._broken(intent, unsent=isinstance(exc, _UNASKED) and not sent)
             raise
         with self._ending(operation, asked, intent):
             self._reads.note_versions(operation, asked, answer)
@@ -262,7 +265,7 @@ class Learner:
     def _source(self, params: Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""
         source, etag = params["CopySource"], unquoted(params.get("CopySourceIfMatch"))
-        if not isinstance(source, Mapping) or source.get("VersionId") or not etag:
+        if not isinstance(source, Mapping) or "VersionId" in source or not etag:
             return None
         entry = self._mimicdb.entry(source["Bucket"], source["Key"])
         return entry if entry is not None and entry.etag == etag else None
@@ -281,7 +284,7 @@ class Learner:
         )
 
     def _delete(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
-        if params.get("VersionId"):  # an older one may be the current one now, or none
+        if "VersionId" in params:  # an older one may be the current one now; S3 refuses ""
             yield from self._settling.settle(params["Bucket"], [params["Key"]])
         else:
             self._mimicdb.forget(params["Bucket"], params["Key"])
@@ -289,7 +292,7 @@ class Learner:
     def _delete_many(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         refused = {error.get("Key"): error.get("Code") for error in answer.get("Errors", ())}
         objects = params["Delete"]["Objects"]
-        versions = {item["Key"] for item in objects if item.get("VersionId")}
+        versions = {item["Key"] for item in objects if "VersionId" in item}
         changed = {key for key, code in refused.items() if code == "PreconditionFailed"}
         gone = {item["Key"] for item in objects} - versions - refused.keys()
         spared = {key for key, code in refused.items() if code in _NOT_DONE}
@@ -321,7 +324,7 @@ class Learner:
         if status_of(exc) not in (404, 412):
             return
         source = params.get("CopySource")
-        if isinstance(source, Mapping) and not source.get("VersionId"):
+        if isinstance(source, Mapping) and "VersionId" not in source:
             yield from self._reads.head(source)
         if params.get("IfMatch") or params.get("IfNoneMatch"):
             yield from self._reads.head(params)

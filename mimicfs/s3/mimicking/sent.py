@@ -16,8 +16,11 @@ from contextvars import ContextVar, Token
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from mimicfs.s3.mimicking.operations import Effect, effect_of
+
 UNKNOWN = -1
 _SENDING = ("PutObject", "UploadPart")
+_CHANGING = (Effect.KEY, Effect.KEYS, Effect.RENAME, Effect.UNKNOWN)
 # Headers of a question to S3; and those that signing and checksums add to one.
 _ASKING = ("x-amz-", "if-", "range")
 _SIGNING: tuple[str, ...] = (
@@ -96,9 +99,9 @@ def watching() -> Iterator[Sent]:
 
 
 def note_requests(client: Any) -> None:
-    """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters."""
-    for operation in _SENDING:
-        client.meta.events.register_first(f"before-send.s3.{operation}", _note_headers)
+    """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters, and
+    those that change a key, of which it matters whether one was sent."""
+    client.meta.events.register_first("before-send.s3", _note_headers)
 
 
 def note_questions(client: Any) -> None:
@@ -119,7 +122,10 @@ def note_questions(client: Any) -> None:
     endpoint._send = noted
 
 
-def _note_headers(request: Any, **_: Any) -> None:
+def _note_headers(request: Any, event_name: str, **_: Any) -> None:
+    operation = event_name.rpartition(".")[2]
+    if operation not in _SENDING and effect_of(operation) not in _CHANGING:
+        return
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:
         size = request.headers.get("Content-Length")

@@ -188,6 +188,8 @@ class Clients:
         from mimicfs.s3.transport.wire import Wire
 
         client = self._plain_client()
+        events = client.meta.events
+        events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
         self._wire = Wire(
             client, self._credentials, self._options, self._transport, self.count, note
         )
@@ -211,7 +213,6 @@ class Clients:
         for layer in reversed(layers[:3]):
             ask = layer(ask)
         client._make_api_call = ask
-        events = client.meta.events
         keep_expires(events)
         for operation in OPERATIONS:
             # Else an object whose metadata is not ASCII could neither be changed nor copied.
@@ -219,7 +220,6 @@ class Clients:
         events.register("request-created.s3", _do_not_ask_first)
         events.register("before-sign.s3.DeleteObjects", _with_md5)
         events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
-        events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
         events.register_last("before-send.s3", self._transport.before_send)
         self._credentials.renew_in(events, self._options.attempts)
         return client
