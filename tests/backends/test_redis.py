@@ -8,8 +8,9 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from support.mounts import wait_until
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.backends.redis import RedisBackend, layout, transactions
+from mimicfs.backends.redis import RedisBackend, layout, scripts, transactions
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.entry import BucketEntry, Entry, Scope
@@ -56,6 +57,72 @@ class TestCluster(BackendPromises):
             assert isinstance(backend, RedisBackend)
             nodes = backend._client.get_primaries()
             assert all(backend._client.dbsize(target_nodes=node) for node in nodes)
+
+    @pytest.mark.parametrize("moved", [0, 2, 100])
+    def test_while_keys_move_to_another_node_nothing_is_missing_or_half_changed(
+        self, moved: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scripts, "_MOVES_S", 0.0)
+        with self.opened() as backend:
+            assert isinstance(backend, RedisBackend)
+            backend.apply("b", [Entry("d/a", 1), Entry("d/b", 1)])
+            backend.mark("b", Scope("", True, 1, 1))
+            with moving(backend, "b") as move:
+                move(moved)
+                with pytest.raises(StoreUnavailable, match="try again when they have moved"):
+                    backend.apply("b", [Entry("d/c", 1)], ["d/a"])
+                with pytest.raises(StoreUnavailable):
+                    backend.begin("b", ["d/a"], "token", 1000)
+                with pytest.raises(StoreUnavailable):
+                    backend.children("b", "d/")
+            assert backend.seq("b") == 2
+            assert backend.scan("b", "") == _AB
+            backend.apply("b", [Entry("d/c", 1)], ["d/a"])
+            assert backend.children("b", "d/") == [Entry("d/b", 1), Entry("d/c", 1)]
+
+
+_AB = [Entry("d/a", 1), Entry("d/b", 1)]
+
+
+@contextmanager
+def moving(store: RedisBackend, bucket: str) -> Iterator[Callable[[int], None]]:
+    """Within, the keys of *bucket* move to another node of its cluster: so many as it is told, and
+    the rest at the end."""
+    client = store._client
+    slot = client.keyslot(store._tag(bucket))
+    here = client.get_node_from_key(store._tag(bucket))
+    there = next(node for node in client.get_primaries() if node != here)
+    nodes = {node: redis.Redis(host=node.host, port=node.port) for node in (here, there)}
+    ids = {node: it.execute_command("CLUSTER MYID").decode() for node, it in nodes.items()}
+
+    def move(count: int) -> None:
+        keys = nodes[here].execute_command("CLUSTER GETKEYSINSLOT", slot, count)
+        for key in keys:
+            place = (there.host, there.port, "", 0, 5000, "KEYS", key)
+            assert nodes[here].execute_command("MIGRATE", *place) == b"OK"
+
+    nodes[there].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[here])
+    nodes[here].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[there])
+    try:
+        yield move
+    finally:
+        move(1000)
+        for node in (there, here):
+            nodes[node].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[there])
+        for connection in nodes.values():
+            connection.close()
+
+
+def test_a_change_waits_until_keys_have_moved(cluster: int) -> None:
+    with closing(open_store(f"redis+cluster://127.0.0.1:{cluster}", "moves")) as store:
+        assert isinstance(store, RedisBackend)
+        store.apply("b", [Entry("d/a", 1)])
+        with ThreadPoolExecutor() as pool:
+            with moving(store, "b") as move:
+                move(2)
+                change = pool.submit(store.apply, "b", [Entry("d/b", 1)])
+            assert change.result() == set()
+        assert store.children("b", "d/") == _AB
 
 
 RULES = ("on", ">hunter2", "~mimicfs:*", "+@all", "-@scripting")

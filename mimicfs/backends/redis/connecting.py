@@ -34,6 +34,7 @@ _THEIRS = "another program uses these keys; give another --namespace"
 _FULL = "Redis is out of memory; raise maxmemory"
 _REPLICA = "this is a replica, which takes no writes; name its primary"
 _DOWN = "the cluster is down: {text}"
+_MOVES = "the cluster moves its keys to another node; try again when they have moved"
 _LOADING = "Redis is still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
 _FORBIDDEN = "the user has no permission: {text}; give it `~mimicfs:* +@all`"
@@ -47,6 +48,9 @@ _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
     (_Never, "user executing the script", StoreUnavailable, _FORBIDDEN),  # before
     (_Never, "WRONGTYPE", StoreCorrupt, _THEIRS),
     (redis.exceptions.ClusterDownError, "CLUSTERDOWN", StoreUnavailable, _DOWN),
+    (redis.exceptions.ClusterError, "TRYAGAIN", StoreUnavailable, _MOVES),
+    (redis.exceptions.TryAgainError, "", StoreUnavailable, _MOVES),
+    (redis.exceptions.AskError, "", StoreUnavailable, _MOVES),
     (redis.exceptions.BusyLoadingError, "LOADING", StoreUnavailable, _LOADING),
     (MasterNotFoundError, "", StoreUnavailable, "no sentinel knows its primary: {text}"),
     (_Never, "SSL", StoreUnavailable, "TLS: {text}; its CA goes into the URL: ?ssl_ca_certs=FILE"),

@@ -1,21 +1,31 @@
 """The scripts, in Lua, that read or change a directory: one script is one step, all or nothing.
 
 `transactions.py` does the same where scripts are denied; the tests of the promises run over
-both. Threading: as redis-py's client.
+both.
+
+While a cluster moves the keys of a bucket to another node, some are here and some are there. A
+node lets a script run all the same if none of the keys that it was given is at the other one. So
+each is given two: the tag, which is no key, and TAG:meta. Of those one is missing wherever it is
+asked, and a node answers that with TRYAGAIN until all keys have moved.
+
+Threading: as redis-py's client.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterDownError, ClusterError, ResponseError
 
 from mimicfs.backends import WIDE_CHANGE
 from mimicfs.backends.pending import fresh
 from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch
 from mimicfs.errors import LogTrimmed
+
+_MOVES_S = 5.0  # how long a script waits for keys that move
 
 # What the scripts share. KEYS[1] is the tag of the bucket. Names are never compared by Lua's `<`,
 # which goes by the collation of the server's locale.
@@ -303,11 +313,11 @@ class Scripts:
 
     def try_all(self, tag: str) -> None:
         """Raise redis-py's error if scripts are denied, or a command that they use."""
-        self._try(keys=[tag])
+        self._run(self._try, tag)
 
     def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
         """Return what is kept of each of *names* of *directory*."""
-        found: list[bytes | None] = self._records(keys=[tag], args=[directory, *names])
+        found: list[bytes | None] = self._run(self._records, tag, directory, *names)
         return found
 
     def page(
@@ -315,7 +325,7 @@ class Scripts:
     ) -> list[tuple[bytes, bytes]]:
         """Return names and records, in no order: among them the first *limit* names of
         *directory* from *low* up to *high*, or all of these."""
-        found = self._page(keys=[tag], args=[directory, low, high, limit])
+        found = self._run(self._page, tag, directory, low, high, limit)
         return list(zip(found[::2], found[1::2], strict=True))
 
     def records_of(
@@ -326,7 +336,7 @@ class Scripts:
             return [self.records(tag, *each) for each in wanted]
         with self._client.pipeline(transaction=False) as pipe:
             for directory, names in wanted:
-                self._records(keys=[tag], args=[directory, *names], client=pipe)
+                self._records(keys=_keys(tag), args=[directory, *names], client=pipe)
             found: list[list[bytes | None]] = pipe.execute()
         return found
 
@@ -338,7 +348,7 @@ class Scripts:
             return [self.page(tag, each, b"", high, limit) for each in directories]
         with self._client.pipeline(transaction=False) as pipe:
             for directory in directories:
-                self._page(keys=[tag], args=[directory, b"", high, limit], client=pipe)
+                self._page(keys=_keys(tag), args=[directory, b"", high, limit], client=pipe)
             found = pipe.execute()
         return [list(zip(each[::2], each[1::2], strict=True)) for each in found]
 
@@ -350,7 +360,7 @@ class Scripts:
         for change in (*batch.puts, *batch.deletes):
             args += change
         try:
-            left = self._apply(keys=[tag], args=args)
+            left = self._run(self._apply, tag, *args)
         except ResponseError as exc:
             if "LOGTRIMMED" in str(exc):
                 raise LogTrimmed(f"changes after {since} are no longer in the log") from exc
@@ -359,22 +369,36 @@ class Scripts:
 
     def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
         """As Backend.begin. Return whether the bucket is known."""
-        return bool(self._begin(keys=[tag], args=[token, lasts_ms, fresh(), *keys]))
+        return bool(self._run(self._begin, tag, token, lasts_ms, fresh(), *keys))
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """As Backend.end."""
-        found = self._end(keys=[tag], args=[token, int(unsure), fresh(), *keys])
+        found = self._run(self._end, tag, token, int(unsure), fresh(), *keys)
         return {key.decode() for key in found}
 
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """Put *name* into the list of buckets; log it if that is news."""
-        self._enlist(keys=[tag], args=[origin, name])
+        self._run(self._enlist, tag, origin, name)
 
     def swap_note(
         self, tag: str, name: str, before: str | None, after: str | None, origin: int | None
     ) -> tuple[bool, str | None]:
         """As Backend.swap_note. *origin*: of the line in the log; None: there is to be none."""
         said = [part for text in (before, after) for part in (int(text is not None), text or "")]
-        args = [name, *said, "" if origin is None else origin]
-        done, now = self._swap(keys=[tag], args=args)
+        line = "" if origin is None else origin
+        done, now = self._run(self._swap, tag, name, *said, line)
         return bool(done), now.decode() if now is not None else None
+
+    def _run(self, script: Any, tag: str, *args: Any) -> Any:
+        """Return what *script* answers. Waits for keys that move."""
+        deadline = time.monotonic() + _MOVES_S
+        while True:
+            try:
+                return script(keys=_keys(tag), args=args)
+            except ClusterError as exc:  # redis-py has heard TRYAGAIN for half a second
+                if isinstance(exc, ClusterDownError) or time.monotonic() > deadline:
+                    raise
+
+
+def _keys(tag: str) -> list[str]:
+    return [tag, f"{tag}:meta"]
