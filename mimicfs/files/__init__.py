@@ -16,6 +16,7 @@ changes    the changed ranges of a staging file, on disk
 sums       checksums of a staging file     disk       errors of the local disk
 recovery   uploads for a mount that died   warming    filling the cache in advance
 cache      the cache on disk               blocks     one file of the cache
+shelves    files of it that small objects share
 eviction   the space of the cache          direct     large reads and writes by O_DIRECT
 turn       a lock whose wait can be interrupted
 """

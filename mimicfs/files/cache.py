@@ -1,9 +1,9 @@
 """The cache on disk: what was read of objects, for the next time, also after a remount.
 
 A file for each version of an object (blocks.py), `ab/cdef...`: a hash of the endpoint, bucket,
-key, etag and size. So what is found is right by its name, nothing local is named by a key, and
-what was replaced in S3 is never found again; the eviction (eviction.py) takes it in the end. An
-object without an ETag has no name, and is not kept.
+key, etag and size. Small objects share files (shelves.py). So what is found is right by its name,
+nothing local is named by a key, and what was replaced in S3 is never found again; the eviction
+(eviction.py) takes it in the end. An object without an ETag has no name, and is not kept.
 
 A refusal of the disk (it is full, the directory is gone, an error) is logged once and costs the
 request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use one
@@ -12,8 +12,8 @@ directory.
 What is pinned is never evicted (eviction.py). `pins/` has a link for each key that is, to the file
 of the version that was pinned: so the next version takes its place, and the old one can go.
 
-Threading: any thread. `_lock` protects the counts of open files, and the root's descriptor when
-it is made anew; it is held for a few system calls.
+Threading: any thread. `_lock`, a leaf, protects the counts of open files, and the root's descriptor
+when it is made anew; it is held for a few system calls.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from mimicfs.errors import ConfigError
 from mimicfs.files.blocks import BLOCK, BlockFile
 from mimicfs.files.direct import Direct
 from mimicfs.files.eviction import PINNED, Eviction
+from mimicfs.files.shelves import MOST, Shelf, Shelves
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
@@ -79,18 +80,22 @@ class BlockCache:
         self._coming: dict[str, Future[None]] = {}  # whole objects that are fetched, by their files
         self._direct = Direct()
         self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
+        self._shelves = Shelves(
+            self._root, lambda: self._eviction.limit, self._make_directory, self._opened
+        )
 
-    def object(self, bucket: str, entry: Entry) -> CachedObject | None:
-        """Return what is kept of the version *entry*; None: it cannot be told from others."""
+    def object(self, bucket: str, entry: Entry, *, stays: bool = False) -> CachedObject | None:
+        """Return what is kept of the version *entry*; None: it cannot be told from others. If it
+        *stays*, it has a file of its own: nothing but the eviction takes that."""
         if not entry.etag or not entry.size:
             return None
         what = (self._endpoint, bucket, entry.key, entry.etag, entry.size)
-        return CachedObject(self, what, entry.size)
+        return CachedObject(self, what, entry.size, shelved=not stays and entry.size <= MOST)
 
     def pin(self, bucket: str, entry: Entry) -> None:
         """Keep what is here of the version *entry* from the eviction, and no other version of
         its key. Raises OSError."""
-        kept = self.object(bucket, entry)
+        kept = self.object(bucket, entry, stays=True)
         self.unpin(bucket, entry.key, but=kept.name if kept is not None else "")
         if kept is None:
             return
@@ -202,15 +207,22 @@ class BlockCache:
         if written:
             self._eviction.added(written)
 
+    def shelf(self, size: int, *, make: bool = False) -> Shelf | None:
+        """Return where objects of *size* bytes are; None: nowhere, or not yet."""
+        return self._shelves.shelf(size, make=make)
+
     def open(self, name: str, size: int, make: bool) -> BlockFile | None:
         """Return the file *name*; None if it is not there and not to be made."""
         file = self._found(name, size)
         if file is None and make:
             file = self._made(name, size)
         if file is not None:
-            with self._lock:
-                self._in_use[name] += 1
+            self._opened(name)
         return file
+
+    def _opened(self, name: str) -> None:
+        with self._lock:
+            self._in_use[name] += 1
 
     def _found(self, name: str, size: int) -> BlockFile | None:
         try:
@@ -228,7 +240,7 @@ class BlockCache:
         try:
             fd = os.open(new, flags, 0o600, dir_fd=self._root)
         except FileNotFoundError:
-            self._make_directories(name)
+            self._make_directory(name[:2])
             fd = os.open(new, flags, 0o600, dir_fd=self._root)
         file = BlockFile(fd, size, self._direct)
         try:
@@ -239,7 +251,7 @@ class BlockCache:
             raise
         return file
 
-    def _make_directories(self, name: str) -> None:
+    def _make_directory(self, name: str) -> None:
         with self._lock:
             if os.fstat(self._root).st_nlink == 0:
                 log.warning("%s was removed: the cache starts anew", self._directory)
@@ -247,7 +259,7 @@ class BlockCache:
                 os.dup2(root, self._root, inheritable=False)
                 os.close(root)
         try:
-            os.mkdir(name[:2], 0o700, dir_fd=self._root)
+            os.mkdir(name, 0o700, dir_fd=self._root)
         except FileExistsError:
             return  # another thread was quicker
 
@@ -273,10 +285,15 @@ class CachedObject:
     """The blocks that are kept of one version of an object. The file is opened when it is first
     needed, and made when there is something to keep."""
 
-    def __init__(self, cache: BlockCache, what: tuple[str | int, ...], size: int) -> None:
+    def __init__(
+        self, cache: BlockCache, what: tuple[str | int, ...], size: int, *, shelved: bool
+    ) -> None:
         self._cache = cache
         self._what = what
         self._size = size
+        # Whether it is on a shelf; None: nobody has looked. Replaced in one step.
+        self._shelved: bool | None = None if shelved else False
+        self._small = shelved  # it may be
         self._lock = threading.Lock()  # protects all below
         self._file: BlockFile | None = None
         self._looked = False  # whether there is one
@@ -287,6 +304,10 @@ class CachedObject:
         """Its file. Not made before it is asked for: the kernel may have all pages."""
         name = _hashed(*self._what)
         return f"{name[:2]}/{name[2:]}"
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return bytes.fromhex(self.name.replace("/", ""))
 
     def expect(self) -> Callable[[], None] | None:
         """All of it is going to be fetched; return what is to be called once that is over. None:
@@ -303,11 +324,14 @@ class CachedObject:
         if found is not None:
             with self._lock:
                 self._looked = self._file is not None  # there will be one
+                self._shelved = None if self._small else False
         return found
 
     def here_until(self, start: int, end: int) -> int:
         """Return how far from *start* all is kept; *end* at most."""
         try:
+            if self._on_shelf() is not None:
+                return end
             file = self._opened()
             return file.here_until(start, end) if file is not None else start
         except OSError as exc:
@@ -318,14 +342,33 @@ class CachedObject:
         """Return the bytes from *start* to *end*; None if they are not kept, or not sound, or
         not to be had without a wait."""
         try:
-            file = self._opened() if wait else self._file
-            data = file.read(start, end, wait) if file is not None else None
+            data = self._read_from_shelf(start, end) if wait else None
+            if data is None:
+                file = self._opened() if wait else self._file
+                data = file.read(start, end, wait) if file is not None else None
         except OSError as exc:
             self._cache.trouble(exc)
             return None
         if data is not None:
             self._cache.note(hit=end - start)
         return data
+
+    def _on_shelf(self) -> Shelf | None:
+        """Return the shelf that has it."""
+        if self._shelved is False:
+            return None
+        shelf = self._cache.shelf(self._size)
+        if self._shelved is None:
+            self._shelved = shelf is not None and shelf.has(self._digest, self._size)
+        return shelf if self._shelved else None
+
+    def _read_from_shelf(self, start: int, end: int) -> bytes | memoryview | None:
+        if self._shelved is False:
+            return None
+        shelf = self._cache.shelf(self._size)
+        data = shelf.read(self._digest, self._size) if shelf is not None else None
+        self._shelved = data is not None
+        return data if data is None or end - start == self._size else memoryview(data)[start:end]
 
     def fill(self, start: int, buffer: memoryview) -> tuple[int, int]:
         """Fill *buffer* with the bytes from *start* on as far as they are kept at its beginning
@@ -344,8 +387,11 @@ class CachedObject:
 
     def _read_into(self, start: int, buffer: memoryview) -> bool:
         try:
-            file = self._opened()
-            done = file is not None and file.read_into(start, buffer)
+            data = self._read_from_shelf(start, start + len(buffer))
+            if data is not None:
+                buffer[:] = data
+            file = self._opened() if data is None else None
+            done = data is not None or (file is not None and file.read_into(start, buffer))
         except OSError as exc:
             self._cache.trouble(exc)
             return False
@@ -363,6 +409,8 @@ class CachedObject:
         if not self._cache.has_room(len(data)):
             return
         try:
+            if self._small and len(data) == self._size and self._is_put_on_shelf(data):
+                return
             file = self._opened(make=True)
             if file is not None:
                 self._cache.note(written=file.write(start, data))
@@ -372,6 +420,13 @@ class CachedObject:
             with self._lock:
                 self._put_away()
             self._put_away_if_closed()
+
+    def _is_put_on_shelf(self, data: memoryview) -> bool:
+        shelf = self._cache.shelf(self._size, make=True) if not self._closed else None
+        if shelf is not None:
+            self._cache.note(written=shelf.write(self._digest, data))
+            self._shelved = True
+        return shelf is not None
 
     def close(self) -> None:
         """Keep nothing more: what arrives late is not written. Never waits: a thread that is just

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from mimicfs.files.shelves import DIRECTORY as SHELVES
+
 log = logging.getLogger(__name__)
 
 _SHARE = 4  # the default limit is a quarter of what is free, and what the cache has already
@@ -247,7 +249,7 @@ class Eviction:
                 begun = time.monotonic()
 
     def _stats(self) -> Iterator[tuple[str, os.stat_result]]:
-        for shard in sorted(name for name in _listed(self._root) if len(name) == 2):
+        for shard in sorted(filter(_has_files, _listed(self._root))):
             with _directory(shard, self._root) as fd, os.scandir(fd) as found:
                 for each in found:
                     try:
@@ -264,6 +266,10 @@ class Eviction:
             log.debug("cache: %s: %s", name, exc)
             return False
         return True
+
+
+def _has_files(directory: str) -> bool:
+    return len(directory) == 2 or directory == SHELVES
 
 
 def _listed(root: int) -> list[str]:

@@ -102,7 +102,7 @@ class Warming:
         """Yield what is missing of *entries*, until there is no room for all of the next one."""
         for entry in entries:
             self._cancellation.check()
-            kept = self._cache.object(self._bucket, entry)
+            kept = self._cache.object(self._bucket, entry, stays=True)
             holes = list(_holes(kept, entry.size)) if kept is not None else []
             if kept is None or not holes:
                 self.warmed.here += self._done(entry, kept)
