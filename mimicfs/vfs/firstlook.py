@@ -12,7 +12,9 @@ at again for what is new), and what a HEAD has said stays with the version of it
 An object that appears in a plain directory later may be of another kind: then the newest are asked.
 And after so many plain directories, and not one that is rich, those of the same bucket that have no
 marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
-a data lake costs no request for each of its directories.
+a data lake costs no request for each of its directories. Until then the directories that a walk
+comes to next are sampled together with the one that it is in, so that it waits a few times and not
+for each.
 
 Threading: any thread; `needs` and `check` wait for nothing but the store. Of several threads that
 want the same directory asked, one asks.
@@ -25,6 +27,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from mimicfs import metadata
@@ -49,6 +52,8 @@ _PAGE = 1000
 _SCANNED = 20_000  # entries of a directory looked through for a sample
 _REMEMBERED = 100_000  # directories; and objects that S3 does not tell of
 _NEWS_MAX = 100  # keys of a directory that are remembered as new
+_WALK = 3  # directories looked at in order before a reader is taken to walk the tree
+_WIDER = 4  # so many times as many directories are sampled ahead, each time
 
 _Where = tuple[str, str]  # bucket and directory
 
@@ -71,6 +76,23 @@ class _Verdict(NamedTuple):
         return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
 
 
+class _Way(NamedTuple):
+    """A way through the tree below *top*: of *run* directories in order, *last* was the last."""
+
+    top: str
+    last: str
+    run: int
+
+
+class _Sample(NamedTuple):
+    """The sample that tells what *where* is: of *entries*, those with *keys* are asked."""
+
+    where: _Where
+    before: _Verdict | None
+    entries: list[Entry]
+    keys: list[str]
+
+
 class FirstLook:
     """Knows of which names the attributes can be shown, and asks about the others."""
 
@@ -85,6 +107,7 @@ class FirstLook:
         self._unsampled: dict[_Where, float] = {}  # S3 could not be asked then (time.monotonic)
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
         self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
+        self._ways: dict[str, _Way] = {}  # by bucket: the latest
         self._asking: dict[_Where, Future[None]] = {}
         # The objects of which S3 tells us nothing: bucket, key, ETag.
         self._refused: set[tuple[str, str, str]] = set()
@@ -223,33 +246,94 @@ class FirstLook:
         certain = verdict is not None and unsampled is None
         if verdict is not None and (verdict.rich or (certain and where not in self._doubtful)):
             return verdict.rich
+        asked = self._sample_of(where, key, verdict)
+        with self._coming(where if verdict is None and asked.keys else None) as ahead:
+            keys = [each for sample in (asked, *ahead) for each in sample.keys]
+            if keys and not self._sampled(where, keys, cancellation):
+                return False
+            for sample in ahead:
+                self._conclude(sample)
+        rich = self._conclude(asked)
+        if rich and unsampled:  # what was shown meanwhile may be wrong
+            changed = [entry.key for entry in asked.entries]
+            self._mimicdb.announce(where[0], Difference([], changed, [], 0))
+        return rich
+
+    def _sample_of(self, where: _Where, key: str, verdict: _Verdict | None) -> _Sample:
+        """Return what to ask to know what *where* is, of which *verdict* was known. *key* is looked
+        at; "": its first name will be."""
         with self._lock:  # what changes from here on is for the next one
             news = set(self._doubtful.pop(where, ()))
         entries = self._scanned(where)
-        newest_ns = max((entry.mtime_ns for entry in entries), default=0)
-        rich, sample = _any_rich(entries), list[str]()
-        if not rich:
-            since_ns = verdict.newest_ns if verdict is not None else -1
-            unknown = [
-                entry
-                for entry in entries
-                if (entry.mtime_ns > since_ns or entry.key in news)
-                and not self.knows(where[0], entry.key, entry)
-            ]
-            sample = _sample(key if verdict is None else "", where[1], unknown)
-            if sample and not self._sampled(where, sample, cancellation):
-                return False
-            if sample:
-                found = (self._mimicdb.entry(where[0], each) for each in sample)
-                rich = _any_rich(entry for entry in found if entry is not None)
-        if rich or not self._refused or self._is_said(where[0], entries, sample):
-            self._decide(where, _Verdict(rich, newest_ns), verdict)
+        if _any_rich(entries):
+            return _Sample(where, verdict, entries, [])
+        since_ns = verdict.newest_ns if verdict is not None else -1
+        unknown = [
+            entry
+            for entry in entries
+            if (entry.mtime_ns > since_ns or entry.key in news)
+            and not self.knows(where[0], entry.key, entry)
+        ]
+        if not key:
+            key = next((entry.key for entry in unknown if entry.key != where[1]), "")
+        keys = _sample(key if verdict is None else "", where[1], unknown)
+        return _Sample(where, verdict, entries, keys)
+
+    def _conclude(self, sample: _Sample) -> bool:
+        """Return whether what *sample* was taken of is rich, and remember it."""
+        (bucket, _), entries = sample.where, sample.entries
+        asked = (self._mimicdb.entry(bucket, key) for key in sample.keys)
+        rich = _any_rich(entries) or _any_rich(entry for entry in asked if entry is not None)
+        found = _Verdict(rich, max((entry.mtime_ns for entry in entries), default=0))
+        if rich or not self._refused or self._is_said(bucket, entries, sample.keys):
+            self._decide(sample.where, found, sample.before)
         else:  # what S3 does not say may be anything: nothing is noted of it
-            self._remember(where, _Verdict(False, newest_ns))
-        if rich and unsampled:  # what was shown meanwhile may be wrong
-            keys = [entry.key for entry in entries]
-            self._mimicdb.announce(where[0], Difference([], keys, [], 0))
+            self._remember(sample.where, found)
         return rich
+
+    @contextmanager
+    def _coming(self, where: _Where | None) -> Iterator[list[_Sample]]:
+        """Within, the directories that a walk comes to behind *where* are sampled for those who
+        look at them."""
+        mine: dict[_Where, Future[None]] = {}
+        with self._lock:
+            way = self._way_of(*where) if where is not None else None
+        if where is not None and way is not None and way.run >= _WALK:
+            places = [(where[0], each) for each in self._behind(where[0], way)]
+            with self._lock:
+                mine = {each: Future() for each in places if each not in self._asking}
+                self._asking |= mine
+        try:
+            yield [self._sample_of(each, "", None) for each in mine if self._verdict(each) is None]
+        finally:
+            with self._lock:
+                for each in mine:
+                    del self._asking[each]
+            for done in mine.values():
+                done.set_result(None)  # who has waited looks again
+
+    def _way_of(self, bucket: str, directory: str) -> _Way:
+        """Return the way of whoever looks at *directory* now."""
+        top, last, run = self._ways.get(bucket, _Way(directory, "", 0))
+        goes_on = directory.startswith(top) and directory > last
+        way = _Way(top, directory, run + 1) if goes_on else _Way(directory, directory, 1)
+        self._ways[bucket] = way
+        return way
+
+    def _behind(self, bucket: str, way: _Way) -> list[str]:
+        """Return the listed directories that *way* comes to next, as far as one page shows them:
+        no more than are needed until the others count as plain."""
+        plain = self._found_plain(bucket)
+        most = min(_WIDER ** (way.run - _WALK + 1), _MANY - plain - 1)
+        if plain < 0 or most <= 0:
+            return []
+        found = dict[str, None]()
+        for entry in self._mimicdb.scan(bucket, way.top, way.last, _PAGE):
+            directory = entry.key[: entry.key.rfind("/") + 1]
+            while directory > way.last and directory not in found:
+                found[directory] = None
+                directory = _directory_of(directory)
+        return [each for each in sorted(found) if self._mimicdb.covered(bucket, each)][:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
         """Ask about *sample*. False if S3 cannot be asked now: what is known is shown as of the

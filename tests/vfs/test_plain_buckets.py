@@ -77,6 +77,57 @@ def test_after_64_plain_directories_the_others_count_as_plain(s3):
     assert s3.asked == 65
 
 
+DEEP = [f"t/{key}" for key in PLAIN]
+
+
+def test_a_walk_waits_a_few_times_until_the_others_count_as_plain(s3):
+    store = filled(Memory())
+    mount = Mount(store, s3)
+    mount.mimicdb.record_all("b", [Entry(key, 1, 1, "e") for key in ["t/a", *DEEP]])
+    waits = 0
+    for key in ["t/a", *DEEP]:
+        if mount.look.needs("b", key[: key.rindex("/") + 1]):
+            mount.looks_at(key)
+            waits += 1
+    assert (waits, s3.asked, store.note("b", COUNT)) == (5, 64, "64")
+
+
+def test_what_a_walk_comes_to_is_found_rich_before_it_is_there(s3):
+    mount = Mount(filled(Memory()), s3)
+    keys = ["t/a", "t/b/c", "t/c/c", "t/d/rich", "t/e/c"]
+    mount.mimicdb.record_all("b", [Entry(key, 1, 1, "e") for key in keys])
+    mount.looks_at("t/a", "t/b/c", "t/c/c")
+    assert not mount.look.needs("b", "t/e/")
+    assert mount.look.needs("b", "t/d/")
+    assert mount.mimicdb.entry("b", "t/d/rich").meta == {"mode": "33152"}
+    assert mount.look.needs("b", "d00/")  # it is not below
+
+
+def test_a_directory_that_is_sampled_for_a_walk_is_waited_for(s3):
+    mount = Mount(filled(Memory()), s3)
+    keys = ["t/a", "t/b/c", "t/c/c", "t/d/c"]
+    mount.mimicdb.record_all("b", [Entry(key, 1, 1, "e") for key in keys])
+    mount.looks_at("t/a", "t/b/c")
+    asked, answer = threading.Event(), threading.Event()
+    look = s3.look
+
+    def later(bucket, key):
+        asked.set()
+        assert answer.wait(20)
+        return look(bucket, key)
+
+    s3.look = later
+    threads = [threading.Thread(target=mount.looks_at, args=[key]) for key in keys[2:]]
+    threads[0].start()
+    assert asked.wait(20)
+    threads[1].start()
+    answer.set()
+    for thread in threads:
+        thread.join(20)
+    assert s3.asked == 4
+    assert mount.mimicdb.notes("b")[COUNT] == "4"
+
+
 def test_a_directory_in_which_s3_refuses_a_head_is_not_counted_as_plain(s3, caplog):
     s3.refused = set(PLAIN)
     mount = Mount(filled(Memory()), s3)
