@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -106,18 +107,28 @@ def _opened_abort(device: str) -> int:
     abort = f"{_CONNECTIONS}/{device}/abort"
     with suppress(OSError):
         return os.open(abort, os.O_WRONLY | os.O_CLOEXEC)
-    libc = ctypes.CDLL(None)
-    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    # The other namespace has a copy of each mount, of ours too: while it lived, umount(8) would
+    # not end the connection. It ends with its only process; the file that this opened stays open.
+    here, there = socket.socketpair()
+    opening = os.fork()
+    if opening == 0:
+        _open_elsewhere(abort, there)
+    there.close()
+    with here:
+        _, found, *_ = socket.recv_fds(here, 1, 1)
+    os.waitpid(opening, 0)
+    return found[0] if found else -1
+
+
+def _open_elsewhere(abort: str, there: socket.socket) -> NoReturn:
+    """Send *abort*, opened in a mount namespace that has fusectl, if we may make one. To return
+    from there would take CAP_SYS_CHROOT as well, which a container may lack."""
     try:
-        if libc.unshare(_CLONE_NEWNS):
-            return -1
-        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
-        libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", 0, None)
-        return os.open(abort, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
+        libc = ctypes.CDLL(None)
+        if libc.unshare(_CLONE_NEWNS) == 0:
+            libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+            libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", 0, None)
+            with suppress(OSError):
+                socket.send_fds(there, [b"1"], [os.open(abort, os.O_WRONLY | os.O_CLOEXEC)])
     finally:
-        # The other namespace has a copy of each mount, of ours too: while it lived, umount(8)
-        # would not end the connection. Files that are open in it stay open.
-        libc.setns(ours, _CLONE_NEWNS)
-        os.close(ours)
+        os._exit(0)
