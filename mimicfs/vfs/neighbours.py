@@ -4,9 +4,10 @@ other finds the next ones already here.
 The mirror knows sizes and etags, so nothing is asked of S3 but the bytes. Programs go through a
 directory in one of two orders: that of the names (grep -r, tar, a shell's *, rsync), or that of
 the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the
-second file follows the first in one of them, the next small ones are fetched: 4, then 8, then 16
-ahead. A wrong guess ends it, at the cost of what was fetched; files that were passed over are
-dropped when 32 others were opened. A reader goes through a tree in one order: after it has
+second file follows the first in one of them, the next small ones are fetched: 4, then 8, up to 32
+ahead. A wrong guess ends it, at the cost of what was fetched; several in a row, once it was right:
+of many threads that read, some lag behind. Files that were passed over are dropped when 64 others
+were opened. A reader goes through a tree in one order: after it has
 read one directory like that, the next one is foreseen from its first file on.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks, and is held for a
@@ -35,10 +36,11 @@ log = logging.getLogger(__name__)
 
 _SMALL = 1 * MIB  # larger files have a read-ahead of their own
 _BYTES = 8 * MIB  # of one directory, fetched and not opened yet
-_MOST = 16  # files foreseen
-_LATE = 32  # opened since, after which a file that was passed over is dropped
+_MOST = 32  # files foreseen: 1,600 a second where each takes 20 ms
+_LATE = 64  # opened since, after which a file that was passed over is dropped
 _PRESUMED_ROW = 2  # as if so many had been foreseen: 16 files ahead at once
 _NEAR = 4  # the next file is one of so many: several threads may read at once
+_MISSES = 3  # files in a row that were not foreseen end a walk that was right so often before
 _SORTED = 20_000  # a directory with more files is gone through by name, or not foreseen
 _ORDERS = 8  # directories of which the order of the inode numbers is kept
 _AGAIN_S = 5.0  # a name that is not in it may be new then
@@ -86,6 +88,7 @@ class _Walk:
         self.lock = threading.Lock()  # protects all below
         self.opened = 0
         self.row = 0  # files in a row that were foreseen
+        self.missed = 0  # files in a row that were not
         self.last = ""  # key of the file that was opened last, or foreseen last
         self.by_number = False  # the order is that of the inode numbers
         self.presumed = False  # it is foreseen because others were, and not seen itself yet
@@ -97,8 +100,25 @@ class _Walk:
         """Begin anew behind *key*; return what is to be closed."""
         readers = [each.reader for each in self.foreseen.values() if each.reader is not None]
         self.foreseen.clear()
-        self.row, self.last = 0, key
+        self.row, self.missed, self.last = 0, 0, key
         return readers
+
+    def goes_on(self, key: str) -> bool:
+        """Whether it goes on though *key*, which somebody opens, was not foreseen: he lags behind
+        the others, or they were quicker than what is foreseen."""
+        self.missed += 1
+        if self.presumed or self.row < _MISSES or self.missed > _MISSES:
+            return False
+        if self.is_behind(key):
+            self.last = key
+        return True
+
+    def is_behind(self, key: str) -> bool:
+        """Whether *key* comes behind what was foreseen."""
+        if not self.by_number:
+            return key > self.last
+        places = self.order.places if self.order is not None else {}
+        return places.get(key, -1) > places.get(self.last, -1)
 
     def late(self) -> list[Reader]:
         """Forget what was passed over long ago; return what is to be closed."""
@@ -115,7 +135,7 @@ class _Walk:
         """Return how many more files are to be foreseen."""
         ahead = min(_MOST, 4 << min(self.row, 4))
         missing = ahead - len(self.foreseen)
-        return missing if self.row and 2 * missing >= ahead else 0
+        return missing if self.row and 4 * missing >= ahead else 0
 
 
 class Neighbours:
@@ -160,14 +180,14 @@ class Neighbours:
     def _noted(self, walk: _Walk, bucket: str, key: str) -> _OpenInWalk:
         """Note in *walk*, whose lock is held, that *key* is opened."""
         found = walk.foreseen.pop(key, None)
-        before, dropped = "", []
-        if found is None:
-            before, dropped = walk.last, walk.begin(key)
-            self._presume(walk, bucket, before)
-        else:
-            walk.row += 1
+        before, dropped = "", list[Reader]()
+        if found is not None:
+            walk.row, walk.missed = walk.row + 1, 0
             walk.presumed = False
             self._habit = _Habit(bucket, walk.by_number, time.monotonic())
+        elif not walk.goes_on(key):
+            before, dropped = walk.last, walk.begin(key)
+            self._presume(walk, bucket, before)
         walk.opened += 1
         dropped += walk.late()
         look = not walk.looking and (walk.wanted() > 0 or before not in ("", key))
