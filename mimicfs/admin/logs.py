@@ -46,6 +46,15 @@ def set_up(level: str, file: Path | None) -> None:
     root.setLevel(level.upper())
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("botocore.credentials").addFilter(_worth_a_line)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether botocore's *record* is not an error that is raised as well; without its traceback."""
+    if record.exc_info:
+        record.msg, record.args = f"{record.getMessage()} ({record.exc_info[1]})", ()
+        record.exc_info = None
+    return "mandatory" not in record.msg
 
 
 def set_up_by(settings: Settings, foreground: bool) -> None:

@@ -215,6 +215,7 @@ class Settled:
             attempts=self.get("attempts", default.attempts),
             slow_s=self.get("slow-request", default.slow_s),
             credentials_file=credentials,
+            credentials_first="credentials-file" in self.given,
             buckets=self.buckets(),
             addressing=self.get("addressing-style", "auto").replace("auto", ""),
             provider=self.get("provider", ""),

@@ -133,6 +133,7 @@ class S3Options:
     request_timeout_s: float = 300.0  # for all of a request, and what its bytes take at a crawl
     attempts: int = 5  # in all, with backoff and jitter between
     credentials_file: Path | None = None  # instead of ~/.aws/credentials
+    credentials_first: bool = False  # that file goes before keys in the environment
     buckets: Buckets = Buckets()
     slow_s: float = 10.0  # a request that takes so long is logged; 0: none is
     addressing: str = ""  # "path" or "virtual"; "": as the AWS configuration says, or by trial

@@ -267,6 +267,97 @@ def test_credentials_that_s3_refuses(
     assert line.endswith(f"{code}; {says}")
 
 
+WITHOUT_A_SOURCE = """\
+[profile program]
+credential_process = /nonexistent/helper --token secret-key
+[profile talks]
+credential_process = echo hello
+[profile role]
+role_arn = arn:aws:iam::1:role/x
+source_profile = gone
+[profile web]
+role_arn = arn:aws:iam::1:role/x
+web_identity_token_file = /nonexistent/token
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ("program", "[Errno 2] No such file or directory: '/nonexistent/helper'"),
+        ("talks", "no JSON"),
+        ("web", "[Errno 2] No such file or directory: '/nonexistent/token'"),
+    ],
+)
+def test_credentials_whose_source_does_not_give_them(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, says: str
+) -> None:
+    (tmp_path / "config").write_text(WITHOUT_A_SOURCE)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert said("ls", "--endpoint-url", server, "--profile", profile, code=5) == (
+        f"Error when retrieving credentials from their source: {says}; choose --profile or log in"
+        " again"
+    )
+    assert said("ls", "--endpoint-url", server, "--profile", "role", code=5).endswith(
+        "does not exist.; look into ~/.aws/config"
+    )
+
+
+def test_keys_that_are_mistyped_are_never_sent(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["ls", "--endpoint-url", server]
+    odd = "has a blank at an end, a line feed, or a letter that no key has"
+    for variable, part in (
+        ("AWS_ACCESS_KEY_ID", "access key id"),
+        ("AWS_SECRET_ACCESS_KEY", "secret key"),
+        ("AWS_SESSION_TOKEN", "session token"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setenv(variable, "AKID\n")
+            assert said(*common, code=5) == (
+                f"Error when retrieving credentials from env: the {part} {odd}; choose --profile"
+                " or log in again"
+            )
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert said(*common, code=5) == (
+        "Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY; a key has two parts,"
+        " an id and a secret"
+    )
+
+
+def test_a_file_of_keys_that_is_named_goes_before_keys_in_the_environment(
+    server: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("[team]\naws_access_key_id = A\naws_secret_access_key = B\n")
+    keys.chmod(0o600)
+    common = ["ls", "--endpoint-url", server, "--store", "memory:", "--credentials-file", keys]
+    assert said(*common, code=5).startswith("The config profile (default) could not be found")
+    assert run(*common, "--profile", "team").returncode == 0
+    keys.write_text("KEY:SECRET\n")  # as s3fs has it
+    assert said(*common, code=2) == (
+        f"Unable to parse config file: {keys}; it has sections like [default], and lines like"
+        " aws_access_key_id = KEY and aws_secret_access_key = SECRET"
+    )
+
+
+def test_a_bundle_of_certificates_and_a_proxy_that_are_not_there(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["ls", "--store", "memory:", "--attempts", "1", "--endpoint-url"]
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent.pem")
+    assert said(*common, server.replace("http", "https"), code=7).endswith(
+        "cannot read the certificates in /nonexistent.pem: No such file or directory;"
+        " check AWS_CA_BUNDLE, and ca_bundle in ~/.aws/config"
+    )
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret-key@127.0.0.1:9")
+    assert said(*common, "https://s3.invalid", code=7).endswith(
+        'proxy URL: "http://127.0.0.1:9"; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY'
+    )
+
+
 def test_a_clock_that_is_wrong(point: Path, proxy: Proxy, bucket: str) -> None:
     date = formatdate(os.stat(point).st_mtime - 7200, usegmt=True)
     with proxy.rule(Fail(lambda request: True, 403, "AccessDenied", Date=date)):

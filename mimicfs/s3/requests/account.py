@@ -66,7 +66,8 @@ class Accounts:
         if options.credentials_file is not None:
             paths.append(str(options.credentials_file))
         files = [(path, *_version(os.path.expanduser(path))) for path in paths]
-        ours = (redacted(options.endpoint_url or ""), options.region, options.profile, options.sign)
+        chosen = (options.region, options.profile, options.sign, options.credentials_first)
+        ours = (redacted(options.endpoint_url or ""), *chosen)
         return json.dumps([ours, said, files])
 
 

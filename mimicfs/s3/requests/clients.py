@@ -151,8 +151,12 @@ class Clients:
         core = botocore.session.get_session()
         if self._options.credentials_file is not None:  # before a profile is looked for
             core.set_config_variable("credentials_file", str(self._options.credentials_file))
+        profile = self._options.profile
+        if self._options.credentials_first and profile is None:
+            # With a profile that is named, botocore does not look for keys in the environment.
+            profile = core.get_config_variable("profile") or "default"
         return boto3.session.Session(
-            profile_name=self._options.profile,
+            profile_name=profile,
             region_name=self._options.region,
             botocore_session=core,
         )
@@ -161,11 +165,12 @@ class Clients:
     def _credentials(self) -> Credentials:
         """Return the credentials that the clients sign with. There may be none: signing then
         raises."""
-        from mimicfs.s3.transport.credentials import Credentials
+        from mimicfs.s3.transport.credentials import Credentials, credentials_of
+        from mimicfs.s3.transport.errors import ours
 
-        found = Credentials(
-            self._session.get_credentials(), lambda: self._new_session().get_credentials()
-        )
+        with ours("S3"):
+            now = credentials_of(self._session)
+        found = Credentials(now, lambda: credentials_of(self._new_session()))
         if found:
             self._session._session._credentials = found  # what its clients are made with
         return found
@@ -350,12 +355,17 @@ class Clients:
     def check_credentials(self) -> None:
         """Raise CredentialsError if requests are to be signed and there is nothing to sign
         with. Makes no request (but to where credentials come from)."""
-        from mimicfs.s3.transport.errors import NO_CREDENTIALS, ours
+        from mimicfs.s3.transport.errors import NO_CREDENTIALS
 
-        if self._options.sign:
-            with ours("S3"):
-                if self._session.get_credentials() is None:
-                    raise CredentialsError(NO_CREDENTIALS)
+        if self._options.sign and not self._credentials:
+            raise CredentialsError(NO_CREDENTIALS)
+
+    def _keys(self) -> Any:
+        """Return the keys and the token that the credentials are now; None: there are none."""
+        from mimicfs.s3.transport.errors import ours
+
+        with ours("S3"):
+            return self._credentials.get_frozen_credentials() if self._credentials else None
 
     def plain_client(self) -> Any:
         """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
@@ -406,32 +416,25 @@ class Clients:
         """Return what tells this account at this endpoint from others (for a file name):
         16 hex digits of a hash of endpoint, region and access key id; of credentials that are
         temporary, whose id is another one every few hours, of the profile. Makes no request."""
-        from mimicfs.s3.transport.errors import ours
-
-        with ours("S3"):
-            credentials = self._session.get_credentials() if self._options.sign else None
-            if credentials is not None and credentials.token:
-                key_id = f"profile {self._session.profile_name}"
-            else:
-                key_id = credentials.access_key if credentials is not None else ""
-            endpoint = self._options.endpoint_url or "aws"
-            region = self._session.region_name or ""
+        keys = self._keys() if self._options.sign else None
+        if keys is not None and keys.token:
+            key_id = f"profile {self._session.profile_name}"
+        else:
+            key_id = keys.access_key if keys is not None else ""
+        endpoint = self._options.endpoint_url or "aws"
+        region = self._session.region_name or ""
         return hashlib.sha256(f"{endpoint}\n{region}\n{key_id}".encode()).hexdigest()[:16]
 
     def account_stays(self) -> bool:
         """Whether `account` says the same as long as options, environment and files do."""
         if not self._options.sign:
             return True
-        found = self._session.get_credentials()
-        return found is not None and found.method in _LASTING
+        return bool(self._credentials) and self._credentials.method in _LASTING
 
     def secrets(self) -> list[str]:
         """Return what requests are signed with, so that nobody prints it."""
-        from mimicfs.s3.transport.errors import ours
-
-        with ours("S3"):
-            found = self._session.get_credentials()
-        return [it for it in (found.secret_key, found.token) if it] if found is not None else []
+        keys = self._keys()
+        return [it for it in (keys.secret_key, keys.token) if it] if keys is not None else []
 
     @property
     def endpoint(self) -> str:
@@ -442,13 +445,9 @@ class Clients:
     def origin(self) -> str:
         """Return what tells the objects of this endpoint from those of others, for as long as
         may be: also the access key id, unless that is temporary. Makes no request."""
-        from mimicfs.s3.transport.errors import ours
-
-        options = self._options
-        with ours("S3"):
-            credentials = self._session.get_credentials() if options.sign else None
-        key_id = credentials.access_key if credentials and not credentials.token else ""
-        return f"{options.endpoint_url or 'aws'}\n{key_id}"
+        keys = self._keys() if self._options.sign else None
+        key_id = keys.access_key if keys is not None and not keys.token else ""
+        return f"{self._options.endpoint_url or 'aws'}\n{key_id}"
 
 
 def _code(exc: Any) -> str:

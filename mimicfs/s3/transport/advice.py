@@ -9,6 +9,7 @@ import time
 from email.utils import parsedate_to_datetime
 
 _SKEW_S = 300.0  # S3 refuses at 900; less is not worth a word
+UNREADABLE = "cannot read the certificates in"
 _NETWORK = "check --endpoint-url and the network"
 _REGION_IN = re.compile(r"//(?:[^/]+\.)?s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
@@ -43,6 +44,8 @@ def about_connection(text: str, cause: str) -> str:
 
 def about_tls(text: str) -> str:
     """Return what to do where TLS failed as *text* says."""
+    if UNREADABLE in text:
+        return "check AWS_CA_BUNDLE, and ca_bundle in ~/.aws/config"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return "its certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority"
     if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER|UNKNOWN_PROTOCOL|HTTP_REQUEST", text):

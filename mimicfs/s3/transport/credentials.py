@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any
 
-from botocore.exceptions import NoCredentialsError
+from botocore import credentials
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
 # The codes of S3 for credentials that were good once.
 EXPIRED = frozenset(
@@ -23,6 +26,40 @@ EXPIRED = frozenset(
 )
 _SIGNED_WITH = "mimicfs.signed_with"
 _PAUSE_S = 5.0  # between two loadings that brought nothing new
+
+
+def credentials_of(session: Any) -> Any:
+    """Return the credentials that *session*, one of boto3's, finds; None: it finds none. Raises
+    BotoCoreError, also for what botocore lets through and for keys that no header can carry."""
+    with _retrieving():
+        found = session.get_credentials()
+    if type(found) is credentials.Credentials:  # others, which are renewed, nobody typed
+        _check(found)
+    return found
+
+
+@contextmanager
+def _retrieving() -> Iterator[None]:
+    """Within, what a source raises is an error of botocore: a program or the file of a token that
+    is not there, an answer that is not what it should be."""
+    try:
+        yield
+    except JSONDecodeError as exc:
+        raise CredentialRetrievalError(provider="their source", error_msg="no JSON") from exc
+    except (OSError, ValueError, KeyError) as exc:
+        raise CredentialRetrievalError(provider="their source", error_msg=str(exc)) from exc
+
+
+def _check(found: Any) -> None:
+    parts = {
+        "access key id": found.access_key,
+        "secret key": found.secret_key,
+        "session token": found.token,
+    }
+    for name, text in parts.items():
+        if text and (text != text.strip() or not (text.isascii() and text.isprintable())):
+            told = f"the {name} has a blank at an end, a line feed, or a letter that no key has"
+            raise CredentialRetrievalError(provider=found.method, error_msg=told)
 
 
 class Credentials:
@@ -45,7 +82,8 @@ class Credentials:
         """Return what to sign with, renewed if it says that it is about to expire."""
         if self._now is None:
             raise NoCredentialsError()
-        return self._now.get_frozen_credentials()
+        with _retrieving():
+            return self._now.get_frozen_credentials()
 
     def renew(self, refused: Any) -> bool:
         """Load anew. Return whether there is something else now than *refused*, which S3 has

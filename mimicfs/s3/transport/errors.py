@@ -116,6 +116,11 @@ NO_CREDENTIALS = (
     " AWS_SECRET_ACCESS_KEY, choose --profile, or give --no-sign-request for public buckets"
 )
 
+_KEYS_IN_FILE = (
+    "{text}; it has sections like [default], and lines like aws_access_key_id = KEY and"
+    " aws_secret_access_key = SECRET"
+)
+
 
 def from_code(code: str, status: int, message: str, about: str, date: str = "") -> S3Error:
     """Return the error that S3's *code* stands for. *date* is the Date of the answer."""
@@ -173,6 +178,8 @@ def translated(exc: Exception, about: str) -> MimicError:
 
 def _about_network(exc: Exception, text: str) -> str:
     """Return what to do where S3 was not reached; "" if *exc* is about something else."""
+    if isinstance(exc, boto.ProxyConnectionError):
+        return "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     if isinstance(exc, boto.SSLError):
         return about_tls(text)
     if isinstance(exc, boto.EndpointConnectionError):
@@ -184,11 +191,18 @@ def _about_network(exc: Exception, text: str) -> str:
 
 # Errors before S3 is asked, or where it is not reached: first match.
 _LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
+    ((boto.NoCredentialsError,), errors.CredentialsError, NO_CREDENTIALS),
     (
-        (boto.NoCredentialsError, boto.PartialCredentialsError),
+        (boto.PartialCredentialsError,),
         errors.CredentialsError,
-        NO_CREDENTIALS,
+        "{text}; a key has two parts, an id and a secret",
     ),
+    (
+        (boto.ConfigParseError,),
+        errors.ConfigError,
+        _KEYS_IN_FILE,
+    ),
+    ((boto.InvalidConfigError,), errors.CredentialsError, "{text}; look into ~/.aws/config"),
     (
         (
             boto.ProfileNotFound,

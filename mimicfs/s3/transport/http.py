@@ -36,6 +36,7 @@ from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from mimicfs.config.values import S3Options
+from mimicfs.s3.transport.advice import UNREADABLE
 from mimicfs.s3.transport.answers import decoded, readable
 from mimicfs.s3.transport.limits import Limits
 from mimicfs.s3.transport.plain import (
@@ -221,15 +222,19 @@ class Transport:
         parts = urlsplit(f"//{place}")
         host, port = parts.hostname or "", parts.port
         if secure:
-            context = self._trusted()
+            context = self._trusted(host)
             return _SecureConnection(host, port, self._options, self._limits, context=context)
         return _Connection(host, port, self._options, self._limits)
 
-    def _trusted(self) -> ssl.SSLContext:
+    def _trusted(self, host: str) -> ssl.SSLContext:
         with self._lock:
             if self._tls is None:
                 cafile = self._ca_bundle or get_cert_path(True)
-                self._tls = ssl.create_default_context(cafile=cafile)
+                try:
+                    self._tls = ssl.create_default_context(cafile=cafile)
+                except OSError as exc:  # it is not there, or holds no certificates
+                    told = f"{UNREADABLE} {cafile}: {exc.strerror or exc}"
+                    raise SSLError(endpoint_url=f"https://{host}", error=OSError(told)) from exc
             return self._tls
 
 
