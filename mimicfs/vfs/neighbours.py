@@ -7,8 +7,9 @@ the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker)
 second file follows the first in one of them, the next small ones are fetched: 4, then 8, up to 32
 ahead. A wrong guess ends it, at the cost of what was fetched; several in a row, once it was right:
 of many threads that read, some lag behind. Files that were passed over are dropped when 64 others
-were opened. A reader goes through a tree in one order: after it has
-read one directory like that, the next one is foreseen from its first file on.
+were opened. A reader goes through a tree in one order: after it has read one directory like that,
+the next one is foreseen from its first file on; if S3 must be asked first what is stored with that,
+at the same time. If it is not opened then, the directory behind it is not foreseen.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks, and is held for a
 few instructions; a walk's own lock all of the walk, also while its next names are looked up in the
@@ -120,6 +121,10 @@ class _Walk:
         places = self.order.places if self.order is not None else {}
         return places.get(key, -1) > places.get(self.last, -1)
 
+    def presume(self, habit: _Habit) -> None:
+        """Take it to be as *habit* says."""
+        self.presumed, self.by_number, self.row = True, habit.by_number, _PRESUMED_ROW
+
     def late(self) -> list[Reader]:
         """Forget what was passed over long ago; return what is to be closed."""
         dropped: list[Reader] = []
@@ -154,6 +159,7 @@ class Neighbours:
         self._reader_of = reader_of
         self._submit = submit
         self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
+        self._expected: _Walk | None = None  # the latest whose first file was only looked up
         self._lock = threading.Lock()  # protects the two below
         self._walks: OrderedDict[tuple[str, str], _Walk] = OrderedDict()
         self._ordered: deque[_Walk] = deque()  # those that have an order, the latest last
@@ -176,6 +182,29 @@ class Neighbours:
         finally:
             walk.lock.release()
         return True, self._went_on(walk, node, entry, noted)
+
+    def looked_up(self, directory: Node, key: str) -> None:
+        """Note that somebody who looks up *key*, in *directory*, waits until S3 was asked what is
+        stored with it. Never waits itself."""
+        habit, expected = self._habit, self._expected
+        where = (directory.bucket, directory.key)
+        if habit is None or not self._is_recent(habit, directory.bucket) or where in self._walks:
+            return
+        if expected is not None and not expected.opened:
+            self._habit = None
+            return
+        self._expected = walk = self._walk(*where)
+        if walk.lock.acquire(blocking=False):
+            try:
+                walk.presume(habit)
+                walk.looking = True
+            finally:
+                walk.lock.release()
+            self._submit(self._look_from, walk, directory, key).add_done_callback(_tell)
+
+    @staticmethod
+    def _is_recent(habit: _Habit, bucket: str) -> bool:
+        return habit.bucket == bucket and time.monotonic() - habit.seen_s < _SOON_S
 
     def _noted(self, walk: _Walk, bucket: str, key: str) -> _OpenInWalk:
         """Note in *walk*, whose lock is held, that *key* is opened."""
@@ -212,8 +241,8 @@ class Neighbours:
             walk.presumed = False
             if not walk.looking:
                 self._habit = None
-        elif not before and time.monotonic() - habit.seen_s < _SOON_S:
-            walk.presumed, walk.by_number, walk.row = True, habit.by_number, _PRESUMED_ROW
+        elif not before and self._is_recent(habit, bucket):
+            walk.presume(habit)
 
     @staticmethod
     def _of_version(found: _Foreseen | None, entry: Entry) -> Reader | None:
@@ -251,11 +280,26 @@ class Neighbours:
                 return
             if before:
                 walk.row, walk.last = 1, key
-            for entry in self._following(walk, directory, walk.last, walk.wanted()):
-                walk.last = entry.key
-                if entry.kind == OBJECT and not entry.key.endswith("/"):
-                    reader = self._fetched(directory, walk, entry)
-                    walk.foreseen[entry.key] = _Foreseen(entry, reader, walk.opened)
+            self._foresee(
+                walk, directory, self._following(walk, directory, walk.last, walk.wanted())
+            )
+
+    def _look_from(self, walk: _Walk, directory: Node, key: str) -> None:
+        """Foresee *key*, the first file that somebody looks at, and those behind it."""
+        with walk.lock:
+            walk.looking = False
+            first = self._mimicdb.entry(directory.bucket, key)
+            if walk.opened or first is None:
+                return
+            others = self._following(walk, directory, key, walk.wanted() - 1)
+            self._foresee(walk, directory, [first, *others])
+
+    def _foresee(self, walk: _Walk, directory: Node, entries: list[Entry]) -> None:
+        for entry in entries:
+            walk.last = entry.key
+            if entry.kind == OBJECT and not entry.key.endswith("/"):
+                reader = self._fetched(directory, walk, entry)
+                walk.foreseen[entry.key] = _Foreseen(entry, reader, walk.opened)
 
     def _is_next(self, walk: _Walk, directory: Node, before: str, key: str) -> bool:
         """Whether *key* follows *before*; then the walk's order is the one in which it does."""

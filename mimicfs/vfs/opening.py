@@ -114,6 +114,10 @@ class OpenFiles:
         finally:
             self._lock.release()
 
+    def looked_up(self, directory: Node, key: str) -> None:
+        """Somebody looks up *key*, and waits until it is known what is stored with it."""
+        self._neighbours.looked_up(directory, key)
+
     def _is_plain(self, file: File | None, entry: Entry) -> bool:
         """Whether *file*, if there is one, is open and just the version *entry*."""
         if file is None:

@@ -26,6 +26,7 @@ from mimicfs.errors import (
     PosixError,
     StoreUnavailable,
     Uncopied,
+    Unlearned,
     Unlisted,
 )
 from mimicfs.files.file import File
@@ -110,8 +111,12 @@ class Tree:
             with self._inodes.holding(directory, CONTROL_SLOT, NodeKind.CONTROL) as node:
                 return self.attr(node)
         slot, shown = self._look(directory, name)
-        with self._inodes.holding(directory, slot, _kind(slot)) as node:
-            return shown(node)
+        try:
+            with self._inodes.holding(directory, slot, _kind(slot)) as node:
+                return shown(node)
+        except Unlearned as exc:
+            self._handles.looked_up(directory, exc.key)
+            raise
 
     def named(self, directory: Node, name: bytes) -> Node:
         """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""

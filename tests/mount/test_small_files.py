@@ -147,6 +147,30 @@ def test_after_one_directory_the_next_is_fetched_from_its_first_file_on_until_th
     assert fetched[0] + asked().get("GET", 0) == 8 + 1 + 16 + 2
 
 
+def test_the_next_directory_is_fetched_while_s3_is_asked_what_is_stored_with_its_first_file(
+    photos: Path, client: Any, bucket: str, asked: Asked
+) -> None:
+    for directory in ("b", "c", "d"):
+        for number in range(8):
+            client.put_object(Bucket=bucket, Key=f"{directory}/{number}", Body=b"%d" % number)
+    (photos.parent / ".sync").touch()
+    for path in sorted(photos.iterdir()):
+        path.read_bytes()
+    asked()
+    fetched: list[int] = [0]
+
+    def all_of_b() -> bool:
+        fetched[0] += asked().get("GET", 0)
+        return fetched[0] >= 8
+
+    (photos.parent / "b/0").stat()
+    until(all_of_b)
+    (photos.parent / "c/0").stat()  # nobody has opened what was fetched of b
+    (photos.parent / "d/0").stat()
+    assert (photos.parent / "b/3").read_bytes() == b"3"
+    assert fetched[0] + asked().get("GET", 0) == 8
+
+
 @pytest.mark.usefixtures("metadata_never")
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
 def test_small_files_of_a_listed_directory_are_here_before_they_are_opened(
