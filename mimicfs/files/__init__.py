@@ -11,6 +11,8 @@ reader     ranged GETs of one version      streams    where readers continue
 chunks     what a reader has asked for     budget     memory for reading ahead
 ranges     sets of byte ranges
 staging    a staging file                  journal    the staging files of a mount
+small      one without a file of its own   segment    the file that has many of those
+replaying  what a dead mount left there    room       how much all of them may take
 record     what a staging file is to become, on disk
 changes    the changed ranges of a staging file, on disk
 sums       checksums of a staging file     disk       errors of the local disk

@@ -68,7 +68,7 @@ class ChangingFile(StandingFile):
         if staging is not None:
             self._resume(staging)
         elif entry is None:
-            self._staging = journal.stage()
+            self._staging = journal.stage(small=options.write_back)
             try:
                 self._note_change(self._staging)
             except BaseException:

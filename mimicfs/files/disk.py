@@ -56,6 +56,14 @@ def is_hole(fd: int, start: int, end: int) -> bool:
         return True
 
 
+def sync_all(fd: int) -> None:
+    """Sync all of the file system of *fd*: one wait for any number of files. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def fsync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -200,7 +200,7 @@ class File(ChangingFile):
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
         """Return what is to be said of an upload that S3 refused."""
         lost = isinstance(exc, ObjectChanged) or exc.errno in (errno.EEXIST, errno.ESTALE)
-        kept_at = self._recovered(staging) if lost else staging.path
+        kept_at = self._recovered(staging) if lost else staging.as_file()
         part = " (only the bytes that were written; the .json beside it has their offsets)"
         said = f"{kept_at}{part if lost and self._layout.partial else ''}"
         about = f"{self._about} was not uploaded; its bytes are in {said}: {exc}"
@@ -214,7 +214,7 @@ class File(ChangingFile):
     def _recovered(self, staging: Staging) -> Path:
         """Move the bytes to where their owner will look for them; return where that is."""
         record = Record(self.bucket, self.key, partial=self._layout.partial)
-        orphan = Orphan(staging.path.stem, self.size, record)
+        orphan = Orphan(staging.as_file().stem, self.size, record)
         return self._journal.recover(orphan)
 
     def forsake(self) -> None:

@@ -8,6 +8,10 @@ one (recovery.py), or moved to the directory `recovered`, for their owner to loo
 without a record is only a copy of what S3 has. A file that has only some bytes of a large object
 says in NAME.ranges which (changes.py); the rest is as in the version that the record names.
 
+With --write-back a small file has no staging file of its own, but is in a segment, NAME.segment,
+with others (segment.py, small.py). Of what is in the segments of dead mounts staging files are made
+first.
+
 INVARIANT: at every instant a file of bytes that S3 does not have either is *.data with a
 record, or is in `recovered`. So the record is written before the first byte is changed, and
 the bytes are moved before their record is.
@@ -24,13 +28,18 @@ import re
 import secrets
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, PosixError
 from mimicfs.files import disk, record
 from mimicfs.files.record import Record
-from mimicfs.files.staging import Room, Staging, remove
+from mimicfs.files.replaying import Left, replayed
+from mimicfs.files.room import Room
+from mimicfs.files.segment import Segments
+from mimicfs.files.small import SmallStaging
+from mimicfs.files.staging import Staging, remove
 from mimicfs.private import make_directory
 
 log = logging.getLogger(__name__)
@@ -65,6 +74,7 @@ class Journal:
     def __init__(self, directory: Path, limit: int = 0) -> None:
         self.directory = directory
         self.room = Room(limit)
+        self._segments = Segments(lambda: self._born(secrets.token_hex(16), "segment"), self.room)
 
     @classmethod
     def open(cls, directory: Path, limit: int = 0) -> Journal:
@@ -81,27 +91,46 @@ class Journal:
             raise ConfigError(f"{directory}: others can enter it; chmod 700 it")
         return cls(directory, limit)
 
-    def stage(self) -> Staging:
-        """Return a new, empty staging file, without a record."""
+    def stage(self, *, small: bool = False) -> Staging:
+        """Return a new, empty staging file, without a record. *small*: it may be in a segment, for
+        as long as it is small."""
         name = secrets.token_hex(16)
-        data = self.directory / f"{name}.data"
+        if small:
+            path = self.directory / f"{name}.data"
+            return SmallStaging(path, self._segments, self._born, self.room)
+        return Staging(*self._born(name), room=self.room)
+
+    def close(self) -> None:
+        """No more staging files are made. What S3 does not have is left to the next mount."""
+        self._segments.close()
+
+    def _born(self, name: str, kind: str = "data") -> tuple[Path, int]:
+        """Make the file NAME.*kind*, locked; return its path and descriptor. Raises PosixError."""
+        path = self.directory / f"{name}.{kind}"
         unborn = f"{self.directory}/{name}.unborn"
-        with disk.errors_of(data):
+        with disk.errors_of(path):
             flags = _OPEN | os.O_CREAT | os.O_EXCL
             try:
                 fd = os.open(unborn, flags, 0o600)
             except FileNotFoundError:  # somebody has removed the directory
                 make_directory(self.directory)
                 fd = os.open(unborn, flags, 0o600)
-            staging = Staging(data, fd, room=self.room)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(unborn, data)
-        return staging
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(unborn, path)
+                if kind == "segment":
+                    disk.fsync(self.directory)  # else a power cut takes away what is synced in it
+            except BaseException:
+                os.close(fd)
+                raise
+        return path, fd
 
     def orphans(self) -> list[Orphan]:
         """Return what dead mounts left and S3 does not have; remove what is of no use: copies
         of what S3 has, empty files, and what was being made."""
         self._remove_unborn()
+        for path in sorted(self.directory.glob("*.segment")):
+            self._replay(path)
         self._settle_records()
         found: list[Orphan] = []
         for data in sorted(self.directory.glob("*.data")):
@@ -162,6 +191,53 @@ class Journal:
                 if time.time() - path.lstat().st_mtime > _UNBORN_S:
                     path.unlink()
 
+    def _replay(self, path: Path) -> None:
+        """Make staging files of what is in the segment *path*, if its mount is dead."""
+        fd = _locked(path)
+        if fd is None:
+            return
+        try:
+            with disk.errors_of(path):
+                found = replayed(path.read_bytes(), path)
+                made = [self._is_made(each) for each in found.left]
+                if any(made):
+                    disk.sync_all(fd)
+                if found.damaged:
+                    self._keep_damaged(path)
+                with disk.may_vanish():
+                    path.unlink()
+        except PosixError as exc:
+            log.error("%s is left as it is: %s", path, exc)
+        finally:
+            os.close(fd)
+
+    def _is_made(self, left: Left) -> bool:
+        """Make a staging file of *left*, unless there is one; return whether it was made. Its
+        record is not believed where *left* is not all of it."""
+        data = self.directory / f"{left.name}.data"
+        if data.exists():
+            fd = _locked(data)
+            if fd is None:
+                return False  # another mount has it
+            said = record.read(data)
+            sound = said is not None and not record.checked(said, data, fd).damaged
+            os.close(fd)
+            if sound:
+                return False  # it was made before, or has got a file of its own
+        staging = Staging(*self._born(left.name), room=self.room)
+        staging.write(0, left.data)
+        record.write_text(data, left.text if left.sound else _disowned(left.text))
+        staging.keep()
+        return True
+
+    def _keep_damaged(self, path: Path) -> None:
+        """Keep the segment *path*, of which some cannot be read, for its owner."""
+        target = self.directory / _RECOVERED / f"damaged.{path.name}"
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.link(path, target)
+        log.error("the journal %s is damaged; it is in %s", path, target)
+
     def _settle_records(self) -> None:
         """Deal with records without bytes: a mount died while it recovered or removed them."""
         for path in self.directory.glob("*.json"):
@@ -174,6 +250,11 @@ class Journal:
                     path.rename(_beside(target))
                 elif not (said.damaged or path.with_suffix(".data").exists()):
                     path.unlink()
+
+
+def _disowned(text: bytes) -> bytes:
+    """Return the record *text* so that nobody believes it; it can still be read."""
+    return text[:-1] + b', "damaged": "its segment"}' if text else b"{}"
 
 
 def _beside(path: Path) -> Path:

@@ -60,15 +60,23 @@ _KINDS: dict[str, type] = {
 
 def write(data: Path, record: Record) -> None:
     """Put *record* beside *data*, in the place of the one that is there. Raises PosixError."""
-    stem = os.fspath(data).removesuffix(".data")  # pathlib would take half of the time of a record
-    target, new = f"{stem}.json", f"{stem}.new"
+    write_text(data, text_of(data, record))
+
+
+def text_of(data: Path, record: Record) -> bytes:
+    """Return *record* as it is beside *data*."""
     said: dict[str, Any] = {name: value for name, value in record._asdict().items() if value}
     said["created_ns"] = time.time_ns()
     text = _said(said)
-    text = f'{text[:-1]}, "record_checksum": {_checksum(data, said, text)}}}'
+    return f'{text[:-1]}, "record_checksum": {_checksum(data, said, text)}}}'.encode()
+
+
+def write_text(data: Path, text: bytes) -> None:
+    """Put the record that reads as *text* beside *data*. Raises PosixError."""
+    stem = os.fspath(data).removesuffix(".data")  # pathlib would take half of the time of a record
     with disk.errors_of(data.with_suffix(".json")):
-        disk.write_private(new, text.encode())
-        os.rename(new, target)
+        disk.write_private(f"{stem}.new", text)
+        os.rename(f"{stem}.new", f"{stem}.json")
 
 
 def read(data: Path) -> Record | None:

@@ -15,7 +15,6 @@ its turn).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -26,27 +25,12 @@ from pathlib import Path
 from mimicfs.files import changes, disk, record
 from mimicfs.files.changes import Change, Changes
 from mimicfs.files.record import Record
+from mimicfs.files.room import Room
 from mimicfs.files.sums import Sums
 
-_FREE = 64 << 20  # bytes that stay free on the disk
-_LOOK_EVERY = 16 << 20  # most bytes that are written between two looks at how much is free
 _SIZE_MAX = 1 << 63
 _SUFFIXES = (".json", ".new", ".ranges", ".data")  # in the order in which they are removed
 _ZEROS = memoryview(bytes(1 << 20))
-
-
-class Room:
-    """The bytes of the disk that staging files take, and may take (0: any number)."""
-
-    def __init__(self, limit: int = 0) -> None:
-        self.limit = limit
-        self.used = 0
-        self._lock = threading.Lock()  # protects `used`
-
-    def taken(self, before: int, now: int) -> None:
-        """A file that took *before* bytes takes *now*."""
-        with self._lock:
-            self.used += now - before
 
 
 class Staging:
@@ -212,6 +196,10 @@ class Staging:
             elif end > self.stat().st_size:
                 os.ftruncate(self._fd, end)
 
+    def as_file(self) -> Path:
+        """Return the file that has the bytes, with its record beside it. Raises PosixError."""
+        return self.path
+
     def taken(self) -> int:
         """Return how many bytes of the disk it takes."""
         return self.stat().st_blocks * 512
@@ -227,16 +215,8 @@ class Staging:
         if self._unseen > 0:
             return
         self._take()
-        found = os.fstatvfs(self._fd)
-        free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-        free -= min(_FREE, all_of_it // 20)
-        room = self._room
-        if room.limit:
-            free = min(free, room.limit - room.used)
-        if free < size:
-            self._unseen = 0
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._unseen = min(_LOOK_EVERY, free // 2)
+        self._unseen = 0
+        self._unseen = self._room.left(self._fd, size)
 
     def _take(self) -> None:
         now = os.fstat(self._fd).st_blocks * 512

@@ -46,6 +46,13 @@ class Sums:
         return zlib.crc32(b"%d" % size, found) or 1
 
 
+def total_of(data: bytes) -> int:
+    """Return what `Sums.total` returns of a file of *data*, which is one block at most."""
+    piece = data.rstrip(b"\0")
+    found = zlib.crc32(_TERM.pack(0, zlib.crc32(piece))) if piece else 0
+    return zlib.crc32(b"%d" % len(data), found) or 1
+
+
 def _next_block(fd: int, block: int) -> int | None:
     """Return the first block from *block* on that is not all a hole; None: there is none."""
     try:

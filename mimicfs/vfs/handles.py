@@ -164,6 +164,7 @@ class Handles(OpenFiles):
             except MimicError as exc:
                 failed = failed or exc
             file.close()
+        self._journal.close()
         if failed is not None:
             raise failed
 

@@ -79,7 +79,7 @@ def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimi
 
 
 def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
-    def full():
+    def full(*, small):
         raise PosixError(errno.ENOSPC, "the disk is full")
 
     before = len(fs.inodes)

@@ -1,0 +1,80 @@
+"""What a segment that a dead mount left says of its files (segment.py).
+
+Power cuts tear the end of a segment: what was not safe by then may be there or not. Anything else
+that cannot be believed is damage, and then nobody knows which files were done by it: those that
+begin before it are not believed, nor are those of which an entry is missing.
+
+Pure functions of the bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.files.segment import MARK, Found, Kind, entry_at
+
+
+class Left(NamedTuple):
+    """A file that is not done: its record, as text, and its bytes. *sound*: that is all of them."""
+
+    name: str
+    text: bytes
+    data: bytes
+    sound: bool
+
+
+class Replayed(NamedTuple):
+    left: list[Left]
+    damaged: bool
+
+
+class _File:
+    def __init__(self) -> None:
+        self.text = b""
+        self.data = bytearray()
+        self.entries = 0
+        self.last = 0  # where the last entry begins
+        self.sound = True
+
+    def add(self, place: int, entry: Found) -> None:
+        self.sound = self.sound and entry.number == self.entries
+        self.entries, self.last = entry.number + 1, place
+        if entry.kind == Kind.RECORD:
+            self.text = entry.data
+        else:
+            self.sound = self.sound and entry.start == len(self.data)
+            self.data += entry.data
+
+
+def replayed(data: bytes, path: Path) -> Replayed:
+    """Return what is left of the files in the segment *path*, which has *data*."""
+    entries, torn = _entries(data, path)
+    safe = max((entry.safe for _, entry in entries), default=0)
+    damage = max((place for place in torn if place < safe), default=-1)
+    files: dict[str, _File] = {}
+    for place, entry in entries:
+        if entry.kind == Kind.DONE:
+            files.pop(entry.name, None)
+        else:
+            files.setdefault(entry.name, _File()).add(place, entry)
+    left = [
+        Left(name, each.text, bytes(each.data), each.sound and each.last > damage)
+        for name, each in files.items()
+    ]
+    return Replayed(left, damage >= 0)
+
+
+def _entries(data: bytes, path: Path) -> tuple[list[tuple[int, Found]], list[int]]:
+    """Return the entries, and where there is something else."""
+    found, torn, place = list[tuple[int, Found]](), list[int](), 0
+    while place < len(data):
+        entry = entry_at(data, place, path)
+        if entry is not None:
+            found.append((place, entry))
+            place = entry.end
+            continue
+        torn.append(place)
+        following = data.find(MARK, place + 1)
+        place = len(data) if following < 0 else following
+    return found, torn

@@ -1,0 +1,230 @@
+"""A segment of the journal: the bytes and records of many small files, one behind the other, in one
+file NAME.segment. Nothing is ever changed in it but its end, so that one fdatasync(2) makes safe
+what all who wait for it have written before.
+
+An entry has 48 bytes, little endian, and what is said: a mark, its kind, how many entries its file
+had before, the NAME of that file, where its bytes begin, how many follow, how many bytes of the
+segment were safe by then, and a CRC-32 of all that and of the segment's own NAME.
+
+    RECORD  what the file is to become, as record.py writes it beside a file of its own
+    BYTES   the next bytes of the file
+    DONE    S3 has it, it has a file of its own, or nobody wants it
+
+While its mount lives a segment is locked, as staging files are; the next mount makes a staging
+file of each file that is not done (replaying.py). It is removed when all are.
+
+Threading: any thread. `Segment._changed` and `Segments._lock` are leaves, not held while the disk
+is synced; the second is taken before the first.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import threading
+import weakref
+import zlib
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.errors import PosixError
+from mimicfs.files import disk
+from mimicfs.files.room import Room
+
+log = logging.getLogger(__name__)
+
+MARK = b"mseg"
+_HEAD = struct.Struct("<4sBxxxI16sIIQ")
+_SUM = struct.Struct("<I")
+HEAD = _HEAD.size + _SUM.size
+_FULL = 8 << 20  # bytes after which no other file begins in a segment
+_IDLE = 1 << 20  # likewise, where all of it is done
+
+
+class Kind(IntEnum):
+    RECORD = 1
+    BYTES = 2
+    DONE = 3
+
+
+class Said(NamedTuple):
+    """An entry that is to be added: of *kind*, the *number*-th of its file."""
+
+    kind: Kind
+    number: int
+    start: int = 0  # of BYTES: where they begin in the file
+    data: bytes | memoryview = b""
+
+
+class Found(NamedTuple):
+    """An entry that was found, as `Said`."""
+
+    kind: int
+    number: int
+    name: str
+    start: int
+    data: bytes
+    safe: int
+    end: int  # where the next one begins
+
+
+class Segment:
+    """The segment *path*, which is open and locked as *fd*. It takes its bytes of *room*."""
+
+    def __init__(self, path: Path, fd: int, room: Room) -> None:
+        self.path = path
+        self._fd = fd
+        self._room = room
+        self._seed = zlib.crc32(path.stem.encode())
+        self._changed = threading.Condition()  # protects all below
+        self.end = 0  # bytes
+        self._safe = 0  # so many of them would outlive a power cut
+        self._syncing = False
+        self._broken = False  # the disk did not take some of it, and may say later that it has
+        self._undone: set[str] = set()
+        self._retired = False
+        self._taken = [0]
+        weakref.finalize(self, _let_go, fd, room, self._taken)
+
+    def add(self, name: str, *entries: Said) -> tuple[int, ...]:
+        """Add *entries* of the file *name*; return where what they say begins. Raises PosixError:
+        then none was added."""
+        with disk.errors_of(self.path), self._changed:
+            pieces, places, place = list[bytes | memoryview](), list[int](), self.end
+            for each in entries:
+                said = (MARK, each.kind, each.number, bytes.fromhex(name), each.start)
+                head = _HEAD.pack(*said, len(each.data), self._safe)
+                checksum = zlib.crc32(each.data, zlib.crc32(head, self._seed))
+                pieces += (head, _SUM.pack(checksum), each.data)
+                places.append(place + HEAD)
+                place += HEAD + len(each.data)
+            if entries[-1].kind != Kind.DONE:  # which makes room
+                self._room.check_free(self._fd, place - self.end)
+            self._write(pieces)
+            self._room.taken(self._taken[0], place)
+            self.end = self._taken[0] = place
+            if entries[-1].kind != Kind.DONE:
+                self._undone.add(name)
+            elif name in self._undone:
+                self._undone.discard(name)
+                self._remove_if_done()
+        return tuple(places)
+
+    def _write(self, pieces: list[bytes | memoryview]) -> None:
+        data = memoryview(b"".join(pieces))
+        place = self.end
+        while data:  # what was written of entries that did not fit is written over
+            count = os.pwrite(self._fd, data, place)
+            data, place = data[count:], place + count
+
+    def done(self, name: str, number: int) -> None:
+        """The file *name* is done. Where the disk does not take that, the next mount asks S3."""
+        with self._changed:
+            if name not in self._undone:
+                return
+        try:
+            self.add(name, Said(Kind.DONE, number))
+        except PosixError as exc:
+            log.warning("%s; the next mount asks S3 what it has", exc)
+
+    def sync(self, end: int) -> None:
+        """Return when the first *end* bytes would outlive a power cut: synced by this thread, or by
+        another for all who wait. Raises PosixError."""
+        while True:
+            with self._changed:
+                while self._syncing and self._safe < end:
+                    self._changed.wait()
+                if self._safe >= end:
+                    return
+                with disk.errors_of(self.path):
+                    self._check_sound()
+                self._syncing, reached = True, self.end
+            self._sync_to(reached)
+
+    def _sync_to(self, reached: int) -> None:
+        done = False
+        try:
+            with disk.errors_of(self.path):
+                os.fdatasync(self._fd)
+            done = True
+        finally:
+            with self._changed:
+                self._syncing = False
+                self._safe = reached if done else self._safe
+                self._broken = self._broken or not done
+                self._retired = self._retired or not done
+                self._changed.notify_all()
+
+    def _check_sound(self) -> None:
+        if self._broken:
+            raise OSError(errno.EIO, "its disk has failed")
+
+    def read(self, place: int, size: int) -> bytes:
+        with disk.errors_of(self.path):
+            return os.pread(self._fd, size, place)
+
+    def retire(self, *, at_once: bool = False) -> bool:
+        """Whether no other file is to begin in it, as it is full or somebody has removed it, or
+        *at_once*. It goes once all of it is done."""
+        with self._changed:
+            most = _FULL if self._undone else _IDLE
+            full = self.end >= min(most, self._room.limit // 16 or most)
+            self._retired = self._retired or full or at_once or not os.fstat(self._fd).st_nlink
+            if self._retired:
+                self._remove_if_done()
+            return self._retired
+
+    def _remove_if_done(self) -> None:
+        if self._retired and not self._undone:
+            with disk.errors_of(self.path), disk.may_vanish():
+                self.path.unlink()
+
+
+class Segments:
+    """The segments that one mount adds to; *born* makes one: its path, and the descriptor."""
+
+    def __init__(self, born: Callable[[], tuple[Path, int]], room: Room) -> None:
+        self._born = born
+        self._room = room
+        self._lock = threading.Lock()  # protects the next
+        self._current: Segment | None = None
+
+    def current(self) -> Segment:
+        """Return the segment in which the next file is to begin. Raises PosixError."""
+        with self._lock:
+            if self._current is None or self._current.retire():
+                self._current = Segment(*self._born(), self._room)
+            return self._current
+
+    def close(self) -> None:
+        """No more files begin. What is not done is left to the next mount."""
+        with self._lock:
+            current, self._current = self._current, None
+        if current is not None:
+            current.retire(at_once=True)
+
+
+def entry_at(data: bytes, place: int, path: Path) -> Found | None:
+    """Return the entry that begins at *place* of *data*, which is all of the segment *path*; None:
+    there is none that can be believed."""
+    if place + HEAD > len(data):
+        return None
+    mark, kind, number, name, start, size, safe = _HEAD.unpack_from(data, place)
+    end = place + HEAD + size
+    if mark != MARK or end > len(data):
+        return None
+    (checksum,) = _SUM.unpack_from(data, place + _HEAD.size)
+    head = zlib.crc32(data[place : place + _HEAD.size], zlib.crc32(path.stem.encode()))
+    said = data[place + HEAD : end]
+    if zlib.crc32(said, head) != checksum:
+        return None
+    return Found(kind, number, name.hex(), start, said, safe, end)
+
+
+def _let_go(fd: int, room: Room, taken: list[int]) -> None:
+    os.close(fd)
+    room.taken(taken[0], 0)

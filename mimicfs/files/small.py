@@ -1,0 +1,230 @@
+"""The staging file of a small file that is written once, from its start on: it has no file of its
+own, but is in a segment of the journal (segment.py). Whatever else happens to it makes it a staging
+file like any other: it gets a file and a record, and from then on is what staging.py says.
+
+INVARIANT: its bytes are in the segment behind a record; and either it is not done there, or it has
+a file of its own (synced, if somebody was told that the bytes are safe), or S3 has them, or nobody
+wants them.
+
+Threading: as staging.py says. Who reads while it gets a file of its own reads the same bytes in the
+segment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mimicfs.errors import PosixError
+from mimicfs.files import record as records
+from mimicfs.files.changes import Change
+from mimicfs.files.record import Record
+from mimicfs.files.room import Room
+from mimicfs.files.segment import Kind, Said, Segment, Segments
+from mimicfs.files.staging import Staging, remove
+from mimicfs.files.sums import total_of
+
+SMALL = 64 << 10  # bytes; at most one block of Sums
+_PIECES = 8  # writes of one file
+Born = Callable[[str], tuple[Path, int]]
+
+
+class _Piece(NamedTuple):
+    start: int
+    place: int  # in the segment
+    size: int
+
+
+class SmallStaging(Staging):
+    """It is named *name* in *segments*. *path* is the file that it may get, which *born* makes."""
+
+    def __init__(self, path: Path, segments: Segments, born: Born, room: Room) -> None:
+        self.path = path
+        self._name = path.stem
+        self._segments = segments
+        self._born = born
+        self._rooms = room
+        self._lock = threading.Lock()  # as in the layer below
+        self._record: Record | None = None
+        self._own = False  # it has a file of its own
+        self._segment: Segment | None = None
+        self._entries = 0  # of it, in the segment
+        self._end = 0  # of the last one
+        self._pieces: tuple[_Piece, ...] = ()
+        self._size = 0
+        self._done = False  # nothing in the segment is wanted
+
+    # The record
+
+    def describe(self, record: Record) -> None:
+        if self._own or self._done or record.partial:
+            self.as_file()
+            super().describe(record)
+            return
+        with self._lock:
+            old = self._record
+            if old is not None:
+                record = record._replace(noted=old.noted, checksum=old.checksum)
+            self._record = record
+            if self._segment is not None:
+                self._add(self._described())
+
+    def promise(self, record: Record) -> None:
+        if self._own or self._done:
+            self.as_file()
+            super().promise(record)
+            return
+        with self._lock:
+            self._record = record._replace(closed=True, checksum=total_of(self._all()))
+            self._add(self._described())
+
+    def sync(self) -> None:
+        if not self._own and self._segment is not None:
+            try:
+                self._segment.sync(self._end)
+                return
+            except PosixError:
+                self.as_file()  # its disk may take it elsewhere
+        super().sync()
+
+    def settle(self) -> None:
+        if self._own:
+            super().settle()
+            return
+        with self._lock:
+            self._record = None
+            self._give_up()
+
+    # The bytes
+
+    def stat(self) -> os.stat_result:
+        self.as_file()
+        return super().stat()
+
+    def read(self, offset: int, size: int) -> bytes:
+        segment, pieces = self._segment, self._pieces
+        if self._own:
+            return super().read(offset, size)
+        end, found = min(offset + size, self._size), list[bytes]()
+        for piece in pieces:
+            first, last = max(offset, piece.start), min(end, piece.start + piece.size)
+            if first < last and segment is not None:
+                found.append(segment.read(piece.place + first - piece.start, last - first))
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def write(self, offset: int, data: memoryview | bytes | bytearray) -> int:
+        goes_on = offset == self._size and offset + len(data) <= SMALL
+        told = self._record is None or self._record.closed
+        if self._own or self._done or told or not goes_on or len(self._pieces) == _PIECES:
+            self.as_file()
+            return super().write(offset, data)
+        with self._lock:
+            first = () if self._segment is not None else (self._described(),)
+            place = self._add(*first, Said(Kind.BYTES, 0, offset, bytes(data)))
+            self._pieces = (*self._pieces, _Piece(offset, place, len(data)))
+            self._size += len(data)
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        if not self._own and size == self._size:
+            return
+        self.as_file()
+        super().truncate(size)
+
+    def zero(self, start: int, end: int) -> None:
+        self.as_file()
+        super().zero(start, end)
+
+    def taken(self) -> int:
+        return super().taken() if self._own else self._size
+
+    def is_hole(self, start: int, end: int) -> bool:
+        return super().is_hole(start, end) if self._own else False
+
+    # What only a file of its own has
+
+    def note_upload(self, upload: str) -> None:
+        self.as_file()
+        super().note_upload(upload)
+
+    def note_zeros(self, key: str) -> None:
+        self.as_file()
+        super().note_zeros(key)
+
+    def changed(self, start: int, end: int) -> None:
+        self.as_file()
+        super().changed(start, end)
+
+    def cut(self, size: int) -> None:
+        self.as_file()
+        super().cut(size)
+
+    def ranges(self) -> Iterator[Change]:
+        self.as_file()
+        return super().ranges()
+
+    def as_file(self) -> Path:
+        if self._own:
+            return self.path
+        record, data = self._record, self._all()
+        path, fd = self._born(self._name)
+        done, entries, size = self._done, self._entries, self._size
+        try:
+            self._become(path, fd, record, data)
+        except BaseException:
+            remove(self.path)
+            self._own, self._record = False, record
+            self._done, self._entries, self._size = done, entries, size
+            raise
+        if not done and self._segment is not None:
+            self._segment.done(self._name, entries)
+        return path
+
+    def _become(self, path: Path, fd: int, record: Record | None, data: bytes) -> None:
+        super().__init__(path, fd, room=self._rooms)
+        super().write(0, data)
+        if record is not None:
+            self._store(record)
+            if record.closed:
+                super().sync()
+        self._own = True
+
+    # The end
+
+    def keep(self) -> None:
+        if self._own:
+            super().keep()  # else the next mount finds it in the segment
+
+    def remove(self) -> None:
+        if self._own:
+            super().remove()
+            return
+        with self._lock:
+            self._give_up()
+
+    # The segment
+
+    def _all(self) -> bytes:
+        return self.read(0, self._size)
+
+    def _described(self) -> Said:
+        said = self._record or Record()
+        return Said(Kind.RECORD, 0, data=records.text_of(self.path, said))
+
+    def _add(self, *entries: Said) -> int:
+        """Add *entries*; return where what the last one says begins."""
+        segment = self._segment or self._segments.current()
+        first = self._entries
+        numbered = [each._replace(number=first + n) for n, each in enumerate(entries)]
+        places = segment.add(self._name, *numbered)
+        self._segment, self._entries = segment, first + len(entries)
+        self._end = places[-1] + len(entries[-1].data)
+        return places[-1]
+
+    def _give_up(self) -> None:
+        if not self._done and self._segment is not None:
+            self._segment.done(self._name, self._entries)
+        self._done = True

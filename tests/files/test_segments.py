@@ -1,0 +1,223 @@
+"""Small files in a segment of the journal: what a mount that was killed leaves of them."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mimicfs.errors import PosixError
+from mimicfs.files.journal import Journal
+from mimicfs.files.record import Record
+from mimicfs.files.staging import Staging
+
+# A mount that was told of three files, of which S3 has the second, and a fourth that is open.
+MOUNT = """
+import sys, time
+from pathlib import Path
+from mimicfs.files.journal import Journal
+from mimicfs.files.record import Record
+journal = Journal.open(Path(sys.argv[1]))
+kept = []
+for number, key in enumerate(("a", "b", "c")):
+    staging = journal.stage(small=True)
+    record = Record("photos", key, endpoint="http://s3")
+    staging.describe(record)
+    staging.write(0, bytes([number + 1]) * 3000)
+    staging.write(3000, b"the end of " + key.encode())
+    staging.promise(record)
+    staging.sync()
+    if key == "b":
+        staging.settle()
+    kept.append(staging)
+open_ = journal.stage(small=True)
+open_.describe(Record("photos", "open", endpoint="http://s3"))
+open_.write(0, b"not closed")
+print("written", flush=True)
+time.sleep(60)
+"""
+A = bytes([1]) * 3000 + b"the end of a"
+B = bytes([2]) * 3000 + b"the end of b"
+C = bytes([3]) * 3000 + b"the end of c"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "staging"
+
+
+def killed_mount(directory: Path) -> Path:
+    """Return the segment that a mount leaves which is killed."""
+    arguments = [sys.executable, "-c", MOUNT, str(directory)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        assert [orphan.key for orphan in Journal.open(directory).orphans()] == []  # it lives
+        process.send_signal(signal.SIGKILL)
+    [segment] = directory.glob("*.segment")
+    return segment
+
+
+def found(directory: Path) -> dict[str, bytes | str]:
+    """What the next mount believes of each file: its bytes, or why it does not."""
+    journal, believed = Journal.open(directory), dict[str, bytes | str]()
+    for orphan in journal.orphans():
+        staging = journal.resume(orphan)
+        assert staging is not None
+        said = staging.record
+        believed[said.key or orphan.name] = said.damaged or staging.read(0, orphan.size)
+    return believed
+
+
+def test_small_files_of_a_killed_mount_are_recovered_to_the_byte(directory: Path) -> None:
+    killed_mount(directory)
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+    assert list(directory.glob("*.segment")) == []
+
+
+def test_a_recovery_that_was_killed_before_the_segment_was_gone_is_repeated(
+    directory: Path,
+) -> None:
+    segment = killed_mount(directory)
+    data = segment.read_bytes()
+    assert found(directory)["a"] == A
+    segment.write_bytes(data)
+    victim = next(path for path in directory.glob("*.data") if path.read_bytes() == C)
+    victim.write_bytes(b"half")
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+
+
+def test_what_a_power_cut_tears_off_the_end_takes_nothing_else_with_it(directory: Path) -> None:
+    segment = killed_mount(directory)
+    data = segment.read_bytes()
+    place = data.rindex(b"not closed")
+    segment.write_bytes(data[:place] + bytes(4096))
+    assert found(directory) == {"a": A, "c": C}
+
+
+@pytest.mark.slow
+def test_of_1000_random_mutations_of_a_segment_none_is_believed(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = random.Random(11)
+    segment = killed_mount(directory)
+    old = segment.read_bytes()
+    told = {"a": A, "c": C, "open": b"not closed"}
+    for _ in range(1000):
+        segment.write_bytes(new := mutated(old, chance))
+        left = found(directory)
+        believed = {key: said for key, said in left.items() if isinstance(said, bytes)}
+        if len(new) < len(old):  # as after a power cut: what was written until then
+            assert all(said == {**told, "b": B}[key][: len(said)] for key, said in believed.items())
+        else:
+            assert believed.items() <= told.items()
+            assert len(left.keys() - {"open"}) >= 2  # what was promised is there in some way
+        for path in directory.rglob("*"):
+            if path.is_file():
+                path.unlink()
+    assert "is damaged" in caplog.text
+
+
+def mutated(old: bytes, chance: random.Random) -> bytes:
+    """*old* with one bit flipped, cut short, or with something put into it."""
+    place = chance.randrange(len(old))
+    match chance.randrange(3):
+        case 0:
+            flipped = old[place] ^ 1 << chance.randrange(8)
+            return old[:place] + bytes([flipped]) + old[place + 1 :]
+        case 1:
+            return old[:place]
+        case _:
+            return old[:place] + chance.randbytes(chance.randrange(1, 40)) + old[place:]
+
+
+# A mount that lives
+
+
+def staged(journal: Journal, data: bytes = b"bytes") -> Staging:
+    staging = journal.stage(small=True)
+    staging.describe(Record("photos", "a", endpoint="http://s3"))
+    staging.write(0, data)
+    return staging
+
+
+def test_a_small_file_has_no_file_of_its_own(directory: Path) -> None:
+    journal = Journal.open(directory)
+    many = [staged(journal, b"%d" % number) for number in range(20)]
+    assert [path.suffix for path in directory.iterdir()] == [".segment"]
+    assert [each.read(0, 10) for each in many[:3]] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda staging: staging.write(2, b"XY"),
+        lambda staging: staging.write(9, b"behind a hole"),
+        lambda staging: staging.truncate(2),
+        lambda staging: staging.zero(1, 3),
+        lambda staging: staging.write(5, bytes(70_000)),
+    ],
+)
+def test_what_else_is_done_to_it_gives_it_a_file(directory: Path, change) -> None:
+    journal, beside = Journal.open(directory), directory.parent / "beside"
+    beside.write_bytes(b"bytes")
+    small, plain = staged(journal), staged(journal)
+    assert plain.as_file().read_bytes() == b"bytes"
+    change(small)
+    change(plain)
+    assert small.read(0, 80_000) == plain.path.read_bytes() == small.path.read_bytes()
+    assert small.record.key == "a"
+    journal.close()
+    del small, plain
+    assert {orphan.key for orphan in Journal.open(directory).orphans()} == {"a"}
+    assert list(directory.glob("*.segment")) == []
+
+
+def test_what_was_promised_and_is_changed_then_is_no_damage(directory: Path) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal)
+    staging.promise(staging.record)
+    staging.sync()
+    staging.write(5, b" and more")
+    staging.keep()
+    del staging, journal
+    assert found(directory) == {"a": b"bytes and more"}
+
+
+def test_a_segment_is_gone_when_all_of_it_is_in_s3(directory: Path) -> None:
+    journal = Journal.open(directory)
+    many = [staged(journal, bytes(60_000)) for _ in range(200)]  # 12 MB
+    assert len(list(directory.glob("*.segment"))) == 2
+    for each in many:
+        each.settle()
+    assert many[0].read(59_990, 20) == bytes(10)  # whoever has it open reads on
+    assert len(list(directory.glob("*.segment"))) == 1
+    journal.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_segments_count_for_the_limit_of_the_disk(directory: Path) -> None:
+    journal = Journal.open(directory, limit=100_000)
+    kept = [staged(journal, bytes(30_000)) for _ in range(3)]
+    with pytest.raises(PosixError, match="raise --staging-size"):
+        staged(journal, bytes(30_000))
+    kept.clear()
+    assert Journal.open(directory).room.used == 0
+
+
+def test_a_segment_whose_directory_was_removed_is_left_for_a_new_one(directory: Path) -> None:
+    journal = Journal.open(directory)
+    first = staged(journal)
+    [segment] = directory.iterdir()
+    segment.unlink()
+    directory.rmdir()
+    second = staged(journal)
+    second.promise(second.record)
+    second.sync()
+    assert len(list(directory.glob("*.segment"))) == 1
+    assert first.read(0, 5) == b"bytes"
