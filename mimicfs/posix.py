@@ -289,6 +289,13 @@ class FileSystem(Protocol):
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]: ...
+    def create_at_once(
+        self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Attr, Opened] | None:
+        """Make the file if that needs no waiting. None: nothing has happened, `create` is to be
+        called. (quick)"""
+        ...
+
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview: ...
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         """Return the bytes if that needs no waiting, else None. (quick)"""
@@ -299,6 +306,11 @@ class FileSystem(Protocol):
     ) -> int:
         """Write *data* at *offset*; with *append* (O_APPEND), at the end of the file as it is
         now, which the kernel may not know."""
+        ...
+
+    def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
+        """Write *data* at *offset* if that needs no waiting. False: nothing has happened, `write`
+        is to be called. (quick)"""
         ...
 
     def flush(self, caller: Caller, handle: int) -> None: ...

@@ -25,7 +25,7 @@ from mimicfs.files.standing import StandingFile
 from mimicfs.files.states import Event, State
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Job, Uploader
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 
 
@@ -100,6 +100,27 @@ class ChangingFile(StandingFile):
             self._only_appended = False
             self._write(staging, offset, data, cancellation)
         return len(data)
+
+    def write_at_once(self, offset: int, data: memoryview) -> bool:
+        """Write *data* at *offset* if nobody, and no disk, is to be waited for; return whether it
+        is written. If not, nothing has happened."""
+        if not self._change.take_at_once():
+            return False
+        try:
+            staging = self._staging
+            if self.state is not State.DIRTY or staging is None or not data:
+                return False
+            if not staging.takes_at_once(offset, len(data)):
+                return False
+            self._write(staging, offset, data, NEVER)
+            self._only_appended = False
+            return True
+        except PosixError as exc:
+            if exc.errno == errno.ENOSPC:  # who tries again says which disk is meant
+                return False
+            raise
+        finally:
+            self._change.give()
 
     def append(self, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at the end of the file; return where that was. If somebody else replaces

@@ -341,12 +341,13 @@ class File(ChangingFile):
                 self._redescribe()
 
     def close_at_once(self) -> bool:
-        """Close a file of which nothing is staged, if nobody has its turn; return whether it is
-        closed. Never waits."""
+        """Close a file of which nothing is staged, or only in a segment, if nobody has its turn;
+        return whether it is closed. Never waits."""
         if not self._change.take_at_once():
             return False
         try:
-            plain = self.state is State.CLEAN and self._staging is None and not self._upload.begun
+            staged = self._staging is not None and not self._staging.goes_at_once
+            plain = self.state is State.CLEAN and not staged and not self._upload.begun
             if plain:
                 self.close()
             return plain

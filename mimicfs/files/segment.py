@@ -200,6 +200,15 @@ class Segments:
                 self._current = Segment(*self._born(), self._room)
             return self._current
 
+    def ready(self) -> bool:
+        """Whether the next file begins without waiting for a new segment, for now."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._current is not None and not self._current.retire()
+        finally:
+            self._lock.release()
+
     def close(self) -> None:
         """No more files begin. What is not done is left to the next mount."""
         with self._lock:

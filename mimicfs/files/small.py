@@ -116,9 +116,7 @@ class SmallStaging(Staging):
         return found[0] if len(found) == 1 else b"".join(found)
 
     def write(self, offset: int, data: memoryview | bytes | bytearray) -> int:
-        goes_on = offset == self._size and offset + len(data) <= SMALL
-        told = self._record is None or self._record.closed
-        if self._own or self._done or told or not goes_on or len(self._pieces) == _PIECES:
+        if not self._goes_on(offset, len(data)):
             self.as_file()
             return super().write(offset, data)
         with self._lock:
@@ -127,6 +125,20 @@ class SmallStaging(Staging):
             self._pieces = (*self._pieces, _Piece(offset, place, len(data)))
             self._size += len(data)
         return len(data)
+
+    def _goes_on(self, offset: int, size: int) -> bool:
+        """Whether *size* bytes at *offset* are for the segment."""
+        if self._own or self._done or self._record is None or self._record.closed:
+            return False
+        fits = offset == self._size and offset + size <= SMALL
+        return fits and len(self._pieces) < _PIECES
+
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        return self._goes_on(offset, size) and (self._segment is not None or self._segments.ready())
+
+    @property
+    def goes_at_once(self) -> bool:
+        return not self._own and self._done
 
     def truncate(self, size: int) -> None:
         if not self._own and size == self._size:

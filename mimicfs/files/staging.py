@@ -167,6 +167,15 @@ class Staging:
                 data += more
             return data
 
+    def takes_at_once(self, offset: int, size: int) -> bool:
+        """Whether *size* bytes at *offset* are written without waiting for the disk."""
+        return False
+
+    @property
+    def goes_at_once(self) -> bool:
+        """Whether it is removed without waiting for the disk."""
+        return False
+
     def write(self, offset: int, data: memoryview | bytes | bytearray) -> int:
         self._withdraw()
         with disk.errors_of(self.path):

@@ -173,6 +173,8 @@ class Operations:
         # nothing has happened.
         self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
             Opcode.READ: self._read_cached,
+            Opcode.CREATE: self._create_at_once,
+            Opcode.WRITE: self._write_at_once,
         }
         if locks is None:  # those are looked after by workers
             self.at_once[Opcode.OPEN] = self._open_at_once
@@ -314,6 +316,12 @@ class Operations:
         attr, opened = self._fs.create(caller, nodeid, name, mode, flags)
         return self._packer.entry(attr) + self._open_out(opened)
 
+    def _create_at_once(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
+        flags, mode, *_ = CREATE_IN.unpack_from(request, _BODY)
+        name = name_of(request, _BODY + CREATE_IN.size)
+        made = self._fs.create_at_once(caller, nodeid, name, mode, flags)
+        return None if made is None else self._packer.entry(made[0]) + self._open_out(made[1])
+
     def unlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.unlink(caller, nodeid, name_of(request, _BODY))
         return b""
@@ -369,6 +377,16 @@ class Operations:
         # A page that was written through a mapping has the flags of no descriptor.
         append = bool(flags & os.O_APPEND) and not write_flags & WRITE_CACHE
         return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data, append=append), 0)
+
+    def _write_at_once(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
+        handle, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(request, _BODY)
+        data = memoryview(request)[_BODY + WRITE_IN.size :]
+        if len(data) != size or flags & os.O_APPEND or write_flags & WRITE_CACHE:
+            return None
+        if write_flags & WRITE_KILL_SUIDGID and self._privileges.may_drop(caller, nodeid, handle):
+            return None
+        written = self._fs.write_at_once(handle, offset, data)
+        return WRITE_OUT.pack(size, 0) if written else None
 
     def flush(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, _, _, owner = FLUSH_IN.unpack_from(request, _BODY)

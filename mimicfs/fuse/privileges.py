@@ -1,7 +1,7 @@
 """HANDLE_KILLPRIV_V2: set-user-id and set-group-id bits end when a file is changed. The kernel says
 when; without the flag it asked for security.capability before each write.
 
-Threading: no state; any thread that may wait.
+Threading: no state; any thread that may wait, and `may_drop` by any.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 
+from mimicfs.errors import Unlisted
 from mimicfs.fuse.abi import Fattr
 from mimicfs.fuse.groups import is_member
 from mimicfs.posix import Attr, Caller, FileSystem, NewAttr
@@ -28,6 +29,14 @@ class Privileges:
         new = self.without(caller, ino, handle, Fattr.KILL_SUIDGID, NewAttr())
         if new.mode is not None:
             self._fs.drop_privileges(caller, ino, new.mode, handle)
+
+    def may_drop(self, caller: Caller, ino: int, handle: int) -> bool:
+        """Whether there may be something to take away. Never waits."""
+        try:
+            mode = self._fs.getattr(caller, ino, handle).mode
+        except Unlisted:
+            return True
+        return bool(mode & (stat.S_ISUID | stat.S_ISGID))
 
     def without(
         self, caller: Caller, ino: int, handle: int | None, valid: int, new: NewAttr

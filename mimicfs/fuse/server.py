@@ -56,6 +56,7 @@ _CHANGES = frozenset(
         *(Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64),
     )
 )
+_OPENS = frozenset((Opcode.OPEN, Opcode.CREATE))
 _LOCKS = frozenset((Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW))
 
 
@@ -251,7 +252,9 @@ class Server:
             return False
         if opcode == Opcode.READ:
             self.counts.cached_bytes += len(data)
-        if not self._session.reply(unique, data) and opcode == Opcode.OPEN:
+        elif opcode == Opcode.WRITE:
+            self.counts.moved(0, WRITE_OUT.unpack(data)[0])
+        if not self._session.reply(unique, data) and opcode in _OPENS:
             # To close what was opened may wait.
             self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
         return True

@@ -2,6 +2,7 @@
 
 filesystem   the calls; a change goes to S3 first and to the mirror second
 admission    whom an open lets in, and to which version
+creating     regular files
 making       directories, links and other files that are not regular
 xattrs       extended attributes: who answers for which name
 leaving      rmdir, unlink, rename

@@ -15,11 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from functools import partial
 
-from mimicfs import metadata
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.errors import (
     PosixError,
@@ -43,12 +41,13 @@ from mimicfs.posix import (
     Opened,
     Usage,
 )
-from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.admission import TELL_KERNEL_S, Admission
 from mimicfs.vfs.control import Control
+from mimicfs.vfs.creating import Creating
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode
@@ -56,7 +55,7 @@ from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.leaving import Leaving
 from mimicfs.vfs.locking import VFSLocks
-from mimicfs.vfs.making import Making, check_in_bucket
+from mimicfs.vfs.making import Making
 from mimicfs.vfs.moves import Mover
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
@@ -119,7 +118,7 @@ class VFS:
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
         self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
-        self._ownership = ownership = Ownership(options, self._attr)
+        ownership = Ownership(options, self._attr)
         self._making = Making(
             mimicdb,
             s3,
@@ -143,7 +142,11 @@ class VFS:
             self._handles,
             self._tree,
         )
-        self._vacated = Vacated(s3)
+        vacated = Vacated(s3)
+        self._creating = Creating(
+            *(self.inodes, self._tree, self._handles, self._stored, vacated),
+            *(ownership, options),
+        )
         mover = Mover(
             mimicdb,
             s3,
@@ -152,7 +155,7 @@ class VFS:
             self._handles,
             renames,
             self._kernel,
-            self._vacated,
+            vacated,
         )
         replacing = Replacing(mimicdb, s3, syncer, self._handles, self._tree)
         parts = (self._tree, self._handles, replacing, mover, roots, self._kernel)
@@ -406,27 +409,16 @@ class VFS:
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened]:
-        directory = self._tree.changeable(parent)
-        check_in_bucket(directory)
-        self._options.buckets.check_writable(directory.bucket)
-        component = self._tree.new_name(directory, name)
-        place = (directory.bucket, directory.key + component)
-        if component:
-            owner = self._ownership.of_new(caller, directory)
-            meta = metadata.written(metadata.file_mode(mode), *owner)
-            content = Content(metadata.content_type(component), meta)
-        else:  # the bytes of a marker, which has the attributes of its directory
-            content = self._stored.of_marker(*place)
-        # A caller with O_TRUNC replaces what is there, as in any file; one without would lose it.
-        exclusive = bool(flags & os.O_EXCL)
-        absent = exclusive or not flags & os.O_TRUNC
-        with (
-            self._vacated.inherited(place, content, caller.cancellation) as inherited,
-            self.inodes.holding(directory, component, NodeKind.OBJECT) as node,
-        ):
-            opened = self._handles.create(node, inherited, absent=absent, exclusive=exclusive)
-        directory.mtime_ns = time.time_ns()
+        node, opened = self._creating.file(caller, parent, name, mode, flags)
         return self._attr(caller, node, opened.handle), opened
+
+    def create_at_once(
+        self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Attr, Opened] | None:
+        made = self._creating.file_at_once(caller, parent, name, mode, flags)
+        return (
+            None if made is None else (self.getattr(caller, made[0].ino, made[1].handle), made[1])
+        )
 
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
         return self._handles.read(handle, offset, size, caller.cancellation)
@@ -444,6 +436,9 @@ class VFS:
         if append:
             return self._handles.append(handle, offset, data, caller.cancellation)
         return self._handles.write(handle, offset, data, caller.cancellation)
+
+    def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
+        return self._handles.write_at_once(handle, offset, data)
 
     def flush(self, caller: Caller, handle: int) -> None:
         self._handles.closed_by(handle, caller.pid)

@@ -377,6 +377,11 @@ class Handles(OpenFiles):
                 log.warning("%s", exc)
             raise
 
+    def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
+        """Write *data* if nobody is to be waited for; return whether it is written."""
+        _, file, *_, astray = self._handle(handle)
+        return file is not None and not astray and file.write_at_once(offset, data)
+
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at the end of the file. *offset*: where the kernel believes that to be."""
         node, file = self._handle(handle).node, self._writable(handle)

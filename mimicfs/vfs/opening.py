@@ -276,6 +276,24 @@ class OpenFiles:
             self._open[handle] = self._open[handle]._replace(writes=True)
             return Opened(handle)
 
+    def create_at_once(
+        self, node: Node, content: Content, *, absent: bool, exclusive: bool
+    ) -> Opened | None:
+        """The same, if nobody, and no disk, is to be waited for. None: nothing has happened."""
+        if not self._options.write_back or self.shares_locks:
+            return None
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if node.leaving or node.file is not None:
+                return None
+            node.file = self._file(node, None, content, absent=absent, exclusive=exclusive)
+            handle = self._add(node, node.file)
+            self._open[handle] = self._open[handle]._replace(writes=True)
+            return Opened(handle)
+        finally:
+            self._lock.release()
+
     def open_control(self, node: Node, text: bytes) -> Opened:
         with self._lock:
             return Opened(self._add(node, None, text), direct=True)

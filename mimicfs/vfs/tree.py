@@ -135,6 +135,19 @@ class Tree:
             raise
         raise PosixError(errno.EEXIST, repr(name))
 
+    def new_name_at_once(self, directory: Node, name: bytes) -> str:
+        """Return the same; "" where that is not known, or is the marker of the directory."""
+        component = self.component(directory, name)
+        try:
+            self._look(directory, name)
+        except Unlisted:
+            return ""
+        except PosixError as exc:
+            if exc.errno == errno.ENOENT:
+                return component
+            raise
+        raise PosixError(errno.EEXIST, repr(name))
+
     def component(self, directory: Node, name: bytes, *, of_directory: bool = False) -> str:
         """Return what a name that something is to get in *directory* stands for. Raises
         PosixError ENAMETOOLONG if no key can be as long, EINVAL if it is no directory's."""

@@ -54,6 +54,10 @@ class Vacated:
         gone = self._left(place)
         return self._stored(gone, place) if gone is not None else None
 
+    def has_left(self, place: Place) -> bool:
+        """Whether a new file at *place* takes over something."""
+        return self._left(place) is not None
+
     @contextmanager
     def inherited(
         self, place: Place, content: Content, cancellation: Cancellation

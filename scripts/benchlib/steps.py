@@ -100,10 +100,14 @@ class Place:
         with suppress(PosixError):  # as the kernel asks: it is not there
             self._ask(self.fs.lookup, self.made, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        _, opened = self.fs.create(CALLER, self.made, name, 0o644, flags)
-        self.fs.write(CALLER, opened.handle, 0, memoryview(bytes(SIZE)), append=False)
-        self.fs.flush(CALLER, opened.handle)
-        self.fs.release(opened.handle)
+        made = self.fs.create_at_once(CALLER, self.made, name, 0o644, flags)
+        handle = (made or self.fs.create(CALLER, self.made, name, 0o644, flags))[1].handle
+        data = memoryview(bytes(SIZE))
+        if not self.fs.write_at_once(handle, 0, data):
+            self.fs.write(CALLER, handle, 0, data, append=False)
+        self.fs.flush(CALLER, handle)
+        if not self.fs.release_at_once(handle):
+            self.fs.release(handle)
 
     def read(self, number: int) -> None:
         ino = self._ask(self.fs.lookup, self.small, self.names[number % FILES]).ino

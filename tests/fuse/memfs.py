@@ -305,6 +305,11 @@ class MemFS:
         node = self._make(caller, parent, name, stat.S_IFREG | stat.S_IMODE(mode))
         return self._hold(node), self._open(node)
 
+    def create_at_once(
+        self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Attr, Opened] | None:
+        return None
+
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
         self._called("read", caller)
         return bytes(memoryview(self.handles[handle].data)[offset : offset + size])
@@ -320,6 +325,9 @@ class MemFS:
             node = self.handles[handle]
             node.write(len(node.data) if append else offset, data)
         return len(data)
+
+    def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
+        return False
 
     def flush(self, caller: Caller, handle: int) -> None:
         self._called("flush", caller)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
 from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.journal import Journal
-from mimicfs.files.staging import Staging
+from mimicfs.files.small import SmallStaging
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import VFS
@@ -140,7 +141,9 @@ def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
     stage = handles._journal.stage
     monkeypatch.setattr(
-        handles._journal, "stage", lambda: seen.append(handles._lock.locked()) or stage()
+        handles._journal,
+        "stage",
+        lambda **how: seen.append(handles._lock.locked()) or stage(**how),
     )
     opened = fs.create(CALLER, ROOT_INO, b"new", 0o644, os.O_WRONLY)[1]
     assert seen == [False]
@@ -194,6 +197,44 @@ def test_what_was_written_is_opened_and_closed_by_a_worker(at_once):
     handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
     assert fs.read(CALLER, handle, 0, 10) == b"new"
     assert fs.release_at_once(handle)
+
+
+def test_a_small_file_is_made_and_written_without_a_worker_with_write_back(
+    s3, mimicdb, bucket, tmp_path
+):
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Told())
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path, write_back=True))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    fs._mimicdb.complete(bucket, Scope("", True, 1))
+    first = fs.create_at_once(CALLER, ROOT_INO, b"first", 0o644, flags)[1]
+    assert not fs.write_at_once(first.handle, 0, memoryview(b"abc"))  # a segment is to be made
+    assert fs.write(CALLER, first.handle, 0, memoryview(b"abc"), append=False) == 3
+    assert fs.write_at_once(first.handle, 3, memoryview(b"def"))
+    attr, second = fs.create_at_once(CALLER, ROOT_INO, b"second", 0o600, flags)
+    assert (stat.S_IMODE(attr.mode), attr.size) == (0o600, 0)
+    assert fs.write_at_once(second.handle, 0, memoryview(b"x" * 65_536))
+    assert not fs.write_at_once(second.handle, 65_536, memoryview(b"y"))  # it gets a file
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EEXIST):
+        fs.create_at_once(CALLER, ROOT_INO, b"second", 0o600, flags)
+    fs.flush(CALLER, first.handle)
+    assert fs.release_at_once(first.handle)
+    assert not fs.release_at_once(second.handle)  # nobody has closed it: it is to be uploaded
+    fs.release(second.handle)
+    fs.close()
+    assert s3.head(bucket, "first")[0].size == 6
+    assert s3.head(bucket, "second")[0].size == 65_536
+
+
+def test_what_was_just_renamed_away_lets_a_worker_make_the_new_file(s3, mimicdb, bucket, tmp_path):
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Told())
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path, write_back=True))
+    s3.put(bucket, "x", b"abc", 3)
+    fs._mimicdb.complete(bucket, Scope("", True, 1))
+    fs.lookup(CALLER, ROOT_INO, b"x")
+    fs.rename(CALLER, ROOT_INO, b"x", ROOT_INO, b"x~", 0)
+    assert fs.create_at_once(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY) is None
+    assert fs.create_at_once(CALLER, ROOT_INO, b"y", 0o644, os.O_WRONLY) is not None
+    fs.close()
 
 
 @contextmanager
@@ -293,7 +334,7 @@ def test_what_is_not_safe_on_the_disk_at_its_last_close_is_in_the_log(
     def full(self):
         raise PosixError(errno.ENOSPC, str(self.path))
 
-    monkeypatch.setattr(Staging, "sync", full)
+    monkeypatch.setattr(SmallStaging, "sync", full)
     fs.release(handle)
     [said] = [each.getMessage() for each in caplog.records]
     assert said.startswith(f"s3://{bucket}/x is not safe on the disk: No space left on device")
