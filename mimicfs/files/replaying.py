@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mimicfs.files.segment import MARK, Found, Kind, entry_at
+from mimicfs.files.segment import MARK, EntryKind, FoundEntry, entry_at
 
 
 class Left(NamedTuple):
@@ -29,7 +29,7 @@ class Replayed(NamedTuple):
     damaged: bool
 
 
-class _File:
+class _Remains:
     def __init__(self) -> None:
         self.text = b""
         self.data = bytearray()
@@ -37,10 +37,10 @@ class _File:
         self.last = 0  # where the last entry begins
         self.sound = True
 
-    def add(self, place: int, entry: Found) -> None:
+    def add(self, place: int, entry: FoundEntry) -> None:
         self.sound = self.sound and entry.number == self.entries
         self.entries, self.last = entry.number + 1, place
-        if entry.kind == Kind.RECORD:
+        if entry.kind == EntryKind.RECORD:
             self.text = entry.data
         else:
             self.sound = self.sound and entry.start == len(self.data)
@@ -52,12 +52,12 @@ def replayed(data: bytes, path: Path) -> Replayed:
     entries, torn = _entries(data, path)
     safe = max((entry.safe for _, entry in entries), default=0)
     damage = max((place for place in torn if place < safe), default=-1)
-    files: dict[str, _File] = {}
+    files: dict[str, _Remains] = {}
     for place, entry in entries:
-        if entry.kind == Kind.DONE:
+        if entry.kind == EntryKind.DONE:
             files.pop(entry.name, None)
         else:
-            files.setdefault(entry.name, _File()).add(place, entry)
+            files.setdefault(entry.name, _Remains()).add(place, entry)
     left = [
         Left(name, each.text, bytes(each.data), each.sound and each.last > damage)
         for name, each in files.items()
@@ -65,9 +65,9 @@ def replayed(data: bytes, path: Path) -> Replayed:
     return Replayed(left, damage >= 0)
 
 
-def _entries(data: bytes, path: Path) -> tuple[list[tuple[int, Found]], list[int]]:
+def _entries(data: bytes, path: Path) -> tuple[list[tuple[int, FoundEntry]], list[int]]:
     """Return the entries, and where there is something else."""
-    found, torn, place = list[tuple[int, Found]](), list[int](), 0
+    found, torn, place = list[tuple[int, FoundEntry]](), list[int](), 0
     while place < len(data):
         entry = entry_at(data, place, path)
         if entry is not None:

@@ -45,23 +45,23 @@ _FULL = 8 << 20  # bytes after which no other file begins in a segment
 _IDLE = 1 << 20  # likewise, where all of it is done
 
 
-class Kind(IntEnum):
+class EntryKind(IntEnum):
     RECORD = 1
     BYTES = 2
     DONE = 3
 
 
-class Said(NamedTuple):
+class NewEntry(NamedTuple):
     """An entry that is to be added: of *kind*, the *number*-th of its file."""
 
-    kind: Kind
+    kind: EntryKind
     number: int
     start: int = 0  # of BYTES: where they begin in the file
     data: bytes | memoryview = b""
 
 
-class Found(NamedTuple):
-    """An entry that was found, as `Said`."""
+class FoundEntry(NamedTuple):
+    """An entry that was found, as `NewEntry`."""
 
     kind: int
     number: int
@@ -90,7 +90,7 @@ class Segment:
         self._taken = [0]
         weakref.finalize(self, _let_go, fd, room, self._taken)
 
-    def add(self, name: str, *entries: Said) -> tuple[int, ...]:
+    def add(self, name: str, *entries: NewEntry) -> tuple[int, ...]:
         """Add *entries* of the file *name*; return where what they say begins. Raises PosixError:
         then none was added."""
         with disk.errors_of(self.path), self._changed:
@@ -102,12 +102,12 @@ class Segment:
                 pieces += (head, _SUM.pack(checksum), each.data)
                 places.append(place + HEAD)
                 place += HEAD + len(each.data)
-            if entries[-1].kind != Kind.DONE:  # which makes room
+            if entries[-1].kind != EntryKind.DONE:  # which makes room
                 self._room.check_free(self._fd, place - self.end)
             self._write(pieces)
             self._room.taken(self._taken[0], place)
             self.end = self._taken[0] = place
-            if entries[-1].kind != Kind.DONE:
+            if entries[-1].kind != EntryKind.DONE:
                 self._undone.add(name)
             elif name in self._undone:
                 self._undone.discard(name)
@@ -127,7 +127,7 @@ class Segment:
             if name not in self._undone:
                 return
         try:
-            self.add(name, Said(Kind.DONE, number))
+            self.add(name, NewEntry(EntryKind.DONE, number))
         except PosixError as exc:
             log.warning("%s; the next mount asks S3 what it has", exc)
 
@@ -217,7 +217,7 @@ class Segments:
             current.retire(at_once=True)
 
 
-def entry_at(data: bytes, place: int, path: Path) -> Found | None:
+def entry_at(data: bytes, place: int, path: Path) -> FoundEntry | None:
     """Return the entry that begins at *place* of *data*, which is all of the segment *path*; None:
     there is none that can be believed."""
     if place + HEAD > len(data):
@@ -231,7 +231,7 @@ def entry_at(data: bytes, place: int, path: Path) -> Found | None:
     said = data[place + HEAD : end]
     if zlib.crc32(said, head) != checksum:
         return None
-    return Found(kind, number, name.hex(), start, said, safe, end)
+    return FoundEntry(kind, number, name.hex(), start, said, safe, end)
 
 
 def _let_go(fd: int, room: Room, taken: list[int]) -> None:

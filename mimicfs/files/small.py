@@ -23,7 +23,7 @@ from mimicfs.files import record as records
 from mimicfs.files.changes import Change
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
-from mimicfs.files.segment import Kind, Said, Segment, Segments
+from mimicfs.files.segment import EntryKind, NewEntry, Segment, Segments
 from mimicfs.files.staging import Staging, remove
 from mimicfs.files.sums import total_of
 
@@ -32,7 +32,7 @@ _PIECES = 8  # writes of one file
 Born = Callable[[str], tuple[Path, int]]
 
 
-class _Piece(NamedTuple):
+class _Extent(NamedTuple):
     start: int
     place: int  # in the segment
     size: int
@@ -53,7 +53,7 @@ class SmallStaging(Staging):
         self._segment: Segment | None = None
         self._entries = 0  # of it, in the segment
         self._end = 0  # of the last one
-        self._pieces: tuple[_Piece, ...] = ()
+        self._pieces: tuple[_Extent, ...] = ()
         self._size = 0
         self._done = False  # nothing in the segment is wanted
 
@@ -121,8 +121,8 @@ class SmallStaging(Staging):
             return super().write(offset, data)
         with self._lock:
             first = () if self._segment is not None else (self._described(),)
-            place = self._add(*first, Said(Kind.BYTES, 0, offset, bytes(data)))
-            self._pieces = (*self._pieces, _Piece(offset, place, len(data)))
+            place = self._add(*first, NewEntry(EntryKind.BYTES, 0, offset, bytes(data)))
+            self._pieces = (*self._pieces, _Extent(offset, place, len(data)))
             self._size += len(data)
         return len(data)
 
@@ -222,11 +222,11 @@ class SmallStaging(Staging):
     def _all(self) -> bytes:
         return self.read(0, self._size)
 
-    def _described(self) -> Said:
+    def _described(self) -> NewEntry:
         said = self._record or Record()
-        return Said(Kind.RECORD, 0, data=records.text_of(self.path, said))
+        return NewEntry(EntryKind.RECORD, 0, data=records.text_of(self.path, said))
 
-    def _add(self, *entries: Said) -> int:
+    def _add(self, *entries: NewEntry) -> int:
         """Add *entries*; return where what the last one says begins."""
         segment = self._segment or self._segments.current()
         first = self._entries

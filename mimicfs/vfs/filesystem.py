@@ -144,8 +144,7 @@ class VFS:
         )
         vacated = Vacated(s3)
         self._creating = Creating(
-            *(self.inodes, self._tree, self._handles, self._stored, vacated),
-            *(ownership, options),
+            self.inodes, self._tree, self._handles, self._stored, vacated, ownership, options
         )
         mover = Mover(
             mimicdb,
