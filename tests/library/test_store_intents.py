@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import redis
+from botocore.exceptions import ClientError
 from support import servers
 from support.clients import plain
 from support.mounts import costs, wait_until
@@ -259,6 +260,49 @@ def test_redis_that_dies_between_s3_and_the_record_leaves_nothing_wrong(
             assert found is not None and found.etag == etag(client, bucket, "k")
         assert mimicdb.backend.unsettled(bucket) == []
     caplog.clear()  # the store was silent, and may have lost something: seen above
+
+
+READS: dict[str, list[dict[str, str]]] = {
+    "list_buckets": [{}],
+    "head_bucket": [{}, {"Bucket": "missing"}],
+    "list_objects": [{}, {"Delimiter": "/"}, {"Bucket": "missing"}],
+    "list_objects_v2": [{}, {"Prefix": "k"}, {"Bucket": "missing"}],
+    "list_object_versions": [{}],
+    "list_multipart_uploads": [{}],
+    "get_bucket_versioning": [{}],
+    "get_bucket_location": [{}],
+    "head_object": [{"Key": "k"}, {"Key": "none"}, {"Key": "k", "Range": "bytes=9-"}],
+    "get_object_attributes": [{"Key": "k", "ObjectAttributes": ["ETag"]}],
+    "get_object_tagging": [{"Key": "k"}],
+}
+
+
+def _told(call: Callable[..., Any], params: dict[str, Any]) -> Any:
+    try:
+        answer = call(**params)
+    except ClientError as exc:
+        return type(exc).__name__, str(exc).partition(" (reached")[0]
+    answer.pop("ResponseMetadata")
+    return answer
+
+
+def test_while_the_store_is_away_s3_answers_every_read(
+    proxy: Proxy, bucket: str, client: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key="k", Body=b"x")
+    port = servers.free_port()
+    with ExitStack() as running:
+        running.enter_context(servers.redis_at(tmp_path, port))
+        with writer(proxy, f"redis://127.0.0.1:{port}") as (reading, _):
+            running.close()
+            for name, calls in READS.items():
+                for asked in calls:
+                    params = asked if name == "list_buckets" else {"Bucket": bucket} | asked
+                    expected = _told(getattr(client, name), dict(params))
+                    assert _told(getattr(reading, name), dict(params)) == expected, (name, params)
+            assert reading.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+    caplog.clear()  # the store was silent
 
 
 def _put(client: Any, bucket: str, failed: list[Exception]) -> None:

@@ -35,7 +35,7 @@ from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
-from mimicfs.s3.mimicking.reads import UNTOLD, Reads
+from mimicfs.s3.mimicking.reads import UNTOLD, Reads, going_on
 from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_requests, noting
 from mimicfs.s3.mimicking.settling import Settling
 from mimicfs.s3.mimicking.shown import (
@@ -119,7 +119,8 @@ class Learner:
         effect = effect_of(operation)
         if effect in (Effect.NONE, Effect.ACCESS):
             answer = yield operation, params
-            self._reads.note_versions(operation, params, answer)
+            with going_on(operation, params):
+                self._reads.note_versions(operation, params, answer)
             return answer
         asked = dict(params)  # botocore rewrites some of them in place
         intent = self._begun(operation, asked)

@@ -12,7 +12,7 @@ passes through: paginators, waiters, resources and s3transfer included. A call g
 
 and on its way back from S3 through learning.py, or, for a listing, through pages.py: a page
 says also what is not there. Pages that follow each other from the first to the last make
-their prefix complete, as a sync does.
+their prefix complete, as a sync does. While the store is away, S3 answers what reads.
 
 A client whose calls are awaited (aiobotocore) is mimicked by the same code; it asks the store
 in the event loop, which memory and SQLite answer in microseconds.
@@ -46,6 +46,7 @@ from mimicfs.s3.mimicking.hooks import Hooks
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
+from mimicfs.s3.mimicking.reads import going_on
 from mimicfs.s3.mimicking.sent import note_requests
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class Mimic:
         if operation in LEARNED:
             return (yield from self._list(operation, params))
         asked = dict(params)  # botocore rewrites some of them in place
-        since = self._mimicdb.seq("") if operation == "HeadBucket" else None
+        since = self._seq(operation, "") if operation == "HeadBucket" else None
         try:
             answer = yield from self._learner.talk(operation, params)
         except ClientError as exc:
@@ -221,11 +222,17 @@ class Mimic:
         return None if changed else self._local.keys(params)
 
     def _list_buckets(self) -> Conversation[Any]:
-        since = self._mimicdb.seq("")
+        since = self._seq("ListBuckets", "")
         answer = yield "ListBuckets", {}
+        if since is not None:
+            with going_on("ListBuckets", {}):
+                self._buckets_seen(answer, since)
+        return answer
+
+    def _buckets_seen(self, answer: Params, since: int) -> None:
         if self._hooks.change("ListBuckets"):  # who was asked, and for whom, nobody knows
             self._account.claim({})
-            return answer
+            return
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             shown = {name for item in answer["Buckets"] for name in item}
@@ -242,7 +249,6 @@ class Mimic:
                 log.debug("the list of buckets was not learned: %s", exc)
             else:
                 self._account.claimed(owner)
-        return answer
 
     def _perhaps_gone(
         self, operation: str, asked: Params, exc: ClientError, since: int | None = None
@@ -280,7 +286,7 @@ class Mimic:
     def _list(self, operation: str, params: Params) -> Conversation[Any]:
         asked = dict(params)  # botocore rewrites some of them in place
         bucket = asked.get("Bucket")
-        since = self._mimicdb.seq(bucket) if isinstance(bucket, str) else 0
+        since = self._seq(operation, bucket) if isinstance(bucket, str) else 0
         started_ns = time.time_ns()
         for_s3 = self._for_s3(params)
         plain = dict(for_s3)
@@ -294,10 +300,18 @@ class Mimic:
         if plain.get("ContinuationToken") != asked.get("ContinuationToken"):
             answer["ContinuationToken"] = asked["ContinuationToken"]  # ours, as it was asked
             answer.pop("StartAfter", None)
-        if not self._hooks.change(operation):
-            self._local.seen(operation, asked, answer)
-            self._pages.learn(operation, plain, answer, since, started_ns)
+        if since is not None and not self._hooks.change(operation):
+            with going_on(operation, asked):
+                self._local.seen(operation, asked, answer)
+                self._pages.learn(operation, plain, answer, since, started_ns)
         return answer
+
+    def _seq(self, operation: str, bucket: str) -> int | None:
+        """Return the number of the last change of *bucket* before S3 is asked; None: the store is
+        away, and nothing can be learned."""
+        with going_on(operation, {"Bucket": bucket}):
+            return self._mimicdb.seq(bucket)
+        return None
 
     def _for_s3(self, params: Params) -> Params:
         """Return *params* without a token or a group of ours, which S3 might not take."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -58,7 +59,7 @@ class Reads:
         other = not params.keys().isdisjoint(_OTHER) or self._hooked(operation)
         if not bucket or not key or other:  # an older version, a part, or who knows what
             return (yield operation, params)
-        learning = learning or _unlearned(operation, bucket, key)
+        learning = learning or partial(going_on, operation, params)
         since: int | None = None
         with learning():
             since = self._mimicdb.seq(bucket)
@@ -136,23 +137,19 @@ class Reads:
             yield from self.head(params)
 
 
-def _unlearned(operation: str, bucket: str, key: str) -> _Learning:
-    """Return what a reader's learning is done in: while the store is away, reads go on."""
-
-    @contextmanager
-    def learning() -> Iterator[None]:
-        try:
-            yield
-        except StoreError as exc:
-            log.debug(
-                "the mirror could not learn from the answer to %s of s3://%s/%s: %s",
-                operation,
-                bucket,
-                key,
-                exc,
-            )
-
-    return learning
+@contextmanager
+def going_on(operation: str, params: Params) -> Iterator[None]:
+    """Within, a reader learns: while the store is away, reads go on."""
+    try:
+        yield
+    except StoreError as exc:
+        log.debug(
+            "the mirror could not learn from the answer to %s of s3://%s/%s: %s",
+            operation,
+            params.get("Bucket", ""),
+            params.get("Key", ""),
+            exc,
+        )
 
 
 @contextmanager
