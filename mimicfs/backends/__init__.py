@@ -110,8 +110,11 @@ class Backend(ABC):
         """A view that is never behind the shared store, not even for a moment."""
         return self
 
-    def catch_up(self, bucket: str) -> None:  # noqa: B027  there may be nothing to copy
-        """Have what is in the log of *bucket* by now. Raises StoreError."""
+    def catch_up(  # noqa: B027  there may be nothing to copy
+        self, bucket: str, upto: int | None = None
+    ) -> None:
+        """Have what is in the log of *bucket* by now: all, or up to line *upto*. Raises
+        StoreError."""
 
     def bring(self, bucket: str, directory: str) -> None:  # noqa: B027
         """Have *directory* at hand. Waits. Raises StoreError."""

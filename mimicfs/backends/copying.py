@@ -25,8 +25,9 @@ writes.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -52,10 +53,14 @@ class _Coming:
 
 
 class Copying:
-    """Copies *shared* into *rows*. *prefix*: that of the mount, which shows nothing else."""
+    """Copies *shared* into *rows*. *prefix*: that of the mount, which shows nothing else. *heard*
+    is called when *shared* has answered while a log is taken in."""
 
-    def __init__(self, shared: Backend, rows: SQLite, prefix: str = "") -> None:
+    def __init__(
+        self, shared: Backend, rows: SQLite, prefix: str, heard: Callable[[], None]
+    ) -> None:
         self.rows = rows
+        self._heard = heard
         self.lock = threading.RLock()
         self._shared = shared
         self._way = dict(_way(prefix))
@@ -152,7 +157,9 @@ class Copying:
             found = self._shared.directories(bucket, directories, _PAGE)
             with self.lock:
                 for directory, (scope, rows) in zip(directories, found, strict=True):
-                    if directory not in coming.directories or scope is None:
+                    if scope is None or directory not in coming.directories:
+                        continue
+                    if directory in self.of(bucket):  # another thread has rows that are newer
                         continue
                     if len(rows) < _PAGE:
                         whole.append((directory, scope, rows))
@@ -242,9 +249,10 @@ class Copying:
 
     # The log. Whoever calls one of these holds `lock`.
 
-    def take_in(self, bucket: str) -> None:
-        """Take in all that the log of *bucket* has by now. Raises StoreError."""
-        while bucket in self._places:
+    def take_in(self, bucket: str, upto: float = math.inf) -> None:
+        """Take in what the log of *bucket* has by now, at least up to line *upto*. Raises
+        StoreError."""
+        while self._places.get(bucket, math.inf) < upto:
             try:
                 changes = self._shared.changes(bucket, self._places[bucket], _PAGE)
             except LogTrimmed as exc:
@@ -253,6 +261,7 @@ class Copying:
                 return
             if not changes:
                 return
+            self._heard()
             self._absorb(bucket, changes)
             self._places[bucket] = changes[-1].seq
             self._keep_place(bucket, _PAGE)

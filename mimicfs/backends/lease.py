@@ -1,11 +1,11 @@
 """The lease of a mount: whether it knows what the others who share its store do.
 
 It is held as long as a look at the logs succeeded in the last LEASE_S seconds. A mount that has
-not looked for longer does not know why: it may have been stopped, and the store has news for it,
-or the store is away. So there is a third state:
+not looked for longer does not know why: it may have been stopped, and the store has news for it;
+it may be reading a long log; or the store is away. So there is a third state:
 
     held    from a look that succeeded on
-    unsure  LEASE_S later: it was not this mount that looked; it is about to
+    unsure  LEASE_S later: the mount is about to look, or the look goes on
     away    looks were tried, and the store did not answer
 
 Threading: any thread. The follower says what its looks came to.
@@ -25,7 +25,7 @@ class Lease:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._looked_s = clock()
+        self._looked_s = self._heard_s = clock()
         self.begun = False  # somebody looks
         self.away = False
         self._changed = threading.Condition()
@@ -39,10 +39,22 @@ class Lease:
         """Return how long ago a look succeeded last."""
         return self._clock() - self._looked_s
 
+    @property
+    def unheard_s(self) -> float:
+        """Return how long ago the store answered last."""
+        return self._clock() - self._heard_s
+
+    def heard(self) -> None:
+        """The store has answered, and the look goes on."""
+        with self._changed:
+            self._heard_s = self._clock()
+            self.away = False
+            self._changed.notify_all()
+
     def renew(self) -> None:
         """A look has succeeded."""
         with self._changed:
-            self._looked_s = self._clock()
+            self._looked_s = self._heard_s = self._clock()
             self.away = False
             self.begun = True
             self._changed.notify_all()

@@ -59,7 +59,7 @@ class Replica(Forwarding):
         self._copy = copy
         self._strict = strict
         self._answering = 0  # the thread that answers the kernel
-        self._copies = Copying(shared, copy, prefix)
+        self._copies = Copying(shared, copy, prefix, lease.heard)
         self._lock = self._copies.lock
         self._buckets: dict[str, BucketEntry] = {}  # of those that were seen
         self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
@@ -109,7 +109,7 @@ class Replica(Forwarding):
             return self._may_answer_away()
         if threading.get_ident() == self._answering:
             raise Uncopied(bucket, directory)
-        return self.lease.settle() or self._may_answer_away()
+        return self.lease.settle() or (self.lease.away and self._may_answer_away())
 
     def _may_answer_away(self) -> bool:
         if self._strict:
@@ -160,12 +160,17 @@ class Replica(Forwarding):
 
     # Taking in the log
 
-    def catch_up(self, bucket: str) -> None:
-        """Take in all that the log of *bucket* has by now. Raises StoreError.
+    def catch_up(self, bucket: str, upto: int | None = None) -> None:
+        """Take in what the log of *bucket* has by now: all, or up to line *upto*. Raises
+        StoreError.
 
-        Many threads may want that at once: whoever comes while another takes it in waits for
-        the next turn, which does it for all of them.
+        Many threads may want all at once: whoever comes while another takes it in waits for the
+        next turn, which does it for all of them.
         """
+        if upto is not None and bucket:
+            with self._lock:
+                self._copies.take_in(bucket, upto)
+            return
         turns = self._turns.setdefault(bucket, _Turns())
         with _TURN:
             turns.asked += 1
@@ -235,6 +240,8 @@ class Replica(Forwarding):
     def _has_or_brings(self, bucket: str, directory: str) -> bool:
         if self._has(bucket, directory):
             return True
+        if self.lease.begun and not self.lease.held:  # nothing can be copied now
+            return False
         self.bring(bucket, directory)
         return self._has(bucket, directory)
 

@@ -15,6 +15,8 @@ from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import KEPT, LISTED, Entry, Scope
 from mimicfs.errors import StoreUnavailable, Uncopied
+from mimicfs.following import Follower
+from mimicfs.mimicdb import Mirror
 
 _WHOLE = Scope("", True, 1)
 
@@ -404,6 +406,97 @@ def test_a_mount_that_was_stopped_answers_nothing_before_its_next_look(mount, fi
     replica.lease.renew()
     reader.join()
     assert answers == [(Entry("a", 2), None)]
+
+
+class Slow(Counted):
+    """A store that takes a second to answer what is in its log, once it has `meanwhile` to call
+    then."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.meanwhile = None
+
+    def changes(self, *args):
+        found = super().changes(*args)
+        if self.meanwhile is not None:
+            self.clock.now_s += 1
+            self.meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("was_away", [False, True])
+def test_a_store_that_answers_with_a_long_log_is_not_away(clock, monkeypatch, was_away):
+    monkeypatch.setattr("mimicfs.backends.copying._PAGE", 2)
+    store = Slow(clock)
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    replica = Replica(store, SQLite(), Lease(clock))
+    follower = Follower(Mirror(replica), "b", lease=replica.lease)
+    follower.begin()
+    names(replica)
+    for n in range(20):
+        store.apply("b", [Entry("a", n)])
+    if was_away:
+        replica.lease.lose()
+    lease, seen = replica.lease, []
+    store.meanwhile = lambda: seen.append((lease.away, lease.unheard_s < LEASE_S))
+    follower.look()
+    assert seen[0] == (was_away, True)
+    assert set(seen[1:]) == {(False, True)}
+    assert len(seen) > 2 * LEASE_S
+    follower.lease.renew()
+    assert replica.get("b", "a") == Entry("a", 19)
+    replica.close()
+
+
+def test_while_a_long_log_is_read_the_store_is_asked_and_not_an_old_copy(clock, monkeypatch):
+    store = Slow(clock)
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    replica = Replica(store, SQLite(), Lease(clock))
+    replica.lease.renew()
+    names(replica)
+    store.apply("b", [Entry("a", 2)])
+    clock.now_s += LEASE_S
+    replica.lease.heard()
+    monkeypatch.setattr(replica.lease, "settle", lambda: False)  # that takes 12 s
+    assert replica.get("b", "a") == Entry("a", 2)
+    assert replica.lookup("b", "", "a") == (Entry("a", 2), None)
+    replica.close()
+
+
+class Overtaken(Counted):
+    """A store that calls `meanwhile` in another thread when it has read directories."""
+
+    meanwhile = None
+
+    def directories(self, *args):
+        found = super().directories(*args)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            thread = threading.Thread(target=meanwhile, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+        return found
+
+
+def test_rows_that_another_thread_has_copied_meanwhile_are_not_replaced_by_older_ones(clock):
+    store = Overtaken()
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    replica = Replica(store, SQLite(), Lease(clock))
+    replica.lease.renew()
+
+    def copied_by_another():  # as if the directory had more than a page
+        store.apply("b", [Entry("a", 2)])
+        replica._copies._copy_large("b", "")
+
+    store.meanwhile = copied_by_another
+    replica.bring("b", "")
+    assert replica.get("b", "a") == Entry("a", 2)
+    replica.close()
 
 
 def _random_change(random_, store):
