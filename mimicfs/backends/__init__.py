@@ -72,6 +72,7 @@ class Backend(ABC):
     private: bool = False  # no other process can use it
     intents: bool = False  # whether it has `begin` and what follows there
     groups: bool = False  # whether it has `learn_plain`
+    evicts: bool = False  # it may lose what it confirmed: nothing counts as complete
 
     def __init__(self) -> None:
         # Two writers with one number would each overlook the other's changes; 62 bits make that

@@ -107,13 +107,15 @@ def _said(client: Any, section: str) -> list[dict[str, Any]]:
 
 
 def _policy(memories: list[dict[str, Any]]) -> Iterator[Finding]:
+    from mimicfs.backends.redis.connecting import evicts_by
+
     for memory in memories:
         policy, limit = memory.get("maxmemory_policy", "?"), int(memory.get("maxmemory", 0))
         used = int(memory.get("used_memory", 0))
         found = f"maxmemory-policy {policy}, {used:,} of {limit or 'unlimited'} bytes used"
-        if policy != "noeviction" and limit:
-            text = "evicted keys would seem to be missing in S3, so mimicfs treats nothing as"
-            advice = f"{text} complete: CONFIG SET maxmemory-policy noeviction"
+        if evicts_by(memory):
+            text = "evicted keys would seem to be missing in S3, so no directory counts as listed"
+            advice = f"{text}: CONFIG SET maxmemory-policy noeviction"
             yield Finding("store policy", FAIL, found, advice)
         elif limit and used > 0.9 * limit:
             yield Finding("store policy", WARN, found, "raise maxmemory")

@@ -31,6 +31,10 @@ class Forwarding(Backend):
         return self.shared
 
     @property
+    def evicts(self) -> bool:  # type: ignore[override]
+        return self.shared.evicts
+
+    @property
     def origin(self) -> int:
         return self.shared.origin
 

@@ -162,6 +162,11 @@ def _replicated(
     lease: Lease,
     store: Backend,
 ) -> Backend:
+    if store.evicts:
+        raise ConfigError(
+            f"{redacted(settings.store)}: Redis may evict keys, so no directory would count as"
+            " listed; CONFIG SET maxmemory-policy noeviction"
+        )
     if not choices.replica:
         return store
     mountpoint, target = mount

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,4 +163,66 @@ def test_eviction_that_is_switched_on_later_is_noticed(
     mimicdb.member._look()
     with pytest.raises(Unlisted):
         mimicdb.lookup("b", "", "absent")
+    mimicdb.close()
+
+
+def _evicting(url: str, policy: str, maxmemory: str) -> redis.Redis:
+    client = redis.Redis.from_url(url)
+    client.config_set("maxmemory-policy", policy)
+    client.config_set("maxmemory", maxmemory)
+    return client
+
+
+@pytest.mark.slow
+def test_when_nothing_is_evicted_any_more_directories_count_as_listed_again(
+    servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = servers_of_redis("one")
+    mimicdb = Mirror(open_store(url))
+    mimicdb.complete("b", Scope("", True, time.time_ns()))
+    _evicting(url, "allkeys-lru", "100mb")
+    mimicdb.member._look()
+    mimicdb.complete("b", Scope("", True, time.time_ns()))  # says nothing, also not later
+    _evicting(url, "noeviction", "100mb")
+    for _ in range(2):
+        mimicdb.member._look()
+        with pytest.raises(Unlisted):
+            mimicdb.lookup("b", "", "absent")
+    mimicdb.complete("b", Scope("", True, time.time_ns()))
+    assert mimicdb.lookup("b", "", "absent") == (None, None)
+    mimicdb.close()
+
+
+@pytest.mark.slow
+def test_what_was_evicted_between_two_looks_is_another_epoch(
+    servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = servers_of_redis("one")
+    mimicdb = Mirror(open_store(url))
+    mimicdb.complete("b", Scope("", True, time.time_ns()))
+    mimicdb.member._look()
+    client = redis.Redis.from_url(url)
+    for number in range(300):
+        client.set(f"other:{number}", "x" * 10_000)
+    used = client.info("memory")["used_memory"]
+    _evicting(url, "allkeys-random", str(used - 1_000_000)).get("wakes it")
+    while not client.info("stats")["evicted_keys"]:
+        client.set("other:0", "y")
+    _evicting(url, "noeviction", "0")
+    mimicdb.member._look()
+    with pytest.raises(Unlisted):
+        mimicdb.lookup("b", "", "absent")
+    mimicdb.close()
+
+
+@pytest.mark.slow
+def test_a_policy_that_evicts_what_expires_evicts_nothing_of_ours(
+    servers_of_redis: Callable[[str], str],
+) -> None:
+    url = servers_of_redis("one")
+    mimicdb = Mirror(open_store(url))
+    mimicdb.complete("b", Scope("", True, time.time_ns()))
+    _evicting(url, "volatile-lru", "100mb")
+    mimicdb.member._look()
+    assert mimicdb.lookup("b", "", "absent") == (None, None)
     mimicdb.close()

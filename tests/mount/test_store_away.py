@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from support import servers
-from support.mounts import wait_until
+from support.mounts import run, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
@@ -48,6 +48,17 @@ def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
         stack.enter_context(servers.redis_at(*options))
         wait_until(lambda: _written(path / "after", "it goes on"))
         assert client.get_object(Bucket=bucket, Key="after")["Body"].read() == b"it goes on"
+
+
+def test_a_redis_that_may_evict_keys_is_not_mounted(bucket, proxy, tmp_path):
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with servers.redis(tmp_path, *options) as port:
+        words = ("--endpoint-url", proxy.url, "--store", f"redis://127.0.0.1:{port}")
+        mountpoint = tmp_path / "mnt"
+        mountpoint.mkdir()
+        refused = run("mount", *words, f"s3://{bucket}", str(mountpoint))
+    assert refused.returncode != 0
+    assert "CONFIG SET maxmemory-policy noeviction" in refused.stderr
 
 
 def _written(path, text):

@@ -37,6 +37,8 @@ from mimicfs.backends.redis.connecting import (
     clock_ms,
     connected,
     denies_scripts,
+    evicts_by,
+    identity_of,
     our_error,
     place,
     said_by_all,
@@ -104,7 +106,7 @@ class RedisBackend(Backend):
         self._prefix = prefix(namespace)
         self._where = place(client)
         self._steps: Scripts | Transactions = Scripts(client)
-        self._evicts = False
+        self._policy = ""  # by which keys may be evicted
         self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
         try:
             self._check()
@@ -139,18 +141,16 @@ class RedisBackend(Backend):
         self._choose_steps()
         epoch(self)  # looks at the policy of eviction, too
 
-    def _note_eviction(self, said: list[dict[str, Any]]) -> None:
-        """See whether keys may be evicted: that can be switched on while Redis runs."""
-        policies = {
-            each.get("maxmemory_policy", "noeviction")
-            for each in said
-            if int(each.get("maxmemory", 0))
-        } - {"noeviction"}
-        if policies and not self._evicts:
-            text = "%s: with maxmemory-policy %s, mimicfs treats nothing as complete; set it to %s"
-            log.warning(text, self._where, min(policies), "noeviction")
-        # Keys that were evicted stay away: only a new epoch could make scopes mean something again.
-        self._evicts = self._evicts or bool(policies)
+    def _note_eviction(self, policy: str) -> None:
+        """See whether keys may be evicted: that can be switched on and off while Redis runs. It
+        counts for one look longer, in which a new epoch begins."""
+        before, self._policy = self._policy, policy
+        if policy and not self.evicts:
+            text = "%s: with maxmemory-policy %s, no directory counts as listed; set it to %s"
+            log.warning(text, self._where, policy, "noeviction")
+        elif self.evicts and not policy and not before:
+            log.warning("%s: no keys are evicted any more", self._where)
+        self.evicts = bool(policy or before)
 
     def _choose_steps(self) -> None:
         scripts = Scripts(self._client)
@@ -374,6 +374,8 @@ class RedisBackend(Backend):
 
     @_ours
     def mark(self, bucket: str, scope: Scope) -> None:
+        if self.evicts:
+            return
         if bucket and not self._is_known(bucket):
             self.add_bucket(bucket, 0)
         scopes = f"{self._tag(bucket)}:scopes"
@@ -391,14 +393,14 @@ class RedisBackend(Backend):
 
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:
-        if self._evicts:
+        if self.evicts:
             return None
         found = self._client.hget(f"{self._tag(bucket)}:scopes", prefix)
         return Scope(*json.loads(found)) if found else None
 
     @_ours
     def scopes(self, bucket: str) -> list[Scope]:
-        found = self._client.hvals(f"{self._tag(bucket)}:scopes") if not self._evicts else []
+        found = self._client.hvals(f"{self._tag(bucket)}:scopes") if not self.evicts else []
         return sorted((Scope(*json.loads(text)) for text in found), key=lambda each: each.listed_ns)
 
     @_ours
@@ -406,7 +408,7 @@ class RedisBackend(Backend):
         return self._covers(bucket, [directory])[0]
 
     def _covers(self, bucket: str, directories: Sequence[str]) -> list[Scope | None]:
-        if self._evicts:
+        if self.evicts:
             return [None] * len(directories)
         ways = {directory: prefixes_of(directory) for directory in directories}
         asked = list(dict.fromkeys(prefix for way in ways.values() for prefix in way))
@@ -459,8 +461,8 @@ class RedisBackend(Backend):
     @_ours
     def identity(self) -> str:
         said = said_by_all(self._client)
-        self._note_eviction(said)
-        return "+".join(sorted(f"{each['run_id']}.{each['master_replid']}" for each in said))
+        self._note_eviction(max(evicts_by(each) for each in said))
+        return "+".join(sorted(identity_of(each) for each in said))
 
     @_ours
     def begin_epoch(self) -> None:

@@ -137,6 +137,24 @@ def said_by_all(client: Any) -> list[dict[str, Any]]:
     return [client.info()]
 
 
+def evicts_by(said: dict[str, Any]) -> str:
+    """Return by which policy the server that *said* that may evict our keys; "": it may not. Those
+    that begin with `volatile-` evict only keys that expire, and ours do not."""
+    policy = str(said.get("maxmemory_policy", "noeviction"))
+    kept = policy == "noeviction" or policy.startswith("volatile-")
+    return "" if kept or not int(said.get("maxmemory", 0)) else policy
+
+
+def identity_of(said: dict[str, Any]) -> str:
+    """Return what tells this run of the server from any other, which may have lost something; and
+    from itself after it has, or may have, evicted keys."""
+    evicted = evicts_by(said)
+    if not evicted and said.get("maxmemory_policy", "noeviction") == "noeviction":
+        evicted = str(said.get("evicted_keys") or "")
+    run = f"{said['run_id']}.{said['master_replid']}"
+    return f"{run}.{evicted}" if evicted else run
+
+
 def clock_ms(client: Any, key: str) -> int:
     """Return the clock of the server that has *key*."""
     if isinstance(client, RedisCluster):
