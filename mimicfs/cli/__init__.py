@@ -52,6 +52,9 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (MimicError, 1),
 ]
 
+_AT_THE_TOP = dict.fromkeys(("-v", "-V"), "write --version")
+_BEHIND = "options are written behind a command: mimicfs mount -o ro s3://BUCKET DIRECTORY"
+
 
 def main() -> None:
     """Run the command line; the console script."""
@@ -104,6 +107,8 @@ def _usage(exc: click.ClickException) -> str:
     theirs = peers.advice(exc.option_name) if isinstance(exc, click.NoSuchOption) else ""
     if theirs:
         text = f"no such option: {exc.option_name}; {theirs}"  # type: ignore[attr-defined]
+    elif isinstance(exc, click.NoSuchOption) and command == "mimicfs":
+        text = f"no such option: {exc.option_name}; {_AT_THE_TOP.get(exc.option_name, _BEHIND)}"
     return f"{text[:1].lower()}{text[1:].rstrip('.')}; see {command} --help"
 
 

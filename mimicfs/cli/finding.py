@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimicfs.cli.helping import H_IS_HUMAN
 from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
 from mimicfs.cli.text import human_size, parse_time
@@ -231,7 +232,7 @@ class _Out:
             raise MimicError(f"standard output: {exc.strerror}") from exc
 
 
-@click.command()
+@click.command(context_settings=H_IS_HUMAN)
 @click.argument(
     "urls", nargs=-1, metavar="[s3://[BUCKET[/PREFIX]]]...", shell_complete=completes_urls
 )
@@ -247,6 +248,7 @@ class _Out:
 )
 @click.option("-s", "--summarize", is_flag=True, help="Print only the total, like -d 0.")
 @click.option("-b", "--bytes", "exact", is_flag=True, help="Print exact bytes instead of 1.2M.")
+@click.option("-h", "exact", flag_value=False, hidden=True, help="As du(1): as it is anyway.")
 @partial_option
 @json_option
 @common

@@ -9,7 +9,10 @@ from typing import Any, TypeGuard
 
 import click
 
+from mimicfs.config.options import nearest
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+H_IS_HUMAN = {"help_option_names": ["--help"]}  # for `ls -lh` and `du -sh`, as fingers write them
 ALL_OPTIONS = (
     "The options that `mimicfs mount --help` shows under S3, Requests, The mirror and Running"
     " work here too."
@@ -71,6 +74,22 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("clear-dead", "nonempty", "create-prefix"),
     ),
 }
+# Commands of the AWS CLI, rclone, JuiceFS and others.
+_IN_A_MOUNT = "mount the bucket, and use the commands of your shell"
+_OTHERS = {
+    **dict.fromkeys(("cp", "mv", "rm", "cat", "copy", "mkdir", "touch"), _IN_A_MOUNT),
+    **dict.fromkeys(("unmount", "fusermount", "fusermount3"), "write `mimicfs umount`"),
+    **dict.fromkeys(("list", "lsd", "lsl", "tree"), "write `mimicfs ls` (-R: all below)"),
+    **dict.fromkeys(("info", "head"), "write `mimicfs stat`"),
+    **dict.fromkeys(("stats", "profile", "monitor"), "write `mimicfs status --watch`"),
+    **dict.fromkeys(("fsck", "check"), "write `mimicfs verify` or `mimicfs store check`"),
+    **dict.fromkeys(("size", "ncdu"), "write `mimicfs du`"),
+    "version": "write `mimicfs --version`",
+    "log": "~/.local/state/mimicfs/mimicfs.log; `mimicfs log-level` sets how much is logged",
+    "pin": "write `mimicfs warmup --pin`",
+    "configure": "write `aws configure`, or ~/.config/mimicfs/config.toml",
+    "format": "nothing is to be formatted: an object is a file",
+}
 _SENTENCE = re.compile(r"(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)", re.DOTALL)
 
 
@@ -115,6 +134,25 @@ class Program(Group):
             name = cmd_name.replace("-", "_")
             self.add_command(getattr(module, f"{name}_" if name == "set" else name), cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(f"no such command {name!r}{self._meant(name, args[1:])}")
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, name: str, behind: list[str]) -> str:
+        """Return what was probably meant by a command *name*, which is none."""
+        if name == "help":
+            return f"; write `{' '.join(['mimicfs', *behind[:1], '--help'])}`"
+        if name.startswith("s3://"):
+            return f"; write `mimicfs mount {name} DIRECTORY`"
+        if name in _OTHERS:
+            return f"; {_OTHERS[name]}"
+        near = nearest(name, self._modules)
+        return f"; did you mean `mimicfs {near}`?" if near else ""
 
 
 class ManyOptions(click.Command):

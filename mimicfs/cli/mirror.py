@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicfs import errors
+from mimicfs.cli.helping import H_IS_HUMAN
 from mimicfs.cli.options import assembled_at, at_option, common, completes_urls, json_option
+from mimicfs.cli.text import human_size
 from mimicfs.config.values import Target, parse_target
 from mimicfs.entry import pages
 from mimicfs.human import iso_time, printable
@@ -20,14 +22,16 @@ if TYPE_CHECKING:
     from mimicfs.entry import Entry
     from mimicfs.parts import Parts
 
+_Sized = Callable[[int], str]
 _PAGE = 1000  # entries read from the mirror at a time
 
 
-@click.command()
+@click.command(context_settings=H_IS_HUMAN)
 @click.argument(
     "url", default="s3://", metavar="[s3://[BUCKET[/PREFIX]]]", shell_complete=completes_urls
 )
 @click.option("-l", "long", is_flag=True, help="Print size, time and storage class too.")
+@click.option("-h", "human", is_flag=True, help="With -l, print sizes as 1.2M.")
 @click.option("-R", "recursive", is_flag=True, help="List all directories below, too.")
 @json_option
 @common
@@ -36,27 +40,29 @@ def ls(
     settings: Settings,
     url: str,
     long: bool,
+    human: bool,
     recursive: bool,
     as_json: bool,
     at_ns: int | None,
 ) -> None:
     """List buckets or a directory from the mirror; list it in S3 if the mirror does not know it."""
-    target = parse_target(url)
+    target, sized = parse_target(url), human_size if human else str
     with assembled_at(settings, at_ns, [url]) as parts:
         if not target.bucket:
             for bucket in parts.sure(parts.mimicdb.buckets):
-                _print_bucket(bucket, long, as_json)
+                _print_bucket(bucket, sized if long else None, as_json)
             return
         for entry in _listed(parts, target, url, recursive):
             name = entry.key if recursive else entry.key[len(target.prefix) :]
-            _print_entry(entry, name or entry.key, long, as_json)
+            _print_entry(entry, name or entry.key, sized if long else None, as_json)
 
 
-def _print_bucket(bucket: Any, long: bool, as_json: bool) -> None:
+def _print_bucket(bucket: Any, sized: _Sized | None, as_json: bool) -> None:
+    """Print a line; a long one if *sized* says how sizes are written."""
     if as_json:
         click.echo(json.dumps(bucket._asdict()))
-    elif long:
-        click.echo(f"{iso_time(bucket.created_ns)} {bucket.bytes:>15} {bucket.name}/")
+    elif sized:
+        click.echo(f"{iso_time(bucket.created_ns)} {sized(bucket.bytes):>15} {bucket.name}/")
     else:
         click.echo(f"{bucket.name}/")
 
@@ -85,18 +91,17 @@ def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Ite
                 yield from _children(parts, bucket, entry.key, recursive)
 
 
-def _print_entry(entry: Entry, name: str, long: bool, as_json: bool) -> None:
+def _print_entry(entry: Entry, name: str, sized: _Sized | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(described(entry)))
-    elif not long:
+    elif not sized:
         click.echo(printable(name))
     elif entry.key.endswith("/"):
         click.echo(f"{'-':>25} {'-':>15} {'':12} {printable(name)}")
     else:
         storage_class = entry.storage_class or "STANDARD"
-        click.echo(
-            f"{iso_time(entry.mtime_ns)} {entry.size:>15} {storage_class:12} {printable(name)}"
-        )
+        size = sized(entry.size)
+        click.echo(f"{iso_time(entry.mtime_ns)} {size:>15} {storage_class:12} {printable(name)}")
 
 
 @click.command()

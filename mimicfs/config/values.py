@@ -214,13 +214,36 @@ def _split(name: str) -> tuple[str, str]:
 def parse_target(url: str) -> Target:
     """Return what an s3:// URL names. Raises ConfigError."""
     if not url.startswith("s3://"):
-        raise ConfigError(f"{url}: not an S3 URL; write s3://BUCKET or s3://BUCKET/PREFIX")
+        raise ConfigError(f"{redacted(url)}: not an S3 URL; write {_meant(url)}")
     bucket, prefix = _split(url.removeprefix("s3://"))
     if prefix and not bucket:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     return Target(bucket, prefix)
+
+
+# What people write instead of s3://BUCKET/PREFIX: s3fs' BUCKET:/PREFIX, an ARN, the name alone; the
+# addresses of AWS in both styles.
+_BUCKET = r"(?P<bucket>[A-Za-z0-9][\w.-]+[A-Za-z0-9])"
+_LIKELY = (
+    re.compile(rf"(?!https?:)(?:[sS]3:/*|arn:[\w-]+:s3:::)?{_BUCKET}(?::?/(?P<prefix>.*))?"),
+    re.compile(rf"https?://s3[\w.-]*\.amazonaws\.com(?:\.cn)?/{_BUCKET}(?:/(?P<prefix>.*))?"),
+    re.compile(rf"https?://{_BUCKET}\.s3[\w.-]*\.amazonaws\.com(?:\.cn)?(?:/(?P<prefix>.*))?"),
+)
+
+
+def _meant(url: str) -> str:
+    """Return what was probably meant by *url*, which is not one of S3."""
+    for pattern in _LIKELY:
+        found = pattern.fullmatch(url)
+        if found is not None:
+            return f"s3://{found['bucket']}" + (f"/{found['prefix']}" if found["prefix"] else "")
+    if url.startswith("gs://"):
+        return f"s3://{url[5:]}, with --endpoint-url https://storage.googleapis.com"
+    if url.startswith(("http://", "https://")):
+        return "s3://BUCKET, and name the server with --endpoint-url"
+    return "s3://BUCKET or s3://BUCKET/PREFIX"
 
 
 def parse_object(url: str) -> tuple[str, str]:

@@ -54,6 +54,13 @@ def test_ls_lists_buckets_directories_and_trees(common, tree, proxy):
     assert "5 STANDARD     a.txt" in succeed("ls", *common, "-l", f"s3://{tree}")
 
 
+def test_h_means_sizes_for_people_as_in_ls_and_du(common, tree, client):
+    client.put_object(Bucket=tree, Key="large", Body=bytes(5000))
+    (line,) = succeed("ls", "-lh", *common, f"s3://{tree}/large").splitlines()
+    assert line.split()[1:] == ["4.9K", "STANDARD", "large"]
+    assert succeed("du", "-sh", "--partial", *common, f"s3://{tree}").startswith("4.9K\t")
+
+
 def test_ls_for_programs(common, tree):
     lines = succeed("ls", *common, "--json", f"s3://{tree}").splitlines()
     first, second = map(json.loads, lines)

@@ -66,7 +66,7 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
         (["-o", "umask=9", "{point}"], 2, "-o umask=9: not an octal number"),
         (["--profile", "nobody", "{point}"], 5, "nobody"),
         (["--events", "foo:", "{point}"], 2, "--events foo:: not a source of messages; write sqs:"),
-        (["photos", "{point}"], 2, "photos: not an S3 URL; write s3://BUCKET"),
+        (["photos", "{point}"], 2, "photos: not an S3 URL; write s3://photos"),
     ],
 )
 def test_a_mount_that_fails_says_why_in_one_line(state, point, proxy, arguments, code, says):

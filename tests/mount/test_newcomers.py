@@ -85,6 +85,52 @@ def test_words_in_the_wrong_order_or_mistyped(point: Path, server: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("photos", "s3://photos"),
+        ("photos:/2024", "s3://photos/2024"),  # s3fs
+        ("s3:/photos", "s3://photos"),
+        ("S3://photos/2024/", "s3://photos/2024/"),
+        ("arn:aws:s3:::photos/2024", "s3://photos/2024"),
+        ("https://photos.s3.eu-west-1.amazonaws.com/2024/", "s3://photos/2024/"),
+        ("https://s3.eu-west-1.amazonaws.com/photos", "s3://photos"),
+        ("gs://photos", "s3://photos, with --endpoint-url https://storage.googleapis.com"),
+        ("http://127.0.0.1:9000/photos", "s3://BUCKET, and name the server with --endpoint-url"),
+        ("/photos", "s3://BUCKET or s3://BUCKET/PREFIX"),
+        ("remote:photos", "s3://BUCKET or s3://BUCKET/PREFIX"),  # which of the two, who knows
+    ],
+)
+def test_a_bucket_that_is_named_in_another_way(
+    point: Path, server: str, written: str, meant: str
+) -> None:
+    assert said("mount", written, point, code=2) == f"{written}: not an S3 URL; write {meant}"
+
+
+def test_a_password_in_what_is_no_s3_url_is_not_printed(point: Path, server: str) -> None:
+    assert said("mount", "https://me:secret-key@minio.example/b", point, code=2).startswith(
+        "https://***@minio.example/b: not an S3 URL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["mnt"], "no such command 'mnt'; did you mean `mimicfs mount`?"),
+        (["unmount", "/mnt"], "no such command 'unmount'; write `mimicfs umount`"),
+        (["help", "sync"], "no such command 'help'; write `mimicfs sync --help`"),
+        (["cp", "a", "s3://b"], ("no such command 'cp'; mount the bucket, and use the commands of"
+         " your shell")),
+        (["s3://b"], "no such command 's3://b'; write `mimicfs mount s3://b DIRECTORY`"),
+        (["-V"], "no such option: -V; write --version"),
+        (["-o", "ro", "/mnt"], ("no such option: -o; options are written behind a command:"
+         " mimicfs mount -o ro s3://BUCKET DIRECTORY")),
+    ],
+)  # fmt: skip
+def test_a_command_that_is_named_in_another_way(server: str, words: list[str], says: str) -> None:
+    assert said(*words, code=2) == f"{says}; see mimicfs --help"
+
+
 # The mount point
 
 
@@ -200,6 +246,16 @@ def test_a_bucket_mistyped(point: Path, proxy: Proxy, client: Any, bucket: str) 
     )
 
 
+def test_an_endpoint_with_the_bucket_in_it(point: Path, proxy: Proxy, bucket: str) -> None:
+    common = ["--store", "memory:", f"s3://{bucket}", point]
+    assert said("mount", "--endpoint-url", f"{proxy.url}/{bucket}", *common, code=6) == (
+        f"s3://{bucket}: no such bucket; write --endpoint-url {proxy.url}, without the bucket"
+    )
+    assert said("mount", "--endpoint-url", "ftp://127.0.0.1", *common, code=2) == (
+        "--endpoint-url ftp://127.0.0.1: not a URL; write https://HOST or http://HOST:PORT"
+    )
+
+
 def test_rights_on_one_bucket_but_not_to_list_them(point: Path, proxy: Proxy, bucket: str) -> None:
     common = ["--endpoint-url", proxy.url, "--store", "memory:"]
     denied = Fail(lambda request: request.kind == "LIST_BUCKETS", 403, "AccessDenied")
@@ -217,9 +273,16 @@ def test_a_prefix_that_does_not_exist_is_mounted_only_where_that_is_meant(
 ) -> None:
     client.put_object(Bucket=bucket, Key="2024/a", Body=b"")
     common = ["--endpoint-url", proxy.url, "--store", "memory:"]
-    assert said("mount", *common, f"s3://{bucket}/2025", point, code=6) == (
-        f"s3://{bucket}/2025/: nothing in the bucket begins with that; -o create_prefix mounts it"
+    assert said("mount", *common, f"s3://{bucket}/other", point, code=6) == (
+        f"s3://{bucket}/other/: nothing in the bucket begins with that; -o create_prefix mounts it"
         " nevertheless"
+    )
+    client.put_object(Bucket=bucket, Key="year/2024/b", Body=b"")
+    assert said("mount", *common, f"s3://{bucket}/year/2023/", point, code=6).endswith(
+        f"; did you mean s3://{bucket}/year/2024? -o create_prefix mounts it nevertheless"
+    )
+    assert said("mount", *common, f"s3://{bucket}/2024/a", point, code=6).endswith(
+        f"; that is an object; name what it is in: s3://{bucket}/2024"
     )
     assert (
         run("mount", *common, "-o", "create_prefix", f"s3://{bucket}/2025", point).returncode == 0

@@ -254,7 +254,12 @@ class Clients:
             response_checksum_validation="when_required",
         )
         region = region or self._session.region_name or "us-east-1"
-        session = self._session
+        session, given = self._session, options.endpoint_url or ""
+        not_a_url = (
+            f"--endpoint-url {redacted(given)}: not a URL; write https://HOST or http://HOST:PORT"
+        )
+        if given and not given.lower().startswith(("http://", "https://")):
+            raise ConfigError(not_a_url)
         try:
             with self._lock, ours("S3"):
                 self._credentials  # noqa: B018  before the session makes a client
@@ -262,9 +267,7 @@ class Clients:
                     "s3", endpoint_url=options.endpoint_url, region_name=region, config=config
                 )
         except ValueError as exc:  # botocore's word on an address
-            given = redacted(options.endpoint_url or "")
-            text = f"--endpoint-url {given}: not a URL; write https://HOST or http://HOST:PORT"
-            raise ConfigError(text) from exc
+            raise ConfigError(not_a_url) from exc
         sign_everywhere(client.meta.events)
         return client
 
