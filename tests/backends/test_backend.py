@@ -9,6 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -152,6 +154,27 @@ def test_a_commit_is_heard_of(tmp_path, monkeypatch, looks_s):
     waiter.close()
     for each in (one, other, program):
         each.close()
+
+
+def test_who_commits_many_times_looks_at_that_a_hundred_times_a_second(tmp_path):
+    store, looks = SQLite(str(tmp_path / "store.db")), 0
+    waiter, done = store.waiter(), threading.Event()
+
+    def follow():
+        nonlocal looks
+        while not done.is_set():
+            looks += bool(waiter.wait({"b": 0}, 0.1))
+
+    with ThreadPoolExecutor(1) as threads:
+        followed, begun_s = threads.submit(follow), time.monotonic()
+        for number in range(400):
+            fill(store, f"{number}")
+        done.set()
+        followed.result(10)
+        took_s = time.monotonic() - begun_s
+    waiter.close()
+    store.close()
+    assert 1 <= looks <= 2 + took_s / 0.01
 
 
 def test_a_commit_touches_no_file_but_its_own_log(tmp_path, monkeypatch):

@@ -111,6 +111,7 @@ class Database:
         # Threads connect later, and the program may be in another directory by then.
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's, and of the list below
+        self.commits = 0  # of this object; of `lock`
         self.local = OfThread()
         self._connections: list[sqlite3.Connection] = []
         try:
@@ -216,6 +217,7 @@ class Database:
             try:
                 yield db
                 db.execute("COMMIT")
+                self.commits += 1
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
