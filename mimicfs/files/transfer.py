@@ -28,6 +28,7 @@ T = TypeVar("T")
 _PIECE = 4 * MIB
 # So much that nobody wants is fetched with what lies around it: a request costs more.
 _GAP = 256 << 10
+_SMALL = 64 << 10  # bytes of a body that is kept in memory while it is sent
 
 Span = tuple[int, int]
 
@@ -183,7 +184,8 @@ def _runs(spans: Iterable[Span], most: int) -> list[list[Span]]:
 
 
 class Slice(io.RawIOBase):
-    """A part of a staging file, as a file of its own that botocore can read and rewind.
+    """A part of a staging file, as a file of its own that botocore can read and rewind. A small one
+    is read from the disk once: it is sent, and summed up for checksums and signatures.
 
     It gives bytes only until its batch is stopped. The file may be changed from then on, and
     an upload must never mix two states of it. Once all bytes are given, its end is no error:
@@ -196,6 +198,7 @@ class Slice(io.RawIOBase):
         self._start = start
         self._size = size
         self._place = 0
+        self._all: bytes | None = None  # of a small one, once it was read
 
     def __len__(self) -> int:
         return self._size
@@ -220,12 +223,19 @@ class Slice(io.RawIOBase):
         if not left:
             return b""
         wanted = left if size is None or size < 0 else min(size, left)
-        data = self._staging.read(self._start + self._place, wanted)
+        data = self._read(wanted)
         self._check()  # after reading: what was read before the batch stopped is of one state
         if len(data) < wanted:
             raise PosixError(errno.EIO, f"staging file {self._staging.path}: cut short")
         self._place += len(data)
         return data
+
+    def _read(self, wanted: int) -> bytes:
+        if self._size > _SMALL:
+            return self._staging.read(self._start + self._place, wanted)
+        if self._all is None:
+            self._all = self._staging.read(self._start, self._size)
+        return self._all[self._place : self._place + wanted]
 
     def readinto(self, buffer: Any, /) -> int:
         """As awscrt reads, which botocore signs with where it is installed."""
