@@ -68,7 +68,7 @@ class ChangingFile(StandingFile):
         if staging is not None:
             self._resume(staging)
         elif entry is None:
-            self._staging = journal.stage(small=options.write_back)
+            self._staging = journal.stage(small=True)
             try:
                 self._note_change(self._staging)
             except BaseException:
@@ -345,7 +345,7 @@ class ChangingFile(StandingFile):
         if to_upload:
             self._learn_content(origin, cancellation, cut=keep == 0)
         partial = to_upload and size > 2 * self._options.part_size
-        staging = self._journal.stage()
+        staging = self._journal.stage(small=not size)
         try:
             if partial:
                 staging.truncate(size)

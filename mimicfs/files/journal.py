@@ -8,8 +8,8 @@ one (recovery.py), or moved to the directory `recovered`, for their owner to loo
 without a record is only a copy of what S3 has. A file that has only some bytes of a large object
 says in NAME.ranges which (changes.py); the rest is as in the version that the record names.
 
-With --write-back a small file has no staging file of its own, but is in a segment, NAME.segment,
-with others (segment.py, small.py). Of what is in the segments of dead mounts staging files are made
+A small file has no staging file of its own, but is in a segment, NAME.segment, with others
+(segment.py, small.py). Of what is in the segments of dead mounts staging files are made
 first.
 
 INVARIANT: at every instant a file of bytes that S3 does not have either is *.data with a

@@ -12,6 +12,7 @@ segment.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from mimicfs.files.room import Room
 from mimicfs.files.segment import EntryKind, NewEntry, Segment, Segments
 from mimicfs.files.staging import Staging, remove
 from mimicfs.files.sums import total_of
+
+log = logging.getLogger(__name__)
 
 SMALL = 64 << 10  # bytes; at most one block of Sums
 _PIECES = 8  # writes of one file
@@ -207,8 +210,15 @@ class SmallStaging(Staging):
     # The end
 
     def keep(self) -> None:
-        if self._own:
-            super().keep()  # else the next mount finds it in the segment
+        told = self._record is not None and self._record.closed
+        if not self._own and told:
+            return  # to sync a file for each would hold up an unmount: they are safe in the segment
+        try:
+            self.as_file()  # for a mount that begins while this one lives
+        except PosixError as exc:
+            log.warning("%s; it stays in the journal until the next mount", exc)
+        else:
+            super().keep()
 
     def remove(self) -> None:
         if self._own:

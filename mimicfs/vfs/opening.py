@@ -280,7 +280,7 @@ class OpenFiles:
         self, node: Node, content: Content, *, absent: bool, exclusive: bool
     ) -> Opened | None:
         """The same, if nobody, and no disk, is to be waited for. None: nothing has happened."""
-        if not self._options.write_back or self.shares_locks:
+        if self.shares_locks:
             return None
         if not self._lock.acquire(blocking=False):
             return None

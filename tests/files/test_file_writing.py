@@ -46,6 +46,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def kept(files: Any) -> list[str]:
+    """What is left on the disk; a segment of which all is done goes with the mount."""
+    files.journal.close()
     return sorted(path.suffix for path in files.journal.directory.iterdir())
 
 
@@ -513,7 +515,8 @@ def test_many_failures_leave_no_descriptor_open(files: Any, calm: Cancellation) 
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    files.create("warm").close()
+    files.create("warm").write(0, memoryview(b"x"), calm)  # opens a segment
+    files._open.pop().close()
     before = descriptors()
     for n in range(20):
         file = files.create(f"key{n}")
@@ -522,7 +525,7 @@ def test_many_failures_leave_no_descriptor_open(files: Any, calm: Cancellation) 
         files._open.remove(file)
         del file
     assert descriptors() == before
-    assert len(files.journal.orphans()) == 20
+    assert len(files.journal.orphans()) == 21
 
 
 def test_an_error_is_one_of_ours(files: Any, proxy: Proxy, calm: Cancellation) -> None:

@@ -72,7 +72,7 @@ def test_a_cache_directory_holds_what_was_read_and_what_is_to_be_uploaded(
     assert (mount.path / film).read_bytes() == DATA
     with open(mount.path / "new", "wb", buffering=0) as file:
         file.write(b"new")
-        assert len(list((cache / "staging").glob("*.data"))) == 1
+        assert len(list((cache / "staging").glob("*.segment"))) == 1
     assert len(list((cache / "blocks").glob("??/*"))) == 1
     assert [stat.S_IMODE(path.stat().st_mode) for path in (cache, *cache.iterdir())] == [0o700] * 3
 
