@@ -53,6 +53,7 @@ class Handles(OpenFiles):
         # Called before S3 gets the bytes of a file; what it raises holds that off.
         self.guard: Callable[[File], None] = lambda _: None
         self._copier = WholeCopier(s3)
+        self._held: dict[File, int] = {}  # what is to be uploaded, and its handle; of `_lock`
         self._behind: WriteBack | None = None
         if options.write_back:
             self._behind = WriteBack(self._upload_behind, options.requests_per_file)
@@ -282,11 +283,11 @@ class Handles(OpenFiles):
     def _hold(self, node: Node, file: File) -> Callable[[], None]:
         """Hold *file* open; return what lets it go, once, however often it is called."""
         with self._lock:
-            handle = self._add(node, file)
+            handle = self._held[file] = self._add(node, file)
 
         def let_go() -> None:
             with self._lock:
-                held = handle in self._open
+                held = self._held.pop(file, None) is not None and handle in self._open
             if held:
                 self.release(handle)
 
@@ -294,7 +295,7 @@ class Handles(OpenFiles):
 
     def _upload_behind(self, file: File, cancellation: Cancellation) -> None:
         with self._lock:
-            node = next(node for node, each, *_ in self._open.values() if each is file)
+            node = self._open[self._held[file]].node
         self._upload(node, file, cancellation, behind=True)
 
     def queued(self) -> list[Pending]:

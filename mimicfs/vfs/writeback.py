@@ -102,7 +102,8 @@ class WriteBack:
         waiting.due = 0.0 if self._closing else time.monotonic() + after_s
         self._last += 1
         heapq.heappush(self._queue, (waiting.due, self._last, waiting))
-        self._changed.notify()
+        if self._queue[0][2] is waiting:  # else one waits for the first, and wakes the next
+            self._changed.notify()
 
     def _work(self) -> None:
         while (waiting := self._next()) is not None:
@@ -128,6 +129,8 @@ class WriteBack:
                     due, _, waiting = heapq.heappop(self._queue)
                     if due == waiting.due and waiting.file in self._waiting and not waiting.running:
                         waiting.running = True
+                        if self._queue:
+                            self._changed.notify()
                         return waiting
                 if self._closing and not self._queue:
                     return None

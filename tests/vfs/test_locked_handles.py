@@ -401,6 +401,7 @@ def test_a_later_upload_that_an_uncertain_lock_holds_off_fails_as_others_do(moun
     mount.lock(handle, PROCESS)
     mount.write(handle)
     file = mount.fs._handles.file(handle)
+    mount.fs._handles._hold(mount.fs._handles.node(handle), file)
     with mount.in_doubt(), pytest.raises(UploadFailed, match="no lock is certain"):
         mount.fs._handles._upload_behind(file, Cancellation())
     assert file.refused
