@@ -208,7 +208,8 @@ class Reader:
             if kept is not None:
                 start, end = kept.fill(start, buffer)
             asked = buffer[start - chunk.start : end - chunk.start]
-            self._s3.read_into(self._bucket, entry.key, entry.etag, start, asked, self._version)
+            where = (self._bucket, entry.key, entry.etag)
+            self._s3.read_into(*where, start, asked, self._version, entry.size)
             chunk.ready = True
             if kept is not None:
                 kept.write(chunk.start, buffer)

@@ -39,13 +39,14 @@ class Metered(S3):
         start: int,
         buffer: memoryview,
         version: str = "",
+        size: int = -1,
     ) -> None:
         with self._meter:
             self.fetched += buffer.nbytes
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            super().read_into(bucket, key, etag, start, buffer, version)
+            super().read_into(bucket, key, etag, start, buffer, version, size)
         finally:
             with self._meter:
                 self.at_once -= 1

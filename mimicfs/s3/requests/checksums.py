@@ -109,7 +109,8 @@ def missed(headers: Mapping[str, str], data: memoryview) -> str:
     if composite or (in_parts and _PREFIX + "type" not in headers):
         return ""
     for name, function in _functions().items():
-        said = _digest(headers.get(_PREFIX + name, ""))
+        text = headers.get(_PREFIX + name)
+        said = _digest(text) if text else b""
         if said and len(found := function(data)) == len(said) and found != said:
             return name
     return ""

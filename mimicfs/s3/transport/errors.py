@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
@@ -138,19 +136,28 @@ def from_code(code: str, status: int, message: str, about: str, date: str = "") 
     return found(f"{text}; {advice}" if advice else text, status=status, code=code)
 
 
-@contextmanager
-def ours(about: str) -> Iterator[None]:
+class ours:  # noqa: N801  reads as a statement; a generator costs each request four calls more
     """Within, errors of botocore and urllib3 become ours, about *about*."""
-    try:
-        yield
-    except (boto.ClientError, boto.BotoCoreError, web.HTTPError) as exc:
-        raise translated(exc, about) from exc
-    except ResponseParserError as exc:
-        text = f"{about}: the answer is not from S3; check --endpoint-url: {_one_line(exc)}"
-        raise errors.S3Unavailable(text) from exc
-    except UnicodeEncodeError as exc:  # a name that is no UTF-8 (a lone surrogate)
-        text = f"{about}: S3 takes only UTF-8"
-        raise errors.InvalidRequest(_printable(text)) from exc
+
+    __slots__ = ("_about",)
+
+    def __init__(self, about: str) -> None:
+        self._about = about
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if exc is None:
+            return
+        if isinstance(exc, boto.ClientError | boto.BotoCoreError | web.HTTPError):
+            raise translated(exc, self._about) from exc
+        if isinstance(exc, ResponseParserError):
+            text = f"the answer is not from S3; check --endpoint-url: {_one_line(exc)}"
+            raise errors.S3Unavailable(f"{self._about}: {text}") from exc
+        if isinstance(exc, UnicodeEncodeError):  # a name that is no UTF-8 (a lone surrogate)
+            text = f"{self._about}: S3 takes only UTF-8"
+            raise errors.InvalidRequest(_printable(text)) from exc
 
 
 def translated(exc: Exception, about: str) -> MimicError:

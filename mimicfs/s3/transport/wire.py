@@ -15,6 +15,7 @@ few instructions.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -370,6 +371,7 @@ def _number(text: str) -> int:
     return int(text)
 
 
+@functools.lru_cache(maxsize=1024)  # many objects are written in one second
 def _time(text: str) -> datetime:
     """Return the time in a header: as HTTP writes it, or as XML does."""
     if _EARLY(text):  # the year 1; the next takes it for 2001
