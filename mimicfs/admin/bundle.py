@@ -14,8 +14,9 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from mimicfs.errors import ConfigError
 
@@ -24,11 +25,12 @@ _SHOWN = "***"
 _SHORTEST = 6  # letters: a shorter secret would take ordinary words away
 # Passwords in URLs, signatures and tokens in queries and headers.
 _LOOKS_SECRET = (
-    (re.compile(r"(\w+://)[^/\s@]*@"), rf"\1{_SHOWN}@"),
+    # Up to the last @: a password may have one, and a slash. (A key may have one, too: not in s3://.)
+    (re.compile(r"\b((?!s3:)[\w+.-]+://)[^\s\"'<>]*@"), rf"\1{_SHOWN}@"),
     (
         re.compile(
-            r"((?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|password|token|secret"
-            r"|aws_secret_access_key|aws_session_token)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+",
+            r"((?:X-(?:Amz|Goog)-Credential|signature|passwd|password|token|secret|customer-key"
+            r"|access-?key)(?![\w-]*file)[\w-]*[\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+",
             re.IGNORECASE,
         ),
         rf"\1{_SHOWN}",
@@ -37,7 +39,7 @@ _LOOKS_SECRET = (
 )
 
 
-_PASSWORD = re.compile(r"\w+://[^:/\s@]*:([^\s@]+)@")
+_PASSWORD = re.compile(r"\w+://[^:/\s@]*:(\S+)@")
 
 
 def passwords_in(texts: Iterable[str]) -> list[str]:
@@ -45,10 +47,18 @@ def passwords_in(texts: Iterable[str]) -> list[str]:
     return [password for text in texts for password in _PASSWORD.findall(text)]
 
 
+def forms_of(secret: str) -> Iterator[str]:
+    """Yield *secret* as it may be written: as it is, as in a URL, and as that URL means it."""
+    yield secret
+    yield quote(secret, safe="")
+    yield unquote(secret)
+
+
 def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -> None:
     """Pack *texts*, by the names of their files, into *path*, which must be new. Any of *secrets*
     that is in them is not packed. Raises ConfigError."""
-    hidden = sorted({it for it in secrets if len(it) >= _SHORTEST}, key=len, reverse=True)
+    every = {form for it in secrets for form in forms_of(it)}
+    hidden = sorted({it for it in every if len(it) >= _SHORTEST}, key=len, reverse=True)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as exc:

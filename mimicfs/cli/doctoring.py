@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -15,7 +17,7 @@ import click
 
 from mimicfs.cli.advice import advised
 from mimicfs.cli.options import completes_urls, json_option, settled_by
-from mimicfs.config.values import Target, parse_target
+from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, MimicError, StoreError
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.human import printable
@@ -29,7 +31,8 @@ _ATTEMPTS = 2  # at a request: a user who looks for a fault does not want to wai
 _COLOURS = {FAIL: "red", WARN: "yellow", OK: "green"}
 _ASKED_S = 5.0  # how long a mount may take to tell its status
 _OURS = ("AWS_", "MIMICFS_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LANG", "LC_")
-_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+_HOLDS_SECRET = re.compile(r"SECRET|TOKEN|PASS|KEY", re.IGNORECASE)
+_PLACES = ("_FILE", "_URI")
 
 
 @click.command()
@@ -168,22 +171,31 @@ def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> No
         "versions.txt": versions(),
         "doctor.json": findings,
         "config.toml": settings_in_toml(settled),
-        "environment.txt": "".join(f"{name}={os.environ[name]}\n" for name in _variables()),
+        "environment.txt": "".join(f"{name}={_shown(name)}\n" for name in _variables()),
         "status.json": json.dumps(status_of_mounts(settings, None, _ASKED_S)),
         "mimicfs.log": tail(log) if not str(log).startswith("syslog:") else f"in {log}\n",
     }
-    secrets = [os.environ.get(name, "") for name in _SECRET]
-    secrets += [settings.store_password or "", *_own_secrets(settings)]
+    secrets = [os.environ[name] for name in os.environ if _is_secret(name)]
+    secrets += [settings.store_password or "", settled.events().token, *_own_secrets(settings)]
+    keys = [settings.s3.buckets.of(name).sse_c_key for name in ("", *settings.s3.buckets.named)]
+    secrets += [b64encode(key).decode() for key in keys]
     given = (settings.store, settings.s3.endpoint_url or "", settled.events().source)
-    urls = (*given, *os.environ.values())
-    secrets += passwords_in(urls)
+    secrets += passwords_in((*given, *os.environ.values()))
     write_bundle(path, texts, secrets)
 
 
 def _variables() -> list[str]:
-    """Return the names of the variables that matter and have no secret."""
-    hidden = {*_SECRET, "MIMICFS_STORE_PASSWORD", "MIMICFS_EVENTS_TOKEN", "AWS_ACCESS_KEY_ID"}
-    return sorted(it for it in os.environ if it.upper().startswith(_OURS) and it not in hidden)
+    """Return the names of the variables that matter."""
+    return sorted(it for it in os.environ if it.upper().startswith(_OURS))
+
+
+def _is_secret(name: str) -> bool:
+    """Whether the variable *name* holds a secret, and not the place of one."""
+    return _HOLDS_SECRET.search(name) is not None and not name.endswith(_PLACES)
+
+
+def _shown(name: str) -> str:
+    return "***" if _is_secret(name) else redacted(os.environ[name])
 
 
 def _own_secrets(settings: Settings) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import stat
 import tarfile
 import threading
+from base64 import b64encode
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -240,13 +241,48 @@ def test_for_people_failures_come_first_and_what_is_well_is_counted(state, store
 
 
 def test_a_bundle_has_what_a_report_needs_and_no_secret(state, tmp_path, monkeypatch):
-    secrets = ["very-secret-key", "session-token-1234", "of-redis-1234", "of-proxy-1234"]
-    monkeypatch.setenv("AWS_SESSION_TOKEN", secrets[1])
-    monkeypatch.setenv("MIMICFS_STORE", f"redis://name:{secrets[2]}@127.0.0.1:9")
-    monkeypatch.setenv("HTTPS_PROXY", f"http://name:{secrets[3]}@127.0.0.1:9")
+    variables = {
+        "AWS_SESSION_TOKEN": "session-token-1234",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-container-1234",
+        "AWS_SECRET_KEY": "of-boto-1234",
+        "MIMICFS_EVENTS_TOKEN": "of-webhook-1234",
+        "MIMICFS_STORE": "redis://name:of/redis@12%2B34@127.0.0.1:9",
+        "HTTPS_PROXY": "http://name:of-proxy-1234@127.0.0.1:9",
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "profiles"),
+        "MIMICFS_SSE_C_KEY_FILE": str(tmp_path / "key"),
+    }
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    of_profiles = ["of/profile+1234", "of-its-token-1234"]
+    (tmp_path / "profiles").write_text(
+        "[default]\naws_access_key_id = A\naws_secret_access_key = B\n[team]\naws_access_key_id = C"
+        f"\naws_secret_access_key = {of_profiles[0]}\naws_session_token = {of_profiles[1]}\n"
+    )
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "key").chmod(0o600)
+    sse_c = b64encode(bytes(range(32))).decode()
+    secrets = ["very-secret-key", "session-token-1234", "of-container-1234", "of-boto-1234"]
+    secrets += [
+        "of-webhook-1234",
+        "of/redis@12%2B34",
+        "of/redis@12+34",
+        "of-proxy-1234",
+        *of_profiles,
+    ]
+    secrets += ["of%2Fprofile%2B1234", sse_c]
     state.mkdir(parents=True, mode=0o700)
-    leaks = [*secrets, "X-Amz-Signature=abcdef0123", "Authorization: AWS4-HMAC-SHA256 abcdef0123"]
-    (state / "mimicfs.log").write_text("".join(f"a line with {leak}\n" for leak in leaks))
+    told = ["X-Amz-Signature=abcdef0123", "Authorization: AWS4-HMAC-SHA256 abcdef0123"]
+    told += [
+        "https://b.s3.amazonaws.com/k?AWSAccessKeyId=abcdef0123&Signature=abcdef0123&Expires=1"
+    ]
+    told += [
+        "https://storage.googleapis.com/b/k?X-Goog-Credential=abcdef0123&X-Goog-Signature=abcdef0123"
+    ]
+    told += ["x-amz-security-token: abcdef0123", '{"password": "abcdef0123"}']
+    told += ["x-amz-server-side-encryption-customer-key: abcdef0123="]
+    told += ["rediss+cluster://:abcdef0123@h:1", "https://abcdef0123:x@h/"]
+    lines = [*secrets, *told, "s3://photos/me@home.jpg took 12 s"]
+    (state / "mimicfs.log").write_text("".join(f"a line with {line}\n" for line in lines))
     bundle = tmp_path / "report.tar.gz"
     result = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--bundle", bundle)
     assert f"packed: {bundle}; look at it before you send it\n" in result.stdout
@@ -262,6 +298,8 @@ def test_a_bundle_has_what_a_report_needs_and_no_secret(state, tmp_path, monkeyp
     assert "a line with X-Amz-Signature=***\n" in files["mimicfs.log"]
     everything = "".join(files.values())
     assert [it for it in [*secrets, "abcdef0123", "AKIDEXAMPLE"] if it in everything] == []
+    assert "s3://photos/me@home.jpg took 12 s" in files["mimicfs.log"]
+    assert "AWS_SHARED_CREDENTIALS_FILE=/" in files["environment.txt"]
     again = run("doctor", "--endpoint-url", "http://127.0.0.1:9", "--bundle", bundle)
     assert (again.returncode, again.stderr) == (
         2, f"mimicfs: {bundle}: exists already; name another file\n"

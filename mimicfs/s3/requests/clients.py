@@ -435,9 +435,17 @@ class Clients:
         return bool(self._credentials) and self._credentials.method in _LASTING
 
     def secrets(self) -> list[str]:
-        """Return what requests are signed with, so that nobody prints it."""
+        """Return what requests are or may be signed with, so that nobody prints it: of all
+        profiles."""
+        from mimicfs.s3.transport.errors import ours
+
+        with ours("S3"):
+            profiles = self._session._session.full_config.get("profiles", {}).values()
+        names = ("aws_secret_access_key", "aws_session_token", "aws_security_token")
+        found = [str(profile.get(name, "")) for profile in profiles for name in names]
         keys = self._keys()
-        return [it for it in (keys.secret_key, keys.token) if it] if keys is not None else []
+        found += [keys.secret_key, keys.token or ""] if keys is not None else []
+        return [it for it in found if it]
 
     @property
     def endpoint(self) -> str:
