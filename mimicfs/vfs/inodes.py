@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO
@@ -52,48 +53,33 @@ _PAST = frozenset({NodeKind.VERSIONS, NodeKind.HISTORY, NodeKind.VERSION})
 _from_bytes = int.from_bytes
 
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
+_TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
+_SPARSE = 4  # a table that had so many times as many nodes is made anew
 CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
 VERSIONS_SLOT = "///"  # likewise
 
 
-class Node:
-    """One file or directory that somebody holds."""
+class _Rest:
+    """What most nodes do not have: directories do, and what was opened, changed or removed."""
 
     __slots__ = (
         "asked",
         "away",
-        "bucket",
         "children",
-        "component",
         "content",
-        "file",
         "former",
         "gone",
-        "holds",
-        "ino",
-        "kind",
         "leaving",
         "mtime_ns",
         "opens",
         "pages_etag",
-        "parent",
         "special",
         "turn",
     )
-    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
 
-    def __init__(
-        self, ino: int, kind: NodeKind, parent: Node | None, component: str, bucket: str
-    ) -> None:
-        self.ino = ino
-        self.kind = kind
-        self.parent = parent  # None: the root, or unlinked
-        self.component = component  # of the key; the root of a prefix mount has that prefix
-        self.bucket = bucket  # "" for the account
+    def __init__(self) -> None:
         self.children: dict[str, Node] | None = None  # by slot; None while there are none
-        self.holds = 0  # how often the kernel holds it
         self.opens = 0  # handles
-        self.file: File | None = None  # what its handles share; the newest, after a change
         self.leaving = False  # object: it is being unlinked or replaced; an open waits
         # object: where it was, if this mount has unlinked or replaced it.
         self.former: tuple[Node, str] | None = None
@@ -105,6 +91,61 @@ class Node:
         self.content = False  # directory: its marker object has content
         self.asked = False  # directory: the kernel may hold a listing, or a name's absence
         self.away = False  # the kernel may hold its name as absent, and a listing without it
+
+
+_NOTHING = _Rest()  # of all that have nothing of it. Nobody writes to it.
+_resting = threading.Lock()  # of two threads that find a node without, one makes it; a leaf
+
+
+def _rare(name: str) -> Any:
+    """Return the attribute *name* of a `_Rest` as one of its node: a name that the kernel knows
+    takes half as much memory without."""
+
+    def put(node: Node, value: object) -> None:
+        if node.rest is _NOTHING:
+            if value == getattr(_NOTHING, name):
+                return
+            with _resting:
+                if node.rest is _NOTHING:
+                    node.rest = _Rest()
+        setattr(node.rest, name, value)
+
+    return property(attrgetter(f"rest.{name}"), put)
+
+
+_SLOTS = ("bucket", "component", "file", "holds", "ino", "kind", "parent", "rest")
+
+
+class Node:
+    """One file or directory that somebody holds."""
+
+    __slots__ = _SLOTS  # named, for mypy would take what is written here for all that there is
+    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
+
+    children: dict[str, Node] | None = _rare("children")
+    opens: int = _rare("opens")
+    leaving: bool = _rare("leaving")
+    former: tuple[Node, str] | None = _rare("former")
+    gone: Entry | None = _rare("gone")
+    turn: Turn | None = _rare("turn")
+    mtime_ns: int = _rare("mtime_ns")
+    pages_etag: str = _rare("pages_etag")
+    special: bool = _rare("special")
+    content: bool = _rare("content")
+    asked: bool = _rare("asked")
+    away: bool = _rare("away")
+
+    def __init__(
+        self, ino: int, kind: NodeKind, parent: Node | None, component: str, bucket: str
+    ) -> None:
+        self.ino = ino
+        self.kind = kind
+        self.parent = parent  # None: the root, or unlinked
+        self.component = component  # of the key; the root of a prefix mount has that prefix
+        self.bucket = bucket  # "" for the account
+        self.holds = 0  # how often the kernel holds it
+        self.file: File | None = None  # what its handles share; the newest, after a change
+        self.rest = _NOTHING
 
     @property
     def is_directory(self) -> bool:
@@ -188,6 +229,7 @@ class Inodes:
         self._moved: dict[int, dict[str, int]] = {}
         self._taken: set[int] = set()
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
+        self._most = _TABLE_MIN  # nodes that the table has had, or more
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -368,9 +410,18 @@ class Inodes:
             parent = node.parent
             self._take_out(node)
             if self._nodes.get(node.ino) is node:
-                del self._nodes[node.ino]
+                self._leave_table(node)
             if parent is None:
                 return
             if not parent.children:
                 parent.children = None
             node = parent
+
+    def _leave_table(self, node: Node) -> None:
+        """Take *node* out. A dict keeps the memory of all that it had: it is made anew when most
+        are gone."""
+        self._most = max(self._most, len(self._nodes))
+        del self._nodes[node.ino]
+        if len(self._nodes) * _SPARSE < self._most:
+            self._nodes = dict(self._nodes)
+            self._most = max(_TABLE_MIN, len(self._nodes))
