@@ -403,6 +403,7 @@ class Mirror:
         """Make uncertain what is at and below *prefix*, or, if nothing is known there, that there
         is nothing."""
         self.backend.unmark(bucket, prefix)
+        self.generation = next(self._generations)
 
     def cover(self, bucket: str, directory: str) -> Scope | None:
         """Return the newest scope that covers the direct children of *directory*."""

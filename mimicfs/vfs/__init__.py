@@ -20,6 +20,7 @@ handles      open files: reading, writing, and when bytes go to S3
 opening      the table of handles, opening, turns
 copying      copies of whole objects within S3
 readdir      a reader's way through a directory
+walking      the directory that a walk through a tree reads next
 attributes   the answer to stat(2)
 neighbours   files that will be read next
 smallfiles   small files of directories that are listed

@@ -164,10 +164,13 @@ class FirstLook:
 
     def _verdict(self, where: _Where) -> _Verdict | None:
         try:
-            return self._verdicts[where]
+            known = self._verdicts[where]
         except KeyError:
-            pass
-        found = _Verdict.of(self._mimicdb.note_of(*where))
+            found = _Verdict.of(self._mimicdb.note_of(*where))
+        else:
+            if known is not None or self._found_plain(where[0]) < _MANY:
+                return known
+            found = None  # there are enough plain ones since
         if found is not None and not found.rich:
             with self._lock:
                 self._doubtful[where] = []  # it may have been listed since

@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mimicfs.entry import OBJECT, Entry
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 256  # names asked of the mirror at a time, at least
 _LISTINGS_MAX = 256  # readers whose place is remembered
+_FORESEEN_S = 1.0  # how long names that were read before anybody asked are good
 
 _OWN = PREFIX.encode()
 
@@ -101,23 +103,40 @@ class Listings:
         self._lock = threading.Lock()  # protects the two below
         self._open: OrderedDict[int, Listing] = OrderedDict()
         self._last = 0
+        # What will be asked for next: of which directory, and when it was read (time.monotonic).
+        self._foreseen: tuple[Node, Listing, float] | None = None
+
+    def foresee(self, node: Node, want: int, unsaved: Callable[[], Sequence[str]]) -> None:
+        """Read the first names of *node*, which somebody is going to list."""
+        if unsaved():
+            return
+        listing = Listing(0, functools.partial(self._page, node, unsaved))
+        listing.rows(0, self._mimicdb.generation, want)
+        self._foreseen = node, listing, time.monotonic()
+
+    def _taken(self, node: Node, unsaved: Callable[[], Sequence[str]]) -> Listing | None:
+        """Return what was foreseen of *node*, once."""
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is None or foreseen[0] is not node or unsaved():
+            return None
+        return foreseen[1] if time.monotonic() - foreseen[2] < _FORESEEN_S else None
 
     def ended(self, cookie: int) -> bool:
         """Whether *cookie* is the end of its listing. Each reader asks once more there."""
         found = self._open.get(cookie >> 32)
         return found is not None and found.ended_at(cookie & 0xFFFF_FFFF, self._mimicdb.generation)
 
-    def at(self, node: Node, cookie: int, unsaved: Callable[[], Iterable[str]]) -> Listing:
+    def at(self, node: Node, cookie: int, unsaved: Callable[[], Sequence[str]]) -> Listing:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
         listing was given up. *unsaved* names the files of the directory that S3 lacks yet."""
+        foreseen = self._taken(node, unsaved) if not cookie and self._foreseen else None
         with self._lock:
             number = cookie >> 32
             found = self._open.get(number) if number else None
             if found is None:
-                self._last = self._last + 1 & 0x3FFF_FFFF or 1
-                number = self._last
-                read = functools.partial(self._page, node, unsaved)
-                found = Listing(number, read)
+                number = self._last = self._last + 1 & 0x3FFF_FFFF or 1
+                found = foreseen or Listing(0, functools.partial(self._page, node, unsaved))
+                found.number = number
             self._open[number] = found
             self._open.move_to_end(number)
             while len(self._open) > _LISTINGS_MAX:
@@ -127,7 +146,7 @@ class Listings:
     def _page(
         self,
         node: Node,
-        unsaved: Callable[[], Iterable[str]],
+        unsaved: Callable[[], Sequence[str]],
         after: str,
         want: int,
         generation: int,
@@ -186,3 +205,15 @@ def _merged(entries: list[Entry], news: list[Entry]) -> list[Entry]:
     known = {entry.key for entry in entries}
     both = entries + [entry for entry in news if entry.key not in known]
     return sorted(both, key=lambda entry: entry.key)
+
+
+def first_fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:
+    """Return the first *rows*, as many as *size* bytes have room for."""
+    found: list[Row] = []
+    for row in rows:
+        name, _, _ = row
+        size -= (overhead + len(name) + 7) & ~7
+        if size < 0:
+            break
+        found.append(row)
+    return found

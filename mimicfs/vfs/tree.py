@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from mimicfs.config.values import VFSOptions
@@ -39,8 +39,9 @@ from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
-from mimicfs.vfs.readdir import Listing, Listings, Row
+from mimicfs.vfs.readdir import Listing, Listings, Row, first_fitting
 from mimicfs.vfs.rootattributes import RootAttributes
+from mimicfs.vfs.walking import Walking
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Tree:
         self._listings = Listings(mimicdb, self._reserved)
         self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
+        self._walking = Walking()
         self._started_ns = time.time_ns()
 
     # Names
@@ -350,8 +352,11 @@ class Tree:
         if not fitting:
             return []
         mtime_ns = self._created_ns(directory.bucket)
+        if not cookie:
+            self._walking.begins(directory.ino)
         cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
+        below: list[int] = []
         of_object = self._shown(directory.bucket).of_object
         unknown = self._unknown(directory, fitting, nodes, hold) if asks else set()
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
@@ -364,7 +369,10 @@ class Tree:
                     node.special = not stat.S_ISREG(attr.mode)
             else:
                 attr = self._row_attr(node, entry, mtime_ns)
+            if slot[-1:] == "/":
+                below.append(node.ino)
             found.append(DirEntry(name, attr, cookie))
+        self._walking.shows(below)
         return found
 
     def _hold_rows(
@@ -382,7 +390,7 @@ class Tree:
         while True:
             generation = self._mimicdb.generation
             with listing.lock, _asked(directory), self._mimicdb.one_state():
-                fitting = _fitting(listing.rows(index, generation, want), *room)
+                fitting = first_fitting(listing.rows(index, generation, want), *room)
                 asks = bool(fitting) and self._look_first.needs(directory.bucket, directory.key)
             before = nodes
             nodes = self._inodes.listed(directory, [slot for _, slot, _ in fitting], hold)
@@ -408,19 +416,28 @@ class Tree:
         return found
 
     def idle(self) -> None:
-        """Read what will be asked next. The kernel takes as long to take in a page of names as
-        it takes us to read one."""
+        """Read what will be asked next, of this directory or, after it, of the next one. The
+        kernel takes as long to take in a page of names as it takes us to read one."""
         upcoming, self._upcoming = self._upcoming, None
         if upcoming is None:
             return
         listing, index, want = upcoming
         if listing.lock.acquire(blocking=False):
             try:
-                listing.rows(index, self._mimicdb.generation, want)
+                with self._mimicdb.one_state():
+                    if not listing.rows(index, self._mimicdb.generation, want):
+                        self._foresee(want)
             except MimicError as exc:  # it is asked again, by somebody who can be told
                 log.debug("reading ahead: %s", exc)
             finally:
                 listing.lock.release()
+
+    def _foresee(self, want: int) -> None:
+        coming = self._walking.coming()
+        if coming:
+            node = self.directory(coming)
+            self._listings.foresee(node, want, lambda: self._handles.unsaved(node))
+            self._look_first.needs(node.bucket, node.key)  # remembers it
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:
@@ -465,18 +482,6 @@ class _asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind in (Unlisted, Uncopied):
             self._directory.asked = self._before
-
-
-def _fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:
-    """Return the first *rows*, as many as *size* bytes have room for."""
-    found: list[Row] = []
-    for row in rows:
-        name, _, _ = row
-        size -= (overhead + len(name) + 7) & ~7
-        if size < 0:
-            break
-        found.append(row)
-    return found
 
 
 def parent_of(node: Node) -> Node:

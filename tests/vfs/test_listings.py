@@ -9,8 +9,9 @@ import pytest
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry, Scope
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind
 from mimicfs.vfs.readdir import Listing, Listings
+from mimicfs.vfs.walking import Walking
 
 
 @pytest.fixture
@@ -86,3 +87,62 @@ def test_rewinding_sees_all_anew(mimicdb: Mirror, listing: Listing) -> None:
     mimicdb.record("bucket", Entry("aa", 7))
     mimicdb.forget("bucket", "f")
     assert [name for name, _ in shown(mimicdb, listing, 0)] == ["a", "aa", "b", "c", "d", "e"]
+
+
+def foreseen(mimicdb: Mirror, unsaved: list[str]) -> tuple[Listings, Node, Listing]:
+    """Foresee the root; return what is taken for it afterwards, too."""
+    listings, root = Listings(mimicdb), Inodes("bucket").root
+    listings.foresee(root, 1, lambda: unsaved)
+    return listings, root, listings.at(root, 0, lambda: unsaved)
+
+
+def test_what_was_foreseen_is_not_read_again(mimicdb: Mirror) -> None:
+    _, _, listing = foreseen(mimicdb, [])
+    assert listing.ended_at(6, mimicdb.generation)
+    assert [name for name, _ in shown(mimicdb, listing, 0)] == list("abcdef")
+
+
+def test_what_was_foreseen_is_read_again_after_a_change(mimicdb: Mirror) -> None:
+    listings, root = Listings(mimicdb), Inodes("bucket").root
+    listings.foresee(root, 1, list)
+    mimicdb.forget("bucket", "c")
+    assert [name for name, _ in shown(mimicdb, listings.at(root, 0, list), 0)] == list("abdef")
+
+
+def test_what_was_foreseen_is_one_readers_and_of_that_directory(mimicdb: Mirror) -> None:
+    listings, root, first = foreseen(mimicdb, [])
+    second = listings.at(root, 0, list)
+    assert second is not first
+    assert not second.ended_at(6, mimicdb.generation)
+    listings.foresee(root, 1, list)
+    other = Inodes("bucket").child(root, "d/", NodeKind.DIRECTORY, hold=False)
+    assert not listings.at(other, 0, list).ended_at(6, mimicdb.generation)
+
+
+def test_a_file_that_s3_lacks_is_shown_in_what_was_foreseen(mimicdb: Mirror) -> None:
+    unsaved = list[str]()
+    listings, root = Listings(mimicdb), Inodes("bucket").root
+    listings.foresee(root, 1, lambda: unsaved)
+    unsaved.append("new")
+    listing = listings.at(root, 0, lambda: unsaved)
+    assert [name for name, _ in shown(mimicdb, listing, 0)] == [*"abcdef", "new"]
+
+
+def walked(*steps: tuple[int, list[int]]) -> list[int]:
+    """Return what is expected after each of *steps*: a directory, and those in it."""
+    walking, expected = Walking(), list[int]()
+    for directory, below in steps:
+        walking.begins(directory)
+        walking.shows(below)
+        expected.append(walking.coming())
+    return expected
+
+
+def test_a_walk_is_foreseen_from_the_third_step_on() -> None:
+    steps = [(1, [2, 6]), (2, [3, 5]), (3, [4]), (4, []), (5, []), (6, [])]
+    assert walked(*steps) == [0, 0, 0, 5, 6, 0]
+
+
+def test_who_goes_elsewhere_begins_anew() -> None:
+    steps = [(1, [2, 6]), (2, [3, 5]), (3, [4]), (4, []), (6, [7]), (7, [])]
+    assert walked(*steps) == [0, 0, 0, 5, 0, 0]

@@ -92,6 +92,13 @@ def test_a_walk_waits_a_few_times_until_the_others_count_as_plain(s3):
     assert (waits, s3.asked, store.note("b", COUNT)) == (5, 64, "64")
 
 
+def test_who_asked_before_64_were_plain_is_not_sampled_after(s3):
+    mount = Mount(filled(Memory()), s3)
+    assert mount.look.needs("b", "d69/")
+    mount.looks_at(*PLAIN[:64])
+    assert not mount.look.needs("b", "d69/")
+
+
 def test_what_a_walk_comes_to_is_found_rich_before_it_is_there(s3):
     mount = Mount(filled(Memory()), s3)
     keys = ["t/a", "t/b/c", "t/c/c", "t/d/rich", "t/e/c"]
