@@ -177,6 +177,34 @@ def test_who_commits_many_times_looks_at_that_a_hundred_times_a_second(tmp_path)
     assert 1 <= looks <= 2 + took_s / 0.01
 
 
+_WAITS = """
+import logging, sys
+from mimicfs.backends.sqlite import SQLite
+logging.basicConfig(format="%(message)s")
+waiter = SQLite(sys.argv[1]).waiter()
+waiter.wait({"b": 0}, 0)
+print("waits", flush=True)
+print(waiter.wait({"b": 0}, 60), waiter.wait({"b": 0}, 0.1))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="its limit of inotify is root's to set")
+@pytest.mark.parametrize(("most", "said"), [(0, 1), (1, 0)])
+def test_without_inotify_commits_are_looked_for_and_that_is_said_once(tmp_path, most, said):
+    path = str(tmp_path / "store.db")
+    store = SQLite(path)
+    limited = f'echo {most} > /proc/sys/user/max_inotify_instances && exec "$@"'
+    words = ["unshare", "--user", "--map-root-user", "sh", "-c", limited, "sh"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*words, sys.executable, "-c", _WAITS, path], **pipes) as process:
+        assert process.stdout.readline() == "waits\n"
+        fill(store, "a")
+        answer, errors = process.communicate(timeout=60)
+    assert answer == "['b'] []\n"
+    assert errors.count("looked for 20 times a second") == errors.count("\n") == said
+    store.close()
+
+
 def test_a_commit_touches_no_file_but_its_own_log(tmp_path, monkeypatch):
     """The path of a database is any bytes, and one in memory has no log."""
     monkeypatch.chdir(tmp_path)

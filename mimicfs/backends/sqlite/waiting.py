@@ -6,22 +6,29 @@ which nobody hears. So whoever has committed changes the times of FILE-wal, whic
 where no word follows, because its process was killed or is no mimicfs, the number is looked at
 several times, for a few hundredths of a second. The commits of this process wake it as well: of
 those that follow each other, it looks at most once in a hundredth of a second. Where there is no
-inotify, it is looked at 20 times a second, which takes 3 us each.
+inotify, it is looked at 20 times a second, which takes 3 us each. (A user has 128 instances of
+inotify, unless the system says otherwise; a waiter takes one.)
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import select
 import sqlite3
+import struct
 import time
 from collections.abc import Mapping, Sequence
 
 from mimicfs.backends import Waiter
 from mimicfs.backends.sqlite.database import Database
 
+log = logging.getLogger(__name__)
+
 # linux/inotify.h
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name behind it
+_IN_Q_OVERFLOW = 0x4000
 _IN_MODIFY = 0x02
 _IN_ATTRIB = 0x04
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
@@ -39,8 +46,7 @@ class CommitWaiter(Waiter):
         self._db = db
         self._version = -1  # of the state that was looked at last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Of inotify; set by the thread that waits. -1: there is none.
-        self._committed = self._written = -1
+        self._inotify = -1  # set by the thread that waits; -1: there is none
         self._begun = False
         self._own = db.commits  # of this process, as far as it has gathered them
 
@@ -54,7 +60,7 @@ class CommitWaiter(Waiter):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
-            self._hear(left_s if self._written >= 0 else min(left_s, _GLANCE_S))
+            self._hear(left_s if self._inotify >= 0 else min(left_s, _GLANCE_S))
             self._gather()
         return []
 
@@ -69,10 +75,10 @@ class CommitWaiter(Waiter):
         if self._db.log_path is None:
             return
         try:
-            self._committed = _watched(self._db.log_path, _IN_ATTRIB)
-            self._written = _watched(self._db.log_path, _IN_MODIFY)
-        except OSError:
-            self._written = -1
+            self._inotify = _watched(self._db.log_path)
+        except OSError as exc:
+            text = "%s: %s: commits of other processes are looked for 20 times a second"
+            log.warning(text, exc.filename, exc.strerror)
 
     def _is_new(self) -> bool:
         version = self._version_now()
@@ -90,23 +96,28 @@ class CommitWaiter(Waiter):
 
         SQLite itself changes the times of the log when root opens it: where something was written,
         a word is a reason to look, and no more."""
-        ready = _ready(timeout_s, self._wake, self._committed, self._written)
-        _drain(self._committed)
-        if self._written not in ready:
+        if not self._word(timeout_s, _IN_ATTRIB | _IN_MODIFY) & _IN_MODIFY:
             return
-        _drain(self._written)
         for pause_s in _LOOKS_S:
             if self._version_now() != self._version:
                 return
-            if _ready(pause_s, self._wake, self._committed):
-                _drain(self._committed)
+            self._word(pause_s, _IN_ATTRIB)
+
+    def _word(self, timeout_s: float, wanted: int) -> int:
+        """Wait for an event that is *wanted*, or the end of the waiting; return what was heard."""
+        deadline, heard = time.monotonic() + timeout_s, 0
+        while not heard & wanted and (left_s := deadline - time.monotonic()) > 0:
+            if self._wake in _ready(left_s, self._wake, self._inotify):
+                break
+            heard |= _drained(self._inotify)
+        return heard
 
     def close(self) -> None:
         super().close()
         os.eventfd_write(self._wake, 1)
 
     def __del__(self) -> None:
-        for fd in (self._wake, self._committed, self._written):
+        for fd in (self._wake, self._inotify):
             if fd >= 0:
                 os.close(fd)
 
@@ -120,22 +131,31 @@ def _ready(timeout_s: float, *fds: int) -> set[int]:
     return {fd for fd, _ in poller.poll(timeout_s * 1000)}
 
 
-def _watched(path: str, mask: int) -> int:
-    """Return a descriptor of inotify that tells of what *mask* says of *path*. Raises OSError."""
+def _watched(path: str) -> int:
+    """Return a descriptor of inotify that tells of commits to the log *path*. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(_FLAGS)
     if fd < 0:
-        raise OSError(ctypes.get_errno(), "inotify_init1")
-    if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
-        error = ctypes.get_errno()
+        raise _error("inotify_init1 (fs.inotify.max_user_instances)")
+    if libc.inotify_add_watch(fd, os.fsencode(path), _IN_ATTRIB | _IN_MODIFY) < 0:
+        error = _error(path)
         os.close(fd)
-        raise OSError(error, "inotify_add_watch", path)
+        raise error
     return fd
 
 
-def _drain(fd: int) -> None:
+def _error(about: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), about)
+
+
+def _drained(fd: int) -> int:
+    """Read what *fd* tells; return which kinds of events that was, all where some were dropped."""
+    heard = 0
     try:
-        while fd >= 0 and os.read(fd, _EVENTS):
-            pass
+        while fd >= 0 and (events := os.read(fd, _EVENTS)):
+            for _, mask, _, _ in _EVENT.iter_unpack(events):  # of a file: without names
+                heard |= _IN_ATTRIB | _IN_MODIFY if mask & _IN_Q_OVERFLOW else mask
     except BlockingIOError:
-        return
+        pass
+    return heard
