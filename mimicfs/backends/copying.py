@@ -121,8 +121,8 @@ class Copying:
 
     def bring_all(self, bucket: str, directories: Collection[str]) -> None:
         """Copy *directories*, those that the store has whole. Raises StoreError."""
-        missing = [each for each in directories if each not in self.of(bucket)]
         with self._small:
+            missing = [each for each in directories if each not in self.of(bucket)]
             large = self._copy_small(bucket, missing) if missing else []
         for directory in large:
             with self._large:

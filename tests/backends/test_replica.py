@@ -2,7 +2,7 @@
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 
@@ -496,6 +496,37 @@ def test_rows_that_another_thread_has_copied_meanwhile_are_not_replaced_by_older
     store.meanwhile = copied_by_another
     replica.bring("b", "")
     assert replica.get("b", "a") == Entry("a", 2)
+    replica.close()
+
+
+def test_what_a_thread_has_copied_does_not_go_back_to_what_another_was_told_before(clock):
+    store = Overtaken()
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    rows = SQLite()
+    replica = Replica(store, rows, Lease(clock))
+    replica.lease.renew()
+    sizes = []
+
+    def seen():
+        found = rows.get("b", "a")
+        sizes.append(0 if found is None else found.size)
+
+    with ThreadPoolExecutor() as threads:
+
+        def another_comes():
+            store.apply("b", [Entry("a", 2)])
+            # It has stored its answer by then, or waits for its turn.
+            wait([threads.submit(replica.bring, "b", "")], timeout=0.2)
+            seen()
+
+        store.meanwhile = another_comes
+        replica.bring("b", "")
+        seen()
+    replica.catch_up("b")
+    seen()
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 2
     replica.close()
 
 
