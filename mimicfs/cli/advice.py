@@ -55,7 +55,7 @@ def _advice(settings: Settings, exc: MimicError) -> str:
     found = _BUCKET.search(about)
     if found is None or not issubclass(kind, (errors.NoSuchBucket, errors.AccessDenied)):
         return ""
-    near = _near(settings, found[1])
+    near = nearly(settings, found[1])
     if near:
         return near
     if issubclass(kind, errors.NoSuchBucket):
@@ -64,7 +64,7 @@ def _advice(settings: Settings, exc: MimicError) -> str:
     return f"ask for {right} on it, or choose another --profile"
 
 
-def _near(settings: Settings, bucket: str) -> str:
+def nearly(settings: Settings, bucket: str) -> str:
     """Return what was probably meant where *bucket* is not there, or not for us; "" if it is the
     name of one of ours, or not nearly one."""
     without = _without_bucket(settings.s3.endpoint_url or "", bucket)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mimicfs.cli.advice import advised
+from mimicfs.cli.advice import advised, nearly
 from mimicfs.cli.options import completes_urls, json_option, settled_by
 from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, MimicError, StoreError
@@ -98,10 +98,19 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
             url = store_url(settings, s3.account)
             yield from examine_store(url, settings.namespace, settings.store_password)
             with _knowing(mimicdb, settings, url, target.bucket, write):
-                yield from Examination(s3, options, target.bucket, target.prefix).findings(write)
+                examination = Examination(s3, options, target.bucket, target.prefix)
+                for finding in examination.findings(write):
+                    yield _named_right(settings, target.bucket, finding)
     except MimicError as exc:
         text, _, advice = str(exc).partition("; ")
         yield Finding("credentials", FAIL, text, advice)
+
+
+def _named_right(settings: Settings, bucket: str, finding: Finding) -> Finding:
+    """Return *finding*; of a bucket that is not there, with the one that was probably meant."""
+    if finding.result != FAIL or finding.advice or "NoSuchBucket" not in finding.found:
+        return finding
+    return finding._replace(advice=nearly(settings, bucket) or "`mimicfs ls` lists yours")
 
 
 @contextmanager

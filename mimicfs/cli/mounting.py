@@ -19,6 +19,7 @@ from mimicfs.cli.options import (
     of_this_machine,
     tell_doubts,
 )
+from mimicfs.cli.places import innermost
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 
@@ -115,8 +116,16 @@ def umount_at(settings: Settings, mountpoint: Path, *, lazy: bool) -> None:
     from mimicfs.mount.mounted import watched
 
     if mounting.device_number(mountpoint) is None:
-        raise errors.MountError(f"{mountpoint}: not mounted")
+        raise errors.MountError(f"{mountpoint}: {_what_it_is(settings, mountpoint)}")
     with watched(settings, mountpoint) as wait:
         mounting.unmount(mountpoint, lazy=lazy)
         if not lazy:
             wait(lambda pending: click.echo(f"waiting: {pending}", err=True))
+
+
+def _what_it_is(settings: Settings, path: Path) -> str:
+    """Return what is at *path*, where no mount of mimicfs is."""
+    if os.path.ismount(path):
+        return f"not a mount of mimicfs; use umount {path}"
+    inside = innermost(settings, Path(os.path.realpath(path)))
+    return f"in the mount at {inside.mountpoint}; name that" if inside else "not mounted"

@@ -88,6 +88,8 @@ def warmup(
         raise click.UsageError("name paths or s3:// URLs, or a list with --from")
     if metadata and (data or pin or unpin):
         raise click.UsageError("--metadata fetches no bytes; leave out --data, --pin and --unpin")
+    if pin and unpin:
+        raise click.UsageError("--unpin undoes --pin; give one of them")
     left = None if limit is None else parse_size(limit)
     short = False
     with Interruptible() as stop:
@@ -98,6 +100,7 @@ def warmup(
                     work.unpin()
                     continue
                 starts = work.known() if data else work.listed()
+                short |= work.nothing
                 if metadata:
                     continue
                 for start in starts:
@@ -143,6 +146,7 @@ class _Work:
         self._settings = place.settings
         self._stop = stop
         self._json = as_json
+        self.nothing = False  # whether S3 has nothing of that name
 
     def listed(self) -> list[Start]:
         """List it anew, and return where it begins. Raises S3Error."""
@@ -168,6 +172,12 @@ class _Work:
                 raise MountError(f"s3://{report.bucket}/{report.prefix}: {report.error}")
             self._tell({"listed": report.keys}, f"{number_of(report.keys, 'key')} listed",
                        f"s3://{report.bucket}/{report.prefix}")  # fmt: skip
+            if prefix and not report.keys:
+                self.nothing = True
+                told = (
+                    f"s3://{report.bucket}/{report.prefix}: nothing in the bucket begins with that"
+                )
+                click.echo(f"mimicfs: {printable(told)}", err=True)
         return [Start(report.bucket, report.prefix) for report in reports]
 
     def known(self) -> list[Start]:

@@ -133,6 +133,30 @@ def test_by_default_each_endpoint_and_account_has_a_store(state, proxy, tree):
     assert len(list(state.glob("*.db"))) == 1
 
 
+def test_a_warm_up_of_nothing_says_so_and_goes_on(common, tree):
+    result = run("warmup", "--metadata", *common, f"s3://{tree}/nothing/", f"s3://{tree}/d/")
+    assert (result.returncode, result.stderr) == (
+        1, f"mimicfs: s3://{tree}/nothing/: nothing in the bucket begins with that\n"
+    )  # fmt: skip
+    assert result.stdout.endswith(f"s3://{tree}/d/: 2 keys listed\n")
+    both = run("warmup", "--pin", "--unpin", *common, f"s3://{tree}")
+    assert "--unpin undoes --pin; give one of them" in both.stderr
+
+
+def test_doctor_names_the_bucket_that_was_meant(common, tree, client):
+    client.create_bucket(Bucket=f"holiday-{tree}")
+    said = run("doctor", *common, f"s3://holidya-{tree}")
+    assert f"      did you mean s3://holiday-{tree}?\n" in said.stdout
+    assert said.returncode == 1
+
+
+def test_umount_of_a_mount_of_others(state, server):
+    result = run("umount", "/proc")
+    assert (result.returncode, result.stderr) == (
+        3, "mimicfs: /proc: not a mount of mimicfs; use umount /proc\n"
+    )  # fmt: skip
+
+
 def test_umount_of_what_is_not_mounted(state, server, tmp_path):
     result = run("umount", tmp_path)
     assert result.returncode == 3

@@ -44,6 +44,10 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
     status = succeed("status", *common, point)
     assert f"s3://{bucket}/ at {point} (pid " in status
     assert f"{bucket}: 1 key, 5 B" in status
+    (point / "d").mkdir()
+    inside = run("umount", point / "d")
+    assert inside.stderr == f"mimicfs: {point}/d: in the mount at {point}; name that\n"
+    assert inside.returncode == 3
     succeed("umount", point)
     assert unmounted(point)
     assert succeed("status", *common) == "nothing is mounted\n"
