@@ -117,9 +117,8 @@ def serve_mount(
         stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
         stack.enter_context(_followed(follower, parts, server, (lease, vfs, choices), sources))
-        _start("ready", lambda: _tell_ready(session, ready, manager))
+        _start("ready", lambda: _when_answering(session, ready, manager))
         stack.enter_context(told(parts, target, choices.events, source, sources, settings.state))
-        process.settle()
         unserved.pop_all()
         log.info("mounted %s at %s, mirror in %s", mounted.target, mountpoint, parts.store)
         try:
@@ -386,6 +385,13 @@ def _start(name: str, work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def _when_answering(session: Session, ready: Callable[[], None], manager: ServiceManager) -> None:
+    try:
+        _tell_ready(session, ready, manager)
+    finally:
+        process.settle()  # nobody waits for it
 
 
 def _tell_ready(session: Session, ready: Callable[[], None], manager: ServiceManager) -> None:

@@ -163,6 +163,14 @@ def test_a_mount_imports_nothing_of_its_rooms_after_an_upgrade() -> None:
 
 
 @pytest.mark.slow
+def test_a_mount_looks_for_garbage_from_when_it_answers() -> None:
+    program = "import gc; from mimicfs.mount import process as p; p.set_up(); a = gc.isenabled();"
+    words = [sys.executable, "-c", f"{program} p.settle(); print(a, gc.isenabled())"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "False True\n"
+
+
+@pytest.mark.slow
 def test_python_m_mimicfs_is_the_command() -> None:
     words = [sys.executable, "-m", "mimicfs", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
