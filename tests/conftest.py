@@ -158,6 +158,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--csi-proto", default=str(ours), help="the protocol that the driver is asked by"
     )
+    parser.addoption("--orders", type=int, default=150, help="of steps on one file")
     parser.addoption("--containers", action="store_true", help="a driver as process 1, too")
     parser.addoption("--pairs", type=int, default=15, help="of operations that meet, a store")
 

@@ -4,6 +4,7 @@ file       one open file, which all of its handles share
 changing   changes of an open file         appending  appends whose base was replaced meanwhile
 standing   the version in S3 and the staging file that an open file consists of
 states     the states of an open file, and every transition between them
+view       what a handle knows of its file, and which changes through it are still meant
 upload     the upload of a file            multipart  an upload in parts
 transfer   requests that run at once       zeros      holes that become zeros in S3
 origin     the version in S3 of a file     layout     which bytes of a file are where

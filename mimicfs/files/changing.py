@@ -25,6 +25,7 @@ from mimicfs.files.standing import StandingFile
 from mimicfs.files.states import Event, State
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Job, Uploader
+from mimicfs.files.view import ChosenPlace, HandleView
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 
@@ -87,8 +88,15 @@ class ChangingFile(StandingFile):
         )
         self._based = self.entry is not None
 
-    def write(self, offset: int, data: memoryview, cancellation: Cancellation) -> int:
-        """Write *data* at *offset*; return its length. Nothing is sent to S3 yet."""
+    def write(
+        self,
+        offset: int,
+        data: memoryview,
+        cancellation: Cancellation,
+        view: HandleView | None = None,
+    ) -> int:
+        """Write *data* at *offset*; return its length. Nothing is sent to S3 yet. Raises
+        ObjectChanged where *view*, of the handle, is of an older version that ended before."""
         self._check_size(offset + len(data))
         with self._lock:
             self._check()
@@ -96,12 +104,13 @@ class ChangingFile(StandingFile):
             return 0  # write(2): no bytes change nothing, not even behind the end
         self.interrupt()
         with self._change.taken(cancellation):
-            staging = self._staged_anew(cancellation, at=offset)
+            place = ChosenPlace(view or HandleView(), offset, offset + len(data))
+            staging = self._staged_anew(cancellation, place)
             self._only_appended = False
             self._write(staging, offset, data, cancellation)
         return len(data)
 
-    def write_at_once(self, offset: int, data: memoryview) -> bool:
+    def write_at_once(self, offset: int, data: memoryview, view: HandleView) -> bool:
         """Write *data* at *offset* if nobody, and no disk, is to be waited for; return whether it
         is written. If not, nothing has happened."""
         if not self._change.take_at_once():
@@ -110,8 +119,9 @@ class ChangingFile(StandingFile):
             staging = self._staging
             if self.state is not State.DIRTY or staging is None or not data:
                 return False
-            if not staging.takes_at_once(offset, len(data)):
+            if view.outdated or not staging.takes_at_once(offset, len(data)):
                 return False
+            view.got = True
             self._write(staging, offset, data, NEVER)
             self._only_appended = False
             return True
@@ -122,7 +132,9 @@ class ChangingFile(StandingFile):
         finally:
             self._change.give()
 
-    def append(self, data: memoryview, cancellation: Cancellation) -> int:
+    def append(
+        self, data: memoryview, cancellation: Cancellation, view: HandleView | None = None
+    ) -> int:
         """Write *data* at the end of the file; return where that was. If somebody else replaces
         the object before it is uploaded, and all changes are appends, they go behind what is
         there then. Raises ObjectChanged where that has happened already."""
@@ -137,6 +149,8 @@ class ChangingFile(StandingFile):
             clean = self.state in (State.CLEAN, State.DETACHED)
             self._only_appended = self._only_appended or clean
             offset = self.size
+            if view is not None:
+                view.appends, view.stale = True, False
             self._write(staging, offset, data, cancellation)
             return offset
 
@@ -153,49 +167,70 @@ class ChangingFile(StandingFile):
             self._send_ahead(staging, cancellation)
 
     def _staged_anew(
-        self, cancellation: Cancellation, keep: int | None = None, at: int = 0
+        self, cancellation: Cancellation, place: ChosenPlace | None = None, keep: int | None = None
     ) -> Staging:
-        """As `_staged`, also where the file turns out to stand on an old version and moves. *at*:
-        where it is to be changed. If that is the end of the old version, or behind it, it was
-        chosen by its size, and would be somewhere among the bytes of the new one: raises
-        ObjectChanged, unless both have the same size, or it is the end there, too."""
+        """As `_staged`, also where the file turns out to stand on an old version and moves."""
         while True:
-            entry = self.entry
+            moves = self.moves
             try:
-                return self._staged(cancellation, keep)
+                return self._staged(cancellation, keep, place)
             except ObjectChanged:
-                moved = self.entry is not entry
-                grown = entry is not None and entry.size != self.size
-                if not moved or (entry and grown and at and at >= entry.size and at != self.size):
+                if self.moves == moves:
                     raise
 
-    def zero(self, start: int, end: int, cancellation: Cancellation) -> None:
+    def _check_place(self, place: ChosenPlace | None) -> None:
+        """Raise ObjectChanged if a change at *place* was meant for an older version. A program that
+        does not heed that changes nothing at such places any more."""
+        if place is None:
+            return
+        with self._lock:
+            place.view.got = True
+            if place.view.is_astray(place.start, place.reach, self.size):
+                raise ObjectChanged.since_opened(self._about)
+
+    def zero(
+        self, start: int, end: int, cancellation: Cancellation, view: HandleView | None = None
+    ) -> None:
         """Make zeros of the bytes from *start* to *end*, which the file has. They take no place
-        on the disk, and nothing is fetched."""
+        on the disk, and nothing is fetched. Raises ObjectChanged, as `write`."""
         self.interrupt()
         with self._change.taken(cancellation):
             with self._lock:
                 self._check()
+            if start >= min(end, self.size):
+                return
+            place = ChosenPlace(view or HandleView(), start, end)
+            staging = self._staged_anew(cancellation, place)
             end = min(end, self.size)
             if start >= end:
                 return
-            staging = self._staged_anew(cancellation)
             self._only_appended = False
             self._note_change(staging)
             self._upload.changed(start, end)
             staging.zero(start, end)
             self._note(staging, start, end)
 
-    def truncate(self, size: int, cancellation: Cancellation) -> None:
-        """Cut the file to *size*, or extend it with zeros."""
+    def truncate(
+        self,
+        size: int,
+        cancellation: Cancellation,
+        view: HandleView | None = None,
+        *,
+        extend: bool = False,
+    ) -> None:
+        """Cut the file to *size*, or extend it with zeros; with *extend*, that only. Raises
+        ObjectChanged, as `write`."""
         self._check_size(size)
         self.interrupt()
         with self._change.taken(cancellation):
             with self._lock:
                 self._check()
-            if size == self.size and not self.dirty:
+            if (size == self.size and not self.dirty) or (extend and size <= self.size):
                 return
-            staging = self._staged_anew(cancellation, keep=size, at=size)
+            place = ChosenPlace(view or HandleView(), size, size)
+            staging = self._staged_anew(cancellation, place, keep=None if extend else size)
+            if extend and size <= self.size:
+                return
             self._only_appended = False
             self._note_change(staging)
             self._upload.changed(size, self._size_max)
@@ -235,6 +270,8 @@ class ChangingFile(StandingFile):
         with self._lock:
             self._layout.cut(size)
             self._based = self._based and size > 0
+            for view in () if size else self._views:
+                view.emptied()
             self.mtime_ns, self._mtime_said = time.time_ns(), False
             self.refused = False
 
@@ -317,17 +354,20 @@ class ChangingFile(StandingFile):
         self,
         cancellation: Cancellation,
         keep: int | None = None,
+        place: ChosenPlace | None = None,
         *,
         to_upload: bool = True,
     ) -> Staging:
         """Return the staging file; made, it has the first *keep* (None: all) bytes of the
-        version in S3. Raises ObjectChanged if that is gone."""
+        version in S3. Raises ObjectChanged if that is gone, or *place* is not what is meant."""
         with self._lock:
             self._check()
         if self._staging is not None:
+            self._check_place(place)
             return self._staging
         while True:
             origin = self._origin
+            self._check_place(place)
             assert origin is not None  # what S3 does not have is staged from the start
             staging, layout = self._fetched(origin, cancellation, keep, to_upload=to_upload)
             with self._lock:

@@ -56,6 +56,7 @@ from mimicfs.files.layout import Layout
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State
+from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 from mimicfs.s3.transport.backoff import backoff_s
@@ -160,10 +161,12 @@ class File(ChangingFile):
         )
         if self.entry is not None:
             content = content._replace(meta={**content.meta, **self.content.meta})
+        seen = self._is_seen()
         self._stand_on(entry)
         with self._lock:
             self.content, self._based = content, True
             self._staging, self._layout = new, layout
+            self._moved(tail[0], entry.size, seen=seen)
         self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))
         new.describe(self._record())
         if layout.partial:
@@ -274,6 +277,7 @@ class File(ChangingFile):
             else:
                 staging = None
                 self.shrunk = self.shrunk or entry.size < self.size
+            self._moved(self.size, entry.size)
             old, self._origin = self._origin, self._origin_of(entry)
             self._layout = Layout(entry.size)
             self.content = self.content._replace(meta=entry.meta or {})
@@ -282,6 +286,30 @@ class File(ChangingFile):
         if staging is not None:
             staging.remove()
         return True
+
+    def taken_over(self, view: HandleView, other: File) -> None:
+        """The handle that has *view* was of *other*, which others have replaced."""
+        seen = other._is_seen() and not other.follows
+        with self._lock:
+            self._views.add(view)
+            view.base_moved(other.size, self.size)
+            if seen:
+                view.went_behind()
+
+    def _is_seen(self) -> bool:
+        """Whether somebody has got bytes of what the file stands on."""
+        with self._lock:
+            handed = self._origin is not None and self._origin.handed
+            return handed or any(view.got for view in self._views)
+
+    def _moved(self, old: int, new: int, *, seen: bool = False) -> None:
+        """The file stands on *new* bytes of others, where it had *old* ones; *seen*: which
+        somebody had got some of."""
+        self.moves += 1
+        for view in self._views:
+            view.base_moved(old, new)
+            if seen and not self.follows:
+                view.went_behind()
 
     def expire(self, *, deleted: bool = False) -> None:
         """The object was replaced in S3, or *deleted*: a clean file gives ESTALE from now on;

@@ -18,6 +18,7 @@ from mimicfs.files.origin import Origin
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State, after
+from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 
@@ -53,6 +54,17 @@ class StandingFile:
         # It follows a version that is shorter than the kernel knows. A read that ends early tells
         # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
         self.shrunk = False
+        self.moves = 0  # so often has it gone over to a version of others
+        self._views: set[HandleView] = set()  # of the handles that it has
+
+    def seen_by(self, view: HandleView) -> None:
+        """A handle, which has *view*, is of this file from now on."""
+        with self._lock:
+            self._views.add(view)
+
+    def left_by(self, view: HandleView) -> None:
+        with self._lock:
+            self._views.discard(view)
 
     def _happens(self, event: Event) -> None:
         self.state = after(self.state, event)
@@ -93,9 +105,18 @@ class StandingFile:
 
     # Reading
 
-    def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
+    def read(
+        self, offset: int, size: int, cancellation: Cancellation, view: HandleView | None = None
+    ) -> bytes | memoryview:
         """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
-        version that the file stands on is gone from S3."""
+        version that the file stands on, or the one that *view* has seen, is gone from S3."""
+        if view is not None:
+            view.got = True
+        found = self._read(offset, size, cancellation)
+        self._check_view(view)
+        return found
+
+    def _read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
         while True:
             staging, origin, pieces = self._source(offset, size)
             try:
@@ -151,8 +172,21 @@ class StandingFile:
             raise PosixError(errno.EBADF, self._about)
         return origin.reader.read(start, end - start, cancellation)
 
-    def read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_cached(
+        self, offset: int, size: int, view: HandleView | None = None
+    ) -> bytes | memoryview | None:
         """Return the same if that needs no waiting, else None."""
+        if view is not None:
+            view.got = True
+        found = self._read_cached(offset, size)
+        self._check_view(view)
+        return found
+
+    def _check_view(self, view: HandleView | None) -> None:
+        if view is not None and view.stale:
+            raise ObjectChanged.since_opened(self._about)
+
+    def _read_cached(self, offset: int, size: int) -> bytes | memoryview | None:
         origin = self._origin
         if origin is not None and self._stands_still(origin):
             data = origin.reader.read_cached(offset, min(size, self.size - offset))

@@ -9,7 +9,7 @@ import errno
 
 from mimicfs import metadata
 from mimicfs.entry import Entry
-from mimicfs.errors import PosixError
+from mimicfs.errors import ObjectChanged, PosixError
 from mimicfs.files.file import File
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -30,8 +30,8 @@ class WholeCopier:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
         if not old.size or old.dirty or old.entry is None or old is new:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
-        if new.entry is None:
-            self._s3_has_none(new, cancellation)
+        if new.entry is None or not new.dirty:
+            self._s3_has_no_other(new, cancellation)
         entry, content = cancellation.wait(self._s3.pool.submit(self._copied, old, old.entry, new))
         new.adopt(entry, content)
         return entry
@@ -48,12 +48,13 @@ class WholeCopier:
         content = content._replace(meta={**content.meta, **posix})
         return self._s3.copy((old.bucket, source), new.bucket, new.key, content), content
 
-    def _s3_has_none(self, file: File, cancellation: Cancellation) -> None:
+    def _s3_has_no_other(self, file: File, cancellation: Cancellation) -> None:
         """Raise PosixError EOPNOTSUPP if S3 has what the mirror does not: a copy replaces it, and
         an upload knows whether it may."""
-        condition = Condition(absent=True)
+        condition = Condition(file.etag, absent=file.entry is None)
         check = self._s3.pool.submit(self._s3.conditions.check, file.bucket, file.key, condition)
         try:
             cancellation.wait(check)
-        except PosixError as exc:
-            raise PosixError(errno.EOPNOTSUPP, f"s3://{file.bucket}/{file.key} exists") from exc
+        except (PosixError, ObjectChanged) as exc:
+            about = f"s3://{file.bucket}/{file.key}: others have replaced it"
+            raise PosixError(errno.EOPNOTSUPP, about) from exc

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
@@ -28,7 +27,7 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.opening import WRITES, OpenFiles
+from mimicfs.vfs.opening import WRITES, OpenFiles, has_open
 from mimicfs.vfs.writeback import Pending, WriteBack
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Handles(OpenFiles):
                 self._open[opened.handle] = self._open[opened.handle]._replace(writes=True)
         if flags & os.O_TRUNC and flags & WRITES:
             try:
-                self._writable(opened.handle).truncate(0, cancellation)
+                self.truncate(opened.handle, 0, cancellation)
             except BaseException:
                 self.release(opened.handle)
                 raise
@@ -111,7 +110,7 @@ class Handles(OpenFiles):
             node, file, reader, asked = closed.node, closed.file, closed.reader, closed.asked
             if asked is not None and asked.file is file and not self._is_asked(asked):
                 asked.file = None
-            last = file is not None and self._leave(file)
+            last = file is not None and self._leave(file, closed.view)
             if last and node.file is file:
                 node.file = None
         if file is not None and last:
@@ -136,7 +135,7 @@ class Handles(OpenFiles):
             if last and not file.close_at_once():
                 return False
             del self._open[handle]
-            self._leave(file)
+            self._leave(file, opened.view)
             if last and node.file is file:
                 node.file = None
         finally:
@@ -238,12 +237,13 @@ class Handles(OpenFiles):
             return reader.read(offset, size, cancellation)
         if file is None:
             return text[offset : offset + size]
-        return file.read(offset, size, cancellation)
+        return file.read(offset, size, cancellation, opened.view)
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         found = self._handle(handle)
-        source = found.file or found.reader
-        return None if source is None else source.read_cached(offset, size)
+        if found.file is not None:
+            return found.file.read_cached(offset, size, found.view)
+        return None if found.reader is None else found.reader.read_cached(offset, size)
 
     def flush(self, handle: int, cancellation: Cancellation) -> None:
         """Upload what was written. Returns when S3 has it and the mirror knows."""
@@ -260,7 +260,7 @@ class Handles(OpenFiles):
         moment later is not worth a PUT.
         """
         node, file, *_ = self._handle(handle)
-        if file is None or (file.size == 0 and file.dirty and _has_open(pid, node.ino)):
+        if file is None or (file.size == 0 and file.dirty and has_open(pid, node.ino)):
             return
         self._finish(node, file)
 
@@ -315,24 +315,32 @@ class Handles(OpenFiles):
             file.flush(cancellation)  # says so
         if not file.dirty:
             return
+        moves = file.moves
         try:
             with self.turn(node, cancellation):
                 file.flush(cancellation, behind=behind, guard=self.guard)
+            if not file.dirty:
+                self._wrote(node, file)
         except UploadFailed as exc:  # the caller is told an errno only; here is where and why
             if not behind or file.lost is not None:
                 log.error("%s", exc)
             if file.lost is not None:
                 self._kernel.replaced(node)
             raise
-        if not file.dirty:
-            self._kernel.wrote(node, file.etag)
-            if node.parent is None and not file.apart:
-                # The name stands for another node by now, of which the kernel knows more.
-                self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
+        finally:
+            if file.moves != moves:  # what was appended is not where the kernel has put it
+                for each in self._opened_as(file):
+                    self._kernel.grew(each)
+
+    def _wrote(self, node: Node, file: File) -> None:
+        self._kernel.wrote(node, file.etag)
+        if node.parent is None and not file.apart:
+            # The name stands for another node by now, of which the kernel knows more.
+            self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
-        with self._changing(handle) as file:
-            file.truncate(size, cancellation)
+        file, view = self._writable(handle)
+        file.truncate(size, cancellation, view)
 
     def copy_whole(
         self,
@@ -347,10 +355,8 @@ class Handles(OpenFiles):
         return how many bytes. Raises PosixError EOPNOTSUPP for anything else: then the kernel
         reads and writes."""
         node, old = self.node(target), self.file(source)
-        if old is None:
-            raise PosixError(errno.EOPNOTSUPP, "no object")
-        new = self._writable(target)
-        if offset or target_offset or old.size > size:
+        new, view = self._writable(target)
+        if old is None or offset or target_offset or old.size > size or view.outdated:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
         with self.turn(node, cancellation):
             self.guard(new)
@@ -360,19 +366,18 @@ class Handles(OpenFiles):
 
     def allocate(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Extend the file so that it reaches to *offset* + *size*."""
-        with self._changing(handle) as file:
-            if file.size < offset + size:
-                file.truncate(offset + size, cancellation)
+        file, view = self._writable(handle)
+        file.truncate(offset + size, cancellation, view, extend=True)
 
     def zero(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Overwrite with zeros what the file has from *offset* to *offset* + *size*."""
-        with self._changing(handle) as file:
-            file.zero(offset, offset + size, cancellation)
+        file, view = self._writable(handle)
+        file.zero(offset, offset + size, cancellation, view)
 
     def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         try:
-            with self._changing(handle) as file:
-                return file.write(offset, data, cancellation)
+            file, view = self._writable(handle)
+            return file.write(offset, data, cancellation, view)
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
                 log.warning("%s", exc)
@@ -380,15 +385,15 @@ class Handles(OpenFiles):
 
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
         """Write *data* if nobody is to be waited for; return whether it is written."""
-        _, file, *_, astray = self._handle(handle)
-        return file is not None and not astray and file.write_at_once(offset, data)
+        _, file, view, *_ = self._handle(handle)
+        return file is not None and file.write_at_once(offset, data, view)
 
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at the end of the file. *offset*: where the kernel believes that to be."""
-        node, file = self._handle(handle).node, self._writable(handle)
+        node, (file, view) = self._handle(handle).node, self._writable(handle)
         for _ in range(_RENEWALS_MAX):
             try:
-                at = file.append(data, cancellation)
+                at = file.append(data, cancellation, view)
                 break
             except ObjectChanged:
                 file = self._renewed(handle, cancellation)
@@ -413,7 +418,7 @@ class Handles(OpenFiles):
             raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
         with self._lock:
             if self._handle(handle).file is not old:  # another thread has come here before
-                return self._writable(handle)
+                return self._writable(handle)[0]
             new = node.file  # or another handle
             if new is None or new is old or new.apart or new not in self._users:
                 new = node.file = self._file(node, entry, content)
@@ -428,11 +433,12 @@ class Handles(OpenFiles):
         for number in numbers:
             handle = self._open[number]
             self._open[number] = handle._replace(file=new)
+            new.taken_over(handle.view, old)
             for node in {handle.node, handle.asked or handle.node}:
                 node.file = new if node.file is old else node.file
             self._users[new] = self._users.get(new, 0) + 1
         new.follows = new.follows or old.follows
-        return any(self._leave(old) for _ in numbers)
+        return any(self._leave(old, self._open[number].view) for number in numbers)
 
     def renew(self, handle: int, cancellation: Cancellation) -> None:
         """Renew the file of *handle*, whose holder has locked it and is to see what its name stands
@@ -440,8 +446,6 @@ class Handles(OpenFiles):
         node, file, *_ = self._handle(handle)
         if file is None:
             return
-        with self._lock:
-            self._open[handle] = self._handle(handle)._replace(astray=False)
         file.follows = True
         if file.expired:
             entry = self._mimicdb.entry(file.bucket, file.key)
@@ -449,8 +453,9 @@ class Handles(OpenFiles):
                 return
             content = Content(metadata.content_type(node.component), entry.meta or {})
             self._replace(file, self._file(node, entry, content))
-            file = self._writable(handle)
+            file, _ = self._writable(handle)
         self._follow(file, cancellation)
+        self._handle(handle).view.renewed()
 
     def _follow(self, file: File, cancellation: Cancellation) -> None:
         entry = self._mimicdb.entry(file.bucket, file.key)
@@ -486,15 +491,3 @@ class Handles(OpenFiles):
             file.forsake()
             self._kernel.replaced(node)
             self._kernel.grew(node)
-
-
-def _has_open(pid: int, ino: int) -> bool:
-    """Whether process *pid* has a descriptor of inode *ino*; False where it cannot be seen.
-
-    Asks /proc only: a stat of the file itself would come back to us.
-    """
-    line = f"ino:\t{ino}\n".encode()
-    try:
-        return any(line in path.read_bytes() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
-    except OSError:
-        return False

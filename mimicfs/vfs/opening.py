@@ -14,18 +14,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import OBJECT, Entry
-from mimicfs.errors import ObjectChanged, PosixError
+from mimicfs.errors import PosixError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.states import State
 from mimicfs.files.turn import Turn
+from mimicfs.files.view import HandleView
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Content
@@ -39,11 +41,11 @@ WRITES = os.O_WRONLY | os.O_RDWR
 class Handle(NamedTuple):
     node: Node
     file: File | None  # None: what is never written
+    view: HandleView  # what is known of the file through it
     text: bytes = b""  # what the control file reads as
     reader: Reader | None = None  # of a version
     asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
     writes: bool = False  # a program may write through it, also into a mapping
-    astray: bool = False  # a change through it would have come among the bytes of others
 
 
 class OpenFiles:
@@ -260,6 +262,7 @@ class OpenFiles:
         keep_cache = self._kernel.has_pages(node, entry)
         if keep_cache:
             file.hand_out()
+            self._open[handle].view.got = True  # it may read on in the kernel's pages
         self._kernel.reads(node, entry)
         return Opened(handle, keep_cache, quiet=not flags & WRITES)
 
@@ -358,26 +361,12 @@ class OpenFiles:
     def node(self, handle: int) -> Node:
         return self._handle(handle).node
 
-    def _writable(self, handle: int) -> File:
-        file = self._handle(handle).file
-        if file is None:
+    def _writable(self, handle: int) -> tuple[File, HandleView]:
+        """Return the File of *handle*, and what is known of it through that."""
+        found = self._handle(handle)
+        if found.file is None:
             raise PosixError(errno.EINVAL, "never written")
-        return file
-
-    @contextmanager
-    def _changing(self, handle: int) -> Iterator[File]:
-        """Within, a program changes the file of *handle* at a place that it has chosen. If others
-        have replaced the object, so that the place is among their bytes, nothing is changed at such
-        places any more: a program that does not heed ESTALE goes on there."""
-        opened, file = self._handle(handle), self._writable(handle)
-        if opened.astray:
-            raise ObjectChanged.since_opened(f"s3://{file.bucket}/{file.key}")
-        try:
-            yield file
-        except ObjectChanged:
-            with self._lock:
-                self._open[handle] = self._handle(handle)._replace(astray=True)
-            raise
+        return found.file, found.view
 
     def _handle(self, handle: int) -> Handle:
         found = self._open.get(handle)
@@ -387,13 +376,16 @@ class OpenFiles:
 
     def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
         self._last += 1
-        self._open[self._last] = Handle(node, file, text)
+        self._open[self._last] = opened = Handle(node, file, HandleView(), text)
         if file is not None:
             self._users[file] = self._users.get(file, 0) + 1
+            file.seen_by(opened.view)
         self._inodes.opened(node)
         return self._last
 
-    def _leave(self, file: File) -> bool:
+    def _leave(self, file: File, view: HandleView) -> bool:
+        """Return whether it was the last handle of *file* that had *view*."""
+        file.left_by(view)
         self._users[file] -= 1
         if self._users[file]:
             return False
@@ -427,3 +419,15 @@ class OpenFiles:
             absent=absent,
             exclusive=exclusive,
         )
+
+
+def has_open(pid: int, ino: int) -> bool:
+    """Whether process *pid* has a descriptor of inode *ino*; False where it cannot be seen.
+
+    Asks /proc only: a stat of the file itself would come back to us.
+    """
+    line = f"ino:\t{ino}\n".encode()
+    try:
+        return any(line in path.read_bytes() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:
+        return False

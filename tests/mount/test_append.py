@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.clients import if_match
+from support.posix import PUNCH_HOLE, fallocate
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+_CHANGES_A_MAPPING = """
+import mmap, os, sys
+with mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 6) as mapping:
+    assert mapping[:] == b"first\\n"
+    print("mapped", flush=True)
+    sys.stdin.readline()
+    mapping[0:1] = b"F"
+    mapping.flush()
+"""
 
 
 def body(client, bucket, key):
@@ -121,15 +135,113 @@ def test_a_change_at_the_old_end_is_estale_where_others_have_moved_the_end(
     assert body(client, bucket, "log") == b"first\nsecond of another\n"
 
 
-def test_a_write_behind_the_end_is_made_where_the_new_version_has_the_same_size(
-    mount, client, bucket
+@pytest.mark.parametrize(
+    ("change", "end"),
+    [
+        (lambda fd: os.pwrite(fd, b"x", 8), b"\0\0x"),
+        (lambda fd: os.posix_fallocate(fd, 4, 4), b"\0\0"),
+    ],
+    ids=["write", "allocate"],
+)
+def test_a_change_behind_the_end_is_made_where_the_new_version_has_the_same_size(
+    mount, client, bucket, change, end
 ):
     client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
     log = os.open(mount / "log", os.O_RDWR)
     client.put_object(Bucket=bucket, Key="log", Body=b"FIRST\n")
-    os.pwrite(log, b"x", 8)
+    change(log)
     os.close(log)
-    assert body(client, bucket, "log") == b"FIRST\n\0\0x"
+    assert body(client, bucket, "log") == b"FIRST\n" + end
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda fd: os.pwrite(fd, b"mine\n", 6),
+        lambda fd: os.pwrite(fd, b"mine\n", 4),
+        lambda fd: os.ftruncate(fd, 9),
+        lambda fd: fallocate(fd, PUNCH_HOLE, 4, 5),
+    ],
+    ids=["at-the-end", "across-the-end", "truncate", "punch"],
+)
+@pytest.mark.parametrize("first", ["write", "open"])
+def test_a_later_change_is_judged_by_the_end_that_its_program_knows(
+    mount, client, bucket, first, later
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR)
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\nsecond of another\n")
+    if first == "write":
+        os.pwrite(log, b"FIRST", 0)
+    else:  # the mirror learns of the new version, and the open file goes over to it
+        (mount / ".sync").touch()
+        assert (mount / "log").stat().st_size == 24
+    for _ in range(2):
+        with pytest.raises(OSError, match="Stale"):
+            later(log)
+    os.close(log)
+    expected = b"FIRST" if first == "write" else b"first"
+    assert body(client, bucket, "log") == expected + b"\nsecond of another\n"
+
+
+def test_a_write_at_the_end_that_the_file_has_now_is_made(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR)
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\nsecond\n")
+    (mount / ".sync").touch()
+    assert os.lseek(log, 0, os.SEEK_END) == 13
+    os.write(log, b"mine\n")
+    os.write(log, b"and mine\n")
+    os.close(log)
+    assert body(client, bucket, "log") == b"first\nsecond\nmine\nand mine\n"
+
+
+def test_a_copy_onto_what_was_empty_does_not_replace_what_others_put_there(mount, client, bucket):
+    client.put_object(Bucket=bucket, Key="empty", Body=b"")
+    client.put_object(Bucket=bucket, Key="source", Body=b"copied")
+    source, target = os.open(mount / "source", os.O_RDONLY), os.open(mount / "empty", os.O_RDWR)
+    client.put_object(Bucket=bucket, Key="empty", Body=b"theirs")
+    with pytest.raises(OSError, match="Stale"):
+        os.copy_file_range(source, target, 6)
+    os.close(target)
+    os.close(source)
+    assert body(client, bucket, "empty") == b"theirs"
+
+
+def test_who_has_read_the_old_version_reads_nothing_behind_which_others_append(
+    mount, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    reader = os.open(mount / "log", os.O_RDWR)
+    assert os.pread(reader, 99, 0) == b"first\n"
+    append_to = os.open(mount / "log", os.O_WRONLY | os.O_APPEND)
+    os.write(append_to, b"mine\n")
+    assert os.pread(reader, 99, 0) == b"first\nmine\n"
+    client.put_object(Bucket=bucket, Key="log", Body=b"ANOTHER LINE\n")
+    os.close(append_to)
+    for change in (lambda: os.pread(reader, 99, 0), lambda: os.pwrite(reader, b"x", 0)):
+        with pytest.raises(OSError, match="Stale"):
+            change()
+    os.close(reader)
+    assert body(client, bucket, "log") == b"ANOTHER LINE\nmine\n"
+    assert (mount / "log").read_bytes() == b"ANOTHER LINE\nmine\n"
+
+
+def test_a_mapping_of_the_old_version_is_not_written_into_that_behind_which_appends_went(
+    mount, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    words = [sys.executable, "-c", _CHANGES_A_MAPPING, mount / "log"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL) as program:
+        assert program.stdout.readline() == b"mapped\n"
+        append_to = os.open(mount / "log", os.O_RDWR | os.O_APPEND)
+        os.write(append_to, b"mine\n")
+        client.put_object(Bucket=bucket, Key="log", Body=b"ANOTHER LINE\n")
+        os.fsync(append_to)
+        program.communicate(b"\n", timeout=60)
+    assert program.returncode in (1, -signal.SIGBUS)
+    os.close(append_to)
+    assert body(client, bucket, "log") == b"ANOTHER LINE\nmine\n"
 
 
 def test_a_deleted_object_is_not_brought_back_by_an_append(mount, client, bucket):

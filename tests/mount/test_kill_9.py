@@ -29,11 +29,12 @@ root, name, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
 letters = random.Random(seed)
 MIB = 1 << 20
 big = bytearray(letters.randbytes(11 * MIB))
+log = bytearray()
 def confirmed(path, data):
     print(json.dumps([path, hashlib.sha256(data).hexdigest()]), flush=True)
 try:
     for number in range(10_000):
-        kind = letters.randrange(4)
+        kind = letters.randrange(6)
         path = f"{name}-{number}"
         print(json.dumps([path, ""]), flush=True)  # begun
         if kind == 3:  # a large one is made once, and then changed in place and synced
@@ -51,6 +52,18 @@ try:
                 file.flush()
                 os.fsync(file.fileno())
                 confirmed(path, big)
+            continue
+        if kind > 3:  # one that is appended to, and cut now and then
+            path = f"{name}-log"
+            print(json.dumps([path, ""]), flush=True)
+            new = letters.randbytes(letters.choice([7, 5000, 200_000]))
+            with open(f"{root}/{path}", "ab") as file:
+                if letters.randrange(3) == 0:
+                    del log[len(log) // 2 :]
+                    os.truncate(file.fileno() if kind == 4 else file.name, len(log))
+                log += new
+                file.write(new)
+            confirmed(path, log)
             continue
         data = letters.randbytes(letters.choice([0, 10, 5000, 300_000, 3 * MIB]))
         with open(f"{root}/{path}", "wb") as file:

@@ -1,0 +1,216 @@
+"""Whatever programs and others do to one file, and in whatever order: no bytes of two versions come
+together that nobody has put together, and none that were acknowledged are gone.
+
+`--orders N` looks at more of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from contextlib import suppress
+
+import pytest
+
+from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.errors import MimicError, PosixError, Unlisted
+from mimicfs.files.journal import Journal
+from mimicfs.posix import ROOT_INO, Caller, Cancellation
+from mimicfs.sync.syncer import Syncer
+from mimicfs.vfs.filesystem import VFS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("server", ["moto"], indirect=True),
+]
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+_SIZE = 6  # of the object when it is opened
+_OTHERS = ("put", "learn", "sync")
+_BY = {"second_writes_end": "two", "second_reads": "two", "append": "append"}
+
+
+class Kernel:
+    """One that holds nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+class World:
+    """One object, three handles of it (two write where they choose, and one appends), others who
+    replace it, and what must hold of what comes out."""
+
+    def __init__(self, fs, client, bucket, key, recovered, steps):
+        self.fs, self.client, self.bucket, self.key = fs, client, bucket, key
+        self.recovered = recovered
+        self.letters = iter("BCDEFGHIJKLMNOPQRSTUVWXYZ")
+        self.theirs = {"A": b"A" * _SIZE}
+        self.last, self.whole = "A", True
+        self.ends = {"one": _SIZE, "two": _SIZE}
+        self.kept: dict[str, bool] = {}  # letters that were acknowledged: whether S3 has them
+        self.seen: set[str] = set()
+        client.put_object(Bucket=bucket, Key=key, Body=self.theirs["A"])
+        fs._s3.head(bucket, key)
+        ino = fs.lookup(CALLER, ROOT_INO, key.encode()).ino
+        flags = {"one": os.O_RDWR, "two": os.O_RDWR, "append": os.O_WRONLY | os.O_APPEND}
+        # Not more than are used: with a second one the kernel may have pages of that version.
+        used = {_BY.get(step, "one") for step in steps if not step.startswith(_OTHERS)}
+        self.handles = {name: fs.open(CALLER, ino, flags[name]).handle for name in used}
+
+    # What others do
+
+    def put(self, size):
+        self.whole = True
+        self.last = next(self.letters)
+        body = self.theirs[self.last] = self.last.encode() * size
+        self.client.put_object(Bucket=self.bucket, Key=self.key, Body=body)
+        self.kept = {letter: False for letter, stored in self.kept.items() if not stored}
+
+    def put_longer(self):
+        self.put(2 * _SIZE)
+
+    def put_as_long(self):
+        self.put(_SIZE)
+
+    def put_shorter(self):
+        self.put(_SIZE // 2)
+
+    def learn(self):
+        self.fs._s3.head(self.bucket, self.key)
+
+    # What programs do
+
+    def write_start(self):
+        self.forget()
+        self.write("one", 0, 2)
+
+    def write_end(self):
+        self.write("one", self.ends["one"], 2)
+
+    def write_over_end(self):
+        self.forget()
+        self.write("one", 2, self.ends["one"])
+
+    def second_writes_end(self):
+        self.write("two", self.ends["two"], 2)
+
+    def write(self, name, place, size):
+        letter = next(self.letters)
+        data = memoryview(letter.encode() * size)
+        self.fs.write(CALLER, self.handles[name], place, data, append=False)
+        self.ends[name] = max(self.ends[name], place + size)
+        self.kept[letter] = False
+
+    def extend(self):
+        self.fs._handles.truncate(self.handles["one"], self.ends["one"] + 2, CALLER.cancellation)
+        self.ends["one"] += 2
+
+    def cut(self):
+        self.fs._handles.truncate(self.handles["one"], 2, CALLER.cancellation)
+        self.ends["one"] = 2
+        self.forget()
+        self.whole = False
+
+    def punch_end(self):
+        self.fs._handles.zero(self.handles["one"], self.ends["one"], 2, CALLER.cancellation)
+
+    def allocate(self):
+        self.fs.fallocate(CALLER, self.handles["one"], 0, 0, self.ends["one"] + 2)
+
+    def append(self):
+        letter = next(self.letters)
+        data = memoryview(letter.encode() * 2)
+        self.fs.write(CALLER, self.handles["append"], _SIZE, data, append=True)
+        self.kept[letter] = False
+
+    def second_reads(self):
+        found = self.fs.read(CALLER, self.handles["two"], 0, 99)
+        self.seen |= set(bytes(found).decode()) & set(self.theirs)
+        assert len(self.seen) <= 1
+
+    def sync(self):
+        for handle in self.handles.values():
+            self.fs.fsync(CALLER, handle)
+        self.kept = dict.fromkeys(self.kept, True)
+
+    # What must hold
+
+    def forget(self):
+        """What was written before may be overwritten."""
+        self.kept = {}
+
+    def step(self, name):
+        with suppress(MimicError):
+            getattr(self, name)()
+
+    def end(self):
+        for handle in self.handles.values():
+            with suppress(MimicError):
+                self.fs.flush(CALLER, handle)
+            self.fs.release(handle)
+        answer = self.client.get_object(Bucket=self.bucket, Key=self.key)
+        found = answer["Body"].read().decode(errors="replace")
+        self.no_versions_are_mixed(found)
+        self.nothing_acknowledged_is_gone(found)
+
+    def no_versions_are_mixed(self, found):
+        theirs = {letter for letter in self.theirs if letter in found}
+        assert theirs <= {self.last}, found
+        if theirs and self.whole and self.last != "A" and len(self.theirs[self.last]) != _SIZE:
+            # What others have put behind the end that anybody here knew is as they have put it.
+            rest = self.theirs[self.last].decode()[_SIZE:]
+            assert found[_SIZE : _SIZE + len(rest)] == rest, found
+
+    def nothing_acknowledged_is_gone(self, found):
+        aside = b"".join(path.read_bytes() for path in self.recovered.glob("*") if path.is_file())
+        for letter in self.kept:
+            assert letter in found or letter.encode() in aside, (letter, found)
+
+
+_STEPS = [
+    *("put_longer", "put_as_long", "put_shorter", "learn"),
+    *("write_start", "write_end", "write_over_end", "second_writes_end"),
+    *("extend", "cut", "punch_end", "allocate", "append", "second_reads", "sync"),
+]
+
+
+def orders(length):
+    for steps in itertools.product(_STEPS, repeat=length):
+        if any(step.startswith("put") for step in steps[:-1]):
+            yield steps
+
+
+@pytest.fixture
+def fs(s3, mimicdb, bucket, tmp_path):
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
+    try:
+        fs.lookup(CALLER, ROOT_INO, b"none")
+    except Unlisted as missing:
+        fs.learn(CALLER, missing)
+    except PosixError:
+        pass
+    yield fs
+    fs.close()
+
+
+def test_no_order_of_steps_mixes_versions_or_loses_bytes(
+    fs, client, bucket, tmp_path, caplog, request
+):
+    count = request.config.getoption("orders")
+    chosen = random.Random(count)
+    short, long = list(orders(3)), list(orders(4))
+    wanted = chosen.sample(short, min(count // 2, len(short))) + chosen.sample(long, count // 2)
+    failed = []
+    for number, steps in enumerate(wanted):
+        world = World(fs, client, bucket, f"k{number}", tmp_path / "recovered", steps)
+        try:
+            for step in steps:
+                world.step(step)
+            world.end()
+        except AssertionError as exc:
+            failed.append((steps, str(exc).splitlines()[0]))
+    caplog.clear()  # each loss is in the log
+    assert failed == []
