@@ -6,6 +6,9 @@ oldest first; one that is four fifths as old, when the mount has been idle. List
 it the newest, so that all of them together cost one listing of what is known in a period, and
 mounts that share a store share the work.
 
+A scope that S3 does not list (no rights, a server that fails there) holds up no other: it is tried
+again after a minute, after two, and so on up to an hour.
+
 A gap that is known (`suspect`) makes every scope of the bucket due that was listed before it. It
 is noted in the store, and outlives the process.
 
@@ -21,7 +24,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mimicfs.entry import Scope
-from mimicfs.errors import Interrupted, MimicError
+from mimicfs.errors import (
+    CredentialsError,
+    Interrupted,
+    MimicError,
+    NotFromS3,
+    S3Unavailable,
+    StoreError,
+    Throttled,
+)
+from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.freshness import gap_ns, note_gap, note_swept
@@ -32,14 +44,27 @@ log = logging.getLogger(__name__)
 _EARLY = 0.8  # of the period: when nobody needs S3, a scope is listed so early
 _PAGE = 1000  # names of one LIST
 _LOOK_S = 30.0  # between two looks at what is due
-_AGAIN_S = 60.0  # after a failure
+_AGAIN_S = 60.0  # after a failure; of a scope, twice as long after each further one
+_AGAIN_MAX_S = 3600.0
 _DAY_S = 86_400.0
 _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
+
+
+_OF_ALL = (S3Unavailable, Throttled, CredentialsError)  # errors that the next scope would meet too
+_Place = tuple[str, str]  # a bucket, and the prefix of a scope
 
 
 class _Due(NamedTuple):
     bucket: str
     scope: Scope
+
+
+class _Failure(NamedTuple):
+    """A scope that could not be listed."""
+
+    error: str
+    times: int
+    until_s: float  # until when it is left alone
 
 
 class Sweep:
@@ -62,7 +87,8 @@ class Sweep:
         self._cancellation = Cancellation()
         self._wake = threading.Event()
         self._swept = 0
-        self._error = ""
+        self._error = ""  # of the store, or of S3 as a whole
+        self._failures: dict[_Place, _Failure] = {}
 
     def run(self) -> None:
         """Sweep until `close`."""
@@ -70,9 +96,7 @@ class Sweep:
         while not self._cancellation.cancelled:
             pause_s = _LOOK_S
             try:
-                due = self.due()
-                if due is not None:
-                    self._list(due)
+                if self.step():
                     continue
             except Interrupted:
                 continue
@@ -82,6 +106,24 @@ class Sweep:
                 self._error, pause_s = str(exc), _AGAIN_S
             self._wake.wait(pause_s)
             self._wake.clear()
+
+    def step(self) -> bool:
+        """List what is due, if anything is; return whether to go on at once. Raises MimicError
+        where nothing can be listed now."""
+        due = self.due()
+        if due is None:
+            return False
+        try:
+            self._list(due)
+        except (Interrupted, StoreError):
+            raise
+        except MimicError as exc:
+            self._leave_alone(due, exc)
+            if isinstance(exc, _OF_ALL) and not isinstance(exc, NotFromS3):
+                raise
+            if self._failures[due.bucket, due.scope.prefix].times == 1:
+                log.warning("reconcile: s3://%s/%s: %s", due.bucket, due.scope.prefix, exc)
+        return True
 
     def close(self) -> None:
         self._cancellation.cancel()
@@ -104,7 +146,7 @@ class Sweep:
         oldest: dict[str, int] = {}
         for name, scope in self._scopes():
             oldest[name] = min(oldest.get(name, scope.listed_ns), scope.listed_ns)
-        return {"swept": self._swept, "error": self._error, "swept_until_ns": oldest}
+        return {"swept": self._swept, "error": self._said(), "swept_until_ns": oldest}
 
     def due(self) -> _Due | None:
         """Return the scope that is to be listed now, the oldest of all; None: none is."""
@@ -112,10 +154,13 @@ class Sweep:
         share = _EARLY if self._idle() else 1.0
         late = now - int(self._period_ns * share)
         before = {name: max(late, gap_ns(self._mimicdb, name)) for name in self._buckets()}
+        scopes = self._scopes()
+        there = {(name, scope.prefix) for name, scope in scopes}
+        self._failures = {place: it for place, it in self._failures.items() if place in there}
         found = [
             _Due(name, scope)
-            for name, scope in self._scopes()
-            if scope.listed_ns < before.get(name, late)
+            for name, scope in scopes
+            if scope.listed_ns < before.get(name, late) and not self._is_left_alone(name, scope)
         ]
         return min(found, key=lambda each: each.scope.listed_ns, default=None)
 
@@ -124,8 +169,33 @@ class Sweep:
 
     def _pages(self, bucket: str, scope: Scope) -> int:
         if not scope.deep:
-            return 1
+            pages, after = 1, ""
+            while len(page := self._mimicdb.children(bucket, scope.prefix, after, _PAGE)) == _PAGE:
+                pages, after = pages + 1, page[-1].key
+            return pages
         return 1 + self._mimicdb.total(bucket, scope.prefix).files // _PAGE
+
+    def _is_left_alone(self, bucket: str, scope: Scope) -> bool:
+        failure = self._failures.get((bucket, scope.prefix))
+        return failure is not None and time.monotonic() < failure.until_s
+
+    def _leave_alone(self, due: _Due, exc: MimicError) -> None:
+        place = due.bucket, due.scope.prefix
+        before = self._failures.get(place)
+        times = before.times + 1 if before else 1
+        wait_s = min(_AGAIN_MAX_S, _AGAIN_S * 2.0 ** min(times - 1, 10))
+        # Made anew and replaced in one step: the figures may be read meanwhile.
+        failure = _Failure(str(exc), times, time.monotonic() + wait_s)
+        self._failures = {**self._failures, place: failure}
+
+    def _said(self) -> str:
+        """Return what is to be said of failures; "": nothing."""
+        if not self._failures:
+            return self._error
+        (bucket, prefix), failure = next(iter(self._failures.items()))
+        more = len(self._failures) - 1
+        also = f", and {number_of(more, 'other directory')}" if more else ""
+        return f"s3://{bucket}/{prefix}{also} cannot be listed: {failure.error}"
 
     def _list(self, due: _Due) -> None:
         bucket, scope = due
@@ -137,3 +207,6 @@ class Sweep:
         if listed is not None:
             note_swept(self._mimicdb, bucket, listed)
         self._swept, self._error = self._swept + 1, ""
+        left = {**self._failures}
+        if left.pop((bucket, scope.prefix), None):
+            self._failures = left

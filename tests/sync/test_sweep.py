@@ -6,8 +6,10 @@ import threading
 import time
 
 import pytest
+from support.proxy import Fail
 
-from mimicfs.entry import Scope
+from mimicfs.entry import Entry, Scope
+from mimicfs.errors import S3Error
 from mimicfs.sync.sweep import Sweep
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -75,3 +77,46 @@ def test_it_runs_until_it_is_closed(sweep, mimicdb, client, bucket):
     sweep.close()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_what_s3_does_not_list_holds_up_nothing_else(
+    sweep, mimicdb, syncer, client, bucket, proxy, caplog
+):
+    for days, directory in ((3, "bad/"), (2, "good/")):
+        client.put_object(Bucket=bucket, Key=f"{directory}x", Body=b"1")
+        syncer.list_directory(bucket, directory)
+        aged(mimicdb, bucket, directory, days)
+    with proxy.rule(
+        Fail(lambda it: it.query.get("prefix") == ["bad/"], 403, "AccessDenied")
+    ) as bad:
+        while sweep.step():
+            pass
+        figures = sweep.figures()
+    assert (figures["swept"], bad.seen) == (1, 1)
+    assert figures["error"].startswith(f"s3://{bucket}/bad/ cannot be listed: ")
+    assert caplog.text.count(f"reconcile: s3://{bucket}/bad/: ") == 1
+    assert sweep.due() is None  # it is left alone for a minute
+    sweep._failures = {it: one._replace(until_s=0) for it, one in sweep._failures.items()}
+    assert sweep.due().scope.prefix == "bad/"
+    assert sweep.step()
+    assert sweep.figures()["error"] == ""
+
+
+def test_an_answer_that_fails_for_one_directory_only_holds_up_nothing_else(
+    sweep, mimicdb, syncer, client, bucket, proxy
+):
+    for days, directory in ((3, "bad/"), (2, "good/")):
+        client.put_object(Bucket=bucket, Key=f"{directory}x", Body=b"1")
+        syncer.list_directory(bucket, directory)
+        aged(mimicdb, bucket, directory, days)
+    with proxy.rule(Fail(lambda it: it.query.get("prefix") == ["bad/"], 503, "SlowDown")):
+        with pytest.raises(S3Error):
+            sweep.step()
+        assert sweep.due().scope.prefix == "good/"
+
+
+def test_a_directory_of_many_names_costs_a_page_for_each_thousand(sweep, mimicdb, bucket):
+    entries = [Entry(f"d/{number:04}", 1, "e") for number in range(2500)]
+    mimicdb.record_all(bucket, entries)
+    aged(mimicdb, bucket, "d/", 0)
+    assert sweep.price()[0] == 3 / 0.8

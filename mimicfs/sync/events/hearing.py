@@ -11,7 +11,9 @@ A record says that a key changed; what is there now, only S3 says. So
       the mirror, while we hear of it                  mirror has it already
 
 Each state that an object has in the mirror is the echo of one record: a second one that would fit
-as well tells of another change, of the metadata only.
+as well tells of another change, of the metadata only. So a record counts as an echo only where no
+other one can have come for that state: to us, before anybody looked at the key; to the consumer
+before us; or among those that are too many to be remembered.
 
 A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change
 that becomes known meanwhile stands, and if the mirror has something else than the HEAD then, S3 is
@@ -29,6 +31,7 @@ Threading: one `hear` at a time; HEADs run in the pool of `S3`.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -61,6 +64,7 @@ _SAME_TIME_NS = 2_000_000_000  # LastModified has whole seconds, and so has an a
 _HEADS_OF_A_LIST = 12
 _PAGE = 1000  # names of one LIST
 _REMEMBERED_MAX = 100_000  # keys, about 30 MB
+_UNSEEN = ("", 0)  # the state of a key that nobody had looked at when its record came
 _TRIES = 5  # HEADs of one key, each of which was overtaken by another change
 
 
@@ -102,7 +106,14 @@ class _Accounted(NamedTuple):
     """The last record of a key that was heard, and what the mirror had then."""
 
     record: int  # its hash
+    time_ns: int
     state: tuple[str, int] | None  # ETag and time
+
+    def may_have_made(self, entry: Entry) -> bool:
+        """Whether *entry* may be due to the record."""
+        if self.state == _UNSEEN:
+            return entry.mtime_ns <= self.time_ns + _SAME_TIME_NS
+        return self.state == _state(entry)
 
 
 class Hearing:
@@ -112,6 +123,13 @@ class Hearing:
         self._syncer = syncer
         self._lookout = Lookout(mimicdb.backend)
         self._heard: OrderedDict[tuple[str, str], _Accounted] = OrderedDict()  # by bucket and key
+        # The time until when records may have been heard that are not remembered here.
+        self._unknown_until_ns = 0
+
+    def succeed(self) -> None:
+        """Another consumer may have heard records until now."""
+        self._heard.clear()
+        self._unknown_until_ns = max(self._unknown_until_ns, time.time_ns())
 
     def hear(self, told: Iterable[Told], cancellation: Cancellation | None = None) -> Heard:
         """Make the mirror true for what *told* is about. Raises S3Error and StoreError where S3
@@ -124,6 +142,8 @@ class Hearing:
             counts[verdict] += 1
             if verdict == "heads":
                 doubtful.append(change)
+            elif verdict == "unknown":
+                self._account(change, _UNSEEN)
         for (bucket, directory), changes in _by_directory(doubtful):
             if self._list_is_cheaper(bucket, directory, changes):
                 for change in changes:
@@ -135,7 +155,7 @@ class Hearing:
             else:
                 counts["refused"] += self._ask(changes, cancellation)
             for change in changes:
-                self._account(change, self._mimicdb.entry(bucket, change.key))
+                self._account(change, _state(self._mimicdb.entry(bucket, change.key)))
         return Heard(**counts)
 
     def doubt(self, told: Iterable[Told]) -> None:
@@ -181,21 +201,26 @@ class Hearing:
     def _is_echo(self, change: _Change, entry: Entry) -> bool:
         """Whether the mirror has all of *change* already, as *entry*."""
         last = self._heard.get((change.bucket, change.key))
-        if last is not None and last.state != _state(entry):
+        if last is None and entry.mtime_ns <= self._unknown_until_ns + _SAME_TIME_NS:
+            return False
+        if last is not None and not last.may_have_made(entry):
             last = None
         records = {hash(each) for each in change.told} | ({last.record} if last else set())
         if len(records) > 1 or not all(_may_be_echo(each, entry) for each in change.told):
             return False
-        self._account(change, entry)
+        self._account(change, _state(entry))
         return True
 
-    def _account(self, change: _Change, entry: Entry | None) -> None:
-        """Remember the last record of *change*, as one that *entry* is due to."""
-        where = change.bucket, change.key
-        self._heard[where] = _Accounted(hash(change.told[-1]), _state(entry))
+    def _account(self, change: _Change, state: tuple[str, int] | None) -> None:
+        """Remember the last record of *change*, as one that *state* is due to."""
+        where, told = (change.bucket, change.key), change.told[-1]
+        self._heard[where] = _Accounted(hash(told), told.time_ns, state)
         self._heard.move_to_end(where)
         while len(self._heard) > _REMEMBERED_MAX:
-            self._heard.popitem(last=False)
+            _, last = self._heard.popitem(last=False)
+            # A message may lie about its time.
+            until_ns = min(last.time_ns, time.time_ns())
+            self._unknown_until_ns = max(self._unknown_until_ns, until_ns)
 
     def _is_looked_at(self, change: _Change) -> bool:
         """Whether the mirror says anything that *change* could make wrong: its directory is

@@ -14,6 +14,7 @@ from mimicfs.errors import Interrupted, S3Unavailable
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.queue import QueueMessage
 from mimicfs.sync import heads
+from mimicfs.sync.events import hearing
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
 from mimicfs.sync.events.source import Delivery
@@ -120,6 +121,57 @@ def test_another_mode_of_what_was_written_here_a_moment_ago_is_heard(
     copy = {"Bucket": bucket, "Key": "a"}
     mode = {"Metadata": {"mode": "33152"}, "MetadataDirective": "REPLACE"}
     client.copy_object(Bucket=bucket, Key="a", CopySource=copy, **mode)
+    assert hear() == Heard(heads=1)
+    assert mimicdb.entry(bucket, "a").meta == {"mode": "33152"}
+
+
+def set_mode(client, bucket, key):
+    """As a program does that sets the mode after the upload."""
+    copy = {"Bucket": bucket, "Key": key}
+    mode = {"Metadata": {"mode": "33152"}, "MetadataDirective": "REPLACE"}
+    client.copy_object(Bucket=bucket, Key=key, CopySource=copy, **mode)
+
+
+def looked_at(mimicdb, s3, syncer, bucket, key):
+    """As a visit and a stat do."""
+    syncer.list_directory(bucket, "", Cancellation())
+    s3.call("head_object", bucket, key)
+
+
+def test_another_mode_of_what_was_not_looked_at_when_it_came_is_heard(
+    client, bucket, s3, mimicdb, syncer, hear
+):
+    """The message about the upload was heard before the visit, which found what it told of."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    assert hear().unknown == 1
+    looked_at(mimicdb, s3, syncer, bucket, "a")
+    set_mode(client, bucket, "a")
+    assert hear() == Heard(heads=1)
+    assert mimicdb.entry(bucket, "a").meta == {"mode": "33152"}
+
+
+def test_another_mode_is_heard_by_the_consumer_that_follows_another(
+    client, bucket, s3, mimicdb, syncer, hear, consumer
+):
+    """The message about the upload was the former one's."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    looked_at(mimicdb, s3, syncer, bucket, "a")
+    assert hear().echoes == 1
+    consumer._hearing.succeed()
+    set_mode(client, bucket, "a")
+    assert hear() == Heard(heads=1)
+    assert mimicdb.entry(bucket, "a").meta == {"mode": "33152"}
+
+
+def test_another_mode_is_heard_where_the_message_of_the_upload_is_not_remembered(
+    client, bucket, s3, mimicdb, syncer, hear, monkeypatch
+):
+    monkeypatch.setattr(hearing, "_REMEMBERED_MAX", 1)
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    looked_at(mimicdb, s3, syncer, bucket, "a")
+    client.put_object(Bucket=bucket, Key="b", Body=b"1")
+    assert hear() == Heard(echoes=1, heads=1)
+    set_mode(client, bucket, "a")
     assert hear() == Heard(heads=1)
     assert mimicdb.entry(bucket, "a").meta == {"mode": "33152"}
 
