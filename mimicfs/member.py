@@ -42,6 +42,7 @@ class Member:
         self.tell: Callable[[], dict[str, int | float]] = dict  # and this, as it is at each beat
         self.away = False  # the store did not take the last beat
         self.beat_s = 0.0  # when the last one that it took began, by boot_s
+        self._lapses = 0  # beats that came too late
         self.beaten: list[Callable[[], None]] = []  # called after each that it took
         self.epoch_changes = 0
         self._backend = backend
@@ -71,6 +72,13 @@ class Member:
             self.join()
         else:
             self._beat()
+
+    @property
+    def lapses(self) -> int:
+        """How often others may have taken this process for dead: another number than before says
+        that they may have done its work meanwhile."""
+        late = self.joined and boot_s() - self.beat_s > LASTS_MS / 1000
+        return self._lapses + late
 
     @property
     def joined(self) -> bool:
@@ -114,13 +122,17 @@ class Member:
         from mimicfs import __version__
 
         began_s = boot_s()
+        if self.beat_s and began_s - self.beat_s > LASTS_MS / 1000:
+            self._since_ms = 0  # who took our place keeps it
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when
         said = {**self.said, **self.tell()}
         session = StoreSession(*mine, self._since_ms, expires_ms, said, self._buckets)
         beat(self._backend, session, LASTS_MS)
+        late = self.beat_s and boot_s() - self.beat_s > LASTS_MS / 1000
         self.beat_s = began_s
+        self._lapses += bool(late)
         if self.away:
             log.warning("the store answers again")
         self.away = False

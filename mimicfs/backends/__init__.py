@@ -40,9 +40,10 @@ from mimicfs.entry import LAST_KEY, LISTED, BucketEntry, Change, Entry, Scope, T
 WIDE_CHANGE = 100
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
-# How the names of other notes begin: until when S3's messages told of a prefix of the bucket
-# (sync/freshness.py), and, beside the list of buckets, what is being listed (underway.py).
-TOLD, LISTING = "told ", "listing/"
+# How the names of other notes begin: until when S3's messages told of a prefix of the bucket, by
+# any source, and by one of them (sync/freshness.py); and, beside the list of buckets, what is being
+# listed (underway.py).
+TOLD, HEARD, LISTING = "told ", "heard ", "listing/"
 OF_DIRECTORY = "look:"  # and the directory: the note of it, which may be an old one
 _GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mimicfs.backends import LISTING, TOLD, Backend
+from mimicfs.backends import HEARD, LISTING, TOLD, Backend
 from mimicfs.backends.sessions import EPOCH, SESSION, sessions
 from mimicfs.entry import Entry, pages
 from mimicfs.errors import ConfigError, StoreError
@@ -126,7 +126,7 @@ def _unsettled(source: Backend, name: str) -> list[str]:
 
 
 def _copy_notes(source: Backend, target: Backend, bucket: str) -> None:
-    left = (SESSION, LISTING, *([TOLD] if _is_told(source) else []))
+    left = (SESSION, LISTING, *([TOLD, HEARD] if _is_told(source) else []))
     for name, text in source.notes(bucket).items():
         if name != EPOCH and not name.startswith(left):
             target.set_note(bucket, name, text)

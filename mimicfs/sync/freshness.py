@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mimicfs.backends import TOLD
+from mimicfs.backends import HEARD, TOLD
 from mimicfs.entry import Scope
 from mimicfs.errors import StoreUnavailable
 from mimicfs.mimicdb import Mirror
@@ -24,6 +24,7 @@ from mimicfs.mimicdb import Mirror
 LISTED, SWEPT, TOLD_BY = "listed", "swept", "told"
 # Notes beside a bucket
 _GAP = "gap"  # the time (ns) of the latest known gap: what was told before may not be all
+_UNPROVEN = "unproven"  # the same, where most likely nothing was lost: no sweep is hastened
 _SWEPT = "swept"  # the times (ns) of the latest listings by a sweep
 _SWEPT_MAX = 64  # older ones count as listed
 
@@ -41,7 +42,7 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
     try:
         notes = mimicdb.notes(bucket)
         told_ns = max(_ns(notes.get(TOLD + above)) for above in _prefixes(directory))
-        if told_ns > scope.listed_ns >= _ns(notes.get(_GAP)):
+        if told_ns > scope.listed_ns >= max(_ns(notes.get(it)) for it in (_GAP, _UNPROVEN)):
             return Fresh(told_ns, TOLD_BY)
         swept = str(scope.listed_ns) in notes.get(_SWEPT, "").split()
     except StoreUnavailable:  # what was copied of it is answered, and its notes are not
@@ -60,6 +61,24 @@ def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
     mimicdb.set_note(bucket, TOLD + prefix, str(until_ns))
 
 
+def heard_until(mimicdb: Mirror, bucket: str, prefix: str, source: str) -> tuple[int, str]:
+    """Return until when *source* has told of what is below *prefix*, and what its identity was;
+    0: never."""
+    until, _, identity = (mimicdb.note(bucket, _heard(source, prefix)) or "").partition(" ")
+    return _ns(until), identity
+
+
+def note_heard(
+    mimicdb: Mirror, bucket: str, prefix: str, source: str, identity: str, until_ns: int
+) -> None:
+    """Note that *source*, which is *identity*, has told of what is below *prefix* until then."""
+    mimicdb.set_note(bucket, _heard(source, prefix), f"{until_ns} {identity}")
+
+
+def _heard(source: str, prefix: str) -> str:
+    return f"{HEARD}{source} {prefix}"
+
+
 def gap_ns(mimicdb: Mirror, bucket: str) -> int:
     """Return when changes of *bucket* may have been lost last; 0: never."""
     return _ns(mimicdb.note(bucket, _GAP))
@@ -68,6 +87,12 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
     """Changes of *bucket* may have been lost until now."""
     mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+
+
+def note_unproven(mimicdb: Mirror, bucket: str) -> None:
+    """Nobody can say whether changes of *bucket* until now are told of: what was listed before
+    does not count as told."""
+    mimicdb.set_note(bucket, _UNPROVEN, str(time.time_ns()))
 
 
 def note_known_as_of_before(mimicdb: Mirror, bucket: str) -> None:

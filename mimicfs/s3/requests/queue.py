@@ -130,6 +130,12 @@ class Queue:
             self._arn = str(answer["Attributes"]["QueueArn"])
         return self._arn
 
+    def identity(self) -> str:
+        """Return what no other queue has, also none of the same name."""
+        asked = ["QueueArn", "CreatedTimestamp"]
+        found = self._ask("get_queue_attributes", AttributeNames=asked)["Attributes"]
+        return f"{found['QueueArn']} {found.get('CreatedTimestamp', '')}"
+
     def tag(self, name: str) -> str:
         """Return the tag *name*; "": there is none."""
         return str(self._ask("list_queue_tags").get("Tags", {}).get(name, ""))

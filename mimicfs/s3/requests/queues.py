@@ -11,6 +11,14 @@ from typing import Any, NamedTuple
 from mimicfs.errors import S3Error
 from mimicfs.s3.requests.queue import NO_QUEUE
 
+# The part of AWS that regions are in, where it is not "aws". In no other one is a bucket known.
+_PARTITIONS = {
+    "cn-": "aws-cn",
+    "us-gov-": "aws-us-gov",
+    "us-iso-": "aws-iso",
+    "us-isob-": "aws-iso-b",
+    "eusc-": "aws-eusc",
+}
 _TAG = "mimicfs"  # what we have made has it
 
 
@@ -32,6 +40,8 @@ class Queues:
         from mimicfs.s3.transport.errors import ours
 
         self.region: str = region or session.region_name or "us-east-1"
+        found = [part for begin, part in _PARTITIONS.items() if self.region.startswith(begin)]
+        self.partition = found[0] if found else "aws"
         with ours("SQS"):
             self._client = session.client("sqs", endpoint_url=endpoint, region_name=self.region)
 

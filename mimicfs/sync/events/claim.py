@@ -2,8 +2,10 @@
 
 A queue gives a message to one consumer. Where two stores have one queue, each misses what the
 other is given, and no gap shows it. So each store leaves its name and the time at the source, and
-one that finds another's name there, of the last half hour, says so. That is a warning and no more:
-the other store may be gone by now.
+one that finds another's name there, of the last half hour, says so, and does not count as told
+(ledger.py). The other store may be gone by now.
+
+What is left at the source is "NAME TIME NAME TIME ...", the latest first.
 
 Threading: the consumer's thread; `another` may be read by any.
 """
@@ -21,8 +23,11 @@ from mimicfs.sync.events.source import EventSource
 log = logging.getLogger(__name__)
 
 _STORE = "store id"  # a note beside the list of buckets: what the store is called at its sources
+_LOOK_S = 60.0
 _RENEWED_S = 600.0
 _LASTS_S = 1800
+_DIGITS_MAX = 16  # of a time; anybody may write there
+_CLAIMS_MAX = 8  # of 28 characters: a tag of SQS has 256
 
 
 class Claim:
@@ -32,21 +37,27 @@ class Claim:
         self.another = False  # another store had claimed the source when we last looked
         self._mimicdb = mimicdb
         self._source = source
-        self._staked_s = float("-inf")
+        self._looked_s = self._staked_s = float("-inf")
 
     def stake(self) -> None:
-        """Claim the source, or find that another store did; once in ten minutes. Where the source
+        """Claim the source, and look whether another store did; once in a minute. Where the source
         keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
-        if time.monotonic() - self._staked_s < _RENEWED_S:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_S:
             return
-        self._staked_s = time.monotonic()
+        self._looked_s = now_s
         store = self._store()
         if not store:
             return
         try:
-            before, self.another = self.another, self._claimed_by_another(store)
-            if not self.another:
-                self._source.sign(f"{store} {time.time():.0f}")
+            claims = self._claims()
+            ours = claims.pop(store, None)
+            before, self.another = self.another, bool(claims)
+            if ours is None or now_s - self._staked_s >= _RENEWED_S:
+                claims = {store: int(time.time()), **claims}
+                some = list(claims.items())[:_CLAIMS_MAX]
+                self._source.sign(" ".join(f"{name} {when}" for name, when in some))
+                self._staked_s = now_s
         except MimicError as exc:
             log.debug("%s: whether other stores take its messages is not known: %s",
                       self._source.name, exc)  # fmt: skip
@@ -58,10 +69,14 @@ class Claim:
                 self._source.name,
             )
 
-    def _claimed_by_another(self, store: str) -> bool:
-        claimed, _, when = self._source.signed().partition(" ")
-        age_s = abs(time.time() - int(when)) if when.isdecimal() else _LASTS_S
-        return claimed not in ("", store) and age_s < _LASTS_S
+    def _claims(self) -> dict[str, int]:
+        """Return which stores have claimed the source in the last half hour, and when."""
+        words, now = self._source.signed().split(), int(time.time())
+        return {
+            name: int(when)
+            for name, when in zip(words[::2], words[1::2], strict=False)
+            if when.isdecimal() and len(when) < _DIGITS_MAX and abs(now - int(when)) < _LASTS_S
+        }
 
     def _store(self) -> str:
         """Return the name of the store, which it is given once; "": it keeps no notes."""

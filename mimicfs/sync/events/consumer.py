@@ -63,8 +63,10 @@ class Witness:
         """Return whether this process is the one to consume; asked before each poll."""
         return True
 
-    def begins(self) -> None:
-        """Messages are going to be taken."""
+    def begins(self) -> bool:
+        """Messages are going to be taken. Return whether another consumer may have taken some
+        since the last time, or before the first."""
+        return False
 
     def taken(self) -> None:
         """Messages may have been taken, and none of them is applied yet."""
@@ -127,22 +129,29 @@ class Consumer:
                     self._enter(WAITING)
                     self._pause(_TURN_S)
                     continue
-                self._witness.begins()
+                if self._witness.begins():
+                    self._hearing.succeed()
                 found, until_ns = self._taken(wait_s)
                 wait_s = _WAIT_S if until_ns else _SOON_S
                 if not self._ended.is_set():  # else they come again, to the next consumer
                     self.consume(found, until_ns)
             except Interrupted:  # by `close`
                 continue
-            except MimicError as exc:
+            except Exception as exc:  # noqa: BLE001  the thread must go on, or say that it ended
                 self._take_again()
-                self._fail(exc)
+                self._fail(exc if isinstance(exc, MimicError) else self._unforeseen(exc))
                 self._pause(backoff_s(failures))
                 failures += 1
             else:
                 failures = 0
                 self._enter(LISTENING)
         self._enter(ENDED)
+
+    def _unforeseen(self, exc: Exception) -> MimicError:
+        error = f"an error that nobody foresaw: {exc!r}"
+        if self._error != error:
+            log.error("%s: the consumer failed", self._source.name, exc_info=exc)
+        return MimicError(error)
 
     def _taken(self, wait_s: float) -> tuple[list[Delivery], int]:
         try:

@@ -19,7 +19,9 @@ from __future__ import annotations
 import hmac
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mimicfs.entry import in_utf8
@@ -96,7 +98,9 @@ class Endpoint(EventSource):
         if address.startswith("public:") and not token:
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
-        self._lock = threading.Lock()  # protects `lost`
+        self._lock = threading.Lock()  # protects `lost`, and the next one
+        self._arriving: dict[int, int] = {}  # by thread: when (ns) the message that it reads began
+        self.complete = not kept_s  # what a server keeps, it sends when it likes
         self._waiting = _WaitingMessages()
         self._kept_s = kept_s
         self._server = opened("--events", address, _handler(self, token), _HARM, self.refused)
@@ -118,6 +122,22 @@ class Endpoint(EventSource):
     def retention_s(self) -> float:
         """A server need not keep what nobody takes, and most do not, unless they are told to."""
         return self._kept_s
+
+    def given_until_ns(self) -> int:
+        with self._lock:
+            return min(self._arriving.values(), default=time.time_ns())
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Within, a message is on its way that nobody has been given yet."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._arriving[thread] = time.time_ns()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._arriving[thread]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -150,7 +170,10 @@ def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
             status = self._refusal()
             if status not in (0, 401):  # of a server, and it may not come in another form
                 endpoint.refused()
-            self._answer(status or self._taken(int(self.headers["Content-Length"])))
+            if not status:
+                with endpoint.arriving():
+                    status = self._taken(int(self.headers["Content-Length"]))
+            self._answer(status)
 
         def do_HEAD(self) -> None:  # noqa: N802
             """MinIO looks in this way whether anybody is there."""

@@ -15,6 +15,20 @@ Gaps that are known, and when they begin and end:
     the source gave messages up                  when it has stopped doing so, or ten minutes
                                                    after it began
     messages came that nobody could read         the same, but once in an hour at most
+    the source is another one of the same name,  at the start, and after an error
+      or another one than before
+    another store takes messages from it         when that is seen, and when it is over
+
+A bucket is told until a time if all of this holds then; else nobody says so (`_may_note`):
+
+    its configuration tells the source itself,   a topic, EventBridge or a webhook may lead to
+      or a message about it has come by it         somebody else; a look every five minutes
+    the source has given all that waited in it   or until then, of one that has an order
+    nothing is taken and not applied, lost, or   what a former consumer took comes again
+      hidden at the source
+    no other store takes messages from it        a look every minute
+    nobody may have taken this process for       it was suspended, or its store was away: then it
+      dead since it began                          begins anew
 
 A message that a queue moves to its dead-letter queue, because S3 or the store could not be asked
 for so long, was given up; so was what it would not give again to whoever comes after a consumer
@@ -32,7 +46,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mimicfs.errors import AccessDenied, MimicError, NoSuchBucket, NoSuchQueue, S3Error
+from mimicfs.errors import (
+    AccessDenied,
+    MimicError,
+    NoSuchBucket,
+    NoSuchQueue,
+    S3Error,
+    StoreError,
+)
 from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
@@ -41,7 +62,13 @@ from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.notification import Configuration, is_indirect, shortcoming
 from mimicfs.sync.events.source import EventSource
-from mimicfs.sync.freshness import note_told, told_until_ns
+from mimicfs.sync.freshness import (
+    heard_until,
+    note_heard,
+    note_told,
+    note_unproven,
+    told_until_ns,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +81,7 @@ _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
 _DAY_S = 86_400
+_ANEW = "its source is another one than before"
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 
@@ -112,8 +140,12 @@ class Ledger(Witness):
         self._prefix = prefix
         self._configuration = configuration
         self._suspect = suspect
+        self._name = name
         self._election = Election(mimicdb, name)
         self._begun = False
+        self._lapses = 0  # of our membership, when we began
+        self._identity = ""  # of the source, as far as a gap was told of
+        self._shared = False  # with another store, as far as a gap was told of
         self._gone = self._failing = False
         self._claim = Claim(mimicdb, source)
         self._given_up = _Loss("were lost", _LOST_S)
@@ -127,6 +159,7 @@ class Ledger(Witness):
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
         self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
         self._seen: set[str] = set()  # messages about them came
+        self._found: dict[str, Configuration] = {}  # by bucket: its configuration
 
     def figures(self) -> dict[str, Any]:
         """Return until when each bucket was told of, whether S3 is to tell the source, and whether
@@ -145,17 +178,26 @@ class Ledger(Witness):
             self._begun = False  # whoever has the turn notes; what he missed is looked at later
         return ours
 
-    def begins(self) -> None:
-        """Messages are going to be taken: look back, once."""
-        if self._begun:
-            return
+    def begins(self) -> bool:
+        """Messages are going to be taken: look back, once. Return whether another consumer, or
+        this one in another life, may have taken messages."""
+        lapses = self._mimicdb.member.lapses
+        if self._begun and lapses == self._lapses:
+            return False
+        self._lapses = lapses
         self._source.resume()
+        self._identity = self._source.identity()
         self._look_back(at_start=True)
         self._loss_noted = False
-        if any(self._noted_ns(bucket) for bucket in self._buckets()):  # there was another one
+        former = [bucket for bucket in self._buckets() if self._noted_ns(bucket)]
+        if former:
             self._settled_s = time.monotonic() + self._source.unsettled_s
+        if not self._source.complete:
+            for bucket in former:
+                note_unproven(self._mimicdb, bucket)
         self._claim.stake()
         self._begun = True
+        return bool(former)
 
     def taken(self) -> None:
         self._note_loss()
@@ -164,24 +206,24 @@ class Ledger(Witness):
         self._election.stand()
         if self._gone:
             self._suspect_all("its queue was missing for some time")
-            self._gone = False
+            self._gone, self._identity = False, self._source.identity()
         if self._failing:
             self._look_back()
             self._failing = False
+        self._look_at_source()
         about = {it.bucket for it in told}
-        self._seen |= about
         self._about |= self._known(about)
         self._look_at_configurations(about)
+        self._seen |= about
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
-        self._claim.stake()
-        if self._given_up.unsaid or self._unread.unsaid or time.monotonic() < self._settled_s:
+        if not self._may_note():
             return
         drained = until_ns > 0
         if not drained and self._source.ordered:
             until_ns = _oldest_ns(told)
         for bucket in self._buckets():
-            if self._is_told(bucket) != NO and not self._is_unseen(bucket):
+            if self._counts_as_told(bucket):
                 self._note(bucket, self._prefix, until_ns)
         for bucket in self._about - {*self._buckets()}:
             if self._is_told(bucket) == YES:
@@ -194,7 +236,7 @@ class Ledger(Witness):
         self._note_loss()  # it outlives us: the messages will be acknowledged
 
     def failed(self, exc: MimicError) -> None:
-        if self._source.shared and isinstance(exc, S3Error):
+        if self._source.shared and not isinstance(exc, StoreError):
             self._election.stand_back()
         self._failing = True
         before, self._gone = self._gone, self._gone or isinstance(exc, NoSuchQueue)
@@ -203,7 +245,35 @@ class Ledger(Witness):
         if self._gone and not before:
             self._suspect_all("its queue is gone")
 
+    # Whether a bucket is told
+
+    def _may_note(self) -> bool:
+        """Whether nothing is open that could make wrong what is noted."""
+        pending = self._given_up.unsaid or self._unread.unsaid
+        settled = time.monotonic() >= self._settled_s
+        ours_alone = not self._claim.another
+        unbroken = self._mimicdb.member.lapses == self._lapses
+        return settled and ours_alone and unbroken and not pending
+
+    def _counts_as_told(self, bucket: str) -> bool:
+        """Whether S3 tells the source of *bucket*, as far as can be seen."""
+        told = self._told.get(bucket, UNKNOWN)
+        if told == NO:
+            return False
+        return bucket in self._seen or (told == YES and bucket not in self._unseen)
+
     # Gaps
+
+    def _look_at_source(self) -> None:
+        """Look whether it is the one that it was, and ours alone."""
+        identity = self._source.identity()
+        if self._identity not in ("", identity):
+            self._suspect_all(_ANEW)
+        self._identity = identity
+        self._claim.stake()
+        if self._claim.another != self._shared:
+            self._suspect_all("another store takes messages from its source, or did so")
+            self._shared = self._claim.another
 
     def _look_back(self, *, at_start: bool = False) -> None:
         """Look whether the source may have lost messages that nobody took. One that keeps none
@@ -217,10 +287,12 @@ class Ledger(Witness):
             if at_start and self._mimicdb.note(bucket, _LOST + self._prefix):
                 self._suspect(bucket, "messages were lost, or could not be read")
                 self._mimicdb.set_note(bucket, _LOST + self._prefix, None)
-            told_ns = self._noted_ns(bucket)
+            told_ns, identity = heard_until(self._mimicdb, bucket, self._prefix, self._name)
             away_s = (time.time_ns() - told_ns) / 1e9
             if not told_ns:
                 self._suspect(bucket, "no message about it came before")
+            elif at_start and identity != self._identity:
+                self._suspect(bucket, _ANEW)
             elif kept_s is not None and away_s > kept_s:
                 self._suspect(bucket, f"no message was received for {away_s / _DAY_S:.3g} days")
 
@@ -271,18 +343,19 @@ class Ledger(Witness):
             self._told[bucket] = UNKNOWN
             return
         self._told[bucket] = NO if why else YES
+        found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
+        if self._found.get(bucket, found) != found:
+            self._seen.discard(bucket)  # the message came by a way that may be no more
+        self._found[bucket] = found
         self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
         name = _UNTOLD + self._prefix
         if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, name, why or None)
 
-    def _is_unseen(self, bucket: str) -> bool:
-        """Whether messages about *bucket* can come only by a way on which none came yet."""
-        return bucket in self._unseen and bucket not in self._seen
-
     def _is_told(self, bucket: str) -> str:
-        return UNKNOWN if self._is_unseen(bucket) else self._told.get(bucket, UNKNOWN)
+        told = self._told.get(bucket, UNKNOWN)
+        return told if told != YES or self._counts_as_told(bucket) else UNKNOWN
 
     def _noted_ns(self, bucket: str) -> int:
         return told_until_ns(self._mimicdb, bucket, self._prefix)
@@ -299,6 +372,8 @@ class Ledger(Witness):
         if bucket in self._about or now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
             self._noted_s[bucket] = now_s
             note_told(self._mimicdb, bucket, prefix, until_ns)
+            about = self._mimicdb, bucket, prefix, self._name, self._identity
+            note_heard(*about, until_ns)
 
 
 def _oldest_ns(told: Sequence[Told]) -> int:

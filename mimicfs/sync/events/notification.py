@@ -55,6 +55,8 @@ def is_indirect(configuration: Configuration, arn: str, prefix: str) -> bool:
     nobody can see here."""
     if shortcoming(configuration, arn, prefix):
         return False
+    if not arn:  # it may tell somebody else: no server shows to which address a topic leads
+        return True
     return bool(_missing_of(_direct(configuration, arn), arn, prefix))
 
 

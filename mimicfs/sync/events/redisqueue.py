@@ -18,6 +18,7 @@ Threading: as source.py says.
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from functools import partial
 from itertools import islice
 from time import monotonic, time_ns
 from typing import Any
+
+from redis.cluster import RedisCluster
+from redis.exceptions import NoPermissionError
 
 from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place
 from mimicfs.config.values import redacted
@@ -56,6 +60,7 @@ class RedisQueue(EventSource):
         self.name = f"{self._where}, key {key}"
         self._key, self._taken = key, f"{key}:{_GROUP}"
         self._signed = f"{self._taken}:store"
+        self._mark = f"{self._taken}:id"
         self._closed = threading.Event()
         self._begun = False  # whether what was taken and not acknowledged has come again
         self._grouped = False  # whether the stream that is there has our group
@@ -106,6 +111,22 @@ class RedisQueue(EventSource):
 
     def given_until_ns(self) -> int:
         return time_ns() if self.ordered else self._whole_ns
+
+    def identity(self) -> str:
+        """A mark beside the key, which goes with it if Redis loses what it has, and the run of the
+        server: one that begins again may have lost the last moment."""
+        with self._ours():
+            self._client.set(self._mark, secrets.token_hex(8), nx=True)
+            return f"{(self._client.get(self._mark) or b'').decode()} {self._run_id()}"
+
+    def _run_id(self) -> str:
+        """Return the id of the run of the server; "": not known, of a cluster or without rights."""
+        if isinstance(self._client, RedisCluster):
+            return ""
+        try:
+            return str(self._client.info("server").get("run_id", ""))
+        except NoPermissionError:
+            return ""
 
     def signed(self) -> str:
         with self._ours():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from mimicfs.sync.events.notification import (
     without,
 )
 
+log = logging.getLogger(__name__)
+
 # Two weeks are the longest that SQS keeps a message. A message is taken anew a minute after a
 # consumer that died had taken it.
 ATTRIBUTES = {"MessageRetentionPeriod": "1209600", "VisibilityTimeout": "60"}
@@ -44,6 +47,12 @@ _OTHERS = (
 _TOLD_ALREADY = (
     "s3://{bucket}: S3 already sends the same events to this queue (rule {id}); mount with --events"
     " and this queue, or remove that rule first"
+)
+
+
+_NO_QUEUE = (
+    "s3://{}: no such bucket; and SQS has no queue {} in this region. If the bucket was in another"
+    " one, name it with --region"
 )
 
 
@@ -85,7 +94,11 @@ class Setup:
         """Return what is to be made. Raises ConfigError where S3 would refuse it."""
         bucket = self._target.bucket
         made = self._queues.find(self.queue)
-        arn = made.arn if made else f"arn:aws:sqs:{self._queues.region}:ACCOUNT:{self.queue}"
+        arn = (
+            made.arn
+            if made
+            else f"arn:{self._queues.partition}:sqs:{self._queues.region}:ACCOUNT:{self.queue}"
+        )
         rule = our_rule(self.id, arn, self._target.prefix)
         now = self.configuration()
         for other in overlapping(now, rule):
@@ -107,10 +120,7 @@ class Setup:
             self._put(with_ours(self.configuration(), rule))
         except MimicError:
             self._undo_rule(plan)
-            if plan.made is None:
-                self._queues.delete(made)
-            else:
-                self._queues.set_policy(made, plan.made.policy)
+            self._undo_queue(plan, made)
             raise
         return made
 
@@ -120,6 +130,15 @@ class Setup:
             now = self.configuration()
             if not plan.before and ours(now, self.id):
                 self._put(without(now, [self.id]))
+
+    def _undo_queue(self, plan: SetupPlan, made: Made) -> None:
+        try:
+            if plan.made is None:
+                self._queues.delete(made)
+            else:
+                self._queues.set_policy(made, plan.made.policy)
+        except MimicError as exc:  # what failed first is what is said
+            log.warning("%s could not be made as it was before: %s", made.url, exc)
 
     def remove(self) -> list[str]:
         """Remove what is ours; return what that was, in words."""
@@ -131,7 +150,7 @@ class Setup:
                 done.append(f"the rule {self.id} of s3://{self._target.bucket}")
         except NoSuchBucket:
             if self._queues.find(self.queue) is None:
-                raise
+                raise NoSuchBucket(_NO_QUEUE.format(self._target.bucket, self.queue)) from None
             done.append(f"nothing from s3://{self._target.bucket}, which is gone")
         made = self._queues.find(self.queue)
         if made is None:
@@ -162,7 +181,7 @@ class Setup:
         return f"{OURS}{_digest(self._target.bucket, self._target.prefix)}"
 
     def _statement(self, arn: str) -> dict[str, Any]:
-        source = {"aws:SourceArn": f"arn:aws:s3:::{self._target.bucket}"}
+        source = {"aws:SourceArn": f"arn:{arn.split(':')[1]}:s3:::{self._target.bucket}"}
         owner = {"aws:SourceAccount": arn.split(":")[4]}
         return {
             "Sid": self._sid,
@@ -200,7 +219,7 @@ def terraform(plan: SetupPlan, bucket: str) -> str:
         '      Action    = "sqs:SendMessage"',
         "      Resource  = aws_sqs_queue.mimicfs.arn",
         "      Condition = {",
-        f'        ArnEquals    = {{ "aws:SourceArn" = {_quoted(f"arn:aws:s3:::{bucket}")} }}',
+        f'        ArnEquals    = {{ "aws:SourceArn" = {_quoted(_arn_of(plan, bucket))} }}',
         f'        StringEquals = {{ "aws:SourceAccount" = {_ACCOUNT} }}',
         "      }",
         "    }]",
@@ -237,9 +256,14 @@ def _block(rule: Configuration, block: str, argument: str, *, mine: bool) -> lis
     return [*lines, "  }"]
 
 
+def _arn_of(plan: SetupPlan, bucket: str) -> str:
+    """Return the name of *bucket* in the part of AWS that *plan* is for: aws, aws-cn, ..."""
+    return f"arn:{target_of(plan.rule).split(':')[1]}:s3:::{bucket}"
+
+
 def _quoted(text: str) -> str:
     """Return *text* as Terraform quotes it."""
-    return json.dumps(text).replace("${", "$${").replace("%{", "%%{")
+    return json.dumps(text, ensure_ascii=False).replace("${", "$${").replace("%{", "%%{")
 
 
 def _with_statement(policy: dict[str, Any], statement: dict[str, Any]) -> dict[str, Any]:

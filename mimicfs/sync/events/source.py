@@ -25,6 +25,7 @@ class EventSource(ABC):
     exact: bool = True  # whether [] without a wait says that no message is there
     ordered: bool = True  # whether messages come about in the order in which they were put in
     unsettled_s: float = 0.0  # how long it may hold back what a consumer that died had taken
+    complete: bool = True  # whether it gives what waits in it before it says that nothing is there
     shared: bool = False  # whether several members of a store may take its messages
     lost: int = 0  # messages that were given up, and may not come again
 
@@ -57,6 +58,11 @@ class EventSource(ABC):
     def arn(self) -> str:
         """Return by which name the configuration of a bucket tells this source; "": by any."""
         return ""
+
+    def identity(self) -> str:
+        """Return which source this is: one of another identity has nothing of what was put into
+        this one, although it has the same name. Raises MimicError."""
+        return self.name
 
     def signed(self) -> str:
         """Return what was last left by `sign`, by whomever; "": nothing. Raises MimicError."""

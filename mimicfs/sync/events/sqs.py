@@ -35,6 +35,7 @@ class SQS(EventSource):
         # Receipts of messages that the queue gave for the last time: unless they are applied, they
         # go to its dead-letter queue.
         self._last: set[str] = set()
+        self._identity = ""  # asked for after each error: before it is anew, a queue is gone
 
     def receive(self, wait_s: float) -> list[Delivery]:
         self._look_at_times_max()
@@ -57,6 +58,7 @@ class SQS(EventSource):
 
     def resume(self) -> None:
         self._lose(self._last.copy())
+        self._identity = ""
 
     def at_stake(self) -> int:
         return len(self._last)
@@ -66,6 +68,10 @@ class SQS(EventSource):
 
     def arn(self) -> str:
         return self._queue.arn()
+
+    def identity(self) -> str:
+        self._identity = self._identity or self._queue.identity()
+        return self._identity
 
     def signed(self) -> str:
         return self._queue.tag(_SIGNED)

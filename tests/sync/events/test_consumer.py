@@ -71,6 +71,29 @@ def test_many_that_nobody_can_read_are_one_line_in_the_log(tmp_path, caplog, mon
     ]
 
 
+class Odd(Source):
+    """Fails as nobody foresaw, once; ends its consumer when it is asked again."""
+
+    consumer: Consumer
+    asked = 0
+
+    def receive(self, wait_s):
+        self.asked += 1
+        if self.asked == 1:
+            raise OverflowError("int too large")
+        self.consumer.close()
+        return []
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_consumer(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(consuming, "backoff_s", lambda _: 0.0)
+    source = Odd(())
+    source.consumer = Consumer(source, Nobody(), tmp_path / "aside")
+    source.consumer.run()
+    assert source.asked == 2
+    assert "OverflowError('int too large')" in caplog.text
+
+
 HOSTILE = ["../../etc/passwd", "..", ".", "d/../e", "a\0b", "a\nb", "/", "//", "d//x", "\x1b[2J"]
 
 

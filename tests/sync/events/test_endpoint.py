@@ -81,6 +81,19 @@ def test_a_message_is_answered_when_it_is_applied(served, hearing):
     assert [(each.bucket, each.key) for each in hearing.heard] == [("photos", "a b")]
 
 
+def test_nothing_counts_as_told_beyond_a_message_that_is_arriving():
+    """A server had sent it, and nobody has been given it."""
+    with contextlib.closing(Endpoint("127.0.0.1:0")) as endpoint:
+        with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
+            line.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{")
+            wait_until(lambda: endpoint._arriving)
+            began_ns = endpoint.given_until_ns()
+            assert endpoint.receive(0) == []
+            assert endpoint.given_until_ns() == began_ns
+        wait_until(lambda: not endpoint._arriving)
+        assert endpoint.given_until_ns() > began_ns
+
+
 def test_what_cannot_be_applied_now_is_to_come_again(served, hearing, caplog):
     port = served()
     hearing.error = S3Unavailable("no answer")

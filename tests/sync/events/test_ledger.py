@@ -20,7 +20,7 @@ from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
-from mimicfs.sync.freshness import note_told
+from mimicfs.sync.freshness import note_heard, note_told
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -39,12 +39,18 @@ def gaps():
 def ledger(s3, mimicdb, syncer, url, bucket, gaps):
     """A ledger of a bucket that is known, and of which something was told before."""
     syncer.sync(bucket)
-    note_told(mimicdb, bucket, "", time.time_ns())
+    told_before(mimicdb, s3.queue(url), bucket)
     ask = partial(s3.call, "get_bucket_notification_configuration")
     return Ledger(
         *(mimicdb, SQS(s3.queue(url)), f"sqs:{url}", lambda: [bucket], "", ask),
         lambda _bucket, why: gaps.append(why),
     )
+
+
+def told_before(mimicdb, queue, bucket, until_ns=None):
+    until_ns = time.time_ns() if until_ns is None else until_ns
+    note_told(mimicdb, bucket, "", until_ns)
+    note_heard(mimicdb, bucket, "", f"sqs:{queue.url}", queue.identity(), until_ns)
 
 
 def look_again(ledger):
@@ -71,7 +77,7 @@ def test_nothing_counts_as_told_while_a_poll_of_the_former_consumer_may_go_on(
 ):
     """SQS ends it after 5 s; what it took by then comes again after 6 s more. However long ago the
     former one noted anything."""
-    note_told(mimicdb, bucket, "", time.time_ns() - 3600 * 10**9)
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 3600 * 10**9)
     now_s = time.monotonic()
     for module in ("ledger", "claim"):
         monkeypatch.setattr(f"mimicfs.sync.events.{module}.time.monotonic", lambda: now_s)
@@ -148,17 +154,17 @@ def test_an_absence_that_is_longer_than_the_queue_keeps_is_a_gap(
     plain(server, "sqs").set_queue_attributes(
         QueueUrl=url, Attributes={"MessageRetentionPeriod": str(hour_s)}
     )
-    note_told(mimicdb, bucket, "", time.time_ns() - int(0.9 * hour_s * 1e9))
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - int(0.9 * hour_s * 1e9))
     ledger.begins()
     assert gaps == []
-    note_told(mimicdb, bucket, "", time.time_ns() - 12 * hour_s * 10**9)
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 12 * hour_s * 10**9)
     ledger._begun = False
     ledger.begins()
     assert gaps == ["no message was received for 0.5 days"]
 
 
 def test_what_was_listed_before_anybody_listened_is_a_gap(ledger, mimicdb, bucket, gaps):
-    note_told(mimicdb, bucket, "", 0)
+    told_before(mimicdb, ledger._source._queue, bucket, 0)
     ledger.begins()
     assert gaps == ["no message about it came before"]
 
@@ -185,7 +191,7 @@ def test_an_absence_of_rights_that_is_longer_than_the_queue_keeps_is_a_gap(
     ledger.failed(AccessDenied("no rights"))
     ledger.heard([], time.time_ns())
     assert gaps == []
-    note_told(mimicdb, bucket, "", time.time_ns() - 30 * 86_400 * 10**9)
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 30 * 86_400 * 10**9)
     ledger.failed(AccessDenied("no rights"))
     ledger.heard([], time.time_ns())
     assert gaps == ["no message was received for 30 days"]
@@ -398,7 +404,7 @@ def test_two_stores_on_one_source_are_warned_of(request, s3, url, kind, caplog):
         return RedisQueue(f"{request.getfixturevalue('redis_url')}#news")
 
     first, second = Mirror(Memory()), Mirror(Memory())
-    for mirror, another in ((first, False), (first, False), (second, True), (first, False)):
+    for mirror, another in ((first, False), (first, False), (second, True), (first, True)):
         with closing(source()) as taken:
             claim = Claim(mirror, taken)
             claim.stake()
@@ -409,4 +415,4 @@ def test_two_stores_on_one_source_are_warned_of(request, s3, url, kind, caplog):
         claim.stake()
         assert claim.another is False
         assert taken.signed().partition(" ")[0] == second.note("", "store id")
-    assert caplog.text.count("it needs a source of its own") == 1
+    assert caplog.text.count("it needs a source of its own") == 2

@@ -91,7 +91,7 @@ def test_what_comes_by_a_topic_or_by_eventbridge_alone_is_not_certain():
     both = topic | {"QueueConfigurations": [rule()]}
     found = [is_indirect(it, ARN, "") for it in (topic, {"EventBridgeConfiguration": {}}, both, {})]
     assert found == [True, True, False, False]
-    assert not is_indirect(topic, "", "")  # how Ceph names a webhook
+    assert is_indirect(topic, "", "")  # how Ceph names a webhook: whose, it does not say
 
 
 def test_a_rule_that_tells_of_no_expiry_is_said():

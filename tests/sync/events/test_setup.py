@@ -110,6 +110,40 @@ def test_what_fails_half_way_is_undone(setup, s3, bucket, monkeypatch):
     assert setup(bucket).plan().made is None
 
 
+def test_what_failed_first_is_said_and_what_is_left_over_is_logged(
+    setup, bucket, monkeypatch, caplog
+):
+    failing = setup(bucket)
+
+    def refuse(what):
+        def refused(*_):
+            raise AccessDenied(what)
+
+        return refused
+
+    monkeypatch.setattr(failing._queues, "set_policy", refuse("sqs:SetQueueAttributes"))
+    monkeypatch.setattr(failing._queues, "delete", refuse("sqs:DeleteQueue"))
+    with pytest.raises(AccessDenied, match="SetQueueAttributes"):
+        failing.make()
+    assert f"{failing.queue} could not be made as it was before: sqs:DeleteQueue" in caplog.text
+
+
+def test_a_bucket_in_china_is_named_as_one_of_china(setup, client, bucket):
+    name = f"{bucket}-china"
+    place = {"LocationConstraint": "cn-north-1"}
+    client.create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    for plan in (setup(name).plan(), setup(name).make() and setup(name).plan()):
+        [statement] = plan.policy["Statement"]
+        assert statement["Resource"].startswith("arn:aws-cn:sqs:cn-north-1:")
+        assert statement["Condition"]["ArnEquals"] == {"aws:SourceArn": f"arn:aws-cn:s3:::{name}"}
+
+
+def test_a_queue_of_a_bucket_that_is_gone_is_looked_for_in_a_region(setup, client, bucket):
+    client.delete_bucket(Bucket=bucket)
+    with pytest.raises(NoSuchBucket, match="name it with --region"):
+        setup(bucket).remove()
+
+
 def test_the_queue_is_where_the_bucket_is_and_a_rule_that_failed_is_undone(setup, client, bucket):
     """S3 tells queues of the bucket's region only. moto says no to others, and keeps the rule."""
     name = f"{bucket}-elsewhere"

@@ -1,0 +1,221 @@
+"""A bucket counts as told only where nothing is open: who may have taken its messages, whether they
+come to us, and whether the source is the one that it was."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing, contextmanager
+from functools import partial
+
+import pytest
+from support.clients import plain, queue_of
+
+from mimicfs import member as membership
+from mimicfs.entry import Scope
+from mimicfs.sync.events.claim import Claim
+from mimicfs.sync.events.endpoint import Endpoint
+from mimicfs.sync.events.ledger import Ledger
+from mimicfs.sync.events.messages import Told
+from mimicfs.sync.events.redisqueue import RedisQueue
+from mimicfs.sync.events.sqs import SQS
+from mimicfs.sync.freshness import freshness
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+@pytest.fixture
+def url(server, bucket):
+    return queue_of(server, bucket)
+
+
+@pytest.fixture
+def gaps():
+    return []
+
+
+@pytest.fixture
+def ledger_of(s3, mimicdb, syncer, bucket, gaps):
+    syncer.sync(bucket)
+    ask = partial(s3.call, "get_bucket_notification_configuration")
+
+    def ledger_of(source):
+        return Ledger(
+            *(mimicdb, source, "source", lambda: [bucket], "", ask),
+            lambda _bucket, why: gaps.append(why),
+        )
+
+    return ledger_of
+
+
+def begun(ledger, gaps):
+    """Have *ledger* begin, with all that a former consumer had taken given again."""
+    ledger.begins()
+    ledger._settled_s = 0.0
+    gaps.clear()
+
+
+def told(ledger):
+    return list(ledger.figures()["told_until_ns"])
+
+
+def test_a_queue_that_was_made_anew_while_nobody_listened_is_a_gap(
+    ledger_of, s3, server, url, bucket, gaps
+):
+    first = ledger_of(SQS(s3.queue(url)))
+    begun(first, gaps)
+    first.heard([], time.time_ns())
+    assert told(first) == [bucket]
+    second = ledger_of(SQS(s3.queue(url)))
+    begun_again = second.begins()
+    assert (begun_again, gaps) == (True, [])
+    queues = plain(server, "sqs")
+    queues.delete_queue(QueueUrl=url)
+    made_ns = time.time_ns()
+    while time.time_ns() // 10**9 == made_ns // 10**9:
+        pass  # CreatedTimestamp has whole seconds
+    queues.create_queue(QueueName=bucket)
+    ledger_of(SQS(s3.queue(url))).begins()
+    assert gaps == ["its source is another one than before"]
+
+
+@pytest.fixture
+def redis_queue(redis_url):
+    @contextmanager
+    def redis_queue(key):
+        source = RedisQueue(f"{redis_url}#{key}")
+        try:
+            yield source
+        finally:
+            source._client.delete(source._mark, source._signed)
+            source._client.close()
+            source.close()
+
+    return redis_queue
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_a_redis_that_lost_what_it_had_is_a_gap(
+    ledger_of, redis_queue, url, bucket, gaps, begins_anew
+):
+    with redis_queue(f"lost-{bucket}-{begins_anew}") as source:
+        ledger = ledger_of(source)
+        begun(ledger, gaps)
+        ledger.heard([Told(bucket, "a")], time.time_ns())
+        ledger.heard([], time.time_ns())
+        assert (gaps, told(ledger)) == ([], [bucket])
+        source._client.delete(source._mark)
+        if begins_anew:
+            ledger_of(source).begins()
+        else:
+            ledger.heard([], time.time_ns())
+        assert gaps == ["its source is another one than before"]
+
+
+def test_another_source_has_not_what_this_one_was_told(ledger_of, s3, url, bucket, gaps):
+    first = ledger_of(SQS(s3.queue(url)))
+    begun(first, gaps)
+    first.heard([], time.time_ns())
+    other = ledger_of(SQS(s3.queue(url)))
+    other._name = "another"
+    other.begins()
+    assert gaps == ["no message about it came before"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the members, which is set by hand."""
+    now_s = [1000.0]
+    monkeypatch.setattr(membership, "boot_s", lambda: now_s[0])
+    return now_s
+
+
+def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_after_that(
+    ledger_of, s3, mimicdb, url, bucket, gaps, clock
+):
+    """Others may have taken messages meanwhile, and the queue may have dropped some."""
+    mimicdb.join()
+    ledger = ledger_of(SQS(s3.queue(url)))
+    begun(ledger, gaps)
+    clock[0] += 5.9
+    ledger.heard([], until_ns := time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: until_ns}
+    clock[0] += 0.2
+    ledger.heard([], time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: until_ns}
+    assert ledger.begins() is True
+    assert ledger.begins() is False
+    ledger._settled_s = 0.0
+    ledger.heard([], later_ns := time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
+
+
+def test_a_member_that_was_silent_for_too_long_is_the_youngest(server, mimicdb, clock):
+    member = mimicdb.member
+    member.join()
+    [before] = member.others()
+    clock[0] += 5.9
+    member._beat()
+    assert (member.lapses, member.others()[0].since_ms) == (0, before.since_ms)
+    clock[0] += 6.1
+    assert member.lapses == 1
+    while mimicdb.backend.now_ms() <= before.since_ms:
+        pass
+    member._beat()
+    assert member.lapses == 1
+    assert member.others()[0].since_ms > before.since_ms
+
+
+def test_a_webhook_counts_after_its_first_message(ledger_of, url, bucket, gaps):
+    """The configuration does not show to which address the server sends."""
+    with closing(Endpoint("127.0.0.1:0")) as source:
+        ledger = ledger_of(source)
+        begun(ledger, gaps)
+        ledger.heard([], time.time_ns())
+        assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})
+        ledger.heard([Told(bucket, "a")], time.time_ns())
+        assert (told(ledger), ledger.figures()["configured"]) == ([bucket], {bucket: "yes"})
+        ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+        ledger._looked_s.clear()
+        ledger.heard([], time.time_ns())  # it may come by another way now, or not at all
+        assert ledger.figures()["configured"] == {bucket: "unknown"}
+
+
+def test_what_a_server_keeps_may_come_at_any_time(ledger_of, mimicdb, url, bucket, gaps):
+    """Nothing was lost, so nothing is listed at once; and nothing says that all has come."""
+    with closing(Endpoint("127.0.0.1:0", kept_s=86_400)) as source:
+        begun(first := ledger_of(source), gaps)
+        first.heard([Told(bucket, "a")], time.time_ns())
+        assert freshness(mimicdb, bucket, "").by == "told"
+        begun(second := ledger_of(source), gaps)
+        second.heard([Told(bucket, "a")], time.time_ns())
+        assert (freshness(mimicdb, bucket, "").by, gaps) == ("listed", [])
+        mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+        second.heard([Told(bucket, "a")], time.time_ns())
+        assert freshness(mimicdb, bucket, "").by == "told"
+
+
+def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, bucket, gaps, caplog):
+    source = SQS(s3.queue(url))
+    ledger = ledger_of(source)
+    begun(ledger, gaps)
+    ledger.heard([], until_ns := time.time_ns())
+    source.sign(f"another {time.time():.0f} {source.signed()}")
+    ledger._claim._looked_s -= 60
+    for _ in range(2):
+        ledger.heard([], time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: until_ns}
+    assert gaps == ["another store takes messages from its source, or did so"]
+    source.sign("")
+    ledger._claim._looked_s -= 60
+    ledger.heard([], later_ns := time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
+    assert gaps == ["another store takes messages from its source, or did so"] * 2
+
+
+def test_no_claim_makes_a_consumer_fail(mimicdb, redis_queue, bucket):
+    with redis_queue(f"odd-{bucket}") as source:
+        for text in ("x " + "9" * 400, "x", "x -1", " ", "x 9 y"):
+            source.sign(text)
+            claim = Claim(mimicdb, source)
+            claim.stake()
+            assert claim.another is False
