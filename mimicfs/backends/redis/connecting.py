@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException
+from redis.exceptions import NoPermissionError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
@@ -84,6 +84,16 @@ def connected_once(url: str, password: str | None) -> Any:
     client.set_retry(Retry(NoBackoff(), 0))
     client.cluster_error_retry_attempts = 0  # of a cluster, before redis-py 6
     return client
+
+
+def run_id(client: Any) -> str:
+    """Return the id of the run of the server; "": not known, of a cluster or without rights."""
+    if isinstance(client, RedisCluster):
+        return ""
+    try:
+        return str(client.info("server").get("run_id", ""))
+    except NoPermissionError:
+        return ""
 
 
 def _retry() -> Retry:

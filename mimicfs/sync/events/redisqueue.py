@@ -27,10 +27,7 @@ from itertools import islice
 from time import monotonic, time_ns
 from typing import Any
 
-from redis.cluster import RedisCluster
-from redis.exceptions import NoPermissionError
-
-from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place
+from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place, run_id
 from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
@@ -117,16 +114,7 @@ class RedisQueue(EventSource):
         server: one that begins again may have lost the last moment."""
         with self._ours():
             self._client.set(self._mark, secrets.token_hex(8), nx=True)
-            return f"{(self._client.get(self._mark) or b'').decode()} {self._run_id()}"
-
-    def _run_id(self) -> str:
-        """Return the id of the run of the server; "": not known, of a cluster or without rights."""
-        if isinstance(self._client, RedisCluster):
-            return ""
-        try:
-            return str(self._client.info("server").get("run_id", ""))
-        except NoPermissionError:
-            return ""
+            return f"{(self._client.get(self._mark) or b'').decode()} {run_id(self._client)}"
 
     def signed(self) -> str:
         with self._ours():
