@@ -80,9 +80,7 @@ class BlockCache:
         self._coming: dict[str, Future[None]] = {}  # whole objects that are fetched, by their files
         self._direct = Direct()
         self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
-        self._shelves = Shelves(
-            self._root, lambda: self._eviction.limit, self._make_directory, self._opened
-        )
+        self._shelves = Shelves(self._root, lambda: self._eviction.limit, self._make_directory)
 
     def object(self, bucket: str, entry: Entry, *, stays: bool = False) -> CachedObject | None:
         """Return what is kept of the version *entry*; None: it cannot be told from others. If it
@@ -217,12 +215,9 @@ class BlockCache:
         if file is None and make:
             file = self._made(name, size)
         if file is not None:
-            self._opened(name)
+            with self._lock:
+                self._in_use[name] += 1
         return file
-
-    def _opened(self, name: str) -> None:
-        with self._lock:
-            self._in_use[name] += 1
 
     def _found(self, name: str, size: int) -> BlockFile | None:
         try:

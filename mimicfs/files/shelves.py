@@ -113,19 +113,14 @@ class Shelf:
 
 class Shelves:
     """The shelves in the directory *root*. *limit* says how many bytes the cache may have,
-    *make_directory* makes one there, *note* is told the name of each file that is opened."""
+    *make_directory* makes one there. What the eviction removes is given up at the next use."""
 
     def __init__(
-        self,
-        root: int,
-        limit: Callable[[], int],
-        make_directory: Callable[[str], None],
-        note: Callable[[str], None],
+        self, root: int, limit: Callable[[], int], make_directory: Callable[[str], None]
     ) -> None:
         self._root = root
         self._limit = limit
         self._make_directory = make_directory
-        self._note = note
         self._lock = threading.Lock()  # protects the next
         self._open: dict[int, Shelf] = {}  # by the size of their slots
 
@@ -134,11 +129,12 @@ class Shelves:
         made, or the cache is too small for one."""
         slot = next(each for each in _SLOTS if size <= each)
         found = self._open.get(slot)
-        if found is not None and not (make and found.is_removed):
+        if found is not None and not found.is_removed:
             return found
         with self._lock:
             found = self._open.get(slot)
-            if found is None or (make and found.is_removed):
+            if found is None or found.is_removed:
+                self._open.pop(slot, None)
                 found = self._opened(slot, make)
                 if found is not None:
                     self._open[slot] = found
@@ -154,7 +150,7 @@ class Shelves:
                 fd = os.open(name, _FLAGS, dir_fd=self._root)
             except FileNotFoundError:
                 continue
-            return self._sound(name, fd, slot, each)
+            return _sized(fd, slot, each)
         if not make:
             return None
         name, flags = f"{DIRECTORY}/{slot}-{count}", _FLAGS | os.O_CREAT
@@ -163,14 +159,14 @@ class Shelves:
         except FileNotFoundError:
             self._make_directory(DIRECTORY)
             fd = os.open(name, flags, 0o600, dir_fd=self._root)
-        return self._sound(name, fd, slot, count)
+        return _sized(fd, slot, count)
 
-    def _sound(self, name: str, fd: int, slot: int, count: int) -> Shelf:
-        """Return the shelf *fd*, of the right size: where bytes are missing, nothing is kept."""
-        shelf = Shelf(fd, slot, count)
-        os.ftruncate(fd, count * (_RECORD.size + slot))
-        self._note(name)
-        return shelf
+
+def _sized(fd: int, slot: int, count: int) -> Shelf:
+    """Return the shelf *fd*, of the right size: where bytes are missing, nothing is kept."""
+    shelf = Shelf(fd, slot, count)
+    os.ftruncate(fd, count * (_RECORD.size + slot))
+    return shelf
 
 
 def _place_of(name: bytes, records: bytes) -> int | None:

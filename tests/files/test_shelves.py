@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -188,6 +189,28 @@ def test_what_is_to_stay_has_a_file_of_its_own_and_can_be_pinned(
     (directory / "small/4096-2048").unlink()
     assert read(cache(), small(1)) == DATA
     assert mount.unpin_all() == 1
+
+
+def test_a_shelf_that_nobody_has_used_for_the_longest_time_makes_room(
+    cache: Make, directory: Path
+) -> None:
+    mount = cache(3 * MIB)
+    keep(mount, small(1), DATA)
+    os.utime(directory / "small/4096-64", (0, 0))  # nothing is older
+    size = 256 << 10
+    for number in range(2, 40):
+        keep(mount, small(number, size), bytes(size))
+    deadline = time.monotonic() + 20
+    while (directory / "small/4096-64").exists():
+        assert time.monotonic() < deadline
+        keep(mount, small(random.randrange(1 << 30), size), bytes(size))
+        time.sleep(0.01)
+    assert read(mount, small(1)) is None
+    while read(mount, small(1)) is None:  # there is room for it again
+        assert time.monotonic() < deadline
+        keep(mount, small(1), DATA)
+        time.sleep(0.01)
+    assert read(mount, small(1)) == DATA
 
 
 def test_a_directory_that_is_removed_is_made_again(
