@@ -126,6 +126,19 @@ def test_head_is_s3s_once_for_each_version(mimicked, proxy, client, synced):
         assert {name.lower(): value for name, value in metadata.items()} == {"by": "us"}
 
 
+def test_times_are_in_the_zones_that_botocore_gives(mimicked, proxy, client, synced):
+    def times(asking):
+        head = asking.head_object(Bucket=synced, Key="a")
+        listed = asking.list_objects_v2(Bucket=synced)["Contents"][0]
+        made = asking.list_buckets()["Buckets"][0]
+        found = head["LastModified"], listed["LastModified"], made["CreationDate"]
+        return [repr(at.tzinfo) for at in found]
+
+    times(mimicked)
+    with costs(proxy):
+        assert times(mimicked) == times(client)
+
+
 def test_what_is_absent_in_a_known_bucket_is_a_404_at_no_cost(mimicked, proxy, client, synced):
     with costs(proxy), pytest.raises(ClientError) as ours:
         mimicked.head_object(Bucket=synced, Key="nothing")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import UTC, datetime, tzinfo
+from functools import cache, lru_cache
 from typing import Any
 
 from mimicfs.entry import NS, BucketEntry, Entry
@@ -20,6 +20,9 @@ from mimicfs.entry import NS, BucketEntry, Entry
 Answer = dict[str, Any]
 
 _REQUEST = "mimicfs"  # programs log the ids of their requests
+
+# Times as S3 writes them in a header, and in the body of a listing.
+_HEADER, _BODY = "Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00.000Z"
 
 # Headers that are about the exchange and not the object.
 _OF_EXCHANGE = frozenset(
@@ -65,7 +68,7 @@ def head_object(entry: Entry) -> Answer | None:
     if not settled(answer):  # an older version of mimicfs kept it
         return None
     for name, at in times.items():
-        answer[name] = datetime.fromtimestamp(at, UTC)
+        answer[name] = datetime.fromtimestamp(at, UTC).replace(tzinfo=_zone(_HEADER))
     answer["ResponseMetadata"] = metadata(200, headers)
     return answer
 
@@ -116,4 +119,14 @@ def refusal(code: str, message: str, status: int, **more: str) -> Answer:
 def _time(ns: int) -> datetime:
     seconds, rest = divmod(ns, NS)
     at = datetime.fromtimestamp(seconds, UTC)
-    return at.replace(microsecond=rest // 1000) if rest else at
+    return at.replace(microsecond=rest // 1000, tzinfo=_zone(_BODY))
+
+
+@cache
+def _zone(text: str) -> tzinfo | None:
+    """Return the zone in which botocore gives a time that S3 writes as *text*: programs compare
+    zones, and print them. It is one of dateutil's, and depends on that of the machine."""
+    from botocore.utils import parse_timestamp
+
+    at: datetime = parse_timestamp(text)
+    return at.tzinfo
