@@ -26,6 +26,15 @@ def amount(size: float) -> str:
     return f"{size / 1024:.1f} TiB"
 
 
+def bytes_a_second(text: str) -> str:
+    """Return a limit in bytes a second as people read it: 1.0 MiB/s, 08:00=1.0 MiB/s 18:00=off."""
+    steps = [step.rpartition("=") for step in text.split()]
+    return " ".join(
+        f"{time}{equals}{f'{amount(float(rate))}/s' if rate.isdecimal() else rate}"
+        for time, equals, rate in steps
+    )
+
+
 def printable(text: str) -> str:
     """Escape what a terminal may take as a command, or a browser as the other direction of
     writing: a key may hold anything."""

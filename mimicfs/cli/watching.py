@@ -23,7 +23,7 @@ from mimicfs.cli.options import (
     of_this_machine,
 )
 from mimicfs.cli.text import number_text
-from mimicfs.human import ago, amount, duration, iso_time, number_of, printable
+from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -356,7 +356,7 @@ def _s3(part: Told) -> Iterator[str]:
     for way in ("down", "up"):
         text = limits[f"{way}load_limit"]
         if text != "off":
-            said.append(f"{way} {f'{amount(float(text))}/s' if text.isdecimal() else text}")
+            said.append(f"{way} {bytes_a_second(text)}")
     if limits["request_rate"]:
         said.append(f"{number_text(limits['request_rate'])} requests a second to a bucket")
     if limits["max_requests_per_day"]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from mimicfs.admin.troubles import Trouble
-from mimicfs.human import ago, amount, duration, iso_time, number_of
+from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of
 from mimicfs.page.hour import Minute, Totals, spent
 from mimicfs.page.markup import Child, Markup, element, together
 from mimicfs.page.meanings import advice_of_code, meaning_of_errno
@@ -280,7 +280,8 @@ def _limits(limits: Mapping[str, Any]) -> str:
     said = [
         f"{name} {value}"
         for name, value in (
-            ("download", limits.get("download_limit")), ("upload", limits.get("upload_limit")),
+            ("download", bytes_a_second(limits.get("download_limit", "off"))),
+            ("upload", bytes_a_second(limits.get("upload_limit", "off"))),
             ("requests a second", limits.get("request_rate")),
             ("requests a day", limits.get("max_requests_per_day")),
         )

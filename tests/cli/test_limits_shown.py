@@ -39,10 +39,10 @@ def test_set_tells_each_number_with_all_its_digits(set_limits):
     ("limits", "line"),
     [
         ({"request_rate": 0.0},
-         "up 08:00=1048576; 7 of 1,234,567 requests of today are sent"),
+         "up 08:00=1.0 MiB/s; 7 of 1,234,567 requests of today are sent"),
         ({"download_limit": "1048576", "upload_limit": "08:00=1048576 18:00=off",
           "request_rate": 1234567.0, "max_requests_per_day": 0},
-         "down 1.0 MiB/s; up 08:00=1048576 18:00=off; 1234567 requests a second to a bucket"),
+         "down 1.0 MiB/s; up 08:00=1.0 MiB/s 18:00=off; 1234567 requests a second to a bucket"),
         ({"upload_limit": "off", "request_rate": 0.0, "max_requests_per_day": 0}, None),
     ],
 )  # fmt: skip
