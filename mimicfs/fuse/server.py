@@ -119,6 +119,9 @@ class Server:
         self._ended = threading.Event()
         self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
         self.unsaved: Callable[[], bool] = lambda: True  # whether there may be bytes to be kept
+        # Called before the end while something is in use: has the kernel write what programs have
+        # stored through mappings. False: it may not have written all.
+        self.save_mapped: Callable[[], bool] = lambda: True
         self._deadline = float("inf")  # of stop, in time.monotonic()
 
     def limits(self) -> dict[str, int]:
@@ -360,6 +363,9 @@ class Server:
             if self._ended.is_set():
                 return
             log.warning("%s: ended although it is still in use", self._session.mountpoint)
+        if not self.save_mapped():
+            about = "what was stored through mappings of files may be lost in part"
+            log.error("%s: %s", self._session.mountpoint, about)
         self._cancel_all()
         self._ending = True
         self._session.wake()

@@ -419,6 +419,7 @@ def _ending(server: Server, vfs: VFS, tell: Callable[[PendingTotal], None]) -> E
     ending = Ending(vfs.pending, tell)
     server.when_ending = ending.begin
     server.unsaved = lambda: vfs.has_writers() or vfs.pending()[0] > 0
+    server.save_mapped = vfs.save_mapped
     _stop_on_signals(server, ending)
     return ending
 

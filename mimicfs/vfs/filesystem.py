@@ -179,6 +179,10 @@ class VFS:
         """Return whether something is open for writing."""
         return self._handles.has_writers()
 
+    def save_mapped(self) -> bool:
+        """Have the kernel write what was stored through mappings; return whether it has."""
+        return self._handles.save_mapped()
+
     def queued(self) -> list[Pending]:
         """Return the closed files that S3 does not have yet (--write-back)."""
         return self._handles.queued()

@@ -200,6 +200,12 @@ class Handles(OpenFiles):
         with self._lock:
             return any(handle.writes for handle in self._open.values())
 
+    def save_mapped(self) -> bool:
+        """Have the kernel write what was stored through mappings; return whether it has."""
+        with self._lock:
+            nodes = {each.asked or each.node for each in self._open.values() if each.writes}
+        return self._kernel.gives_up_pages(nodes)
+
     def figures(self) -> dict[str, int]:
         """Return how much is open, and of how many files S3 does not have what was written."""
         with self._lock:

@@ -14,7 +14,7 @@ that under no lock that answering a request needs. It may hold `OpenFiles._lock`
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from mimicfs import metadata
@@ -24,6 +24,8 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+
+_PAGES_S = 10.0  # what is written goes to the local disk only
 
 
 class Kernel:
@@ -112,6 +114,14 @@ class Kernel:
         which has put it into its pages."""
         node.pages_etag = ""
         self._kernel.data_changed(node.ino)
+
+    def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
+        """Have the kernel give up its pages of *nodes*; before, it writes what was stored in them.
+        Return whether it has done so."""
+        inos = [node.ino for node in nodes]
+        for ino in inos:
+            self._kernel.data_changed(ino)
+        return not inos or self.told(_PAGES_S)
 
     def attributes_changed(self, node: Node) -> None:
         """The mode, owner, size or times of *node* are others than the kernel was told."""

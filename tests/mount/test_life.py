@@ -154,6 +154,23 @@ def test_a_signal_waits_for_what_was_stored_through_a_mapping(mount_at, client, 
     assert body(client, bucket, "a") == b"new" + b"o" * 8189
 
 
+def test_what_is_still_mapped_after_30_seconds_is_uploaded(mount_at, client, bucket):
+    client.put_object(Bucket=bucket, Key="a", Body=b"o" * 8192)
+    mount = mount_at(f"s3://{bucket}")
+    program = (
+        "import mmap, os, sys; file = os.open(sys.argv[1], os.O_RDWR);"
+        "mapping = mmap.mmap(file, 0); os.close(file); mapping[:3] = b'new';"
+        "print(flush=True); sys.stdin.read(); os._exit(0)"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program, str(mount.path / "a")]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
+        writer.stdout.readline()
+        mount.process.send_signal(signal.SIGTERM)
+        assert mount.process.wait(60) == 0
+    assert body(client, bucket, "a") == b"new" + b"o" * 8189
+
+
 def test_a_signal_that_another_thread_takes_ends_an_idle_mount(mount_at, bucket):
     mount = mount_at(f"s3://{bucket}")
     to_another_thread(mount.process.pid, signal.SIGTERM)
