@@ -46,7 +46,7 @@ _KEPT = 100_000  # pieces of news
 _TOGETHER_S = 0.5  # the two halves of a rename come one after the other
 _LOOK_S = 1.0  # most time between two looks
 _COMPARE_S = 60.0  # between two comparisons of all, while something is not certain
-_TOLD_AT_ONCE = 10_000
+_TOLD_AT_ONCE = 10_000  # lines of the log, and changes
 _PLACE, _UNCERTAIN = "place", "uncertain"
 _LAST = "l"
 
@@ -150,7 +150,7 @@ class Feed:
             try:
                 if place != self._place_at(place.seq):
                     raise LogTrimmed(f"the log of {self._bucket} is another one")
-                while changes := self._mirrored.changes(self._bucket, place.seq, _PAGE):
+                while changes := self._changes_after(place.seq):
                     self._tell(self._of_lines(changes))
                     place = place._replace(seq=changes[-1].seq, line=_line_of(changes[-1]))
                     self._keep_place(place)
@@ -189,6 +189,17 @@ class Feed:
         with suppress(LogTrimmed):
             found = self._mirrored.changes(self._bucket, seq - 1, 1) if seq else ()
         return _LogPlace(seq, epoch(self._mirrored), _line_of(found[0]) if found else "")
+
+    def _changes_after(self, seq: int) -> list[Change]:
+        """Return the lines of the log behind *seq* that are told of together: the halves of the
+        renames of a large directory are far from each other."""
+        found: list[Change] = []
+        while len(found) < _TOLD_AT_ONCE:
+            page = self._mirrored.changes(self._bucket, found[-1].seq if found else seq, _PAGE)
+            found += page
+            if len(page) < _PAGE:
+                break
+        return found
 
     # The beginning
 

@@ -106,6 +106,19 @@ def test_a_rename_is_one_move(opened, feed_of):
     ]
 
 
+def test_the_renames_of_a_large_directory_are_moves(opened, feed_of):
+    """The new names come first, and the old ones go behind all of them."""
+    mimicdb, count = opened(), 1200
+    mimicdb.record_all("b", [entry(f"d/{n:04}", 9, f"{n:032x}") for n in range(count)])
+    feed = feed_of(mimicdb)
+    for n in range(count):
+        mimicdb.record("b", entry(f"e/{n:04}", 9, f"{n:032x}"))
+    for n in range(count):
+        mimicdb.forget("b", f"d/{n:04}")
+    assert {(it.change, it.source[2:] == it.key[2:]) for it in news(feed)} == {("moved", True)}
+    assert feed.last() == count
+
+
 def test_what_is_learned_of_an_object_is_no_change_of_it(opened, feed_of):
     mimicdb = opened()
     mimicdb.record("b", entry("a"))

@@ -33,6 +33,7 @@ from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
 
 _BATCH_MAX = 100
+_BYTES_MAX = 8 << 20  # of a list: after so many, no further message is taken
 _LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
 _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
@@ -60,6 +61,7 @@ class RedisQueue(EventSource):
         self._mark = f"{self._taken}:id"
         self._closed = threading.Event()
         self._begun = False  # whether what was taken and not acknowledged has come again
+        self._again = 0  # of a list: how many of it came again, and are not acknowledged yet
         self._grouped = False  # whether the stream that is there has our group
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
         self._passed = 0  # of a stream: how many entries were read or lost since it was made
@@ -98,16 +100,19 @@ class RedisQueue(EventSource):
             for each in deliveries:
                 each.receipt(pipeline)
             pipeline.execute()
+        self._again = max(0, self._again - len(deliveries))
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
         self.resume()  # they are read again as what a dead consumer left is
 
     def resume(self) -> None:
-        self._begun = False
+        self._begun, self._again = False, 0
         self._reading, self._read_s, self._whole_ns = None, float("-inf"), 0
 
     def given_until_ns(self) -> int:
-        return time_ns() if self.ordered else self._whole_ns
+        if not self.ordered:
+            return self._whole_ns
+        return 0 if self._again else time_ns()  # it may have more of them
 
     def identity(self) -> str:
         """A mark beside the key, which goes with it if Redis loses what it has, and the run of the
@@ -131,11 +136,13 @@ class RedisQueue(EventSource):
 
     def _of_list(self, wait_s: float) -> list[Delivery]:
         found = self._left_over()
-        if found:
+        if found or not self._begun:
+            if not found:  # those that were given are not acknowledged yet
+                self._closed.wait(wait_s)
             return found
         moved = self._moved(wait_s)
         bodies = [moved] if moved is not None else []
-        while bodies and len(bodies) < _BATCH_MAX:
+        while bodies and len(bodies) < _BATCH_MAX and sum(map(len, bodies)) < _BYTES_MAX:
             more = self._client.lmove(self._key, self._taken, "LEFT", "RIGHT")
             if more is None:
                 break
@@ -148,12 +155,19 @@ class RedisQueue(EventSource):
         return self._client.blmove(self._key, self._taken, wait_s, "LEFT", "RIGHT")
 
     def _left_over(self) -> list[Delivery]:
-        """Return what was taken and never acknowledged, once."""
+        """Return more of what was taken and never acknowledged. Once nothing of it is left, and
+        not before: another consumer that goes on may shift what is behind it."""
         if self._begun:
             return []
-        left = self._client.lrange(self._taken, 0, -1)
-        self._begun = True
-        return [self._delivery(body) for body in left]
+        bodies: list[bytes] = []
+        while len(bodies) < _BATCH_MAX and sum(map(len, bodies)) < _BYTES_MAX:
+            body = self._client.lindex(self._taken, self._again)
+            if body is None:
+                break
+            bodies.append(body)
+            self._again += 1
+        self._begun = self._again == 0
+        return [self._delivery(body) for body in bodies]
 
     def _delivery(self, body: bytes) -> Delivery:
         return Delivery(body, lambda pipeline: pipeline.lrem(self._taken, 1, body))

@@ -10,6 +10,7 @@ import redis
 
 from mimicfs.errors import ConfigError, StoreError, StoreUnavailable
 from mimicfs.sync.events import consumer as consuming
+from mimicfs.sync.events import redisqueue
 from mimicfs.sync.events.consumer import Consumer, Witness
 from mimicfs.sync.events.hearing import Heard
 from mimicfs.sync.events.messages import parse
@@ -104,6 +105,35 @@ def test_a_list_gives_each_message_until_it_is_acknowledged(queue, server, redis
     assert keys(again) == ["a", "b 1"]
     after_a_crash.acknowledge(again)
     assert server.exists("events", "events:mimicfs") == 0
+
+
+def test_of_large_messages_of_a_list_few_are_taken_and_all_come(queue, server, redis_url):
+    large = "x" * (5 << 20)
+    server.rpush("events", *(f"{number}{large}" for number in range(5)))
+    assert [each.body[:1] for each in queue.receive(0)] == [b"0", b"1"]
+    assert [each.body[:1] for each in queue.receive(0)] == [b"2", b"3"]
+    after_a_crash = RedisQueue(f"{redis_url}#events")
+    for numbers in ([b"0", b"1"], [b"2", b"3"], [b"4"]):
+        found = after_a_crash.receive(0)
+        assert [each.body[:1] for each in found] == numbers
+        assert (after_a_crash.given_until_ns() == 0) == (numbers != [b"4"])
+        after_a_crash.acknowledge(found)
+    assert server.exists("events", "events:mimicfs") == 0
+
+
+def test_what_another_consumer_acknowledges_meanwhile_hides_nothing_that_was_left(
+    queue, server, redis_url, monkeypatch
+):
+    monkeypatch.setattr(redisqueue, "_BATCH_MAX", 2)
+    server.rpush("events", *(access(f"{number}") for number in range(4)))
+    taken = [queue.receive(0), queue.receive(0)]
+    after = RedisQueue(f"{redis_url}#events")
+    first = after.receive(0)
+    queue.acknowledge(taken[0])  # what is left moves to the front
+    assert after.receive(0) == []
+    assert after.given_until_ns() == 0
+    after.acknowledge(first)
+    assert (keys(first), keys(after.receive(0))) == (["0", "1"], ["2", "3"])
 
 
 def test_what_could_not_be_applied_comes_again(queue, server):
