@@ -118,7 +118,7 @@ def _own(directory: Path) -> Finding:
     try:
         fd = open_directory(directory)
     except FileNotFoundError:
-        return Finding(name, OK, "will be made when it is needed")
+        return _to_be_made(name, directory)
     except ConfigError as exc:
         text, _, advice = str(exc).removeprefix(f"{directory}: ").partition("; ")
         return Finding(name, FAIL, text, advice)
@@ -139,6 +139,16 @@ def _own(directory: Path) -> Finding:
         else (WARN, "free some space, or name a directory on another disk")
     )
     return Finding(name, result, f"is ours alone; {space / (1 << 30):.1f} GiB free", advice)
+
+
+def _to_be_made(name: str, directory: Path) -> Finding:
+    above = next(it for it in directory.parents if it.exists())
+    if os.access(above, os.W_OK | os.X_OK):
+        return Finding(name, OK, "will be made when it is needed")
+    text = f"cannot be made, because {above} cannot be written"
+    if directory.name == "blocks":  # a mount does without
+        return Finding(name, WARN, text, "name another --cache-dir")
+    return Finding(name, FAIL, text, "set XDG_STATE_HOME to another place")
 
 
 def _exposed(directory: int) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """`mimicfs doctor` finds what is wrong, says what to do, and leaves nothing behind."""
 
 import json
+import os
 import re
 import stat
+import subprocess
 import tarfile
 import threading
 from base64 import b64encode
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import servers
-from support.mounts import run
+from support.mounts import MIMICFS, run
 from support.proxy import Fail, Replace
 from support.standins import BareConditions, EqualParts, NoChecksums, NoDeleteObjects, StandIn
 
@@ -179,6 +181,27 @@ def test_directories_and_credentials_that_others_can_read(state, tmp_path, monke
     assert found[f"directory {state}"][0] == "fail"
     assert found[f"directory {state}"][2] == f"chmod 700 {state}"
     assert found["credentials file"][:2] == ("warn", f"{credentials}: other users can read it")
+
+
+def test_directories_that_cannot_be_made(tmp_path, monkeypatch):
+    if os.geteuid() != 0:
+        pytest.skip("only root can have a mount namespace")
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(home))
+    script = 'mount -t tmpfs none "$1"; mount -o remount,ro "$1"; exec "$2" doctor --json'
+    words = ["unshare", "-m", "sh", "-euc", script, "sh", home, MIMICFS]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    found = {
+        it["name"]: (it["result"], it["found"], it["advice"]) for it in json.loads(done.stdout)
+    }
+    assert done.returncode == 1
+    why = f"cannot be made, because {home} cannot be written"
+    assert found[f"directory {home}/mimicfs"] == (
+        "fail", why, "set XDG_STATE_HOME to another place"
+    )  # fmt: skip
+    assert found[f"directory {home}/mimicfs/blocks"] == ("warn", why, "name another --cache-dir")
 
 
 def test_redis_that_evicts_and_forgets(tmp_path, caplog):
