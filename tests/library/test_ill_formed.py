@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     NoCredentialsError,
     ParamValidationError,
 )
+from botocore.handlers import validate_bucket_name
 from support.clients import CONFIG, plain
 from support.mounts import costs
 
@@ -128,6 +130,23 @@ def test_a_change_that_botocore_does_not_send_leaves_nothing_to_ask(name, params
     with pytest.raises((ParamValidationError, NoCredentialsError)):
         getattr(mimicked, name)(Bucket=bucket, **params)
     assert library.intents.unsettled(bucket, "k") == []
+    mimicked.close()
+
+
+@pytest.mark.parametrize("bucket", ["In valid", ""])
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_bucket_whose_name_botocore_refuses_is_not_listed(bucket, validation):
+    library = MimicDB(Memory())
+    config = CONFIG.merge(Config(parameter_validation=validation))
+    mimicked = library.client(endpoint_url=NOBODY, config=config)
+    with pytest.raises(ParamValidationError):
+        mimicked.put_object(Bucket=bucket, Key="k")
+    assert library.backend.buckets() == []
+    mimicked.meta.events.unregister("before-parameter-build.s3", validate_bucket_name)
+    if bucket:
+        with pytest.raises(EndpointConnectionError):
+            mimicked.put_object(Bucket=bucket, Key="k")
+        assert [each.key for each in library.intents.unsettled(bucket, "k")] == ["k"]
     mimicked.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ParamValidationError
+from botocore.handlers import validate_bucket_name
 from botocore.validate import ParamValidator
 
 Params = Mapping[str, Any]
@@ -23,7 +24,22 @@ _MADE: dict[str, tuple[type, ...]] = {
 
 def is_refused(client: Any, operation: str, params: Params) -> bool:
     """Whether *client* will refuse *params* of *operation*, unless a hook changes them."""
-    return _refusal(client, operation, params) is not None
+    return _refusal(client, operation, params) is not None or _is_misnamed(
+        client, operation, params
+    )
+
+
+def _is_misnamed(client: Any, operation: str, params: Params) -> bool:
+    """Whether *client* will refuse the name of the bucket, which programs can have it not do."""
+    if not isinstance(params.get("Bucket"), str):
+        return False
+    try:
+        validate_bucket_name(params)
+    except ParamValidationError:
+        handlers = client.meta.events._emitter._handlers
+        event = f"before-parameter-build.s3.{operation}"
+        return validate_bucket_name in handlers.prefix_search(event)
+    return False
 
 
 def check(client: Any, operation: str, params: Params) -> None:
