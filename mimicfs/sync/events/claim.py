@@ -23,7 +23,7 @@ from mimicfs.sync.events.source import EventSource
 log = logging.getLogger(__name__)
 
 _STORE = "store id"  # a note beside the list of buckets: what the store is called at its sources
-_LOOK_S = 60.0
+_LOOK_S = 20.0
 _RENEWED_S = 600.0
 _LASTS_S = 1800
 _DIGITS_MAX = 16  # of a time; anybody may write there
@@ -38,9 +38,15 @@ class Claim:
         self._mimicdb = mimicdb
         self._source = source
         self._looked_s = self._staked_s = float("-inf")
+        self._alone_ns = 0  # when we last saw no other claim; 0: nothing is known
+
+    def alone_until_ns(self, until_ns: int) -> int:
+        """Return *until_ns*, or until when before that no other store took messages: each claims
+        the source before it takes any."""
+        return min(until_ns, self._alone_ns) if self._alone_ns else until_ns
 
     def stake(self) -> None:
-        """Claim the source, and look whether another store did; once in a minute. Where the source
+        """Claim the source, and look whether another store did; every 20 s. Where the source
         keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
         now_s = time.monotonic()
         if now_s - self._looked_s < _LOOK_S:
@@ -50,6 +56,7 @@ class Claim:
         if not store:
             return
         try:
+            looked_ns = time.time_ns()
             claims = self._claims()
             ours = claims.pop(store, None)
             before, self.another = self.another, bool(claims)
@@ -58,6 +65,8 @@ class Claim:
                 some = list(claims.items())[:_CLAIMS_MAX]
                 self._source.sign(" ".join(f"{name} {when}" for name, when in some))
                 self._staked_s = now_s
+            if self._source.shared and not self.another:
+                self._alone_ns = looked_ns
         except MimicError as exc:
             log.debug("%s: whether other stores take its messages is not known: %s",
                       self._source.name, exc)  # fmt: skip

@@ -26,7 +26,7 @@ A bucket is told until a time if all of this holds then; else nobody says so (`_
     the source has given all that waited in it   or until then, of one that has an order
     nothing is taken and not applied, lost, or   what a former consumer took comes again
       hidden at the source
-    no other store takes messages from it        a look every minute
+    no other store takes messages from it        a look every 20 s: until the last one
     nobody may have taken this process for       it was suspended, or its store was away: then it
       dead since it began                          begins anew
 
@@ -222,6 +222,7 @@ class Ledger(Witness):
         drained = until_ns > 0
         if not drained and self._source.ordered:
             until_ns = _oldest_ns(told)
+        until_ns = self._claim.alone_until_ns(until_ns)
         for bucket in self._buckets():
             if self._counts_as_told(bucket):
                 self._note(bucket, self._prefix, until_ns)

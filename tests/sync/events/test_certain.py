@@ -137,6 +137,7 @@ def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_afte
     ledger = ledger_of(SQS(s3.queue(url)))
     begun(ledger, gaps)
     clock[0] += 5.9
+    ledger._claim._alone_ns = 10**19
     ledger.heard([], until_ns := time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: until_ns}
     clock[0] += 0.2
@@ -145,6 +146,7 @@ def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_afte
     assert ledger.begins() is True
     assert ledger.begins() is False
     ledger._settled_s = 0.0
+    ledger._claim._alone_ns = 10**19
     ledger.heard([], later_ns := time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
 
@@ -195,20 +197,23 @@ def test_what_a_server_keeps_may_come_at_any_time(ledger_of, mimicdb, url, bucke
 
 
 def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, bucket, gaps, caplog):
+    """Nor what was told since the last look, when the other one may have begun."""
     source = SQS(s3.queue(url))
     ledger = ledger_of(source)
     begun(ledger, gaps)
-    ledger.heard([], until_ns := time.time_ns())
+    looked_ns = ledger._claim._alone_ns
+    ledger.heard([], time.time_ns())
+    assert ledger.figures()["told_until_ns"] == {bucket: looked_ns}
     source.sign(f"another {time.time():.0f} {source.signed()}")
-    ledger._claim._looked_s -= 60
+    ledger._claim._looked_s -= 20
     for _ in range(2):
         ledger.heard([], time.time_ns())
-    assert ledger.figures()["told_until_ns"] == {bucket: until_ns}
+    assert ledger.figures()["told_until_ns"] == {bucket: looked_ns}
     assert gaps == ["another store takes messages from its source, or did so"]
     source.sign("")
-    ledger._claim._looked_s -= 60
-    ledger.heard([], later_ns := time.time_ns())
-    assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
+    ledger._claim._looked_s -= 20
+    ledger.heard([], time.time_ns())
+    assert looked_ns < ledger.figures()["told_until_ns"][bucket] <= ledger._claim._alone_ns
     assert gaps == ["another store takes messages from its source, or did so"] * 2
 
 
