@@ -11,10 +11,11 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from support.clients import CONFIG
 from support.mounts import costs
-from support.proxy import Hold
+from support.proxy import Fail, Hold
 
 import mimicfs
 from mimicfs import MimicDB
+from mimicfs.backends.memory import Memory
 from mimicfs.errors import ConfigError, NoSuchBucket
 
 pytestmark = pytest.mark.slow
@@ -213,6 +214,23 @@ def keyed(library, proxy, key, owner=""):
             "after-call.s3.ListBuckets", lambda parsed, **_: parsed["Owner"].update(ID=owner)
         )
     return client
+
+
+@on_moto
+def test_a_bucket_that_a_refused_change_named_is_not_listed(proxy, bucket):
+    library = MimicDB(Memory())  # which lists what is about to be changed
+    mimicked = library.client(endpoint_url=proxy.url, config=CONFIG)
+    mimicked.list_buckets()
+    refuse = Fail(lambda request: request.kind == "PUT", 403, "AccessDenied")
+    with proxy.rule(refuse), pytest.raises(ClientError, match="AccessDenied"):
+        mimicked.put_object(Bucket=f"{bucket}-foreign", Key="k")
+    with costs(proxy, LIST_BUCKETS=1):
+        names = [found["Name"] for found in mimicked.list_buckets()["Buckets"]]
+        assert bucket in names and f"{bucket}-foreign" not in names
+    with costs(proxy):
+        again = [found["Name"] for found in mimicked.list_buckets()["Buckets"]]
+    assert sorted(again) == sorted(names)
+    mimicked.close()
 
 
 @on_moto

@@ -15,6 +15,7 @@ A call with any other parameter goes to S3, and so does whatever is odd, or not 
 * a HeadObject of what is absent and has empty, "." or ".." segments: servers clean paths;
 * a key or prefix that is longer than a key can be;
 * a Marker that is no known key and that no page of this client has ended with (pages.py);
+* a list of buckets, if one is known only because a call named it;
 * what a listing of S3 says and the mirror does not keep, until it was seen once: the owner
   that ListBuckets and ListObjects name, and what HeadBucket says;
 * the first call of each kind after this client has changed who may read.
@@ -146,7 +147,12 @@ class Local:
 
     def _list_buckets(self, _params: Params) -> Answer | None:
         owner = self._account.owner()
-        return answers.buckets(self._mimicdb.buckets(), owner) if owner else None
+        if not owner:
+            return None
+        found = self._mimicdb.buckets()
+        if not all(bucket.created_ns for bucket in found):
+            return None  # known by a call alone: it may be somebody else's, or refuse us
+        return answers.buckets(found, owner)
 
     def _head_bucket(self, params: Params) -> Answer | None:
         said = self._buckets.get(params["Bucket"])
