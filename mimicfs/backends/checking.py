@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.entry import LISTED, OBJECT, pages
-from mimicfs.errors import LogTrimmed
+from mimicfs.errors import LogTrimmed, StoreCorrupt
 
 _PAGE = 1000
 _EXAMPLES = 10  # of keys that are named for each thing that is wrong
@@ -38,7 +38,10 @@ class BucketCheck:
 def check(backend: Backend) -> Iterator[BucketCheck]:
     """Look at each bucket of *backend*. Raises StoreError."""
     for bucket in backend.buckets():
-        yield _check(backend, bucket.name)
+        try:
+            yield _check(backend, bucket.name)
+        except StoreCorrupt as exc:
+            yield BucketCheck(bucket.name, wrong=[f"the rest was not looked at: {exc}"])
     lost = list(backend.orphans(""))
     if lost:
         yield BucketCheck("", wrong=_named("is in the store, but belongs to no bucket", lost))

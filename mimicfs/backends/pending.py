@@ -25,6 +25,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from mimicfs.errors import StoreCorrupt
+
 
 class IntentStep(NamedTuple):
     """The meaning of a change that is applied: the end of the intent *token*; the answer to a HEAD,
@@ -58,7 +60,14 @@ def fresh() -> str:
 
 
 def _row(text: str | None) -> _Row | None:
-    return None if text is None else _Row(*json.loads(text))
+    return None if text is None else _parsed(text)
+
+
+def _parsed(text: str) -> _Row:
+    try:
+        return _Row(*json.loads(text))
+    except (ValueError, TypeError) as exc:
+        raise StoreCorrupt(f"the row {text!r} of an unfinished change is not of mimicfs") from exc
 
 
 def begun(text: str | None, token: str, now_ms: int, lasts_ms: int) -> str:
@@ -98,7 +107,7 @@ def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool
 def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
     """Return the row without the tokens that are over their deadline, and those of sessions
     that are not *alive*."""
-    row = _Row(*json.loads(text))
+    row = _parsed(text)
     kept = {
         token: times
         for token, times in row.tokens.items()
@@ -113,7 +122,7 @@ def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> l
         rows = {key: rows[key]} if key in rows else {}
     found: list[Unsettled] = []
     for name, text in sorted(rows.items()):
-        row = _Row(*json.loads(text))
+        row = _parsed(text)
         began = min((times[0] for times in row.tokens.values()), default=now_ms)
         found.append(Unsettled(name, row.generation, bool(row.tokens), now_ms - began))
     return found

@@ -72,13 +72,13 @@ def epoch(backend: Backend) -> str:
     confirmed. "": this store has none, and nobody shares it. Raises StoreError.
 
     A new epoch is noted when all that follows from it is done: whoever is killed before has
-    it done by the next one who asks. A store without one is new, or has lost everything.
+    it done by the next one who asks. A store without one is new, or has lost that, too.
     """
     identity = backend.identity()
     known, _, text = (backend.note("", EPOCH) or "").partition(" ")
     if known and text == identity:
         return known
-    if known:
+    if known or identity:
         backend.begin_epoch()
     new = os.urandom(16).hex()
     backend.set_note("", EPOCH, f"{new} {identity}")

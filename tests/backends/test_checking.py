@@ -129,6 +129,28 @@ def test_what_is_wrong_in_redis_is_named(stores: Callable[[str], Backend], redis
     assert lost == "'d2/', 'nowhere/', 'd3/e1/' is in the store, but no directory contains it"
 
 
+@pytest.mark.parametrize(
+    ("key", "field", "said"),
+    [
+        ("k", "x", "the row 'wrong' of an unfinished change is not of mimicfs"),
+        ("scopes", "y/", "the scope b'wrong' in Redis is not of mimicfs"),
+        ("d:d1/", "z", "the record of 'd1/z' in Redis is not of mimicfs"),
+    ],
+)
+def test_what_cannot_be_read_is_wrong_in_its_bucket_and_the_others_are_looked_at(
+    stores: Callable[[str], Backend], redis_url: str, key: str, field: str, said: str
+) -> None:
+    store = stores("redis")
+    _filled(store)
+    store.apply("c", [Entry("a", 1)])
+    assert isinstance(store, RedisBackend)
+    client = redis.Redis.from_url(redis_url)
+    client.hset(f"{store._tag('b')}:{key}", field, "wrong")
+    broken, other = check(store)
+    assert broken.wrong == [f"the rest was not looked at: {said}"]
+    assert (other.name, other.objects, other.wrong) == ("c", 1, [])
+
+
 @pytest.mark.parametrize("way", [("sqlite", "redis"), ("redis", "sqlite")])
 def test_a_mirror_moves_to_another_store_with_all_that_is_known(
     stores: Callable[[str], Backend], way: tuple[str, str]

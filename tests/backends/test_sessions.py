@@ -226,3 +226,31 @@ def test_a_policy_that_evicts_what_expires_evicts_nothing_of_ours(
     mimicdb.member._look()
     assert mimicdb.lookup("b", "", "absent") == (None, None)
     mimicdb.close()
+
+
+@pytest.mark.slow
+def test_a_bucket_that_was_evicted_from_the_list_counts_as_listed_no_more(
+    servers_of_redis: Callable[[str], str],
+) -> None:
+    url = servers_of_redis("one")
+    store = open_store(url)
+    store.mark("b", Scope("", True, 1))
+    assert redis.Redis.from_url(url).delete("mimicfs:{/}:d:") == 1
+    store.begin_epoch()
+    store.add_bucket("b", 1)
+    assert not store.covered("b", "")
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_store_without_an_epoch_may_have_lost_more(
+    servers_of_redis: Callable[[str], str],
+) -> None:
+    url = servers_of_redis("one")
+    store = open_store(url)
+    store.mark("b", Scope("", True, 1))
+    assert redis.Redis.from_url(url).delete("mimicfs:{/}:notes") == 1
+    another = open_store(url)
+    assert not another.covered("b", "")
+    store.close()
+    another.close()

@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import OF_DIRECTORY, Backend, Waiter, left_alone
+from mimicfs.backends import DOUBTED, OF_DIRECTORY, Backend, Waiter, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
@@ -56,6 +56,7 @@ from mimicfs.backends.redis.layout import (
     found_of,
     packed,
     prefix,
+    scope_of,
     split,
 )
 from mimicfs.backends.redis.orphans import orphans, quoted
@@ -396,12 +397,12 @@ class RedisBackend(Backend):
         if self.evicts:
             return None
         found = self._client.hget(f"{self._tag(bucket)}:scopes", prefix)
-        return Scope(*json.loads(found)) if found else None
+        return scope_of(found) if found else None
 
     @_ours
     def scopes(self, bucket: str) -> list[Scope]:
         found = self._client.hvals(f"{self._tag(bucket)}:scopes") if not self.evicts else []
-        return sorted((Scope(*json.loads(text)) for text in found), key=lambda each: each.listed_ns)
+        return sorted((scope_of(text) for text in found), key=lambda each: each.listed_ns)
 
     @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
@@ -413,11 +414,7 @@ class RedisBackend(Backend):
         ways = {directory: prefixes_of(directory) for directory in directories}
         asked = list(dict.fromkeys(prefix for way in ways.values() for prefix in way))
         texts = self._client.hmget(f"{self._tag(bucket)}:scopes", asked)
-        scopes = {
-            prefix: Scope(*json.loads(text))
-            for prefix, text in zip(asked, texts, strict=True)
-            if text
-        }
+        scopes = {prefix: scope_of(text) for prefix, text in zip(asked, texts, strict=True) if text}
         return [cover_of(ways[directory], scopes) for directory in directories]
 
     # Notes
@@ -466,9 +463,20 @@ class RedisBackend(Backend):
 
     @_ours
     def begin_epoch(self) -> None:
+        names = self._with_scopes()
+        for name in names:  # also of buckets that the list has lost
+            self._client.delete(f"{self._tag(name)}:scopes")
+            self.set_note(name, DOUBTED, "1")
         super().begin_epoch()
-        for bucket in ["", *(bucket.name for bucket in self.buckets()), *self._highest]:
+        known = {*(bucket.name for bucket in self.buckets()), *self._highest, *names}
+        for bucket in {"", *known} if known else ():  # a new store has no numbers to pass over
             self._jump(bucket)
+
+    def _with_scopes(self) -> set[str]:
+        """Return the buckets that have scopes."""
+        start, end = f"{self._prefix}{{", "}:scopes"
+        found = self._client.scan_iter(f"{quoted(start)}*{end}", count=1000)
+        return {key.decode()[len(start) : -len(end)] for key in found} - {"/"}
 
     def _jump(self, bucket: str) -> None:
         """Go on with numbers beyond all that were given out: the log has a gap, which

@@ -111,6 +111,13 @@ def child(key: str, record: bytes) -> Entry:
     return entry_of(key, record) if record else Entry(key, kind=LISTED)
 
 
+def scope_of(text: bytes) -> Scope:
+    try:
+        return Scope(*json.loads(text))
+    except (ValueError, TypeError) as exc:
+        raise StoreCorrupt(f"the scope {text!r} in Redis is not of mimicfs") from exc
+
+
 def totals(record: bytes | None) -> tuple[int, int]:
     """Return how many objects a record is, and their bytes."""
     if not record:

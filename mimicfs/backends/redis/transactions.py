@@ -32,6 +32,7 @@ from mimicfs.backends.redis.layout import (
     change_of,
     chunk_key,
     index_key,
+    scope_of,
     split,
     totals,
 )
@@ -182,9 +183,7 @@ class Transactions:
         def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
             texts = self._client.hmget(place, prefixes) if prefixes else []
             return {
-                each: Scope(*json.loads(text))
-                for each, text in zip(prefixes, texts, strict=True)
-                if text
+                each: scope_of(text) for each, text in zip(prefixes, texts, strict=True) if text
             }
 
         def names(directory: str) -> list[str]:
