@@ -290,6 +290,8 @@ class Ledger(Witness):
                 self._mimicdb.set_note(bucket, _LOST + self._prefix, None)
             told_ns, identity = heard_until(self._mimicdb, bucket, self._prefix, self._name)
             away_s = (time.time_ns() - told_ns) / 1e9
+            if not told_ns and not at_start:
+                continue  # nothing counts as told; the start has told of a gap
             if not told_ns:
                 self._suspect(bucket, "no message about it came before")
             elif at_start and identity != self._identity:

@@ -12,6 +12,7 @@ from support.clients import plain, queue_of
 
 from mimicfs import member as membership
 from mimicfs.entry import Scope
+from mimicfs.errors import S3Unavailable
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.endpoint import Endpoint
 from mimicfs.sync.events.ledger import Ledger
@@ -119,6 +120,20 @@ def test_another_source_has_not_what_this_one_was_told(ledger_of, s3, url, bucke
     other._name = "another"
     other.begins()
     assert gaps == ["no message about it came before"]
+
+
+def test_what_never_counted_as_told_is_one_gap_however_often_s3_fails(
+    ledger_of, s3, url, bucket, gaps
+):
+    """A topic of which no message has come: each sweep costs."""
+    ledger = ledger_of(SQS(s3.queue(url)))
+    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    ledger.begins()
+    for _ in range(3):
+        ledger.failed(S3Unavailable("no answer"))
+        ledger.heard([], time.time_ns())
+    assert gaps == ["no message about it came before"]
+    assert told(ledger) == []
 
 
 @pytest.fixture
