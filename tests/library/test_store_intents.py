@@ -262,7 +262,7 @@ def test_redis_that_dies_between_s3_and_the_record_leaves_nothing_wrong(
     caplog.clear()  # the store was silent, and may have lost something: seen above
 
 
-READS: dict[str, list[dict[str, str]]] = {
+READS: dict[str, list[dict[str, Any]]] = {
     "list_buckets": [{}],
     "head_bucket": [{}, {"Bucket": "missing"}],
     "list_objects": [{}, {"Delimiter": "/"}, {"Bucket": "missing"}],
