@@ -429,6 +429,8 @@ class Tree:
                         self._foresee(want)
             except MimicError as exc:  # it is asked again, by somebody who can be told
                 log.debug("reading ahead: %s", exc)
+            except Exception:  # it is work that nobody has asked for: no mount ends by it
+                log.exception("reading ahead failed")
             finally:
                 listing.lock.release()
 

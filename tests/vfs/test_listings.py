@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -146,3 +148,23 @@ def test_a_walk_is_foreseen_from_the_third_step_on() -> None:
 def test_who_goes_elsewhere_begins_anew() -> None:
     steps = [(1, [2, 6]), (2, [3, 5]), (3, [4]), (4, []), (6, [7]), (7, [])]
     assert walked(*steps) == [0, 0, 0, 5, 0, 0]
+
+
+def test_several_who_walk_at_once_end_nobody() -> None:
+    walking = Walking()
+
+    def walk(start: int) -> None:
+        for directory in range(start, start + 10_000):
+            walking.begins(directory)
+            walking.shows([directory + 1])
+            walking.coming()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(walk, start) for start in (1, 1, 2, 2)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert walking.coming() <= 10_002
