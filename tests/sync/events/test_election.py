@@ -120,6 +120,8 @@ def test_one_queue_has_one_consumer_however_its_url_is_written(mirror, tmp_path)
     with closing(Mirror(SQLite(str(tmp_path / "store.db")))) as other:
         first = Election(mirror, f"sqs:{ways[0]}")
         mirror.join()
+        joined_ms = mirror.backend.now_ms()
+        wait_until(lambda: other.backend.now_ms() > joined_ms)  # else their names decide
         second = Election(other, f"sqs:{ways[1]}")
         other.join()
         assert (first.is_ours(), second.is_ours()) == (True, False)
