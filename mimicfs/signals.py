@@ -47,6 +47,24 @@ def wait_for_signal(fd: int) -> None:
 
 
 @contextmanager
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Within, the handlers of the signals *numbers* wait; they run at the end. For the main thread
+    alone."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    for held in handlers:
+        signal.signal(held, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+    for number in came:
+        signal.raise_signal(number)
+
+
+@contextmanager
 def told_of(number: signal.Signals, tell: Callable[[], None]) -> Iterator[None]:
     """Within, *tell* is called, by a thread of its own, when the signal *number* comes: it may
     take locks, which a handler may not, as the main thread may hold them. The main thread need

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -23,6 +23,7 @@ from mimicfs.cli.progress import Interruptible
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import iso_time, printable
+from mimicfs.signals import held_back
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -180,7 +181,7 @@ def _runner(command: str) -> Callable[[Sequence[News]], None]:
     def run(page: Sequence[News]) -> None:
         text = "".join(f"{_json(it)}\n" for it in page)
         try:
-            code = subprocess.run(words, input=text.encode(), check=False).returncode
+            code = _run(words, text.encode())
         except OSError as exc:
             _failed(words[0], str(exc.strerror), page)
         if code < 0:
@@ -189,6 +190,17 @@ def _runner(command: str) -> Callable[[Sequence[News]], None]:
             _failed(words[0], f"it ended with {code}", page)
 
     return run
+
+
+def _run(words: list[str], text: bytes) -> int:
+    """Run the command *words* with *text* as its standard input; return how it ended. A signal to
+    this process kills it, also one that comes while it begins."""
+    with ExitStack() as stack:
+        with held_back(signal.SIGTERM, signal.SIGINT):
+            process = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
+            stack.callback(process.kill)  # nothing, if it has ended
+        process.communicate(text)
+    return process.returncode
 
 
 def _words(command: str) -> list[str]:

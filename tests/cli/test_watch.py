@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import stat
+import subprocess
 import sys
 
 import pytest
 
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.cli import main
+from mimicfs.cli import main, telling
 from mimicfs.entry import Entry
 from mimicfs.mimicdb import Mirror
 
@@ -118,6 +119,27 @@ def test_a_signal_during_a_command_names_the_place(store, watch, tmp_path, monke
     finally:
         signal.signal(signal.SIGTERM, before)
     assert found == (143, "", "mimicfs: continue with --since 0\n")
+
+
+def test_a_signal_kills_a_command_that_is_just_beginning(store, watch, monkeypatch):
+    began = []
+
+    class Beginning(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            began.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    assert watch("--since", "0")[0] == 0
+    store[1].record("b", Entry(ODD, 5, 10**18, ETAG))
+    monkeypatch.setattr(telling.subprocess, "Popen", Beginning)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        found = watch("--since", "0", "--exec", "sleep 60")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == (143, "", "mimicfs: continue with --since 0\n")
+    assert [process.returncode for process in began] == [-signal.SIGKILL]
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
