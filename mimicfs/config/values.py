@@ -214,7 +214,7 @@ def _split(name: str) -> tuple[str, str]:
 def parse_target(url: str) -> Target:
     """Return what an s3:// URL names. Raises ConfigError."""
     if not url.startswith("s3://"):
-        raise ConfigError(f"{redacted(url)}: not an S3 URL; write {_meant(url)}")
+        raise ConfigError(f"{redacted(url)}: not an S3 URL; write {redacted(_meant(url))}")
     bucket, prefix = _split(url.removeprefix("s3://"))
     if prefix and not bucket:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
@@ -227,7 +227,9 @@ def parse_target(url: str) -> Target:
 # addresses of AWS in both styles.
 _BUCKET = r"(?P<bucket>[A-Za-z0-9][\w.-]+[A-Za-z0-9])"
 _LIKELY = (
-    re.compile(rf"(?!https?:)(?:[sS]3:/*|arn:[\w-]+:s3:::)?{_BUCKET}(?::?/(?P<prefix>.*))?"),
+    re.compile(
+        rf"(?!(?![sS]3:)[\w+.-]+://)(?:[sS]3:/*|arn:[\w-]+:s3:::)?{_BUCKET}(?::?/(?P<prefix>.*))?"
+    ),
     re.compile(rf"https?://s3[\w.-]*\.amazonaws\.com(?:\.cn)?/{_BUCKET}(?:/(?P<prefix>.*))?"),
     re.compile(rf"https?://{_BUCKET}\.s3[\w.-]*\.amazonaws\.com(?:\.cn)?(?:/(?P<prefix>.*))?"),
 )

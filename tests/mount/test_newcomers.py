@@ -111,6 +111,9 @@ def test_a_password_in_what_is_no_s3_url_is_not_printed(point: Path, server: str
     assert said("mount", "https://me:secret-key@minio.example/b", point, code=2).startswith(
         "https://***@minio.example/b: not an S3 URL"
     )
+    assert said("mount", "rediss://me:secret-key@redis.example/0", point, code=2) == (
+        "rediss://***@redis.example/0: not an S3 URL; write s3://BUCKET or s3://BUCKET/PREFIX"
+    )
 
 
 @pytest.mark.parametrize(
