@@ -18,6 +18,7 @@ Threading: one thread runs; `suspect` and the figures may be called from any.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class Sweep:
 
     def run(self) -> None:
         """Sweep until `close`."""
-        log.info("reconcile: about %.0f LISTs a day, %.4f USD", *self.price())
+        self._say_price()
         while not self._cancellation.cancelled:
             pause_s = _LOOK_S
             try:
@@ -136,9 +137,10 @@ class Sweep:
         self._wake.set()
 
     def price(self) -> tuple[float, float]:
-        """Return how many LISTs a day the sweep costs at most, and how many USD that is (AWS)."""
-        pages = sum(self._pages(name, scope) for name, scope in self._scopes())
-        a_day = pages * _DAY_S / (self._period_ns / 1e9) / _EARLY
+        """Return how many LISTs a day the sweep costs at least, and how many USD that is (AWS).
+        Nothing but the scopes is read: what the last listing of each found that was new."""
+        pages = sum(_pages(scope) for _, scope in self._scopes())
+        a_day = pages * _DAY_S / (self._period_ns / 1e9)
         return a_day, a_day * _USD_A_LIST
 
     def figures(self) -> dict[str, Any]:
@@ -167,13 +169,11 @@ class Sweep:
     def _scopes(self) -> list[tuple[str, Scope]]:
         return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
 
-    def _pages(self, bucket: str, scope: Scope) -> int:
-        if not scope.deep:
-            pages, after = 1, ""
-            while len(page := self._mimicdb.children(bucket, scope.prefix, after, _PAGE)) == _PAGE:
-                pages, after = pages + 1, page[-1].key
-            return pages
-        return 1 + self._mimicdb.total(bucket, scope.prefix).files // _PAGE
+    def _say_price(self) -> None:
+        try:
+            log.info("reconcile: at least %.0f LISTs a day, %.4f USD", *self.price())
+        except MimicError as exc:  # the store is away, and `run` tries it again
+            log.info("reconcile: how many LISTs a day it takes is not known: %s", exc)
 
     def _is_left_alone(self, bucket: str, scope: Scope) -> bool:
         failure = self._failures.get((bucket, scope.prefix))
@@ -210,3 +210,8 @@ class Sweep:
         left = {**self._failures}
         if left.pop((bucket, scope.prefix), None):
             self._failures = left
+
+
+def _pages(scope: Scope) -> int:
+    """Return how many LISTs *scope* takes at least."""
+    return max(1, math.ceil((scope.added + scope.changed) / _PAGE))

@@ -8,8 +8,8 @@ import time
 import pytest
 from support.proxy import Fail
 
-from mimicfs.entry import Entry, Scope
-from mimicfs.errors import S3Error
+from mimicfs.entry import Scope
+from mimicfs.errors import S3Error, StoreUnavailable, Unlisted
 from mimicfs.sync.sweep import Sweep
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -62,7 +62,7 @@ def test_the_price_is_said_and_kept(sweep, mimicdb, syncer, client, bucket, prox
         syncer.list_directory(bucket, directory)
         aged(mimicdb, bucket, directory, 2)
     proxy.counted()
-    assert sweep.price()[0] == 2 / 0.8
+    assert sweep.price()[0] == 2
     while due := sweep.due():
         sweep._list(due)
     assert proxy.counted() == {"LIST": 2}
@@ -116,7 +116,44 @@ def test_an_answer_that_fails_for_one_directory_only_holds_up_nothing_else(
 
 
 def test_a_directory_of_many_names_costs_a_page_for_each_thousand(sweep, mimicdb, bucket):
-    entries = [Entry(f"d/{number:04}", 1, "e") for number in range(2500)]
-    mimicdb.record_all(bucket, entries)
-    aged(mimicdb, bucket, "d/", 0)
-    assert sweep.price()[0] == 3 / 0.8
+    """Its last listing says so."""
+    for prefix, deep, added, changed in (("d/", False, 2000, 500), ("e/", True, 1000, 0)):
+        listed = Scope(prefix, deep, time.time_ns(), added=added, changed=changed)
+        mimicdb.complete(bucket, listed)
+    assert sweep.price() == (4, 0.00002)
+
+
+def test_the_price_reads_no_directory(sweep, mimicdb, bucket, monkeypatch):
+    """Of 100,000 scopes on Redis, each would cost a round at the start of a mount."""
+
+    def reads(*_args, **_kwargs):
+        raise AssertionError("a directory is read")
+
+    for prefix, deep in (("d/", False), ("e/", True)):
+        aged(mimicdb, bucket, prefix, 0, deep=deep)
+    for name in ("children", "total", "scan", "stride"):
+        monkeypatch.setattr(mimicdb, name, reads)
+    assert sweep.price()[0] == 2
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("no answer"), Unlisted("b", "gone/")], ids=["store", "unlisted"]
+)
+def test_a_price_that_is_not_known_does_not_end_the_sweep(
+    sweep, mimicdb, bucket, error, monkeypatch, caplog
+):
+    def price():
+        raise error
+
+    monkeypatch.setattr(sweep, "price", price)
+    caplog.set_level("INFO")
+    aged(mimicdb, bucket, "a/", 2)
+    thread = threading.Thread(target=sweep.run)
+    thread.start()
+    while not sweep.figures()["swept"] and thread.is_alive():
+        pass
+    swept = sweep.figures()["swept"]
+    sweep.close()
+    thread.join(20)
+    assert (swept, thread.is_alive()) == (1, False)
+    assert "how many LISTs a day it takes is not known" in caplog.text

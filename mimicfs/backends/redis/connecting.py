@@ -17,7 +17,8 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from mimicfs.errors import StoreCorrupt, StoreError, StoreUnavailable
 
-# The errors of redis-py.
+# The errors of redis-py, also for others, who do not import it.
+NO_RIGHTS = NoPermissionError
 FOREIGN = (redis.RedisError, RedisClusterException)
 
 

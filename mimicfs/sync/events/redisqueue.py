@@ -27,7 +27,14 @@ from itertools import islice
 from time import monotonic, time_ns
 from typing import Any
 
-from mimicfs.backends.redis.connecting import FOREIGN, connected_once, our_error, place, run_id
+from mimicfs.backends.redis.connecting import (
+    FOREIGN,
+    NO_RIGHTS,
+    connected_once,
+    our_error,
+    place,
+    run_id,
+)
 from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
@@ -116,10 +123,15 @@ class RedisQueue(EventSource):
 
     def identity(self) -> str:
         """A mark beside the key, which goes with it if Redis loses what it has, and the run of the
-        server: one that begins again may have lost the last moment."""
+        server: one that begins again may have lost the last moment. The run alone, where we have
+        no rights to the mark."""
         with self._ours():
-            self._client.set(self._mark, secrets.token_hex(8), nx=True)
-            return f"{(self._client.get(self._mark) or b'').decode()} {run_id(self._client)}"
+            run = run_id(self._client)
+            try:
+                self._client.set(self._mark, secrets.token_hex(8), nx=True)
+                return f"{(self._client.get(self._mark) or b'').decode()} {run}"
+            except NO_RIGHTS:
+                return run
 
     def signed(self) -> str:
         with self._ours():

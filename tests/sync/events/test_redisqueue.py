@@ -318,3 +318,17 @@ def test_an_address_without_a_key_or_a_server_is_named(redis_url):
         RedisQueue(redis_url)
     with pytest.raises(StoreUnavailable, match="no answer"):
         RedisQueue("redis://127.0.0.1:1/0#events").receive(0)
+
+
+def test_a_user_without_rights_to_the_mark_knows_the_source_by_its_run(queue, server, redis_port):
+    """`~KEY ~KEY:mimicfs` is enough to take messages."""
+    server.execute_command(
+        "ACL SETUSER", "listener", "on", ">hunter2", "~events", "~events:mimicfs", "+@all"
+    )
+    server.rpush("events", access("a"))
+    few = RedisQueue(f"redis://listener@127.0.0.1:{redis_port}/0#events", "hunter2")
+    assert few.identity() == server.info("server")["run_id"]
+    assert queue.identity().endswith(f" {few.identity()}")
+    assert keys(few.receive(1)) == ["a"]
+    server.delete("events:mimicfs:id")
+    server.execute_command("ACL DELUSER", "listener")
