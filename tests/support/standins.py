@@ -224,7 +224,7 @@ class IgnoresConditions(Quirk):
 class BareConditions(Quirk):
     """An If-Match in quotes is refused, whatever it says; deletions and copies look at none."""
 
-    source = "Ceph RGW 16.2 (findings P10)"
+    source = "Ceph RGW 16.2, tried"
 
     def refused(self, request: Request, method: str) -> Refusal | None:
         if request.kind in ("DELETE", "COPY"):
@@ -394,7 +394,7 @@ class DeleteIs200(Quirk):
 
 
 class NoTimes(Quirk):
-    source = "findings P7"
+    source = "what SDKs take"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         answer.headers.pop("last-modified", None)
@@ -402,7 +402,7 @@ class NoTimes(Quirk):
 
 
 class OddTimes(Quirk):
-    source = "findings P7: the year 1, and +00:00 for Z"
+    source = "seen in the field: the year 1, and +00:00 for Z"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         if "last-modified" in answer.headers:
@@ -412,7 +412,7 @@ class OddTimes(Quirk):
 
 
 class TokenOnTheLastPage(Quirk):
-    source = "findings P7"
+    source = "what SDKs take"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         last = b"<IsTruncated>false</IsTruncated>"
@@ -421,7 +421,7 @@ class TokenOnTheLastPage(Quirk):
 
 
 class PlainPrefix(Quirk):
-    source = "Ceph RGW 16.2 (findings P6)"
+    source = "Ceph RGW 16.2, tried"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         said = request.query.get("prefix", [""])[0].encode()
@@ -471,7 +471,7 @@ class LoudHeaders(Quirk):
 class DoubledNames(Quirk):
     """A name may be shown twice by a server that is written to while it lists."""
 
-    source = "findings P7"
+    source = "what SDKs take"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         answer.body = _in_xml(answer, rb"<Contents>.*?</Contents>", lambda found: found * 2)
@@ -480,7 +480,7 @@ class DoubledNames(Quirk):
 class NamesBackwards(Quirk):
     """The last page is in another order."""
 
-    source = "findings P7"
+    source = "what SDKs take"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         items = re.findall(rb"(?s)<Contents>.*?</Contents>", answer.body)
@@ -491,7 +491,7 @@ class NamesBackwards(Quirk):
 
 
 class NoCopyResult(Quirk):
-    source = "findings P7 (an answer to COPY without what it should say)"
+    source = "an answer to COPY without what it should say"
 
     def change(self, request: Request, method: str, answer: Answer) -> None:
         if request.kind == "COPY" and "uploadId" not in request.query and answer.status == 200:
