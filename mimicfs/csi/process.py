@@ -177,7 +177,10 @@ class Process:
     def left(self) -> int:
         """Return how many files there are that no process brings to S3, and that the next one
         here will."""
-        return len(Journal.open(self.staging).orphans()) if self.staging.is_dir() else 0
+        if not self.staging.is_dir():
+            return 0
+        journal = Journal.open(self.staging)
+        return len(journal.orphans()) + len(journal.waiting)
 
     def recovered(self) -> int:
         """Return how many files there are for a person to look at: S3 has others there."""

@@ -74,6 +74,7 @@ class Journal:
     def __init__(self, directory: Path, limit: int = 0) -> None:
         self.directory = directory
         self.room = Room(limit)
+        self.waiting = set[str]()  # files in segments that `orphans` could not make files of
         self._segments = Segments(lambda: self._born(secrets.token_hex(16), "segment"), self.room)
 
     @classmethod
@@ -127,14 +128,27 @@ class Journal:
 
     def orphans(self) -> list[Orphan]:
         """Return what dead mounts left and S3 does not have; remove what is of no use: copies
-        of what S3 has, empty files, and what was being made."""
+        of what S3 has, empty files, and what was being made. What is in a segment of which no
+        files can be made for now is `waiting`."""
+        with disk.errors_of(self.directory):
+            try:
+                fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return []  # somebody has removed it
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)  # nobody sees what is half made
+                return self._orphans()
+            finally:
+                os.close(fd)
+
+    def _orphans(self) -> list[Orphan]:
         self._remove_unborn()
-        for path in sorted(self.directory.glob("*.segment")):
-            self._replay(path)
+        segments = sorted(self.directory.glob("*.segment"))
+        self.waiting = set[str]().union(*map(self._replay, segments))
         self._settle_records()
         found: list[Orphan] = []
         for data in sorted(self.directory.glob("*.data")):
-            fd = _locked(data)
+            fd = None if data.stem in self.waiting else _locked(data)
             if fd is None:
                 continue
             try:
@@ -191,44 +205,52 @@ class Journal:
                 if time.time() - path.lstat().st_mtime > _UNBORN_S:
                     path.unlink()
 
-    def _replay(self, path: Path) -> None:
-        """Make staging files of what is in the segment *path*, if its mount is dead."""
+    def _replay(self, path: Path) -> set[str]:
+        """Make staging files of what is in the segment *path*, if its mount is dead; return the
+        names of those that wait for another try. None is taken by anybody before the segment is
+        gone: what was uploaded and removed would be made again."""
         fd = _locked(path)
         if fd is None:
-            return
+            return set()
+        waiting, made = {path.stem}, list[Path]()
         try:
             with disk.errors_of(path):
-                found = replayed(path.read_bytes(), path)
-                made = [self._is_made(each) for each in found.left]
-                if any(made):
-                    disk.sync_all(fd)
+                found = replayed(_all_of(fd), path)
+                waiting = {each.name for each in found.left} or waiting
+                for each in found.left:
+                    self._make(each, made)
+                if found.left:
+                    disk.sync_all(fd)  # also what a replay made that was killed
                 if found.damaged:
                     self._keep_damaged(path)
                 with disk.may_vanish():
                     path.unlink()
         except PosixError as exc:
             log.error("%s is left as it is: %s", path, exc)
+            _unmake(made)
+            return waiting
         finally:
             os.close(fd)
+        return set()
 
-    def _is_made(self, left: Left) -> bool:
-        """Make a staging file of *left*, unless there is one; return whether it was made. Its
-        record is not believed where *left* is not all of it."""
+    def _make(self, left: Left, made: list[Path]) -> None:
+        """Add to *made* a staging file of *left*, unless there is one. Its record is not believed
+        where *left* is not all of it."""
         data = self.directory / f"{left.name}.data"
         if data.exists():
             fd = _locked(data)
             if fd is None:
-                return False  # another mount has it
+                return  # another mount has it
             said = record.read(data)
             sound = said is not None and not record.checked(said, data, fd).damaged
             os.close(fd)
             if sound:
-                return False  # it was made before, or has got a file of its own
-        staging = Staging(*self._born(left.name), room=self.room)
-        staging.write(0, left.data)
-        record.write_text(data, left.text if left.sound else _disowned(left.text))
-        staging.keep()
-        return True
+                return  # it was made before, or has got a file of its own
+        path, fd = self._born(left.name)
+        made.append(path)
+        with disk.errors_of(path), open(fd, "wb") as file:
+            file.write(left.data)  # however little is free: the segment goes for it
+        record.write_text(path, left.text if left.sound else _disowned(left.text))
 
     def _keep_damaged(self, path: Path) -> None:
         """Keep the segment *path*, of which some cannot be read, for its owner."""
@@ -252,6 +274,14 @@ class Journal:
                     path.unlink()
 
 
+def _unmake(made: list[Path]) -> None:
+    for path in made:
+        try:
+            remove(path)
+        except OSError as exc:
+            log.error("%s: not removed: %s", path, exc.strerror)
+
+
 def _disowned(text: bytes) -> bytes:
     """Return the record *text* so that nobody believes it; it can still be read."""
     return text[:-1] + b', "damaged": "its segment"}' if text else b"{}"
@@ -260,6 +290,11 @@ def _disowned(text: bytes) -> bytes:
 def _beside(path: Path) -> Path:
     """Return where the record of the recovered file *path* is."""
     return path.with_name(path.name + ".json")
+
+
+def _all_of(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _locked(data: Path) -> int | None:
@@ -275,6 +310,9 @@ def _locked(data: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(fd)
+        return None
+    if not os.fstat(fd).st_nlink:
         os.close(fd)
         return None
     return fd

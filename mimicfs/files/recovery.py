@@ -65,7 +65,7 @@ def recover(
     s3: S3, journal: Journal, options: FileOptions, stopped: threading.Event | None = None
 ) -> int:
     """Deal with everything that is left, unless *stopped* meanwhile; return how many files must
-    be tried again later, because S3 cannot be asked, or refuses it for now."""
+    be tried again later, because S3 cannot be asked, or it or the disk refuses it for now."""
 
     def settled(orphan: Orphan) -> bool:
         if stopped is not None and stopped.is_set():
@@ -79,11 +79,12 @@ def recover(
         return _recover(s3, journal, options, orphan)
 
     orphans = journal.orphans()
+    waiting = len(journal.waiting)
     if not orphans:
-        return 0
+        return waiting
     # Not in the pool of S3: an upload in parts waits for that.
     with ThreadPoolExecutor(options.requests_per_file, thread_name_prefix="recover") as pool:
-        return sum(not done for done in pool.map(settled, orphans))
+        return waiting + sum(not done for done in pool.map(settled, orphans))
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:

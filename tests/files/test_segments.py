@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mimicfs.csi.process import Process
 from mimicfs.errors import PosixError
+from mimicfs.files import disk
 from mimicfs.files.journal import Journal
 from mimicfs.files.record import Record
+from mimicfs.files.recovery import recover
 from mimicfs.files.staging import Staging
 
 # A mount that was told of three files, of which S3 has the second, and a fourth that is open.
@@ -98,6 +106,91 @@ def test_what_a_power_cut_tears_off_the_end_takes_nothing_else_with_it(directory
     place = data.rindex(b"not closed")
     segment.write_bytes(data[:place] + bytes(4096))
     assert found(directory) == {"a": A, "c": C}
+
+
+def test_a_segment_is_replayed_where_less_is_free_than_stays_free(directory: Path) -> None:
+    killed_mount(directory)
+    assert len(Journal.open(directory, limit=1).orphans()) == 3
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+    assert list(directory.glob("*.segment")) == []
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Within, no file can have more than *size* bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def left_with_a_large_one(directory: Path) -> None:
+    """Leave a segment of two files, of which a small disk takes the first."""
+    journal = Journal.open(directory)
+    for data in (b"bytes", bytes(50_000)):
+        staging = staged(journal, data)
+        staging.promise(staging.record)
+        staging.sync()
+    journal.close()
+
+
+def test_a_segment_that_the_disk_refuses_to_replay_is_tried_again(
+    files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(tmp_path, tmp_path / "point")
+    left_with_a_large_one(process.staging)
+    journal = Journal.open(process.staging)
+    with small_disk(20_000):
+        assert recover(files.s3, journal, files.options) == 2
+        assert process.left() == 2
+    assert "is left as it is: File too large" in caplog.text
+    assert len(journal.orphans()) == 2
+    assert journal.waiting == set()
+
+
+def test_of_a_segment_that_is_replayed_in_part_nothing_is_uploaded_before_it_is_gone(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_with_a_large_one(directory)
+    with small_disk(20_000):
+        assert Journal.open(directory).orphans() == []
+    assert "is left as it is: File too large" in caplog.text
+    assert [path.suffix for path in directory.iterdir()] == [".segment"]
+    assert sorted(orphan.size for orphan in Journal.open(directory).orphans()) == [5, 50_000]
+    assert list(directory.glob("*.segment")) == []
+
+
+def test_what_a_replay_made_that_was_killed_is_synced_before_the_segment_is_gone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = killed_mount(directory)
+    data = segment.read_bytes()
+    assert found(directory)["a"] == A
+    segment.write_bytes(data)
+    synced = list[bool]()
+    monkeypatch.setattr(disk, "sync_all", lambda fd: synced.append(segment.exists()))
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+    assert synced == [True]
+    assert not segment.exists()
+
+
+def test_a_segment_that_goes_while_it_is_locked_is_left_quietly(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment = killed_mount(directory)
+    lock, number = fcntl.flock, segment.stat().st_ino
+
+    def locked_late(fd: int, how: int) -> None:
+        if os.fstat(fd).st_ino == number:
+            segment.unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", locked_late)
+    assert Journal.open(directory).orphans() == []
+    assert not segment.exists()
+    assert caplog.text == ""
 
 
 @pytest.mark.slow
