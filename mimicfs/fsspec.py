@@ -14,6 +14,7 @@ Threading: as s3fs; what is asked runs in fsspec's event loop.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -47,7 +48,9 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
         ttl: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self.mimicdb = _mirror(store, namespace)
+        self.mimicdb, ours = _mirror(store, namespace)
+        if ours:
+            weakref.finalize(self, self.mimicdb.close)
         self.ttl = ttl
         self._forcing = Forcing()
         self._too_big: set[tuple[str, str]] = set()  # directories that _PAGES_MAX pages do not show
@@ -145,15 +148,16 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
         return False
 
 
-def _mirror(store: Any, namespace: str) -> mimicdb.Mirror:
+def _mirror(store: Any, namespace: str) -> tuple[mimicdb.Mirror, bool]:
+    """Return the mirror in *store*, and whether nobody else closes it."""
     if store is not None and not isinstance(store, str):
-        return mimicdb.Mirror(store)
+        return mimicdb.Mirror(store), False
     if store is None:
         try:
-            return current()
+            return current(), False
         except ConfigError:
             store = "memory:"
-    return mimicdb.Mirror(open_store(store, namespace))
+    return mimicdb.Mirror(open_store(store, namespace)), True
 
 
 def install(**options: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -36,6 +38,18 @@ def opened(proxy, tmp_path, **options):
         skip_instance_cache=True,
         **options,
     )
+
+
+def test_the_store_that_it_has_opened_is_closed_with_it(monkeypatch, proxy, tmp_path):
+    closed = []
+    monkeypatch.setattr(mimicfs.fsspec.mimicdb.Mirror, "close", closed.append)
+    fs = opened(proxy, tmp_path)
+    mirror = fs.mimicdb
+    del fs
+    gc.collect()
+    assert closed == [mirror]
+    monkeypatch.undo()
+    mirror.close()
 
 
 def by_pyarrow(fs, path):
