@@ -56,14 +56,15 @@ class BlockFile:
             weakref.finalize(self, os.close, fd)
         return fd
 
-    def is_sound(self) -> bool:
-        """Whether the file is what its name says. If so, its use is noted for the eviction."""
+    def is_sound(self, since_s: float = 0.0) -> bool:
+        """Whether the file is what its name says. If so, its use is noted for the eviction, unless
+        one after *since_s* was noted lately."""
         found = os.fstat(self._fd)
         if found.st_size != self._record(-(-self._size // BLOCK)):
             return False
         if os.pread(self._fd, _HEADER.size, self._size) != self._header:
             return False
-        if time.time() - found.st_mtime > _FRESH_S:
+        if found.st_mtime < max(since_s, time.time() - _FRESH_S):
             os.utime(self._fd)
         return True
 

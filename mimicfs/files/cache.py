@@ -25,7 +25,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +74,7 @@ class BlockCache:
         self._in_use: Counter[str] = Counter()
         self._said: set[int] = set()  # errors that were logged
         self._hit = self._missed = 0
+        self._stays_since_s = 0.0  # a use from then on is noted by all means
         self._noted = False  # whether reads are noted below
         self._reads: Counter[str] = Counter()  # of whole objects, under way, by file
         self._coming: dict[str, Future[None]] = {}  # whole objects that are fetched, by their files
@@ -133,9 +133,18 @@ class BlockCache:
     def _pin(self, bucket: str, key: str) -> str:
         return f"{_PINS}/{_hashed(self._endpoint, bucket, key)}"
 
-    def keep_what_comes(self) -> None:
-        """From now on evict nothing here that is used from now on."""
-        self._eviction.stays_since_s = time.time()
+    def keep_what_comes(self, check: Callable[[], None]) -> None:
+        """From now on evict nothing here that is used from now on. The files tell when: their
+        clock is some milliseconds behind that of time.time(). Waits until it is known how much is
+        here (Eviction.await_count)."""
+        self._eviction.await_count(check)
+        try:
+            os.utime(self._root)
+            now_s = os.fstat(self._root).st_mtime
+        except OSError as exc:
+            self.trouble(exc)
+            return
+        self._stays_since_s = self._eviction.stays_since_s = now_s
 
     def make_room(self, size: int, check: Callable[[], None]) -> bool:
         """As `has_room`, for a thread that may wait (Eviction.make_room)."""
@@ -225,7 +234,7 @@ class BlockCache:
         except FileNotFoundError:
             return None
         file = BlockFile(fd, size, self._direct)
-        return file if file.is_sound() else None
+        return file if file.is_sound(self._stays_since_s) else None
 
     def _made(self, name: str, size: int) -> BlockFile:
         """Make the file anew. A file that may be there is replaced, and never changed: it is as

@@ -66,7 +66,7 @@ class Eviction:
         self._unseen = 0  # bytes written since the last look at what is free
         self._asked_s = float("-inf")
         self._size = 0  # bytes that were to be written when there was no room
-        self.stays_since_s = float("inf")  # what was used from then on (time.time) stays
+        self.stays_since_s = float("inf")  # by mtime: what was used from then on stays
         self._wanted = threading.Event()
         self._ended = threading.Event()
         self._rounds = threading.Condition()  # protects what follows, as far as it is exact
@@ -106,12 +106,18 @@ class Eviction:
         ends the wait."""
         if self.has_room(size):
             return True
+        self.await_count(check)
         with self._rounds:
-            self._await(lambda: self._counted, check)
             while not self.has_room(size) and size + _OVERHEAD <= self.limit:
                 if not self._evicted(size + _OVERHEAD, check):
                     break
         return self.has_room(size)
+
+    def await_count(self, check: Callable[[], None]) -> None:
+        """Wait until the first look has ended: before, there may seem to be room where there is
+        none. *check*: as of `make_room`."""
+        with self._rounds:
+            self._await(lambda: self._counted, check)
 
     def _evicted(self, size: int, check: Callable[[], None]) -> int:
         """Have room made for *size* bytes; return how many were removed for it."""

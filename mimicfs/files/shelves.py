@@ -11,8 +11,9 @@ takes the place of the one that was written first, if none is free. So nothing i
 and nothing kept in memory. What a record says is believed if the bytes have its checksum: nothing
 has to be synced, and of two mounts that write one slot at once, one or none is found.
 
-How many slots a shelf has is in its name. With another limit of the cache, another shelf may be
-begun, and the eviction takes the old one in the end.
+How many slots a shelf has is in its name. One of half or twice the slots is used on, since the
+limit of the cache may change with what is free on the disk: so a shelf takes a quarter of the limit
+at most. Beyond that another one is begun, and the eviction takes the old one in the end.
 
 Threading: any thread. `Shelf._lock` is held while a slot is chosen and written, that of `Shelves`
 while a shelf is opened.
@@ -31,7 +32,7 @@ from zlib import crc32
 DIRECTORY = "small"
 MOST = 16 << 10  # bytes of an object that has no file of its own
 _SLOTS = (4 << 10, MOST)  # bytes: the sizes of slots
-_SHARE = 8  # a shelf may take one part in so many of the limit
+_SHARE = 8  # a new shelf may take one part in so many of the limit
 _RECORD = struct.Struct("=20sIII")  # the name; the size, 0: free; the checksum; when, in seconds
 _SET = (
     16  # slots in which a name may stand: of a shelf that is half full, one in 1,000 has no place
@@ -50,14 +51,17 @@ class Shelf:
         self._sets = count // _SET
         self._data = count * _RECORD.size
         self._lock = threading.Lock()
-        self._used_s = 0.0
+        self._used_s = float("-inf")
         weakref.finalize(self, os.close, fd)
 
     def has(self, name: bytes, size: int) -> bool:
         """Whether *size* bytes of *name* are here, as its record says."""
         records = self._records(name)
         place = _place_of(name, records)
-        return place is not None and _RECORD.unpack_from(records, place)[1] == size
+        if place is None or _RECORD.unpack_from(records, place)[1] != size:
+            return False
+        self._note_use()
+        return True
 
     def read(self, name: bytes, size: int) -> bytes | None:
         """Return the *size* bytes of *name*, if they are here and sound."""

@@ -5,6 +5,9 @@ is started anew. Of an object that S3 does not give (archived, denied, replaced 
 cannot be pinned, the reason is told, and the others come. What was in the cache before makes room
 for them; what was brought or found here by the same run does not.
 
+What is on a shelf (shelves.py) is here, but what is to be pinned is copied from there to a file of
+its own; what is fetched has one anyway, since a shelf gives its slots to others.
+
 Threading: the thread that calls keeps count; requests are made in the threads of the S3 object.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -19,6 +23,7 @@ from typing import NamedTuple
 from mimicfs.entry import Entry
 from mimicfs.errors import NOTHING_SAID, S3Error
 from mimicfs.files.cache import BlockCache, CachedObject
+from mimicfs.files.shelves import MOST
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.flights import Flights
@@ -86,7 +91,7 @@ class Warming:
 
     def run(self, entries: Iterable[Entry]) -> Warmed:
         """Bring *entries*. Raises Interrupted, NOTHING_SAID; what came before that stays."""
-        self._cache.keep_what_comes()
+        self._cache.keep_what_comes(self._cancellation.check)
         try:
             for piece in self._pieces(entries):
                 while len(self._flights) >= _AT_ONCE:
@@ -104,7 +109,7 @@ class Warming:
             self._cancellation.check()
             kept = self._cache.object(self._bucket, entry, stays=True)
             holes = list(_holes(kept, entry.size)) if kept is not None else []
-            if kept is None or not holes:
+            if kept is None or not holes or self._is_on_shelf(entry, kept):
                 self.warmed.here += self._done(entry, kept)
                 continue
             size = sum(end - start for start, end in holes)
@@ -116,6 +121,20 @@ class Warming:
             self._missing[entry.key] = len(holes)
             self._under_way += size
             yield from (_Piece(entry, kept, *hole) for hole in holes)
+
+    def _is_on_shelf(self, entry: Entry, kept: CachedObject) -> bool:
+        """Whether *entry* is here by a shelf. If it is to be pinned, *kept* has it afterwards."""
+        found = self._cache.object(self._bucket, entry) if entry.size <= MOST else None
+        if found is None:
+            return False
+        with closing(found):
+            if not self._pins:
+                return not any(_holes(found, entry.size))
+            data = found.read(0, entry.size, wait=True)
+        if data is None or not self._has_room(entry.size):
+            return False
+        kept.write(0, memoryview(data))
+        return not any(_holes(kept, entry.size))
 
     def _shortage(self, size: int) -> Shortage | None:
         """Return what has no room for *size* bytes more."""

@@ -409,7 +409,7 @@ def test_whoever_may_wait_gets_the_room_of_what_is_older(cache: Make, directory:
         os.utime(path, (0, 1_000_000))
     assert mount.make_room(5 * MIB, lambda: None)
     assert len(files_in(directory)) == 4
-    mount.keep_what_comes()
+    mount.keep_what_comes(lambda: None)
     for path in files_in(directory):
         os.utime(path, (0, time.time() + 60))
     assert not mount.make_room(9 * MIB, lambda: None)
@@ -418,3 +418,27 @@ def test_whoever_may_wait_gets_the_room_of_what_is_older(cache: Make, directory:
     token.cancel()
     with pytest.raises(Interrupted):
         mount.make_room(9 * MIB, token.check)
+
+
+def test_what_is_used_at_once_after_it_is_to_stay_stays(cache: Make, directory: Path) -> None:
+    mount = cache(limit=MIB)
+    entry = Entry("k", 600_000, etag="e")
+    for _ in range(50):  # the clock of files stands still for milliseconds
+        mount.keep_what_comes(lambda: None)
+        keep(mount, entry, bytes(600_000))
+        assert not mount.make_room(900_000, lambda: None)
+        [path] = files_in(directory)
+        os.utime(path, (0, 0))
+        assert mount.make_room(900_000, lambda: None)
+
+
+def test_what_was_used_just_before_and_is_found_again_stays(cache: Make, directory: Path) -> None:
+    keep(cache(), Entry("k", 600_000, etag="e"), bytes(600_000))
+    [path] = files_in(directory)
+    os.utime(path, (0, time.time() - 30))
+    mount = cache(limit=MIB)
+    mount.keep_what_comes(lambda: None)
+    with closing(kept(mount, Entry("k", 600_000, etag="e"))) as made:
+        assert made.here_until(0, 600_000) == 600_000
+    assert not mount.make_room(900_000, lambda: None)
+    assert files_in(directory) == [path]
