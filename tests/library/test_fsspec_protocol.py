@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from unittest.mock import Mock
 
 import fsspec
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pyarrow import parquet
 from support.mounts import costs
 
 import mimicfs.fsspec
+from mimicfs.backends.sqlite import SQLite
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
@@ -41,15 +43,15 @@ def opened(proxy, tmp_path, **options):
 
 
 def test_the_store_that_it_has_opened_is_closed_with_it(monkeypatch, proxy, tmp_path):
-    closed = []
-    monkeypatch.setattr(mimicfs.fsspec.mimicdb.Mirror, "close", closed.append)
+    close = Mock()
+    monkeypatch.setattr(SQLite, "close", close)
     fs = opened(proxy, tmp_path)
-    mirror = fs.mimicdb
+    backend = fs.mimicdb.backend
     del fs
     gc.collect()
-    assert closed == [mirror]
+    assert close.call_count == 1
     monkeypatch.undo()
-    mirror.close()
+    backend.close()
 
 
 def by_pyarrow(fs, path):
