@@ -43,6 +43,8 @@ class Member:
         self.away = False  # the store did not take the last beat
         self.beat_s = 0.0  # when the last one that it took began, by boot_s
         self._lapses = 0  # beats that came too late
+        self._suspensions = 0  # waits for a beat that took too long
+        self._waits_since_s = 0.0  # of such a wait; 0: none is
         self.beaten: list[Callable[[], None]] = []  # called after each that it took
         self.epoch_changes = 0
         self._backend = backend
@@ -61,6 +63,7 @@ class Member:
                 return
             self._mountpoint = mountpoint
             self._beat()
+            self._waits_since_s = boot_s()
             self._thread = threading.Thread(target=self._keep, name="member", daemon=True)
             self._thread.start()
 
@@ -79,6 +82,13 @@ class Member:
         that they may have done its work meanwhile."""
         late = self.joined and boot_s() - self.beat_s > LASTS_MS / 1000
         return self._lapses + late
+
+    @property
+    def suspensions(self) -> int:
+        """How often this process stood still for so long that others may have taken it for dead: a
+        store that was away is no reason."""
+        since_s = self._waits_since_s
+        return self._suspensions + bool(since_s and boot_s() - since_s > LASTS_MS / 1000)
 
     @property
     def joined(self) -> bool:
@@ -103,6 +113,7 @@ class Member:
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_S):
+            self._suspensions, self._waits_since_s = self.suspensions, 0.0
             try:
                 self._beat()
                 self._kept()
@@ -112,6 +123,7 @@ class Member:
                 self._lost(exc)
             except Exception:  # the session must go on, or others take what it does for lost
                 log.exception("looking at the store failed")
+            self._waits_since_s = boot_s()
 
     def _lost(self, exc: StoreError) -> None:
         if not self.away:

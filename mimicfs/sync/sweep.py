@@ -7,7 +7,8 @@ it the newest, so that all of them together cost one listing of what is known in
 mounts that share a store share the work.
 
 A scope that S3 does not list (no rights, a server that fails there) holds up no other: it is tried
-again after a minute, after two, and so on up to an hour.
+again after a minute, after two, and so on up to an hour. Where S3 as a whole fails, that is said of
+no scope: the one that was tried gives way to others for two minutes.
 
 A gap that is known (`suspect`) makes every scope of the bucket due that was listed before it. It
 is noted in the store, and outlives the process.
@@ -66,6 +67,7 @@ class _Failure(NamedTuple):
     error: str
     times: int
     until_s: float  # until when it is left alone
+    at_ns: int  # or until a gap is known that is later than this
 
 
 class Sweep:
@@ -119,8 +121,9 @@ class Sweep:
         except (Interrupted, StoreError):
             raise
         except MimicError as exc:
-            self._leave_alone(due, exc)
-            if isinstance(exc, _OF_ALL) and not isinstance(exc, NotFromS3):
+            of_all = isinstance(exc, _OF_ALL) and not isinstance(exc, NotFromS3)
+            self._leave_alone(due, exc, of_all=of_all)
+            if of_all:
                 raise
             if self._failures[due.bucket, due.scope.prefix].times == 1:
                 log.warning("reconcile: s3://%s/%s: %s", due.bucket, due.scope.prefix, exc)
@@ -155,14 +158,15 @@ class Sweep:
         now = time.time_ns()
         share = _EARLY if self._idle() else 1.0
         late = now - int(self._period_ns * share)
-        before = {name: max(late, gap_ns(self._mimicdb, name)) for name in self._buckets()}
+        gaps = {name: gap_ns(self._mimicdb, name) for name in self._buckets()}
         scopes = self._scopes()
         there = {(name, scope.prefix) for name, scope in scopes}
         self._failures = {place: it for place, it in self._failures.items() if place in there}
         found = [
             _Due(name, scope)
             for name, scope in scopes
-            if scope.listed_ns < before.get(name, late) and not self._is_left_alone(name, scope)
+            if scope.listed_ns < max(late, gap := gaps.get(name, 0))
+            and not self._is_left_alone(name, scope, gap)
         ]
         return min(found, key=lambda each: each.scope.listed_ns, default=None)
 
@@ -175,17 +179,21 @@ class Sweep:
         except MimicError as exc:  # the store is away, and `run` tries it again
             log.info("reconcile: how many LISTs a day it takes is not known: %s", exc)
 
-    def _is_left_alone(self, bucket: str, scope: Scope) -> bool:
+    def _is_left_alone(self, bucket: str, scope: Scope, gap: int) -> bool:
         failure = self._failures.get((bucket, scope.prefix))
-        return failure is not None and time.monotonic() < failure.until_s
+        if failure is None or failure.at_ns < gap:
+            return False
+        return time.monotonic() < failure.until_s
 
-    def _leave_alone(self, due: _Due, exc: MimicError) -> None:
+    def _leave_alone(self, due: _Due, exc: MimicError, *, of_all: bool) -> None:
         place = due.bucket, due.scope.prefix
         before = self._failures.get(place)
-        times = before.times + 1 if before else 1
+        times = (before.times if before else 0) + (not of_all)
         wait_s = min(_AGAIN_MAX_S, _AGAIN_S * 2.0 ** min(times - 1, 10))
+        if of_all:  # others are tried before it, and the wait gets no longer
+            wait_s = 2 * _AGAIN_S
         # Made anew and replaced in one step: the figures may be read meanwhile.
-        failure = _Failure(str(exc), times, time.monotonic() + wait_s)
+        failure = _Failure(str(exc), times, time.monotonic() + wait_s, time.time_ns())
         self._failures = {**self._failures, place: failure}
 
     def _said(self) -> str:

@@ -157,3 +157,28 @@ def test_a_price_that_is_not_known_does_not_end_the_sweep(
     thread.join(20)
     assert (swept, thread.is_alive()) == (1, False)
     assert "how many LISTs a day it takes is not known" in caplog.text
+
+
+def test_a_failure_of_s3_as_a_whole_raises_no_back_off_of_a_directory(
+    sweep, mimicdb, bucket, proxy
+):
+    aged(mimicdb, bucket, "a/", 2)
+    with proxy.rule(Fail(lambda _: True, 503, "SlowDown")):
+        for _ in range(3):
+            with pytest.raises(S3Error):
+                sweep.step()
+            [failure] = sweep._failures.values()
+            assert 100 < failure.until_s - time.monotonic() <= 120
+            sweep._failures = {it: one._replace(until_s=0) for it, one in sweep._failures.items()}
+
+
+def test_a_known_gap_makes_due_what_could_not_be_listed_before(
+    sweep, mimicdb, bucket, proxy, caplog
+):
+    aged(mimicdb, bucket, "bad/", 2)
+    with proxy.rule(Fail(lambda _: True, 403, "AccessDenied")):
+        assert sweep.step()
+    assert sweep.due() is None
+    sweep.suspect(bucket, "its rights are back")
+    assert sweep.due().scope.prefix == "bad/"
+    assert caplog.text.count("AccessDenied") == 1

@@ -63,6 +63,7 @@ from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.notification import Configuration, is_indirect, shortcoming
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.freshness import (
+    gap_ns,
     heard_until,
     note_heard,
     note_told,
@@ -144,6 +145,9 @@ class Ledger(Witness):
         self._election = Election(mimicdb, name)
         self._begun = False
         self._lapses = 0  # of our membership, when we began
+        self._suspensions = -1  # the same; -1: we never did
+        self._looked_back: set[str] = set()  # buckets, since this process runs
+        self._drained_ns = 0  # until when nothing waits in the source that we have not heard
         self._identity = ""  # of the source, as far as a gap was told of
         self._shared = False  # with another store, as far as a gap was told of
         self._gone = self._failing = False
@@ -160,6 +164,7 @@ class Ledger(Witness):
         self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
         self._seen: set[str] = set()  # messages about them came
         self._found: dict[str, Configuration] = {}  # by bucket: its configuration
+        self._changed_ns: dict[str, int] = {}  # when that was seen to be another than before
 
     def figures(self) -> dict[str, Any]:
         """Return until when each bucket was told of, whether S3 is to tell the source, and whether
@@ -181,13 +186,14 @@ class Ledger(Witness):
     def begins(self) -> bool:
         """Messages are going to be taken: look back, once. Return whether another consumer, or
         this one in another life, may have taken messages."""
-        lapses = self._mimicdb.member.lapses
+        lapses, suspensions = self._mimicdb.member.lapses, self._mimicdb.member.suspensions
         if self._begun and lapses == self._lapses:
             return False
-        self._lapses = lapses
+        self._begun = False  # until all of this is done
         self._source.resume()
-        self._identity = self._source.identity()
-        self._look_back(at_start=True)
+        identity = self._source.identity()
+        self._look_back(identity, was_away=suspensions != self._suspensions)
+        self._lapses, self._suspensions, self._identity = lapses, suspensions, identity
         self._loss_noted = False
         former = [bucket for bucket in self._buckets() if self._noted_ns(bucket)]
         if former:
@@ -208,15 +214,16 @@ class Ledger(Witness):
             self._suspect_all("its queue was missing for some time")
             self._gone, self._identity = False, self._source.identity()
         if self._failing:
-            self._look_back()
+            self._look_for_expired()
             self._failing = False
         self._look_at_source()
         about = {it.bucket for it in told}
         self._about |= self._known(about)
         self._look_at_configurations(about)
-        self._seen |= about
+        self._seen |= {it.bucket for it in told if it.time_ns >= self._changed_ns.get(it.bucket, 0)}
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
+        self._drained_ns = max(self._drained_ns, until_ns)
         if not self._may_note():
             return
         drained = until_ns > 0
@@ -276,28 +283,49 @@ class Ledger(Witness):
             self._suspect_all("another store takes messages from its source, or did so")
             self._shared = self._claim.another
 
-    def _look_back(self, *, at_start: bool = False) -> None:
-        """Look whether the source may have lost messages that nobody took. One that keeps none
-        counts those of which it knows, but for those before its start."""
+    def _look_back(self, identity: str, *, was_away: bool) -> None:
+        """We begin, with a source that is *identity*: look what was lost since it was last heard,
+        by us or others. *was_away*: this process did not run all the time."""
         kept_s = self._source.retention_s()
-        if kept_s == 0 and not at_start:
-            return
-        for bucket in self._buckets():
-            if not self._mimicdb.scopes(bucket):
-                continue
-            if at_start and self._mimicdb.note(bucket, _LOST + self._prefix):
+        for bucket in self._listed():
+            lost = _LOST + self._prefix
+            if self._mimicdb.note(bucket, lost):
                 self._suspect(bucket, "messages were lost, or could not be read")
-                self._mimicdb.set_note(bucket, _LOST + self._prefix, None)
-            told_ns, identity = heard_until(self._mimicdb, bucket, self._prefix, self._name)
-            away_s = (time.time_ns() - told_ns) / 1e9
-            if not told_ns and not at_start:
-                continue  # nothing counts as told; the start has told of a gap
-            if not told_ns:
-                self._suspect(bucket, "no message about it came before")
-            elif at_start and identity != self._identity:
-                self._suspect(bucket, _ANEW)
-            elif kept_s is not None and away_s > kept_s:
-                self._suspect(bucket, f"no message was received for {away_s / _DAY_S:.3g} days")
+                self._mimicdb.set_note(bucket, lost, None)
+            elif why := self._is_another(bucket, identity):
+                self._suspect(bucket, why)
+            elif kept_s or was_away:
+                self._suspect_expired(bucket, kept_s)
+            self._looked_back.add(bucket)
+
+    def _is_another(self, bucket: str, identity: str) -> str:
+        """Return why the source, which is *identity*, has not told what was to be told of *bucket*;
+        "": it has. A gap is told of once, by whoever saw it."""
+        before = bucket in self._looked_back
+        told_ns, noted = heard_until(self._mimicdb, bucket, self._prefix, self._name)
+        if before and self._identity in ("", identity):
+            return ""
+        if told_ns:
+            return _ANEW if noted not in ("", identity) else ""
+        return _ANEW if before else "no message about it came before"
+
+    def _look_for_expired(self) -> None:
+        """After a failure: look whether the source may have lost messages that nobody took. One
+        that keeps none counts those of which it knows."""
+        kept_s = self._source.retention_s()
+        for bucket in self._listed() if kept_s else ():
+            self._suspect_expired(bucket, kept_s)
+
+    def _suspect_expired(self, bucket: str, kept_s: float | None) -> None:
+        told_ns, _ = heard_until(self._mimicdb, bucket, self._prefix, self._name)
+        since_ns = max(told_ns, gap_ns(self._mimicdb, bucket), self._drained_ns)
+        away_s = (time.time_ns() - since_ns) / 1e9
+        if told_ns and kept_s is not None and away_s > kept_s:
+            self._suspect(bucket, f"no message was received for {away_s / _DAY_S:.3g} days")
+
+    def _listed(self) -> list[str]:
+        """Return those of the buckets of which anything is known."""
+        return [bucket for bucket in self._buckets() if self._mimicdb.scopes(bucket)]
 
     def _suspect_all(self, why: str) -> None:
         for bucket in self._buckets():
@@ -349,6 +377,7 @@ class Ledger(Witness):
         found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
         if self._found.get(bucket, found) != found:
             self._seen.discard(bucket)  # the message came by a way that may be no more
+            self._changed_ns[bucket] = time.time_ns()
         self._found[bucket] = found
         self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
         name = _UNTOLD + self._prefix

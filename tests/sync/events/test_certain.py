@@ -136,6 +136,34 @@ def test_what_never_counted_as_told_is_one_gap_however_often_s3_fails(
     assert told(ledger) == []
 
 
+def test_what_never_counted_as_told_is_one_gap_however_often_the_turn_changes(
+    ledger_of, s3, url, bucket, gaps
+):
+    ledger = ledger_of(SQS(s3.queue(url)))
+    for _ in range(3):
+        ledger.begins()
+        ledger._begun = False  # another mount had the turn
+    assert gaps == ["no message about it came before"]
+
+
+def test_messages_of_before_a_change_of_the_configuration_do_not_show_that_others_come(
+    ledger_of, s3, url, bucket, gaps
+):
+    """They waited in the queue while the topic was taken away."""
+    ledger = ledger_of(SQS(s3.queue(url)))
+    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    begun(ledger, gaps)
+    ledger.heard([Told(bucket, "a", time_ns=(before_ns := time.time_ns()))], time.time_ns())
+    assert ledger.figures()["configured"] == {bucket: "yes"}
+    ledger._configuration = lambda _: {"EventBridgeConfiguration": {"another": 1}}
+    ledger._looked_s.clear()
+    ledger.heard([Told(bucket, "b", time_ns=before_ns)], time.time_ns())
+    ledger.heard([Told(bucket, "c", time_ns=before_ns)], time.time_ns())
+    assert ledger.figures()["configured"] == {bucket: "unknown"}
+    ledger.heard([Told(bucket, "d", time_ns=time.time_ns())], time.time_ns())
+    assert ledger.figures()["configured"] == {bucket: "yes"}
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """The clock of the members, which is set by hand."""
@@ -164,6 +192,25 @@ def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_afte
     ledger._claim._alone_ns = 10**19
     ledger.heard([], later_ns := time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_a_webhook_is_swept_after_a_suspension_and_not_because_the_store_was_away(
+    ledger_of, mimicdb, url, bucket, gaps, clock, suspended, monkeypatch
+):
+    """It listened all the time that the store was away."""
+    monkeypatch.setattr(membership, "BEAT_S", 600)  # this one waits for its first beat
+    mimicdb.join()
+    with closing(Endpoint("127.0.0.1:0")) as source:
+        ledger = ledger_of(source)
+        begun(ledger, gaps)
+        ledger.heard([Told(bucket, "a")], time.time_ns())
+        assert told(ledger) == [bucket]
+        clock[0] += 6.1
+        if not suspended:  # the wait was short, and what the store was asked took long
+            mimicdb.member._waits_since_s = clock[0]
+        assert ledger.begins() is True
+    assert [why[:23] for why in gaps] == ["no message was received"] * suspended
 
 
 def test_a_member_that_was_silent_for_too_long_is_the_youngest(server, mimicdb, clock):

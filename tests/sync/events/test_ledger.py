@@ -20,7 +20,7 @@ from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
-from mimicfs.sync.freshness import note_heard, note_told
+from mimicfs.sync.freshness import note_gap, note_heard, note_told
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -194,6 +194,7 @@ def test_an_absence_of_rights_that_is_longer_than_the_queue_keeps_is_a_gap(
     ledger.heard([], time.time_ns())
     assert gaps == []
     told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 30 * 86_400 * 10**9)
+    ledger._drained_ns = 0
     ledger.failed(AccessDenied("no rights"))
     ledger.heard([], time.time_ns())
     assert gaps == ["no message was received for 30 days"]
@@ -418,3 +419,54 @@ def test_two_stores_on_one_source_are_warned_of(request, s3, url, kind, caplog):
         assert claim.another is False
         assert taken.signed().partition(" ")[0] == second.note("", "store id")
     assert caplog.text.count("it needs a source of its own") == 2
+
+
+def test_a_bucket_that_was_told_of_long_ago_is_no_gap_at_each_failure(
+    ledger, mimicdb, bucket, gaps
+):
+    """By a topic: no message since then, and the queue was empty all the time."""
+    ledger.begins()
+    ledger.heard([], time.time_ns())
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 30 * 86_400 * 10**9)
+    for _ in range(3):
+        ledger.failed(S3Unavailable("no answer"))
+        ledger.heard([], time.time_ns())
+    assert gaps == []
+
+
+def test_an_absence_is_one_gap_until_it_is_as_long_again(ledger, mimicdb, bucket, gaps):
+    ledger._suspect = lambda name, why: (note_gap(mimicdb, name), gaps.append(why))
+    told_before(mimicdb, ledger._source._queue, bucket, time.time_ns() - 30 * 86_400 * 10**9)
+    ledger.begins()
+    for _ in range(3):
+        ledger.failed(S3Unavailable("no answer"))
+        ledger.heard([], 0)  # more is waiting
+    assert gaps == ["no message was received for 30 days"]
+
+
+def test_a_start_after_an_upgrade_counts_what_any_source_had_told(ledger, mimicdb, bucket, gaps):
+    """Before, there was one note for all sources, without an identity."""
+    note_heard_name = f"heard {ledger._name} "
+    mimicdb.set_note(bucket, note_heard_name, None)
+    ledger.begins()
+    assert gaps == []
+    mimicdb.set_note(bucket, "heard another ", "1 x")  # not the first start any more
+    ledger._looked_back.clear()
+    ledger._begun = False
+    ledger.begins()
+    assert gaps == ["no message about it came before"]
+
+
+def test_a_begin_that_the_store_interrupts_begins_again(ledger, monkeypatch):
+    ledger.begins()
+    ledger._lapses -= 1  # the store was away
+
+    def away():
+        raise StoreUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger._source, "identity", away)
+        with pytest.raises(StoreUnavailable):
+            ledger.begins()
+    assert ledger.begins() is True
+    assert ledger.begins() is False
