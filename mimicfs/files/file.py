@@ -203,7 +203,11 @@ class File(ChangingFile):
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
         """Return what is to be said of an upload that S3 refused."""
         lost = isinstance(exc, ObjectChanged) or exc.errno in (errno.EEXIST, errno.ESTALE)
-        kept_at = self._recovered(staging) if lost else staging.as_file()
+        try:
+            kept_at = self._recovered(staging) if lost else staging.as_file()
+        except PosixError as full:
+            log.warning("%s", full)
+            kept_at = staging.kept_at
         part = " (only the bytes that were written; the .json beside it has their offsets)"
         said = f"{kept_at}{part if lost and self._layout.partial else ''}"
         about = f"{self._about} was not uploaded; its bytes are in {said}: {exc}"

@@ -181,6 +181,10 @@ class SmallStaging(Staging):
         self.as_file()
         return super().ranges()
 
+    @property
+    def kept_at(self) -> Path:
+        return self.path if self._own or self._segment is None else self._segment.path
+
     def as_file(self) -> Path:
         if self._own:
             return self.path
@@ -191,6 +195,7 @@ class SmallStaging(Staging):
             self._become(path, fd, record, data)
         except BaseException:
             remove(self.path)
+            self._let_go()
             self._own, self._record = False, record
             self._done, self._entries, self._size = done, entries, size
             raise

@@ -47,7 +47,6 @@ class Staging:
         self._fd = fd
         self._room = room or Room()
         self._taken = [0]  # bytes of the room
-        weakref.finalize(self, _give_back, self._room, self._taken)
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
         self._format = self.record.format  # stays: the changes beside the record are of it, too
@@ -56,7 +55,7 @@ class Staging:
         self._changes = Changes(path, self._format)
         self._sums = Sums()
         self._unseen = 0  # bytes that are written before it is looked how much is free
-        weakref.finalize(self, os.close, fd)
+        self._let_go = weakref.finalize(self, _let_go, fd, self._room, self._taken)
 
     # The record
 
@@ -205,6 +204,11 @@ class Staging:
             elif end > self.stat().st_size:
                 os.ftruncate(self._fd, end)
 
+    @property
+    def kept_at(self) -> Path:
+        """Where its bytes are now."""
+        return self.path
+
     def as_file(self) -> Path:
         """Return the file that has the bytes, with its record beside it. Raises PosixError."""
         return self.path
@@ -254,5 +258,6 @@ def remove(data: Path, there: Collection[str] = _SUFFIXES) -> None:
                 os.unlink(stem + suffix)
 
 
-def _give_back(room: Room, taken: list[int]) -> None:
+def _let_go(fd: int, room: Room, taken: list[int]) -> None:
+    os.close(fd)
     room.taken(taken[0], 0)

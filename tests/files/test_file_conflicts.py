@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.proxy import Lose
 
-from mimicfs.errors import ObjectChanged, UploadFailed
+from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 
@@ -66,6 +66,34 @@ def test_a_file_that_follows_another_version_while_it_is_fetched_has_the_bytes_o
     file.append(memoryview(b" and ours"), calm)
     file.flush(calm)
     assert stored(client, files.bucket) == b"theirs and ours"
+
+
+@moto_only
+def test_what_is_lost_while_the_disk_is_full_is_kept_in_the_segment(
+    files: Any,
+    client: Any,
+    calm: Cancellation,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    born = files.journal._born
+
+    def full(name: str, kind: str = "data") -> Any:
+        if kind == "data":
+            raise PosixError(errno.ENOSPC, "no room")
+        return born(name, kind)
+
+    monkeypatch.setattr(files.journal, "_born", full)
+    file = files.create("key", absent=True)
+    file.write(0, memoryview(b"ours"), calm)
+    somebody_puts(files, client)
+    for _ in range(2):
+        with pytest.raises(UploadFailed, match=r"\.segment") as raised:
+            file.flush(calm)
+        assert raised.value.errno == errno.EEXIST
+    assert b"ours" in Path(raised.value.kept_at).read_bytes()
+    assert stored(client, files.bucket) == b"theirs"
+    assert "no room" in caplog.text
 
 
 def test_what_was_lost_stays_lost_and_says_so(files: Any, client: Any, calm: Cancellation) -> None:

@@ -314,3 +314,17 @@ def test_a_segment_whose_directory_was_removed_is_left_for_a_new_one(directory: 
     second.sync()
     assert len(list(directory.glob("*.segment"))) == 1
     assert first.read(0, 5) == b"bytes"
+
+
+def test_a_file_that_the_disk_refuses_to_make_of_a_small_one_leaves_nothing(
+    directory: Path,
+) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal, bytes(50_000))
+    before = (len(os.listdir("/proc/self/fd")), journal.room.used, os.listdir(directory))
+    for _ in range(5):
+        with small_disk(20_000), pytest.raises(PosixError, match="File too large"):
+            staging.as_file()
+    after = (len(os.listdir("/proc/self/fd")), journal.room.used, os.listdir(directory))
+    assert after == before
+    assert staging.read(0, 60_000) == staging.as_file().read_bytes() == bytes(50_000)
