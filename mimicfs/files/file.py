@@ -171,6 +171,9 @@ class File(ChangingFile):
         new.describe(self._record())
         if layout.partial:
             new.changed(entry.size, layout.size)
+        if self._promised:  # a power cut may take it from neither place
+            new.promise(self._record())
+            new.sync()
         staging.remove()
         return new
 

@@ -14,6 +14,7 @@ import pytest
 from support.proxy import Lose
 
 from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.staging import Staging
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 
@@ -65,6 +66,29 @@ def test_a_file_that_follows_another_version_while_it_is_fetched_has_the_bytes_o
     monkeypatch.setattr(files.s3, "read_into", read)
     file.append(memoryview(b" and ours"), calm)
     file.flush(calm)
+    assert stored(client, files.bucket) == b"theirs and ours"
+
+
+@moto_only
+def test_a_promised_append_is_safe_behind_the_version_of_others_before_its_old_place_goes(
+    files: Any, client: Any, calm: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.append(memoryview(b" and ours"), calm)
+    file.secure()
+    somebody_puts(files, client)
+    done = []
+    for name in ("sync", "remove"):
+        call = getattr(Staging, name)
+
+        def noted(self: Staging, name: str = name, call: Any = call) -> None:
+            done.append((name, self.record.closed))
+            call(self)
+
+        monkeypatch.setattr(Staging, name, noted)
+    file.flush(calm)
+    assert done[:2] == [("sync", True), ("remove", True)]
     assert stored(client, files.bucket) == b"theirs and ours"
 
 
