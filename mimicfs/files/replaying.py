@@ -2,7 +2,9 @@
 
 Power cuts tear the end of a segment: what was not safe by then may be there or not. Anything else
 that cannot be believed is damage, and then nobody knows which files were done by it: those that
-begin before it are not believed, nor are those of which an entry is missing.
+begin before it are not believed, nor are those of which an entry is missing. But behind a record
+that promises the bytes there are only other records, each of which says all: of these, the last one
+counts.
 
 Pure functions of the bytes.
 """
@@ -29,19 +31,26 @@ class Replayed(NamedTuple):
     damaged: bool
 
 
+_PROMISE = b'"closed": true'  # in a record; what others write into it has its quotes escaped
+
+
 class _Remains:
     def __init__(self) -> None:
         self.text = b""
         self.data = bytearray()
+        self.promised = False
         self.entries = 0
         self.last = 0  # where the last entry begins
         self.sound = True
 
     def add(self, place: int, entry: FoundEntry) -> None:
-        self.sound = self.sound and entry.number == self.entries
+        described = entry.kind == EntryKind.RECORD
+        follows = entry.number == self.entries or (described and self.promised)
+        self.sound = self.sound and follows
         self.entries, self.last = entry.number + 1, place
-        if entry.kind == EntryKind.RECORD:
+        if described:
             self.text = entry.data
+            self.promised = self.promised or (self.sound and _PROMISE in entry.data)
         else:
             self.sound = self.sound and entry.start == len(self.data)
             self.data += entry.data

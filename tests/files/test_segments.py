@@ -21,6 +21,7 @@ from mimicfs.files import disk
 from mimicfs.files.journal import Journal
 from mimicfs.files.record import Record
 from mimicfs.files.recovery import recover
+from mimicfs.files.replaying import replayed
 from mimicfs.files.staging import Staging
 
 # A mount that was told of three files, of which S3 has the second, and a fourth that is open.
@@ -106,6 +107,27 @@ def test_what_a_power_cut_tears_off_the_end_takes_nothing_else_with_it(directory
     place = data.rindex(b"not closed")
     segment.write_bytes(data[:place] + bytes(4096))
     assert found(directory) == {"a": A, "c": C}
+
+
+def test_a_description_that_a_power_cut_tears_takes_no_promised_file_with_it(
+    directory: Path,
+) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal)
+    staging.promise(staging.record)
+    staging.sync()
+    for content_type in ("text/plain", "text/html"):
+        staging.describe(staging.record._replace(content_type=content_type))
+    staging.keep()
+    journal.close()
+    del staging, journal
+    [segment] = directory.glob("*.segment")
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"text/plain")] ^= 1  # the next one is on the disk: pages have no order
+    segment.write_bytes(data)
+    [left] = replayed(bytes(data), segment).left
+    assert (left.sound, b"text/html" in left.text) == (True, True)
+    assert found(directory) == {"a": b"bytes"}
 
 
 def test_a_segment_is_replayed_where_less_is_free_than_stays_free(directory: Path) -> None:
