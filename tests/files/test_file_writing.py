@@ -524,7 +524,7 @@ def test_many_failures_leave_no_descriptor_open(files: Any, calm: Cancellation) 
         file.close()  # never flushed: kept for the next mount
         files._open.remove(file)
         del file
-    assert descriptors() == before
+    assert descriptors() <= before  # what tests before left may go meanwhile
     assert len(files.journal.orphans()) == 21
 
 
