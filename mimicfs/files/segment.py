@@ -26,7 +26,8 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -86,33 +87,36 @@ class Segment:
         self._syncing = False
         self._broken = False  # the disk did not take some of it, and may say later that it has
         self._undone: set[str] = set()
+        self._owed: dict[str, NewEntry] = {}  # files that are done, which is still to be said
         self._retired = False
         self._taken = [0]
         weakref.finalize(self, _let_go, fd, room, self._taken)
 
     def add(self, name: str, *entries: NewEntry) -> tuple[int, ...]:
-        """Add *entries* of the file *name*; return where what they say begins. Raises PosixError:
-        then none was added."""
+        """Add *entries* of the file *name*, which is not done by that; return where what they say
+        begins. Raises PosixError: then none was added."""
         with disk.errors_of(self.path), self._changed:
-            pieces, places, place = list[bytes | memoryview](), list[int](), self.end
-            for each in entries:
-                said = (MARK, each.kind, each.number, bytes.fromhex(name), each.start)
-                head = _HEAD.pack(*said, len(each.data), self._safe)
-                checksum = zlib.crc32(each.data, zlib.crc32(head, self._seed))
-                pieces += (head, _SUM.pack(checksum), each.data)
-                places.append(place + HEAD)
-                place += HEAD + len(each.data)
-            if entries[-1].kind != EntryKind.DONE:  # which makes room
-                self._room.check_free(self._fd, place - self.end)
-            self._write(pieces)
-            self._room.taken(self._taken[0], place)
-            self.end = self._taken[0] = place
-            if entries[-1].kind != EntryKind.DONE:
-                self._undone.add(name)
-            elif name in self._undone:
-                self._undone.discard(name)
-                self._remove_if_done()
+            self._room.check_free(self._fd, sum(HEAD + len(each.data) for each in entries))
+            self._settle()
+            places = self._append([(name, each) for each in entries])
+            self._undone.add(name)
         return tuple(places)
+
+    def _append(self, entries: Iterable[tuple[str, NewEntry]]) -> list[int]:
+        """Write *entries*, each of the file that is named before it; return where what they say
+        begins. Raises OSError: then none was written."""
+        pieces, places, place = list[bytes | memoryview](), list[int](), self.end
+        for name, each in entries:
+            said = (MARK, each.kind, each.number, bytes.fromhex(name), each.start)
+            head = _HEAD.pack(*said, len(each.data), self._safe)
+            checksum = zlib.crc32(each.data, zlib.crc32(head, self._seed))
+            pieces += (head, _SUM.pack(checksum), each.data)
+            places.append(place + HEAD)
+            place += HEAD + len(each.data)
+        self._write(pieces)
+        self._room.taken(self._taken[0], place)
+        self.end = self._taken[0] = place
+        return places
 
     def _write(self, pieces: list[bytes | memoryview]) -> None:
         data = memoryview(b"".join(pieces))
@@ -122,14 +126,25 @@ class Segment:
             data, place = data[count:], place + count
 
     def done(self, name: str, number: int) -> None:
-        """The file *name* is done. Where the disk does not take that, the next mount asks S3."""
+        """The file *name* is done. Where the disk does not take that, it is said again with what
+        comes next."""
         with self._changed:
             if name not in self._undone:
                 return
-        try:
-            self.add(name, NewEntry(EntryKind.DONE, number))
-        except PosixError as exc:
-            log.warning("%s; the next mount asks S3 what it has", exc)
+            self._undone.discard(name)
+            self._owed[name] = NewEntry(EntryKind.DONE, number)
+            try:
+                with disk.errors_of(self.path):
+                    self._settle()
+            except PosixError as exc:
+                log.warning("%s; that one of its files is done is written later", exc)
+            self._remove_if_done()
+
+    def _settle(self) -> None:
+        """Say which files are done. This makes room, so it does not ask for any. Raises OSError."""
+        if self._owed:
+            self._append(self._owed.items())
+            self._owed.clear()
 
     def sync(self, end: int) -> None:
         """Return when the first *end* bytes would outlive a power cut: synced by this thread, or by
@@ -174,8 +189,9 @@ class Segment:
             most = _FULL if self._undone else _IDLE
             full = self.end >= min(most, self._room.limit // 16 or most)
             self._retired = self._retired or full or at_once or not os.fstat(self._fd).st_nlink
-            if self._retired:
-                self._remove_if_done()
+            with suppress(OSError):  # done() has logged that; it is tried again
+                self._settle()
+            self._remove_if_done()
             return self._retired
 
     def _remove_if_done(self) -> None:

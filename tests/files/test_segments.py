@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,34 @@ def mutated(old: bytes, chance: random.Random) -> bytes:
 
 
 # A mount that lives
+
+
+def test_a_file_that_is_done_while_the_disk_is_full_does_not_come_back(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal.open(directory)
+    first, other = staged(journal), staged(journal, b"other")
+    for each in (first, other):
+        each.promise(each.record)
+        each.sync()
+    with small_disk(0):
+        first.settle()
+    assert "File too large" in caplog.text
+    journal.close()
+    after = shutil.copytree(directory, directory.with_name("after"))  # nobody has a lock there
+    assert found(after) == {"a": b"other"}
+
+
+def test_a_segment_of_which_all_is_done_goes_also_while_the_disk_is_full(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal)
+    with small_disk(0):
+        staging.settle()
+        journal.close()
+    assert "File too large" in caplog.text
+    assert list(directory.glob("*.segment")) == []
 
 
 def staged(journal: Journal, data: bytes = b"bytes") -> Staging:
