@@ -89,13 +89,17 @@ class Segment:
         self._undone: set[str] = set()
         self._owed: dict[str, NewEntry] = {}  # files that are done, which is still to be said
         self._retired = False
+        self._gone = False  # it was retired, and all of it was done
         self._taken = [0]
         weakref.finalize(self, _let_go, fd, room, self._taken)
 
-    def add(self, name: str, *entries: NewEntry) -> tuple[int, ...]:
+    def add(self, name: str, *entries: NewEntry) -> tuple[int, ...] | None:
         """Add *entries* of the file *name*, which is not done by that; return where what they say
-        begins. Raises PosixError: then none was added."""
+        begins. None: all that was in the segment is done, so it has gone, and *name* is to begin in
+        another one. Raises PosixError: then none was added."""
         with disk.errors_of(self.path), self._changed:
+            if self._gone:
+                return None
             self._room.check_free(self._fd, sum(HEAD + len(each.data) for each in entries))
             self._settle()
             places = self._append([(name, each) for each in entries])
@@ -196,8 +200,12 @@ class Segment:
 
     def _remove_if_done(self) -> None:
         if self._retired and not self._undone:
-            with disk.errors_of(self.path), disk.may_vanish():
-                self.path.unlink()
+            self._gone = True
+            try:
+                with disk.errors_of(self.path), disk.may_vanish():
+                    self.path.unlink()
+            except PosixError as exc:
+                log.warning("%s; the next mount removes it", exc)
 
 
 class Segments:
@@ -216,12 +224,12 @@ class Segments:
                 self._current = Segment(*self._born(), self._room)
             return self._current
 
-    def ready(self) -> bool:
-        """Whether the next file begins without waiting for a new segment, for now."""
+    def current_at_once(self) -> Segment | None:
+        """The same, if nobody, and no disk, is to be waited for."""
         if not self._lock.acquire(blocking=False):
-            return False
+            return None
         try:
-            return self._current is not None and not self._current.retire()
+            return None if self._current is None or self._current.retire() else self._current
         finally:
             self._lock.release()
 

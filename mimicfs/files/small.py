@@ -54,6 +54,7 @@ class SmallStaging(Staging):
         self._record: Record | None = None
         self._own = False  # it has a file of its own
         self._segment: Segment | None = None
+        self._chosen: Segment | None = None  # where it may begin
         self._entries = 0  # of it, in the segment
         self._end = 0  # of the last one
         self._pieces: tuple[_Extent, ...] = ()
@@ -137,7 +138,11 @@ class SmallStaging(Staging):
         return fits and len(self._pieces) < _PIECES
 
     def takes_at_once(self, offset: int, size: int) -> bool:
-        return self._goes_on(offset, size) and (self._segment is not None or self._segments.ready())
+        if not self._goes_on(offset, size):
+            return False
+        if self._segment is None:
+            self._chosen = self._segments.current_at_once()
+        return self._segment is not None or self._chosen is not None
 
     @property
     def goes_at_once(self) -> bool:
@@ -243,10 +248,11 @@ class SmallStaging(Staging):
 
     def _add(self, *entries: NewEntry) -> int:
         """Add *entries*; return where what the last one says begins."""
-        segment = self._segment or self._segments.current()
         first = self._entries
         numbered = [each._replace(number=first + n) for n, each in enumerate(entries)]
-        places = segment.add(self._name, *numbered)
+        segment, self._chosen = self._segment or self._chosen or self._segments.current(), None
+        while (places := segment.add(self._name, *numbered)) is None:
+            segment = self._segments.current()
         self._segment, self._entries = segment, first + len(entries)
         self._end = places[-1] + len(entries[-1].data)
         return places[-1]

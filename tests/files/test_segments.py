@@ -271,6 +271,23 @@ def test_a_file_that_is_done_while_the_disk_is_full_does_not_come_back(
     assert found(after) == {"a": b"other"}
 
 
+def test_no_file_begins_in_a_segment_that_has_gone_meanwhile(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(directory)
+    current = journal._segments.current
+    gone = current()  # by one who is about to add to it
+    gone.retire(at_once=True)  # by another, for whom it is full
+    assert list(directory.glob("*.segment")) == []
+    chosen = iter([gone, current()])
+    monkeypatch.setattr(journal._segments, "current", lambda: next(chosen))
+    staging = staged(journal)
+    staging.promise(staging.record)
+    staging.sync()
+    after = shutil.copytree(directory, directory.with_name("after"))
+    assert found(after) == {"a": b"bytes"}
+
+
 def test_a_segment_of_which_all_is_done_goes_also_while_the_disk_is_full(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
