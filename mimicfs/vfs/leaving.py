@@ -48,6 +48,7 @@ class Leaving:
     def rmdir(self, parent: int, name: bytes) -> None:
         """As posix.FileSystem.rmdir."""
         directory = self._tree.changeable(parent)
+        had_object = self._replacing.has_object(directory)
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
@@ -58,13 +59,14 @@ class Leaving:
             else:
                 self._replacing.empty(node)
                 self._replacing.remove(node.bucket, node.key)
-                self._keep(directory)
+                self._keep(directory, had_object)
             _touch(directory)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.unlink."""
         directory = self._tree.changeable(parent)
         self._buckets.check_writable(directory.bucket)
+        had_object = self._replacing.has_object(directory)
         node = self._tree.named(directory, name)
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
@@ -73,7 +75,7 @@ class Leaving:
             if file is None or file.entry is not None:
                 self._s3.delete(directory.bucket, key)
                 directory.content = directory.content and bool(node.component)
-                self._keep(directory)
+                self._keep(directory, had_object and bool(node.component))
             _touch(directory)
             self._kernel.name_gone(directory, node.component)
 
@@ -82,6 +84,7 @@ class Leaving:
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         source, target = self._directories(old, new)
+        had_object = self._replacing.has_object(source)
         node = self._tree.named(source, old[1])
         component = self._tree.component(target, new[1], of_directory=node.is_directory)
         replaced = self._replacing.replaceable(caller, node, target, new[1], flags)
@@ -94,7 +97,7 @@ class Leaving:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(caller.cancellation, *places, replace=replace)
                 self._kernel.name_gone(source, old_component)
-        self._keep(source)
+        self._keep(source, had_object and bool(old_component))
         self._kernel.returned(target)
         _touch(source)
         _touch(target)
@@ -110,8 +113,8 @@ class Leaving:
             self._buckets.check_writable(bucket)
         return source, target
 
-    def _keep(self, directory: Node) -> None:
-        self._replacing.keep(directory)
+    def _keep(self, directory: Node, had_object: bool) -> None:
+        self._replacing.keep(directory, had_object=had_object)
         self._kernel.returned(directory)
 
 

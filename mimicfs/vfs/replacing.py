@@ -66,10 +66,17 @@ class Replacing:
         else:
             self._mimicdb.forget(bucket, key)
 
-    def keep(self, directory: Node) -> None:
-        """A directory that lost its last name stays until it is removed."""
+    def has_object(self, directory: Node) -> bool:
+        """Whether the mirror has an object of *directory* itself."""
+        own = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
+        return own is not None and own.kind == OBJECT
+
+    def keep(self, directory: Node, *, had_object: bool) -> None:
+        """A directory that lost its last name stays until it is removed. If it *had_object* before,
+        which this change does not take, that keeps it; if it has none now, others have removed it
+        meanwhile."""
         bucket, key = directory.bucket, directory.key
-        if not key or self._mimicdb.scan(bucket, key, key, 1):
+        if not key or had_object or self._mimicdb.scan(bucket, key, key, 1):
             return
         own = self._mimicdb.entry(bucket, key)
         if own is None or own.kind == LISTED:  # which S3 showed because of the names it had

@@ -4,11 +4,12 @@ holds the old state."""
 import errno
 import os
 import statistics
+import threading
 import time
 from contextlib import closing
 
 import pytest
-from support.proxy import Proxy
+from support.proxy import Hold, Proxy
 
 from mimicfs.backends.open import open_store
 from mimicfs.library import MimicDB
@@ -122,3 +123,20 @@ def test_what_one_does_a_mount_shows_in_milliseconds(two, bucket, shared_store, 
         seen_after_s(lambda: _read(two[0] / "made") == "by the library")
         there.delete_key("d/made")
         seen_after_s(lambda: not exists(two[0] / "made"))
+
+
+def test_a_directory_that_another_renames_while_its_last_name_is_moved_out_is_gone(two, proxy):
+    one, other = two
+    (one / "d1/sub").mkdir(parents=True)
+    (one / "d1/sub/g").write_bytes(b"g")
+    seen_after_s(lambda: exists(other / "d1/sub/g"))
+    first = iter([True])
+    with proxy.rule(Hold(lambda it: it.kind == "POST" and next(first, False))) as held:
+        mover = threading.Thread(target=os.rename, args=(one / "d1/sub", one / "sub"))
+        mover.start()
+        assert held.reached.wait(30)
+        os.rename(other / "d1", other / "d2")
+    mover.join(30)
+    for path in two:
+        seen_after_s(lambda path=path: sorted(os.listdir(path)) == ["base", "d2", "sub"])
+        assert not exists(path / "d1")
