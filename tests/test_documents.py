@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 from benchlib import rooms
 
+import mimicfs
 from mimicfs import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -222,6 +223,17 @@ def test_the_tree_of_errors_is_drawn_as_it_is():
     assert sorted(name for name, _ in drawn) == sorted(
         one.__name__ for one in found if one.__module__ == "mimicfs.errors"
     )
+
+
+def test_the_newest_section_of_the_changelog_is_of_this_version():
+    versions = re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)
+    assert versions[0] == mimicfs.__version__
+
+
+def test_the_first_version_has_changed_and_fixed_nothing():
+    """Nobody has had an older one: what it had wrong is not of users."""
+    first = read("CHANGELOG.md").rpartition("\n## ")[2]
+    assert re.findall(r"^### (.*)$", first, re.MULTILINE) == ["Added"]
 
 
 def test_the_drawing_of_the_rooms_is_that_of_their_imports():
