@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,9 @@ def linted(place):
         ("mount/daemon.py", "import click", "click and rich are imported in cli only BROKEN"),
         ("vfs/names.py", "from mimicfs.vfs import tree", "within vfs BROKEN"),
         ("s3/transport/http.py", "from mimicfs.s3.requests import client", "within s3 BROKEN"),
+        ("config/values.py", "from mimicfs.config import settled", "within config BROKEN"),
+        ("mount/serving.py", "from mimicfs.mount import starting", "within mount BROKEN"),
+        ("s3/transport/plain.py", "from mimicfs.s3.transport import wire", "within s3.transport"),
         ("newcomer.py", "import errno", "mimicfs.newcomer"),
     ],
 )
@@ -85,3 +89,38 @@ def test_a_forbidden_import_breaks_its_contract(copy, module, line, contract):
 
 def test_the_contracts_hold(copy):
     assert linted(copy) == ""
+
+
+def test_each_room_has_an_order_in_which_a_new_module_must_be_placed(copy):
+    rooms = [file.parent for file in (copy / "mimicfs").rglob("__init__.py")]
+    newcomers = [room / "newcomer.py" for room in rooms]
+    names = [".".join(file.with_suffix("").relative_to(copy).parts) for file in newcomers]
+    for file in newcomers:
+        file.touch()
+    try:
+        said = linted(copy)
+        assert [name for name in names if f"{name}\n" not in said] == []
+    finally:
+        for file in newcomers:
+            file.unlink()
+
+
+def test_the_kernels_protocol_imports_three_modules_of_ours():
+    imported = {
+        name
+        for file in (ROOT / "mimicfs" / "fuse").glob("*.py")
+        for name in re.findall(
+            r"^ *(?:from|import) (mimicfs(?:\.\w+)?)", file.read_text(), re.MULTILINE
+        )
+    }
+    assert imported == {"mimicfs.errors", "mimicfs.fuse", "mimicfs.posix", "mimicfs.signals"}
+
+
+def test_two_modules_import_others_by_names_that_no_contract_sees():
+    """The module of a command, and all modules of a mount before its files may change."""
+    found = {
+        str(file.relative_to(ROOT / "mimicfs"))
+        for file in (ROOT / "mimicfs").rglob("*.py")
+        if re.search(r"\bimport_module\b|\b__import__\b|\bexec\(", file.read_text())
+    }
+    assert found == {"cli/helping.py", "mount/process.py"}

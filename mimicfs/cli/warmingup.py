@@ -21,7 +21,8 @@ from mimicfs.cli.options import (
 )
 from mimicfs.cli.places import innermost, reached, url_shown
 from mimicfs.cli.progress import Interruptible
-from mimicfs.config.values import parse_size, parse_target
+from mimicfs.config.sizes import parse_size
+from mimicfs.config.values import parse_target
 from mimicfs.errors import ConfigError, KeyNotFound, MountError
 from mimicfs.human import amount, number_of, printable
 

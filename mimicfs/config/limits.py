@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mimicfs.config.values import parse_size
+from mimicfs.config.sizes import parse_size
 from mimicfs.errors import ConfigError
 
 CHANGEABLE = ("download-limit", "upload-limit", "request-rate", "max-requests-per-day")

@@ -22,16 +22,15 @@ from typing import Any, NamedTuple
 
 from mimicfs.config import peers
 from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
+from mimicfs.config.sizes import MIB, parse_size
 from mimicfs.config.values import (
     METADATA,
-    MIB,
     PART_SIZE,
     PROVIDERS,
     READ_MEMORY,
     WORKERS,
     S3Options,
     VFSOptions,
-    parse_size,
     refuse_shown_secret,
 )
 from mimicfs.errors import ConfigError

@@ -17,8 +17,8 @@ from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment, mistyped
 from mimicfs.config.rules import KeyRule
+from mimicfs.config.sizes import MIB
 from mimicfs.config.values import (
-    MIB,
     PART_SIZE,
     READ_MEMORY,
     WORKERS,

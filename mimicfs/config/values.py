@@ -8,15 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mimicfs.config.limits import Limit, Prices
 from mimicfs.config.rules import KeyRule, Stored
+from mimicfs.config.sizes import MIB
 from mimicfs.errors import ConfigError, PosixError
 
-if TYPE_CHECKING:
-    from mimicfs.config.limits import Limit, Prices
-
-MIB = 1 << 20
 READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
 PART_SIZE = 16 * MIB  # of a multipart upload
 WORKERS = 16  # requests of the kernel that may wait for S3; of data four times as many
@@ -254,21 +251,6 @@ def parse_object(url: str) -> tuple[str, str]:
     target = parse_target(url)
     ours = target.prefix and not url.endswith("/")  # the last "/" is parse_target's
     return target.bucket, target.prefix[:-1] if ours else target.prefix
-
-
-def parse_size(text: str) -> int:
-    """Return how many bytes *text* means: 500, 64K, 512M, 20G, 1T (of 1024). Raises ConfigError."""
-    number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), 1
-    if number and number[-1] in "KMGT":
-        unit = 1 << 10 * ("KMGT".index(number[-1]) + 1)
-        number = number[:-1]
-    try:
-        size = int(float(number) * unit)
-    except (ValueError, OverflowError):
-        size = -1
-    if size < 0:
-        raise ConfigError(f"{text}: not a size; write 500M, 20G, or a number of bytes")
-    return size
 
 
 def redacted(url: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mimicfs.config.values import MIB
+from mimicfs.config.sizes import MIB
 from mimicfs.entry import Entry
 from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from mimicfs.config.values import MIB, READ_MEMORY
+from mimicfs.config.sizes import MIB
+from mimicfs.config.values import READ_MEMORY
 from mimicfs.files.cache import BlockCache
 
 _HUGE = 2 * MIB  # a page that the kernel can give at once

@@ -21,7 +21,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
-from mimicfs.config.values import MIB, FileOptions
+from mimicfs.config.sizes import MIB
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.files.budget import Budget

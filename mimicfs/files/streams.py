@@ -11,7 +11,7 @@ Threading: none of its own; a reader's lock protects all of it.
 
 from __future__ import annotations
 
-from mimicfs.config.values import MIB
+from mimicfs.config.sizes import MIB
 
 _PROVEN = 128 << 10  # read in a row, by more than one read: it will go on
 _NEAR = 2 * MIB  # a stream's next read may be this far from its place, at most

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
-from mimicfs.config.values import MIB, FileOptions
+from mimicfs.config.sizes import MIB
+from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.staging import Staging

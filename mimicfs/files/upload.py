@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
@@ -26,7 +27,7 @@ from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import COPY_MAX, MIB, S3, Condition, Content
+from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
 from mimicfs.s3.requests.sending import wants_equal_parts
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last

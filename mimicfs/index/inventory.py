@@ -21,11 +21,12 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from mimicfs.config.sizes import MIB
 from mimicfs.config.values import parse_target
 from mimicfs.entry import Entry, unquoted
 from mimicfs.errors import ConfigError, KeyNotFound, MalformedIndex, MimicError, S3Error
 from mimicfs.index.records import BATCH, SIZE_MAX, Wrong, checked_bucket, checked_key, read_time
-from mimicfs.s3.requests.client import MIB, S3
+from mimicfs.s3.requests.client import S3
 
 _MANIFEST_MAX = 64 * MIB  # the manifest of 10^9 objects has about 1 MiB
 _CHECKSUM_MAX = 1024

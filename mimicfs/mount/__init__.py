@@ -1,6 +1,7 @@
 """The life of a mount.
 
 starting  looks whether the mount point is free, before the rest is imported
+place     where a mount is to be
 serving   builds the parts, serves the kernel, ends: readiness, signals, recovery
 process   what the process of a mount is given: limits, modules, memory
 daemon    a mount in a process of its own, which answers before the command returns

@@ -39,9 +39,9 @@ from mimicfs.history import mirror as history
 from mimicfs.mount import process
 from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, control_socket, recorded
+from mimicfs.mount.place import MountPlace
 from mimicfs.mount.replicas import replicated
 from mimicfs.mount.showing import shown
-from mimicfs.mount.starting import MountPlace
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix

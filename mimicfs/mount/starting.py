@@ -9,23 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from mimicfs.config.values import Buckets, MountChoices, Settings, Target
 from mimicfs.fuse import mounting
 from mimicfs.fuse.handed import Handed
 from mimicfs.mount import process
 from mimicfs.mount.mounted import check_free
+from mimicfs.mount.place import MountPlace
 from mimicfs.mount.systemd import ServiceManager
 
 _NOBODY = ServiceManager()
-
-
-class MountPlace(NamedTuple):
-    """Where a mount is to be; *handed*: the descriptor that was named instead of a directory."""
-
-    mountpoint: Path
-    handed: Handed | None
 
 
 def serve_at(

@@ -18,7 +18,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
-from mimicfs.config.values import MIB
+from mimicfs.config.sizes import MIB
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import NOTHING_SAID, MimicError, Unlisted
 from mimicfs.files.cache import BlockCache, CachedObject

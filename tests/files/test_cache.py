@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicfs.config.values import parse_size
+from mimicfs.config.sizes import parse_size
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, Interrupted
 from mimicfs.files.blocks import BLOCK, BlockFile

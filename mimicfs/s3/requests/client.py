@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.config.sizes import MIB
 from mimicfs.config.values import S3Options
 from mimicfs.entry import NS, BucketEntry, Entry
 from mimicfs.errors import (
@@ -37,9 +38,8 @@ if TYPE_CHECKING:
     from mimicfs.s3.requests.listing import Page
     from mimicfs.s3.requests.versions import Marker, VersionPage
 
-__all__ = ["COPY_MAX", "MIB", "S3", "Body", "Condition", "Content"]
+__all__ = ["COPY_MAX", "S3", "Body", "Condition", "Content"]
 
-MIB = 1 << 20
 _NOT_S3 = "the answer is not from S3; check --endpoint-url"
 COPY_MAX = 5 << 30  # bytes; larger objects are copied in parts (S3's limit of CopyObject)
 _SHOW_KEYS = frozenset({"head_object", "get_object"})
