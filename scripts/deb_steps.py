@@ -17,7 +17,9 @@ from support import servers
 from support.clients import plain
 
 SUITES = ("bookworm", "trixie")
-MIRROR = "http://deb.debian.org/debian"
+UBUNTU = ("noble",)  # on request: its archive, and the key of that, are not everywhere
+_DEBIAN = ("http://deb.debian.org/debian",)
+_UBUNTU = ("--components=main,universe", "http://archive.ubuntu.com/ubuntu")
 # The packages that Depends names, and man, which shows the page.
 INCLUDED = "fuse3,python3,man-db"
 _LIMIT_S = 600
@@ -114,7 +116,7 @@ def of_later_version(package: Path, place: Path) -> Path:
 
 def tried(suite: str, package: Path, later: Path) -> bool:
     """Run the trial in a clean root of *suite*; return whether it succeeded."""
-    print(f"Debian {suite}")
+    print(f"{'Ubuntu' if suite in UBUNTU else 'Debian'} {suite}")
     with clean_root(suite) as root, tempfile.TemporaryDirectory() as logs:
         for name, source in (("now.deb", package), ("later.deb", later)):
             shutil.copy(source, root / "tmp" / name)
@@ -163,8 +165,10 @@ def clean_root(suite: str) -> Iterator[Path]:
 def make_root(suite: str, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"mimicfs-{suite}-") as place:
-        words = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", suite, place, MIRROR]
-        subprocess.run(words, check=True)
+        *more, mirror = _UBUNTU if suite in UBUNTU else _DEBIAN
+        words = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", *more, suite, place]
+        # debootstrap names one script for all of Ubuntu, and may be older than the suite.
+        subprocess.run([*words, mirror, *(["gutsy"] if suite in UBUNTU else [])], check=True)
         archives = "./var/cache/apt/archives/*.deb"
         part = kept.with_suffix(".part")
         subprocess.run(["tar", "-C", place, f"--exclude={archives}", "-cf", part, "."], check=True)

@@ -21,9 +21,9 @@ def open_store(
 ) -> Backend:
     """Open the store that *url* names. Raises ConfigError, StoreError.
 
-    sqlite:///a/b is the absolute path /a/b; sqlite:a/b is relative. *namespace* keeps
-    several mirrors apart in one store. *password* is for Redis, where the URL has none. Without
-    *create*, a file that is not there is no store.
+    sqlite:///a/b is the absolute path /a/b; sqlite:a/b is relative. The directory of a file must
+    be there. *namespace* keeps several mirrors apart in one store. *password* is for Redis, where
+    the URL has none. Without *create*, a file that is not there is no store.
     """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
@@ -38,6 +38,7 @@ def open_store(
             raise ConfigError(f"{url}: has no path; write sqlite:///PATH")
         if not create and not _has_bytes(path):
             raise ConfigError(f"{url}: no such store")
+        _check_above(url, path)
         return SQLite(str(path), namespace=namespace)
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from mimicfs.backends.redis import RedisBackend
@@ -68,6 +69,16 @@ def _has_bytes(path: Path) -> bool:
         return False
     except OSError as exc:
         raise ConfigError(f"sqlite:{path}: {exc.strerror}") from exc
+
+
+def _check_above(url: str, path: Path) -> None:
+    """Raise ConfigError where the directory of *path* is missing: a mistyped path would otherwise
+    be a new, empty mirror that nobody looks for."""
+    above = Path(os.path.abspath(path)).parent
+    missing = [each for each in (above, *above.parents) if not os.path.lexists(each)]
+    if missing:
+        text = f"there is no directory {missing[-1]}; correct the path, or mkdir -p {above}"
+        raise ConfigError(f"{url}: {text}")
 
 
 def _check_port(url: str) -> None:

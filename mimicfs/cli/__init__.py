@@ -102,7 +102,7 @@ def _is_mount_call(arguments: list[str]) -> bool:
 def _usage(exc: click.ClickException) -> str:
     """Return in one line what was wrong with the call, and where to read more."""
     context = exc.ctx if isinstance(exc, click.UsageError) else None
-    command = context.command_path if context is not None else "mimicfs"
+    command = context.command_path if context is not None else _called(sys.argv[1:])
     text = " ".join(exc.format_message().split())
     theirs = peers.advice(exc.option_name) if isinstance(exc, click.NoSuchOption) else ""
     if theirs:
@@ -110,6 +110,22 @@ def _usage(exc: click.ClickException) -> str:
     elif isinstance(exc, click.NoSuchOption) and command == "mimicfs":
         text = f"no such option: {exc.option_name}; {_AT_THE_TOP.get(exc.option_name, _BEHIND)}"
     return f"{text[:1].lower()}{text[1:].rstrip('.')}; see {command} --help"
+
+
+def _called(arguments: list[str]) -> str:
+    """Return the command that *arguments* name. (click does not say it of a value that is
+    missing.)"""
+    path = "mimicfs"
+    found: click.Group = cli
+    for word in arguments:
+        within = found.get_command(click.Context(cli), word)
+        if within is None:
+            break
+        path += f" {word}"
+        if not isinstance(within, click.Group):
+            break
+        found = within
+    return path
 
 
 def exit_code(exc: MimicError) -> int:

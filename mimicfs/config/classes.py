@@ -1,9 +1,13 @@
-"""Storage classes: a misspelt one is told of before an upload is refused. Pure; no state.
+"""Storage classes and keys of KMS: a misspelt one is told of before an upload is refused. Pure; no
+state.
 
-It is not refused, because the server decides: Ceph's classes have any names, and S3 gets new ones.
+It is not refused, because the server decides: Ceph's classes and MinIO's keys have any names, and
+S3 gets new ones.
 """
 
 from __future__ import annotations
+
+import re
 
 from mimicfs.config.options import nearest
 
@@ -25,6 +29,10 @@ _OF_S3 = (
     "AWS_BACKUP_WARM",
     "AWS_BACKUP_LOW_COST_WARM",
 )
+# Of KMS (API, Encrypt, KeyId): an id, an alias, or the ARN of one.
+_KEY_OF_KMS = re.compile(
+    r"arn:aws[\w-]*:kms:.+|alias/[\w/-]+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
 
 
 def doubt(storage_class: str, *, own: bool) -> str:
@@ -36,3 +44,11 @@ def doubt(storage_class: str, *, own: bool) -> str:
     if not near:
         return "" if own else f"{storage_class} is no storage class of S3 that mimicfs knows"
     return f"{storage_class} is no storage class of S3; did you mean {near}?"
+
+
+def doubt_of_key(kms_key_id: str, *, own: bool) -> str:
+    """Return what speaks against *kms_key_id*; "": nothing. *own*: the server may name keys as it
+    likes."""
+    if own or not kms_key_id or _KEY_OF_KMS.fullmatch(kms_key_id):
+        return ""
+    return f"{kms_key_id} is no id, ARN or alias of a key in AWS; an alias is written alias/NAME"

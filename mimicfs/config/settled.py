@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.config.classes import doubt
+from mimicfs.config.classes import doubt, doubt_of_key
 from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
 from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _DAY_S = 86_400.0
 _SSE_C_BYTES = 32  # AES-256
-_FLAGS_OF_CLASS = ("--storage-class", "-o storage_class", "MIMICFS_STORAGE_CLASS")
+_PLACES = {  # whose name says what the value is
+    "storage-class": ("--storage-class", "-o storage_class", "MIMICFS_STORAGE_CLASS"),
+    "kms-key-id": ("--kms-key-id", "-o kms_key_id", "MIMICFS_KMS_KEY_ID"),
+}
 _OFF = ("suid", "dev")  # unless they are asked for
 _ENCRYPTION = {"sse", "kms_key_id"}  # one is nothing without the other
 
@@ -168,20 +171,26 @@ class Settled:
 
     def doubts(self) -> list[str]:
         """Return what is probably a mistake: variables of the environment that are nearly ours, and
-        storage classes, of which only S3 knows; each with its place."""
+        storage classes and keys of KMS, of which only S3 knows; each with its place."""
         own = "endpoint-url" in self.values or self.get("provider", "aws") != "aws"
+        judges = {"storage-class": doubt, "kms-key-id": doubt_of_key}
+        return [*self.mistyped] + [
+            f"{place}: {said}" if place in _PLACES[name] else f"{place}: {name}: {said}"
+            for name, judge in judges.items()
+            for place, value in self._written(name).items()
+            if (said := judge(value, own=own))
+        ]
+
+    def _written(self, name: str) -> dict[str, str]:
+        """Return the values of *name* that are in force for any bucket or key, by their places."""
         places = {}
         for bucket in ("", *self.file.named):
-            given = self.of_bucket(bucket).get("storage-class")
+            given = self.of_bucket(bucket).get(name)
             if given is not None:
                 places[given.origin] = given.value
             for rule in self.rules_of(bucket):
-                places[rule.origin] = rule.said.get("storage_class", "")
-        return [*self.mistyped] + [
-            f"{place}: {said}" if place in _FLAGS_OF_CLASS else f"{place}: storage-class: {said}"
-            for place, value in places.items()
-            if (said := doubt(value, own=own))
-        ]
+                places[rule.origin] = rule.said.get(name.replace("-", "_"), "")
+        return places
 
     def buckets(self) -> Buckets:
         named = {name: self._bucket_options(name) for name in self.file.named}

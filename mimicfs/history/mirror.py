@@ -26,7 +26,7 @@ from mimicfs.sync.progress import Progress
 log = logging.getLogger(__name__)
 
 _Show = Callable[[Progress], None]
-_UNVERSIONED = "%s keeps no versions (%s): overwritten and deleted objects are not shown"
+_SUSPENDED = "s3://%s: versioning is %s; what was replaced since then is not shown"
 
 
 @contextmanager
@@ -54,13 +54,19 @@ def look(
 
 
 def check_versions(parts: Parts, target: Target) -> None:
-    """Raise what makes *target* of no use; warn where the bucket keeps no versions."""
+    """Raise what makes *target* of no use: a bucket that never kept versions would show what is
+    left of its present for the past. Warn where it keeps none any more."""
     if not target.bucket:
         raise ConfigError("a moment needs a bucket: s3://BUCKET")
     check(parts, target)
     kept = versioning(parts.s3, target.bucket)
+    if not kept:
+        raise ConfigError(
+            f"s3://{target.bucket} keeps no versions and never did, so nobody knows its past;"
+            " switch versioning on, and later moments can be shown"
+        )
     if kept != "Enabled":
-        log.warning(_UNVERSIONED, f"s3://{target.bucket}", f"versioning: {kept or 'never'}")
+        log.warning(_SUSPENDED, target.bucket, kept.lower())
 
 
 def titled(target: Target, moment_ns: int) -> str:

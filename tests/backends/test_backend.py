@@ -342,6 +342,16 @@ def test_a_store_is_opened_by_its_url(tmp_path):
     assert (tmp_path / "x.db").exists()
 
 
+def test_a_mistyped_directory_of_a_store_is_named_and_not_made(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        open_store(f"sqlite://{tmp_path}/tpyo/dir/x.db")
+    assert str(caught.value) == (
+        f"sqlite://{tmp_path}/tpyo/dir/x.db: there is no directory {tmp_path}/tpyo;"
+        f" correct the path, or mkdir -p {tmp_path}/tpyo/dir"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("url", ["", "sqlite:", "postgres://x", "/tmp/x.db"])
 def test_what_names_no_store_is_refused(url):
     with pytest.raises(ConfigError):

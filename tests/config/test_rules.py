@@ -171,3 +171,25 @@ storage-class = "glacier-ir"
     assert sorted(settled(path, text).doubts()) == [*near, f"{path} [buckets.photos]: {unknown}"]
     assert sorted(settled(path, text, provider="ceph").doubts()) == near
     assert settled(path, text, **{"endpoint-url": "http://h", "storage-class": "X"}).doubts() == []
+
+
+def test_a_key_of_kms_that_is_none_of_aws_is_doubted_where_it_was_written(path: Path) -> None:
+    text = """
+[buckets."*"]
+kms-key-id = "foo"
+[buckets.a]
+kms-key-id = "alias/foo"
+[buckets.b]
+kms-key-id = "1234abcd-12ab-34cd-56ef-1234567890ab"
+[buckets.c]
+kms-key-id = "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
+[[buckets.b.rules]]
+keys = "a"
+kms-key-id = "1234abcd"
+"""
+    said = "is no id, ARN or alias of a key in AWS; an alias is written alias/NAME"
+    assert settled(path, text).doubts() == [
+        f"{path} [buckets.*]: kms-key-id: foo {said}",
+        f"{path} [buckets.b] rule 1: kms-key-id: 1234abcd {said}",
+    ]
+    assert settled(path, text, provider="minio").doubts() == []

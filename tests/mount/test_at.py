@@ -168,3 +168,19 @@ def test_the_present_of_a_versioned_bucket_costs_what_any_bucket_costs(mount_at,
     assert asked[0] == asked[1], asked
     assert sorted(sent[0]) == sorted(sent[1])
     client.close()
+
+
+def test_a_bucket_that_never_kept_versions_has_no_past(server, client, bucket, tmp_path):
+    client.put_object(Bucket=bucket, Key="a", Body=b"now")
+    common = ["--endpoint-url", server]
+    refused = (
+        f"mimicfs: s3://{bucket} keeps no versions and never did, so nobody knows its past;"
+        " switch versioning on, and later moments can be shown\n"
+    )
+    for words in (
+        ("mount", "-o", "at=-1s", f"s3://{bucket}", tmp_path),
+        ("ls", "--at", "-1s", f"s3://{bucket}"),
+        ("du", "--at", "-1s", f"s3://{bucket}"),
+    ):
+        result = run(words[0], *common, *words[1:])
+        assert (result.returncode, result.stdout, result.stderr) == (2, "", refused)

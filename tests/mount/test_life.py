@@ -61,7 +61,8 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
         (["{point}/missing"], 3, "missing: no such directory; mkdir"),
         (["--endpoint-url", "http://127.0.0.1:9", "{point}"], 7, "check --endpoint-url"),
         (["--store", "mongodb://x", "{point}"], 2, "not a store; write sqlite:///PATH"),
-        (["--store", "sqlite:////proc/no/store.db", "{point}"], 4, "--store"),
+        (["--store", "sqlite:////proc/store.db", "{point}"], 4, "--store"),
+        (["--store", "sqlite:///no/x.db", "{point}"], 2, "there is no directory /no; correct"),
         (
             ["-o", "colour=red", "{point}"],
             2,

@@ -74,6 +74,10 @@ def test_words_in_the_wrong_order_or_mistyped(point: Path, server: str) -> None:
     assert said("mount", "s3://photos", code=2) == (
         "the directory comes last: mimicfs mount s3://photos DIRECTORY; see mimicfs mount --help"
     )
+    for words in (["mount"], ["status"], ["index", "export"], ["doctor"]):
+        assert said(*words, "--config", code=2) == (
+            f"option '--config' requires an argument; see mimicfs {' '.join(words)} --help"
+        )
     assert said("monut", code=2).startswith("no such command 'monut'")
     assert "did you mean" in said("mount", "--allow-othr", point, code=2).lower()
     assert said("mount", "--prefix", "2024/", point, code=2) == (
