@@ -109,8 +109,8 @@ def of_later_version(package: Path, place: Path) -> Path:
     control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+later", control.read_text()))
     module = place / "later/opt/mimicfs/lib/python3/site-packages/mimicfs/__init__.py"
     module.write_text(re.sub(r'(__version__ = "[^"]+)', r"\1+later", module.read_text()))
-    words = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-b", place / "later", place / "later.deb"]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    build = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-b", f"{place}/later"]
+    subprocess.run([*build, f"{place}/later.deb"], check=True, stdout=subprocess.DEVNULL)
     return place / "later.deb"
 
 

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def core(mimicdb: MimicDB) -> dict[str, tuple[int, Callable[[], Any]]]:
 
 
 # Calls that go to S3 in any case: reads that the mirror has no answer for, and a write.
-PASSING = {
+PASSING: dict[str, dict[str, Any]] = {
     "GetObjectTagging": {"Bucket": BUCKET, "Key": "p/00001"},
     "GetObject": {"Bucket": BUCKET, "Key": "p/00001"},
     "PutObject": {"Bucket": BUCKET, "Key": "p/00001", "Body": b"x"},
@@ -69,19 +70,19 @@ PASSING = {
 def added(mimicdb: MimicDB, plain: Any, endpoint: str) -> dict[str, float]:
     """Return what mimicking adds to calls that go to S3: here, to one that answers at once what
     *plain* was answered."""
-    known = {name: plain._make_api_call(name, dict(asked)) for name, asked in PASSING.items()}
-    client = boto3.client("s3", endpoint_url=endpoint, config=CONFIG)
+    known = {name: asked(plain, name) for name in PASSING}
+    client: Any = boto3.client("s3", endpoint_url=endpoint, config=CONFIG)
     client._make_api_call = lambda operation, _params: known[operation]
     mimicdb.mimic(client)
-    return {
-        name: measured({name: (200, lambda n=name: client._make_api_call(n, dict(PASSING[n])))})[
-            name
-        ]
-        for name in PASSING
-    }
+    return measured({name: (200, partial(asked, client, name)) for name in PASSING})
 
 
-def measured(what: dict[str, tuple[int, Callable[[], Any]]]) -> dict[str, float]:
+def asked(client: Any, name: str) -> Any:
+    """Make the call of PASSING of this *name*."""
+    return client._make_api_call(name, dict(PASSING[name]))
+
+
+def measured(what: Mapping[str, tuple[int, Callable[[], Any]]]) -> dict[str, float]:
     """Return microseconds of each call: the best of five rounds."""
     return {
         name: min(timeit.repeat(call, number=number, repeat=5)) / number * 1e6
@@ -172,7 +173,7 @@ def bytes_of_redis(port: int, names: int) -> float:
 def main() -> None:
     endpoint, work = sys.argv[1], Path(sys.argv[2])
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
-    plain = boto3.client("s3", endpoint_url=endpoint, config=CONFIG)
+    plain: Any = boto3.client("s3", endpoint_url=endpoint, config=CONFIG)
     plain.create_bucket(Bucket=BUCKET)
     for n in range(1000):
         plain.put_object(Bucket=BUCKET, Key=f"p/{n:05}", Body=b"x")
@@ -194,7 +195,7 @@ def main() -> None:
             mimicdb.close()
         few = {name: (5, call) for name, (_, call) in calls(plain).items()}
         columns["plain boto3"] = measured(few)
-        asking = {n: (20, lambda n=n: plain._make_api_call(n, dict(PASSING[n]))) for n in PASSING}
+        asking = {name: (20, partial(asked, plain, name)) for name in PASSING}
         passing["the whole call of plain boto3"] = measured(asking)
         sizes["SQLite, on disk"] = bytes_of_sqlite(work)
         if port is not None:
@@ -214,8 +215,8 @@ def main() -> None:
         print(f"| {call} | {figures} |")
     print()
     goals = [130, 90, 150]
-    for (name, size), goal in zip(sizes.items(), goals, strict=False):
-        print(f"{name}: {size:.0f} bytes a key (target {goal})")
+    for (store, size), aim in zip(sizes.items(), goals, strict=False):
+        print(f"{store}: {size:.0f} bytes a key (target {aim})")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class Place:
             time.sleep(0.001)
 
 
-def works(place: Place, behind: Place) -> Iterator[tuple[str, Work, Callable[[], None]]]:
+def works(place: Place, behind: Place) -> Iterator[tuple[str, Work, Callable[[], object]]]:
     """Yield what is counted: its name, what is done, and what is waited for at the end."""
     ask, names = place.s3._wire.ask, place.names
     body = {"Body": bytes(SIZE), "ContentLength": SIZE, "IfNoneMatch": "*"}
@@ -160,7 +161,7 @@ def works(place: Place, behind: Place) -> Iterator[tuple[str, Work, Callable[[],
     yield "4 KiB of a file of which the cache has all: somewhere", place.random, int
 
 
-def done(work: Work, settle: Callable[[], None], start: int) -> None:
+def done(work: Work, settle: Callable[[], object], start: int) -> None:
     for number in range(start, start + ROUNDS):
         work(number)
     settle()
@@ -229,7 +230,7 @@ def count(kind: str, endpoint: str, work: Path) -> None:
         for number in range(WARM):
             one(number)
         settle()
-        found = COUNTS[kind](lambda one=one, settle=settle: done(one, settle, WARM), work)
+        found = COUNTS[kind](partial(done, one, settle, WARM), work)
         print(json.dumps([name, found / ROUNDS]), flush=True)
     behind.close()
     place.close()
