@@ -18,7 +18,7 @@ from support.clients import plain
 
 SUITES = ("bookworm", "trixie")
 UBUNTU = ("noble",)  # on request: its archive, and the key of that, are not everywhere
-_DEBIAN = ("http://deb.debian.org/debian",)
+DEBIAN = "http://deb.debian.org/debian"
 _UBUNTU = ("--components=main,universe", "http://archive.ubuntu.com/ubuntu")
 # The packages that Depends names, and man, which shows the page.
 INCLUDED = "fuse3,python3,man-db"
@@ -165,7 +165,7 @@ def clean_root(suite: str) -> Iterator[Path]:
 def make_root(suite: str, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"mimicfs-{suite}-") as place:
-        *more, mirror = _UBUNTU if suite in UBUNTU else _DEBIAN
+        *more, mirror = _UBUNTU if suite in UBUNTU else (DEBIAN,)
         words = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", *more, suite, place]
         # debootstrap names one script for all of Ubuntu, and may be older than the suite.
         subprocess.run([*words, mirror, *(["gutsy"] if suite in UBUNTU else [])], check=True)

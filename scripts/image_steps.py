@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deb_steps import MIRROR
+from deb_steps import DEBIAN
 from support import servers
 from support.clients import plain
 
@@ -45,7 +45,7 @@ def build() -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="mimicfs-image-") as place:
             made = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", "trixie", place]
-            subprocess.run([*made, MIRROR], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*made, DEBIAN], check=True, stdout=subprocess.DEVNULL)
             (Path(place) / "usr/local/bin/python").symlink_to("/usr/bin/python3")
             part = kept.with_suffix(".part")
             subprocess.run(["tar", "-C", place, "-cf", part, "."], check=True)
