@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 # The kinds of entries (Entry.kind).
@@ -19,6 +20,20 @@ TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
 LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
 NS = 1_000_000_000  # nanoseconds in a second
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def clamped_ns(at: datetime) -> int:
+    """Return the ns of *at*, or the nearest time that a store can hold: some servers have
+    objects of the year 1, which says that they do not know."""
+    whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
+    ns = (whole - EPOCH) // timedelta(seconds=1) * NS + at.microsecond * 1000
+    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
+
+
+def whole_seconds_ns(at: datetime) -> int:
+    """Return the ns of *at* as a header has it: in whole seconds. Clamped, too."""
+    return clamped_ns(at.replace(microsecond=0))
 
 
 def in_utf8(header: str) -> str:

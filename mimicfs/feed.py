@@ -80,7 +80,7 @@ class _LogPlace(NamedTuple):
         return _LogPlace(found) if isinstance(found, int) else _LogPlace(*found)
 
 
-class _Seen(NamedTuple):
+class _KeyChange(NamedTuple):
     """The fate of one key, between two looks."""
 
     key: str
@@ -165,7 +165,7 @@ class Feed:
         """S3 has no such bucket: all that was told is gone."""
         with self._alone():
             gone = self._all_told(self._prefix, "")
-            self._tell(_Seen(entry.key, entry, None, S3) for entry in gone)
+            self._tell(_KeyChange(entry.key, entry, None, S3) for entry in gone)
 
     def wait(self) -> None:
         """Return when there may be news, or soon."""
@@ -212,7 +212,7 @@ class Feed:
 
     # What is new
 
-    def _of_lines(self, changes: Sequence[Change]) -> Iterator[_Seen]:
+    def _of_lines(self, changes: Sequence[Change]) -> Iterator[_KeyChange]:
         """Yield what became of the keys of *changes*: of ranges of keys first, then of single
         ones, each at its last line."""
         names = _names(self._mimicdb.member.others())
@@ -223,22 +223,24 @@ class Feed:
         for key, change in sorted(latest.items(), key=lambda item: item[1].seq):
             within = any(first <= key <= last for first, last, _ in spans)
             if key.startswith(self._prefix) and not within:
-                yield _Seen(key, self._told(key), self._now(key), self._by(change.origin, names))
+                yield _KeyChange(
+                    key, self._told(key), self._now(key), self._by(change.origin, names)
+                )
 
-    def _of_range(self, first: str, last: str, by: str) -> Iterator[_Seen]:
+    def _of_range(self, first: str, last: str, by: str) -> Iterator[_KeyChange]:
         """Yield what differs of the keys from *first* to *last*."""
         told, now = self._all_told(first, last), self._all_now(first, last)
         old, new = next(told, None), next(now, None)
         while old is not None or new is not None:
             if new is None or (old is not None and old.key < new.key):
                 assert old is not None
-                yield _Seen(old.key, old, None, by)
+                yield _KeyChange(old.key, old, None, by)
                 old = next(told, None)
             elif old is None or new.key < old.key:
-                yield _Seen(new.key, None, new, by)
+                yield _KeyChange(new.key, None, new, by)
                 new = next(now, None)
             else:
-                yield _Seen(new.key, old, new, by)
+                yield _KeyChange(new.key, old, new, by)
                 old, new = next(told, None), next(now, None)
 
     def _compare(self) -> None:
@@ -247,7 +249,7 @@ class Feed:
         self._compared_s = time.monotonic()
         uncertain: list[str] = []
 
-        def certain() -> Iterator[_Seen]:
+        def certain() -> Iterator[_KeyChange]:
             for seen in self._of_range(self._prefix, "", S3):
                 directory = seen.key[: seen.key.rfind("/", 0, -1) + 1]
                 if seen.new is None and self._mimicdb.cover(self._bucket, directory) is None:
@@ -262,13 +264,13 @@ class Feed:
     def _is_uncertain(self) -> bool:
         return self._store.note(self._bucket, _UNCERTAIN) is not None
 
-    def _tell(self, found: Iterator[_Seen]) -> None:
+    def _tell(self, found: Iterator[_KeyChange]) -> None:
         """Keep the news that *found* is, and what was learned besides."""
         other = (each for each in found if each.old != each.new)
         while some := list(islice(other, _TOLD_AT_ONCE)):
             self._keep(some)
 
-    def _keep(self, seen: Sequence[_Seen]) -> None:
+    def _keep(self, seen: Sequence[_KeyChange]) -> None:
         """Keep *seen* as news, and as what was told of each key, in one step."""
         seq, now_ns = self.last(), time.time_ns()
         news: list[Entry] = []
@@ -383,7 +385,7 @@ def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:
     return [(first, last, origin) for first, last, _, origin in found]
 
 
-def _same(seen: _Seen) -> bool:
+def _same(seen: _KeyChange) -> bool:
     """Whether nobody needs to be told: what was learned of an object is no change of it."""
     old, new = seen.old, seen.new
     if old is None or new is None:
@@ -392,7 +394,7 @@ def _same(seen: _Seen) -> bool:
     return same_version(old, new) and (learned or old.meta == new.meta)
 
 
-def _with_moves(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, str]]:
+def _with_moves(seen: Sequence[_KeyChange]) -> Iterator[tuple[_KeyChange, str]]:
     """Yield *seen*, each with the key that it was moved from, or "". A deletion whose object is
     there again under a new key is not yielded."""
     gone: dict[tuple[str, int], list[str]] = {}
@@ -418,7 +420,7 @@ def _likeliest(key: str, candidates: Sequence[str]) -> str:
     return next((it for it in candidates if it.rpartition("/")[2] == name), candidates[0])
 
 
-def _said(bucket: str, seen: _Seen, source: str) -> tuple[str, str, str, int, str, str, str]:
+def _said(bucket: str, seen: _KeyChange, source: str) -> tuple[str, str, str, int, str, str, str]:
     change = MOVED if source else DELETED if seen.new is None else CHANGED if seen.old else ADDED
     shown = seen.new or seen.old
     assert shown is not None

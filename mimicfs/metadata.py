@@ -188,11 +188,11 @@ def with_xattrs(meta: Mapping[str, str], attributes: Mapping[str, bytes]) -> dic
 
 # The forms of others
 
-_Reader = Callable[[str], int | None]
+_NumberReader = Callable[[str], int | None]
 _S3CMD = "s3cmd-attrs"
 
 
-def _first(meta: Mapping[str, str], readers: Mapping[str, _Reader]) -> int | None:
+def _first(meta: Mapping[str, str], readers: Mapping[str, _NumberReader]) -> int | None:
     """Return the first value that makes sense."""
     for name, reader in readers.items():
         text = meta.get(name)
@@ -270,14 +270,14 @@ def _s3cmd_pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 # By the names of metadata, in the order in which they are believed.
-_MODES: dict[str, _Reader] = {
+_MODES: dict[str, _NumberReader] = {
     "mode": _mode,
     "file-permissions": _octal,
     "goog-reserved-posix-mode": _octal,
 }
-_UIDS: dict[str, _Reader] = {"uid": _id, "file-owner": _id, "goog-reserved-posix-uid": _id}
-_GIDS: dict[str, _Reader] = {"gid": _id, "file-group": _id, "goog-reserved-posix-gid": _id}
-_MTIMES: dict[str, _Reader] = {
+_UIDS: dict[str, _NumberReader] = {"uid": _id, "file-owner": _id, "goog-reserved-posix-uid": _id}
+_GIDS: dict[str, _NumberReader] = {"gid": _id, "file-group": _id, "goog-reserved-posix-gid": _id}
+_MTIMES: dict[str, _NumberReader] = {
     "mtime": _time_ns,
     "file-mtime": _time_of_aws,
     "goog-reserved-file-mtime": _time_ns,

@@ -18,12 +18,17 @@ def modules() -> dict[str, str]:
     return {str(file.relative_to(ROOT)): file.read_text() for file in found}
 
 
-def test_a_class_has_a_name_of_its_own() -> None:
-    places = defaultdict(list)
+def test_a_name_of_a_class_or_a_type_has_one_meaning() -> None:
+    """A private `_X` counts as `X`. Two aliases of one type mean the same."""
+    meanings = defaultdict(list)
     for file, text in modules().items():
-        for name in re.findall(r"^ *class (\w+)", text, re.MULTILINE):
-            places[name].append(file)
-    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+        for name in re.findall(r"^ *class _?(\w+)", text, re.MULTILINE):
+            meanings[name].append(file)
+        for name, what in re.findall(r"^_?([A-Z][a-z]\w+) = (.*)", text, re.MULTILINE):
+            meaning = what.partition("  #")[0]
+            if meaning not in meanings[name] and not what.endswith("  # boto's name"):
+                meanings[name].append(meaning)
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}
 
 
 def test_the_store_is_asked_through_the_mirror() -> None:

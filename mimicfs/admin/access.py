@@ -34,7 +34,7 @@ _SHOWN = 50
 _WARN_EVERY_S = 60.0
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
-Place = Callable[[int], str]
+PathOf = Callable[[int], str]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Observed(Protocol):
 
 
 @contextmanager
-def observing(server: Observed, place: Place, access_log: Path | None) -> Iterator[Observers]:
+def observing(server: Observed, place: PathOf, access_log: Path | None) -> Iterator[Observers]:
     """Within, requests to *server* are logged to *access_log*, if that is to be, and `top` can be
     asked. *place* says what an inode number stands for. Raises ConfigError."""
     requests = AccessLog(access_log, place) if access_log is not None else None
@@ -61,7 +61,7 @@ def observing(server: Observed, place: Place, access_log: Path | None) -> Iterat
 class Observers:
     """The receivers of each request: the log, and `top` for as long as somebody looks."""
 
-    def __init__(self, server: Observed, place: Place, requests: AccessLog | None) -> None:
+    def __init__(self, server: Observed, place: PathOf, requests: AccessLog | None) -> None:
         self._server = server
         self._place = place
         self._always: tuple[Recorder, ...] = (requests.record,) if requests is not None else ()
@@ -108,7 +108,7 @@ class Top:
     def record(self, record: AccessRecord) -> None:
         self._records.append((time.monotonic(), record))  # one atomic step
 
-    def told(self, place: Place) -> dict[str, Any]:
+    def told(self, place: PathOf) -> dict[str, Any]:
         """Return the sums by process and by file, the busiest first."""
         now_s = time.monotonic()
         recent = [each for at_s, each in list(self._records) if at_s >= now_s - _WINDOW_S]
@@ -152,7 +152,7 @@ class AccessLog:
     TIME PID UID PROGRAM OPERATION RESULT BYTES SECONDS URL
     """
 
-    def __init__(self, path: Path, place: Place) -> None:
+    def __init__(self, path: Path, place: PathOf) -> None:
         self._place = place
         try:
             self._file = _Rotated(path, maxBytes=_LOG_MAX, backupCount=_LOGS)

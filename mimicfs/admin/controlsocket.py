@@ -30,7 +30,7 @@ from mimicfs.private import open_directory
 
 log = logging.getLogger(__name__)
 
-Command = Callable[[Mapping[str, Any]], Any]
+ControlCommand = Callable[[Mapping[str, Any]], Any]
 
 _REQUEST_MAX = 64 << 10  # bytes
 _ANSWER_MAX = 16 << 20
@@ -42,7 +42,7 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 class ControlSocket:
     """Answers *commands* at *path* until it is closed. Raises ConfigError."""
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(self, path: Path, commands: Mapping[str, ControlCommand]) -> None:
         self._path = path
         self._commands = commands
         self._free = threading.BoundedSemaphore(_AT_ONCE)

@@ -93,7 +93,7 @@ def _step(by: int) -> None:
 
 
 def _to_stderr() -> tuple[logging.Handler, logging.Formatter]:
-    return logging.StreamHandler(), _Journal() if _is_journal() else _OneLine(_TIMED)
+    return logging.StreamHandler(), _JournalLine() if _is_journal() else _OneLine(_TIMED)
 
 
 def _to_file(file: Path) -> tuple[logging.Handler, logging.Formatter]:
@@ -140,7 +140,7 @@ class _OneLine(logging.Formatter):
         return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
-class _Journal(_OneLine):
+class _JournalLine(_OneLine):
     """The lines of sd-daemon(3): each, also of a traceback, with its priority."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -10,14 +10,14 @@ Threading: any thread asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from mimicfs.admin.site import Answer, Route
-from mimicfs.admin.sources import failure
+from mimicfs.admin.site import Response, Route
+from mimicfs.admin.sources import Figures, failure
 from mimicfs.errors import ConfigError
 
-Collect = Callable[[], dict[str, dict[str, Any]]]
+Collect = Callable[[], Mapping[str, Figures]]
 _MISSING = "--metrics needs the package prometheus-client: pip install 'mimicfs[metrics]'"
 
 # By source and figure: a counter and what its parts are called; "": it has no parts.
@@ -62,7 +62,7 @@ def exposition(collect: Collect) -> Route:
     registry = prometheus_client.CollectorRegistry(auto_describe=False)
     registry.register(_Collector(collect))
     render, kind = prometheus_client.generate_latest, prometheus_client.CONTENT_TYPE_LATEST
-    return lambda _: Answer(kind, render(registry))
+    return lambda _: Response(kind, render(registry))
 
 
 class _Collector:
@@ -84,7 +84,7 @@ class _Collector:
                 yield from _families(source, figures)
 
 
-def _families(source: str, figures: dict[str, Any]) -> Iterator[Any]:
+def _families(source: str, figures: Figures) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     for name, value in figures.items():

@@ -24,13 +24,13 @@ _PUBLIC = "public:"
 _READING = ("GET", "HEAD")
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     kind: str
     body: bytes
     headers: Mapping[str, str] = {}
 
 
-Route = Callable[[Mapping[str, str]], Answer]  # given what is in the query
+Route = Callable[[Mapping[str, str]], Response]  # given what is in the query
 
 
 class Site:
@@ -88,9 +88,9 @@ def _handler(routes: Mapping[str, Route], *, anywhere: bool) -> type[Patient]:
 
         def _plain(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
             text = f"{status.value} {status.phrase}\n".encode()
-            self._send(status, Answer("text/plain; charset=utf-8", text, headers or {}))
+            self._send(status, Response("text/plain; charset=utf-8", text, headers or {}))
 
-        def _send(self, status: HTTPStatus, found: Answer, *, whole: bool = True) -> None:
+        def _send(self, status: HTTPStatus, found: Response, *, whole: bool = True) -> None:
             self.send_response(status)
             headers = {
                 "Content-Type": found.kind,

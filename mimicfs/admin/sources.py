@@ -17,7 +17,7 @@ from typing import Any
 
 from mimicfs.fuse.pool import Pool
 
-Figures = dict[str, Any]
+Figures = Mapping[str, Any]  # of one part of a mount, or of all by their names
 _LIMIT_S = 2.0
 
 
@@ -31,11 +31,11 @@ class Sources:
     """The calls, in the order in which they were registered."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, _FiguresSource] = {}
 
     def register(self, name: str, figures: Callable[[], Figures]) -> None:
         """From now on *name* is answered by *figures*."""
-        self._sources[name] = _Source(name, figures)
+        self._sources[name] = _FiguresSource(name, figures)
 
     def collect(
         self, timeout_s: float = _LIMIT_S, only: Collection[str] | None = None
@@ -54,7 +54,7 @@ class Sources:
         }
 
 
-class _Source:
+class _FiguresSource:
     def __init__(self, name: str, figures: Callable[[], Figures]) -> None:
         self._figures = figures
         self._pool = Pool(f"figures-{name}", 1)

@@ -7,12 +7,10 @@ Threading: no state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mimicfs.admin.sources import failure
+from mimicfs.admin.sources import Figures, failure
 from mimicfs.human import number_of
-
-Figures = Mapping[str, Any]
 
 
 class Trouble(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.admin import logs
-from mimicfs.admin.controlsocket import Command, ControlSocket
+from mimicfs.admin.controlsocket import ControlCommand, ControlSocket
 from mimicfs.admin.sources import Sources
 from mimicfs.errors import MimicError
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def controlled(
-    sources: Sources, path: Path, more: Mapping[str, Command] | None = None
+    sources: Sources, path: Path, more: Mapping[str, ControlCommand] | None = None
 ) -> Iterator[None]:
     """Within, signals set the level of the log, and the control socket *path* answers, also by
     *more* commands.
@@ -29,7 +29,7 @@ def controlled(
     That there is none is no reason to have no mount: it is logged.
     """
     logs.obey_signals()
-    commands: dict[str, Command] = {
+    commands: dict[str, ControlCommand] = {
         "status": lambda _: sources.collect(),
         "log-level": _log_level,
         **(more or {}),

@@ -31,7 +31,7 @@ _LOG_MAX = 100_000  # lines of a bucket's log
 
 
 @dataclass(slots=True)
-class _Bucket:
+class _MemoryBucket:
     created_ns: int = 0
     known: bool = False  # False: dropped, or only its log is in use
     seq: int = 0
@@ -54,7 +54,7 @@ class Memory(Backend):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.RLock()  # protects all below
-        self._buckets: dict[str, _Bucket] = {"": _Bucket()}
+        self._buckets: dict[str, _MemoryBucket] = {"": _MemoryBucket()}
 
     def buckets(self) -> list[BucketEntry]:
         with self._lock:
@@ -68,7 +68,7 @@ class Memory(Backend):
 
     def add_bucket(self, name: str, created_ns: int) -> None:
         with self._lock:
-            at = self._buckets.setdefault(name, _Bucket())
+            at = self._buckets.setdefault(name, _MemoryBucket())
             if not at.known:
                 at.known = True
                 self._log("", [name])
@@ -80,7 +80,7 @@ class Memory(Backend):
                 return False
             at = self._buckets.get(name)
             if at is not None and at.known:
-                self._buckets[name] = _Bucket(seq=at.seq + 1)
+                self._buckets[name] = _MemoryBucket(seq=at.seq + 1)
             self._log("", [name])
             return True
 
@@ -98,7 +98,7 @@ class Memory(Backend):
         self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[Entry]:
         with self._lock:
-            at = self._buckets.get(bucket, _Bucket())
+            at = self._buckets.get(bucket, _MemoryBucket())
             start = bisect_right(at.keys, after) if after else 0
             start = max(start, bisect_left(at.keys, prefix))
             found: list[Entry] = []
@@ -130,7 +130,9 @@ class Memory(Backend):
             return left
 
     @staticmethod
-    def _not_admitted(at: _Bucket, keys: list[str], step: IntentStep, left: set[str]) -> set[str]:
+    def _not_admitted(
+        at: _MemoryBucket, keys: list[str], step: IntentStep, left: set[str]
+    ) -> set[str]:
         if not at.pending and step == LEARNED:
             return left
         found: set[str] = set()
@@ -155,21 +157,21 @@ class Memory(Backend):
 
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
         with self._lock:
-            rows = self._buckets.get(bucket, _Bucket()).pending
+            rows = self._buckets.get(bucket, _MemoryBucket()).pending
             return unsettled(rows, self.now_ms(), key)
 
     def reap(self, bucket: str, alive: Collection[str]) -> None:
         with self._lock:
-            at = self._buckets.get(bucket, _Bucket())
+            at = self._buckets.get(bucket, _MemoryBucket())
             for key, row in at.pending.items():
                 at.pending[key] = reaped(row, self.now_ms(), alive)
 
-    def _known(self, bucket: str) -> _Bucket:
+    def _known(self, bucket: str) -> _MemoryBucket:
         if bucket and self.bucket(bucket) is None:
             self.add_bucket(bucket, 0)
         return self._buckets[bucket]
 
-    def _store(self, at: _Bucket, changes: dict[str, Entry | None]) -> None:
+    def _store(self, at: _MemoryBucket, changes: dict[str, Entry | None]) -> None:
         """Put the entries; None: delete the key."""
         added: list[str] = []
         for key, entry in changes.items():
@@ -189,7 +191,7 @@ class Memory(Backend):
             at.keys.sort()  # two ordered runs: merged, not sorted anew
 
     @staticmethod
-    def _count(at: _Bucket, entry: Entry | None, sign: int) -> None:
+    def _count(at: _MemoryBucket, entry: Entry | None, sign: int) -> None:
         if entry is not None and entry.kind == OBJECT:
             at.objects += sign
             at.bytes += sign * entry.size
@@ -206,7 +208,7 @@ class Memory(Backend):
 
     def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
         with self._lock:
-            at = self._buckets.get(bucket, _Bucket())
+            at = self._buckets.get(bucket, _MemoryBucket())
             first = at.log[0].seq if at.log else at.seq + 1
             if since > at.seq or since < first - 1:
                 raise LogTrimmed(f"the log of {bucket or 'the buckets'} has {first} to {at.seq}")
@@ -266,7 +268,7 @@ class Memory(Backend):
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
     ) -> tuple[bool, str | None]:
         with self._lock:
-            notes = self._buckets.setdefault(bucket, _Bucket()).notes
+            notes = self._buckets.setdefault(bucket, _MemoryBucket()).notes
             if notes.get(name) != before:
                 return False, notes.get(name)
             notes.pop(name, None)
@@ -277,7 +279,7 @@ class Memory(Backend):
             return True, after
 
     def close(self) -> None:
-        self._buckets = {"": _Bucket()}
+        self._buckets = {"": _MemoryBucket()}
 
 
 def _drop_scopes(scopes: dict[str, Scope], prefix: str) -> None:
@@ -286,12 +288,12 @@ def _drop_scopes(scopes: dict[str, Scope], prefix: str) -> None:
         del scopes[inside]
 
 
-def _keep_row(at: _Bucket, key: str, row: str | None) -> None:
+def _keep_row(at: _MemoryBucket, key: str, row: str | None) -> None:
     if row is None:
         at.pending.pop(key, None)
     else:
         at.pending[key] = row
 
 
-def _shown(name: str, at: _Bucket) -> BucketEntry:
+def _shown(name: str, at: _MemoryBucket) -> BucketEntry:
     return BucketEntry(name, at.created_ns, at.objects, at.bytes, at.seq)

@@ -48,7 +48,7 @@ class Unsettled(NamedTuple):
     age_ms: int  # of the oldest intent; 0: none is open
 
 
-class _Row(NamedTuple):
+class _PendingRow(NamedTuple):
     generation: str
     contended: bool
     tokens: dict[str, list[int]]  # when each began, and its deadline, by the store's clock
@@ -59,13 +59,13 @@ def fresh() -> str:
     return os.urandom(8).hex()  # `secrets` would load OpenSSL
 
 
-def _row(text: str | None) -> _Row | None:
+def _row(text: str | None) -> _PendingRow | None:
     return None if text is None else _parsed(text)
 
 
-def _parsed(text: str) -> _Row:
+def _parsed(text: str) -> _PendingRow:
     try:
-        return _Row(*json.loads(text))
+        return _PendingRow(*json.loads(text))
     except (ValueError, TypeError) as exc:
         raise StoreCorrupt(f"the row {text!r} of an unfinished change is not of mimicfs") from exc
 
@@ -75,7 +75,7 @@ def begun(text: str | None, token: str, now_ms: int, lasts_ms: int) -> str:
     row = _row(text)
     tokens = {} if row is None else row.tokens
     tokens[token] = [now_ms, now_ms + lasts_ms]
-    return json.dumps(_Row(fresh(), row is not None, tokens))
+    return json.dumps(_PendingRow(fresh(), row is not None, tokens))
 
 
 def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
@@ -85,7 +85,7 @@ def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
     known = tokens.pop(token, None) is not None
     if row is not None and known and not row.contended and not unsure:
         return None
-    return json.dumps(_Row(fresh(), True, tokens))
+    return json.dumps(_PendingRow(fresh(), True, tokens))
 
 
 def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool, str | None]:
@@ -101,7 +101,7 @@ def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool
         return True, json.dumps(row._replace(generation=fresh())) if row.tokens else None
     if guarded or row is None:
         return not guarded, text
-    return True, json.dumps(_Row(fresh(), True, row.tokens))
+    return True, json.dumps(_PendingRow(fresh(), True, row.tokens))
 
 
 def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
@@ -113,7 +113,7 @@ def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
         for token, times in row.tokens.items()
         if times[1] > now_ms and token.partition(":")[0] in alive
     }
-    return text if kept == row.tokens else json.dumps(_Row(fresh(), True, kept))
+    return text if kept == row.tokens else json.dumps(_PendingRow(fresh(), True, kept))
 
 
 def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> list[Unsettled]:

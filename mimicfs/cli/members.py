@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from mimicfs.backends.sessions import StoreSession
     from mimicfs.config.values import Settings
 
-Told = dict[str, Any]
+StatusAnswer = dict[str, Any]
 
 
-def sessions_of_store(settings: Settings) -> tuple[str, list[Told]]:
+def sessions_of_store(settings: Settings) -> tuple[str, list[StatusAnswer]]:
     """Return the URL of the store, and what each session of it says of itself, those of the dead
     included."""
     from mimicfs.backends.sessions import sessions
@@ -27,7 +27,7 @@ def sessions_of_store(settings: Settings) -> tuple[str, list[Told]]:
         return parts.store, [_told(each, now_ms) for each in sessions(store)]
 
 
-def _told(session: StoreSession, now_ms: int) -> Told:
+def _told(session: StoreSession, now_ms: int) -> StatusAnswer:
     from mimicfs.member import LASTS_MS
 
     silent_s = max(0, now_ms - (session.expires_ms - LASTS_MS)) / 1000
@@ -48,14 +48,14 @@ def _told(session: StoreSession, now_ms: int) -> Told:
     }
 
 
-def shown(store: str, told: Sequence[Told]) -> str:
+def shown(store: str, told: Sequence[StatusAnswer]) -> str:
     """Return *told*, of the sessions of *store*, for people."""
     if not told:
         return f"nobody uses {store}"
     return "\n".join([store, *(line for each in told for line in _lines(each))])
 
 
-def _lines(each: Told) -> Iterator[str]:
+def _lines(each: StatusAnswer) -> Iterator[str]:
     what = each["mountpoint"] or "a program"
     mode = ", read-only" if each.get("read_only") else ""
     state = "" if each["alive"] else f" (DEAD: silent for {duration(each['silent_s'])})"

@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from mimicfs.config.values import Settings
     from mimicfs.parts import Parts
 
-Command = Callable[..., Any]
+CommandFunction = Callable[..., Any]
 _LISTENING = ("events", "events-kept", "reconcile")
 _CACHING = ("cache-dir", "cache-size")
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
 
 
-def common(command: Command) -> Command:
+def common(command: CommandFunction) -> CommandFunction:
     """Add the flags that say which S3 and which mirror; pass them as *settings*."""
     return _with_settings(command, SHOWN)
 
 
-def of_this_machine(command: Command) -> Command:
+def of_this_machine(command: CommandFunction) -> CommandFunction:
     """As `common`, for a command that asks neither S3 nor a mirror: it shows none of the flags
     that are about these, but takes them."""
     return _with_settings(command, frozenset({"config"}))
 
 
-def _with_settings(command: Command, shown: frozenset[str]) -> Command:
+def _with_settings(command: CommandFunction, shown: frozenset[str]) -> CommandFunction:
     @functools.wraps(command)
     def run(**given: Any) -> Any:
         settings = settle(_taken(_COMMON, given), os.environ).settings()
@@ -52,7 +52,7 @@ def _with_settings(command: Command, shown: frozenset[str]) -> Command:
     return _with_flags(_COMMON, run, shown)
 
 
-def for_mounts(command: Command) -> Command:
+def for_mounts(command: CommandFunction) -> CommandFunction:
     """Add all flags, and -o; pass what is in force as *settled*."""
 
     @functools.wraps(command)
@@ -71,7 +71,7 @@ def for_mounts(command: Command) -> Command:
     return choose(_with_flags(_ALL, run))
 
 
-def settled_by(command: Command) -> Command:
+def settled_by(command: CommandFunction) -> CommandFunction:
     """Add the common flags; pass what is in force as *settled*."""
 
     @functools.wraps(command)
@@ -87,7 +87,7 @@ def tell_doubts(settled: Settled) -> None:
         click.echo(f"mimicfs: warning: {doubt}", err=True)
 
 
-def for_listeners(command: Command) -> Command:
+def for_listeners(command: CommandFunction) -> CommandFunction:
     """Add the common flags, and those about events; pass what is in force as *settled*."""
     table = [*_COMMON, *(option for option in _ALL if option.name in _LISTENING)]
 
@@ -100,7 +100,7 @@ def for_listeners(command: Command) -> Command:
     return _with_flags(table, run, SHOWN | frozenset(_LISTENING))
 
 
-def for_caches(command: Command) -> Command:
+def for_caches(command: CommandFunction) -> CommandFunction:
     """Add the common flags, and those about the cache on disk; pass them as *settings*."""
     table = [*_COMMON, *(option for option in _ALL if option.name in _CACHING)]
 
@@ -125,7 +125,7 @@ def assembled(settings: Settings) -> Parts:
     return assemble(settings)
 
 
-def at_option(command: Command) -> Command:
+def at_option(command: CommandFunction) -> CommandFunction:
     """Add --at; pass the moment as *at_ns* (None: the present)."""
 
     @functools.wraps(command)
@@ -245,15 +245,15 @@ _SPECIAL = {
 
 
 def _with_flags(
-    table: Iterable[Option], command: Command, shown: frozenset[str] | None = None
-) -> Command:
+    table: Iterable[Option], command: CommandFunction, shown: frozenset[str] | None = None
+) -> CommandFunction:
     """Add the flags of *table*; help shows those that are *shown*, or all."""
     for option in reversed(list(table)):
         command = _flag(option, hidden=shown is not None and option.name not in shown)(command)
     return command
 
 
-def _flag(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
+def _flag(option: Option, *, hidden: bool) -> Callable[[CommandFunction], CommandFunction]:
     more: dict[str, Any] = {"help": option.help, "hidden": hidden}
     if option.kind is Kind.FLAG:
         usual = [f"--{option.name}/--no-{option.name}"]
@@ -264,7 +264,7 @@ def _flag(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
     return _valued(option, more)
 
 
-def _off(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
+def _off(option: Option, *, hidden: bool) -> Callable[[CommandFunction], CommandFunction]:
     """Return the flag that switches off what has other words as well."""
     return click.option(
         f"--no-{option.name}", f"no_{option.word}", is_flag=True, default=None, hidden=hidden,
@@ -272,7 +272,7 @@ def _off(option: Option, *, hidden: bool) -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
-def _valued(option: Option, more: dict[str, Any]) -> Callable[[Command], Command]:
+def _valued(option: Option, more: dict[str, Any]) -> Callable[[CommandFunction], CommandFunction]:
     metavar = option.metavar or option.kind.name
     if option.choices and len(option.choices) <= 4:
         metavar = f"[{'|'.join(option.choices)}]"

@@ -43,7 +43,7 @@ _SHORTAGES = {
 }
 
 
-class Place(NamedTuple):
+class WarmedPlace(NamedTuple):
     """A place to warm up, with the settings of its mount if one was named."""
 
     url: str
@@ -119,11 +119,11 @@ def _lines(listed: Iterable[str]) -> Iterator[str]:
             yield word
 
 
-def _place(settings: Settings, word: str) -> Place:
+def _place(settings: Settings, word: str) -> WarmedPlace:
     """Return what *word* names. Raises MountError, ConfigError."""
     if word.startswith("s3://"):
         parse_target(word)
-        return Place(word, settings)
+        return WarmedPlace(word, settings)
     from mimicfs.admin.controlsocket import ask
     from mimicfs.mount.mounted import control_socket
 
@@ -134,13 +134,15 @@ def _place(settings: Settings, word: str) -> Place:
     url = url_shown(mount, path)
     told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
     blocks = Path(told["cache"]["directory"]) if "cache" in told else None
-    return Place(url, replace(reached(settings, mount), cache_dir=None, blocks=blocks))
+    return WarmedPlace(url, replace(reached(settings, mount), cache_dir=None, blocks=blocks))
 
 
 class _Work:
     """One thing that is to be here."""
 
-    def __init__(self, parts: Parts, place: Place, stop: Interruptible, as_json: bool) -> None:
+    def __init__(
+        self, parts: Parts, place: WarmedPlace, stop: Interruptible, as_json: bool
+    ) -> None:
         self._parts = parts
         self._url = place.url
         self._target = parse_target(place.url)

@@ -34,7 +34,7 @@ _WATCH_S = 2.0  # between two looks
 _MOUNTS_AT_ONCE = 16
 _BUCKETS_SHOWN = 20
 
-Told = dict[str, Any]
+StatusAnswer = dict[str, Any]
 
 
 @click.command()
@@ -170,7 +170,7 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
     from rich.live import Live
     from rich.text import Text
 
-    before, before_s = list[Told](), 0.0
+    before, before_s = list[StatusAnswer](), 0.0
     try:
         if as_json:
             while True:
@@ -201,18 +201,20 @@ def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
     return found
 
 
-def status_of_mounts(settings: Settings, mountpoint: Path | None, timeout_s: float) -> list[Told]:
+def status_of_mounts(
+    settings: Settings, mountpoint: Path | None, timeout_s: float
+) -> list[StatusAnswer]:
     """Return what each mount says of itself. They are asked all at once."""
     found = _chosen(settings, mountpoint)
     with ThreadPoolExecutor(_MOUNTS_AT_ONCE) as pool:
         return list(pool.map(lambda each: _of_mount(settings, each, timeout_s), found))
 
 
-def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> Told:
+def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> StatusAnswer:
     from mimicfs.admin.controlsocket import ask
     from mimicfs.mount.mounted import control_socket
 
-    told: Told = {**mounted._asdict(), "error": "", "buckets": []}
+    told: StatusAnswer = {**mounted._asdict(), "error": "", "buckets": []}
     del told["files"], told["bytes"]  # known at its end only
     if not mounted.alive:
         return {**told, "error": "its process has died", "buckets": _buckets_in(settings, mounted)}
@@ -223,7 +225,7 @@ def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> Told:
     return {**told, **said, "buckets": said.get("mirror", {}).get("buckets", [])}
 
 
-def _buckets_in(settings: Settings, mounted: Mounted) -> list[Told]:
+def _buckets_in(settings: Settings, mounted: Mounted) -> list[StatusAnswer]:
     """Return what the mirror of a dead mount holds, where that is a file."""
     from mimicfs.admin.figures import mirror
     from mimicfs.backends.open import open_store
@@ -232,20 +234,20 @@ def _buckets_in(settings: Settings, mounted: Mounted) -> list[Told]:
     if not mounted.store.startswith("sqlite:"):
         return []
     with closing(Mirror(open_store(mounted.store, settings.namespace))) as mimicdb:
-        buckets: list[Told] = mirror(mimicdb, mounted.store)["buckets"]
+        buckets: list[StatusAnswer] = mirror(mimicdb, mounted.store)["buckets"]
         return buckets
 
 
 # For people
 
 
-def _shown(told: list[Told]) -> str:
+def _shown(told: list[StatusAnswer]) -> str:
     if not told:
         return "nothing is mounted"
     return "\n".join(line for each in told for line in _lines(each))
 
 
-def _lines(each: Told) -> Iterator[str]:
+def _lines(each: StatusAnswer) -> Iterator[str]:
     """Yield what is known of a mount; a part that did not answer says so itself."""
     state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or run fusermount3 -u -z"
     yield printable(f"{each['target']} at {each['mountpoint']} ({state})")
@@ -275,17 +277,17 @@ def _lines(each: Told) -> Iterator[str]:
     yield from _buckets(each["buckets"])
 
 
-def _to_look_at(name: str, part: Told) -> Iterator[str]:
+def _to_look_at(name: str, part: StatusAnswer) -> Iterator[str]:
     for each in of_part(name, part):
         yield printable(f"  LOOK AT  {each.what}")
         yield printable(f"           {each.advice}")
 
 
-def _nothing(part: Told) -> Iterator[str]:
+def _nothing(part: StatusAnswer) -> Iterator[str]:
     yield from ()
 
 
-def rates(before: list[Told], now: list[Told], seconds: float) -> Iterator[str]:
+def rates(before: list[StatusAnswer], now: list[StatusAnswer], seconds: float) -> Iterator[str]:
     """Yield what each mount of *now* did since *before*, *seconds* ago: a second of it."""
     earlier = {each["mountpoint"]: each for each in before}
     for each in now:
@@ -311,7 +313,7 @@ def _a_second(old: Mapping[str, int], new: Mapping[str, int], seconds: float) ->
     return ", ".join(busy) or "nothing"
 
 
-def _latencies(old: Told, new: Told) -> str:
+def _latencies(old: StatusAnswer, new: StatusAnswer) -> str:
     found = []
     for operation, calls in sorted(new["calls"].items()):
         count = calls - old["calls"].get(operation, 0)
@@ -321,14 +323,14 @@ def _latencies(old: Told, new: Told) -> str:
     return ", ".join(found) or "nothing was asked"
 
 
-def _process(part: Told) -> Iterator[str]:
+def _process(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  process  up {duration(part['uptime_s'])}, {amount(part['resident_bytes'])} of memory,"
         f" {part['threads']} threads, version {part['version']}, log level {part['log_level']}"
     )
 
 
-def _kernel(part: Told) -> Iterator[str]:
+def _kernel(part: StatusAnswer) -> Iterator[str]:
     saved = part["saved"]
     yield (
         f"  asked    {part['answered_by_mirror']:,} answered by the mirror,"
@@ -342,7 +344,7 @@ def _kernel(part: Told) -> Iterator[str]:
     yield f"  workers  at most: {workers}"
 
 
-def _s3(part: Told) -> Iterator[str]:
+def _s3(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  S3       {_counted(part['requests']) or 'nothing asked'};"
         f" {amount(part['bytes_in'])} in, {amount(part['bytes_out'])} out;"
@@ -367,7 +369,7 @@ def _s3(part: Told) -> Iterator[str]:
     yield from _to_look_at("s3", part)
 
 
-def _costs(part: Told) -> Iterator[str]:
+def _costs(part: StatusAnswer) -> Iterator[str]:
     asked, saved = part["asked"], part["saved"]
     text = (
         f"{asked['put']:,} of the class of PUT, {asked['get']:,} of GET, {asked['free']:,} free;"
@@ -379,7 +381,7 @@ def _costs(part: Told) -> Iterator[str]:
     yield f"  costs    {text}"
 
 
-def _files(part: Told) -> Iterator[str]:
+def _files(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  files    {part['open']:,} open; {part['unsaved']:,} of them with"
         f" {amount(part['unsaved_bytes'])} that S3 does not have yet;"
@@ -394,14 +396,14 @@ def _files(part: Told) -> Iterator[str]:
     yield from _to_look_at("files", part)
 
 
-def _cache(part: Told) -> Iterator[str]:
+def _cache(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  cache    {amount(part['used'])} of {amount(part['limit'])} in {part['directory']};"
         f" {amount(part['hit'])} read from it, {amount(part['missed'])} asked of S3"
     )
 
 
-def _small_files(part: Told) -> Iterator[str]:
+def _small_files(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  ahead    {number_of(part['fetched'], 'small file')} fetched, {amount(part['bytes'])};"
         f" directories listed: {part['directories']:,}, without room: {part['no_room']:,};"
@@ -409,7 +411,7 @@ def _small_files(part: Told) -> Iterator[str]:
     )
 
 
-def _syncs(part: Told) -> Iterator[str]:
+def _syncs(part: StatusAnswer) -> Iterator[str]:
     for each in part["running"]:
         scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
         so_far = f"{number_of(each['keys'], 'key')} in {number_of(each['pages'], 'page')} so far"
@@ -417,7 +419,7 @@ def _syncs(part: Told) -> Iterator[str]:
     yield from _to_look_at("sync", part)
 
 
-def _events(part: Told) -> Iterator[str]:
+def _events(part: StatusAnswer) -> Iterator[str]:
     yield (
         f"  events   {part['state']} to {printable(part['source'])};"
         f" {number_of(part['messages'], 'message')}:"
@@ -429,14 +431,14 @@ def _events(part: Told) -> Iterator[str]:
         yield f"    {name}: S3's messages were applied until {iso_time(until_ns)}"
 
 
-def _reconcile(part: Told) -> Iterator[str]:
+def _reconcile(part: StatusAnswer) -> Iterator[str]:
     yield f"  sweep    {number_of(part['swept'], 'part')} listed again"
     yield from _to_look_at("reconcile", part)
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: everything was listed after {iso_time(until_ns)}"
 
 
-def _sharing(part: Told) -> Iterator[str]:
+def _sharing(part: StatusAnswer) -> Iterator[str]:
     if part["contended"] or part["resolved"]:
         yield (
             f"  sharing  {number_of(part['contended'], 'key')} changed by others at the same time,"
@@ -447,18 +449,18 @@ def _sharing(part: Told) -> Iterator[str]:
     yield from _to_look_at("sharing", part)
 
 
-def _locks(part: Told) -> Iterator[str]:
+def _locks(part: StatusAnswer) -> Iterator[str]:
     held = number_of(part["held"], "lock")
     yield f"  locks    {held} of files held for all mounts, {part['waiting']:,} waited for"
     yield from _to_look_at("locks", part)
 
 
-def _left(progress: Told) -> str:
+def _left(progress: StatusAnswer) -> str:
     left_s = progress.get("left_s")
     return f", about {duration(left_s)} left" if left_s else ""
 
 
-def _buckets(buckets: list[Told]) -> Iterator[str]:
+def _buckets(buckets: list[StatusAnswer]) -> Iterator[str]:
     now_ns = time.time_ns()
     for bucket in buckets[:_BUCKETS_SHOWN]:
         yield (
@@ -469,7 +471,7 @@ def _buckets(buckets: list[Told]) -> Iterator[str]:
         yield f"    and {len(buckets) - _BUCKETS_SHOWN} more; --json lists them"
 
 
-def _synced(bucket: Told, now_ns: int) -> str:
+def _synced(bucket: StatusAnswer, now_ns: int) -> str:
     if bucket["synced_ns"] is None:
         return "of what was visited"
     return f"listed {ago(bucket['synced_ns'], now_ns)}"

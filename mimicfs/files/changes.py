@@ -25,7 +25,7 @@ _LINE = struct.Struct("<QQQQ")
 _RANGE = _REST = struct.Struct("<QQ")
 _CUT = (1 << 64) - 1  # in the place of an end: all from the start on was cut off
 
-Change = tuple[int, int | None]  # (start, end) was written; (size, None): cut
+FileChange = tuple[int, int | None]  # (start, end) was written; (size, None): cut
 
 
 class Changes:
@@ -37,7 +37,7 @@ class Changes:
         self._fd: int | None = None
         self._sum = seed(data, form)  # of all lines so far
 
-    def note(self, change: Change) -> None:
+    def note(self, change: FileChange) -> None:
         """Add a line. Raises PosixError."""
         said = _packed(change)
         with disk.errors_of(self._path):
@@ -71,12 +71,12 @@ def seed(path: Path, form: int) -> int:
     return zlib.crc32(path.stem.encode()) if form else 0
 
 
-def _packed(change: Change) -> bytes:
+def _packed(change: FileChange) -> bytes:
     start, end = change
     return _RANGE.pack(start, _CUT if end is None else end)
 
 
-def read(path: Path, form: int, least: int = 0) -> Iterator[Change]:
+def read(path: Path, form: int, least: int = 0) -> Iterator[FileChange]:
     """Yield what *path* says. Raises PosixError where that is not what was written, or less than
     *least* bytes. *form*: see `seed`."""
     with disk.errors_of(path):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from mimicfs.errors import PosixError
 from mimicfs.files import record as records
-from mimicfs.files.changes import Change
+from mimicfs.files.changes import FileChange
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
 from mimicfs.files.segment import EntryKind, NewEntry, Segment, Segments
@@ -182,7 +182,7 @@ class SmallStaging(Staging):
         self.as_file()
         super().cut(size)
 
-    def ranges(self) -> Iterator[Change]:
+    def ranges(self) -> Iterator[FileChange]:
         self.as_file()
         return super().ranges()
 

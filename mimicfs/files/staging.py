@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mimicfs.files import changes, disk, record
-from mimicfs.files.changes import Change, Changes
+from mimicfs.files.changes import Changes, FileChange
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
 from mimicfs.files.sums import Sums
@@ -146,7 +146,7 @@ class Staging:
         self._there.add(".ranges")
         self._changes.note((size, None))
 
-    def ranges(self) -> Iterator[Change]:
+    def ranges(self) -> Iterator[FileChange]:
         """Yield what was noted, in order: (start, end), or (size, None) for a cut."""
         yield from changes.read(self.path.with_suffix(".ranges"), self._format)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from mimicfs.fuse.abi import IN_HEADER, LK_FLOCK, LK_IN, LK_OUT, Opcode
 from mimicfs.posix import Caller, FileLock, FileLocks
 
-Handler = Callable[[Caller, int, bytes], bytes]
+LockHandler = Callable[[Caller, int, bytes], bytes]
 
 
 class LockRequests:
@@ -20,8 +20,8 @@ class LockRequests:
 
     def __init__(self, locks: FileLocks) -> None:
         self._locks = locks
-        self.asks: Mapping[Opcode, Handler] = {Opcode.GETLK: self._get}
-        self.waits: Mapping[Opcode, Handler] = {
+        self.asks: Mapping[Opcode, LockHandler] = {Opcode.GETLK: self._get}
+        self.waits: Mapping[Opcode, LockHandler] = {
             Opcode.SETLK: lambda caller, _, request: self._set(caller, request, wait=False),
             Opcode.SETLKW: lambda caller, _, request: self._set(caller, request, wait=True),
         }

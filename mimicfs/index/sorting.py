@@ -24,7 +24,7 @@ _PIECE = 250  # entries of a run that are read at a time
 _RUNS_MAX = 64  # of one level; then they are merged to one of the next
 
 _LENGTH = struct.Struct("=I")  # before each piece: marshal reads a file byte by byte
-_Row = tuple[Any, ...]  # the fields of an entry
+_Fields = tuple[Any, ...]  # the fields of an entry
 _key, _mtime_ns = itemgetter(0), itemgetter(2)
 
 
@@ -43,8 +43,8 @@ def in_order(batches: Iterable[list[Entry]], run: int = _RUN) -> Iterator[list[E
         raise MimicError(text) from exc
 
 
-def _runs(batches: Iterable[list[Entry]], size: int) -> Iterator[list[_Row]]:
-    rows: list[_Row] = []
+def _runs(batches: Iterable[list[Entry]], size: int) -> Iterator[list[_Fields]]:
+    rows: list[_Fields] = []
     for batch in batches:
         rows += [tuple(entry) for entry in batch]
         if len(rows) >= size:
@@ -53,9 +53,9 @@ def _runs(batches: Iterable[list[Entry]], size: int) -> Iterator[list[_Row]]:
     yield sorted(rows, key=_key)
 
 
-def _newest(rows: Iterable[_Row]) -> Iterator[_Row]:
+def _newest(rows: Iterable[_Fields]) -> Iterator[_Fields]:
     """Yield one row a key: that with the latest time."""
-    last: _Row | None = None
+    last: _Fields | None = None
     for row in rows:
         if last is not None and _key(row) == _key(last):
             last = max(last, row, key=_mtime_ns)
@@ -84,7 +84,7 @@ class _Runs:
     def _files(self) -> list[IO[bytes]]:
         return [file for files in self._levels for file in files]
 
-    def add(self, rows: Iterable[_Row], level: int = 0) -> None:
+    def add(self, rows: Iterable[_Fields], level: int = 0) -> None:
         if level == len(self._levels):
             self._levels.append([])
         self._levels[level].append(self._written(rows))
@@ -95,7 +95,7 @@ class _Runs:
             for file in full:
                 file.close()
 
-    def _written(self, rows: Iterable[_Row]) -> IO[bytes]:
+    def _written(self, rows: Iterable[_Fields]) -> IO[bytes]:
         file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         coming = iter(rows)
         while piece := list(islice(coming, _PIECE)):
@@ -104,15 +104,15 @@ class _Runs:
             file.write(data)
         return file
 
-    def merged(self) -> Iterator[_Row]:
+    def merged(self) -> Iterator[_Fields]:
         return _merged(self._files())
 
 
-def _merged(files: list[IO[bytes]]) -> Iterator[_Row]:
+def _merged(files: list[IO[bytes]]) -> Iterator[_Fields]:
     return heapq.merge(*map(_read, files), key=_key)
 
 
-def _read(file: IO[bytes]) -> Iterator[_Row]:
+def _read(file: IO[bytes]) -> Iterator[_Fields]:
     file.seek(0)
     while length := file.read(_LENGTH.size):
         yield from marshal.loads(file.read(*_LENGTH.unpack(length)))

@@ -32,25 +32,25 @@ class Lock(NamedTuple):
         return self.owner.partition(":")[0]
 
 
-class Row(NamedTuple):
+class LockRow(NamedTuple):
     held: tuple[Lock, ...] = ()
     waiting: tuple[Lock, ...] = ()
 
 
-def row_of(text: str | None) -> Row:
+def row_of(text: str | None) -> LockRow:
     if text is None:
-        return Row()
+        return LockRow()
     _, held, waiting = json.loads(text)
-    return Row(_locks(held), _locks(waiting))
+    return LockRow(_locks(held), _locks(waiting))
 
 
 def _locks(found: Iterable[Iterable[object]]) -> tuple[Lock, ...]:
     return tuple(Lock(*each) for each in found)  # type: ignore[arg-type]
 
 
-def text_of(row: Row) -> str | None:
+def text_of(row: LockRow) -> str | None:
     """Return *row* with a generation that no row has had; None if nothing is in it."""
-    if row == Row():
+    if row == LockRow():
         return None
     return json.dumps([os.urandom(8).hex(), row.held, row.waiting], separators=(",", ":"))
 
@@ -141,9 +141,9 @@ def is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
     return not left
 
 
-def without(row: Row, sessions: Collection[str]) -> Row:
+def without(row: LockRow, sessions: Collection[str]) -> LockRow:
     """Return *row* without what is of *sessions*."""
-    return Row(
+    return LockRow(
         tuple(each for each in row.held if each.session not in sessions),
         tuple(each for each in row.waiting if each.session not in sessions),
     )
@@ -153,7 +153,7 @@ def of(locks: Iterable[Lock], session: str) -> tuple[Lock, ...]:
     return tuple(each for each in locks if each.session == session)
 
 
-def is_deadlock(rows: Mapping[str, Row], owner: str) -> bool:
+def is_deadlock(rows: Mapping[str, LockRow], owner: str) -> bool:
     """Whether *owner* waits for somebody who waits, directly or not, for *owner*. Of flock(2)
     nobody is told so."""
     waits_for: dict[str, set[str]] = {}

@@ -24,11 +24,11 @@ them (EIO), and `when_lost` is called.
     unsure   a new lease, the row lacks it        -> lost
     lost     unlock of all, close                 -> free
 
-INVARIANT: a row has all that this mount holds of a file (`_File.valid`), or somebody took it. It
-may have more of ours where an answer of the store was lost; then the file is in `_owed`, and what
-is too much is given up once the store answers.
+INVARIANT: a row has all that this mount holds of a file (`_LockedFile.valid`), or somebody took
+it. It may have more of ours where an answer of the store was lost; then the file is in `_owed`, and
+what is too much is given up once the store answers.
 
-Threading: any thread. `_File.turn` is held while the store is asked about that file; `_lock`
+Threading: any thread. `_LockedFile.turn` is held while the store is asked about that file; `_lock`
 protects the table and is held for a few instructions.
 """
 
@@ -50,7 +50,7 @@ from mimicfs.locks.listener import LockListener
 from mimicfs.locks.rows import (
     END,
     Lock,
-    Row,
+    LockRow,
     against,
     is_deadlock,
     joined,
@@ -75,7 +75,7 @@ _SETTLES_S = 2.0  # how long somebody waits for the store to answer again
 _SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
 
 
-class _File:
+class _LockedFile:
     """The locks of one file, as this mount knows them."""
 
     def __init__(self, name: str, lease: int) -> None:
@@ -107,7 +107,7 @@ class SharedLocks:
         self._clock = clock
         self.when_lost: Callable[[str], None] = lambda _: None  # with the name of a file
         self._lock = threading.Lock()  # protects the two below
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, _LockedFile] = {}
         self._owed: set[str] = set()  # rows that may have more of us than we hold
         self._beaten = threading.Condition()
         self._beat_s = member.beat_s
@@ -151,7 +151,7 @@ class SharedLocks:
                 raise PosixError(errno.EAGAIN, f"{name}: locked")
             return before
 
-    def _is_elsewhere(self, at: _File, wanted: Lock) -> bool:
+    def _is_elsewhere(self, at: _LockedFile, wanted: Lock) -> bool:
         """Whether only other mounts had what stood against *wanted* a moment ago."""
         with at.turn:
             found = against(row_of(at.text).held, wanted)
@@ -247,7 +247,7 @@ class SharedLocks:
                 if time.monotonic() >= until_s:
                     return
 
-    def _renew(self, at: _File) -> None:
+    def _renew(self, at: _LockedFile) -> None:
         """Others may have taken our locks before this lease, or be about to: give what is ours
         another generation, or find that it was taken. Raises StoreError."""
         lease = self._lease
@@ -256,7 +256,7 @@ class SharedLocks:
                 self._settle(at, anew=True)
             at.lease = lease
 
-    def _kept(self) -> list[_File]:
+    def _kept(self) -> list[_LockedFile]:
         with self._lock:
             return [each for each in self._files.values() if each.held]
 
@@ -299,7 +299,9 @@ class SharedLocks:
 
     # One step
 
-    def _attempt(self, at: _File, wanted: Lock, *, look: bool = True) -> tuple[Lock, ...] | None:
+    def _attempt(
+        self, at: _LockedFile, wanted: Lock, *, look: bool = True
+    ) -> tuple[Lock, ...] | None:
         """Let the owner of *wanted* have it; return what he had there before, or None where
         something stands against that. *look*: whether those who have it are alive."""
         self._be_sure()
@@ -307,7 +309,7 @@ class SharedLocks:
             self._renew(at)
             return self._tried(at, wanted, look=look)
 
-    def _tried(self, at: _File, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
+    def _tried(self, at: _LockedFile, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
         row = self._ours(at, row_of(at.text))
         if against(row.held, wanted):  # as it was a moment ago
             row = self._seen(at)
@@ -321,7 +323,7 @@ class SharedLocks:
                 return before if granted else None
             row = self._taken_note_of(at)
 
-    def _change(self, at: _File, row: Row, wanted: Lock, *, granted: bool) -> bool:
+    def _change(self, at: _LockedFile, row: LockRow, wanted: Lock, *, granted: bool) -> bool:
         """Make the row say whether *wanted* was granted; return False if it is not what it was."""
         held, waiting = at.held, at.waiting
         if granted:
@@ -339,7 +341,7 @@ class SharedLocks:
             at.held, at.waiting = held, waiting
         return done
 
-    def _settle(self, at: _File, *, anew: bool = False) -> None:
+    def _settle(self, at: _LockedFile, *, anew: bool = False) -> None:
         """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
         try:
             row = self._ours(at, row_of(at.text))
@@ -349,7 +351,7 @@ class SharedLocks:
             self._owe(at.name)
             raise
 
-    def _swap(self, at: _File, row: Row, *, anew: bool = False) -> bool:
+    def _swap(self, at: _LockedFile, row: LockRow, *, anew: bool = False) -> bool:
         """Make the row *row*, with what is ours; return False if it is not what it was."""
         old, new = row_of(at.text), self._ours(at, row)
         if _same(new, old) and not anew:
@@ -359,11 +361,11 @@ class SharedLocks:
         done, at.text = self._store.swap_note(LOCKS, at.name, at.text, text, tell=freed)
         return done
 
-    def _seen(self, at: _File) -> Row:
+    def _seen(self, at: _LockedFile) -> LockRow:
         at.text = self._store.note(LOCKS, at.name)
         return self._taken_note_of(at)
 
-    def _taken_note_of(self, at: _File) -> Row:
+    def _taken_note_of(self, at: _LockedFile) -> LockRow:
         """Return the row as it is, with what is ours; what was taken from us is lost."""
         row = row_of(at.text)
         lost = uncovered(at.valid, of(row.held, self._member.id))
@@ -373,12 +375,12 @@ class SharedLocks:
             threading.Thread(target=self.when_lost, args=(at.name,), daemon=True).start()
         return self._ours(at, row)
 
-    def _ours(self, at: _File, row: Row) -> Row:
+    def _ours(self, at: _LockedFile, row: LockRow) -> LockRow:
         """Return *row* with what is ours as it is to be."""
         others = without(row, {self._member.id})
-        return Row((*others.held, *at.valid), (*others.waiting, *at.waiting))
+        return LockRow((*others.held, *at.valid), (*others.waiting, *at.waiting))
 
-    def _is_lost(self, at: _File) -> PosixError:
+    def _is_lost(self, at: _LockedFile) -> PosixError:
         return PosixError(errno.EIO, f"{at.name}: its lock is lost; close the file")
 
     def _dead(self, locks: list[Lock]) -> set[str]:
@@ -389,11 +391,11 @@ class SharedLocks:
         return asked - {each.id for each in sessions(self._store) if each.alive}
 
     @contextmanager
-    def _used(self, name: str) -> Iterator[_File]:
+    def _used(self, name: str) -> Iterator[_LockedFile]:
         with self._lock:
             at = self._files.get(name)
             if at is None:
-                at = self._files[name] = _File(name, self._lease)
+                at = self._files[name] = _LockedFile(name, self._lease)
             at.users += 1
         try:
             yield at
@@ -406,7 +408,7 @@ class SharedLocks:
     # Waiting
 
     def _wait(
-        self, at: _File, wanted: Lock, cancellation: Cancellation, most_s: float
+        self, at: _LockedFile, wanted: Lock, cancellation: Cancellation, most_s: float
     ) -> tuple[Lock, ...] | None:
         """Return None if *most_s* was not enough."""
         end_s = time.monotonic() + most_s
@@ -429,7 +431,7 @@ class SharedLocks:
                 threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
 
     def _wait_once(
-        self, at: _File, wanted: Lock, cancellation: Cancellation, look: bool, until_s: float
+        self, at: _LockedFile, wanted: Lock, cancellation: Cancellation, look: bool, until_s: float
     ) -> tuple[Lock, ...] | None:
         wake = Future[None]()
         with self._lock:
@@ -464,7 +466,7 @@ class SharedLocks:
         if is_deadlock(rows, owner):
             raise PosixError(errno.EDEADLK, "those who have the lock wait for this process")
 
-    def _wake(self, at: _File) -> None:
+    def _wake(self, at: _LockedFile) -> None:
         with self._lock:
             wakes, at.wakes = at.wakes, []
         for wake in wakes:
@@ -481,7 +483,7 @@ class SharedLocks:
                 self._wake(at)
 
 
-def _same(one: Row, other: Row) -> bool:
+def _same(one: LockRow, other: LockRow) -> bool:
     return set(one.held) == set(other.held) and set(one.waiting) == set(other.waiting)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.admin.access import observing
-from mimicfs.admin.controlsocket import Command
+from mimicfs.admin.controlsocket import ControlCommand
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled
 from mimicfs.backends import Backend
@@ -293,7 +293,10 @@ def _governed(
     """Within, the control socket answers, and requests are observed as far as that is wanted."""
     server, session, vfs = served
     with observing(server, vfs.place, settings.access_log) as observers:
-        commands: dict[str, Command] = {"set": partial(_set_limits, s3), "top": observers.top}
+        commands: dict[str, ControlCommand] = {
+            "set": partial(_set_limits, s3),
+            "top": observers.top,
+        }
         with controlled(sources, control_socket(settings, session.mountpoint), commands):
             yield
 

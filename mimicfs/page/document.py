@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from mimicfs.admin.bundle import without_secrets
-from mimicfs.admin.site import Answer
+from mimicfs.admin.site import Response
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.troubles import Trouble, troubles
 from mimicfs.human import ago, duration
@@ -77,14 +77,14 @@ class MountPage:
         self._secrets = secrets
         self._metrics = metrics
 
-    def answer(self, query: Mapping[str, str]) -> Answer:
+    def answer(self, query: Mapping[str, str]) -> Response:
         figures = self._sources.collect()
         now_s = time.time()
         minutes = self._hour.minutes(totals_in(figures), now_s)
         clean = partial(_clean, self._secrets())
         notes = [each._replace(text=clean(each.text)) for each in self._notes.latest()]
         seen = View(clean(figures), minutes, clean(list(self._mounts())), notes, now_s)
-        return Answer(_KIND, self._rendered(seen, query).encode(), _HEADERS)
+        return Response(_KIND, self._rendered(seen, query).encode(), _HEADERS)
 
     def _rendered(self, seen: View, query: Mapping[str, str]) -> str:
         return rendered(seen, paused="paused" in query, metrics=self._metrics)

@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from mimicfs.admin.sources import Figures
 
 MINUTES = 60
 _MINUTE_S = 60
-
-Figures = Mapping[str, Mapping[str, Any]]
 
 
 Numbers = Mapping[str, float]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mimicfs.admin.sources import Figures
 from mimicfs.admin.troubles import Trouble
 from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of
 from mimicfs.page.hour import Minute, Totals, spent
@@ -16,8 +17,6 @@ from mimicfs.page.markup import Child, Markup, element, together
 from mimicfs.page.meanings import advice_of_code, meaning_of_errno
 from mimicfs.page.plots import Plot, Series, figure, meter
 from mimicfs.page.warned import Warned
-
-Figures = Mapping[str, Any]
 
 _BUCKETS_MAX = 100
 _MOUNTS_MAX = 50

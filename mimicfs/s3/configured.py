@@ -39,7 +39,7 @@ _FIRST_REGIONS = {
 }
 
 
-class _Kind(NamedTuple):
+class _Subresource(NamedTuple):
     """A subresource: boto3's operation, of a bucket, and the parameter that is the document."""
 
     operation: str  # behind Put and Get
@@ -47,14 +47,14 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "acl": _Kind("BucketAcl", "AccessControlPolicy"),
-    "cors": _Kind("BucketCors", "CORSConfiguration"),
-    "lifecycle": _Kind("BucketLifecycleConfiguration", "LifecycleConfiguration"),
-    "logging": _Kind("BucketLogging", "BucketLoggingStatus"),
-    "requestPayment": _Kind("BucketRequestPayment", "RequestPaymentConfiguration"),
-    "tagging": _Kind("BucketTagging", "Tagging"),
-    "versioning": _Kind("BucketVersioning", "VersioningConfiguration"),
-    "website": _Kind("BucketWebsite", "WebsiteConfiguration"),
+    "acl": _Subresource("BucketAcl", "AccessControlPolicy"),
+    "cors": _Subresource("BucketCors", "CORSConfiguration"),
+    "lifecycle": _Subresource("BucketLifecycleConfiguration", "LifecycleConfiguration"),
+    "logging": _Subresource("BucketLogging", "BucketLoggingStatus"),
+    "requestPayment": _Subresource("BucketRequestPayment", "RequestPaymentConfiguration"),
+    "tagging": _Subresource("BucketTagging", "Tagging"),
+    "versioning": _Subresource("BucketVersioning", "VersioningConfiguration"),
+    "website": _Subresource("BucketWebsite", "WebsiteConfiguration"),
 }
 _OF_KEYS = frozenset({"acl", "tagging"})
 
@@ -93,11 +93,11 @@ class Configured(Listed):
         answer = self._call("get", kind, asked)
         return to_document(kind.document, self._model("Get", kind).output_shape, answer).encode()
 
-    def _call(self, verb: str, kind: _Kind, params: dict[str, Any]) -> Any:
+    def _call(self, verb: str, kind: _Subresource, params: dict[str, Any]) -> Any:
         name = _snake(kind.operation)
         return self.ask(f"{verb}_{name}", **params)
 
-    def _model(self, verb: str, kind: _Kind) -> Any:
+    def _model(self, verb: str, kind: _Subresource) -> Any:
         return self.connection.client.meta.service_model.operation_model(verb + kind.operation)
 
     def _root(self, subresource: str, headers: Headers | None, **where: Any) -> Element:
@@ -348,7 +348,7 @@ class Configured(Listed):
         return True
 
 
-def _kind(subresource: str, key_name: str) -> _Kind:
+def _kind(subresource: str, key_name: str) -> _Subresource:
     if not subresource:
         raise TypeError("the name of a subresource is needed")
     kind = _KINDS.get(subresource)

@@ -43,7 +43,7 @@ _BELIEVED = 15  # pages to come, for each that came
 _key = itemgetter(0)
 
 
-class _Asked(NamedTuple):
+class _AskedPage(NamedTuple):
     """A request that is under way: of *part*, or (None) for the directories below *prefix*."""
 
     part: KeyRange | None
@@ -81,7 +81,7 @@ class Run:
         self._tell = tell
         self._renew = renew
         self._pace = Pace(s3.lists)
-        self._flights: Flights[_Asked] = Flights(s3.pool, cancellation)
+        self._flights: Flights[_AskedPage] = Flights(s3.pool, cancellation)
         self._running: list[KeyRange] = []
         self._waiting: deque[KeyRange] = deque()  # refused: they are asked for again
         self._stopped: list[KeyRange] = []  # by a page that made no sense
@@ -144,7 +144,7 @@ class Run:
             self._send(part)
 
     def _send(self, part: KeyRange) -> None:
-        asked = _Asked(part, part.turn)
+        asked = _AskedPage(part, part.turn)
         self._flights.send(
             asked, fetched, self._mimicdb, self._s3, self._scope, part.after, part.token
         )
@@ -357,7 +357,7 @@ class Run:
     def _send_directories(self, prefix: str) -> None:
         self._asking = True
         self._depth += 1
-        asked = _Asked(None, 0, prefix)
+        asked = _AskedPage(None, 0, prefix)
         self._flights.send(asked, self._s3.directories, self._scope.bucket, prefix)
 
     def _take_directories(self, answer: Future[list[str]]) -> None:

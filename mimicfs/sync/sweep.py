@@ -53,7 +53,7 @@ _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
 
 
 _OF_ALL = (S3Unavailable, Throttled, CredentialsError)  # errors that the next scope would meet too
-_Place = tuple[str, str]  # a bucket, and the prefix of a scope
+_Where = tuple[str, str]  # a bucket, and the prefix of a scope
 
 
 class _Due(NamedTuple):
@@ -91,7 +91,7 @@ class Sweep:
         self._wake = threading.Event()
         self._swept = 0
         self._error = ""  # of the store, or of S3 as a whole
-        self._failures: dict[_Place, _Failure] = {}
+        self._failures: dict[_Where, _Failure] = {}
 
     def run(self) -> None:
         """Sweep until `close`."""

@@ -120,7 +120,7 @@ class Node:
     """One file or directory that somebody holds."""
 
     __slots__ = _SLOTS  # named, for mypy would take what is written here for all that there is
-    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_Part)
+    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_PartOfBucket)
 
     children: dict[str, Node] | None = _rare("children")
     opens: int = _rare("opens")
@@ -181,7 +181,7 @@ class Node:
         return path + "/" if parts and self.is_directory else path
 
 
-class _Part(Node):
+class _PartOfBucket(Node):
     """A bucket of which only a part is shown."""
 
     __slots__ = ("prefix",)
@@ -375,7 +375,7 @@ class Inodes:
         made = VersionNode if kind is NodeKind.VERSION else Node
         node = made(ino, kind, parent, component, bucket)
         if bucket in self._prefixes and parent.kind is _ACCOUNT:
-            node = _Part(node, self._prefixes[bucket])
+            node = _PartOfBucket(node, self._prefixes[bucket])
         self._nodes[ino] = node
         return node
 

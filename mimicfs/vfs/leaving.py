@@ -21,7 +21,7 @@ from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.tree import Tree
 
-Place = tuple[int, bytes]  # a directory, and a name in it
+NameInDirectory = tuple[int, bytes]  # a directory, and a name in it
 
 
 class Leaving:
@@ -79,7 +79,9 @@ class Leaving:
             _touch(directory)
             self._kernel.name_gone(directory, node.component)
 
-    def rename(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
+    def rename(
+        self, caller: Caller, old: NameInDirectory, new: NameInDirectory, flags: int
+    ) -> None:
         """As posix.FileSystem.rename, of *old* to *new*."""
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
@@ -102,7 +104,7 @@ class Leaving:
         _touch(source)
         _touch(target)
 
-    def _directories(self, old: Place, new: Place) -> tuple[Node, Node]:
+    def _directories(self, old: NameInDirectory, new: NameInDirectory) -> tuple[Node, Node]:
         """Return the directories of a rename. Raises PosixError EPERM, EROFS."""
         source, target = self._tree.changeable(old[0]), self._tree.changeable(new[0])
         if NodeKind.ACCOUNT in (source.kind, target.kind):

@@ -82,7 +82,7 @@ class _Order(NamedTuple):
     places: dict[str, int]  # in that list
 
 
-class _Walk:
+class _DirectoryWalk:
     """The walk of a program through one directory."""
 
     def __init__(self) -> None:
@@ -159,10 +159,12 @@ class Neighbours:
         self._reader_of = reader_of
         self._submit = submit
         self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
-        self._expected: _Walk | None = None  # the latest whose first file was only looked up
+        self._expected: _DirectoryWalk | None = (
+            None  # the latest whose first file was only looked up
+        )
         self._lock = threading.Lock()  # protects the two below
-        self._walks: OrderedDict[tuple[str, str], _Walk] = OrderedDict()
-        self._ordered: deque[_Walk] = deque()  # those that have an order, the latest last
+        self._walks: OrderedDict[tuple[str, str], _DirectoryWalk] = OrderedDict()
+        self._ordered: deque[_DirectoryWalk] = deque()  # those that have an order, the latest last
 
     def opened(self, node: Node, entry: Entry) -> Reader | None:
         """Note that *node* is opened to be read. Return its reader if that was foreseen; it is
@@ -206,7 +208,7 @@ class Neighbours:
     def _is_recent(habit: _Habit, bucket: str) -> bool:
         return habit.bucket == bucket and time.monotonic() - habit.seen_s < _SOON_S
 
-    def _noted(self, walk: _Walk, bucket: str, key: str) -> _OpenInWalk:
+    def _noted(self, walk: _DirectoryWalk, bucket: str, key: str) -> _OpenInWalk:
         """Note in *walk*, whose lock is held, that *key* is opened."""
         found = walk.foreseen.pop(key, None)
         before, dropped = "", list[Reader]()
@@ -223,7 +225,9 @@ class Neighbours:
         walk.looking = walk.looking or look
         return _OpenInWalk(found, before, dropped, look)
 
-    def _went_on(self, walk: _Walk, node: Node, entry: Entry, noted: _OpenInWalk) -> Reader | None:
+    def _went_on(
+        self, walk: _DirectoryWalk, node: Node, entry: Entry, noted: _OpenInWalk
+    ) -> Reader | None:
         """Do what follows from what was *noted*; return the reader of *entry* if there is one."""
         _close(noted.dropped)
         if noted.look and node.parent is not None:
@@ -231,7 +235,7 @@ class Neighbours:
             looked.add_done_callback(_tell)
         return self._of_version(noted.found, entry)
 
-    def _presume(self, walk: _Walk, bucket: str, before: str) -> None:
+    def _presume(self, walk: _DirectoryWalk, bucket: str, before: str) -> None:
         """The file that was opened was not foreseen. If it is the first one of its directory,
         what others were like will do; if that was presumed already, it was wrong."""
         habit = self._habit
@@ -260,9 +264,9 @@ class Neighbours:
         for walk in walks:
             _end(walk)
 
-    def _walk(self, bucket: str, directory: str) -> _Walk:
+    def _walk(self, bucket: str, directory: str) -> _DirectoryWalk:
         with self._lock:
-            walk = self._walks.setdefault((bucket, directory), _Walk())
+            walk = self._walks.setdefault((bucket, directory), _DirectoryWalk())
             self._walks.move_to_end((bucket, directory))
             old = self._walks.popitem(last=False)[1] if len(self._walks) > _WALKS else None
         if old is not None:
@@ -271,7 +275,7 @@ class Neighbours:
 
     # In another thread
 
-    def _look(self, walk: _Walk, directory: Node, before: str, key: str) -> None:
+    def _look(self, walk: _DirectoryWalk, directory: Node, before: str, key: str) -> None:
         """Foresee the next files. *before* "": more of them; else those behind *key*, if that
         follows *before* in some order."""
         with walk.lock:
@@ -284,7 +288,7 @@ class Neighbours:
                 walk, directory, self._following(walk, directory, walk.last, walk.wanted())
             )
 
-    def _look_from(self, walk: _Walk, directory: Node, key: str) -> None:
+    def _look_from(self, walk: _DirectoryWalk, directory: Node, key: str) -> None:
         """Foresee *key*, the first file that somebody looks at, and those behind it."""
         with walk.lock:
             walk.looking = False
@@ -294,14 +298,14 @@ class Neighbours:
             others = self._following(walk, directory, key, walk.wanted() - 1)
             self._foresee(walk, directory, [first, *others])
 
-    def _foresee(self, walk: _Walk, directory: Node, entries: list[Entry]) -> None:
+    def _foresee(self, walk: _DirectoryWalk, directory: Node, entries: list[Entry]) -> None:
         for entry in entries:
             walk.last = entry.key
             if entry.kind == OBJECT and not entry.key.endswith("/"):
                 reader = self._fetched(directory, walk, entry)
                 walk.foreseen[entry.key] = _Foreseen(entry, reader, walk.opened)
 
-    def _is_next(self, walk: _Walk, directory: Node, before: str, key: str) -> bool:
+    def _is_next(self, walk: _DirectoryWalk, directory: Node, before: str, key: str) -> bool:
         """Whether *key* follows *before*; then the walk's order is the one in which it does."""
         for by_number in (False, True):
             walk.by_number = by_number
@@ -310,7 +314,9 @@ class Neighbours:
                 return True
         return False
 
-    def _following(self, walk: _Walk, directory: Node, key: str, count: int) -> list[Entry]:
+    def _following(
+        self, walk: _DirectoryWalk, directory: Node, key: str, count: int
+    ) -> list[Entry]:
         """Return what comes behind *key*, up to *count* entries."""
         if not count:
             return []
@@ -324,7 +330,7 @@ class Neighbours:
         found = [self._mimicdb.entry(bucket, each) for each in order.keys[place : place + count]]
         return [entry for entry in found if entry is not None]
 
-    def _put_in_order(self, walk: _Walk, directory: Node) -> _Order:
+    def _put_in_order(self, walk: _DirectoryWalk, directory: Node) -> _Order:
         """Note the order of the inode numbers in *directory*, as a listing shows them: the kernel
         may hold none of the names, if it must ask what is stored with them."""
         above = directory.key
@@ -345,7 +351,7 @@ class Neighbours:
             old.order = None
         return order
 
-    def _fetched(self, directory: Node, walk: _Walk, entry: Entry) -> Reader | None:
+    def _fetched(self, directory: Node, walk: _DirectoryWalk, entry: Entry) -> Reader | None:
         """Return a reader that fetches *entry*; None if that is not to be fetched ahead."""
         node = (directory.children or {}).get(entry.key[len(_directory(entry.key)) :])
         if node is not None and node.pages_etag == entry.etag:
@@ -366,7 +372,7 @@ def _is_old(order: _Order) -> bool:
     return time.monotonic() - order.made_s > _AGAIN_S
 
 
-def _end(walk: _Walk) -> None:
+def _end(walk: _DirectoryWalk) -> None:
     with walk.lock:
         dropped = walk.begin("")
     _close(dropped)

@@ -30,6 +30,7 @@ from mimicfs.errors import PosixError, Unasked
 from mimicfs.human import iso_time
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.transport.calls import Answer
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.stored import StoredAttributes, checked
 
@@ -51,7 +52,6 @@ _DAYS_MAX = (1 << 31) - 1
 _URL_S = 3600  # how long a link is good for
 _TIERS = {tier.lower(): tier for tier in ("Standard", "Bulk", "Expedited")}
 _HEAD, _TAGS = "head_object", "get_object_tagging"
-_Answer = Mapping[str, Any]
 
 
 class ObjectAttributes:
@@ -62,7 +62,7 @@ class ObjectAttributes:
         self._s3 = s3
         self._stored = stored
         self._lock = threading.Lock()  # protects the answers
-        self._answers: OrderedDict[tuple[str, ...], tuple[_Answer, Entry | None, float]]
+        self._answers: OrderedDict[tuple[str, ...], tuple[Answer, Entry | None, float]]
         self._answers = OrderedDict()
 
     # Reading
@@ -84,7 +84,7 @@ class ObjectAttributes:
             return _said(name, self._asked(_HEAD, bucket, key, version))
         return None
 
-    def _asked(self, operation: str, bucket: str, key: str, version: str) -> _Answer:
+    def _asked(self, operation: str, bucket: str, key: str, version: str) -> Answer:
         with self._lock:
             answer, entry, asked_s = self._answers.get(
                 (operation, bucket, key, version), ({}, None, -_GOOD_S)
@@ -225,7 +225,7 @@ def _known(bucket: str, entry: Entry, version: str) -> dict[str, str]:
     return known | {"version": version} if version else known
 
 
-def _said(name: str, answer: _Answer) -> str | None:
+def _said(name: str, answer: Answer) -> str | None:
     """Return what *answer*, to a HEAD, says of *name*; None: nothing."""
     if name.startswith(_META):
         meta = {each.lower(): value for each, value in answer.get("Metadata", {}).items()}
@@ -233,19 +233,19 @@ def _said(name: str, answer: _Answer) -> str | None:
     return _TOLD[name](answer)
 
 
-def _expires(answer: _Answer) -> str | None:
+def _expires(answer: Answer) -> str | None:
     said, at = answer.get("ExpiresString"), answer.get("Expires")
     if said is None and isinstance(at, datetime):
         return format_datetime(at.astimezone(UTC), usegmt=True)
     return None if said is None else str(said)
 
 
-def _acl(answer: _Answer) -> str | None:
+def _acl(answer: Answer) -> str | None:
     told = {part: answer[part] for part in ("Owner", "Grants") if part in answer}
     return json.dumps(told) if told else None
 
 
-def _retention(answer: _Answer) -> str | None:
+def _retention(answer: Answer) -> str | None:
     until = answer.get("ObjectLockRetainUntilDate")
     if until is None:
         return None
@@ -253,7 +253,7 @@ def _retention(answer: _Answer) -> str | None:
 
 
 # The fields of the answer to a HEAD, by the name of the attribute.
-_TOLD: Mapping[str, Callable[[_Answer], str | None]] = {
+_TOLD: Mapping[str, Callable[[Answer], str | None]] = {
     **{name: methodcaller("get", header) for name, header in _HEADERS.items()},
     "expires": _expires,
     "version": methodcaller("get", "VersionId"),
@@ -263,7 +263,7 @@ _TOLD: Mapping[str, Callable[[_Answer], str | None]] = {
 }
 
 
-def _tags(answer: _Answer) -> dict[str, str]:
+def _tags(answer: Answer) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", ())}
 
 

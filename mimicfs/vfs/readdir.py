@@ -34,11 +34,11 @@ _FORESEEN_S = 1.0  # how long names that were read before anybody asked are good
 _OWN = PREFIX.encode()
 
 # One row: the file name, the slot of its node, the entry of the object or directory.
-Row = tuple[bytes, str, Entry]
+ListedRow = tuple[bytes, str, Entry]
 
 
 class DirectoryPage(NamedTuple):
-    rows: list[Row]
+    rows: list[ListedRow]
     after: str  # the key that it begins behind
     upto: str  # the key that the next one begins behind
     ended: bool  # there is no next one
@@ -58,7 +58,7 @@ class Listing:
         self._start = 0  # the index of the first row of the page
         self._page = _NOTHING
 
-    def rows(self, index: int, generation: int, want: int = 1) -> list[Row]:
+    def rows(self, index: int, generation: int, want: int = 1) -> list[ListedRow]:
         """Return the rows from *index* on, *want* or more as far as there are as many. Nothing
         in them is older than *generation* of the mirror."""
         if index < self._start:  # rewound to an earlier page: go there again
@@ -168,14 +168,16 @@ class Listings:
                 rows.insert(0, (names.file_name("", beside=True), "", marker))
         return DirectoryPage(rows, after, upto, ended, generation)
 
-    def _rows(self, bucket: str, directory: str, entries: list[Entry], ended: bool) -> list[Row]:
+    def _rows(
+        self, bucket: str, directory: str, entries: list[Entry], ended: bool
+    ) -> list[ListedRow]:
         cut, reserved = len(directory), self._reserved
         slots = [entry.key[cut:] for entry in entries]
         directories = {slot[:-1] for slot in slots if slot[-1] == "/"}
         # "a/" comes after "a-": whether a directory "a/" follows cannot be seen on this
         # page for the few names that the page's last one begins with.
         last = "" if ended or not slots else slots[-1]
-        rows: list[Row] = []
+        rows: list[ListedRow] = []
         for slot, entry in zip(slots, entries, strict=True):
             if slot[-1] == "/":
                 name = names.file_name(slot[:-1], reserved=reserved)
@@ -207,9 +209,9 @@ def _merged(entries: list[Entry], news: list[Entry]) -> list[Entry]:
     return sorted(both, key=lambda entry: entry.key)
 
 
-def first_fitting(rows: Iterable[Row], size: int, overhead: int) -> list[Row]:
+def first_fitting(rows: Iterable[ListedRow], size: int, overhead: int) -> list[ListedRow]:
     """Return the first *rows*, as many as *size* bytes have room for."""
-    found: list[Row] = []
+    found: list[ListedRow] = []
     for row in rows:
         name, _, _ = row
         size -= (overhead + len(name) + 7) & ~7

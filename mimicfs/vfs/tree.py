@@ -39,7 +39,7 @@ from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
-from mimicfs.vfs.readdir import Listing, Listings, Row, first_fitting
+from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
 
@@ -51,7 +51,7 @@ _BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
 _NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
 
 # What a name stands for: the slot in its directory, and how to show the node in it.
-Found = tuple[str, Callable[[Node], Attr]]
+SlotFound = tuple[str, Callable[[Node], Attr]]
 
 
 class Tree:
@@ -173,7 +173,7 @@ class Tree:
         if os.fsdecode(name) in self._reserved or is_zeros(os.fsdecode(name)):
             raise PosixError(errno.EPERM, f"{name!r}: mimicfs uses this name itself")
 
-    def _look(self, directory: Node, name: bytes) -> Found:
+    def _look(self, directory: Node, name: bytes) -> SlotFound:
         if len(name) > names.NAME_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"a name has at most {names.NAME_MAX} bytes")
         try:
@@ -211,14 +211,14 @@ class Tree:
         held.away = True
         return True
 
-    def _look_bucket(self, name: str) -> Found:
+    def _look_bucket(self, name: str) -> SlotFound:
         try:
             bucket = self._mimicdb.bucket(name)
         except NoSuchBucket as exc:
             raise PosixError(errno.ENOENT, name) from exc
         return name + "/", lambda node: self._bucket_attr(node, bucket.created_ns)
 
-    def _look_marker(self, directory: Node) -> Found:
+    def _look_marker(self, directory: Node) -> SlotFound:
         entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
         if entry is None or entry.kind != OBJECT:  # it is not known to be there
             self._mimicdb.children(directory.bucket, directory.key, "", 1)
@@ -377,7 +377,7 @@ class Tree:
 
     def _hold_rows(
         self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
-    ) -> tuple[list[Row], list[Node], bool]:
+    ) -> tuple[list[ListedRow], list[Node], bool]:
         """Return the rows from *index* on that *room* has place for, their nodes, and whether
         what is stored with some of them may have to be asked first.
 
@@ -401,7 +401,7 @@ class Tree:
                 return fitting, nodes, asks
 
     def _unknown(
-        self, directory: Node, rows: list[Row], nodes: list[Node], hold: bool
+        self, directory: Node, rows: list[ListedRow], nodes: list[Node], hold: bool
     ) -> set[Node]:
         """Return the nodes of which it must be asked what is stored with them, before somebody is
         shown their attributes. They are not held."""

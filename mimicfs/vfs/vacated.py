@@ -26,11 +26,11 @@ from mimicfs.s3.requests.client import S3, Content
 _KEPT_S = 15.0
 _KEPT_MAX = 1024  # names
 
-Place = tuple[str, str]  # bucket and key
+VacatedKey = tuple[str, str]  # bucket and key
 
 
 class _Gone(NamedTuple):
-    now: Place  # where the object is
+    now: VacatedKey  # where the object is
     until_s: float  # on the monotonic clock
 
 
@@ -38,9 +38,9 @@ class Vacated:
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._lock = threading.Lock()
-        self._gone: OrderedDict[Place, _Gone] = OrderedDict()
+        self._gone: OrderedDict[VacatedKey, _Gone] = OrderedDict()
 
-    def moved(self, old: Place, new: Place) -> None:
+    def moved(self, old: VacatedKey, new: VacatedKey) -> None:
         """The object at *old* is at *new* now, and has taken over what left that place."""
         with self._lock:
             self._gone.pop(new, None)
@@ -48,19 +48,19 @@ class Vacated:
             while len(self._gone) > _KEPT_MAX:
                 self._gone.popitem(last=False)
 
-    def stored(self, place: Place) -> Content | None:
+    def stored(self, place: VacatedKey) -> Content | None:
         """Return what is stored with the object that left *place* a moment ago, where it is now.
         Raises S3Error: then whoever asks again is told."""
         gone = self._left(place)
         return self._stored(gone, place) if gone is not None else None
 
-    def has_left(self, place: Place) -> bool:
+    def has_left(self, place: VacatedKey) -> bool:
         """Whether a new file at *place* takes over something."""
         return self._left(place) is not None
 
     @contextmanager
     def inherited(
-        self, place: Place, content: Content, cancellation: Cancellation
+        self, place: VacatedKey, content: Content, cancellation: Cancellation
     ) -> Iterator[Content]:
         """Yield *content*, of a new file at *place*, with what it takes over. If the file is made
         within, the next one takes over nothing."""
@@ -74,7 +74,7 @@ class Vacated:
             if self._gone.get(place) is gone:
                 del self._gone[place]
 
-    def _left(self, place: Place) -> _Gone | None:
+    def _left(self, place: VacatedKey) -> _Gone | None:
         """Return what left *place* a moment ago."""
         with self._lock:
             gone = self._gone.get(place)
@@ -83,7 +83,7 @@ class Vacated:
                 return None
             return gone
 
-    def _stored(self, gone: _Gone, place: Place) -> Content | None:
+    def _stored(self, gone: _Gone, place: VacatedKey) -> Content | None:
         with suppress(KeyNotFound, AccessDenied):
             content = self._s3.kept.of(*gone.now)[1]
             return self._s3.kept.successor(content, gone.now, place)  # its type by the name it had

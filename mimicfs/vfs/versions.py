@@ -46,7 +46,7 @@ _Stamp = tuple[str, int, int]  # ETag, size and time of an object
 Versions = dict[bytes, Version]  # of one key, by file name, the oldest first; no delete markers
 
 
-class _Known(NamedTuple):
+class _KnownVersions(NamedTuple):
     """The versions of a key, when the mirror had *stamp* of it."""
 
     versions: Versions
@@ -54,7 +54,7 @@ class _Known(NamedTuple):
     until_s: float  # until then S3 need not be asked again
 
 
-class _Listed(NamedTuple):
+class _ListedVersions(NamedTuple):
     """The components of a directory, as S3 said to *thread*, when the mirror had *generation*."""
 
     components: Mapping[str, None]  # in order
@@ -77,8 +77,12 @@ class VersionsTree:
         self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
         self._started_ns = time.time_ns()
         self._lock = threading.Lock()  # protects the two below
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()  # by bucket and key
-        self._listed: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # bucket, directory
+        self._known: OrderedDict[tuple[str, str], _KnownVersions] = (
+            OrderedDict()
+        )  # by bucket and key
+        self._listed: OrderedDict[tuple[str, str], _ListedVersions] = (
+            OrderedDict()
+        )  # bucket, directory
 
     # What is seen
 
@@ -171,7 +175,7 @@ class VersionsTree:
         asked_s, stamp = time.monotonic(), _stamp(self._mimicdb.entry(bucket, asked))
         below = versions_below(self._s3, bucket, asked)
         versions = _shown(takewhile(lambda each: each.key == asked, below))
-        self._remember(bucket, {asked: _Known(versions, stamp, _good_until(asked_s))})
+        self._remember(bucket, {asked: _KnownVersions(versions, stamp, _good_until(asked_s))})
 
     def _learn_directory(self, bucket: str, directory: str) -> None:
         """Ask for the versions of all objects in *directory*, without those further below."""
@@ -182,16 +186,18 @@ class VersionsTree:
             if versions and key != directory and not is_own(key):
                 found[key] = versions, _stamp(self._mimicdb.entry(bucket, key))
         soon_s = time.monotonic() + _GOOD_S
-        self._remember(bucket, {key: _Known(*said, soon_s) for key, said in found.items()})
+        self._remember(bucket, {key: _KnownVersions(*said, soon_s) for key, said in found.items()})
         components = dict.fromkeys(key.removeprefix(directory) for key in found)
-        listed = _Listed(components, generation, _good_until(asked_s), threading.get_ident())
+        listed = _ListedVersions(
+            components, generation, _good_until(asked_s), threading.get_ident()
+        )
         with self._lock:
             self._listed[bucket, directory] = listed
             self._listed.move_to_end((bucket, directory))
             while len(self._listed) > _LISTED_MAX:
                 self._listed.popitem(last=False)
 
-    def _remember(self, bucket: str, known: Mapping[str, _Known]) -> None:
+    def _remember(self, bucket: str, known: Mapping[str, _KnownVersions]) -> None:
         with self._lock:
             for key, each in known.items():
                 self._known[bucket, key] = each
@@ -222,7 +228,7 @@ class VersionsTree:
             raise Unversioned(bucket, key, directory=True)
         return listed.components
 
-    def _fresh(self, bucket: str, directory: str) -> _Listed | None:
+    def _fresh(self, bucket: str, directory: str) -> _ListedVersions | None:
         """Return what S3 said of *directory*, if that is as good as new."""
         with self._lock:
             listed = self._listed.get((bucket, directory))

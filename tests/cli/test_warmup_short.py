@@ -38,7 +38,7 @@ def test_what_was_short_is_said(
     settings = replace(settings, cache_dir=tmp_path / "cache", cache_size=cache_size)
     with ThreadPoolExecutor(1) as pool:
         s3 = SimpleNamespace(wide=pool, read_into=lambda *_: None, origin=lambda: "aws")
-        parts, place = SimpleNamespace(s3=s3), warmingup.Place("s3://b/k", settings)
+        parts, place = SimpleNamespace(s3=s3), warmingup.WarmedPlace("s3://b/k", settings)
         work = warmingup._Work(parts, place, Interruptible(), True)
         warmed = work.warm(Start("b", "k"), limit, pin=False)
     lines = [] if said is None else [f"mimicfs: s3://b/k: incomplete: {said}"]

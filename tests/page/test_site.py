@@ -5,7 +5,7 @@ import http.client
 
 import pytest
 
-from mimicfs.admin.site import Answer, Site
+from mimicfs.admin.site import Response, Site
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def site():
     def fails(query):
         raise ValueError("a key of somebody")
 
-    routes = {"/": lambda query: Answer("text/html", repr(query).encode()), "/fails": fails}
+    routes = {"/": lambda query: Response("text/html", repr(query).encode()), "/fails": fails}
     with contextlib.closing(Site("--ui", "127.0.0.1:0", routes, "read names")) as made:
         yield made
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mimicfs.backends.redis.layout import FULL, chunk_key, index_key, split
 
-Command = tuple[Any, ...]
+RedisCommand = tuple[Any, ...]
 
 
 class _ChunkedDirectory:
@@ -42,7 +42,7 @@ class _ChunkedDirectory:
     def exists(self) -> bool:
         return any(self.chunks.values()) or len(self.starts) > len(self.chunks)
 
-    def commands(self, tag: str, directory: str) -> Iterator[Command]:
+    def commands(self, tag: str, directory: str) -> Iterator[RedisCommand]:
         """Yield what makes Redis hold this."""
         for start, chunk in self.chunks.items():
             key, old = chunk_key(tag, directory, start), self._old.get(start, {})
@@ -104,7 +104,7 @@ class Directories:
     def exists(self, directory: str) -> bool:
         return self._at[directory].exists()
 
-    def commands(self) -> Iterator[Command]:
+    def commands(self) -> Iterator[RedisCommand]:
         """Yield what makes Redis hold what was changed here."""
         for directory, at in self._at.items():
             yield from at.commands(self._tag, directory)

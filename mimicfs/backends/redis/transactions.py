@@ -24,7 +24,7 @@ from redis.exceptions import WatchError
 from mimicfs.backends import left_alone, logged_as
 from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
 from mimicfs.backends.redis.connecting import clock_ms
-from mimicfs.backends.redis.directories import Command, Directories
+from mimicfs.backends.redis.directories import Directories, RedisCommand
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
@@ -107,7 +107,7 @@ class Transactions:
     def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
         """As Backend.begin. Return whether the bucket is known."""
 
-        def plan() -> tuple[bool, list[Command]]:
+        def plan() -> tuple[bool, list[RedisCommand]]:
             known = bool(self._client.hexists(f"{tag}:meta", "known"))
             now_ms, found = clock_ms(self._client, tag), _rows(self._client, tag, keys)
             after = {key: begun(found[key], token, now_ms, lasts_ms) for key in keys}
@@ -118,7 +118,7 @@ class Transactions:
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """As Backend.end."""
 
-        def plan() -> tuple[set[str], list[Command]]:
+        def plan() -> tuple[set[str], list[RedisCommand]]:
             found = _rows(self._client, tag, keys)
             after = {key: ended(found[key], token, unsure=unsure) for key in keys}
             return {key for key, row in after.items() if row is not None}, _kept(tag, after)
@@ -128,7 +128,7 @@ class Transactions:
     def reap(self, tag: str, alive: Collection[str]) -> None:
         """As Backend.reap."""
 
-        def plan() -> tuple[None, list[Command]]:
+        def plan() -> tuple[None, list[RedisCommand]]:
             now_ms, rows = clock_ms(self._client, tag), self._client.hgetall(f"{tag}:k")
             texts = {key.decode(): row.decode() for key, row in rows.items()}
             after = {key: reaped(row, now_ms, alive) for key, row in texts.items()}
@@ -142,13 +142,13 @@ class Transactions:
         """As Scripts.swap_note."""
         place = f"{tag}:notes"
 
-        def plan() -> tuple[tuple[bool, str | None], list[Command]]:
+        def plan() -> tuple[tuple[bool, str | None], list[RedisCommand]]:
             found = self._client.hget(place, name)
             now = None if found is None else found.decode()
             if now != before:
                 return (False, now), []
             seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
-            commands: list[Command] = [("HDEL", place, name)]
+            commands: list[RedisCommand] = [("HDEL", place, name)]
             if after is not None:
                 commands = [("HSET", place, name, after)]
             if origin is not None:
@@ -170,7 +170,7 @@ class Transactions:
         """As Backend.unmark."""
         place = f"{tag}:scopes"
 
-        def plan() -> tuple[None, list[Command]]:
+        def plan() -> tuple[None, list[RedisCommand]]:
             keys = [key.decode() for key in self._client.hkeys(place)]
             after: dict[str, Scope | None] = {key: None for key in keys if key.startswith(prefix)}
             after |= uncovered(prefix, scopes, names, shows)
@@ -196,7 +196,7 @@ class Transactions:
 
         self._watched(tag, plan, place)
 
-    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[Command]]], *also: str) -> T:
+    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[RedisCommand]]], *also: str) -> T:
         """Do what *plan* says is to be done, unless the bucket changed meanwhile (or a key of
         *also*): then anew."""
         with self._client.pipeline(transaction=True) as pipe:
@@ -215,7 +215,7 @@ class Transactions:
         raise StoreUnavailable(f"{tag}: others keep writing; try again")
 
 
-def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Command]]:
+def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[RedisCommand]]:
     seq, guards = _guards(client, tag, batch.since)
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     gone = {directory + name: (directory, name) for directory, name in batch.deletes}
@@ -233,7 +233,7 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Co
         size += totals(new)[1] - totals(old)[1]
     lines = logged_as(changed)
     meta = f"{tag}:meta"
-    counts: list[Command] = [
+    counts: list[RedisCommand] = [
         ("HINCRBY", meta, "objects", objects),
         ("HINCRBY", meta, "bytes", size),
     ]
@@ -242,7 +242,7 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Co
 
 def _not_admitted(
     client: Any, tag: str, step: IntentStep, keys: list[str], late: set[str]
-) -> tuple[set[str], list[Command]]:
+) -> tuple[set[str], list[RedisCommand]]:
     """Return which of *keys* are left alone, and what becomes of their rows."""
     found, left, after = _rows(client, tag, keys), set[str](), dict[str, str | None]()
     for key in keys:
@@ -258,13 +258,17 @@ def _rows(client: Any, tag: str, keys: Sequence[str]) -> dict[str, str | None]:
     return {key: row and row.decode() for key, row in zip(keys, found, strict=True)}
 
 
-def _kept(tag: str, rows: Mapping[str, str | None]) -> list[Command]:
-    gone: list[Command] = [("HDEL", f"{tag}:k", key) for key, row in rows.items() if row is None]
+def _kept(tag: str, rows: Mapping[str, str | None]) -> list[RedisCommand]:
+    gone: list[RedisCommand] = [
+        ("HDEL", f"{tag}:k", key) for key, row in rows.items() if row is None
+    ]
     return [*gone, *(("HSET", f"{tag}:k", k, row) for k, row in rows.items() if row is not None)]
 
 
-def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[Command]:
-    gone: list[Command] = [("HDEL", place, each) for each, scope in scopes.items() if not scope]
+def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[RedisCommand]:
+    gone: list[RedisCommand] = [
+        ("HDEL", place, each) for each, scope in scopes.items() if not scope
+    ]
     kept = ((each, scope) for each, scope in scopes.items() if scope)
     return [*gone, *(("HSET", place, each, json.dumps(scope)) for each, scope in kept)]
 
@@ -312,15 +316,15 @@ def _delete(at: Directories, directory: str, name: str) -> bytes | None:
     return old
 
 
-def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> list[Command]:
-    commands: list[Command] = [("HINCRBY", f"{tag}:meta", "seq", len(lines))]
+def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> list[RedisCommand]:
+    commands: list[RedisCommand] = [("HINCRBY", f"{tag}:meta", "seq", len(lines))]
     for number, (first, last) in enumerate(lines, seq + 1):
         line = (f"{number}-0", "f", first, "l", last, "o", origin)
         commands.append(("XADD", f"{tag}:log", "MAXLEN", "~", LOG_MAX, *line))
     return commands
 
 
-def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[Command]]:
+def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[RedisCommand]]:
     seq, _ = _guards(client, tag, None)
     at = Directories(client, tag, [name])
     if at.get("", name) is not None:
@@ -331,7 +335,7 @@ def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[C
 
 def _delist(
     client: Any, tag: str, origin: int, name: str, since: int | None
-) -> tuple[bool, list[Command]]:
+) -> tuple[bool, list[RedisCommand]]:
     seq, guards = _guards(client, tag, since)
     if left_alone(guards, [name]):
         return False, []

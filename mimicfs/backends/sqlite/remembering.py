@@ -17,13 +17,13 @@ from mimicfs.entry import Entry
 
 _PAGES_MAX = 16  # pages of scans
 
-Page = tuple[str, str, str, int]  # bucket, prefix, after, limit
+PageArguments = tuple[str, str, str, int]  # bucket, prefix, after, limit
 
 
-class _OfThread(threading.local):
+class _PagesOfThread(threading.local):
     def __init__(self) -> None:
         self.ahead = Ahead()
-        self.pages: tuple[int, dict[Page, list[Entry]]] = (-1, {})
+        self.pages: tuple[int, dict[PageArguments, list[Entry]]] = (-1, {})
         self.deep: tuple[str, int, str] = ("", -1, "")
 
 
@@ -32,7 +32,7 @@ class Remembered:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._local = _OfThread()
+        self._local = _PagesOfThread()
 
     def children(self, bucket: str, directory: str, limit: int, scan: Scan) -> list[Entry] | None:
         """Return the children of *directory* if they were read ahead, by *scan*."""
@@ -42,7 +42,9 @@ class Remembered:
         """Return whether the entry of *directory* itself was read ahead, and that."""
         return self._local.ahead.own((bucket, self._db.version()), directory)
 
-    def page(self, asked: Page, read: Callable[[str, str, str, int], list[Entry]]) -> list[Entry]:
+    def page(
+        self, asked: PageArguments, read: Callable[[str, str, str, int], list[Entry]]
+    ) -> list[Entry]:
         """Return the page *asked*, by *read*. A program that lists in a loop asks for the same
         pages again and again."""
         local = self._local

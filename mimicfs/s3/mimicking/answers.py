@@ -17,7 +17,7 @@ from typing import Any
 
 from mimicfs.entry import NS, BucketEntry, Entry
 
-Answer = dict[str, Any]
+LocalAnswer = dict[str, Any]
 
 _REQUEST = "mimicfs"  # programs log the ids of their requests
 
@@ -59,11 +59,11 @@ def settled(answer: Mapping[str, Any]) -> bool:
     return "Restore" not in answer and replication in ("COMPLETED", "COMPLETE", "REPLICA")
 
 
-def head_object(entry: Entry) -> Answer | None:
+def head_object(entry: Entry) -> LocalAnswer | None:
     """Return the answer to a HeadObject; None if not all of it is known."""
     if entry.head is None:
         return None
-    answer: Answer
+    answer: LocalAnswer
     answer, headers, times = json.loads(entry.head)
     if not settled(answer):  # an older version of mimicfs kept it
         return None
@@ -73,7 +73,7 @@ def head_object(entry: Entry) -> Answer | None:
     return answer
 
 
-def metadata(status: int, headers: dict[str, str] | None = None) -> Answer:
+def metadata(status: int, headers: dict[str, str] | None = None) -> LocalAnswer:
     return {
         "RequestId": _REQUEST,
         "HostId": _REQUEST,
@@ -83,9 +83,9 @@ def metadata(status: int, headers: dict[str, str] | None = None) -> Answer:
     }
 
 
-def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -> list[Answer]:
+def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -> list[LocalAnswer]:
     """Return objects as a listing shows them; with *owner*, as a ListObjects does."""
-    found: list[Answer] = [
+    found: list[LocalAnswer] = [
         {
             "Key": key,
             "LastModified": _time(mtime_ns),
@@ -101,13 +101,13 @@ def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -
     return found
 
 
-def buckets(found: Iterable[BucketEntry], owner: Mapping[str, str]) -> Answer:
+def buckets(found: Iterable[BucketEntry], owner: Mapping[str, str]) -> LocalAnswer:
     """Return the answer to a ListBuckets."""
     listed = [{"Name": bucket.name, "CreationDate": _time(bucket.created_ns)} for bucket in found]
     return {"ResponseMetadata": metadata(200), "Buckets": listed, "Owner": dict(owner)}
 
 
-def refusal(code: str, message: str, status: int, **more: str) -> Answer:
+def refusal(code: str, message: str, status: int, **more: str) -> LocalAnswer:
     """Return what a ClientError has as its response."""
     return {
         "Error": {"Code": code, "Message": message, **more},

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
+from mimicfs.s3.transport.calls import CallParams
+
 T = TypeVar("T")
-Params = dict[str, Any]
-Conversation = Generator[tuple[str, Params], Any, T]
+Conversation = Generator[tuple[str, CallParams], Any, T]
 
 
-def hold(conversation: Conversation[T], ask: Callable[[str, Params], Any]) -> T:
+def hold(conversation: Conversation[T], ask: Callable[[str, CallParams], Any]) -> T:
     """Return what *conversation* comes to when *ask* is asked."""
     try:
         request = next(conversation)
@@ -32,7 +33,7 @@ def hold(conversation: Conversation[T], ask: Callable[[str, Params], Any]) -> T:
 
 
 async def hold_async(
-    conversation: Conversation[T], ask: Callable[[str, Params], Awaitable[Any]]
+    conversation: Conversation[T], ask: Callable[[str, CallParams], Awaitable[Any]]
 ) -> T:
     """As `hold`, where the answers are awaited."""
     try:

@@ -5,14 +5,13 @@ Pure functions; any thread may call them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ParamValidationError
 from botocore.handlers import validate_bucket_name
 from botocore.validate import ParamValidator
 
-Params = Mapping[str, Any]
+from mimicfs.s3.transport.calls import Params
 
 # botocore makes strings of these before it looks at them, if they are of these types.
 _MADE: dict[str, tuple[type, ...]] = {

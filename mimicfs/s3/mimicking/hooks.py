@@ -35,7 +35,7 @@ _BOTOCORE = frozenset({"botocore", "boto3", "s3transfer", "aiobotocore", "mimicf
 _TRUSTED = _BOTOCORE | {"moto", "sentry_sdk"}
 
 
-class _Found(NamedTuple):
+class _OperationHooks(NamedTuple):
     """The program's hooks of an operation."""
 
     changing: bool
@@ -49,7 +49,7 @@ class Hooks:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._handlers: Any = None  # what the emitter makes anew when a handler is registered
-        self._found: dict[str, _Found] = {}  # by operation
+        self._found: dict[str, _OperationHooks] = {}  # by operation
         self._seen: set[str] = set()  # operations of which an answer was seen
         self._changed: set[str] = set()  # of which a hook changed a request or an answer
         self._noted = False  # what is asked
@@ -104,7 +104,7 @@ class Hooks:
                     return True
         return bool(_without_attempts(answer) != _without_attempts(sent.answer))
 
-    def _of(self, operation: str) -> _Found:
+    def _of(self, operation: str) -> _OperationHooks:
         cache = self._client.meta.events._emitter._lookup_cache
         if self._handlers is not cache:
             self._handlers, self._found, self._seen = cache, {}, set()
@@ -112,7 +112,9 @@ class Hooks:
         if found is None:
             changing, asked = self._has(_CHANGING, operation), self._has(_REQUESTS, operation)
             answers = self._has(_ANSWERS, operation)
-            found = self._found[operation] = _Found(changing, changing or asked or answers, answers)
+            found = self._found[operation] = _OperationHooks(
+                changing, changing or asked or answers, answers
+            )
         return found
 
     def _has(self, events: tuple[str, ...], operation: str) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import Entry, unquoted
+from mimicfs.entry import Entry, unquoted, whole_seconds_ns
 from mimicfs.errors import StoreError, TooManyRequests
 from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
@@ -39,8 +39,6 @@ from mimicfs.s3.mimicking.reads import UNTOLD, Reads, going_on
 from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_requests, noting
 from mimicfs.s3.mimicking.settling import Settling
 from mimicfs.s3.mimicking.shown import (
-    Answer,
-    Params,
     date_ns,
     entry_of,
     is_key,
@@ -48,13 +46,12 @@ from mimicfs.s3.mimicking.shown import (
     meta_of,
     says_gone,
     status_of,
-    time_ns,
 )
 from mimicfs.s3.mimicking.uploads import Uploads
+from mimicfs.s3.transport.calls import Answer, Ask, Params
 
 log = logging.getLogger(__name__)
 
-_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 _Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
 _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
 # Raised also before S3 is asked: by the limit of the day, or where botocore does not take the name
@@ -73,7 +70,7 @@ def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
     return client
 
 
-def learning(client: Any, mimicdb: Mirror, ask: _Ask, *, heads: bool = False) -> _Ask:
+def learning(client: Any, mimicdb: Mirror, ask: Ask, *, heads: bool = False) -> Ask:
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
     learner = Learner(mimicdb, heads=heads)
     mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
@@ -260,7 +257,11 @@ class Learner:
         replaced = params.get("MetadataDirective") == "REPLACE"
         meta: Mapping[str, str] | None = meta_of(params) if replaced else source.meta
         self._written(
-            params, source.size, result.get("ETag", ""), time_ns(result["LastModified"]), meta
+            params,
+            source.size,
+            result.get("ETag", ""),
+            whole_seconds_ns(result["LastModified"]),
+            meta,
         )
 
     def _source(self, params: Params) -> Entry | None:

@@ -33,19 +33,18 @@ import base64
 import binascii
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.accounts import ListedAccount
-from mimicfs.s3.mimicking.answers import Answer
+from mimicfs.s3.mimicking.answers import LocalAnswer
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
 from mimicfs.s3.mimicking.reads import VERSIONS
-
-Params = Mapping[str, Any]
+from mimicfs.s3.transport.calls import Params
 
 PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
@@ -70,13 +69,13 @@ _ALLOWED = {
 class Refused(Exception):
     """S3 would refuse this, with *response*."""
 
-    def __init__(self, code: str, response: Answer) -> None:
+    def __init__(self, code: str, response: LocalAnswer) -> None:
         super().__init__(code)
         self.code = code
         self.response = response
 
 
-class _Shown(NamedTuple):
+class _LocalPage(NamedTuple):
     """A page of a listing."""
 
     entries: list[Entry]
@@ -95,7 +94,7 @@ class Local:
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
         self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket
-        self._buckets: dict[str, Answer] = {}  # what a HEAD said, by bucket
+        self._buckets: dict[str, LocalAnswer] = {}  # what a HEAD said, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
             "ListObjects": self._list_v1,
@@ -104,7 +103,7 @@ class Local:
             "ListBuckets": self._list_buckets,
         }
 
-    def answer(self, operation: str, params: Params) -> Answer | None:
+    def answer(self, operation: str, params: Params) -> LocalAnswer | None:
         """Return what S3 would answer; None: ask S3. Raises Refused."""
         allowed = _ALLOWED.get(operation)
         if allowed is None or not params.keys() <= allowed or not _plain(params):
@@ -135,7 +134,7 @@ class Local:
             else:
                 self._owners.pop(bucket, None)
 
-    def keys(self, params: Params) -> Answer | None:
+    def keys(self, params: Params) -> LocalAnswer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""
         doubted = (params["Bucket"], "ListObjects") in self._doubted
         try:
@@ -145,7 +144,7 @@ class Local:
 
     # Buckets
 
-    def _list_buckets(self, _params: Params) -> Answer | None:
+    def _list_buckets(self, _params: Params) -> LocalAnswer | None:
         owner = self._account.owner()
         if not owner:
             return None
@@ -154,7 +153,7 @@ class Local:
             return None  # known by a call alone: it may be somebody else's, or refuse us
         return answers.buckets(found, owner)
 
-    def _head_bucket(self, params: Params) -> Answer | None:
+    def _head_bucket(self, params: Params) -> LocalAnswer | None:
         said = self._buckets.get(params["Bucket"])
         if said is None:
             return None
@@ -163,7 +162,7 @@ class Local:
 
     # Objects
 
-    def _head_object(self, params: Params) -> Answer | None:
+    def _head_object(self, params: Params) -> LocalAnswer | None:
         bucket, key = params["Bucket"], params["Key"]
         if self._mimicdb.intents.is_unsure(bucket, key):
             return None
@@ -185,7 +184,7 @@ class Local:
 
     # Listings
 
-    def _list_v2(self, params: Params) -> Answer | None:
+    def _list_v2(self, params: Params) -> LocalAnswer | None:
         delimiter, token = params.get("Delimiter", ""), params.get("ContinuationToken")
         after = params.get("StartAfter", "")
         if after and delimiter and token is None:
@@ -207,11 +206,11 @@ class Local:
             answer["NextContinuationToken"] = _token(shown.last)
         return answer
 
-    def _list_v1(self, params: Params) -> Answer | None:
+    def _list_v1(self, params: Params) -> LocalAnswer | None:
         owner = self._owners.get(params["Bucket"], _NOT_SEEN)
         return None if owner is _NOT_SEEN else self._listed(params, owner)
 
-    def _listed(self, params: Params, owner: Mapping[str, str] | None) -> Answer | None:
+    def _listed(self, params: Params, owner: Mapping[str, str] | None) -> LocalAnswer | None:
         delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")
         after = self._behind_marker(params, marker) if marker else ""
         if after is None:
@@ -240,7 +239,7 @@ class Local:
         entry = self._mimicdb.entry(params["Bucket"], marker)
         return marker if entry is not None and entry.kind == OBJECT else None
 
-    def _page(self, params: Params, after: str) -> _Shown | None:
+    def _page(self, params: Params, after: str) -> _LocalPage | None:
         bucket, prefix = params["Bucket"], params.get("Prefix", "")
         delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", PAGE_MAX)
         if not 0 < most <= PAGE_MAX or not self._knows(bucket, prefix):
@@ -248,10 +247,12 @@ class Local:
         if not delimiter:
             found = self._mimicdb.listing(bucket, prefix, after, most + 1)
             entries = found[:most]
-            return _Shown(entries, [], len(found) > most, entries[-1].key if entries else "")
+            return _LocalPage(entries, [], len(found) > most, entries[-1].key if entries else "")
         return self._grouped(bucket, prefix, delimiter, after, most)
 
-    def _grouped(self, bucket: str, prefix: str, delimiter: str, after: str, most: int) -> _Shown:
+    def _grouped(
+        self, bucket: str, prefix: str, delimiter: str, after: str, most: int
+    ) -> _LocalPage:
         entries: list[Entry] = []
         prefixes: list[str] = []
         last = ""
@@ -262,7 +263,7 @@ class Local:
             page = self._mimicdb.listing(bucket, prefix, after, size)
             for entry in page:
                 if len(entries) + len(prefixes) == most:
-                    return _Shown(entries, prefixes, True, last)
+                    return _LocalPage(entries, prefixes, True, last)
                 cut = entry.key.find(delimiter, len(prefix))
                 if cut >= 0:
                     last = entry.key[: cut + len(delimiter)]
@@ -273,7 +274,7 @@ class Local:
                 after = last = entry.key
             else:
                 if len(page) < size:
-                    return _Shown(entries, prefixes, False, last)
+                    return _LocalPage(entries, prefixes, False, last)
                 size = min(2 * size, PAGE_MAX)
                 continue
             size = 4
@@ -328,8 +329,8 @@ def _odd(key: str) -> bool:
     return not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/"))
 
 
-def _listing(params: Params, shown: _Shown, owner: Mapping[str, str] | None) -> Answer:
-    answer: Answer = {
+def _listing(params: Params, shown: _LocalPage, owner: Mapping[str, str] | None) -> LocalAnswer:
+    answer: LocalAnswer = {
         "ResponseMetadata": answers.metadata(200),
         "IsTruncated": shown.more,
         "Name": params["Bucket"],

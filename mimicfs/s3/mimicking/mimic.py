@@ -35,19 +35,20 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import BucketEntry
+from mimicfs.entry import BucketEntry, clamped_ns
 from mimicfs.errors import LogTrimmed, S3Error, StoreError
 from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import ListedAccount
-from mimicfs.s3.mimicking.conversation import Conversation, Params, hold, hold_async
+from mimicfs.s3.mimicking.conversation import Conversation, hold, hold_async
 from mimicfs.s3.mimicking.forms import is_refused
 from mimicfs.s3.mimicking.hooks import Hooks
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
-from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places, time_ns
+from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places
 from mimicfs.s3.mimicking.reads import going_on
 from mimicfs.s3.mimicking.sent import note_requests
+from mimicfs.s3.transport.calls import CallParams
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +92,11 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     mimicking = Mimic(client, mimicdb, Forcing() if forcing is None else forcing)
     ask = (mimicking.watched_async if awaited else mimicking.watched)(ask)
 
-    def call(operation: str, params: Params) -> Any:
+    def call(operation: str, params: CallParams) -> Any:
         answer = mimicking.answer(operation, params)
         return hold(mimicking.talk(operation, params), ask) if answer is None else answer
 
-    async def call_async(operation: str, params: Params) -> Any:
+    async def call_async(operation: str, params: CallParams) -> Any:
         mimicking.loop = asyncio.get_running_loop()
         answer = mimicking.answer(operation, params)
         return (
@@ -110,10 +111,10 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     return client
 
 
-def _late(client: Any) -> Callable[[str, Params], Any]:
+def _late(client: Any) -> Callable[[str, CallParams], Any]:
     """Return the call of the class of *client*, as it is then: what traces programs replaces it."""
 
-    def ask(operation: str, params: Params) -> Any:
+    def ask(operation: str, params: CallParams) -> Any:
         return type(client)._make_api_call(client, operation, params)
 
     return ask
@@ -141,10 +142,10 @@ class Mimic:
         self._account = ListedAccount(mimicdb, client)
         self._local = Local(mimicdb, self._places, self._account)
 
-    def watched(self, ask: Callable[[str, Params], Any]) -> Callable[[str, Params], Any]:
+    def watched(self, ask: Callable[[str, CallParams], Any]) -> Callable[[str, CallParams], Any]:
         """Return *ask*, which asks S3, with an eye on the hooks of the program."""
 
-        def watch(operation: str, params: Params) -> Any:
+        def watch(operation: str, params: CallParams) -> Any:
             if not self._hooks.watched(operation):
                 return ask(operation, params)
             with self._hooks.watch(operation):
@@ -153,11 +154,11 @@ class Mimic:
         return watch
 
     def watched_async(
-        self, ask: Callable[[str, Params], Awaitable[Any]]
-    ) -> Callable[[str, Params], Awaitable[Any]]:
+        self, ask: Callable[[str, CallParams], Awaitable[Any]]
+    ) -> Callable[[str, CallParams], Awaitable[Any]]:
         """The same, where the answers are awaited."""
 
-        async def watch(operation: str, params: Params) -> Any:
+        async def watch(operation: str, params: CallParams) -> Any:
             if not self._hooks.watched(operation):
                 return await ask(operation, params)
             with self._hooks.watch(operation):
@@ -165,7 +166,7 @@ class Mimic:
 
         return watch
 
-    def answer(self, operation: str, params: Params) -> Any:
+    def answer(self, operation: str, params: CallParams) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
         if self._forcing or params.get("Force") or self._hooks.may_change(operation):
             return None
@@ -177,11 +178,11 @@ class Mimic:
             error = self._exceptions.from_code(exc.code)
             raise error(exc.response, operation) from None
 
-    def resolve(self, ask: Callable[[str, Params], Any]) -> Resolve:
+    def resolve(self, ask: Callable[[str, CallParams], Any]) -> Resolve:
         """Return what asks S3 with *ask* for a key that is contended."""
         return lambda bucket, key: hold(self._learner.resolve(bucket, [key]), ask)
 
-    def resolve_awaited(self, ask: Callable[[str, Params], Awaitable[Any]]) -> Resolve:
+    def resolve_awaited(self, ask: Callable[[str, CallParams], Awaitable[Any]]) -> Resolve:
         """The same, in the loop of the client's last call, as long as it runs."""
 
         def resolve(bucket: str, key: str) -> None:
@@ -194,7 +195,7 @@ class Mimic:
 
         return resolve
 
-    def talk(self, operation: str, params: Params) -> Conversation[Any]:
+    def talk(self, operation: str, params: CallParams) -> Conversation[Any]:
         """Ask S3, learn, and return its answer."""
         params = _without_force(params)
         if not self._hooks.change(operation) and is_refused(self._client, operation, params):
@@ -216,7 +217,7 @@ class Mimic:
             yield from self._made(params["Bucket"])
         return answer
 
-    def keys(self, params: Params) -> Any:
+    def keys(self, params: CallParams) -> Any:
         """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""
         changed = self._forcing or self._hooks.may_change("ListObjects")
         return None if changed else self._local.keys(params)
@@ -229,7 +230,7 @@ class Mimic:
                 self._buckets_seen(answer, since)
         return answer
 
-    def _buckets_seen(self, answer: Params, since: int) -> None:
+    def _buckets_seen(self, answer: CallParams, since: int) -> None:
         if self._hooks.change("ListBuckets"):  # who was asked, and for whom, nobody knows
             self._account.claim({})
             return
@@ -239,7 +240,7 @@ class Mimic:
             # Other fields are not kept: then nobody is answered from the mirror.
             owner = answer.get("Owner", {}) if shown <= {"Name", "CreationDate"} else {}
             listed = [
-                BucketEntry(item["Name"], time_ns(item["CreationDate"]))
+                BucketEntry(item["Name"], clamped_ns(item["CreationDate"]))
                 for item in answer["Buckets"]
             ]
             self._account.claim(owner)
@@ -251,7 +252,7 @@ class Mimic:
                 self._account.claimed(owner)
 
     def _perhaps_gone(
-        self, operation: str, asked: Params, exc: ClientError, since: int | None = None
+        self, operation: str, asked: CallParams, exc: ClientError, since: int | None = None
     ) -> Conversation[None]:
         """Forget the bucket that was asked about, if *exc* says that S3 has none of that name.
         *since*: the number of the list of buckets before S3 was asked; None: S3 is asked again,
@@ -283,7 +284,7 @@ class Mimic:
 
     # Listings
 
-    def _list(self, operation: str, params: Params) -> Conversation[Any]:
+    def _list(self, operation: str, params: CallParams) -> Conversation[Any]:
         asked = dict(params)  # botocore rewrites some of them in place
         bucket = asked.get("Bucket")
         since = self._seq(operation, bucket) if isinstance(bucket, str) else 0
@@ -313,7 +314,7 @@ class Mimic:
             return self._mimicdb.seq(bucket)
         return None
 
-    def _for_s3(self, params: Params) -> Params:
+    def _for_s3(self, params: CallParams) -> CallParams:
         """Return *params* without a token or a group of ours, which S3 might not take."""
         delimiter = params.get("Delimiter")
         marker = params.get("Marker")
@@ -339,7 +340,7 @@ class Mimic:
             log.debug("LIST s3://%s: %s", bucket, exc)
 
 
-def _names_no_bucket(operation: str, asked: Params, exc: ClientError) -> bool:
+def _names_no_bucket(operation: str, asked: CallParams, exc: ClientError) -> bool:
     """Whether *exc* says that there is no bucket of the name that was asked for."""
     error = exc.response.get("Error", {})
     if operation == "HeadBucket":  # its answer has no body
@@ -349,7 +350,7 @@ def _names_no_bucket(operation: str, asked: Params, exc: ClientError) -> bool:
     return bool(error.get("Code") == "NoSuchBucket")
 
 
-def _without_force(params: Params) -> Params:
+def _without_force(params: CallParams) -> CallParams:
     if "Force" not in params:
         return params
     return {name: value for name, value in params.items() if name != "Force"}

@@ -9,12 +9,11 @@ Pure values; any thread may call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Any
 from urllib.parse import unquote
 
-_Params = Mapping[str, Any]
+from mimicfs.s3.transport.calls import Params
 
 
 class Effect(Enum):
@@ -89,7 +88,7 @@ def unclassed(operations: Iterable[str]) -> list[str]:
     return [name for name in operations if effect_of(name) is Effect.UNKNOWN]
 
 
-def changed_keys(operation: str, params: _Params) -> list[tuple[str, str]]:
+def changed_keys(operation: str, params: Params) -> list[tuple[str, str]]:
     """Return the (bucket, key) of each object that *operation* puts, replaces or removes; not
     those of which only a HEAD says something else."""
     bucket = params.get("Bucket", "")
@@ -107,7 +106,7 @@ def changed_keys(operation: str, params: _Params) -> list[tuple[str, str]]:
             return []
 
 
-def renamed(params: _Params) -> str:
+def renamed(params: Params) -> str:
     """Return the key that a RenameObject renames: its source may have the bucket before it."""
     source = unquote(str(params.get("RenameSource", ""))).removeprefix("/")
     return source.removeprefix(f"{params.get('Bucket')}/")

@@ -16,18 +16,16 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mimicfs.entry import NS, Entry, Scope, unquoted
+from mimicfs.entry import Entry, Scope, clamped_ns, unquoted
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.transport.calls import Params
 
 log = logging.getLogger(__name__)
 
-Params = Mapping[str, Any]
 
 # With these, a listing shows keys, each once and as they are.
 LEARNED = {
@@ -182,11 +180,7 @@ def entry_of(item: Params) -> Entry:
     return Entry(
         item["Key"],
         item["Size"],
-        time_ns(item["LastModified"]),
+        clamped_ns(item["LastModified"]),
         unquoted(item.get("ETag")),
         "" if storage_class == "STANDARD" else storage_class,
     )
-
-
-def time_ns(at: datetime) -> int:
-    return int(at.timestamp()) * NS + at.microsecond * 1000

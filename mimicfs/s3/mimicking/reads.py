@@ -21,13 +21,12 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation
 from mimicfs.s3.mimicking.shown import (
-    Answer,
-    Params,
     entry_of,
     says_gone,
     shows_versions,
     status_of,
 )
+from mimicfs.s3.transport.calls import Answer, Params
 
 log = logging.getLogger(__name__)
 

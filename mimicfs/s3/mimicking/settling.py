@@ -21,7 +21,8 @@ from mimicfs.s3.mimicking.conversation import Conversation
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
 from mimicfs.s3.mimicking.reads import UNTOLD, Reads
-from mimicfs.s3.mimicking.shown import Answer, Params, entry_of, says_gone
+from mimicfs.s3.mimicking.shown import entry_of, says_gone
+from mimicfs.s3.transport.calls import Answer, Params
 
 log = logging.getLogger(__name__)
 

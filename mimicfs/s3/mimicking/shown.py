@@ -7,20 +7,13 @@ Pure functions; any thread may call them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from mimicfs.entry import NS, SIZE_MAX, TIME_MAX_NS, Entry, unquoted
-
-Params = Mapping[str, Any]
-Answer = Mapping[str, Any]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
+from mimicfs.entry import NS, SIZE_MAX, Entry, unquoted, whole_seconds_ns
+from mimicfs.s3.transport.calls import Answer, Params
 
 
 def entry_of(key: str, answer: Answer) -> Entry | None:
@@ -28,7 +21,7 @@ def entry_of(key: str, answer: Answer) -> Entry | None:
     said = answer.get("ContentRange", "").rpartition("/")[2] or answer.get("ContentLength", "")
     if "LastModified" not in answer or not str(said).isdecimal() or int(said) > SIZE_MAX:
         return None
-    size, mtime_ns = int(said), time_ns(answer["LastModified"])
+    size, mtime_ns = int(said), whole_seconds_ns(answer["LastModified"])
     storage_class = answer.get("StorageClass", "")
     return Entry(
         key,
@@ -90,18 +83,12 @@ def meta_of(params: Params) -> dict[str, str]:
     return {name.lower(): value for name, value in params.get("Metadata", {}).items()}
 
 
-def time_ns(at: datetime) -> int:
-    """Return the ns of *at*, in whole seconds, or the nearest time that a store can hold."""
-    ns = (at.replace(tzinfo=at.tzinfo or UTC) - _EPOCH) // _SECOND * NS
-    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
-
-
 def date_ns(answer: Answer) -> int:
     """Return the time at which S3 answered: its LastModified, give or take a second."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     if not date:
         return time.time_ns() // NS * NS
-    return time_ns(parsedate_to_datetime(date))
+    return whole_seconds_ns(parsedate_to_datetime(date))
 
 
 def is_key(key: Any) -> bool:

@@ -13,7 +13,7 @@ import threading
 from typing import NamedTuple
 
 from mimicfs.s3.mimicking.sent import UNKNOWN
-from mimicfs.s3.mimicking.shown import Answer, Params
+from mimicfs.s3.transport.calls import Answer, Params
 
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")  # of what is copied
 

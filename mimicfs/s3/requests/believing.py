@@ -45,18 +45,18 @@ Threading: any thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import in_utf8, unquoted
 from mimicfs.errors import NotFromS3, S3Unavailable, Unsupported
+from mimicfs.s3.transport.calls import Ask
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-Ask = Callable[[str, dict[str, Any]], Any]
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")

@@ -21,14 +21,13 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, BucketEntry, Entry, unquoted
+from mimicfs.entry import LISTED, BucketEntry, Entry, clamped_ns, unquoted
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import (
     OF_VERSIONS,
     Asked,
     Page,
     checked_page,
-    clamped_ns,
     directories_of,
     is_directory_bucket,
 )

@@ -9,12 +9,11 @@ import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import S3Options
-from mimicfs.entry import NS, BucketEntry, Entry
+from mimicfs.entry import BucketEntry, Entry, whole_seconds_ns
 from mimicfs.errors import (
     InvalidRequest,
     KeyNotFound,
@@ -83,8 +82,10 @@ class S3(Clients):
 
         with ours("list of buckets"):
             found = self._client.list_buckets().get("Buckets", [])
-        buckets = [BucketEntry(item["Name"], _time_ns(item.get("CreationDate"))) for item in found]
-        return sorted(buckets)
+        made = {item["Name"]: item.get("CreationDate") for item in found}
+        return sorted(
+            BucketEntry(name, whole_seconds_ns(at) if at else 0) for name, at in made.items()
+        )
 
     def head_bucket(self, bucket: str) -> None:
         """Raise NoSuchBucket or AccessDenied if *bucket* cannot be used."""
@@ -488,9 +489,3 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
         if condition.etag and exc.code != "NoSuchUpload":
             raise ObjectChanged(f"{about}: deleted in S3") from exc
         raise
-
-
-def _time_ns(at: datetime | None) -> int:
-    from mimicfs.s3.requests.listing import clamped_ns
-
-    return clamped_ns(at) // NS * NS if at is not None else 0

@@ -27,6 +27,7 @@ from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.checksums import md5_of
 from mimicfs.s3.requests.pool import RequestPool
 from mimicfs.s3.requests.profiles import PROFILES
+from mimicfs.s3.transport.calls import Ask
 
 if TYPE_CHECKING:
     from mimicfs.config.limits import Prices
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
-_Layer = Callable[[_Ask], _Ask]
+_Layer = Callable[[Ask], Ask]
 
 AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
 # How servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's COS.
@@ -73,7 +73,7 @@ class Clients:
             PROFILES.get(options.provider or ("" if options.endpoint_url else "aws"), {}),
         )
         self._options = options
-        self._unlearned: _Ask  # the client's calls, of which nobody learns; made with `_client`
+        self._unlearned: Ask  # the client's calls, of which nobody learns; made with `_client`
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
     @cached_property
@@ -211,7 +211,7 @@ class Clients:
             self._traffic.observed,
             self._addressed,
         ]
-        ask: _Ask = self._wire.ask
+        ask: Ask = self._wire.ask
         for layer in reversed(layers[3:]):
             ask = layer(ask)
         self._unlearned = ask

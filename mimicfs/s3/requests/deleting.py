@@ -33,7 +33,7 @@ _DELETE_MAX = 1000  # keys of one DeleteObjects
 # Says nothing of whether DeleteObjects is known.
 _OF_NO_FORM: tuple[type[S3Error], ...] = (AccessDenied, NoSuchBucket, *NOTHING_SAID)
 
-Refused = list[tuple[str, str]]  # keys, and why
+RefusedKeys = list[tuple[str, str]]  # keys, and why
 
 
 class Deleter:
@@ -45,11 +45,11 @@ class Deleter:
         self._bucket = bucket
         self._etags = etags
 
-    def delete(self, keys: Sequence[str]) -> Refused:
+    def delete(self, keys: Sequence[str]) -> RefusedKeys:
         """Return what was refused."""
         plain = [key for key in keys if _xml_can_say(key)]
         alone = [key for key in keys if not _xml_can_say(key)]
-        refused: Refused = []
+        refused: RefusedKeys = []
         for start in range(0, len(plain), _DELETE_MAX):
             page = plain[start : start + _DELETE_MAX]
             if self._s3.capabilities["delete-many"] == "no":
@@ -58,7 +58,7 @@ class Deleter:
                 self._page(page, alone, refused)
         return refused + self._singly(alone)
 
-    def _page(self, keys: Sequence[str], alone: list[str], refused: Refused) -> None:
+    def _page(self, keys: Sequence[str], alone: list[str], refused: RefusedKeys) -> None:
         """Delete *keys*; add to *alone* those of which a single deletion says for sure."""
         meant = [key for key in keys if key in self._etags]
         if meant and self._s3.capabilities["delete-etags"] == "unknown":
@@ -74,7 +74,7 @@ class Deleter:
             self._at_once(keys, self._etags if looks else {}, alone, refused)
 
     def _at_once(
-        self, keys: Sequence[str], etags: Mapping[str, str], alone: list[str], refused: Refused
+        self, keys: Sequence[str], etags: Mapping[str, str], alone: list[str], refused: RefusedKeys
     ) -> None:
         try:
             errors = self._asked(keys, etags)
@@ -101,7 +101,7 @@ class Deleter:
         found = [(each.get("Key", ""), each.get("Code", "refused"), each) for each in errors]
         return [(key, code, each.get("Message") or code) for key, code, each in found]
 
-    def _try_etags(self, keys: Sequence[str], refused: Refused) -> set[str]:
+    def _try_etags(self, keys: Sequence[str], refused: RefusedKeys) -> set[str]:
         """Find out whether the server looks at ETags: ask it to delete another version of a key
         whose deletion is meant, as a HEAD has just shown. Return the keys that are settled: it
         is deleted if the server does not look; others are refused."""
@@ -132,7 +132,7 @@ class Deleter:
         return settled
 
     def _otherwise(
-        self, keys: Sequence[str], conditional: bool, refused: Refused, refusal: S3Error
+        self, keys: Sequence[str], conditional: bool, refused: RefusedKeys, refusal: S3Error
     ) -> None:
         """Delete *keys* one by one, which were refused together. If that works, it was about how
         it was asked: first about the conditions, if there were any."""
@@ -145,7 +145,7 @@ class Deleter:
         else:
             self._s3.capabilities.learned("delete-many", "no")
 
-    def _meant(self, keys: Sequence[str], refused: Refused) -> list[str]:
+    def _meant(self, keys: Sequence[str], refused: RefusedKeys) -> list[str]:
         """Return those of *keys* that are the versions which are to be deleted, as far as one
         can see a moment before; others that are there are refused."""
         gone: list[str] = []
@@ -166,7 +166,7 @@ class Deleter:
         refused += [(key, reason) for key, reason in no.items() if reason]
         return [key for key, reason in no.items() if not reason and key not in gone]
 
-    def _first_alone(self, key: str, refused: Refused) -> None:
+    def _first_alone(self, key: str, refused: RefusedKeys) -> None:
         """Delete *key*, the first of many whose deletion was denied together. Raises AccessDenied
         if that is denied, too: then it is of no use to ask for each of the others."""
         try:
@@ -176,7 +176,7 @@ class Deleter:
         except S3Error as exc:
             refused.append((key, str(exc)))
 
-    def _singly(self, keys: Sequence[str]) -> Refused:
+    def _singly(self, keys: Sequence[str]) -> RefusedKeys:
         def delete(key: str) -> None:
             self._s3.conditions.delete(self._bucket, key, self._etags.get(key, ""))
 

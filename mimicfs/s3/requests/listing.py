@@ -19,12 +19,20 @@ from urllib.parse import unquote_plus
 from xml.parsers import expat
 from xml.sax.saxutils import unescape
 
-from mimicfs.entry import LISTED, NS, OBJECT, TIME_MAX_NS, Entry, checked_size, unquoted
+from mimicfs.entry import (
+    EPOCH,
+    LISTED,
+    NS,
+    OBJECT,
+    TIME_MAX_NS,
+    Entry,
+    checked_size,
+    clamped_ns,
+    unquoted,
+)
 from mimicfs.errors import MalformedListing
 
 T = TypeVar("T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
 OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
 
 
@@ -203,7 +211,7 @@ def plain_time_ns(text: bytes) -> int:
 def _midnight_s(day: bytes) -> int:
     if not _TIME(day + b"T00:00:00Z"):
         raise ValueError(day)
-    at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - _EPOCH) // _SECOND
+    at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
     if abs(at) > TIME_MAX_NS // NS - 86_400:
         raise ValueError(day)  # read by expat, and clamped
     return at
@@ -453,11 +461,3 @@ def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> N
 def time_ns(text: str) -> int:
     """Return the ns of an ISO 8601 time in UTC."""
     return clamped_ns(datetime.fromisoformat(text))
-
-
-def clamped_ns(at: datetime) -> int:
-    """Return the ns of *at*, or the nearest time that a store can hold: some servers have
-    objects of the year 1, which says that they do not know."""
-    whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
-    ns = (whole - _EPOCH) // _SECOND * NS + at.microsecond * 1000
-    return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))

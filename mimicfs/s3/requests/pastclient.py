@@ -9,7 +9,7 @@ Threading: as the client, any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -21,8 +21,6 @@ from mimicfs.s3.mimicking.forms import check
 from mimicfs.s3.mimicking.local import PAGE_MAX, Local, place_of
 from mimicfs.s3.mimicking.pages import Places
 from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
-
-Params = Mapping[str, Any]
 
 _LISTING = ("ListObjectsV2", "ListObjects")
 _READING = ("Get", "Head", "List", "CreateSession")
@@ -127,17 +125,17 @@ _SHOWN = ("Contents", "CommonPrefixes", "NextContinuationToken", "NextMarker")
 _NAMES = ("Prefix", "Delimiter", "StartAfter", "Marker", "NextMarker")
 
 
-def _empty(answer: answers.Answer) -> answers.Answer:
+def _empty(answer: answers.LocalAnswer) -> answers.LocalAnswer:
     """Return *answer* as S3 gives it for MaxKeys=0: nothing, and nothing to follow."""
     left = {name: value for name, value in answer.items() if name not in _SHOWN}
     counted = {"KeyCount": 0} if "KeyCount" in left else {}
     return {**left, **counted, "MaxKeys": 0, "IsTruncated": False}
 
 
-def _encoded(answer: answers.Answer) -> answers.Answer:
+def _encoded(answer: answers.LocalAnswer) -> answers.LocalAnswer:
     """Return *answer* with each name encoded, as botocore leaves it where the caller has asked for
     EncodingType=url. (S3 writes a space as "+"; every decoder knows "%20".)"""
-    quoted: answers.Answer = {name: quote(answer[name]) for name in _NAMES if name in answer}
+    quoted: answers.LocalAnswer = {name: quote(answer[name]) for name in _NAMES if name in answer}
     for part, name in (("Contents", "Key"), ("CommonPrefixes", "Prefix")):
         if part in answer:
             quoted[part] = [{**item, name: quote(item[name])} for item in answer[part]]

@@ -17,11 +17,10 @@ from typing import Any
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.s3.requests.checksums import md5_of
+from mimicfs.s3.transport.calls import CallParams
 
 _STORES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
 _CHANGES = ("Put", "Copy", "Create", "Upload", "Complete", "Delete", "Restore", "Rename", "Write")
-
-Params = dict[str, Any]
 
 
 class Rules:
@@ -34,7 +33,7 @@ class Rules:
         self._model = client.meta.service_model
         self._parameters: dict[str, frozenset[str]] = {}  # by operation
 
-    def stored(self, operation: str, params: Params) -> Params:
+    def stored(self, operation: str, params: CallParams) -> CallParams:
         """Return *params* with what holds for what is written to their bucket. Raises
         PosixError EROFS. To be asked before the mirror learns of the call."""
         bucket = params.get("Bucket", "")
@@ -49,12 +48,12 @@ class Rules:
             return params  # S3 takes an ACL or grants
         return {"ACL": options.acl, **params}
 
-    def sent(self, operation: str, params: Params) -> Params:
+    def sent(self, operation: str, params: CallParams) -> CallParams:
         """Return *params* with who pays, who must own the buckets, and the keys of SSE-C: what
         the mirror need not know."""
         bucket = params.get("Bucket", "")
         options, source = self._buckets.of(bucket), params.get("CopySource")
-        more: Params = {}
+        more: CallParams = {}
         if options.requester_pays:
             more["RequestPayer"] = "requester"
         if self._owner and bucket:
@@ -75,7 +74,7 @@ class Rules:
         return self._parameters[operation]
 
 
-def _sse_c(of: str, key: bytes) -> Params:
+def _sse_c(of: str, key: bytes) -> CallParams:
     """Return the parameters for *key*; as botocore makes them, which wire.py does not pass by."""
     md5 = md5_of(key)
     return {

@@ -7,6 +7,7 @@ wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselve
 signing      AWS Signature Version 4, in headers
 verbatim     Expires as it was written
 everywhere   signatures for all regions at once (multi-region access points)
+calls        the types of a call
 credentials  what requests are signed with, loaded anew when S3 calls it expired
 traffic      what is asked, counted; slow requests, logged
 backoff      how long to wait before a request is sent again

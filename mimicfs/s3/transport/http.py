@@ -249,10 +249,10 @@ def _all_of(found: Exchange, request: Any) -> bytes:
 
 
 def _answer(request: Any, status: int, headers: dict[str, str], body: bytes) -> AWSResponse:
-    return AWSResponse(request.url, status, headers, _Whole(body))  # type: ignore[arg-type]
+    return AWSResponse(request.url, status, headers, _WholeBody(body))  # type: ignore[arg-type]
 
 
-class _Whole:
+class _WholeBody:
     """The body of an AWSResponse."""
 
     def __init__(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ from mimicfs.config.limits import (
 )
 from mimicfs.config.values import S3Options
 from mimicfs.errors import ConfigError, TooManyRequests
+from mimicfs.s3.transport.calls import Ask
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ _LEAST = 4 << 10
 _WARN_AT = 0.8
 _FOLLOWED = {"CompleteMultipartUpload": 2}  # requests of a call: a HEAD follows (learning.py)
 
-_Ask = Callable[[str, dict[str, Any]], Any]  # as a client's `_make_api_call`
 # Requests of the call in this context that need not wait any more.
 _waited_for: ContextVar[int] = ContextVar("mimicfs_waited_for", default=0)
 
@@ -161,7 +161,7 @@ class Limits:
                 pace = self._rates[bucket] = RatePace(rate)
         pace.wait(1)
 
-    def in_time(self, ask: _Ask) -> _Ask:
+    def in_time(self, ask: Ask) -> Ask:
         """Return *ask*, whose calls wait for their requests before anything else is done for
         them: others are not kept waiting by what they say is about to be changed."""
 
@@ -177,7 +177,7 @@ class Limits:
 
         return call
 
-    def in_turn(self, ask: _Ask) -> _Ask:
+    def in_turn(self, ask: Ask) -> Ask:
         """Return *ask*, whose calls go at once as far as `in_time` has waited for them."""
 
         def call(operation: str, params: dict[str, Any]) -> Any:

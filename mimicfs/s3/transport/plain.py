@@ -136,7 +136,7 @@ def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HT
         length = _length_of(method, status, headers)
         if length is not None:
             return PlainAnswer(raw, status, headers, length, data[end:])
-    answer = LastAnswer(_Replayed(data, raw), method=method)  # type: ignore[arg-type]
+    answer = LastAnswer(_ReplayedSocket(data, raw), method=method)  # type: ignore[arg-type]
     try:
         answer.begin()
     except BaseException:
@@ -205,7 +205,7 @@ class LastAnswer(http.client.HTTPResponse):
             super().begin()
 
 
-class _Replayed:
+class _ReplayedSocket:
     """Stands for a socket in an HTTPResponse, of which *come* was read already."""
 
     def __init__(self, come: bytes, raw: io.RawIOBase) -> None:

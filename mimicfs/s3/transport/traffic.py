@@ -10,14 +10,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from mimicfs.s3.transport.calls import Ask
+
 log = logging.getLogger(__name__)
 
-_Ask = Callable[[str, dict[str, Any]], Any]
 _IDS = {"x-amz-request-id": "request id", "x-amz-id-2": "id 2"}
 _SENT = frozenset({"PutObject", "UploadPart"})
 
@@ -36,7 +37,7 @@ class Traffic:
         self._seconds: dict[str, float] = {}  # of them, until the answer began
         self._errors: Counter[str] = Counter()  # by S3's code, or the class of the error
 
-    def observed(self, ask: _Ask) -> _Ask:
+    def observed(self, ask: Ask) -> Ask:
         """Return *ask*, a client's `_make_api_call`, observed."""
 
         def call(operation: str, params: dict[str, Any]) -> Any:

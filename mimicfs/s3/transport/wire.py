@@ -53,7 +53,7 @@ _EARLY = re.compile(r" 0\d{3} ").search
 _UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
 
 
-class _Place(NamedTuple):
+class _BucketAddress(NamedTuple):
     """The address of a bucket's objects, and the region for which requests are signed."""
 
     secure: bool
@@ -95,7 +95,7 @@ class Wire:
         s3_config = client.meta.config.s3 or {}
         self._signer = Signer(whole=s3_config.get("payload_signing_enabled") is not False)
         self._lock = threading.Lock()  # protects the next
-        self._places: dict[str, _Place | None] = {}  # by bucket; None: left to botocore
+        self._places: dict[str, _BucketAddress | None] = {}  # by bucket; None: left to botocore
         self._locations = {name: _locations(client, name) for name in _METHODS}
         self._told = {name: _told_by(client, name) for name in _METHODS}
 
@@ -221,7 +221,7 @@ class Wire:
 
     # Where to
 
-    def _place(self, bucket: str) -> _Place | None:
+    def _place(self, bucket: str) -> _BucketAddress | None:
         if bucket in self._places:
             return self._places.get(bucket)
         place = self._found(bucket)
@@ -229,7 +229,7 @@ class Wire:
             self._places[bucket] = place
         return place
 
-    def _found(self, bucket: str) -> _Place | None:
+    def _found(self, bucket: str) -> _BucketAddress | None:
         """Return where botocore would ask, by its own rules; None where it takes more than
         this has (proxies, access points that sign for all regions, directory buckets)."""
         try:
@@ -245,7 +245,9 @@ class Wire:
         if signed and (len(scope) < 5 or scope[-2] != "s3"):
             return None
         path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
-        return _Place(parts.scheme == "https", parts.netloc, path, scope[-3] if signed else "")
+        return _BucketAddress(
+            parts.scheme == "https", parts.netloc, path, scope[-3] if signed else ""
+        )
 
 
 class _Again(Exception):
@@ -266,7 +268,7 @@ class _ForBotocore(Exception):
 
 
 class _Request(NamedTuple):
-    place: _Place
+    place: _BucketAddress
     method: str
     target: str
     headers: dict[str, str]
@@ -321,10 +323,10 @@ def _is_plain(text: str) -> bool:
 
 
 # Of the headers of an answer: the parameter of the answer, and its type, by their name.
-_Told = dict[str, tuple[str, str]]
+_HeaderParameters = dict[str, tuple[str, str]]
 
 
-def _told_by(client: Any, operation: str) -> _Told:
+def _told_by(client: Any, operation: str) -> _HeaderParameters:
     """Return what the headers of an answer to *operation* mean, by the service model."""
     shape = client.meta.service_model.operation_model(operation).output_shape
     return {
@@ -334,7 +336,7 @@ def _told_by(client: Any, operation: str) -> _Told:
     }
 
 
-def _answer(status: int, headers: dict[str, str], told_by: _Told) -> dict[str, Any]:
+def _answer(status: int, headers: dict[str, str], told_by: _HeaderParameters) -> dict[str, Any]:
     """Return what botocore makes of the headers of a success. A header that cannot be read is left
     out: the caller finds out."""
     told: dict[str, Any] = {

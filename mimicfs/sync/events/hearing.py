@@ -78,7 +78,7 @@ class Heard(NamedTuple):
     refused: int = 0  # S3 does not let us ask
 
 
-class _Change(NamedTuple):
+class _ToldKey(NamedTuple):
     """All records of one key."""
 
     bucket: str
@@ -136,7 +136,7 @@ class Hearing:
         or the store cannot be asked now: then all of it is to be heard again."""
         cancellation = cancellation or Cancellation()
         counts: Counter[str] = Counter()
-        doubtful: list[_Change] = []
+        doubtful: list[_ToldKey] = []
         for change in self._seen_against_others(_by_key(told)):
             verdict = self._judged(change)
             counts[verdict] += 1
@@ -165,7 +165,7 @@ class Hearing:
 
     # What can be left alone
 
-    def _seen_against_others(self, changes: list[_Change]) -> Iterator[_Change]:
+    def _seen_against_others(self, changes: list[_ToldKey]) -> Iterator[_ToldKey]:
         """Yield *changes*, with what is under way that meets them. That is looked for first: what
         ends meanwhile is in the mirror, or in the log."""
         listings = self._lookout.listings() if changes else []
@@ -177,7 +177,7 @@ class Hearing:
             met = min((prefix for prefix in about if key.startswith(prefix)), default=None)
             yield change._replace(listed=met, intended=(bucket, key) in intended)
 
-    def _judged(self, change: _Change) -> str:
+    def _judged(self, change: _ToldKey) -> str:
         """Return the field of Heard that *change* counts for; "heads": S3 must be asked."""
         if self._is_again(change):
             return "echoes"
@@ -191,14 +191,14 @@ class Hearing:
         gone = all(each.removed and not each.version_id for each in change.told)
         return "echoes" if gone and not self._may_be_last(change) else "heads"
 
-    def _is_again(self, change: _Change) -> bool:
+    def _is_again(self, change: _ToldKey) -> bool:
         """Whether the last record of the key has come once more."""
         last = self._heard.get((change.bucket, change.key))
         return last is not None and all(
             hash(each) == last.record and (each.sequencer or each.time_ns) for each in change.told
         )
 
-    def _is_echo(self, change: _Change, entry: Entry) -> bool:
+    def _is_echo(self, change: _ToldKey, entry: Entry) -> bool:
         """Whether the mirror has all of *change* already, as *entry*."""
         last = self._heard.get((change.bucket, change.key))
         if last is None and entry.mtime_ns <= self._unknown_until_ns + _SAME_TIME_NS:
@@ -211,7 +211,7 @@ class Hearing:
         self._account(change, _state(entry))
         return True
 
-    def _account(self, change: _Change, state: tuple[str, int] | None) -> None:
+    def _account(self, change: _ToldKey, state: tuple[str, int] | None) -> None:
         """Remember the last record of *change*, as one that *state* is due to."""
         where, told = (change.bucket, change.key), change.told[-1]
         self._heard[where] = _Accounted(hash(told), told.time_ns, state)
@@ -222,7 +222,7 @@ class Hearing:
             until_ns = min(last.time_ns, time.time_ns())
             self._unknown_until_ns = max(self._unknown_until_ns, until_ns)
 
-    def _is_looked_at(self, change: _Change) -> bool:
+    def _is_looked_at(self, change: _ToldKey) -> bool:
         """Whether the mirror says anything that *change* could make wrong: its directory is
         known, or one above it, which shows whether there is anything below."""
         if self._mimicdb.cover(change.bucket, change.directory) is not None:
@@ -236,7 +236,7 @@ class Hearing:
             directory = above
         return False
 
-    def _may_be_last(self, change: _Change) -> bool:
+    def _may_be_last(self, change: _ToldKey) -> bool:
         """Whether a directory is shown of which no key is known any more, and *change* may have
         taken the last one."""
         return self._shown_empty(change.bucket, change.shown) is not None
@@ -255,7 +255,7 @@ class Hearing:
 
     # Asking
 
-    def _list_is_cheaper(self, bucket: str, directory: str, changes: Sequence[_Change]) -> bool:
+    def _list_is_cheaper(self, bucket: str, directory: str, changes: Sequence[_ToldKey]) -> bool:
         heads = len(changes)
         if heads <= _HEADS_OF_A_LIST or self._mimicdb.cover(bucket, directory) is None:
             return False
@@ -265,12 +265,12 @@ class Hearing:
         _, names = self._mimicdb.stride(bucket, directory, "", most + 1)
         return names + heads <= most
 
-    def _ask(self, changes: Sequence[_Change], cancellation: Cancellation) -> int:
+    def _ask(self, changes: Sequence[_ToldKey], cancellation: Cancellation) -> int:
         """Ask S3 for each of *changes* at once; return how many it refused to tell."""
         asked: list[Future[bool]] = [self._s3.pool.submit(self._learn, each) for each in changes]
         return sum(not cancellation.wait(each) for each in asked)
 
-    def _learn(self, change: _Change) -> bool:
+    def _learn(self, change: _ToldKey) -> bool:
         """Have the mirror learn what S3 has of *change*; return whether S3 tells."""
         try:
             for _ in range(_TRIES):
@@ -288,7 +288,7 @@ class Hearing:
         where = f"s3://{change.bucket}/{change.key}"
         raise S3Unavailable(f"{where} is changed faster than S3 can be asked about it")
 
-    def _learned(self, change: _Change) -> bool:
+    def _learned(self, change: _ToldKey) -> bool:
         """Ask S3 once; return whether the mirror has what it showed. It has not if something else
         became known of the key meanwhile, which may be older."""
         bucket, key = change.bucket, change.key
@@ -324,7 +324,7 @@ class Hearing:
             self._s3.head_bucket(bucket)
         return True
 
-    def _settle_directories(self, change: _Change, prefix: str) -> None:
+    def _settle_directories(self, change: _ToldKey, prefix: str) -> None:
         """The key is gone while all in *prefix* is listed: pages that are to be merged may show
         directories of it that are empty by now, or be older than others. Make those true of which
         the mirror knows no key."""
@@ -341,7 +341,7 @@ class Hearing:
             if self._mimicdb.entry(bucket, directory) is None:
                 self._mimicdb.repair(bucket, directory, Entry(directory, kind=LISTED), since)
 
-    def _forget_head(self, change: _Change, *, meta: bool = False) -> None:
+    def _forget_head(self, change: _ToldKey, *, meta: bool = False) -> None:
         """Forget what a HEAD said of a key: it may have changed, although its ETag has not. *meta*:
         also its metadata."""
         since = self._mimicdb.seq(change.bucket)
@@ -413,16 +413,16 @@ def _may_leave(told: Told, there: bool) -> bool:
     return told.removed != there or bool(told.removed and told.version_id)
 
 
-def _by_key(told: Iterable[Told]) -> list[_Change]:
+def _by_key(told: Iterable[Told]) -> list[_ToldKey]:
     found: dict[tuple[str, str], list[Told]] = {}
     for each in told:
         found.setdefault((each.bucket, each.key), []).append(each)
-    return [_Change(*where, records) for where, records in found.items()]
+    return [_ToldKey(*where, records) for where, records in found.items()]
 
 
 def _by_directory(
-    changes: Sequence[_Change],
-) -> Iterable[tuple[tuple[str, str], list[_Change]]]:
+    changes: Sequence[_ToldKey],
+) -> Iterable[tuple[tuple[str, str], list[_ToldKey]]]:
     ordered = sorted(changes, key=lambda each: (each.bucket, each.directory))
     grouped = groupby(ordered, key=lambda each: (each.bucket, each.directory))
     return [(where, list(group)) for where, group in grouped]

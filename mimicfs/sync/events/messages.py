@@ -73,7 +73,7 @@ class Told(NamedTuple):
     name: str = ""  # of the kind of change, as the source calls it
 
 
-_Record = Callable[[], "list[Told]"]  # reads it
+_RecordReader = Callable[[], "list[Told]"]  # reads it
 
 
 class Message(NamedTuple):
@@ -122,7 +122,7 @@ def _loaded(message: bytes | str) -> Any:
         raise _Unreadable("not JSON") from exc
 
 
-def _records(said: Any, depth: int) -> Iterator[_Record]:
+def _records(said: Any, depth: int) -> Iterator[_RecordReader]:
     if depth > _DEPTH_MAX:
         raise _Unreadable("envelopes within envelopes")
     if isinstance(said, list):  # MinIO's redis target in the format "access"
@@ -144,7 +144,7 @@ def _records(said: Any, depth: int) -> Iterator[_Record]:
         raise _Unreadable("not an S3 event in any known form")
 
 
-def _records_of_log(each: Any, depth: int) -> Iterator[_Record]:
+def _records_of_log(each: Any, depth: int) -> Iterator[_RecordReader]:
     if isinstance(each, str):  # the time, in the older form
         return
     if isinstance(each, dict) and "Event" not in each:  # a batch of one of the other forms
@@ -154,7 +154,7 @@ def _records_of_log(each: Any, depth: int) -> Iterator[_Record]:
     yield from _records({"Records": records}, depth + 1)
 
 
-def _from_sns(said: dict[str, Any], depth: int) -> Iterator[_Record]:
+def _from_sns(said: dict[str, Any], depth: int) -> Iterator[_RecordReader]:
     if said["Type"] == "Notification":
         yield from _records(_loaded(said["Message"]), depth + 1)
     elif said["Type"] != "UnsubscribeConfirmation":

@@ -12,8 +12,8 @@ from mimicfs.errors import Interrupted
 from mimicfs.s3.requests.queue import BATCH_MAX, TAKEN_S, WAIT_MAX_S, Queue, QueueMessage
 from mimicfs.sync.events.source import Delivery, EventSource
 
-_Asked = TypeVar("_Asked")
-_Answer = TypeVar("_Answer")
+_Argument = TypeVar("_Argument")
+_Outcome = TypeVar("_Outcome")
 
 _AGAIN_S = 5  # until a message comes again that could not be applied
 _SIGNED = "mimicfs-store"
@@ -99,7 +99,9 @@ class SQS(EventSource):
         self._last -= receipts
         self.lost += len(receipts)
 
-    def _at_once(self, ask: Callable[[_Asked], _Answer], about: Iterable[_Asked]) -> list[_Answer]:
+    def _at_once(
+        self, ask: Callable[[_Argument], _Outcome], about: Iterable[_Argument]
+    ) -> list[_Outcome]:
         """Return the answers of *ask*, once all have come. Raises Interrupted after `close`."""
         try:
             asked = [self._pool.submit(ask, each) for each in about]
