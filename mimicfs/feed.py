@@ -376,8 +376,8 @@ def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:
     wide = sorted((it.first, it.last, it.seq, it.origin) for it in changes if it.first != it.last)
     found: list[tuple[str, str, int, int]] = []
     for first, last, seq, origin in wide:
-        if found and first <= found[-1][1]:
-            begin, end, before, their = found[-1]
+        begin, end, before, their = found[-1] if found else ("", "", 0, 0)
+        if found and first <= end:
             latest = (seq, origin) if seq > before else (before, their)
             found[-1] = (begin, max(end, last), *latest)
         else:

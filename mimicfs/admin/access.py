@@ -204,6 +204,4 @@ class _Rotated(logging.handlers.RotatingFileHandler):
         now_s = time.monotonic()
         if now_s - self._warned_s >= _WARN_EVERY_S:
             self._warned_s = now_s
-            log.warning(
-                "%s: the access log is not written: %s", self.baseFilename, sys.exc_info()[1]
-            )
+            log.warning("%s: the access log is not written: %s", self.baseFilename, sys.exception())

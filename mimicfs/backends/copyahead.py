@@ -64,8 +64,12 @@ class CopyAhead:
                 self._lock.wait()
             if self._closed:
                 return None
-            bucket = self._left[-1][0]
-            taken: list[str] = []
-            while self._left and self._left[-1][0] == bucket and len(taken) < _AT_ONCE:
-                taken.append(self._left.pop()[1])
+            bucket, directory = self._left.pop()
+            taken = [directory]
+            while self._left and len(taken) < _AT_ONCE:
+                its, directory = self._left[-1]
+                if its != bucket:
+                    break
+                taken.append(directory)
+                self._left.pop()
             return bucket, taken

@@ -248,7 +248,8 @@ class Replica(Forwarding):
     def has_below(self, bucket: str, directory: str) -> bool:
         parent, name = split(directory)
         if directory and self._has(bucket, parent, name):
-            return self._copy.lookup(bucket, parent, name[:-1])[1] is not None
+            _, below = self._copy.lookup(bucket, parent, name[:-1])
+            return below is not None
         return self._ask(bucket, directory).has_below(bucket, directory)
 
     def scan(

@@ -103,8 +103,13 @@ _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
 _S3, _VFS = S3Options(), VFSOptions()  # for their defaults
 _ACLS = (
-    *("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read"),
-    *("bucket-owner-read", "bucket-owner-full-control"),
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
 )
 
 

@@ -97,7 +97,16 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }
 PROVIDERS = (
-    *("aws", "b2", "ceph", "cos", "digitalocean", "gcs", "minio", "oss", "r2", "swift"),
+    "aws",
+    "b2",
+    "ceph",
+    "cos",
+    "digitalocean",
+    "gcs",
+    "minio",
+    "oss",
+    "r2",
+    "swift",
     "wasabi",
 )
 

@@ -52,7 +52,10 @@ _MESSAGES: Mapping[str, str] = {
 SERVICES: Mapping[str, tuple[str, ...]] = {
     f"{_PACKAGE}.Identity": ("GetPluginInfo", "GetPluginCapabilities", "Probe"),
     f"{_PACKAGE}.Node": (
-        *("NodeGetInfo", "NodeGetCapabilities", "NodePublishVolume", "NodeUnpublishVolume"),
+        "NodeGetInfo",
+        "NodeGetCapabilities",
+        "NodePublishVolume",
+        "NodeUnpublishVolume",
         "NodeGetVolumeStats",
     ),
 }

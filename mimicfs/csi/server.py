@@ -36,8 +36,10 @@ _THREADS = 64
 _SPARE_S = 1.0  # of the time that the caller gives, to answer in
 _GRACE_S = 5.0
 _CAPABILITIES = (
-    *(protocol.GET_VOLUME_STATS, protocol.VOLUME_CONDITION),
-    *(protocol.SINGLE_NODE_MULTI_WRITER, protocol.VOLUME_MOUNT_GROUP),
+    protocol.GET_VOLUME_STATS,
+    protocol.VOLUME_CONDITION,
+    protocol.SINGLE_NODE_MULTI_WRITER,
+    protocol.VOLUME_MOUNT_GROUP,
 )
 
 Method = Callable[[Any, float], Any]  # a request, and until when (monotonic), to its answer

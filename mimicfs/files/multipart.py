@@ -154,13 +154,15 @@ class Multipart:
             self._error = None  # what was refused is tried once more
             self._prepare_zeros(max((p.end - p.start for p in parts if p.zeros), default=0))
             for number, part in enumerate(parts, start=1):
-                if number not in self._sent or self._sent[number][0] != part:
+                sent, _ = self._sent.get(number, (None, ""))
+                if sent != part:
                     self._make_room(cancellation)
                     self._check()
                     self._send(number, part)
             self._collect_all(cancellation)
             self._check()
-            etags = [self._sent[number][1] for number in range(1, len(parts) + 1)]
+            found = [self._sent[number] for number in range(1, len(parts) + 1)]
+            etags = [etag for _, etag in found]
             finished = self._s3.pool.submit(self._complete, etags, size, condition)
             self.batch.running = [finished]
             return cancellation.wait(finished)

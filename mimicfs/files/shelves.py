@@ -58,7 +58,10 @@ class Shelf:
         """Whether *size* bytes of *name* are here, as its record says."""
         records = self._records(name)
         place = _place_of(name, records)
-        if place is None or _RECORD.unpack_from(records, place)[1] != size:
+        if place is None:
+            return False
+        _, its_size, *_ = _RECORD.unpack_from(records, place)
+        if its_size != size:
             return False
         self._note_use()
         return True

@@ -27,7 +27,16 @@ class Stream:
     there is something to ask for; None: now."""
 
     __slots__ = (
-        *("ask_at", "at", "down", "downwards", "last", "reach", "reads", "run", "start", "used"),
+        "ask_at",
+        "at",
+        "down",
+        "downwards",
+        "last",
+        "reach",
+        "reads",
+        "run",
+        "start",
+        "used",
     )
 
     def __init__(self, offset: int, end: int) -> None:

@@ -155,7 +155,7 @@ def fetch(
     def get(number: int) -> None:
         batch.check()
         run = runs[number]
-        first, last = run[0][0], run[-1][1]
+        (first, _), (_, last) = run[0], run[-1]
         buffer = memoryview(bytearray(last - first))
         s3.read_into(bucket, entry.key, entry.etag, first, buffer)
         for start, end in run:
@@ -175,13 +175,18 @@ def _runs(spans: Iterable[Span], most: int) -> list[list[Span]]:
     for start, end in spans:
         for place in range(start, end, most):
             piece = (place, min(end, place + most))
-            last = runs[-1] if runs else []
-            near = last and piece[0] - last[-1][1] <= _GAP and piece[1] - last[0][0] <= most
-            if near:
-                last.append(piece)
+            if runs and _is_near(runs[-1], piece, most):
+                runs[-1].append(piece)
             else:
                 runs.append([piece])
     return runs
+
+
+def _is_near(run: list[Span], piece: Span, most: int) -> bool:
+    """Whether one request of up to *most* bytes is worth it for *run* and *piece*."""
+    (first, _), (_, last) = run[0], run[-1]
+    start, end = piece
+    return start - last <= _GAP and end - first <= most
 
 
 class Slice(io.RawIOBase):

@@ -53,7 +53,8 @@ class Handed:
             raise MountError(
                 f"/dev/fd/{self.fd}: the kernel sends no request; does another process serve it?"
             )
-        if not events[0][1] & select.POLLIN:
+        ((_, event),) = events
+        if not event & select.POLLIN:
             raise MountError(
                 f"/dev/fd/{self.fd}: it belongs to no mount; call mount(2) with fd= first"
             )

@@ -40,7 +40,10 @@ class LockRequests:
 def gives_up(request: bytes) -> bool:
     """Whether *request*, SETLK or SETLKW, is to give up a lock: nobody waits for others then."""
     whole = len(request) >= IN_HEADER.size + LK_IN.size
-    return whole and _asked(request)[2].kind == fcntl.F_UNLCK
+    if not whole:
+        return False
+    _, _, asked = _asked(request)
+    return asked.kind == fcntl.F_UNLCK
 
 
 def _asked(request: bytes) -> tuple[int, int, FileLock]:

@@ -85,7 +85,7 @@ def _observed(
         finally:
             if code >= 0:
                 said = b"" if offset is None else _name(request, IN_HEADER.size + offset)
-                size = _READ.unpack_from(request, IN_HEADER.size)[2] if sized else 0
+                _, _, size, *_ = _READ.unpack_from(request, IN_HEADER.size) if sized else (0, 0, 0)
                 took_s = time.monotonic() - began_s
                 record = AccessRecord(
                     begun_ns, took_s, caller.pid, caller.uid, name, nodeid, said, size, code

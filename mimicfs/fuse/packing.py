@@ -197,9 +197,22 @@ def _fields(attr: Attr) -> tuple[int, ...]:
         atime, atime_rest = divmod(mtime_ns if atime_ns == -1 else atime_ns, NS)
         ctime, ctime_rest = divmod(mtime_ns if ctime_ns == -1 else ctime_ns, NS)
     return (
-        *(ino, size, size + 511 >> 9, atime, mtime, ctime),
-        *(atime_rest, mtime_rest, ctime_rest),
-        *(mode, nlink, uid, gid, rdev, BLOCK_SIZE, 0),
+        ino,
+        size,
+        size + 511 >> 9,
+        atime,
+        mtime,
+        ctime,
+        atime_rest,
+        mtime_rest,
+        ctime_rest,
+        mode,
+        nlink,
+        uid,
+        gid,
+        rdev,
+        BLOCK_SIZE,
+        0,
     )
 
 

@@ -50,10 +50,24 @@ _ERRNO_MAX = 511  # beyond are the kernel's own
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 _CHANGES = frozenset(
     (
-        *(Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE, Opcode.UNLINK, Opcode.RMDIR),
-        *(Opcode.RENAME, Opcode.RENAME2, Opcode.SETATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR),
-        *(Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.RELEASE, Opcode.FALLOCATE),
-        *(Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64),
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.CREATE,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+        Opcode.SETATTR,
+        Opcode.SETXATTR,
+        Opcode.REMOVEXATTR,
+        Opcode.WRITE,
+        Opcode.FLUSH,
+        Opcode.FSYNC,
+        Opcode.RELEASE,
+        Opcode.FALLOCATE,
+        Opcode.COPY_FILE_RANGE,
+        Opcode.COPY_FILE_RANGE_64,
     )
 )
 _OPENS = frozenset((Opcode.OPEN, Opcode.CREATE))
@@ -275,7 +289,8 @@ class Server:
     ) -> None:
         cancellation = Cancellation()
         caller = caller._replace(cancellation=cancellation)
-        self._asked[unique] = IN_HEADER.unpack_from(request)[1], caller.pid
+        _, opcode, *_ = IN_HEADER.unpack_from(request)
+        self._asked[unique] = opcode, caller.pid
         self._waiting[unique] = cancellation
         self._session.busy.begin(_directories(request))
         pool.submit(lambda: self._work(operation, caller, unique, request, missing))

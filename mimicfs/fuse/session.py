@@ -263,7 +263,8 @@ class Session:
                 f"{OLDEST_MINOR_VERSION} (Linux 5.4) or newer is needed"
             )
         if flags & Init.INIT_EXT and len(request) >= IN_HEADER.size + INIT_IN_OLD_SIZE + 4:
-            flags |= INIT_IN.unpack_from(request, IN_HEADER.size)[4] << 32
+            _, _, _, _, flags2, *_ = INIT_IN.unpack_from(request, IN_HEADER.size)
+            flags |= flags2 << 32
         self._agree(unique, minor, readahead, flags)
         return True
 

@@ -347,15 +347,17 @@ class _Others:
         if key in self._keys:
             return True
         place = bisect_right(self._ranges, key, key=lambda span: span[0]) - 1
-        return place >= 0 and key <= self._ranges[place][1]
+        _, last = self._ranges[place] if place >= 0 else ("", "")
+        return place >= 0 and key <= last
 
 
 def _joined(spans: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the same spans in order, those joined that overlap."""
     found: list[tuple[str, str]] = []
     for first, last in sorted(spans):
-        if found and first <= found[-1][1]:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        begin, end = found[-1] if found else ("", "")
+        if found and first <= end:
+            found[-1] = (begin, max(last, end))
         else:
             found.append((first, last))
     return found

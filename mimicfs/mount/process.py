@@ -14,8 +14,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 _USED_LATE = (
-    *("mimicfs.files", "mimicfs.fuse", "mimicfs.s3.requests", "mimicfs.s3.transport"),
-    *("mimicfs.sync", "mimicfs.vfs"),
+    "mimicfs.files",
+    "mimicfs.fuse",
+    "mimicfs.s3.requests",
+    "mimicfs.s3.transport",
+    "mimicfs.sync",
+    "mimicfs.vfs",
 )
 
 

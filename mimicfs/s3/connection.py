@@ -33,8 +33,14 @@ if TYPE_CHECKING:
 # Regions of which boto writes the host with a hyphen: those that AWS had when it began to use dots.
 _OLD_REGIONS = frozenset(
     {
-        *("us-west-1", "us-west-2", "us-gov-west-1", "eu-west-1", "sa-east-1"),
-        *("ap-northeast-1", "ap-southeast-1", "ap-southeast-2"),
+        "us-west-1",
+        "us-west-2",
+        "us-gov-west-1",
+        "eu-west-1",
+        "sa-east-1",
+        "ap-northeast-1",
+        "ap-southeast-1",
+        "ap-southeast-2",
     }
 )
 

@@ -118,7 +118,8 @@ class Whole:
             return bucket.objects if bucket is not None else 0
         if self._wish.guard is None and not self._mimicdb.quick:
             return 0  # to count would be to read them all
-        return self._mimicdb.stride(self._scope.bucket, self._scope.prefix, "", 1 << 62)[1]
+        _, count = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, "", 1 << 62)
+        return count
 
     def _list(self, plan: Plan) -> None:
         what = (self._mimicdb, self._s3, self._scope)

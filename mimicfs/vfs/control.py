@@ -25,7 +25,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, heads, refuse
-from mimicfs.sync.freshness import freshness
+from mimicfs.sync.freshness import Fresh, freshness
 from mimicfs.vfs.allowance import Allowance
 from mimicfs.vfs.inodes import Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
@@ -145,8 +145,8 @@ class Control:
         values: dict[bytes, Callable[[], str]] = {
             b"bucket": lambda: node.bucket,
             b"key": lambda: node.key,
-            b"synced": lambda: self._synced(node)[0],
-            b"synced_by": lambda: self._synced(node)[1],
+            b"synced": lambda: _until(self._freshness(node)),
+            b"synced_by": lambda: _by(self._freshness(node)),
         }
         if node.is_directory:
             values[b"files"] = lambda: str(self._total(node).files)
@@ -216,11 +216,10 @@ class Control:
             lines.append(f"bucket: {bucket.name}: {number_of(bucket.objects, 'key')}, {state}")
         return "\n".join(lines) + "\n"
 
-    def _synced(self, node: Node) -> tuple[str, str]:
+    def _freshness(self, node: Node) -> Fresh | None:
         """Return until when the directory that *node* is, or is in, is true, and by what."""
         directory = node if node.is_directory or node.parent is None else node.parent
-        fresh = freshness(self._mimicdb, directory.bucket, directory.key)
-        return (iso_time(fresh.until_ns), fresh.by) if fresh else ("never", "nothing")
+        return freshness(self._mimicdb, directory.bucket, directory.key)
 
     @staticmethod
     def allow(caller: Caller) -> None:
@@ -228,6 +227,14 @@ class Control:
         EACCES."""
         if caller.uid not in (0, os.getuid()):
             raise PosixError(errno.EACCES, "S3 is asked only for the user who mounted and for root")
+
+
+def _until(fresh: Fresh | None) -> str:
+    return iso_time(fresh.until_ns) if fresh else "never"
+
+
+def _by(fresh: Fresh | None) -> str:
+    return fresh.by if fresh else "nothing"
 
 
 def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[str]:

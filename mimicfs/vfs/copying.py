@@ -39,7 +39,7 @@ class WholeCopier:
     def _copied(self, old: File, source: Entry, new: File) -> tuple[Entry, Content]:
         """Copy the version *source* onto *new*, which keeps what is stored with it."""
         own = self._s3.kept.remembered(old.bucket, source)
-        own = own or self._s3.kept.of(old.bucket, source.key)[1]
+        own = own or self._s3.kept.content_of(old.bucket, source.key)
         own = own._replace(meta=metadata.without_ours(own.meta))
         replaced = new.content if new.entry is not None else None
         places = (old.bucket, old.key), (new.bucket, new.key)

@@ -106,12 +106,12 @@ class Mover:
         known = self._mimicdb.entry(target.bucket, target.key)
         if replace and known is not None and known.kind == OBJECT:
             with suppress(KeyNotFound):
-                replaced = kept.remembered(target.bucket, known) or kept.of(*target.place)[1]
+                replaced = kept.remembered(target.bucket, known) or kept.content_of(*target.place)
         elif replace:
             replaced = self._vacated.stored(target.place)
         old, new = source.place, target.place
         if replaced or kept.usual(*old) != kept.usual(*new):
-            own = kept.remembered(source.bucket, entry) or kept.of(*old)[1]
+            own = kept.remembered(source.bucket, entry) or kept.content_of(*old)
             content = kept.successor(own, old, new, replaced)
             content = None if content == own else content
         copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)

@@ -268,9 +268,10 @@ class Neighbours:
         with self._lock:
             walk = self._walks.setdefault((bucket, directory), _DirectoryWalk())
             self._walks.move_to_end((bucket, directory))
-            old = self._walks.popitem(last=False)[1] if len(self._walks) > _WALKS else None
-        if old is not None:
-            self._submit(_end, old)
+            dropped = len(self._walks) > _WALKS
+            _, oldest = self._walks.popitem(last=False) if dropped else ("", None)
+        if oldest is not None:
+            self._submit(_end, oldest)
         return walk
 
     # In another thread

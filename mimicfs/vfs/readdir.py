@@ -75,7 +75,8 @@ class Listing:
         more = self._read(upto, want, now)
         cut = min(index - self._start, len(rows))
         if cut:
-            after = rows[cut - 1][2].key
+            _, _, dropped = rows[cut - 1]
+            after = dropped.key
         generation = generation if cut < len(rows) else more.generation
         self._page = DirectoryPage(rows[cut:] + more.rows, after, more.upto, more.ended, generation)
         self._start += cut
@@ -83,7 +84,10 @@ class Listing:
     def _keep(self, count: int) -> None:
         """Keep only the first *count* rows of the page, which were read already."""
         rows = self._page.rows[:count]
-        upto = rows[-1][2].key if rows else self._page.after
+        upto = self._page.after
+        if rows:
+            _, _, last = rows[-1]
+            upto = last.key
         self._page = self._page._replace(rows=rows, upto=upto, ended=False)
 
     def ended_at(self, index: int, generation: int) -> bool:
@@ -117,9 +121,12 @@ class Listings:
     def _taken(self, node: Node, unsaved: Callable[[], Sequence[str]]) -> Listing | None:
         """Return what was foreseen of *node*, once."""
         foreseen, self._foreseen = self._foreseen, None
-        if foreseen is None or foreseen[0] is not node or unsaved():
+        if foreseen is None:
             return None
-        return foreseen[1] if time.monotonic() - foreseen[2] < _FORESEEN_S else None
+        of, listing, at_s = foreseen
+        if of is not node or unsaved():
+            return None
+        return listing if time.monotonic() - at_s < _FORESEEN_S else None
 
     def ended(self, cookie: int) -> bool:
         """Whether *cookie* is the end of its listing. Each reader asks once more there."""
@@ -195,7 +202,8 @@ class Listings:
         return rows
 
     def _is_directory(self, bucket: str, directory: str, component: str) -> bool:
-        return self._mimicdb.lookup(bucket, directory, component)[1] is not None
+        _, below = self._mimicdb.lookup(bucket, directory, component)
+        return below is not None
 
     @staticmethod
     def _unsaved(directory: str, after: str, upto: str | None, slots: Iterable[str]) -> list[Entry]:

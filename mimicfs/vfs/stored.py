@@ -126,7 +126,7 @@ class StoredAttributes:
     def of_marker(self, bucket: str, key: str) -> Content:
         """Return what is stored with the marker object of a directory, if it has one."""
         try:
-            return self._s3.kept.of(bucket, key)[1]
+            return self._s3.kept.content_of(bucket, key)
         except KeyNotFound:
             return Content(DIRECTORY_TYPE)
 

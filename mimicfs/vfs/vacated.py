@@ -85,6 +85,6 @@ class Vacated:
 
     def _stored(self, gone: _Gone, place: VacatedKey) -> Content | None:
         with suppress(KeyNotFound, AccessDenied):
-            content = self._s3.kept.of(*gone.now)[1]
+            content = self._s3.kept.content_of(*gone.now)
             return self._s3.kept.successor(content, gone.now, place)  # its type by the name it had
         return None

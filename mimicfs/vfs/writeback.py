@@ -102,7 +102,8 @@ class WriteBack:
         waiting.due = 0.0 if self._closing else time.monotonic() + after_s
         self._last += 1
         heapq.heappush(self._queue, (waiting.due, self._last, waiting))
-        if self._queue[0][2] is waiting:  # else one waits for the first, and wakes the next
+        _, _, first = self._queue[0]
+        if first is waiting:  # else one waits for the first, and wakes the next
             self._changed.notify()
 
     def _work(self) -> None:
@@ -125,7 +126,7 @@ class WriteBack:
         with self._changed:
             while True:
                 now = time.monotonic()
-                while self._queue and self._queue[0][0] <= now:
+                while self._queue and self._due_first() <= now:
                     due, _, waiting = heapq.heappop(self._queue)
                     if due == waiting.due and waiting.file in self._waiting and not waiting.running:
                         waiting.running = True
@@ -134,7 +135,11 @@ class WriteBack:
                         return waiting
                 if self._closing and not self._queue:
                     return None
-                self._changed.wait(self._queue[0][0] - now if self._queue else None)
+                self._changed.wait(self._due_first() - now if self._queue else None)
+
+    def _due_first(self) -> float:
+        due, _, _ = self._queue[0]
+        return due
 
     def _try(self, waiting: _Waiting) -> bool:
         """Try to upload a file. Return whether S3 can be reached."""

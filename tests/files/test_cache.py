@@ -204,6 +204,28 @@ def test_of_a_million_blocks_only_those_around_are_looked_up(tmp_path: Path) -> 
     assert path.stat().st_blocks * 512 < MIB
 
 
+def test_the_second_block_read_in_two_mib_brings_all_of_them_from_the_disk(tmp_path: Path) -> None:
+    size = 8 * MIB
+    data = random.Random(2).randbytes(size)
+    path = tmp_path / "blocks"
+    file = BlockFile(os.open(path, os.O_RDWR | os.O_CREAT), size)
+    file.begin()
+    file.write(0, memoryview(data))
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    again = BlockFile(fd, size)
+
+    def is_in_memory(place: int) -> bool:
+        return again.read(place, place + 100, wait=False) == data[place : place + 100]
+
+    assert again.read(0, 100, wait=True) == data[:100]
+    assert not is_in_memory(MIB)
+    assert again.read(5 * BLOCK, 5 * BLOCK + 100, wait=True) == data[5 * BLOCK : 5 * BLOCK + 100]
+    until(lambda: is_in_memory(2 * MIB - BLOCK))
+    assert not is_in_memory(3 * MIB)
+
+
 def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, directory: Path) -> None:
     first = cache()
     size = MIB

@@ -46,7 +46,8 @@ def _pages(client: Any, tag: str, kind: str) -> Iterator[list[str]]:
 
 def _not_named(steps: Scripts | Transactions, tag: str, directories: list[str]) -> Iterator[str]:
     """Yield those of *directories* that are not in the directory above."""
-    below = [(split(each)[0], [split(each)[1]]) for each in directories if each]
+    parts = [split(each) for each in directories if each]
+    below = [(parent, [name]) for parent, name in parts]
     for (parent, (name,)), found in zip(below, steps.records_of(tag, below), strict=True):
         if found == [None]:
             yield parent + name

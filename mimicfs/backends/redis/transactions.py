@@ -227,10 +227,15 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Re
     at = Directories(client, tag, changed)
     objects = size = 0
     for key in changed:
-        old = _put(at, *puts[key]) if key in puts else _delete(at, *gone[key])
-        new = puts[key][2] if key in puts else None
-        objects += totals(new)[0] - totals(old)[0]
-        size += totals(new)[1] - totals(old)[1]
+        if key in puts:
+            directory, name, record = puts[key]
+            old = _put(at, directory, name, record)
+        else:
+            record, old = None, _delete(at, *gone[key])
+        objects_now, size_now = totals(record)
+        objects_then, size_then = totals(old)
+        objects += objects_now - objects_then
+        size += size_now - size_then
     lines = logged_as(changed)
     meta = f"{tag}:meta"
     counts: list[RedisCommand] = [

@@ -50,4 +50,5 @@ def names(
         yield from page
         if len(page) < size:
             return
-        low = page[-1][0].encode() + b"\0"
+        last, _ = page[-1]
+        low = last.encode() + b"\0"

@@ -490,11 +490,11 @@ class SQLite(Backend):
         known = f"{named} WHERE known OR name=''"
         # A note beside a bucket does not make it known.
         places = {"entry": known, "scope": known, "note": named}
-        found = [
-            (table, self._db.rows(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({ids})"))
+        counts = {
+            table: self._db.value(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({ids})")
             for table, ids in places.items()
-        ]
-        return [f"{rows[0][0]:,} rows of {table}" for table, rows in found if rows[0][0]]
+        }
+        return [f"{count:,} rows of {table}" for table, count in counts.items() if count]
 
     # Life
 

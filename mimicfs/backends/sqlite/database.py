@@ -57,8 +57,14 @@ CREATE TABLE IF NOT EXISTS note(
 
 # The parameters of sqlite3.connect, in its order.
 _CONNECT = (
-    *("database", "timeout", "detect_types", "isolation_level", "check_same_thread"),
-    *("factory", "cached_statements", "uri"),
+    "database",
+    "timeout",
+    "detect_types",
+    "isolation_level",
+    "check_same_thread",
+    "factory",
+    "cached_statements",
+    "uri",
 )
 
 # Rows of backends/pending.py, likewise.
@@ -128,8 +134,8 @@ class Database:
         (in memory)."""
         if not self._kwargs.get("uri"):
             return None if self.in_memory else f"{os.fsdecode(self._args[0])}-wal"
-        found = self._writer.execute("PRAGMA database_list").fetchone()[2]
-        return f"{found}-wal" if found else None
+        _, _, file = self._writer.execute("PRAGMA database_list").fetchone()
+        return f"{file}-wal" if file else None
 
     def _open(self) -> None:
         path = None if self.in_memory or self._kwargs.get("uri") else Path(self._path)
@@ -240,7 +246,8 @@ class Database:
     def value(self, sql: str, *values: object) -> Any:
         """Return the one value that *sql* selects; None if it selects no row."""
         rows = self.rows(sql, *values)
-        return rows[0][0] if rows else None
+        (value,) = rows[0] if rows else (None,)
+        return value
 
     def version(self) -> int:
         """Return a number that is another one after each commit of others; the reader's of this

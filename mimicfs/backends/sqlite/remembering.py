@@ -59,8 +59,8 @@ class Remembered:
 
     def is_within_deep(self, bucket: str, directory: str) -> bool:
         """Whether the last deep scope that was found covers *directory*."""
-        last = self._local.deep
-        return last[:2] == (bucket, self._db.version()) and directory.startswith(last[2])
+        of, version, prefix = self._local.deep
+        return (of, version) == (bucket, self._db.version()) and directory.startswith(prefix)
 
     def found_deep(self, bucket: str, version: int, prefix: str) -> None:
         """In state *version*, *prefix* has a deep scope."""

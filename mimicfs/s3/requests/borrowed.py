@@ -39,9 +39,17 @@ _CONNECTIONS = 16
 _LIST = "ListObjectsV2"
 # Where a program can hook itself into a call, but for before-send, which `_Door` asks itself.
 _HOOKS = (
-    *("provide-client-params", "before-parameter-build", "before-call", "request-created"),
-    *("choose-signer", "before-sign", "needs-retry", "before-parse", "response-received"),
-    *("after-call", "after-call-error"),
+    "provide-client-params",
+    "before-parameter-build",
+    "before-call",
+    "request-created",
+    "choose-signer",
+    "before-sign",
+    "needs-retry",
+    "before-parse",
+    "response-received",
+    "after-call",
+    "after-call-error",
 )
 _THEIR_OWN = frozenset({"boto3", "botocore", "aiobotocore", "mimicfs"})
 

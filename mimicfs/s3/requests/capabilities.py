@@ -43,7 +43,8 @@ class Capabilities:
 
     def __getitem__(self, name: str) -> str:
         """Return what is held to be true of *name*, one of CAPABILITIES."""
-        return self.known()[name][0]
+        value, _ = self.known()[name]
+        return value
 
     def known(self) -> dict[str, tuple[str, str]]:
         """Return (value, from where) of each: "said", "learned", "expected" or "usual"."""

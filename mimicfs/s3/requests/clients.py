@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -199,11 +199,14 @@ class Clients:
             client, self._credentials, self._options, self._transport, self.count, note
         )
         rules = Rules(client, self._options.buckets, self._options.bucket_owner)
-        # A call goes down through these, and its answer comes back up.
-        layers: list[_Layer] = [
+        # A call goes down through these, and its answer comes back up: first through those that
+        # learn from it, then through all the others.
+        learning_layers: list[_Layer] = [
             self.limits.in_time,  # before anybody is told that something is about to be changed
             _with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: learning(client, self.mimicdb, ask),
+        ]
+        layers: list[_Layer] = [
             Believer,
             _with_params(self.pinned),
             _with_params(rules.sent),
@@ -211,13 +214,8 @@ class Clients:
             self._traffic.observed,
             self._addressed,
         ]
-        ask: Ask = self._wire.ask
-        for layer in reversed(layers[3:]):
-            ask = layer(ask)
-        self._unlearned = ask
-        for layer in reversed(layers[:3]):
-            ask = layer(ask)
-        client._make_api_call = ask
+        self._unlearned = _through(layers, self._wire.ask)
+        client._make_api_call = _through(learning_layers, self._unlearned)
         keep_expires(events)
         for operation in OPERATIONS:
             # Else an object whose metadata is not ASCII could neither be changed nor copied.
@@ -476,6 +474,13 @@ def _with_md5(request: Any, **_: Any) -> None:
     """Beside the CRC-32 that botocore sends, which some servers do not know."""
     if request.body and "Content-MD5" not in request.headers:
         request.headers["Content-MD5"] = md5_of(request.body)
+
+
+def _through(layers: Sequence[_Layer], ask: Ask) -> Ask:
+    """Return *ask* below *layers*, of which the first is on top."""
+    for layer in reversed(layers):
+        ask = layer(ask)
+    return ask
 
 
 def _with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> _Layer:

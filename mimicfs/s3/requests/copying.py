@@ -61,7 +61,7 @@ class Copier:
         markers of directories (JuiceFS)."""
         self._check_source(source)
         if content is None:
-            _, content = self._s3.kept.of(source[0], source[1].key)
+            content = self._s3.kept.content_of(source[0], source[1].key)
         return self._s3.put(bucket, key, b"", 0, content)
 
     def _copied(
@@ -144,7 +144,7 @@ class Copier:
         storage_class: str,
     ) -> Entry:
         if content is None:
-            _, content = self._s3.kept.of(source[0], source[1].key)
+            content = self._s3.kept.content_of(source[0], source[1].key)
         elif "Tagging" not in content.headers:  # unlike CopyObject, parts bring no tags along
             content = content.tagged(self._s3.kept.tags(source[0], source[1].key))
         upload = self._s3.start_upload(bucket, key, content, storage_class)

@@ -78,6 +78,11 @@ class Kept:
             self.written(bucket, entry, content)
         return entry, content
 
+    def content_of(self, bucket: str, key: str) -> Content:
+        """Return what S3 has stored with *key* now. Raises KeyNotFound."""
+        _, content = self.of(bucket, key)
+        return content
+
     def remembered(self, bucket: str, entry: Entry) -> Content | None:
         """Return what this process knows to be stored with the version *entry*."""
         with self._lock:

@@ -307,7 +307,7 @@ class Consumer:
             said = {"time": time.time(), "why": faults, "message": body[:_SHOWN_MAX]}
             append_line(self._aside, json.dumps(said), _ASIDE_MAX)
         if messages:
-            count, why = number_of(len(messages), "message"), messages[0][1][0]
+            count, (_, (why, *_)) = number_of(len(messages), "message"), messages[0]
             log.warning(
                 "%s: %s written to %s, because they cannot be understood: %s",
                 self._source.name,

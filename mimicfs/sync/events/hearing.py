@@ -231,7 +231,8 @@ class Hearing:
         while directory:
             above = _above(directory)
             if self._mimicdb.cover(change.bucket, above) is not None:
-                shown = self._mimicdb.lookup(change.bucket, above, directory[len(above) : -1])[1]
+                name = directory[len(above) : -1]
+                _, shown = self._mimicdb.lookup(change.bucket, above, name)
                 return any(_may_leave(each, shown is None) for each in change.told)
             directory = above
         return False

@@ -42,9 +42,18 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _CREATED = ("ObjectCreated", "Object Created", "ObjectSynced")
 _REMOVED = ("ObjectRemoved", "Object Deleted", "LifecycleExpiration", "ObjectLifecycle:Expiration")
 _HEAD_CHANGED = (  # the object stays; what a HEAD says of it changes
-    *("ObjectRestore", "Object Restore", "LifecycleTransition", "ObjectLifecycle:Transition"),
-    *("IntelligentTiering", "Object Storage Class Changed", "Object Access Tier Changed"),
-    *("ObjectTagging", "Object Tags", "ObjectAcl", "Object ACL Updated", "ObjectRetention"),
+    "ObjectRestore",
+    "Object Restore",
+    "LifecycleTransition",
+    "ObjectLifecycle:Transition",
+    "IntelligentTiering",
+    "Object Storage Class Changed",
+    "Object Access Tier Changed",
+    "ObjectTagging",
+    "Object Tags",
+    "ObjectAcl",
+    "Object ACL Updated",
+    "ObjectRetention",
 )
 # Nothing has changed. Our own HEAD is an access, and must not be the reason of another one.
 _NOTHING = ("ObjectAccessed", "BucketCreated", "BucketRemoved", "Scanner")

@@ -207,7 +207,7 @@ class RedisQueue(EventSource):
     def _taken_of_stream(self, wait_s: float) -> list[Delivery]:
         if self._pending != _NEW:
             found = _entries(self._read_group(self._client, self._pending))
-            self._pending = found[-1][0] if found else _NEW
+            self._pending = _last_id(found, _NEW)
             if found:
                 return [self._entry(*each) for each in found]
         found, last = self._new_entries()
@@ -243,7 +243,7 @@ class RedisQueue(EventSource):
         self.lost += cut
         self._passed += cut + len(found)
         if cut:  # Redis counts what was read, and not what was passed over
-            at = found[-1][0] if found else last
+            at = _last_id(found, last)
             self._client.xgroup_setid(self._key, _GROUP, at, entries_read=self._passed)
         return found, last
 
@@ -307,6 +307,12 @@ def _entries(answer: Any) -> list[Any]:
     """Return the entries of one stream from the answer of XREADGROUP."""
     pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
     return [entry for page in pages for entry in _flat(page)]
+
+
+def _last_id(entries: list[Any], otherwise: bytes | str) -> bytes | str:
+    """Return the id of the last of *entries*; *otherwise* if there is none."""
+    last, *_ = entries[-1] if entries else (otherwise,)
+    return last
 
 
 def _flat(page: Any) -> list[Any]:
