@@ -214,6 +214,7 @@ def test_the_second_block_read_in_two_mib_brings_all_of_them_from_the_disk(tmp_p
     fd = os.open(path, os.O_RDWR)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # the kernel adds nothing of its own
     again = BlockFile(fd, size)
 
     def is_in_memory(place: int) -> bool:
