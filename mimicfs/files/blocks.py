@@ -33,6 +33,7 @@ _PRESENT = 1 << 32
 _CHECKED = 1 << 33  # in memory only: compared with its bytes
 _TABLE = 512  # records that are read at once, of 32 MiB of the object
 _FRESH_S = 60.0  # an earlier use than this is noted
+_PART = 2 << 20  # what the disk is asked for at once, where single blocks are read here and there
 # The page cache does not have it, or this file system cannot tell.
 _NOT_NOW = frozenset((errno.EAGAIN, errno.EOPNOTSUPP))
 
@@ -45,6 +46,7 @@ class BlockFile:
         self._size = size
         self._direct = direct
         self._tables: dict[int, array[int]] = {}
+        self._parts: dict[int, bool] = {}  # of which a block was read: whether all was asked for
         # Not before nobody reads any more: another file may get the number.
         weakref.finalize(self, os.close, fd)
 
@@ -101,6 +103,8 @@ class BlockFile:
         if not unchecked:
             return self._bytes(start, end, wait)
         begin, stop = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, self._size)
+        if wait and within:
+            self._ask_for_more(begin)
         data = self._bytes(begin, stop, wait)
         if data is None or not self._check(unchecked, begin, memoryview(data)):
             return None
@@ -178,6 +182,15 @@ class BlockFile:
             for index in range(start // BLOCK, -(-end // BLOCK))
             if not self._table(index // _TABLE)[index % _TABLE] & _CHECKED
         ]
+
+    def _ask_for_more(self, begin: int) -> None:
+        """Have the kernel read the part of the file around the block at *begin* into its pages, if
+        another block of that part was read before: more of it will be."""
+        part = begin // _PART
+        asked = self._parts.get(part)
+        if asked is False:
+            os.posix_fadvise(self._fd, part * _PART, _PART, os.POSIX_FADV_WILLNEED)
+        self._parts[part] = asked is not None
 
     def _check(self, blocks: list[int], start: int, data: memoryview) -> bool:
         """Whether *blocks*, in *data* from *start* on, are what was written. Those that are not
