@@ -18,27 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from mimicfs.config.masking import SHOWN, masked
 from mimicfs.errors import ConfigError
 
 _TAIL = 1 << 20  # bytes of a log
-_SHOWN = "***"
 _SHORTEST = 6  # letters: a shorter secret would take ordinary words away
-# Passwords in URLs, signatures and tokens in queries and headers.
-_LOOKS_SECRET = (
-    # Up to the last @: a password may have one, and a slash. (A key may have one, too: not in s3://.)
-    (re.compile(r"\b((?!s3:)[\w+.-]+://)[^\s\"'<>]*@"), rf"\1{_SHOWN}@"),
-    (
-        re.compile(
-            r"((?:X-(?:Amz|Goog)-Credential|signature|passwd|password|token|secret|customer-key"
-            r"|access-?key)(?![\w-]*file)[\w-]*[\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+",
-            re.IGNORECASE,
-        ),
-        rf"\1{_SHOWN}",
-    ),
-    (re.compile(r"(Authorization:\s*)[^\r\n]+", re.IGNORECASE), rf"\1{_SHOWN}"),
-)
-
-
 _PASSWORD = re.compile(r"\w+://[^:/\s@]*:(\S+)@")
 
 
@@ -76,10 +60,8 @@ def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """Return *text* without *secrets*, and without what looks like one."""
     for secret in secrets:
-        text = text.replace(secret, _SHOWN)
-    for pattern, shown in _LOOKS_SECRET:
-        text = pattern.sub(shown, text)
-    return text
+        text = text.replace(secret, SHOWN)
+    return masked(text)
 
 
 def tail(path: Path) -> str:

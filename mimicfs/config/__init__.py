@@ -9,6 +9,7 @@ written   the form of these rules in the file
 tags      what S3 takes as the tags of an object
 classes   storage classes, and which a misspelt one may be
 sizes     a number of bytes as people write it
+masking   what looks like a secret, taken out of texts
 limits    limits by time of day, and prices
 moments   a moment as people write it
 peers     the options of s3fs, rclone, mountpoint, goofys and JuiceFS, and ours for each

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from mimicfs.config import peers
 from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
+from mimicfs.config.masking import SHOWN, masked
 from mimicfs.config.sizes import MIB, parse_size
 from mimicfs.config.values import (
     METADATA,
@@ -330,7 +331,8 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
         if name in _FOR_OTHERS or word.startswith(_FOR_OTHERS_WITH_VALUE):
             continue
         option, negated = _named(name.replace("-", "_"))
-        shown = word if option is None or option.kind is not Kind.SECRET else f"{name}=***"
+        secret = option.kind is Kind.SECRET if option else masked(word) != word
+        shown = f"{name}={SHOWN}" if secret else word
         if option is None or (negated and equals):
             if sloppy:
                 continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mimicfs.config.limits import Limit, Prices
+from mimicfs.config.masking import NAMES, SHOWN
 from mimicfs.config.rules import KeyRule, Stored
 from mimicfs.config.sizes import MIB
 from mimicfs.errors import ConfigError, PosixError
@@ -22,7 +23,7 @@ WORKERS = 16  # requests of the kernel that may wait for S3; of data four times 
 # is stored.
 METADATA = ("auto", "always", "never", "no")
 # In the query of a URL, as redis-py takes them.
-_IN_QUERY = re.compile(r"([?&](?:username|password)=)[^&]*")
+_IN_QUERY = re.compile(rf"([?&][\w.-]*?(?:username|{NAMES})=)[^&#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +271,8 @@ def redacted(url: str) -> str:
         return url
     slashes = rest[: len(rest) - len(rest.lstrip("/"))]
     _, at, behind = rest.rpartition("@")
-    shown = f"{slashes}***@{behind}" if at else rest
-    shown = _IN_QUERY.sub(r"\1***", shown)
+    shown = f"{slashes}{SHOWN}@{behind}" if at else rest
+    shown = _IN_QUERY.sub(rf"\1{SHOWN}", shown)
     return f"{scheme}:{shown}"
 
 
@@ -281,7 +282,7 @@ def has_secret(url: str) -> bool:
     if scheme in ("sqlite", "memory"):
         return False
     before = rest.rpartition("@")[0]
-    return ":" in before or re.search(r"[?&]password=", rest) is not None
+    return ":" in before or _IN_QUERY.search(rest) is not None
 
 
 def refuse_shown_secret(option: str, url: str | None) -> None:

@@ -149,6 +149,10 @@ def test_an_allowance_lets_a_stock_go_at_once_and_then_so_much_a_second():
         ("rediss://:p@ss@host/0", "rediss://***@host/0"),
         ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
         ("unix://:secret@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("redis://host/0?sentinel_password=secret", "redis://host/0?sentinel_password=***"),
+        ("http://127.0.0.1:99/hook?token=secret#x", "http://127.0.0.1:99/hook?token=***#x"),
+        ("https://h/c?sv=1&sig=secret%3D", "https://h/c?sv=1&sig=***"),
+        ("https://h/k?X-Amz-Signature=secret&x=1", "https://h/k?X-Amz-Signature=***&x=1"),
         ("https://u:secret@minio.example:9000/x", "https://***@minio.example:9000/x"),
     ],
 )
@@ -158,7 +162,11 @@ def test_a_url_is_shown_without_its_secret(url, shown):
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:///home/a@b/x.db", "memory:", "redis://host:6379/0?db=1", "aws", "http://h:1"]
+    "url",
+    [
+        *("sqlite:///home/a@b/x.db", "memory:", "redis://host:6379/0?db=1", "aws", "http://h:1"),
+        *("rediss://h/0?ssl_keyfile=/a.pem", "http://h/?design=5"),
+    ],
 )
 def test_a_url_without_a_secret_is_shown_as_it_is(url):
     assert redacted(url) == url

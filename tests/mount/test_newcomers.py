@@ -84,6 +84,10 @@ def test_words_in_the_wrong_order_or_mistyped(point: Path, server: str) -> None:
         "no such option: --prefix; name it in the source: s3://BUCKET/PREFIX;"
         " see mimicfs mount --help"
     )
+    for word in ("store_pasword", "passwd", "secret_access_key", "session_token"):
+        assert said("mount", "-o", f"ro,{word}=hunter2", point, code=2).startswith(
+            f"-o {word}=***: not"
+        )
     assert said("mount", "-o", "alow_other", point, code=2) == (
         "-o alow_other: not an option; did you mean allow_other?"
     )

@@ -1,6 +1,7 @@
 """Every failure is one of our errors, in one line, that names the object, says what to do, and has
 no secret in it."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -62,7 +63,7 @@ def ask(mimicdb, call, monkeypatch):
     """Make the request to an endpoint; return the error, which has no secret in it."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-session-token")
 
-    def ask(url, **options):
+    def ask(url, secrets=SECRETS, **options):
         s3 = S3(S3Options(endpoint_url=url, attempts=1, **options), mimicdb)
         with pytest.raises(MimicError) as raised:
             call(s3, "photos")
@@ -70,7 +71,7 @@ def ask(mimicdb, call, monkeypatch):
         text = str(raised.value)
         assert "\n" not in text
         shown = "".join(traceback.format_exception(raised.value))
-        assert [secret for secret in SECRETS if secret in text or secret in shown] == []
+        assert [secret for secret in secrets if secret in text or secret in shown] == []
         return raised.value
 
     return ask
@@ -84,6 +85,9 @@ def test_nobody_is_there(ask):
 def test_an_address_that_is_none(ask):
     with pytest.raises(ConfigError, match="--endpoint-url localhost:9000: not a URL; write http"):
         raise ask("localhost:9000")
+    address = "https://h/path?X-Amz-Signature=very-secret-key"
+    with pytest.raises(ConfigError, match=r"an endpoint has no query; write https://h/path$"):
+        raise ask(address)
 
 
 # Calls that are answered with nothing cannot be told from the answer of a web site.
@@ -101,12 +105,32 @@ def test_somebody_else_is_there(ask, website):
 @pytest.fixture
 def website():
     """A server that answers everything with a page of HTML."""
+    with serving(lambda headers: (200, b"<html><body><br><h1>Welcome!</h1></body></html>")) as url:
+        yield url
+
+
+def repeating(headers):
+    """Refuse, and repeat the headers of the request, as some servers and proxies do."""
+    said = "; ".join(f"{name}: {value}" for name, value in headers.items())
+    text = f"<Error><Code>InvalidToken</Code><Message>No good: {said}</Message></Error>"
+    return 400, text.encode()
+
+
+def test_a_server_that_repeats_what_a_request_was_signed_with_is_not_repeated(ask):
+    with serving(repeating) as url:
+        error = ask(url, SECRETS[:2])  # the names of headers may be there
+    assert isinstance(error, CredentialsError | S3Error)
+
+
+@contextlib.contextmanager
+def serving(answer):
+    """Yield the URL of a server that gives one *answer* to each request, by its headers."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            page = b"<html><body><br><h1>Welcome!</h1></body></html>"
-            self.send_response(200)
+            status, page = answer(self.headers)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()
             if self.command != "HEAD":
@@ -120,10 +144,12 @@ def website():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -258,6 +259,11 @@ class Clients:
         )
         if given and not given.lower().startswith(("http://", "https://")):
             raise ConfigError(not_a_url)
+        if "?" in given or "#" in given:  # (what is behind may be a signature)
+            shown = re.split("[?#]", redacted(given))[0]
+            raise ConfigError(
+                f"--endpoint-url {shown}?...: an endpoint has no query; write {shown}"
+            )
         try:
             with self._lock, ours("S3"):
                 self._credentials  # noqa: B018  before the session makes a client

@@ -9,6 +9,7 @@ from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as web
 
 from mimicfs import errors
+from mimicfs.config.masking import masked
 from mimicfs.errors import MimicError, S3Error
 from mimicfs.s3.transport.advice import about_clock, about_closed, about_connection, about_tls
 
@@ -121,7 +122,8 @@ _KEYS_IN_FILE = (
 
 
 def from_code(code: str, status: int, message: str, about: str, date: str = "") -> S3Error:
-    """Return the error that S3's *code* stands for. *date* is the Date of the answer."""
+    """Return the error that S3's *code* stands for. *date* is the Date of the answer. There are
+    servers and proxies whose *message* repeats the headers of the request."""
     wrong_clock = about_clock(date) if status in (400, 403) else ""
     if wrong_clock:
         said = f"{about}: {code or status}; {wrong_clock}"
@@ -131,7 +133,7 @@ def from_code(code: str, status: int, message: str, about: str, date: str = "") 
         found = errors.S3Unavailable
     if found is errors.ObjectChanged:
         message = "the object was changed in S3; open it again"
-    advice = _ADVICE.get(code)
+    advice, message = _ADVICE.get(code), masked(message)
     text = f"{about}: {message or code or status}" + (f" ({code})" if code and message else "")
     return found(f"{text}; {advice}" if advice else text, status=status, code=code)
 
@@ -151,7 +153,8 @@ class ours:  # noqa: N801  reads as a statement; a generator costs each request 
         if exc is None:
             return
         if isinstance(exc, boto.ClientError | boto.BotoCoreError | web.HTTPError):
-            raise translated(exc, self._about) from exc
+            error, said = translated(exc, self._about), str(exc)
+            raise error from (exc if masked(said) == said else None)
         if isinstance(exc, ResponseParserError):
             text = f"the answer is not from S3; check --endpoint-url: {_one_line(exc)}"
             raise errors.S3Unavailable(f"{self._about}: {text}") from exc
