@@ -90,13 +90,20 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
     """Changes of *bucket* may have been lost until now."""
-    mimicdb.set_note(bucket, _GAP, str(time.time_ns()))
+    mimicdb.set_note(bucket, _GAP, str(_after_listings_ns(mimicdb, bucket)))
 
 
 def note_unproven(mimicdb: Mirror, bucket: str) -> None:
     """Nobody can say whether changes of *bucket* until now are told of: what was listed before
     does not count as told."""
-    mimicdb.set_note(bucket, _UNPROVEN, str(time.time_ns()))
+    mimicdb.set_note(bucket, _UNPROVEN, str(_after_listings_ns(mimicdb, bucket)))
+
+
+def _after_listings_ns(mimicdb: Mirror, bucket: str) -> int:
+    """Return a time after each listing of *bucket* that is known: now, or later where the clock of
+    another machine is ahead of ours."""
+    latest_ns = max((scope.listed_ns for scope in mimicdb.scopes(bucket)), default=0)
+    return max(time.time_ns(), latest_ns + 1)
 
 
 def note_known_as_of_before(mimicdb: Mirror, bucket: str) -> None:

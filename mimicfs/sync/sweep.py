@@ -11,7 +11,8 @@ again after a minute, after two, and so on up to an hour. Where S3 as a whole fa
 no scope: the one that was tried gives way to others for two minutes.
 
 A gap that is known (`suspect`) makes every scope of the bucket due that was listed before it. It
-is noted in the store, and outlives the process.
+is noted in the store, and outlives the process. A clock may be ahead of ours that noted it, or was
+set back: so one gap makes a scope due once.
 
 Threading: one thread runs; `suspect` and the figures may be called from any.
 """
@@ -92,6 +93,7 @@ class Sweep:
         self._swept = 0
         self._error = ""  # of the store, or of S3 as a whole
         self._failures: dict[_Where, _Failure] = {}
+        self._closed_ns: dict[_Where, int] = {}  # by scope: the gap after which it was listed
 
     def run(self) -> None:
         """Sweep until `close`."""
@@ -162,10 +164,11 @@ class Sweep:
         scopes = self._scopes()
         there = {(name, scope.prefix) for name, scope in scopes}
         self._failures = {place: it for place, it in self._failures.items() if place in there}
+        self._closed_ns = {place: it for place, it in self._closed_ns.items() if place in there}
         found = [
             _Due(name, scope)
             for name, scope in scopes
-            if scope.listed_ns < max(late, gap := gaps.get(name, 0))
+            if scope.listed_ns < max(late, gap := self._open_gap_ns(name, scope, gaps))
             and not self._is_left_alone(name, scope, gap)
         ]
         return min(found, key=lambda each: each.scope.listed_ns, default=None)
@@ -178,6 +181,10 @@ class Sweep:
             log.info("reconcile: at least %.0f LISTs a day, %.4f USD", *self.price())
         except MimicError as exc:  # the store is away, and `run` tries it again
             log.info("reconcile: how many LISTs a day it takes is not known: %s", exc)
+
+    def _open_gap_ns(self, bucket: str, scope: Scope, gaps: dict[str, int]) -> int:
+        gap = gaps.get(bucket, 0)
+        return 0 if self._closed_ns.get((bucket, scope.prefix)) == gap else gap
 
     def _is_left_alone(self, bucket: str, scope: Scope, gap: int) -> bool:
         failure = self._failures.get((bucket, scope.prefix))
@@ -207,6 +214,7 @@ class Sweep:
 
     def _list(self, due: _Due) -> None:
         bucket, scope = due
+        gap, begun_ns = gap_ns(self._mimicdb, bucket), time.time_ns()
         if scope.deep:
             self._syncer.sync(bucket, scope.prefix, cancellation=self._cancellation)
         else:
@@ -214,6 +222,8 @@ class Sweep:
         listed = self._mimicdb.scope(bucket, scope.prefix)
         if listed is not None:
             note_swept(self._mimicdb, bucket, listed)
+            if listed.listed_ns >= begun_ns:  # else a sync was continued that began before the gap
+                self._closed_ns[bucket, scope.prefix] = gap
         self._swept, self._error = self._swept + 1, ""
         left = {**self._failures}
         if left.pop((bucket, scope.prefix), None):

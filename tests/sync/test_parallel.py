@@ -15,6 +15,8 @@ from mimicfs.entry import LISTED
 from mimicfs.errors import Interrupted, MalformedListing, Throttled, TooManyDeletions
 from mimicfs.posix import Cancellation
 from mimicfs.sync import Wish, refuse
+from mimicfs.sync.freshness import gap_ns
+from mimicfs.sync.sweep import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -304,6 +306,19 @@ def test_a_sync_goes_on_where_it_was_interrupted(big):
     assert big.proxy.counted()["LIST"] <= 24
     assert big.known() == big.true()
     assert not big.syncer.sync(big.bucket).resumed
+
+
+def test_a_sync_that_began_before_a_gap_does_not_close_it_when_it_is_continued(big, caplog):
+    """What the sweep continues had merged some pages before the gap."""
+    big.fill(flat(30_000))
+    big.syncer.sync(big.bucket)
+    interrupted(big, 15_000)
+    sweep = Sweep(big.mimicdb, big.syncer, lambda: [big.bucket], 86_400)
+    sweep.suspect(big.bucket, "the queue was deleted")
+    while sweep.step():
+        pass
+    assert big.proxy.counted()["LIST"] >= 90
+    assert big.mimicdb.scope(big.bucket, "").listed_ns > gap_ns(big.mimicdb, big.bucket)
 
 
 def test_a_sync_begins_again_if_it_is_asked_to_or_little_was_done(big):

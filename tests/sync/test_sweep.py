@@ -10,6 +10,7 @@ from support.proxy import Fail
 
 from mimicfs.entry import Scope
 from mimicfs.errors import S3Error, StoreUnavailable, Unlisted
+from mimicfs.sync.freshness import freshness, note_told
 from mimicfs.sync.sweep import Sweep
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -182,3 +183,28 @@ def test_a_known_gap_makes_due_what_could_not_be_listed_before(
     sweep.suspect(bucket, "its rights are back")
     assert sweep.due().scope.prefix == "bad/"
     assert caplog.text.count("AccessDenied") == 1
+
+
+def test_a_gap_that_a_clock_ahead_of_ours_has_noted_is_swept_once(
+    sweep, mimicdb, syncer, client, bucket, proxy
+):
+    """And does not count as told until our clock has reached it."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)
+    mimicdb.set_note(bucket, "gap", str(time.time_ns() + DAY_NS // 24))
+    proxy.counted()
+    assert [sweep.step(), sweep.step(), sweep.step()] == [True, False, False]
+    assert proxy.counted() == {"LIST": 1}
+    assert freshness(mimicdb, bucket, "").by == "swept"
+    note_told(mimicdb, bucket, "", time.time_ns())
+    assert freshness(mimicdb, bucket, "").by == "swept"
+
+
+def test_a_gap_is_after_what_a_clock_ahead_of_ours_has_listed(sweep, mimicdb, bucket, caplog):
+    """Of it nothing is known since then, and it does not count as told."""
+    aged(mimicdb, bucket, "a/", -1 / 24)
+    sweep.suspect(bucket, "the queue was deleted")
+    note_told(mimicdb, bucket, "", time.time_ns() + DAY_NS)
+    assert freshness(mimicdb, bucket, "a/").by == "listed"
+    assert (sweep.step(), sweep.step()) == (True, False)
+    assert freshness(mimicdb, bucket, "a/").until_ns < time.time_ns()
