@@ -237,6 +237,8 @@ class Journal:
         """Add to *made* a staging file of *left*, unless there is one. Its record is not believed
         where *left* is not all of it."""
         data = self.directory / f"{left.name}.data"
+        for each in (data, data.with_suffix(".json"), data.with_suffix(".new")):
+            self._clear(each)
         if data.exists():
             fd = _locked(data)
             if fd is None:
@@ -251,6 +253,16 @@ class Journal:
         with disk.errors_of(path), open(fd, "wb") as file:
             file.write(left.data)  # however little is free: the segment goes for it
         record.write_text(path, left.text if left.sound else _disowned(left.text))
+
+    def _clear(self, path: Path) -> None:
+        """Put aside what is at *path* and is no file, so that it is none of a mount."""
+        with disk.errors_of(path), suppress(FileNotFoundError):
+            if stat.S_ISREG(path.lstat().st_mode):
+                return
+            target = self.directory / _RECOVERED / f"stray.{secrets.token_hex(4)}.{path.name}"
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            path.rename(target)
+            log.error("%s was in the way of the journal; it is %s now", path, target)
 
     def _keep_damaged(self, path: Path) -> None:
         """Keep the segment *path*, of which some cannot be read, for its owner."""

@@ -199,8 +199,11 @@ class SmallStaging(Staging):
         try:
             self._become(path, fd, record, data)
         except BaseException:
-            remove(self.path)
-            self._let_go()
+            try:
+                remove(self.path)
+                self._let_go()
+            except OSError as exc:  # it stays locked, so that no other mount takes it
+                log.warning("%s: not removed: %s", self.path, exc.strerror)
             self._own, self._record = False, record
             self._done, self._entries, self._size = done, entries, size
             raise

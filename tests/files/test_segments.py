@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -197,6 +198,32 @@ def test_what_a_replay_made_that_was_killed_is_synced_before_the_segment_is_gone
     assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
     assert synced == [True]
     assert not segment.exists()
+
+
+@pytest.mark.parametrize("suffix", [".data", ".json", ".new"])
+@pytest.mark.parametrize("kind", ["directory", "link", "dangling", "pipe"])
+def test_what_is_in_the_way_of_a_file_of_a_segment_takes_no_bytes_with_it(
+    directory: Path, caplog: pytest.LogCaptureFixture, suffix: str, kind: str
+) -> None:
+    segment = killed_mount(directory)
+    victim = next(each for each in replayed(segment.read_bytes(), segment).left if each.data == A)
+    way = directory / f"{victim.name}{suffix}"
+    elsewhere = directory.parent / "elsewhere"
+    elsewhere.write_bytes(b"somebody's")
+    if kind == "directory":
+        way.mkdir()
+        (way / "mine").write_bytes(b"kept")
+    elif kind == "pipe":
+        os.mkfifo(way)
+    else:
+        way.symlink_to(elsewhere if kind == "link" else directory.parent / "nothing")
+    assert found(directory) == {"a": A, "c": C, "open": b"not closed"}
+    [stray] = (directory / "recovered").iterdir()
+    assert stray.name.endswith(way.name)
+    assert elsewhere.read_bytes() == b"somebody's"
+    assert list(directory.glob("*.segment")) == []
+    assert "was in the way of the journal" in caplog.text
+    caplog.clear()
 
 
 def test_a_segment_that_goes_while_it_is_locked_is_left_quietly(
@@ -396,3 +423,24 @@ def test_a_file_that_the_disk_refuses_to_make_of_a_small_one_leaves_nothing(
     after = (len(os.listdir("/proc/self/fd")), journal.room.used, os.listdir(directory))
     assert after == before
     assert staging.read(0, 60_000) == staging.as_file().read_bytes() == bytes(50_000)
+
+
+def test_a_small_file_goes_on_though_the_half_of_its_own_file_cannot_be_removed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal, bytes(50_000))
+    with small_disk(20_000), monkeypatch.context() as denied:
+        denied.setattr("mimicfs.files.staging.os.unlink", refused)
+        with pytest.raises(PosixError, match="File too large"):
+            staging.as_file()
+    assert "not removed: Operation not permitted" in caplog.text
+    caplog.clear()
+    assert [each.key for each in Journal.open(directory).orphans()] == []  # it is locked
+    staging.write(50_000, b"more")
+    assert staging.read(0, 60_000) == bytes(50_000) + b"more"
+    assert staging.as_file().read_bytes() == bytes(50_000) + b"more"
+
+
+def refused(path: str) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
