@@ -20,6 +20,8 @@ TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
 LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
 NS = 1_000_000_000  # nanoseconds in a second
+DAY_S = 86_400
+MONTH_S = 30 * DAY_S
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -50,6 +52,11 @@ def unquoted(etag: str | None) -> str:
     way has put before it (W/"...") or behind it ("...";charset=utf-8); "" where S3 gave none."""
     bare = (etag or "").removeprefix("W/").strip('"')
     return bare if '"' not in bare else bare.partition('"')[0]
+
+
+def name_of(key: str) -> str:
+    """Return the part of *key* behind its last "/"."""
+    return key.rpartition("/")[2]
 
 
 def checked_size(size: int) -> int:

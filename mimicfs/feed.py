@@ -33,7 +33,7 @@ from typing import NamedTuple
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.sessions import StoreSession, epoch
-from mimicfs.entry import OBJECT, Change, Entry, pages
+from mimicfs.entry import OBJECT, Change, Entry, name_of, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
@@ -416,8 +416,8 @@ def _with_moves(seen: Sequence[_KeyChange]) -> Iterator[tuple[_KeyChange, str]]:
 
 def _likeliest(key: str, candidates: Sequence[str]) -> str:
     """Return which of *candidates*, all of the same bytes, is *key* now: one of the same name."""
-    name = key.rpartition("/")[2]
-    return next((it for it in candidates if it.rpartition("/")[2] == name), candidates[0])
+    name = name_of(key)
+    return next((it for it in candidates if name_of(it) == name), candidates[0])
 
 
 def _said(bucket: str, seen: _KeyChange, source: str) -> tuple[str, str, str, int, str, str, str]:

@@ -25,6 +25,7 @@ from s3fs import S3FileSystem
 
 from mimicfs import mimicdb
 from mimicfs.backends.open import open_store
+from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
 from mimicfs.process import current
 from mimicfs.s3.mimicking.mimic import Forcing, mimic
@@ -123,7 +124,7 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
     def _knows(self, bucket: str, directory: str) -> bool:
         """Whether all below *directory* is in the mirror, and not too old; of the bucket "", the
         list of buckets."""
-        oldest_ns = 0 if self.ttl is None else time.time_ns() - int(self.ttl * 1e9)
+        oldest_ns = 0 if self.ttl is None else time.time_ns() - int(self.ttl * NS)
         while True:
             scope = self.mimicdb.scope(bucket, directory)
             if scope is not None and (scope.deep or not bucket) and scope.listed_ns >= oldest_ns:

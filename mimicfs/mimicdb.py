@@ -20,11 +20,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import count
+from itertools import count, islice
 
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
-from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total
+from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total, pages
 from mimicfs.errors import NoSuchBucket, Unlisted
 from mimicfs.intent import StoreIntents
 from mimicfs.later import Later
@@ -159,14 +159,10 @@ class Mirror:
         self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[Entry]:
         """Return up to *limit* known objects, in order, without regard to directories."""
-        found: list[Entry] = []
-        while len(found) < limit:
-            page = self.backend.scan(bucket, prefix, after, limit)
-            found += [entry for entry in page if entry.kind == OBJECT]
-            if len(page) < limit:
-                break
-            after = page[-1].key
-        return found[:limit]
+        read = self.backend.scan
+        found = pages(lambda key: read(bucket, prefix, key, limit), limit, after)
+        objects = (entry for page in found for entry in page if entry.kind == OBJECT)
+        return list(islice(objects, limit))
 
     def scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
         """Return a page of what the mirror has, in order, as Backend.scan: not only objects."""

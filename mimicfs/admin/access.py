@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
 from mimicfs.private import open_private_itself
@@ -161,7 +162,7 @@ class AccessLog:
 
     def record(self, record: AccessRecord) -> None:
         url = joined(self._place(record.nodeid), record.name).translate(_CONTROLS)
-        at = datetime.fromtimestamp(record.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        at = datetime.fromtimestamp(record.time_ns / NS, UTC).isoformat(timespec="milliseconds")
         who = program(record.pid).translate(_CONTROLS).replace(" ", "_")
         line = (
             f"{at} {record.pid} {record.uid} {who} {record.operation} {error_name(record.code)}"

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mimicfs.config.values import ANSWER_S
 from mimicfs.errors import MimicError, MountError
 from mimicfs.private import open_directory
 
@@ -110,7 +111,7 @@ class ControlSocket:
             return {"error": "failed; see the log of the mount"}
 
 
-def ask(path: Path, command: str, timeout_s: float = 5.0, **more: Any) -> Any:
+def ask(path: Path, command: str, timeout_s: float = ANSWER_S, **more: Any) -> Any:
     """Return what the mount that listens at *path* answers. Raises MountError: it does not
     listen, does not answer in time, or refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mimicfs import __version__
 from mimicfs.admin import logs
 from mimicfs.config.limits import by_class
+from mimicfs.entry import NS
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync import Report, Syncer
@@ -38,7 +39,7 @@ def process(started_ns: int) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "started_ns": started_ns,
-        "uptime_s": round((time.time_ns() - started_ns) / 1e9, 3),
+        "uptime_s": round((time.time_ns() - started_ns) / NS, 3),
         "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
         "threads": threading.active_count(),
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -127,7 +128,7 @@ def _write_back(vfs: VFS) -> dict[str, Any]:
     return {
         "files": len(queue),
         "bytes": sum(each.size for each in queue),
-        "oldest_s": (time.time_ns() - oldest_ns) / 1e9,
+        "oldest_s": (time.time_ns() - oldest_ns) / NS,
         "error": next((each.error for each in queue if each.error), ""),
     }
 

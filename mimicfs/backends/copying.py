@@ -223,12 +223,11 @@ class Copying:
         *rows* is the page there, has not."""
         keys = {row.key for row in rows}
         upto = rows[-1].key if len(rows) == _PAGE else LAST_KEY
-        while True:
-            page = self.rows.children(bucket, directory, after, _PAGE)
+        read = self.rows.children
+        for page in pages(lambda key: read(bucket, directory, key, _PAGE), _PAGE, after):
             yield from (row.key for row in page if row.key not in keys and row.key <= upto)
-            if len(page) < _PAGE or page[-1].key > upto:
+            if page[-1].key > upto:
                 return
-            after = page[-1].key
 
     def _with_all_below(self, bucket: str, keys: Iterable[str]) -> list[str]:
         found: list[str] = []

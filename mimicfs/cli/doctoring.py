@@ -17,7 +17,7 @@ import click
 
 from mimicfs.cli.advice import advised, nearly
 from mimicfs.cli.options import completes_urls, json_option, settled_by
-from mimicfs.config.values import Target, parse_target, redacted
+from mimicfs.config.values import ANSWER_S, Target, parse_target, redacted
 from mimicfs.errors import ConfigError, MimicError, StoreError
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.human import printable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 2  # at a request: a user who looks for a fault does not want to wait a minute
 _COLOURS = {FAIL: "red", WARN: "yellow", OK: "green"}
-_ASKED_S = 5.0  # how long a mount may take to tell its status
 _OURS = ("AWS_", "MIMICFS_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LANG", "LC_")
 _HOLDS_SECRET = re.compile(r"SECRET|TOKEN|PASS|KEY", re.IGNORECASE)
 _PLACES = ("_FILE", "_URI")
@@ -181,7 +180,7 @@ def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> No
         "doctor.json": findings,
         "config.toml": settings_in_toml(settled),
         "environment.txt": "".join(f"{name}={_shown(name)}\n" for name in _variables()),
-        "status.json": json.dumps(status_of_mounts(settings, None, _ASKED_S)),
+        "status.json": json.dumps(status_of_mounts(settings, None, ANSWER_S)),
         "mimicfs.log": tail(log) if not str(log).startswith("syslog:") else f"in {log}\n",
     }
     secrets = [os.environ[name] for name in os.environ if _is_secret(name)]

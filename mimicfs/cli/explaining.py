@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mimicfs import metadata
 from mimicfs.config.settled import Settled, plain, shown
 from mimicfs.config.written import in_toml, plain_of_rule
+from mimicfs.entry import name_of
 
 
 class Said(NamedTuple):
@@ -30,7 +31,7 @@ def explained(settled: Settled, bucket: str, key: str) -> dict[str, list[Said]]:
 
 
 def _from_weakest(settled: Settled, bucket: str, key: str) -> Iterator[tuple[str, Said]]:
-    guess = metadata.content_type(key.rpartition("/")[2])
+    guess = metadata.content_type(name_of(key))
     yield "content-type", Said(guess, in_toml(guess), "guessed from the name")
     for name, given in settled.of_bucket(bucket).items():
         yield name, Said(plain(name, given), shown(name, given), given.origin)

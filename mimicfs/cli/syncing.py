@@ -14,6 +14,7 @@ import click
 from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import Interruptible
 from mimicfs.config.values import Target, parse_target
+from mimicfs.entry import NS
 from mimicfs.human import number_of
 
 if TYPE_CHECKING:
@@ -182,6 +183,6 @@ def _print_report(report: Report, as_json: bool) -> None:
         return
     click.echo(
         f"{scope}: {number_of(report.keys, 'key')}, {report.added} added, {report.changed} changed,"
-        f" {report.deleted} deleted in {report.duration_ns / 1e9:.2f} s"
+        f" {report.deleted} deleted in {report.duration_ns / NS:.2f} s"
         + (" (continued an interrupted sync)" if report.resumed else "")
     )

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mimicfs.parts import Parts
     from mimicfs.sync import Progress
 
-_ANSWER_S = 5.0
 _SHORTAGES = {
     "limit": "--limit is reached",
     "cache": "the cache is full",
@@ -132,7 +131,7 @@ def _place(settings: Settings, word: str) -> WarmedPlace:
     if mount is None:
         raise MountError(f"{word}: neither an s3:// URL nor in one of your mounts of mimicfs")
     url = url_shown(mount, path)
-    told = ask(control_socket(settings, Path(mount.mountpoint)), "status", _ANSWER_S)
+    told = ask(control_socket(settings, Path(mount.mountpoint)), "status")
     blocks = Path(told["cache"]["directory"]) if "cache" in told else None
     return WarmedPlace(url, replace(reached(settings, mount), cache_dir=None, blocks=blocks))
 

@@ -23,13 +23,13 @@ from mimicfs.cli.options import (
     of_this_machine,
 )
 from mimicfs.cli.text import number_text
+from mimicfs.config.values import ANSWER_S
 from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
     from mimicfs.mount.mounted import Mounted
 
-_ANSWER_S = 5.0  # most time that a mount is given to answer
 _WATCH_S = 2.0  # between two looks
 _MOUNTS_AT_ONCE = 16
 _BUCKETS_SHOWN = 20
@@ -54,7 +54,7 @@ StatusAnswer = dict[str, Any]
 @click.option(
     "--timeout",
     type=click.FloatRange(0.1, 600),
-    default=5.0,
+    default=ANSWER_S,
     show_default=True,
     metavar="SECONDS",
     help="How long a mount may take to answer.",
@@ -162,7 +162,7 @@ def asked(settings: Settings, mountpoint: Path) -> Callable[..., Any]:
 
     (found,) = _chosen(settings, mountpoint)
     path = control_socket(settings, Path(found.mountpoint))
-    return lambda command, **more: ask(path, command, _ANSWER_S, **more)
+    return lambda command, **more: ask(path, command, **more)
 
 
 def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from mimicfs.entry import NS
+from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import ConfigError
 
 _AGO = re.compile(r"-((?:\d+[smhdw])+)")
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S, "w": 7 * DAY_S}
 _FORMS = "write 2026-11-01T18:00 (UTC), 2026-11-01T18:00+01:00, -2h, -1d12h or yesterday"
 
 

@@ -34,6 +34,7 @@ from mimicfs.config.values import (
     VFSOptions,
     refuse_shown_secret,
 )
+from mimicfs.entry import DAY_S
 from mimicfs.errors import ConfigError
 
 
@@ -302,7 +303,7 @@ _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
     Kind.REQUESTS: parse_per_day,
     Kind.REQUEST_RATE: parse_request_rate,
 }
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_UNITS = {"d": DAY_S, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 WORDS_FOR_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mimicfs.entry import name_of
+
 ANY_DEPTH = "**"
 
 
@@ -53,7 +55,7 @@ class KeyRule:
 def matches(key: str, pattern: str) -> bool:
     """Whether *key* is one that *pattern* means."""
     if "/" not in pattern:
-        return fnmatch.fnmatchcase(key.rpartition("/")[2], pattern)
+        return fnmatch.fnmatchcase(name_of(key), pattern)
     pattern = pattern.removeprefix("/")
     if pattern.endswith("/"):
         pattern += ANY_DEPTH

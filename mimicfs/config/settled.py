@@ -30,13 +30,13 @@ from mimicfs.config.values import (
     parse_capabilities,
 )
 from mimicfs.config.written import in_toml
+from mimicfs.entry import DAY_S
 from mimicfs.errors import ConfigError
 
 if TYPE_CHECKING:
     from mimicfs.config.values import EventOptions, MountChoices, Settings
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
-_DAY_S = 86_400.0
 _SSE_C_BYTES = 32  # AES-256
 _PLACES = {  # whose name says what the value is
     "storage-class": ("--storage-class", "-o storage_class", "MIMICFS_STORAGE_CLASS"),
@@ -136,7 +136,7 @@ class Settled:
         from mimicfs.config.values import EventOptions
 
         source: str = self.get("events", "")
-        reconcile_s = self.get("reconcile", _DAY_S if source else 0.0)
+        reconcile_s = self.get("reconcile", float(DAY_S) if source else 0.0)
         token, kept_s = self.get("events-token", ""), self.get("events-kept", 0.0)
         return EventOptions(source, token, reconcile_s, kept_s)
 

@@ -17,6 +17,7 @@ from mimicfs.errors import ConfigError, PosixError
 
 READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
 PART_SIZE = 16 * MIB  # of a multipart upload
+ANSWER_S = 5.0  # how long a mount may take to answer a command
 WORKERS = 16  # requests of the kernel that may wait for S3; of data four times as many
 # When an object is asked for the mode, owner, times and type that are stored with it: if others in
 # its directory have such; before it is shown; never. "no": what is stored is ignored, and nothing

@@ -9,9 +9,8 @@ from typing import Any
 from mimicfs.config.options import IN_BUCKETS, Kind, Option, checked, nearest
 from mimicfs.config.rules import KeyRule
 from mimicfs.config.tags import TAGS_MAX, wrong_with
+from mimicfs.entry import KEY_MAX
 from mimicfs.errors import ConfigError
-
-_KEY_MAX = 1024  # bytes of a key
 
 _CONTENT_TYPE = Option("content-type", Kind.TEXT, "")
 _CACHE_CONTROL = Option("cache-control", Kind.TEXT, "")
@@ -62,7 +61,7 @@ def _patterns(value: Any, about: str) -> tuple[str, ...]:
     if not isinstance(patterns, list) or not all(isinstance(each, str) for each in patterns):
         raise ConfigError(f"{about}: must be a pattern, or a list of patterns")
     for each in patterns:
-        if not each or len(each.encode("utf-8", "surrogatepass")) > _KEY_MAX:
+        if not each or len(each.encode("utf-8", "surrogatepass")) > KEY_MAX:
             raise ConfigError(f"{about}: a pattern of {len(each)} characters matches no key")
         if each.startswith("s3://"):
             raise ConfigError(f"{about}: {each}: a pattern matches keys, without s3:// and bucket")

@@ -35,7 +35,6 @@ from mimicfs.mount.mounted import control_socket, is_served, mounts, resolved, w
 from mimicfs.private import private_directory
 
 _START_S = 90.0  # kubelet gives a call two minutes
-_ANSWER_S = 5.0
 _AGAIN_S = 0.2
 _CACHE_SIZE = "cache_size=1G"  # unless the volume says another: a node has many of them
 # Of the driver's own environment, what would say other credentials than the secrets do.
@@ -83,7 +82,7 @@ class Process:
     def answers(self) -> bool:
         """Whether it answers a question that costs it nothing."""
         try:
-            ask(control_socket(self.settings, self.point), "log-level", _ANSWER_S)
+            ask(control_socket(self.settings, self.point), "log-level")
         except MimicError:
             return False
         return True
@@ -144,7 +143,7 @@ class Process:
     def _queue(self) -> dict[str, Any]:
         """Return what is closed and not in S3 yet; one that does not answer may have anything."""
         try:
-            told = ask(control_socket(self.settings, self.point), "status", _ANSWER_S)
+            told = ask(control_socket(self.settings, self.point), "status")
             queue: dict[str, Any] = told["files"]["write_back"]
         except (MimicError, KeyError) as exc:
             why = f"the mount does not answer: {exc}"

@@ -32,6 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mimicfs.entry import name_of
 from mimicfs.errors import ConfigError, PosixError
 from mimicfs.files import disk, record
 from mimicfs.files.record import Record
@@ -196,7 +197,7 @@ class Journal:
 
     def _recovered(self, name: str, key: str) -> Path:
         # For people: the last part of the key, as far as it is harmless as a file name.
-        readable = _UNSAFE.sub("_", key.rstrip("/").rpartition("/")[2])[-80:].lstrip(".")
+        readable = _UNSAFE.sub("_", name_of(key.rstrip("/")))[-80:].lstrip(".")
         return self.directory / _RECOVERED / f"{readable or 'file'}.{name}"
 
     def _remove_unborn(self) -> None:

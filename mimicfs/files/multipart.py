@@ -28,11 +28,10 @@ from mimicfs.s3.transport.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
-# S3 takes 10,000 parts (user guide, "Amazon S3 multipart upload limits"), and while a file is
-# written nobody knows its size: (how many parts, times the smallest). With 16 MiB: 31 GiB, then
-# 250 GiB, then 6 TiB. Where all must be equal, 31 GiB are sent ahead, and then it is waited.
+# S3 takes 10,000 parts (PARTS_MAX), and while a file is written nobody knows its size:
+# (how many parts, times the smallest). With 16 MiB: 31 GiB, then 250 GiB, then 6 TiB. Where all
+# must be equal, 31 GiB are sent ahead, and then it is waited.
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
-PARTS_MAX = 10_000
 _MD5 = re.compile("[0-9a-f]{32}")
 _LOOKS = 4  # for an object that may be there already
 _SIZE_MAX = 5 << 40

@@ -22,12 +22,13 @@ from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
 from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
-from mimicfs.files.multipart import PARTS_MAX, Multipart, parts_of
+from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
+from mimicfs.s3.requests.content import PARTS_MAX
 from mimicfs.s3.requests.sending import wants_equal_parts
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last

@@ -26,13 +26,19 @@ from mimicfs.errors import ConfigError, MimicError, ObjectChanged, S3Error
 from mimicfs.history.changes import by_key
 from mimicfs.history.nullmarkers import NULL, NullMarkers
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.content import STANDARD, Content, bare_etag, encryption_of, kept_class
+from mimicfs.s3.requests.content import (
+    PARTS_MAX,
+    STANDARD,
+    Content,
+    bare_etag,
+    encryption_of,
+    kept_class,
+)
 from mimicfs.s3.requests.past import versioning
 from mimicfs.s3.requests.versions import Version
 
 _AT_ONCE = 500  # steps that are made before their results are told
 _PART = 512 << 20  # bytes of a part of an object that is too large for one CopyObject
-_PARTS_MAX = 10_000
 
 
 class What(Enum):
@@ -221,7 +227,7 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
         tags = {tag["Key"]: tag["Value"] for tag in found["TagSet"]}
     content = content._replace(headers={**content.headers, **_class_of(version)})
     upload = s3.start_upload(bucket, key, content.tagged(tags))
-    size, part = version.size, max(_PART, -(-version.size // _PARTS_MAX))
+    size, part = version.size, max(_PART, -(-version.size // PARTS_MAX))
     try:
         etags = [
             s3.call(

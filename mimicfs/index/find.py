@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.config.values import Target
-from mimicfs.entry import LISTED, NS, OBJECT, Entry, Total, is_file, pages
+from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Entry, Total, is_file, name_of, pages
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import Mirror
 
 _PAGE = 2000  # entries read from the store at a time
 _UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": 86_400, "d": 86_400, "w": 604_800}
+_PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": DAY_S, "d": DAY_S, "w": 7 * DAY_S}
 
 
 class Start(NamedTuple):
@@ -239,7 +239,7 @@ class Wanted:
     def _named(self, key: str) -> bool:
         assert self._globs is not None
         name, iname, path = self._globs
-        last = key.removesuffix("/").rpartition("/")[2]
+        last = name_of(key.removesuffix("/"))
         return (
             (name is None or name.match(last) is not None)
             and (iname is None or iname.match(last) is not None)

@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
-from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, Scope, pages
+from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Difference, Entry, Scope, pages
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, IndexPart, time_text
@@ -37,7 +37,7 @@ from mimicfs.sync.freshness import note_known_as_of_before
 SKEW_NS = 15 * 60 * NS
 # An object of several parts has the time when its upload began, and a report of S3 Inventory
 # may lack what was written not long before.
-DAY_NS = 24 * 3600 * NS
+DAY_NS = DAY_S * NS
 
 _TRIES = 20  # of merging one page while others change it
 

@@ -19,12 +19,11 @@ from mimicfs.backends.lease import Lease
 from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import Settings
+from mimicfs.entry import MONTH_S
 from mimicfs.errors import StoreError
 from mimicfs.private import private_directory
 
 log = logging.getLogger(__name__)
-
-_MONTH_S = 30 * 86_400
 
 
 def replicated(
@@ -81,6 +80,6 @@ def _clear(directory: Path) -> None:
     """Delete the copies that nobody has used for long."""
     for lock in directory.glob("*.db.lock"):
         path = lock.with_suffix("")
-        if time.time() - lock.stat().st_mtime > _MONTH_S and _locked(path):
+        if time.time() - lock.stat().st_mtime > MONTH_S and _locked(path):
             for each in (path, *_beside(path), lock):
                 each.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from mimicfs.admin.bundle import without_secrets
 from mimicfs.admin.site import Response
 from mimicfs.admin.sources import Sources
 from mimicfs.admin.troubles import Trouble, troubles
+from mimicfs.entry import NS
 from mimicfs.human import ago, duration
 from mimicfs.page import sections
 from mimicfs.page.hour import Hour, Minute, spent, totals_in
@@ -121,7 +122,7 @@ def rendered(seen: View, *, paused: bool = False, metrics: bool = True) -> str:
 
 
 def _body(seen: View, mount: Mapping[str, Any]) -> tuple[Markup, ...]:
-    now_ns = int(seen.now_s * 1e9)
+    now_ns = int(seen.now_s * NS)
     others = [each for each in seen.mounts if each is not mount]
     dead = [each["mountpoint"] for each in others if not each["alive"]]
     found = troubles(seen.figures, dead)
@@ -147,7 +148,7 @@ def _header(seen: View, mount: Mapping[str, Any], found: Sequence[Trouble]) -> M
     process = seen.figures.get("process", {})
     facts = [f"endpoint {mount.get('endpoint', '?')}", f"mirror in {mount.get('store', '?')}"]
     if mount:
-        facts.insert(0, f"mounted {ago(mount['started_ns'], int(seen.now_s * 1e9))}")
+        facts.insert(0, f"mounted {ago(mount['started_ns'], int(seen.now_s * NS))}")
         facts.append("read-only" if mount["read_only"] else "read and write")
     if "version" in process:
         facts.append(f"mimicfs {process['version']}, pid {process['pid']}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from mimicfs.admin.sources import Figures
 from mimicfs.admin.troubles import Trouble
+from mimicfs.entry import NS
 from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of
 from mimicfs.page.hour import Minute, Totals, spent
 from mimicfs.page.markup import Child, Markup, element, together
@@ -244,7 +245,7 @@ def _true_until(
     if not at_ns:
         text = "when each part was visited"
         return element("span", text, class_="badge quiet")
-    live = way == "told" and now_ns - at_ns < _LIVE_S * 1e9
+    live = way == "told" and now_ns - at_ns < _LIVE_S * NS
     text = "live, told by S3" if live else f"{ago(at_ns, now_ns)}, {way}"
     return element("span", text, class_="badge good" if live else "badge")
 

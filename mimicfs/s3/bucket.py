@@ -24,12 +24,11 @@ from mimicfs.s3.key import Key
 from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.multipart import CompleteMultiPartUpload, MultiPartUpload
 from mimicfs.s3.prefix import Prefix
+from mimicfs.s3.requests.content import DELETE_MAX
 from mimicfs.s3.versions import DeletedKey, DeleteMarker, Error, MultiDeleteResult
 
 if TYPE_CHECKING:
     from mimicfs.s3.connection import S3Connection
-
-_DELETE_MAX = 1000  # keys of one DeleteObjects
 
 
 class Bucket(Configured):
@@ -165,7 +164,7 @@ class Bucket(Configured):
                 result.errors.append(_skipped(key))
                 continue
             batch.append(named)
-            if len(batch) == _DELETE_MAX:
+            if len(batch) == DELETE_MAX:
                 self._delete_batch(batch, quiet, mfa_token, headers, result)
                 batch = []
         if batch:

@@ -26,6 +26,7 @@ from mimicfs.s3.boto2 import (
     text,
 )
 from mimicfs.s3.mimicking import answers
+from mimicfs.s3.mimicking.shown import whole_size
 
 # The fields of a HEAD, and the attribute that shows each.
 HEADERS = {
@@ -136,8 +137,8 @@ class StoredKey:
 
     def take_head(self, answer: Mapping[str, Any]) -> None:
         """Take what the answer to a HEAD or GET says."""
-        total = answer.get("ContentRange", "").rpartition("/")[2]
-        self.size = int(total) if total.isdecimal() else answer["ContentLength"]
+        said = whole_size(answer)
+        self.size = int(said) if said.isdecimal() else answer["ContentLength"]
         self.etag = answer.get("ETag")
         if answer.get("LastModified"):
             self.last_modified = header_time(answer["LastModified"])

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from mimicfs.backends import Backend
+from mimicfs.entry import NS
 
 RECENT_S = 600  # an interrupted sync is gone on with for so long
 WORTH_KEYS = 10_000  # less is listed again as quickly
@@ -36,7 +37,7 @@ class Cursor:
     def usable(self, covered_ns: int) -> bool:
         """Whether to go on from here, and not begin again. *covered_ns*: when what is left was
         last listed by others."""
-        age_s = (time.time_ns() - self.at_ns) / 1e9
+        age_s = (time.time_ns() - self.at_ns) / NS
         over = self.ended or age_s > _SILENT_S or (self._is_here() and not _is_alive(self.pid))
         return over and 0 <= age_s < RECENT_S and self.started_ns > covered_ns
 

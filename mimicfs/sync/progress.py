@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from mimicfs.entry import Difference
+from mimicfs.entry import NS, Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Progress:
 
     @property
     def keys_per_s(self) -> float:
-        return self.keys * 1e9 / max(1, (self.at_ns or self.started_ns) - self.started_ns)
+        return self.keys * NS / max(1, (self.at_ns or self.started_ns) - self.started_ns)
 
     @property
     def left_s(self) -> float | None:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mimicfs.entry import Scope
+from mimicfs.entry import DAY_S, NS, Scope
 from mimicfs.errors import (
     CredentialsError,
     Interrupted,
@@ -49,7 +49,6 @@ _PAGE = 1000  # names of one LIST
 _LOOK_S = 30.0  # between two looks at what is due
 _AGAIN_S = 60.0  # after a failure; of a scope, twice as long after each further one
 _AGAIN_MAX_S = 3600.0
-_DAY_S = 86_400.0
 _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
 
 
@@ -86,7 +85,7 @@ class Sweep:
         self._mimicdb = mimicdb
         self._syncer = syncer
         self._buckets = buckets
-        self._period_ns = int(period_s * 1e9)
+        self._period_ns = int(period_s * NS)
         self._idle = idle
         self._cancellation = Cancellation()
         self._wake = threading.Event()
@@ -145,7 +144,7 @@ class Sweep:
         """Return how many LISTs a day the sweep costs at least, and how many USD that is (AWS).
         Nothing but the scopes is read: what the last listing of each found that was new."""
         pages = sum(_pages(scope) for _, scope in self._scopes())
-        a_day = pages * _DAY_S / (self._period_ns / 1e9)
+        a_day = pages * DAY_S / (self._period_ns / NS)
         return a_day, a_day * _USD_A_LIST
 
     def figures(self) -> dict[str, Any]:

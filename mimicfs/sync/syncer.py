@@ -23,7 +23,7 @@ from contextlib import closing
 from typing import TypeVar
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import Difference, Scope
+from mimicfs.entry import NS, Difference, Scope
 from mimicfs.errors import ConfigError, Interrupted, LogTrimmed, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -250,7 +250,7 @@ class Syncer:
             report.added,
             report.changed,
             report.deleted,
-            report.duration_ns / 1e9,
+            report.duration_ns / NS,
         )
         return report
 

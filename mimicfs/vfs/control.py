@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from mimicfs.entry import OBJECT, Scope, Total
+from mimicfs.entry import NS, OBJECT, Scope, Total
 from mimicfs.errors import MimicError, PosixError, Uncounted, Unlisted
 from mimicfs.human import iso_time, number_of
 from mimicfs.mimicdb import Mirror
@@ -247,7 +247,7 @@ def _state_lines(scope: Scope | None, status: Progress | Report | None) -> list[
         lines.append(f"keys: {status.keys}")
     if scope is not None:
         lines.append(f"last sync: {iso_time(scope.listed_ns)}")
-        lines.append(f"duration: {scope.duration_ns / 1e9:.3f} s")
+        lines.append(f"duration: {scope.duration_ns / NS:.3f} s")
         for what in ("added", "changed", "deleted"):
             lines.append(f"{what}: {getattr(scope, what)}")
     else:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mimicfs.entry import LISTED, NS, OBJECT, Entry, pages
+from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Entry, pages
 from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
@@ -21,7 +21,7 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.tree import Tree
 
-_UPLOAD_MAX_S = 86_400  # longer than any file takes to upload
+_UPLOAD_MAX_S = DAY_S  # longer than any file takes to upload
 _PAGE = 100  # names of a directory that are read at a time
 
 

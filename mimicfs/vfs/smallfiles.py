@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from mimicfs.config.sizes import MIB
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import OBJECT, Entry, pages
 from mimicfs.errors import NOTHING_SAID, MimicError, Unlisted
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.mimicdb import Mirror
@@ -150,13 +150,9 @@ class SmallFiles:
                 return
 
     def _small(self, directory: Node) -> Iterator[Entry]:
-        after = directory.key
-        while True:
-            page = self._mimicdb.children(directory.bucket, directory.key, after, _PAGE)
+        bucket, key, read = directory.bucket, directory.key, self._mimicdb.children
+        for page in pages(lambda after: read(bucket, key, after, _PAGE), _PAGE, key):
             yield from (entry for entry in page if self._is_wanted(directory, entry))
-            if len(page) < _PAGE:
-                return
-            after = page[-1].key
 
     def _is_wanted(self, directory: Node, entry: Entry) -> bool:
         if entry.kind != OBJECT or not 0 < entry.size <= self._most:

@@ -16,10 +16,16 @@ from mimicfs.entry import NS, SIZE_MAX, Entry, unquoted, whole_seconds_ns
 from mimicfs.s3.transport.calls import Answer, Params
 
 
+def whole_size(answer: Answer) -> str:
+    """Return how many bytes the object has, by the answer to a HEAD or GET, also to one of a range;
+    no number if the answer does not say it."""
+    return answer.get("ContentRange", "").rpartition("/")[2] or str(answer.get("ContentLength"))
+
+
 def entry_of(key: str, answer: Answer) -> Entry | None:
     """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
-    said = answer.get("ContentRange", "").rpartition("/")[2] or answer.get("ContentLength", "")
-    if "LastModified" not in answer or not str(said).isdecimal() or int(said) > SIZE_MAX:
+    said = whole_size(answer)
+    if "LastModified" not in answer or not said.isdecimal() or int(said) > SIZE_MAX:
         return None
     size, mtime_ns = int(said), whole_seconds_ns(answer["LastModified"])
     storage_class = answer.get("StorageClass", "")

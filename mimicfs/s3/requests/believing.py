@@ -222,6 +222,8 @@ def _size(params: Mapping[str, Any], etag: str, ask: Ask) -> int:
     """Return the size of the version *etag*, as the answer to a GET of its first byte says it."""
     from botocore.exceptions import ClientError
 
+    from mimicfs.s3.mimicking.shown import whole_size
+
     try:
         answer = ask("GetObject", {**params, "Range": "bytes=0-0"})
     except ClientError as exc:
@@ -229,7 +231,7 @@ def _size(params: Mapping[str, Any], etag: str, ask: Ask) -> int:
             return 0  # there is no first byte
         raise
     answer["Body"].close()
-    said = answer.get("ContentRange", "").rpartition("/")[2] or str(answer.get("ContentLength"))
+    said = whole_size(answer)
     if unquoted(answer.get("ETag")) != unquoted(etag) or not said.isdecimal():
         raise _fault(params, "the server does not say how long the object is")
     return int(said)

@@ -17,11 +17,10 @@ import time
 from collections.abc import Mapping
 
 from mimicfs.config.values import CAPABILITIES
+from mimicfs.entry import MONTH_S
 from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
-
-_GOOD_S = 30 * 86_400.0  # servers are upgraded
 
 
 class Capabilities:
@@ -78,7 +77,7 @@ def _understood(text: str | None) -> dict[str, str]:
     """Return what *text* from the store says, as far as this version knows the words."""
     try:
         said = json.loads(text or "{}")
-        if not 0 <= time.time() - said["at_s"] < _GOOD_S:
+        if not 0 <= time.time() - said["at_s"] < MONTH_S:  # servers are upgraded
             return {}
     except (ValueError, KeyError, TypeError):
         return {}

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mimicfs.entry import MONTH_S
 from mimicfs.errors import NOTHING_SAID, KeyNotFound, ObjectChanged, PosixError, S3Error
 from mimicfs.s3.requests.content import bare_etag
 from mimicfs.s3.requests.ownkeys import own_key_beside
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 
 NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
 _NOT_KNOWN = (400, 405, 501)  # what a server answers that does not know the header
-_GOOD_S = 30 * 86_400.0  # servers are upgraded
 
 
 class Condition(NamedTuple):
@@ -178,7 +178,7 @@ class Conditions:
         text = self._s3.mimicdb.note(bucket, self._note)
         try:
             said = json.loads(text or "{}")
-            if not 0 <= time.time() - said.pop("at_s") < _GOOD_S:
+            if not 0 <= time.time() - said.pop("at_s") < MONTH_S:  # servers are upgraded
                 return None
             return Honoured(**said)
         except (ValueError, KeyError, TypeError):

@@ -28,6 +28,8 @@ _ARCHIVES = frozenset(
     {"GLACIER", "DEEP_ARCHIVE"} | {"ARCHIVE", "COLD_ARCHIVE", "DEEP_COLD_ARCHIVE"}
 )
 _ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
+PARTS_MAX = 10_000  # of an upload (S3 user guide, "Amazon S3 multipart upload limits")
+DELETE_MAX = 1000  # keys of one DeleteObjects
 
 
 class Content(NamedTuple):

@@ -15,7 +15,7 @@ from mimicfs.errors import (
     S3Unavailable,
     Unsupported,
 )
-from mimicfs.s3.requests.content import Content, bare_etag, etag_of_part, kept_class
+from mimicfs.s3.requests.content import PARTS_MAX, Content, bare_etag, etag_of_part, kept_class
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PART = 512 << 20
-_PARTS_MAX = 10_000
 
 
 class Copier:
@@ -160,7 +159,7 @@ class Copier:
         self, source: tuple[str, Entry], bucket: str, key: str, upload: str
     ) -> list[str]:
         size = source[1].size
-        part = max(min(_PART, self._copy_max), -(-size // _PARTS_MAX))
+        part = max(min(_PART, self._copy_max), -(-size // PARTS_MAX))
         return [
             self._s3.copy_part(source, bucket, key, upload, number, start, min(start + part, size))
             for number, start in enumerate(range(0, size, part), start=1)

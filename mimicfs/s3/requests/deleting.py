@@ -25,11 +25,11 @@ from mimicfs.errors import (
     S3Error,
 )
 from mimicfs.s3.requests.conditions import NOBODYS
+from mimicfs.s3.requests.content import DELETE_MAX
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
 
-_DELETE_MAX = 1000  # keys of one DeleteObjects
 # Says nothing of whether DeleteObjects is known.
 _OF_NO_FORM: tuple[type[S3Error], ...] = (AccessDenied, NoSuchBucket, *NOTHING_SAID)
 
@@ -50,8 +50,8 @@ class Deleter:
         plain = [key for key in keys if _xml_can_say(key)]
         alone = [key for key in keys if not _xml_can_say(key)]
         refused: RefusedKeys = []
-        for start in range(0, len(plain), _DELETE_MAX):
-            page = plain[start : start + _DELETE_MAX]
+        for start in range(0, len(plain), DELETE_MAX):
+            page = plain[start : start + DELETE_MAX]
             if self._s3.capabilities["delete-many"] == "no":
                 alone += page
             else:

@@ -378,10 +378,10 @@ class Scratch:
             self._in_parts("-small", (1, 1))
         except S3Error as exc:
             if exc.code == "EntityTooSmall":
-                return "5 MiB, as S3; mimicfs sends 16 MiB"
+                return "5 MiB, as S3"
             raise
         self._part_min = 1
-        return "none; mimicfs sends 16 MiB"
+        return "none"
 
     def _any_size(self) -> str:
         """Three parts, of which the second is a byte longer than the first; if that is refused,

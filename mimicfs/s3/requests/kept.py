@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl
 
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, name_of
 from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, S3Error
 from mimicfs.s3.requests.content import (
     STANDARD,
@@ -299,7 +299,7 @@ def _said(grant: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _guessed(key: str) -> str:
-    return metadata.content_type(key.rpartition("/")[2])
+    return metadata.content_type(name_of(key))
 
 
 def _without(content: Content, usual: Content, guess: str) -> Content:

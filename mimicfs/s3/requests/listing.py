@@ -20,6 +20,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import unescape
 
 from mimicfs.entry import (
+    DAY_S,
     EPOCH,
     LISTED,
     NS,
@@ -212,7 +213,7 @@ def _midnight_s(day: bytes) -> int:
     if not _TIME(day + b"T00:00:00Z"):
         raise ValueError(day)
     at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
-    if abs(at) > TIME_MAX_NS // NS - 86_400:
+    if abs(at) > TIME_MAX_NS // NS - DAY_S:
         raise ValueError(day)  # read by expat, and clamped
     return at
 

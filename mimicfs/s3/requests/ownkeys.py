@@ -15,7 +15,7 @@ import re
 import secrets
 from typing import Literal
 
-from mimicfs.entry import KEY_MAX
+from mimicfs.entry import KEY_MAX, name_of
 
 PREFIX = ".mimicfs-"
 _OWN = re.compile(
@@ -38,9 +38,9 @@ def own_key_beside(key: str) -> str:
 
 def is_own(key: str) -> bool:
     """Whether mimicfs made *key*, or the marker of a directory of that name."""
-    return _OWN.fullmatch(key.rstrip("/").rpartition("/")[2]) is not None
+    return _OWN.fullmatch(name_of(key.rstrip("/"))) is not None
 
 
 def is_zeros(key: str) -> bool:
     """Whether *key* is of an object of zeros."""
-    return _ZEROS.fullmatch(key.rpartition("/")[2]) is not None
+    return _ZEROS.fullmatch(name_of(key)) is not None

@@ -29,12 +29,12 @@ from mimicfs.config.limits import (
     parse_request_rate,
 )
 from mimicfs.config.values import S3Options
+from mimicfs.entry import DAY_S
 from mimicfs.errors import ConfigError, TooManyRequests
 from mimicfs.s3.transport.calls import Ask
 
 log = logging.getLogger(__name__)
 
-_DAY_S = 86_400
 _PIECE = 256 << 10  # bytes that go at once, as far as the limit allows that in
 _PIECE_S = 1 / 16  # a sixteenth of a second: many connections take turns
 _LEAST = 4 << 10
@@ -267,8 +267,8 @@ def _change_of(limits: Limits, name: str, text: str) -> tuple[Callable[[Any], No
 
 
 def _today() -> int:
-    return int(time.time()) // _DAY_S
+    return int(time.time()) // DAY_S
 
 
 def _left_s() -> float:
-    return _DAY_S - time.time() % _DAY_S
+    return DAY_S - time.time() % DAY_S

@@ -30,6 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mimicfs.entry import NS
 from mimicfs.errors import Interrupted, MimicError
 from mimicfs.human import number_of
 from mimicfs.posix import Cancellation
@@ -284,7 +285,7 @@ class Consumer:
         with self._lock:
             self._heard = Heard(*map(sum, zip(self._heard, heard, strict=True)))
             if latest:
-                self._lag_s = max(0.0, (time.time_ns() - latest) / 1e9)
+                self._lag_s = max(0.0, (time.time_ns() - latest) / NS)
 
     def _enter(self, state: str, error: str = "") -> None:
         with self._lock:

@@ -46,6 +46,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import (
     AccessDenied,
     MimicError,
@@ -81,7 +82,6 @@ _LOOKS_MAX = 100  # configurations that are looked at in one go
 _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
-_DAY_S = 86_400
 _ANEW = "its source is another one than before"
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
@@ -319,9 +319,9 @@ class Ledger(Witness):
     def _suspect_expired(self, bucket: str, kept_s: float | None) -> None:
         told_ns, _ = heard_until(self._mimicdb, bucket, self._prefix, self._name)
         since_ns = max(told_ns, gap_ns(self._mimicdb, bucket), self._drained_ns)
-        away_s = (time.time_ns() - since_ns) / 1e9
+        away_s = (time.time_ns() - since_ns) / NS
         if told_ns and kept_s is not None and away_s > kept_s:
-            self._suspect(bucket, f"no message was received for {away_s / _DAY_S:.3g} days")
+            self._suspect(bucket, f"no message was received for {away_s / DAY_S:.3g} days")
 
     def _listed(self) -> list[str]:
         """Return those of the buckets of which anything is known."""
@@ -412,4 +412,4 @@ def _oldest_ns(told: Sequence[Told]) -> int:
     """Return until when all that the source was told of is in the mirror, with *told*, where more
     may be waiting: about when the oldest of them happened. A message may lie."""
     oldest_ns = min((it.time_ns for it in told), default=0)
-    return min(time.time_ns(), oldest_ns) - int(_ABOUT_S * 1e9)
+    return min(time.time_ns(), oldest_ns) - int(_ABOUT_S * NS)
