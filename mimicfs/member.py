@@ -47,6 +47,7 @@ class Member:
         self._waits_since_s = 0.0  # of such a wait; 0: none is
         self.beaten: list[Callable[[], None]] = []  # called after each that it took
         self.epoch_changes = 0
+        self.dead: frozenset[str] = frozenset()  # the sessions that were so at the last look
         self._backend = backend
         self._renewed, self._kept = renewed, kept
         self._mountpoint = ""
@@ -109,7 +110,9 @@ class Member:
 
     def others(self) -> list[StoreSession]:
         """Return all sessions of the store. Raises StoreError."""
-        return sessions(self._backend)
+        found = sessions(self._backend)
+        self.dead = frozenset(each.id for each in found if not each.alive)
+        return found
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_S):

@@ -6,7 +6,8 @@ clock: those of the machines that share it may differ by hours.
 
 The epoch is a text that is another one whenever the store may have lost what it had confirmed:
 it was flushed, began again without a log, or another server, which may have lagged behind, took
-its place. Then no number of a log and no scope from before means anything.
+its place. Then no number of a log and no scope from before means anything. Where something may
+have been lost, it says since when it is (`began_ms`).
 
 Threading: no state; any thread.
 """
@@ -80,6 +81,13 @@ def epoch(backend: Backend) -> str:
         return known
     if known or identity:
         backend.begin_epoch()
-    new = os.urandom(16).hex()
+        new = f"{os.urandom(16).hex()}-{backend.now_ms()}"
+    else:
+        new = os.urandom(16).hex()
     backend.set_note("", EPOCH, f"{new} {identity}")
     return (backend.note("", EPOCH) or "").partition(" ")[0]
+
+
+def began_ms(known: str) -> int:
+    """Return since when an epoch is, by the store's clock; 0: nothing was lost before."""
+    return int(known.partition("-")[2] or 0)

@@ -172,3 +172,7 @@ def is_deadlock(rows: Mapping[str, LockRow], owner: str) -> bool:
             seen.add(each)
             ahead += waits_for.get(each, ())
     return False
+
+
+def is_same(one: LockRow, other: LockRow) -> bool:
+    return set(one.held) == set(other.held) and set(one.waiting) == set(other.waiting)

@@ -10,25 +10,27 @@ member.LASTS_MS by the store's clock may lose its locks to whoever wants them, a
 a mount that was silent for UNSURE_S relies on no lock until the store answers. Then a new lease
 begins: before the mount relies on the locks of a file, it gives the row another generation, so that
 nobody takes what he saw before, or finds that they were taken. It does so at the next use of the
-file, or with one of the next beats, each of which spends up to _SPENDS_S. It does the same where
-the store may have lost something (another epoch). Else nobody can have taken a lock, and a beat of
-the session costs nothing, however many are held.
+file, or with one of the next beats, each of which spends up to _SPENDS_S. Else nobody can have
+taken a lock, and a beat of the session costs nothing, however many are held. Where the store may
+have lost something, there is another epoch, and a new lease, too (lease.py). Whoever was given a
+lock looks whether the epoch is still the one in which he asked; else he has none, and asks again.
 What was taken is *lost*: its owner gets no other lock of that file until he has let go of all of
 them (EIO), and `when_lost` is called.
 
     free     lock                                 -> held
     held     unlock, close                        -> free
     held     UNSURE_S without the store           -> unsure   (still ours unless somebody took it)
-    held     another epoch of the store           -> unsure
+    held     another epoch, in which we lived on  -> held     (reclaimed, whatever the row has)
+    held     another epoch, we were silent before -> unsure   (until the others have reclaimed)
     unsure   a new lease, the row has it          -> held
     unsure   a new lease, the row lacks it        -> lost
     lost     unlock of all, close                 -> free
 
-INVARIANT: a row has all that this mount holds of a file (`_LockedFile.valid`), or somebody took
-it. It may have more of ours where an answer of the store was lost; then the file is in `_owed`, and
-what is too much is given up once the store answers.
+INVARIANT: a row has all that this mount holds of a file (`LockedFile.valid`), or somebody took it,
+or the store lost it. It may have more of ours where an answer of the store was lost; then the file
+is in `_owed`, and what is too much is given up once the store answers.
 
-Threading: any thread. `_LockedFile.turn` is held while the store is asked about that file; `_lock`
+Threading: any thread. `LockedFile.turn` is held while the store is asked about that file; `_lock`
 protects the table and is held for a few instructions.
 """
 
@@ -41,61 +43,38 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mimicfs.backends import Backend
-from mimicfs.backends.sessions import sessions
 from mimicfs.errors import PosixError, StoreError, StoreUnavailable
+from mimicfs.locks.lease import LockLease
 from mimicfs.locks.listener import LockListener
+from mimicfs.locks.lockedfile import LockedFile, less
 from mimicfs.locks.rows import (
     END,
     Lock,
     LockRow,
     against,
+    is_covered,
     is_deadlock,
+    is_same,
     joined,
     left,
     of,
     removed,
-    row_of,
     text_of,
     uncovered,
     within,
     without,
 )
-from mimicfs.member import LASTS_MS, Member, boot_s
+from mimicfs.locks.sweeping import LOCKS, dead, forget_waiters, living_rows, rows
+from mimicfs.member import Member, boot_s
 from mimicfs.posix import Cancellation
 
 log = logging.getLogger(__name__)
 
-LOCKS = "/locks"  # no bucket is called so
-UNSURE_S = LASTS_MS / 1000 - 1.0  # clocks run at rates that differ a little
 LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
-_SETTLES_S = 2.0  # how long somebody waits for the store to answer again
 _SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
-
-
-class _LockedFile:
-    """The locks of one file, as this mount knows them."""
-
-    def __init__(self, name: str, lease: int) -> None:
-        self.name = name
-        self.lease = lease  # in which what is held was known to be ours
-        self.turn = threading.Lock()  # protects all below but `users`
-        self.users = 0
-        self.text: str | None = None  # the row as it was seen last
-        self.held: tuple[Lock, ...] = ()  # ours, also those that are lost
-        self.lost: set[str] = set()  # owners
-        self.waiting: list[Lock] = []  # ours
-        self.wakes: list[Future[None]] = []
-
-    @property
-    def valid(self) -> tuple[Lock, ...]:
-        return tuple(each for each in self.held if each.owner not in self.lost)
-
-    @property
-    def idle(self) -> bool:
-        return not (self.users or self.held or self.waiting)
 
 
 class SharedLocks:
@@ -104,15 +83,13 @@ class SharedLocks:
     def __init__(self, store: Backend, member: Member, clock: Callable[[], float] = boot_s) -> None:
         self._store = store
         self._member = member
-        self._clock = clock
         self.when_lost: Callable[[str], None] = lambda _: None  # with the name of a file
         self._lock = threading.Lock()  # protects the two below
-        self._files: dict[str, _LockedFile] = {}
+        self._files: dict[str, LockedFile] = {}
         self._owed: set[str] = set()  # rows that may have more of us than we hold
-        self._beaten = threading.Condition()
-        self._beat_s = member.beat_s
-        self._epochs = member.epoch_changes
-        self._lease = 0  # another number after each time when others may have taken locks
+        self._lease = LockLease(store, member, clock)
+        self._looked_in = ""  # the epoch in which all rows were looked at
+        self._swept: frozenset[str] = frozenset()  # dead sessions, for whom nobody waits
         self._listener = LockListener(store, LOCKS, LOOK_S, self._is_waited, self._heard)
 
     # What a mount asks
@@ -142,7 +119,7 @@ class SharedLocks:
         not *wait*; EDEADLK where they wait for this owner; EIO for an owner who has lost a lock of
         this file; Interrupted; StoreError."""
         with self._used(name) as at:
-            before = self._attempt(at, wanted)
+            before = self._attempt(at, wanted, cancellation)
             if before is None and wait:
                 before = self._wait(at, wanted, cancellation, math.inf)
             elif before is None and others_s and self._is_elsewhere(at, wanted):
@@ -151,10 +128,10 @@ class SharedLocks:
                 raise PosixError(errno.EAGAIN, f"{name}: locked")
             return before
 
-    def _is_elsewhere(self, at: _LockedFile, wanted: Lock) -> bool:
+    def _is_elsewhere(self, at: LockedFile, wanted: Lock) -> bool:
         """Whether only other mounts had what stood against *wanted* a moment ago."""
         with at.turn:
-            found = against(row_of(at.text).held, wanted)
+            found = against(at.row.held, wanted)
         return not of(found, self._member.id)
 
     def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
@@ -181,8 +158,8 @@ class SharedLocks:
         with self._used(name) as at, at.turn:
             row = self._seen(at)
             found = against(row.held, wanted)
-            dead = self._dead(found)
-            return next((each for each in found if each.session not in dead), None)
+            gone = dead(self._store, found, self._member.id)
+            return next((each for each in found if each.session not in gone), None)
 
     def holds(self, name: str, owner: str | None = None) -> bool:
         """Whether this mount has, or has lost, a lock of the file; one of *owner*."""
@@ -195,10 +172,11 @@ class SharedLocks:
         if not self.holds(name):
             return
         with self._used(name) as at:
-            self._be_sure()
+            self._lease.be_sure()
             with at.turn:
                 self._renew(at)
                 self._seen(at)
+                self._renew(at)  # there is another epoch, perhaps
                 if at.lost:
                     raise self._is_lost(at)
 
@@ -225,38 +203,37 @@ class SharedLocks:
 
     def beaten(self) -> None:
         """The store has taken the latest beat of the session. Raises StoreError."""
-        now_s, epochs = self._member.beat_s, self._member.epoch_changes
         until_s = time.monotonic() + _SPENDS_S
-        lost = epochs != self._epochs
-        if lost or not self._is_sure():
-            self._lease += 1
-        with self._beaten:
-            self._beat_s = now_s
-            self._beaten.notify_all()
+        self._lease.beaten()
         self._renew_all(until_s)
-        if lost:
+        if self._lease.epoch != self._looked_in:
             self._look_everywhere()
-        self._epochs = epochs
+            self._looked_in = self._lease.epoch
+        if not self._member.dead <= self._swept:
+            forget_waiters(self._store, self._member.id)
+        self._swept = self._member.dead
         self._pay(until_s)
 
     def _renew_all(self, until_s: float) -> None:
         for at in self._kept():
-            if at.lease != self._lease:
+            if at.lease != self._lease.number and not self._lease.is_early(at.lease):
                 with at.turn:
                     self._renew(at)
                 if time.monotonic() >= until_s:
                     return
 
-    def _renew(self, at: _LockedFile) -> None:
+    def _renew(self, at: LockedFile) -> None:
         """Others may have taken our locks before this lease, or be about to: give what is ours
         another generation, or find that it was taken. Raises StoreError."""
-        lease = self._lease
+        lease = self._lease.number
         if at.lease != lease:
+            if at.held and self._lease.is_early(at.lease):
+                raise StoreUnavailable("the store has lost something: others say what they hold")
             if at.held:
                 self._settle(at, anew=True)
             at.lease = lease
 
-    def _kept(self) -> list[_LockedFile]:
+    def _kept(self) -> list[LockedFile]:
         with self._lock:
             return [each for each in self._files.values() if each.held]
 
@@ -264,21 +241,10 @@ class SharedLocks:
         """The store may have again what was given up. Locks that are held are renewed in any
         case."""
         held = {at.name for at in self._kept()}
-        for name, text in self._store.notes(LOCKS).items():
-            row = row_of(text)
+        for name, row in rows(self._store).items():
             if name not in held and of((*row.held, *row.waiting), self._member.id):
                 self._owe(name)
-
-    def _be_sure(self) -> None:
-        """Wait a moment until the lease is certain. Raises StoreUnavailable."""
-        with self._beaten:
-            if not self._is_sure() and (
-                self._member.away or not self._beaten.wait_for(self._is_sure, _SETTLES_S)
-            ):
-                raise StoreUnavailable("the store has not answered: no lock is certain")
-
-    def _is_sure(self) -> bool:
-        return self._clock() - self._beat_s < UNSURE_S
+        forget_waiters(self._store, self._member.id)
 
     def _owe(self, name: str) -> None:
         with self._lock:
@@ -300,34 +266,66 @@ class SharedLocks:
     # One step
 
     def _attempt(
-        self, at: _LockedFile, wanted: Lock, *, look: bool = True
+        self, at: LockedFile, wanted: Lock, cancellation: Cancellation, *, look: bool = True
     ) -> tuple[Lock, ...] | None:
         """Let the owner of *wanted* have it; return what he had there before, or None where
         something stands against that. *look*: whether those who have it are alive."""
-        self._be_sure()
-        with at.turn:
-            self._renew(at)
-            return self._tried(at, wanted, look=look)
+        while True:
+            self._lease.be_sure()
+            self._be_settled(at, wanted, cancellation)
+            with at.turn:
+                self._renew(at)
+                known, waiting = self._lease.epoch, list(at.waiting)
+                before = self._tried(at, wanted, look=look)
+                if before is None or self._is_still(known, at, wanted, before):
+                    return before
+                at.waiting = waiting
 
-    def _tried(self, at: _LockedFile, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
-        row = self._ours(at, row_of(at.text))
+    def _be_settled(self, at: LockedFile, wanted: Lock, cancellation: Cancellation) -> None:
+        """Wait until all have said what they hold, unless *wanted* is not more than that of its
+        owner. Raises Interrupted, StoreError."""
+        if not self._lease.epoch:
+            self._lease.look()
+        while not is_covered(wanted, within(at.held, wanted)) and (wait_s := self._lease.wait_s):
+            with suppress(TimeoutError):
+                cancellation.wait(Future[None](), wait_s)
+            self._lease.be_sure()
+
+    def _is_still(self, known: str, at: LockedFile, wanted: Lock, before: tuple[Lock, ...]) -> bool:
+        """Whether the store is still in the epoch *known*. Else, or if it does not say so, the
+        owner of *wanted* has no more than *before*. Raises StoreError."""
+        try:
+            self._lease.look()
+        except StoreError:
+            at.held = left(at.held, wanted, before)
+            self._owe(at.name)
+            raise
+        if self._lease.epoch == known:
+            return True
+        at.held = left(at.held, wanted, before)
+        self._settle(at)
+        return False
+
+    def _tried(self, at: LockedFile, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
+        row = at.ours(at.row, self._member.id)
         if against(row.held, wanted):  # as it was a moment ago
             row = self._seen(at)
         while True:
             if wanted.owner in at.lost:
                 raise self._is_lost(at)
             if look:
-                row = without(row, self._dead(against(row.held, wanted)))
+                stands = against(row.held, wanted)
+                row = without(row, dead(self._store, stands, self._member.id))
             before, granted = within(at.held, wanted), not against(row.held, wanted)
             if self._change(at, row, wanted, granted=granted):
                 return before if granted else None
             row = self._taken_note_of(at)
 
-    def _change(self, at: _LockedFile, row: LockRow, wanted: Lock, *, granted: bool) -> bool:
+    def _change(self, at: LockedFile, row: LockRow, wanted: Lock, *, granted: bool) -> bool:
         """Make the row say whether *wanted* was granted; return False if it is not what it was."""
         held, waiting = at.held, at.waiting
         if granted:
-            at.held, at.waiting = joined(held, wanted), _less(waiting, wanted)
+            at.held, at.waiting = joined(held, wanted), less(waiting, wanted)
         elif wanted.flock:  # as in Linux: what is to be converted is given up first
             at.held = removed(held, wanted)
         try:
@@ -341,61 +339,63 @@ class SharedLocks:
             at.held, at.waiting = held, waiting
         return done
 
-    def _settle(self, at: _LockedFile, *, anew: bool = False) -> None:
+    def _settle(self, at: LockedFile, *, anew: bool = False) -> None:
         """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
         try:
-            row = self._ours(at, row_of(at.text))
+            row, reclaimed = at.ours(at.row, self._member.id), False
             while not self._swap(at, row, anew=anew):
                 row = self._taken_note_of(at)
+                reclaimed = self._lease.was_ours(at.lease)
+            # Somebody may have had it since, and have let go of it.
+            if reclaimed and at.valid and not self._lease.reclaims(at.lease):
+                self._lose(at, {each.owner for each in at.valid})
+                self._settle(at)
         except StoreError:
             self._owe(at.name)
             raise
 
-    def _swap(self, at: _LockedFile, row: LockRow, *, anew: bool = False) -> bool:
+    def _swap(self, at: LockedFile, row: LockRow, *, anew: bool = False) -> bool:
         """Make the row *row*, with what is ours; return False if it is not what it was."""
-        old, new = row_of(at.text), self._ours(at, row)
-        if _same(new, old) and not anew:
+        old, new = at.row, at.ours(row, self._member.id)
+        if is_same(new, old) and not anew:
             return True
         freed = bool(new.waiting) and not set(old.held) <= set(new.held)
         text = text_of(new)
         done, at.text = self._store.swap_note(LOCKS, at.name, at.text, text, tell=freed)
         return done
 
-    def _seen(self, at: _LockedFile) -> LockRow:
+    def _seen(self, at: LockedFile) -> LockRow:
         at.text = self._store.note(LOCKS, at.name)
         return self._taken_note_of(at)
 
-    def _taken_note_of(self, at: _LockedFile) -> LockRow:
-        """Return the row as it is, with what is ours; what was taken from us is lost."""
-        row = row_of(at.text)
+    def _taken_note_of(self, at: LockedFile) -> LockRow:
+        """Return the row as it is, with what is ours; what was taken from us is lost. Raises
+        StoreError."""
+        row = at.row
         lost = uncovered(at.valid, of(row.held, self._member.id))
         if lost:
-            at.lost |= lost
-            log.error("%s: its lock was lost to others, or with the store", at.name)
-            threading.Thread(target=self.when_lost, args=(at.name,), daemon=True).start()
-        return self._ours(at, row)
+            self._lease.look()
+        if self._lease.reclaims(at.lease):
+            stands = tuple(each for each in row.held if not against(at.valid, each))
+            row = row._replace(held=stands)
+        elif lost:
+            self._lose(at, lost)
+        return at.ours(row, self._member.id)
 
-    def _ours(self, at: _LockedFile, row: LockRow) -> LockRow:
-        """Return *row* with what is ours as it is to be."""
-        others = without(row, {self._member.id})
-        return LockRow((*others.held, *at.valid), (*others.waiting, *at.waiting))
+    def _lose(self, at: LockedFile, owners: set[str]) -> None:
+        at.lost |= owners
+        log.error("%s: its lock was lost to others, or with the store", at.name)
+        threading.Thread(target=self.when_lost, args=(at.name,), daemon=True).start()
 
-    def _is_lost(self, at: _LockedFile) -> PosixError:
+    def _is_lost(self, at: LockedFile) -> PosixError:
         return PosixError(errno.EIO, f"{at.name}: its lock is lost; close the file")
 
-    def _dead(self, locks: list[Lock]) -> set[str]:
-        """Return which sessions of *locks* have ended. Raises StoreError."""
-        asked = {each.session for each in locks} - {self._member.id}
-        if not asked:
-            return set()
-        return asked - {each.id for each in sessions(self._store) if each.alive}
-
     @contextmanager
-    def _used(self, name: str) -> Iterator[_LockedFile]:
+    def _used(self, name: str) -> Iterator[LockedFile]:
         with self._lock:
             at = self._files.get(name)
             if at is None:
-                at = self._files[name] = _LockedFile(name, self._lease)
+                at = self._files[name] = LockedFile(name, self._lease.number)
             at.users += 1
         try:
             yield at
@@ -408,7 +408,7 @@ class SharedLocks:
     # Waiting
 
     def _wait(
-        self, at: _LockedFile, wanted: Lock, cancellation: Cancellation, most_s: float
+        self, at: LockedFile, wanted: Lock, cancellation: Cancellation, most_s: float
     ) -> tuple[Lock, ...] | None:
         """Return None if *most_s* was not enough."""
         end_s = time.monotonic() + most_s
@@ -431,13 +431,13 @@ class SharedLocks:
                 threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
 
     def _wait_once(
-        self, at: _LockedFile, wanted: Lock, cancellation: Cancellation, look: bool, until_s: float
+        self, at: LockedFile, wanted: Lock, cancellation: Cancellation, look: bool, until_s: float
     ) -> tuple[Lock, ...] | None:
         wake = Future[None]()
         with self._lock:
             at.wakes.append(wake)
         try:
-            before = self._attempt(at, wanted, look=look)
+            before = self._attempt(at, wanted, cancellation, look=look)
             if before is not None:
                 return before
             if look and not wanted.flock:
@@ -454,7 +454,7 @@ class SharedLocks:
     def _unmark(self, name: str, wanted: Lock) -> None:
         """Nobody waits for *wanted* any more."""
         with self._used(name) as at, at.turn:
-            at.waiting = _less(at.waiting, wanted)
+            at.waiting = less(at.waiting, wanted)
             try:
                 self._settle(at)
             except StoreError as exc:  # after the next beat
@@ -462,11 +462,10 @@ class SharedLocks:
 
     def _check_deadlock(self, owner: str) -> None:
         """Raise PosixError EDEADLK. Of two who close a circle in the same moment, both are told."""
-        rows = {name: row_of(text) for name, text in self._store.notes(LOCKS).items()}
-        if is_deadlock(rows, owner):
+        if is_deadlock(living_rows(self._store, self._member.id), owner):
             raise PosixError(errno.EDEADLK, "those who have the lock wait for this process")
 
-    def _wake(self, at: _LockedFile) -> None:
+    def _wake(self, at: LockedFile) -> None:
         with self._lock:
             wakes, at.wakes = at.wakes, []
         for wake in wakes:
@@ -481,14 +480,3 @@ class SharedLocks:
             at = self._files.get(each)
             if at is not None:
                 self._wake(at)
-
-
-def _same(one: LockRow, other: LockRow) -> bool:
-    return set(one.held) == set(other.held) and set(one.waiting) == set(other.waiting)
-
-
-def _less(locks: list[Lock], one: Lock) -> list[Lock]:
-    left = list(locks)
-    if one in left:
-        left.remove(one)
-    return left

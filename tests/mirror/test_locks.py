@@ -20,16 +20,29 @@ import redis as redis_library
 from support import servers
 from support.mounts import wait_until
 
+from mimicfs import member as member_module
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.redis.transactions import Transactions
-from mimicfs.backends.sessions import StoreSession, beat
+from mimicfs.backends.sessions import EPOCH, StoreSession, beat, epoch
 from mimicfs.errors import Interrupted, MimicError, PosixError, StoreUnavailable
 from mimicfs.locks import shared
-from mimicfs.locks.rows import END, Lock, added, against, removed, row_of, uncovered
-from mimicfs.locks.shared import LOCKS, UNSURE_S, SharedLocks
+from mimicfs.locks.lease import RECLAIM_S, UNSURE_S
+from mimicfs.locks.rows import (
+    END,
+    Lock,
+    LockRow,
+    added,
+    against,
+    removed,
+    row_of,
+    text_of,
+    uncovered,
+)
+from mimicfs.locks.shared import LOCKS, SharedLocks
+from mimicfs.member import BEAT_S, Member
 from mimicfs.posix import NEVER, Cancellation
 
 _NAME = "b/file"
@@ -80,12 +93,16 @@ class _Member:
 
     def __init__(self, backend: Backend, number: int) -> None:
         self.id = f"m{number}"
-        self.epoch_changes = 0
+        self.dead: frozenset[str] = frozenset()
         self.now_s = 0.0
         self._backend = backend
         self.away = False
         self.beat_s = 0.0
         self.say(_ALIVE_MS)
+
+    @property
+    def epoch(self) -> str:
+        return epoch(self._backend)
 
     def say(self, lasts_ms: int) -> None:
         session = StoreSession(self.id, "here", 1, "1", "/m", 0, 0, {})
@@ -99,17 +116,21 @@ class _Member:
 class _Steps:
     """Lets one thread at a time go on, from one command to the store to the next."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, also: tuple[str, ...] = ()) -> None:
         self._backend = backend
+        self._at = {"note", "swap_note", *also}
         self._mine = threading.local()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
+        self.yields(name)
+        return found
+
+    def yields(self, name: str) -> None:
         turns = getattr(self._mine, "turns", None)
-        if turns is not None and name in ("note", "swap_note"):
+        if turns is not None and name in self._at:
             turns[1].release()  # the scheduler's
             turns[0].acquire()
-        return found
 
     def run(self, work: Callable[[], None]) -> _Task:
         return _Task(self._mine, work)
@@ -237,6 +258,7 @@ def backend(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> I
         found = RedisBackend(redis_library.Redis.from_url(redis_url), namespace)
         if kind == "transactions":
             found._steps = Transactions(found._client)
+    found.set_note("", EPOCH, f"old {found.identity()}")  # a new one is settled after a while
     yield found
     found.close()
 
@@ -248,6 +270,171 @@ def test_no_interleaving_gives_one_lock_to_two(
 ) -> None:
     for seed in range(request.config.getoption("--interleavings")):
         _run(seed, backend)
+
+
+# The store loses something
+
+
+class _Losing:
+    """A store that is flushed, or becomes what it was before. The test has its clock, and says at
+    which commands others have their turn."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.steps = _Steps(backend, also=("notes", "set_note", "now_ms", "identity"))
+        self.now_s = 1e9
+        self.run = 0
+        self._backend = backend
+        self._copies: list[list[dict[str, str]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.steps, name)
+
+    def now_ms(self) -> int:
+        self.steps.yields("now_ms")
+        return int(self.now_s * 1000)
+
+    def identity(self) -> str:
+        self.steps.yields("identity")
+        return f"run{self.run}"
+
+    def copy(self) -> None:
+        """What a replica has, or a snapshot."""
+        self._copies.append([self._backend.notes(""), self._backend.notes(LOCKS)])
+
+    def flush(self) -> None:
+        self._become([{}, {}])
+
+    def lose(self, chance: random.Random) -> None:
+        """Be flushed, begin again, be replaced by a replica that lagged; or be copied."""
+        what = chance.randrange(6)
+        if what < 3:
+            self.copy()
+        elif what == 3:
+            self.flush()
+        else:
+            self.run += 1
+            if self._copies and what == 4:
+                self._become(chance.choice(self._copies[-3:]))
+
+    def _become(self, notes: list[dict[str, str]]) -> None:
+        for bucket, texts in zip(("", LOCKS), notes, strict=True):
+            now = self._backend.notes(bucket)
+            for name in {*now, *texts}:
+                to_be = now.get(name), texts.get(name)
+                self._backend.swap_note(bucket, name, *to_be, tell=False)
+
+
+class _Hurries(Cancellation):
+    """Somebody who does not wait: he comes again later."""
+
+    def wait(self, future: object, timeout_s: float | None = None) -> Any:
+        raise Interrupted("later")
+
+
+class _Living:
+    """A mount with two owners and the beats of the real session."""
+
+    def __init__(self, store: _Losing) -> None:
+        self._store = store
+        self.member = Member(store, lambda: None, lambda: None)  # type: ignore[arg-type]
+        self.clock = lambda: store.now_s
+        self.member._beat()
+        self.locks = SharedLocks(store, self.member, self.clock)  # type: ignore[arg-type]
+        self.locks.beaten()
+        self.believed: tuple[Lock, ...] = ()
+        self._due_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        return self._store.now_s >= self._due_s
+
+    @is_due.setter
+    def is_due(self, _: bool) -> None:
+        self._due_s = self._store.now_s + BEAT_S
+
+    def beat(self) -> None:
+        self.member._beat()
+        self.member.others()
+        self.locks.beaten()
+        self.member.away = not self.locks._lease._is_sure()
+
+    def act(self, chance: random.Random) -> None:
+        wanted = Lock(self.locks.owner(chance.randrange(2)), False, True, 0, 0, 0)
+        self.member.away = not self.locks._lease._is_sure()
+        if chance.random() < 0.4:
+            self.believed = removed(self.believed, wanted)
+            self.locks.unlock(_NAME, wanted.owner, flock=False)
+            return
+        try:
+            self.locks.lock(_NAME, wanted, _Hurries(), wait=False)
+        except (PosixError, Interrupted, StoreUnavailable):
+            pass
+        else:
+            self.believed = added(self.believed, wanted)
+
+    @property
+    def reclaimed(self) -> bool:
+        lease = self.locks._lease
+        return bool(self.relied_on) and lease.was_ours(lease.number - 1)
+
+    @property
+    def relied_on(self) -> tuple[Lock, ...]:
+        """The locks under which it would write now."""
+        at, lease = self.locks._files.get(_NAME), self.locks._lease
+        if at is None or not lease._is_sure() or at.lease != lease.number:
+            return ()
+        return tuple(each for each in self.believed if each.owner not in at.lost)
+
+
+def _some_steps(chance: random.Random, tasks: list[_Task]) -> None:
+    for _ in range(chance.choice([1, 1, 3, 20])):
+        if tasks:
+            _step(chance, tasks)
+
+
+def _run_losing(seed: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how often locks that had been reclaimed were relied on."""
+    chance, store = random.Random(seed), _Losing(backend)
+    store.flush()
+    monkeypatch.setattr(member_module, "boot_s", lambda: store.now_s)
+    mounts = [_Living(store) for _ in range(3)]
+    store.now_s += RECLAIM_S
+    tasks: dict[_Living, list[_Task]] = {mount: [] for mount in mounts}
+    reclaimed = 0
+    stopped: _Living | None = None
+    for _ in range(chance.randint(50, 200)):
+        act, mount = chance.random(), chance.choice(mounts)
+        if act < 0.2:
+            store.now_s += chance.choice([0.1, 0.5, 1.0])
+        elif act < 0.23:
+            store.lose(chance)
+        elif act < 0.26:
+            stopped = mount if stopped is None else None
+        elif act < 0.4:
+            tasks[mount].append(store.steps.run(lambda mount=mount: mount.act(chance)))  # type: ignore[misc]
+        elif mount is not stopped:
+            _some_steps(chance, tasks[mount])
+        for each in mounts:
+            if each.is_due:
+                each.is_due = False
+                tasks[each].insert(min(1, len(tasks[each])), store.steps.run(each.beat))
+        relied = [each for other in mounts for each in other.relied_on]
+        assert [(one, against(relied, one)) for one in relied if against(relied, one)] == [], seed
+        reclaimed += any(other.reclaimed for other in mounts)
+    for mount in mounts:
+        while tasks[mount]:
+            _step(chance, tasks[mount])
+        mount.locks.close()
+    return reclaimed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("caplog")
+def test_no_store_that_loses_what_it_had_gives_one_lock_to_two(
+    backend: Backend, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = range(request.config.getoption("--interleavings"))
+    assert sum(_run_losing(seed, backend, monkeypatch) for seed in runs) > 0
 
 
 # Waiting
@@ -302,13 +489,13 @@ def test_who_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) 
     with ThreadPoolExecutor(1) as pool:
         wanted = _wanted(other, 1, 0)._replace(end=9)
         waits = pool.submit(other.lock, _NAME, wanted, NEVER, wait=True)
-        wait_until(lambda: store.asked.count("notes") == 3)  # who is alive, twice; who waits
+        wait_until(lambda: store.asked.count("notes") == 4)  # who is alive, thrice; who waits
         store.asked.clear()
         one.unlock(_NAME, one.owner(1), flock=False, end=0)
         wait_until(lambda: "note" in store.asked)
         one.unlock(_NAME, one.owner(1), flock=False)
         waits.result(5)
-    assert set(store.asked) <= {"note", "swap_note", "changes"}
+    assert set(store.asked) <= {"note", "swap_note", "changes", "identity"}
     for each in (one, other):
         each.close()
 
@@ -345,6 +532,38 @@ def test_who_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks
             other.lock("b/x", _wanted(other, 1, 0), NEVER, wait=True)
         other.unlock("b/y", other.owner(1), flock=False)
         waits.result(5)
+
+
+_OF_THE_DEAD = Lock("gone:1", False, True, 0, 0, 7)  # of a session that the store does not list
+
+
+def test_who_waits_behind_a_mount_that_is_dead_is_in_no_circle(pair: list[SharedLocks]) -> None:
+    one, other = pair
+    mine, theirs = _wanted(one, 1, 0), _wanted(other, 1, 0)
+    one.lock("b/x", mine, NEVER, wait=True)
+    other.lock("b/y", theirs, NEVER, wait=True)
+    rows = {"b/x": LockRow((mine,), (_OF_THE_DEAD,)), "b/z": LockRow((_OF_THE_DEAD,), (theirs,))}
+    for name, row in rows.items():
+        one._store.set_note(LOCKS, name, text_of(row))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(one.lock, "b/y", mine, NEVER, wait=True)
+        wait_until(lambda: _waits(one))
+        other.unlock("b/y", theirs.owner, flock=False)
+        waits.result(5)
+
+
+def test_those_who_waited_in_a_mount_that_is_dead_are_forgotten(pair: list[SharedLocks]) -> None:
+    one, _ = pair
+    mine = _wanted(one, 1, 0)
+    one.lock(_NAME, mine, NEVER, wait=True)
+    for gone in (frozenset[str](), frozenset({"gone"})):  # before we were there, and since
+        left = {_NAME: LockRow((mine,), (_OF_THE_DEAD,)), "b/x": LockRow((), (_OF_THE_DEAD,))}
+        for name, row in left.items():
+            one._store.set_note(LOCKS, name, text_of(row))
+        one._member.dead = gone
+        one.beaten()
+        found = {name: row_of(text) for name, text in one._store.notes(LOCKS).items()}
+        assert found == {_NAME: LockRow((mine,), ())}
 
 
 @pytest.mark.usefixtures("caplog")
@@ -406,6 +625,7 @@ def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
     one = _Mount(store, backend, 0)  # type: ignore[arg-type]
     for n in range(3):
         one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    one.come_back()
     store.asked.clear()
     one.member.now_s += UNSURE_S - 0.1
     one.come_back()
@@ -417,10 +637,13 @@ def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
     one.come_back()
     assert store.asked == ["swap_note"] * 3
     store.asked.clear()
-    one.member.epoch_changes += 1
+    backend.set_note("", EPOCH, None)
     one.come_back()
+    looked = [name for name in store.asked if name in ("swap_note", "notes")]
+    assert looked == ["swap_note"] * 3 + ["notes"] * 2
+    store.asked.clear()
     one.come_back()
-    assert store.asked == ["swap_note"] * 3 + ["notes"]
+    assert store.asked == []
 
 
 @pytest.mark.usefixtures("caplog")
@@ -432,6 +655,7 @@ def test_however_much_is_locked_beats_go_on_after_an_outage_and_who_uses_a_file_
     one = _Mount(store, backend, 0)  # type: ignore[arg-type]
     for n in range(5):
         one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    one.come_back()
     one.fall_silent()
     for n in (3, 4):
         other.locks.lock(f"b/{n}", _wanted(other.locks, 1, 0), NEVER, wait=False)
@@ -457,7 +681,7 @@ def test_locks_that_the_store_lost_are_noticed_at_the_next_beat() -> None:
     for n in range(2):
         one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
     backend.set_note(LOCKS, "b/0", None)
-    one.member.epoch_changes += 1
+    backend.set_note("", EPOCH, None)
     one.come_back()
     assert one.locks.figures() == {"held": 2, "waiting": 0, "lost": 1}
 
@@ -468,7 +692,7 @@ def test_what_a_store_that_lost_something_has_again_is_given_up(pair: list[Share
     row = one._store.note(LOCKS, _NAME)
     one.unlock(_NAME, one.owner(1), flock=False)
     one._store.set_note(LOCKS, _NAME, row)  # a replica that lagged
-    one._member.epoch_changes += 1
+    one._store.set_note("", EPOCH, None)
     one.beaten()
     other.lock(_NAME, _wanted(other, 1, 0), NEVER, wait=False)
 

@@ -9,10 +9,11 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import redis as redis_library
 from support import servers
 from support.clients import plain
 from support.mounts import mounted, wait_until
@@ -213,6 +214,46 @@ def test_a_lock_that_cannot_be_said_in_the_store_is_refused(mount_at, bucket, tm
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
         assert (path / "a").read_text() == "more"
+
+
+@pytest.fixture
+def redis_of_ours(tmp_path):
+    with servers.redis(tmp_path) as port:
+        yield port
+
+
+@pytest.fixture
+def theirs(moto, redis_of_ours, tmp_path):
+    """Two mounts of one bucket on a Redis of their own."""
+    plain(moto).create_bucket(Bucket="lost")
+    store = f"redis://127.0.0.1:{redis_of_ours}/0"
+    with ExitStack() as stack:
+        found = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            options = ("--store", store, "-o", "locks=shared")
+            one = mounted(tmp_path / name, moto, "s3://lost", *options, sync=False)
+            found.append(stack.enter_context(one).path)
+        (found[0] / "a").write_text("old")
+        wait_until((found[1] / "a").exists)
+        yield found
+
+
+def test_a_redis_that_is_flushed_takes_no_lock_and_gives_none_to_two(theirs, redis_of_ours):
+    with open(theirs[0] / "a", "r+") as held, open(theirs[1] / "a", "r+") as other:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert _lock(held, fcntl.F_WRLCK, 0, 1)
+        with closing(redis_library.Redis(port=redis_of_ours)) as client:
+            client.flushall()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert [_lock(other, fcntl.F_WRLCK, at, 1) for at in (0, 1)] == [False, True]
+        held.write("new")
+        held.flush()
+        os.fsync(held)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert other.read() == "new"
 
 
 def _synced(file):

@@ -48,10 +48,11 @@ class Mount:
     """A mount with a file `x`, whose closed files go to S3 later."""
 
     def __init__(self, fs, kernel, s3, client, bucket):
-        member = SimpleNamespace(id="m", beat_s=0.0, epoch_changes=0, away=False)
+        member = SimpleNamespace(id="m", beat_s=0.0, epoch="", dead=frozenset(), away=False)
         self.fs, self.kernel = fs, kernel
         self.follows = True  # what others change is known in time
-        self.shared = SharedLocks(Memory(), member, lambda: 0.0)
+        self.now_s = 0.0
+        self.shared = SharedLocks(Memory(), member, lambda: self.now_s)
         self.locks = fs.locks(self.shared, lambda *_: self.follows)
         self.bucket = bucket
         self._asked = client, bucket
@@ -84,9 +85,9 @@ class Mount:
     @contextmanager
     def in_doubt(self):
         """Within, the store is silent: no lock is certain."""
-        self.shared._member.away, self.shared._clock = True, lambda: 1000.0
+        self.shared._member.away, self.now_s = True, 1000.0
         yield
-        self.shared._member.away, self.shared._clock = False, lambda: 0.0
+        self.shared._member.away, self.now_s = False, 0.0
 
     def close(self, handle, owner):
         self.fs.flush(CALLER, handle)
@@ -148,7 +149,7 @@ class Elsewhere:
 
     def __init__(self, store, bucket):
         beat(store, StoreSession("m2", "there", 1, "1", "/m", 0, 0, {}), 3_600_000)
-        member = SimpleNamespace(id="m2", beat_s=0.0, epoch_changes=0, away=False)
+        member = SimpleNamespace(id="m2", beat_s=0.0, epoch="", dead=frozenset(), away=False)
         self.shared = SharedLocks(store, member, lambda: 0.0)
         self._name = f"{bucket}/x"
 
