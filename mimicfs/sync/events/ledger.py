@@ -27,6 +27,7 @@ A bucket is told until a time if all of this holds then; else nobody says so (`_
     nothing is taken and not applied, lost, or   what a former consumer took comes again
       hidden at the source
     no other store takes messages from it        a look every 20 s: until the last one
+    a mount with this source shows it            else nobody looks at its configuration
     nobody may have taken this process for       it was suspended, or its store was away: then it
       dead since it began                          begins anew
 
@@ -46,6 +47,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mimicfs.backends import TOLD
 from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import (
     AccessDenied,
@@ -69,7 +71,6 @@ from mimicfs.sync.freshness import (
     note_heard,
     note_told,
     note_unproven,
-    told_until_ns,
 )
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class Ledger(Witness):
         self._look_back(identity, was_away=suspensions != self._suspensions)
         self._lapses, self._suspensions, self._identity = lapses, suspensions, identity
         self._loss_noted = False
-        former = [bucket for bucket in self._buckets() if self._noted_ns(bucket)]
+        former = [bucket for bucket in self._buckets() if self._was_told(bucket)]
         if former:
             self._settled_s = time.monotonic() + self._source.unsettled_s
         if not self._source.complete:
@@ -218,8 +219,8 @@ class Ledger(Witness):
             self._failing = False
         self._look_at_source()
         about = {it.bucket for it in told}
-        self._about |= self._known(about)
-        self._look_at_configurations(about)
+        self._about |= about
+        self._look_at_configurations()
         self._seen |= {it.bucket for it in told if it.time_ns >= self._changed_ns.get(it.bucket, 0)}
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
@@ -232,10 +233,7 @@ class Ledger(Witness):
         until_ns = self._claim.alone_until_ns(until_ns)
         for bucket in self._buckets():
             if self._counts_as_told(bucket):
-                self._note(bucket, self._prefix, until_ns)
-        for bucket in self._about - {*self._buckets()}:
-            if self._is_told(bucket) == YES:
-                self._note(bucket, "", until_ns)
+                self._note(bucket, until_ns)
         if drained:
             self._about.clear()
 
@@ -288,10 +286,11 @@ class Ledger(Witness):
         by us or others. *was_away*: this process did not run all the time."""
         kept_s = self._source.retention_s()
         for bucket in self._listed():
-            lost = _LOST + self._prefix
-            if self._mimicdb.note(bucket, lost):
+            # Of a consumer for another prefix, too: it took messages about any.
+            if lost := [it for it in self._mimicdb.notes(bucket) if it.startswith(_LOST)]:
                 self._suspect(bucket, "messages were lost, or could not be read")
-                self._mimicdb.set_note(bucket, lost, None)
+                for name in lost:
+                    self._mimicdb.set_note(bucket, name, None)
             elif why := self._is_another(bucket, identity):
                 self._suspect(bucket, why)
             elif kept_s or was_away:
@@ -352,22 +351,17 @@ class Ledger(Witness):
                 self._mimicdb.set_note(bucket, _LOST + self._prefix, "1" if lost else None)
             self._loss_noted = lost
 
-    def _look_at_configurations(self, about: set[str]) -> None:
-        """Look at those of what is shown, and of what else messages are *about* that the mirror
-        has: others may show it."""
-        now_s, shown = time.monotonic(), self._buckets()
-        others = self._known(about - {*shown})
-        due = [
-            it for it in [*shown, *others] if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S
-        ]
+    def _look_at_configurations(self) -> None:
+        now_s = time.monotonic()
+        due = [it for it in self._buckets() if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S]
         for bucket in due[:_LOOKS_MAX]:
-            self._look_at(bucket, shown=bucket in shown)
+            self._look_at(bucket)
             self._looked_s[bucket] = now_s
 
-    def _look_at(self, bucket: str, *, shown: bool) -> None:
+    def _look_at(self, bucket: str) -> None:
         try:
             found = self._configuration(bucket)
-            about = (found, self._source.arn(), self._prefix if shown else "")
+            about = (found, self._source.arn(), self._prefix)
             why, indirect = shortcoming(*about), is_indirect(*about)
         except (S3Error, AccessDenied, NoSuchBucket) as exc:
             log.debug("s3://%s: its notification configuration cannot be read: %s", bucket, exc)
@@ -381,7 +375,7 @@ class Ledger(Witness):
         self._found[bucket] = found
         self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
         name = _UNTOLD + self._prefix
-        if shown and bool(why) != bool(self._mimicdb.note(bucket, name)):
+        if bool(why) != bool(self._mimicdb.note(bucket, name)):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, name, why or None)
 
@@ -389,22 +383,20 @@ class Ledger(Witness):
         told = self._told.get(bucket, UNKNOWN)
         return told if told != YES or self._counts_as_told(bucket) else UNKNOWN
 
-    def _noted_ns(self, bucket: str) -> int:
-        return told_until_ns(self._mimicdb, bucket, self._prefix)
+    def _was_told(self, bucket: str) -> bool:
+        """Whether a consumer was there before, for whatever prefix."""
+        return any(name.startswith(TOLD) for name in self._mimicdb.notes(bucket))
 
-    def _known(self, buckets: set[str]) -> set[str]:
-        """Return those of *buckets* that the mirror has."""
-        return {it for it in buckets if self._mimicdb.known_bucket(it) is not None}
-
-    def _note(self, bucket: str, prefix: str, until_ns: int) -> None:
-        if until_ns <= self._until_ns.get(bucket, 0) or not self._known({bucket}):
+    def _note(self, bucket: str, until_ns: int) -> None:
+        is_known = self._mimicdb.known_bucket(bucket) is not None
+        if until_ns <= self._until_ns.get(bucket, 0) or not is_known:
             return
         self._until_ns[bucket] = until_ns
         now_s = time.monotonic()
         if bucket in self._about or now_s - self._noted_s.get(bucket, float("-inf")) >= _NOTE_S:
             self._noted_s[bucket] = now_s
-            note_told(self._mimicdb, bucket, prefix, until_ns)
-            about = self._mimicdb, bucket, prefix, self._name, self._identity
+            note_told(self._mimicdb, bucket, self._prefix, until_ns)
+            about = self._mimicdb, bucket, self._prefix, self._name, self._identity
             note_heard(*about, until_ns)
 
 

@@ -19,7 +19,7 @@ from mimicfs.sync.events.ledger import Ledger
 from mimicfs.sync.events.messages import Told
 from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
-from mimicfs.sync.freshness import freshness
+from mimicfs.sync.freshness import freshness, note_told
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -286,3 +286,31 @@ def test_no_claim_makes_a_consumer_fail(mimicdb, redis_queue, bucket):
             claim = Claim(mimicdb, source)
             claim.stake()
             assert claim.another is False
+
+
+def test_what_a_consumer_of_another_prefix_has_lost_is_a_gap(
+    ledger_of, mimicdb, s3, url, bucket, gaps
+):
+    """It took messages about any key."""
+    narrow, wide = (ledger_of(SQS(s3.queue(url))) for _ in range(2))
+    begun(wide, gaps)
+    wide.heard([], time.time_ns())
+    narrow._prefix = "a/"
+    begun(narrow, gaps)
+    narrow._source._last.add("a receipt")  # given for the last time
+    narrow.taken()
+    wide._begun = False  # and `narrow` is killed
+    wide.begins()
+    assert gaps == ["messages were lost, or could not be read"]
+    ledger_of(SQS(s3.queue(url))).begins()
+    assert len(gaps) == 1
+
+
+def test_a_consumer_of_another_prefix_may_have_taken_what_comes_again(
+    ledger_of, mimicdb, s3, url, bucket
+):
+    note_told(mimicdb, bucket, "a/", time.time_ns())
+    wide = ledger_of(SQS(s3.queue(url)))
+    assert wide.begins()
+    wide.heard([], time.time_ns())
+    assert told(wide) == []
