@@ -98,7 +98,7 @@ class Endpoint(EventSource):
         if address.startswith("public:") and not token:
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
-        self._lock = threading.Lock()  # protects `lost`, and the next one
+        self._lock = threading.Lock()  # protects `lost`, `owed`, and the next one
         self._arriving: dict[int, int] = {}  # by thread: when (ns) the message that it reads began
         self.complete = not kept_s  # what a server keeps, it sends when it likes
         self._waiting = _WaitingMessages()
@@ -153,9 +153,12 @@ class Endpoint(EventSource):
         return 200 if posted.applied else self.refused()
 
     def refused(self) -> int:
-        """Count a message that a server may not send again; return the status that says so."""
-        if not self._kept_s:
-            with self._lock:
+        """Count a message that a server sends again at some time, or never; return the status that
+        says so."""
+        with self._lock:
+            if self._kept_s:
+                self.owed += 1
+            else:
                 self.lost += 1
         return 503
 

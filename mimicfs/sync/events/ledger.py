@@ -156,6 +156,7 @@ class Ledger(Witness):
         self._given_up = _Loss("were lost", _LOST_S)
         self._unread = _Loss("could not be read", _UNREAD_S)
         self._loss_noted = False  # in the store, for whoever comes after us
+        self._owed = 0  # how many messages the source was owed, as far as that is noted
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
@@ -224,6 +225,7 @@ class Ledger(Witness):
         self._seen |= {it.bucket for it in told if it.time_ns >= self._changed_ns.get(it.bucket, 0)}
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
+        self._look_for_owed()
         self._drained_ns = max(self._drained_ns, until_ns)
         if not self._may_note():
             return
@@ -341,6 +343,14 @@ class Ledger(Witness):
                 of = number_of(count, "message")
                 log.warning("%s: %s %s", self._source.name, of, loss.became)
         self._note_loss()
+
+    def _look_for_owed(self) -> None:
+        """What was listed before does not count as told: a message may come that was refused."""
+        owed = self._source.owed
+        if owed != self._owed:
+            for bucket in self._buckets():
+                note_unproven(self._mimicdb, bucket)
+            self._owed = owed
 
     def _note_loss(self) -> None:
         """Note in the store whether messages were lost about which no sweep was told, or would be

@@ -258,6 +258,26 @@ def test_what_a_server_keeps_may_come_at_any_time(ledger_of, mimicdb, url, bucke
         assert freshness(mimicdb, bucket, "").by == "told"
 
 
+def test_what_a_server_keeps_after_a_refusal_may_come_at_any_time(
+    ledger_of, mimicdb, url, bucket, gaps
+):
+    """A client that had no answer in time, or was one too many: no more is known than of a mount
+    that was away."""
+    with closing(Endpoint("127.0.0.1:0", kept_s=3600)) as endpoint:
+        ledger = ledger_of(endpoint)
+        begun(ledger, gaps)
+
+        def fresh_after_a_message():
+            ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], time.time_ns())
+            return freshness(mimicdb, bucket, "").by
+
+        assert fresh_after_a_message() == "told"
+        assert endpoint.refused() == 503
+        assert [fresh_after_a_message(), fresh_after_a_message()] == ["listed", "listed"]
+        mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+        assert (fresh_after_a_message(), gaps) == ("told", [])
+
+
 def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, bucket, gaps, caplog):
     """Nor what was told since the last look, when the other one may have begun."""
     source = SQS(s3.queue(url))
