@@ -14,6 +14,7 @@ from botocore.exceptions import (
     ParamValidationError,
 )
 from botocore.handlers import validate_bucket_name
+from botocore.validate import ParamValidator
 from support.clients import CONFIG, plain
 from support.mounts import costs
 
@@ -22,6 +23,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.conversation import hold
+from mimicfs.s3.mimicking.forms import is_refused
 from mimicfs.s3.mimicking.local import place_of
 from mimicfs.s3.mimicking.reads import Reads
 from mimicfs.s3.mimicking.uploads import Uploads
@@ -244,3 +246,20 @@ def test_a_listing_of_the_past_that_is_ill_formed_is_refused_as_botocore_refuses
             assert refusal(then, name, dict(params)) == refusal(client, name, dict(params))
     client.close()
     then.close()
+
+
+def test_a_call_is_refused_exactly_when_botocores_validator_refuses_it():
+    client = plain(NOBODY)
+    values = ("text", "", b"bytes", b"", 5, 0, True, None, [], ["text"], {})
+    differing = []
+    for operation in client.meta.service_model.operation_names:
+        shape = client.meta.service_model.operation_model(operation).input_shape
+        whole = dict.fromkeys(shape.required_members, "text") if shape else {}
+        given = [{n: v for n, v in whole.items() if n != missing} for missing in whole]
+        given += [whole | {n: v} for n in (*whole, "Expires", "Body", "Nonsense") for v in values]
+        for params in given:
+            if shape and params.get("Bucket") != "":  # that is refused for its name
+                refused = ParamValidator().validate(params, shape).has_errors()
+                if is_refused(client, operation, params) != refused:
+                    differing.append((operation, params))
+    assert differing == []

@@ -5,6 +5,8 @@ Pure functions; any thread may call them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from botocore.exceptions import ParamValidationError
@@ -19,6 +21,7 @@ _MADE: dict[str, tuple[type, ...]] = {
     "SSECustomerKey": (bytes, bytearray),
     "CopySourceSSECustomerKey": (bytes, bytearray),
 }
+_SIMPLE = {"string": str, "blob": bytes}  # types of botocore's, and of the values that they have
 
 
 def is_refused(client: Any, operation: str, params: Params) -> bool:
@@ -50,11 +53,32 @@ def check(client: Any, operation: str, params: Params) -> None:
 
 def _refusal(client: Any, operation: str, params: Params) -> str | None:
     shape = client.meta.service_model.operation_model(operation).input_shape
-    if shape is None or not client.meta.config.parameter_validation:
+    if shape is None or not client.meta.config.parameter_validation or _is_simple(shape, params):
         return None
     given = {name: "" if _is_made(name, value) else value for name, value in params.items()}
     errors = ParamValidator().validate(given, shape)
     return str(errors.generate_report()) if errors.has_errors() else None
+
+
+def _is_simple(shape: Any, params: Params) -> bool:
+    """Whether *params* are just texts, and bytes, that botocore takes: most calls have no others.
+    To see that takes a tenth of what the validator takes."""
+    types, required = _types(shape)
+    return required <= params.keys() and all(
+        value and type(value) is types.get(name) for name, value in params.items()
+    )
+
+
+@lru_cache(maxsize=256)  # S3 has 110 operations
+def _types(shape: Any) -> tuple[Mapping[str, type], frozenset[str]]:
+    """Return the types of those members of *shape* of which every value is valid that is not empty,
+    and the members that a call must have."""
+    simple = {
+        name: _SIMPLE[member.type_name]
+        for name, member in shape.members.items()
+        if member.type_name in _SIMPLE and member.metadata.get("min", 0) <= 1
+    }
+    return simple, frozenset(shape.required_members)
 
 
 def _is_made(name: str, value: Any) -> bool:
