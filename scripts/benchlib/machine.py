@@ -10,6 +10,7 @@ import platform
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,28 @@ def run(
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu_s = usage.ru_utime + usage.ru_stime
     return Finished(wall_s if in_time else None, process.returncode, cpu_s, usage.ru_maxrss / 1024)
+
+
+def unwind_at_sigterm() -> None:
+    """Have SIGTERM end this process as an error does: what it has begun is ended, mounts and
+    servers. A second one changes nothing."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def run_to_its_end(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Return the status of *command*. If we are to end before it, it is asked to, and waited
+    for."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def _wait(pid: int, limit_s: float) -> bool:

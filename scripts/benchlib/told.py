@@ -662,6 +662,7 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=300, help="of each kind")
     parser.add_argument("--what", default="delays,losses,takeover")
     chosen = parser.parse_args()
+    machine.unwind_at_sigterm()
     return run(chosen.work, chosen.servers.split(","), chosen.changes, chosen.what.split(","))
 
 
