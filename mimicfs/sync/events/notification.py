@@ -155,14 +155,22 @@ def _rules(configuration: Configuration) -> Iterator[Configuration]:
 
 def _filter(rule: Configuration) -> tuple[str, str]:
     """Return the prefix and the suffix of the keys that *rule* is about."""
-    rules = rule.get("Filter", {}).get("Key", {}).get("FilterRules", ())
+    rules = _rules_of(rule.get("Filter", {}))
     found = {each["Name"].lower(): unquote_plus(each.get("Value", "")) for each in rules}
     return found.get("prefix", ""), found.get("suffix", "")
 
 
+def _rules_of(filters: Configuration) -> Sequence[dict[str, str]]:
+    return filters.get("Key", {}).get("FilterRules", ())  # type: ignore[no-any-return]
+
+
 def _covers(rule: Configuration, prefix: str) -> bool:
-    begins, ends = _filter(rule)
-    return prefix.startswith(begins) and not ends
+    """Whether *rule* is about all keys below *prefix*. A filter by anything but a prefix, such as
+    Ceph's regex, metadata and tags, leaves some out, as far as we know."""
+    begins, _ = _filter(rule)
+    filters = rule.get("Filter", {})
+    by = {each["Name"].lower() for each in _rules_of(filters) if each.get("Value")}
+    return prefix.startswith(begins) and by <= {"prefix"} and {*filters} <= {"Key"}
 
 
 def _meet(first: tuple[str, str], second: tuple[str, str]) -> bool:

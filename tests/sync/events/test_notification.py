@@ -42,6 +42,17 @@ def test_prefixes_are_written_and_read_as_forms_are():
         ({"QueueConfigurations": [rule()]}, "", ""),
         ({"QueueConfigurations": [rule(prefix="a/")]}, "a/b/", ""),
         ({"EventBridgeConfiguration": {}}, "", ""),
+        (
+            {"QueueConfigurations": [rule(regex="a.*")]},  # of Ceph
+            "a/",
+            "its notifications cover only some of the keys",
+        ),
+        (
+            {"QueueConfigurations": [rule() | {"Filter": {"S3Tags": {}}}]},
+            "",
+            "its notifications cover only some of the keys",
+        ),
+        ({"QueueConfigurations": [rule(prefix="", suffix="")]}, "", ""),
         ({"TopicConfigurations": [{"TopicArn": "t", "Events": rule()["Events"]}]}, "", ""),
         (
             {"LambdaFunctionConfigurations": [{"LambdaFunctionArn": "l", "Events": ALL}]},
