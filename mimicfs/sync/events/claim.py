@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _STORE = "store id"  # a note beside the list of buckets: what the store is called at its sources
 _LOOK_S = 20.0
+_SOON_S = 3.0  # the same, after a claim was written
 _RENEWED_S = 600.0
 _LASTS_S = 1800
 _DIGITS_MAX = 16  # of a time; anybody may write there
@@ -38,6 +39,7 @@ class Claim:
         self._mimicdb = mimicdb
         self._source = source
         self._looked_s = self._staked_s = float("-inf")
+        self._certain_s = float("-inf")  # before that, a claim may be overwritten by ours
         self._alone_ns = 0  # when we last saw no other claim; 0: nothing is known
 
     def alone_until_ns(self, until_ns: int) -> int:
@@ -49,14 +51,15 @@ class Claim:
         """Claim the source, and look whether another store did; every 20 s. Where the source
         keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < _LOOK_S:
+        pause_s = _SOON_S if self._looked_s < self._certain_s else _LOOK_S
+        if now_s - self._looked_s < pause_s:
             return
         self._looked_s = now_s
         store = self._store()
         if not store:
             return
         try:
-            looked_ns = time.time_ns()
+            looked_ns, certain = time.time_ns(), now_s >= self._certain_s
             claims = self._claims()
             ours = claims.pop(store, None)
             before, self.another = self.another, bool(claims)
@@ -64,8 +67,8 @@ class Claim:
                 claims = {store: int(time.time()), **claims}
                 some = list(claims.items())[:_CLAIMS_MAX]
                 self._source.sign(" ".join(f"{name} {when}" for name, when in some))
-                self._staked_s = now_s
-            if self._source.shared and not self.another:
+                self._wait_for_others(now_s)
+            if self._source.shared and not self.another and certain:
                 self._alone_ns = looked_ns
         except MimicError as exc:
             log.debug("%s: whether other stores take its messages is not known: %s",
@@ -77,6 +80,14 @@ class Claim:
                 " hour; each store misses what another one is given: it needs a source of its own",
                 self._source.name,
             )
+
+    def _wait_for_others(self, began_s: float) -> None:
+        """We have written what we began to read at *began_s*. A claim that was written in between
+        is overwritten: the other store sees that at its next look, and writes it again. Until then
+        the source does not show whether we are alone."""
+        self._staked_s = ended_s = time.monotonic()
+        in_time = ended_s - began_s < _SOON_S  # else the other one may have looked in between
+        self._certain_s = ended_s + (_SOON_S if in_time else _LOOK_S) + _SOON_S
 
     def _claims(self) -> dict[str, int]:
         """Return which stores have claimed the source in the last half hour, and when."""

@@ -11,8 +11,10 @@ import pytest
 from support.clients import plain, queue_of
 
 from mimicfs import member as membership
+from mimicfs.backends.memory import Memory
 from mimicfs.entry import Scope
 from mimicfs.errors import S3Unavailable
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.endpoint import Endpoint
 from mimicfs.sync.events.ledger import Ledger
@@ -294,6 +296,7 @@ def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, buck
     assert gaps == ["another store takes messages from its source, or did so"]
     source.sign("")
     ledger._claim._looked_s -= 20
+    ledger._claim._certain_s -= 20  # so is the look that tells whether a claim met another one
     ledger.heard([], time.time_ns())
     assert looked_ns < ledger.figures()["told_until_ns"][bucket] <= ledger._claim._alone_ns
     assert gaps == ["another store takes messages from its source, or did so"] * 2
@@ -334,3 +337,29 @@ def test_a_consumer_of_another_prefix_may_have_taken_what_comes_again(
     assert wide.begins()
     wide.heard([], time.time_ns())
     assert told(wide) == []
+
+
+def test_two_stores_that_claim_a_source_at_once_are_both_seen(s3, mimicdb, url, monkeypatch):
+    """Each has seen no claim, and writes its own; what the second one writes has only its own."""
+    first, second = (SQS(s3.queue(url)) for _ in range(2))
+    ours, theirs = Claim(mimicdb, first), Claim(Mirror(Memory()), second)
+    monkeypatch.setattr("mimicfs.sync.events.claim.log.warning", lambda *_: None)
+    now_s = time.monotonic()
+    monkeypatch.setattr("mimicfs.sync.events.claim.time.monotonic", lambda: now_s)
+    sign = first.sign
+
+    def sign_late(text):
+        theirs.stake()
+        sign(text)
+
+    first.sign = sign_late
+    ours.stake()
+    first.sign = sign
+    claimed_ns = time.time_ns()
+    for _ in range(8):
+        now_s += 1
+        theirs.stake()
+        ours.stake()
+    assert (ours.another, theirs.another) == (True, True)
+    for claim in (ours, theirs):
+        assert claim.alone_until_ns(time.time_ns()) < claimed_ns
