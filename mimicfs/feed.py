@@ -2,8 +2,9 @@
 
 The log of a store says which keys may have changed, and not what they were. So a feed keeps what
 it has told last, in a store of its own beside what it told: the difference between that and the
-mirror is the news. Nobody misses anything, however long he was away: where the log does not reach
-back, all is compared. A key that changed twice between two looks is told of once, as it is now.
+mirror is the news. No program misses anything, however long it was away: where the log does not
+reach back, all is compared. A key that changed twice between two looks is told of once, as it is
+now.
 
 In the store of the feed, a bucket has
 

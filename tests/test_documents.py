@@ -144,6 +144,9 @@ def decision_is_there(_: Said, room: str, heading: str) -> bool:
     return one_line in _HEADING.findall(read(f"docs/decisions/{room}.md"))
 
 
+# What only those who were there know: a list of findings, an exam, an issue of no public tracker.
+_INSIDERS = re.compile(r"\bfindings [A-Z]\d|\b(?:the|an) exam\b|(?i:adversary|examiner)\b")
+
 REFERENCES = {
     "path": (_PATH, lambda _, path: path in ends()),
     "place": (_PLACE, lambda _, path: path in ends()),
@@ -158,6 +161,10 @@ REFERENCES = {
 @pytest.mark.parametrize("kind", REFERENCES)
 def test_every_reference_leads_somewhere(kind):
     assert lost(*REFERENCES[kind]) == []
+
+
+def test_no_text_refers_to_what_only_its_author_has_seen():
+    assert lost(_INSIDERS, lambda *_: False) == []
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ from mimicfs.config.values import Settings
     default=90.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a volume that is unpublished may upload before kubelet is to try again.",
+    help="How long uploads may take when a volume is unpublished; then kubelet must try again.",
 )
 @of_this_machine
 def csi(
@@ -61,7 +61,7 @@ def csi(
 ) -> None:
     """Mount volumes where Kubernetes wants them: a driver of the Container Storage Interface.
 
-    Runs on each node, as root; deploy/kubernetes has the manifests.
+    The driver runs on each node, as root; deploy/kubernetes has the manifests.
 
     \b
     mimicfs csi --endpoint unix:///csi/csi.sock --node-id "$NODE_NAME"

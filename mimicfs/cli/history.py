@@ -162,10 +162,10 @@ def _exact(moment_ns: int) -> str:
 @common
 def undelete(settings: Settings, what: str, dry_run: bool, as_json: bool) -> None:
     """Bring back a deleted object, named by its key or its path in a mount, by removing its
-    delete markers. A name that ends in / brings back everything that was deleted below it. A
-    marker of a time when versioning is suspended, which has the id null, is not removed then: a
-    copy of the object takes its place, if the server can make sure that nobody has written it
-    meanwhile.
+    delete markers. A name that ends in / brings back everything that was deleted below it. If
+    versioning was suspended when a marker was made (its id is null), the command does not remove
+    it, but puts a copy of the object in its place, if the server can ensure that nobody has written
+    the key meanwhile.
 
     \b
     Exit code: 0 it is back; 1 nothing was deleted there, or it failed; others are errors.

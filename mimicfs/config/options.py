@@ -134,7 +134,8 @@ OPTIONS = (
            "Whether requests name the bucket in the path or in the host."
            "  [default: as in the AWS configuration, else by trial]",
            choices=("auto", "path", "virtual")),
-    Option("provider", Kind.TEXT, "The maker of the server, instead of finding out what it can.",
+    Option("provider", Kind.TEXT, "The maker of the server; mimicfs then does not try out"
+           " what the server can.",
            choices=PROVIDERS, metavar="NAME"),
     Option("server-can", Kind.TEXT, "Corrections of what mimicfs finds out about the server:"
            " 'delete-many=no checksum=md5' (docs/servers.md).", metavar="WORDS"),
@@ -149,7 +150,7 @@ OPTIONS = (
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
     Option("connections", Kind.COUNT, "How many requests to S3 may run at once."
            + _default(_S3.connections), metavar="NUMBER"),
-    Option("attempts", Kind.COUNT, "How often a failing request is tried in all."
+    Option("attempts", Kind.COUNT, "How many times a failing request is tried, the first included."
            + _default(_S3.attempts), metavar="NUMBER"),
     Option("read-timeout", Kind.SECONDS, "How long S3 may pause within an answer."
            + _default(_S3.read_timeout_s), metavar="SECONDS"),
@@ -182,7 +183,7 @@ OPTIONS = (
            Section.COMMAND),
     Option("cache-dir", Kind.PATH, "The directory of the cache, and of bytes that S3 does not have"
            " yet.  [default: the state directory, or ~/.cache/mimicfs]", _M),
-    Option("cache-size", Kind.SIZE, "How many of the bytes that were read stay on disk: 20G; 0:"
+    Option("cache-size", Kind.SIZE, "How much of what was read stays on disk: 20G; 0:"
            " none.  [default: a quarter of the free space]", _M, metavar="SIZE"),
     Option("small-files", Kind.SIZE, "When a directory is listed, fetch its files of up to this"
            " size into the cache on disk: 128K; 0: none.  [default: 0]", _M, metavar="SIZE"),
@@ -220,7 +221,7 @@ OPTIONS = (
     Option("events-kept", Kind.SECONDS, "How long the server keeps messages that it could not"
            " deliver to the webhook (a persistent topic of Ceph, queue_dir of MinIO)."
            "  [default: 0, not at all]", _M, metavar="SECONDS"),
-    Option("reconcile", Kind.SECONDS, "Compare the whole mirror with S3 once in this time; 0:"
+    Option("reconcile", Kind.SECONDS, "Compare the whole mirror with S3 once in every SECONDS; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
     Option("replica", Kind.FLAG, "Keep a local copy of visited directories of a store in Redis,"
            " and read from it.", _M),
@@ -237,8 +238,8 @@ OPTIONS = (
            " --metrics, or at a free port of 127.0.0.1 (see `mimicfs status`).", _M),
     Option("access-log", Kind.PATH, "A file that records each request of a program and its answer;"
            " it moves to FILE.1 ... FILE.3 at 64 MiB.  [default: none]", _M, metavar="FILE"),
-    Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once (four"
-           " times as many reads and writes)." + _default(WORKERS), _M, metavar="NUMBER"),
+    Option("workers", Kind.COUNT, "How many requests of the kernel may wait for S3 at once;"
+           " reads and writes: four times as many." + _default(WORKERS), _M, metavar="NUMBER"),
     Option("read-memory", Kind.SIZE,
            "How many bytes may be read ahead into memory." + _default_size(READ_MEMORY), _M,
            metavar="SIZE"),
@@ -258,8 +259,8 @@ OPTIONS = (
            choices=("AES256", "aws:kms", "aws:kms:dsse")),
     Option("kms-key-id", Kind.TEXT, "The KMS key that encrypts the objects that mimicfs writes.",
            _B, metavar="ID"),
-    Option("sse-c-key-file", Kind.PATH, "A file with the key (32 bytes, or their base64) by which"
-           " S3 encrypts, and which S3 does not keep (SSE-C).", _B),
+    Option("sse-c-key-file", Kind.PATH, "A file with your own key (32 bytes, or their base64),"
+           " which S3 encrypts with and does not keep (SSE-C).", _B),
     Option("acl", Kind.TEXT, "The canned ACL of the objects that mimicfs writes.",
            _B, choices=_ACLS, metavar="ACL"),
     Option("metadata", Kind.TEXT, "When to ask S3 for the modes, owners, times and links stored"

@@ -91,8 +91,8 @@ class Budget:
         return made
 
     def reuse(self, buffer: bytearray | mmap.mmap) -> None:
-        """Take *buffer* back, which its owner does not use any more. If somebody still has a
-        view of it (an answer that is being sent), it is left to him."""
+        """Take *buffer* back, which its owner does not use any more. If another thread still
+        has a view of it (an answer that is being sent), the buffer is left to it."""
         if isinstance(buffer, bytearray):
             return
         try:

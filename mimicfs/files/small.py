@@ -6,8 +6,8 @@ INVARIANT: its bytes are in the segment behind a record; and either it is not do
 a file of its own (synced, if somebody was told that the bytes are safe), or S3 has them, or nobody
 wants them.
 
-Threading: as staging.py says. Who reads while it gets a file of its own reads the same bytes in the
-segment.
+Threading: as staging.py says. A thread that reads while the file moves out of its segment
+reads the same bytes in the segment.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def joined(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
 
 
 def left(held: Iterable[Lock], gone: Lock, kept: Iterable[Lock]) -> tuple[Lock, ...]:
-    """Return *held* where the owner of *gone* has *kept* there, of what he has, and no more."""
+    """Return *held* where the owner of *gone* has *kept* there, of what it has, and no more."""
     held = tuple(held)
     found = removed(held, gone)
     for each in kept:

@@ -9,12 +9,12 @@ The lease. A lock is its mount's as long as the session lives (member.py). One t
 member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
 a mount that was silent for UNSURE_S relies on no lock until the store answers. Then a new lease
 begins: before the mount relies on the locks of a file, it gives the row another generation, so that
-nobody takes what he saw before, or finds that they were taken. It does so at the next use of the
+no mount takes what it saw before, or finds that they were taken. It does so at the next use of the
 file, or with one of the next beats, each of which spends up to _SPENDS_S. Else nobody can have
 taken a lock, and a beat of the session costs nothing, however many are held. Where the store may
-have lost something, there is another epoch, and a new lease, too (lease.py). Whoever was given a
-lock looks whether the epoch is still the one in which he asked; else he has none, and asks again.
-What was taken is *lost*: its owner gets no other lock of that file until he has let go of all of
+have lost something, there is another epoch, and a new lease, too (lease.py). A caller that was given
+a lock looks whether the epoch is still the one in which it asked; else it has none, and asks again.
+What was taken is *lost*: its owner gets no other lock of that file until it has let go of all of
 them (EIO), and `when_lost` is called.
 
     free     lock                                 -> held
@@ -113,10 +113,10 @@ class SharedLocks:
         wait: bool,
         others_s: float = 0.0,
     ) -> tuple[Lock, ...]:
-        """Let the owner of *wanted* have it; return what he had there before. If that was more,
-        he still has it: `leave` gives it up. *others_s*: without *wait*, how long to wait all the
+        """Let the owner of *wanted* have it; return what it had there before. If that was more,
+        it still has that: `leave` gives it up. *others_s*: without *wait*, how long to wait all the
         same where only other mounts have it. Raises PosixError EAGAIN where others have it, and
-        not *wait*; EDEADLK where they wait for this owner; EIO for an owner who has lost a lock of
+        not *wait*; EDEADLK where they wait for this owner; EIO for an owner that has lost a lock of
         this file; Interrupted; StoreError."""
         with self._used(name) as at:
             before = self._attempt(at, wanted, cancellation)
@@ -135,7 +135,7 @@ class SharedLocks:
         return not of(found, self._member.id)
 
     def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
-        """*owner* lets go of what he has from *start* to *end*. Raises StoreError: then the store
+        """*owner* lets go of what it has from *start* to *end*. Raises StoreError: then the store
         hears of it as soon as it answers again."""
         self.leave(name, Lock(owner, flock, False, start, end, 0), ())
 
@@ -268,7 +268,7 @@ class SharedLocks:
     def _attempt(
         self, at: LockedFile, wanted: Lock, cancellation: Cancellation, *, look: bool = True
     ) -> tuple[Lock, ...] | None:
-        """Let the owner of *wanted* have it; return what he had there before, or None where
+        """Let the owner of *wanted* have it; return what it had there before, or None where
         something stands against that. *look*: whether those who have it are alive."""
         while True:
             self._lease.be_sure()

@@ -72,7 +72,7 @@ class Control:
             else:
                 self._sync(directory.bucket, directory.key, caller.cancellation)
         finally:  # a sync that failed half way has changed things too
-            # Difference or not: whoever asks for a refresh sees something that he does not believe.
+            # Difference or not: a user who asks for a refresh does not believe what is shown.
             self._kernel.distrusted(directory)
             self._kernel.told(_TELL_KERNEL_S)
 

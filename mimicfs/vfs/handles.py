@@ -93,7 +93,7 @@ class Handles(OpenFiles):
     ) -> Iterator[Node]:
         """Yield what *node*, or its name by now, stands for; within, it has a file, whatever
         happens to the name. The kernel has not opened it: its pages are what they are, and nobody
-        writes: whoever reads goes on with the version that he has."""
+        writes: a reader goes on with the version that it has."""
         pages = node.pages_etag
         opened = self._open_latest(node, look, os.O_WRONLY, cancellation)
         node.pages_etag = pages

@@ -165,7 +165,7 @@ class VFSLocks:
         return any(self._shared.holds(name, who) for who, _ in owners)
 
     def _ended(self, name: str, who: str) -> None:
-        """*who* has closed *name*: nothing is his any more, whichever handle he had it by."""
+        """*who* has closed *name*: it owns no lock there any more, by whichever handle it came."""
         with self._lock:
             for handle in self._handles_of(name):
                 self._owners[handle].discard((who, False))
@@ -206,10 +206,11 @@ class VFSLocks:
         before: tuple[Lock, ...],
         cancellation: Cancellation,
     ) -> None:
-        """Show whoever has got a lock what was written before. Else he has what he had *before*:
-        what is written under that is still to be safe. Nobody else can have written where he had
-        as much: SQLite takes it for a damaged disk if a lock to write cannot become one to read.
-        But he may have had it through another handle: others replaced the file of this one."""
+        """Show the owner of a new lock what was written before. If that fails, the owner has what
+        it had *before*: what is written under that is still to be safe. Nobody else can have
+        written where it had as much: SQLite takes it for a damaged disk if a lock to write cannot
+        become one to read. But it may have had that through another handle: others replaced the
+        file of this one."""
         try:
             if self._is_expired(handle) or not is_covered(wanted, before):
                 self._show(handle, name, cancellation)

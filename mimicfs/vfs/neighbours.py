@@ -105,8 +105,8 @@ class _DirectoryWalk:
         return readers
 
     def goes_on(self, key: str) -> bool:
-        """Whether it goes on though *key*, which somebody opens, was not foreseen: he lags behind
-        the others, or they were quicker than what is foreseen."""
+        """Whether it goes on though *key*, which a thread opens, was not foreseen: that thread lags
+        behind the others, or they were quicker than what is foreseen."""
         self.missed += 1
         if self.presumed or self.row < _MISSES or self.missed > _MISSES:
             return False

@@ -81,7 +81,7 @@ class Reads:
                 said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
                 if self._heads and stays and said:
                     entry = entry._replace(head=head_text(answer))
-                # Who asks by HEAD wants to know, and looks into the mirror.
+                # A caller that asks by HEAD wants to know, and looks into the mirror.
                 waits = operation == "GetObject"
                 self._seen(bucket, entry, since, heads_stay=stays, may_wait=waits)
         return answer

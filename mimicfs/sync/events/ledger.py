@@ -182,7 +182,7 @@ class Ledger(Witness):
     def turn(self) -> bool:
         ours = not self._source.shared or self._election.is_ours()
         if not ours:
-            self._begun = False  # whoever has the turn notes; what he missed is looked at later
+            self._begun = False  # whoever has the turn notes; what it missed is looked at later
         return ours
 
     def begins(self) -> bool:
