@@ -167,6 +167,12 @@ def test_no_text_refers_to_what_only_its_author_has_seen():
     assert lost(_INSIDERS, lambda *_: False) == []
 
 
+def test_a_thread_a_program_and_a_mount_are_it():
+    """And only people have something of their own that is "his own"."""
+    texts = [said for said in prose() if said.file.startswith("mimicfs/")]
+    assert lost(re.compile(r"\b(?:[Hh]e|[Hh]is|him)\b(?! own\b)"), lambda *_: False, texts) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [

@@ -3,7 +3,7 @@ the store may have lost something.
 
 A lease is a number: another one begins after each time when others may have taken locks. That is so
 after a silence of UNSURE_S, and when a new epoch of the store begins (backends/sessions.py). Then
-all mounts have RECLAIM_S to say again what they hold, and nobody gets a lock that he did not hold.
+all mounts have RECLAIM_S to say again what they hold; no owner gets a lock that it did not hold.
 A mount whose session lived when the epoch began knows that nobody else can have what it held,
 whatever the store says now: it *reclaims* that. One that was silent for longer does not know; once
 the time is over, it holds what the store still has of it. As the time is that after which a silent
@@ -93,7 +93,7 @@ class LockLease:
 
     @property
     def wait_s(self) -> float:
-        """How long nobody gets a lock that he did not hold when the epoch began."""
+        """How long no owner gets a lock that it did not hold when the epoch began."""
         return max(0.0, self._grants_from_s - self._clock())
 
     def was_ours(self, number: int) -> bool:

@@ -12,8 +12,9 @@ begins: before the mount relies on the locks of a file, it gives the row another
 no mount takes what it saw before, or finds that they were taken. It does so at the next use of the
 file, or with one of the next beats, each of which spends up to _SPENDS_S. Else nobody can have
 taken a lock, and a beat of the session costs nothing, however many are held. Where the store may
-have lost something, there is another epoch, and a new lease, too (lease.py). A caller that was given
-a lock looks whether the epoch is still the one in which it asked; else it has none, and asks again.
+have lost something, there is another epoch, and a new lease, too (lease.py). A caller that was
+given a lock looks whether the epoch is still the one in which it asked; else it has none, and asks
+again.
 What was taken is *lost*: its owner gets no other lock of that file until it has let go of all of
 them (EIO), and `when_lost` is called.
 

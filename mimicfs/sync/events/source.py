@@ -28,7 +28,7 @@ class EventSource(ABC):
     complete: bool = True  # whether it gives what waits in it before it says that nothing is there
     shared: bool = False  # whether several members of a store may take its messages
     lost: int = 0  # messages that were given up, and may not come again
-    owed: int = 0  # messages that were refused; who has them sends them again when he likes
+    owed: int = 0  # messages that were refused; their sender sends them again when it likes
 
     @abstractmethod
     def receive(self, wait_s: float) -> list[Delivery]:
