@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from support.clients import plain
 from support.mounts import MIMICFS, Mount, run, succeed, unmounted, wait_until
 from support.servers import free_port
@@ -24,6 +26,9 @@ from mimicfs.admin.site import Site
 from mimicfs.errors import ConfigError, MountError
 
 pytestmark = pytest.mark.slow
+
+_TOP = Path(__file__).parents[2]
+DEPLOY, DOCS = _TOP / "deploy", _TOP / "docs"
 
 
 @pytest.fixture
@@ -251,11 +256,32 @@ def test_metrics_are_served_where_they_were_asked_for(mount_at, bucket, tmp_path
     for figure in ("contended", "resolved", "epoch_changes"):
         assert f"mimicfs_sharing_{figure}_total 0.0" in text
     assert "mimicfs_s3_connections_max 32.0" in text
-    dashboard = (Path(__file__).parents[2] / "deploy/grafana.json").read_text()
-    shown = set(re.findall(r"(mimicfs_\w+?)(?:\{|\b)", dashboard))
-    served = set(re.findall(r"^# TYPE (mimicfs_\w+)", text, re.MULTILINE))
-    assert "mimicfs_s3_seconds_total" in shown
-    assert shown - served == set()
+    served = {
+        it.name: it
+        for family in text_string_to_metric_families(text)
+        for it in (family, *family.samples)
+    }
+    dashboard = (DEPLOY / "grafana.json").read_text()
+    named = set(re.findall(r"mimicfs_\w+", dashboard + (DOCS / "monitoring.md").read_text()))
+    without_type = {name.removesuffix("_total") for name in named} - {"mimicfs_PART_NAME"}
+    assert "mimicfs_s3_seconds" in without_type
+    assert without_type - served.keys() == set()
+    for label, name in re.findall(r"sum by \((\w+)\) \(rate\((\w+)\{", dashboard):
+        assert name not in served or label in served[name].labels, name
+
+
+def test_the_collector_of_opentelemetry_is_told_where_a_mount_serves_its_metrics():
+    """The pipeline is of what is declared, and asks where the page's own example serves."""
+    page = (DOCS / "monitoring.md").read_text()
+    (snippet,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    told = yaml.safe_load(snippet)
+    (pipeline,) = told["service"]["pipelines"].values()
+    assert set(pipeline["receivers"]) == told["receivers"].keys()
+    assert set(pipeline["exporters"]) == told["exporters"].keys()
+    (job,) = told["receivers"]["prometheus"]["config"]["scrape_configs"]
+    assert job.keys() == {"job_name", "static_configs"}  # so: http, at /metrics
+    ((target,),) = [each["targets"] for each in job["static_configs"]]
+    assert f"--metrics {target} s3://" in page
 
 
 def test_metrics_can_be_served_at_a_unix_socket_for_us_alone(mount_at, bucket, tmp_path):
