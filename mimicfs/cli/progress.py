@@ -65,3 +65,19 @@ class Interruptible:
         if self._shown_s:
             self._shown_s = 0.0
             click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@contextmanager
+def in_place(*, screen: bool) -> Iterator[Callable[[str], None]]:
+    """Within, each text that is shown takes the place of the one before; on the whole *screen*, if
+    that is wanted. Where a terminal cannot do that, and in a pipe, they stand below each other."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda text: click.echo(f"{text}\n")
+        return
+    with Live(console=console, auto_refresh=False, screen=screen) as live:
+        yield lambda text: live.update(Text(text), refresh=True)

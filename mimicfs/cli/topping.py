@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.options import completes_mount_points, json_option, of_this_machine
+from mimicfs.cli.progress import in_place
 from mimicfs.cli.watching import asked
 from mimicfs.human import amount, number_of, printable
 
@@ -49,13 +50,10 @@ def top(settings: Settings, mountpoint: Path, seconds: float, as_json: bool) -> 
         told = ask("top")
         click.echo(json.dumps(told) if as_json else "\n".join(_lines(told)))
         return
-    from rich.live import Live
-    from rich.text import Text
-
     try:
-        with Live(auto_refresh=False, screen=True) as live:
+        with in_place(screen=True) as show:
             while True:
-                live.update(Text("\n".join(_lines(told))), refresh=True)
+                show("\n".join(_lines(told)))
                 time.sleep(_EVERY_S)
                 told = ask("top")
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from mimicfs.cli.options import (
     json_option,
     of_this_machine,
 )
+from mimicfs.cli.progress import in_place
 from mimicfs.cli.text import number_text
 from mimicfs.config.values import ANSWER_S
 from mimicfs.human import ago, amount, bytes_a_second, duration, iso_time, number_of, printable
@@ -166,23 +167,20 @@ def asked(settings: Settings, mountpoint: Path) -> Callable[..., Any]:
 
 
 def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Show it every other second: on a terminal in place, for programs a line each time."""
-    from rich.live import Live
-    from rich.text import Text
-
-    before, before_s = list[StatusAnswer](), 0.0
+    """Show it every other second: on a terminal in place, else one below the other."""
     try:
         if as_json:
             while True:
                 click.echo(json.dumps(status_of_mounts(settings, mountpoint, timeout_s)))
                 time.sleep(_WATCH_S)
-        with Live(auto_refresh=False) as live:
+        with in_place(screen=False) as show:
+            before, before_s = list[StatusAnswer](), 0.0
             while True:
                 told, now_s = status_of_mounts(settings, mountpoint, timeout_s), time.monotonic()
                 text = _shown(told)
                 if before:
                     text += "\n" + "\n".join(rates(before, told, now_s - before_s))
-                live.update(Text(text), refresh=True)
+                show(text)
                 before, before_s = told, now_s
                 time.sleep(_WATCH_S)
     except KeyboardInterrupt:

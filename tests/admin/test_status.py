@@ -174,6 +174,17 @@ def test_watch_shows_it_again_and_again(quiet, its_state):
     assert seen == [quiet.process.pid] * 2
 
 
+def test_watch_into_a_pipe_shows_it_again_and_again_too(quiet, its_state):
+    words = [str(MIMICFS), "status", "--watch", str(quiet.path)]
+    environment = {**os.environ, "TERM": "dumb"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        first = f"s3://quiet/ at {quiet.path} (pid {quiet.process.pid})\n"
+        assert process.stdout.readline() == first
+        assert first in iter(process.stdout.readline, "")
+        process.stdout.close()  # as head(1) does
+    assert process.returncode != 0
+
+
 def test_the_control_socket_is_for_the_user_who_mounted_and_root(quiet, its_state):
     path = control_socket(its_state)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

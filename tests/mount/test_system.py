@@ -54,16 +54,18 @@ def test_lines_of_fstab_are_mounted_by_mount(
     system = "_netdev,nofail,x-systemd.automount,x-systemd.requires=network-online.target"
     fstab = f"""
 s3://{bucket} {tmp_path}/one fuse.mimicfs noauto,user,{system},ro,allow_other,uid=12,gid=34,umask=027,config={config} 0 0
-s3:// {tmp_path}/all mimicfs defaults,{system},config={config} 0 0
+s3:// {tmp_path}/all mimicfs defaults,{system},uid=nobody,gid=nogroup,umask=022,config={config} 0 0
 s3://{bucket}/d/a\\040b {tmp_path}/part fuse.mimicfs {system},config={config},comment=photos 0 0
 """  # noqa: E501
     script = f"""
     cd {tmp_path}
     mount -a
+    mount -a
     mount one
     findmnt -rn -o SOURCE,FSTYPE -M {tmp_path}/one
     findmnt -rn -o OPTIONS -M {tmp_path}/one | tr , '\\n' | grep -x -e ro -e nosuid -e nodev -e noexec -e allow_other
     stat -c '%a %u %g' one/d 'one/d/a b/file'
+    stat -c '%a %U %G' all/{bucket}/d 'all/{bucket}/d/a b/file'
     cat all/{bucket}/d/a\\ b/file part/file; echo
     echo new > part/new
     mount -t fuse.mimicfs | grep -c {tmp_path}/
@@ -73,7 +75,8 @@ s3://{bucket}/d/a\\040b {tmp_path}/part fuse.mimicfs {system},config={config},co
     assert as_system(tmp_path, script, fstab) == [
         f"s3://{bucket}/ fuse.mimicfs",
         *("ro", "nosuid", "nodev", "noexec", "allow_other"),
-        *("750 12 34", "640 12 34", "hellohello", "3", "0"),
+        *("750 12 34", "640 12 34", "755 nobody nogroup", "644 nobody nogroup"),
+        *("hellohello", "3", "0"),
     ]
     assert client.get_object(Bucket=bucket, Key="d/a b/new")["Body"].read() == b"new\n"
 
