@@ -287,6 +287,7 @@ class File(ChangingFile):
             self._moved(self.size, entry.size)
             old, self._origin = self._origin, self._origin_of(entry)
             self._layout = Layout(entry.size)
+            self.pages_before = False
             self.content = self.content._replace(meta=entry.meta or {})
             self.mtime_ns = entry.mtime_ns
         old.close()

@@ -55,6 +55,8 @@ class StandingFile:
         # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
         self.shrunk = False
         self.moves = 0  # so often has it gone over to a version of others
+        # The kernel had pages of its version before it was opened.
+        self.pages_before = False
         self._views: set[HandleView] = set()  # of the handles that it has
 
     def seen_by(self, view: HandleView) -> None:
@@ -152,11 +154,14 @@ class StandingFile:
         come back, so all three were so at one moment."""
         return self.state is State.CLEAN and self._staging is None and origin is self._origin
 
-    def hand_out(self) -> None:
-        """The kernel has bytes of the version that the file stands on."""
+    def hand_out_pages(self) -> bool:
+        """Somebody may read on in the kernel's pages of the version that the file stands on. Return
+        whether there may be any: nobody else has got a byte."""
         with self._lock:
-            if self._origin is not None:
-                self._origin.handed = True
+            if self._origin is None:
+                return True
+            self._origin.handed = self._origin.handed or self.pages_before
+            return self._origin.handed or self._staging is not None
 
     def _piece(
         self,

@@ -58,7 +58,7 @@ from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.making import Making
 from mimicfs.vfs.moves import Mover
 from mimicfs.vfs.objectattributes import ObjectAttributes
-from mimicfs.vfs.opening import WRITES
+from mimicfs.vfs.opening import NOT_READ, WRITES
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
@@ -322,7 +322,7 @@ class VFS:
         if handle is not None:
             self._handles.truncate(handle, size, caller.cancellation)
             return
-        opened = self._open_node(node, os.O_WRONLY, caller)
+        opened = self._open_node(node, os.O_WRONLY | NOT_READ, caller)
         try:
             self._handles.truncate(opened.handle, size, caller.cancellation)
             self._handles.flush(opened.handle, caller.cancellation)

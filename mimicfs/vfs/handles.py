@@ -27,7 +27,7 @@ from mimicfs.s3.requests.client import S3, Content
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.opening import WRITES, OpenFiles, has_open
+from mimicfs.vfs.opening import NOT_READ, WRITES, OpenFiles, has_open
 from mimicfs.vfs.writeback import Pending, WriteBack
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,7 @@ class Handles(OpenFiles):
         """Yield what *node*, or its name by now, stands for; within, it has a file, whatever
         happens to the name. The kernel has not opened it: its pages are what they are, and nobody
         writes: a reader goes on with the version that it has."""
-        pages = node.pages_etag
-        opened = self._open_latest(node, look, os.O_WRONLY, cancellation)
-        node.pages_etag = pages
+        opened = self._open_latest(node, look, os.O_WRONLY | NOT_READ, cancellation)
         try:
             yield self.node(opened.handle)
         finally:

@@ -36,6 +36,7 @@ from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 
 WRITES = os.O_WRONLY | os.O_RDWR
+NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
 
 
 class Handle(NamedTuple):
@@ -260,10 +261,11 @@ class OpenFiles:
     def _opened(self, node: Node, file: File, entry: Entry, flags: int) -> Opened:
         handle = self._add(node, file)
         keep_cache = self._kernel.has_pages(node, entry)
-        if keep_cache:
-            file.hand_out()
-            self._open[handle].view.got = True  # it may read on in the kernel's pages
-        self._kernel.reads(node, entry)
+        if self._users[file] == 1:
+            file.pages_before = keep_cache
+        if not flags & NOT_READ:
+            self._open[handle].view.got = keep_cache and file.hand_out_pages()
+            self._kernel.reads(node, entry)
         return Opened(handle, keep_cache, quiet=not flags & WRITES)
 
     def create(

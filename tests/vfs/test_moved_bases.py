@@ -16,7 +16,7 @@ import pytest
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import MimicError, PosixError, Unlisted
 from mimicfs.files.journal import Journal
-from mimicfs.posix import ROOT_INO, Caller, Cancellation
+from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import VFS
 
@@ -53,7 +53,7 @@ class World:
         self.seen: set[str] = set()
         client.put_object(Bucket=bucket, Key=key, Body=self.theirs["A"])
         fs._s3.head(bucket, key)
-        ino = fs.lookup(CALLER, ROOT_INO, key.encode()).ino
+        self.ino = ino = fs.lookup(CALLER, ROOT_INO, key.encode()).ino
         flags = {"one": os.O_RDWR, "two": os.O_RDWR, "append": os.O_WRONLY | os.O_APPEND}
         # Not more than are used: with a second one the kernel may have pages of that version.
         used = {_BY.get(step, "one") for step in steps if not step.startswith(_OTHERS)}
@@ -104,14 +104,17 @@ class World:
         self.kept[letter] = False
 
     def extend(self):
-        self.fs._handles.truncate(self.handles["one"], self.ends["one"] + 2, CALLER.cancellation)
+        self.resize(self.ends["one"] + 2)
         self.ends["one"] += 2
 
     def cut(self):
-        self.fs._handles.truncate(self.handles["one"], 2, CALLER.cancellation)
+        self.resize(2)
         self.ends["one"] = 2
         self.forget()
         self.whole = False
+
+    def resize(self, size):
+        self.fs.setattr(CALLER, self.ino, NewAttr(size=size), self.handles["one"])
 
     def punch_end(self):
         self.fs._handles.zero(self.handles["one"], self.ends["one"], 2, CALLER.cancellation)
@@ -214,3 +217,44 @@ def test_no_order_of_steps_mixes_versions_or_loses_bytes(
             failed.append((steps, str(exc).splitlines()[0]))
     caplog.clear()  # each loss is in the log
     assert failed == []
+
+
+@pytest.mark.parametrize("how", ["descriptor", "path", "second descriptor"])
+def test_what_others_replaced_by_as_many_bytes_can_be_extended(fs, client, bucket, how):
+    client.put_object(Bucket=bucket, Key="f", Body=b"A" * _SIZE)
+    fs._s3.head(bucket, "f")
+    ino = fs.lookup(CALLER, ROOT_INO, b"f").ino
+    handles = [fs.open(CALLER, ino, os.O_RDWR).handle]
+    if how == "second descriptor":
+        handles.append(fs.open(CALLER, ino, os.O_RDWR).handle)
+    client.put_object(Bucket=bucket, Key="f", Body=b"B" * _SIZE)
+    fs.setattr(CALLER, ino, NewAttr(size=_SIZE + 2), None if how == "path" else handles[-1])
+    for handle in handles:
+        fs.flush(CALLER, handle)
+        assert bytes(fs.read(CALLER, handle, 0, 99)) == b"BBBBBB\0\0"
+    assert client.get_object(Bucket=bucket, Key="f")["Body"].read() == b"BBBBBB\0\0"
+
+
+def test_two_descriptors_that_read_nothing_show_what_others_put_there(fs, client, bucket):
+    client.put_object(Bucket=bucket, Key="f", Body=b"A" * _SIZE)
+    fs._s3.head(bucket, "f")
+    ino = fs.lookup(CALLER, ROOT_INO, b"f").ino
+    handles = [fs.open(CALLER, ino, os.O_RDONLY).handle for _ in range(2)]
+    client.put_object(Bucket=bucket, Key="f", Body=b"B" * _SIZE)
+    assert [bytes(fs.read(CALLER, handle, 0, 99)) for handle in handles] == [b"BBBBBB"] * 2
+
+
+def test_what_was_read_before_a_file_was_closed_is_not_mixed_with_what_comes_next(
+    fs, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="f", Body=b"A" * _SIZE)
+    fs._s3.head(bucket, "f")
+    ino = fs.lookup(CALLER, ROOT_INO, b"f").ino
+    first = fs.open(CALLER, ino, os.O_RDONLY)
+    fs.read(CALLER, first.handle, 0, 2)
+    fs.release(first.handle)
+    second = fs.open(CALLER, ino, os.O_RDONLY)
+    assert second.keep_cache  # the kernel has two bytes, of which this may have got some
+    client.put_object(Bucket=bucket, Key="f", Body=b"B" * _SIZE)
+    with pytest.raises(MimicError, match="changed in S3"):
+        fs.read(CALLER, second.handle, 2, 99)
