@@ -1,5 +1,5 @@
-"""The account whose list of buckets the mirror has: S3 answers a ListBuckets to each account in its
-own way.
+"""The accounts that listings name: that whose list of buckets the mirror has, since S3 answers a
+ListBuckets to each account in its own way, and the owner of the objects of a bucket.
 
 Beside the list, the store notes the owner that S3 named with it, and a hash of each access key to
 which S3 named that owner. A client with one of these keys is answered from the mirror, whichever
@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.transport.calls import Params
 
 _NOTE = "owner"  # the note beside the list of buckets
+_OWNERS = "owners"  # that beside a bucket
+_SEVERAL = "[]"
 _KEYS_MAX = 32  # access keys that are remembered: those of roles change every hour
 
 
@@ -71,3 +74,32 @@ class ListedAccount:
         known = vars(credentials) if credentials is not None else {}
         key = known.get("_access_key") or known.get("access_key") or ""
         return hashlib.sha256(str(key).encode()).hexdigest()[:16]
+
+
+class NamedOwner:
+    """The owner that ListObjects names of the objects of a bucket of *mimicdb*."""
+
+    def __init__(self, mimicdb: Mirror) -> None:
+        self._mimicdb = mimicdb
+
+    def of(self, bucket: str) -> list[Mapping[str, str] | None]:
+        """Return the owner of all objects of *bucket*, None if S3 names none with them; nothing if
+        that is not known, or there are several."""
+        noted: list[Mapping[str, str] | None] = json.loads(
+            self._mimicdb.note(bucket, _OWNERS) or _SEVERAL
+        )
+        return noted
+
+    def named(self, params: Params, answer: Params) -> None:
+        """S3 has given *answer* to a ListObjects."""
+        owners = [item.get("Owner") for item in answer.get("Contents", ())]
+        if not owners:
+            return
+        one = owners.count(owners[0]) == len(owners)
+        text = json.dumps(owners[:1]) if one else _SEVERAL
+        noted = self._mimicdb.note(params["Bucket"], _OWNERS)
+        whole = params.keys() == {"Bucket"} and not answer.get("IsTruncated")
+        if noted not in (None, text) and not whole:
+            text = _SEVERAL
+        if noted != text:
+            self._mimicdb.set_note(params["Bucket"], _OWNERS, text)

@@ -16,8 +16,8 @@ A call with any other parameter goes to S3, and so does whatever is odd, or not 
 * a key or prefix that is longer than a key can be;
 * a Marker that is no known key and that no page of this client has ended with (pages.py);
 * a list of buckets, if one is known only because a call named it;
-* what a listing of S3 says and the mirror does not keep, until it was seen once: the owner
-  that ListBuckets and ListObjects name, and what HeadBucket says;
+* what S3 says and the mirror does not keep with an entry, until it was seen once: the owner that
+  ListBuckets and ListObjects name (accounts.py), and what HeadBucket says;
 * the first call of each kind after this client has changed who may read.
 Not shown are the checksum algorithm and type that newer servers list with each object.
 
@@ -39,7 +39,7 @@ from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
-from mimicfs.s3.mimicking.accounts import ListedAccount
+from mimicfs.s3.mimicking.accounts import ListedAccount, NamedOwner
 from mimicfs.s3.mimicking.answers import LocalAnswer
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
@@ -93,7 +93,7 @@ class Local:
         self._places = places
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
-        self._owners: dict[str, Mapping[str, str] | None] = {}  # by bucket
+        self._owner = NamedOwner(mimicdb)
         self._buckets: dict[str, LocalAnswer] = {}  # what a HEAD said, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
@@ -127,12 +127,8 @@ class Local:
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
             metadata = answers.metadata(200, answers.headers_of(answer))
             self._buckets[bucket] = {**answer, "ResponseMetadata": metadata}
-        elif operation == "ListObjects" and answer.get("Contents"):
-            owners = [item.get("Owner") for item in answer["Contents"]]
-            if all(owner == owners[0] for owner in owners):
-                self._owners[bucket] = owners[0]
-            else:
-                self._owners.pop(bucket, None)
+        elif operation == "ListObjects":
+            self._owner.named(params, answer)
 
     def keys(self, params: Params) -> LocalAnswer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""
@@ -207,8 +203,9 @@ class Local:
         return answer
 
     def _list_v1(self, params: Params) -> LocalAnswer | None:
-        owner = self._owners.get(params["Bucket"], _NOT_SEEN)
-        return None if owner is _NOT_SEEN else self._listed(params, owner)
+        owners = self._owner.of(params["Bucket"])
+        answer = self._listed(params, owners[0] if owners else None)
+        return answer if owners or answer is None or "Contents" not in answer else None
 
     def _listed(self, params: Params, owner: Mapping[str, str] | None) -> LocalAnswer | None:
         delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")
@@ -278,9 +275,6 @@ class Local:
                 size = min(2 * size, PAGE_MAX)
                 continue
             size = 4
-
-
-_NOT_SEEN: Mapping[str, str] = {}
 
 
 def place_of(token: str) -> str | None:
