@@ -123,6 +123,11 @@ class Queue:
         policy = answer.get("Attributes", {}).get("RedrivePolicy")
         return float(json.loads(policy)["maxReceiveCount"]) if policy else float("inf")
 
+    def delay_s(self) -> float:
+        """Return how long the queue holds a message back from everybody."""
+        answer = self._ask("get_queue_attributes", AttributeNames=["DelaySeconds"])
+        return float(answer.get("Attributes", {}).get("DelaySeconds", 0))
+
     def arn(self) -> str:
         """Return the name by which S3 knows the queue; it is asked for once."""
         if not self._arn:

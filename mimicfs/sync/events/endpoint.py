@@ -73,13 +73,15 @@ class _WaitingMessages:
         with self._changed:
             self._posted.pop(posted, None)
 
-    def take(self, most: int, wait_s: float) -> list[_Posted]:
+    def take(self, most: int, wait_s: float) -> tuple[list[_Posted], int]:
+        """Return up to *most* of them, and when (ns) that was all, if it is."""
         with self._changed:
             self._changed.wait_for(lambda: self._posted or self._closed, wait_s)
+            looked_ns = time.time_ns()
             found = list(self._posted)[:most]
             for each in found:
                 del self._posted[each]
-        return found
+        return found, looked_ns
 
     def close(self) -> None:
         with self._changed:
@@ -109,7 +111,8 @@ class Endpoint(EventSource):
         threading.Thread(target=self._server.serve_forever, name="events", daemon=True).start()
 
     def receive(self, wait_s: float) -> list[Delivery]:
-        return [Delivery(it.body, it) for it in self._waiting.take(_BATCH_MAX, wait_s)]
+        found, self.looked_ns = self._waiting.take(_BATCH_MAX, wait_s)
+        return [Delivery(it.body, it) for it in found]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         for each in deliveries:
@@ -125,7 +128,7 @@ class Endpoint(EventSource):
 
     def given_until_ns(self) -> int:
         with self._lock:
-            return min(self._arriving.values(), default=time.time_ns())
+            return min([self.looked_ns, *self._arriving.values()])
 
     @contextmanager
     def arriving(self) -> Iterator[None]:

@@ -85,6 +85,7 @@ class RedisQueue(EventSource):
     def receive(self, wait_s: float) -> list[Delivery]:
         until = monotonic() + wait_s
         while not self._closed.is_set():
+            self.looked_ns = time_ns()
             with self._ours():
                 kind = self._client.type(self._key)
                 if kind != b"stream":
@@ -119,7 +120,7 @@ class RedisQueue(EventSource):
     def given_until_ns(self) -> int:
         if not self.ordered:
             return self._whole_ns
-        return 0 if self._again else time_ns()  # it may have more of them
+        return 0 if self._again else self.looked_ns  # it may have more of them
 
     def identity(self) -> str:
         """A mark beside the key, which goes with it if Redis loses what it has, and the run of the

@@ -5,7 +5,6 @@ Threading: one consumer asks; `close` may come from another thread, and ends a `
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ class EventSource(ABC):
     unsettled_s: float = 0.0  # how long it may hold back what a consumer that died had taken
     complete: bool = True  # whether it gives what waits in it before it says that nothing is there
     shared: bool = False  # whether several members of a store may take its messages
+    looked_ns: int = 0  # when (ns) the last look for messages began
     lost: int = 0  # messages that were given up, and may not come again
     owed: int = 0  # messages that were refused; their sender sends them again when it likes
 
@@ -37,8 +37,8 @@ class EventSource(ABC):
 
     def given_until_ns(self) -> int:
         """Return until when (ns) all that was put in has been given by `receive`, which has just
-        said that nothing is there; 0: not known."""
-        return time.time_ns()
+        said that nothing is there: when the last look began. 0: not known."""
+        return self.looked_ns
 
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

@@ -32,18 +32,23 @@ class SQS(EventSource):
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sqs")
         self._closed = threading.Event()
         self._times_max, self._looked_s = float("inf"), float("-inf")
+        self._delay_ns = 0  # for so long the queue shows a message to nobody
         # Receipts of messages that the queue gave for the last time: unless they are applied, they
         # go to its dead-letter queue.
         self._last: set[str] = set()
         self._identity = ""  # asked for after each error: before it is anew, a queue is gone
 
     def receive(self, wait_s: float) -> list[Delivery]:
-        self._look_at_times_max()
+        self._look_at_attributes()
+        self.looked_ns = time.time_ns()
         found = self._received(wait_s)
         if len(found) == BATCH_MAX:
             more = self._at_once(lambda _: self._received(0), range(_AT_ONCE))
             found += [each for page in more for each in page]
         return [Delivery(each.body, each) for each in found]
+
+    def given_until_ns(self) -> int:
+        return self.looked_ns - self._delay_ns
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         receipts = [each.receipt.receipt for each in deliveries]
@@ -84,10 +89,11 @@ class SQS(EventSource):
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._queue.close()
 
-    def _look_at_times_max(self) -> None:
+    def _look_at_attributes(self) -> None:
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_S:
             self._times_max = self._queue.times_max()
+            self._delay_ns = int(self._queue.delay_s() * 1e9)
             self._looked_s = now_s
 
     def _received(self, wait_s: float) -> list[QueueMessage]:

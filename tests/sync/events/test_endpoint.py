@@ -87,10 +87,12 @@ def test_nothing_counts_as_told_beyond_a_message_that_is_arriving():
         with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
             line.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{")
             wait_until(lambda: endpoint._arriving)
+            assert endpoint.receive(0) == []
             began_ns = endpoint.given_until_ns()
             assert endpoint.receive(0) == []
             assert endpoint.given_until_ns() == began_ns
         wait_until(lambda: not endpoint._arriving)
+        assert endpoint.receive(0) == []
         assert endpoint.given_until_ns() > began_ns
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import stat
 import threading
+import time
 
 import pytest
 from support.clients import plain, queue_of
@@ -52,6 +53,29 @@ def hear(consumer):
 
 def names(mimicdb, bucket, directory=""):
     return [entry.key for entry in mimicdb.children(bucket, directory)]
+
+
+def test_a_message_that_came_after_the_question_is_not_among_what_was_given(s3, url, monkeypatch):
+    """The answer is on its way, or this process is suspended, while another message comes."""
+    source = SQS(s3.queue(url))
+    received = source._received
+
+    def late(wait_s):
+        found = received(wait_s)
+        late.came_ns = time.time_ns()
+        return found
+
+    monkeypatch.setattr(source, "_received", late)
+    source.receive(0)
+    assert source.given_until_ns() < late.came_ns
+
+
+def test_what_a_queue_holds_back_from_everybody_is_not_given(s3, server, url):
+    plain(server, "sqs").set_queue_attributes(QueueUrl=url, Attributes={"DelaySeconds": "300"})
+    source = SQS(s3.queue(url))
+    asked_ns = time.time_ns()
+    source.receive(0)
+    assert 299e9 < asked_ns - source.given_until_ns() < 300e9
 
 
 def test_a_new_object_costs_one_head_and_is_there(client, bucket, mimicdb, syncer, proxy, hear):
