@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from contextlib import suppress
 from typing import NoReturn
 
@@ -82,11 +83,23 @@ def main() -> None:
         if isinstance(exc, errors.Interrupted):
             _leave(exit_code(exc))
         sys.exit(exit_code(exc))
+    except OSError as exc:
+        if not _is_of_output(exc):
+            raise
+        click.echo(f"mimicfs: standard output: {exc.strerror}", err=True)
+        _leave(1)
+
+
+def _is_of_output(exc: OSError) -> bool:
+    """Whether printing failed. (Where nobody reads any more, click ends quietly.)"""
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    return frames[-1].f_code is click.echo.__code__
 
 
 def _leave(code: int) -> NoReturn:
     """End at once after Ctrl-C, all being closed. The interpreter would wait for the threads of
-    requests that nobody waits for any more: for a silent S3, until its time limit."""
+    requests that nobody waits for any more: for a silent S3, until its time limit. It would also
+    try again to print what cannot be printed."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it

@@ -182,3 +182,12 @@ def test_an_export_leaves_out_what_was_only_visited_and_says_so(common, tree, cl
     )
     assert "note: left out, because they were never synced: " in result.stderr
     assert f"s3://{tree}-visited" in result.stderr
+
+
+def test_output_that_cannot_be_written_is_an_error_in_one_line(common, tree):
+    url = f"s3://{tree}"
+    for words in (["ls", url], ["stat", f"{url}/a.txt"], ["find", url], ["du", url], ["sync", url]):
+        with open("/dev/full", "w") as full:
+            done = run(words[0], *common, *words[1:], stdout=full)
+        said = "mimicfs: standard output: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, said), words
