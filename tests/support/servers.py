@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,21 @@ def free_port(below: int = 65536) -> int:
             port: int = probe.getsockname()[1]
         if port < below:
             return port
+
+
+def free_ports(count: int) -> int:
+    """Return the first of *count* free ports that follow each other, below those that the kernel
+    gives to clients: one of these may have the next one at any time."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return first
 
 
 def command(name: str) -> str:
@@ -105,7 +121,7 @@ def rclone(directory: Path) -> Iterator[str]:
 def named(name: str, directory: Path) -> Iterator[str]:
     """Yield the URL of the server that `scripts/servers` knows as *name*. Its keys are those of
     the environment from then on."""
-    program, port = Path(__file__).parents[2] / "scripts/servers", free_port(60_000)
+    program, port = Path(__file__).parents[2] / "scripts/servers", free_ports(8)
     arguments = [str(program), "start", name, str(directory), str(port)]
     try:
         started = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
