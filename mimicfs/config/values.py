@@ -95,6 +95,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "copy-tags": ("unknown", "yes", "no"),  # whether a copy with other metadata has the tags said
     "upload-tags": ("unknown", "yes", "no"),  # whether an upload in parts has the tags said
     "copy-markers": ("yes", "no"),  # CopyObject of a directory's marker
+    "markers": ("unknown", "yes", "no"),  # whether an object `d/` is another than `d`
     "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }

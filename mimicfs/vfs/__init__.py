@@ -4,6 +4,7 @@ filesystem   the calls; a change goes to S3 first and to the mirror second
 admission    whom an open lets in, and to which version
 creating     regular files
 making       directories, links and other files that are not regular
+markers      the objects that mark directories, where the server keeps them
 xattrs       extended attributes: who answers for which name
 leaving      rmdir, unlink, rename
 replacing    the object that a new name replaces

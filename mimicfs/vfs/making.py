@@ -74,18 +74,11 @@ class Making:
             # Before the key is known: what S3 tells of it would be passed over until then.
             self._mimicdb.complete(parent.bucket, Scope(key, True, time.time_ns()))
         try:
-            self._keep_directory(parent, key, meta)
+            self._stored.markers.make(parent.bucket, key, meta)
         except BaseException:
             if covered:
                 self._mimicdb.uncover(parent.bucket, key)
             raise
-
-    def _keep_directory(self, parent: Node, key: str, meta: Meta) -> None:
-        if self._options.markers:
-            self._stored.make_directory(parent.bucket, key, meta)
-        else:
-            keeps = self._options.buckets.of(parent.bucket).keeps_metadata
-            self._mimicdb.keep(parent.bucket, key, meta if keeps else None)
 
     def special(self, caller: Caller, parent: Node, name: bytes, mode: int, rdev: int) -> Attr:
         """Make a pipe, a socket or a device. Raises PosixError EINVAL for another type."""

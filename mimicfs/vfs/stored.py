@@ -31,10 +31,10 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.markers import DIRECTORY_TYPE, Markers
 from mimicfs.vfs.rootattributes import RootAttributes
 
-DIRECTORY_TYPE = "application/x-directory"  # of marker objects, as s3fs writes them
-_LINK_TYPE = "application/octet-stream"  # of links, likewise
+_LINK_TYPE = "application/octet-stream"  # of links, as s3fs writes them
 _TARGET_MAX = 4095  # bytes of a link's target (PATH_MAX less the NUL)
 _TARGETS = 1024  # targets of links that are remembered
 _OURS = "user.mimicfs."
@@ -57,6 +57,7 @@ class StoredAttributes:
     ) -> None:
         self._mimicdb = mimicdb
         self._roots = roots
+        self.markers = Markers(mimicdb, s3, options)
         self._kernel = kernel
         self._s3 = s3
         self._options = options
@@ -131,10 +132,6 @@ class StoredAttributes:
             return Content(DIRECTORY_TYPE)
 
     # Special files. What the mirror does not know may be there: none of it is replaced.
-
-    def make_directory(self, bucket: str, key: str, meta: Meta) -> Entry:
-        """Make the marker object of a directory. Raises PosixError EEXIST."""
-        return self._s3.put(bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta), _NEW)
 
     def make_special(self, bucket: str, key: str, meta: Meta) -> Entry:
         """Make an empty object that is a pipe, a socket or a device by its metadata. Raises
@@ -228,7 +225,7 @@ class StoredAttributes:
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         if not key or (
             node.is_directory
-            and not self._options.markers
+            and not self.markers.are_kept
             and (entry is None or entry.kind != OBJECT)
         ):
             meta = (entry.meta if entry is not None else None) or {}
@@ -236,7 +233,7 @@ class StoredAttributes:
             return
         if entry is None or entry.kind != OBJECT:
             try:
-                self.make_directory(node.bucket, key, checked({**change({}), **stamp}, node))
+                self.markers.make(node.bucket, key, checked({**change({}), **stamp}, node))
             except PosixError as exc:
                 if exc.errno != errno.EEXIST:  # else somebody has made one: change that
                     raise

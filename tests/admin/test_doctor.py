@@ -123,8 +123,9 @@ def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client)
     assert found["metadata"][2] == "mount with -o metadata=no"
     assert found["copies of parts"][2] == "changed files are sent as a whole"
     assert "copy-parts=no (learned)" in found["server"][1]
-    assert found["directory markers"][0] == "warn"
-    assert found["directory markers"][2] == "mount with -o no_markers"
+    advice = "the mirror alone remembers directories"
+    assert found["directory markers"] == ("warn", "`d/` is a file `d`", advice)
+    assert "markers=no (learned)" in found["server"][1].split(", ")
     assert found["delete"][0] == "ok"
     assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
 

@@ -24,7 +24,7 @@ def test_a_new_directory_counts_as_listed_before_its_key_is_known_and_not_if_tha
             raise S3Unavailable("S3 is away")
 
     nobody = SimpleNamespace(inherited_group=lambda *_: None, of_new=lambda *_: (0, 0))
-    stored = SimpleNamespace(make_directory=make)
+    stored = SimpleNamespace(markers=SimpleNamespace(make=make))
     making = Making(mimicdb, *[None] * 3, stored, None, nobody, VFSOptions(), None)
     making._make_directory(None, parent, "d/", 0o755)
     with pytest.raises(S3Unavailable):

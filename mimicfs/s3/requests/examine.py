@@ -428,7 +428,12 @@ class Scratch:
             return Finding(name, WARN, str(exc), "mount with -o no_markers")
         if [item["Key"] for item in said.get("Contents", [])] == [f"{self._base}-d/"]:
             return Finding(name, OK, "`d/` is an object like any other")
-        return Finding(name, WARN, "`d/` is not kept as it is", "mount with -o no_markers")
+        try:
+            self._ask("head_object", **self._params("-d"))
+        except S3Error:
+            return Finding(name, WARN, "`d/` is not kept as it is", "mount with -o no_markers")
+        self._s3.capabilities.learned("markers", "no")
+        return Finding(name, WARN, "`d/` is a file `d`", "the mirror alone remembers directories")
 
     def _remove(self) -> str:
         failed: S3Error | None = None

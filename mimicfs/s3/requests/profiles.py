@@ -15,7 +15,9 @@ from mimicfs.config.values import PROVIDERS
 # refuses parts of different sizes ("Multipart upload", Limitations, in its documentation).
 # Alibaba's OSS and Tencent's COS refuse buckets that are named in the path (docs/servers.md).
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "aws": {"delete-etags": "yes", "copy-etags": "yes", "copy-tags": "yes", "upload-tags": "yes"},
+    "aws": dict.fromkeys(
+        ("delete-etags", "copy-etags", "copy-tags", "upload-tags", "markers"), "yes"
+    ),
     "b2": {},
     "ceph": {},
     "cos": {"addressing": "virtual"},

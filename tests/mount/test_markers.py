@@ -1,0 +1,78 @@
+"""Directories on a server to which the marker `d/` is a file `d` (rclone): nothing could be stored
+below it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from support.mounts import Mount
+
+rclone = pytest.mark.parametrize("server", ["rclone"], indirect=True)
+moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+
+def keys(client: Any, bucket: str) -> list[str]:
+    return [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+@rclone
+def test_where_a_marker_is_a_file_directories_are_made_all_the_same(
+    mount_at: Any, bucket: str, client: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    for name in ("d", "empty", "d/e"):
+        (mount.path / name).mkdir(0o750)
+    (mount.path / "d/e/file").write_bytes(b"abc")
+    assert keys(client, bucket) == ["d/e/file"]
+    assert sorted(os.listdir(mount.path)) == ["d", "empty"]
+    assert (mount.path / "empty").stat().st_mode & 0o777 == 0o750
+    (mount.path / "d/e").rename(mount.path / "moved")
+    assert (mount.path / "moved/file").read_bytes() == b"abc"
+    (mount.path / "d").rmdir()
+    (mount.path / "empty").rmdir()
+    mount.end()
+    again: Mount = mount_at(f"s3://{bucket}")
+    assert sorted(os.listdir(again.path)) == ["moved"]
+
+
+@rclone
+def test_where_a_marker_is_a_file_a_directory_that_has_names_can_be_changed(
+    mount_at: Any, bucket: str, client: Any
+) -> None:
+    client.put_object(Bucket=bucket, Key="d/file", Body=b"abc")
+    mount: Mount = mount_at(f"s3://{bucket}")
+    (mount.path / "d").chmod(0o700)
+    os.utime(mount.path / "d", ns=(10**18, 10**18))
+    found = (mount.path / "d").stat()
+    assert (found.st_mode & 0o777, found.st_mtime_ns) == (0o700, 10**18)
+    assert keys(client, bucket) == ["d/file"]
+
+
+@moto
+def test_a_file_of_somebody_else_beside_a_new_directory_stays(
+    mount_at: Any, bucket: str, client: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    assert os.listdir(mount.path) == []
+    client.put_object(Bucket=bucket, Key="d", Body=b"")
+    (mount.path / "d").mkdir(0o750)
+    assert keys(client, bucket) == ["d", "d/"]
+    assert client.head_object(Bucket=bucket, Key="d/")["Metadata"]["mode"] == "16872"
+
+
+@moto
+def test_a_server_that_keeps_markers_is_looked_at_once(
+    mount_at: Any, bucket: str, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    (mount.path / "a").mkdir()
+    proxy.counted()
+    (mount.path / "b").mkdir()
+    assert proxy.counted() == {"PUT": 1}
+    mount.end()
+    again: Mount = mount_at(f"s3://{bucket}")
+    proxy.counted()
+    (again.path / "c").mkdir()
+    assert proxy.counted() == {"PUT": 1}
