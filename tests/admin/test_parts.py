@@ -204,18 +204,13 @@ def test_what_belongs_to_others_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "time_"),
-    [
-        ("99999999999999999999", "2026-01-02T03:04:05.000Z"),
-        ("-1", "2026-01-02T03:04:05.000Z"),
-        ("1", "yesterday"),
-        ("1", "2026-13-45T99:99:99Z"),
-    ],
+    "size",
+    ["99999999999999999999", "-1"],
 )
-def test_a_size_or_time_that_cannot_be_is_no_listing(size, time_):
+def test_a_size_that_cannot_be_is_no_listing(size):
     body = (
         '<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>'
-        f"<Contents><Key>a</Key><LastModified>{time_}</LastModified><ETag>&quot;e&quot;</ETag>"
+        f"<Contents><Key>a</Key><LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>&quot;e&quot;</ETag>"
         f"<Size>{size}</Size></Contents></ListBucketResult>"
     )
     with pytest.raises(MalformedListing, match="not a listing"):

@@ -1,5 +1,7 @@
 """A page of a LIST is what was asked, or it is no page."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +84,7 @@ def test_a_truncated_page_says_how_far_it_speaks():
         page(contents("")),
         page(contents("a", size="many")),
         page("<Contents><Key>a</Key></Contents>"),
-        page("<CommonPrefixes></CommonPrefixes>"),
+        page("<CommonPrefixes><Prefix></Prefix></CommonPrefixes>"),
         page(prefix("a/")),
         page("<Prefix>a/</Prefix>"),
         b"<ListBucketResult></ListBucketResult>",
@@ -227,6 +229,14 @@ def test_truth_may_be_written_in_any_case(said):
         ("", 0),
         ("2026-01-02T03:04:05+00:00", TIME_NS),
         ("2026-01-02T03:04:05", TIME_NS),
+        (" 2026-01-02t03:04:05z ", TIME_NS),
+        ("Fri, 02 Jan 2026 03:04:05 GMT", TIME_NS),
+        ("1767323045", TIME_NS),
+        ("1767323045.5", TIME_NS),
+        ("99999999999", (1 << 63) - 1),
+        ("0000-00-00T00:00:00.000Z", 0),
+        ("10000-01-01T00:00:00Z", 0),
+        ("null", 0),
     ],
 )
 def test_a_time_beyond_measure_is_the_nearest_one(time, mtime_ns):
@@ -299,3 +309,33 @@ def test_a_prefix_that_xml_cannot_have_is_compared_all_the_same(char):
         parsed(body, prefix="a\x1bb/c", delimiter="/")
     with pytest.raises(MalformedListing):
         parsed(page(contents("a%1Bb/c") + "<Key>\x1b</Key>"), prefix="a\x1bb/")
+
+
+@pytest.mark.parametrize("said", ["<Name/>", "<Name> photos\n</Name>"])
+def test_white_space_around_what_a_page_says_is_none_of_it(said):
+    body = page(contents("a ", etag='\n "abc" '), truncated=" 1 ", token="more").decode()
+    body = re.sub("<Name>.*?</Name>", f"{said}<Prefix>\\n  </Prefix>", body, count=1)
+    found = parsed(body.replace("<EncodingType>url", "<EncodingType> url ").encode())
+    assert [(entry.key, entry.etag) for entry in found.entries] == [("a ", "abc")]
+    assert (found.token, found.upto) == ("more", "a ")
+
+
+def test_one_element_may_have_several_common_prefixes_and_an_empty_one_has_none():
+    several = prefix("b/").replace("</Common", "<Prefix>c/</Prefix></Common")
+    found = parsed(page(several, "<CommonPrefixes/><Contents/>"), delimiter="/")
+    assert [entry.key for entry in found.entries] == ["b/", "c/"]
+
+
+def test_an_object_with_two_keys_is_refused():
+    body = page(contents("a").replace("<Size>", "<Key>b</Key><Size>"))
+    with pytest.raises(MalformedListing, match="two of Key"):
+        parsed(body)
+
+
+@pytest.mark.parametrize("shown", [(), ("c/", "e/")])
+def test_a_marker_that_is_shown_as_an_object_of_the_directory_above_is_a_directory(shown):
+    items = [contents(key) for key in ("a", "c/", "d")] + [prefix(key) for key in shown]
+    found = parsed(page(*items), delimiter="/")
+    assert [entry.key for entry in found.entries] == sorted({"a", "c/", "d", *shown})
+    assert [entry.key for entry in found.entries if entry.kind == LISTED] == ["c/", *shown[1:]]
+    assert not found.doubtful

@@ -74,6 +74,24 @@ def test_a_page_leads_to_the_next():
     assert parsed(version("a%2Fb", "v1", "01") + following).next == Marker("a/b", "v1")
 
 
+@pytest.mark.parametrize(("said", "following"), [("null", "v1"), ("v2", "v2"), ("", "v1")])
+def test_a_page_that_ends_among_the_versions_of_a_key_leads_to_the_rest_of_them(said, following):
+    """Swift says `null`, and answers to that with what is behind the key."""
+    more = (
+        "<IsTruncated>true</IsTruncated><NextKeyMarker>a</NextKeyMarker>"
+        f"<NextVersionIdMarker>{said}</NextVersionIdMarker>"
+    )
+    page = parsed(version("a", "v2", "02") + version("a", "v1", "01") + more)
+    assert page.next == Marker("a", following)
+
+
+@pytest.mark.parametrize("time", ["", "null", "yesterday"])
+def test_a_version_of_no_known_time_is_refused(time):
+    body = version("a", "v1", "01").replace("2026-11-01T00:00:01Z", time) + END
+    with pytest.raises(MalformedListing, match="of the time"):
+        parsed(body)
+
+
 @pytest.mark.parametrize(
     "inner",
     [

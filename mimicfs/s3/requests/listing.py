@@ -28,10 +28,10 @@ from mimicfs.entry import (
     TIME_MAX_NS,
     Entry,
     checked_size,
-    clamped_ns,
     unquoted,
 )
 from mimicfs.errors import MalformedListing
+from mimicfs.s3.requests.times import time_ns
 
 T = TypeVar("T")
 OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
@@ -89,6 +89,8 @@ def parse_page(body: bytes, asked: Asked) -> Page:
         return read_or_mended(lambda text: _parsed(text).page(asked), body, asked)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
+    except KeyError as exc:
+        raise MalformedListing(f"{asked}: not a listing: an object without {exc.args[0]}") from exc
     except (ValueError, LookupError, OverflowError) as exc:  # also an encoding that nobody knows
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
 
@@ -144,6 +146,12 @@ def read_xml(found: Found, body: bytes) -> None:
     parser.Parse(body, True)
 
 
+# Texts in which white space may be meant; around all others a server may write it.
+_EXACT = frozenset(
+    {"Key", "Prefix", "Marker", "StartAfter", "KeyMarker", "VersionIdMarker", "VersionId"}
+    | {"NextContinuationToken", "NextMarker", "NextKeyMarker", "NextVersionIdMarker"}
+)
+_TRUE, _FALSE = {"true", "1"}, {"false", "0"}
 _PLACE = b"<Contents></Contents>"  # stands where the objects were
 # What a document begins with whose bytes are ASCII where they look so.
 UTF_8 = re.compile(
@@ -152,7 +160,7 @@ UTF_8 = re.compile(
 # An object: key, time, etag, size, storage class. The caller looks at the texts a column at a time,
 # which is four times as fast as here.
 _OBJECT = re.compile(
-    rb"<Contents><Key>([^<]+)</Key><LastModified>([^<]+)</LastModified><ETag>([^<]*)</ETag>"
+    rb"<Contents><Key>([^<]+)</Key><LastModified>([^<]+)</LastModified><ETag>([^< ]*)</ETag>"
     rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"
     rb"<Size>(\d{1,15})</Size>"
     rb"(?:<StorageClass>([A-Z_]+)</StorageClass>)?</Contents>"
@@ -256,6 +264,7 @@ class Found:
         self.prefixes: list[str] = []
         self._depth = 0
         self._root = ""
+        self._inside = ""  # which element of the second level
         self._item: dict[str, str] = {}
         self._text: list[str] = []
         self._times: dict[str, int] = {}
@@ -265,33 +274,38 @@ class Found:
         if self._depth == 1:
             self._root = _local(name)
         elif self._depth == 2:
-            self._item = {}
+            self._item, self._inside = {}, _local(name)
         self._text.clear()
 
     def text(self, data: str) -> None:
         self._text.append(data)
 
     def end(self, name: str) -> None:
-        name = _local(name)
+        name, text = _local(name), "".join(self._text)
+        text = text if name in _EXACT else text.strip()
         if self._depth == 3:
-            self._item[name] = "".join(self._text)
+            self._of_item(name, text)
         elif self._depth == 2 and not self.item(name, self._item):
-            self.top[name] = "".join(self._text)
+            self.top[name] = text
         self._depth -= 1
         self._text.clear()
+
+    def _of_item(self, name: str, text: str) -> None:
+        if self._inside == "CommonPrefixes" and name == "Prefix":
+            self.prefixes.append(text)  # one element may have several
+        elif name in ("Key", "VersionId") and name in self._item:
+            raise ValueError(f"two of {name} in one {self._inside}")
+        else:
+            self._item[name] = text
 
     def item(self, name: str, item: dict[str, str]) -> bool:
         """Take in the element *name* with the texts *item*; return whether it is one of those that
         are listed."""
         if name == "Contents" and self.place:
             self.places += 1
-        elif name == "Contents":
+        elif name == "Contents" and item:  # an empty one lists nothing
             self.entries.append(self._entry(item))
-        elif name == "CommonPrefixes":
-            self.prefixes.append(item["Prefix"])
-        else:
-            return False
-        return True
+        return name in ("Contents", "CommonPrefixes")
 
     def _entry(self, item: dict[str, str]) -> Entry:
         storage_class = item.get("StorageClass", "")
@@ -307,7 +321,7 @@ class Found:
         """Objects that were written together share a second: many texts come again."""
         known = self._times.get(text)
         if known is None:
-            known = self._times[text] = time_ns(text) if text else 0  # 0: it does not say
+            known = self._times[text] = time_ns(text)
         return known
 
     def check_about(self, asked: Asked) -> None:
@@ -316,21 +330,23 @@ class Found:
             what = f"the answer is a <{self._root}>; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
         by_arn = asked.bucket.startswith("arn:")  # then it is the bucket's own name, or an alias
-        if not by_arn and self.top.get("Name", asked.bucket) != asked.bucket:
+        if not by_arn and (self.top.get("Name") or asked.bucket) != asked.bucket:
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
         # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
         # compared as it is first: what was asked may look like something encoded.
         if "Error" in self.top:  # the server failed when it had begun to answer
             raise MalformedListing(f"{asked}: the answer ends with an error")
         about = self.top.get("Prefix", asked.prefix)
-        if about != asked.prefix and decoded(about) != asked.prefix:
+        if about.strip() != asked.prefix.strip() and decoded(about) != asked.prefix:
             raise MalformedListing(f"{asked}: the answer is about prefix {about!r}")
 
     def truncated(self) -> bool:
-        said = self.top.get("IsTruncated")
-        if said is None and self.top.get("NextContinuationToken"):
+        said = self.top.get("IsTruncated", "").lower()
+        if not said and self.top.get("NextContinuationToken"):
             return True  # it has more to say; without a token, nobody knows
-        return {"true": True, "false": False}[self.top["IsTruncated"].strip().lower()]
+        if said not in _TRUE | _FALSE:
+            raise ValueError("it does not say whether it is the last page")
+        return said in _TRUE
 
     def fewer(self) -> bool:
         """Whether fewer came than the server has counted."""
@@ -381,6 +397,7 @@ def checked_page(
         entries, prefixes = _in_order(entries), _in_order(prefixes)
     entries, prefixes = _ordered(entries, asked), _ordered(prefixes, asked)
     doubled = len(entries) + len(prefixes) < came
+    entries, prefixes = _directories_apart(entries, prefixes, asked)
     _check_depth(entries, prefixes, asked)
     if prefixes:
         entries = sorted(entries + prefixes, key=_key)
@@ -443,6 +460,24 @@ def _check_order(entries: list[Entry], asked: Asked) -> None:
         last = entry.key
 
 
+def _directories_apart(
+    entries: list[Entry], prefixes: list[Entry], asked: Asked
+) -> tuple[list[Entry], list[Entry]]:
+    """Return what is shown, and the directories: some servers show a marker `d/` as an object of
+    the directory above, beside its prefix or in its place."""
+    start, delimiter = len(asked.prefix), asked.delimiter
+    if not delimiter or not any(entry.key.endswith(delimiter, start) for entry in entries):
+        return entries, prefixes
+    places = [entry.key.find(delimiter, start) for entry in entries]
+    last = [len(entry.key) - len(delimiter) for entry in entries]
+    apart = [0 <= place == end for place, end in zip(places, last, strict=True)]
+    named = {entry.key for entry in prefixes} | {
+        entry.key for entry, is_one in zip(entries, apart, strict=True) if is_one
+    }
+    shown = [entry for entry, is_one in zip(entries, apart, strict=True) if not is_one]
+    return shown, [Entry(key, kind=LISTED) for key in sorted(named)]
+
+
 def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> None:
     """A server that does not know the delimiter lists all below, which would be merged as if
     each key were a child; one that was not asked for prefixes has no keys to hide in them."""
@@ -457,8 +492,3 @@ def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> N
     for entry in prefixes:
         if entry.key.find(delimiter, start) != len(entry.key) - len(delimiter):
             raise MalformedListing(f"{asked}: {entry.key!r} is not a direct child")
-
-
-def time_ns(text: str) -> int:
-    """Return the ns of an ISO 8601 time in UTC."""
-    return clamped_ns(datetime.fromisoformat(text))

@@ -65,7 +65,9 @@ def parse_versions(body: bytes, asked: Asked, after: Marker) -> VersionPage:
         return read_or_mended(lambda text: _parsed(text).versions_page(asked, after), body, asked)
     except expat.ExpatError as exc:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
-    except (ValueError, KeyError) as exc:
+    except KeyError as exc:
+        raise MalformedListing(f"{asked}: not a listing: a version without {exc.args[0]}") from exc
+    except (ValueError, LookupError, OverflowError) as exc:
         raise MalformedListing(f"{asked}: not a listing of versions: {exc}") from exc
 
 
@@ -91,7 +93,7 @@ _OWNER = rb"(?:<Owner><ID>[\w.@ -]*</ID>(?:<DisplayName>[\w.@ -]*</DisplayName>)
 _ROW = re.compile(
     rb"<(Version|DeleteMarker)><Key>([^<]+)</Key><VersionId>([^<]+)</VersionId>"
     rb"<IsLatest>(true|false)</IsLatest><LastModified>([^<]+)</LastModified>"
-    rb"(?:<ETag>([^<]*)</ETag>"
+    rb"(?:<ETag>([^< ]*)</ETag>"
     rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"
     rb"<Size>(\d{1,15})</Size>)?"
     + _OWNER
@@ -145,6 +147,13 @@ class _FoundVersions(Found):
         super().__init__(place=place)
         self.versions: list[Version] = []
 
+    def time_ns(self, text: str) -> int:
+        """What was there at a moment hangs on it: one that is not known is an error."""
+        found = super().time_ns(text)
+        if not found and not text.startswith("1970-01-01T00:00:00"):
+            raise ValueError(f"a version of the time {text!r}")
+        return found
+
     def item(self, name: str, item: dict[str, str]) -> bool:
         if name not in ("Version", "DeleteMarker"):
             return super().item(name, item)
@@ -192,7 +201,18 @@ def checked_versions(
     _check(versions, asked, after)
     if following is not None and (following == after or following.key < after.key):
         raise MalformedListing(f"{asked}: truncated, but without a token to continue")
-    return VersionPage(versions, following)
+    return _led_on(VersionPage(versions, following))
+
+
+def _led_on(page: VersionPage) -> VersionPage:
+    """Return *page*, of which the next begins behind its last version: where it ends among the
+    versions of a key, Swift says the marker `null`, behind which the rest of them does not come."""
+    if page.next is None or not page.versions or page.versions[-1].key != page.next.key:
+        return page
+    of_key = [each.version for each in page.versions if each.key == page.next.key]
+    if page.next.version in of_key:
+        return page
+    return page._replace(next=Marker(page.next.key, of_key[-1]))
 
 
 def _newest_first(versions: list[Version]) -> list[Version]:
