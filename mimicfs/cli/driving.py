@@ -80,4 +80,4 @@ def csi(
     except ImportError as exc:
         text = f"the driver needs {exc.name}: pip install 'mimicfs[csi]'"
         raise errors.ConfigError(text) from exc
-    serve(endpoint, Plugin(driver_name, node_id, upload_timeout), state_dir)
+    serve(endpoint, Plugin(driver_name, node_id, upload_timeout), state_dir.absolute())

@@ -79,9 +79,16 @@ class ConfigFile:
 
 
 def default_path(environ: Mapping[str, str]) -> Path:
-    """Return where the file is looked for (XDG base directory specification)."""
-    home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(home) / "mimicfs" / "config.toml"
+    """Return where the file is looked for."""
+    return our_directory(environ, "XDG_CONFIG_HOME", "~/.config") / "config.toml"
+
+
+def our_directory(environ: Mapping[str, str], variable: str, usual: str) -> Path:
+    """Return our directory in the one that *variable* names, or in the *usual* one. A relative path
+    means nothing there (XDG base directory specification); and the next command, which may run
+    elsewhere, would not find the mounts of this one."""
+    named = environ.get(variable, "")
+    return Path(named if os.path.isabs(named) else os.path.expanduser(usual)) / "mimicfs"
 
 
 def read_config(path: Path, *, needed: bool) -> ConfigFile:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.classes import doubt, doubt_of_key
-from mimicfs.config.file import ConfigFile, check_private, default_path, read_config, secret_in
+from mimicfs.config.file import (
+    ConfigFile,
+    check_private,
+    default_path,
+    our_directory,
+    read_config,
+    secret_in,
+)
 from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
 from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment, mistyped
@@ -271,10 +278,9 @@ def settle(flags: Values, environ: Mapping[str, str], words: Values | None = Non
     named = given.pop("config", None)
     path = default_path(environ) if named is None else Path(named.value).expanduser()
     file = read_config(path, needed=named is not None)
-    home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    cache = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    places = Path(home) / "mimicfs", Path(cache) / "mimicfs"
-    return Settled(given, file, *places, mistyped=tuple(mistyped(environ)))
+    state = our_directory(environ, "XDG_STATE_HOME", "~/.local/state")
+    cache = our_directory(environ, "XDG_CACHE_HOME", "~/.cache")
+    return Settled(given, file, state, cache, mistyped=tuple(mistyped(environ)))
 
 
 def plain(name: str, given: GivenValue) -> str | bool | int | float:

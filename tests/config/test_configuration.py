@@ -317,3 +317,14 @@ def test_a_file_that_is_nested_too_deeply_is_an_error_that_names_it(path: Path) 
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="nested too deeply"):
         read_config(path, needed=True)
+
+
+def test_a_relative_path_of_xdg_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    names = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")
+    found = settle({}, dict.fromkeys(names, "relative/dir"))
+    assert (found.state, found.cache) == (
+        Path("/home/me/.local/state/mimicfs"),
+        Path("/home/me/.cache/mimicfs"),
+    )
+    assert settle({}, {"XDG_STATE_HOME": "/var/lib"}).state == Path("/var/lib/mimicfs")
