@@ -205,6 +205,20 @@ class Mirror:
         """Remember *directory*, which has no object, and *meta* of it, until it is forgotten."""
         self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)])
 
+    def forget_kept(self, bucket: str, prefix: str) -> None:
+        """Forget the directories below *prefix* that are kept in the store, also those of which a
+        copy has not heard yet."""
+        scan, size = self.backend.exact.scan, 1000
+        for page in pages(lambda after: scan(bucket, prefix, after, size), size):
+            kept = [entry.key for entry in page if entry.kind == KEPT]
+            if kept:
+                self.forget_all(bucket, kept)
+
+    def has_still(self, bucket: str, key: str) -> bool:
+        """Whether the store, not a copy of it, has *key*, or something below it."""
+        exact = self.backend.exact
+        return exact.get(bucket, key) is not None or exact.has_below(bucket, key)
+
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
         old = self.backend.get(bucket, key)

@@ -160,6 +160,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--orders", type=int, default=150, help="of steps on one file")
     parser.addoption("--containers", action="store_true", help="a driver as process 1, too")
+    parser.addoption("--trees", type=int, default=60, help="in which mounts meet, a store")
     parser.addoption("--pairs", type=int, default=15, help="of operations that meet, a store")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import ExitStack
 
 from mimicfs.config.values import Buckets
 from mimicfs.errors import PosixError
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Node, NodeKind
+from mimicfs.vfs.inodes import Node, NodeKind, slot_of
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, NamePlace
 from mimicfs.vfs.replacing import Replacing
@@ -48,7 +49,6 @@ class Leaving:
     def rmdir(self, parent: int, name: bytes) -> None:
         """As posix.FileSystem.rmdir."""
         directory = self._tree.changeable(parent)
-        had_object = self._replacing.has_object(directory)
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
@@ -58,24 +58,27 @@ class Leaving:
                 self._roots.forget(node.bucket)
             else:
                 self._replacing.empty(node)
-                self._replacing.remove(node.bucket, node.key)
-                self._keep(directory, had_object)
+                with self._replacing.losing(directory, node.key):
+                    self._replacing.remove(node.bucket, node.key)
+                self._stayed(directory)
             _touch(directory)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.unlink."""
         directory = self._tree.changeable(parent)
         self._buckets.check_writable(directory.bucket)
-        had_object = self._replacing.has_object(directory)
         node = self._tree.named(directory, name)
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
         key = node.key  # it has none once it is found to be another version
         with self._handles.leaving(node, caller.cancellation) as file:
             if file is None or file.entry is not None:
-                self._s3.delete(directory.bucket, key)
-                directory.content = directory.content and bool(node.component)
-                self._keep(directory, had_object and bool(node.component))
+                with self._replacing.losing(directory, key):
+                    self._s3.delete(directory.bucket, key)
+                if not node.component:
+                    directory.content = False
+                    self._replacing.keep(directory)
+                self._stayed(directory)
             _touch(directory)
             self._kernel.name_gone(directory, node.component)
 
@@ -86,20 +89,25 @@ class Leaving:
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         source, target = self._directories(old, new)
-        had_object = self._replacing.has_object(source)
         node = self._tree.named(source, old[1])
         component = self._tree.component(target, new[1], of_directory=node.is_directory)
         replaced = self._replacing.replaceable(caller, node, target, new[1], flags)
         old_component = node.component
         places = NamePlace(source, old_component), NamePlace(target, component)
-        with self._replacing.replacing(caller, node, replaced):
+        with ExitStack() as stack:
+            stack.enter_context(self._replacing.replacing(caller, node, replaced))
+            if source is not target:
+                key = source.key + slot_of(old_component, directory=node.is_directory)
+                stack.enter_context(self._replacing.losing(source, key))
             if node.is_directory:
                 self._mover.move_directory(caller.cancellation, *places)
             else:
                 replace = not flags & RENAME_NOREPLACE
                 self._mover.move_file(caller.cancellation, *places, replace=replace)
                 self._kernel.name_gone(source, old_component)
-        self._keep(source, had_object and bool(old_component))
+        if not old_component:
+            self._replacing.keep(source)
+        self._stayed(source)
         self._kernel.returned(target)
         _touch(source)
         _touch(target)
@@ -115,9 +123,11 @@ class Leaving:
             self._buckets.check_writable(bucket)
         return source, target
 
-    def _keep(self, directory: Node, had_object: bool) -> None:
-        self._replacing.keep(directory, had_object=had_object)
-        self._kernel.returned(directory)
+    def _stayed(self, directory: Node) -> None:
+        """*directory* has lost a name. If others had deleted it before, it is there again, unless
+        they did so for good."""
+        if self._replacing.is_there(directory):
+            self._kernel.returned(directory)
 
 
 def _touch(directory: Node) -> None:

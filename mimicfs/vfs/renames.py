@@ -240,6 +240,9 @@ class Rename:
                 else:
                     going[entry.key] = entry.etag
             refused += self._deleted(self.old.bucket, going, tell=there)
+        # Another mount may have said that a directory stays where it removed the last name, which
+        # was an original here (replacing.py).
+        self._mimicdb.forget_kept(*self.old)
         return refused, others
 
     def _delete_orphans(self) -> list[str]:

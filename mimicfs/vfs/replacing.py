@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Entry, pages
-from mimicfs.errors import PosixError
+from mimicfs.errors import MimicError, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
@@ -66,21 +66,49 @@ class Replacing:
         else:
             self._mimicdb.forget(bucket, key)
 
-    def has_object(self, directory: Node) -> bool:
-        """Whether the mirror has an object of *directory* itself."""
-        own = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
-        return own is not None and own.kind == OBJECT
+    @contextmanager
+    def losing(self, directory: Node, name: str) -> Iterator[None]:
+        """Within, the key *name*, or all below it, leaves *directory*. One that loses its last name
+        stays until it is removed. That is said before: whoever removes it at the same time, with
+        the names in it, looks for it behind them (renames.py), and it stays only if they were still
+        there when it was said."""
+        kept = self._is_last(directory, name) and self._keeps(directory, name)
+        try:
+            yield
+        except BaseException:
+            if kept:
+                with suppress(MimicError):  # then it stays, as if it had a marker
+                    self._mimicdb.forget(directory.bucket, directory.key)
+            raise
 
-    def keep(self, directory: Node, *, had_object: bool) -> None:
-        """A directory that lost its last name stays until it is removed. If it *had_object* before,
-        which this change does not take, that keeps it; if it has none now, others have removed it
-        meanwhile."""
+    def _is_last(self, directory: Node, name: str) -> bool:
+        """Whether *directory*, which S3 shows only because of the names it has, has no other."""
         bucket, key = directory.bucket, directory.key
-        if not key or had_object or self._mimicdb.scan(bucket, key, key, 1):
-            return
+        own = self._mimicdb.entry(bucket, key) if key else None
+        if not key or (own is not None and own.kind != LISTED):
+            return False
+        return all(each.key == name for each in self._mimicdb.children(bucket, key, "", 2))
+
+    def _keeps(self, directory: Node, name: str) -> bool:
+        bucket, key = directory.bucket, directory.key
         own = self._mimicdb.entry(bucket, key)
-        if own is None or own.kind == LISTED:  # which S3 showed because of the names it had
-            self._mimicdb.keep(bucket, key, own.meta if own is not None else None)
+        self._mimicdb.keep(bucket, key, own.meta if own is not None else None)
+        if self._mimicdb.has_still(bucket, name):
+            return True
+        self._mimicdb.forget(bucket, key)
+        return False
+
+    def is_there(self, directory: Node) -> bool:
+        """Whether the mirror has *directory*, or something in it."""
+        bucket, key = directory.bucket, directory.key
+        there = not key or self._mimicdb.entry(bucket, key) is not None
+        return there or self._mimicdb.has_below(bucket, key)
+
+    def keep(self, directory: Node) -> None:
+        """A directory that lost its object stays until it is removed."""
+        bucket, key = directory.bucket, directory.key
+        if not self._mimicdb.scan(bucket, key, key, 1):
+            self._mimicdb.keep(bucket, key)
 
     @contextmanager
     def replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis as redis_library
 from support.clients import plain
 from support.mounts import Mount, mounted
 from support.proxy import Proxy
@@ -107,3 +108,40 @@ def here(shared: Shared) -> Path:
     path = shared.path / f"t{next(_directories)}"
     path.mkdir()
     return path
+
+
+@pytest.fixture(params=["sqlite", "scripts", "transactions"])
+def meeting_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Each kind of store, by its URL."""
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path}/shared.db"
+        return
+    url = request.getfixturevalue("redis_url")
+    if request.param == "scripts":
+        yield url
+        return
+    with redis_library.Redis.from_url(url) as redis:
+        rights = ["on", ">secret", "~*", "+@all", "-@scripting"]
+        redis.execute_command("ACL", "SETUSER", "noscripts", *rights)
+        yield url.replace("redis://", "redis://noscripts:secret@")
+        redis.execute_command("ACL", "DELUSER", "noscripts")
+
+
+@pytest.fixture
+def two(
+    mount_at: Any, bucket: str, meeting_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Path]:
+    """Two mounts of *bucket* on one store."""
+    if "@" in meeting_store:
+        monkeypatch.setenv("MIMICFS_STORE_PASSWORD", "secret")
+        meeting_store = meeting_store.replace(":secret@", "@")
+    return [
+        mount_at(
+            f"s3://{bucket}",
+            "--cache-dir",
+            str(tmp_path / f"cache-{name}"),
+            name=name,
+            store=meeting_store,
+        ).path
+        for name in ("one", "two")
+    ]

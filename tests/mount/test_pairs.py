@@ -12,8 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import redis as redis_library
-from support.proxy import Rule
+from support.meeting import Late
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
 
@@ -52,55 +51,6 @@ _WRITES = {"write", "create", "append", "overwrite"}
 _REPLACES_NOTHING = {"append", "chmod", "utime"}
 # The answers that an operation may give that met another one, or came after it.
 _MAY_SAY = {"done", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ESTALE", "ENOTEMPTY"}
-
-
-class _Late(Rule):
-    """Each request reaches S3 late, and its answer comes late."""
-
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(lambda request: request.kind in ("PUT", "COPY", "DELETE", "POST", "HEAD"))
-        self._chance = chance
-
-    def before(self, handler):
-        time.sleep(self._chance.uniform(0, _LATE_S / 2))
-        return False
-
-    def after(self, handler, response):
-        time.sleep(self._chance.uniform(0, _LATE_S / 2))
-        return False
-
-
-@pytest.fixture(params=["sqlite", "scripts", "transactions"])
-def shared_store(request, tmp_path):
-    if request.param == "sqlite":
-        yield f"sqlite://{tmp_path}/shared.db"
-        return
-    url = request.getfixturevalue("redis_url")
-    if request.param == "scripts":
-        yield url
-        return
-    with redis_library.Redis.from_url(url) as redis:
-        rights = ["on", ">secret", "~*", "+@all", "-@scripting"]
-        redis.execute_command("ACL", "SETUSER", "noscripts", *rights)
-        yield url.replace("redis://", "redis://noscripts:secret@")
-        redis.execute_command("ACL", "DELUSER", "noscripts")
-
-
-@pytest.fixture
-def two(mount_at, bucket, shared_store, tmp_path, monkeypatch):
-    if "@" in shared_store:
-        monkeypatch.setenv("MIMICFS_STORE_PASSWORD", "secret")
-        shared_store = shared_store.replace(":secret@", "@")
-    return [
-        mount_at(
-            f"s3://{bucket}",
-            "--cache-dir",
-            str(tmp_path / f"cache-{name}"),
-            name=name,
-            store=shared_store,
-        ).path
-        for name in ("one", "two")
-    ]
 
 
 def _done(mountpoint, operation, name, text):
@@ -158,7 +108,7 @@ def test_two_operations_on_one_name_leave_both_mounts_as_s3_is(two, bucket, clie
         _prepare(client, bucket, name, pair)
     for each in two:
         os.listdir(each)
-    with proxy.rule(_Late(random.Random(count + 1))), ThreadPoolExecutor(_AT_ONCE) as pool:
+    with proxy.rule(Late(random.Random(count + 1), _LATE_S)), ThreadPoolExecutor(_AT_ONCE) as pool:
         meetings = [
             pool.submit(_meet, two, pair, name, chance.uniform(0, _LATE_S))
             for name, pair in names.items()

@@ -125,10 +125,15 @@ def test_what_one_does_a_mount_shows_in_milliseconds(two, bucket, shared_store, 
         seen_after_s(lambda: not exists(two[0] / "made"))
 
 
-def test_a_directory_that_another_renames_while_its_last_name_is_moved_out_is_gone(two, proxy):
+@pytest.mark.parametrize("keys", [("d1/", "d1/sub/", "d1/sub/g"), ("d1/sub/g",)])
+def test_a_directory_that_another_renames_while_its_last_name_is_moved_out_is_gone(
+    two, proxy, keys, bucket, client
+):
     one, other = two
-    (one / "d1/sub").mkdir(parents=True)
-    (one / "d1/sub/g").write_bytes(b"g")
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=f"d/{key}", Body=b"")
+    (one / ".sync").touch()
+    seen_after_s(lambda: exists(one / "d1/sub/g"))
     seen_after_s(lambda: exists(other / "d1/sub/g"))
     first = iter([True])
     with proxy.rule(Hold(lambda it: it.kind == "POST" and next(first, False))) as held:
