@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import re
 import tomllib
 from configparser import ConfigParser
 from pathlib import Path
@@ -36,6 +38,23 @@ def test_ruff_and_mypy_look_at_python_that_has_no_ending():
     mypy.read(ROOT / "tests/mypy.ini")
     assert set(ruff["extend-include"]) == python_without_an_ending()
     assert python_without_an_ending() <= set(mypy["mypy"]["files"].split(", "))
+
+
+def test_a_module_and_a_function_fit_what_a_reader_holds():
+    """CONTRIBUTING.md, "How a change looks": 500 lines, and 50. serve_mount has six more."""
+    ours = {path: text for path, text in texts().items() if path.startswith("mimicfs/")}
+    modules = {path: text for path, text in ours.items() if path.endswith(".py")}
+    long = [path for path, text in modules.items() if text.count("\n") > 500]
+    for path, text in modules.items():
+        if max(map(len, re.split(r"^ *(?:async )?def ", text, flags=re.MULTILINE))) < 1500:
+            continue  # to parse all takes seconds
+        long += [
+            f"{path}: {node.name}"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (node.end_lineno or 0) - node.lineno >= 50
+        ]
+    assert long == ["mimicfs/mount/serving.py: serve_mount"]
 
 
 def test_no_line_ends_with_a_space():

@@ -57,59 +57,67 @@ def _url(address: Any) -> str:
 
 
 def _handler(routes: Mapping[str, Route], *, anywhere: bool) -> type[Patient]:
-    class SiteHandler(Patient):
-        def do_GET(self) -> None:  # noqa: N802  http.server's name
-            self._answer(whole=True)
+    class ThisSite(SiteHandler):
+        pass
 
-        def do_HEAD(self) -> None:  # noqa: N802
-            self._answer(whole=False)
+    ThisSite.routes, ThisSite.anywhere = routes, anywhere
+    return ThisSite
 
-        def _refuse(self) -> None:
-            self._plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(_READING)})
 
-        do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse  # noqa: N815
+class SiteHandler(Patient):
+    routes: Mapping[str, Route]
+    anywhere: bool  # False: only requests whose Host is a name of this machine
 
-        def _answer(self, *, whole: bool) -> None:
-            if not (anywhere or _is_here(self.headers.get("Host", "localhost"))):
-                self._plain(HTTPStatus.MISDIRECTED_REQUEST)
-                return
-            path, _, query = self.path.partition("?")
-            route = routes.get(path)
-            if route is None:
-                self._plain(HTTPStatus.NOT_FOUND)
-                return
-            try:
-                found = route(dict(parse_qsl(query, keep_blank_values=True)))
-            except Exception:
-                log.exception("%s failed", path)
-                self._plain(HTTPStatus.INTERNAL_SERVER_ERROR)
-                return
-            self._send(HTTPStatus.OK, found, whole=whole)
+    def do_GET(self) -> None:  # noqa: N802  http.server's name
+        self._answer(whole=True)
 
-        def _plain(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
-            text = f"{status.value} {status.phrase}\n".encode()
-            self._send(status, Response("text/plain; charset=utf-8", text, headers or {}))
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer(whole=False)
 
-        def _send(self, status: HTTPStatus, found: Response, *, whole: bool = True) -> None:
-            self.send_response(status)
-            headers = {
-                "Content-Type": found.kind,
-                "Content-Length": str(len(found.body)),
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                **found.headers,
-            }
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if whole and self.command != "HEAD":
-                self.wfile.write(found.body)
+    def _refuse(self) -> None:
+        self._plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(_READING)})
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            log.debug("site: " + format, *args)
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse  # noqa: N815
 
-    return SiteHandler
+    def _answer(self, *, whole: bool) -> None:
+        if not (self.anywhere or _is_here(self.headers.get("Host", "localhost"))):
+            self._plain(HTTPStatus.MISDIRECTED_REQUEST)
+            return
+        path, _, query = self.path.partition("?")
+        route = self.routes.get(path)
+        if route is None:
+            self._plain(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            found = route(dict(parse_qsl(query, keep_blank_values=True)))
+        except Exception:
+            log.exception("%s failed", path)
+            self._plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        self._send(HTTPStatus.OK, found, whole=whole)
+
+    def _plain(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
+        text = f"{status.value} {status.phrase}\n".encode()
+        self._send(status, Response("text/plain; charset=utf-8", text, headers or {}))
+
+    def _send(self, status: HTTPStatus, found: Response, *, whole: bool = True) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": found.kind,
+            "Content-Length": str(len(found.body)),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            **found.headers,
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if whole and self.command != "HEAD":
+            self.wfile.write(found.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        log.debug("site: " + format, *args)
 
 
 def _is_here(host: str) -> bool:

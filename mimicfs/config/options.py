@@ -25,6 +25,7 @@ from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
 from mimicfs.config.masking import SHOWN, masked
 from mimicfs.config.sizes import MIB, parse_size
 from mimicfs.config.values import (
+    ACLS,
     METADATA,
     PART_SIZE,
     PROVIDERS,
@@ -104,15 +105,6 @@ OFF = "no"  # the word, among choices, that means what a flag that is off does
 _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
 _S3, _VFS = S3Options(), VFSOptions()  # for their defaults
-_ACLS = (
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-)
 
 
 def _default(value: float) -> str:
@@ -262,7 +254,7 @@ OPTIONS = (
     Option("sse-c-key-file", Kind.PATH, "A file with your own key (32 bytes, or their base64),"
            " which S3 encrypts with and does not keep (SSE-C).", _B),
     Option("acl", Kind.TEXT, "The canned ACL of the objects that mimicfs writes.",
-           _B, choices=_ACLS, metavar="ACL"),
+           _B, choices=ACLS, metavar="ACL"),
     Option("metadata", Kind.TEXT, "When to ask S3 for the modes, owners, times and links stored"
            " with objects. auto: in directories where some object has them. no: never, and store"
            " none.  [default: auto]", _B, choices=METADATA),

@@ -99,6 +99,15 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }
+ACLS = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+)
 PROVIDERS = (
     "aws",
     "b2",

@@ -125,6 +125,24 @@ class Operations:
         self._passing = Packer(0, 0, 0)
         self._listed = listed
         self._setxattr_size = SETXATTR_IN.size if setxattr_ext else COMPAT_SETXATTR_IN_SIZE
+        self.table = {
+            int(opcode): Operation(handler, lane)
+            for lane, handlers in self._lanes(opendir=opendir).items()
+            for opcode, handler in handlers.items()
+        }
+        # The calls that need no waiting most of the time. These return None where it does: then
+        # nothing has happened.
+        self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
+            Opcode.READ: self._read_cached,
+            Opcode.CREATE: self._create_at_once,
+            Opcode.WRITE: self._write_at_once,
+        }
+        if locks is None:  # those are looked after by workers
+            self.at_once[Opcode.OPEN] = self._open_at_once
+            self.at_once[Opcode.RELEASE] = self._release_at_once
+
+    def _lanes(self, *, opendir: bool) -> dict[Lane, dict[Opcode, Handler]]:
+        """Return what answers each request, by the lane of those that wait for one another."""
         lanes: dict[Lane, dict[Opcode, Handler]] = {
             Lane.QUICK: {
                 Opcode.LOOKUP: self.lookup,
@@ -169,24 +187,10 @@ class Operations:
                 Opcode.OPENDIR: self.opendir,
                 Opcode.RELEASEDIR: lambda _caller, _nodeid, _request: b"",
             }
-        # The calls that need no waiting most of the time. These return None where it does: then
-        # nothing has happened.
-        self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
-            Opcode.READ: self._read_cached,
-            Opcode.CREATE: self._create_at_once,
-            Opcode.WRITE: self._write_at_once,
-        }
-        if locks is None:  # those are looked after by workers
-            self.at_once[Opcode.OPEN] = self._open_at_once
-            self.at_once[Opcode.RELEASE] = self._release_at_once
-        if locks is not None:
-            requests = LockRequests(locks)
+        if self._locks is not None:
+            requests = LockRequests(self._locks)
             lanes[Lane.LOCK], lanes[Lane.WAIT] = {**requests.asks}, {**requests.waits}
-        self.table = {
-            int(opcode): Operation(handler, lane)
-            for lane, handlers in lanes.items()
-            for opcode, handler in handlers.items()
-        }
+        return lanes
 
     def undo(self, opcode: int, answer: Data) -> None:
         """Give back what *answer* gave the kernel: it could not be delivered."""

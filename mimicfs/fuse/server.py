@@ -112,21 +112,12 @@ class Server:
         self._at_once = self._operations.at_once
         self._table = self._operations.table
         self._recorders: tuple[Recorder, ...] = ()
-        self._pools = {
-            Lane.QUICK: Pool("fuse-lookup", workers),
-            Lane.OPEN: Pool("fuse-open", workers),
-            Lane.NAMES: Pool("fuse-names", workers),
-            Lane.DATA: Pool("fuse-data", workers * _DATA_WORKERS_FACTOR),
-            Lane.SYNC: Pool("fuse-sync", workers * _DATA_WORKERS_FACTOR),
-            Lane.LOCK: Pool("fuse-lock", workers * _DATA_WORKERS_FACTOR),
-            Lane.WAIT: Pool("fuse-wait", _WAITING_MAX),
-        }
+        self._pools = _pools(workers)
         self._learners = Pool("fuse-learn", workers)
         # Requests at workers, by their unique number: what INTERRUPT cancels.
         self._waiting: dict[int, Cancellation] = {}
-        self._asked: dict[
-            int, tuple[int, int]
-        ] = {}  # of the same: opcode, and the thread that waits
+        # Of the same: the opcode, and the thread that waits.
+        self._asked: dict[int, tuple[int, int]] = {}
         self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
         self._calm = Cancellation()  # of those answered at once: never cancelled
         self._ending = False  # `receive` has no more to give, or is not to be asked again
@@ -436,3 +427,15 @@ def _title(opcode: int) -> str:
         return Opcode(opcode).name
     except ValueError:
         return f"opcode {opcode}"
+
+
+def _pools(workers: int) -> dict[Lane, Pool]:
+    return {
+        Lane.QUICK: Pool("fuse-lookup", workers),
+        Lane.OPEN: Pool("fuse-open", workers),
+        Lane.NAMES: Pool("fuse-names", workers),
+        Lane.DATA: Pool("fuse-data", workers * _DATA_WORKERS_FACTOR),
+        Lane.SYNC: Pool("fuse-sync", workers * _DATA_WORKERS_FACTOR),
+        Lane.LOCK: Pool("fuse-lock", workers * _DATA_WORKERS_FACTOR),
+        Lane.WAIT: Pool("fuse-wait", _WAITING_MAX),
+    }

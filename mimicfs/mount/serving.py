@@ -97,16 +97,10 @@ def serve_mount(
         session, unserved = _session(stack, place, target, choices)
         guardian.watch(session.device)
         notifier = Notifier(session)
+        small = stack.enter_context(_small_files(parts, choices, settings, cache, sources))
+        options = replace(choices.vfs, target=target)
         vfs = VFS(
-            parts.mimicdb,
-            parts.s3,
-            parts.syncer,
-            journal,
-            notifier,
-            replace(choices.vfs, target=target),
-            files,
-            cache,
-            stack.enter_context(_small_files(parts, choices, settings, cache, sources)),
+            parts.mimicdb, parts.s3, parts.syncer, journal, notifier, options, files, cache, small
         )
         follower = Follower(parts.mimicdb, target.bucket, lease=lease)
         locks = _locks(stack, parts, vfs, (follower, choices), sources)
@@ -126,12 +120,17 @@ def serve_mount(
                 server.serve()
         finally:
             guardian.close()  # the connection is no more, and its number may be another's soon
-            try:
-                vfs.close()
-            finally:
-                ending.over()
-            notifier.close()
+            _end(vfs, ending, notifier)
         log.info("unmounted %s", mountpoint)
+
+
+def _end(vfs: VFS, ending: Ending, notifier: Notifier) -> None:
+    """Upload what is left, and say when that is over."""
+    try:
+        vfs.close()
+    finally:
+        ending.over()
+        notifier.close()
 
 
 @contextmanager

@@ -117,16 +117,8 @@ class S3Connection:
         self.aws_access_key_id = aws_access_key_id
         self.bucket_class = bucket_class or Bucket
         endpoint_url = endpoint_url or _endpoint(host, port, is_secure, path)
-        style: Any = "path" if endpoint_url else "auto"
-        if calling_format is not None:
-            style = getattr(calling_format, "addressing_style", style)
-        config = Config(
-            s3={"addressing_style": style},
-            signature_version=UNSIGNED if anon else None,
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            proxies=_proxies(proxy, proxy_port, proxy_user, proxy_pass),
-        )
+        style = getattr(calling_format, "addressing_style", "path" if endpoint_url else "auto")
+        proxies = _proxies(proxy, proxy_port, proxy_user, proxy_pass)
         session = self.mimicdb.session(profile_name=profile_name)
         self.client = session.client(
             "s3",
@@ -136,7 +128,7 @@ class S3Connection:
             aws_secret_access_key=aws_secret_access_key,
             aws_session_token=security_token,
             verify=validate_certs,
-            config=config,
+            config=_config(style, proxies, anon=anon),
         )
         self.client.meta.events.register("before-send.s3", tell_sending)
 
@@ -331,6 +323,16 @@ def _region(host: str) -> str | None:
     """Return the region that a host of AWS has in its name: s3.eu-west-1.amazonaws.com."""
     found = re.fullmatch(r"s3[.-]([a-z]+(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?", host)
     return found.group(1) if found else None
+
+
+def _config(style: Any, proxies: Any, *, anon: bool) -> Config:
+    return Config(
+        s3={"addressing_style": style},
+        signature_version=UNSIGNED if anon else None,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        proxies=proxies,
+    )
 
 
 def _proxies(

@@ -118,21 +118,7 @@ class VFS:
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
         self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
-        ownership = Ownership(options, self._attr)
-        self._making = Making(
-            mimicdb,
-            s3,
-            self.inodes,
-            self._tree,
-            self._stored,
-            roots,
-            ownership,
-            options,
-            self._attr,
-        )
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
-        intents = Intents(journal.directory / RENAMES, s3.account())
-        renames = Renames(mimicdb, s3, syncer, intents)
         self._xattrs = ExtendedAttributes(
             mimicdb,
             self._control,
@@ -142,26 +128,29 @@ class VFS:
             self._handles,
             self._tree,
         )
-        vacated = Vacated(s3)
-        self._creating = Creating(
-            self.inodes, self._tree, self._handles, self._stored, vacated, ownership, options
-        )
-        mover = Mover(
-            mimicdb,
-            s3,
-            syncer,
-            self.inodes,
-            self._handles,
-            renames,
-            self._kernel,
-            vacated,
-        )
-        replacing = Replacing(mimicdb, s3, syncer, self._handles, self._tree)
-        parts = (self._tree, self._handles, replacing, mover, roots, self._kernel)
-        self._leaving = Leaving(s3, *parts, options.buckets)
+        self._change_names_by(roots, Intents(journal.directory / RENAMES, s3.account()))
         mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
+
+    def _change_names_by(self, roots: RootAttributes, intents: Intents) -> None:
+        """Build what makes, creates, renames and removes."""
+        mimicdb, s3, syncer, options = self._mimicdb, self._s3, self._syncer, self._options
+        tree, handles = self._tree, self._handles
+        ownership = Ownership(options, self._attr)
+        self._making = Making(
+            mimicdb, s3, self.inodes, tree, self._stored, roots, ownership, options, self._attr
+        )
+        vacated = Vacated(s3)
+        self._creating = Creating(
+            self.inodes, tree, handles, self._stored, vacated, ownership, options
+        )
+        renames = Renames(mimicdb, s3, syncer, intents)
+        mover = Mover(mimicdb, s3, syncer, self.inodes, handles, renames, self._kernel, vacated)
+        replacing = Replacing(mimicdb, s3, syncer, handles, tree)
+        self._leaving = Leaving(
+            s3, tree, handles, replacing, mover, roots, self._kernel, options.buckets
+        )
 
     def locks(self, shared: SharedLocks, catch_up: Callable[[str, float], bool]) -> VFSLocks:
         """Return the locks of open files, which are kept in *shared*."""

@@ -19,16 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone
-from mimicfs.backends.pending import (
-    LEARNED,
-    IntentStep,
-    Unsettled,
-    begun,
-    ended,
-    reaped,
-    unsettled,
-)
+from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone, pending
+from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.backends.sqlite.database import Database, OneState
 from mimicfs.backends.sqlite.directories import read_children
 from mimicfs.backends.sqlite.remembering import Remembered
@@ -305,7 +297,7 @@ class SQLite(Backend):
         with self._db.writing() as db:
             number, now_ms = self._id(bucket, db), self.now_ms()
             before = pending_of(db, number, keys)
-            after = {key: begun(before.get(key), token, now_ms, lasts_ms) for key in keys}
+            after = {key: pending.begun(before.get(key), token, now_ms, lasts_ms) for key in keys}
             keep_pending(db, number, before, after)
 
     @_ours
@@ -313,7 +305,7 @@ class SQLite(Backend):
         with self._db.writing() as db:
             number = self._id(bucket, db)
             before = pending_of(db, number, keys)
-            after = {key: ended(before.get(key), token, unsure=unsure) for key in keys}
+            after = {key: pending.ended(before.get(key), token, unsure=unsure) for key in keys}
             keep_pending(db, number, before, after)
         return {key for key, row in after.items() if row is not None}
 
@@ -324,14 +316,14 @@ class SQLite(Backend):
             rows = self._db.rows(PENDING, number)
         else:
             rows = self._db.rows(f"{PENDING} AND key=?", number, key)
-        return unsettled(dict(rows), self.now_ms())
+        return pending.unsettled(dict(rows), self.now_ms())
 
     @_ours
     def reap(self, bucket: str, alive: Collection[str]) -> None:
         with self._db.writing() as db:
             number, now_ms = self._id(bucket, db), self.now_ms()
             before = dict(db.execute(PENDING, (number,)).fetchall())
-            after = {key: reaped(row, now_ms, alive) for key, row in before.items()}
+            after = {key: pending.reaped(row, now_ms, alive) for key, row in before.items()}
             keep_pending(db, number, before, after)
 
     def _changed_since(

@@ -167,70 +167,74 @@ class Endpoint(EventSource):
 
 
 def _handler(endpoint: Endpoint, token: str) -> type[Patient]:
-    large = threading.BoundedSemaphore(_LARGE_MAX)
+    class ThisEndpoint(EventHandler):
+        pass
 
-    class EventHandler(Patient):
-        protocol_version = "HTTP/1.1"
+    ThisEndpoint.endpoint, ThisEndpoint.token = endpoint, token
+    ThisEndpoint.large = threading.BoundedSemaphore(_LARGE_MAX)
+    return ThisEndpoint
 
-        def do_POST(self) -> None:  # noqa: N802  http.server's name
-            status = self._refusal()
-            if status not in (0, 401):  # of a server, and it may not come in another form
-                endpoint.refused()
-            if not status:
-                with endpoint.arriving():
-                    status = self._taken(int(self.headers["Content-Length"]))
-            self._answer(status)
 
-        def do_HEAD(self) -> None:  # noqa: N802
-            """MinIO looks in this way whether anybody is there."""
-            if (
-                self.headers.get("Content-Length", "0") != "0"
-                or "Transfer-Encoding" in self.headers
-            ):
-                self.close_connection = True
-            self._answer(200)
+class EventHandler(Patient):
+    protocol_version = "HTTP/1.1"
+    endpoint: Endpoint
+    token: str
+    large: threading.Semaphore  # of messages that are read at once
 
-        def _answer(self, status: int) -> None:
-            # The unread rest of a body must not be taken for the next request.
-            self.close_connection = self.close_connection or status != 200
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
+    def do_POST(self) -> None:  # noqa: N802  http.server's name
+        status = self._refusal()
+        if status not in (0, 401):  # of a server, and it may not come in another form
+            self.endpoint.refused()
+        if not status:
+            with self.endpoint.arriving():
+                status = self._taken(int(self.headers["Content-Length"]))
+        self._answer(status)
 
-        def _refusal(self) -> int:
-            if token:
-                given = in_utf8(self.headers.get("Authorization", "")).removeprefix("Bearer ")
-                if not hmac.compare_digest(given.encode(), token.encode()):
-                    return 401
-            sizes = self.headers.get_all("Content-Length", [])
-            if "Transfer-Encoding" in self.headers or not sizes:
-                return 411
-            if len(sizes) != 1 or not sizes[0].isdecimal():  # where does the next request begin?
-                return 400
-            return 413 if len(sizes[0]) > _DIGITS_MAX or int(sizes[0]) > MESSAGE_MAX else 0
+    def do_HEAD(self) -> None:  # noqa: N802
+        """MinIO looks in this way whether anybody is there."""
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+        self._answer(200)
 
-        def _taken(self, size: int) -> int:
-            if size <= _SMALL:
-                return self._read_and_taken(size)
-            if not large.acquire(timeout=PATIENCE_S):
-                return endpoint.refused()
-            try:
-                return self._read_and_taken(size)
-            finally:
-                large.release()
+    def _answer(self, status: int) -> None:
+        # The unread rest of a body must not be taken for the next request.
+        self.close_connection = self.close_connection or status != 200
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
 
-        def _read_and_taken(self, size: int) -> int:
-            body = b""
-            try:
-                body = self.read_body(size)
-            finally:
-                if len(body) < size:
-                    endpoint.refused()
-            return endpoint.accept(body) if len(body) == size else 400
+    def _refusal(self) -> int:
+        if self.token:
+            given = in_utf8(self.headers.get("Authorization", "")).removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), self.token.encode()):
+                return 401
+        sizes = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or not sizes:
+            return 411
+        if len(sizes) != 1 or not sizes[0].isdecimal():  # where does the next request begin?
+            return 400
+        return 413 if len(sizes[0]) > _DIGITS_MAX or int(sizes[0]) > MESSAGE_MAX else 0
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            log.debug("events: " + format, *args)
+    def _taken(self, size: int) -> int:
+        if size <= _SMALL:
+            return self._read_and_taken(size)
+        if not self.large.acquire(timeout=PATIENCE_S):
+            return self.endpoint.refused()
+        try:
+            return self._read_and_taken(size)
+        finally:
+            self.large.release()
 
-    return EventHandler
+    def _read_and_taken(self, size: int) -> int:
+        body = b""
+        try:
+            body = self.read_body(size)
+        finally:
+            if len(body) < size:
+                self.endpoint.refused()
+        return self.endpoint.accept(body) if len(body) == size else 400
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        log.debug("events: " + format, *args)
