@@ -24,9 +24,10 @@ from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import PlannedPart, are_equal
+from mimicfs.files.small import SMALL
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import RequestBatch, Slice
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
 from mimicfs.s3.requests.content import PARTS_MAX
 from mimicfs.s3.requests.sending import wants_equal_parts
@@ -167,6 +168,12 @@ class Uploader:
         size = job.layout.size
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
         try:
+            if cancellation is not NEVER and size <= SMALL:
+                data = to[2].read()
+                found = self._s3.put_soon(job.bucket, job.key, data, job.content, job.condition)
+                if found is not None:
+                    return batch.soon(found)
+                to[2].seek(0)
             return batch.one(self._s3.put, *to, job.content, job.condition)
         except BaseException:
             batch.stop(lambda: None)

@@ -145,6 +145,27 @@ def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HT
     return answer
 
 
+def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
+    """Return the answer to *method* that *data* is, with its body; None: there is more to come.
+    Raises HTTPException where it is none, or http.client has to say how it goes on."""
+    end = _END.search(data)
+    if end is None:
+        if len(data) > _HEAD_MAX or not data.startswith(_BEGIN[: len(data)]):
+            raise http.client.HTTPException("not a plain answer")
+        return None
+    found = _HEAD.fullmatch(data[: end.end()].decode("latin-1"))
+    lines = _LINE.findall(found["lines"]) if found is not None else []
+    if found is None or len(lines) > _LINES_MAX:
+        raise http.client.HTTPException("not a plain answer")
+    status, headers = int(found["status"]), joined(lines)
+    length = _length_of(method, status, headers)
+    if length is None or length > _PIECE:
+        raise http.client.HTTPException("not a plain answer")
+    if len(data) - end.end() < length:
+        return None
+    return PlainAnswer(io.RawIOBase(), status, headers, length, data[end.end() :])
+
+
 def _come_of(raw: io.RawIOBase, come: bytes = b"") -> tuple[bytes, int]:
     """Return what has come, *come* before it, and where its headers end; 0: that is for
     http.client to say."""
