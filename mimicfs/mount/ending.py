@@ -23,6 +23,8 @@ class PendingTotal(NamedTuple):
     bytes: int
 
     def __str__(self) -> str:
+        if not self.files and not self.bytes:
+            return "S3 has everything, but another mount namespace (a container) has the mount too"
         files = "1 file" if self.files == 1 else f"{self.files} files"
         return f"{files}, {amount(self.bytes)}, to be uploaded"
 

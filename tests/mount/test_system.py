@@ -266,6 +266,25 @@ def test_umount_waits_for_what_write_back_has_promised(
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 3
 
 
+def test_umount_says_that_another_mount_namespace_keeps_the_mount(
+    mount_at: Any, bucket: str
+) -> None:
+    mount = mount_at(f"s3://{bucket}")
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", "echo; exec sleep 40"], stdout=-1) as other:
+        assert other.stdout is not None
+        other.stdout.readline()  # it has a copy of every mount
+        words = [str(MIMICFS), "umount", str(mount.path)]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == (
+                "waiting: S3 has everything, but another mount namespace (a container) has the"
+                " mount too\n"
+            )
+            other.kill()
+            other.wait()
+        assert process.returncode == 0
+
+
 def test_umount_lazy_leaves_open_files_to_go_on(mount_at: Any, client: Any, bucket: str) -> None:
     mount: Mount = mount_at(f"s3://{bucket}")
     with open(mount.path / "a", "wb", buffering=0) as file:
