@@ -12,8 +12,10 @@ import random
 from contextlib import suppress
 
 import pytest
+from support.mounts import wait_until
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.entry import Difference
 from mimicfs.errors import MimicError, PosixError, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
@@ -28,7 +30,8 @@ pytestmark = [
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 _SIZE = 6  # of the object when it is opened
 _OTHERS = ("put", "learn", "sync")
-_BY = {"second_writes_end": "two", "second_reads": "two", "append": "append"}
+_BY = {"second_writes_end": ["two"], "second_reads": ["two"], "append": ["append"]}
+_BY |= {"store": ["two"], "write_page": ["two", "one"]}
 
 
 class Kernel:
@@ -42,7 +45,8 @@ class World:
     """One object, three handles of it (two write where they choose, and one appends), others who
     replace it, and what must hold of what comes out."""
 
-    def __init__(self, fs, client, bucket, key, recovered, steps):
+    def __init__(self, fs, client, bucket, key, recovered, steps, beside=None):
+        self.beside = beside  # another mount of the same store, by which others replace it
         self.fs, self.client, self.bucket, self.key = fs, client, bucket, key
         self.recovered = recovered
         self.letters = iter("BCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -51,12 +55,14 @@ class World:
         self.ends = {"one": _SIZE, "two": _SIZE}
         self.kept: dict[str, bool] = {}  # letters that were acknowledged: whether S3 has them
         self.seen: set[str] = set()
+        self.page = b""  # of a mapping, which the kernel has not written yet
         client.put_object(Bucket=bucket, Key=key, Body=self.theirs["A"])
         fs._s3.head(bucket, key)
         self.ino = ino = fs.lookup(CALLER, ROOT_INO, key.encode()).ino
         flags = {"one": os.O_RDWR, "two": os.O_RDWR, "append": os.O_WRONLY | os.O_APPEND}
         # Not more than are used: with a second one the kernel may have pages of that version.
-        used = {_BY.get(step, "one") for step in steps if not step.startswith(_OTHERS)}
+        ours = [step for step in steps if not step.startswith(_OTHERS)]
+        used = {name for step in ours for name in _BY.get(step, ["one"])}
         self.handles = {name: fs.open(CALLER, ino, flags[name]).handle for name in used}
 
     # What others do
@@ -65,8 +71,18 @@ class World:
         self.whole = True
         self.last = next(self.letters)
         body = self.theirs[self.last] = self.last.encode() * size
-        self.client.put_object(Bucket=self.bucket, Key=self.key, Body=body)
+        if self.beside is None:
+            self.client.put_object(Bucket=self.bucket, Key=self.key, Body=body)
+        else:
+            self.put_by_mount(body)
         self.kept = {letter: False for letter, stored in self.kept.items() if not stored}
+
+    def put_by_mount(self, body):
+        ino = self.beside.lookup(CALLER, ROOT_INO, self.key.encode()).ino
+        handle = self.beside.open(CALLER, ino, os.O_WRONLY | os.O_TRUNC).handle
+        self.beside.write(CALLER, handle, 0, memoryview(body), append=False)
+        self.beside.fsync(CALLER, handle)
+        self.beside.release(handle)
 
     def put_longer(self):
         self.put(2 * _SIZE)
@@ -78,7 +94,10 @@ class World:
         self.put(_SIZE // 2)
 
     def learn(self):
-        self.fs._s3.head(self.bucket, self.key)
+        if self.beside is None:
+            self.fs._s3.head(self.bucket, self.key)
+        else:
+            self.fs._kernel.changed(self.bucket, Difference([], [self.key], [], 0))
 
     # What programs do
 
@@ -133,6 +152,25 @@ class World:
         self.seen |= set(bytes(found).decode()) & set(self.theirs)
         assert len(self.seen) <= 1
 
+    def store(self):
+        """Store a byte through a mapping: the kernel has read the page before."""
+        self.page = self.page or bytes(self.fs.read(CALLER, self.handles["two"], 0, 99))
+        letter = next(self.letters)
+        self.page = letter.encode() + self.page[1:]
+        self.kept.pop(letter, None)
+
+    def write_page(self):
+        """The kernel writes a page of a mapping by any descriptor that can."""
+        if self.page:
+            self.forget()
+            data = memoryview(self.page)
+            self.fs.write(CALLER, self.handles["one"], 0, data, append=False)
+            self.page = b""
+
+    def close(self):
+        for handle in self.handles.values():
+            self.fs.flush(CALLER, handle)
+
     def sync(self):
         for handle in self.handles.values():
             self.fs.fsync(CALLER, handle)
@@ -153,6 +191,7 @@ class World:
             with suppress(MimicError):
                 self.fs.flush(CALLER, handle)
             self.fs.release(handle)
+        wait_until(lambda: not self.fs._handles.queued())
         answer = self.client.get_object(Bucket=self.bucket, Key=self.key)
         found = answer["Body"].read().decode(errors="replace")
         self.no_versions_are_mixed(found)
@@ -179,36 +218,64 @@ _STEPS = [
 ]
 
 
-def orders(length):
-    for steps in itertools.product(_STEPS, repeat=length):
+def orders(length, more=()):
+    for steps in itertools.product([*_STEPS, *more], repeat=length):
         if any(step.startswith("put") for step in steps[:-1]):
             yield steps
 
 
+def usable(steps, more):
+    """Whether *steps* have some of *more*, and what is stored in a page before it is written."""
+    return not more or (more[-1] in steps and (len(more) == 1 or more[0] in steps))
+
+
 @pytest.fixture
-def fs(s3, mimicdb, bucket, tmp_path):
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
+def mount(s3, mimicdb, bucket, tmp_path):
+    mounts = []
+
+    def mount(**options):
+        journal = Journal.open(tmp_path / str(len(mounts)))
+        parts = (mimicdb, s3, Syncer(mimicdb, s3), journal, Kernel())
+        files = FileOptions(journal.directory, **options)
+        mounts.append(VFS(*parts, VFSOptions(Target(bucket)), files))
+        listed(mounts[-1])
+        return mounts[-1]
+
+    yield mount
+    for each in mounts:
+        each.close()
+
+
+@pytest.fixture
+def fs(mount):
+    return mount()
+
+
+def listed(fs):
     try:
         fs.lookup(CALLER, ROOT_INO, b"none")
     except Unlisted as missing:
         fs.learn(CALLER, missing)
     except PosixError:
         pass
-    yield fs
-    fs.close()
 
 
+_MORE = {"": [], "mapped": ["store", "write_page"], "write-back": ["close"], "two mounts": []}
+
+
+@pytest.mark.parametrize("how", _MORE)
 def test_no_order_of_steps_mixes_versions_or_loses_bytes(
-    fs, client, bucket, tmp_path, caplog, request
+    mount, client, bucket, tmp_path, caplog, request, how
 ):
     count = request.config.getoption("orders")
-    chosen = random.Random(count)
-    short, long = list(orders(3)), list(orders(4))
+    fs, beside = mount(write_back=how == "write-back"), mount() if how == "two mounts" else None
+    chosen, more = random.Random(count), _MORE[how]
+    short, long = ([each for each in orders(n, more) if usable(each, more)] for n in (3, 4))
     wanted = chosen.sample(short, min(count // 2, len(short))) + chosen.sample(long, count // 2)
     failed = []
     for number, steps in enumerate(wanted):
-        world = World(fs, client, bucket, f"k{number}", tmp_path / "recovered", steps)
+        place = (bucket, f"k{number}", tmp_path / "0" / "recovered")
+        world = World(fs, client, *place, steps, beside)
         try:
             for step in steps:
                 world.step(step)
