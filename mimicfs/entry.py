@@ -50,7 +50,7 @@ def in_utf8(header: str) -> str:
 def unquoted(etag: str | None) -> str:
     """Return an ETag as the mirror holds it: without its quotes, and without what a proxy on the
     way has put before it (W/"...") or behind it ("...";charset=utf-8); "" where S3 gave none."""
-    bare = (etag or "").removeprefix("W/").strip('"')
+    bare = (etag or "").strip().removeprefix("W/").strip('"')
     return bare if '"' not in bare else bare.partition('"')[0]
 
 

@@ -161,7 +161,8 @@ def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError,
 def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
     """Keep botocore from taking for done what an answer to DeleteObjects does not say
     (its event before-parse). Raises SaysNothing."""
-    if response_dict["status_code"] >= 300 or b"DeleteResult" in response_dict["body"]:
+    body = response_dict["body"].replace(b"\0", b"")  # of UTF-16, what it says in ASCII
+    if response_dict["status_code"] >= 300 or b"DeleteResult" in body:
         return
     if not response_dict["body"]:
         raise SaysNothing

@@ -161,4 +161,4 @@ def etag_of_part(answer: Mapping[str, Any]) -> str:
     """Return the ETag of *answer*, which has one, as S3 wants it back at the end of an upload: in
     quotes, if it came in some, and without what a proxy has added."""
     etag = str(answer["ETag"])
-    return f'"{unquoted(etag)}"' if '"' in etag else etag
+    return f'"{unquoted(etag)}"' if '"' in etag else etag.strip()

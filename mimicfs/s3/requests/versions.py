@@ -93,7 +93,7 @@ _OWNER = rb"(?:<Owner><ID>[\w.@ -]*</ID>(?:<DisplayName>[\w.@ -]*</DisplayName>)
 _ROW = re.compile(
     rb"<(Version|DeleteMarker)><Key>([^<]+)</Key><VersionId>([^<]+)</VersionId>"
     rb"<IsLatest>(true|false)</IsLatest><LastModified>([^<]+)</LastModified>"
-    rb"(?:<ETag>([^< ]*)</ETag>"
+    rb"(?:<ETag>([^<]*)</ETag>"
     rb"(?:<Checksum(?:Algorithm>[A-Z0-9]+</ChecksumAlgorithm>|Type>[A-Z_]+</ChecksumType>))*"
     rb"<Size>(\d{1,15})</Size>)?"
     + _OWNER
