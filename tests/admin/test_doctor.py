@@ -73,10 +73,11 @@ def test_with_leave_to_write_it_is_found_what_a_server_can_do(common, filled, cl
         *("conditional writes (If-Match)", "copies of parts", "multipart minimum", "delete"),
         *("directory markers", "conditional deletions", "many deletions", "parts of any size"),
     } <= found.keys()
-    assert found["checksums"][1] == "CRC32 is checked and kept"
+    text = "CRC-32 is accepted, and kept, and neither it nor Content-MD5 is checked"  # moto
+    assert found["checksums"][1] == text
     assert found["downloads"][1] == "compared with crc32, crc32c, crc64nvme, md5, sha1, sha256"
     assert found["multipart minimum"][1] == "5 MiB, as S3"
-    assert found["etag"][1].startswith("an MD5, as S3's: ")
+    assert found["etag"][1].startswith("the MD5, as S3's: ")
     assert [item["Key"] for item in client.list_objects_v2(Bucket=filled)["Contents"]] == ["a"]
     assert client.list_multipart_uploads(Bucket=filled).get("Uploads", []) == []
 
@@ -123,6 +124,11 @@ def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client)
     assert found["metadata"][2] == "mount with -o metadata=no"
     assert found["copies of parts"][2] == "changed files are sent as a whole"
     assert "copy-parts=no (learned)" in found["server"][1]
+    text = (
+        "CRC-32 is accepted, and kept, and not checked; Content-MD5 is: --server-can checksum=md5"
+    )
+    assert found["checksums"][1] == text
+    assert found["odd names"][0] == "warn"
     advice = "the mirror alone remembers directories"
     assert found["directory markers"] == ("warn", "`d/` is a file `d`", advice)
     assert "markers=no (learned)" in found["server"][1].split(", ")

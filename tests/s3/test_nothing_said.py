@@ -13,7 +13,8 @@ from mimicfs.config.values import S3Options
 from mimicfs.errors import NOTHING_SAID, S3Error, TooManyRequests
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.examine import Examination, Scratch
+from mimicfs.s3.requests.examine import Examination
+from mimicfs.s3.requests.scratch import Scratch
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -116,7 +117,12 @@ def test_of_what_s3_does_not_say_doctor_finds_nothing(once: S3, bucket: str, pro
     examination = Examination(once, once._options, bucket)
     rule = Fail(lambda request: request.kind == "COPY", 503, "SlowDown")
     with proxy.rule(rule):
-        found = {each.name: each for each in Scratch(examination, bucket, "").findings()}
+        found = {
+            each.name: each
+            for each in Scratch(
+                examination.tried, examination.ask, examination.s3, bucket, ""
+            ).findings()
+        }
     assert (found["copy"].result, found["copy"].advice) == ("fail", "")
     assert "SlowDown" in found["copy"].found
     assert found["checksums"].result == "ok"

@@ -22,6 +22,7 @@ kept          what must not be lost when an object is written again
 rules         what the options of a bucket add to a request
 ownkeys       the keys that mimicfs makes and deletes again
 examine       the checks of a server and the credentials, for `mimicfs doctor`
+scratch       the checks of a server that write
 borrowed      the requests of a sync, through another program's client
 queue         an SQS queue of messages      queues      making and removing queues
 """
