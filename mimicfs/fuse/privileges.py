@@ -14,6 +14,8 @@ from mimicfs.fuse.abi import Fattr
 from mimicfs.fuse.groups import is_member
 from mimicfs.posix import Attr, Caller, FileSystem, NewAttr
 
+_ENDS = Fattr.KILL_SUIDGID | Fattr.UID | Fattr.GID
+_NOTHING = Fattr.FH | Fattr.LOCKOWNER | Fattr.CTIME  # chown(2) of -1 and -1 sends nothing else
 Sure = Callable[[Caller, Callable[[], Attr]], Attr]
 
 
@@ -42,7 +44,7 @@ class Privileges:
         self, caller: Caller, ino: int, handle: int | None, valid: int, new: NewAttr
     ) -> NewAttr:
         """Return *new* with the mode that remains after the change that *valid* describes."""
-        if new.mode is not None or not valid & (Fattr.KILL_SUIDGID | Fattr.UID | Fattr.GID):
+        if new.mode is not None or not (valid & _ENDS or not valid & ~_NOTHING):
             return new
         attr = self._sure(caller, lambda: self._fs.getattr(caller, ino, handle))
         mode = attr.mode

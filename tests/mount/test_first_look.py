@@ -83,6 +83,24 @@ def test_setuid_ends_with_a_write_or_fallocate_by_others_and_the_kernel_knows(
         assert oct(os.stat(shared).st_mode & 0o7777) == oct(left)
 
 
+@needs_root
+def test_setuid_ends_with_a_chown_that_names_neither_owner_nor_group(
+    mount_at: Any, bucket: str
+) -> None:
+    path = mount_at(f"s3://{bucket}", "-o", "suid").path
+    (path / "d").mkdir()
+    (path / "f").write_bytes(b"x")
+    for name in ("f", "d"):
+        os.chmod(path / name, 0o6777)
+        os.chown(path / name, -1, -1)
+    assert oct(os.stat(path / "f").st_mode & 0o7777) == "0o777"
+    assert oct(os.stat(path / "d").st_mode & 0o7777) == "0o6777"  # as on ext4
+    os.chmod(path / "f", 0o6777)
+    with open(path / "f", "rb+") as file:
+        os.fchown(file.fileno(), -1, -1)
+    assert oct(os.stat(path / "f").st_mode & 0o7777) == "0o777"
+
+
 def test_rmdir_of_a_marker_with_content_is_enotempty(mount: Path, client: Any, bucket: str) -> None:
     client.put_object(Bucket=bucket, Key="only/", Body=b"the content")
     client.put_object(Bucket=bucket, Key="other/", Body=b"the content")
