@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.mounts import wait_until
-from support.proxy import Fail, Hold, Lose, Proxy, Replace, Request
+from support.proxy import Fail, Hold, Lose, Proxy, Replace, Request, Rule
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
@@ -281,3 +282,41 @@ def test_an_answer_is_whole_once_its_last_byte_is_here(server: str, end: str) ->
     found = whole_answer(data, "PUT")
     assert found is not None
     assert (found.status, found.joined["etag"], found.read()) == (200, '"e"', b"abc")
+
+
+class Chunked(Rule):
+    """Answers have an ETag, and an empty body of no length."""
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        response.read()
+        handler.head(200, [("ETag", response.getheader("ETag")), ("Transfer-Encoding", "chunked")])
+        handler.wfile.write(b"0\r\n\r\n")
+        return True
+
+
+def test_a_server_whose_answers_are_not_plain_is_asked_one_at_a_time_from_then_on(
+    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    with proxy.rule(Chunked(puts)):
+        [future] = at_once(s3, bucket, "a", condition=Condition())
+        assert future.result(20).size == 9
+        assert proxy.counted() == {"PUT": 2}
+    assert s3.put_soon(bucket, "b", b"b", Content(), Condition()) is None
+    assert mimicdb.backend.unsettled(bucket) == []
+
+
+@pytest.mark.parametrize("method", ["begin_puts", "put_together"])
+def test_an_error_that_nobody_has_foreseen_is_that_of_each_and_the_next_are_put(
+    s3: S3, bucket: str, monkeypatch: Any, method: str
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.putter._learner, method, fails)
+        for future in at_once(s3, bucket, *KEYS):
+            with pytest.raises(RuntimeError, match="unforeseen"):
+                future.result(10)
+    later = s3.put_soon(bucket, "d", b"d", Content(), NEW)
+    assert later is not None
+    assert later.result(10).size == 1

@@ -209,7 +209,7 @@ class Putter:
         keys = [each.put.key for each in group]
         try:
             intent = self._learner.begin_puts(group[0].put.bucket, keys)
-        except StoreError as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, each caller is told
             for each in group:
                 self._leave(each, kept=True)
                 each.future.set_exception(exc)
@@ -256,7 +256,11 @@ class Putter:
             if found is None:
                 return False
             answer = None if each.left else self._wire.confirmed(found)
-        except _BROKEN as exc:
+        except OSError as exc:
+            self._failed(each, exc)
+            return False
+        except Exception as exc:  # noqa: BLE001 - not plain, or unreadable: as any PUT it is
+            self._unclear = True
             self._failed(each, exc)
             return False
         if answer is None or not answer.get("ETag"):  # refused, or it did not wait for the end
@@ -309,9 +313,9 @@ class Putter:
         done = [(each.put.params, each.answer, each.put.size) for each in group]
         try:
             entries = self._learner.put_together(intent, done)
-        except StoreError as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, each caller is told
             for each in group:
-                each.future.set_exception(untold("PutObject", each.put.params, exc))
+                each.future.set_exception(_told(each.put, exc))
             return
         for each, entry in zip(group, entries, strict=True):
             if each.put.key in intent.contended:
@@ -365,3 +369,8 @@ class Putter:
             self._pool.submit(do)
         except RuntimeError as exc:  # the pool is closed
             future.set_exception(S3Unavailable(f"the mount has ended: {exc}"))
+
+
+def _told(put: SmallPut, exc: Exception) -> Exception:
+    """Return what the caller of *put*, which S3 has done, is told of *exc*."""
+    return untold("PutObject", put.params, exc) if isinstance(exc, StoreError) else exc
