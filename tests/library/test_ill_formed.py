@@ -3,6 +3,8 @@ says in an odd way changes nothing in the mirror that it does not mean."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -263,3 +265,14 @@ def test_a_call_is_refused_exactly_when_botocores_validator_refuses_it():
                 if is_refused(client, operation, params) != refused:
                     differing.append((operation, params))
     assert differing == []
+
+
+def test_nothing_is_kept_of_the_model_of_a_client_that_is_gone():
+    client = plain(NOBODY)
+    shape = client.meta.service_model.operation_model("GetObject").input_shape
+    assert not is_refused(client, "GetObject", {"Bucket": "b", "Key": "k"})
+    kept = weakref.ref(shape)
+    client.close()
+    del client, shape
+    gc.collect()
+    assert kept() is None

@@ -1,13 +1,13 @@
 """The form of a call: botocore refuses an ill-formed one without asking S3, in words of its own.
 
-Pure functions; any thread may call them.
+Any thread may call these functions. What they find of a shape is kept as long as the shape is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from botocore.exceptions import ParamValidationError
 from botocore.handlers import validate_bucket_name
@@ -22,6 +22,11 @@ _MADE: dict[str, tuple[type, ...]] = {
     "CopySourceSSECustomerKey": (bytes, bytearray),
 }
 _SIMPLE = {"string": str, "blob": bytes}  # types of botocore's, and of the values that they have
+
+_Types = tuple[Mapping[str, type], frozenset[str]]
+# What `_types` says. A shape holds the whole model of its client's service: 2 MB that are not kept
+# for clients that are gone.
+_known: WeakKeyDictionary[Any, _Types] = WeakKeyDictionary()
 
 
 def is_refused(client: Any, operation: str, params: Params) -> bool:
@@ -63,14 +68,16 @@ def _refusal(client: Any, operation: str, params: Params) -> str | None:
 def _is_simple(shape: Any, params: Params) -> bool:
     """Whether *params* are just texts, and bytes, that botocore takes: most calls have no others.
     To see that takes a tenth of what the validator takes."""
-    types, required = _types(shape)
+    found = _known.get(shape)
+    if found is None:
+        found = _known[shape] = _types(shape)
+    types, required = found
     return required <= params.keys() and all(
         value and type(value) is types.get(name) for name, value in params.items()
     )
 
 
-@lru_cache(maxsize=256)  # S3 has 110 operations
-def _types(shape: Any) -> tuple[Mapping[str, type], frozenset[str]]:
+def _types(shape: Any) -> _Types:
     """Return the types of those members of *shape* of which every value is valid that is not empty,
     and the members that a call must have."""
     simple = {
