@@ -16,7 +16,7 @@ import logging
 import secrets
 import time
 
-from mimicfs.errors import MimicError
+from mimicfs.errors import NOTHING_SAID, MimicError, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.source import EventSource
 
@@ -28,6 +28,7 @@ _SOON_S = 3.0  # the same, after a claim was written
 _RENEWED_S = 600.0
 _LASTS_S = 1800
 _DIGITS_MAX = 16  # of a time; anybody may write there
+_NO_ANSWER = (*NOTHING_SAID, StoreUnavailable)
 _CLAIMS_MAX = 8  # of 28 characters: a tag of SQS has 256
 
 
@@ -41,22 +42,27 @@ class Claim:
         self._looked_s = self._staked_s = float("-inf")
         self._certain_s = float("-inf")  # before that, a claim may be overwritten by ours
         self._alone_ns = 0  # when we last saw no other claim; 0: nothing is known
+        self._answered = False  # the source has shown claims, or that it has none for us
 
     def alone_until_ns(self, until_ns: int) -> int:
         """Return *until_ns*, or until when before that no other store took messages: each claims
-        the source before it takes any."""
+        the source before it takes any. 0: the source could not be asked yet."""
+        if not self._answered:
+            return 0
         return min(until_ns, self._alone_ns) if self._alone_ns else until_ns
 
     def stake(self) -> None:
         """Claim the source, and look whether another store did; every 20 s. Where the source
         keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
         now_s = time.monotonic()
-        pause_s = _SOON_S if self._looked_s < self._certain_s else _LOOK_S
+        soon = self._looked_s < self._certain_s or not self._answered
+        pause_s = _SOON_S if soon else _LOOK_S
         if now_s - self._looked_s < pause_s:
             return
         self._looked_s = now_s
         store = self._store()
         if not store:
+            self._answered = True
             return
         try:
             looked_ns, certain = time.time_ns(), now_s >= self._certain_s
@@ -70,9 +76,11 @@ class Claim:
                 self._wait_for_others(now_s)
             if self._source.shared and not self.another and certain:
                 self._alone_ns = looked_ns
+            self._answered = True
         except MimicError as exc:
             log.debug("%s: whether other stores take its messages is not known: %s",
                       self._source.name, exc)  # fmt: skip
+            self._answered = self._answered or not isinstance(exc, _NO_ANSWER)
             return
         if self.another and not before:
             log.warning(

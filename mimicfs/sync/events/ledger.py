@@ -10,8 +10,8 @@ Gaps that are known, and when they begin and end:
     the consumer was away for longer than the    at its start
       source keeps messages
     the source is gone (a queue was deleted)     when that is seen, and when one is there again
-    the configuration of the bucket does not     when that is seen (a look every five minutes),
-      tell the source                              and when it does again
+    the configuration of the bucket does not     when that is seen (a look every 20 s), and
+      tell the source                              when it does again
     the source gave messages up                  when it has stopped doing so, or ten minutes
                                                    after it began
     messages came that nobody could read         the same, but once in an hour at most
@@ -21,8 +21,9 @@ Gaps that are known, and when they begin and end:
 
 A bucket is told until a time if all of this holds then; else nobody says so (`_may_note`):
 
-    its configuration tells the source itself,   a topic, EventBridge or a webhook may lead to
-      or a message about it has come by it         somebody else; a look every five minutes
+    its configuration can be read, and tells     a topic, EventBridge or a webhook may lead to
+      the source itself, or a message about it     somebody else; a look every 20 s: until the
+      has come by it                               last one (of more than ten buckets, later)
     the source has given all that waited in it   or until then, of one that has an order
     nothing is taken and not applied, lost, or   what a former consumer took comes again
       hidden at the source
@@ -50,7 +51,7 @@ from typing import Any
 from mimicfs.backends import TOLD
 from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import (
-    AccessDenied,
+    NOTHING_SAID,
     MimicError,
     NoSuchBucket,
     NoSuchQueue,
@@ -78,11 +79,17 @@ log = logging.getLogger(__name__)
 _UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
 _LOST = "unread "  # before a prefix, the note that messages were lost, and nobody swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
-_LOOK_S = 300.0  # between two looks at a configuration
+_LOOK_S = 20.0  # between two looks at a configuration; at AWS 0.05 USD a month
+_LOOK_OF_EACH_S = 2.0  # the same, for each bucket where they are many
+_LOOK_MAX_S = 300.0
 _LOOKS_MAX = 100  # configurations that are looked at in one go
 _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
+_UNSEEN_CONFIGURATION = (
+    "s3://%s does not count as told: its notification configuration cannot be read, which takes the"
+    " right s3:GetBucketNotification: %s"
+)
 _ANEW = "its source is another one than before"
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
@@ -162,6 +169,7 @@ class Ledger(Witness):
         self._noted_s: dict[str, float] = {}
         self._about: set[str] = set()  # buckets that messages were about since the last silence
         self._looked_s: dict[str, float] = {}
+        self._looked_ns: dict[str, int] = {}  # by bucket: when the last look began that S3 answered
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
         self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
         self._seen: set[str] = set()  # messages about them came
@@ -235,7 +243,7 @@ class Ledger(Witness):
         until_ns = self._claim.alone_until_ns(until_ns)
         for bucket in self._buckets():
             if self._counts_as_told(bucket):
-                self._note(bucket, until_ns)
+                self._note(bucket, min(until_ns, self._looked_ns.get(bucket, 0)))
         if drained:
             self._about.clear()
 
@@ -265,10 +273,9 @@ class Ledger(Witness):
 
     def _counts_as_told(self, bucket: str) -> bool:
         """Whether S3 tells the source of *bucket*, as far as can be seen."""
-        told = self._told.get(bucket, UNKNOWN)
-        if told == NO:
+        if self._told.get(bucket) != YES:
             return False
-        return bucket in self._seen or (told == YES and bucket not in self._unseen)
+        return bucket in self._seen or bucket not in self._unseen
 
     # Gaps
 
@@ -362,22 +369,29 @@ class Ledger(Witness):
             self._loss_noted = lost
 
     def _look_at_configurations(self) -> None:
-        now_s = time.monotonic()
-        due = [it for it in self._buckets() if now_s - self._looked_s.get(it, -_LOOK_S) >= _LOOK_S]
+        now_s, buckets = time.monotonic(), self._buckets()
+        pause_s = min(_LOOK_MAX_S, max(_LOOK_S, _LOOK_OF_EACH_S * len(buckets)))
+        never_s = float("-inf")
+        due = [it for it in buckets if now_s - self._looked_s.get(it, never_s) >= pause_s]
         for bucket in due[:_LOOKS_MAX]:
             self._look_at(bucket)
             self._looked_s[bucket] = now_s
 
     def _look_at(self, bucket: str) -> None:
+        looked_ns = time.time_ns()
         try:
             found = self._configuration(bucket)
             about = (found, self._source.arn(), self._prefix)
             why, indirect = shortcoming(*about), is_indirect(*about)
-        except (S3Error, AccessDenied, NoSuchBucket) as exc:
-            log.debug("s3://%s: its notification configuration cannot be read: %s", bucket, exc)
-            self._told[bucket] = UNKNOWN
+        except NOTHING_SAID as exc:  # it is told until the look before
+            log.debug("s3://%s: its notification configuration: %s", bucket, exc)
             return
-        self._told[bucket] = NO if why else YES
+        except S3Error as exc:
+            self._cannot_see(bucket, exc)
+            return
+        if self._told.get(bucket) == UNKNOWN:  # nobody saw whether it told us meanwhile
+            note_unproven(self._mimicdb, bucket)
+        self._told[bucket], self._looked_ns[bucket] = NO if why else YES, looked_ns
         found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
         if self._found.get(bucket, found) != found:
             self._seen.discard(bucket)  # the message came by a way that may be no more
@@ -388,6 +402,12 @@ class Ledger(Witness):
         if bool(why) != bool(self._mimicdb.note(bucket, name)):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, name, why or None)
+
+    def _cannot_see(self, bucket: str, exc: S3Error) -> None:
+        """Whether S3 tells the source of *bucket*, and of all its keys, is not known."""
+        before, self._told[bucket] = self._told.get(bucket), UNKNOWN
+        if before != UNKNOWN and not isinstance(exc, NoSuchBucket):
+            log.warning(_UNSEEN_CONFIGURATION, bucket, exc)
 
     def _is_told(self, bucket: str) -> str:
         told = self._told.get(bucket, UNKNOWN)

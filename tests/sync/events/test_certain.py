@@ -13,7 +13,7 @@ from support.clients import plain, queue_of
 from mimicfs import member as membership
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Scope
-from mimicfs.errors import S3Unavailable
+from mimicfs.errors import AccessDenied, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.endpoint import Endpoint
@@ -192,6 +192,7 @@ def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_afte
     assert ledger.begins() is False
     ledger._settled_s = 0.0
     ledger._claim._alone_ns = 10**19
+    ledger._looked_s.clear()
     ledger.heard([], later_ns := time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
 
@@ -256,6 +257,7 @@ def test_what_a_server_keeps_may_come_at_any_time(ledger_of, mimicdb, url, bucke
         second.heard([Told(bucket, "a")], time.time_ns())
         assert (freshness(mimicdb, bucket, "").by, gaps) == ("listed", [])
         mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+        second._looked_s.clear()
         second.heard([Told(bucket, "a")], time.time_ns())
         assert freshness(mimicdb, bucket, "").by == "told"
 
@@ -270,6 +272,7 @@ def test_what_a_server_keeps_after_a_refusal_may_come_at_any_time(
         begun(ledger, gaps)
 
         def fresh_after_a_message():
+            ledger._looked_s.clear()
             ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], time.time_ns())
             return freshness(mimicdb, bucket, "").by
 
@@ -363,3 +366,94 @@ def test_two_stores_that_claim_a_source_at_once_are_both_seen(s3, mimicdb, url, 
     assert (ours.another, theirs.another) == (True, True)
     for claim in (ours, theirs):
         assert claim.alone_until_ns(time.time_ns()) < claimed_ns
+
+
+def test_a_bucket_is_told_of_until_the_last_look_at_its_configuration(
+    ledger_of, s3, client, url, bucket, gaps
+):
+    """A rule that is removed then is seen at the next look."""
+    ledger = ledger_of(SQS(s3.queue(url)))
+    begun(ledger, gaps)
+    ledger._claim._alone_ns = 10**19
+    ledger.heard([], time.time_ns())
+    looked_ns = ledger._looked_ns[bucket]
+    client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+    ledger.heard([], time.time_ns())
+    assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
+    ledger._looked_s[bucket] -= 20
+    ledger.heard([], time.time_ns())
+    assert gaps == ["no notification configuration names its queue"]
+    assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
+
+
+def test_a_configuration_that_gives_no_answer_is_told_until_the_look_before(
+    ledger_of, s3, url, bucket, gaps
+):
+    def away(_):
+        raise S3Unavailable("no answer")
+
+    ledger = ledger_of(SQS(s3.queue(url)))
+    begun(ledger, gaps)
+    ledger._claim._alone_ns = 10**19
+    ledger.heard([], time.time_ns())
+    looked_ns = ledger._looked_ns[bucket]
+    ledger._configuration = away
+    ledger._looked_s.clear()
+    ledger.heard([], time.time_ns())
+    assert ledger.figures()["configured"] == {bucket: "yes"}
+    assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
+    assert gaps == []
+
+
+def test_no_message_makes_a_bucket_told_whose_configuration_cannot_be_read(
+    ledger_of, s3, mimicdb, url, bucket, gaps, caplog
+):
+    """It may be of a rule for some of the keys."""
+
+    def refused(_):
+        raise AccessDenied("no rights")
+
+    ledger = ledger_of(SQS(s3.queue(url)))
+    ask, ledger._configuration = ledger._configuration, refused
+    begun(ledger, gaps)
+    for _ in range(2):
+        ledger.heard([Told(bucket, "logs/a", time_ns=time.time_ns())], time.time_ns())
+        ledger._looked_s.clear()
+    assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})
+    assert caplog.text.count("takes the right s3:GetBucketNotification") == 1
+    ledger._configuration = ask
+    ledger._claim._alone_ns = 10**19
+    ledger.heard([], time.time_ns())
+    assert told(ledger) == [bucket]
+    assert freshness(mimicdb, bucket, "").by == "listed"  # what was missed meanwhile is not known
+
+
+def test_of_many_buckets_each_configuration_is_looked_at_less_often(ledger_of, s3, url, gaps):
+    ledger = ledger_of(SQS(s3.queue(url)))
+    asked = []
+    ledger._configuration = lambda bucket: asked.append(bucket) or {}
+    ledger._buckets = lambda: [f"b{number}" for number in range(60)]
+    for ago_s, looks in ((0, 60), (21, 60), (121, 120)):
+        ledger._looked_s = {name: at_s - ago_s for name, at_s in ledger._looked_s.items()}
+        ledger._look_at_configurations()
+        assert len(asked) == looks
+
+
+def test_a_bucket_does_not_count_as_told_before_the_source_has_said_whether_we_are_alone(
+    ledger_of, redis_queue, url, bucket, gaps, monkeypatch
+):
+    """And it is asked again soon, after it gave no answer."""
+
+    def away():
+        raise StoreUnavailable("no answer")
+
+    with redis_queue(f"away-{bucket}") as source:
+        ledger = ledger_of(source)
+        with monkeypatch.context() as patched:
+            patched.setattr(source, "signed", away)
+            begun(ledger, gaps)
+            ledger.heard([Told(bucket, "a")], time.time_ns())
+        assert told(ledger) == []
+        ledger._claim._looked_s -= 3
+        ledger.heard([Told(bucket, "a")], time.time_ns())
+        assert told(ledger) == [bucket]
