@@ -1,9 +1,12 @@
 """Reading a directory page by page, from any place that was once handed out.
 
-A reader's place is a cookie: the number of its listing, and an index in it. The page that
-the reader is in is kept; what comes next begins after the last name, so that a name that was
-there all the time is seen exactly once whatever else comes and goes. A page is good for one
-generation of the mirror: the kernel keeps what it is shown, and of a change that was told
+A reader's place is a cookie: an index, and in its last bits the number of a listing. So each
+number up to a cookie that was handed out is a place, too: seekdir(3) may be given any. A listing
+is that of one directory: whoever makes up a cookie is shown no other.
+
+The page that the reader is in is kept; what comes next begins after the last name, so that a name
+that was there all the time is seen exactly once whatever else comes and goes. A page is good for
+one generation of the mirror: the kernel keeps what it is shown, and of a change that was told
 before, it would never hear again.
 
 Thread-safe: the table of listings has a lock; a listing is locked while it is read.
@@ -37,6 +40,13 @@ _OWN = PREFIX.encode()
 ListedRow = tuple[bytes, str, Entry]
 
 
+_NUMBER = (1 << 30) - 1  # the bits of a cookie that are a number
+
+
+def index_of(cookie: int) -> int:
+    return cookie >> 30
+
+
 class DirectoryPage(NamedTuple):
     rows: list[ListedRow]
     after: str  # the key that it begins behind
@@ -51,12 +61,19 @@ _NOTHING = DirectoryPage([], "", "", False, -1)
 class Listing:
     """One reader's way through one directory."""
 
-    def __init__(self, number: int, read: Callable[[str, int, int], DirectoryPage]) -> None:
+    def __init__(
+        self, number: int, directory: Node, read: Callable[[str, int, int], DirectoryPage]
+    ) -> None:
         self.number = number
+        self.directory = directory
         self.lock = threading.Lock()  # protects all below
         self._read = read
         self._start = 0  # the index of the first row of the page
         self._page = _NOTHING
+
+    def cookie(self, index: int) -> int:
+        """Return the place *index* in this listing."""
+        return index << 30 | self.number
 
     def rows(self, index: int, generation: int, want: int = 1) -> list[ListedRow]:
         """Return the rows from *index* on, *want* or more as far as there are as many. Nothing
@@ -114,7 +131,7 @@ class Listings:
         """Read the first names of *node*, which somebody is going to list."""
         if unsaved():
             return
-        listing = Listing(0, functools.partial(self._page, node, unsaved))
+        listing = Listing(0, node, functools.partial(self._page, node, unsaved))
         listing.rows(0, self._mimicdb.generation, want)
         self._foreseen = node, listing, time.monotonic()
 
@@ -128,21 +145,23 @@ class Listings:
             return None
         return listing if time.monotonic() - at_s < _FORESEEN_S else None
 
-    def ended(self, cookie: int) -> bool:
-        """Whether *cookie* is the end of its listing. Each reader asks once more there."""
-        found = self._open.get(cookie >> 32)
-        return found is not None and found.ended_at(cookie & 0xFFFF_FFFF, self._mimicdb.generation)
+    def ended(self, node: Node, cookie: int) -> bool:
+        """Whether *cookie* is the end of a listing of *node*. Each reader asks once more there."""
+        found = self._open.get(cookie & _NUMBER)
+        if found is None or found.directory is not node:
+            return False
+        return found.ended_at(index_of(cookie), self._mimicdb.generation)
 
     def at(self, node: Node, cookie: int, unsaved: Callable[[], Sequence[str]]) -> Listing:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
         listing was given up. *unsaved* names the files of the directory that S3 lacks yet."""
         foreseen = self._taken(node, unsaved) if not cookie and self._foreseen else None
         with self._lock:
-            number = cookie >> 32
-            found = self._open.get(number) if number else None
-            if found is None:
-                number = self._last = self._last + 1 & 0x3FFF_FFFF or 1
-                found = foreseen or Listing(0, functools.partial(self._page, node, unsaved))
+            number = cookie & _NUMBER
+            found = self._open.get(number) if cookie else None
+            if found is None or found.directory is not node:
+                number = self._last = self._last + 1 & _NUMBER or 1
+                found = foreseen or Listing(0, node, functools.partial(self._page, node, unsaved))
                 found.number = number
             self._open[number] = found
             self._open.move_to_end(number)

@@ -39,7 +39,7 @@ from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
-from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting
+from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
 
@@ -344,23 +344,22 @@ class Tree:
         """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
         if directory.kind == NodeKind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
-        if cookie and self._listings.ended(cookie):
+        if cookie and self._listings.ended(directory, cookie):
             return []
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
-        index = cookie & 0xFFFF_FFFF
+        index = index_of(cookie)
         fitting, nodes, asks = self._hold_rows(directory, listing, index, (size, overhead), hold)
         if not fitting:
             return []
         mtime_ns = self._created_ns(directory.bucket)
         if not cookie:
             self._walking.begins(directory.ino)
-        cookie = (listing.number << 32) + index
         found: list[DirEntry] = []
         below: list[int] = []
         of_object = self._shown(directory.bucket).of_object
         unknown = self._unknown(directory, fitting, nodes, hold) if asks else set()
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
-            cookie += 1
+            index += 1
             if node in unknown:
                 attr = Attr(node.ino, UNKNOWN_MODE, 0, 0, 0, 0)
             elif slot[-1:] != "/" and node.file is None:
@@ -371,7 +370,7 @@ class Tree:
                 attr = self._row_attr(node, entry, mtime_ns)
             if slot[-1:] == "/":
                 below.append(node.ino)
-            found.append(DirEntry(name, attr, cookie))
+            found.append(DirEntry(name, attr, listing.cookie(index)))
         self._walking.shows(below)
         return found
 
