@@ -284,6 +284,31 @@ def test_an_answer_is_whole_once_its_last_byte_is_here(server: str, end: str) ->
     assert (found.status, found.joined["etag"], found.read()) == (200, '"e"', b"abc")
 
 
+def test_however_many_are_put_those_who_read_have_a_connection(
+    endpoint: str, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    s3 = S3(S3Options(endpoint_url=endpoint, connections=2), mimicdb)
+    s3.put(bucket, "warm", b"warm", 4, condition=NEW)
+    with proxy.rule(Hold(puts)) as hold:
+        futures = at_once(s3, bucket, *KEYS)
+        assert hold.reached.wait(10)
+        for _ in range(3):
+            entry, _ = s3.pool.submit(s3.head, bucket, "warm").result(10)
+            assert entry.size == 4
+        assert hold.seen == 1
+        hold.release()
+        assert [future.result(10).size for future in futures] == [9, 9, 9]
+    s3.close()
+
+
+def test_over_one_connection_nothing_is_put_together(
+    endpoint: str, mimicdb: Mirror, bucket: str
+) -> None:
+    s3 = S3(S3Options(endpoint_url=endpoint, connections=1), mimicdb)
+    assert s3.put_soon(bucket, "a", b"a", Content(), Condition()) is None
+    s3.close()
+
+
 class Chunked(Rule):
     """Answers have an ETag, and an empty body of no length."""
 

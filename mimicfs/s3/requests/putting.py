@@ -115,6 +115,7 @@ class Putter:
         self._traffic = traffic
         self._learner = learner
         self._pool = pool
+        self._most = options.connections * 3 // 4  # at once: the rest is for those who read
         self._patience_s = min(options.read_timeout_s, options.request_timeout_s)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -132,7 +133,7 @@ class Putter:
         params = self._rules.stored("PutObject", put.params)
         with ours(put.about):
             ready = self._wire.ready(self._rules.sent("PutObject", params))
-        if ready is None or self._unclear:
+        if ready is None or self._unclear or not self._most:
             return None
         future: Future[Entry] = Future()
         with self._lock:
@@ -171,9 +172,9 @@ class Putter:
                 self._give_up(list(self._sent.values()))
 
     def _turn(self) -> None:
-        waits = _FULL_S if self._new else None
-        if self._sent:
-            waits = min(waits or self._patience_s, self._patience_s)
+        waits = self._patience_s if self._sent else None
+        if self._new and len(self._sent) < self._most:
+            waits = _FULL_S
         ready = self._poll.poll(None if waits is None else waits * 1000)
         answered = [self._sent[fd] for fd, _ in ready if fd in self._sent]
         self._learn([each for each in answered if self._went_on(each)])
@@ -188,7 +189,8 @@ class Putter:
         """Begin what may be begun now; return it, by bucket."""
         groups: dict[str, list[_PutUnderWay]] = {}
         under_way = {(each.put.bucket, each.put.key) for each in self._sent.values()}
-        while self._new and self._pool.begins():
+        free = self._most - len(self._sent)
+        while self._new and sum(map(len, groups.values())) < free and self._pool.begins():
             with self._lock:
                 found = self._new.popleft() if self._new else None
             if found is None or not found.future.set_running_or_notify_cancel():
