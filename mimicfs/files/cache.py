@@ -27,7 +27,7 @@ import secrets
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
@@ -154,9 +154,9 @@ class BlockCache:
         """From now on `expect` knows what readers ask for."""
         self._noted = True
 
-    def has_spare(self, size: int) -> bool:
-        """Whether *size* bytes have room without anything being evicted for them."""
-        return self._eviction.has_spare(size)
+    def has_spare(self, sizes: Collection[int]) -> bool:
+        """Whether objects of *sizes* have room without anything being evicted for them."""
+        return self._eviction.has_spare(sizes)
 
     def usage(self) -> CacheUsage:
         eviction = self._eviction

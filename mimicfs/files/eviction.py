@@ -22,7 +22,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -94,10 +94,10 @@ class Eviction:
         """Whether *size* bytes would have room if nothing else were here."""
         return size + _OVERHEAD <= self.limit
 
-    def has_spare(self, size: int) -> bool:
-        """Whether *size* bytes have room without anything being removed for them. False until it
-        is known what is here."""
-        size += _OVERHEAD
+    def has_spare(self, sizes: Collection[int]) -> bool:
+        """Whether objects of *sizes* have room without anything being removed for them. False
+        until it is known what is here."""
+        size = sum(sizes) + len(sizes) * _OVERHEAD
         spare = self.limit - self.limit // 20 - self.used
         return self._counted and size <= spare and not self._short(size)
 

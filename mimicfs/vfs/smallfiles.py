@@ -2,9 +2,9 @@
 opens them (-o small_files=SIZE).
 
 It is bounded: so many requests at once, a quarter of all at most; so many files and bytes of one
-directory; so many directories that wait, of which the oldest goes. It takes only room that is
-free in the cache, so nothing is evicted for it, and waits while others wait for a connection to
-S3. A read of a file that is on its way waits for that and asks nothing itself.
+directory; so many directories that wait, of which the oldest goes. It takes only room that is free
+in the cache for all that is on its way, so nothing is evicted for it, and waits while others wait
+for a connection to S3. A read of a file that is on its way waits for that and asks nothing itself.
 
 Threading: `listed` is called by any thread, and does not wait; one thread goes through directories,
 requests run in the S3 object's pool. `_lock` is a leaf.
@@ -56,10 +56,11 @@ class SmallFiles:
         self._most = most
         at_once = max(1, min(_AT_ONCE, connections // _SHARE))
         self._turns = threading.BoundedSemaphore(at_once)
-        self._lock = threading.Condition()  # protects the three below
+        self._lock = threading.Condition()  # protects the four below
         self._waiting: OrderedDict[tuple[str, str], Node] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._ended = False
+        self._under_way: list[int] = []  # the size of each object that is fetched now
         self._seen_s: OrderedDict[tuple[str, str], float] = OrderedDict()  # the thread's own
         self._thread = threading.Thread(target=self._run, name="small-files", daemon=True)
         self._thread.start()
@@ -131,7 +132,7 @@ class SmallFiles:
             if not self._turn():
                 kept.close()
                 return
-            if files < 0 or size < 0 or not self._cache.has_spare(entry.size):
+            if files < 0 or size < 0 or not self._has_spare(entry):
                 self._let_go(kept)
                 self._count("no_room")
                 return
@@ -140,6 +141,8 @@ class SmallFiles:
                 self._let_go(kept)
                 self._count("already")
                 continue
+            with self._lock:
+                self._under_way.append(entry.size)
             try:
                 self._s3.pool.submit(self._fetch, directory.bucket, entry, kept).add_done_callback(
                     lambda _, arrived=arrived: arrived()  # type: ignore[misc]
@@ -168,6 +171,10 @@ class SmallFiles:
             kept.close()
             self._count("already")
         return here
+
+    def _has_spare(self, entry: Entry) -> bool:
+        with self._lock:
+            return self._cache.has_spare([*self._under_way, entry.size])
 
     def _turn(self) -> bool:
         """Wait until a request may be sent, and nobody else waits to send one; False: it is
@@ -201,6 +208,8 @@ class SmallFiles:
             self._count("fetched")
             self._count("bytes", entry.size)
         finally:
+            with self._lock:
+                self._under_way.remove(entry.size)
             self._let_go(kept)
 
     def _let_go(self, kept: CachedObject) -> None:

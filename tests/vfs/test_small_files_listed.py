@@ -52,7 +52,7 @@ class Place:
         self.s3 = Objects()
         self.cache = BlockCache(directory, "endpoint", limit)
         self.small = SmallFiles(self.mimicdb, self.s3, self.cache, most, 32)
-        wait_until(lambda: self.cache.has_spare(1))  # it has counted what is here
+        wait_until(lambda: self.cache.has_spare([1]))  # it has counted what is here
 
     def hold(self, *entries):
         self.mimicdb.record_all("b", entries)
@@ -145,14 +145,24 @@ def test_what_somebody_reads_now_is_not_fetched_beside(place):
 
 
 def test_nothing_is_evicted_for_it(tmp_path):
-    with contextlib.closing(Place(tmp_path, limit=100_000)) as place:
-        place.hold(*entries(500, 1000))
+    with contextlib.closing(Place(tmp_path, limit=2_000_000, most=20_000)) as place:
+        place.hold(*entries(200, 20_000))
         place.s3.gate.set()
         place.small.listed(place.root)
         place.figures(no_room=1)
-        wait_until(lambda: place.s3.at_once == 0)
-        assert 0 < len(place.s3.asked) < 100
-        assert place.cache.usage().used <= 95_000
+        wait_until(lambda: place.small.figures()["fetched"] == len(place.s3.asked))
+        assert 30 < len(place.s3.asked) < 95
+        fetched = [entry for entry in entries(200, 20_000) if entry.key in place.s3.asked]
+        kept = [place.cache.object("b", entry) for entry in fetched]
+        assert all(each.here_until(0, 20_000) == 20_000 for each in kept)
+
+
+def test_what_is_on_its_way_has_room_before_more_is_asked_for(tmp_path):
+    with contextlib.closing(Place(tmp_path, limit=220_000)) as place:
+        place.hold(*entries(20, 1000))
+        place.small.listed(place.root)
+        place.figures(no_room=1, waiting=0)
+        wait_until(lambda: place.s3.at_once == 3)  # 64 KiB and their bytes each
 
 
 def keep_a_block(place, entry):
@@ -171,7 +181,7 @@ def test_what_is_here_in_part_and_not_fetched_can_be_evicted(tmp_path, why):
         if why == "already":
             place.cache.object("b", entry).is_read(Future())
         elif why == "no_room":
-            place.cache.has_spare = lambda size: False
+            place.cache.has_spare = lambda sizes: False
         elif why == "over":
             place.s3.waiting = 1
         else:
