@@ -339,3 +339,19 @@ def test_a_marker_that_is_shown_as_an_object_of_the_directory_above_is_a_directo
     assert [entry.key for entry in found.entries] == sorted({"a", "c/", "d", *shown})
     assert [entry.key for entry in found.entries if entry.kind == LISTED] == ["c/", *shown[1:]]
     assert not found.doubtful
+
+
+@pytest.mark.parametrize(
+    ("bucket", "said"),
+    [
+        ("photos", "s3/account/photos"),
+        ("photos", "tenant:photos"),
+        ("point-abc123-s3alias", "photos"),
+        ("lambda-abc123--ol-s3", "photos"),
+    ],
+)
+def test_a_bucket_may_be_called_by_a_longer_name_and_an_access_point_by_another(bucket, said):
+    body = page(contents("a"), name=said)
+    assert parse_page(body, Asked(bucket, "")).entries[0].key == "a"
+    with pytest.raises(MalformedListing, match="about bucket"):
+        parse_page(body, Asked("pho", ""))

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import pairwise, repeat
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_plus
@@ -20,18 +18,14 @@ from xml.parsers import expat
 from xml.sax.saxutils import unescape
 
 from mimicfs.entry import (
-    DAY_S,
-    EPOCH,
     LISTED,
-    NS,
     OBJECT,
-    TIME_MAX_NS,
     Entry,
     checked_size,
     unquoted,
 )
 from mimicfs.errors import MalformedListing
-from mimicfs.s3.requests.times import time_ns
+from mimicfs.s3.requests.times import plain_time_ns, time_ns
 
 T = TypeVar("T")
 OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
@@ -166,7 +160,6 @@ _OBJECT = re.compile(
     rb"(?:<StorageClass>([A-Z_]+)</StorageClass>)?</Contents>"
 )
 _GROUPS = 5
-_TIME = re.compile(rb"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z").fullmatch
 # Printable ASCII, nothing escaped: expat reads the same from it.
 _PRINTABLE = bytes(letter for letter in range(0x20, 0x7F) if letter not in b"<>&") + b"\n"
 
@@ -209,35 +202,6 @@ def plain_texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list
         return None
     texts = joined.decode("ascii").split("\n")
     return texts if len(texts) == len(column) else None
-
-
-def plain_time_ns(text: bytes) -> int:
-    """Return the ns of a time as S3 writes it. Raises ValueError: it is written otherwise."""
-    return (_midnight_s(text[:10]) + _seconds(text[10:19])) * NS + _fraction_ns(text[19:])
-
-
-@lru_cache(maxsize=1024)
-def _midnight_s(day: bytes) -> int:
-    if not _TIME(day + b"T00:00:00Z"):
-        raise ValueError(day)
-    at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
-    if abs(at) > TIME_MAX_NS // NS - DAY_S:
-        raise ValueError(day)  # read by expat, and clamped
-    return at
-
-
-@lru_cache(maxsize=16384)
-def _seconds(clock: bytes) -> int:
-    if not _TIME(b"2000-01-01" + clock + b"Z"):
-        raise ValueError(clock)
-    return int(clock[1:3]) * 3600 + int(clock[4:6]) * 60 + int(clock[7:])
-
-
-@lru_cache(maxsize=1024)
-def _fraction_ns(rest: bytes) -> int:
-    if not _TIME(b"2000-01-01T00:00:00" + rest):
-        raise ValueError(rest)
-    return int(rest[1:7].rstrip(b"Z").ljust(6, b"0")) * 1000
 
 
 def classes_named(column: list[bytes]) -> dict[bytes, str]:
@@ -329,8 +293,7 @@ class Found:
         if self._root != self.root:
             what = f"the answer is a <{self._root}>; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
-        by_arn = asked.bucket.startswith("arn:")  # then it is the bucket's own name, or an alias
-        if not by_arn and (self.top.get("Name") or asked.bucket) != asked.bucket:
+        if not _is_named(self.top.get("Name"), asked.bucket):
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
         # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
         # compared as it is first: what was asked may look like something encoded.
@@ -384,6 +347,18 @@ class Found:
             for entry in self.entries
         ]
         return entries, [Entry(decoded(prefix), kind=LISTED) for prefix in prefixes]
+
+
+def _is_named(said: str | None, bucket: str) -> bool:
+    """Whether *said* may be the name of *bucket* in an answer. That of an access point is the
+    bucket's own, or an alias; some servers have the account before it (linkedin/ambry, pull request
+    3002; tenants of Ceph)."""
+    access_point = bucket.startswith("arn:") or bucket.endswith(_ALIASES)
+    return not said or access_point or re.split("[/:]", said)[-1] == bucket
+
+
+# What aliases of access points end in: S3's, those of Object Lambda, those on Outposts.
+_ALIASES = ("-s3alias", "--ol-s3", "--op-s3")
 
 
 def checked_page(

@@ -23,10 +23,10 @@ from mimicfs.s3.requests.listing import (
     classes_named,
     decoded,
     plain_texts,
-    plain_time_ns,
     read_or_mended,
     read_xml,
 )
+from mimicfs.s3.requests.times import plain_time_ns
 
 
 class Version(NamedTuple):
