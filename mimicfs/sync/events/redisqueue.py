@@ -9,8 +9,8 @@
     hash    MinIO's format "namespace": a field for each object that exists. It has no order and
             no end, so it is read whole every 10 s, and what is another than before is a message:
             all is given of what was there when the last whole reading began.
-            About 150 bytes are remembered of each field, as it was when its message was
-            acknowledged
+            The page after one with large values has few of them. About 150 bytes are remembered
+            of each field, as it was when its message was acknowledged
 
 Threading: as source.py says.
 """
@@ -23,7 +23,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from time import monotonic, time_ns
 from typing import Any
 
@@ -40,7 +39,7 @@ from mimicfs.errors import ConfigError, StoreError
 from mimicfs.sync.events.source import Delivery, EventSource
 
 _BATCH_MAX = 100
-_BYTES_MAX = 8 << 20  # of a list: after so many, no further message is taken
+_BYTES_MAX = 8 << 20  # after so many, no further message is taken
 _LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
 _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
@@ -71,6 +70,7 @@ class RedisQueue(EventSource):
         self._again = 0  # of a list: how many of it came again, and are not acknowledged yet
         self._grouped = False  # whether the stream that is there has our group
         self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
+        self._last = b"0"  # of a stream: the number of the last entry that was ever added
         self._passed = 0  # of a stream: how many entries were read or lost since it was made
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
         self._reading: Iterator[Delivery] | None = None  # what of it is another than before
@@ -153,14 +153,14 @@ class RedisQueue(EventSource):
             if not found:  # those that were given are not acknowledged yet
                 self._closed.wait(wait_s)
             return found
-        moved = self._moved(wait_s)
-        bodies = [moved] if moved is not None else []
-        while bodies and len(bodies) < _BATCH_MAX and sum(map(len, bodies)) < _BYTES_MAX:
-            more = self._client.lmove(self._key, self._taken, "LEFT", "RIGHT")
-            if more is None:
-                break
-            bodies.append(more)
-        return [self._delivery(body) for body in bodies]
+        found, _ = _some(self._moving(wait_s))
+        return found
+
+    def _moving(self, wait_s: float) -> Iterator[Delivery]:
+        body = self._moved(wait_s)
+        while body is not None:
+            yield self._delivery(body)
+            body = self._moved(0)
 
     def _moved(self, wait_s: float) -> Any:
         if wait_s <= 0:
@@ -172,15 +172,14 @@ class RedisQueue(EventSource):
         not before: another consumer that goes on may shift what is behind it."""
         if self._begun:
             return []
-        bodies: list[bytes] = []
-        while len(bodies) < _BATCH_MAX and sum(map(len, bodies)) < _BYTES_MAX:
-            body = self._client.lindex(self._taken, self._again)
-            if body is None:
-                break
-            bodies.append(body)
-            self._again += 1
+        found, _ = _some(self._leaving())
         self._begun = self._again == 0
-        return [self._delivery(body) for body in bodies]
+        return found
+
+    def _leaving(self) -> Iterator[Delivery]:
+        while (body := self._client.lindex(self._taken, self._again)) is not None:
+            self._again += 1
+            yield self._delivery(body)
 
     def _delivery(self, body: bytes) -> Delivery:
         return Delivery(body, lambda pipeline: pipeline.lrem(self._taken, 1, body))
@@ -207,16 +206,27 @@ class RedisQueue(EventSource):
 
     def _taken_of_stream(self, wait_s: float) -> list[Delivery]:
         if self._pending != _NEW:
-            found = _entries(self._read_group(self._client, self._pending))
-            self._pending = _last_id(found, _NEW)
+            found, _ = _some(self._pending_entries())
             if found:
-                return [self._entry(*each) for each in found]
-        found, last = self._new_entries()
+                return found
+        found, _ = _some(self._unread_entries())
         if not found and wait_s > 0:
             wait_ms = max(1, round(wait_s * 1000))
-            if self._client.xread({self._key: last}, count=1, block=wait_ms):
-                found, _ = self._new_entries()
-        return [self._entry(*each) for each in found]
+            if self._client.xread({self._key: self._last}, count=1, block=wait_ms):
+                found, _ = _some(self._unread_entries())
+        return found
+
+    def _pending_entries(self) -> Iterator[Delivery]:
+        while found := _entries(self._read_group(self._client, self._pending)):
+            self._pending = _last_id(found, _NEW)
+            yield from (self._entry(*each) for each in found)
+        self._pending = _NEW
+
+    def _unread_entries(self) -> Iterator[Delivery]:
+        found, self._last = self._new_entries()
+        while found:
+            yield from (self._entry(*each) for each in found)
+            found, self._last = self._new_entries()
 
     def _look_at_group(self) -> None:
         """Another consumer may have read, and counted what was lost, since we have."""
@@ -230,8 +240,8 @@ class RedisQueue(EventSource):
             self._passed = max(self._passed, group.get("entries-read") or 0)
 
     def _new_entries(self) -> tuple[list[Any], bytes]:
-        """Return what nobody has read, and the number of the last entry that was ever added;
-        count what was cut off."""
+        """Return one entry that nobody has read, if there is any, and the number of the last one
+        that was ever added; count what was cut off."""
         with self._client.pipeline(transaction=True) as pipeline:
             self._read_group(pipeline, _NEW)
             pipeline.xinfo_stream(self._key)
@@ -249,7 +259,7 @@ class RedisQueue(EventSource):
         return found, last
 
     def _read_group(self, client: Any, after: bytes | str) -> Any:
-        return client.xreadgroup(_GROUP, _GROUP, {self._key: after}, count=_BATCH_MAX)
+        return client.xreadgroup(_GROUP, _GROUP, {self._key: after}, count=1)
 
     def _entry(self, number: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
         if not fields:  # it was cut off after it was taken
@@ -268,22 +278,33 @@ class RedisQueue(EventSource):
             self._reading, self._read_s = self._changes_of_hash(), monotonic()
             self._read_ns = time_ns()
         reading, self._reading = self._reading, None  # one that fails is not gone on with
-        found = list(islice(reading, _BATCH_MAX))
-        if len(found) == _BATCH_MAX:
-            self._reading = reading
-        else:
+        found, is_all = _some(reading)
+        if is_all:
             self._whole_ns = self._read_ns
+        else:
+            self._reading = reading
         return found
 
     def _changes_of_hash(self) -> Iterator[Delivery]:
         """Yield what is another than when it was acknowledged."""
         there: set[bytes] = set()
-        for name, body in self._client.hscan_iter(self._key, count=_BATCH_MAX):
+        for name, body in self._fields():
             if name not in there and self._seen.get(name) != hash(body):
                 yield Delivery(body, partial(self._remember, name, hash(body)))
             there.add(name)  # a scan may show a field twice
         for name in self._seen.keys() - there:
             yield Delivery(_gone(name), partial(self._forget, name))
+
+    def _fields(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the fields, from pages that are small where the values are large."""
+        cursor, count = 0, 1
+        while True:
+            cursor, page = self._client.hscan(self._key, cursor, count=count)
+            yield from page.items()
+            if not cursor:
+                return
+            largest = max(map(len, page.values()), default=0)
+            count = max(1, min(2 * count, _BATCH_MAX, _BYTES_MAX // (largest + 1)))
 
     def _remember(self, name: bytes, value: int, _pipeline: Any) -> None:
         self._seen[name] = value
@@ -297,6 +318,17 @@ class RedisQueue(EventSource):
             yield
         except FOREIGN as exc:
             raise our_error(exc, self._where) from exc
+
+
+def _some(deliveries: Iterator[Delivery]) -> tuple[list[Delivery], bool]:
+    """Return the next of *deliveries*, as many as may be held, and whether that was all."""
+    found, size = [], 0
+    for each in deliveries:
+        found.append(each)
+        size += len(each.body)
+        if len(found) == _BATCH_MAX or size >= _BYTES_MAX:
+            return found, False
+    return found, True
 
 
 def _cut_off(stream: dict[str, Any]) -> int:

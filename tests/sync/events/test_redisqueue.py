@@ -121,6 +121,36 @@ def test_of_large_messages_of_a_list_few_are_taken_and_all_come(queue, server, r
     assert server.exists("events", "events:mimicfs") == 0
 
 
+def test_of_large_messages_of_a_stream_few_are_taken_and_all_come(queue, server, redis_url):
+    for number in range(5):
+        server.xadd("events", {"data": f"{number}" + "x" * (5 << 20)})
+    assert [each.body[:1] for each in queue.receive(0)] == [b"0", b"1"]
+    assert [each.body[:1] for each in queue.receive(0)] == [b"2", b"3"]
+    after_a_crash = RedisQueue(f"{redis_url}#events")
+    for numbers in ([b"0", b"1"], [b"2", b"3"], [b"4"]):
+        found = after_a_crash.receive(0)
+        assert [each.body[:1] for each in found] == numbers
+        after_a_crash.acknowledge(found)
+    assert after_a_crash.receive(0) == []
+
+
+def test_of_large_messages_of_a_hash_few_are_held_and_all_come(queue, server, monkeypatch):
+    monkeypatch.setattr(redisqueue, "_BYTES_MAX", 10_000)
+    server.hset("events", mapping={f"b/{n}": f"{n:03}" + "x" * 1000 for n in range(200)})
+    hscan, held = queue._client.hscan, []
+
+    def measured(*args, **options):
+        cursor, page = hscan(*args, **options)
+        held.append(sum(map(len, page.values())))
+        return cursor, page
+
+    monkeypatch.setattr(queue._client, "hscan", measured)
+    found = [queue.receive(0) for _ in range(20)]
+    assert {len(page) for page in found} == {10}
+    assert {each.body[:3] for page in found for each in page} == {b"%03d" % n for n in range(200)}
+    assert (queue.receive(0), max(held) < 20_000) == ([], True)
+
+
 def test_what_another_consumer_acknowledges_meanwhile_hides_nothing_that_was_left(
     queue, server, redis_url, monkeypatch
 ):
