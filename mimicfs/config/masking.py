@@ -6,22 +6,54 @@ from __future__ import annotations
 import re
 
 SHOWN = "***"
-# What a header, a field or a word of a query is called that has a secret; not a file that has one.
+# What a header, a field, an element or a word of a query is called that has a secret; not a file
+# that has one, no error code of S3, and not where a listing goes on.
 NAMES = (
-    r"(?:X-(?:Amz|Goog)-Credential|signature|(?<![a-z0-9])sig|pas+w(?:or)?d|token"
-    r"|secret|customer-key|access[-_]?key)(?![\w-]*file)[\w-]*"
+    r"(?!signatureDoesNotMatch)(?:X-(?:Amz|Goog)-Credential|signature|(?<![a-z0-9])sig"
+    r"|pas+w(?:or)?d|passphrase|(?<![a-z0-9])pwd|secret|cookie|authorization"
+    r"|(?<!expired)(?<!invalid)(?<!continuation)(?<!continuation-)token"
+    r"|(?<!invalid)access[-_]?key|(?:customer|private|api)[-_]?key)(?![\w-]{0,99}file)[\w-]{0,99}"
 )
-_LOOKS_SECRET = (
-    # Up to the last @: a password may have one, and a slash. (A key may have one, too: not in s3://.)
-    (re.compile(r"\b((?!s3:)[\w+.-]+://)[^\s\"'<>]*@"), rf"\1{SHOWN}@"),
-    (re.compile(rf"({NAMES}[\"']?\s*[=:]\s*[\"']?)[^\s&\"',]+", re.IGNORECASE), rf"\1{SHOWN}"),
-    (re.compile(r"(Authorization:\s*)[^\r\n]+", re.IGNORECASE), rf"\1{SHOWN}"),
+# What is between a name and its value: in a query, also an encoded one; in JSON, also within a text
+# of JSON; in a dict or a tuple of Python.
+_IS = r"(?:\\*[\"'])?\s*(?:[=:]|%(?:25)?3D)\s*"
+_QUOTED = rf"(?:{_IS}|[\"'],\s*)b?(\\*[\"'])"
+_FLAGS = re.IGNORECASE | re.DOTALL
+# The last group is the secret; what is before it stays.
+_LOOKS_SECRET = tuple(
+    re.compile(pattern, _FLAGS)
+    for pattern in (
+        # Up to the last @: a password may have one, and a slash. (A key may have one, too: not in
+        # s3://.)
+        r"(\b(?!s3:)[\w+.-]{1,99}://)([^\s\"'<>]{0,9999})(?=@)",
+        r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(?=-----END|\Z)",
+        rf"(<[\w:.-]{{0,99}}{NAMES}>)([^<]+)",
+        rf"({NAMES}{_QUOTED})((?:\\[^\r\n]|[^\\\r\n])*?)(?=\2)",
+        rf"((?:Authorization|Cookie){_IS})((?![\s\"'\\]|b[\"'])[^\r\n]+)",
+        rf"({NAMES}{_IS}(?:b?\\*[\"'])?)([^\s&\"',]+?)(?=\\*(?:[\s&\"',]|\Z))",
+        r"(\bBearer\s+)((?=\S*\d)[\w.~+/=-]{8,})",
+    )
 )
+_SHORTEST = 12  # letters; a shorter one, or one that is a word, may be written for another reason
 
 
 def masked(text: str) -> str:
-    """Return *text* without passwords in URLs, and without signatures and tokens in queries and
-    headers."""
-    for pattern, shown in _LOOKS_SECRET:
-        text = pattern.sub(shown, text)
+    """Return *text* without passwords in URLs, and without signatures and tokens in queries,
+    headers, JSON and XML; nor where it says one of them again."""
+    found: set[str] = set()
+
+    def hidden(match: re.Match[str]) -> str:
+        secret = match[match.lastindex or 0].rstrip(".:;)]}")
+        found.update((secret, secret.partition(":")[2]))
+        return match[1] + SHOWN
+
+    for pattern in _LOOKS_SECRET:
+        text = pattern.sub(hidden, text)
+    for secret in sorted(filter(_is_no_word, found), key=len, reverse=True):
+        text = text.replace(secret, SHOWN)
     return text
+
+
+def _is_no_word(secret: str) -> bool:
+    mixed = any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
+    return mixed and len(secret) >= _SHORTEST

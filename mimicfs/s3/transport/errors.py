@@ -157,7 +157,8 @@ class ours:  # noqa: N801  reads as a statement; a generator costs each request 
             raise error from (exc if masked(said) == said else None)
         if isinstance(exc, ResponseParserError):
             text = f"the answer is not from S3; check --endpoint-url: {_one_line(exc)}"
-            raise errors.S3Unavailable(f"{self._about}: {text}") from exc
+            error = errors.S3Unavailable(f"{self._about}: {text}")
+            raise error from (exc if masked(str(exc)) == str(exc) else None)
         if isinstance(exc, UnicodeEncodeError):  # a name that is no UTF-8 (a lone surrogate)
             text = f"{self._about}: S3 takes only UTF-8"
             raise errors.InvalidRequest(_printable(text)) from exc
@@ -247,7 +248,7 @@ _SECRET = re.compile(r"(?<=://)[^\s/@\"']*@|\?[^\s\"']*X-Amz-[^\s\"']*")
 
 def _one_line(exc: Exception) -> str:
     """Return what *exc* says, in one line and without secrets."""
-    return " ".join(_SECRET.sub("", str(exc)).split())[:300]
+    return masked(" ".join(_SECRET.sub("", str(exc)).split()))[:300]
 
 
 def _printable(text: str) -> str:
