@@ -14,6 +14,7 @@ from mimicfs.errors import NOTHING_SAID, S3Error, TooManyRequests
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.examine import Examination
+from mimicfs.s3.requests.past import versioning
 from mimicfs.s3.requests.scratch import Scratch
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -126,3 +127,12 @@ def test_of_what_s3_does_not_say_doctor_finds_nothing(once: S3, bucket: str, pro
     assert (found["copy"].result, found["copy"].advice) == ("fail", "")
     assert "SlowDown" in found["copy"].found
     assert found["checksums"].result == "ok"
+
+
+def test_a_server_that_knows_no_versioning_has_never_kept_versions(
+    once: S3, bucket: str, proxy: Proxy
+) -> None:
+    """JuiceFS and R2 say 501."""
+    rule = Fail(lambda request: "versioning" in request.query, 501, "NotImplemented")
+    with proxy.rule(rule):
+        assert versioning(once, bucket) == ""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from mimicfs.config.values import S3Options
 from mimicfs.entry import LISTED, Entry
-from mimicfs.errors import KeyNotFound
+from mimicfs.errors import KeyNotFound, Unsupported
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
 from mimicfs.s3.requests.client import S3
@@ -227,5 +227,8 @@ def _versions(page_behind: Callable[[Marker], VersionPage]) -> Iterator[Version]
 
 def versioning(s3: S3, bucket: str) -> str:
     """Return whether *bucket* keeps versions: "Enabled", "Suspended", or "" (never did)."""
-    status: str = s3.call("get_bucket_versioning", bucket).get("Status", "")
+    try:
+        status: str = s3.call("get_bucket_versioning", bucket).get("Status", "")
+    except Unsupported:  # a server that has no versions (JuiceFS, R2)
+        return ""
     return status
