@@ -5,6 +5,10 @@ Beside the list, the store notes the owner that S3 named with it, and a hash of 
 which S3 named that owner. A client with one of these keys is answered from the mirror, whichever
 program asked S3; a client with any other key asks S3 once.
 
+Beside a bucket, it notes the owner that S3 named with its objects, and which access keys write
+objects of that owner. Where the bucket's owner does not own all that is in it, each account owns
+what it writes: after the first write with another key, S3 is asked until it has listed one.
+
 Threading: any; each change is one note.
 """
 
@@ -12,21 +16,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.transport.calls import Params
 
 _NOTE = "owner"  # the note beside the list of buckets
-_OWNERS = "owners"  # that beside a bucket
-_SEVERAL = "[]"
+_OWNERS = "object-owner"  # that beside a bucket
 _KEYS_MAX = 32  # access keys that are remembered: those of roles change every hour
 
 
 class _Noted(NamedTuple):
     owner: Mapping[str, str]
     keys: list[str]  # hashes
+
+
+class _Owners(NamedTuple):
+    owner: tuple[Mapping[str, str] | None, ...] = ()  # one, which may be None; empty: not named yet
+    several: bool = False  # there are others
+    # Access keys, by their hashes, that have written objects:
+    writers: tuple[str, ...] = ()  # of that owner
+    unsure: tuple[str, ...] = ()  # of nobody knows whom, until S3 lists one
 
 
 class ListedAccount:
@@ -40,7 +51,7 @@ class ListedAccount:
         """Return the owner that S3 names to this client with the list of the mirror; None: S3 has
         not named one."""
         noted = self._noted()
-        if noted is None or not noted.owner or self._key() not in noted.keys:
+        if noted is None or not noted.owner or self.key() not in noted.keys:
             return None
         return noted.owner
 
@@ -52,7 +63,7 @@ class ListedAccount:
 
     def claimed(self, owner: Mapping[str, str]) -> None:
         """It is that of *owner*."""
-        noted, key = self._noted(), self._key()
+        noted, key = self._noted(), self.key()
         keys = noted.keys if noted is not None and noted.owner == owner else []
         if key not in keys:
             text = json.dumps({"owner": owner, "keys": [*keys, key][-_KEYS_MAX:]})
@@ -67,7 +78,7 @@ class ListedAccount:
         text = self._mimicdb.note("", _NOTE)
         return None if text is None else _Noted(**json.loads(text))
 
-    def _key(self) -> str:
+    def key(self) -> str:
         """Return a hash of the client's access key, as it is now: to ask for a newer one may take
         requests."""
         credentials = self._client._request_signer._credentials
@@ -77,29 +88,79 @@ class ListedAccount:
 
 
 class NamedOwner:
-    """The owner that ListObjects names of the objects of a bucket of *mimicdb*."""
+    """The owner that ListObjects names of the objects of a bucket of *mimicdb*. What *account*'s
+    client writes may have another owner than what is there: S3 is asked once."""
 
-    def __init__(self, mimicdb: Mirror) -> None:
+    def __init__(self, mimicdb: Mirror, account: ListedAccount) -> None:
         self._mimicdb = mimicdb
+        self._account = account
+        self._wrote: dict[str, str] = {}  # by bucket: the newest key of ours, of an unsure owner
+        self._sure: set[str] = set()  # buckets in which what we write has the owner of the others
 
-    def of(self, bucket: str) -> list[Mapping[str, str] | None]:
+    def of(self, bucket: str) -> Sequence[Mapping[str, str] | None]:
         """Return the owner of all objects of *bucket*, None if S3 names none with them; nothing if
-        that is not known, or there are several."""
-        noted: list[Mapping[str, str] | None] = json.loads(
-            self._mimicdb.note(bucket, _OWNERS) or _SEVERAL
-        )
-        return noted
+        that is not known, or there may be several."""
+        noted = _read(self._mimicdb.note(bucket, _OWNERS))
+        return () if noted.several or noted.unsure else noted.owner
+
+    def wrote(self, bucket: str, key: str) -> None:
+        """This client has written *key*."""
+        if bucket in self._sure:
+            return
+        new = bucket not in self._wrote
+        self._wrote[bucket] = key
+        if new:
+            self._change(bucket, self._with_writer)
+
+    def gone(self, bucket: str) -> None:
+        """*bucket* was made or removed: whoever writes into it, that is a new one."""
+        self._sure.discard(bucket)
+        self._wrote.pop(bucket, None)
 
     def named(self, params: Params, answer: Params) -> None:
         """S3 has given *answer* to a ListObjects."""
-        owners = [item.get("Owner") for item in answer.get("Contents", ())]
+        bucket, items = params["Bucket"], answer.get("Contents", ())
+        owners = [item.get("Owner") for item in items]
         if not owners:
             return
         one = owners.count(owners[0]) == len(owners)
-        text = json.dumps(owners[:1]) if one else _SEVERAL
-        noted = self._mimicdb.note(params["Bucket"], _OWNERS)
         whole = params.keys() == {"Bucket"} and not answer.get("IsTruncated")
-        if noted not in (None, text) and not whole:
-            text = _SEVERAL
-        if noted != text:
-            self._mimicdb.set_note(params["Bucket"], _OWNERS, text)
+        ours = self._wrote.get(bucket) in [item["Key"] for item in items]
+
+        def change(noted: _Owners) -> _Owners:
+            another = noted.owner not in ((), (owners[0],))
+            if not one or (not whole and (noted.several or another)):
+                return _Owners(several=True)
+            known = noted.unsure if whole else (self._account.key(),) if ours else ()
+            writers = () if another else noted.writers
+            return _Owners(
+                (owners[0],),
+                writers=(*writers, *(key for key in known if key not in writers))[-_KEYS_MAX:],
+                unsure=tuple(key for key in noted.unsure if key not in known),
+            )
+
+        self._change(bucket, change)
+
+    def _with_writer(self, noted: _Owners) -> _Owners:
+        key = self._account.key()
+        if noted.several or key in noted.writers or key in noted.unsure:
+            return noted
+        return noted._replace(unsure=(*noted.unsure, key))
+
+    def _change(self, bucket: str, change: Callable[[_Owners], _Owners]) -> None:
+        swapped, text = False, self._mimicdb.note(bucket, _OWNERS)
+        while not swapped:
+            noted = _read(text)
+            changed = change(noted)
+            if changed == noted:
+                break
+            swapped, text = self._mimicdb.swap_note(bucket, _OWNERS, text, json.dumps(changed))
+        if self._account.key() in changed.writers:
+            self._sure.add(bucket)
+
+
+def _read(text: str | None) -> _Owners:
+    if text is None:
+        return _Owners()
+    owner, several, writers, unsure = json.loads(text)
+    return _Owners(tuple(owner), several, tuple(writers), tuple(unsure))

@@ -48,6 +48,7 @@ from mimicfs.s3.transport.calls import Params
 
 PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
+_WRITING = ("PutObject", "CopyObject", "CompleteMultipartUpload")
 # The letter behind all others that take as many bytes, for 1, 2, 3 and 4 bytes.
 _LAST = ("\x7f", "\u07ff", "\uffff", "\U0010ffff")
 _ALLOWED = {
@@ -93,7 +94,7 @@ class Local:
         self._places = places
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
-        self._owner = NamedOwner(mimicdb)
+        self._owner = NamedOwner(mimicdb, account)
         self._buckets: dict[str, LocalAnswer] = {}  # what a HEAD said, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
@@ -122,8 +123,12 @@ class Local:
             self._doubted |= {(bucket, reading) for reading in _ALLOWED}
         elif self._doubted:
             self._doubted -= {(bucket, operation)}
-        if operation == "CreateBucket":
-            self._account.made()
+        if operation in _WRITING:
+            self._owner.wrote(bucket, params["Key"])
+        elif effect_of(operation) is Effect.BUCKET:
+            self._owner.gone(bucket)
+            if operation == "CreateBucket":
+                self._account.made()
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
             metadata = answers.metadata(200, answers.headers_of(answer))
             self._buckets[bucket] = {**answer, "ResponseMetadata": metadata}
