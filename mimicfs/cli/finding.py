@@ -91,7 +91,11 @@ partial_option = click.option(
     help="STANDARD, GLACIER, ... Repeat the option to allow several.",
 )
 @click.option(
-    "--etag", "etags", multiple=True, metavar="ETAG", help="Repeat the option to allow several."
+    "--etag",
+    "etags",
+    multiple=True,
+    metavar="ETAG",
+    help="The ETag is this one. Repeat the option to allow several.",
 )
 @click.option(
     "--type",

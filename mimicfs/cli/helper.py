@@ -22,7 +22,7 @@ import click
 
 from mimicfs.cli.mounting import mount_at, umount_at
 from mimicfs.cli.text import one_line
-from mimicfs.config.options import from_words, words
+from mimicfs.config.given import from_words, words
 from mimicfs.config.settled import settle
 from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import ConfigError, MimicError, MountError

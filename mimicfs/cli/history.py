@@ -45,8 +45,21 @@ def _of_bucket(url: str) -> Target:
 
 @click.command()
 @click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
-@click.option("--from", "since", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h.")
-@click.option("--to", "until", default="now", show_default=True, metavar="MOMENT")
+@click.option(
+    "--from",
+    "since",
+    required=True,
+    metavar="MOMENT",
+    help="The earlier moment: 2026-11-01T18:00, -2h.",
+)
+@click.option(
+    "--to",
+    "until",
+    default="now",
+    show_default=True,
+    metavar="MOMENT",
+    help="The later moment, written likewise.",
+)
 @json_option
 @common
 def diff(settings: Settings, url: str, since: str, until: str, as_json: bool) -> None:
@@ -97,7 +110,12 @@ def _told(version: Version | None) -> dict[str, Any] | None:
 
 @click.command()
 @click.argument("url", metavar="s3://BUCKET[/PREFIX]", shell_complete=completes_urls)
-@click.option("--at", required=True, metavar="MOMENT", help="2026-11-01T18:00, -2h, yesterday.")
+@click.option(
+    "--at",
+    required=True,
+    metavar="MOMENT",
+    help="The moment whose state comes back: 2026-11-01T18:00, -2h, yesterday.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what the command would do, and do nothing.")
 @click.option("--keep-new", is_flag=True, help="Keep objects that did not exist at that moment.")
 @json_option

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import SHOWN
 from mimicfs.config import options
+from mimicfs.config.given import from_words, words
 from mimicfs.config.limits import CHANGEABLE
 from mimicfs.config.options import OPTIONS, GivenValue, Kind, Option, Section, Values, shown_to_all
 from mimicfs.config.settled import settle
@@ -57,8 +58,8 @@ def for_mounts(command: CommandFunction) -> CommandFunction:
 
     @functools.wraps(command)
     def run(choices: tuple[str, ...], **given: Any) -> Any:
-        words = options.from_words(options.words(choices))
-        return command(settled=settle(_taken(_ALL, given), os.environ, words), **given)
+        said = from_words(words(choices))
+        return command(settled=settle(_taken(_ALL, given), os.environ, said), **given)
 
     choose = click.option(
         "-o",

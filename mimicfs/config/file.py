@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.config import peers
+from mimicfs.config.given import short_for
 from mimicfs.config.options import (
     BY_NAME,
     IN_BUCKETS,
@@ -42,7 +43,6 @@ from mimicfs.config.options import (
     Values,
     checked,
     nearest,
-    short_for,
 )
 from mimicfs.config.rules import KeyRule
 from mimicfs.config.values import has_secret

@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from mimicfs.config import peers
 from mimicfs.config.limits import parse_limit, parse_per_day, parse_request_rate
-from mimicfs.config.masking import SHOWN, masked
 from mimicfs.config.sizes import MIB, parse_size
 from mimicfs.config.values import (
     ACLS,
@@ -138,7 +136,8 @@ OPTIONS = (
     Option("fips", Kind.FLAG, "Ask AWS at endpoints with FIPS 140."),
     Option("credentials-file", Kind.PATH,
            "A file with access keys, written as ~/.aws/credentials."),
-    Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."),
+    Option("sign-request", Kind.FLAG, "Sign requests; --no-sign-request is for public buckets."
+           "  [default: yes]"),
     Option("requester-pays", Kind.FLAG, "Agree to pay for requests and transfer.", _B),
     Option("connections", Kind.COUNT, "How many requests to S3 may run at once."
            + _default(_S3.connections), metavar="NUMBER"),
@@ -166,15 +165,16 @@ OPTIONS = (
     Option("store-password-file", Kind.PATH, "A file with the password of Redis."),
     Option("namespace", Kind.TEXT, "The name of the mirror in its store, which can hold several.",
            metavar="NAME"),
-    Option("log-level", Kind.TEXT, "The least important messages that are logged.",
-           choices=_LEVELS),
-    Option("log-file", Kind.PATH, "The file to log to; syslog: logs to the system log."),
+    Option("log-level", Kind.TEXT, "The least important messages that are logged."
+           "  [default: warning]", choices=_LEVELS),
+    Option("log-file", Kind.PATH, "The file to log to; `syslog:` is the system log."
+           "  [default: ~/.local/state/mimicfs/mimicfs.log]"),
     Option("slow-request", Kind.SECONDS, "Log requests to S3 that take this long or longer; 0:"
            " none." + _default(_S3.slow_s), metavar="SECONDS"),
     Option("foreground", Kind.FLAG, "Stay in the foreground and log to the terminal.",
            Section.COMMAND),
     Option("cache-dir", Kind.PATH, "The directory of the cache, and of bytes that S3 does not have"
-           " yet.  [default: the state directory, or ~/.cache/mimicfs]", _M),
+           " yet.  [default: ~/.cache/mimicfs, and for those bytes ~/.local/state/mimicfs]", _M),
     Option("cache-size", Kind.SIZE, "How much of what was read stays on disk: 20G; 0:"
            " none.  [default: a quarter of the free space]", _M, metavar="SIZE"),
     Option("small-files", Kind.SIZE, "When a directory is listed, fetch its files of up to this"
@@ -185,23 +185,27 @@ OPTIONS = (
            " each version of NAME.", _M),
     Option("read-only", Kind.FLAG, "Refuse every change (-o ro).", _M),
     Option("allow-other", Kind.FLAG, "Let other users use the mount.", _M),
-    Option("uid", Kind.USER, "The owner of the files, as a name or a number.", _M, metavar="USER"),
-    Option("gid", Kind.GROUP, "The group of the files, as a name or a number.",
-           _M, metavar="GROUP"),
+    Option("uid", Kind.USER, "The owner of the files, as a name or a number.  [default: whoever"
+           " mounts]", _M, metavar="USER"),
+    Option("gid", Kind.GROUP, "The group of the files, as a name or a number.  [default: that of"
+           " whoever mounts]", _M, metavar="GROUP"),
     Option("umask", Kind.OCTAL, "Permission bits that files and directories do not have.", _M),
-    Option("file-mode", Kind.OCTAL, "Permissions of files.", _M),
-    Option("dir-mode", Kind.OCTAL, "Permissions of directories.", _M),
-    Option("exec", Kind.FLAG, "Let users run programs from the mount.", _M),
-    Option("atime", Kind.FLAG, "Let the kernel keep access times.", _M),
+    Option("file-mode", Kind.OCTAL,
+           "Permissions of files.  [default: 644, or as --umask says]", _M),
+    Option("dir-mode", Kind.OCTAL,
+           "Permissions of directories.  [default: 755, or as --umask says]", _M),
+    Option("exec", Kind.FLAG, "Let users run programs from the mount.  [default: yes]", _M),
+    Option("atime", Kind.FLAG, "Let the kernel keep access times.  [default: yes]", _M),
     Option("suid", Kind.FLAG, "Honour setuid and setgid bits (root only).", _M),
     Option("dev", Kind.FLAG, "Honour device files (root only).", _M),
     Option("markers", Kind.FLAG, "Let mkdir put an object `d/`. Switch this off for servers that"
-           " store it as `d` (rclone serve s3).", _M),
-    Option("symlinks", Kind.FLAG, "Allow symbolic links, which are stored as objects.", _M),
+           " store it as `d` (rclone serve s3).  [default: yes]", _M),
+    Option("symlinks", Kind.FLAG, "Allow symbolic links, which are stored as objects."
+           "  [default: yes]", _M),
     Option("ttl", Kind.SECONDS, "List a directory again when it is visited and its last listing"
-           " is older than this; 0: never.", _B, metavar="SECONDS"),
+           " is older than this; 0: never.  [default: 0]", _B, metavar="SECONDS"),
     Option("consistency", Kind.TEXT,
-           "Whether opening a file asks the mirror or S3 (one HEAD).", _M,
+           "Whether opening a file asks the mirror or S3 (one HEAD).  [default: mirror]", _M,
            choices=("mirror", "open")),
     Option("sync-rate", Kind.RATE, "How many LIST requests per second `touch .sync` may cost on"
            " average; 0: any number." + _default(_VFS.sync_rate), _M, metavar="NUMBER"),
@@ -216,7 +220,7 @@ OPTIONS = (
     Option("reconcile", Kind.SECONDS, "Compare the whole mirror with S3 once in every SECONDS; 0:"
            " never.  [default: a day with --events, else never]", _M, metavar="SECONDS"),
     Option("replica", Kind.FLAG, "Keep a local copy of visited directories of a store in Redis,"
-           " and read from it.", _M),
+           " and read from it.  [default: yes]", _M),
     Option("store-loss", Kind.TEXT, "Whether reads use the local copy, or fail with EIO, while a"
            " store in Redis is unreachable.  [default: copy]", _M,
            choices=("copy", "eio")),
@@ -241,7 +245,8 @@ OPTIONS = (
            " them after that. fsync still waits for S3.", _M),
     Option("staging-size", Kind.SIZE, "How many bytes may wait for S3 on the local disk."
            "  [default: until the disk is nearly full]", _M, metavar="SIZE"),
-    Option("clear-dead", Kind.FLAG, "First unmount a dead mount at the mount point.", _M),
+    Option("clear-dead", Kind.FLAG, "First unmount a dead mount at the mount point."
+           "  [default: yes]", _M),
     Option("nonempty", Kind.FLAG, "Mount even on a directory that has files.", _M),
     Option("create-prefix", Kind.FLAG, "Mount s3://BUCKET/PREFIX even if no key begins with it.",
            _M),
@@ -300,90 +305,6 @@ _UNITS = {"d": DAY_S, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 WORDS_FOR_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)
-_ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
-# Words of fstab for mount(8), systemd and boot scripts, and not for a file system.
-_FOR_OTHERS = frozenset(
-    {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"}
-    | {"async", "sync", "dirsync", "relatime", "norelatime", "strictatime", "nostrictatime"}
-    | {"lazytime", "nolazytime", "diratime", "nodiratime", "loud", "silent", "default_permissions"}
-)
-_FOR_OTHERS_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype=")
-
-
-def words(groups: Iterable[str]) -> list[str]:
-    """Return the single words of what was given after -o; a comma in a value is `\\,`."""
-    found = [word for group in groups for word in re.split(r"(?<!\\),", group)]
-    return [word.strip().replace("\\,", ",") for word in found if word.strip()]
-
-
-def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
-    """Return what the words after -o say. Raises ConfigError for what is not known, unless
-    *sloppy* (mount -s)."""
-    values: Values = {}
-    for word in given:
-        name, equals, text = word.partition("=")
-        if name in _FOR_OTHERS or word.startswith(_FOR_OTHERS_WITH_VALUE):
-            continue
-        option, negated = _named(name.replace("-", "_"))
-        secret = option.kind is Kind.SECRET if option else masked(word) != word
-        shown = f"{name}={SHOWN}" if secret else word
-        if option is None or (negated and equals):
-            if sloppy:
-                continue
-            raise ConfigError(f"-o {shown}: not an option{_hint(name)}")
-        if not option.flag:
-            raise ConfigError(f"-o {name}: set it in the configuration file or the environment")
-        if negated and option.kind is not Kind.FLAG:
-            values[option.name] = GivenValue(OFF, f"-o {word}")
-        elif option.kind is Kind.FLAG and not equals:
-            values[option.name] = GivenValue(not negated, f"-o {word}")
-        elif not equals and OFF in option.choices:
-            values[option.name] = GivenValue(option.choices[0], f"-o {word}")
-        elif not equals:
-            raise ConfigError(f"-o {word}: needs a value: {name}={_example(option)}")
-        else:
-            value = shown_to_all(option, text, f"-o {name}", f"-o {shown}")
-            values[option.name] = GivenValue(value, f"-o {name}")
-    return values
-
-
-def _named(word: str) -> tuple[Option | None, bool]:
-    """Return the option that *word* names, and whether it is switched off by that."""
-    word = _ALIASES.get(word, word)
-    for option in OPTIONS:
-        if word == option.word:
-            return option, False
-        if option.can_be_off and word in (f"no{option.word}", f"no_{option.word}"):
-            return option, True
-    return None, False
-
-
-def short_for(name: str) -> str:
-    """Return what an abbreviation of fstab (ro) is in the configuration file; "" if it is none."""
-    option, negated = _named(name) if name in _ALIASES else (None, False)
-    return "" if option is None else f"{option.name} = {str(not negated).lower()}"
-
-
-def _hint(name: str) -> str:
-    known = [option.word for option in OPTIONS if option.flag]
-    known += [f"no{option.word}" for option in OPTIONS if option.can_be_off and option.flag]
-    theirs = peers.advice(name)
-    if theirs:
-        return f"; {theirs}"
-    near = nearest(name, [*known, *_ALIASES])
-    return f"; did you mean {near}?" if near else "; mimicfs mount --help lists the options"
-
-
-def from_environment(environ: Mapping[str, str]) -> Values:
-    """Return what variables of the environment say. Raises ConfigError."""
-    values: Values = {}
-    for option in OPTIONS:
-        for variable in (option.variable, *option.environment):
-            text = environ.get(variable)
-            if text:
-                values[option.name] = GivenValue(parsed(option, text, variable), variable)
-                break
-    return values
 
 
 def shown_to_all(option: Option, text: str, name: str, about: str) -> Any:
@@ -476,22 +397,6 @@ def _amount(text: str, kind: Kind, about: str) -> float:
     if not 0 <= number < float("inf"):
         raise ConfigError(f"{about}: out of range; 0 or more")
     return number
-
-
-def mistyped(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that are probably meant for mimicfs and that it does not know. Of others
-    nothing is said: Kubernetes makes MIMICFS_PORT for a service of that name."""
-    known = {option.variable for option in OPTIONS}
-    doubted = []
-    for variable in sorted(set(environ) - known):
-        near = nearest(variable, known, 0.9) if variable.startswith("MIMICFS_") else ""
-        if near:
-            doubted.append(f"{variable}: no such option; did you mean {near}?")
-    return doubted
-
-
-def _example(option: Option) -> str:
-    return option.metavar or option.kind.name
 
 
 def _type(value: Any) -> str:

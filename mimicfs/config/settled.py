@@ -20,9 +20,10 @@ from mimicfs.config.file import (
     read_config,
     secret_in,
 )
+from mimicfs.config.given import from_environment, mistyped
 from mimicfs.config.limits import limit_text, parse_prices
 from mimicfs.config.moments import parse_moment
-from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values, from_environment, mistyped
+from mimicfs.config.options import IN_BUCKETS, GivenValue, Kind, Values
 from mimicfs.config.rules import KeyRule
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import (

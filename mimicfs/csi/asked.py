@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mimicfs.config.options import BY_NAME, from_words, nearest, words
+from mimicfs.config.given import from_words, words
+from mimicfs.config.options import BY_NAME, nearest
 from mimicfs.config.values import parse_target
 from mimicfs.csi.protocol import MODES
 from mimicfs.csi.refusal import Code, Refusal

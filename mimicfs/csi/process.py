@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.admin.controlsocket import ask
-from mimicfs.config.options import from_words
+from mimicfs.config.given import from_words
 from mimicfs.config.values import S3Options, Settings
 from mimicfs.csi import binding
 from mimicfs.csi.refusal import Code, Refusal

@@ -1,11 +1,13 @@
 """The meanings of the words after -o."""
 
 import os
+from typing import ClassVar
 
 import pytest
 
 from mimicfs.config import options
-from mimicfs.config.settled import settle
+from mimicfs.config.given import from_words, words
+from mimicfs.config.settled import Settled, settle
 from mimicfs.config.values import Target, VFSOptions
 from mimicfs.errors import ConfigError
 
@@ -13,8 +15,8 @@ TARGET = Target("photos", "a/")
 
 
 def parsed(text):
-    words = options.from_words(options.words([text]))
-    return settle({}, {"HOME": os.devnull}, words).choices(TARGET)
+    said = from_words(words([text]))
+    return settle({}, {"HOME": os.devnull}, said).choices(TARGET)
 
 
 def test_without_a_word_little_is_trusted_and_the_mirror_is_believed():
@@ -24,6 +26,28 @@ def test_without_a_word_little_is_trusted_and_the_mirror_is_believed():
     assert choices.vfs == VFSOptions(TARGET)
     assert (choices.vfs.suid, choices.vfs.dev, choices.vfs.symlinks) == (False, False, True)
     assert (choices.vfs.buckets.of("photos").ttl_s, choices.vfs.ask_at_open) == (0, False)
+
+
+class Asked(Settled):
+    """Notes what holds for each option that nobody has set."""
+
+    defaults: ClassVar = {}
+
+    def get(self, name, default=None):
+        self.defaults[name] = default
+        return Settled.get(self, name, default)
+
+
+def test_the_help_says_of_each_flag_that_is_on_that_it_is():
+    nothing = settle({}, {"HOME": os.devnull})
+    asked = Asked({}, nothing.file, nothing.state, nothing.cache)
+    asked.settings()
+    asked.choices(TARGET)
+    on = {name for name, default in Asked.defaults.items() if default is True}
+    told = {option.name for option in options.OPTIONS if option.help.endswith("[default: yes]")}
+    assert on == told == {
+        *("atime", "clear-dead", "exec", "markers", "replica", "sign-request", "symlinks"),
+    }  # fmt: skip
 
 
 def test_owners_and_modes():

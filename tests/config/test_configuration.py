@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mimicfs.config.file import read_config
-from mimicfs.config.options import GivenValue, from_words, words
+from mimicfs.config.given import from_words, words
+from mimicfs.config.options import GivenValue
 from mimicfs.config.settled import Settled, settle
 from mimicfs.config.values import BucketOptions, Target
 from mimicfs.errors import ConfigError
