@@ -108,12 +108,11 @@ def _events(events: Figures) -> Iterator[Trouble]:
             True, f"Nothing is heard of changes: {events['error']}",
             "Is the source of --events there? `mimicfs events check s3://BUCKET` tries it.",
         )  # fmt: skip
-    for bucket, told in sorted(events.get("configured", {}).items()):
-        if told == "no":
-            yield Trouble(
-                False, f"S3 tells nothing of s3://{bucket}.",
-                f"`mimicfs events setup s3://{bucket}` has it tell.",
-            )  # fmt: skip
+    for bucket, why in sorted(events.get("untold", {}).items()):
+        yield Trouble(
+            False, f"S3 does not tell of all in s3://{bucket}, or nobody can see it: {why}",
+            f"`mimicfs events setup s3://{bucket}` has it tell.",
+        )  # fmt: skip
     if events.get("another_store"):
         yield Trouble(
             False, "Another store takes messages from the same source: each misses some.",

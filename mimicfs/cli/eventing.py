@@ -199,7 +199,7 @@ def _checked(
     others = listening(parts.mimicdb, redacted(options.source))
     found = {
         "shortcoming": shortcoming(configuration, arn, target.prefix)
-        or unexpired(configuration, target.prefix),
+        or unexpired(configuration, arn, target.prefix),
         "by": "a mount or program that was there" if others else "this command",
     }
     if others:

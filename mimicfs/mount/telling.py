@@ -61,6 +61,7 @@ def told(
                 buckets,
                 target.prefix,
                 partial(parts.s3.call, "get_bucket_notification_configuration"),
+                partial(parts.s3.call, "get_bucket_lifecycle_configuration"),
                 sweep.suspect if sweep is not None else partial(_nobody_sweeps, parts.mimicdb),
             )
             hearing = Hearing(parts.mimicdb, parts.s3, parts.syncer)

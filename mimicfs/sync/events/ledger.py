@@ -24,6 +24,8 @@ A bucket is told until a time if all of this holds then; else nobody says so (`_
     its configuration can be read, and tells     a topic, EventBridge or a webhook may lead to
       the source itself, or a message about it     somebody else; a look every 20 s: until the
       has come by it                               last one (of more than ten buckets, later)
+    it tells of expiry, or no rule of the        the lifecycle is asked for at the same time
+      lifecycle deletes objects
     the source has given all that waited in it   or until then, of one that has an order
     nothing is taken and not applied, lost, or   what a former consumer took comes again
       hidden at the source
@@ -52,11 +54,13 @@ from mimicfs.backends import TOLD
 from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import (
     NOTHING_SAID,
+    AccessDenied,
     MimicError,
     NoSuchBucket,
     NoSuchQueue,
     S3Error,
     StoreError,
+    Unsupported,
 )
 from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
@@ -64,7 +68,13 @@ from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Witness
 from mimicfs.sync.events.election import Election
 from mimicfs.sync.events.messages import Told
-from mimicfs.sync.events.notification import Configuration, is_indirect, shortcoming
+from mimicfs.sync.events.notification import (
+    Configuration,
+    expires,
+    is_indirect,
+    shortcoming,
+    unexpired,
+)
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.freshness import (
     gap_ns,
@@ -86,10 +96,7 @@ _LOOKS_MAX = 100  # configurations that are looked at in one go
 _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
-_UNSEEN_CONFIGURATION = (
-    "s3://%s does not count as told: its notification configuration cannot be read, which takes the"
-    " right s3:GetBucketNotification: %s"
-)
+_RIGHT = "to look takes the right {}: {}"
 _ANEW = "its source is another one than before"
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
@@ -130,7 +137,8 @@ class _Loss:
 
 class Ledger(Witness):
     """*name*: the source's, as --events writes it. *buckets*: those that are shown.
-    *configuration*: asks S3 for that of a bucket. *suspect*: told of a gap, with the bucket and
+    *configuration*, *lifecycle*: ask S3 for the notifications and the lifecycle rules of a bucket.
+    *suspect*: told of a gap, with the bucket and
     the reason."""
 
     def __init__(
@@ -141,6 +149,7 @@ class Ledger(Witness):
         buckets: Callable[[], list[str]],
         prefix: str,
         configuration: Callable[[str], Configuration],
+        lifecycle: Callable[[str], Configuration],
         suspect: Callable[[str, str], None],
     ) -> None:
         self._mimicdb = mimicdb
@@ -148,6 +157,7 @@ class Ledger(Witness):
         self._buckets = buckets
         self._prefix = prefix
         self._configuration = configuration
+        self._lifecycle = lifecycle
         self._suspect = suspect
         self._name = name
         self._election = Election(mimicdb, name)
@@ -171,6 +181,7 @@ class Ledger(Witness):
         self._looked_s: dict[str, float] = {}
         self._looked_ns: dict[str, int] = {}  # by bucket: when the last look began that S3 answered
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
+        self._why: dict[str, str] = {}  # if not, or if that is unknown: why
         self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
         self._seen: set[str] = set()  # messages about them came
         self._found: dict[str, Configuration] = {}  # by bucket: its configuration
@@ -182,6 +193,7 @@ class Ledger(Witness):
         return {
             "told_until_ns": dict(self._until_ns),
             "configured": {bucket: self._is_told(bucket) for bucket in self._told},
+            "untold": dict(self._why),
             "another_store": self._claim.another,
         }
 
@@ -380,9 +392,10 @@ class Ledger(Witness):
     def _look_at(self, bucket: str) -> None:
         looked_ns = time.time_ns()
         try:
-            found = self._configuration(bucket)
+            found = self._asked(bucket)
             about = (found, self._source.arn(), self._prefix)
-            why, indirect = shortcoming(*about), is_indirect(*about)
+            why = shortcoming(*about) or self._unexpired(bucket, unexpired(*about))
+            indirect = not why and is_indirect(*about)
         except NOTHING_SAID as exc:  # it is told until the look before
             log.debug("s3://%s: its notification configuration: %s", bucket, exc)
             return
@@ -392,6 +405,7 @@ class Ledger(Witness):
         if self._told.get(bucket) == UNKNOWN:  # nobody saw whether it told us meanwhile
             note_unproven(self._mimicdb, bucket)
         self._told[bucket], self._looked_ns[bucket] = NO if why else YES, looked_ns
+        self._why = self._why | {bucket: why} if why else _without(self._why, bucket)
         found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
         if self._found.get(bucket, found) != found:
             self._seen.discard(bucket)  # the message came by a way that may be no more
@@ -403,11 +417,36 @@ class Ledger(Witness):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, name, why or None)
 
+    def _asked(self, bucket: str) -> Configuration:
+        try:
+            return self._configuration(bucket)
+        except AccessDenied as exc:
+            right = _RIGHT.format("s3:GetBucketNotification", exc)
+            raise AccessDenied(f"its notification configuration cannot be read; {right}") from exc
+
+    def _unexpired(self, bucket: str, why: str) -> str:
+        """Return *why* no expiry in *bucket* is told, if there may be any. Raises S3Error."""
+        if not why:
+            return ""
+        try:
+            return why if expires(self._lifecycle(bucket), self._prefix) else ""
+        except Unsupported:
+            return ""
+        except AccessDenied as exc:
+            raise AccessDenied(
+                f"{why} ({_RIGHT.format('s3:GetLifecycleConfiguration', exc)})"
+            ) from exc
+        except S3Error as exc:
+            if exc.code == "NoSuchLifecycleConfiguration":
+                return ""
+            raise
+
     def _cannot_see(self, bucket: str, exc: S3Error) -> None:
         """Whether S3 tells the source of *bucket*, and of all its keys, is not known."""
         before, self._told[bucket] = self._told.get(bucket), UNKNOWN
+        self._why = self._why | {bucket: str(exc)}
         if before != UNKNOWN and not isinstance(exc, NoSuchBucket):
-            log.warning(_UNSEEN_CONFIGURATION, bucket, exc)
+            log.warning("s3://%s does not count as told: %s", bucket, exc)
 
     def _is_told(self, bucket: str) -> str:
         told = self._told.get(bucket, UNKNOWN)
@@ -428,6 +467,10 @@ class Ledger(Witness):
             note_told(self._mimicdb, bucket, self._prefix, until_ns)
             about = self._mimicdb, bucket, self._prefix, self._name, self._identity
             note_heard(*about, until_ns)
+
+
+def _without(reasons: dict[str, str], bucket: str) -> dict[str, str]:
+    return {name: why for name, why in reasons.items() if name != bucket}
 
 
 def _oldest_ns(told: Sequence[Told]) -> int:

@@ -27,7 +27,13 @@ _FAMILIES = {
     },
     REMOVED: {"s3:ObjectRemoved:Delete", "s3:ObjectRemoved:DeleteMarkerCreated"},
 }
-_EXPIRED = {"s3:LifecycleExpiration:Delete", "s3:LifecycleExpiration:DeleteMarkerCreated"}
+_EXPIRED_OF_CEPH = "s3:ObjectLifecycle:Expiration:*"
+_EXPIRIES = (  # any of these tells of all that a lifecycle rule takes from sight
+    {EXPIRED},
+    {"s3:LifecycleExpiration:Delete", "s3:LifecycleExpiration:DeleteMarkerCreated"},
+    {_EXPIRED_OF_CEPH},
+    {"s3:ObjectLifecycle:Expiration:Current"},
+)
 _HARMLESS = "/!*'()"  # besides letters, digits, and - _ . of what is never written in percents
 OURS = "mimicfs"  # begins the Id of what we have added
 _QUEUES = "QueueConfigurations"
@@ -60,16 +66,40 @@ def is_indirect(configuration: Configuration, arn: str, prefix: str) -> bool:
     return bool(_missing_of(_direct(configuration, arn), arn, prefix))
 
 
-def unexpired(configuration: Configuration, prefix: str) -> str:
-    """Return what is to be said if *configuration* tells of no expiry below *prefix*; else ""."""
-    rules = [*_direct(configuration, ""), *_topics(configuration)]
-    told = {event for rule in rules if _covers(rule, prefix) for event in rule.get("Events", ())}
-    if told & {EXPIRED, *_EXPIRED} or "EventBridgeConfiguration" in configuration:
+def unexpired(configuration: Configuration, arn: str, prefix: str) -> str:
+    """Return what is to be said if *configuration* tells our queue (*arn*, as above) of no expiry
+    below *prefix*; else "". MinIO tells of one as of any other deletion."""
+    if "EventBridgeConfiguration" in configuration:
+        return ""
+    rules = [*_direct(configuration, arn), *_topics(configuration)]
+    covering = [rule for rule in rules if _covers(rule, prefix)]
+    told = {event for rule in covering for event in rule.get("Events", ())}
+    known = any(names <= told for names in _EXPIRIES)
+    if known or any(target_of(rule).startswith("arn:minio:") for rule in covering):
         return ""
     return (
-        f"its notifications do not cover {EXPIRED}: what a lifecycle rule deletes stays in the"
-        " mirror until a sweep"
+        f"its notifications do not cover {EXPIRED if arn else _EXPIRED_OF_CEPH}: what a lifecycle"
+        " rule deletes stays in the mirror until a sweep"
     )
+
+
+def expires(lifecycle: Configuration, prefix: str) -> bool:
+    """Whether *lifecycle*, the answer to GetBucketLifecycleConfiguration, has a rule that deletes
+    objects below *prefix*."""
+    return any(
+        rule.get("Status") == "Enabled"
+        and {*rule.get("Expiration", ())} & {"Days", "Date"}
+        and _meet((_prefix_of(rule), ""), (prefix, ""))
+        for rule in lifecycle.get("Rules", ())
+    )
+
+
+def _prefix_of(rule: Configuration) -> str:
+    """Return the prefix of the keys that *rule* of a lifecycle is about; it may be in three
+    places."""
+    filters = rule.get("Filter", {})
+    places = (rule, filters, filters.get("And", {}))
+    return next((str(each["Prefix"]) for each in places if each.get("Prefix")), "")
 
 
 def _missing_of(rules: Sequence[Configuration], arn: str, prefix: str) -> str:

@@ -23,6 +23,7 @@ from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import freshness, note_told
 
+ASKED = ("notification", "lifecycle")
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 
@@ -39,11 +40,11 @@ def gaps():
 @pytest.fixture
 def ledger_of(s3, mimicdb, syncer, bucket, gaps):
     syncer.sync(bucket)
-    ask = partial(s3.call, "get_bucket_notification_configuration")
+    asks = [partial(s3.call, f"get_bucket_{it}_configuration") for it in ASKED]
 
     def ledger_of(source):
         return Ledger(
-            *(mimicdb, source, "source", lambda: [bucket], "", ask),
+            *(mimicdb, source, "source", lambda: [bucket], "", *asks),
             lambda _bucket, why: gaps.append(why),
         )
 
@@ -457,3 +458,44 @@ def test_a_bucket_does_not_count_as_told_before_the_source_has_said_whether_we_a
         ledger._claim._looked_s -= 3
         ledger.heard([Told(bucket, "a")], time.time_ns())
         assert told(ledger) == [bucket]
+
+
+def without_expiry(client, bucket):
+    """Have S3 tell of all but what a lifecycle rule deletes."""
+    [rule] = client.get_bucket_notification_configuration(Bucket=bucket)["QueueConfigurations"]
+    rule["Events"] = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+    client.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [rule]}
+    )
+
+
+@pytest.mark.parametrize(("prefix", "is_told"), [(None, True), ("logs/", False), ("", False)])
+def test_a_bucket_whose_expiry_nobody_tells_counts_only_if_no_rule_deletes_objects(
+    ledger_of, s3, client, url, bucket, gaps, prefix, is_told
+):
+    without_expiry(client, bucket)
+    if prefix is not None:
+        rule = {"ID": "old", "Status": "Enabled", "Expiration": {"Days": 1}}
+        rules = {"Rules": [rule | {"Filter": {"Prefix": prefix}}]}
+        client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
+    ledger = ledger_of(SQS(s3.queue(url)))
+    begun(ledger, gaps)
+    ledger.heard([Told(bucket, "a")], time.time_ns())
+    assert told(ledger) == [bucket] * is_told
+    why = ledger.figures()["untold"].get(bucket, "")
+    assert ("s3:LifecycleExpiration:*" in why) is not is_told
+
+
+def test_a_right_that_is_missing_to_see_what_expires_is_named(
+    ledger_of, s3, client, url, bucket, gaps, caplog
+):
+    def refused(_):
+        raise AccessDenied("no rights")
+
+    without_expiry(client, bucket)
+    ledger = ledger_of(SQS(s3.queue(url)))
+    ledger._lifecycle = refused
+    begun(ledger, gaps)
+    ledger.heard([Told(bucket, "a")], time.time_ns())
+    assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})
+    assert "takes the right s3:GetLifecycleConfiguration" in caplog.text

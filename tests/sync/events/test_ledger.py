@@ -22,6 +22,7 @@ from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import note_gap, note_heard, note_told
 
+ASKED = ("notification", "lifecycle")
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 
@@ -42,9 +43,9 @@ def ledger(s3, mimicdb, syncer, url, bucket, gaps, monkeypatch):
     monkeypatch.setattr(Claim, "alone_until_ns", lambda _, until_ns: until_ns)
     syncer.sync(bucket)
     told_before(mimicdb, s3.queue(url), bucket)
-    ask = partial(s3.call, "get_bucket_notification_configuration")
+    asks = [partial(s3.call, f"get_bucket_{it}_configuration") for it in ASKED]
     return Ledger(
-        *(mimicdb, SQS(s3.queue(url)), f"sqs:{url}", lambda: [bucket], "", ask),
+        *(mimicdb, SQS(s3.queue(url)), f"sqs:{url}", lambda: [bucket], "", *asks),
         lambda _bucket, why: gaps.append(why),
     )
 
@@ -68,6 +69,7 @@ def test_what_was_told_all_the_time_has_no_gap(ledger, bucket, gaps):
         "told_until_ns": {},
         "configured": {bucket: "yes"},
         "another_store": False,
+        "untold": {},
     }
     ledger._settled_s = 0.0  # what a consumer that died had taken has come again
     ledger.heard([], time.time_ns())
@@ -121,6 +123,7 @@ def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, b
         "configured": {bucket: "no"},
         "told_until_ns": {bucket: until_ns},
         "another_store": False,
+        "untold": {bucket: "no notification configuration names its queue"},
     }
     client.put_bucket_notification_configuration(
         Bucket=bucket,

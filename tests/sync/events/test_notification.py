@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mimicfs.sync.events.notification import (
+    expires,
     is_indirect,
     our_rule,
     overlapping,
@@ -105,9 +106,40 @@ def test_what_comes_by_a_topic_or_by_eventbridge_alone_is_not_certain():
     assert is_indirect(topic, "", "")  # how Ceph names a webhook: whose, it does not say
 
 
-def test_a_rule_that_tells_of_no_expiry_is_said():
-    assert "s3:LifecycleExpiration:*" in unexpired({"QueueConfigurations": [rule()]}, "")
-    assert unexpired({"QueueConfigurations": [our_rule("mine", ARN, "")]}, "") == ""
+@pytest.mark.parametrize(
+    ("events", "named"),
+    [
+        ([], ["s3:LifecycleExpiration:*"]),
+        (["s3:LifecycleExpiration:*"], []),
+        (["s3:LifecycleExpiration:Delete"], ["s3:LifecycleExpiration:*"]),
+        (["s3:ObjectLifecycle:Expiration:*"], []),
+    ],
+)
+def test_a_rule_that_tells_of_no_expiry_is_said(events, named):
+    said = unexpired({"QueueConfigurations": [rule(events=[*ALL, *events])]}, ARN, "")
+    assert [each for each in said.split() if each.startswith("s3:")] == [f"{it}:" for it in named]
+
+
+def test_minio_tells_of_expiry_as_of_any_deletion():
+    """Its lifecycle sends s3:ObjectRemoved:Delete."""
+    of_minio = rule() | {"QueueArn": "arn:minio:sqs::PRIMARY:webhook"}
+    assert unexpired({"QueueConfigurations": [of_minio]}, "", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "deletes"),
+    [
+        ({"Expiration": {"Days": 1}}, True),
+        ({"Expiration": {"Days": 1}, "Prefix": "a/"}, True),
+        ({"Expiration": {"Days": 1}, "Filter": {"Prefix": "a/b/"}}, True),
+        ({"Expiration": {"Days": 1}, "Filter": {"And": {"Prefix": "b/", "Tags": []}}}, False),
+        ({"Expiration": {"ExpiredObjectDeleteMarker": True}}, False),
+        ({"Transitions": [{"Days": 1}]}, False),
+        ({"Expiration": {"Days": 1}, "Status": "Disabled"}, False),
+    ],
+)
+def test_a_lifecycle_rule_that_deletes_objects_is_found(rule, deletes):
+    assert expires({"Rules": [{"Status": "Enabled"} | rule]}, "a/") is deletes
 
 
 @pytest.mark.parametrize("kind", ["Topic", "LambdaFunction"])

@@ -29,6 +29,7 @@ from mimicfs.sync.events.setup import Setup
 from mimicfs.sync.events.sqs import SQS
 
 pytestmark = pytest.mark.slow
+ASKED = ("notification", "lifecycle")
 REGION = "eu-central-1"  # that of docs/security.md
 OBJECTS = [
     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::photos"},
@@ -140,8 +141,8 @@ def test_setup_and_remove_need_each_right_that_is_documented(account, setup):
 def consumed(s3, mimicdb, url, aside):
     """Have one message applied, and come again, as a mount does."""
     with closing(SQS(s3.queue(url))) as source:
-        configuration = partial(s3.call, "get_bucket_notification_configuration")
-        ledger = Ledger(mimicdb, source, url, lambda: ["photos"], "", configuration, print)
+        asks = [partial(s3.call, f"get_bucket_{it}_configuration") for it in ASKED]
+        ledger = Ledger(mimicdb, source, url, lambda: ["photos"], "", *asks, print)
         hearing = Hearing(mimicdb, s3, Syncer(mimicdb, s3))
         consumer = Consumer(source, hearing, aside, ledger)
         ledger.begins()
