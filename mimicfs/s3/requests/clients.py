@@ -237,6 +237,7 @@ class Clients:
 
         from mimicfs.s3.transport.errors import ours
         from mimicfs.s3.transport.everywhere import sign_everywhere
+        from mimicfs.s3.transport.filters import know_filters_of_ceph
 
         options = self._options
         config = Config(
@@ -276,6 +277,7 @@ class Clients:
         except ValueError as exc:  # botocore's word on an address
             raise ConfigError(not_a_url) from exc
         sign_everywhere(client.meta.events)
+        know_filters_of_ceph(client)
         return client
 
     def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:

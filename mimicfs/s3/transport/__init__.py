@@ -6,6 +6,7 @@ plain        plain HTTP/1.1 in few steps; the rest is http.client's
 wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers
 verbatim     Expires as it was written
+filters      of notification rules, those of Ceph too
 everywhere   signatures for all regions at once (multi-region access points)
 calls        the types of a call
 credentials  what requests are signed with, loaded anew when S3 calls it expired

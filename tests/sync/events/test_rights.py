@@ -164,7 +164,9 @@ def listed(action):
     return [action] if isinstance(action, str) else action
 
 
-def test_a_consumer_needs_each_right_that_is_documented(account, s3, mimicdb, setup, tmp_path):
+def test_a_consumer_needs_each_right_that_is_documented(
+    account, s3, mimicdb, setup, tmp_path, caplog
+):
     url = account.admin(setup.make).url
     text = json.dumps(documented()[0]).replace("012:photos", f"012:{url.rpartition('/')[2]}")
     statements = json.loads(text)
@@ -175,4 +177,5 @@ def test_a_consumer_needs_each_right_that_is_documented(account, s3, mimicdb, se
         account.admin(lambda: account.client("s3").put_object(Bucket="photos", Key="a"))
         refused = account.refused(lambda: consumed(s3, mimicdb, url, tmp_path / "aside"))
         assert refused == {missing} - {""}
+    assert caplog.text.count("takes the right s3:GetBucketNotification") == 1
     account.admin(setup.remove)
