@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import botocore.exceptions
 import botocore.session
 import pytest
+from botocore.parsers import create_parser
 from support.clients import plain
 from support.proxy import Fail
 
@@ -31,7 +32,7 @@ from mimicfs.errors import (
     S3Unavailable,
 )
 from mimicfs.s3.requests.client import S3, Content
-from mimicfs.s3.transport.errors import from_code, translated
+from mimicfs.s3.transport.errors import from_code, ours, translated
 
 SECRETS = ["very-secret-key", "secret-session-token", "X-Amz-"]
 
@@ -446,3 +447,12 @@ def test_every_code_that_s3_documents_is_an_errno():
         for code, status, name in codes
     ]
     assert [each for each in differ if each[1] != each[2]] == []
+
+
+def test_an_answer_of_sts_that_is_no_xml_is_told_without_the_token_in_it():
+    body = b"<Credentials><SessionToken>FwoGZXIvYXdzEBYaDsecret1</SessionToken></Oops>"
+    answer = {"status_code": 200, "headers": {}, "body": body}
+    with pytest.raises(S3Unavailable) as refused, ours("sts"):
+        create_parser("query").parse(answer, None)
+    assert str(refused.value).startswith("sts: the answer is not from S3; check --endpoint-url")
+    assert "FwoGZXIv" not in "".join(traceback.format_exception(refused.value))
