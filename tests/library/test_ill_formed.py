@@ -12,10 +12,12 @@ from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
+    EndpointResolutionError,
     NoCredentialsError,
     ParamValidationError,
 )
 from botocore.handlers import validate_bucket_name
+from botocore.session import get_session
 from botocore.validate import ParamValidator
 from support.clients import CONFIG, plain
 from support.mounts import costs
@@ -90,14 +92,14 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("upload_part_copy", WHERE | {"UploadId": "u", "PartNumber": "1", "CopySource": "b/k"}),
     ("complete_multipart_upload", WHERE | {"UploadId": "u", "MultipartUpload": []}),
     ("complete_multipart_upload", WHERE | {"UploadId": "u", "MultipartUpload": {"Parts": [1]}}),
-    ("rename_object", WHERE | {"RenameSource": None}),
     ("list_buckets", {"MaxBuckets": "1"}),
 ]
 
 
 def refusal(client: Any, name: str, params: dict[str, Any]) -> str:
     # botocore looks at some values before it looks at their types.
-    with pytest.raises((ParamValidationError, TypeError, AttributeError)) as found:
+    wrong = (ParamValidationError, EndpointResolutionError, TypeError, AttributeError)
+    with pytest.raises(wrong) as found:
         getattr(client, name)(**params)
     return f"{found.type.__name__}: {found.value}"
 
@@ -120,8 +122,11 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("delete_objects", {"Delete": {"Objects": [{"Key": "k"}]}}),
     ("copy_object", {"Key": "k", "CopySource": {"Bucket": "c", "Key": "k"}}),
     ("complete_multipart_upload", {"Key": "k", "UploadId": "u"}),
-    ("rename_object", {"Key": "k", "RenameSource": "l"}),
 ]
+if "RenameObject" in get_session().get_service_model("s3").operation_names:
+    # The oldest botocore that setup.cfg admits does not have it.
+    REFUSED.append(("rename_object", WHERE | {"RenameSource": None}))
+    CHANGES.append(("rename_object", {"Key": "k", "RenameSource": "l"}))
 
 
 @pytest.mark.parametrize(("name", "params"), CHANGES, ids=lambda it: it if type(it) is str else "")
@@ -245,7 +250,10 @@ def test_a_listing_of_the_past_that_is_ill_formed_is_refused_as_botocore_refuses
     listings = [(name, params) for name, params in REFUSED if name.startswith("list_objects")]
     for name, params in listings:
         if isinstance(params.get("Bucket", ""), str):
-            assert refusal(then, name, dict(params)) == refusal(client, name, dict(params))
+            expected = refusal(client, name, dict(params))
+            # An older botocore refuses a Prefix when it looks for the endpoint, first of all.
+            if not expected.startswith("EndpointResolutionError"):
+                assert refusal(then, name, dict(params)) == expected
     client.close()
     then.close()
 
