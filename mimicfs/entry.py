@@ -22,6 +22,7 @@ LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
 NS = 1_000_000_000  # nanoseconds in a second
 DAY_S = 86_400
 MONTH_S = 30 * DAY_S
+PERIODS_S: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": DAY_S, "w": 7 * DAY_S}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

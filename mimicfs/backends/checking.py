@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mimicfs.backends import DOUBTED, Backend
-from mimicfs.entry import LISTED, OBJECT, pages
+from mimicfs.entry import DAY_S, LISTED, OBJECT, pages
 from mimicfs.errors import LogTrimmed, StoreCorrupt
 
 _PAGE = 1000
@@ -96,7 +96,7 @@ def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) ->
     scopes = backend.scopes(found.name)
     found.scopes = len(scopes)
     deep = [scope.prefix for scope in scopes if scope.deep]
-    now_ns = (backend.now_ms() + 86_400_000) * 1_000_000
+    now_ns = (backend.now_ms() + DAY_S * 1000) * 1_000_000
     ahead = [scope.prefix or "/" for scope in scopes if scope.listed_ns > now_ns]
     found.wrong += _named("was listed more than a day after the present time of the store", ahead)
     return [key for key in strangers if any(key.startswith(prefix) for prefix in deep)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from mimicfs.entry import DAY_S, NS
+from mimicfs.entry import NS, PERIODS_S
 from mimicfs.errors import ConfigError
 
 _AGO = re.compile(r"-((?:\d+[smhdw])+)")
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S, "w": 7 * DAY_S}
 _FORMS = "write 2026-11-01T18:00 (UTC), 2026-11-01T18:00+01:00, -2h, -1d12h or yesterday"
 
 
@@ -34,7 +33,7 @@ def parse_moment(text: str, now_ns: int) -> int:
 
 
 def _seconds(text: str) -> int:
-    return sum(int(number) * _UNITS_S[unit] for number, unit in re.findall(r"(\d+)(\D)", text))
+    return sum(int(number) * PERIODS_S[unit] for number, unit in re.findall(r"(\d+)(\D)", text))
 
 
 def _of_date(text: str) -> int:

@@ -33,7 +33,7 @@ from mimicfs.config.values import (
     VFSOptions,
     refuse_shown_secret,
 )
-from mimicfs.entry import DAY_S
+from mimicfs.entry import PERIODS_S
 from mimicfs.errors import ConfigError
 
 
@@ -301,7 +301,6 @@ _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
     Kind.REQUESTS: parse_per_day,
     Kind.REQUEST_RATE: parse_request_rate,
 }
-_UNITS = {"d": DAY_S, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?:\d+[dhms])+")
 WORDS_FOR_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)
@@ -389,7 +388,7 @@ def _id_of(name: str, kind: Kind, about: str) -> int:
 
 def _amount(text: str, kind: Kind, about: str) -> float:
     if kind is Kind.SECONDS and _TIME.fullmatch(text):
-        return float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)(\w)", text)))
+        return float(sum(int(n) * PERIODS_S[unit] for n, unit in re.findall(r"(\d+)(\w)", text)))
     try:
         number = float(text)
     except ValueError as exc:

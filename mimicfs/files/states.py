@@ -29,10 +29,6 @@ class State(Enum):
         return self not in (State.CLEAN, State.DIRTY, State.CLOSED)
 
     @property
-    def detached(self) -> bool:
-        return self in (State.DETACHED, State.UNSAVED)
-
-    @property
     def expired(self) -> bool:
         return self in (State.EXPIRED, State.VANISHED, State.LOST)
 

@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 from mimicfs.backends import Backend
 from mimicfs.config.values import Target
-from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Entry, Total, is_file, name_of, pages
+from mimicfs.entry import LISTED, NS, OBJECT, PERIODS_S, Entry, Total, is_file, name_of, pages
 from mimicfs.errors import ConfigError, KeyNotFound, NotSynced, Unlisted
 from mimicfs.mimicdb import Mirror
 
 _PAGE = 2000  # entries read from the store at a time
 _UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_PERIODS_S = {"s": 1, "m": 60, "h": 3600, "": DAY_S, "d": DAY_S, "w": 7 * DAY_S}
 
 
 class Start(NamedTuple):
@@ -175,7 +174,7 @@ def age_range(text: str, now_ns: int) -> Interval:
     found = re.fullmatch(r"(?P<sign>[+-]?)(?P<number>\d+)(?P<unit>[smhdw]?)", text)
     if found is None:
         raise ConfigError(f"--mtime {text}: write [+-]N[s|m|h|d|w], as +30d for older than that")
-    unit_ns = _PERIODS_S[found["unit"]] * NS
+    unit_ns = PERIODS_S[found["unit"] or "d"] * NS
     then_ns = now_ns - int(found["number"]) * unit_ns
     if found["sign"]:
         return Interval(most=then_ns - 1) if found["sign"] == "+" else Interval(least=then_ns + 1)

@@ -40,12 +40,12 @@ from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.freshness import gap_ns, note_gap, note_swept
+from mimicfs.sync.ranges import PAGE
 from mimicfs.sync.syncer import Syncer
 
 log = logging.getLogger(__name__)
 
 _EARLY = 0.8  # of the period: when nobody needs S3, a scope is listed so early
-_PAGE = 1000  # names of one LIST
 _LOOK_S = 30.0  # between two looks at what is due
 _AGAIN_S = 60.0  # after a failure; of a scope, twice as long after each further one
 _AGAIN_MAX_S = 3600.0
@@ -231,4 +231,4 @@ class Sweep:
 
 def _pages(scope: Scope) -> int:
     """Return how many LISTs *scope* takes at least."""
-    return max(1, math.ceil((scope.added + scope.changed) / _PAGE))
+    return max(1, math.ceil((scope.added + scope.changed) / PAGE))

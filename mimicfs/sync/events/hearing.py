@@ -54,6 +54,7 @@ from mimicfs.posix import Cancellation
 from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.messages import Told
+from mimicfs.sync.ranges import PAGE
 from mimicfs.sync.syncer import Syncer
 from mimicfs.underway import Lookout
 
@@ -62,7 +63,6 @@ log = logging.getLogger(__name__)
 _SAME_TIME_NS = 2_000_000_000  # LastModified has whole seconds, and so has an answer's Date
 # A LIST costs 0.005 USD for 1,000, a HEAD 0.0004 (aws.amazon.com/s3/pricing, us-east-1).
 _HEADS_OF_A_LIST = 12
-_PAGE = 1000  # names of one LIST
 _REMEMBERED_MAX = 100_000  # keys, about 30 MB
 _UNSEEN = ("", 0)  # the state of a key that nobody had looked at when its record came
 _TRIES = 5  # HEADs of one key, each of which was overtaken by another change
@@ -262,7 +262,7 @@ class Hearing:
             return False
         if any(change.is_open for change in changes):  # a LIST logs only what it changes
             return False
-        most = heads // _HEADS_OF_A_LIST * _PAGE
+        most = heads // _HEADS_OF_A_LIST * PAGE
         _, names = self._mimicdb.stride(bucket, directory, "", most + 1)
         return names + heads <= most
 
