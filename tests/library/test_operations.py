@@ -45,8 +45,13 @@ def test_the_keys_that_a_call_changes():
         ("b", "a"),
         ("b", "c"),
     ]
-    moved = {"Bucket": "b", "Key": "new", "RenameSource": "/b/old%20name"}
+
+
+def test_a_rename_changes_each_key_that_its_source_may_name():
+    moved = {"Bucket": "b", "Key": "new", "RenameSource": "old%20name"}
     assert changed_keys("RenameObject", moved) == [("b", "new"), ("b", "old name")]
+    moved["RenameSource"] = "b/old"
+    assert changed_keys("RenameObject", moved) == [("b", "new"), ("b", "old"), ("b", "b/old")]
 
 
 def test_an_operation_that_nobody_knows_changes_what_it_names():

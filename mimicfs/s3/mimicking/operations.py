@@ -99,14 +99,15 @@ def changed_keys(operation: str, params: Params) -> list[tuple[str, str]]:
             objects = params.get("Delete", {}).get("Objects", ())
             return [(bucket, key) for key in dict.fromkeys(item.get("Key", "") for item in objects)]
         case Effect.RENAME:
-            return [(bucket, params.get("Key", "")), (bucket, renamed(params))]
+            return [(bucket, key) for key in (params.get("Key", ""), *renamed(params))]
         case Effect.UNKNOWN if params.get("Key"):
             return [(bucket, params["Key"])]
         case _:
             return []
 
 
-def renamed(params: Params) -> str:
-    """Return the key that a RenameObject renames: its source may have the bucket before it."""
+def renamed(params: Params) -> list[str]:
+    """Return the keys of which a RenameObject may rename one: its source may have the bucket before
+    it, or begin with the same name."""
     source = unquote(str(params.get("RenameSource", ""))).removeprefix("/")
-    return source.removeprefix(f"{params.get('Bucket')}/")
+    return list(dict.fromkeys([source.removeprefix(f"{params.get('Bucket')}/"), source]))
