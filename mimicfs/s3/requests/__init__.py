@@ -3,6 +3,7 @@
 client        each request, as a method
 account       the account that the settings mean, remembered
 clients       the boto3 clients, and the layers that each of their calls passes
+layers        how these layers are put together
 pool          the threads in which requests run, and how many at once
 lister        LIST requests
 listing       a page of a LIST, parsed and checked

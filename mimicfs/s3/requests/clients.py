@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +25,21 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.private import seen_by_others
 from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
-from mimicfs.s3.requests.checksums import md5_of
+from mimicfs.s3.requests.layers import (
+    Layer,
+    do_not_ask_first,
+    through,
+    with_md5,
+    with_params,
+)
 from mimicfs.s3.requests.pool import RequestPool
 from mimicfs.s3.requests.profiles import PROFILES
-from mimicfs.s3.transport.calls import Ask
 
 if TYPE_CHECKING:
     from mimicfs.config.limits import Prices
     from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.requests.queues import Queues
+    from mimicfs.s3.transport.calls import Ask
     from mimicfs.s3.transport.credentials import Credentials
     from mimicfs.s3.transport.http import Transport
     from mimicfs.s3.transport.limits import Limits
@@ -41,7 +47,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Layer = Callable[[Ask], Ask]
 
 AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
 # How servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's COS.
@@ -205,27 +210,27 @@ class Clients:
         self._learner = Learner(self.mimicdb, heads=False)
         # A call goes down through these, and its answer comes back up: first through those that
         # learn from it, then through all the others.
-        learning_layers: list[_Layer] = [
+        learning_layers: list[Layer] = [
             self.limits.in_time,  # before anybody is told that something is about to be changed
-            _with_params(rules.stored),  # what holds for what is written: before it is learned
+            with_params(rules.stored),  # what holds for what is written: before it is learned
             lambda ask: taught(client, self._learner, ask),
         ]
-        layers: list[_Layer] = [
+        layers: list[Layer] = [
             Believer,
-            _with_params(self.pinned),
-            _with_params(rules.sent),
+            with_params(self.pinned),
+            with_params(rules.sent),
             self.limits.in_turn,
             self._traffic.observed,
             self._addressed,
         ]
-        self._unlearned = _through(layers, self._wire.ask)
-        client._make_api_call = _through(learning_layers, self._unlearned)
+        self._unlearned = through(layers, self._wire.ask)
+        client._make_api_call = through(learning_layers, self._unlearned)
         keep_expires(events)
         for operation in OPERATIONS:
             # Else an object whose metadata is not ASCII could neither be changed nor copied.
             events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
-        events.register("request-created.s3", _do_not_ask_first)
-        events.register("before-sign.s3.DeleteObjects", _with_md5)
+        events.register("request-created.s3", do_not_ask_first)
+        events.register("before-sign.s3.DeleteObjects", with_md5)
         events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
         events.register_last("before-send.s3", self._transport.before_send)
         self._credentials.renew_in(events, self._options.attempts)
@@ -472,28 +477,3 @@ class Clients:
 
 def _code(exc: Any) -> str:
     return str(exc.response.get("Error", {}).get("Code", ""))
-
-
-def _do_not_ask_first(request: Any, **_: Any) -> None:
-    """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
-    leave to go on that some servers never give, and a round trip for one that S3 gives."""
-    if "Expect" in request.headers:
-        del request.headers["Expect"]
-
-
-def _with_md5(request: Any, **_: Any) -> None:
-    """Beside the CRC-32 that botocore sends, which some servers do not know."""
-    if request.body and "Content-MD5" not in request.headers:
-        request.headers["Content-MD5"] = md5_of(request.body)
-
-
-def _through(layers: Sequence[_Layer], ask: Ask) -> Ask:
-    """Return *ask* below *layers*, of which the first is on top."""
-    for layer in reversed(layers):
-        ask = layer(ask)
-    return ask
-
-
-def _with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> _Layer:
-    """Return a layer that hands each call's parameters on as *change* returns them."""
-    return lambda ask: lambda operation, params: ask(operation, change(operation, params))

@@ -1,0 +1,37 @@
+"""The layers that a call of a boto3 client passes, put one upon the other, and hooks of botocore
+that change a request on its way. Pure; no state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mimicfs.s3.requests.checksums import md5_of
+from mimicfs.s3.transport.calls import Ask
+
+Layer = Callable[[Ask], Ask]
+
+
+def through(layers: Sequence[Layer], ask: Ask) -> Ask:
+    """Return *ask* below *layers*, of which the first is on top."""
+    for layer in reversed(layers):
+        ask = layer(ask)
+    return ask
+
+
+def with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Layer:
+    """Return a layer that hands each call's parameters on as *change* returns them."""
+    return lambda ask: lambda operation, params: ask(operation, change(operation, params))
+
+
+def do_not_ask_first(request: Any, **_: Any) -> None:
+    """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
+    leave to go on that some servers never give, and a round trip for one that S3 gives."""
+    if "Expect" in request.headers:
+        del request.headers["Expect"]
+
+
+def with_md5(request: Any, **_: Any) -> None:
+    """Beside the CRC-32 that botocore sends, which some servers do not know."""
+    if request.body and "Content-MD5" not in request.headers:
+        request.headers["Content-MD5"] = md5_of(request.body)
