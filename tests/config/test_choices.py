@@ -31,7 +31,7 @@ def test_without_a_word_little_is_trusted_and_the_mirror_is_believed():
 class Asked(Settled):
     """Notes what holds for each option that nobody has set."""
 
-    defaults: ClassVar = {}
+    defaults: ClassVar[dict[str, object]] = {}
 
     def get(self, name, default=None):
         self.defaults[name] = default

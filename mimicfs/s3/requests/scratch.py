@@ -190,7 +190,8 @@ class Scratch:
         tags = [self._ask("put_object", **each, Body=_BODY).get("ETag") for each in made]
         etags = {each["Key"]: unquoted(tag) for each, tag in zip(made, tags, strict=True)}
         refused = self._s3.delete_many(self._bucket, list(etags), etags)
-        for key, why in refused:
+        if refused:
+            (key, why), *_ = refused
             raise S3Error(f"{key}: {why}")
         if self._s3.capabilities["delete-many"] == "no":
             return "the server has no DeleteObjects: keys are deleted one by one"

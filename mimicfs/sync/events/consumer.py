@@ -309,11 +309,11 @@ class Consumer:
             said = {"time": time.time(), "why": faults, "message": body[:_SHOWN_MAX]}
             append_line(self._aside, json.dumps(said), _ASIDE_MAX)
         if messages:
-            count, (_, (why, *_)) = number_of(len(messages), "message"), messages[0]
+            _, (why, *_) = messages[0]
             log.warning(
                 "%s: %s written to %s, because they cannot be understood: %s",
                 self._source.name,
-                count,
+                number_of(len(messages), "message"),
                 self._aside,
                 why,
             )
