@@ -55,13 +55,16 @@ class Patient(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self._incoming = _ClientInput(self.connection)
+        self._incoming = _ClientInput(self.connection, self.begins)
         self.rfile = io.BufferedReader(self._incoming)
 
     def handle_one_request(self) -> None:
         self._incoming.begin()
         super().handle_one_request()
         self._incoming.end()
+
+    def begins(self) -> None:
+        """The first bytes of a request have come."""
 
     def read_body(self, size: int) -> bytes:
         """Return the *size* bytes behind the head, or fewer if the client goes."""
@@ -80,8 +83,9 @@ class _ClientInput(io.RawIOBase):
     """The input from a client. Raises TimeoutError where a request takes too long, or is too
     long."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, begins: Callable[[], None]) -> None:
         self._connection = connection
+        self._begins = begins
         self._idle_s = PATIENCE_S
         self.begin()
 
@@ -107,6 +111,8 @@ class _ClientInput(io.RawIOBase):
         size = self._connection.recv_into(memoryview(buffer)[: self._left])
         if not self._begun:
             self._begun, self._until_s = True, monotonic() + PATIENCE_S
+            if size:
+                self._begins()
         self._left -= size
         return size
 

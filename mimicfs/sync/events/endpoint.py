@@ -20,8 +20,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from mimicfs.entry import in_utf8
@@ -130,17 +129,14 @@ class Endpoint(EventSource):
         with self._lock:
             return min([self.looked_ns, *self._arriving.values()])
 
-    @contextmanager
-    def arriving(self) -> Iterator[None]:
-        """Within, a message is on its way that nobody has been given yet."""
-        thread = threading.get_ident()
+    def arrives(self) -> None:
+        """A message is on its way, in this thread, that nobody has been given yet."""
         with self._lock:
-            self._arriving[thread] = time.time_ns()
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._arriving[thread]
+            self._arriving[threading.get_ident()] = time.time_ns()
+
+    def arrived(self) -> None:
+        with self._lock:
+            self._arriving.pop(threading.get_ident(), None)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -154,6 +150,15 @@ class Endpoint(EventSource):
         if not posted.done.wait(PATIENCE_S):
             self._waiting.give_up(posted)
         return 200 if posted.applied else self.refused()
+
+    def broke_off(self, *, of_server: bool) -> None:
+        """The head of a message did not end. Unless it is certainly *of_server*, it asks for no
+        sweep: that costs, and anybody may have begun it."""
+        if of_server:
+            self.refused()
+            return
+        with self._lock:
+            self.owed += 1
 
     def refused(self) -> int:
         """Count a message that a server sends again at some time, or never; return the status that
@@ -181,13 +186,25 @@ class EventHandler(Patient):
     token: str
     large: threading.Semaphore  # of messages that are read at once
 
+    def handle_one_request(self) -> None:
+        self._has_head, self.command = False, ""
+        try:
+            super().handle_one_request()
+        finally:
+            if self.command == "POST" and not self._has_head:
+                self.endpoint.broke_off(of_server=not self.token)
+            self.endpoint.arrived()
+
+    def begins(self) -> None:
+        self.endpoint.arrives()
+
     def do_POST(self) -> None:  # noqa: N802  http.server's name
+        self._has_head = True
         status = self._refusal()
         if status not in (0, 401):  # of a server, and it may not come in another form
             self.endpoint.refused()
         if not status:
-            with self.endpoint.arriving():
-                status = self._taken(int(self.headers["Content-Length"]))
+            status = self._taken(int(self.headers["Content-Length"]))
         self._answer(status)
 
     def do_HEAD(self) -> None:  # noqa: N802

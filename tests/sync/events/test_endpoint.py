@@ -65,6 +65,7 @@ def served(hearing, tmp_path):
         assert not thread.is_alive()
 
 
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 BODY = json.dumps({
     "EventName": "s3:ObjectCreated:Put",
     "Key": "photos/a b",
@@ -81,11 +82,12 @@ def test_a_message_is_answered_when_it_is_applied(served, hearing):
     assert [(each.bucket, each.key) for each in hearing.heard] == [("photos", "a b")]
 
 
-def test_nothing_counts_as_told_beyond_a_message_that_is_arriving():
+@pytest.mark.parametrize("sent", [b"P", HEAD[:-2], HEAD + b"{"])
+def test_nothing_counts_as_told_beyond_a_message_that_is_arriving(sent):
     """A server had sent it, and nobody has been given it."""
     with contextlib.closing(Endpoint("127.0.0.1:0")) as endpoint:
         with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
-            line.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{")
+            line.sendall(sent)
             wait_until(lambda: endpoint._arriving)
             assert endpoint.receive(0) == []
             began_ns = endpoint.given_until_ns()
@@ -208,6 +210,18 @@ def test_a_message_that_takes_too_long_is_lost(monkeypatch):
         assert line.recv(100) == b""
     endpoint.close()
     assert endpoint.lost == 1
+
+
+@pytest.mark.parametrize(("token", "lost", "owed"), [("", 1, 0), ("secret", 0, 1)])
+def test_a_message_whose_head_takes_too_long_is_lost(token, lost, owed, monkeypatch):
+    """Where a token is asked for, anybody may have begun it: that costs no sweep."""
+    monkeypatch.setattr(listening, "PATIENCE_S", 0.1)
+    endpoint = Endpoint("127.0.0.1:0", token)
+    with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
+        line.sendall(HEAD[:-2])
+        assert line.recv(100) == b""
+    endpoint.close()
+    assert (endpoint.lost, endpoint.owed, endpoint._arriving) == (lost, owed, {})
 
 
 def test_nothing_is_held_for_a_client_that_waits_no_longer(monkeypatch):
