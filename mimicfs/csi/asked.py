@@ -23,6 +23,7 @@ from mimicfs.config.values import parse_target
 from mimicfs.csi.protocol import MODES
 from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.errors import ConfigError
+from mimicfs.human import printable
 
 _ATTRIBUTES = ("bucket", "prefix", "mountOptions")
 _OF_KUBERNETES = "csi.storage.k8s.io/"  # what kubelet adds of itself; may hold tokens
@@ -101,10 +102,15 @@ def named(volume: str, path: str, what: str) -> tuple[str, str]:
         raise _wrong("volume_id: missing")
     if not path:
         raise _wrong(f"{what}: missing")
-    if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
-        raise _wrong(f"{what} {path}: not an absolute path without . and ..")
+    if not volume.isprintable():
+        raise _wrong(f"volume_id {printable(volume)}: not printable")
     if len(os.fsencode(path)) >= _PATH_MAX or not path.isprintable():
         raise _wrong(f"{what}: too long, or not printable")
+    # Of two slashes at the start, normpath leaves both: one directory would have two records.
+    if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
+        raise _wrong(f"{what} {path}: not an absolute path without . and ..")
+    if path.startswith("//"):
+        raise _wrong(f"{what} {path}: begins with two slashes")
     return volume, path
 
 
@@ -117,12 +123,16 @@ def _url(context: Mapping[str, str]) -> str:
         if name not in _ATTRIBUTES and not name.startswith(_OF_KUBERNETES):
             near = nearest(name, _ATTRIBUTES)
             hint = f"did you mean {near}?" if near else f"known are {', '.join(_ATTRIBUTES)}"
-            raise _wrong(f"volume attribute {name}: not known; {hint}")
+            raise _wrong(f"volume attribute {printable(name)}: not known; {hint}")
     bucket, prefix = context.get("bucket", ""), context.get("prefix", "")
     if not bucket:
         raise _wrong("volume attribute bucket: missing")
     if "/" in bucket:
         raise _wrong(f"bucket {bucket}: has a /; the part of a bucket goes into prefix")
+    if not bucket.isprintable():
+        raise _wrong(f"bucket {printable(bucket)}: not printable")
+    if "\0" in prefix:  # a key may have it, an argument of a process may not
+        raise _wrong(f"prefix {printable(prefix)}: has a NUL")
     try:
         return str(parse_target(f"s3://{bucket}/{prefix.lstrip('/')}"))
     except ConfigError as exc:
@@ -132,6 +142,9 @@ def _url(context: Mapping[str, str]) -> str:
 def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
     """Return the words after -o. Raises Refusal."""
     chosen = words([*mount.mount_flags, context.get("mountOptions", "")])
+    for word in chosen:
+        if not word.isprintable():
+            raise _wrong(f"mountOptions: {printable(word)}: not printable")
     try:
         said = from_words(chosen)
     except ConfigError as exc:
@@ -170,9 +183,11 @@ def _secrets(secrets: Mapping[str, str]) -> dict[str, str]:
         plain = name.lower().replace("_", "").replace("-", "").removeprefix("aws")
         if plain not in _VARIABLES:
             known = "access_key_id, secret_access_key, session_token"
-            raise _wrong(f"secret {name}: not known; known are {known}")
+            raise _wrong(f"secret {printable(name)}: not known; known are {known}")
         if not value.strip() or "\0" in value:
             raise _wrong(f"secret {name}: empty, or not text")
+        if _VARIABLES[plain] in found:
+            raise _wrong(f"secret {name}: there twice, in two spellings")
         found[_VARIABLES[plain]] = value.strip()
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if found and variable not in found:
