@@ -85,6 +85,26 @@ def test_a_page_that_ends_among_the_versions_of_a_key_leads_to_the_rest_of_them(
     assert page.next == Marker("a", following)
 
 
+def test_a_server_whose_pages_begin_with_the_version_that_is_named_shows_each_once():
+    named = ["v3", "v2", "v1"]
+
+    def answered(after: Marker) -> str:
+        place = named.index(after.version) if after.version else 0
+        following = (
+            "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>"
+            f"<NextVersionIdMarker>{named[place - 2]}</NextVersionIdMarker>"
+        )
+        return version("k", named[place], "01") + (following if place < 2 else END)
+
+    pages, after = [], Marker()
+    while len(pages) < 9:
+        pages.append(parsed(answered(after), after))
+        if pages[-1].next is None:
+            break
+        after = pages[-1].next
+    assert [each.version for page in pages for each in page.versions] == named
+
+
 @pytest.mark.parametrize("time", ["", "null", "yesterday"])
 def test_a_version_of_no_known_time_is_refused(time):
     body = version("a", "v1", "01").replace("2026-11-01T00:00:01Z", time) + END

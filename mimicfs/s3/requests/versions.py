@@ -206,8 +206,11 @@ def checked_versions(
 
 def _led_on(page: VersionPage) -> VersionPage:
     """Return *page*, of which the next begins behind its last version: where it ends among the
-    versions of a key, Swift says the marker `null`, behind which the rest of them does not come."""
+    versions of a key, Swift says the marker `null`, behind which the rest of them does not come.
+    A version that is not on the page may be the one that the next page begins with."""
     if page.next is None or not page.versions or page.versions[-1].key != page.next.key:
+        return page
+    if page.next.version not in ("", "null"):
         return page
     of_key = [each.version for each in page.versions if each.key == page.next.key]
     if page.next.version in of_key:
