@@ -9,12 +9,13 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, MimicError, S3Unavailable
+from mimicfs.errors import AccessDenied, KeyNotFound, MimicError, PosixError, S3Unavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.ownkeys import own_key_beside
@@ -32,7 +33,7 @@ class Markers:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._options = options
-        self._looked = False  # once is enough, where nothing was learned by it
+        self._denied = False  # to look whether they are kept: asked once
 
     @property
     def are_kept(self) -> bool:
@@ -54,47 +55,64 @@ class Markers:
             # What rclone says of each directory that has names.
             if exc.status != 500 or self._is_known or self._mimicdb.entry(bucket, key) is None:
                 raise
-            if self._is_kept_beside(bucket, key):
+            if self._are_kept_beside(bucket, key):
                 raise
             return False
         return self._is_known or self._is_kept(bucket, made)
 
     @property
     def _is_known(self) -> bool:
-        return self._looked or self._s3.capabilities["markers"] == "yes"
-
-    def _is_kept_beside(self, bucket: str, key: str) -> bool:
-        """As `_is_kept`, of a marker of our own."""
-        own = self._put(bucket, own_key_beside(key.rstrip("/")) + "/", {})
-        if not self._is_kept(bucket, own):
-            return False
-        self._s3.delete(bucket, own.key)
-        return True
+        return self._denied or self._s3.capabilities["markers"] == "yes"
 
     def _is_kept(self, bucket: str, made: Entry) -> bool:
-        """Whether *made* is a marker; if not, it is gone again."""
-        self._looked = True
+        """Whether *made* is a marker; if not, it is gone again. Raises PosixError EEXIST."""
+        beside = self._file_beside(bucket, made)
+        if beside is None or beside.size > 0:  # a file of somebody's own, which tells nothing
+            return True
+        if self._are_kept_beside(bucket, made.key):
+            return True
+        if beside.etag and not _is_same(beside, made):
+            raise PosixError(errno.EEXIST, f"s3://{bucket}/{beside.key}")
+        self._s3.conditions.delete(bucket, made.key, made.etag)
+        return False
+
+    def _file_beside(self, bucket: str, made: Entry) -> Entry | None:
+        """Return what is there by the name of *made* without its slash. None: nothing, and *made*
+        is a marker, as far as it can be known. What another mount has deleted meanwhile, because it
+        found a file, is a file that nobody has seen: without an ETag."""
+        name = made.key.rstrip("/")
         try:
-            beside, _ = self._s3.head(bucket, made.key.rstrip("/"))
+            try:
+                return self._s3.look(bucket, name)
+            except KeyNotFound:
+                self._s3.look(bucket, made.key)
+                self._s3.capabilities.learned("markers", "yes")
+        except KeyNotFound:
+            return Entry(name)
+        except MimicError as exc:  # it is made all the same
+            log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
+            self._denied = self._denied or isinstance(exc, AccessDenied)
+        return None
+
+    def _are_kept_beside(self, bucket: str, key: str) -> bool:
+        """Whether the server keeps markers, tried with one of our own that nobody else touches."""
+        own = self._put(bucket, own_key_beside(key.rstrip("/")) + "/", {})
+        try:
+            self._s3.look(bucket, own.key.rstrip("/"))
         except KeyNotFound:
             self._s3.capabilities.learned("markers", "yes")
             return True
-        except MimicError as exc:  # it is made all the same
-            log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
-            return True
-        return beside.size > 0 or not self._is_file(bucket, made)
-
-    def _is_file(self, bucket: str, made: Entry) -> bool:
-        """Whether the file beside *made* goes when that is deleted; if not, it is somebody's own,
-        and *made* is made again."""
-        self._s3.conditions.delete(bucket, made.key, made.etag)
-        try:
-            self._s3.head(bucket, made.key.rstrip("/"))
-        except KeyNotFound:
+        else:
             self._s3.capabilities.learned("markers", "no")
-            return True
-        self._put(bucket, made.key, made.meta or {})
-        return False
+            return False
+        finally:
+            self._s3.delete(bucket, own.key)
 
     def _put(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry:
         return self._s3.put(bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta), _NEW)
+
+
+def _is_same(beside: Entry, made: Entry) -> bool:
+    """Whether the file *beside* is *made*: the bytes of empty files are the same, the metadata
+    have the moment in them."""
+    return beside.etag == made.etag and (beside.meta or {}) == (made.meta or {})

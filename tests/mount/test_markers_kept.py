@@ -4,10 +4,12 @@ below it."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.mounts import Mount
+from support.proxy import Fail, Rule
 
 rclone = pytest.mark.parametrize("server", ["rclone"], indirect=True)
 moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -75,4 +77,79 @@ def test_a_server_that_keeps_markers_is_looked_at_once(
     again: Mount = mount_at(f"s3://{bucket}")
     proxy.counted()
     (again.path / "c").mkdir()
+    assert proxy.counted() == {"PUT": 1}
+
+
+class Meanwhile(Rule):
+    """Before the first HEAD of `d`, somebody else does *act*."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        super().__init__(lambda request: request.kind == "HEAD" and request.key == "d")
+        self._act = act
+
+    def before(self, handler: Any) -> bool:
+        if self.seen == 1:
+            self._act()
+        return False
+
+
+@rclone
+def test_a_marker_that_another_mount_deletes_while_it_is_looked_at_teaches_nothing(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Meanwhile(lambda: client.delete_object(Bucket=bucket, Key="d/"))):
+        (mount.path / "d").mkdir()
+    (mount.path / "e").mkdir()
+    (mount.path / "d/file").write_bytes(b"abc")
+    (mount.path / "e/file").write_bytes(b"abc")
+    assert keys(client, bucket) == ["d/file", "e/file"]
+
+
+@rclone
+def test_an_empty_file_that_takes_the_place_of_a_marker_is_not_deleted(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Meanwhile(lambda: client.put_object(Bucket=bucket, Key="d", Body=b""))):
+        with pytest.raises(FileExistsError):
+            (mount.path / "d").mkdir()
+    assert keys(client, bucket) == ["d"]
+
+
+@rclone
+def test_a_look_that_fails_is_taken_at_the_next_directory(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Fail(lambda request: request.kind == "HEAD" and request.key == "d", 400, "")):
+        (mount.path / "d").mkdir()
+    (mount.path / "e").mkdir()
+    (mount.path / "e/file").write_bytes(b"abc")
+    assert keys(client, bucket) == ["d", "e/file"]
+
+
+@moto
+def test_a_marker_that_somebody_changes_while_it_is_looked_at_stays_as_it_is(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+
+    def change() -> None:
+        client.put_object(Bucket=bucket, Key="d", Body=b"")
+        client.put_object(Bucket=bucket, Key="d/", Body=b"", Metadata={"mode": "16832"})
+
+    with proxy.rule(Meanwhile(change)):
+        (mount.path / "d").mkdir(0o750)
+    assert keys(client, bucket) == ["d", "d/"]
+    assert client.head_object(Bucket=bucket, Key="d/")["Metadata"] == {"mode": "16832"}
+
+
+@moto
+def test_where_looking_is_denied_it_is_done_once(mount_at: Any, bucket: str, proxy: Any) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Fail(lambda request: request.kind == "HEAD" and request.key == "a", 403, "")):
+        (mount.path / "a").mkdir()
+    proxy.counted()
+    (mount.path / "b").mkdir()
     assert proxy.counted() == {"PUT": 1}
