@@ -64,6 +64,7 @@ class Follower:
         self._looked = threading.Condition()  # told after each look
         self._turn = 0  # counts the looks while all logs are quiet
         self._away = False  # the store did not answer the last look
+        self._telling = False  # the listeners are told, and the store is asked for nothing
         self.told = 0  # how many lines of others were told
         self.restarts = 0  # how often everything was told
 
@@ -150,7 +151,8 @@ class Follower:
             now, before_s = self.lease.held, ticked_s
             ticked_s = time.monotonic()
             # If we were late ourselves, it was not the store: this process was stopped.
-            if self.lease.unheard_s >= LEASE_S and ticked_s - before_s < 2 * _TICK_S:
+            late = ticked_s - before_s >= 2 * _TICK_S
+            if self.lease.unheard_s >= LEASE_S and not late and not self._telling:
                 self.lease.lose()
             if now != held:
                 held = now
@@ -205,10 +207,12 @@ class Follower:
                 self.told += len(foreign)
                 if len(foreign) > _MANY:  # what else there is need not be read here
                     self._restart(name)
-                    continue
+                    break
                 self._store.catch_up(name, changes[-1].seq)
                 self._tell(name, foreign)
                 self._places[name] = changes[-1].seq
+                if len(changes) < _PAGE:  # that was the end; a log that grows on has none
+                    break
         except LogTrimmed as exc:
             log.info("%s: %s; kernel caches are dropped", name or "the buckets", exc)
             self._restart(name)
@@ -220,7 +224,7 @@ class Follower:
         place = self._shared.seq(name)  # before: what comes after it is told again
         self._store.catch_up(name, place)
         self.restarts += 1
-        self._mimicdb.announce(name, None)
+        self._announce(name, None)
         self._places[name] = place
 
     def _keep_up_with_buckets(self) -> None:
@@ -236,10 +240,18 @@ class Follower:
     def _tell(self, name: str, foreign: list[Change]) -> None:
         if any(change.first != change.last for change in foreign):
             self.restarts += 1
-            self._mimicdb.announce(name, None)
+            self._announce(name, None)
         elif foreign:
             keys = list(dict.fromkeys(change.first for change in foreign))
-            self._mimicdb.announce(name, self._judged(name, keys))
+            self._announce(name, self._judged(name, keys))
+
+    def _announce(self, name: str, difference: Difference | None) -> None:
+        self._telling = True
+        try:
+            self._mimicdb.announce(name, difference)
+        finally:
+            self.lease.heard()  # it was asked for nothing meanwhile
+            self._telling = False
 
     def _judged(self, bucket: str, keys: list[str]) -> Difference:
         """Of another's changes only the keys are known: what is there now was added or

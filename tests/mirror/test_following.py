@@ -109,6 +109,16 @@ def test_it_reads_page_after_page_to_the_end(ours, other, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_log_that_grows_while_it_is_told_is_read_to_where_it_was(ours, other):
+    heard, follower = Heard(ours), begun(ours)
+    ours.subscribe(lambda *_: other.record("b", Entry(f"more{len(heard)}", 1)))
+    other.record("b", Entry("new", 1))
+    follower.look()
+    assert heard == [("b", ["new"], [])]
+    follower.look()
+    assert heard[1:] == [("b", ["more1"], [])]
+
+
 def test_many_changes_at_once_are_told_as_everything(ours, other):
     heard, follower = Heard(ours), begun(ours)
     for start in range(0, 10_500, 100):
@@ -201,6 +211,23 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
         assert said == [False, True]
         for mimicdb in (ours, other):
             mimicdb.close()
+
+
+@pytest.mark.usefixtures("caplog")  # it is said that the changes are not known
+def test_who_tells_for_long_does_not_take_the_store_for_away(ours, other):
+    away, told, never = [], threading.Event(), threading.Event()
+
+    def tell(*_):
+        never.wait(LEASE_S + 1.5)
+        away.append(follower.lease.away)
+        told.set()
+
+    ours.subscribe(tell)
+    follower = Follower(ours, "b")
+    with followed(follower):
+        other.record("b", Entry("new", 1))
+        assert told.wait(30)
+    assert away == [False]
 
 
 def test_a_directory_that_was_removed_before_s3_was_asked_does_not_come_back(

@@ -144,4 +144,4 @@ def test_a_directory_that_another_renames_while_its_last_name_is_moved_out_is_go
     mover.join(30)
     for path in two:
         seen_after_s(lambda path=path: sorted(os.listdir(path)) == ["base", "d2", "sub"])
-        assert not exists(path / "d1")
+        seen_after_s(lambda path=path: not exists(path / "d1"))
