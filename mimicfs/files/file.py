@@ -287,7 +287,6 @@ class File(ChangingFile):
             self._moved(self.size, entry.size)
             old, self._origin = self._origin, self._origin_of(entry)
             self._layout = Layout(entry.size)
-            self.pages_before = False
             self.content = self.content._replace(meta=entry.meta or {})
             self.mtime_ns = entry.mtime_ns
         old.close()
@@ -337,15 +336,18 @@ class File(ChangingFile):
         with self._change.taken(cancellation):
             yield
 
-    def adopt(self, entry: Entry, content: Content) -> None:
-        """The object is *entry* now, by a copy within S3 that we asked for. Bytes that were
-        written meanwhile stay, and are uploaded."""
+    def adopt(self, entry: Entry, content: Content, *, put: bool = False) -> None:
+        """The object is *entry* now, by a copy within S3 that we asked for; *put*: whose bytes a
+        program has put there. Bytes that were written meanwhile stay, and are uploaded."""
         with self._change:
             if self.state not in (State.CLEAN, State.DIRTY):
                 return
+            put = put or self._staging is not None
             self._stand_on(entry)
             with self._lock:
                 self.content = content
+                if put and self._origin is not None:
+                    self._origin.handed = True  # a program knows them, as if it had read them
             if self.dirty and self.size:
                 self._redescribe()
                 return

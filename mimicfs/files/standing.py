@@ -55,7 +55,8 @@ class StandingFile:
         # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
         self.shrunk = False
         self.moves = 0  # so often has it gone over to a version of others
-        # The kernel had pages of its version before it was opened.
+        # The kernel had pages of its version before it was opened: they outlive that version, until
+        # the kernel is told (Kernel.followed).
         self.pages_before = False
         self._views: set[HandleView] = set()  # of the handles that it has
 

@@ -33,7 +33,7 @@ class WholeCopier:
         if new.entry is None or not new.dirty:
             self._s3_has_no_other(new, cancellation)
         entry, content = cancellation.wait(self._s3.pool.submit(self._copied, old, old.entry, new))
-        new.adopt(entry, content)
+        new.adopt(entry, content, put=True)
         return entry
 
     def _copied(self, old: File, source: Entry, new: File) -> tuple[Entry, Content]:

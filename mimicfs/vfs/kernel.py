@@ -81,7 +81,8 @@ class Kernel:
     def followed(self, node: Node, file: File) -> None:
         """*file*, which is open, stands on another version now, of which the kernel has no page
         yet. Of a shorter one it is told when the file is closed (File.shrunk)."""
-        if file.follows:  # of the old one it may have some
+        if file.follows or file.pages_before:  # of the old one it may have some
+            file.pages_before = False
             self.grew(node)
             return
         node.pages_etag = file.etag
