@@ -66,6 +66,7 @@ class Listing:
     ) -> None:
         self.number = number
         self.directory = directory
+        self.read_all = False  # its reader has come to the end
         self.lock = threading.Lock()  # protects all below
         self._read = read
         self._start = 0  # the index of the first row of the page
@@ -84,7 +85,9 @@ class Listing:
             self._keep(index - self._start)
         while not self._page.ended and self._start + len(self._page.rows) < index + want:
             self._read_on(index, max(want, _PAGE), generation)
-        return self._page.rows[index - self._start :]
+        found = self._page.rows[index - self._start :]
+        self.read_all = not found
+        return found
 
     def _read_on(self, index: int, want: int, now: int) -> None:
         """Add a page, and drop the rows before *index*."""
@@ -150,7 +153,8 @@ class Listings:
         found = self._open.get(cookie & _NUMBER)
         if found is None or found.directory is not node:
             return False
-        return found.ended_at(index_of(cookie), self._mimicdb.generation)
+        found.read_all = found.ended_at(index_of(cookie), self._mimicdb.generation)
+        return found.read_all
 
     def at(self, node: Node, cookie: int, unsaved: Callable[[], Sequence[str]]) -> Listing:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
@@ -166,8 +170,14 @@ class Listings:
             self._open[number] = found
             self._open.move_to_end(number)
             while len(self._open) > _LISTINGS_MAX:
-                self._open.popitem(last=False)
+                del self._open[self._least_wanted()]
         return found
+
+    def _least_wanted(self) -> int:
+        """Return whose place is given up: of one who has read all, if there is one. Whoever goes
+        through a tree reads many directories between two looks at the one above them."""
+        ended = (number for number, each in self._open.items() if each.read_all)
+        return next(ended, next(iter(self._open)))
 
     def _page(
         self,

@@ -84,6 +84,27 @@ def test_what_appears_before_the_place_moves_nothing(mimicdb: Mirror, listing: L
     assert shown(mimicdb, listing, 4) == [("e", 1), ("f", 1)]
 
 
+@pytest.mark.parametrize("ends", ["known", "asked"])
+def test_who_has_read_all_gives_way_to_who_is_on_the_way(ends: str) -> None:
+    mimicdb = Mirror(Memory())
+    for n in range(400):
+        mimicdb.record("bucket", Entry(f"t{n:03}/f", 1))
+    mimicdb.complete("bucket", Scope("", True, time.time_ns()))
+    inodes, listings = Inodes("bucket"), Listings(mimicdb)
+    above = listings.at(inodes.root, 0, list)
+    for slot, _ in [row[1:] for row in above.rows(0, mimicdb.generation, 300)][:300]:
+        below = inodes.child(inodes.root, slot, NodeKind.DIRECTORY, hold=True)
+        reader = listings.at(below, 0, list)
+        assert shown(mimicdb, reader, 0) == [("f", 1)]
+        if ends == "known":
+            assert listings.ended(below, reader.cookie(1))
+        mimicdb.forget("bucket", f"{slot}f")
+        if ends == "asked":
+            assert shown(mimicdb, reader, 1) == []
+    later = listings.at(inodes.root, above.cookie(300), list)
+    assert shown(mimicdb, later, 300)[0] == ("t300/", 0)
+
+
 def test_rewinding_sees_all_anew(mimicdb: Mirror, listing: Listing) -> None:
     shown(mimicdb, listing, 4)
     mimicdb.record("bucket", Entry("aa", 7))
