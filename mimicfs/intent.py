@@ -45,6 +45,7 @@ class StoreIntent:
         self.open = set(keys)  # of which nothing was said yet
         self.contended: set[str] = set()
         self.taken = False  # by a call that it was given to
+        self.unsure = False  # S3 may have done it already, before the call that it was given to
 
     def part(self, keys: Sequence[str]) -> StoreIntent:
         """Return the part of it that is about *keys*, to be ended apart from the rest."""
@@ -170,6 +171,7 @@ class StoreIntents:
         """Of the keys of which nothing was said: nothing was changed, or nobody knows."""
         keys, intent.open = sorted(intent.open), set()
         if keys:
+            unsure = unsure or intent.unsure
             found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
             self.found(intent, found)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from support.proxy import Fail, Hold, Lose, Proxy, Replace, Request, Rule
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
-from mimicfs.errors import PosixError, S3Unavailable, StoreUnavailable
+from mimicfs.errors import AccessDenied, Interrupted, PosixError, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests import putting
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.transport.plain import whole_answer
 
@@ -68,7 +70,7 @@ def at_once(s3: S3, bucket: str, *keys: str, condition: Condition = NEW) -> list
     """Have *keys* put, all of which the thread that sends finds when it looks first."""
     s3.putter._thread = threading.Thread(target=s3.putter._run, daemon=True)
     content = Content("text/plain", {"Mode": "33188"})
-    found = [s3.put_soon(bucket, key, key.encode() * 9, content, condition) for key in keys]
+    found = [s3.put_soon(bucket, key, key.encode() * 9, 9, content, condition) for key in keys]
     s3.putter._thread.start()
     return [future for future in found if future is not None]
 
@@ -140,7 +142,7 @@ def test_the_same_goes_over_tls(
     s3 = S3(S3Options(endpoint_url=tls, attempts=3), mimicdb)
     s3.put(bucket, "warm", b"", 0, condition=NEW)
     proxy.counted()
-    future = s3.put_soon(bucket, "a", bytes(65_536), Content(), NEW)
+    future = s3.put_soon(bucket, "a", bytes(65_536), 65_536, Content(), NEW)
     assert future is not None
     assert future.result(10) == mimicdb.entry(bucket, "a")
     assert proxy.counted() == {"PUT": 1}
@@ -194,7 +196,7 @@ def test_a_server_that_says_more_than_s3_is_asked_one_at_a_time_from_then_on(
         [future] = at_once(s3, bucket, "a", condition=Condition())
         assert rule.reached.wait(10)
     assert future.result(20).size == 9
-    assert s3.put_soon(bucket, "b", b"b", Content(), Condition()) is None
+    assert s3.put_soon(bucket, "b", b"b", 1, Content(), Condition()) is None
     assert mimicdb.backend.unsettled(bucket) == []
 
 
@@ -265,7 +267,7 @@ def test_what_was_not_begun_when_the_mount_ends_was_not_sent(
     s3: S3, mimicdb: Mirror, client: Any, bucket: str
 ) -> None:
     s3.putter._thread = threading.Thread(target=int)
-    future = s3.put_soon(bucket, "a", b"a", Content(), NEW)
+    future = s3.put_soon(bucket, "a", b"a", 1, Content(), NEW)
     assert future is not None
     s3.close()
     with pytest.raises(S3Unavailable, match="the mount has ended"):
@@ -305,7 +307,7 @@ def test_over_one_connection_nothing_is_put_together(
     endpoint: str, mimicdb: Mirror, bucket: str
 ) -> None:
     s3 = S3(S3Options(endpoint_url=endpoint, connections=1), mimicdb)
-    assert s3.put_soon(bucket, "a", b"a", Content(), Condition()) is None
+    assert s3.put_soon(bucket, "a", b"a", 1, Content(), Condition()) is None
     s3.close()
 
 
@@ -326,7 +328,7 @@ def test_a_server_whose_answers_are_not_plain_is_asked_one_at_a_time_from_then_o
         [future] = at_once(s3, bucket, "a", condition=Condition())
         assert future.result(20).size == 9
         assert proxy.counted() == {"PUT": 2}
-    assert s3.put_soon(bucket, "b", b"b", Content(), Condition()) is None
+    assert s3.put_soon(bucket, "b", b"b", 1, Content(), Condition()) is None
     assert mimicdb.backend.unsettled(bucket) == []
 
 
@@ -342,6 +344,131 @@ def test_an_error_that_nobody_has_foreseen_is_that_of_each_and_the_next_are_put(
         for future in at_once(s3, bucket, *KEYS):
             with pytest.raises(RuntimeError, match="unforeseen"):
                 future.result(10)
-    later = s3.put_soon(bucket, "d", b"d", Content(), NEW)
+    later = s3.put_soon(bucket, "d", b"d", 1, Content(), NEW)
     assert later is not None
     assert later.result(10).size == 1
+
+
+class InChunks(Rule):
+    """Answers are S3's refusals as AWS sends them: with a body of no length."""
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        response.read()
+        body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
+        handler.head(503, [("Content-Type", "text/xml"), ("Transfer-Encoding", "chunked")])
+        handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        return True
+
+
+def test_a_refusal_in_chunks_says_nothing_of_how_the_server_confirms(
+    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    with proxy.rule(InChunks(puts)) as rule:
+        futures = at_once(s3, bucket, *KEYS, condition=Condition())
+        assert rule.reached.wait(10)
+    assert [future.result(20).size for future in futures] == [9, 9, 9]
+    later = s3.put_soon(bucket, "d", b"d", 1, Content(), Condition())
+    assert later is not None
+    assert later.result(10).size == 1
+    assert mimicdb.backend.unsettled(bucket) == []
+
+
+class LoseOne(Lose):
+    """The answer to the first request is lost, all others are refused."""
+
+    def before(self, handler: Any) -> bool:
+        if self.seen == 1:
+            return False
+        handler.body()
+        error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+        handler.send(403, [("Content-Type", "application/xml")], error)
+        return True
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_refused_after_a_lost_answer_is_asked_of_s3(
+    s3: S3, mimicdb: Mirror, client: Any, bucket: str, proxy: Proxy, together: bool
+) -> None:
+    with proxy.rule(LoseOne(puts)):
+        if together:
+            [future] = at_once(s3, bucket, "a", condition=Condition())
+        else:
+            future = s3.pool.submit(s3.put, bucket, "a", b"aaaaaaaaa", 9)
+        with pytest.raises(AccessDenied):
+            future.result(20)
+    wait_until(lambda: not mimicdb.backend.unsettled(bucket))
+    entry = mimicdb.entry(bucket, "a")
+    assert entry is not None
+    assert entry.etag == client.head_object(Bucket=bucket, Key="a")["ETag"].strip('"')
+
+
+class GivenUp(io.BytesIO):
+    """A body that nobody wants any more once it was sent."""
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        raise Interrupted("given up")
+
+
+def test_what_was_given_up_meanwhile_is_not_put_again(
+    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    with proxy.rule(Fail(puts, 503, "SlowDown")) as rule:
+        future = s3.put_soon(bucket, "a", GivenUp(b"a"), 1, Content(), NEW)
+        assert future is not None
+        with pytest.raises(Interrupted):
+            future.result(20)
+        assert rule.seen == 1
+    wait_until(lambda: not mimicdb.backend.unsettled(bucket))
+    assert mimicdb.entry(bucket, "a") is None
+
+
+def test_what_fails_before_it_is_sent_is_put_again_and_after_it_was_confirmed_is_told(
+    s3: S3, mimicdb: Mirror, bucket: str, monkeypatch: Any
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3._wire, "sending", fails)
+        assert [future.result(10).size for future in at_once(s3, bucket, *KEYS)] == [9, 9, 9]
+        patch.undo()
+        patch.setattr(s3.kept, "written", fails)
+        later = s3.put_soon(bucket, "d", b"d", 1, Content(), NEW)
+        assert later is not None
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            later.result(10)
+    assert mimicdb.entry(bucket, "d") is not None
+    assert mimicdb.backend.unsettled(bucket) == []
+
+
+def test_what_waits_for_the_pool_when_the_mount_ends_has_an_end(
+    s3: S3, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    go = threading.Event()
+    busy = [s3.pool.submit(go.wait, 30) for _ in range(s3.pool._max_workers - 3)]
+    with proxy.rule(Fail(puts, 503, "SlowDown")) as rule:
+        futures = at_once(s3, bucket, *KEYS)
+        assert rule.reached.wait(10)
+        busy += [s3.pool.submit(go.wait, 30) for _ in range(3)]
+    s3.close()
+    go.set()
+    for future in futures:
+        assert future.exception(20) is None or isinstance(future.exception(), S3Unavailable)
+    assert [each.result(10) for each in busy if not each.cancelled()]
+
+
+def test_those_who_put_first_at_the_same_time_share_one_thread(s3: S3, monkeypatch: Any) -> None:
+    both, made = threading.Barrier(2), []
+    init = putting.Putter.__init__
+
+    def slow(self: Any, *args: Any) -> None:
+        made.append(self)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        init(self, *args)
+
+    monkeypatch.setattr(putting.Putter, "__init__", slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: s3.putter, range(2)))
+    assert found[0] is found[1]
+    assert len(made) == 1

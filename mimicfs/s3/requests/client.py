@@ -73,7 +73,9 @@ class S3(Clients):
 
         self._client  # noqa: B018  which makes the others
         made = (self._wire, self._rules, self._transport, self._traffic, self._learner)
-        return Putter(*made, self.pool, self._options)
+        with self._lock:  # those who come first come together
+            found = self.__dict__.get("putter")
+            return found or Putter(*made, self.pool, self._options)
 
     @property
     def copies_parts(self) -> bool:
@@ -340,11 +342,17 @@ class S3(Clients):
         return self.sender.store(bucket, key, body, size, content, condition)
 
     def put_soon(
-        self, bucket: str, key: str, data: bytes, content: Content, condition: Condition
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        content: Content,
+        condition: Condition,
     ) -> Future[Entry] | None:
         """As `put`, in a future, together with others (putting.py). None: it is not one for that,
         and nothing has happened. Raises PosixError EROFS."""
-        return self.sender.store_soon(bucket, key, data, content, condition)
+        return self.sender.store_soon(bucket, key, body, size, content, condition)
 
     def copy(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None

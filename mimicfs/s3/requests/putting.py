@@ -16,7 +16,6 @@ in the pool. `_lock` is a leaf.
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import select
@@ -24,7 +23,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -40,7 +39,7 @@ from mimicfs.s3.requests.rules import Rules
 from mimicfs.s3.transport.calls import Answer, CallParams
 from mimicfs.s3.transport.errors import ours
 from mimicfs.s3.transport.http import Connection, Transport
-from mimicfs.s3.transport.plain import PlainAnswer, whole_answer
+from mimicfs.s3.transport.plain import PlainAnswer, refusal, whole_answer
 from mimicfs.s3.transport.traffic import Seen, Traffic
 from mimicfs.s3.transport.wire import ReadyPut, Wire
 
@@ -50,7 +49,6 @@ SMALL = 64 << 10  # bytes of an object that is put so
 _READ = 16 << 10
 _FULL_S = 0.005  # so often it is looked whether another request may run
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_BROKEN = (OSError, http.client.HTTPException)
 
 
 class SmallPut(NamedTuple):
@@ -93,7 +91,7 @@ class _PutUnderWay:
         self.come = b""  # of the answer
         self.answer: Answer = {}
         self.ends_s = 0.0  # on the monotonic clock: it is not waited for longer
-        self.seen: Seen
+        self.seen: Seen | None = None
 
 
 class Putter:
@@ -172,10 +170,7 @@ class Putter:
                 self._give_up(list(self._sent.values()))
 
     def _turn(self) -> None:
-        waits = self._patience_s if self._sent else None
-        if self._new and len(self._sent) < self._most:
-            waits = _FULL_S
-        ready = self._poll.poll(None if waits is None else waits * 1000)
+        ready = self._poll.poll(self._waits_ms())
         answered = [self._sent[fd] for fd, _ in ready if fd in self._sent]
         self._learn([each for each in answered if self._went_on(each)])
         now_s = time.monotonic()
@@ -184,6 +179,15 @@ class Putter:
             os.eventfd_read(self._wake)
         for group in self._begun():
             self._send(group)
+
+    def _waits_ms(self) -> float | None:
+        """Return when there is something to do at the latest; None: when somebody wakes us."""
+        if self._new and len(self._sent) < self._most:
+            return _FULL_S * 1000
+        if not self._sent:
+            return None
+        first_s = min(each.ends_s for each in self._sent.values())
+        return max(0.0, first_s - time.monotonic()) * 1000 + 1
 
     def _begun(self) -> Iterable[list[_PutUnderWay]]:
         """Begin what may be begun now; return it, by bucket."""
@@ -197,7 +201,7 @@ class Putter:
                 self._pool.ended()
                 continue
             place = (found.put.bucket, found.put.key)
-            connection = None if place in under_way else self._transport.idle(found.host)
+            connection = None if place in under_way else self._idle(found.host)
             if connection is None:
                 self._pool.ended()
                 self._in_pool(found.future, found.put.otherwise)
@@ -206,6 +210,13 @@ class Putter:
             under_way.add(place)
             groups.setdefault(found.put.bucket, []).append(found)
         return groups.values()
+
+    def _idle(self, host: str) -> Connection | None:
+        try:
+            return self._transport.idle(host)
+        except Exception as exc:  # noqa: BLE001 - who puts it otherwise is told
+            log.debug("no connection to %s: %r", host, exc)
+            return None
 
     def _send(self, group: list[_PutUnderWay]) -> None:
         keys = [each.put.key for each in group]
@@ -218,7 +229,10 @@ class Putter:
             return
         for each in group:
             each.whole = intent
-            self._begin(each)
+            try:
+                self._begin(each)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is put again
+                self._failed(each, exc)
 
     def _begin(self, each: _PutUnderWay) -> None:
         put, connection = each.put, each.connection
@@ -226,17 +240,14 @@ class Putter:
             self._wire.sending(put.size)
         except MimicError:  # too many today: S3.put says so
             self._leave(each, kept=True)
-            self._put_again(each)
+            self._put_again(each, unsure=False)
             return
         each.seen = self._traffic.observing("PutObject", put.about)
         each.ends_s = time.monotonic() + self._patience_s
         connection.sock.setblocking(False)
         self._sent[connection.sock.fileno()] = each
         self._poll.register(connection.sock, select.POLLIN)
-        try:
-            self._write(each)
-        except _BROKEN as exc:
-            self._failed(each, exc)
+        self._write(each)
 
     def _write(self, each: _PutUnderWay) -> None:
         sock, done = each.connection.sock, False
@@ -262,7 +273,7 @@ class Putter:
             self._failed(each, exc)
             return False
         except Exception as exc:  # noqa: BLE001 - not plain, or unreadable: as any PUT it is
-            self._unclear = True
+            self._unclear = self._unclear or not refusal(each.come)
             self._failed(each, exc)
             return False
         if answer is None or not answer.get("ETag"):  # refused, or it did not wait for the end
@@ -271,8 +282,7 @@ class Putter:
             return False
         each.answer = answer
         self._traffic.moved(0, each.put.size)
-        each.seen.headers = found.joined
-        self._traffic.ended("PutObject", each.put.about, each.seen)
+        self._seen(each, "", found.joined)
         self._leave(each, kept=not found.will_close)
         return True
 
@@ -323,7 +333,7 @@ class Putter:
             if each.put.key in intent.contended:
                 self._in_pool(each.future, partial(self._resolved, each.put, entry))
             else:
-                each.future.set_result(each.put.has_stored(entry, False))
+                _end(each.future, partial(each.put.has_stored, entry, False))
 
     def _resolved(self, put: SmallPut, entry: Entry) -> Entry:
         resolve = self._learner.mimicdb.intents.resolve
@@ -334,17 +344,24 @@ class Putter:
     def _failed(self, each: _PutUnderWay, exc: Exception | None) -> None:
         """S3 has not confirmed it, and may have done it."""
         log.debug("PUT %s: %r; it is put again", each.put.about, exc)
-        each.seen.failed = "" if exc is None else type(exc).__name__
-        self._traffic.ended("PutObject", each.put.about, each.seen)
+        self._seen(each, "" if exc is None else type(exc).__name__, {})
         self._leave(each, kept=False)
-        self._put_again(each)
+        self._put_again(each, unsure=not 400 <= refusal(each.come) < 500)
+
+    def _seen(self, each: _PutUnderWay, failed: str, headers: Mapping[str, str]) -> None:
+        seen, each.seen = each.seen, None
+        if seen is not None:
+            seen.failed, seen.headers = failed, headers
+            self._traffic.ended("PutObject", each.put.about, seen)
 
     def _give_up(self, late: list[_PutUnderWay]) -> None:
         for each in late:
             self._failed(each, TimeoutError("no answer"))
 
-    def _put_again(self, each: _PutUnderWay) -> None:
+    def _put_again(self, each: _PutUnderWay, *, unsure: bool) -> None:
+        """*unsure*: S3 may have done it already."""
         put, intent = each.put, each.whole.part([each.put.key])
+        intent.unsure = unsure
 
         def again() -> Entry:
             try:
@@ -359,18 +376,24 @@ class Putter:
     def _in_pool(self, future: Future[Entry], work: Callable[[], Entry]) -> None:
         """Let *work* in the pool say what comes of *future*."""
 
-        def do() -> None:
-            try:
-                found = work()
-            except BaseException as exc:  # noqa: BLE001 - it is the caller's
-                future.set_exception(exc)
-            else:
-                future.set_result(found)
+        def over(done: Future[None]) -> None:
+            if done.cancelled():
+                future.set_exception(S3Unavailable("the mount has ended"))
 
         try:
-            self._pool.submit(do)
+            self._pool.submit(_end, future, work).add_done_callback(over)
         except RuntimeError as exc:  # the pool is closed
             future.set_exception(S3Unavailable(f"the mount has ended: {exc}"))
+
+
+def _end(future: Future[Entry], work: Callable[[], Entry]) -> None:
+    """Let *work* say what comes of *future*."""
+    try:
+        found = work()
+    except BaseException as exc:  # noqa: BLE001 - it is the caller's
+        future.set_exception(exc)
+    else:
+        future.set_result(found)
 
 
 def _told(put: SmallPut, exc: Exception) -> Exception:

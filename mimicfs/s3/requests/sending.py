@@ -87,15 +87,22 @@ class Sender:
         return now.etag
 
     def store_soon(
-        self, bucket: str, key: str, data: bytes, content: Content, condition: Condition
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        content: Content,
+        condition: Condition,
     ) -> Future[Entry] | None:
         """As S3.put_soon."""
         from mimicfs.s3.requests.putting import SMALL, SmallPut
 
         s3 = self._s3
         said = s3.conditions.params_at_once(bucket, condition)
-        if len(data) > SMALL or said is None or not s3.limits.none_of(bucket):
+        if size > SMALL or said is None or not s3.limits.none_of(bucket):
             return None
+        data = body if isinstance(body, bytes) else body.read() or b""
         stored = s3.kept.completed(bucket, key, content)
         params = {"Bucket": bucket, "Key": key, "Body": data, "ContentLength": len(data)}
         params |= {**stored.params(), **said}
@@ -106,7 +113,9 @@ class Sender:
             return s3.mirrored(bucket, entry) if contended else entry
 
         def otherwise() -> Entry:
-            return self.store(bucket, key, data, len(data), content, condition)
+            if not isinstance(body, bytes):
+                body.seek(0)  # raises if it was given up meanwhile
+            return self.store(bucket, key, body, size, content, condition)
 
         return s3.putter.put(SmallPut(params, has_stored, otherwise))
 

@@ -33,6 +33,7 @@ _HEAD = re.compile(
 )
 _LINE = re.compile(rf"({_NAME}):([^\r\n]*)")
 _END = re.compile(rb"\n\r?\n")
+_REFUSAL = re.compile(rb"HTTP/1\.[01] ([345]\d\d)\b")
 _INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d\b")
 # Of these headers, S3 says one value: a proxy that repeats it says nothing new.
 _SAID_ONCE = frozenset({"etag", "last-modified", "content-type", "content-range", "date"})
@@ -164,6 +165,13 @@ def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
     if len(data) - end.end() < length:
         return None
     return PlainAnswer(io.RawIOBase(), status, headers, length, data[end.end() :])
+
+
+def refusal(data: bytes) -> int:
+    """Return the status that *data* begins with, if it refuses what was asked; else 0. (S3 says so
+    in chunks, of which `whole_answer` knows nothing.)"""
+    found = _REFUSAL.match(data)
+    return int(found[1]) if found is not None else 0
 
 
 def _come_of(raw: io.RawIOBase, come: bytes = b"") -> tuple[bytes, int]:
