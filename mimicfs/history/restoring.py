@@ -25,6 +25,7 @@ from mimicfs.config.values import Target
 from mimicfs.errors import ConfigError, MimicError, ObjectChanged, S3Error
 from mimicfs.history.changes import by_key
 from mimicfs.history.nullmarkers import NULL, NullMarkers
+from mimicfs.s3.mimicking.shown import meta_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.content import (
     PARTS_MAX,
@@ -220,7 +221,7 @@ def _copy_in_parts(s3: S3, bucket: str, version: Version, source: dict[str, str]
     """Return the ETag of the copy."""
     key = version.key
     head = s3.call("head_object", bucket, key, VersionId=version.version)
-    content = Content.of(head, head.get("Metadata", {}))
+    content = Content.of(head, meta_of(head))
     tags: dict[str, str] = {}
     if head.get("TagCount"):
         found = s3.call("get_object_tagging", bucket, key, VersionId=version.version)

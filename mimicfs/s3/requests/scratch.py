@@ -20,6 +20,7 @@ from mimicfs.errors import (
     Unsupported,
 )
 from mimicfs.finding import FAIL, OK, WARN, Finding
+from mimicfs.s3.mimicking.shown import meta_of
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.kept import stored_of
@@ -96,7 +97,7 @@ class Scratch:
 
     def _metadata(self) -> str:
         said = self._ask("head_object", **self._params())
-        if said.get("Metadata", {}).get("mode") != "33188":
+        if meta_of(said).get("mode") != "33188":
             raise S3Error("user metadata does not come back: modes, owners and times are not kept")
         self._kept = True
         return "user metadata comes back"
@@ -204,7 +205,7 @@ class Scratch:
         said = self._ask("head_object", **self._params("-copy"))
         if said.get("ContentLength") != len(_BODY):
             raise S3Error(f"a copy of {len(_BODY)} bytes has {said.get('ContentLength')}")
-        if self._kept and said.get("Metadata") != {"mode": "33188"}:
+        if self._kept and meta_of(said) != {"mode": "33188"}:
             raise S3Error("a copy loses the user metadata")
         return f"CopyObject keeps content{' and metadata' if self._kept else ''}"
 
