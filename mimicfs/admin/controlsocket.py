@@ -4,6 +4,9 @@ that serves it. The protocol is private: one line of JSON asks, one answers, the
     {"command": "status"}                     {"answer": {...}}
     {"command": "log-level", "level": "..."}  {"answer": ...} or {"error": "..."}
 
+With "asked_wrongly" beside the error, what was asked makes no sense: the command line is wrong, not
+the mount.
+
 The socket is 0600, in a directory of ours that is 0700, and a process that connects must be of our
 user or of root (SO_PEERCRED): a directory may have been opened up since. It is reached by the
 descriptor of its directory, since the path of a Unix socket ends at 107 bytes, and since links are
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicfs.config.values import ANSWER_S
-from mimicfs.errors import MimicError, MountError
+from mimicfs.errors import ConfigError, MimicError, MountError
 from mimicfs.private import open_directory
 
 log = logging.getLogger(__name__)
@@ -105,7 +108,7 @@ class ControlSocket:
         try:
             return {"answer": command(request)}
         except MimicError as exc:
-            return {"error": str(exc)}
+            return {"error": str(exc), "asked_wrongly": isinstance(exc, ConfigError)}
         except Exception:
             log.exception("control socket: %s failed", name)
             return {"error": "failed; see the log of the mount"}
@@ -113,7 +116,7 @@ class ControlSocket:
 
 def ask(path: Path, command: str, timeout_s: float = ANSWER_S, **more: Any) -> Any:
     """Return what the mount that listens at *path* answers. Raises MountError: it does not
-    listen, does not answer in time, or refuses."""
+    listen, does not answer in time, or refuses; ConfigError: what was asked makes no sense."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
@@ -126,7 +129,8 @@ def ask(path: Path, command: str, timeout_s: float = ANSWER_S, **more: Any) -> A
         except (OSError, ValueError) as exc:
             raise MountError(f"the mount does not answer: {exc}") from exc
     if "error" in answer:
-        raise MountError(str(answer["error"]))
+        kind = ConfigError if answer.get("asked_wrongly") else MountError
+        raise kind(str(answer["error"]))
     return answer.get("answer")
 
 

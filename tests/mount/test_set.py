@@ -1,7 +1,7 @@
 """Limits and costs of a mount that runs: `mimicfs set` and `status`."""
 
 import pytest
-from support.mounts import succeed
+from support.mounts import run, succeed
 
 from mimicfs.config.limits import Prices
 
@@ -27,3 +27,12 @@ def test_a_running_mount_is_told_other_limits_and_tells_what_it_costs(mount_at, 
     put, get = int(words[1]), int(words[7])
     spent = Prices(5, 0.5).of({"PUT": put, "GET": get})
     assert f"; {spent:,.2f} USD spent, " in costs
+
+
+def test_a_limit_that_makes_no_sense_is_a_wrong_command_line(mount_at, bucket):
+    path = mount_at(f"s3://{bucket}").path
+    wrong = [("set", "download-limit=fast"), ("set", "parts=1"), ("log-level", "loud")]
+    for command, word in wrong:
+        assert run(command, path, word).returncode == 2, word
+    said = "fast: not a limit; write 10M, off, or 08:00=1M 18:00=off"
+    assert run("set", path, "download-limit=fast").stderr == f"mimicfs: {said}\n"

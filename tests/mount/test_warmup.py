@@ -35,6 +35,8 @@ def test_what_was_warmed_up_costs_no_request_in_a_mount(
         {"url": url, "objects": 3, "already": 1, "bytes": len(FILM) + 100, "refused": [],
          "full": False},
     ]  # fmt: skip
+    nothing_more = succeed("warmup", *common[1:], "--limit", "0", url).splitlines()
+    assert nothing_more[1] == f"{url}: 3 objects here, 3 of them before; 0 B fetched"
     mount = mount_at(f"s3://{bucket}").path
     proxy.counted()
     with costs(proxy):

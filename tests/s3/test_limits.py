@@ -195,6 +195,12 @@ def test_each_bucket_has_its_own_rate_of_requests(slept):
         own.set("parts", "1")
 
 
+def test_a_limit_without_a_value_is_off_and_the_log_says_so(s3, caplog):
+    with caplog.at_level("INFO"):
+        s3.limits.set_all({"download-limit": "", "upload-limit": "1M"})
+    assert caplog.messages == ["download-limit is off now", "upload-limit is 1M now"]
+
+
 def test_of_several_limits_all_are_changed_or_none(s3):
     with pytest.raises(ConfigError, match="fast: not a number"):
         s3.limits.set_all({"upload-limit": "1M", "request-rate": "fast"})

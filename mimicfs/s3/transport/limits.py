@@ -239,7 +239,7 @@ class Limits:
         changes = [(name, *_change_of(self, name, text)) for name, text in texts.items()]
         for name, change, value in changes:
             change(value)
-            log.info("%s is %s now", name, texts[name])
+            log.info("%s is %s now", name, texts[name].strip() or "off")
 
     def figures(self) -> dict[str, Any]:
         """Return the limits as they are, and how much of the day's is used."""
