@@ -10,6 +10,7 @@ Threading: a thread for the server, one for each request.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = "public:"
 _READING = ("GET", "HEAD")
+_WITHOUT_HOST = ("HTTP/0.9", "HTTP/1.0")  # in later ones, a request names one (RFC 9112, 3.2)
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)  # as to a proxy
 
 
 class Response(NamedTuple):
@@ -80,10 +83,15 @@ class SiteHandler(Patient):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse  # noqa: N815
 
     def _answer(self, *, whole: bool) -> None:
-        if not (self.anywhere or _is_here(self.headers.get("Host", "localhost"))):
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or not (hosts or self.request_version in _WITHOUT_HOST):
+            self._plain(HTTPStatus.BAD_REQUEST)
+            return
+        named, target = _split(self.path)
+        if not (self.anywhere or all(map(_is_here, [*hosts, *named]))):
             self._plain(HTTPStatus.MISDIRECTED_REQUEST)
             return
-        path, _, query = self.path.partition("?")
+        path, _, query = target.partition("?")
         route = self.routes.get(path)
         if route is None:
             self._plain(HTTPStatus.NOT_FOUND)
@@ -118,6 +126,14 @@ class SiteHandler(Patient):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         log.debug("site: " + format, *args)
+
+
+def _split(target: str) -> tuple[list[str], str]:
+    """Return the host that *target* of a request names, or none, and its path and query."""
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        return [], target
+    return [found[1]], found[2] if found[2].startswith("/") else f"/{found[2]}"
 
 
 def _is_here(host: str) -> bool:

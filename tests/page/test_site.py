@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import socket
 
 import pytest
 
@@ -25,6 +26,15 @@ def answered(site, method, path, **headers):
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(), answer.headers
+
+
+def status_of(site, head):
+    """Return the status line with which the lines of *head* are answered."""
+    port = int(site.url.rpartition(":")[2].strip("/"))
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode())
+        with connection.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
 
 
 def test_it_can_only_be_read(site):
@@ -55,3 +65,24 @@ def test_a_name_that_anybody_can_point_here_is_not_answered(site, host, status):
 def test_what_fails_says_no_more_than_that_and_the_log_has_it(site, caplog):
     assert answered(site, "GET", "/fails")[:2] == (500, "500 Internal Server Error\n")
     assert "/fails failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (["GET / HTTP/1.1", "Host: localhost", "Host: localhost"], 400),
+        (["GET / HTTP/1.0", "Host: localhost", "Host: evil.example"], 400),
+        (["GET / HTTP/1.1"], 400),
+        (["GET / HTTP/1.0"], 200),
+        (["GET http://127.0.0.1:9/?a HTTP/1.1", "Host: 127.0.0.1:9"], 200),
+        (["GET HTTP://localhost HTTP/1.1", "Host: localhost"], 200),
+        (["GET http://localhost?a HTTP/1.0"], 200),
+        (["GET http://evil.example/ HTTP/1.1", "Host: localhost"], 421),
+        (["GET http://localhost@evil.example/ HTTP/1.1", "Host: localhost"], 421),
+        (["GET http://localhost/ HTTP/1.1", "Host: evil.example"], 421),
+        (["GET http:///x HTTP/1.0"], 421),
+        (["GET http://localhost/none HTTP/1.1", "Host: localhost"], 404),
+    ],
+)
+def test_a_request_names_one_host_by_header_and_the_same_kind_by_its_target(site, head, status):
+    assert status_of(site, head) == status
