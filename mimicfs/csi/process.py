@@ -51,7 +51,7 @@ _CODES: Mapping[int, Code] = {
 
 
 class StartRefused(Refusal):
-    """The mount said why it did not begin, and has ended."""
+    """There is no mount: it said why it did not begin, and has ended, or had no process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,9 @@ class Process:
         except subprocess.TimeoutExpired as exc:
             text = f"{url}: the mount does not answer within {_START_S:.0f} s"
             raise Refusal(Code.UNAVAILABLE, text) from exc
+        except OSError as exc:  # of fork(2) or execve(2): there is no process
+            text = f"{url}: the mount could not be started: {exc.strerror}"
+            raise StartRefused(Code.UNAVAILABLE, text) from exc
         if done.returncode:
             why = without(secrets, done.stderr.strip().removeprefix("mimicfs: "))
             raise StartRefused(_CODES.get(done.returncode, Code.INTERNAL), why)

@@ -83,6 +83,16 @@ def test_a_record_of_a_version_that_knows_more_is_read(state):
     assert volumes._all() == [Published("v", "/p/a", how)]
 
 
+def test_a_mount_that_the_kernel_does_not_start_leaves_no_record(state, tmp_path):
+    volumes = Volumes(state)
+    how = How("s3://b/" + "k" * (1 << 18), (), False, "SINGLE_NODE_WRITER", False)  # E2BIG
+    asked = AskedVolume("v", str(tmp_path / "pod"), how, {})
+    with pytest.raises(Refusal, match="the mount could not be started: Argument list") as refused:
+        volumes.publish(asked)
+    assert refused.value.code is Code.UNAVAILABLE  # kubelet tries again
+    assert list((state / "published").iterdir()) == []
+
+
 def test_process_1_ends_all_that_serves_whatever_the_records_say(state):
     volumes = Volumes(state)
     record(state, "/p/a", "spoiled")
