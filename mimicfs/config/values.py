@@ -219,6 +219,14 @@ _ARN = re.compile(
 )
 
 
+# As botocore has it. What is none may be anything, such as a presigned URL: it is not repeated.
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_NO_NAME = (
+    "what follows s3:// is not the name of a bucket (letters, digits, '.', '-' and '_');"
+    " write s3://BUCKET or s3://BUCKET/PREFIX, without a query"
+)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Return the bucket, or the access point's ARN, and what is behind it."""
     found = _ARN.match(name)
@@ -236,6 +244,8 @@ def parse_target(url: str) -> Target:
     bucket, prefix = _split(url.removeprefix("s3://"))
     if prefix and not bucket:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
+    if bucket and not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
+        raise ConfigError(_NO_NAME)
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     return Target(bucket, prefix)

@@ -185,6 +185,20 @@ def test_an_access_point_is_a_bucket(url, target, server):
     assert parse_target(url) == target
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["s3://x?sig=xyzzy", "s3://x?sig=xyzzy/a", "s3://x%20xyzzy", "s3://user:xyzzy@x", "s3://x#xyzzy",
+     "s3://x xyzzy", "s3://arn:aws:s3:::xyzzy", "s3://" + "xyzzy" * 60],
+)  # fmt: skip
+def test_what_is_not_the_name_of_a_bucket_is_refused_and_not_repeated(url, server):
+    with pytest.raises(ConfigError) as refused:
+        parse_target(url)
+    assert str(refused.value) == (
+        "what follows s3:// is not the name of a bucket (letters, digits, '.', '-' and '_');"
+        " write s3://BUCKET or s3://BUCKET/PREFIX, without a query"
+    )
+
+
 MRAP = "arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap"
 ASKS = {
     "head": lambda s3, bucket: s3.head(bucket, "k"),
