@@ -96,3 +96,13 @@ def test_threads_use_the_file_that_was_opened_wherever_the_program_goes(
         assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
     store.close()
     assert os.listdir(elsewhere) == []
+
+
+def test_the_store_is_its_owners_whatever_the_umask(tmp_path):
+    mask = os.umask(0o777)
+    try:
+        SQLite(tmp_path / "mirror.db").close()
+    finally:
+        os.umask(mask)
+    modes = {each.name: oct(each.stat().st_mode & 0o777) for each in tmp_path.iterdir()}
+    assert modes["mirror.db"] == "0o600"

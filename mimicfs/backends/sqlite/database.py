@@ -283,7 +283,11 @@ def _created(path: Path) -> os.stat_result:
         text = "a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
         raise StoreUnavailable(f"{path}: {text}; name another file with --store") from exc
     try:
-        return os.fstat(fd)
+        found = os.fstat(fd)
+        if not found.st_mode & 0o777:  # as a umask of 0777 makes it: nobody could open it again
+            os.fchmod(fd, 0o600)
+            found = os.fstat(fd)
+        return found
     finally:
         os.close(fd)
 
