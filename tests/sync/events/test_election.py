@@ -85,7 +85,8 @@ def test_what_a_killed_mount_had_taken_another_one_applies(
         assert killed.stdout.readline() == b"elected\n"
         monkeypatch.setattr(consuming, "_TURN_S", 0.01)
         source = SQS(s3.queue(url))
-        ledger = Ledger(mirror, source, url, lambda: [bucket], "", lambda _: {}, lambda *_: None)
+        asks = [lambda _: {}, lambda _: {}]
+        ledger = Ledger(mirror, source, url, lambda: [bucket], "", *asks, lambda *_: None)
         mirror.join()
         consumer = Consumer(source, Hearing(mirror, s3, syncer), tmp_path / "aside", ledger)
         thread = threading.Thread(target=consumer.run, daemon=True)
