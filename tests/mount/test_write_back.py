@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,41 +122,6 @@ def test_status_shows_what_is_pending_and_why(mount_at, client, bucket, proxy):
         assert "1 closed file with 5 B still to be uploaded" in said
         [told] = json.loads(succeed("status", "--json", path))
         assert (told["files"]["write_back"]["files"], told["files"]["pending"]) == (1, 1)
-
-
-class HoldAndLose(Hold):
-    """S3 does what the first request asks; its answer waits until `release`, and is lost then."""
-
-    def applies(self, request):
-        return self.matches(request) and self.seen == 0
-
-    def after(self, handler, response):
-        response.read()
-        handler.close_connection = True
-        return True
-
-
-@pytest.mark.parametrize("change", ["removed", "added to"])
-def test_what_is_changed_while_the_answer_to_its_upload_is_lost_is_its_own_object(
-    mount_at, client, bucket, proxy, change
-):
-    path = mount_at(f"s3://{bucket}", "--write-back").path
-    with ThreadPoolExecutor(1) as thread, proxy.rule(HoldAndLose(puts, answers=True)) as rule:
-        (path / "a").write_bytes(b"first")
-        assert rule.reached.wait(20)
-        work = (path / "a").unlink if change == "removed" else lambda: add(path / "a", b" second")
-        changed = thread.submit(work)
-        concurrent.futures.wait([changed], timeout=0.5)
-        rule.release()
-        changed.result(20)
-    wanted = {} if change == "removed" else {"a": 12}
-    wait_until(lambda: in_s3(client, bucket) == wanted)
-    assert os.listdir(path) == list(wanted)
-
-
-def add(path, data):
-    with open(path, "ab") as file:
-        file.write(data)
 
 
 # Power

@@ -37,7 +37,6 @@ from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
-from mimicfs.s3.transport.plain import PlainAnswer, request_head
 from mimicfs.s3.transport.signing import Signer
 
 _METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "UploadPart": "PUT"}
@@ -75,8 +74,7 @@ class _BucketAddress(NamedTuple):
 
 class Wire:
     """Answers *client*'s calls. *credentials* is what to sign with; *count* is told the method
-    of each request, *note* the size of what it sends; *doubt* is called where nobody knows what
-    came of one."""
+    of each request, *note* the size of what it sends."""
 
     def __init__(
         self,
@@ -86,7 +84,6 @@ class Wire:
         transport: Transport,
         count: Callable[[str], None],
         note: Callable[[int], None],
-        doubt: Callable[[], None],
     ) -> None:
         self._client = client
         self._otherwise: Callable[[str, dict[str, Any]], Any] = client._make_api_call
@@ -95,7 +92,6 @@ class Wire:
         self._transport = transport
         self._count = count
         self._note = note
-        self._doubt = doubt
         s3_config = client.meta.config.s3 or {}
         self._signer = Signer(whole=s3_config.get("payload_signing_enabled") is not False)
         self._lock = threading.Lock()  # protects the next
@@ -115,8 +111,6 @@ class Wire:
                 return self._uncompressed(operation, params, self._sent(operation, request))
             except _Again as exc:
                 failed: Exception = exc.error
-                if not isinstance(failed, ClientError) or _status_of(failed) in RETRIED:
-                    self._doubt()
             except _ForBotocore as exc:
                 request.rewind()
                 if exc.moved:
@@ -137,32 +131,6 @@ class Wire:
             answer["Body"].close()
         request = self._prepared(operation, params, as_stored=False)
         return answer if request is None else self._sent(operation, request)
-
-    # A PUT whose answer somebody else waits for (requests/putting.py)
-
-    def ready(self, params: dict[str, Any]) -> ReadyPut | None:
-        """Return a PutObject as it is sent; None: it is not one that can be sent plainly."""
-        request = self._prepared("PutObject", params)
-        if request is None or "[" in request.place.host or not isinstance(request.body, bytes):
-            return None
-        place = request.place
-        head = request_head(place.named, request.method, request.target, request.headers)
-        host = f"{'https' if place.secure else 'http'}://{place.host}"
-        return None if head is None else ReadyPut(host, head + request.body)
-
-    def sending(self, size: int) -> None:
-        """A PUT with a body of *size* bytes is about to be sent. Raises TooManyRequests."""
-        self._count("PUT")
-        self._note(size)
-
-    def confirmed(self, found: PlainAnswer) -> dict[str, Any] | None:
-        """Return what *found* says to a PutObject; None: that is not, or not only, that it is
-        done."""
-        if found.status // 100 != 2:
-            return None
-        said = decoded(found.joined, found.read(_ERROR_MAX), _ERROR_MAX)
-        answer = _answer(found.status, found.joined, self._told["PutObject"])
-        return None if said and (error_of(said) or not answer.get("ETag")) else answer
 
     def forget_places(self) -> None:
         """Buckets are elsewhere now."""
@@ -241,7 +209,7 @@ class Wire:
 
     def _refused(self, request: _Request, error: ClientError) -> Exception:
         """Return what is to be made of a refusal."""
-        status = _status_of(error)
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"]["Code"]
         if status in RETRIED or code == "RequestTimeout":
             return _Again(error)
@@ -297,13 +265,6 @@ class _ForBotocore(Exception):
     def __init__(self, *, moved: bool = False) -> None:
         super().__init__()
         self.moved = moved
-
-
-class ReadyPut(NamedTuple):
-    """A request, and where it goes ("https://HOST:PORT")."""
-
-    host: str
-    data: bytes
 
 
 class _Request(NamedTuple):
@@ -431,10 +392,6 @@ _READ: dict[str, Callable[[str], Any]] = {
     "boolean": lambda text: text.lower() == "true",
     "timestamp": _time,
 }
-
-
-def _status_of(error: ClientError) -> int:
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
 
 
 def _refusal(operation: str, status: int, headers: dict[str, str], said: bytes) -> ClientError:
