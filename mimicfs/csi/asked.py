@@ -179,7 +179,7 @@ def _is_anonymous(chosen: tuple[str, ...]) -> bool:
 def _secrets(secrets: Mapping[str, str]) -> dict[str, str]:
     """Return variables. Raises Refusal, which tells names only."""
     found = {}
-    for name, value in secrets.items():
+    for name, value in sorted(secrets.items(), key=lambda item: item[0].lower()):
         plain = name.lower().replace("_", "").replace("-", "").removeprefix("aws")
         if plain not in _VARIABLES:
             known = "access_key_id, secret_access_key, session_token"
