@@ -76,7 +76,8 @@ def epoch(backend: Backend) -> str:
     it done by the next one who asks. A store without one is new, or has lost that, too.
     """
     identity = backend.identity()
-    known, _, text = (backend.note("", EPOCH) or "").partition(" ")
+    noted = backend.note("", EPOCH)
+    known, _, text = (noted or "").partition(" ")
     if known and text == identity:
         return known
     if known or identity:
@@ -84,8 +85,11 @@ def epoch(backend: Backend) -> str:
         new = f"{os.urandom(16).hex()}-{backend.now_ms()}"
     else:
         new = os.urandom(16).hex()
-    backend.set_note("", EPOCH, f"{new} {identity}")
-    return (backend.note("", EPOCH) or "").partition(" ")[0]
+    if not backend.intents:
+        backend.set_note("", EPOCH, f"{new} {identity}")
+        return (backend.note("", EPOCH) or "").partition(" ")[0]
+    done, _ = backend.swap_note("", EPOCH, noted, f"{new} {identity}", tell=False)
+    return new if done else epoch(backend)  # another has noted one, which began later, perhaps
 
 
 def began_ms(known: str) -> int:

@@ -345,9 +345,9 @@ class SharedLocks:
         try:
             row, reclaimed = at.ours(at.row, self._member.id), False
             while not self._swap(at, row, anew=anew):
+                reclaimed |= self._lease.was_ours(at.lease) and bool(self._taken_of(at))
                 row = self._taken_note_of(at)
-                reclaimed = self._lease.was_ours(at.lease)
-            # Somebody may have had it since, and have let go of it.
+            # The row lacked it: somebody may have had it since, and have let go of it.
             if reclaimed and at.valid and not self._lease.reclaims(at.lease):
                 self._lose(at, {each.owner for each in at.valid})
                 self._settle(at)
@@ -372,8 +372,7 @@ class SharedLocks:
     def _taken_note_of(self, at: LockedFile) -> LockRow:
         """Return the row as it is, with what is ours; what was taken from us is lost. Raises
         StoreError."""
-        row = at.row
-        lost = uncovered(at.valid, of(row.held, self._member.id))
+        row, lost = at.row, self._taken_of(at)
         if lost:
             self._lease.look()
         if self._lease.reclaims(at.lease):
@@ -382,6 +381,10 @@ class SharedLocks:
         elif lost:
             self._lose(at, lost)
         return at.ours(row, self._member.id)
+
+    def _taken_of(self, at: LockedFile) -> set[str]:
+        """Return the owners of what the row, as it was seen last, lacks of ours."""
+        return uncovered(at.valid, of(at.row.held, self._member.id))
 
     def _lose(self, at: LockedFile, owners: set[str]) -> None:
         at.lost |= owners

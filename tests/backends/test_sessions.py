@@ -87,6 +87,24 @@ def test_another_server_is_another_epoch_and_nothing_is_complete(
     mimicdb.member.leave()
 
 
+def test_an_epoch_that_another_has_begun_meanwhile_stays(
+    store: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch(store)
+    _replaced(store, monkeypatch)
+    now_ms, others = store.now_ms, list[str]()
+
+    def stopped() -> int:
+        """While this mount is stopped, another one asks."""
+        began = now_ms()
+        monkeypatch.setattr(store, "now_ms", now_ms)
+        others.append(epoch(store))
+        return began
+
+    monkeypatch.setattr(store, "now_ms", stopped)
+    assert [epoch(store), epoch(store)] == others * 2
+
+
 @pytest.fixture
 def servers_of_redis(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     from contextlib import ExitStack

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import random
 import struct
@@ -695,6 +696,30 @@ def test_what_a_store_that_lost_something_has_again_is_given_up(pair: list[Share
     one._store.set_note("", EPOCH, None)
     one.beaten()
     other.lock(_NAME, _wanted(other, 1, 0), NEVER, wait=False)
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_lock_that_a_new_epoch_has_still_is_no_lost_one_though_it_is_renewed_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared, "_SPENDS_S", 0.0)  # each beat looks at one file
+    store = _Losing(Memory())
+    monkeypatch.setattr(member_module, "boot_s", lambda: store.now_s)
+    one, other = _Living(store), _Living(store)
+    store.now_s += RECLAIM_S
+    for each in (one, other):
+        each.beat()
+    for n in range(9):
+        one.locks.lock(f"b/{n}", _wanted(one.locks, 1, 0), NEVER, wait=False)
+    store.run += 1  # begins again, and has lost nothing
+    for _ in range(math.ceil(RECLAIM_S / BEAT_S) + 1):
+        one.beat()
+        other.beat()
+        store.now_s += BEAT_S
+    other.locks.lock("b/8", _wanted(other.locks, 1, 5), NEVER, wait=False)  # changes the row
+    one.beat()
+    one.locks.check("b/8")
+    assert one.locks.figures() == {"held": 9, "waiting": 0, "lost": 0}
 
 
 def test_what_is_owed_stays_so_where_the_store_is_away_again(
