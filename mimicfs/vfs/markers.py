@@ -55,7 +55,7 @@ class Markers:
             # What rclone says of each directory that has names.
             if exc.status != 500 or self._is_known or self._mimicdb.entry(bucket, key) is None:
                 raise
-            if self._are_kept_beside(bucket, key):
+            if self._file_of_own(bucket, key, meta) is None:
                 raise
             return False
         return self._is_known or self._is_kept(bucket, made)
@@ -69,11 +69,17 @@ class Markers:
         beside = self._file_beside(bucket, made)
         if beside is None or beside.size > 0:  # a file of somebody's own, which tells nothing
             return True
-        if self._are_kept_beside(bucket, made.key):
+        try:
+            own = self._file_of_own(bucket, made.key, made.meta or {})
+        except MimicError as exc:
+            self._not_known(bucket, made, exc)
             return True
-        if beside.etag and not _is_same(beside, made):
-            raise PosixError(errno.EEXIST, f"s3://{bucket}/{beside.key}")
-        self._s3.conditions.delete(bucket, made.key, made.etag)
+        if own is None:
+            return True
+        if beside.etag:  # else there is nothing of ours
+            if not _is_same(beside, made, keeps_metadata=bool(own.meta)):
+                raise PosixError(errno.EEXIST, f"s3://{bucket}/{beside.key}")
+            self._s3.conditions.delete(bucket, made.key, made.etag)
         return False
 
     def _file_beside(self, bucket: str, made: Entry) -> Entry | None:
@@ -89,30 +95,42 @@ class Markers:
                 self._s3.capabilities.learned("markers", "yes")
         except KeyNotFound:
             return Entry(name)
-        except MimicError as exc:  # it is made all the same
-            log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
-            self._denied = self._denied or isinstance(exc, AccessDenied)
+        except MimicError as exc:
+            self._not_known(bucket, made, exc)
         return None
 
-    def _are_kept_beside(self, bucket: str, key: str) -> bool:
-        """Whether the server keeps markers, tried with one of our own that nobody else touches."""
-        own = self._put(bucket, own_key_beside(key.rstrip("/")) + "/", {})
+    def _not_known(self, bucket: str, made: Entry, exc: MimicError) -> None:
+        """Whether *made* is a marker cannot be seen. It is made all the same."""
+        log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
+        self._denied = self._denied or isinstance(exc, AccessDenied)
+
+    def _file_of_own(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry | None:
+        """Return the file that the server makes of a marker, of one of our own beside *key*, which
+        nobody else touches. None: it keeps markers."""
+        own = self._put(bucket, own_key_beside(key.rstrip("/")) + "/", meta)
         try:
-            self._s3.look(bucket, own.key.rstrip("/"))
+            file = self._s3.look(bucket, own.key.rstrip("/"))
         except KeyNotFound:
             self._s3.capabilities.learned("markers", "yes")
-            return True
+            return None
         else:
             self._s3.capabilities.learned("markers", "no")
-            return False
+            return file
         finally:
-            self._s3.delete(bucket, own.key)
+            self._remove(bucket, own.key)
+
+    def _remove(self, bucket: str, own: str) -> None:
+        try:
+            self._s3.delete(bucket, own)
+        except MimicError as exc:  # what was seen is seen
+            log.warning("s3://%s/%s is left: %s", bucket, own, exc)
 
     def _put(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry:
         return self._s3.put(bucket, key, b"", 0, Content(DIRECTORY_TYPE, meta), _NEW)
 
 
-def _is_same(beside: Entry, made: Entry) -> bool:
-    """Whether the file *beside* is *made*: the bytes of empty files are the same, the metadata
-    have the moment in them."""
-    return beside.etag == made.etag and (beside.meta or {}) == (made.meta or {})
+def _is_same(beside: Entry, made: Entry, *, keeps_metadata: bool) -> bool:
+    """Whether the file *beside* is *made*: the bytes of empty files are the same, the metadata,
+    where the server keeps them, have the moment in them."""
+    same = not keeps_metadata or (beside.meta or {}) == (made.meta or {})
+    return same and beside.etag == made.etag

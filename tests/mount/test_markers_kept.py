@@ -11,6 +11,8 @@ import pytest
 from support.mounts import Mount
 from support.proxy import Fail, Rule
 
+from mimicfs.s3.requests.ownkeys import is_own
+
 rclone = pytest.mark.parametrize("server", ["rclone"], indirect=True)
 moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -80,11 +82,21 @@ def test_a_server_that_keeps_markers_is_looked_at_once(
     assert proxy.counted() == {"PUT": 1}
 
 
-class Meanwhile(Rule):
-    """Before the first HEAD of `d`, somebody else does *act*."""
+def _is_tried(request: Any, kind: str) -> bool:
+    """Whether that is how it is tried whether markers are kept."""
+    key = request.key.removesuffix("/")
+    return bool(request.kind == kind and is_own(key) and (kind == "HEAD" or key != request.key))
 
-    def __init__(self, act: Callable[[], Any]) -> None:
-        super().__init__(lambda request: request.kind == "HEAD" and request.key == "d")
+
+def _is_look(request: Any) -> bool:
+    return bool(request.kind == "HEAD" and request.key == "d")
+
+
+class Meanwhile(Rule):
+    """Before the first request that *matches*, somebody else does *act*."""
+
+    def __init__(self, act: Callable[[], Any], matches: Callable[[Any], bool] = _is_look) -> None:
+        super().__init__(matches)
         self._act = act
 
     def before(self, handler: Any) -> bool:
@@ -153,3 +165,67 @@ def test_where_looking_is_denied_it_is_done_once(mount_at: Any, bucket: str, pro
     proxy.counted()
     (mount.path / "b").mkdir()
     assert proxy.counted() == {"PUT": 1}
+
+
+@rclone
+def test_an_empty_file_that_is_made_where_another_mount_has_deleted_a_marker_stays(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    gone = Meanwhile(lambda: client.delete_object(Bucket=bucket, Key="d/"))
+    made = Meanwhile(
+        lambda: client.put_object(Bucket=bucket, Key="d", Body=b""),
+        lambda request: _is_tried(request, "DELETE"),
+    )
+    with proxy.rule(gone), proxy.rule(made):
+        (mount.path / "d").mkdir()
+    assert (gone.seen, made.seen) == (1, 1)
+    assert keys(client, bucket) == ["d"]
+
+
+class Bare(Rule):
+    """Answers have no user metadata, as those of a server that keeps none."""
+
+    def after(self, handler: Any, response: Any) -> bool:
+        said = response.getheaders()
+        kept = [(name, value) for name, value in said if not name.lower().startswith("x-amz-meta")]
+        response.read()
+        handler.send(response.status, kept, None)
+        return True
+
+
+@rclone
+def test_a_marker_that_is_a_file_is_known_also_where_the_server_keeps_no_metadata(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Bare(lambda request: request.kind == "HEAD")) as bare:
+        (mount.path / "d").mkdir()
+    assert bare.seen > 0
+    assert keys(client, bucket) == []
+
+
+@rclone
+def test_a_marker_that_is_a_file_goes_again_though_the_one_that_was_tried_stays(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    with proxy.rule(Fail(lambda request: _is_tried(request, "DELETE"), 403, "AccessDenied")):
+        (mount.path / "d").mkdir()
+    (mount.path / "d/file").write_bytes(b"abc")
+    assert [key for key in keys(client, bucket) if not is_own(key)] == ["d/file"]
+
+
+@moto
+@pytest.mark.parametrize("kind", ["PUT", "HEAD", "DELETE"])
+def test_a_directory_is_made_though_whether_its_marker_is_kept_cannot_be_tried(
+    mount_at: Any, bucket: str, client: Any, proxy: Any, kind: str
+) -> None:
+    mount: Mount = mount_at(f"s3://{bucket}")
+    assert os.listdir(mount.path) == []
+    client.put_object(Bucket=bucket, Key="d", Body=b"")
+    with proxy.rule(Fail(lambda request: _is_tried(request, kind), 403, "AccessDenied")) as denied:
+        (mount.path / "d").mkdir()
+    assert denied.seen > 0
+    left = [key for key in keys(client, bucket) if not is_own(key.rstrip("/"))]
+    assert left == ["d", "d/"]
