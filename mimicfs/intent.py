@@ -42,6 +42,7 @@ class StoreIntent:
         self.bucket, self.keys, self.token = bucket, list(keys), token
         self.open = set(keys)  # of which nothing was said yet
         self.contended: set[str] = set()
+        self.unsure = False  # S3 may have done it, although it has refused it since
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -146,6 +147,7 @@ class StoreIntents:
         """Of the keys of which nothing was said: nothing was changed, or nobody knows."""
         keys, intent.open = sorted(intent.open), set()
         if keys:
+            unsure = unsure or intent.unsure
             found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
             self.found(intent, found)
 

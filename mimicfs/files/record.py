@@ -41,6 +41,7 @@ class Record(NamedTuple):
     meta: Mapping[str, str] = {}
     headers: Mapping[str, Any] = {}
     uploads: tuple[str, ...] = ()
+    sent: str = ""  # what S3 may have by now: the MD5 of a PUT that was given up
     zeros: str = ""  # the key of an object of zeros that holes were copied from
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of changes there were then
@@ -50,7 +51,7 @@ class Record(NamedTuple):
 
 
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "zeros"), str),
+    **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "sent", "zeros"), str),
     **dict.fromkeys(("base", "noted", "checksum"), int),
     **dict.fromkeys(("partial", "closed"), bool),
     **dict.fromkeys(("meta", "headers"), dict),

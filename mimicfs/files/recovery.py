@@ -127,9 +127,10 @@ def _settle(
         staging.remove()
         return
     now = _current(s3, record)
+    etag = now.etag if now is not None else ""
     if now is not None and not record.partial and _has(now, staging):
         staging.remove()
-    elif (now.etag if now is not None else "") != record.etag:
+    elif etag != record.etag and (not etag or etag != record.sent):
         _keep(journal, orphan)
     else:
         _upload(s3, journal, options, record, now, staging)

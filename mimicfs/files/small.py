@@ -71,7 +71,7 @@ class SmallStaging(Staging):
         with self._lock:
             old = self._record
             if old is not None:
-                record = record._replace(noted=old.noted, checksum=old.checksum)
+                record = record._replace(sent=old.sent, noted=old.noted, checksum=old.checksum)
             self._record = record
             if self._segment is not None:
                 self._add(self._described())
@@ -82,8 +82,17 @@ class SmallStaging(Staging):
             super().promise(record)
             return
         with self._lock:
-            self._record = record._replace(closed=True, checksum=total_of(self._all()))
+            vouched = record._replace(closed=True, checksum=total_of(self._all()))
+            self._record = vouched._replace(sent=self.record.sent)
             self._add(self._described())
+
+    def note_sent(self, md5: str) -> None:
+        if self._own:
+            super().note_sent(md5)
+            return
+        with self._lock:  # the segment says it with the next record: until then it has those bytes
+            if self._record is not None:
+                self._record = self._record._replace(sent=md5)
 
     def sync(self) -> None:
         if not self._own and self._segment is not None:

@@ -71,6 +71,7 @@ class Staging:
             if old is not None:
                 record = record._replace(
                     uploads=old.uploads,
+                    sent=old.sent,
                     zeros=old.zeros,
                     noted=old.noted,
                     checksum=old.checksum,
@@ -87,7 +88,7 @@ class Staging:
             )
         with self._lock:
             old = self.record
-            self._store(vouched._replace(uploads=old.uploads, zeros=old.zeros))
+            self._store(vouched._replace(uploads=old.uploads, sent=old.sent, zeros=old.zeros))
 
     def sync(self) -> None:
         """Return when the bytes and the record would outlive a power cut. Raises PosixError."""
@@ -112,6 +113,13 @@ class Staging:
         with self._lock:
             if self._record is not None:
                 self._store(self._record._replace(uploads=(*self._record.uploads, upload)))
+
+    def note_sent(self, md5: str) -> None:
+        """Write into the record that S3 may have a version with *md5* by now, if there still is a
+        record: it was sent, and nobody waits for the answer."""
+        with self._lock:
+            if self._record is not None:
+                self._store(self._record._replace(sent=md5))
 
     def note_zeros(self, key: str) -> None:
         """Write into the record that an object of zeros was made, if there still is one."""

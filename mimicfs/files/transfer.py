@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import Interrupted, PosixError
+from mimicfs.errors import Interrupted, PosixError, S3Unavailable
 from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3
@@ -81,6 +81,12 @@ class RequestBatch:
         """Return what those that ran when the batch was stopped have returned since."""
         ended = [each for each in self.running if each.done() and not each.cancelled()]
         return [each.result() for each in ended if each.exception() is None]
+
+    def is_unsure(self) -> bool:
+        """Whether S3 may have done what one of those that ran when the batch was stopped asked,
+        and has not said so."""
+        failed = [each.exception() for each in self.running if not each.cancelled()]
+        return any(isinstance(exc, Interrupted | S3Unavailable) for exc in failed)
 
     def check(self) -> None:
         """Raise Interrupted if the batch was stopped."""

@@ -19,7 +19,15 @@ from typing import NamedTuple
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
+from mimicfs.errors import (
+    Interrupted,
+    KeyNotFound,
+    MimicError,
+    ObjectChanged,
+    S3Error,
+    S3Unavailable,
+    Unsupported,
+)
 from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
@@ -60,6 +68,7 @@ class Uploader:
         self._took = took
         self._multipart: Multipart | None = None  # begun while the file is written
         self._given_up: RequestBatch | None = None  # an upload that may still be on its way
+        self._put: tuple[Job, str] | None = None  # what it is, and its MD5, if it is one request
 
     # While the file is written
 
@@ -87,7 +96,7 @@ class Uploader:
         multipart, self._multipart = self._multipart, None
         if multipart is not None:
             multipart.give_up()
-            self._given_up = multipart.batch
+            self._given_up, self._put = multipart.batch, None
 
     def settle(self, cancellation: Cancellation) -> None:
         """Wait until nothing of an upload that was given up is on its way."""
@@ -95,10 +104,23 @@ class Uploader:
         if batch is None:
             return
         cancellation.wait(batch.settled)
-        self._given_up = None
-        for entry in batch.results():
-            if isinstance(entry, Entry):
-                self._took(entry)
+        found = [each for each in batch.results() if isinstance(each, Entry)]
+        if not found and self._put is not None and batch.is_unsure():
+            found = self._arrived_unsaid(*self._put, cancellation)
+        self._given_up = self._put = None
+        for entry in found:
+            self._took(entry)
+
+    def _arrived_unsaid(self, job: Job, md5: str, cancellation: Cancellation) -> list[Entry]:
+        """Return what S3 has, if that is what it was sent: the answer was lost, and nobody wanted
+        to send it again. Else the file would not know of its own object, and leave it behind, or
+        take it for somebody else's."""
+        try:
+            cancellation.wait(self._s3.pool.submit(self._s3.head, job.bucket, job.key))
+        except KeyNotFound:
+            return []
+        entry = self._as_sent(job)
+        return [entry] if entry and self._has_bytes(entry, job, md5, cancellation) else []
 
     # All of it
 
@@ -116,7 +138,9 @@ class Uploader:
             return self._in_parts(job, parts, cancellation), job.content
         except MimicError as exc:
             entry = self._arrived(exc, job)
-            if entry is None or not (parts or self._has_bytes(entry, job, cancellation)):
+            if entry is None:
+                raise
+            if not (parts or self._has_bytes(entry, job, _md5_of(job), cancellation)):
                 raise
             if parts:
                 self._make_tagged(entry, job, cancellation)
@@ -168,9 +192,12 @@ class Uploader:
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
         try:
             return batch.one(self._s3.put, *to, job.content, job.condition)
-        except BaseException:
+        except BaseException as exc:
             batch.stop(lambda: None)
-            self._given_up = batch
+            self._given_up, self._put = batch, None
+            if isinstance(exc, Interrupted | S3Unavailable):
+                self._put = job, _md5_of(job)
+                job.staging.note_sent(self._put[1])  # for whoever comes after a kill -9
             raise
 
     def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
@@ -211,7 +238,7 @@ class Uploader:
         try:
             return multipart.finish(parts, job.layout.size, job.condition, cancellation)
         except BaseException:
-            self._given_up = multipart.batch
+            self._given_up, self._put = multipart.batch, None
             raise
 
     def _new_multipart(self, job: Job) -> Multipart:
@@ -222,8 +249,12 @@ class Uploader:
         """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
         again, and then the condition does not hold any more: we have changed the object."""
         changed = isinstance(exc, ObjectChanged | KeyNotFound) or exc.errno == errno.EEXIST
+        return self._as_sent(job) if changed and job.condition != Condition() else None
+
+    def _as_sent(self, job: Job) -> Entry | None:
+        """Return what S3 has, if it looks as *job* has made it."""
         sent = {name.lower(): value for name, value in job.content.meta.items()}
-        if job.condition == Condition() or not changed or "mtime" not in sent:
+        if "mtime" not in sent:
             return None
         entry = self._s3.mimicdb.entry(job.bucket, job.key)  # as a HEAD has just found it
         ours = entry is not None and (entry.size, entry.meta) == (job.layout.size, sent)
@@ -236,13 +267,17 @@ class Uploader:
         said = (job.bucket, entry, headers.get("Tagging", ""), "upload-tags")
         cancellation.wait(self._s3.pool.submit(kept.make_tagged, *said))
 
-    def _has_bytes(self, entry: Entry, job: Job, cancellation: Cancellation) -> bool:
-        """Whether *entry* has the bytes of *job*, which is one request. Others may have put as many
-        there with the same time: a program had set it (rsync -t)."""
-        sent = job.staging.read(0, entry.size)
-        if entry.etag == hashlib.md5(sent, usedforsecurity=False).hexdigest():
+    def _has_bytes(self, entry: Entry, job: Job, md5: str, cancellation: Cancellation) -> bool:
+        """Whether *entry* has the bytes of *job*, which is one request, with that *md5*. Others may
+        have put as many there with the same time: a program had set it (rsync -t)."""
+        if entry.etag == md5:
             return True
         found = bytearray(entry.size)
         place = (job.bucket, job.key, entry.etag, 0, memoryview(found))
         cancellation.wait(self._s3.pool.submit(self._s3.read_into, *place))
-        return found == sent
+        return hashlib.md5(found, usedforsecurity=False).hexdigest() == md5
+
+
+def _md5_of(job: Job) -> str:
+    sent = job.staging.read(0, job.layout.size)
+    return hashlib.md5(sent, usedforsecurity=False).hexdigest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,66 @@ def test_status_shows_what_is_pending_and_why(mount_at, client, bucket, proxy):
         assert "1 closed file with 5 B still to be uploaded" in said
         [told] = json.loads(succeed("status", "--json", path))
         assert (told["files"]["write_back"]["files"], told["files"]["pending"]) == (1, 1)
+
+
+class HoldAndLose(Hold):
+    """S3 does what the first request asks; its answer waits until `release`, and is lost then."""
+
+    def applies(self, request):
+        return self.matches(request) and self.seen == 0
+
+    def after(self, handler, response):
+        response.read()
+        handler.close_connection = True
+        return True
+
+
+@pytest.mark.parametrize("change", ["removed", "added to"])
+def test_what_is_changed_while_the_answer_to_its_upload_is_lost_is_its_own_object(
+    mount_at, client, bucket, proxy, change
+):
+    path = mount_at(f"s3://{bucket}", "--write-back").path
+    with ThreadPoolExecutor(1) as thread, proxy.rule(HoldAndLose(puts, answers=True)) as rule:
+        (path / "a").write_bytes(b"first")
+        assert rule.reached.wait(20)
+        work = (path / "a").unlink if change == "removed" else lambda: add(path / "a", b" second")
+        changed = thread.submit(work)
+        concurrent.futures.wait([changed], timeout=0.5)
+        rule.release()
+        changed.result(20)
+    wanted = {} if change == "removed" else {"a": 12}
+    wait_until(lambda: in_s3(client, bucket) == wanted)
+    assert os.listdir(path) == list(wanted)
+
+
+def add(path, data):
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("size", [5, 5_000, 200_000])
+@pytest.mark.parametrize("change", ["added to", "cut and added to", "replaced"])
+def test_what_is_changed_while_its_upload_is_under_way_outlives_kill_9(
+    mount_at, client, bucket, proxy, size, change
+):
+    mount = mount_at(f"s3://{bucket}", "--write-back")
+    first, second = b"1" * size, b"2" * size
+    kept = {"added to": size, "cut and added to": size // 2, "replaced": 0}[change]
+    with proxy.rule(Hold(puts, answers=True)) as rule:  # S3 has the first, and nobody knows
+        (mount.path / "a").write_bytes(first)
+        assert rule.reached.wait(20)
+        with open(mount.path / "a", "ab") as file:
+            file.truncate(kept)
+            file.write(second)
+        mount.process.kill()
+        mount.process.wait()
+        rule.release()
+    assert in_s3(client, bucket) == {"a": size}
+    subprocess.run(["fusermount3", "-u", "-z", str(mount.path)], check=True, timeout=10)
+    assert unmounted(mount.path)
+    again = mount_at(f"s3://{bucket}", "--write-back", name="again").path
+    assert (again / "a").read_bytes() == first[:kept] + second
+    wait_until(lambda: in_s3(client, bucket) == {"a": kept + size})
 
 
 # Power

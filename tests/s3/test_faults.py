@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from support.clients import plain
 from support.faults import Drip, Headers, Refuse, Reset, Stall
+from support.mounts import wait_until
 from support.proxy import Lose, Proxy, Request
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.errors import (
+    AccessDenied,
     CredentialsError,
     MimicError,
     ObjectChanged,
@@ -439,3 +441,24 @@ def test_on_a_bad_day_bytes_are_right_or_not_there(shared, bucket, proxy, client
         assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == body
         assert read(s3, bucket, key) == body
     s3.close()
+
+
+class LoseOne(Lose):
+    """The answer to the first request is lost, all others are refused."""
+
+    def before(self, handler: Any) -> bool:
+        if self.seen == 1:
+            return False
+        handler.body()
+        error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+        handler.send(403, [("Content-Type", "application/xml")], error)
+        return True
+
+
+def test_what_is_refused_after_a_lost_answer_is_asked_of_s3(s3, bucket, proxy, client):
+    with proxy.rule(LoseOne(of("PUT"))), pytest.raises(AccessDenied):
+        s3.put(bucket, "a", b"aaaaaaaaa", 9)
+    wait_until(lambda: not s3.mimicdb.backend.unsettled(bucket))
+    entry = s3.mimicdb.entry(bucket, "a")
+    assert entry is not None
+    assert entry.etag == client.head_object(Bucket=bucket, Key="a")["ETag"].strip('"')

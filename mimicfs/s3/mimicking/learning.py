@@ -23,7 +23,7 @@ sequence number read before the request, Mirror.record).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,6 +128,7 @@ class Learner:
             finally:
                 no_more(token)
         except ClientError as exc:
+            intent.unsure |= sent.doubtful
             yield from self._failed(operation, asked, intent, exc)
             raise
         except BaseException as exc:
@@ -165,7 +166,7 @@ class Learner:
                 self._broken(intent, unsent=False)
                 return
             self._mimicdb.intents.end(intent, unsure=False)
-            yield from self._unfulfilled(params, exc)
+            yield from self._unfulfilled(params, exc, intent.contended)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
 
     def _broken(self, intent: StoreIntent, *, unsent: bool) -> None:
@@ -321,13 +322,18 @@ class Learner:
         entry = Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
         self._mimicdb.record(params["Bucket"], entry)
 
-    def _unfulfilled(self, params: Params, exc: ClientError) -> Conversation[None]:
-        """A write was refused. If S3 has something else than its conditions say, see what."""
+    def _unfulfilled(
+        self, params: Params, exc: ClientError, contended: Collection[str]
+    ) -> Conversation[None]:
+        """A write was refused. If S3 has something else than its conditions say, see what; of what
+        is *contended*, that is seen anyway."""
         if status_of(exc) not in (404, 412):
             return
         source = params.get("CopySource")
         if isinstance(source, Mapping) and "VersionId" not in source:
             yield from self._reads.head(source)
+        if params.get("Key") in contended:
+            return
         if params.get("IfMatch") or params.get("IfNoneMatch"):
             yield from self._reads.head(params)
 

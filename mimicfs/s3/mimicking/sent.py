@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -40,6 +41,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []  # UNKNOWN is one that a request does not name
+        self.doubtful = False  # S3 may have done what it was asked before the newest one
         # Where `note_questions` was called:
         self.made: _Question | None = None  # as botocore made it
         self.redirected = False  # to the region of the bucket: it was made anew
@@ -102,6 +104,7 @@ def note_requests(client: Any) -> None:
     """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters, and
     those that change a key, of which it matters whether one was sent."""
     client.meta.events.register_first("before-send.s3", _note_headers)
+    client.meta.events.register_first("needs-retry.s3", _note_outcome)
 
 
 def note_questions(client: Any) -> None:
@@ -131,6 +134,18 @@ def _note_headers(request: Any, event_name: str, **_: Any) -> None:
         size = request.headers.get("Content-Length")
     chunked = "Transfer-Encoding" in request.headers
     note(int(size) if size is not None else UNKNOWN if chunked else 0)
+
+
+def _note_outcome(response: Any, **_: Any) -> None:
+    if response is None or response[0].status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        doubt()
+
+
+def doubt() -> None:
+    """Note that nobody knows what came of a request of the call in this context."""
+    sent = _current.get(None)
+    if sent is not None:
+        sent.doubtful = True
 
 
 def note(size: int) -> None:

@@ -193,7 +193,7 @@ class Clients:
         from botocore.handlers import validate_ascii_metadata
 
         from mimicfs.s3.mimicking.learning import learning
-        from mimicfs.s3.mimicking.sent import note
+        from mimicfs.s3.mimicking.sent import doubt, note
         from mimicfs.s3.requests.rules import Rules
         from mimicfs.s3.transport.verbatim import OPERATIONS, keep_expires
         from mimicfs.s3.transport.wire import Wire
@@ -201,9 +201,8 @@ class Clients:
         client = self._plain_client()
         events = client.meta.events
         events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
-        self._wire = Wire(
-            client, self._credentials, self._options, self._transport, self.count, note
-        )
+        with_what = (self._credentials, self._options, self._transport, self.count, note, doubt)
+        self._wire = Wire(client, *with_what)
         rules = Rules(client, self._options.buckets, self._options.bucket_owner)
         # A call goes down through these, and its answer comes back up: first through those that
         # learn from it, then through all the others.

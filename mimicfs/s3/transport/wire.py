@@ -74,7 +74,8 @@ class _BucketAddress(NamedTuple):
 
 class Wire:
     """Answers *client*'s calls. *credentials* is what to sign with; *count* is told the method
-    of each request, *note* the size of what it sends."""
+    of each request, *note* the size of what it sends; *doubt* is called where nobody knows what
+    came of one."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Wire:
         transport: Transport,
         count: Callable[[str], None],
         note: Callable[[int], None],
+        doubt: Callable[[], None],
     ) -> None:
         self._client = client
         self._otherwise: Callable[[str, dict[str, Any]], Any] = client._make_api_call
@@ -92,6 +94,7 @@ class Wire:
         self._transport = transport
         self._count = count
         self._note = note
+        self._doubt = doubt
         s3_config = client.meta.config.s3 or {}
         self._signer = Signer(whole=s3_config.get("payload_signing_enabled") is not False)
         self._lock = threading.Lock()  # protects the next
@@ -111,6 +114,8 @@ class Wire:
                 return self._uncompressed(operation, params, self._sent(operation, request))
             except _Again as exc:
                 failed: Exception = exc.error
+                if not isinstance(failed, ClientError) or _status_of(failed) in RETRIED:
+                    self._doubt()
             except _ForBotocore as exc:
                 request.rewind()
                 if exc.moved:
@@ -209,7 +214,7 @@ class Wire:
 
     def _refused(self, request: _Request, error: ClientError) -> Exception:
         """Return what is to be made of a refusal."""
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        status = _status_of(error)
         code = error.response["Error"]["Code"]
         if status in RETRIED or code == "RequestTimeout":
             return _Again(error)
@@ -392,6 +397,10 @@ _READ: dict[str, Callable[[str], Any]] = {
     "boolean": lambda text: text.lower() == "true",
     "timestamp": _time,
 }
+
+
+def _status_of(error: ClientError) -> int:
+    return error.response["ResponseMetadata"]["HTTPStatusCode"]
 
 
 def _refusal(operation: str, status: int, headers: dict[str, str], said: bytes) -> ClientError:
