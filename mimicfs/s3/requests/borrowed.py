@@ -33,6 +33,7 @@ from mimicfs.s3.requests.listing import (
 )
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage, checked_versions
 from mimicfs.s3.transport.errors import ours
+from mimicfs.s3.transport.regional import presign_as_called
 from mimicfs.s3.transport.traffic import Traffic
 
 _CONNECTIONS = 16
@@ -172,6 +173,7 @@ class BorrowedS3:
             aws_access_key_id="replaced below",
             aws_secret_access_key="replaced below",
         )
+        presign_as_called(signer.meta.events)
         signer._request_signer._credentials = self._client._request_signer._credentials
         return signer
 

@@ -239,6 +239,7 @@ class Clients:
         from mimicfs.s3.transport.errors import ours
         from mimicfs.s3.transport.everywhere import sign_everywhere
         from mimicfs.s3.transport.filters import know_filters_of_ceph
+        from mimicfs.s3.transport.regional import presign_as_called
 
         options = self._options
         config = Config(
@@ -278,6 +279,7 @@ class Clients:
         except ValueError as exc:  # botocore's word on an address
             raise ConfigError(not_a_url) from exc
         sign_everywhere(client.meta.events)
+        presign_as_called(client.meta.events)
         know_filters_of_ceph(client)
         return client
 
