@@ -87,6 +87,7 @@ class _ClientInput(io.RawIOBase):
         self._connection = connection
         self._begins = begins
         self._idle_s = PATIENCE_S
+        self.ended = False  # the client sends no more, and has been waited for
         self.begin()
 
     def begin(self) -> None:
@@ -114,6 +115,7 @@ class _ClientInput(io.RawIOBase):
             if size:
                 self._begins()
         self._left -= size
+        self.ended = not size
         return size
 
 

@@ -187,15 +187,27 @@ class EventHandler(Patient):
     large: threading.Semaphore  # of messages that are read at once
 
     def handle_one_request(self) -> None:
-        self._has_head, self.command = False, ""
+        self._has_begun = self._has_head = False
+        self.raw_requestline = b""
         try:
             super().handle_one_request()
         finally:
-            if self.command == "POST" and not self._has_head:
+            may_be_one = b"POST ".startswith(self.raw_requestline[:5])
+            if self._has_begun and may_be_one and not self._has_head:
                 self.endpoint.broke_off(of_server=not self.token)
             self.endpoint.arrived()
 
+    def parse_request(self) -> bool:
+        self._has_begun = bool(self.raw_requestline)
+        if not super().parse_request():
+            return False
+        if self._incoming.ended:  # http.client takes the end of the connection for that of a head
+            self.send_error(400, "The head does not end")
+            return False
+        return True
+
     def begins(self) -> None:
+        self._has_begun = True
         self.endpoint.arrives()
 
     def do_POST(self) -> None:  # noqa: N802  http.server's name

@@ -75,6 +75,7 @@ BODY = json.dumps({
         "s3": {"bucket": {"name": "photos"}, "object": {"key": "a+b", "eTag": "0123"}},
     }],
 })  # fmt: skip
+BODY_TAKEN = f"POST / HTTP/1.1\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
 
 
 def test_a_message_is_answered_when_it_is_applied(served, hearing):
@@ -212,16 +213,32 @@ def test_a_message_that_takes_too_long_is_lost(monkeypatch):
     assert endpoint.lost == 1
 
 
+@pytest.mark.parametrize("sent", [HEAD[:-2], HEAD[:-4], HEAD[:17], HEAD[:9], HEAD[:2]])
+@pytest.mark.parametrize("how", ["takes too long", "ends"])
 @pytest.mark.parametrize(("token", "lost", "owed"), [("", 1, 0), ("secret", 0, 1)])
-def test_a_message_whose_head_takes_too_long_is_lost(token, lost, owed, monkeypatch):
+def test_a_message_whose_head_breaks_off_is_lost(token, lost, owed, how, sent, monkeypatch):
     """Where a token is asked for, anybody may have begun it: that costs no sweep."""
-    monkeypatch.setattr(listening, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(listening, "PATIENCE_S", 0.1 if how == "takes too long" else 20)
     endpoint = Endpoint("127.0.0.1:0", token)
     with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
-        line.sendall(HEAD[:-2])
-        assert line.recv(100) == b""
+        line.sendall(sent)
+        if how == "ends":
+            line.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: line.recv(1000), b""))
     endpoint.close()
+    assert (b"400" in answer) is (how == "ends")
     assert (endpoint.lost, endpoint.owed, endpoint._arriving) == (lost, owed, {})
+
+
+@pytest.mark.parametrize("sent", [b"", b"HEAD / HTTP/1.1\r\nHost: x\r\n", b"GET", BODY_TAKEN])
+def test_nothing_is_lost_of_a_client_that_goes_between_messages(sent, served):
+    port = served()
+    with socket.create_connection(("127.0.0.1", port), 20) as line:
+        line.sendall(sent)
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(1000):
+            pass
+    assert (served.endpoint.lost, served.endpoint.owed) == (0, 0)
 
 
 def test_nothing_is_held_for_a_client_that_waits_no_longer(monkeypatch):
