@@ -68,10 +68,15 @@ def is_indirect(configuration: Configuration, arn: str, prefix: str) -> bool:
 
 def unexpired(configuration: Configuration, arn: str, prefix: str) -> str:
     """Return what is to be said if *configuration* tells our queue (*arn*, as above) of no expiry
-    below *prefix*; else "". MinIO tells of one as of any other deletion."""
-    if "EventBridgeConfiguration" in configuration:
-        return ""
-    rules = [*_direct(configuration, arn), *_topics(configuration)]
+    below *prefix*; else "". MinIO tells of one as of any other deletion.
+
+    Where it tells the queue itself of all else, a message that has come proves nothing of a topic
+    or EventBridge: they may tell somebody else of the expiry."""
+    rules = _direct(configuration, arn)
+    if not arn or _missing_of(rules, arn, prefix):
+        if "EventBridgeConfiguration" in configuration:
+            return ""
+        rules = [*rules, *_topics(configuration)]
     covering = [rule for rule in rules if _covers(rule, prefix)]
     told = {event for rule in covering for event in rule.get("Events", ())}
     known = any(names <= told for names in _EXPIRIES)

@@ -120,6 +120,20 @@ def test_a_rule_that_tells_of_no_expiry_is_said(events, named):
     assert [each for each in said.split() if each.startswith("s3:")] == [f"{it}:" for it in named]
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"EventBridgeConfiguration": {}},
+        {"TopicConfigurations": [{"TopicArn": "t", "Events": ["s3:LifecycleExpiration:*"]}]},
+    ],
+)
+def test_expiry_that_is_told_elsewhere_is_not_told_to_a_queue_that_is_told_of_all_else(elsewhere):
+    """No message proves that a topic or EventBridge tells this queue: it is told without them."""
+    said = unexpired({"QueueConfigurations": [rule()], **elsewhere}, ARN, "")
+    assert said.startswith("its notifications do not cover s3:LifecycleExpiration:*: ")
+    assert unexpired(elsewhere, ARN, "") == ""  # a message by that way is waited for
+
+
 def test_minio_tells_of_expiry_as_of_any_deletion():
     """Its lifecycle sends s3:ObjectRemoved:Delete."""
     of_minio = rule() | {"QueueArn": "arn:minio:sqs::PRIMARY:webhook"}
