@@ -46,6 +46,7 @@ Threading: the consumer's thread; the figures may be read by any.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,12 +88,13 @@ from mimicfs.sync.freshness import (
 log = logging.getLogger(__name__)
 
 _UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
-_LOST = "unread "  # before a prefix, the note that messages were lost, and nobody swept
+_LOST = "unread "  # before a process, its note that messages were lost, and nobody swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _LOOK_S = 20.0  # between two looks at a configuration; at AWS 0.05 USD a month
 _LOOK_OF_EACH_S = 2.0  # the same, for each bucket where they are many
 _LOOK_MAX_S = 300.0
 _LOOKS_MAX = 100  # configurations that are looked at in one go
+_NOTHING_LOST = (0, 0, 0)  # neither given up nor unread nor at stake
 _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
@@ -172,7 +174,8 @@ class Ledger(Witness):
         self._claim = Claim(mimicdb, source)
         self._given_up = _Loss("were lost", _LOST_S)
         self._unread = _Loss("could not be read", _UNREAD_S)
-        self._loss_noted = False  # in the store, for whoever comes after us
+        self._lost_note = _LOST + secrets.token_hex(8)
+        self._loss_noted = _NOTHING_LOST  # in the store, for whoever comes after us
         self._owed = 0  # how many messages the source was owed, as far as that is noted
         self._settled_s = float("-inf")  # when the source gives again what a dead consumer had
         self._until_ns: dict[str, int] = {}
@@ -216,7 +219,7 @@ class Ledger(Witness):
         identity = self._source.identity()
         self._look_back(identity, was_away=suspensions != self._suspensions)
         self._lapses, self._suspensions, self._identity = lapses, suspensions, identity
-        self._loss_noted = False
+        self._loss_noted = _NOTHING_LOST
         former = [bucket for bucket in self._buckets() if self._was_told(bucket)]
         if former:
             self._settled_s = time.monotonic() + self._source.unsettled_s
@@ -239,10 +242,13 @@ class Ledger(Witness):
             self._look_for_expired()
             self._failing = False
         self._look_at_source()
-        about = {it.bucket for it in told}
-        self._about |= about
+        shown = {*self._buckets()}  # a message may name any other
+        about = [it for it in told if it.bucket in shown]
+        self._about |= {it.bucket for it in about}
         self._look_at_configurations()
-        self._seen |= {it.bucket for it in told if it.time_ns >= self._changed_ns.get(it.bucket, 0)}
+        self._seen |= {
+            it.bucket for it in about if it.time_ns >= self._changed_ns.get(it.bucket, 0)
+        }
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
         self._look_for_owed()
@@ -309,14 +315,21 @@ class Ledger(Witness):
         for bucket in self._listed():
             # Of a consumer for another prefix, too: it took messages about any.
             if lost := [it for it in self._mimicdb.notes(bucket) if it.startswith(_LOST)]:
-                self._suspect(bucket, "messages were lost, or could not be read")
-                for name in lost:
-                    self._mimicdb.set_note(bucket, name, None)
+                self._suspect_lost(bucket, lost)
             elif why := self._is_another(bucket, identity):
                 self._suspect(bucket, why)
             elif kept_s or was_away:
                 self._suspect_expired(bucket, kept_s)
             self._looked_back.add(bucket)
+
+    def _suspect_lost(self, bucket: str, noted: Sequence[str]) -> None:
+        """Their consumers may live, and note more losses meanwhile: the notes *noted* are taken
+        away before the gap is told of, and ours stands for them until it is."""
+        self._mimicdb.set_note(bucket, self._lost_note, "1")
+        for name in {*noted} - {self._lost_note}:
+            self._mimicdb.set_note(bucket, name, None)
+        self._suspect(bucket, "messages were lost, or could not be read")
+        self._mimicdb.set_note(bucket, self._lost_note, None)
 
     def _is_another(self, bucket: str, identity: str) -> str:
         """Return why the source, which is *identity*, has not told what was to be told of *bucket*;
@@ -373,11 +386,12 @@ class Ledger(Witness):
 
     def _note_loss(self) -> None:
         """Note in the store whether messages were lost about which no sweep was told, or would be
-        if we died now."""
-        lost = bool(self._given_up.unsaid or self._unread.unsaid or self._source.at_stake())
-        if lost != self._loss_noted:
+        if we died now. Another consumer that begins takes the note away: so each loss notes it."""
+        at_stake = self._source.at_stake()  # as many as before may be others
+        lost = (self._given_up.unsaid, self._unread.unsaid, at_stake)
+        if at_stake or lost != self._loss_noted:
             for bucket in self._buckets():
-                self._mimicdb.set_note(bucket, _LOST + self._prefix, "1" if lost else None)
+                self._mimicdb.set_note(bucket, self._lost_note, "1" if any(lost) else None)
             self._loss_noted = lost
 
     def _look_at_configurations(self) -> None:
@@ -388,6 +402,9 @@ class Ledger(Witness):
         for bucket in due[:_LOOKS_MAX]:
             self._look_at(bucket)
             self._looked_s[bucket] = now_s
+        shown = {*buckets}  # the others are gone from S3, or from what the mount shows
+        self._told = {name: told for name, told in self._told.items() if name in shown}
+        self._why = {name: why for name, why in self._why.items() if name in shown}
 
     def _look_at(self, bucket: str) -> None:
         looked_ns = time.time_ns()

@@ -56,6 +56,11 @@ def told_before(mimicdb, queue, bucket, until_ns=None):
     note_heard(mimicdb, bucket, "", f"sqs:{queue.url}", queue.identity(), until_ns)
 
 
+def loss_noted(mimicdb, bucket):
+    """Whether whoever begins next finds that messages may be lost."""
+    return any(name.startswith("unread ") for name in mimicdb.notes(bucket))
+
+
 def look_again(ledger):
     ledger._looked_s.clear()
     ledger.heard([], time.time_ns())
@@ -246,10 +251,10 @@ def test_what_goes_to_the_dead_letter_queue_is_a_gap(
         assert source.lost == lost
     assert source.receive(0) == []
     ledger.failed(S3Unavailable("no answer"))
-    assert mimicdb.note(bucket, "unread ") == "1"  # if we die now, whoever comes next looks
+    assert loss_noted(mimicdb, bucket)  # if we die now, whoever comes next looks
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were lost"]
-    assert mimicdb.note(bucket, "unread ") is None
+    assert not loss_noted(mimicdb, bucket)
 
 
 @pytest.mark.parametrize("fails", ["release", "receive", "delete"])
@@ -300,11 +305,80 @@ def test_what_a_consumer_was_given_for_the_last_time_when_it_died_is_a_gap(
     ledger.begins()
     consumer = Consumer(source, None, tmp_path / "aside", ledger)
     found, _ = consumer._taken(0)
-    assert mimicdb.note(bucket, "unread ") == "1"
+    assert loss_noted(mimicdb, bucket)
     ledger._begun = False  # as of another one, which begins
     ledger.begins()
     assert gaps == ["messages were lost, or could not be read"]
     assert source.lost == len(found) == 1
+
+
+@pytest.fixture
+def another(s3, mimicdb, bucket):
+    """Return another consumer of the store, which takes messages from a queue of its own."""
+
+    def another(queue, gaps):
+        asks = [partial(s3.call, f"get_bucket_{it}_configuration") for it in ASKED]
+        return Ledger(
+            *(mimicdb, SQS(s3.queue(queue)), f"sqs:{queue}", lambda: [bucket], "a/", *asks),
+            lambda _bucket, why: gaps.append(why),
+        )
+
+    return another
+
+
+def test_a_consumer_that_begins_leaves_no_loss_of_a_living_one_unnoted(
+    ledger, another, server, mimicdb, bucket, gaps, monkeypatch
+):
+    """It takes the note away, since it tells of the gap; what is taken after that is noted again,
+    whatever the number."""
+    gaps_of_others = []
+    queue = plain(server, "sqs").create_queue(QueueName=f"own-{bucket}")["QueueUrl"]
+    living = another(queue, gaps_of_others)
+    living.begins()
+    gaps_of_others.clear()
+    monkeypatch.setattr(living._source, "at_stake", lambda: 1)
+    living.taken()
+    ledger.begins()
+    assert gaps == ["messages were lost, or could not be read"]
+    assert not loss_noted(mimicdb, bucket)
+    living.taken()
+    ledger.heard([], time.time_ns())  # has nothing to note of its own
+    another(queue, gaps_of_others).begins()
+    assert gaps_of_others == ["messages were lost, or could not be read"]
+    assert not loss_noted(mimicdb, bucket)
+
+
+def test_a_loss_is_taken_over_before_the_gap_is_told_of(ledger, mimicdb, bucket, gaps):
+    """What a living consumer notes between the two stays; and a death there loses nothing."""
+    mimicdb.set_note(bucket, "unread of another", "1")
+
+    def suspect(_bucket, why):
+        assert loss_noted(mimicdb, bucket)
+        mimicdb.set_note(bucket, "unread of another", "1")
+        gaps.append(why)
+
+    ledger._suspect = suspect
+    ledger.begins()
+    assert gaps == ["messages were lost, or could not be read"]
+    assert loss_noted(mimicdb, bucket)
+
+
+def test_messages_about_any_other_bucket_take_no_memory(ledger, bucket):
+    """Anybody who reaches a webhook may name as many as they like."""
+    for until_ns in (time.time_ns(), 0):
+        told = [Told(name, "a", time_ns=time.time_ns()) for name in (bucket, "b1", "b2")]
+        ledger._settled_s = float("inf")  # nothing may be noted yet
+        ledger.heard(told, until_ns)
+        assert (ledger._about, ledger._seen) == ({bucket}, {bucket})
+
+
+def test_a_bucket_that_is_not_shown_any_more_is_not_in_the_figures(ledger, client, bucket):
+    client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+    ledger.heard([], time.time_ns())
+    assert [*ledger.figures()["untold"]] == [bucket]
+    ledger._buckets = list
+    ledger.heard([], time.time_ns())
+    assert (ledger.figures()["configured"], ledger.figures()["untold"]) == ({}, {})
 
 
 def test_what_was_applied_the_last_time_that_it_was_given_is_no_gap(
@@ -314,7 +388,7 @@ def test_what_was_applied_the_last_time_that_it_was_given_is_no_gap(
     consumer = Consumer(ledger._source, None, tmp_path / "aside", ledger)
     consumer.consume(*consumer._taken(0))  # the test of the configuration says nothing
     consumer.consume(*consumer._taken(0))
-    assert (gaps, mimicdb.note(bucket, "unread ")) == ([], None)
+    assert (gaps, loss_noted(mimicdb, bucket)) == ([], False)
 
 
 def untold(ledger, client, bucket):
@@ -360,7 +434,7 @@ def test_a_loss_that_whoever_comes_next_has_seen_is_noted_again(ledger, mimicdb,
     for count in (1, 2):
         ledger._source.lost = count
         ledger.failed(S3Unavailable("no answer"))
-        assert mimicdb.note(bucket, "unread ") == "1"
+        assert loss_noted(mimicdb, bucket)
         ledger._begun = False
         ledger.begins()
         assert gaps == ["messages were lost, or could not be read"] * count
@@ -388,13 +462,13 @@ def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(
     ledger.unread(1)  # anybody may write such: a sweep of all that is known is not to be had by it
     ledger.heard([], 1_700_000_100 * 10**9)
     assert gaps == ["messages could not be read"]
-    assert mimicdb.note(bucket, "unread ") == "1"  # if we die now, whoever comes next looks
+    assert loss_noted(mimicdb, bucket)  # if we die now, whoever comes next looks
     assert "1 message could not be read" in caplog.text
     assert ledger.figures()["told_until_ns"] == {bucket: 1_700_000_000 * 10**9}
     ledger._unread._said_s -= 3600
     ledger.heard([], 1_700_000_200 * 10**9)
     assert gaps == ["messages could not be read"] * 2
-    assert mimicdb.note(bucket, "unread ") is None
+    assert not loss_noted(mimicdb, bucket)
     mimicdb.set_note(bucket, "unread ", "1")
     ledger.begins()
     assert gaps[2:] == ["messages were lost, or could not be read"]
