@@ -78,6 +78,19 @@ def test_hooks_of_a_program_see_the_listings_of_a_sync(client, bucket, mirror, s
     assert (keys(mirror, bucket), asked) == (["a", "b"], [1])
 
 
+def test_a_sync_goes_where_a_hook_of_the_program_sends_the_client(client, bucket, mirror, server):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
+    s3 = mirror.client(endpoint_url="http://127.0.0.1:1", config=config)
+
+    def elsewhere(builtins, **_):
+        builtins["SDK::Endpoint"] = server
+
+    s3.meta.events.register("before-endpoint-resolution.s3", elsewhere)
+    mirror.sync(bucket, client=s3)
+    assert keys(mirror, bucket) == ["a"]
+
+
 def test_a_listing_of_several_pages_past_hooks_is_whole(client, bucket, mirror, server):
     for name in ("a", "b c", "d/e", "d/f%"):
         client.put_object(Bucket=bucket, Key=name, Body=b"1")

@@ -42,6 +42,7 @@ _LIST = "ListObjectsV2"
 _HOOKS = (
     "provide-client-params",
     "before-parameter-build",
+    "before-endpoint-resolution",
     "before-call",
     "request-created",
     "choose-signer",
