@@ -7,7 +7,8 @@ program asked S3; a client with any other key asks S3 once.
 
 Beside a bucket, it notes the owner that S3 named with its objects, and which access keys write
 objects of that owner. Where the bucket's owner does not own all that is in it, each account owns
-what it writes: after the first write with another key, S3 is asked until it has listed one.
+what it writes: from the first write with another key on, S3 is asked until it has listed one.
+That write is noted before S3 is asked for it, and once more when S3 has confirmed it.
 
 Threading: any; each change is one note.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mimicfs.mimicdb import Mirror
@@ -38,6 +40,16 @@ class _Owners(NamedTuple):
     # Access keys, by their hashes, that have written objects:
     writers: tuple[str, ...] = ()  # of that owner
     unsure: tuple[str, ...] = ()  # of nobody knows whom, until S3 lists one
+    writing: tuple[str, ...] = ()  # the same, of which S3 has confirmed none yet
+    confirmed: int = 0  # how often a program's first write was confirmed: no two notes are equal
+
+
+class Before(NamedTuple):
+    """What was known of a bucket before S3 was asked for a listing: the answer says nothing of what
+    was written later."""
+
+    text: str | None  # the note
+    key: str | None  # the newest of ours, of an unsure owner
 
 
 class ListedAccount:
@@ -101,51 +113,79 @@ class NamedOwner:
         """Return the owner of all objects of *bucket*, None if S3 names none with them; nothing if
         that is not known, or there may be several."""
         noted = _read(self._mimicdb.note(bucket, _OWNERS))
-        return () if noted.several or noted.unsure else noted.owner
+        return () if noted.several or noted.unsure or noted.writing else noted.owner
+
+    def writes(self, bucket: str) -> None:
+        """This client is going to write an object into *bucket*, and may not live to say so. S3 may
+        have no bucket that is not known."""
+        if not self._is_noted(bucket) and self._mimicdb.known_bucket(bucket) is not None:
+            self._change(bucket, self._with_writing)
 
     def wrote(self, bucket: str, key: str) -> None:
-        """This client has written *key*."""
-        if bucket in self._sure:
-            return
-        new = bucket not in self._wrote
-        self._wrote[bucket] = key
-        if new:
-            self._change(bucket, self._with_writer)
+        """It has written *key*."""
+        if not self._is_noted(bucket):
+            self._change(bucket, self._with_writing)
+            if bucket not in self._sure:
+                self._change(bucket, self._with_writer)
+        if bucket not in self._sure:
+            self._wrote[bucket] = key
 
     def gone(self, bucket: str) -> None:
         """*bucket* was made or removed: whoever writes into it, that is a new one."""
         self._sure.discard(bucket)
         self._wrote.pop(bucket, None)
 
-    def named(self, params: Params, answer: Params) -> None:
-        """S3 has given *answer* to a ListObjects."""
+    def before(self, bucket: str) -> Before:
+        """S3 is going to be asked for a ListObjects."""
+        return Before(self._mimicdb.note(bucket, _OWNERS), self._wrote.get(bucket))
+
+    def named(self, params: Params, answer: Params, before: Before) -> None:
+        """S3 has given *answer* to it."""
         bucket, items = params["Bucket"], answer.get("Contents", ())
         owners = [item.get("Owner") for item in items]
         if not owners:
             return
         one = owners.count(owners[0]) == len(owners)
-        whole = params.keys() == {"Bucket"} and not answer.get("IsTruncated")
-        ours = self._wrote.get(bucket) in [item["Key"] for item in items]
+        everything = params.keys() == {"Bucket"} and not answer.get("IsTruncated")
+        ours = before.key is not None and before.key in [item["Key"] for item in items]
 
         def change(noted: _Owners) -> _Owners:
+            whole = everything and noted == _read(before.text)
             another = noted.owner not in ((), (owners[0],))
             if not one or (not whole and (noted.several or another)):
-                return _Owners(several=True)
+                return _Owners(several=True, confirmed=noted.confirmed)
             known = noted.unsure if whole else (self._account.key(),) if ours else ()
             writers = () if another else noted.writers
-            return _Owners(
-                (owners[0],),
+            return noted._replace(
+                owner=(owners[0],),
+                several=False,
                 writers=(*writers, *(key for key in known if key not in writers))[-_KEYS_MAX:],
                 unsure=tuple(key for key in noted.unsure if key not in known),
+                # Whoever still writes notes it once more, and who never did is not known by this.
+                writing=() if whole else noted.writing,
             )
 
         self._change(bucket, change)
 
-    def _with_writer(self, noted: _Owners) -> _Owners:
+    def _is_noted(self, bucket: str) -> bool:
+        return bucket in self._sure or bucket in self._wrote
+
+    def _with_writing(self, noted: _Owners) -> _Owners:
         key = self._account.key()
-        if noted.several or key in noted.writers or key in noted.unsure:
+        if noted.several or key in (*noted.writers, *noted.unsure, *noted.writing):
             return noted
-        return noted._replace(unsure=(*noted.unsure, key))
+        return _bounded(noted._replace(writing=(*noted.writing, key)))
+
+    def _with_writer(self, noted: _Owners) -> _Owners:
+        """Nobody has listed what we wrote: whoever asked before S3 confirmed it may not know it."""
+        key = self._account.key()
+        others = noted._replace(
+            writers=tuple(each for each in noted.writers if each != key),
+            unsure=tuple(each for each in noted.unsure if each != key),
+            writing=tuple(each for each in noted.writing if each != key),
+            confirmed=noted.confirmed + 1,
+        )
+        return others if noted.several else _bounded(others._replace(unsure=(*others.unsure, key)))
 
     def _change(self, bucket: str, change: Callable[[_Owners], _Owners]) -> None:
         swapped, text = False, self._mimicdb.note(bucket, _OWNERS)
@@ -159,8 +199,30 @@ class NamedOwner:
             self._sure.add(bucket)
 
 
+@contextmanager
+def owners_kept(mimicdb: Mirror, bucket: str) -> Iterator[None]:
+    """Within, *bucket* is forgotten and known again. It is the same bucket, so who owns what is in
+    it is noted again; if somebody has noted anything meanwhile, there may be several."""
+    text = mimicdb.note(bucket, _OWNERS)
+    yield
+    if text is not None and not mimicdb.swap_note(bucket, _OWNERS, None, text)[0]:
+        mimicdb.set_note(bucket, _OWNERS, json.dumps(_Owners(several=True)))
+
+
+def _bounded(noted: _Owners) -> _Owners:
+    """Return *noted*, or, if it has too many keys of unsure owners, that there are several."""
+    if len(noted.unsure) + len(noted.writing) <= _KEYS_MAX:
+        return noted
+    return _Owners(several=True, confirmed=noted.confirmed)
+
+
 def _read(text: str | None) -> _Owners:
     if text is None:
         return _Owners()
-    owner, several, writers, unsure = json.loads(text)
-    return _Owners(tuple(owner), several, tuple(writers), tuple(unsure))
+    found = _Owners(*json.loads(text))
+    return found._replace(
+        owner=tuple(found.owner),
+        writers=tuple(found.writers),
+        unsure=tuple(found.unsure),
+        writing=tuple(found.writing),
+    )

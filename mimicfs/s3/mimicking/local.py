@@ -39,7 +39,7 @@ from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
-from mimicfs.s3.mimicking.accounts import ListedAccount, NamedOwner
+from mimicfs.s3.mimicking.accounts import Before, ListedAccount, NamedOwner
 from mimicfs.s3.mimicking.answers import LocalAnswer
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
@@ -116,7 +116,19 @@ class Local:
         except (MimicError, KeyError):  # nothing is certain
             return None
 
-    def seen(self, operation: str, params: Params, answer: Params) -> None:
+    def asks(self, operation: str, params: Params) -> Before | None:
+        """S3 is going to be asked for *operation*: note what it may write. Return what `seen` is to
+        know of the time before. Raises StoreError."""
+        bucket = params.get("Bucket")
+        if isinstance(bucket, str) and operation in _WRITING:
+            self._owner.writes(bucket)
+        if isinstance(bucket, str) and operation == "ListObjects":
+            return self._owner.before(bucket)
+        return None
+
+    def seen(
+        self, operation: str, params: Params, answer: Params, before: Before | None = None
+    ) -> None:
         """Note what S3 answered, where a listing does not say it."""
         bucket = params.get("Bucket", "")
         if effect_of(operation) is Effect.ACCESS:
@@ -132,8 +144,8 @@ class Local:
         elif operation == "HeadBucket" and answer.get("BucketRegion"):
             metadata = answers.metadata(200, answers.headers_of(answer))
             self._buckets[bucket] = {**answer, "ResponseMetadata": metadata}
-        elif operation == "ListObjects":
-            self._owner.named(params, answer)
+        elif before is not None:
+            self._owner.named(params, answer, before)
 
     def keys(self, params: Params) -> LocalAnswer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""

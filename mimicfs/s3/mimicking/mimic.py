@@ -206,6 +206,7 @@ class Mimic:
             return (yield from self._list(operation, params))
         asked = dict(params)  # botocore rewrites some of them in place
         since = self._seq(operation, "") if operation == "HeadBucket" else None
+        self._local.asks(operation, asked)
         try:
             answer = yield from self._learner.talk(operation, params)
         except ClientError as exc:
@@ -288,6 +289,9 @@ class Mimic:
         asked = dict(params)  # botocore rewrites some of them in place
         bucket = asked.get("Bucket")
         since = self._seq(operation, bucket) if isinstance(bucket, str) else 0
+        before = None
+        with going_on(operation, asked):
+            before = self._local.asks(operation, asked)
         started_ns = time.time_ns()
         for_s3 = self._for_s3(params)
         plain = dict(for_s3)
@@ -303,7 +307,7 @@ class Mimic:
             answer.pop("StartAfter", None)
         if since is not None and not self._hooks.change(operation):
             with going_on(operation, asked):
-                self._local.seen(operation, asked, answer)
+                self._local.seen(operation, asked, answer, before)
                 self._pages.learn(operation, plain, answer, since, started_ns)
         return answer
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from mimicfs.entry import LAST_KEY, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.accounts import owners_kept
 from mimicfs.s3.mimicking.conversation import Conversation
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
@@ -151,8 +152,9 @@ class Settling:
     def _forget_bucket(self, name: str | None) -> None:
         known = self._mimicdb.known_bucket(name) if name else None
         if known is not None:
-            self._mimicdb.drop_bucket(known.name)
-            self._mimicdb.add_bucket(known.name, known.created_ns)
+            with owners_kept(self._mimicdb, known.name):
+                self._mimicdb.drop_bucket(known.name)
+                self._mimicdb.add_bucket(known.name, known.created_ns)
 
     # What a hook may have made of a call
 
