@@ -121,6 +121,13 @@ class StoreIntents:
         """Return what is pending or contended of *key*, by whomever."""
         return self._backend.unsettled(bucket, key)
 
+    def is_settled(self, bucket: str, name: str) -> bool:
+        """Whether nothing of the key *name*, or of all below it, is pending or contended."""
+        if not self._backend.intents:
+            return True
+        rows = self._backend.unsettled(bucket, None if name.endswith("/") else name)
+        return not any(row.key.startswith(name) for row in rows)
+
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
         intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}")

@@ -202,15 +202,16 @@ class Mirror:
         self._apply(bucket, (), keys)
 
     def keep(self, bucket: str, directory: str, meta: Mapping[str, str] | None = None) -> None:
-        """Remember *directory*, which has no object, and *meta* of it, until it is forgotten."""
+        """Remember *directory*, which has no object, and *meta* of it (None: it was emptied), until
+        it is forgotten."""
         self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)])
 
     def forget_kept(self, bucket: str, prefix: str) -> None:
-        """Forget the directories below *prefix* that are kept in the store, also those of which a
-        copy has not heard yet."""
+        """Forget the directories below *prefix* that the store, not a copy of it, keeps because
+        they lost their last name; those that somebody made or changed have metadata."""
         scan, size = self.backend.exact.scan, 1000
         for page in pages(lambda after: scan(bucket, prefix, after, size), size):
-            kept = [entry.key for entry in page if entry.kind == KEPT]
+            kept = [each.key for each in page if each.kind == KEPT and each.meta is None]
             if kept:
                 self.forget_all(bucket, kept)
 

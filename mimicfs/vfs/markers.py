@@ -46,7 +46,7 @@ class Markers:
         if self.are_kept and self._is_made(bucket, key, meta):
             return
         keeps = self._options.buckets.of(bucket).keeps_metadata
-        self._mimicdb.keep(bucket, key, meta if keeps else None)
+        self._mimicdb.keep(bucket, key, meta if keeps else {})
 
     def _is_made(self, bucket: str, key: str, meta: Mapping[str, str]) -> bool:
         try:

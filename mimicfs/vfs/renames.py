@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from mimicfs.entry import KEPT, OBJECT, Difference, Entry, pages
@@ -82,7 +82,8 @@ class Renames:
 
 class Rename:
     """One rename, to be made step by step: `copy`, `settle`, `commit`, `delete`; what fails before
-    `delete` is to be undone. *copies* are by key, without *old*'s prefix."""
+    `delete` is to be undone. *copies* are by key, without *old*'s prefix; so is `_moved_kept`, the
+    metadata of directories that only the mirror has."""
 
     def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer, intent: Intent) -> None:
         self._mimicdb = mimicdb
@@ -92,6 +93,7 @@ class Rename:
         self.old = intent.old
         self.new = intent.new
         self.copies = intent.copies
+        self._moved_kept: dict[str, Mapping[str, str] | None] = {}
 
     def state(self) -> str:
         """Say what is where."""
@@ -113,6 +115,7 @@ class Rename:
                     running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
                 elif entry.kind == KEPT:
                     self._mimicdb.keep(self.new.bucket, self._moved(entry.key), entry.meta)
+                    self._moved_kept[entry.key[len(self.old.prefix) :]] = entry.meta
                 self._collect(running, most=_IN_FLIGHT - 1)
             self._collect(running, most=0)
         except BaseException:
@@ -232,7 +235,8 @@ class Rename:
             for entry in page:
                 copy = self.copies.get(entry.key[len(self.old.prefix) :])
                 if entry.kind != OBJECT:
-                    self._mimicdb.forget(self.old.bucket, entry.key)
+                    if entry.kind != KEPT or self._is_moved(entry, there=there):
+                        self._mimicdb.forget(self.old.bucket, entry.key)
                 elif copy is None or copy.original != entry.etag:
                     others.append(f"s3://{self.old.bucket}/{entry.key} was changed meanwhile")
                 elif there and not self._has_copy(entry):
@@ -244,6 +248,14 @@ class Rename:
         # was an original here (replacing.py).
         self._mimicdb.forget_kept(*self.old)
         return refused, others
+
+    def _is_moved(self, kept: Entry, *, there: bool) -> bool:
+        """Whether the directory *kept* is at the new place, and not one that somebody has made
+        since. *there*: nobody knows what was moved, only what is there."""
+        if there:
+            return self._mimicdb.has_still(self.new.bucket, self._moved(kept.key))
+        name = kept.key[len(self.old.prefix) :]
+        return name in self._moved_kept and self._moved_kept[name] == kept.meta
 
     def _delete_orphans(self) -> list[str]:
         """Delete the copies whose originals somebody has deleted; return what S3 refused."""

@@ -71,14 +71,16 @@ class Replacing:
         """Within, the key *name*, or all below it, leaves *directory*. One that loses its last name
         stays until it is removed. That is said before: whoever removes it at the same time, with
         the names in it, looks for it behind them (renames.py), and it stays only if they were still
-        there when it was said."""
+        there when it was said. Where it fails, it stays, too, unless the name is there for certain:
+        S3 may have removed it, or somebody else may, who relies on what was said."""
         kept = self._is_last(directory, name) and self._keeps(directory, name)
         try:
             yield
         except BaseException:
             if kept:
                 with suppress(MimicError):  # then it stays, as if it had a marker
-                    self._mimicdb.forget(directory.bucket, directory.key)
+                    if self._is_certain(directory.bucket, name):
+                        self._mimicdb.forget(directory.bucket, directory.key)
             raise
 
     def _is_last(self, directory: Node, name: str) -> bool:
@@ -92,11 +94,16 @@ class Replacing:
     def _keeps(self, directory: Node, name: str) -> bool:
         bucket, key = directory.bucket, directory.key
         own = self._mimicdb.entry(bucket, key)
-        self._mimicdb.keep(bucket, key, own.meta if own is not None else None)
+        self._mimicdb.keep(bucket, key, (own.meta or None) if own is not None else None)
         if self._mimicdb.has_still(bucket, name):
             return True
         self._mimicdb.forget(bucket, key)
         return False
+
+    def _is_certain(self, bucket: str, name: str) -> bool:
+        """Whether *name* is there, and nobody has left open what becomes of it."""
+        mimicdb = self._mimicdb
+        return mimicdb.intents.is_settled(bucket, name) and mimicdb.has_still(bucket, name)
 
     def is_there(self, directory: Node) -> bool:
         """Whether the mirror has *directory*, or something in it."""

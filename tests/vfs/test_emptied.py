@@ -1,0 +1,157 @@
+"""A directory without a marker stays when its last name goes, and only then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.proxy import Fail, Lose, Proxy
+
+from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
+from mimicfs.entry import KEPT, Entry
+from mimicfs.errors import MimicError
+from mimicfs.files.journal import Journal
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import ROOT_INO, Caller, Cancellation
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
+from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.intents import Intents, KeyTree
+from mimicfs.vfs.renames import Rename, Renames
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+_META = {"mode": "16872"}  # as mkdir has it
+
+
+class Kernel:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def fs(s3: S3, mimicdb: Mirror, bucket: str, client: Any, tmp_path: Path) -> Iterator[VFS]:
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"a")
+    syncer = Syncer(mimicdb, s3)
+    syncer.sync(bucket)
+    parts = (mimicdb, s3, syncer, Journal.open(tmp_path), Kernel())
+    fs = VFS(
+        *parts,
+        VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never"))),
+        FileOptions(tmp_path),
+    )
+    fs.lookup(CALLER, fs.lookup(CALLER, ROOT_INO, b"d").ino, b"a")
+    yield fs
+    fs.close()
+
+
+def _is_delete(request: Any) -> bool:
+    return bool(request.kind == "DELETE" and request.key == "d/a")
+
+
+def test_an_emptied_directory_stays_though_the_answer_to_the_removal_was_lost(
+    fs: VFS, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    with proxy.rule(Lose(_is_delete, times=99)), pytest.raises(MimicError):
+        fs.unlink(CALLER, d, b"a")
+    mimicdb.intents.look_after()
+    assert mimicdb.entry(bucket, "d/a") is None
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+    assert fs.lookup(CALLER, ROOT_INO, b"d").ino == d
+
+
+def test_a_directory_whose_last_name_another_removes_stays_though_we_are_refused(
+    fs: VFS, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    mimicdb.intents.begin(bucket, ["d/a"])  # what it has found kept, it does not keep itself
+    with proxy.rule(Fail(_is_delete, 403, "AccessDenied")), pytest.raises(MimicError):
+        fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+
+
+def test_a_directory_that_has_its_last_name_still_is_not_kept(
+    fs: VFS, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    with proxy.rule(Fail(_is_delete, 403, "AccessDenied")), pytest.raises(MimicError):
+        fs.unlink(CALLER, d, b"a")
+    mimicdb.forget(bucket, "d/a")
+    assert mimicdb.entry(bucket, "d/") is None
+
+
+# Renames
+
+
+@pytest.fixture
+def renames(s3: S3, mimicdb: Mirror, bucket: str, client: Any, tmp_path: Path) -> Renames:
+    client.put_object(Bucket=bucket, Key="d/s/g", Body=b"g")
+    mimicdb.keep(bucket, "d/k/", _META)
+    syncer = Syncer(mimicdb, s3)
+    syncer.sync(bucket)
+    return Renames(mimicdb, s3, syncer, Intents(tmp_path / "renames", "account"))
+
+
+def _copied(renames: Renames, bucket: str) -> Rename:
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "d/"), KeyTree(bucket, "e/"))
+    rename.copy(Cancellation())
+    rename.settle(Cancellation())
+    rename.commit()
+    return rename
+
+
+def _kept(mimicdb: Mirror, bucket: str) -> list[str]:
+    return [each.key for each in mimicdb.scan(bucket, "", "", 99) if each.kind == KEPT]
+
+
+@pytest.mark.parametrize("meta", [_META, {}])
+def test_a_rename_leaves_the_directories_that_another_has_made_since_it_copied(
+    renames: Renames, mimicdb: Mirror, bucket: str, meta: dict[str, str]
+) -> None:
+    rename = _copied(renames, bucket)
+    mimicdb.keep(bucket, "d/x/", meta)
+    rename.delete()
+    assert _kept(mimicdb, bucket) == ["d/x/", "e/k/"]
+
+
+def test_a_rename_leaves_the_directory_that_another_has_made_in_the_place_of_the_old_one(
+    renames: Renames, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, forget_kept = _copied(renames, bucket), mimicdb.forget_kept
+
+    def meanwhile(*where: str) -> None:
+        mimicdb.keep(bucket, "d/", _META)
+        forget_kept(*where)
+
+    monkeypatch.setattr(mimicdb, "forget_kept", meanwhile)
+    rename.delete()
+    assert _kept(mimicdb, bucket) == ["d/", "e/k/"]
+
+
+def test_a_rename_forgets_what_was_kept_because_its_last_name_went(
+    renames: Renames, mimicdb: Mirror, bucket: str
+) -> None:
+    rename = _copied(renames, bucket)
+    mimicdb.keep(bucket, "d/s/")
+    rename.delete()
+    assert _kept(mimicdb, bucket) == ["e/k/"]
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_rename_that_is_finished_later_forgets_only_directories_that_are_at_the_new_place(
+    renames: Renames, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    rename = _copied(renames, bucket)
+    with proxy.rule(Fail(lambda request: request.kind in ("POST", "DELETE"), 403, "AccessDenied")):
+        with suppress(MimicError):
+            rename.delete()
+    mimicdb.keep(bucket, "d/k/", _META)  # as if it had died before
+    mimicdb.keep(bucket, "d/x/", _META)
+    renames.recover()
+    assert _kept(mimicdb, bucket) == ["d/x/", "e/k/"]
