@@ -206,14 +206,15 @@ class Mirror:
         it is forgotten."""
         self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)])
 
-    def forget_kept(self, bucket: str, prefix: str) -> None:
+    def forget_kept(self, bucket: str, prefix: str, emptied: Callable[[str], bool]) -> None:
         """Forget the directories below *prefix* that the store, not a copy of it, keeps because
-        they lost their last name; those that somebody made or changed have metadata."""
+        they lost their last name, and that were *emptied*. Those that somebody made or changed have
+        metadata."""
         scan, size = self.backend.exact.scan, 1000
         for page in pages(lambda after: scan(bucket, prefix, after, size), size):
             kept = [each.key for each in page if each.kind == KEPT and each.meta is None]
-            if kept:
-                self.forget_all(bucket, kept)
+            if gone := [key for key in kept if emptied(key)]:
+                self.forget_all(bucket, gone)
 
     def has_still(self, bucket: str, key: str) -> bool:
         """Whether the store, not a copy of it, has *key*, or something below it."""

@@ -246,8 +246,13 @@ class Rename:
             refused += self._deleted(self.old.bucket, going, tell=there)
         # Another mount may have said that a directory stays where it removed the last name, which
         # was an original here (replacing.py).
-        self._mimicdb.forget_kept(*self.old)
+        self._mimicdb.forget_kept(*self.old, self._was_above)
         return refused, others
+
+    def _was_above(self, directory: str) -> bool:
+        """Whether something that was moved was in *directory*, or its marker."""
+        below = directory[len(self.old.prefix) :]
+        return any(name.startswith(below) for name in (*self.copies, *self._moved_kept))
 
     def _is_moved(self, kept: Entry, *, there: bool) -> bool:
         """Whether the directory *kept* is at the new place, and not one that somebody has made

@@ -125,7 +125,7 @@ def test_a_rename_leaves_the_directory_that_another_has_made_in_the_place_of_the
 ) -> None:
     rename, forget_kept = _copied(renames, bucket), mimicdb.forget_kept
 
-    def meanwhile(*where: str) -> None:
+    def meanwhile(*where: Any) -> None:
         mimicdb.keep(bucket, "d/", _META)
         forget_kept(*where)
 
@@ -141,6 +141,15 @@ def test_a_rename_forgets_what_was_kept_because_its_last_name_went(
     mimicdb.keep(bucket, "d/s/")
     rename.delete()
     assert _kept(mimicdb, bucket) == ["e/k/"]
+
+
+def test_a_rename_leaves_a_directory_whose_last_name_went_and_was_none_that_it_moved(
+    renames: Renames, mimicdb: Mirror, bucket: str
+) -> None:
+    rename = _copied(renames, bucket)
+    mimicdb.keep(bucket, "d/y/")  # of which this mount's copy of the store has not heard
+    rename.delete()
+    assert _kept(mimicdb, bucket) == ["d/y/", "e/k/"]
 
 
 @pytest.mark.usefixtures("caplog")
