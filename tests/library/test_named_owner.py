@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from botocore.exceptions import ClientError
 from support.clients import CONFIG
 from support.mounts import costs
 
@@ -165,6 +166,18 @@ def test_the_owner_of_a_write_is_unsure_before_s3_has_it(library, mimicked, clie
     )
     mimicked.put_object(Bucket=bucket, Key="b")
     assert noted == [()]
+
+
+def test_a_write_that_s3_refuses_changes_nothing_of_the_owners(
+    library, mimicked, proxy, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="a")
+    mimicked.list_objects(Bucket=bucket)
+    with pytest.raises(ClientError):
+        mimicked.copy_object(Bucket=bucket, Key="b", CopySource={"Bucket": bucket, "Key": "none"})
+    with costs(proxy):
+        shown = owners(mimicked.list_objects(Bucket=bucket))
+    assert shown == owners(client.list_objects(Bucket=bucket))
 
 
 def test_writers_without_end_are_several_owners():

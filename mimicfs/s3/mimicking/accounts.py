@@ -130,6 +130,11 @@ class NamedOwner:
         if bucket not in self._sure:
             self._wrote[bucket] = key
 
+    def refused(self, bucket: str) -> None:
+        """S3 has written nothing of what this client was going to."""
+        if not self._is_noted(bucket):
+            self._change(bucket, self._without_writing)
+
     def gone(self, bucket: str) -> None:
         """*bucket* was made or removed: whoever writes into it, that is a new one."""
         self._sure.discard(bucket)
@@ -176,13 +181,16 @@ class NamedOwner:
             return noted
         return _bounded(noted._replace(writing=(*noted.writing, key)))
 
+    def _without_writing(self, noted: _Owners) -> _Owners:
+        key = self._account.key()
+        return noted._replace(writing=tuple(each for each in noted.writing if each != key))
+
     def _with_writer(self, noted: _Owners) -> _Owners:
         """Nobody has listed what we wrote: whoever asked before S3 confirmed it may not know it."""
         key = self._account.key()
-        others = noted._replace(
+        others = self._without_writing(noted)._replace(
             writers=tuple(each for each in noted.writers if each != key),
             unsure=tuple(each for each in noted.unsure if each != key),
-            writing=tuple(each for each in noted.writing if each != key),
             confirmed=noted.confirmed + 1,
         )
         return others if noted.several else _bounded(others._replace(unsure=(*others.unsure, key)))

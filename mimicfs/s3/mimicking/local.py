@@ -35,6 +35,8 @@ import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from botocore.exceptions import ClientError
+
 from mimicfs.entry import KEY_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
@@ -44,6 +46,7 @@ from mimicfs.s3.mimicking.answers import LocalAnswer
 from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
 from mimicfs.s3.mimicking.reads import VERSIONS
+from mimicfs.s3.mimicking.shown import may_be_done
 from mimicfs.s3.transport.calls import Params
 
 PAGE_MAX = 1000  # keys of a listing, S3's limit
@@ -125,6 +128,12 @@ class Local:
         if isinstance(bucket, str) and operation == "ListObjects":
             return self._owner.before(bucket)
         return None
+
+    def refused(self, operation: str, params: Params, exc: ClientError) -> None:
+        """S3 has answered *operation* with *exc*. Raises StoreError."""
+        retried = exc.response.get("ResponseMetadata", {}).get("RetryAttempts", 1)
+        if operation in _WRITING and not retried and not may_be_done(exc):
+            self._owner.refused(params["Bucket"])
 
     def seen(
         self, operation: str, params: Params, answer: Params, before: Before | None = None

@@ -210,6 +210,9 @@ class Mimic:
         try:
             answer = yield from self._learner.talk(operation, params)
         except ClientError as exc:
+            with going_on(operation, asked):
+                if not self._hooks.change(operation):
+                    self._local.refused(operation, asked, exc)
             yield from self._perhaps_gone(operation, asked, exc, since)
             raise
         if not self._hooks.change(operation):
