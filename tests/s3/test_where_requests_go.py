@@ -171,6 +171,53 @@ def test_a_sync_by_a_borrowed_client_asks_where_the_client_asks(region, options)
     client.close()
 
 
+CONFIGURATION = """
+[default]
+endpoint_url = http://minio.test:9000
+use_fips_endpoint = true
+s3 =
+  addressing_style = path
+[profile aws]
+region = eu-west-1
+[profile dual]
+region = eu-west-1
+use_dualstack_endpoint = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "use_ssl", "url"),
+    [
+        ("aws", True, "https://bucket.s3.eu-west-1.amazonaws.com/"),
+        ("aws", False, "http://bucket.s3.eu-west-1.amazonaws.com/"),
+        ("dual", True, "https://bucket.s3.dualstack.eu-west-1.amazonaws.com/"),
+    ],
+)
+def test_a_borrowed_client_of_another_profile_asks_where_that_says(
+    tmp_path, monkeypatch, profile, use_ssl, url
+):
+    (tmp_path / "config").write_text(CONFIGURATION)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    keys = {"aws_access_key_id": "AKID", "aws_secret_access_key": "secret"}
+    client = boto3.session.Session(profile_name=profile).client("s3", use_ssl=use_ssl, **keys)
+    signer = BorrowedS3(client)._signer(None)
+    presigned = signer.generate_presigned_url("list_objects_v2", {"Bucket": "bucket"})
+    assert presigned.partition("?")[0] == url
+    seen = []
+
+    def note(request, **_):
+        seen.append(request.url.partition("?")[0])
+        raise _Noted
+
+    client.meta.events.register("before-send.s3", note)
+    with pytest.raises(_Noted):
+        client.list_objects_v2(Bucket="bucket")
+    assert seen == [url]
+    signer.close()
+    client.close()
+
+
 def test_a_bucket_that_has_been_found_elsewhere_is_asked_there():
     s3, seen = opened("eu-west-1")[0], []
 

@@ -164,16 +164,22 @@ class BorrowedS3:
         import boto3
 
         theirs = self._client.meta.config
+        resolver = self._client._ruleset_resolver
         unsigned = theirs.signature_version is UNSIGNED
         config = Config(signature_version=UNSIGNED if unsigned else "s3v4")
         signer: Any = boto3.session.Session().client(
             "s3",
             region_name=region or self._client.meta.region_name,
-            endpoint_url=self._client._ruleset_resolver._builtins.get("SDK::Endpoint"),
+            endpoint_url=resolver._builtins.get("SDK::Endpoint"),
             config=theirs.merge(config),
             aws_access_key_id="replaced below",
             aws_secret_access_key="replaced below",
         )
+        # Where AWS's configuration of this process says otherwise, it may not be the client's.
+        signer._ruleset_resolver._builtins = resolver._builtins | (
+            {"AWS::Region": region} if region else {}
+        )
+        signer._ruleset_resolver._use_ssl = resolver._use_ssl
         presign_as_called(signer.meta.events)
         signer._request_signer._credentials = self._client._request_signer._credentials
         return signer
