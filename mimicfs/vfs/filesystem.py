@@ -266,10 +266,17 @@ class VFS:
             return self._attr(caller, node)
         if node.kind != NodeKind.OBJECT:
             self._set(caller, node, new, handle)
-            return self._attr(caller, node, handle)
-        with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
-            self._set(caller, stands, new, handle)
-            return self._attr(caller, node, handle)
+            attr = self._attr(caller, node, handle)
+        else:
+            with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
+                self._set(caller, stands, new, handle)
+                attr = self._attr(caller, node, handle)
+        # A directory and the content of its marker are one object, of which the kernel has two.
+        twin = self.inodes.find(node, "") if node.slot else node.parent
+        if twin is not None:
+            self._kernel.attributes_changed(twin)
+            self._kernel.told(TELL_KERNEL_S)
+        return attr
 
     def _changeable(self, ino: int) -> Node:
         """Return the node *ino*, which is to be changed. Raises PosixError EROFS."""

@@ -100,6 +100,35 @@ def test_the_content_of_a_marker_leaves_the_directory_its_attributes(
     assert (found["ContentType"], found["Metadata"]["mode"]) == ("application/x-directory", "16840")
 
 
+@moto_only
+def test_a_directory_and_the_content_of_its_marker_have_one_mode(mount: Path) -> None:
+    directory = mount / "d"
+    directory.mkdir()
+    content = directory / "%object"
+    content.write_bytes(b"content")
+    seen, wanted = [], []
+    for turn in range(10):
+        content.chmod(0o700 + turn)
+        seen.append(directory.stat().st_mode & 0o777)
+        directory.chmod(0o750 + turn)
+        seen.append(content.stat().st_mode & 0o777)
+        wanted += [0o700 + turn, 0o750 + turn]
+    assert seen == wanted
+
+
+@moto_only
+def test_the_content_of_a_marker_that_others_replace_is_shown(
+    mount: Path, client: Any, bucket: str
+) -> None:
+    client.put_object(Bucket=bucket, Key="d/", Body=b"first")
+    (mount / ".sync").touch()
+    assert (mount / "d/%object").read_bytes() == b"first"
+    client.put_object(Bucket=bucket, Key="d/", Body=b"second one")
+    (mount / ".sync").touch()
+    assert (mount / "d/%object").stat().st_size == 10
+    assert (mount / "d/%object").read_bytes() == b"second one"
+
+
 def in_turn(client: Any, bucket: str, root: Path) -> None:
     """Read each file, and write it; then move it away, and back."""
     for key, name in NAMES.items():
