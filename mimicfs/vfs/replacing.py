@@ -89,7 +89,9 @@ class Replacing:
         own = self._mimicdb.entry(bucket, key) if key else None
         if not key or (own is not None and own.kind != LISTED):
             return False
-        return all(each.key == name for each in self._mimicdb.children(bucket, key, "", 2))
+        children = self._mimicdb.children
+        first = self._syncer.sure(lambda: children(bucket, key, "", 2))
+        return all(each.key == name for each in first)
 
     def _keeps(self, directory: Node, name: str) -> bool:
         bucket, key = directory.bucket, directory.key

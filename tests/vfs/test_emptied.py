@@ -34,17 +34,20 @@ class Kernel:
         return lambda *_, **__: None
 
 
-@pytest.fixture
-def fs(s3: S3, mimicdb: Mirror, bucket: str, client: Any, tmp_path: Path) -> Iterator[VFS]:
-    client.put_object(Bucket=bucket, Key="d/a", Body=b"a")
-    syncer = Syncer(mimicdb, s3)
-    syncer.sync(bucket)
-    parts = (mimicdb, s3, syncer, Journal.open(tmp_path), Kernel())
-    fs = VFS(
+def over(s3: S3, mimicdb: Mirror, bucket: str, tmp_path: Path) -> VFS:
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    return VFS(
         *parts,
         VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never"))),
         FileOptions(tmp_path),
     )
+
+
+@pytest.fixture
+def fs(s3: S3, mimicdb: Mirror, bucket: str, client: Any, tmp_path: Path) -> Iterator[VFS]:
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"a")
+    Syncer(mimicdb, s3).sync(bucket)
+    fs = over(s3, mimicdb, bucket, tmp_path)
     fs.lookup(CALLER, fs.lookup(CALLER, ROOT_INO, b"d").ino, b"a")
     yield fs
     fs.close()
@@ -84,6 +87,24 @@ def test_a_directory_that_has_its_last_name_still_is_not_kept(
         fs.unlink(CALLER, d, b"a")
     mimicdb.forget(bucket, "d/a")
     assert mimicdb.entry(bucket, "d/") is None
+
+
+@pytest.mark.parametrize(("others", "entry"), [((), Entry("d/", kind=KEPT)), (("d/b",), None)])
+def test_a_name_leaves_a_directory_of_which_no_listing_is_known(
+    fs: VFS,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    others: tuple[str, ...],
+    entry: Entry | None,
+) -> None:
+    for key in others:
+        client.put_object(Bucket=bucket, Key=key, Body=b"b")
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    mimicdb.backend.unmark(bucket, "d/")  # as where only a message of S3 has told of its name
+    fs.unlink(CALLER, d, b"a")
+    assert [each.key for each in mimicdb.children(bucket, "d/", "", 9)] == list(others)
+    assert mimicdb.entry(bucket, "d/") == entry
 
 
 # Renames
