@@ -96,12 +96,19 @@ def publishing(request: Any) -> AskedVolume:
     return AskedVolume(volume, target, how, secrets)
 
 
-def named(volume: str, path: str, what: str) -> tuple[str, str]:
-    """Return the volume and the absolute path that every request names. Raises Refusal."""
+def given(volume: str, path: str, what: str) -> tuple[str, str]:
+    """Return the volume and the path that a request names, whatever they are. Raises Refusal."""
     if not volume:
         raise _wrong("volume_id: missing")
     if not path:
         raise _wrong(f"{what}: missing")
+    return volume, path
+
+
+def named(volume: str, path: str, what: str) -> tuple[str, str]:
+    """Return the volume and the absolute path, at which something may be mounted, that a request
+    names. Raises Refusal."""
+    given(volume, path, what)
     if not volume.isprintable():
         raise _wrong(f"volume_id {printable(volume)}: not printable")
     if len(os.fsencode(path)) >= _PATH_MAX or not path.isprintable():

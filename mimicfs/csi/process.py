@@ -24,8 +24,10 @@ from typing import Any
 
 from mimicfs.admin.controlsocket import ask
 from mimicfs.config.given import from_words
+from mimicfs.config.options import BY_NAME
 from mimicfs.config.values import S3Options, Settings
 from mimicfs.csi import binding
+from mimicfs.csi.asked import ALLOWED
 from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.errors import MimicError, MountError
 from mimicfs.files.journal import Journal
@@ -37,10 +39,13 @@ from mimicfs.private import private_directory
 _START_S = 90.0  # kubelet gives a call two minutes
 _AGAIN_S = 0.2
 _CACHE_SIZE = "cache_size=1G"  # unless the volume says another: a node has many of them
-# Of the driver's own environment, what would say other credentials than the secrets do.
-_CREDENTIALS = ("AWS_", "MIMICFS_CREDENTIALS_FILE", "MIMICFS_PROFILE", "MIMICFS_CONFIG")
-_KEPT = frozenset({"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
-                   "AWS_CA_BUNDLE"})  # fmt: skip
+# Of the driver's own environment, a volume with secrets, or of a pod, gets no credentials, and
+# nothing that it may not say itself: a store answers all who share it (docs/security.md).
+_OF_DRIVER = ("AWS_", "MIMICFS_")
+_KEPT = frozenset(
+    {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"}
+    | {BY_NAME[name].variable for name in ALLOWED}
+)
 # The exit codes of a command (cli/__init__.py), as CSI says it.
 _CODES: Mapping[int, Code] = {
     2: Code.INVALID_ARGUMENT,
@@ -121,7 +126,7 @@ class Process:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not apart or not name.startswith(_CREDENTIALS) or name in _KEPT
+            if not apart or not name.startswith(_OF_DRIVER) or name in _KEPT
         }
         if apart:  # and not what is in the driver's home
             environment |= {**secrets, "HOME": str(self.directory)}

@@ -24,7 +24,7 @@ import grpc
 
 from mimicfs import __version__
 from mimicfs.csi import protocol
-from mimicfs.csi.asked import named, publishing
+from mimicfs.csi.asked import given, named, publishing
 from mimicfs.csi.protocol import MESSAGES
 from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.csi.volumes import Volumes
@@ -94,7 +94,8 @@ class Services:
         return _answer("NodeUnpublishVolume")
 
     def _stats(self, request: Any, until: float) -> Any:
-        volume, path = named(request.volume_id, request.volume_path, "volume_path")
+        # What was never published is NOT_FOUND, whatever it looks like: csi-sanity asks so.
+        volume, path = given(request.volume_id, request.volume_path, "volume_path")
         wrong, told = self._volumes.condition(volume, path)
         condition = {"abnormal": bool(wrong), "message": wrong or "it answers"}
         return _answer("NodeGetVolumeStats", volume_condition=condition, usage=_usage(told))

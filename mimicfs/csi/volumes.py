@@ -11,7 +11,8 @@ number of pods; pods of one volume with other options have a process of their ow
 The kernel and the processes are asked each time what is true: so a driver that was killed finds all
 as it was.
 
-Threading: called by many threads at once; one at a time has a volume, others are told to come back.
+Threading: called by many threads at once; one at a time has a volume and a directory of a pod,
+others are told to come back.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Volumes:
         self._published = private_directory(state / "published")
         self._volumes = private_directory(state / "volumes")
         self._lock = threading.Lock()  # protects _busy
-        self._busy: set[str] = set()
+        self._busy: set[tuple[str, str]] = set()
 
     def adopt(self) -> None:
         """Tell what is found when the driver begins."""
@@ -72,7 +73,7 @@ class Volumes:
     def publish(self, asked: AskedVolume) -> None:
         """Show a volume at a directory of a pod. Raises Refusal."""
         wanted = Published(asked.volume, asked.target, asked.how)
-        with self._held(asked.volume):
+        with self._held(asked.volume, asked.target):
             known = self._at(asked.target)
             if known is not None:
                 if known != wanted:
@@ -100,7 +101,7 @@ class Volumes:
     def unpublish(self, volume: str, target: str, until: float) -> None:
         """Take a volume away from a directory, which is removed, and return when all that was
         written is in S3. Raises Refusal, also at *until* (monotonic)."""
-        with self._held(volume):
+        with self._held(volume, target):
             known = self._at(target)
             if known is None:
                 self._forget_unknown(target)
@@ -137,17 +138,21 @@ class Volumes:
             each.wait(_FOREVER)
 
     @contextmanager
-    def _held(self, volume: str) -> Iterator[None]:
-        """Within, nobody else changes *volume*. Raises Refusal: somebody does."""
+    def _held(self, volume: str, target: str) -> Iterator[None]:
+        """Within, nobody else changes *volume*, or what is at *target*. Raises Refusal: somebody
+        does."""
+        held = {("volume", volume), ("target", target)}
         with self._lock:
-            if volume in self._busy:
-                raise Refusal(Code.ABORTED, f"volume {volume}: another request is under way")
-            self._busy.add(volume)
+            taken = held & self._busy
+            if taken:
+                what, name = max(taken)
+                raise Refusal(Code.ABORTED, f"{what} {name}: another request is under way")
+            self._busy |= held
         try:
             yield
         finally:
             with self._lock:
-                self._busy.remove(volume)
+                self._busy -= held
 
     def _check_sharing(self, wanted: Published) -> None:
         """Raise Refusal if the volume is for one directory, and is shown in another."""

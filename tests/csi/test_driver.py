@@ -293,6 +293,8 @@ def test_what_is_wrong_is_said_by_the_codes_of_csi(driver, bucket, context, tmp_
         )
         assert unmounted(one)
     assert refused(driver.unpublish, "/")[0] is wrong
+    for path, code in [("", wrong), (one, CODES.NOT_FOUND), ("some/path", CODES.NOT_FOUND)]:
+        assert refused(driver.condition, path)[0] is code  # csi-sanity asks for "some/path"
     assert refused(driver.unpublish, full)[0] is CODES.INTERNAL
     driver.unpublish(driver.pods / "never")
     assert (full / "file").exists()

@@ -56,14 +56,17 @@ def test_nothing_is_cleared_below_what_may_be_mounted(process):
     assert everything(process.directory) == before
 
 
-def test_a_volume_that_is_apart_has_no_credentials_of_the_driver(process, monkeypatch):
-    driver = {**dict.fromkeys(VARIABLES, "the-driver's"), "MIMICFS_CONFIG": "/etc/own.toml"}
-    for name, value in driver.items():
+def test_a_volume_that_is_apart_gets_of_the_driver_only_what_it_may_say(process, monkeypatch):
+    """Nor its store, which would answer of what others may see."""
+    driver = {**dict.fromkeys(VARIABLES, "the-driver's"), "MIMICFS_CONFIG": "/etc/own.toml",
+              "MIMICFS_STORE": "redis://shared", "MIMICFS_LOG_FILE": "/log"}  # fmt: skip
+    of_s3 = {"AWS_ENDPOINT_URL": "http://s3", "MIMICFS_ATTEMPTS": "2"}
+    for name, value in (driver | of_s3).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3")
     anonymous = process._environment({}, True)
     assert driver.keys() & anonymous.keys() == set()
-    assert anonymous["AWS_ENDPOINT_URL"] == "http://s3"
+    assert of_s3.items() <= anonymous.items()
+    assert driver.items() <= process._environment({}, False).items()
     assert VARIABLES.items() <= process._environment(VARIABLES, True).items()
     assert process._environment({}, False)["AWS_ACCESS_KEY_ID"] == "the-driver's"
 

@@ -83,6 +83,20 @@ def test_a_record_of_a_version_that_knows_more_is_read(state):
     assert volumes._all() == [Published("v", "/p/a", how)]
 
 
+def test_one_at_a_time_has_a_volume_and_a_directory_of_a_pod(state):
+    """Of two volumes that are published at one directory, one would be mounted over the other."""
+    volumes = Volumes(state)
+    with volumes._held("v", "/p/a"):
+        for volume, target, busy in [
+            ("v", "/p/a", "volume v"), ("v", "/p/b", "volume v"), ("w", "/p/a", "target /p/a"),
+        ]:  # fmt: skip
+            with pytest.raises(Refusal, match=f"^{busy}: another request is under way") as refused:
+                volumes.unpublish(volume, target, 0.0)
+            assert refused.value.code is Code.ABORTED
+        volumes.unpublish("w", "/p/b", 0.0)
+    volumes.unpublish("v", "/p/a", 0.0)
+
+
 def test_a_mount_that_the_kernel_does_not_start_leaves_no_record(state, tmp_path):
     volumes = Volumes(state)
     how = How("s3://b/" + "k" * (1 << 18), (), False, "SINGLE_NODE_WRITER", False)  # E2BIG
