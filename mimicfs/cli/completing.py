@@ -2,8 +2,9 @@
 options, words after -o, profiles, mount points, and s3:// URLs from the mirror. S3 is asked
 nothing.
 
-In bash a word ends at `:` and `=` (COMP_WORDBREAKS), so `s3://b` are three. We go by the line
-instead, and answer with what is behind the last of these.
+In bash a word ends at `:`, `=` and `@` (COMP_WORDBREAKS), so `s3://b` are three. We go by the line
+instead, and answer with what is behind the last of these (or with the @), or behind a quotation
+mark that is still open, quoted as that wants it: bash puts it into the line as it is.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Iterable, Iterator
 from configparser import Error, RawConfigParser
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, NamedTuple
 
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
     FishComplete,
     add_completion_class,
-    split_arg_string,
 )
 
 from mimicfs.config.options import OPTIONS, Kind, Option, Values
@@ -33,24 +34,75 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # keys that are offered
 _BREAKS = ":="
+# What bash takes as it is, in a word without quotation marks; all but ASCII as well.
+_PLAIN = frozenset(f"{ascii_letters}{digits}_./:=,@%+-")
+_IN_QUOTES = frozenset('$`"\\')  # what a \ quotes between " and "
 _BASH = """\
 %(complete_func)s() {
-    local IFS=$'\\n' type value
-    local line=${COMP_LINE:0:COMP_POINT}
+    local answer value program=$1 line=${COMP_LINE:0:COMP_POINT}
+    case $program in "~/"*) program=$HOME/${program:2} ;; esac
     COMPREPLY=()
-    while IFS=, read -r type value; do
-        case $type in
-            dir) compopt -o dirnames ;;
-            file) compopt -o default ;;
-            plain)
+    while IFS= read -r answer; do
+        value=${answer#*,}
+        case $answer in
+            dir,*) compopt -o dirnames ;;
+            file,*) compopt -o default ;;
+            plain,*)
                 case $value in */|*=) compopt -o nospace ;; esac
-                case $value in *[!A-Za-z0-9_./:=,@%%+-]*) printf -v value %%q "$value" ;; esac
                 COMPREPLY+=("$value") ;;
         esac
-    done < <(COMP_LINE=$line COMP_BREAKS=$COMP_WORDBREAKS %(complete_var)s=bash_complete "$1")
+    done < <(
+        COMP_LINE=$line COMP_BREAKS=$COMP_WORDBREAKS %(complete_var)s=bash_complete \\
+            "$program" 2>/dev/null
+    )
 }
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
+
+
+class TypedLine(NamedTuple):
+    """A line as far as it was typed. *behind*: how much of the last word bash leaves as it is;
+    *quote*: the quotation mark that is open there, or ""."""
+
+    words: list[str]
+    last: str
+    behind: int
+    quote: str
+
+
+def typed_line(line: str, breaks: str) -> TypedLine:
+    """Return what *line* says to bash, whose words end, for completion, also at *breaks*."""
+    words, last, begun, behind, quote, opened = list[str](), "", False, 0, "", 0
+    letters = iter(line)
+    for letter in letters:
+        if letter == "\\" and quote != "'":
+            quoted = next(letters, "")
+            last += quoted if not quote or quoted in _IN_QUOTES else letter + quoted
+            begun = True
+        elif letter == quote:
+            quote = ""
+        elif not quote and letter in "'\"":
+            quote, begun, opened = letter, True, len(last)
+        elif not quote and letter in " \t\n":
+            words += [last] * begun
+            last, begun, behind = "", False, 0
+        else:
+            last, begun = last + letter, True
+            if letter in breaks and not quote:
+                behind = len(last) - (letter == "@")  # with which a word begins: a host's
+    return TypedLine(words, last, opened if quote else behind, quote)
+
+
+def in_bash(text: str, quote: str) -> str:
+    """Return *text* as bash reads it, in a word or behind the quotation mark *quote*."""
+    if not quote:
+        return "".join(it if it in _PLAIN or not it.isascii() else f"\\{it}" for it in text)
+    if quote == "'":
+        found = text.replace("'", r"'\''")
+    else:
+        found = "".join(f"\\{it}" if it in _IN_QUOTES else it for it in text)
+    # Readline closes the quotation, but not behind what looks closed.
+    return f"{found}{quote}" if found.endswith(quote) else found
 
 
 @add_completion_class
@@ -60,17 +112,16 @@ class Bash(BashComplete):
     source_template = _BASH
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        line = os.environ["COMP_LINE"]
-        words = split_arg_string(line)[1:]
-        if not words or line[-1].isspace():
-            return words, ""
-        return words[:-1], words[-1]
+        typed = self._typed()
+        return typed.words[1:], typed.last
 
     def format_completion(self, item: CompletionItem) -> str:
-        _, word = self.get_completion_args()
-        breaks = [it for it in _BREAKS if it in os.environ.get("COMP_BREAKS", _BREAKS)]
-        behind = max((word.rfind(it) + 1 for it in breaks), default=0)
-        return f"{item.type},{item.value[behind:]}"
+        typed = self._typed()
+        return f"{item.type},{in_bash(item.value[typed.behind :], typed.quote)}"
+
+    @staticmethod
+    def _typed() -> TypedLine:
+        return typed_line(os.environ["COMP_LINE"], os.environ.get("COMP_BREAKS", _BREAKS))
 
 
 _FISH = """\
@@ -147,7 +198,7 @@ def profiles() -> list[str]:
             it for it in parser.sections() if not it.startswith(("sso-session", "services"))
         )
         found |= dict.fromkeys(it.removeprefix("profile ").strip('" ') for it in sections)
-    return list(found)
+    return [it for it in found if it.isprintable()]
 
 
 def mount_points(given: Values, incomplete: str) -> list[CompletionItem]:
@@ -156,7 +207,7 @@ def mount_points(given: Values, incomplete: str) -> list[CompletionItem]:
 
     found = [each.mountpoint for each in mounts(settle(given, os.environ).settings())]
     asked = os.path.abspath(incomplete) if incomplete else ""
-    here = [it for it in found if it.startswith(asked)]
+    here = [it for it in found if it.startswith(asked) and it.isprintable()]
     return [CompletionItem(it) for it in here] or [CompletionItem(incomplete, type="dir")]
 
 
