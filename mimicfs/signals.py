@@ -12,8 +12,16 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
+
+
+def of_end() -> list[signal.Signals]:
+    """Return the signals, but for that of Ctrl-C, by which others end a process: SIGTERM, and
+    SIGHUP (its terminal has gone), unless that is ignored, as by nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
 
 
 @contextmanager
@@ -65,25 +73,35 @@ def held_back(*numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def told_of(number: signal.Signals, tell: Callable[[], None]) -> Iterator[None]:
-    """Within, *tell* is called, by a thread of its own, when the signal *number* comes: it may
-    take locks, which a handler may not, as the main thread may hold them. The main thread need
-    not wake for it."""
+def told_of(tell: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Within, what *tell* has for a signal is called, by a thread of its own, when that comes: it
+    may take locks, which a handler may not, as the main thread may hold them. The main thread need
+    not wake for it. A signal that comes again does what it did before: Ctrl-C raises
+    KeyboardInterrupt, in case that nobody heeds the first."""
     over = os.eventfd(0, os.EFD_CLOEXEC)
+    before = {int(number): signal.getsignal(number) for number in tell}
+
+    def once(number: int, _: FrameType | None) -> None:
+        signal.signal(number, before[number])
+
     with woken_by_signals() as fd:
-        thread = threading.Thread(target=_tell, args=(fd, over, number, tell), daemon=True)
+        thread = threading.Thread(target=_tell, args=(fd, over, tell), daemon=True)
         thread.start()
-        before = signal.signal(number, lambda *_: None)
+        for number in before:
+            signal.signal(number, once)
         try:
             yield
         finally:
-            signal.signal(number, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             os.eventfd_write(over, 1)
             thread.join()
             os.close(over)
 
 
-def _tell(fd: int, over: int, number: signal.Signals, tell: Callable[[], None]) -> None:
+def _tell(fd: int, over: int, tell: Mapping[signal.Signals, Callable[[], None]]) -> None:
     while over not in select.select([fd, over], [], [])[0]:
-        if number in drain(fd):
-            tell()
+        came = drain(fd)
+        for number, call in tell.items():
+            if number in came:
+                call()

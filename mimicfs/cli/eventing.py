@@ -18,7 +18,7 @@ from mimicfs.cli.options import assembled, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target, redacted
 from mimicfs.s3.requests.ownkeys import own_name
-from mimicfs.signals import wait_for_signal, woken_by_signals
+from mimicfs.signals import of_end, wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -125,7 +125,7 @@ def run(settled: Settled, url: str) -> None:
     """
     options, target = _source(settled), parse_target(url)
     came: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, *of_end()):
         signal.signal(number, lambda number, _: came.append(number))
     with (
         woken_by_signals() as wakes,

@@ -18,6 +18,7 @@ from mimicfs.cli.progress import bar
 from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
 from mimicfs.human import iso_time, printable
+from mimicfs.signals import of_end
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -251,5 +252,6 @@ def _note_endpoint(settings: Settings, header: Header) -> None:
 
 
 def _end_as_by_ctrl_c() -> None:
-    """Have SIGTERM raise KeyboardInterrupt, so that temporary files are removed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Have what ends us raise KeyboardInterrupt, so that temporary files are removed."""
+    for number in of_end():
+        signal.signal(number, signal.default_int_handler)

@@ -1,20 +1,29 @@
-"""The progress of a command, and Ctrl-C."""
+"""The progress of a command, and signals: Ctrl-C, and what leaves no terminal spoiled.
+
+A command that is ended by SIGTERM, or with its terminal, ends at once: what it does survives that.
+But on a terminal it first gives back the cursor and the screen.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import click
 
 from mimicfs.human import printable
 from mimicfs.posix import Cancellation
-from mimicfs.signals import told_of
+from mimicfs.signals import of_end, told_of
 
 _EVERY_S = 0.2
+# As of ECMA-48 and xterm: the line is cleared, the cursor is shown, the first screen comes back.
+_CURSOR = b"\r\x1b[K\x1b[?25h"
+_SCREEN = _CURSOR + b"\x1b[?1049l"
 
 
 @contextmanager
@@ -32,12 +41,27 @@ def bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
         if time.monotonic() - shown_s >= _EVERY_S:
             shown_s = time.monotonic()
             of = f" of {length:,}" if length else ""
-            click.echo(f"\r{printable(label)}: {done:,}{of} keys\x1b[K", nl=False, err=True)
+            _show_line(f"{label}: {done:,}{of} keys")
 
     try:
         yield more
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _show_line(text: str) -> None:
+    """Show *text* in place of the line before, cut at its start to what the terminal is wide: what
+    it has to break would be written again and again."""
+    from rich.cells import cell_len
+
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    shown = printable(text)
+    if columns and cell_len(shown) >= columns:
+        shown = shown[-columns:]
+        while cell_len(shown) >= columns - 1:
+            shown = shown[1:]
+        shown = f"…{shown}"
+    click.echo(f"\r{shown}\x1b[K", nl=False, err=True)
 
 
 class Interruptible:
@@ -49,7 +73,10 @@ class Interruptible:
         self._shown_s = 0.0
 
     def __enter__(self) -> Interruptible:
-        self._told.enter_context(told_of(signal.SIGINT, self.cancellation.cancel))
+        tell: dict[signal.Signals, Callable[[], None]] = {signal.SIGINT: self.cancellation.cancel}
+        if sys.stderr.isatty():
+            tell |= _ends(sys.stderr.fileno(), _CURSOR)
+        self._told.enter_context(told_of(tell))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +86,7 @@ class Interruptible:
     def show(self, text: str) -> None:
         if sys.stderr.isatty() and time.monotonic() - self._shown_s >= _EVERY_S:
             self._shown_s = time.monotonic()
-            click.echo(f"\r{printable(text)}\x1b[K", nl=False, err=True)
+            _show_line(text)
 
     def clear(self) -> None:
         if self._shown_s:
@@ -79,5 +106,22 @@ def in_place(*, screen: bool) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal or console.is_dumb_terminal:
         yield lambda text: click.echo(f"{text}\n")
         return
-    with Live(console=console, auto_refresh=False, screen=screen) as live:
-        yield lambda text: live.update(Text(text), refresh=True)
+    with (
+        told_of(_ends(sys.stdout.fileno(), _SCREEN if screen else _CURSOR)),
+        Live(console=console, auto_refresh=False, screen=screen) as live,
+    ):
+        # A screen has rows, of which none is to take the place of others.
+        kind = partial(Text, no_wrap=screen, overflow="ellipsis")
+        yield lambda text: live.update(kind(text), refresh=True)
+
+
+def _ends(terminal: int, put_right: bytes) -> dict[signal.Signals, Callable[[], None]]:
+    """Return what ends this process for the signals that are to end it, once it has written
+    *put_right* to *terminal*."""
+    return {number: partial(_end, number, terminal, put_right) for number in of_end()}
+
+
+def _end(number: signal.Signals, terminal: int, put_right: bytes) -> None:
+    with suppress(OSError):  # it has gone
+        os.write(terminal, put_right)
+    os._exit(128 + number)

@@ -23,7 +23,7 @@ from mimicfs.cli.progress import Interruptible
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target, parse_target
 from mimicfs.human import iso_time, printable
-from mimicfs.signals import held_back
+from mimicfs.signals import held_back, of_end
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -67,7 +67,8 @@ def watch(
         raise errors.ConfigError("--once needs --since SEQ (0: everything that is kept)")
     tell = _printer(as_json) if command is None else _runner(command)
     if command is not None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for number in of_end():
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     with closing(assembled(settled.settings())) as parts:
         try:
             with (
@@ -196,7 +197,7 @@ def _run(words: list[str], text: bytes) -> int:
     """Run the command *words* with *text* as its standard input; return how it ended. A signal to
     this process kills it, also one that comes while it begins."""
     with ExitStack() as stack:
-        with held_back(signal.SIGTERM, signal.SIGINT):
+        with held_back(signal.SIGINT, *of_end()):
             process = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
             stack.callback(process.kill)  # nothing, if it has ended
         process.communicate(text)

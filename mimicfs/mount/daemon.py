@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from mimicfs.admin import logs
 from mimicfs.config.values import MountChoices, Settings, Target
@@ -52,25 +53,38 @@ def _be_daemon(
         os._exit(0)
     with os.fdopen(tell, "w") as parent:
 
-        def say(text: str) -> None:
-            if not parent.closed:
-                parent.write(text)
-                parent.close()
+        def ready() -> None:
+            if not _told(parent, "ready"):
+                log.warning("%s: who asked for this mount was ended; it ends, too", mountpoint)
+                os.kill(os.getpid(), signal.SIGTERM)
 
         try:
             logs.set_up_by(settings, foreground=False)
             _leave_terminal()
-            serve_at(settings, target, mountpoint, choices, lambda: say("ready"))
+            serve_at(settings, target, mountpoint, choices, ready)
         except MimicError as exc:
             log.error("%s", exc)
-            say(f"{type(exc).__name__}\n{exc}")
+            _told(parent, f"{type(exc).__name__}\n{exc}")
             os._exit(1)
         except BaseException as exc:
             log.exception("the mount of %s failed", mountpoint)
-            say(f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; see the log")
+            _told(parent, f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; see the log")
             os._exit(1)
     logging.shutdown()
     os._exit(0)
+
+
+def _told(parent: TextIO, text: str) -> bool:
+    """Tell the process that asked for the mount, unless it was told already. Return whether it is
+    there to hear it: it may have been ended (Ctrl-C), and then there is to be no mount."""
+    if parent.closed:
+        return True
+    try:
+        parent.write(text)
+        parent.close()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _leave_terminal() -> None:

@@ -47,7 +47,7 @@ from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
 from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
-from mimicfs.signals import woken_by_signals
+from mimicfs.signals import of_end, woken_by_signals
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.renames import Renames
 
@@ -431,7 +431,7 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
         ending.begin()
         server.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, *of_end()):
         signal.signal(number, stop)
 
 

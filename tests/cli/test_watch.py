@@ -113,11 +113,11 @@ def test_a_command_that_fails_ends_the_watch_and_nothing_is_lost(store, watch, t
 def test_a_signal_during_a_command_names_the_place(store, watch, tmp_path, monkeypatch):
     assert watch("--since", "0")[0] == 0
     store[1].record("b", Entry(ODD, 5, 10**18, ETAG))
-    before = signal.getsignal(signal.SIGTERM)
     try:
         found = watch("--since", "0", "--exec", "sh -c 'kill -TERM $PPID; exec sleep 60'")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     assert found == (143, "", "mimicfs: continue with --since 0\n")
 
 
@@ -133,11 +133,11 @@ def test_a_signal_kills_a_command_that_is_just_beginning(store, watch, monkeypat
     assert watch("--since", "0")[0] == 0
     store[1].record("b", Entry(ODD, 5, 10**18, ETAG))
     monkeypatch.setattr(telling.subprocess, "Popen", Beginning)
-    before = signal.getsignal(signal.SIGTERM)
     try:
         found = watch("--since", "0", "--exec", "sleep 60")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     assert found == (143, "", "mimicfs: continue with --since 0\n")
     assert [process.returncode for process in began] == [-signal.SIGKILL]
 

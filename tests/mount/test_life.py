@@ -110,7 +110,7 @@ def test_a_mount_point_in_use_is_refused(mount_at, bucket, proxy):
     assert result.returncode == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_uploads_what_is_open_and_unmounts(mount_at, client, bucket, number):
     mount = mount_at(f"s3://{bucket}")
     with open(mount.path / "a", "wb", buffering=0) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import MIMICFS, let_others_in, run, unmounted
-from support.proxy import Fail, Proxy
+from support.mounts import MIMICFS, let_others_in, run, unmounted, wait_until
+from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.config.values import S3Options
 from mimicfs.errors import S3Unavailable
@@ -502,3 +503,18 @@ def test_what_may_be_wrong_with_an_address(server: str) -> None:
     assert said("ls", "--endpoint-url", "127.0.0.1:9000", code=2) == (
         "--endpoint-url 127.0.0.1:9000: not a URL; write https://HOST or http://HOST:PORT"
     )
+
+
+def test_a_mount_that_was_interrupted_while_it_began_does_not_come_later(
+    point, proxy, bucket, state, tmp_path
+):
+    words = ["mount", "--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
+    with proxy.rule(Hold(lambda request: True)) as silent:
+        asked = subprocess.Popen([str(MIMICFS), *words, f"s3://{bucket}", str(point)])
+        wait_until(lambda: silent.seen)
+        asked.send_signal(signal.SIGINT)
+        assert asked.wait(20) == 130
+    log = state / "mimicfs.log"
+    wait_until(lambda: f"unmounted {point}" in log.read_text())
+    assert f"{point}: who asked for this mount was ended; it ends, too" in log.read_text()
+    assert unmounted(point)
