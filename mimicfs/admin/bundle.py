@@ -42,7 +42,7 @@ def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -
     """Pack *texts*, by the names of their files, into *path*, which must be new. Any of *secrets*
     that is in them is not packed. Raises ConfigError."""
     every = {form for it in secrets for form in forms_of(it)}
-    hidden = sorted({it for it in every if len(it) >= _SHORTEST}, key=len, reverse=True)
+    hidden = sorted(every, key=len, reverse=True)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as exc:
@@ -60,7 +60,8 @@ def write_bundle(path: Path, texts: Mapping[str, str], secrets: Iterable[str]) -
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """Return *text* without *secrets*, and without what looks like one."""
     for secret in secrets:
-        text = text.replace(secret, SHOWN)
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, SHOWN)
     return masked(text)
 
 

@@ -103,7 +103,8 @@ def _clean(secrets: Sequence[str], said: Any) -> Any:
 def rendered(seen: View, *, paused: bool = False, metrics: bool = True) -> str:
     """Return the document that shows what was *seen*; it comes anew by itself unless *paused*.
     *metrics*: there are such beside it."""
-    ours = [each for each in seen.mounts if each["pid"] == os.getpid()]
+    # Also of a dead mount in a container before this one, the process was number 1.
+    ours = [each for each in seen.mounts if each["alive"] and each["pid"] == os.getpid()]
     mount = ours[0] if ours else {}
     title = f"{mount.get('target', 's3://')} at {mount.get('mountpoint', '?')}"
     refresh = None if paused else element("meta", http_equiv="refresh", content=_EVERY_S)

@@ -78,6 +78,15 @@ def test_no_name_and_no_error_becomes_an_element_or_a_link():
     assert (found.elements, found.attributes) == (plain.elements, plain.attributes)
 
 
+def test_the_page_is_of_the_mount_that_lives():
+    """In a container, the process of each mount is number 1, also of one that died."""
+    dead = {**_MOUNT, "target": "s3://dead/", "mountpoint": "/mnt/dead", "alive": False}
+    ours = {**_MOUNT, "target": "s3://ours/", "mountpoint": "/mnt/ours"}
+    text = rendered(seen("harmless")._replace(mounts=[dead, ours]))
+    assert "<title>s3://ours/ at /mnt/ours - mimicfs</title>" in text
+    assert "The process that served /mnt/dead has died." in text
+
+
 def test_the_page_comes_anew_until_it_is_paused():
     assert 'http-equiv="refresh"' in rendered(seen())
     paused = rendered(seen(), paused=True)
@@ -92,9 +101,11 @@ def test_what_looks_secret_is_not_on_the_page():
     )
     mounts = [{**_MOUNT, "endpoint": url}]
     page = MountPage(
-        sources, Hour(0), RecentWarnings(), lambda: mounts, lambda: ["secret-of-ours"], metrics=True
-    )
+        sources, Hour(0), RecentWarnings(), lambda: mounts, lambda: ["secret-of-ours", "me"],
+        metrics=True,
+    )  # fmt: skip
     text = page.answer({}).body.decode()
+    assert "mimicfs" in text and ">mounted " in text  # a secret of a test server may be a word
     for secret in ("pass-word-1", "feedbeef", "secret-of-ours", "two-three"):
         assert secret not in text
     assert "***@s3.example/?X-Amz-Signature=***" in text
