@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
+from mimicfs.human import printable
 from mimicfs.private import open_private_itself
 
 _LOG_MAX = 64 << 20  # bytes of one file
@@ -33,7 +34,6 @@ _ATTENTION_S = 90.0  # after the last question, how long it goes on
 _RECORDS_MAX = 100_000
 _SHOWN = 50
 _WARN_EVERY_S = 60.0
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 PathOf = Callable[[int], str]
 
@@ -161,9 +161,9 @@ class AccessLog:
             raise ConfigError(f"{path}: {exc.strerror}; name another --access-log") from exc
 
     def record(self, record: AccessRecord) -> None:
-        url = joined(self._place(record.nodeid), record.name).translate(_CONTROLS)
+        url = printable(joined(self._place(record.nodeid), record.name))
         at = datetime.fromtimestamp(record.time_ns / NS, UTC).isoformat(timespec="milliseconds")
-        who = program(record.pid).translate(_CONTROLS).replace(" ", "_")
+        who = printable(program(record.pid)).replace(" ", "_")
         line = (
             f"{at} {record.pid} {record.uid} {who} {record.operation} {error_name(record.code)}"
             f" {record.size} {record.took_s:.6f} {url}"

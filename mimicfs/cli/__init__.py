@@ -26,6 +26,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -64,10 +65,13 @@ def main() -> None:
 
         mount_for_fuse3()
         return
+    if isinstance(sys.stdout, TextIOWrapper):  # a key may have letters that the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "_MIMICFS_COMPLETE" in os.environ:
         from mimicfs.cli import completing  # noqa: F401  says how bash asks
     try:
-        cli(standalone_mode=False)
+        code = cli(standalone_mode=False)  # what a command leaves with ctx.exit comes back so
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _leave(130)
     except click.exceptions.NoArgsIsHelpError as exc:
@@ -75,8 +79,6 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except click.ClickException as exc:
         click.echo(f"mimicfs: {_usage(exc)}", err=True)
-        sys.exit(exc.exit_code)
-    except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)
     except MimicError as exc:
         click.echo(f"mimicfs: {one_line(exc)}", err=True)

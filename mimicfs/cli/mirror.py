@@ -62,9 +62,10 @@ def _print_bucket(bucket: Any, sized: _Sized | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(bucket._asdict()))
     elif sized:
-        click.echo(f"{iso_time(bucket.created_ns)} {sized(bucket.bytes):>15} {bucket.name}/")
+        name = printable(bucket.name)
+        click.echo(f"{iso_time(bucket.created_ns)} {sized(bucket.bytes):>15} {name}/")
     else:
-        click.echo(f"{bucket.name}/")
+        click.echo(f"{printable(bucket.name)}/")
 
 
 def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator[Entry]:

@@ -61,7 +61,7 @@ class WarmedPlace(NamedTuple):
 @click.option(
     "--from",
     "listed",
-    type=click.File(),
+    type=click.File(errors="surrogateescape"),  # a path may be any bytes
     metavar="FILE",
     help="Read paths and URLs, one per line, from FILE; - is standard input.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ def status(
     else:
         click.echo(_shown(told))
     if mountpoint is not None and told[0]["error"]:
-        click.get_current_context().exit(3)
+        sys.exit(3)
 
 
 def _refuse_with_all(mountpoint: Path | None, watch: bool) -> None:
@@ -178,8 +179,8 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
             while True:
                 told, now_s = status_of_mounts(settings, mountpoint, timeout_s), time.monotonic()
                 text = _shown(told)
-                if before:
-                    text += "\n" + "\n".join(rates(before, told, now_s - before_s))
+                if before:  # above: what a terminal has no room for is cut at its end
+                    text = "\n".join([*rates(before, told, now_s - before_s), text])
                 show(text)
                 before, before_s = told, now_s
                 time.sleep(_WATCH_S)
@@ -215,7 +216,11 @@ def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> StatusA
     told: StatusAnswer = {**mounted._asdict(), "error": "", "buckets": []}
     del told["files"], told["bytes"]  # known at its end only
     if not mounted.alive:
-        return {**told, "error": "its process has died", "buckets": _buckets_in(settings, mounted)}
+        told["error"] = "its process has died"
+        try:
+            return {**told, "buckets": _buckets_in(settings, mounted)}
+        except errors.MimicError as exc:  # the others are told all the same
+            return {**told, "mirror": {"error": str(exc)}}
     try:
         said = ask(control_socket(settings, Path(mounted.mountpoint)), "status", timeout_s)
     except errors.MimicError as exc:
@@ -231,7 +236,8 @@ def _buckets_in(settings: Settings, mounted: Mounted) -> list[StatusAnswer]:
 
     if not mounted.store.startswith("sqlite:"):
         return []
-    with closing(Mirror(open_store(mounted.store, settings.namespace))) as mimicdb:
+    store = open_store(mounted.store, settings.namespace, create=False)
+    with closing(Mirror(store)) as mimicdb:
         buckets: list[StatusAnswer] = mirror(mimicdb, mounted.store)["buckets"]
         return buckets
 
@@ -242,13 +248,13 @@ def _buckets_in(settings: Settings, mounted: Mounted) -> list[StatusAnswer]:
 def _shown(told: list[StatusAnswer]) -> str:
     if not told:
         return "nothing is mounted"
-    return "\n".join(line for each in told for line in _lines(each))
+    return "\n".join(printable(line) for each in told for line in _lines(each))
 
 
 def _lines(each: StatusAnswer) -> Iterator[str]:
     """Yield what is known of a mount; a part that did not answer says so itself."""
     state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or run fusermount3 -u -z"
-    yield printable(f"{each['target']} at {each['mountpoint']} ({state})")
+    yield f"{each['target']} at {each['mountpoint']} ({state})"
     if each["alive"] and each["error"]:
         yield f"  DOES NOT ANSWER: {each['error']}"
     mounted = ago(each["started_ns"], time.time_ns())
@@ -277,8 +283,8 @@ def _lines(each: StatusAnswer) -> Iterator[str]:
 
 def _to_look_at(name: str, part: StatusAnswer) -> Iterator[str]:
     for each in of_part(name, part):
-        yield printable(f"  LOOK AT  {each.what}")
-        yield printable(f"           {each.advice}")
+        yield f"  LOOK AT  {each.what}"
+        yield f"           {each.advice}"
 
 
 def _nothing(part: StatusAnswer) -> Iterator[str]:
@@ -374,8 +380,8 @@ def _costs(part: StatusAnswer) -> Iterator[str]:
         f" saved: {saved['put']:,} of PUT, {saved['get']:,} of GET"
     )
     if "currency" in part:
-        currency = printable(part["currency"])
-        text += f"; {part['spent']:,.2f} {currency} spent, {part['spared']:,.2f} saved"
+        money = part["currency"]
+        text += f"; {part['spent']:,.2f} {money} spent, {part['spared']:,.2f} saved"
     yield f"  costs    {text}"
 
 
@@ -411,7 +417,7 @@ def _small_files(part: StatusAnswer) -> Iterator[str]:
 
 def _syncs(part: StatusAnswer) -> Iterator[str]:
     for each in part["running"]:
-        scope = printable(f"s3://{each['bucket']}/{each['prefix']}")
+        scope = f"s3://{each['bucket']}/{each['prefix']}"
         so_far = f"{number_of(each['keys'], 'key')} in {number_of(each['pages'], 'page')} so far"
         yield f"  syncing  {scope}: {so_far}{_left(each)}"
     yield from _to_look_at("sync", part)
@@ -419,7 +425,7 @@ def _syncs(part: StatusAnswer) -> Iterator[str]:
 
 def _events(part: StatusAnswer) -> Iterator[str]:
     yield (
-        f"  events   {part['state']} to {printable(part['source'])};"
+        f"  events   {part['state']} to {part['source']};"
         f" {number_of(part['messages'], 'message')}:"
         f" {part['echoes']:,} of what was known, {part['heads']:,} HEAD, {part['lists']:,} LIST;"
         f" the last was {duration(part['lag_s'])} old"
@@ -462,7 +468,7 @@ def _buckets(buckets: list[StatusAnswer]) -> Iterator[str]:
     now_ns = time.time_ns()
     for bucket in buckets[:_BUCKETS_SHOWN]:
         yield (
-            f"    {printable(bucket['name'])}: {number_of(bucket['objects'], 'key')},"
+            f"    {bucket['name']}: {number_of(bucket['objects'], 'key')},"
             f" {amount(bucket['bytes'])}, {_synced(bucket, now_ns)}"
         )
     if len(buckets) > _BUCKETS_SHOWN:

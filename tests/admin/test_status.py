@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -148,9 +149,10 @@ def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(quiet, its_sta
     quiet.process.send_signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        text = succeed("status", "--timeout", "0.5", quiet.path)
+        result = run("status", "--timeout", "0.5", quiet.path)
         assert time.monotonic() - started < 10
-        assert "DOES NOT ANSWER: the mount did not answer within 0.5 s" in text
+        assert result.returncode == 3  # the health check of the image
+        assert "DOES NOT ANSWER: the mount did not answer within 0.5 s" in result.stdout
     finally:
         quiet.process.send_signal(signal.SIGCONT)
     assert told(quiet)["error"] == ""
@@ -159,10 +161,55 @@ def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(quiet, its_sta
 def test_after_kill_9_status_says_dead_and_the_next_mount_answers(mount, mount_at, bucket):
     mount.process.kill()
     mount.process.wait()
-    assert "DEAD; mount again" in succeed("status", mount.path)
+    result = run("status", mount.path)
+    assert (result.returncode, "DEAD; mount again" in result.stdout) == (3, True)
+    assert run("status", "--json", mount.path).returncode == 3
+    assert "DEAD; mount again" in succeed("status")  # of all mounts, one may be dead
     again = mount_at(f"s3://{bucket}")
     wait_until(lambda: told(again)["pid"] == again.process.pid)
     assert (told(again)["alive"], told(again)["error"]) == (True, "")
+
+
+@pytest.mark.parametrize("spoiled", ["not a database", None])
+def test_a_dead_mount_whose_mirror_is_spoiled_is_shown_and_nothing_is_made(
+    mount, bucket, tmp_path, spoiled
+):
+    mount.process.kill()
+    mount.process.wait()
+    store = tmp_path / "store.db"
+    for each in tmp_path.glob("store.db*"):
+        each.unlink()
+    if spoiled is not None:
+        store.write_text(spoiled * 1000)
+        store.chmod(0o600)
+    result = run("status", mount.path)
+    assert (result.returncode, result.stderr) == (3, "")
+    assert f"s3://{bucket}/ at {mount.path} (DEAD; mount again" in result.stdout
+    said = "file is not a database" if spoiled else "no such store"
+    assert said in result.stdout.splitlines()[-1]
+    assert store.exists() == (spoiled is not None)
+
+
+def test_a_signal_to_what_fills_the_terminal_gives_it_back(quiet, its_state):
+    for words, end in [
+        (["top", quiet.path], b"\x1b[?25h\x1b[?1049l"),
+        (["status", "--watch", quiet.path], b"\x1b[?25h"),
+    ]:
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm"}
+        command = [str(MIMICFS), *map(str, words)]
+        with subprocess.Popen(command, stdout=theirs, env=environment) as process:
+            os.close(theirs)
+            shown = os.read(ours, 4096)
+            while b"S3" not in shown and b"REQ/S" not in shown:
+                shown += os.read(ours, 4096)
+            process.terminate()
+            assert process.wait(10) == 143
+            with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+                while piece := os.read(ours, 4096):
+                    shown += piece
+        os.close(ours)
+        assert shown.endswith(end), words
 
 
 def test_watch_shows_it_again_and_again(quiet, its_state):

@@ -1,6 +1,7 @@
 """The commands that need no mount."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -182,6 +183,19 @@ def test_an_export_leaves_out_what_was_only_visited_and_says_so(common, tree, cl
     )
     assert "note: left out, because they were never synced: " in result.stderr
     assert f"s3://{tree}-visited" in result.stderr
+
+
+def test_a_list_may_have_any_bytes(common, tree):
+    any_bytes = {"input": "/nowhere/\udcff\n", "errors": "surrogateescape"}
+    result = run("warmup", *common, "--from", "-", **any_bytes)
+    said = "mimicfs: /nowhere/\\udcff: neither an s3:// URL nor in one of your mounts of mimicfs\n"
+    assert (result.returncode, result.stderr) == (3, said)
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(common, client, bucket, really_started):
+    client.put_object(Bucket=bucket, Key="日本", Body=b"")
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    assert succeed("ls", *common, f"s3://{bucket}", env=environment) == "\\u65e5\\u672c\n"
 
 
 def test_output_that_cannot_be_written_is_an_error_in_one_line(common, tree):

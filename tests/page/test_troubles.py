@@ -89,6 +89,15 @@ def test_a_part_that_does_not_answer_is_shown_by_both(name):
     assert f"  {name}: does not answer" in lines or lines[-1] == "    does not answer"
 
 
+def test_no_word_of_a_server_controls_the_terminal_of_who_asks_for_the_status():
+    """U+009B begins a command of a terminal as ESC [ does, and XML may have it."""
+    figures = {**WELL, "s3": {**WELL["s3"], "errors": {"\x9b2JDenied": 1}}}
+    told = {"told_until_ns": {"\x9b2Jb": 1}}
+    shown = watching._shown([{**MOUNT, **figures, "events": {**WELL["events"], **told}}])
+    assert "\x9b" not in shown
+    assert "S3 said  1 \\x9b2JDenied" in shown and "    \\x9b2Jb: S3's" in shown
+
+
 def test_status_warns_of_nothing_by_itself():
     """Each part that is wrong adds what the list has, and the figures that belong to it."""
     heads = {line[:11] for name, wrong, _ in WRONG
