@@ -3,6 +3,7 @@
 starting  looks whether the mount point is free, before the rest is imported
 place     where a mount is to be
 serving   builds the parts, serves the kernel, ends: readiness, signals, recovery
+disk      the journal of what S3 does not have yet, and the cache of what was read
 process   what the process of a mount is given: limits, modules, memory
 daemon    a mount in a process of its own, which answers before the command returns
 failed    the error of a mount that did not start, as the command prints it

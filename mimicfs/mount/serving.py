@@ -23,20 +23,12 @@ from mimicfs.admin.sources import Sources
 from mimicfs.admin.watch import controlled
 from mimicfs.backends import Backend
 from mimicfs.backends.lease import Lease
-from mimicfs.config.values import (
-    FileOptions,
-    MountChoices,
-    Settings,
-    Target,
-    redacted,
-)
+from mimicfs.config.values import MountChoices, Settings, Target, VFSOptions, redacted
 from mimicfs.errors import ConfigError, MountError
-from mimicfs.files.cache import BlockCache
-from mimicfs.files.journal import Journal
-from mimicfs.files.recovery import Recovery
 from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
 from mimicfs.mount import process
+from mimicfs.mount.disk import LocalDisk, kept
 from mimicfs.mount.ending import Ending, PendingTotal
 from mimicfs.mount.mounted import Mounted, control_socket, recorded
 from mimicfs.mount.place import MountPlace
@@ -45,13 +37,11 @@ from mimicfs.mount.showing import shown
 from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
-from mimicfs.private import private_directory
 from mimicfs.s3.requests.client import S3
 from mimicfs.signals import of_end, woken_by_signals
-from mimicfs.vfs.intents import RENAMES, Intents
-from mimicfs.vfs.renames import Renames
 
 if TYPE_CHECKING:
+    from mimicfs.files.cache import BlockCache
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
@@ -61,9 +51,6 @@ if TYPE_CHECKING:
     from mimicfs.vfs.smallfiles import SmallFiles
 
 log = logging.getLogger(__name__)
-
-_PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
-_ADVICE = "name another --cache-dir"
 
 
 def serve_mount(
@@ -78,7 +65,6 @@ def serve_mount(
     is told of both, and of the uploads at the end."""
     from mimicfs.fuse.guardian import Guardian
     from mimicfs.fuse.notify import Notifier
-    from mimicfs.vfs.filesystem import VFS
 
     mountpoint = place.mountpoint
     with ExitStack() as stack:  # what is below ends before what is above
@@ -89,24 +75,17 @@ def serve_mount(
         parts.mimicdb.join(str(mountpoint))
         page = stack.enter_context(shown(settings, sources, parts.s3))
         source = stack.enter_context(source_opened(choices.events, parts.s3))
-        journal = _journal(settings, choices)
-        cache = stack.enter_context(_block_cache(settings, parts.s3))
-        files = _file_options(journal, choices)
-        if not choices.read_only:
-            stack.enter_context(_recovering(parts, journal, files))
+        disk = stack.enter_context(kept(settings, choices, parts))
         session, unserved = _session(stack, place, target, choices)
         guardian.watch(session.device)
         notifier = Notifier(session)
-        small = stack.enter_context(_small_files(parts, choices, settings, cache, sources))
-        options = replace(choices.vfs, target=target)
-        vfs = VFS(
-            parts.mimicdb, parts.s3, parts.syncer, journal, notifier, options, files, cache, small
-        )
+        small = stack.enter_context(_small_files(parts, choices, settings, disk.cache, sources))
+        vfs = _vfs(parts, replace(choices.vfs, target=target), disk, notifier, small)
         follower = Follower(parts.mimicdb, target.bucket, lease=lease)
         locks = _locks(stack, parts, vfs, (follower, choices), sources)
         server = _server(vfs, session, choices, locks)
         mounted = _mounted(settings, target, choices, session, parts)._replace(page=page)
-        _register(sources, mounted, parts, (server, session, notifier), (vfs, journal), cache)
+        _register(sources, mounted, parts, (server, session, notifier), vfs, disk)
         record = stack.enter_context(recorded(settings, mounted))
         stack.enter_context(_governed(settings, parts.s3, (server, session, vfs), sources))
         ending = _ending(server, vfs, partial(_tell_end, record, manager))
@@ -212,6 +191,15 @@ def _mount_options(target: Target, choices: MountChoices) -> MountOptions:
     )
 
 
+def _vfs(
+    parts: Parts, options: VFSOptions, disk: LocalDisk, notifier: Notifier, small: SmallFiles | None
+) -> VFS:
+    from mimicfs.vfs.filesystem import VFS
+
+    stores = (parts.mimicdb, parts.s3, parts.syncer)
+    return VFS(*stores, disk.journal, notifier, options, disk.options, disk.cache, small)
+
+
 def _locks(
     stack: ExitStack,
     parts: Parts,
@@ -267,8 +255,8 @@ def _register(
     mounted: Mounted,
     parts: Parts,
     kernel: tuple[Server, Session, Notifier],
-    files: tuple[VFS, Journal],
-    cache: BlockCache | None,
+    vfs: VFS,
+    disk: LocalDisk,
 ) -> None:
     """Say where the figures of the mount come from."""
     from mimicfs.admin import figures
@@ -279,8 +267,9 @@ def _register(
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
     sources.register("costs", partial(figures.costs, parts.s3, kernel[0]))
-    sources.register("files", partial(figures.files, *files))
-    if cache is not None:
+    sources.register("files", partial(figures.files, vfs, disk.journal))
+    if disk.cache is not None:
+        cache = disk.cache
         sources.register("cache", lambda: cache.usage()._asdict())
     sources.register("sync", partial(figures.syncs, parts.syncer, parts.mimicdb))
 
@@ -307,43 +296,6 @@ def _set_limits(s3: S3, request: Mapping[str, Any]) -> dict[str, Any]:
     return s3.limits.figures()
 
 
-def _file_options(journal: Journal, choices: MountChoices) -> FileOptions:
-    return FileOptions(
-        journal.directory,
-        part_size=choices.part_size,
-        read_memory=choices.read_memory,
-        write_back=choices.write_back,
-    )
-
-
-def _journal(settings: Settings, choices: MountChoices) -> Journal:
-    if settings.cache_dir is not None:
-        directory = private_directory(settings.cache_dir, _ADVICE) / "staging"
-    else:
-        directory = private_directory(settings.state) / "staging"
-    return Journal.open(directory, choices.staging_size)
-
-
-@contextmanager
-def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
-    """Within, the cache of blocks is open, if there is to be one. Where nobody has asked for
-    it, there need not be a place for it."""
-    cache = None
-    directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
-    if directory is not None and settings.cache_size != 0:
-        try:
-            cache = BlockCache(directory, s3.origin(), settings.cache_size)
-        except ConfigError as exc:
-            if settings.cache_dir is not None or settings.cache_size is not None:
-                raise
-            log.warning("the cache on disk is off: %s", exc)
-    try:
-        yield cache
-    finally:
-        if cache is not None:
-            cache.close()
-
-
 @contextmanager
 def _small_files(
     parts: Parts,
@@ -367,20 +319,6 @@ def _small_files(
     ) as small_files:
         sources.register("small_files", small_files.figures)
         yield small_files
-
-
-@contextmanager
-def _recovering(parts: Parts, journal: Journal, options: FileOptions) -> Iterator[None]:
-    """Within, what earlier mounts have left is finished: renames before it begins, uploads in
-    ten seconds or behind its back."""
-    intents = Intents(journal.directory / RENAMES, parts.s3.account())
-    Renames(parts.mimicdb, parts.s3, parts.syncer, intents).recover()
-    recovery = Recovery(parts.s3, journal, options)
-    recovery.start(_PATIENCE_S)
-    try:
-        yield
-    finally:
-        recovery.close()
 
 
 def _start(name: str, work: Callable[[], None]) -> threading.Thread:
