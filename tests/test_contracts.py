@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow  # lint-imports takes 0.6 s
 
 ROOT = Path(__file__).resolve().parents[1]
+BOTO = "boto3, botocore and urllib3 are imported in named modules of s3 only"
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +42,11 @@ def linted(place):
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        (
-            "vfs/handles.py",
-            "import boto3",
-            "boto3, botocore and urllib3 are imported in s3 only BROKEN",
-        ),
-        (
-            "s3/acl.py",
-            "import boto3",
-            "boto3, botocore and urllib3 are imported in s3 only BROKEN",
-        ),
+        ("vfs/handles.py", "import boto3", f"{BOTO} BROKEN"),
+        ("s3/acl.py", "import boto3", f"{BOTO} BROKEN"),
+        ("s3/mimicking/pages.py", "import botocore", f"{BOTO} BROKEN"),
+        ("s3/requests/rules.py", "import boto3", f"{BOTO} BROKEN"),
+        ("s3/transport/backoff.py", "import urllib3", f"{BOTO} BROKEN"),
         ("vfs/tree.py", "import s3fs", "fsspec and s3fs are imported in fsspec.py only BROKEN"),
         (
             "fuse/server.py",
@@ -59,11 +55,7 @@ def linted(place):
         ),
         ("vfs/tree.py", "import sqlite3", "sqlite3 is imported in its backend only BROKEN"),
         ("admin/figures.py", "import redis", "redis is imported in its backend only BROKEN"),
-        (
-            "entry.py",
-            "import botocore",
-            "boto3, botocore and urllib3 are imported in s3 only BROKEN",
-        ),
+        ("entry.py", "import botocore", f"{BOTO} BROKEN"),
         ("index/find.py", "import pyarrow", "pyarrow is imported in index/parquet.py only BROKEN"),
         ("mount/daemon.py", "import click", "click and rich are imported in cli only BROKEN"),
         ("vfs/names.py", "from mimicfs.vfs import tree", "within vfs BROKEN"),
