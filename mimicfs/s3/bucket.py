@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 class Bucket(Configured):
-    """A bucket: its keys, from the mirror where that knows them, and what is configured of it."""
+    """A bucket: its keys, from the mirror where that knows them, and what is configured of it.
+    `creation_date` is as S3Connection.get_all_buckets says. Errors, *headers* and *force* are as in
+    S3Connection."""
 
     def __init__(
         self,
@@ -56,16 +58,18 @@ class Bucket(Configured):
             yield from (self._from_entry(entry) for entry in page)
 
     def set_key_class(self, key_class: type[Key]) -> None:
+        """Make the keys that this bucket returns from now on objects of *key_class*."""
         self.key_class = key_class
 
     def sync(self) -> None:
-        """Make the mirror of this bucket true."""
+        """Make the mirror of this bucket equal to S3, as S3Connection.sync."""
         self.connection.sync(self.name)
 
     # Keys
 
     def new_key(self, key_name: str | None = None) -> Key:
-        """Return a key that S3 need not have."""
+        """Return a Key of that name, which S3 need not have; asks nobody. Raises ValueError for an
+        empty name."""
         if not key_name:
             raise ValueError("a key must have a name")
         return self.key_class(self, key_name)
@@ -79,8 +83,10 @@ class Bucket(Configured):
         validate: bool = True,
         force: bool | None = None,
     ) -> Key | None:
-        """Return a key, or None if there is none. A key that the mirror knows costs no request;
-        metadata and headers that it does not know are asked for when they are read."""
+        """Return the Key of that name, or None if there is none. A key that the mirror knows costs
+        no request; S3 is asked for metadata and headers that the mirror does not know when they are
+        read. Without *validate*, nobody is asked whether there is one. Raises ValueError for an
+        empty name."""
         if not validate:
             if headers or version_id or response_headers:
                 raise ValueError("headers and version_id need validate=True")
@@ -125,7 +131,7 @@ class Bucket(Configured):
         return key
 
     def lookup(self, key_name: str, headers: Headers | None = None) -> Key | None:
-        """As get_key; None also where S3 refuses."""
+        """Return the Key as get_key; None also where S3 refuses."""
         try:
             return self.get_key(key_name, headers=headers)
         except S3ResponseError:
@@ -138,7 +144,9 @@ class Bucket(Configured):
         version_id: str | None = None,
         mfa_token: Any = None,
     ) -> Key:
-        """Delete a key; that there is none is no error. Return it."""
+        """Delete a key, or with *version_id* that version of it. It is no error if there is none.
+        Return the Key, with the `version_id` and `delete_marker` that S3 answered. *mfa_token*:
+        (serial number, code)."""
         if not key_name:
             raise ValueError("a key must have a name")
         params = params_of(headers) | _version(version_id, mfa_token)
@@ -155,7 +163,9 @@ class Bucket(Configured):
         mfa_token: Any = None,
         headers: Headers | None = None,
     ) -> MultiDeleteResult:
-        """Delete *keys* (names, (name, version_id), Keys or DeleteMarkers), 1,000 a request."""
+        """Delete *keys*: names, (name, version id), Keys or DeleteMarkers; 1,000 a request. Return
+        what was deleted, and an Error for each that was not; a Prefix is skipped (PrefixSkipped),
+        as anything else that is no key (InvalidArgument)."""
         result = MultiDeleteResult(self)
         batch: list[dict[str, Any]] = []
         for key in keys:
@@ -197,7 +207,10 @@ class Bucket(Configured):
         headers: Headers | None = None,
         query_args: str | None = None,
     ) -> Key:
-        """Copy a key into this bucket, with its metadata or *metadata* instead of that."""
+        """Copy a key, within S3, to *new_key_name* of this bucket; return the new Key, with `etag`,
+        `last_modified` and `version_id`. Metadata and headers are those of the source; with
+        *metadata*, those instead. *preserve_acl* copies the ACL by two more requests, *encrypt_key*
+        encrypts the copy (AES256)."""
         source: dict[str, Any] = {"Bucket": src_bucket_name, "Key": src_key_name}
         if src_version_id:
             source["VersionId"] = src_version_id
@@ -232,6 +245,8 @@ class Bucket(Configured):
         mfa_token: Any = None,
         headers: Headers | None = None,
     ) -> bool:
+        """Have S3 keep versions of this bucket, or suspend that. *mfa_token*: (serial number,
+        code), which a bucket with MFA delete demands. Return True."""
         status = {"Status": "Enabled" if versioning else "Suspended"}
         if mfa_delete or mfa_token:
             status["MFADelete"] = "Enabled" if mfa_delete else "Disabled"
@@ -240,7 +255,8 @@ class Bucket(Configured):
         return True
 
     def get_versioning_status(self, headers: Headers | None = None) -> dict[str, str]:
-        """Return {} where versioning was never configured, else {"Versioning": "Enabled"} ..."""
+        """Return {"Versioning": "Enabled" or "Suspended"}, and "MfaDelete" where that was ever set;
+        {} where versions were never kept."""
         answer = self.ask("get_bucket_versioning", **params_of(headers))
         found = {"Versioning": answer.get("Status"), "MfaDelete": answer.get("MFADelete")}
         return {name: value for name, value in found.items() if value}
@@ -256,6 +272,7 @@ class Bucket(Configured):
         encrypt_key: bool = False,
         policy: str | None = None,
     ) -> MultiPartUpload:
+        """Begin an upload in parts of *key_name*; return it. *policy* is a canned ACL."""
         params = params_of(headers)
         stored = metadata_params(metadata or {})
         stored["Metadata"] |= params.pop("Metadata", {})
@@ -274,7 +291,8 @@ class Bucket(Configured):
     def complete_multipart_upload(
         self, key_name: str, upload_id: str, xml_body: Any, headers: Headers | None = None
     ) -> CompleteMultiPartUpload:
-        """End an upload. *xml_body*: what MultiPartUpload.to_xml gives."""
+        """Make the parts of *xml_body* (MultiPartUpload.to_xml) the object *key_name*; return its
+        names and ETag."""
         parts = MultiPartUpload.parts_of(xml_body)
         answer = self.ask(
             "complete_multipart_upload",
@@ -288,22 +306,26 @@ class Bucket(Configured):
     def cancel_multipart_upload(
         self, key_name: str, upload_id: str, headers: Headers | None = None
     ) -> None:
+        """Give an upload up: S3 drops its parts."""
         self.ask("abort_multipart_upload", Key=key_name, UploadId=upload_id, **params_of(headers))
 
     # The bucket itself
 
     def delete(self, headers: Headers | None = None) -> None:
-        """Remove the bucket, which must be empty."""
+        """Remove the bucket. S3 refuses one that is not empty (409)."""
         self.connection.delete_bucket(self.name, headers)
 
     def get_policy(self, headers: Headers | None = None) -> str:
+        """Return the policy of the bucket as JSON. S3ResponseError 404 if it has none."""
         return str(self.ask("get_bucket_policy", **params_of(headers))["Policy"])
 
     def set_policy(self, policy: str, headers: Headers | None = None) -> bool:
+        """Give the bucket *policy*, JSON as text. Return True."""
         self.ask("put_bucket_policy", Policy=policy, **params_of(headers))
         return True
 
     def delete_policy(self, headers: Headers | None = None) -> bool:
+        """Remove the policy of the bucket. Return True."""
         self.ask("delete_bucket_policy", **params_of(headers))
         return True
 
@@ -316,6 +338,7 @@ class Bucket(Configured):
         response_headers: Headers | None = None,
         expires_in_absolute: bool = False,
     ) -> str:
+        """Return a signed address of the bucket, as S3Connection.generate_url."""
         return self.signed_url(
             method,
             "",
@@ -340,7 +363,8 @@ class Bucket(Configured):
         expires_in_absolute: bool,
         version_id: str | None,
     ) -> str:
-        """Return an address of *key* ("": the bucket) for *method*."""
+        """Return an address of *key* ("": the bucket) for *method*, as
+        S3Connection.generate_url."""
         operations = {
             "GET": "get_object" if key else "list_objects",
             "PUT": "put_object" if key else "create_bucket",

@@ -60,6 +60,9 @@ _OF_KEYS = frozenset({"acl", "tagging"})
 
 
 class Configured(Listed):
+    """What is set for a bucket and for its keys. Without *key_name*, a method is about the bucket.
+    A method that returns bool returns True, as boto's."""
+
     LoggingGroup = "http://acs.amazonaws.com/groups/s3/LogDelivery"
 
     # Any of them, as XML
@@ -72,8 +75,8 @@ class Configured(Listed):
         headers: Headers | None = None,
         version_id: str | None = None,
     ) -> None:
-        """Set *subresource* ("acl", "cors" ...) of the bucket, or of a key, to the document
-        *value*. Raises S3ResponseError."""
+        """Set *subresource* ("acl", "cors", "lifecycle", "logging", "requestPayment", "tagging",
+        "versioning", "website"; of a key "acl", "tagging") to the document *value*, S3's XML."""
         kind = _kind(subresource, key_name)
         model = self._model("Put", kind)
         params = to_params(model.input_shape.members[kind.document], parsed(value))
@@ -87,7 +90,7 @@ class Configured(Listed):
         headers: Headers | None = None,
         version_id: str | None = None,
     ) -> bytes:
-        """Return the document of *subresource*. Raises S3ResponseError."""
+        """Return the document of *subresource* as S3's XML."""
         kind = _kind(subresource, key_name)
         asked = _of_key(key_name, version_id) | params_of(headers)
         answer = self._call("get", kind, asked)
@@ -137,20 +140,24 @@ class Configured(Listed):
         version_id: str | None = None,
         query_args: str = "acl",
     ) -> None:
+        """Set the ACL from S3's XML."""
         self.set_subresource("acl", acl_str, key_name, headers, version_id)
 
     def get_xml_acl(
         self, key_name: str = "", headers: Headers | None = None, version_id: str | None = None
     ) -> bytes:
+        """Return the ACL as S3's XML."""
         return self.get_subresource("acl", key_name, headers, version_id)
 
     def get_acl(
         self, key_name: str = "", headers: Headers | None = None, version_id: str | None = None
     ) -> Policy:
+        """Return the owner, and who may do what."""
         root = self._root("acl", headers, key_name=key_name, version_id=version_id)
         return Policy.of(root, self)
 
     def list_grants(self, headers: Headers | None = None) -> list[Grant]:
+        """Return who may do what with the bucket."""
         return self.get_acl(headers=headers).acl.grants
 
     def add_email_grant(
@@ -160,8 +167,9 @@ class Configured(Listed):
         recursive: bool = False,
         headers: Headers | None = None,
     ) -> None:
-        """Give the account of *email_address* a permission: of the bucket, and of all its keys
-        if *recursive*."""
+        """Give the account of *email_address* a permission (READ, WRITE, READ_ACP, WRITE_ACP,
+        FULL_CONTROL) of the bucket, and if *recursive* of all its keys, at two requests each.
+        Raises S3PermissionsError for another permission."""
         for name in self._granting(permission, recursive):
             policy = self.get_acl(name, headers)
             policy.acl.add_email_grant(permission, email_address)
@@ -175,7 +183,7 @@ class Configured(Listed):
         headers: Headers | None = None,
         display_name: str | None = None,
     ) -> None:
-        """Give a user a permission: of the bucket, and of all its keys if *recursive*."""
+        """Give the user of the canonical id *user_id* a permission, as add_email_grant."""
         for name in self._granting(permission, recursive):
             policy = self.get_acl(name, headers)
             policy.acl.add_user_grant(permission, user_id, display_name)
@@ -191,6 +199,8 @@ class Configured(Listed):
                 yield key.name
 
     def make_public(self, recursive: bool = False, headers: Headers | None = None) -> None:
+        """Let everybody list the bucket, and if *recursive* read all its keys, at a request
+        each."""
         self.set_canned_acl("public-read", headers=headers)
         if recursive:
             for key in self.list():
@@ -201,38 +211,48 @@ class Configured(Listed):
     def set_xml_tags(
         self, tag_str: str | bytes, headers: Headers | None = None, query_args: str = "tagging"
     ) -> bool:
+        """Set the tags of the bucket from S3's XML."""
         self.set_subresource("tagging", tag_str, headers=headers)
         return True
 
     def set_tags(self, tags: Tags, headers: Headers | None = None) -> bool:
+        """Set the tags of the bucket."""
         return self.set_xml_tags(tags.to_xml(), headers)
 
     def get_xml_tags(self, headers: Headers | None = None) -> bytes:
+        """Return the tags of the bucket as S3's XML. S3ResponseError 404 if it has none."""
         return self.get_subresource("tagging", headers=headers)
 
     def get_tags(self, headers: Headers | None = None) -> Tags:
+        """Return the tags of the bucket. S3ResponseError 404 if it has none."""
         return Tags.of(self._root("tagging", headers))
 
     def delete_tags(self, headers: Headers | None = None) -> bool:
+        """Remove the tags of the bucket."""
         self.ask("delete_bucket_tagging", **params_of(headers))
         return True
 
     # CORS
 
     def set_cors_xml(self, cors_xml: str | bytes, headers: Headers | None = None) -> bool:
+        """Set the rules for other origins (CORS) from S3's XML."""
         self.set_subresource("cors", cors_xml, headers=headers)
         return True
 
     def set_cors(self, cors_config: CORSConfiguration, headers: Headers | None = None) -> bool:
+        """Set the rules for other origins (CORS)."""
         return self.set_cors_xml(cors_config.to_xml(), headers)
 
     def get_cors_xml(self, headers: Headers | None = None) -> bytes:
+        """Return the rules for other origins as S3's XML. S3ResponseError 404 if there are none."""
         return self.get_subresource("cors", headers=headers)
 
     def get_cors(self, headers: Headers | None = None) -> CORSConfiguration:
+        """Return the rules for other origins. S3ResponseError 404 if there are none."""
         return CORSConfiguration.of(self._root("cors", headers))
 
     def delete_cors(self, headers: Headers | None = None) -> bool:
+        """Remove the rules for other origins."""
         self.ask("delete_bucket_cors", **params_of(headers))
         return True
 
@@ -241,13 +261,17 @@ class Configured(Listed):
     def configure_lifecycle(
         self, lifecycle_config: Lifecycle, headers: Headers | None = None
     ) -> bool:
+        """Set the rules by which S3 moves and deletes objects."""
         self.set_subresource("lifecycle", lifecycle_config.to_xml(), headers=headers)
         return True
 
     def get_lifecycle_config(self, headers: Headers | None = None) -> Lifecycle:
+        """Return the rules by which S3 moves and deletes objects. S3ResponseError 404 if there are
+        none."""
         return Lifecycle.of(self._root("lifecycle", headers))
 
     def delete_lifecycle_configuration(self, headers: Headers | None = None) -> bool:
+        """Remove the rules by which S3 moves and deletes objects."""
         self.ask("delete_bucket_lifecycle", **params_of(headers))
         return True
 
@@ -261,21 +285,27 @@ class Configured(Listed):
         routing_rules: RoutingRules | None = None,
         headers: Headers | None = None,
     ) -> bool:
+        """Show the bucket as a website: *suffix* is the name of an index ("index.html"),
+        *error_key* the key of the page for errors."""
         config = WebsiteConfiguration(suffix, error_key, redirect_all_requests_to, routing_rules)
         return self.set_website_configuration(config, headers)
 
     def set_website_configuration(
         self, config: WebsiteConfiguration, headers: Headers | None = None
     ) -> bool:
+        """Show the bucket as a website, as *config* says."""
         return self.set_website_configuration_xml(config.to_xml(), headers)
 
     def set_website_configuration_xml(
         self, xml: str | bytes, headers: Headers | None = None
     ) -> bool:
+        """Show the bucket as a website, as S3's XML says."""
         self.set_subresource("website", xml, headers=headers)
         return True
 
     def get_website_configuration_xml(self, headers: Headers | None = None) -> str:
+        """Return how the bucket is shown as a website, as S3's XML. S3ResponseError 404 if it is
+        not."""
         return self.get_subresource("website", headers=headers).decode()
 
     def get_website_configuration_with_xml(
@@ -286,17 +316,20 @@ class Configured(Listed):
         return {"WebsiteConfiguration": _as_dict(parsed(xml))}, xml
 
     def get_website_configuration(self, headers: Headers | None = None) -> dict[str, Any]:
+        """Return how the bucket is shown as a website, as a dict."""
         return self.get_website_configuration_with_xml(headers)[0]
 
     def get_website_configuration_obj(self, headers: Headers | None = None) -> WebsiteConfiguration:
+        """Return how the bucket is shown as a website."""
         return WebsiteConfiguration.of(self._root("website", headers))
 
     def delete_website_configuration(self, headers: Headers | None = None) -> bool:
+        """Show the bucket as a website no more."""
         self.ask("delete_bucket_website", **params_of(headers))
         return True
 
     def get_location(self, headers: Headers | None = None) -> str:
-        """Return the region; "" is us-east-1."""
+        """Return the region of the bucket; "" is us-east-1."""
         return self.ask("get_bucket_location", **params_of(headers)).get("LocationConstraint") or ""
 
     def get_website_endpoint(self) -> str:
@@ -309,6 +342,7 @@ class Configured(Listed):
     # Logging, and who pays
 
     def set_xml_logging(self, logging_str: str | bytes, headers: Headers | None = None) -> bool:
+        """Say by S3's XML where requests are logged."""
         self.set_subresource("logging", logging_str, headers=headers)
         return True
 
@@ -319,14 +353,17 @@ class Configured(Listed):
         grants: list[Grant] | None = None,
         headers: Headers | None = None,
     ) -> bool:
-        """Have requests logged to *target_bucket*, a Bucket or its name."""
+        """Have S3 log the requests to this bucket into *target_bucket* (a Bucket or its name), as
+        keys that begin with *target_prefix*."""
         target = getattr(target_bucket, "name", target_bucket)
         return self.set_xml_logging(BucketLogging(target, target_prefix, grants).to_xml(), headers)
 
     def disable_logging(self, headers: Headers | None = None) -> bool:
+        """Have S3 log the requests to this bucket no more."""
         return self.set_xml_logging(BucketLogging().to_xml(), headers)
 
     def get_logging_status(self, headers: Headers | None = None) -> BucketLogging:
+        """Return where S3 logs the requests to this bucket."""
         return BucketLogging.of(self._root("logging", headers))
 
     def set_as_logging_target(self, headers: Headers | None = None) -> None:
@@ -337,12 +374,13 @@ class Configured(Listed):
         self.set_acl(policy, headers=headers)
 
     def get_request_payment(self, headers: Headers | None = None) -> bytes:
-        """Return who pays for requests, as XML."""
+        """Return who pays for requests, as S3's XML."""
         return self.get_subresource("requestPayment", headers=headers)
 
     def set_request_payment(
         self, payer: str = "BucketOwner", headers: Headers | None = None
     ) -> bool:
+        """Say who pays for requests: "BucketOwner" or "Requester"."""
         params = {"RequestPaymentConfiguration": {"Payer": payer}, **params_of(headers)}
         self.ask("put_bucket_request_payment", **params)
         return True

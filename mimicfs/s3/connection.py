@@ -76,10 +76,15 @@ class Location:
 
 
 class S3Connection:
-    """One account. *mimicdb* is the mirror; without it, that of the process.
-
-    The arguments that boto needs for its own HTTP (debug, the connection factory,
+    """One account of S3, as boto 2.49 has it, on a mimicking boto3 client (`client`). *mimicdb* is
+    the mirror; without it, that of the process. *endpoint_url* and *region_name* are boto3's; the
+    others are boto's. Those that boto needs for its own HTTP (debug, the connection factory,
     suppress_consec_slashes) are taken and not used.
+
+    In this class, Bucket and Key: a method raises S3ResponseError if S3 refuses (`status`,
+    `error_code`, `message`). *headers* are HTTP headers by name; one for which boto3 has no
+    parameter raises NotImplementedError. *force* asks S3, and corrects the mirror by the answer.
+    Sizes are bytes.
     """
 
     DefaultHost = "s3.amazonaws.com"
@@ -139,9 +144,11 @@ class S3Connection:
         return self.lookup(bucket_name) is not None
 
     def close(self) -> None:
+        """Close the connections to S3; the mirror stays open."""
         self.client.close()
 
     def set_bucket_class(self, bucket_class: Any) -> None:
+        """Make the buckets that this connection returns from now on objects of *bucket_class*."""
         self.bucket_class = bucket_class
 
     # Buckets
@@ -149,7 +156,9 @@ class S3Connection:
     def get_all_buckets(
         self, headers: Headers | None = None, force: bool | None = None
     ) -> ResultSet:
-        """Return all buckets, from the mirror where their list is known."""
+        """Return the Buckets of the account in the order of their names, from the mirror where
+        their list is known. `creation_date` is ISO 8601 (2026-11-23T22:15:00.000Z); None for those
+        from the mirror."""
         params_of(headers)
         if not force:
             try:
@@ -172,8 +181,8 @@ class S3Connection:
         headers: Headers | None = None,
         force: bool | None = None,
     ) -> Bucket:
-        """Return a bucket. Raises S3ResponseError 404 NoSuchBucket if *validate*, and there is
-        none; what the mirror knows costs no request."""
+        """Return the Bucket *bucket_name*. With *validate*, S3 is asked whether there is one (a
+        HEAD), unless the mirror knows; S3ResponseError 404 NoSuchBucket if not."""
         if validate:
             return self.head_bucket(bucket_name, headers, force)
         bucket: Bucket = self.bucket_class(self, bucket_name)
@@ -182,7 +191,7 @@ class S3Connection:
     def head_bucket(
         self, bucket_name: str, headers: Headers | None = None, force: bool | None = None
     ) -> Bucket:
-        """As get_bucket with validate."""
+        """Return the Bucket, as get_bucket with *validate*."""
         if force or not self._known(bucket_name):
             since = self.mimicdb.seq("")
             try:
@@ -213,7 +222,7 @@ class S3Connection:
         headers: Headers | None = None,
         force: bool | None = None,
     ) -> Bucket | None:
-        """As get_bucket; None where that raises S3ResponseError."""
+        """Return the Bucket as get_bucket; None where that raises S3ResponseError."""
         try:
             return self.get_bucket(bucket_name, validate, headers, force)
         except S3ResponseError:
@@ -226,7 +235,8 @@ class S3Connection:
         location: str = Location.DEFAULT,
         policy: str | None = None,
     ) -> Bucket:
-        """Make a bucket. Raises S3CreateError if there is one of that name, S3ResponseError."""
+        """Make a bucket and return it. *location* is a region (Location), *policy* a canned ACL.
+        Raises S3CreateError if there is one of that name."""
         params = params_of(headers)
         if policy:
             params["ACL"] = policy
@@ -242,15 +252,15 @@ class S3Connection:
         return bucket
 
     def delete_bucket(self, bucket: str | Bucket, headers: Headers | None = None) -> None:
-        """Remove a bucket, which must be empty. Raises S3ResponseError."""
+        """Remove *bucket*, a Bucket or its name. S3 refuses one that is not empty (409)."""
         name = bucket if isinstance(bucket, str) else bucket.name
         ask(self.client, "delete_bucket", Bucket=name, **params_of(headers))
 
     # The mirror
 
     def sync(self, *buckets: str | Bucket) -> None:
-        """Make the mirror true: of *buckets*, or of everything. All are tried. Raises
-        S3ResponseError, which names those that S3 did not list, and why."""
+        """Make the mirror equal to S3: of *buckets* (Buckets or names), or of everything. All are
+        tried; then S3ResponseError names those that S3 did not list, and why."""
         names = [bucket if isinstance(bucket, str) else bucket.name for bucket in buckets]
         failed: list[str] = []
         first: S3Error | None = None
@@ -267,7 +277,7 @@ class S3Connection:
     # More
 
     def get_canonical_user_id(self, headers: Headers | None = None) -> str:
-        """Return the id of the owner of this account's buckets."""
+        """Return the canonical id (64 hex digits) of the owner of this account's buckets."""
         params_of(headers)
         return str(ask(self.client, "list_buckets", force=True)["Owner"]["ID"])
 
@@ -284,7 +294,10 @@ class S3Connection:
         expires_in_absolute: bool = False,
         version_id: str | None = None,
     ) -> str:
-        """Return an address at which anybody may do *method* for *expires_in* seconds."""
+        """Return an address at which anybody may do *method* (GET, PUT, HEAD, DELETE) with *key* of
+        *bucket*, or with the bucket, for *expires_in* seconds; with *expires_in_absolute*, until
+        that second since 1970. Without *query_auth* it is not signed. *response_headers*
+        ("response-content-type" ...) are headers that S3 is to answer with. Asks nobody."""
         return self.get_bucket(bucket, validate=False).signed_url(
             method,
             key,

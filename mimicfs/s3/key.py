@@ -15,7 +15,12 @@ from mimicfs.s3.writing import Writing
 
 
 class Key(Reading, Writing):
-    """An object: its bytes, and what S3 says of them."""
+    """An object: its bytes, and what S3 says of them. Errors, *headers* and *force* are as in
+    S3Connection.
+
+    `last_modified` is a time of ISO 8601 for a key that was listed (2026-11-23T22:15:00.000Z) and
+    of HTTP for one that was got (Mon, 23 Nov 2026 22:15:00 GMT), as in boto.
+    """
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
@@ -28,6 +33,7 @@ class Key(Reading, Writing):
 
     @property
     def key(self) -> str | None:
+        """The name."""
         return self.name
 
     @key.setter
@@ -39,9 +45,12 @@ class Key(Reading, Writing):
     # The object
 
     def exists(self, headers: Headers | None = None) -> bool:
+        """Tell whether there is such a key, as Bucket.lookup."""
         return bool(self.bucket.lookup(self.name, headers=headers))
 
     def delete(self, headers: Headers | None = None) -> Key:
+        """Delete the object; of a Key that has a version, that version. Return the Key as
+        Bucket.delete_key."""
         deleted: Key = self.bucket.delete_key(
             self.name, version_id=self.version_id, headers=headers
         )
@@ -57,8 +66,9 @@ class Key(Reading, Writing):
         encrypt_key: bool = False,
         validate_dst_bucket: bool = True,
     ) -> Key:
-        """Copy to another key, with this one's metadata or *metadata* instead. Return it. Of a
-        Key that has a version, that version is copied."""
+        """Copy the object, within S3, to *dst_key* of *dst_bucket* (a Bucket or its name); return
+        the new Key. Metadata and headers are those of this one; with *metadata*, those instead. Of
+        a Key that has a version, that version is copied."""
         name = getattr(dst_bucket, "name", dst_bucket)
         bucket = self.bucket.connection.get_bucket(name, validate=validate_dst_bucket)
         storage_class = "REDUCED_REDUNDANCY" if reduced_redundancy else self.storage_class
@@ -80,7 +90,8 @@ class Key(Reading, Writing):
         dst_bucket: str | None = None,
         validate_dst_bucket: bool = True,
     ) -> Any:
-        """Copy the object, onto itself or to *dst_bucket*, as *new_storage_class*."""
+        """Copy the object onto itself, or to *dst_bucket* (a name), as *new_storage_class*
+        ("STANDARD_IA" ...); return the Key that has that class then."""
         self._complete_from_s3()
         self._storage_class = new_storage_class
         if dst_bucket and dst_bucket != self.bucket.name:
@@ -89,7 +100,7 @@ class Key(Reading, Writing):
         return self
 
     def restore(self, days: int, headers: Headers | None = None) -> None:
-        """Ask for an archived object to be readable for *days*."""
+        """Ask S3 to make an archived object readable for *days*."""
         self.bucket.ask(
             "restore_object", Key=self.name, RestoreRequest={"Days": days}, **params_of(headers)
         )
@@ -97,6 +108,7 @@ class Key(Reading, Writing):
     # Who may do what
 
     def get_acl(self, headers: Headers | None = None) -> Policy:
+        """Return the owner of the object, and who may do what with it."""
         policy: Policy = self.bucket.get_acl(self.name, headers=headers)
         return policy
 
@@ -105,18 +117,23 @@ class Key(Reading, Writing):
         self.bucket.set_acl(acl_str, self.name, headers=headers)
 
     def set_canned_acl(self, acl_str: str, headers: Headers | None = None) -> None:
+        """Set a canned ACL: "private", "public-read" ..."""
         self.bucket.set_canned_acl(acl_str, self.name, headers)
 
     def get_xml_acl(self, headers: Headers | None = None) -> bytes:
+        """Return the ACL as S3's XML."""
         xml: bytes = self.bucket.get_xml_acl(self.name, headers=headers)
         return xml
 
     def set_xml_acl(self, acl_str: str | bytes, headers: Headers | None = None) -> None:
+        """Set the ACL from S3's XML."""
         self.bucket.set_xml_acl(acl_str, self.name, headers=headers)
 
     def add_email_grant(
         self, permission: str, email_address: str, headers: Headers | None = None
     ) -> None:
+        """Give the account of *email_address* a permission (READ, WRITE, READ_ACP, WRITE_ACP,
+        FULL_CONTROL). Reads the ACL and writes it."""
         policy = self.get_acl(headers)
         policy.acl.add_email_grant(permission, email_address)
         self.set_acl(policy, headers)
@@ -128,11 +145,13 @@ class Key(Reading, Writing):
         headers: Headers | None = None,
         display_name: str | None = None,
     ) -> None:
+        """Give the user of the canonical id *user_id* a permission, as add_email_grant."""
         policy = self.get_acl(headers)
         policy.acl.add_user_grant(permission, user_id, display_name)
         self.set_acl(policy, headers)
 
     def make_public(self, headers: Headers | None = None) -> None:
+        """Let everybody read the object."""
         self.set_acl("public-read", headers)
 
     def generate_url(
@@ -149,7 +168,9 @@ class Key(Reading, Writing):
         reduced_redundancy: bool = False,
         encrypt_key: bool = False,
     ) -> str:
-        """Return an address at which anybody may do *method* for *expires_in* seconds."""
+        """Return an address at which anybody may do *method* with the object for *expires_in*
+        seconds, as S3Connection.generate_url. *policy* (a canned ACL), *reduced_redundancy* and
+        *encrypt_key* are for a PUT, which must send the same headers."""
         asked = dict(headers or {})
         if policy:
             asked["x-amz-acl"] = policy
@@ -171,7 +192,8 @@ class Key(Reading, Writing):
         return url
 
     def get_redirect(self) -> str | None:
-        """Return where a website sends visitors of this key."""
+        """Return where the bucket's website sends visitors of this key; None: nowhere, or there is
+        no such key. Asks S3."""
         try:
             answer = self.bucket.ask("head_object", force=True, Key=self.name)
         except S3ResponseError as exc:
@@ -182,7 +204,8 @@ class Key(Reading, Writing):
         return location
 
     def set_redirect(self, redirect_location: str, headers: Headers | None = None) -> bool:
-        """Make this key, without content, one that a website redirects."""
+        """Replace the object by an empty one that the bucket's website redirects to
+        *redirect_location* (an absolute path or a URL). Return True."""
         params = params_of(headers) | {"WebsiteRedirectLocation": redirect_location}
         self.bucket.ask("put_object", Key=self.name, Body=b"", **params)
         return True

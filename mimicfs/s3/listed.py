@@ -21,13 +21,17 @@ _LIST_PARAMS = frozenset({"prefix", "delimiter", "marker", "max_keys", "maxkeys"
 
 
 class Listed:
+    """The listings of a bucket. They come in the order of S3, that of the bytes of keys in
+    UTF-8."""
+
     def __init__(self, connection: Any, name: str, key_class: type[Key]) -> None:
         self.connection = connection
         self.name = name
         self.key_class = key_class
 
     def ask(self, operation: str, force: bool | None = None, **params: Any) -> Any:
-        """Return what S3, or the mirror, answers about this bucket. Raises S3ResponseError."""
+        """Return what S3, or the mirror, answers to boto3's *operation* about this bucket, with the
+        other parameters of boto3."""
         return ask(self.connection.client, operation, force, Bucket=self.name, **params)
 
     # Listings
@@ -41,7 +45,8 @@ class Listed:
         encoding_type: str | None = None,
         force: bool | None = None,
     ) -> BucketListResultSet[Any]:
-        """Return all keys, and with *delimiter* prefixes, page by page as they are read."""
+        """Return all Keys that begin with *prefix*, behind *marker*, page by page as they are read;
+        with *delimiter*, a Prefix stands for those that have it behind *prefix*."""
 
         def pages() -> Iterator[ResultSet]:
             place = marker
@@ -59,7 +64,8 @@ class Listed:
     def get_all_keys(
         self, headers: Headers | None = None, force: bool | None = None, **params: Any
     ) -> ResultSet:
-        """Return a page of keys, then prefixes: *prefix*, *delimiter*, *marker*, *max_keys*."""
+        """Return a page of Keys, then of Prefixes: *prefix*, *delimiter*, *marker*, *max_keys*
+        (S3's 1,000)."""
         unknown = params.keys() - _LIST_PARAMS
         if unknown:
             raise TypeError(f"get_all_keys has no parameter {min(unknown)}")
@@ -100,7 +106,8 @@ class Listed:
         headers: Headers | None = None,
         encoding_type: str | None = None,
     ) -> BucketListResultSet[Any]:
-        """Return all versions of keys, and delete markers, page by page as they are read."""
+        """Return all versions of keys (Key), and DeleteMarkers, by name and the newest first, page
+        by page as they are read."""
 
         def pages() -> Iterator[ResultSet]:
             key, version = key_marker, version_id_marker
@@ -174,6 +181,7 @@ class Listed:
         headers: Headers | None = None,
         encoding_type: str | None = None,
     ) -> BucketListResultSet[MultiPartUpload]:
+        """Return all unfinished uploads, page by page as they are read."""
         def pages() -> Iterator[ResultSet]:
             key, upload = key_marker, upload_id_marker
             while True:

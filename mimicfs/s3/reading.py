@@ -19,6 +19,8 @@ from mimicfs.s3.stored import StoredKey
 
 
 class Reading(StoredKey):
+    """The content of a Key, from S3."""
+
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
         self._body: Any = None  # while it is read
@@ -26,6 +28,7 @@ class Reading(StoredKey):
 
     @property
     def closed(self) -> bool:
+        """Whether nothing is being read."""
         return self._body is None
 
     def open_read(
@@ -36,7 +39,9 @@ class Reading(StoredKey):
         response_headers: Headers | None = None,
         version_id: str | None = None,
     ) -> None:
-        """Ask S3 for the content, if it was not asked for yet. Raises S3ResponseError."""
+        """Ask S3 for the content, if it was not asked for yet; with *version_id*, or of a Key that
+        has one, for that version. *response_headers* ("response-content-type" ...) are headers that
+        S3 is to answer with."""
         if self._body is not None:
             return
         params = params_of(headers)
@@ -70,6 +75,8 @@ class Reading(StoredKey):
         query_args: str | None = None,
         override_num_retries: int | None = None,
     ) -> None:
+        """Begin to read (mode "r"). Raises ValueError for a mode that is not r or w, and
+        NotImplementedError for w."""
         if mode not in ("r", "w"):
             raise ValueError(f"mode {mode!r}: not r or w")
         if mode == "w":
@@ -77,11 +84,12 @@ class Reading(StoredKey):
         self.open_read(headers, query_args or "")
 
     def open_write(self, headers: Headers | None = None, override_num_retries: Any = None) -> None:
+        """Left out: set_contents_from_file stores content."""
         raise NotImplementedError("open_write: use set_contents_from_file")
 
     def read(self, size: int = 0) -> bytes:
-        """Return the next *size* bytes; 0: all that are left. b"" at the end, once; the next
-        read begins anew."""
+        """Return the next *size* bytes; 0: all that are left. b"" at the end, once; the next read
+        begins anew. Raises S3DataError if the content ends early."""
         self.open_read()
         data = self._next(size or None)
         if not data:
@@ -118,7 +126,8 @@ class Reading(StoredKey):
         override_num_retries: int | None = None,
         response_headers: Headers | None = None,
     ) -> None:
-        """Write the content to *fp*. Raises S3ResponseError, S3DataError."""
+        """Write the content to *fp*. *cb* is called with the bytes done and their total, about
+        *num_cb* times. Raises S3DataError if the content ends early."""
         if torrent:
             raise NotImplementedError("torrent: S3 no longer has torrents")
         self.close()
@@ -144,6 +153,7 @@ class Reading(StoredKey):
         res_download_handler: Any = None,
         response_headers: Headers | None = None,
     ) -> None:
+        """Write the content to *fp*, as get_file."""
         self.get_file(
             fp, headers, cb, num_cb, torrent, version_id, response_headers=response_headers
         )
@@ -159,7 +169,8 @@ class Reading(StoredKey):
         res_download_handler: Any = None,
         response_headers: Headers | None = None,
     ) -> None:
-        """As get_file; the file gets the object's time, and is removed if that fails."""
+        """Write the content to a file, as get_file. The file gets the object's time; if reading
+        fails, it is removed."""
         try:
             with open(filename, "wb") as fp:
                 self.get_file(
@@ -188,7 +199,7 @@ class Reading(StoredKey):
         response_headers: Headers | None = None,
         encoding: str | None = None,
     ) -> Any:
-        """Return the content: bytes, or text with *encoding*."""
+        """Return the content: bytes; with *encoding*, text. Otherwise as get_file."""
         found = io.BytesIO()
         self.get_file(
             found, headers, cb, num_cb, torrent, version_id, response_headers=response_headers

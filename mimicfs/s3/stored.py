@@ -95,6 +95,7 @@ class StoredKey:
 
     @property
     def size(self) -> int | None:
+        """How many bytes the content has; None: nobody has said so."""
         self._look()
         return self._size
 
@@ -200,6 +201,8 @@ class StoredKey:
 
     @property
     def metadata(self) -> dict[str, str]:
+        """The user metadata, by name in lower case. S3 is asked (a HEAD) if the mirror does not
+        know it."""
         self._complete_from_s3()
         return self._metadata
 
@@ -210,7 +213,8 @@ class StoredKey:
         self.update_metadata(metadata)
 
     def get_metadata(self, name: str) -> str | None:
-        """Return the value of *name*, or None."""
+        """Return the value of *name* in user metadata, or of a header such as Content-Type; or
+        None."""
         member = STANDARD.get(name.lower())
         if member is not None:
             value: str | None = getattr(self, HEADERS[member])
@@ -226,6 +230,7 @@ class StoredKey:
             self.metadata[name.lower()] = value
 
     def update_metadata(self, d: Mapping[str, str]) -> None:
+        """Store all of *d* with the next upload, as set_metadata."""
         for name, value in d.items():
             self.set_metadata(name, value)
 
@@ -244,7 +249,8 @@ class StoredKey:
         preserve_acl: bool,
         headers: Headers | None = None,
     ) -> None:
-        """Change what is stored with the object in S3, by a copy onto itself."""
+        """Change what is stored with the object in S3, by a copy onto itself: *metadata_plus* is
+        added, the names of *metadata_minus* are removed. *preserve_acl* costs two requests more."""
         self._complete_from_s3()
         for name in metadata_minus:
             self._metadata.pop(name.lower(), None)
@@ -277,6 +283,7 @@ class StoredKey:
 
     @property
     def storage_class(self) -> str:
+        """The storage class; a new one is of the next upload (`change_storage_class` copies)."""
         return self._storage_class or "STANDARD"
 
     @storage_class.setter

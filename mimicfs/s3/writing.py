@@ -19,6 +19,8 @@ from mimicfs.s3.stored import HEADERS, StoredKey
 
 
 class Writing(StoredKey):
+    """Storing the content of a Key in S3, with the metadata and headers that the Key has."""
+
     DefaultContentType = "application/octet-stream"
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
@@ -41,8 +43,10 @@ class Writing(StoredKey):
         size: int | None = None,
         rewind: bool = False,
     ) -> int | None:
-        """Store *fp* from where it stands, at most *size* bytes. Return how many. None if not
-        *replace* and the key exists. Raises S3ResponseError, S3DataError."""
+        """Store *fp* from where it stands, at most *size* bytes, and return how many; None if not
+        *replace* and the key exists. *policy* is a canned ACL, *md5* what compute_md5 returned for
+        these bytes; *cb* is called with the bytes done and their total, about *num_cb* times.
+        Raises S3DataError if S3's ETag is not that of the bytes."""
         if rewind:
             fp.seek(0)
         begun = fp.tell()
@@ -219,6 +223,7 @@ class Writing(StoredKey):
         chunked_transfer: bool = False,
         size: int | None = None,
     ) -> None:
+        """Store *fp*, as set_contents_from_file."""
         self.set_contents_from_file(fp, headers, True, cb, num_cb, query_args=query_args, size=size)
 
     def send_part(
@@ -257,6 +262,7 @@ class Writing(StoredKey):
         return digest.hexdigest(), base64.b64encode(digest.digest()).decode()
 
     def get_md5_from_hexdigest(self, md5_hexdigest: str) -> tuple[str, str]:
+        """Return an MD5 of 32 hex digits as it is, and in base64."""
         return md5_hexdigest, base64.b64encode(binascii.unhexlify(md5_hexdigest)).decode()
 
 
