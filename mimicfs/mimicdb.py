@@ -1,4 +1,4 @@
-"""The mirror of S3's metadata, and its rules. library.py makes MimicDB of it, for programs.
+"""The mirror of S3's metadata, and its rules. known.py answers, library.py makes MimicDB of it.
 
 1. Complete or not. Absence is certain only inside a scope that was listed to its end; what
    the mirror cannot answer raises `Unlisted`.
@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from itertools import count, islice
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
-from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, Total, pages
-from mimicfs.errors import NoSuchBucket, Unlisted
+from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, pages
 from mimicfs.intent import StoreIntents
+from mimicfs.known import Knowledge
 from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.logged import buckets_changed, buckets_met, check_named, unchanged
@@ -37,11 +36,15 @@ from mimicfs.merging import PageRange, merged, same_version
 Listener = Callable[[str, Difference | None], None]
 
 
-class Mirror:
-    """The mirror in *backend*."""
+class Mirror(Knowledge):
+    """The mirror of S3's metadata in *backend*. Keys are text, sizes bytes, times ns since 1970.
+
+    A method raises StoreError where the store cannot be asked. *since*: a number of the bucket's
+    sequence (`seq`), read before S3 was asked; what was changed later stands.
+    """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+        super().__init__(backend)
         # Another number after every change that this object has made, or has come to know of:
         # what was read from the mirror before is not to be trusted then. It does not count.
         self.generation = 0
@@ -52,14 +55,9 @@ class Mirror:
         self.intents = StoreIntents(backend, self.member)
         self.later = Later(backend)
         self._renewed_ns = 0  # what was listed before may have been lost since
-        self._doubted: set[str] = set()  # buckets of which even what is found is not certain
-
-    @property
-    def quick(self) -> bool:
-        """Whether reads take microseconds and never wait for a network."""
-        return self.backend.quick
 
     def close(self) -> None:
+        """Record what is still to be recorded, leave the store, and close it."""
         self.later.close()
         self.intents.close()
         self.member.leave()
@@ -97,92 +95,6 @@ class Mirror:
         self.member.beaten.append(locks.beaten)
         return locks
 
-    # What is known
-
-    def seq(self, bucket: str) -> int:
-        """Return the number of the latest change of *bucket*."""
-        return self.backend.seq(bucket)
-
-    def buckets(self) -> list[BucketEntry]:
-        """Return all buckets. Raises Unlisted if they were never listed."""
-        if self.backend.scope("", "") is None:
-            raise Unlisted("")
-        return self.backend.buckets()
-
-    def bucket(self, name: str) -> BucketEntry:
-        """Return one bucket. Raises NoSuchBucket, or Unlisted if that is not certain."""
-        found = self.backend.bucket(name)
-        if found is None:
-            if self.backend.scope("", "") is None:
-                raise Unlisted("")
-            raise NoSuchBucket(f"s3://{name}: no such bucket")
-        return found
-
-    def known_buckets(self) -> list[BucketEntry]:
-        """Return the buckets that the mirror has; there may be others."""
-        return self.backend.buckets()
-
-    def known_bucket(self, name: str) -> BucketEntry | None:
-        """Return what the mirror has of one bucket; None says nothing about S3."""
-        return self.backend.bucket(name)
-
-    def entry(self, bucket: str, key: str) -> Entry | None:
-        """Return what the mirror has of exactly *key*; None says nothing about S3."""
-        return self.backend.get(bucket, key)
-
-    def is_certain(self, bucket: str, key: str) -> bool:
-        """Whether what `entry` says of *key* is so, also that there is none."""
-        if bucket not in self._doubted and self.backend.get(bucket, key) is not None:
-            return True
-        return self.backend.covered(bucket, key[: key.rfind("/") + 1])
-
-    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
-        """Return the object *directory* + *name* and the subdirectory of that name.
-
-        Both None only if both are certainly absent. Raises Unlisted where that is not known.
-        """
-        found = self.backend.lookup(bucket, directory, name)
-        certain = found != (None, None) and bucket not in self._doubted
-        if not certain and not self.backend.covered(bucket, directory):
-            raise Unlisted(bucket, directory)
-        return found
-
-    def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
-    ) -> list[Entry]:
-        """Return a page of *directory*, as Backend.children. Raises Unlisted."""
-        if not self.backend.covered(bucket, directory):
-            raise Unlisted(bucket, directory)
-        return self.backend.children(bucket, directory, after, limit)
-
-    def listing(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
-    ) -> list[Entry]:
-        """Return up to *limit* known objects, in order, without regard to directories."""
-        read = self.backend.scan
-        found = pages(lambda key: read(bucket, prefix, key, limit), limit, after)
-        objects = (entry for page in found for entry in page if entry.kind == OBJECT)
-        return list(islice(objects, limit))
-
-    def scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
-        """Return a page of what the mirror has, in order, as Backend.scan: not only objects."""
-        return self.backend.scan(bucket, prefix, after, limit)
-
-    def has_below(self, bucket: str, directory: str) -> bool:
-        """Whether the mirror has a key that begins with *directory*."""
-        return self.backend.has_below(bucket, directory)
-
-    def total(self, bucket: str, directory: str = "") -> Total:
-        """Return how many files are below *directory*, and their bytes. Takes time: about
-        0.2 s for a million. Raises Unlisted where not all of it is known."""
-        if not self.backend.covered(bucket, directory, deep=True):
-            raise Unlisted(bucket, directory)
-        return self.backend.total(bucket, directory)
-
-    def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
-        """Return the *count*-th known key behind *after*, as Backend.stride."""
-        return self.backend.stride(bucket, prefix, after, count)
-
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
@@ -215,11 +127,6 @@ class Mirror:
             kept = [each.key for each in page if each.kind == KEPT and each.meta is None]
             if gone := [key for key in kept if emptied(key)]:
                 self.forget_all(bucket, gone)
-
-    def has_still(self, bucket: str, key: str) -> bool:
-        """Whether the store, not a copy of it, has *key*, or something below it."""
-        exact = self.backend.exact
-        return exact.get(bucket, key) is not None or exact.has_below(bucket, key)
 
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
         """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
@@ -306,6 +213,7 @@ class Mirror:
         return left
 
     def add_bucket(self, name: str, created_ns: int) -> None:
+        """S3 has the bucket *name*, made at *created_ns* (0: not known)."""
         self.backend.add_bucket(name, created_ns)
 
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
@@ -417,72 +325,6 @@ class Mirror:
         self.backend.unmark(bucket, prefix)
         self.generation = next(self._generations)
 
-    def cover(self, bucket: str, directory: str) -> Scope | None:
-        """Return the newest scope that covers the direct children of *directory*."""
-        return self.backend.cover(bucket, directory)
-
-    def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
-        """Whether all direct children of *directory* are known; *deep*: all that is below it."""
-        return self.backend.covered(bucket, directory, deep=deep)
-
-    def scopes(self, bucket: str) -> list[Scope]:
-        """Return all scopes of *bucket*, the one that was listed longest ago first."""
-        return self.backend.scopes(bucket)
-
-    def scope(self, bucket: str, prefix: str) -> Scope | None:
-        """Return the scope of exactly *prefix*."""
-        return self.backend.scope(bucket, prefix)
-
-    # Notes
-
-    def note(self, bucket: str, name: str) -> str | None:
-        """Return the text that was noted as *name* beside *bucket*, or None."""
-        return self.backend.note(bucket, name)
-
-    def notes(self, bucket: str) -> dict[str, str]:
-        """Return all that was noted beside *bucket*."""
-        return self.backend.notes(bucket)
-
-    def set_note(self, bucket: str, name: str, text: str | None) -> None:
-        """Note *text* as *name* beside *bucket*; None removes it."""
-        self.backend.set_note(bucket, name, text)
-
-    def swap_note(
-        self, bucket: str, name: str, before: str | None, after: str
-    ) -> tuple[bool, str | None]:
-        """Note *after* as *name* beside *bucket* if the note is *before*: one step, where the
-        store has such steps. Return whether it was, and what the note is."""
-        if self.backend.intents:
-            return self.backend.swap_note(bucket, name, before, after, tell=False)
-        now = self.backend.note(bucket, name)
-        if now != before:
-            return False, now
-        self.backend.set_note(bucket, name, after)
-        return True, after
-
-    def note_of(self, bucket: str, directory: str) -> str | None:
-        """Return what was noted of *directory*, as Backend.notes_of."""
-        [found] = self.backend.notes_of(bucket, [directory])
-        return found
-
-    def set_note_of(self, bucket: str, directory: str, text: str) -> None:
-        """Note *text* of *directory*."""
-        self.backend.set_note_of(bucket, directory, text)
-
-    def bring(self, bucket: str, directory: str) -> None:
-        """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
-        self.backend.bring(bucket, directory)
-
-    def one_state(self) -> AbstractContextManager[None]:
-        """Within, this thread reads of one state of the store, as Backend.one_state."""
-        return self.backend.one_state()
-
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Within, this thread answers a kernel, as Backend.answering."""
-        with self.backend.answering():
-            yield
-
     # Listeners
 
     def subscribe(self, listener: Listener) -> None:
@@ -491,6 +333,7 @@ class Mirror:
             self._listeners.append(listener)
 
     def announce(self, bucket: str, difference: Difference | None) -> None:
+        """Tell the listeners what changed in *bucket*; None: anything may have."""
         self.generation = next(self._generations)
         with self._lock:
             listeners = list(self._listeners)
