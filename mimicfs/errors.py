@@ -55,33 +55,37 @@ import os
 
 
 class MimicError(Exception):
-    """The base of all errors of mimicfs. *errno* is what a file system call answers."""
+    """The base of all errors of mimicfs. *errno* is what a file system call answers; its text says
+    what happened, to which thing, and what to do."""
 
     errno: int = codes.EIO
 
 
 class ConfigError(MimicError):
+    """An option, a URL, a moment or a file that makes no sense, or that must not be used as it
+    is."""
+
     errno = codes.EINVAL
 
 
 class MountError(MimicError):
-    pass
+    """The mount could not be made or ended."""
 
 
 class StoreError(MimicError):
-    pass
+    """The store of the mirror failed, or may not be used."""
 
 
 class StoreUnavailable(StoreError):
-    pass
+    """The store cannot be reached or written, or is full."""
 
 
 class StoreTooNew(StoreError):
-    pass
+    """The store was written by a later version of mimicfs."""
 
 
 class StoreCorrupt(StoreError):
-    pass
+    """The store is not one of mimicfs, or is damaged."""
 
 
 class LogTrimmed(StoreError):
@@ -91,7 +95,8 @@ class LogTrimmed(StoreError):
 class S3Error(MimicError):
     """S3 refused a request, or could not be asked.
 
-    *status* is the HTTP status (0 where there was no answer), *code* S3's error code.
+    *status* is the HTTP status (0: there was no answer), *code* S3's error code ("NoSuchKey"; ""
+    where S3 gave none).
     """
 
     def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
@@ -101,10 +106,14 @@ class S3Error(MimicError):
 
 
 class AccessDenied(S3Error):
+    """S3 refuses this account the request, or its key of KMS."""
+
     errno = codes.EACCES
 
 
 class CredentialsError(S3Error):
+    """There are no credentials, or S3 does not take them: wrong, expired, or with a wrong clock."""
+
     errno = codes.EACCES
 
 
@@ -125,6 +134,8 @@ class NoSuchQueue(S3Error):
 
 
 class KeyNotFound(S3Error):
+    """S3 has no such object, version or upload."""
+
     errno = codes.ENOENT
 
 
@@ -140,26 +151,38 @@ class ObjectChanged(S3Error):
 
 
 class ObjectArchived(S3Error):
+    """The object is in an archive class and not restored: its bytes cannot be read."""
+
     errno = codes.EACCES
 
 
 class BucketNotEmpty(S3Error):
+    """A bucket that has objects cannot be removed."""
+
     errno = codes.ENOTEMPTY
 
 
 class BucketExists(S3Error):
+    """There is a bucket of that name already, of this account or another one."""
+
     errno = codes.EEXIST
 
 
 class InvalidRequest(S3Error):
+    """S3 does not take what was asked: a name, a size, a parameter."""
+
     errno = codes.EINVAL
 
 
 class KeyTooLong(S3Error):
+    """A key has more than 1,024 bytes in UTF-8."""
+
     errno = codes.ENAMETOOLONG
 
 
 class ObjectTooLarge(S3Error):
+    """The object is larger than S3 takes."""
+
     errno = codes.EFBIG
 
 
@@ -176,11 +199,13 @@ class OutOfSpace(S3Error):
 
 
 class Throttled(S3Error):
+    """S3 asks to slow down, after every retry too."""
+
     errno = codes.EAGAIN
 
 
 class S3Unavailable(S3Error):
-    pass
+    """S3 gave no answer, or one that makes no sense, after every retry."""
 
 
 class NotFromS3(S3Unavailable):
@@ -274,6 +299,8 @@ class MalformedIndex(MimicError):
 
 
 class Interrupted(MimicError):
+    """The caller was interrupted while it waited."""
+
     errno = codes.EINTR
 
 

@@ -53,7 +53,8 @@ _LAST = "l"
 
 
 class News(NamedTuple):
-    """One key changed."""
+    """A change of one key in a feed (`MimicDB.changes`). Sizes are bytes, *etag* is without quotes,
+    *time_ns* is ns since 1970."""
 
     seq: int  # of this feed; without gaps
     time_ns: int  # when it was seen
@@ -116,6 +117,7 @@ class Feed:
                 self._begin()
 
     def close(self) -> None:
+        """Close what the feed keeps."""
         self._waiter.close()
         self._store.close()
 

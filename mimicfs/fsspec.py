@@ -34,10 +34,13 @@ _PAGES_MAX = 100  # of 1,000 keys, that are read to know a directory
 
 
 class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
-    """s3fs, answered by a mirror. *store* is the URL of the mirror's store, or a Backend (None:
-    the MimicDB of this process, else one in memory); *namespace* keeps several mirrors apart in
-    it. What is older than *ttl* seconds is asked of S3 again (None: nothing, but with
-    refresh=True). The other options are s3fs's."""
+    """s3fs, answered by a mirror.
+
+    *store* is the URL of the mirror's store (mimicfs.backends.open), or a Backend; None is the
+    MimicDB of this process, else one in memory. *namespace* keeps several mirrors apart in it. What
+    was listed more than *ttl* seconds ago is asked of S3 again; None: only with refresh=True. The
+    other options are those of s3fs. Raises ConfigError, StoreError.
+    """
 
     protocol = ("mimicfs", "s3", "s3a")
 
@@ -163,7 +166,7 @@ def _mirror(store: Any, namespace: str) -> tuple[mimicdb.Mirror, bool]:
 
 def install(**options: Any) -> None:
     """Make s3:// and s3a:// of this process those of the mirror. *options* are the defaults of
-    MimicFileSystem's: store, namespace, ttl ..."""
+    MimicFileSystem: store, namespace, ttl ... of s3fs."""
     for protocol in ("s3", "s3a"):
         fsspec.register_implementation(protocol, MimicFileSystem, clobber=True)
     for protocol in MimicFileSystem.protocol:

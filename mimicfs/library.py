@@ -26,10 +26,12 @@ from mimicfs.sync import Report, Syncer
 
 
 class MimicDB(mimicdb.Mirror):
-    """The mirror in *backend*; without one, in Redis on localhost. *namespace* keeps several
-    mirrors apart in one store.
+    """The mirror in *backend* (mimicfs.backends); without one, in Redis on localhost. *namespace*
+    keeps several mirrors apart in one store.
 
-    The last one that was made is that of the process (process.py). Raises StoreError.
+    The MimicDB that was made last is that of the process: `mimicfs.mimic` and the boto-shaped
+    classes use it where they are given no other. Many threads may use one. Raises StoreError where
+    the store cannot be opened.
     """
 
     def __init__(self, backend: Backend | None = None, namespace: str = "") -> None:
@@ -50,15 +52,16 @@ class MimicDB(mimicdb.Mirror):
     # Clients
 
     def session(self, **kwargs: Any) -> Any:
-        """Return a boto3 Session whose S3 clients and resources mimic. The parameters are
-        those of boto3.session.Session."""
+        """Return a boto3 Session whose S3 clients and resources mimic. The parameters are those of
+        boto3.session.Session."""
         from mimicfs.s3.mimicking.session import MimickingSession
 
         return MimickingSession(self.mimic, **kwargs)
 
     def client(self, *, at: str | datetime | None = None, **kwargs: Any) -> Any:
         """Return a mimicking boto3 S3 client; with *at*, one of that moment (see `at`). The other
-        parameters are those of boto3.client."""
+        parameters are those of boto3.client, but for the service. Each call takes `Force=True`,
+        too."""
         if at is not None:
             return self.at(at).client(**kwargs)
         return self.session().client("s3", **kwargs)
@@ -68,30 +71,35 @@ class MimicDB(mimicdb.Mirror):
         return self.session().resource("s3", **kwargs)
 
     def mimic(self, client: Any) -> Any:
-        """Make *client*, a boto3 S3 client or resource, or an S3 client of aiobotocore, a
-        mimicking one; return it."""
+        """Make *client*, a boto3 S3 client or resource, or an S3 client of aiobotocore, a mimicking
+        one; return it."""
         from mimicfs.s3.mimicking.mimic import mimic
 
         mimic(getattr(client.meta, "client", client), self, self._forcing)
         return client
 
     def at(self, moment: str | datetime) -> Moment:
-        """Return S3 as it was at *moment* ("2026-11-01T18:00", "-2h", a datetime): its clients list
-        and read the versions of then. Raises ConfigError, also for one that is to come."""
+        """Return S3 as it was at *moment*: a date or time of ISO 8601 (in UTC where it names no
+        zone), how long ago ("-2h", "yesterday"), or a datetime. Its clients list and read the
+        versions of then. Raises ConfigError for what is no moment, and for one that is to come."""
         return Moment(moment)
 
     def forced(self) -> AbstractContextManager[None]:
-        """Return a context in which all calls go to S3, and repair the mirror."""
+        """Return a context within which all calls of all threads go to S3, and correct the
+        mirror."""
         return self._forcing()
 
     # Syncing
 
     def sync(self, *where: str, client: Any = None) -> list[Report]:
-        """Make the mirror true: of *where*, names of buckets or s3://BUCKET/PREFIX; without
-        any, of everything. Through *client*, else one with boto3's defaults.
+        """Make the mirror equal to S3: of *where*, names of buckets or s3://BUCKET/PREFIX; without
+        any, of everything. *client* is the boto3 client that asks; without it, one with boto3's
+        defaults.
 
-        Raises MimicError as soon as one cannot be listed; of everything, a bucket that
-        cannot be has its error in its Report. ConfigError if *client* is one to be awaited.
+        Return a Report for each. Raises S3Error, MalformedListing or StoreError as soon as one of
+        *where* cannot be listed, TooManyDeletions if most of a large one would be gone; of
+        everything, a bucket that cannot be listed has its error in its Report. ConfigError if
+        *client* is an asynchronous one.
         """
         from mimicfs.s3.requests.borrowed import BorrowedS3
 
@@ -122,7 +130,8 @@ class MimicDB(mimicdb.Mirror):
         going to change.
 
         *state*: the file in which the feed is kept, so that a later call goes on with it; without
-        one, it begins anew. Raises LogTrimmed if what is asked for is not kept, StoreError.
+        one, it begins anew, and its numbers with it. Raises LogTrimmed if what is asked for is not
+        kept any more, StoreError.
         """
         from mimicfs.backends.sqlite import SQLite
 
@@ -147,6 +156,7 @@ def _each(feed: Feed, since: int, *, follow: bool) -> Iterator[News]:
 
 
 def mimic(client: Any, mimicdb: MimicDB | None = None) -> Any:
-    """Make *client*, a boto3 S3 client or resource, mimic into *mimicdb* (without one: into
-    that of the process); return it."""
+    """Make *client*, a boto3 S3 client or resource, or an S3 client of aiobotocore, mimic into
+    *mimicdb* (without one: into that of the process); return it. Raises ConfigError if no MimicDB
+    was made."""
     return (mimicdb or process.current()).mimic(client)

@@ -40,21 +40,24 @@ class Moment:
         self._looking = threading.Lock()  # held while a bucket is looked at
 
     def session(self, **kwargs: Any) -> Any:
-        """Return a boto3 Session whose S3 clients and resources are those of the moment."""
+        """Return a boto3 Session whose S3 clients and resources are those of the moment. The
+        parameters are those of boto3.session.Session."""
         from mimicfs.s3.mimicking.session import MimickingSession
 
         return MimickingSession(self.mimic, **kwargs)
 
     def client(self, **kwargs: Any) -> Any:
-        """Return a boto3 S3 client of the moment. The parameters are those of boto3.client."""
+        """Return a boto3 S3 client of the moment, which lists and reads what there was, and changes
+        nothing (MethodNotAllowed). The parameters are those of boto3.client."""
         return self.session().client("s3", **kwargs)
 
     def resource(self, **kwargs: Any) -> Any:
-        """Return a boto3 S3 resource of the moment."""
+        """Return a boto3 S3 resource of the moment. The parameters are those of boto3.resource."""
         return self.session().resource("s3", **kwargs)
 
     def mimic(self, client: Any) -> Any:
-        """Make *client*, a boto3 S3 client or resource, one of the moment; return it."""
+        """Make *client*, a boto3 S3 client or resource, one of the moment; return it. Raises
+        ConfigError for an asynchronous client, and for one that mimics already."""
         from mimicfs.s3.requests.pastclient import PastCalls
 
         plain = getattr(client.meta, "client", client)

@@ -1,6 +1,7 @@
 """What the site of the documents (scripts/docs, mkdocs.yml) is made of; the script builds it."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -23,6 +24,21 @@ def test_what_the_reference_names_exists_and_says_what_it_is(name):
     parent = importlib.import_module(module)
     found = getattr(parent, last, None) or importlib.import_module(name)
     assert found.__doc__
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_what_the_reference_names_says_of_each_of_its_names_what_the_caller_gets(name):
+    module, _, last = name.rpartition(".")
+    found = getattr(importlib.import_module(module), last, None)
+    public = [
+        member
+        for base in getattr(found, "__mro__", ())
+        if base.__module__.startswith("mimicfs.")
+        for member, value in vars(base).items()
+        if not member.startswith("_") and (inspect.isroutine(value) or isinstance(value, property))
+    ]
+    # A method that keeps a promise of its base says no more than that.
+    assert [member for member in public if not inspect.getdoc(getattr(found, member))] == []
 
 
 def test_the_site_fetches_nothing_from_elsewhere():

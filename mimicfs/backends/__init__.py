@@ -63,11 +63,16 @@ class Waiter:
         return list(places)
 
     def close(self) -> None:
+        """End the waiting, from any thread."""
         self._closed.set()
 
 
 class Backend(ABC):
-    """A store of buckets, entries, scopes and change logs."""
+    """A store of buckets, entries, scopes, notes and change logs. The promises are above.
+
+    Keys are text; sizes are bytes, times ns since 1970; a directory is "" or ends in "/". Any
+    method may raise StoreError.
+    """
 
     quick: bool = True  # reads take microseconds and never wait for a network
     private: bool = False  # no other process can use it

@@ -46,7 +46,8 @@ class _MemoryBucket:
 
 
 class Memory(Backend):
-    """A store in the memory of the process: gone with it."""
+    """A store in the memory of the process, for its threads alone: gone with it. Its methods are
+    those of Backend."""
 
     private = True
     intents = True

@@ -60,6 +60,21 @@ _PARAMS = {
 }
 STEP = 8192  # bytes: boto moves, and counts, in buffers of this size
 META = "x-amz-meta-"
+# Regions that AWS had when it began to write a dot before the region: the hosts of S3 and of
+# websites have a hyphen there (AWS General Reference, "Amazon S3 endpoints and quotas").
+OLD_REGIONS = frozenset(
+    {
+        "us-east-1",
+        "us-west-1",
+        "us-west-2",
+        "us-gov-west-1",
+        "eu-west-1",
+        "sa-east-1",
+        "ap-northeast-1",
+        "ap-southeast-1",
+        "ap-southeast-2",
+    }
+)
 
 
 class Provider:
@@ -146,6 +161,15 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
         if key in found and f"{key}MD5" not in found:  # boto3 encodes it, and adds the MD5
             found[key] = base64.b64decode(found[key])
     return found
+
+
+def response_params(headers: Headers | None) -> dict[str, Any]:
+    """Return the headers that S3 is to answer with ("response-content-type" ...) as parameters of
+    boto3."""
+    return {
+        f"Response{name.lower().removeprefix('response-').title().replace('-', '')}": value
+        for name, value in (headers or {}).items()
+    }
 
 
 def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mimicfs.s3.boto2 import (
     listed_time,
     metadata_params,
     params_of,
+    response_params,
 )
 from mimicfs.s3.configured import Configured
 from mimicfs.s3.key import Key
@@ -371,14 +372,11 @@ class Bucket(Configured):
             "HEAD": "head_object" if key else "head_bucket",
             "DELETE": "delete_object" if key else "delete_bucket",
         }
-        params: dict[str, Any] = {"Bucket": self.name, **params_of(headers)}
+        params = {"Bucket": self.name, **params_of(headers), **response_params(response_headers)}
         if key:
             params["Key"] = key
         if version_id:
             params["VersionId"] = version_id
-        for name, value in (response_headers or {}).items():
-            short = name.lower().removeprefix("response-").title().replace("-", "")
-            params[f"Response{short}"] = value
         seconds = expires_in - int(time.time()) if expires_in_absolute else expires_in
         url: str = self.connection.client.generate_presigned_url(
             operations[method.upper()], Params=params, ExpiresIn=max(1, seconds)

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 
 from mimicfs.exception import S3PermissionsError
 from mimicfs.s3.acl import Grant, Policy
-from mimicfs.s3.boto2 import Headers, params_of
+from mimicfs.s3.boto2 import OLD_REGIONS, Headers, params_of
 from mimicfs.s3.bucketlogging import BucketLogging
 from mimicfs.s3.cors import CORSConfiguration
 from mimicfs.s3.documents import parsed, to_document, to_params
@@ -25,18 +25,6 @@ from mimicfs.s3.tagging import Tags
 from mimicfs.s3.website import RedirectLocation, RoutingRules, WebsiteConfiguration
 
 _PERMISSIONS = ("READ", "WRITE", "READ_ACP", "WRITE_ACP", "FULL_CONTROL")
-# Their websites are at s3-website-REGION, those of later regions at s3-website.REGION.
-_FIRST_REGIONS = {
-    "us-east-1",
-    "us-west-1",
-    "us-west-2",
-    "eu-west-1",
-    "sa-east-1",
-    "us-gov-west-1",
-    "ap-northeast-1",
-    "ap-southeast-1",
-    "ap-southeast-2",
-}
 
 
 class _Subresource(NamedTuple):
@@ -335,7 +323,7 @@ class Configured(Listed):
     def get_website_endpoint(self) -> str:
         """Return the host that shows the bucket as a website (AWS's)."""
         region = self.get_location() or "us-east-1"
-        dot = "-" if region in _FIRST_REGIONS else "."
+        dot = "-" if region in OLD_REGIONS else "."
         host = ".".join(self.connection.host.split(".")[-2:])
         return f"{self.name}.s3-website{dot}{region}.{host}"
 

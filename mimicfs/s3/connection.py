@@ -21,28 +21,13 @@ from botocore.config import Config
 from mimicfs import process
 from mimicfs.errors import NoSuchBucket, S3Error, Unlisted
 from mimicfs.exception import S3CreateError, S3ResponseError
-from mimicfs.s3.boto2 import PROVIDER, Headers, ask, left_out, params_of
+from mimicfs.s3.boto2 import OLD_REGIONS, PROVIDER, Headers, ask, left_out, params_of
 from mimicfs.s3.bucket import Bucket
 from mimicfs.s3.progress import tell_sending
 from mimicfs.s3.resultset import ResultSet
 
 if TYPE_CHECKING:
     from mimicfs.library import MimicDB
-
-
-# Regions of which boto writes the host with a hyphen: those that AWS had when it began to use dots.
-_OLD_REGIONS = frozenset(
-    {
-        "us-west-1",
-        "us-west-2",
-        "us-gov-west-1",
-        "eu-west-1",
-        "sa-east-1",
-        "ap-northeast-1",
-        "ap-southeast-1",
-        "ap-southeast-2",
-    }
-)
 
 
 class SubdomainCallingFormat:
@@ -328,7 +313,7 @@ def host_of(region: str) -> str:
     """Return the host of AWS that boto asks in *region*."""
     if region == "us-east-1":
         return S3Connection.DefaultHost
-    dot = "-" if region in _OLD_REGIONS else "."
+    dot = "-" if region in OLD_REGIONS else "."
     return f"s3{dot}{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
 from mimicfs.exception import S3DataError
-from mimicfs.s3.boto2 import Callback, Headers, params_of
+from mimicfs.s3.boto2 import Callback, Headers, params_of, response_params
 from mimicfs.s3.progress import CallbackProgress
 from mimicfs.s3.stored import StoredKey
 
@@ -44,10 +44,7 @@ class Reading(StoredKey):
         S3 is to answer with."""
         if self._body is not None:
             return
-        params = params_of(headers)
-        for name, value in (response_headers or {}).items():
-            short = name.lower().removeprefix("response-").title().replace("-", "")
-            params[f"Response{short}"] = value
+        params = params_of(headers) | response_params(response_headers)
         version_id = version_id or self.version_id
         if version_id:
             params["VersionId"] = version_id

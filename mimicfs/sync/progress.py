@@ -59,7 +59,9 @@ class Progress:
 
 
 class Report(NamedTuple):
-    """The findings of a sync. *error* is empty, or says why it ended early."""
+    """The findings of a sync of *prefix* of *bucket*: *keys* were listed, in *pages* (a LIST each).
+    *added*, *changed*, *deleted* and *unchanged* are keys of the mirror; times are ns. *error* is
+    empty, or says why the sync ended early."""
 
     bucket: str
     prefix: str

@@ -92,9 +92,8 @@ def _ours(
 
 
 class RedisBackend(Backend):
-    """The mirror in the Redis that *client* is connected to (decode_responses off).
-
-    *namespace* keeps several mirrors apart in one Redis. Raises StoreUnavailable,
+    """The mirror in the Redis that *client*, of redis-py, asks (decode_responses off). *namespace*
+    keeps several mirrors apart in one Redis. Methods: those of Backend. Raises StoreUnavailable,
     StoreTooNew, StoreCorrupt.
     """
 

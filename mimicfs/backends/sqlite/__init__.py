@@ -65,12 +65,9 @@ def _ours(method: Callable[Concatenate[SQLite, P], T]) -> Callable[Concatenate[S
 
 
 class SQLite(Backend):
-    """The mirror in a SQLite database. *args* and *kwargs* are sqlite3.connect's; without
-    them the database is in memory and gone when it is closed.
-
-    *namespace* keeps several mirrors apart in one file. Raises StoreTooNew, StoreCorrupt,
-    StoreUnavailable.
-    """
+    """The mirror in a SQLite database. *args* and *kwargs* are sqlite3.connect's; without them the
+    database is in memory, and gone when it is closed. *namespace* keeps several mirrors apart in
+    one file. Methods: those of Backend. Raises StoreTooNew, StoreCorrupt, StoreUnavailable."""
 
     intents = True
     groups = True
