@@ -91,6 +91,13 @@ class StoreCorrupt(StoreError):
 class LogTrimmed(StoreError):
     """The change log no longer reaches back as far as was asked."""
 
+    @classmethod
+    def after(cls, since: int | None, bucket: str | None = None) -> LogTrimmed:
+        """Return the error for the changes after number *since*, of *bucket* ("": the list of
+        buckets; None: it is not known here)."""
+        of = "" if bucket is None else f" of {bucket or 'the buckets'}"
+        return cls(f"changes{of} after {since} are no longer in the log")
+
 
 class S3Error(MimicError):
     """S3 refused a request, or could not be asked.
@@ -148,6 +155,11 @@ class ObjectChanged(S3Error):
     def since_opened(cls, about: str) -> ObjectChanged:
         """Return the error for *about*, an object's URL."""
         return cls(f"{about}: changed in S3; open it again")
+
+    @classmethod
+    def deleted(cls, about: str) -> ObjectChanged:
+        """Return the error for *about*, an object's URL, of which S3 has nothing any more."""
+        return cls(f"{about}: deleted in S3")
 
 
 class ObjectArchived(S3Error):

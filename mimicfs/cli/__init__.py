@@ -38,7 +38,7 @@ from mimicfs.config import peers
 from mimicfs.errors import MimicError
 
 # The first class that the error is one of decides.
-EXIT_CODES: list[tuple[type[MimicError], int]] = [
+_EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (errors.ConfigError, 2),
     (errors.MountError, 3),
     (errors.StoreError, 4),
@@ -53,6 +53,19 @@ EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (errors.Interrupted, 130),
     (MimicError, 1),
 ]
+EXIT_STATUS = {
+    0: "All is done.",
+    1: "Something else failed; or what COMMAND --help says of this code.",
+    2: "An option, an argument or a setting is wrong.",
+    3: "The mount could not be made or ended, or does not answer.",
+    4: "The store of the mirror failed.",
+    5: "There are no valid credentials, or S3 refuses them the request.",
+    6: "S3 has no such bucket or object.",
+    7: "S3 refused the request, or gave no answer that makes sense.",
+    8: "The mirror knows only a part of the answer; `mimicfs sync` lists the rest.",
+    9: "A file is not an index, or not a whole one.",
+    130: "Interrupted by Ctrl-C.",
+}
 
 _AT_THE_TOP = dict.fromkeys(("-v", "-V"), "write --version")
 _BEHIND = "options are written behind a command: mimicfs mount -o ro s3://BUCKET DIRECTORY"
@@ -147,7 +160,7 @@ def exit_code(exc: MimicError) -> int:
     """Return the exit code of a command that ended with *exc*."""
     from mimicfs.cli.advice import kind_of
 
-    return next(code for known, code in EXIT_CODES if issubclass(kind_of(exc), known))
+    return next(code for known, code in _EXIT_CODES if issubclass(kind_of(exc), known))
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -14,7 +14,7 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.helping import Group
-from mimicfs.cli.options import assembled, common, for_listeners, json_option
+from mimicfs.cli.options import assembled, bucket_of, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target, redacted
 from mimicfs.s3.requests.ownkeys import own_name
@@ -55,7 +55,7 @@ def set_up(settings: Settings, url: str, queue: str, dry_run: bool, as_terraform
     """
     from mimicfs.sync.events.setup import terraform
 
-    target = parse_target(url)
+    target = bucket_of(url)
     with _setting_up(settings, target, queue) as setup:
         if as_terraform:
             click.echo(terraform(setup.plan(), target.bucket), nl=False)
@@ -71,7 +71,7 @@ def set_up(settings: Settings, url: str, queue: str, dry_run: bool, as_terraform
 @common
 def remove(settings: Settings, url: str, queue: str) -> None:
     """Undo `mimicfs events setup`: remove what it made, and nothing else."""
-    with _setting_up(settings, parse_target(url), queue) as setup:
+    with _setting_up(settings, bucket_of(url), queue) as setup:
         done = setup.remove()
     for each in done:
         click.echo(f"removed {each}")
@@ -98,9 +98,7 @@ def check(settled: Settled, url: str, timeout: float, as_json: bool) -> None:
     mount or the `mimicfs events run` that uses the same store and source; if there is none, it
     listens to S3 itself.
     """
-    options, target = _source(settled), parse_target(url)
-    if not target.bucket:
-        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+    target, options = bucket_of(url), _source(settled)
     with closing(assembled(settled.settings())) as parts:
         found = _checked(settled, parts, target, options, timeout)
     if as_json:
@@ -151,8 +149,6 @@ def _source(settled: Settled) -> EventOptions:
 def _setting_up(settings: Settings, target: Target, queue: str) -> Iterator[Setup]:
     from mimicfs.sync.events.setup import Setup
 
-    if not target.bucket:
-        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         with closing(parts.s3.queues(target.bucket)) as queues:

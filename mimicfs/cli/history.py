@@ -14,6 +14,7 @@ import click
 
 from mimicfs.cli.options import (
     assembled,
+    bucket_of,
     common,
     completes_url_or_path,
     completes_urls,
@@ -22,7 +23,7 @@ from mimicfs.cli.options import (
 from mimicfs.cli.places import innermost, key_named, of_a_moment, reached
 from mimicfs.cli.progress import bar
 from mimicfs.config.moments import parse_moment
-from mimicfs.config.values import Target, parse_object, parse_target
+from mimicfs.config.values import parse_object
 from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
 from mimicfs.human import iso_time, printable
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
     from mimicfs.s3.requests.versions import Version
 
 _SIGNS = {"added": "+", "deleted": "-", "changed": "M", "rewritten": "="}
-
-
-def _of_bucket(url: str) -> Target:
-    target = parse_target(url)
-    if not target.bucket:
-        raise click.UsageError("name a bucket: s3://BUCKET[/PREFIX]")
-    return target
 
 
 @click.command()
@@ -72,7 +66,7 @@ def diff(settings: Settings, url: str, since: str, until: str, as_json: bool) ->
     """
     from mimicfs.history.changes import changed
 
-    _of_bucket(url)
+    bucket_of(url)
     (bucket, scope), now_ns = parse_object(url), time.time_ns()
     from_ns, to_ns = parse_moment(since, now_ns), parse_moment(until, now_ns)
     if from_ns > to_ns:
@@ -137,7 +131,7 @@ def restore(
     from mimicfs.history.restoring import Restoring, journal_so_far, journalled, plan
     from mimicfs.private import private_directory
 
-    target, moment_ns = _of_bucket(url), parse_moment(at, time.time_ns())
+    target, moment_ns = bucket_of(url), parse_moment(at, time.time_ns())
     bucket, scope = parse_object(url)
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
@@ -223,7 +217,7 @@ def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
     from mimicfs.mount.mounted import resolved
 
     if what.startswith("s3://"):
-        _of_bucket(what)
+        bucket_of(what)
         return *parse_object(what), settings
     path = resolved(Path(what))
     mounted = innermost(settings, path)

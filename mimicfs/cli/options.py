@@ -19,7 +19,7 @@ from mimicfs.config.given import from_words, words
 from mimicfs.config.limits import CHANGEABLE
 from mimicfs.config.options import OPTIONS, GivenValue, Kind, Option, Section, Values, shown_to_all
 from mimicfs.config.settled import settle
-from mimicfs.config.values import parse_target
+from mimicfs.config.values import Target, parse_target
 
 if TYPE_CHECKING:
     from mimicfs.config.settled import Settled
@@ -30,6 +30,14 @@ CommandFunction = Callable[..., Any]
 _LISTENING = ("events", "events-kept", "reconcile")
 _CACHING = ("cache-dir", "cache-size")
 _EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
+
+
+def bucket_of(url: str) -> Target:
+    """Return what *url* names. Raises UsageError where it names no bucket, ConfigError."""
+    target = parse_target(url)
+    if not target.bucket:
+        raise click.UsageError("name a bucket: s3://BUCKET[/PREFIX]")
+    return target
 
 
 def common(command: CommandFunction) -> CommandFunction:

@@ -18,10 +18,10 @@ import click
 
 from mimicfs import errors
 from mimicfs.cli.eventing import listening_to
-from mimicfs.cli.options import assembled, completes_urls, for_listeners, json_option
+from mimicfs.cli.options import assembled, bucket_of, completes_urls, for_listeners, json_option
 from mimicfs.cli.progress import Interruptible
 from mimicfs.config.settled import Settled
-from mimicfs.config.values import Target, parse_target
+from mimicfs.config.values import Target
 from mimicfs.human import iso_time, printable
 from mimicfs.signals import held_back, of_end
 
@@ -60,9 +60,7 @@ def watch(
     first. Each line has a number, and --since continues after that number, even days later. The
     first watch of a bucket begins the feed.
     """
-    target = parse_target(url)
-    if not target.bucket:
-        raise errors.ConfigError("name a bucket: s3://BUCKET[/PREFIX]")
+    target = bucket_of(url)
     if once and since is None:
         raise errors.ConfigError("--once needs --since SEQ (0: everything that is kept)")
     tell = _printer(as_json) if command is None else _runner(command)

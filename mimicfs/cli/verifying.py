@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimicfs.cli.mirror import described
-from mimicfs.cli.options import assembled, common, completes_urls, json_option
+from mimicfs.cli.options import assembled, bucket_of, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.config.values import parse_target
 from mimicfs.human import iso_time, printable
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ def verify(settings: Settings, url: str, repair: bool, samples: int, as_json: bo
     """
     from mimicfs.index.verify import verify
 
-    target = parse_target(url)
-    if not target.bucket:
-        raise click.UsageError("name a bucket: s3://BUCKET[/PREFIX]")
+    target = bucket_of(url)
     shown: Counter[str] = Counter()
 
     def show(drift: Drift) -> None:

@@ -82,4 +82,4 @@ class Origin:
         self.reader.close()
 
     def _deleted(self) -> ObjectChanged:
-        return ObjectChanged(f"s3://{self._bucket}/{self.entry.key}: deleted in S3")
+        return ObjectChanged.deleted(f"s3://{self._bucket}/{self.entry.key}")

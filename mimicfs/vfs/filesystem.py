@@ -50,7 +50,7 @@ from mimicfs.vfs.control import Control
 from mimicfs.vfs.creating import Creating
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode
+from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, check_present
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.leaving import Leaving
@@ -281,8 +281,7 @@ class VFS:
     def _changeable(self, ino: int) -> Node:
         """Return the node *ino*, which is to be changed. Raises PosixError EROFS."""
         node = self.inodes.get(ino)
-        if node.is_past:
-            raise PosixError(errno.EROFS, "the past cannot be changed")
+        check_present(node)
         return node
 
     def _set(self, caller: Caller, node: Node, new: NewAttr, handle: int | None) -> None:
@@ -382,7 +381,7 @@ class VFS:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
         if isinstance(node, VersionNode):
             if flags & (os.O_WRONLY | os.O_RDWR):
-                raise PosixError(errno.EROFS, "the past cannot be changed")
+                check_present(node)
             return self._handles.open_version(node, entry_of(node.version), node.version.version)
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._options.buckets.check_writable(node.bucket)

@@ -419,7 +419,7 @@ class Handles(OpenFiles):
             head = self._s3.pool.submit(self._s3.head, old.bucket, old.key)
             entry, content = cancellation.wait(head)
         except KeyNotFound as exc:
-            raise ObjectChanged(f"s3://{old.bucket}/{old.key}: deleted in S3") from exc
+            raise ObjectChanged.deleted(f"s3://{old.bucket}/{old.key}") from exc
         with self._lock:
             if self._handle(handle).file is not old:  # another thread has come here before
                 return self._writable(handle)[0]

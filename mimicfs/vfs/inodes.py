@@ -198,6 +198,12 @@ class VersionNode(Node):
     version: Version  # set by whoever makes the node
 
 
+def check_present(node: Node) -> None:
+    """Raise PosixError EROFS if *node* shows the past."""
+    if node.is_past:
+        raise PosixError(errno.EROFS, "the past cannot be changed")
+
+
 def _path_hash(parent: Node) -> Callable[[], blake2b]:
     """Return what makes a hash that has read *parent* and awaits a slot: 63 of its 64 bits are
     the inode number, because programs keep those in an off_t."""

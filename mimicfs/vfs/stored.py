@@ -185,7 +185,7 @@ class StoredAttributes:
     def _check_kept(self, bucket: str) -> None:
         """Raise PosixError EOPNOTSUPP where nothing is stored with objects."""
         if not self._options.buckets.of(bucket).keeps_metadata:
-            raise PosixError(errno.EOPNOTSUPP, f"s3://{bucket}: metadata = false for this bucket")
+            raise PosixError(errno.EOPNOTSUPP, f's3://{bucket}: metadata = "no" for this bucket')
 
     def _meta(self, node: Node) -> Meta:
         if not self._options.buckets.of(node.bucket).keeps_metadata:

@@ -38,7 +38,7 @@ from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, check_present, slot_of
 from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
@@ -103,8 +103,7 @@ class Tree:
     def changeable(self, ino: int) -> Node:
         """Return the directory *ino*, in which names are to be changed. Raises PosixError EROFS."""
         node = self.directory(ino)
-        if node.is_past:
-            raise PosixError(errno.EROFS, "the past cannot be changed")
+        check_present(node)
         return node
 
     def lookup(self, directory: Node, name: bytes) -> Attr:

@@ -1,14 +1,15 @@
 """The output on a terminal: help, and how far a sync is."""
 
 import re
+from pathlib import Path
 
 import pytest
 import rich.progress
 from click.testing import CliRunner
 
-from mimicfs.cli import cli
+from mimicfs.cli import EXIT_STATUS, cli, exit_code
 from mimicfs.cli.syncing import _Bar
-from mimicfs.errors import MountError
+from mimicfs.errors import MimicError, MountError
 from mimicfs.sync import Progress
 
 
@@ -47,3 +48,16 @@ def test_the_bar_of_a_sync_does_not_look_finished_before_a_total_is_known():
         bar.show(Progress("b", "", 0, keys, expected=expected))
         (task,) = bar._progress.tasks
         assert task.total == {0: None, 10: None, 20: 20, 30: 40}[keys]
+
+
+def test_each_exit_code_has_a_meaning_which_the_page_on_operations_has_too():
+    kinds = [MimicError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    codes = {exit_code(kind.__new__(kind)) for kind in kinds}
+    assert {0} | codes == set(EXIT_STATUS)
+    page = (Path(__file__).resolve().parents[2] / "docs/operations.md").read_text()
+    told = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    assert {int(code): text.replace("`", "") for code, text in told} == {
+        code: text.replace("`", "") for code, text in EXIT_STATUS.items()
+    }

@@ -41,6 +41,13 @@ def test_the_manual_page_has_every_command_and_option() -> None:
                 assert parameter.opts[-1] in page, path
 
 
+def test_the_manual_page_is_what_the_help_says_now() -> None:
+    """If not: scripts/manual writes it."""
+    words = [sys.executable, str(ROOT / "scripts" / "manual"), "--print"]
+    printed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert (ROOT / "docs/man/mimicfs.1").read_text() == printed
+
+
 def test_the_manual_page_is_without_mistakes() -> None:
     if shutil.which("man") is None:
         pytest.skip("man is not installed")

@@ -364,9 +364,7 @@ class RedisBackend(Backend):
         lines = self._client.xrange(f"{self._tag(bucket)}:log", f"({since}-0", "+", count=limit)
         found = [change_of(number, fields) for number, fields in lines]
         if since > last or not found or found[0].seq != since + 1:
-            raise LogTrimmed(
-                f"changes of {bucket or 'the buckets'} after {since} are no longer in the log"
-            )
+            raise LogTrimmed.after(since, bucket)
         # Behind a gap (a new epoch) nothing follows on: whoever asks for that is told so.
         return [change for n, change in enumerate(found, since + 1) if change.seq == n]
 

@@ -363,7 +363,7 @@ class Scripts:
             left = self._run(self._apply, tag, *args)
         except ResponseError as exc:
             if "LOGTRIMMED" in str(exc):
-                raise LogTrimmed(f"changes after {since} are no longer in the log") from exc
+                raise LogTrimmed.after(batch.since) from exc
             raise
         return {key.decode() for key in left}
 

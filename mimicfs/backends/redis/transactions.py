@@ -286,7 +286,7 @@ def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]
     # Others may write meanwhile; then all this is done anew.
     lines = client.xrange(f"{tag}:log", f"({since}-0", f"{seq}-0") if since < seq else []
     if len(lines) != seq - since:
-        raise LogTrimmed(f"changes after {since} are no longer in the log")
+        raise LogTrimmed.after(since)
     return seq, [change_of(*line) for line in lines]
 
 

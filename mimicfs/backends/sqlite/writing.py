@@ -71,7 +71,5 @@ def logged(
     ).fetchall()
     changes = [Change(seq, key, upto or key, origin) for seq, key, upto, origin in rows]
     if since > last or not changes or changes[0].seq != since + 1:
-        raise LogTrimmed(
-            f"changes of {bucket or 'the buckets'} after {since} are no longer in the log"
-        )
+        raise LogTrimmed.after(since, bucket)
     return changes

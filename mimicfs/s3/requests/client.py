@@ -487,5 +487,5 @@ def _refusals(about: str, condition: Condition) -> Iterator[None]:
         raise
     except KeyNotFound as exc:
         if condition.etag and exc.code != "NoSuchUpload":
-            raise ObjectChanged(f"{about}: deleted in S3") from exc
+            raise ObjectChanged.deleted(about) from exc
         raise

@@ -87,7 +87,7 @@ class Conditions:
         except KeyNotFound as exc:
             if condition.absent:
                 return
-            raise ObjectChanged(f"s3://{bucket}/{key}: deleted in S3") from exc
+            raise ObjectChanged.deleted(f"s3://{bucket}/{key}") from exc
         if condition.absent:
             raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}")
         if now.etag != condition.etag:
