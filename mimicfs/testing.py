@@ -237,6 +237,12 @@ class BackendPromises:
             assert backend.bucket("a") is None
             assert [change.first for change in backend.changes("", 2)] == ["a"]
 
+    def test_a_time_of_creation_stays_where_a_bucket_is_added_without_one(self) -> None:
+        with self.opened() as backend:
+            backend.add_bucket("b", 5)
+            backend.add_bucket("b", 0)
+            assert backend.buckets() == [BucketEntry("b", 5)]
+
     def test_a_bucket_that_is_not_known_is_dropped_in_the_log(self) -> None:
         with self.opened() as backend:
             assert backend.drop_bucket("a")

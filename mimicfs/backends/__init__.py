@@ -149,7 +149,7 @@ class Backend(ABC):
 
     @abstractmethod
     def add_bucket(self, name: str, created_ns: int) -> None:
-        """Make *name* known. Known already: only its time of creation is set."""
+        """Make *name* known, made at *created_ns* (0: nobody says; what is known of that stays)."""
 
     @abstractmethod
     def drop_bucket(self, name: str, since: int | None = None) -> bool:

@@ -73,7 +73,7 @@ class Memory(Backend):
             if not at.known:
                 at.known = True
                 self._log("", [name])
-            at.created_ns = created_ns
+            at.created_ns = created_ns or at.created_ns
 
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
         with self._lock:

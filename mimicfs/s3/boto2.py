@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError, ParamValidationError
 
+from mimicfs.entry import NS
 from mimicfs.exception import (
     BotoServerError,
     S3CopyError,
@@ -204,6 +205,12 @@ def left_out(name: str, instead: str) -> Callable[..., Any]:
 def listed_time(at: datetime) -> str:
     """Return a time as a listing has it: 2026-11-23T22:15:00.000Z."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+
+
+def mirrored_time(ns: int) -> str:
+    """Return a time of the mirror, ns since 1970, as a listing has it."""
+    seconds, rest = divmod(ns, NS)
+    return listed_time(datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000))
 
 
 def header_time(at: datetime) -> str:

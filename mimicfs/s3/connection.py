@@ -19,9 +19,19 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs import process
+from mimicfs.entry import BucketEntry
 from mimicfs.errors import NoSuchBucket, S3Error, Unlisted
 from mimicfs.exception import S3CreateError, S3ResponseError
-from mimicfs.s3.boto2 import OLD_REGIONS, PROVIDER, Headers, ask, left_out, params_of
+from mimicfs.s3.boto2 import (
+    OLD_REGIONS,
+    PROVIDER,
+    Headers,
+    ask,
+    left_out,
+    listed_time,
+    mirrored_time,
+    params_of,
+)
 from mimicfs.s3.bucket import Bucket
 from mimicfs.s3.progress import tell_sending
 from mimicfs.s3.resultset import ResultSet
@@ -142,22 +152,27 @@ class S3Connection:
         self, headers: Headers | None = None, force: bool | None = None
     ) -> ResultSet:
         """Return the Buckets of the account in the order of their names, from the mirror where
-        their list is known. `creation_date` is ISO 8601 (2026-11-23T22:15:00.000Z); None for those
-        from the mirror."""
+        their list is known. `creation_date` is a time of ISO 8601 (2026-11-23T22:15:00.000Z); None
+        where nobody has said it."""
         params_of(headers)
         if not force:
             try:
-                names = [bucket.name for bucket in self.mimicdb.buckets()]
-                return ResultSet(self.bucket_class(self, name) for name in names)
+                return ResultSet(self._known_bucket(known) for known in self.mimicdb.buckets())
             except Unlisted:
                 pass
         found = ask(self.client, "list_buckets", force)["Buckets"]
         buckets = ResultSet()
         for item in sorted(found, key=lambda item: str(item["Name"])):
             bucket = self.bucket_class(self, item["Name"])
-            bucket.creation_date = f"{item['CreationDate']:%Y-%m-%dT%H:%M:%S.000Z}"
+            bucket.creation_date = listed_time(item["CreationDate"])
             buckets.append(bucket)
         return buckets
+
+    def _known_bucket(self, known: BucketEntry) -> Bucket:
+        bucket: Bucket = self.bucket_class(self, known.name)
+        if known.created_ns:
+            bucket.creation_date = mirrored_time(known.created_ns)
+        return bucket
 
     def get_bucket(
         self,

@@ -7,11 +7,10 @@ first read, if the mirror does not have them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from mimicfs.entry import NS, OBJECT, Entry, in_utf8, unquoted
+from mimicfs.entry import OBJECT, Entry, in_utf8, unquoted
 from mimicfs.exception import BotoClientError
 from mimicfs.s3.boto2 import (
     META,
@@ -22,6 +21,7 @@ from mimicfs.s3.boto2 import (
     in_ascii,
     listed_time,
     metadata_params,
+    mirrored_time,
     params_of,
     text,
 )
@@ -185,9 +185,7 @@ class StoredKey:
             return
         self.size = entry.size
         self.etag = f'"{entry.etag}"'
-        seconds, rest = divmod(entry.mtime_ns, NS)
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
-        self.last_modified = listed_time(at)
+        self.last_modified = mirrored_time(entry.mtime_ns)
         self._storage_class = entry.storage_class or "STANDARD"
         self._complete = False
 

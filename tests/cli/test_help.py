@@ -54,7 +54,7 @@ def test_each_exit_code_has_a_meaning_which_the_page_on_operations_has_too():
     kinds = [MimicError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-    codes = {exit_code(kind.__new__(kind)) for kind in kinds}
+    codes = {exit_code(each.__new__(each)) for each in kinds if each.__module__ == "mimicfs.errors"}
     assert {0} | codes == set(EXIT_STATUS)
     page = (Path(__file__).resolve().parents[2] / "docs/operations.md").read_text()
     told = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)

@@ -68,6 +68,17 @@ def test_a_key_has_the_md5_that_its_etag_says(mine, client, bucket):
     assert mine.get_key("parts", force=True).md5 is None
 
 
+def test_a_bucket_from_the_mirror_says_when_it_was_made(conn, proxy, bucket):
+    said = {each.name: each.creation_date for each in conn.get_all_buckets(force=True)}
+    conn.sync()
+    proxy.counted()
+    with costs(proxy):
+        known = {each.name: each.creation_date for each in conn.get_all_buckets()}
+    assert known[bucket] == said[bucket]
+    conn.get_bucket(bucket, force=True)
+    assert {each.name: each.creation_date for each in conn.get_all_buckets()} == known
+
+
 def test_a_key_that_is_made_has_the_size_of_the_mirror(conn, proxy, client, bucket):
     client.put_object(Bucket=bucket, Key="a", Body=b"hello")
     conn.sync(bucket)
