@@ -18,7 +18,11 @@ KEPT = 2  # no object: a directory emptied or made through the mount, kept until
 SIZE_MAX = 1 << 50  # bytes
 TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
+LIST_MAX = 1000  # keys of one answer to a LIST (S3 API reference, "ListObjectsV2": MaxKeys)
 LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
+# Entries of the mirror that are read at a time, where nobody says otherwise: as many as a LIST has.
+PAGE = LIST_MAX
+LINES = 10_000  # of a log, likewise
 NS = 1_000_000_000  # nanoseconds in a second
 DAY_S = 86_400
 MONTH_S = 30 * DAY_S
@@ -91,7 +95,7 @@ def is_file(entry: Entry) -> bool:
 
 
 def pages(
-    read: Callable[[str], Sequence[Entry]], size: int, after: str = ""
+    read: Callable[[str], Sequence[Entry]], after: str = "", size: int = PAGE
 ) -> Iterator[Sequence[Entry]]:
     """Yield what *read* returns of the keys behind *after*, then behind the last key of that, and
     so on. A page of fewer than *size* entries is the last one; none is empty."""

@@ -34,7 +34,7 @@ from typing import NamedTuple
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.sessions import StoreSession, epoch
-from mimicfs.entry import OBJECT, Change, Entry, name_of, pages
+from mimicfs.entry import OBJECT, PAGE, Change, Entry, name_of, pages
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
@@ -42,7 +42,6 @@ from mimicfs.mimicdb import Mirror
 ADDED, CHANGED, DELETED, MOVED = "added", "changed", "deleted", "moved"
 S3, THIS = "S3", "this"
 
-_PAGE = 1000
 _KEPT = 100_000  # pieces of news
 _TOGETHER_S = 0.5  # the two halves of a rename come one after the other
 _LOOK_S = 1.0  # most time between two looks
@@ -135,7 +134,7 @@ class Feed:
             text = self._refusal(seq, oldest)
             raise LogTrimmed(f"s3://{self._bucket}/{self._prefix}: {text}; begin without --since")
         scan = self._store.scan
-        for page in pages(lambda at: scan(self._bucket, "n/", at, _PAGE), _PAGE, _number(seq)):
+        for page in pages(lambda at: scan(self._bucket, "n/", at), _number(seq)):
             yield [self._news(entry) for entry in page]
 
     def _refusal(self, seq: int, oldest: int) -> str:
@@ -198,9 +197,9 @@ class Feed:
         renames of a large directory are far from each other."""
         found: list[Change] = []
         while len(found) < _TOLD_AT_ONCE:
-            page = self._mirrored.changes(self._bucket, found[-1].seq if found else seq, _PAGE)
+            page = self._mirrored.changes(self._bucket, found[-1].seq if found else seq, PAGE)
             found += page
-            if len(page) < _PAGE:
+            if len(page) < PAGE:
                 break
         return found
 
@@ -366,7 +365,7 @@ def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterato
     own = store.get(bucket, first) if first and first.startswith(prefix) else None
     if own is not None:
         yield [own]
-    yield from pages(lambda after: store.scan(bucket, prefix, after, _PAGE), _PAGE, first)
+    yield from pages(lambda after: store.scan(bucket, prefix, after), first)
 
 
 def _line_of(change: Change) -> str:

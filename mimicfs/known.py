@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 
 from mimicfs.backends import Backend
-from mimicfs.entry import OBJECT, BucketEntry, Entry, Scope, Total, pages
+from mimicfs.entry import OBJECT, PAGE, BucketEntry, Entry, Scope, Total, pages
 from mimicfs.errors import NoSuchBucket, Unlisted
 
 
@@ -82,7 +82,7 @@ class Knowledge:
         return found
 
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         """Return a page of *directory*, as Backend.children. Raises Unlisted."""
         if not self.backend.covered(bucket, directory):
@@ -90,11 +90,11 @@ class Knowledge:
         return self.backend.children(bucket, directory, after, limit)
 
     def listing(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         """Return up to *limit* known objects, in order, without regard to directories."""
         read = self.backend.scan
-        found = pages(lambda key: read(bucket, prefix, key, limit), limit, after)
+        found = pages(lambda key: read(bucket, prefix, key, limit), after, limit)
         objects = (entry for page in found for entry in page if entry.kind == OBJECT)
         return list(islice(objects, limit))
 

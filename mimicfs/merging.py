@@ -17,9 +17,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
-from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages
+from mimicfs.entry import KEPT, LISTED, OBJECT, PAGE, Difference, Entry, pages
 
-_PAGE = 1000  # entries of the mirror read, or changes applied, at a time
 SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
 _key = itemgetter(0)
 
@@ -143,20 +142,20 @@ class _Merge:
             first = read(self._bucket, prefix, after, 1)
             if not first or (upto is not None and first[0].key > upto):
                 return [], True
-        page = read(self._bucket, prefix, after, _PAGE)
+        page = read(self._bucket, prefix, after, PAGE)
         if not page:
             return [], True
         if upto is not None and page[-1].key > upto:
             return page[: bisect_right(page, upto, key=_key)], True
-        return page, len(page) < _PAGE
+        return page, len(page) < PAGE
 
     def _compared(
         self, olds: list[Entry], news: Sequence[Entry], uncertain: tuple[str, ...]
     ) -> Iterator[Batch]:
         """Yield what makes *olds* equal to *news*."""
         if not olds:
-            for start in range(0, len(news), _PAGE):
-                page = list(news[start : start + _PAGE])
+            for start in range(0, len(news), PAGE):
+                page = list(news[start : start + PAGE])
                 yield Batch(puts=page, added=[entry.key for entry in page])
             return
         if olds == news:
@@ -209,7 +208,7 @@ class _Merge:
     def _all_below(self, directory: str, uncertain: tuple[str, ...]) -> Iterator[Batch]:
         """A subdirectory that S3 does not show any more: all that is known below it goes."""
         scan = self._backend.scan
-        for page in pages(lambda after: scan(self._bucket, directory, after, _PAGE), _PAGE):
+        for page in pages(lambda after: scan(self._bucket, directory, after)):
             gone = [entry for entry in page if entry.kind != KEPT]
             keys = [entry.key for entry in gone]
             if directory.startswith(uncertain):

@@ -122,8 +122,8 @@ class Mirror(Knowledge):
         """Forget the directories below *prefix* that the store, not a copy of it, keeps because
         they lost their last name, and that were *emptied*. Those that somebody made or changed have
         metadata."""
-        scan, size = self.backend.exact.scan, 1000
-        for page in pages(lambda after: scan(bucket, prefix, after, size), size):
+        scan = self.backend.exact.scan
+        for page in pages(lambda after: scan(bucket, prefix, after)):
             kept = [each.key for each in page if each.kind == KEPT and each.meta is None]
             if gone := [key for key in kept if emptied(key)]:
                 self.forget_all(bucket, gone)

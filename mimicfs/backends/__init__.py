@@ -34,7 +34,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
-from mimicfs.entry import LAST_KEY, LISTED, BucketEntry, Change, Entry, Scope, Total, is_file, pages
+from mimicfs.entry import (
+    LAST_KEY,
+    LINES,
+    LISTED,
+    PAGE,
+    BucketEntry,
+    Change,
+    Entry,
+    Scope,
+    Total,
+    is_file,
+    pages,
+)
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
@@ -171,7 +183,7 @@ class Backend(ABC):
         """Return the entry of exactly *key*, or None."""
 
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         """Return up to *limit* direct children of *directory* ("" or ending in "/").
 
@@ -207,7 +219,7 @@ class Backend(ABC):
 
     @abstractmethod
     def scan(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         """Return up to *limit* entries of any kind whose key begins with *prefix*, in order.
 
@@ -222,10 +234,10 @@ class Backend(ABC):
         """
         passed = 0
         while passed < count:
-            page = self.scan(bucket, prefix, after, min(1000, count - passed))
+            page = self.scan(bucket, prefix, after, min(PAGE, count - passed))
             if page:
                 passed, after = passed + len(page), page[-1].key
-            if len(page) < 1000:
+            if len(page) < PAGE:
                 break
         return (after, passed) if passed else ("", 0)
 
@@ -266,7 +278,7 @@ class Backend(ABC):
         """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and
         their bytes. A store that can count by itself should."""
         files = size = 0
-        for page in pages(lambda after: self.scan(bucket, prefix, after, 1000), 1000):
+        for page in pages(lambda after: self.scan(bucket, prefix, after)):
             found = [entry.size for entry in page if is_file(entry)]
             files, size = files + len(found), size + sum(found)
         return Total(files, size)
@@ -306,7 +318,7 @@ class Backend(ABC):
         """Return the number of the latest change of *bucket* (0: none yet)."""
 
     @abstractmethod
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+    def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         """Return up to *limit* changes after number *since*, oldest first.
 
         Raises `LogTrimmed` if some of them are no longer in the log, or if *since* is in

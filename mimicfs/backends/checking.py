@@ -15,7 +15,6 @@ from mimicfs.backends import DOUBTED, Backend
 from mimicfs.entry import DAY_S, LISTED, OBJECT, pages
 from mimicfs.errors import LogTrimmed, StoreCorrupt
 
-_PAGE = 1000
 _EXAMPLES = 10  # of keys that are named for each thing that is wrong
 _LONG_MS = 600_000  # an intent that is open for so long has an end that nobody looks after
 
@@ -71,7 +70,7 @@ def _check(backend: Backend, name: str) -> BucketCheck:
 def _count(backend: Backend, found: BucketCheck) -> list[str]:
     """Count entries. Return the directories of which only is known that they are there."""
     strangers: list[str] = []
-    for page in pages(lambda after: backend.scan(found.name, "", after, _PAGE), _PAGE):
+    for page in pages(lambda after: backend.scan(found.name, "", after)):
         objects = [entry for entry in page if entry.kind == OBJECT]
         strangers += [entry.key for entry in page if entry.kind == LISTED]
         found.entries += len(page)

@@ -33,12 +33,12 @@ from dataclasses import dataclass, field
 
 from mimicfs.backends import OF_DIRECTORY, Backend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, Change, Entry, Scope, pages
+from mimicfs.entry import LAST_KEY, PAGE, Change, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000  # names, and lines of the log, that are read at a time
+_PAGE = PAGE  # names, and lines of the log, that are read at a time
 _PLACE = "place"
 _NOTHING: Mapping[str, Scope] = {}
 
@@ -224,7 +224,7 @@ class Copying:
         keys = {row.key for row in rows}
         upto = rows[-1].key if len(rows) == _PAGE else LAST_KEY
         read = self.rows.children
-        for page in pages(lambda key: read(bucket, directory, key, _PAGE), _PAGE, after):
+        for page in pages(lambda key: read(bucket, directory, key, _PAGE), after, _PAGE):
             yield from (row.key for row in page if row.key not in keys and row.key <= upto)
             if page[-1].key > upto:
                 return
@@ -239,7 +239,7 @@ class Copying:
 
     def _keys_below(self, bucket: str, directory: str) -> list[str]:
         scan = self.rows.scan
-        read = pages(lambda after: scan(bucket, directory, after, _PAGE), _PAGE, directory)
+        read = pages(lambda after: scan(bucket, directory, after, _PAGE), directory, _PAGE)
         return [row.key for page in read for row in page]
 
     def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:

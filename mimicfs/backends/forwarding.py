@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from mimicfs.backends import Backend, Waiter
 from mimicfs.backends.pending import Unsettled
-from mimicfs.entry import Change, Entry, Scope, Total
+from mimicfs.entry import LINES, Change, Entry, Scope, Total
 
 
 class Forwarding(Backend):
@@ -81,7 +81,7 @@ class Forwarding(Backend):
     def seq(self, bucket: str) -> int:
         return self._ask().seq(bucket)
 
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+    def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         return self._ask().changes(bucket, since, limit)
 
     # Of the store alone

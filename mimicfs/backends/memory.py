@@ -24,7 +24,7 @@ from mimicfs.backends.pending import (
     unsettled,
 )
 from mimicfs.backends.uncovering import LEFT_MAX, uncovered
-from mimicfs.entry import OBJECT, BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LINES, OBJECT, PAGE, BucketEntry, Change, Entry, Scope
 from mimicfs.errors import LogTrimmed
 
 _LOG_MAX = 100_000  # lines of a bucket's log
@@ -90,13 +90,13 @@ class Memory(Backend):
         return at.entries.get(key) if at is not None else None
 
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         with self._lock:
             return super().children(bucket, directory, after, limit)
 
     def scan(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         with self._lock:
             at = self._buckets.get(bucket, _MemoryBucket())
@@ -207,7 +207,7 @@ class Memory(Backend):
         at = self._buckets.get(bucket)
         return at.seq if at is not None else 0
 
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+    def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         with self._lock:
             at = self._buckets.get(bucket, _MemoryBucket())
             first = at.log[0].seq if at.log else at.seq + 1

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mimicfs.backends import HEARD, LISTING, TOLD, Backend
 from mimicfs.backends.sessions import EPOCH, SESSION, sessions
-from mimicfs.entry import Entry, pages
+from mimicfs.entry import PAGE, Entry, pages
 from mimicfs.errors import ConfigError, StoreError
 
-_PAGE = 1000
 _OURS = "migrating"  # the note in a store that is being filled
 _ROUNDS = 100  # in which the log of the old store is followed to its end
 
@@ -91,12 +90,12 @@ def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], Non
 
 
 def _pages(source: Backend, name: str, after: str = "") -> Iterator[Sequence[Entry]]:
-    return pages(lambda last: source.scan(name, "", last, _PAGE), _PAGE, after)
+    return pages(lambda last: source.scan(name, "", last), after)
 
 
 def _follow(source: Backend, target: Backend, name: str, place: int) -> int:
     """Do in *target* what *source* logged behind *place*; return the number of the last line."""
-    while changes := source.changes(name, place, _PAGE):
+    while changes := source.changes(name, place, PAGE):
         for change in changes:
             _copy_range(source, target, name, change.first, change.last)
         place = changes[-1].seq

@@ -29,12 +29,11 @@ from mimicfs.backends.lease import Lease
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, BucketEntry, Entry, Scope
+from mimicfs.entry import LAST_KEY, PAGE, BucketEntry, Entry, Scope
 from mimicfs.errors import StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000  # names, and lines of the log, that are read at a time
 _EPOCH = "epoch 2"  # 2: of copies with the notes of directories
 _AWAY = "the store does not answer"
 
@@ -231,7 +230,7 @@ class Replica(Forwarding):
         return self.shared.lookup(bucket, directory, name)
 
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         if self._has_or_brings(bucket, directory):
             return self._copy.children(bucket, directory, after, limit)
@@ -253,7 +252,7 @@ class Replica(Forwarding):
         return self._ask(bucket, directory).has_below(bucket, directory)
 
     def scan(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         return self._ask(bucket, split(prefix)[0]).scan(bucket, prefix, after, limit)
 

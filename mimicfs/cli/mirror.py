@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mimicfs.parts import Parts
 
 _Sized = Callable[[int], str]
-_PAGE = 1000  # entries read from the mirror at a time
 
 
 @click.command(context_settings=H_IS_HUMAN)
@@ -84,8 +83,8 @@ def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator
 
 
 def _children(parts: Parts, bucket: str, directory: str, recursive: bool) -> Iterator[Entry]:
-    children = partial(parts.mimicdb.children, bucket, directory, limit=_PAGE)
-    for page in pages(lambda after: parts.sure(partial(children, after=after)), _PAGE):
+    children = partial(parts.mimicdb.children, bucket, directory)
+    for page in pages(lambda after: parts.sure(partial(children, after=after))):
         for entry in page:
             yield entry
             if recursive and entry.key.endswith("/"):

@@ -18,7 +18,7 @@ from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
 from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
-from mimicfs.index.records import BATCH, Header, IndexPart, Sink
+from mimicfs.index.records import Header, IndexPart, Sink
 from mimicfs.mimicdb import Mirror
 
 _ROUNDS = 50  # of copying again what changed meanwhile
@@ -169,7 +169,7 @@ def _pages(
 ) -> Iterator[list[Entry]]:
     if first.startswith(prefix) and (own := backend.get(bucket, first)) is not None:
         yield [own]
-    for page in pages(lambda after: backend.scan(bucket, prefix, after, BATCH), BATCH, first):
+    for page in pages(lambda after: backend.scan(bucket, prefix, after), first):
         yield [entry for entry in page if last is None or entry.key <= last]
         if last is not None and page[-1].key > last:
             return

@@ -98,7 +98,7 @@ def walk(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
 
 def _entries(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
     scan = mimicdb.scan
-    for page in pages(lambda after: scan(start.bucket, start.prefix, after, _PAGE), _PAGE):
+    for page in pages(lambda at: scan(start.bucket, start.prefix, at, _PAGE), size=_PAGE):
         yield from page
 
 
@@ -130,7 +130,7 @@ def _usage(
         return
     own = backend.get(bucket, directory) if directory else None
     files, size = (1, own.size) if own is not None and is_file(own) else (0, 0)
-    for page in pages(lambda after: backend.children(bucket, directory, after, _PAGE), _PAGE):
+    for page in pages(lambda after: backend.children(bucket, directory, after)):
         for child in page:
             if not child.key.endswith("/"):
                 files, size = files + 1, size + child.size

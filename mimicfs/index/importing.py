@@ -114,9 +114,8 @@ def _directories(backend: Backend, part: IndexPart) -> Iterator[str]:
     if directory == part.prefix:
         yield directory
         return
-    for page in pages(
-        lambda after: backend.children(part.bucket, directory, after, BATCH), BATCH, part.prefix
-    ):
+    children = backend.children
+    for page in pages(lambda after: children(part.bucket, directory, after), part.prefix):
         for child in page:
             if not child.key.startswith(part.prefix):
                 return
@@ -237,7 +236,7 @@ class _ImportMerge:
     def _mirror(self, after: str) -> Iterator[Entry]:
         """Yield the mirror's entries behind *after*."""
         part, scan = self._part, self._backend.scan
-        for page in pages(lambda at: scan(part.bucket, part.prefix, at, BATCH), BATCH, after):
+        for page in pages(lambda at: scan(part.bucket, part.prefix, at), after):
             yield from page
 
     def _decided(self, old: Entry | None, new: Entry | None) -> Iterator[Entry]:

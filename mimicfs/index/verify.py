@@ -23,7 +23,6 @@ from mimicfs.sync.source import ListingScope, Source, fetched
 from mimicfs.underway import ListingNote, listing
 
 _CHANGES_MAX = 10_000  # that are looked at, of those since a page was asked for
-_PAGE = 1000  # entries of the mirror read at a time
 
 
 class Drift(NamedTuple):
@@ -215,7 +214,7 @@ class _Verify:
 
     def _mirror(self, after: str, upto: str | None) -> Iterator[Entry]:
         scan = self._backend.scan
-        for page in pages(lambda at: scan(self._bucket, self._prefix, at, _PAGE), _PAGE, after):
+        for page in pages(lambda at: scan(self._bucket, self._prefix, at), after):
             for entry in page:
                 if upto is not None and entry.key > upto:
                     return

@@ -55,7 +55,7 @@ class Bucket(Configured):
     def __iter__(self) -> Iterator[Key]:
         """Yield the keys that the mirror has, in S3's order, and ask nobody."""
         listing = self.connection.mimicdb.listing
-        for page in pages(lambda after: listing(self.name, "", after, 1000), 1000):
+        for page in pages(lambda after: listing(self.name, "", after)):
             yield from (self._from_entry(entry) for entry in page)
 
     def set_key_class(self, key_class: type[Key]) -> None:

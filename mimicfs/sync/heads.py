@@ -17,7 +17,6 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.clients import AT_ONCE
 from mimicfs.sync.flights import Flights, Pace
 
-_PAGE = 1000
 
 
 def learn_metadata(
@@ -34,7 +33,7 @@ def learn_metadata(
     asked about. *show* is called with the number so far. Raises S3Error, Interrupted.
     """
     count = 0
-    for page in pages(lambda after: mimicdb.listing(bucket, prefix, after, _PAGE), _PAGE):
+    for page in pages(lambda after: mimicdb.listing(bucket, prefix, after)):
         unknown = [entry.key for entry in page if entry.meta is None]
         refused = learn(mimicdb, s3, bucket, unknown, cancellation)
         for error in refused.values():

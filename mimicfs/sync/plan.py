@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mimicfs.entry import LIST_MAX
 from mimicfs.mimicdb import Mirror
-from mimicfs.sync.ranges import PAGE, STRIDE_MIN, KeyRange
+from mimicfs.sync.ranges import STRIDE_MIN, KeyRange
 from mimicfs.sync.source import ListingScope
 
 _RANGES = 32  # that a bucket is cut into, about: no more than may be listed at once, twice
@@ -45,7 +46,7 @@ class Known:
     def __init__(self, mimicdb: Mirror, scope: ListingScope, objects: int) -> None:
         self._mimicdb = mimicdb
         self._scope = scope
-        self._stride = max(STRIDE_MIN, -(-objects // (_RANGES * PAGE)) * PAGE)
+        self._stride = max(STRIDE_MIN, -(-objects // (_RANGES * LIST_MAX)) * LIST_MAX)
         self._next: KeyRange | None = self._ahead("")
 
     def next(self) -> KeyRange | None:

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
-PAGE = 1000  # keys of one answer: S3's limit
+from mimicfs.entry import LIST_MAX
+
 # What the mirror knows is cut into ranges of at least so many keys; so many more must be left of
 # one that is cut while it is listed.
-STRIDE_MIN = 4 * PAGE
+STRIDE_MIN = 4 * LIST_MAX
 # A guess may be wasted, and the end of each range costs half a page: only much is cut.
-GUESS_MIN = 10 * PAGE
+GUESS_MIN = 10 * LIST_MAX
 _SAMPLE = 20  # keys of a page that are looked at
 _COLUMNS = 64  # letters of each
 _FINEST = 1e-9  # what a place is calculated to

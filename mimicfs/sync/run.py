@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import Difference, Entry
+from mimicfs.entry import LIST_MAX, Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -30,7 +30,7 @@ from mimicfs.s3.requests.listing import Page
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Held, Spool
 from mimicfs.sync.plan import Plan
-from mimicfs.sync.ranges import GUESS_MIN, PAGE, STRIDE_MIN, Alphabet, KeyRange, guesses, spread
+from mimicfs.sync.ranges import GUESS_MIN, STRIDE_MIN, Alphabet, KeyRange, guesses, spread
 from mimicfs.sync.source import ListingScope, Source, fetched
 
 log = logging.getLogger(__name__)
@@ -304,7 +304,7 @@ class Run:
         part = max(parts, key=lambda part: (left[id(part)], part.after))
         if self._directories and self._ask_for_directories(part):
             return None
-        to_come = sum(keys for keys in left.values() if keys < float("inf")) / PAGE
+        to_come = sum(keys for keys in left.values() if keys < float("inf")) / LIST_MAX
         # An estimate may be far off: it is believed as far as what came so far carries.
         pages = self._pages + min(to_come, _BELIEVED * self._pages)
         allowed = int(3 + pages / _PAGES_A_CUT) - self._cuts
@@ -318,7 +318,7 @@ class Run:
 
     def _known_end(self, part: KeyRange) -> KeyRange | None:
         """Cut *part* where the mirror has half of what is left."""
-        half = part.known_left // (2 * PAGE) * PAGE
+        half = part.known_left // (2 * LIST_MAX) * LIST_MAX
         at, passed = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, part.after, half)
         if passed < half or (part.upto is not None and at >= part.upto):
             part.expected = None  # the mirror has changed: it is not to be relied on

@@ -5,12 +5,11 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
 
-from mimicfs.entry import OBJECT, BucketEntry, Entry, pages
+from mimicfs.entry import LIST_MAX, OBJECT, PAGE, BucketEntry, Entry, pages
 from mimicfs.errors import MalformedListing
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
 
-_PAGE = 1000  # entries of the mirror that are read at a time
 
 
 class Source(Protocol):
@@ -31,7 +30,7 @@ class Source(Protocol):
         delimiter: str = "",
         after: str = "",
         token: str | None = None,
-        limit: int = 1000,
+        limit: int = LIST_MAX,
     ) -> Page: ...
 
     def directories(self, bucket: str, prefix: str) -> list[str]:
@@ -77,9 +76,9 @@ def _check_missing(mimicdb: Mirror, scope: ListingScope, after: str, page: Page)
     listed = {entry.key for entry in page.entries}
 
     def read(behind: str) -> list[Entry]:
-        return mimicdb.scan(scope.bucket, scope.prefix, behind, _PAGE)
+        return mimicdb.scan(scope.bucket, scope.prefix, behind, PAGE)
 
-    for known in pages(read, _PAGE, after):
+    for known in pages(read, after):
         for entry in known:
             shown = scope.shown(entry.key)
             if page.upto is not None and shown > page.upto:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mimicfs.entry import DAY_S, NS, Scope
+from mimicfs.entry import DAY_S, LIST_MAX, NS, Scope
 from mimicfs.errors import (
     CredentialsError,
     Interrupted,
@@ -40,7 +40,6 @@ from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.freshness import gap_ns, note_gap, note_swept
-from mimicfs.sync.ranges import PAGE
 from mimicfs.sync.syncer import Syncer
 
 log = logging.getLogger(__name__)
@@ -231,4 +230,4 @@ class Sweep:
 
 def _pages(scope: Scope) -> int:
     """Return how many LISTs *scope* takes at least."""
-    return max(1, math.ceil((scope.added + scope.changed) / PAGE))
+    return max(1, math.ceil((scope.added + scope.changed) / LIST_MAX))

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
-from mimicfs.entry import KEPT, OBJECT, Difference, Entry
+from mimicfs.entry import KEPT, OBJECT, PAGE, Difference, Entry
 from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -48,7 +48,6 @@ _SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
 _AGAIN_S = 10.0  # after which S3 is asked again that could not be
 _AHEAD = 1024  # names asked at once, at most
 _FASTER = 8  # so many times as many as before, each time
-_PAGE = 1000
 _SCANNED = 20_000  # entries of a directory looked through for a sample
 _REMEMBERED = 100_000  # directories; and objects that S3 does not tell of
 _NEWS_MAX = 100  # keys of a directory that are remembered as new
@@ -331,7 +330,7 @@ class FirstLook:
         if plain < 0 or most <= 0:
             return []
         found = dict[str, None]()
-        for entry in self._mimicdb.scan(bucket, way.top, way.last, _PAGE):
+        for entry in self._mimicdb.scan(bucket, way.top, way.last, PAGE):
             directory = entry.key[: entry.key.rfind("/") + 1]
             while directory > way.last and directory not in found:
                 found[directory] = None
@@ -407,9 +406,9 @@ class FirstLook:
         try:
             while len(found) < _SCANNED:
                 after = found[-1].key if found else ""
-                page = self._mimicdb.children(bucket, directory, after, _PAGE)
+                page = self._mimicdb.children(bucket, directory, after, PAGE)
                 found += page
-                if len(page) < _PAGE:
+                if len(page) < PAGE:
                     break
         except Unlisted:  # only some names are known
             log.debug("s3://%s/%s is not listed", bucket, directory)

@@ -30,7 +30,6 @@ from mimicfs.vfs.intents import Copy, Intent, Intents, KeyTree
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 16  # copies at once
-_PAGE = 1000  # keys read from the mirror, or deleted, at a time
 _ROUNDS = 5  # how often what others write meanwhile is copied again
 
 
@@ -318,4 +317,4 @@ class Rename:
 
     def _pages(self, tree: KeyTree) -> Iterator[Sequence[Entry]]:
         scan = self._mimicdb.scan
-        return pages(lambda after: scan(tree.bucket, tree.prefix, after, _PAGE), _PAGE)
+        return pages(lambda after: scan(tree.bucket, tree.prefix, after))

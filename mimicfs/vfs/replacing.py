@@ -44,7 +44,7 @@ class Replacing:
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, about)
         leftovers: list[str] = []
-        for page in pages(lambda after: self._page(node, after), _PAGE):
+        for page in pages(lambda after: self._page(node, after), size=_PAGE):
             if not all(_is_leftover(entry) for entry in page):
                 raise PosixError(errno.ENOTEMPTY, about)
             leftovers += [entry.key for entry in page]

@@ -154,7 +154,7 @@ class SmallFiles:
 
     def _small(self, directory: Node) -> Iterator[Entry]:
         bucket, key, read = directory.bucket, directory.key, self._mimicdb.children
-        for page in pages(lambda after: read(bucket, key, after, _PAGE), _PAGE, key):
+        for page in pages(lambda after: read(bucket, key, after, _PAGE), key, _PAGE):
             yield from (entry for entry in page if self._is_wanted(directory, entry))
 
     def _is_wanted(self, directory: Node, entry: Entry) -> bool:

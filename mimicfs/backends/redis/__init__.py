@@ -66,7 +66,7 @@ from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.redis.walking import ReadPage, names, walk
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.uncovering import prefixes_of
-from mimicfs.entry import BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, Scope
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ class RedisBackend(Backend):
 
     @_ours
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         low = after[len(directory) :].encode() + b"\0" if after > directory else b""
         page = self._page(bucket, directory, low, LAST, limit)
@@ -275,7 +275,7 @@ class RedisBackend(Backend):
 
     @_ours
     def scan(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         directory = prefix[: prefix.rfind("/") + 1]
         found: list[Entry] = []
@@ -357,7 +357,7 @@ class RedisBackend(Backend):
         return found
 
     @_ours
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+    def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         last = self.seq(bucket)
         if since == last:
             return []

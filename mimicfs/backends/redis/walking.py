@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mimicfs.backends.redis.layout import LAST, entry_of
-from mimicfs.entry import Entry
+from mimicfs.entry import PAGE, Entry
 
-_PAGE = 1000  # names of a directory that are read at a time
 _PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
 
 # Of a bucket: (directory, low, high, limit) -> the first *limit* names from *low* up to *high*,
@@ -24,7 +23,7 @@ def walk(read: ReadPage, directory: str, prefix: str, after: str, wanted: int) -
     Depth first: names in order, each subdirectory's own entry before what is in it.
     *wanted* is how many are likely to be taken.
     """
-    size = min(max(wanted, _PAGE_MIN), _PAGE)
+    size = min(max(wanted, _PAGE_MIN), PAGE)
     start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""
     head, slash, _ = start.partition("/")
     low = (head + slash).encode()
@@ -42,7 +41,7 @@ def walk(read: ReadPage, directory: str, prefix: str, after: str, wanted: int) -
 
 
 def names(
-    read: ReadPage, directory: str, low: bytes = b"", high: bytes = LAST, size: int = _PAGE
+    read: ReadPage, directory: str, low: bytes = b"", high: bytes = LAST, size: int = PAGE
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the names from *low* up to *high*, with their records, read *size* at a time."""
     while True:

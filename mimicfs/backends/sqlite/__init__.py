@@ -42,7 +42,7 @@ from mimicfs.backends.sqlite.rows import (
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
-from mimicfs.entry import LISTED, BucketEntry, Change, Entry, Scope, Total
+from mimicfs.entry import LINES, LISTED, PAGE, BucketEntry, Change, Entry, Scope, Total
 
 _LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
 _TRIM_EVERY = 1000  # changes between two looks at the log's length
@@ -188,7 +188,7 @@ class SQLite(Backend):
 
     @_ours
     def children(
-        self, bucket: str, directory: str, after: str = "", limit: int = 1000
+        self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         number = self._id(bucket)
         if not after and not self._db.in_memory:
@@ -213,7 +213,7 @@ class SQLite(Backend):
 
     @_ours
     def scan(
-        self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000
+        self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
         if self._db.in_memory:
             return self._scan(bucket, prefix, after, limit)
@@ -359,7 +359,7 @@ class SQLite(Backend):
         return self._db.value("SELECT seq FROM bucket WHERE id=?", self._id(bucket)) or 0
 
     @_ours
-    def changes(self, bucket: str, since: int, limit: int = 10_000) -> list[Change]:
+    def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         number = self._id(bucket)
         with self._db.reading() as db:
             db.execute("BEGIN")

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 from botocore.exceptions import ClientError
 
-from mimicfs.entry import KEY_MAX, OBJECT, Entry
+from mimicfs.entry import KEY_MAX, LIST_MAX, OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
@@ -49,7 +49,6 @@ from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.mimicking.shown import may_be_done
 from mimicfs.s3.transport.calls import Params
 
-PAGE_MAX = 1000  # keys of a listing, S3's limit
 _TOKEN = "mimicfs:"
 _WRITING = ("PutObject", "CopyObject", "CompleteMultipartUpload")
 # The letter behind all others that take as many bytes, for 1, 2, 3 and 4 bytes.
@@ -264,8 +263,8 @@ class Local:
 
     def _page(self, params: Params, after: str) -> _LocalPage | None:
         bucket, prefix = params["Bucket"], params.get("Prefix", "")
-        delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", PAGE_MAX)
-        if not 0 < most <= PAGE_MAX or not self._knows(bucket, prefix):
+        delimiter, most = params.get("Delimiter", ""), params.get("MaxKeys", LIST_MAX)
+        if not 0 < most <= LIST_MAX or not self._knows(bucket, prefix):
             return None
         if not delimiter:
             found = self._mimicdb.listing(bucket, prefix, after, most + 1)
@@ -298,7 +297,7 @@ class Local:
             else:
                 if len(page) < size:
                     return _LocalPage(entries, prefixes, False, last)
-                size = min(2 * size, PAGE_MAX)
+                size = min(2 * size, LIST_MAX)
                 continue
             size = 4
 
@@ -355,7 +354,7 @@ def _listing(params: Params, shown: _LocalPage, owner: Mapping[str, str] | None)
         "IsTruncated": shown.more,
         "Name": params["Bucket"],
         "Prefix": params.get("Prefix", ""),
-        "MaxKeys": params.get("MaxKeys", PAGE_MAX),
+        "MaxKeys": params.get("MaxKeys", LIST_MAX),
         "EncodingType": "url",
     }
     if params.get("Delimiter"):

@@ -27,7 +27,6 @@ from mimicfs.s3.transport.calls import Answer, Params
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000  # entries of the mirror read at a time
 
 
 class Settling:
@@ -134,7 +133,7 @@ class Settling:
         """HEADs of all keys of the bucket say something else now."""
         bucket = params["Bucket"]
         since = self._mimicdb.seq(bucket)
-        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after, _PAGE), _PAGE):
+        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after)):
             heads = [entry._replace(head=None) for entry in page if entry.head is not None]
             if heads:
                 self._mimicdb.record_all(bucket, heads, since)

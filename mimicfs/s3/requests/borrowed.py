@@ -21,7 +21,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, BucketEntry, Entry, clamped_ns, unquoted
+from mimicfs.entry import LISTED, LIST_MAX, BucketEntry, Entry, clamped_ns, unquoted
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import (
     OF_VERSIONS,
@@ -81,7 +81,7 @@ class BorrowedS3:
         delimiter: str = "",
         after: str = "",
         token: str | None = None,
-        limit: int = 1000,
+        limit: int = LIST_MAX,
     ) -> Page:
         """As S3.list_page."""
         if self._hooked:
@@ -93,7 +93,7 @@ class BorrowedS3:
         return directories_of(self.list_page(bucket, prefix, delimiter="/"))
 
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = 1000, delimiter: str = ""
+        self, bucket: str, prefix: str, after: Marker, limit: int = LIST_MAX, delimiter: str = ""
     ) -> VersionPage:
         """As S3.version_page."""
         if self._hooked:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import S3Options
-from mimicfs.entry import BucketEntry, Entry, whole_seconds_ns
+from mimicfs.entry import LIST_MAX, BucketEntry, Entry, whole_seconds_ns
 from mimicfs.errors import (
     InvalidRequest,
     KeyNotFound,
@@ -113,7 +113,7 @@ class S3(Clients):
         delimiter: str = "",
         after: str = "",
         token: str | None = None,
-        limit: int = 1000,
+        limit: int = LIST_MAX,
     ) -> Page:
         """Return one page of a listing, checked (listing.py). *token* is that of the page
         before, *after* its `upto`: the page must go on behind it. Without a token the
@@ -135,7 +135,7 @@ class S3(Clients):
         return directories_of(self.list_page(bucket, prefix, delimiter="/"))
 
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = 1000, delimiter: str = ""
+        self, bucket: str, prefix: str, after: Marker, limit: int = LIST_MAX, delimiter: str = ""
     ) -> VersionPage:
         """Return one page of a listing of versions, checked (versions.py): behind *after*. With a
         *delimiter*, none of keys that have it behind *prefix*."""

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, Entry
+from mimicfs.entry import LISTED, LIST_MAX, Entry
 from mimicfs.errors import KeyNotFound, Unsupported
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
@@ -22,7 +22,6 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Page
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage
 
-_PAGE = 1000
 _LAST = "\U0010ffff"  # no text has a letter behind it
 _SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
 # What reads an object, and takes a VersionId.
@@ -43,7 +42,7 @@ class ListsVersions(Protocol):
     """A lister of versions: S3, or a client that was borrowed."""
 
     def version_page(
-        self, bucket: str, prefix: str, after: Marker, limit: int = _PAGE, delimiter: str = ""
+        self, bucket: str, prefix: str, after: Marker, limit: int = LIST_MAX, delimiter: str = ""
     ) -> VersionPage: ...
 
 
@@ -99,7 +98,7 @@ class PastPages:
         entries: list[Entry] = []
         token = None
         while True:
-            page = self.list_page(bucket, prefix, "", after, token, _PAGE)
+            page = self.list_page(bucket, prefix, "", after, token, LIST_MAX)
             for entry in page.entries:
                 if entries and entries[-1].kind == LISTED and entry.key.startswith(entries[-1].key):
                     continue
@@ -140,7 +139,7 @@ class _PastListing:
         delimiter: str = "",
         after: str = "",
         token: str | None = None,
-        limit: int = _PAGE,
+        limit: int = LIST_MAX,
     ) -> Page:
         """As S3.list_page, of what there was."""
         return self._pages.list_page(bucket, prefix, delimiter, after, token, limit)

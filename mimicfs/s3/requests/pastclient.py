@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from mimicfs.entry import LIST_MAX
 from mimicfs.errors import KeyNotFound, S3Error
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.accounts import ListedAccount
 from mimicfs.s3.mimicking.forms import check
-from mimicfs.s3.mimicking.local import PAGE_MAX, Local, place_of
+from mimicfs.s3.mimicking.local import Local, place_of
 from mimicfs.s3.mimicking.pages import Places
 from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
 
@@ -72,7 +73,7 @@ class PastCalls:
             text = "this ContinuationToken is not of a listing of the past"
             raise self._error(operation, "InvalidArgument", text, 400)
         if isinstance(most, int):
-            asked["MaxKeys"] = min(max(1, most), PAGE_MAX)
+            asked["MaxKeys"] = min(max(1, most), LIST_MAX)
         try:
             self._look(self.listed, asked["Bucket"], asked.get("Prefix") or "")
         except S3Error as exc:

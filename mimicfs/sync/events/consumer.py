@@ -30,7 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mimicfs.entry import NS
+from mimicfs.entry import LIST_MAX, NS
 from mimicfs.errors import Interrupted, MimicError
 from mimicfs.human import number_of
 from mimicfs.posix import Cancellation
@@ -39,13 +39,12 @@ from mimicfs.s3.transport.backoff import backoff_s
 from mimicfs.sync.events.hearing import Heard, Hearing
 from mimicfs.sync.events.messages import Told, parse
 from mimicfs.sync.events.source import Delivery, EventSource
-from mimicfs.sync.ranges import PAGE
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 20.0  # of a long poll
 _SOON_S = 1.0  # of the one after something came
-_BATCH_MAX = PAGE  # records that are heard together: what one LIST may answer
+_BATCH_MAX = LIST_MAX  # records that are heard together: what one LIST may answer
 _BYTES_MAX = 8 << 20  # of messages that are held at once
 _GATHER_S = 0.2  # most time that messages wait for others
 _OWED_S = 60.0  # after which a message that could not be applied has come again, or is lost

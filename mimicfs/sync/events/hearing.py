@@ -39,7 +39,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from mimicfs.backends.uncovering import prefixes_of
-from mimicfs.entry import LISTED, OBJECT, Entry
+from mimicfs.entry import LISTED, LIST_MAX, OBJECT, Entry
 from mimicfs.errors import (
     AccessDenied,
     InvalidRequest,
@@ -54,7 +54,6 @@ from mimicfs.posix import Cancellation
 from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.messages import Told
-from mimicfs.sync.ranges import PAGE
 from mimicfs.sync.syncer import Syncer
 from mimicfs.underway import Lookout
 
@@ -262,7 +261,7 @@ class Hearing:
             return False
         if any(change.is_open for change in changes):  # a LIST logs only what it changes
             return False
-        most = heads // _HEADS_OF_A_LIST * PAGE
+        most = heads // _HEADS_OF_A_LIST * LIST_MAX
         _, names = self._mimicdb.stride(bucket, directory, "", most + 1)
         return names + heads <= most
 
