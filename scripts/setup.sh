@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Images of containers set it: each of the many processes would compile every module anew.
 unset PYTHONDONTWRITEBYTECODE
 
-# apt PACKAGE COMMAND...: install PACKAGE unless every COMMAND is there.
+# need PACKAGE COMMAND...: have install_missing install PACKAGE unless every COMMAND is there.
 need() {
   local package=$1 command
   shift
@@ -38,7 +38,7 @@ install_missing() {
   echo "installing:$missing"
   locked $sudo apt-get update -q
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive locked $sudo apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends $missing
+  locked $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends $missing
 }
 
 find_python() {
