@@ -141,10 +141,9 @@ def _add(sums: dict[str, Any], record: AccessRecord) -> None:
 
 
 def _busiest(found: dict[Any, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-    def key(each: tuple[Any, dict[str, Any]]) -> float:
-        return -float(each[1]["seconds"])
-
-    return sorted(found.items(), key=key)[:_SHOWN]
+    """Return those that took the most time, the slowest first."""
+    slowest = sorted(found, key=lambda each: -float(found[each]["seconds"]))
+    return [(each, found[each]) for each in slowest[:_SHOWN]]
 
 
 class AccessLog:

@@ -53,9 +53,9 @@ class Ahead:
     def own(self, state: tuple[str, int], directory: str) -> tuple[bool, Entry | None]:
         """Return whether the entry of *directory* itself is known, because its children were
         taken last, and that."""
-        if self._own is None or self._state != state or self._own[0] != directory:
-            return False, None
-        return True, self._own[1]
+        taken, entry = self._own or (None, None)
+        known = self._state == state and taken == directory
+        return known, entry if known else None
 
     def _read_on(self, directory: str, scan: Scan) -> list[Entry] | None:
         most = min(_ROWS_MIN << self._run - _WALK, _ROWS_MAX)

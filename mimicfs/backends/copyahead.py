@@ -48,14 +48,15 @@ class CopyAhead:
 
     def _run(self) -> None:
         while (some := self._next()) is not None:
+            bucket, directories = some
             try:
-                below, count = self._copy(*some)
+                below, count = self._copy(bucket, directories)
             except StoreError as exc:  # they are asked for another time
                 log.debug("copying ahead: %s", exc)
                 continue
             with self._lock:
                 self._rows -= count
-                self._left += [(some[0], each) for each in reversed(below)]
+                self._left += [(bucket, each) for each in reversed(below)]
 
     def _next(self) -> tuple[str, list[str]] | None:
         with self._lock:

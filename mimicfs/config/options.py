@@ -374,8 +374,8 @@ def _number(text: str, kind: Kind, about: str) -> int:
         raise ConfigError(f"{about}: not {kind.value}") from exc
     least, most = _RANGES[kind]
     if not least <= number <= most:
-        shown = [f"{it:03o}" if kind is Kind.OCTAL else str(it) for it in (least, most)]
-        raise ConfigError(f"{about}: out of range; from {shown[0]} to {shown[1]}")
+        form = "03o" if kind is Kind.OCTAL else "d"
+        raise ConfigError(f"{about}: out of range; from {least:{form}} to {most:{form}}")
     return number
 
 

@@ -209,7 +209,7 @@ def _answered(name: str, method: Method, request: Any, context: grpc.ServicerCon
 
 def _note(name: str, request: Any, outcome: str, took_s: float) -> None:
     """Log a request: of its fields only what is never a secret."""
-    about = [str(getattr(request, field, "")) for field in ("volume_id", "target_path")]
-    shown = " ".join(part for part in (name, *about) if part)
-    level = logging.INFO if about[0] or outcome != "OK" else logging.DEBUG
+    volume, path = (str(getattr(request, field, "")) for field in ("volume_id", "target_path"))
+    shown = " ".join(part for part in (name, volume, path) if part)
+    level = logging.INFO if volume or outcome != "OK" else logging.DEBUG
     log.log(level, "%s: %s (%.1f s)", shown, outcome, took_s)

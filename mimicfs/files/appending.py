@@ -30,16 +30,17 @@ def moved_behind(
     """Return a new staging file, and its layout, in which the bytes *tail* (start, end) of
     *staging* stand behind those of *entry*. *fetch* gets bytes of that version; with *partial*
     none are fetched. The new file has no record yet, and *staging* stays as it is."""
-    size = entry.size + tail[1] - tail[0]
+    start, end = tail
+    size = entry.size + end - start
     new = journal.stage()
     try:
         if partial:
             new.truncate(entry.size)
         else:
             fetch([(0, entry.size)], new)
-        for place in range(*tail, MIB):
-            data = staging.read(place, min(MIB, tail[1] - place))
-            new.write(entry.size + place - tail[0], data)
+        for place in range(start, end, MIB):
+            data = staging.read(place, min(MIB, end - place))
+            new.write(entry.size + place - start, data)
     except BaseException:
         new.remove()
         raise

@@ -148,13 +148,13 @@ class File(ChangingFile):
         except KeyNotFound as exc:
             raise self._deleted() from exc
         self._upload.give_up()
-        tail = (self._layout.base, self.size)
-        self._check_size(entry.size + tail[1] - tail[0])
+        start, end = self._layout.base, self.size
+        self._check_size(entry.size + end - start)
         origin = self._origin_of(entry)
         new, layout = moved_behind(
             entry,
             staging,
-            tail,
+            (start, end),
             self._journal,
             lambda spans, to: origin.fetch(spans, to, cancellation),
             partial=entry.size > 2 * self._options.part_size,
@@ -166,7 +166,7 @@ class File(ChangingFile):
         with self._lock:
             self.content, self._based = content, True
             self._staging, self._layout = new, layout
-            self._moved(tail[0], entry.size, seen=seen)
+            self._moved(start, entry.size, seen=seen)
         self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))
         new.describe(self._record())
         if layout.partial:

@@ -393,8 +393,8 @@ class Reader:
         if stream.reads > 1 or not (steps := self._stride.foreseen(self._entry.size)):
             return
         self._forget_passed()
-        for step in steps:
-            start, end = _rounded(step[0], min(step[1], step[0] + _SMALL))
+        for begin, upto in steps:
+            start, end = _rounded(begin, min(upto, begin + _SMALL))
             if self._is_missing(start, end) and self._ask(start, end, needed=False) is None:
                 return
 

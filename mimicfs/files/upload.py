@@ -196,8 +196,9 @@ class Uploader:
             batch.stop(lambda: None)
             self._given_up, self._put = batch, None
             if isinstance(exc, Interrupted | S3Unavailable):
-                self._put = job, _md5_of(job)
-                job.staging.note_sent(self._put[1])  # for whoever comes after a kill -9
+                md5 = _md5_of(job)
+                self._put = job, md5
+                job.staging.note_sent(md5)  # for whoever comes after a kill -9
             raise
 
     def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:

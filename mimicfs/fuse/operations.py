@@ -15,7 +15,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -194,7 +194,7 @@ class Operations:
 
     def undo(self, opcode: int, answer: Data) -> None:
         """Give back what *answer* gave the kernel: it could not be delivered."""
-        for ino in _held(opcode, answer):
+        for ino in packing.held(opcode, answer):
             self._fs.forget(ino, 1)
         if opcode == Opcode.OPEN:
             self._fs.release(OPEN_OUT.unpack_from(answer)[0])
@@ -324,7 +324,10 @@ class Operations:
         flags, mode, *_ = CREATE_IN.unpack_from(request, _BODY)
         name = name_of(request, _BODY + CREATE_IN.size)
         made = self._fs.create_at_once(caller, nodeid, name, mode, flags)
-        return None if made is None else self._packer.entry(made[0]) + self._open_out(made[1])
+        if made is None:
+            return None
+        attr, opened = made
+        return self._packer.entry(attr) + self._open_out(opened)
 
     def unlink(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.unlink(caller, nodeid, name_of(request, _BODY))
@@ -476,24 +479,3 @@ class Operations:
     def removexattr(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         self._fs.removexattr(caller, nodeid, user_name(request, _BODY))
         return b""
-
-
-def _held(opcode: int, answer: Data) -> Iterator[int]:
-    """Yield the inodes of which the kernel would have counted a lookup."""
-    if opcode == Opcode.READDIRPLUS:
-        yield from packing.held(bytes(answer))
-    elif opcode in _ENTRY_ANSWERS:
-        ino = ENTRY_OUT.unpack_from(answer)[0]
-        if ino:
-            yield ino
-
-
-_ENTRY_ANSWERS = frozenset(
-    (
-        Opcode.LOOKUP,
-        Opcode.MKNOD,
-        Opcode.MKDIR,
-        Opcode.SYMLINK,
-        Opcode.CREATE,
-    )
-)

@@ -24,6 +24,7 @@ from mimicfs.fuse.abi import (
     OPEN_OUT,
     UNKNOWN_INO,
     Fopen,
+    Opcode,
     aligned,
 )
 from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, Opened, Usage
@@ -37,6 +38,9 @@ _BLOCK = 4096  # of statfs
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
 _DOTS = (b".", b"..")
 _NO_ENTRY = bytes(ENTRY_OUT.size)
+_ENTRY_ANSWERS = frozenset(
+    (Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE)
+)
 _DIRECTORY_TYPE = stat.S_IFDIR >> 12
 
 
@@ -133,8 +137,17 @@ def overhead(plus: bool) -> int:
     return DIRENTPLUS.size if plus else DIRENT.size
 
 
-def held(listing: bytes) -> Iterator[int]:
-    """Yield the inode numbers that a full listing makes the kernel hold."""
+def held(opcode: int, answer: bytes | memoryview) -> Iterator[int]:
+    """Yield the inode numbers that *answer*, to a request of *opcode*, makes the kernel hold."""
+    if opcode == Opcode.READDIRPLUS:
+        yield from _held_by_listing(bytes(answer))
+    elif opcode in _ENTRY_ANSWERS:
+        ino, *_ = ENTRY_OUT.unpack_from(answer)
+        if ino:
+            yield ino
+
+
+def _held_by_listing(listing: bytes) -> Iterator[int]:
     at = 0
     while at < len(listing):
         ino, *_, length, _ = DIRENTPLUS.unpack_from(listing, at)

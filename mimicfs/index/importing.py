@@ -281,9 +281,11 @@ class _ImportMerge:
         of its directory; a directory without one in that of the directory above."""
         key = entry.key
         directory = directory_of(key if entry.kind == OBJECT else key.removesuffix("/"))
-        if self._cover[0] != directory:
-            self._cover = (directory, self._backend.cover(self._part.bucket, directory))
-        return self._cover[1]
+        before, cover = self._cover
+        if before != directory:
+            cover = self._backend.cover(self._part.bucket, directory)
+            self._cover = directory, cover
+        return cover
 
     def _is_later(self, old: Entry) -> bool:
         """Whether *old* may have been written after the import's time."""

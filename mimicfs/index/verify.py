@@ -224,9 +224,11 @@ class _Verify:
     def _is_listed(self, key: str) -> bool:
         """Whether the mirror claims to know all keys that are where *key* is."""
         directory = key[: key.rfind("/") + 1]
-        if self._listed[0] != directory:
-            self._listed = (directory, self._backend.covered(self._bucket, directory))
-        return self._listed[1]
+        before, listed = self._listed
+        if before != directory:
+            listed = self._backend.covered(self._bucket, directory)
+            self._listed = directory, listed
+        return listed
 
     def _changed_since(self, since: int) -> Callable[[str], bool]:
         try:
