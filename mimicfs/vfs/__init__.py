@@ -18,6 +18,7 @@ firstlook    whether modes, owners and links are stored with the objects of a di
 kernel       the kernel's view, and telling it what changed
 stored       attributes, links and xattrs that are stored with objects
 handles      open files: reading, writing, and when bytes go to S3
+renewing     open files that go on with what others have put in their place
 opening      the table of handles, opening, turns
 copying      copies of whole objects within S3
 readdir      a reader's way through a directory
