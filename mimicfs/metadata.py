@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from mimicfs.entry import NS
+from mimicfs.entry import NS, clamped_ns
 
 SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
 _ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
@@ -254,7 +254,7 @@ def _iso_time(text: str) -> int | None:
         at = datetime.fromisoformat(f"{match[1]}{match[2] or ''}+00:00") if match else None
     except ValueError:
         return None
-    return None if at is None else int(at.timestamp()) * NS + at.microsecond * 1000
+    return None if at is None else clamped_ns(at)
 
 
 def _s3cmd(text: str) -> dict[str, str]:

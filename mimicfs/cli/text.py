@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from mimicfs.entry import clamped_ns
 from mimicfs.errors import ConfigError
 from mimicfs.human import printable
 
@@ -40,4 +41,4 @@ def parse_time(option: str, text: str) -> int:
         at = datetime.fromisoformat(text)
     except ValueError as exc:
         raise ConfigError(f"{option} {text}: write a date or a time, as 2024-12-31T18:00") from exc
-    return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1e6) * 1000
+    return clamped_ns(at)

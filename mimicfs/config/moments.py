@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 
-from mimicfs.entry import NS, PERIODS_S
+from mimicfs.entry import NS, PERIODS_S, clamped_ns
 from mimicfs.errors import ConfigError
 
 _AGO = re.compile(r"-((?:\d+[smhdw])+)")
@@ -22,7 +22,9 @@ def parse_moment(text: str, now_ns: int) -> int:
     word = "-24h" if word == "yesterday" else word
     ago = _AGO.fullmatch(word)
     try:
-        moment_ns = now_ns - _seconds(ago[1]) * NS if ago else _of_date(word)
+        moment_ns = (
+            now_ns - _seconds(ago[1]) * NS if ago else clamped_ns(datetime.fromisoformat(word))
+        )
         if moment_ns < 0:
             raise ValueError("before 1970")
     except (ValueError, OverflowError) as exc:
@@ -34,9 +36,3 @@ def parse_moment(text: str, now_ns: int) -> int:
 
 def _seconds(text: str) -> int:
     return sum(int(number) * PERIODS_S[unit] for number, unit in re.findall(r"(\d+)(\D)", text))
-
-
-def _of_date(text: str) -> int:
-    at = datetime.fromisoformat(text)
-    at = at.replace(tzinfo=at.tzinfo or UTC)
-    return int(at.timestamp()) * NS + at.microsecond * 1000

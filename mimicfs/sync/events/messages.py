@@ -24,12 +24,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from mimicfs.entry import KEY_MAX, unquoted
+from mimicfs.entry import KEY_MAX, clamped_ns, unquoted
 
 MESSAGE_MAX = 1 << 20  # bytes; SQS and SNS have at most 1 MiB
 _DEPTH_MAX = 4  # SNS within SQS within EventBridge is 3
@@ -258,11 +258,9 @@ def _decoded(key: str) -> str:
 
 def _ns(time: Any) -> int:
     try:
-        when = datetime.fromisoformat(time)
+        return max(0, clamped_ns(datetime.fromisoformat(time)))
     except (TypeError, ValueError):
         return 0
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0, round(when.timestamp() * 1000) * 1_000_000)
 
 
 def _dict(value: Any, name: str = "a record") -> dict[str, Any]:
