@@ -75,6 +75,11 @@ def test_what_s3fs_wrote_comes_before_what_others_did():
     assert metadata.read({"uid": "1", "file-owner": "2"}).uid == 1
 
 
+def test_a_time_of_gcsfuse_before_1970_is_that_time():
+    meta = {"gcsfuse_mtime": "1969-12-31T23:59:59.25Z"}
+    assert metadata.read(meta).mtime_ns == -750_000_000
+
+
 def test_links_of_gcsfuse_are_links():
     assert metadata.read({"goog-reserved-file-is-symlink": "true"}).kind == 0o120000
 
