@@ -36,6 +36,15 @@ def test_the_store_is_asked_through_the_mirror() -> None:
     assert found == set()
 
 
+def test_a_loop_has_a_variable_of_its_own() -> None:
+    found = {
+        file
+        for file, text in modules().items()
+        if re.search(r"\bfor [\w, ]*\w(?:\.\w+|\[\w+\])[\w, ]* in\b", text)
+    }
+    assert found == set()
+
+
 def test_nothing_is_wrapped_in_a_tuple_to_be_unwrapped() -> None:
     found = [
         f"{file}:{starred.lineno}"

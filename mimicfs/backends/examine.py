@@ -74,13 +74,16 @@ def _whole(path: Path, db: sqlite3.Connection) -> Iterator[Finding]:
 def _redis(url: str, namespace: str, password: str | None) -> Iterator[Finding]:
     import redis
 
+    from mimicfs.backends.redis import RedisBackend
+
     parts = urlsplit(url)
     plain = parts.scheme.partition("+")[0] == "redis" and parts.hostname not in _LOOPBACK
     if plain:
         text = f"{redacted(url)}: others on the network can read and change the data"
         yield Finding("store encryption", WARN, text, "use rediss://")
     with closing(open_store(url, namespace, password)) as store:
-        client: Any = store._client  # type: ignore[attr-defined]
+        assert isinstance(store, RedisBackend)
+        client = store.client
         started = time.monotonic()
         store.bucket("-")
         took_s = time.monotonic() - started

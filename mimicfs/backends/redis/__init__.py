@@ -119,6 +119,11 @@ class RedisBackend(Backend):
         """Connect to what *url* names (connecting.py). *password* where it has none."""
         return cls(connected(url, password), namespace)
 
+    @property
+    def client(self) -> Any:
+        """The client of redis-py that asks."""
+        return self._client
+
     def enter(self, namespace: str) -> None:
         self._prefix = prefix(namespace)
         self._check()
