@@ -4,7 +4,7 @@
 `orphans.py` finds those that belong to nothing, `connecting.py` makes the client, `waiting.py`
 waits for news.
 Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
-or, if this user may not run scripts, a transaction (`transactions.py`).
+or, if this user may not run scripts, a transaction (`transactions.py`); `steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
@@ -36,7 +36,6 @@ from mimicfs.backends.redis.connecting import (
     FOREIGN,
     clock_ms,
     connected,
-    denies_scripts,
     evicts_by,
     identity_of,
     our_error,
@@ -61,6 +60,7 @@ from mimicfs.backends.redis.layout import (
 )
 from mimicfs.backends.redis.orphans import orphans, quoted
 from mimicfs.backends.redis.scripts import Scripts
+from mimicfs.backends.redis.steps import steps_of
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.redis.walking import ReadPage, names, walk
@@ -143,7 +143,7 @@ class RedisBackend(Backend):
         if int(found) == 1:  # its directories are legal, as one chunk that is too large
             self._unlink(f"{self._prefix}{{", "*}:z:*")
             self._client.set(key, VERSION)
-        self._choose_steps()
+        self._steps = steps_of(self._client, self._tag(""), self._where)
         epoch(self)  # looks at the policy of eviction, too
 
     def _note_eviction(self, policy: str) -> None:
@@ -156,18 +156,6 @@ class RedisBackend(Backend):
         elif self.evicts and not policy and not before:
             log.warning("%s: no keys are evicted any more", self._where)
         self.evicts = bool(policy or before)
-
-    def _choose_steps(self) -> None:
-        scripts = Scripts(self._client)
-        try:
-            scripts.try_all(self._tag(""))
-        except redis.ResponseError as exc:
-            if not denies_scripts(exc):
-                raise
-            log.info("%s: the user may not run scripts; mimicfs uses transactions", self._where)
-            self._steps = Transactions(self._client)
-        else:
-            self._steps = scripts
 
     def _unlink(self, start: str, pattern: str) -> None:
         """Delete the keys that begin with *start* and go on as *pattern* says."""
