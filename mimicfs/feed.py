@@ -62,7 +62,7 @@ class News(NamedTuple):
     key: str
     size: int  # of what is there now; of a deletion, what was there
     etag: str
-    by: str  # "S3": found there; "this": this process; else who wrote it, as HOST:MOUNTPOINT
+    by: str  # "S3": found there; "this": this process; else its writer, as HOST:MOUNTPOINT
     source: str = ""  # the key that it was moved from
 
 

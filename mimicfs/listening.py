@@ -202,7 +202,7 @@ class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._served.notify_all()
 
     def shutdown(self) -> None:
-        with suppress(OSError):  # wakes who waits for clients
+        with suppress(OSError):  # wakes whoever waits for clients
             self.socket.shutdown(socket.SHUT_RDWR)
         super().shutdown()
 

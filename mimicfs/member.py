@@ -138,7 +138,7 @@ class Member:
 
         began_s = boot_s()
         if self.beat_s and began_s - self.beat_s > LASTS_MS / 1000:
-            self._since_ms = 0  # who took our place keeps it
+            self._since_ms = 0  # whoever took our place keeps it
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when

@@ -148,7 +148,7 @@ def _place(path: Path) -> Iterator[str]:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:
-    """Return pid, uid and gid of who connected."""
+    """Return pid, uid and gid of whoever connected."""
     size = _PEER.size
     pid, uid, gid = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return pid, uid, gid

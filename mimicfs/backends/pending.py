@@ -90,7 +90,7 @@ def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
 
 def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool, str | None]:
     """Return whether a change of a key is stored, and its row afterwards. *guarded*: the log
-    has a change of the key of which who applies this did not know."""
+    has a change of the key of which whoever applies this did not know."""
     if step.token:
         after = ended(text, step.token, unsure=guarded)
         return after is None, after

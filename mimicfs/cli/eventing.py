@@ -189,7 +189,7 @@ def _checked(
         parts.syncer.list_directory(target.bucket, target.prefix)
     configuration = parts.s3.call("get_bucket_notification_configuration", target.bucket)
     arn = ""
-    if options.source.startswith("sqs:"):  # others cannot be opened beside who listens
+    if options.source.startswith("sqs:"):  # others cannot be opened beside a listener
         with closing(source_of(options, parts.s3)) as source:
             arn = source.arn()
     others = listening(parts.mimicdb, redacted(options.source))

@@ -126,7 +126,7 @@ class ChangingFile(StandingFile):
             self._only_appended = False
             return True
         except PosixError as exc:
-            if exc.errno == errno.ENOSPC:  # who tries again says which disk is meant
+            if exc.errno == errno.ENOSPC:  # whoever tries again says which disk is meant
                 return False
             raise
         finally:

@@ -1,7 +1,7 @@
 """The states of an open file, and what happens to it: every transition there is.
 
 A step that is not in the table cannot happen: `File` refuses it before (a read or write of what is
-expired, lost or closed), or holds it off (who changes or uploads a file has its turn).
+expired, lost or closed), or holds it off (whoever changes or uploads a file has its turn).
 
 Pure values; no locks.
 """

@@ -1,7 +1,7 @@
 """Tells the kernel what is no longer so: posix.KernelCache.
 
     entry_changed       INVAL_ENTRY (parent, name): the name, or its absence, is looked up again
-    file_deleted        DELETE (parent, name, inode): who watches the file (inotify) is told
+    file_deleted        DELETE (parent, name, inode): whoever watches the file (inotify) is told
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them

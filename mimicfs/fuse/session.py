@@ -103,7 +103,7 @@ class Session:
         # once: looking for requests would take the interpreter's lock from them again and again.
         self.elsewhere: Sized = ()
         self.device = ""  # "MAJOR:MINOR" of the file system, where it is known
-        self.handed = False  # somebody else mounted, and is who unmounts
+        self.handed = False  # somebody else mounted, and must unmount
         self.busy = Busy()  # which directories the kernel may keep locked until we answer
         self._fd = fd
         os.set_blocking(fd, False)

@@ -2,7 +2,7 @@
 
 A row has a generation, which is another one after each change, the locks that are held, and those
 that somebody waits for. A lock is of an owner, SESSION:NUMBER: the session of a mount
-(backends/sessions.py), and there the kernel's number of who locks by fcntl(2), a process or an
+(backends/sessions.py), and there the kernel's number of whoever locks by fcntl(2), a process or an
 open file; or "h" and the number of the handle by which flock(2) was asked for.
 
 flock(2) and fcntl(2) have locks of their own, which know nothing of each other. Those of flock
@@ -25,7 +25,7 @@ class Lock(NamedTuple):
     write: bool
     start: int
     end: int  # the last byte
-    pid: int  # of who locked, in the mount of the owner
+    pid: int  # of whoever locked, in the mount of the owner
 
     @property
     def session(self) -> str:

@@ -156,7 +156,7 @@ def test_a_commit_is_heard_of(tmp_path, monkeypatch, looks_s):
         each.close()
 
 
-def test_who_commits_many_times_looks_at_that_a_hundred_times_a_second(tmp_path):
+def test_whoever_commits_many_times_looks_at_that_a_hundred_times_a_second(tmp_path):
     store, looks = SQLite(str(tmp_path / "store.db")), 0
     waiter, done = store.waiter(), threading.Event()
 

@@ -150,7 +150,7 @@ def test_a_change_of_what_somebody_else_has_deleted_is_estale(
     assert files.mimicdb.entry(files.bucket, "key") is None
 
 
-def test_who_has_uploaded_before_is_refused_as_well(
+def test_whoever_has_uploaded_before_is_refused_as_well(
     files: Any, client: Any, calm: Cancellation
 ) -> None:
     file = files.create("key")

@@ -124,7 +124,7 @@ def test_large_blocks_are_not_fetched_for_a_cache_that_has_no_room_for_them(
     cache.close()
 
 
-def test_what_is_kept_is_read_at_once_by_who_must_not_wait(kept: Any) -> None:
+def test_what_is_kept_is_read_at_once_by_whoever_must_not_wait(kept: Any) -> None:
     data = random.Random(4).randbytes(2 * MIB)
     kept.put("two", data)
     read_through(kept.open("two"))
@@ -161,7 +161,7 @@ def test_a_new_version_is_asked_of_s3(kept: Any) -> None:
     assert kept.s3.fetched == 4 * MIB
 
 
-def test_who_has_met_a_new_version_reads_nothing_of_the_old_one_any_more(
+def test_whoever_has_met_a_new_version_reads_nothing_of_the_old_one_any_more(
     kept: Any, client: Any
 ) -> None:
     kept.put("key", b"o" * (8 * MIB))

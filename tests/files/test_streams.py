@@ -15,7 +15,7 @@ def read(stream: Stream, *places: int, size: int = 128 * KIB) -> None:
         stream.go_on(place, place + size)
 
 
-def test_who_begins_at_the_start_is_taken_to_go_on_and_who_begins_elsewhere_after_two_reads() -> (
+def test_whoever_begins_at_the_start_is_taken_to_go_on_and_whoever_begins_elsewhere_after_two_reads() -> (
     None
 ):
     assert Stream(0, 128 * KIB).proven
@@ -52,7 +52,7 @@ def test_large_pieces_below_each_other_are_one_stream() -> None:
     assert stream.downwards
 
 
-def test_who_turns_up_again_has_to_prove_it() -> None:
+def test_whoever_turns_up_again_has_to_prove_it() -> None:
     stream = Stream(MIB, MIB + 4 * KIB)
     read(stream, *(MIB - n * 4 * KIB for n in range(1, 5)), size=4 * KIB)
     assert stream.downwards

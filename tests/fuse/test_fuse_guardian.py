@@ -58,7 +58,7 @@ def is_stuck(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_who_waits_for_a_daemon_that_is_killed_is_set_free(tmp_path: Path) -> None:
+def test_whoever_waits_for_a_daemon_that_is_killed_is_set_free(tmp_path: Path) -> None:
     words = [sys.executable, "-c", STUCK, str(tmp_path), str(Path(__file__).parent)]
     daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:

@@ -170,7 +170,7 @@ def test_an_entry_that_vanished_is_seen(
     assert mount.asked() == {"LOOKUP": 1, "GETATTR": 1}
 
 
-def test_who_watches_a_file_is_told_of_its_deletion(
+def test_whoever_watches_a_file_is_told_of_its_deletion(
     mount: Mount, client: Client, folder: Path, fs: MemFS
 ) -> None:
     """By inotify. A process that watches the directory is told nothing: the kernel has no such

@@ -211,7 +211,7 @@ def test_a_bucket_of_which_nothing_is_believed_keeps_its_owners(backend):
     assert mine.of("b") == ()
 
 
-def test_who_writes_into_a_bucket_that_is_made_again_is_asked_about_again():
+def test_whoever_writes_into_a_bucket_that_is_made_again_is_asked_about_again():
     library = MimicDB(Memory())
     mine, theirs = writer(library, "me"), writer(library, "them")
     library.add_bucket("b", 1)

@@ -138,7 +138,7 @@ def test_a_copy_whose_caller_is_interrupted_while_s3_is_asked_of_it_is_asked_aga
         ("POST", "DeleteObjects", {"Delete": {"Objects": [{"Key": "k"}]}}, None),
     ],
 )
-def test_who_asks_whether_a_lost_change_was_done_is_told_by_s3(
+def test_whoever_asks_whether_a_lost_change_was_done_is_told_by_s3(
     monkeypatch: pytest.MonkeyPatch,
     proxy: Proxy,
     bucket: str,

@@ -155,7 +155,7 @@ def test_a_bucket_that_is_new_is_told_whole_and_followed(ours, other):
     assert heard == [("", ["new"], []), "new", ("new", ["second"], [])]
 
 
-def test_who_waits_for_one_bucket_asks_for_no_other(ours, other, monkeypatch):
+def test_whoever_waits_for_one_bucket_asks_for_no_other(ours, other, monkeypatch):
     other.add_bucket("c", 1)
     heard, follower = Heard(ours), begun(ours, "")
     other.record("b", Entry("new", 1))
@@ -214,7 +214,7 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
 
 
 @pytest.mark.usefixtures("caplog")  # it is said that the changes are not known
-def test_who_tells_for_long_does_not_take_the_store_for_away(ours, other):
+def test_whoever_tells_for_long_does_not_take_the_store_for_away(ours, other):
     away, told, never = [], threading.Event(), threading.Event()
 
     def tell(*_):

@@ -32,7 +32,7 @@ def test_a_list_that_others_changed_out_of_the_log_is_asked_for_again() -> None:
         mirror.buckets()
 
 
-def test_a_list_that_counts_as_listed_no_more_reaches_who_asked_before_and_who_copied_it(
+def test_a_list_that_counts_as_listed_no_more_reaches_whoever_asked_before_and_whoever_copied_it(
     redis_url: str,
 ) -> None:
     store = open_store(redis_url, f"buckets-{os.getpid()}")

@@ -458,7 +458,7 @@ def _waits(locks: SharedLocks) -> bool:
     return locks.figures()["waiting"] > 0
 
 
-def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(
+def test_whoever_waits_is_woken_by_the_log_or_interrupted_at_once(
     pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "LOOK_S", 60.0)  # so it is not a look that finds it
@@ -480,7 +480,7 @@ def test_who_waits_is_woken_by_the_log_or_interrupted_at_once(
     assert not _waits(other)
 
 
-def test_who_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "LOOK_S", 60.0)
     store = _Counted(backend := Memory())
     one = SharedLocks(backend, _Member(backend, 0), lambda: 0.0)  # type: ignore[arg-type]
@@ -501,7 +501,7 @@ def test_who_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) 
         each.close()
 
 
-def test_who_waits_in_the_same_mount_is_woken_though_the_store_did_not_answer(
+def test_whoever_waits_in_the_same_mount_is_woken_though_the_store_did_not_answer(
     pair: list[SharedLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "LOOK_S", 60.0)
@@ -522,7 +522,7 @@ def test_who_waits_in_the_same_mount_is_woken_though_the_store_did_not_answer(
         waits.result(5)
 
 
-def test_who_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks]) -> None:
+def test_whoever_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks]) -> None:
     one, other = pair
     one.lock("b/x", _wanted(one, 1, 0), NEVER, wait=True)
     other.lock("b/y", _wanted(other, 1, 0), NEVER, wait=True)
@@ -538,7 +538,7 @@ def test_who_waits_in_a_circle_is_told_also_across_mounts(pair: list[SharedLocks
 _OF_THE_DEAD = Lock("gone:1", False, True, 0, 0, 7)  # of a session that the store does not list
 
 
-def test_who_waits_behind_a_mount_that_is_dead_is_in_no_circle(pair: list[SharedLocks]) -> None:
+def test_whoever_waits_behind_a_mount_that_is_dead_is_in_no_circle(pair: list[SharedLocks]) -> None:
     one, other = pair
     mine, theirs = _wanted(one, 1, 0), _wanted(other, 1, 0)
     one.lock("b/x", mine, NEVER, wait=True)
@@ -648,7 +648,7 @@ def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
 
 
 @pytest.mark.usefixtures("caplog")
-def test_however_much_is_locked_beats_go_on_after_an_outage_and_who_uses_a_file_does_not_wait(
+def test_however_much_is_locked_beats_go_on_after_an_outage_and_whoever_uses_a_file_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shared, "_SPENDS_S", 0.0)  # each beat looks at one file

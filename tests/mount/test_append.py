@@ -208,7 +208,7 @@ def test_a_copy_onto_what_was_empty_does_not_replace_what_others_put_there(mount
     assert body(client, bucket, "empty") == b"theirs"
 
 
-def test_who_has_read_the_old_version_reads_nothing_behind_which_others_append(
+def test_whoever_has_read_the_old_version_reads_nothing_behind_which_others_append(
     mount, client, bucket
 ):
     client.put_object(Bucket=bucket, Key="log", Body=b"first\n")

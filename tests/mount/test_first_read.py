@@ -36,7 +36,7 @@ def test_the_first_write_to_what_others_replaced_changes_the_new_version(mount, 
     assert found == b"OURS  , and longer"
 
 
-def test_who_has_read_of_the_old_version_reads_nothing_of_the_new_one(mount, client, bucket):
+def test_whoever_has_read_of_the_old_version_reads_nothing_of_the_new_one(mount, client, bucket):
     client.put_object(Bucket=bucket, Key="a", Body=b"o" * (3 << 20))
     with open(mount / "a", "rb", buffering=0) as file:
         assert file.read(4) == b"oooo"

@@ -160,7 +160,7 @@ def test_a_rename_that_fails_leaves_nothing_at_the_new_place(place: Place) -> No
     assert list(place.staging.iterdir()) == []
 
 
-def test_an_empty_directory_is_replaced_or_stays_and_who_has_files_open_goes_on(
+def test_an_empty_directory_is_replaced_or_stays_and_whoever_has_files_open_goes_on(
     place: Place,
 ) -> None:
     (place.path / "e").mkdir(0o700)

@@ -111,7 +111,7 @@ def _state(program):
     return Path(f"/proc/{program.pid}/stat").read_text().rpartition(") ")[2].split()[0]
 
 
-def test_who_waits_hears_signals_can_be_killed_and_sees_what_was_written(two):
+def test_whoever_waits_hears_signals_can_be_killed_and_sees_what_was_written(two):
     (two[0] / "a").write_text("old")
     wait_until((two[1] / "a").exists)
     with open(two[0] / "a", "r+") as one:

@@ -92,7 +92,7 @@ def test_all_that_wait_for_a_limit_go_when_it_ends(end):
     assert [thread.is_alive() for thread in waiting] == [False] * 6
 
 
-def test_who_waits_when_the_limit_changes_waits_by_the_new_one(slept, monkeypatch):
+def test_whoever_waits_when_the_limit_changes_waits_by_the_new_one(slept, monkeypatch):
     own = limits.Limits(S3Options(buckets=Buckets(BucketOptions(request_rate=0.5), {})))
 
     def change(pace, waits_s, changes):

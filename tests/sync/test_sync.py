@@ -144,7 +144,7 @@ def test_threads_that_want_the_same_directory_share_one_listing(syncer, bucket, 
     assert proxy.counted() == {"LIST": 1}
 
 
-def test_who_shares_a_listing_that_is_interrupted_lists_alone(syncer, mimicdb, bucket, proxy):
+def test_whoever_shares_a_listing_that_is_interrupted_lists_alone(syncer, mimicdb, bucket, proxy):
     with ThreadPoolExecutor(8) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first, cancellation = submitted(pool, syncer.list_directory, bucket, "")
@@ -214,7 +214,7 @@ def test_a_sync_that_is_asked_for_later_shows_what_was_changed_before(
     assert reports[0] is reports[1] is reports[2]
 
 
-def test_who_shares_a_sync_that_is_interrupted_syncs_alone(syncer, mimicdb, client, bucket, proxy):
+def test_whoever_shares_a_sync_that_is_interrupted_syncs_alone(syncer, mimicdb, client, bucket, proxy):
     with ThreadPoolExecutor(4) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first = pool.submit(syncer.sync, bucket)

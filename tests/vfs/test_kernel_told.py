@@ -63,7 +63,7 @@ def test_a_directory_that_the_kernel_keeps_locked_is_not_told_by_name(inodes):
     assert told == [("data_changed", inodes.root.ino), ("everything_changed",)]
 
 
-def test_who_watches_a_file_that_others_deleted_is_told_before_its_name_goes(inodes):
+def test_whoever_watches_a_file_that_others_deleted_is_told_before_its_name_goes(inodes):
     told = Told()
     file = inodes.child(inodes.root, "a", NodeKind.OBJECT, hold=True)
     inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)

@@ -41,7 +41,7 @@ def test_a_page_is_read_once(mimicdb: Mirror, listing: Listing) -> None:
     assert [row is other for row, other in zip(first[3:], again, strict=True)] == [True] * 3
 
 
-def test_rows_that_were_dropped_are_read_again_by_who_goes_back(mimicdb: Mirror) -> None:
+def test_rows_that_were_dropped_are_read_again_by_whoever_goes_back(mimicdb: Mirror) -> None:
     for n in range(1000):
         mimicdb.record("bucket", Entry(f"n{n:03}", n))
     listing = Listings(mimicdb).at(Inodes("bucket").root, 0, list)
@@ -85,7 +85,7 @@ def test_what_appears_before_the_place_moves_nothing(mimicdb: Mirror, listing: L
 
 
 @pytest.mark.parametrize("ends", ["known", "asked"])
-def test_who_has_read_all_gives_way_to_who_is_on_the_way(ends: str) -> None:
+def test_whoever_has_read_all_gives_way_to_whoever_is_on_the_way(ends: str) -> None:
     mimicdb = Mirror(Memory())
     for n in range(400):
         mimicdb.record("bucket", Entry(f"t{n:03}/f", 1))
@@ -166,7 +166,7 @@ def test_a_walk_is_foreseen_from_the_third_step_on() -> None:
     assert walked(*steps) == [0, 0, 0, 5, 6, 0]
 
 
-def test_who_goes_elsewhere_begins_anew() -> None:
+def test_whoever_goes_elsewhere_begins_anew() -> None:
     steps = [(1, [2, 6]), (2, [3, 5]), (3, [4]), (4, []), (6, [7]), (7, [])]
     assert walked(*steps) == [0, 0, 0, 5, 0, 0]
 

@@ -298,7 +298,7 @@ def test_a_lock_that_is_refused_leaves_what_its_owner_had(mount):
 
 
 @pytest.mark.parametrize("flock", [False, True], ids=["fcntl", "flock"])
-def test_who_gives_up_a_part_of_his_lock_waits_for_no_news_of_others(mount, flock):
+def test_whoever_gives_up_a_part_of_his_lock_waits_for_no_news_of_others(mount, flock):
     handle, end = mount.open(), END if flock else 9
     mount.lock(handle, PROCESS, WRITE, 0, end, flock=flock)
     mount.follows = False
@@ -360,7 +360,7 @@ def test_all_locks_of_a_handle_end_where_the_store_is_away(mount, away, by):
     assert mount.shared.figures()["held"] == 0
 
 
-def test_who_reads_keeps_his_version_where_others_change_the_mode(mount):
+def test_whoever_reads_keeps_his_version_where_others_change_the_mode(mount):
     handle = mount.fs.open(CALLER, mount.ino, os.O_RDONLY).handle
     mount.fs.setattr(CALLER, mount.ino, NewAttr(mode=0o600), None)
     file = mount.fs._handles.file(handle)

@@ -92,7 +92,7 @@ def test_a_walk_waits_a_few_times_until_the_others_count_as_plain(s3):
     assert (waits, s3.asked, store.note("b", COUNT)) == (5, 64, "64")
 
 
-def test_who_asked_before_64_were_plain_is_not_sampled_after(s3):
+def test_whoever_asked_before_64_were_plain_is_not_sampled_after(s3):
     mount = Mount(filled(Memory()), s3)
     assert mount.look.needs("b", "d69/")
     mount.looks_at(*PLAIN[:64])
