@@ -28,7 +28,8 @@ class BotoClientError(Exception):
 
 
 class BotoServerError(Exception):
-    """S3 answered *status* (int) *reason*, with *body*: its XML, or ""."""
+    """S3 answered *status* (int) *reason*, with *body*: its XML, or "". `error_code`, `message`,
+    `request_id`, `resource` and `bucket` are what the XML says, or None."""
 
     def __init__(self, status: int, reason: str, body: str | None = None, *args: Any) -> None:
         super().__init__(status, reason, body, *args)
@@ -44,6 +45,7 @@ class BotoServerError(Exception):
 
     @property
     def code(self) -> str | None:
+        """S3's error code; the same as `error_code`."""
         return self.error_code
 
     def __str__(self) -> str:

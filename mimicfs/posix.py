@@ -107,9 +107,11 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
         return self._cancelled
 
     def cancel(self) -> None:
+        """Nobody waits any more: `check` and `wait` raise Interrupted from now on."""
         with self._lock:
             self._cancelled = True
             wake, self._wake = self._wake, []

@@ -51,9 +51,11 @@ class Spool:
         self._file = SpooledTemporaryFile(_MEMORY, "w+", encoding="ascii")  # noqa: SIM115  see close
 
     def close(self) -> None:
+        """Forget what is left."""
         self._file.close()
 
     def add(self, entries: Sequence[Entry]) -> None:
+        """Keep *entries* until `taken`."""
         self.count += len(entries)
         if entries:
             self._file.write(json.dumps(entries) + "\n")

@@ -30,6 +30,7 @@ class Progress:
 
     @property
     def keys_per_s(self) -> float:
+        """How many keys were listed a second, since the sync began."""
         return self.keys * NS / max(1, (self.at_ns or self.started_ns) - self.started_ns)
 
     @property
@@ -40,6 +41,7 @@ class Progress:
         return max(0, self.expected - self.keys) / self.keys_per_s
 
     def as_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON takes it."""
         return {**asdict(self), "keys_per_s": self.keys_per_s, "left_s": self.left_s}
 
     def further(self, difference: Difference, keys: int, held: int, ranges: int) -> Progress:

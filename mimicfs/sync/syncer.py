@@ -46,6 +46,9 @@ _NO_RULES = Buckets()
 
 
 class Syncer:
+    """Lists S3 by *s3* and merges what it has into *mimicdb*. Whoever asks for a sync that runs
+    already waits for the next one: its listing begins after the call."""
+
     def __init__(self, mimicdb: Mirror, s3: Source, buckets: Buckets = _NO_RULES) -> None:
         self._buckets = buckets
         self._mimicdb = mimicdb
@@ -81,7 +84,7 @@ class Syncer:
                 self.learn(missing, cancellation)
 
     def learn(self, missing: Unlisted, cancellation: Cancellation | None = None) -> None:
-        """Have S3 list what is not known."""
+        """Have S3 list what *missing* names: a directory, or the buckets. Raises as `sync`."""
         if missing.bucket:
             self.list_directory(missing.bucket, missing.directory, cancellation)
         else:
@@ -90,7 +93,8 @@ class Syncer:
     # The list of buckets
 
     def sync_buckets(self, tries: int = 3) -> Difference:
-        """Make the mirror's list of buckets true."""
+        """Make the mirror's list of buckets equal to S3's (one request for each try); return what
+        changed. Raises the S3Error classes, LogTrimmed."""
         since = self._mimicdb.seq("")
         try:
             return self._mimicdb.replace_buckets(self._s3.list_buckets(), since)
@@ -144,11 +148,13 @@ class Syncer:
         cancellation: Cancellation | None = None,
         wish: Wish = _PLAIN,
     ) -> Report:
-        """Make the mirror true for every key of *bucket* that begins with *prefix*.
+        """Make the mirror equal to S3 for every key of *bucket* that begins with *prefix*, which is
+        "" or ends in "/".
 
-        *prefix* is "" or ends in "/". *progress* is called after each page. Cancelled, what was
-        merged stays, and the next sync of the scope goes on from there. Raises the S3Error
-        classes, MalformedListing, TooManyDeletions, Interrupted.
+        *progress* is called after each page. Cancelled, what was merged stays, and the next sync of
+        the scope goes on from there. Raises the S3Error classes, MalformedListing,
+        TooManyDeletions, Interrupted, StoreError; ConfigError for a whole bucket that is never to
+        be synced.
         """
         if not prefix and self._buckets.of(bucket).never_sync:
             text = f"s3://{bucket}: never-sync is set for it; sync a prefix, or change the setting"
