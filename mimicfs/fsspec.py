@@ -61,10 +61,13 @@ class MimicFileSystem(S3FileSystem):  # type: ignore[misc]
         super().__init__(*args, **{"use_listings_cache": False} | kwargs)
 
     async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
+        """Return the client of s3fs, which mimics; it is made where there is none, or with
+        *refresh*."""
         s3 = await super().set_session(refresh=refresh, kwargs=kwargs or {})
         return mimic(s3, self.mimicdb, self._forcing)
 
     async def get_s3(self, bucket: str | None = None) -> Any:
+        """Return the client that asks for *bucket*, which mimics."""
         return mimic(await super().get_s3(bucket), self.mimicdb, self._forcing)
 
     async def _lsbuckets(self, refresh: bool = False) -> Any:

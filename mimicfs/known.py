@@ -98,7 +98,7 @@ class Knowledge:
         objects = (entry for page in found for entry in page if entry.kind == OBJECT)
         return list(islice(objects, limit))
 
-    def scan(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
+    def scan(self, bucket: str, prefix: str, after: str, limit: int = PAGE) -> list[Entry]:
         """Return a page of what the mirror has, in order, as Backend.scan: not only objects."""
         return self.backend.scan(bucket, prefix, after, limit)
 

@@ -87,9 +87,22 @@ def put_objects(client: Any) -> int:
 
 
 def run(demo: Demo) -> None:
-    step, client = demo.step, demo.client
-    point = demo.mountpoint
+    step, point = demo.step, demo.mountpoint
     step("Every bucket becomes a directory", f"mimicfs mount {point}", costs={"LIST_BUCKETS": 1})
+    look(demo)
+    write(demo)
+    refresh(demo)
+    step("What is mounted", "mimicfs status", lambda out: "photos: 324 keys" in out, NONE)
+    step("Unmount", f"cd / && mimicfs umount {point}", costs=NONE)
+    step("Mount again: the mirror is still there", f"mimicfs mount {point}",
+         costs={"LIST_BUCKETS": 1})  # fmt: skip
+    step("Everything, without asking", "find . -type f | wc -l; ls -l photos/2026/12",
+         lambda out: out.split()[0] == "393", NONE)  # fmt: skip
+    step("Unmount", f"cd / && mimicfs umount {point}", costs=NONE)
+
+
+def look(demo: Demo) -> None:
+    step = demo.step
     step("The list of buckets", "ls", lambda out: out.split() == ["documents", "logs", "photos"],
          NONE)  # fmt: skip
     step("The first look at a directory lists just that", "ls photos", costs={"LIST": 1})
@@ -114,6 +127,10 @@ def run(demo: Demo) -> None:
     step("A name that is not there", "! stat photos/nothing", costs=NONE)
     step("Its contents", "head -2 'documents/reports/2026-q1/report 0.txt'",
          lambda out: "Report 0" in out, {"GET": 1})  # fmt: skip
+
+
+def write(demo: Demo) -> None:
+    step, client = demo.step, demo.client
     step("A new file: one PUT, done when S3 has it", "echo hello > documents/hello.txt",
          costs={"PUT": 1})  # fmt: skip
     body = client.get_object(Bucket="documents", Key="hello.txt")["Body"].read()
@@ -125,6 +142,10 @@ def run(demo: Demo) -> None:
         lambda out: "hello" in out,
         {"GET": 1},
     )
+
+
+def refresh(demo: Demo) -> None:
+    step, client = demo.step, demo.client
     client.put_object(Bucket="photos", Key="2026/12/new.jpg", Body=b"from elsewhere")
     client.delete_object(Bucket="photos", Key="2026/12/market-2.jpg")
     print("\n(somebody else puts photos/2026/12/new.jpg and deletes market-2.jpg there)")
@@ -139,13 +160,6 @@ def run(demo: Demo) -> None:
          lambda out: "added: 1" in out and "deleted: 1" in out, NONE, lines=12)  # fmt: skip
     step("What the mirror knows", "getfattr -n user.mimicfs.etag photos/2026/12/new.jpg",
          costs=NONE)  # fmt: skip
-    step("What is mounted", "mimicfs status", lambda out: "photos: 324 keys" in out, NONE)
-    step("Unmount", f"cd / && mimicfs umount {point}", costs=NONE)
-    step("Mount again: the mirror is still there", f"mimicfs mount {point}",
-         costs={"LIST_BUCKETS": 1})  # fmt: skip
-    step("Everything, without asking", "find . -type f | wc -l; ls -l photos/2026/12",
-         lambda out: out.split()[0] == "393", NONE)  # fmt: skip
-    step("Unmount", f"cd / && mimicfs umount {point}", costs=NONE)
 
 
 def main() -> int:

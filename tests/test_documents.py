@@ -119,8 +119,14 @@ def classes() -> dict[str, str]:
 
 
 def class_has(name: str, member: str) -> bool:
-    """Tell whether *member* is a name where the class *name* is; also for classes of others."""
-    return name not in classes() or bool(re.search(rf"\b{member}\b", classes()[name]))
+    """Tell whether *member* is a name where the class *name* is, or one that it is based on; also
+    for classes of others."""
+    text = classes().get(name)
+    if text is None or re.search(rf"\b{member}\b", text):
+        return True
+    bases = re.findall(rf"^class {name}\(([\w, ]+)\)", text, re.MULTILINE)
+    ours = {base for each in bases for base in each.split(", ") if base in classes()}
+    return any(class_has(base, member) for base in ours)
 
 
 def anchors(file: str) -> set[str]:

@@ -42,7 +42,9 @@ def test_ruff_and_mypy_look_at_python_that_has_no_ending():
 
 def test_a_module_and_a_function_fit_what_a_reader_holds():
     """CONTRIBUTING.md, "How a change looks": 500 lines, and 50. Of tests there may be more."""
-    ours = {path: text for path, text in texts().items() if path.startswith(("mimicfs/", "scripts/"))}
+    ours = {
+        path: text for path, text in texts().items() if path.startswith(("mimicfs/", "scripts/"))
+    }
     python = python_without_an_ending()
     modules = {path: text for path, text in ours.items() if path.endswith(".py") or path in python}
     long = [path for path, text in modules.items() if text.count("\n") > 500]

@@ -182,6 +182,7 @@ class Listed:
         encoding_type: str | None = None,
     ) -> BucketListResultSet[MultiPartUpload]:
         """Return all unfinished uploads, page by page as they are read."""
+
         def pages() -> Iterator[ResultSet]:
             key, upload = key_marker, upload_id_marker
             while True:

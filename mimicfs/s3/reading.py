@@ -97,6 +97,7 @@ class Reading(StoredKey):
         return self
 
     def __next__(self) -> bytes:
+        """Return the next bytes of the content, at most `BufferSize` (8,192)."""
         self.open_read()
         data = self._next(self.BufferSize)
         if not data:

@@ -50,7 +50,8 @@ def _header(name: str) -> Any:
         self._complete_from_s3()
         self._headers[name] = value
 
-    return property(get, put)
+    said = name.replace("_", "-").title()
+    return property(get, put, doc=f"The header {said}; a new one is of the next upload.")
 
 
 class StoredKey:

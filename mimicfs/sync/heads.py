@@ -18,7 +18,6 @@ from mimicfs.s3.requests.clients import AT_ONCE
 from mimicfs.sync.flights import Flights, Pace
 
 
-
 def learn_metadata(
     mimicdb: Mirror,
     s3: S3,

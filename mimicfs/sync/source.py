@@ -11,7 +11,6 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
 
 
-
 class Source(Protocol):
     """The source of a listing: S3, or a client that was borrowed. *lists*: most LISTs at once."""
 

@@ -15,9 +15,7 @@ def read(stream: Stream, *places: int, size: int = 128 * KIB) -> None:
         stream.go_on(place, place + size)
 
 
-def test_whoever_begins_at_the_start_is_taken_to_go_on_and_whoever_begins_elsewhere_after_two_reads() -> (
-    None
-):
+def test_whoever_begins_at_the_start_goes_on_and_whoever_begins_elsewhere_after_two_reads() -> None:
     assert Stream(0, 128 * KIB).proven
     elsewhere = Stream(MIB, MIB + 128 * KIB)
     assert not elsewhere.proven

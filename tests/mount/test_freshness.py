@@ -171,7 +171,9 @@ def test_an_open_sees_that_it_is_gone_or_a_link_now(asking: Place) -> None:
     assert os.listdir(asking.path) == ["a"]
 
 
-def test_whoever_has_it_open_keeps_the_version_and_a_new_open_has_the_new_one(asking: Place) -> None:
+def test_whoever_has_it_open_keeps_the_version_and_a_new_open_has_the_new_one(
+    asking: Place,
+) -> None:
     with open(asking.path / "a", "rb") as before:
         asking.put("a", b"newer")
         assert (asking.path / "a").read_bytes() == b"newer"

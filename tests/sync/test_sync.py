@@ -214,7 +214,9 @@ def test_a_sync_that_is_asked_for_later_shows_what_was_changed_before(
     assert reports[0] is reports[1] is reports[2]
 
 
-def test_whoever_shares_a_sync_that_is_interrupted_syncs_alone(syncer, mimicdb, client, bucket, proxy):
+def test_whoever_shares_a_sync_that_is_interrupted_syncs_alone(
+    syncer, mimicdb, client, bucket, proxy
+):
     with ThreadPoolExecutor(4) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first = pool.submit(syncer.sync, bucket)

@@ -1,4 +1,4 @@
-"""How a change becomes one step: by scripts, or where this user may not run any, by transactions."""
+"""How a change becomes one step: by scripts, or where a user may not run them, by transactions."""
 
 from __future__ import annotations
 

@@ -28,7 +28,6 @@ from mimicfs.s3.transport.calls import Answer, Params
 log = logging.getLogger(__name__)
 
 
-
 class Settling:
     """Settles keys and buckets of *mimicdb*; *hooked* as in Reads."""
 

@@ -21,7 +21,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, LIST_MAX, BucketEntry, Entry, clamped_ns, unquoted
+from mimicfs.entry import LIST_MAX, LISTED, BucketEntry, Entry, clamped_ns, unquoted
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import (
     OF_VERSIONS,

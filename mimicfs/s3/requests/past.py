@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LISTED, LIST_MAX, Entry
+from mimicfs.entry import LIST_MAX, LISTED, Entry
 from mimicfs.errors import KeyNotFound, Unsupported
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3

@@ -39,7 +39,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from mimicfs.backends.uncovering import prefixes_of
-from mimicfs.entry import LISTED, LIST_MAX, OBJECT, Entry
+from mimicfs.entry import LIST_MAX, LISTED, OBJECT, Entry
 from mimicfs.errors import (
     AccessDenied,
     InvalidRequest,
