@@ -23,17 +23,18 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 _LOOKS_SECRET = tuple(
     re.compile(pattern, _FLAGS)
     for pattern in (
-        # Up to the last @: a password may have one, and a slash. (A key may have one, too: not in
-        # s3://.)
-        r"(\b(?!s3:)[\w+.-]{1,99}://)([^\s\"'<>]{0,9999})(?=@)",
         r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(?=-----END|\Z)",
         rf"(<[\w:.-]{{0,99}}{NAMES}>)([^<]+)",
         rf"({NAMES}{_QUOTED})((?:\\[^\r\n]|[^\\\r\n])*?)(?=\2)",
         rf"((?:Authorization|Cookie){_IS})((?![\s\"'\\]|b[\"'])[^\r\n]+)",
-        rf"({NAMES}{_IS}(?:b?\\*[\"'])?)([^\s&\"',]+?)(?=\\*(?:[\s&\"',]|\Z))",
+        rf"({NAMES}{_IS}(?:b?\\*[\"'])?)((?:\\*[^\\\s&\"',])+)",
         r"(\bBearer\s+)((?=\S*\d)[\w.~+/=-]{8,})",
     )
 )
+# In a URL, the secret is behind the scheme, up to the last @: a password may have one, and a slash.
+# (A key may have one, too: not in s3://.)
+_SCHEME = re.compile(r"\b(?!s3:)[\w+.-]{1,99}://", _FLAGS)
+_WORD = re.compile(r"[^\s\"'<>]+")
 _SHORTEST = 12  # letters; a shorter one, or one that is a word, may be written for another reason
 
 
@@ -42,11 +43,22 @@ def masked(text: str) -> str:
     headers, JSON and XML; nor where it says one of them again."""
     found: set[str] = set()
 
-    def hidden(match: re.Match[str]) -> str:
-        secret = match[match.lastindex or 0].rstrip(".:;)]}")
+    def found_out(secret: str) -> str:
+        secret = secret.rstrip(".:;)]}")
         found.update((secret, secret.partition(":")[2]))
-        return match[1] + SHOWN
+        return SHOWN
 
+    def in_url(match: re.Match[str]) -> str:
+        word, at = match[0], match[0].rfind("@")
+        scheme = _SCHEME.search(word, 0, at) if at > 0 else None
+        if scheme is None:
+            return word
+        return word[: scheme.end()] + found_out(word[scheme.end() : at]) + word[at:]
+
+    def hidden(match: re.Match[str]) -> str:
+        return match[1] + found_out(match[match.lastindex or 0])
+
+    text = _WORD.sub(in_url, text)
     for pattern in _LOOKS_SECRET:
         text = pattern.sub(hidden, text)
     for secret in sorted(filter(_is_no_word, found), key=len, reverse=True):
