@@ -19,8 +19,8 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from time import monotonic
@@ -56,15 +56,21 @@ class Patient(BaseHTTPRequestHandler):
         super().setup()
         self.rfile.close()
         self._incoming = _ClientInput(self.connection, self.begins)
-        self.rfile = io.BufferedReader(self._incoming)
+        self.rfile = self._buffered = io.BufferedReader(self._incoming)
 
     def handle_one_request(self) -> None:
-        self._incoming.begin()
+        self._incoming.begin(begun=self.has_next())
         super().handle_one_request()
         self._incoming.end()
 
     def begins(self) -> None:
-        """The first bytes of a request have come."""
+        """The first bytes of a request have come; not called of one that came with the one before
+        it (`has_next`)."""
+
+    def has_next(self) -> bool:
+        """Whether bytes of the next request have come together with the last one."""
+        with self._incoming.silent():
+            return bool(self._buffered.peek(1))
 
     def read_body(self, size: int) -> bytes:
         """Return the *size* bytes behind the head, or fewer if the client goes."""
@@ -88,11 +94,13 @@ class _ClientInput(io.RawIOBase):
         self._begins = begins
         self._idle_s = PATIENCE_S
         self.ended = False  # the client sends no more, and has been waited for
+        self._silent = False  # nothing more is read for the moment
         self.begin()
 
-    def begin(self) -> None:
-        """The next request may begin."""
-        self._begun, self._until_s, self._left = False, monotonic() + self._idle_s, _HEAD_MAX
+    def begin(self, *, begun: bool = False) -> None:
+        """The next request may begin, or has *begun*."""
+        wait_s = PATIENCE_S if begun else self._idle_s
+        self._begun, self._until_s, self._left = begun, monotonic() + wait_s, _HEAD_MAX
 
     def end(self) -> None:
         """A request was answered; a client that never sent one is not waited for so long."""
@@ -101,10 +109,21 @@ class _ClientInput(io.RawIOBase):
     def allow(self, size: int) -> None:
         self._left += size
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Within, no client is waited for: there is what was read before, and no more."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
+        if self._silent:
+            return None
         wait_s = self._until_s - monotonic()
         if wait_s <= 0 or self._left <= 0:
             raise TimeoutError("a request that does not end")

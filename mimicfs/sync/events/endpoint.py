@@ -187,7 +187,7 @@ class EventHandler(Patient):
     large: threading.Semaphore  # of messages that are read at once
 
     def handle_one_request(self) -> None:
-        self._has_begun = self._has_head = False
+        self._has_begun, self._has_head = self.has_next(), False
         self.raw_requestline = b""
         try:
             super().handle_one_request()
@@ -195,7 +195,8 @@ class EventHandler(Patient):
             may_be_one = b"POST ".startswith(self.raw_requestline[:5])
             if self._has_begun and may_be_one and not self._has_head:
                 self.endpoint.broke_off(of_server=not self.token)
-            self.endpoint.arrived()
+            if not self.goes_on():
+                self.endpoint.arrived()
 
     def parse_request(self) -> bool:
         self._has_begun = bool(self.raw_requestline)
@@ -209,6 +210,14 @@ class EventHandler(Patient):
     def begins(self) -> None:
         self._has_begun = True
         self.endpoint.arrives()
+
+    def finish(self) -> None:
+        self.endpoint.arrived()  # whatever has failed
+        super().finish()
+
+    def goes_on(self) -> bool:
+        """Whether a message has come with the one before it: it has been arriving since then."""
+        return not self.close_connection and self.has_next()
 
     def do_POST(self) -> None:  # noqa: N802  http.server's name
         self._has_head = True

@@ -99,6 +99,31 @@ def test_nothing_counts_as_told_beyond_a_message_that_is_arriving(sent):
         assert endpoint.given_until_ns() > began_ns
 
 
+@pytest.mark.parametrize("more", [b"P", HEAD[:-2], HEAD + b"{"])
+def test_a_message_that_came_with_another_one_has_been_arriving_since_then(more):
+    """Both are read from the socket at once, and the second one waits for the first."""
+    with contextlib.closing(Endpoint("127.0.0.1:0")) as endpoint:
+        with socket.create_connection(("127.0.0.1", endpoint.port), 20) as line:
+            line.sendall(BODY_TAKEN + more)
+            [first] = endpoint.receive(20)
+            [began_ns] = endpoint._arriving.values()
+            endpoint.acknowledge([first])
+            assert line.recv(1000).startswith(b"HTTP/1.1 200 ")
+            assert endpoint.receive(0) == []
+            assert endpoint.given_until_ns() == began_ns
+        wait_until(lambda: not endpoint._arriving)
+    assert endpoint.lost == 1
+
+
+def test_messages_that_came_at_once_are_each_taken(served, hearing):
+    with socket.create_connection(("127.0.0.1", served()), 20) as line:
+        line.sendall(BODY_TAKEN * 20)
+        line.shutdown(socket.SHUT_WR)
+        answers = b"".join(iter(lambda: line.recv(1000), b""))
+    assert (answers.count(b"HTTP/1.1 200 "), len(hearing.heard)) == (20, 20)
+    assert (served.endpoint.lost, served.endpoint._arriving) == (0, {})
+
+
 def test_what_cannot_be_applied_now_is_to_come_again(served, hearing, caplog):
     port = served()
     hearing.error = S3Unavailable("no answer")
