@@ -12,6 +12,7 @@ from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.errors import StoreUnavailable
 from mimicfs.s3.mimicking.accounts import NamedOwner
+from mimicfs.s3.mimicking.mimic import mimicking_of
 from mimicfs.s3.mimicking.settling import Settling
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,22 @@ def test_each_program_knows_the_owner_of_objects_once_s3_has_named_it_to_one(
     with costs(proxy):
         shown = owners(later.list_objects(Bucket=bucket))
     assert shown == owners(client.list_objects(Bucket=bucket))
+
+
+def test_a_bucket_that_is_found_gone_and_made_again_has_owners_of_its_own(
+    library, mimicked, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="a")
+    mimicked.list_objects(Bucket=bucket)
+    mimicked.put_object(Bucket=bucket, Key="a")
+    mimicked.list_objects(Bucket=bucket)
+    owner = mimicking_of(mimicked)._local._owner
+    assert owner._sure == {bucket}
+    client.delete_object(Bucket=bucket, Key="a")
+    client.delete_bucket(Bucket=bucket)
+    with pytest.raises(ClientError):
+        mimicked.head_bucket(Bucket=bucket)
+    assert owner._sure == set()
 
 
 def test_a_listing_without_objects_needs_no_owner(mimicked, proxy, bucket):

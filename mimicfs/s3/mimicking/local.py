@@ -155,6 +155,10 @@ class Local:
         elif before is not None:
             self._owner.named(params, answer, before)
 
+    def gone(self, bucket: str) -> None:
+        """S3 has no *bucket*: one of that name that comes is a new one."""
+        self._owner.gone(bucket)
+
     def keys(self, params: Params) -> LocalAnswer | None:
         """As `answer` to a ListObjects, but for the owners, which are left out."""
         doubted = (params["Bucket"], "ListObjects") in self._doubted

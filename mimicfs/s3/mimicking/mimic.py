@@ -271,7 +271,8 @@ class Mimic:
                 since = self._mimicdb.seq("")
                 if (yield from self._is_there(bucket)):
                     return
-            self._mimicdb.drop_bucket(bucket, since)
+            if self._mimicdb.drop_bucket(bucket, since):
+                self._local.gone(bucket)
         except StoreError as lost:  # what S3 said is more to the caller
             log.warning("s3://%s is gone, but the mirror could not record it: %s", bucket, lost)
 
