@@ -138,6 +138,7 @@ class Scope(NamedTuple):
     added: int = 0
     changed: int = 0
     deleted: int = 0
+    names: int = 0  # that were listed; 0: nobody counted them
 
 
 class Change(NamedTuple):

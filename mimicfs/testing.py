@@ -295,8 +295,8 @@ class BackendPromises:
             assert backend.covered("b", "a/")
             assert not backend.covered("b", "a/", deep=True)
             assert not backend.covered("b", "a/b/")
-            backend.mark("b", Scope("", True, 3, 1, 2, 3, 4))
-            assert backend.cover("b", "a/b/") == Scope("", True, 3, 1, 2, 3, 4)
+            backend.mark("b", Scope("", True, 3, 1, 2, 3, 4, 5))
+            assert backend.cover("b", "a/b/") == Scope("", True, 3, 1, 2, 3, 4, 5)
             assert backend.scope("b", "a/") is None  # the deep one has replaced it
             assert backend.covered("b", "a/b/c/", deep=True)
             backend.mark("b", Scope("a/b/", False, 9))

@@ -436,7 +436,10 @@ def _events(part: StatusAnswer) -> Iterator[str]:
 
 
 def _reconcile(part: StatusAnswer) -> Iterator[str]:
-    yield f"  sweep    {number_of(part['swept'], 'part')} listed again"
+    yield (
+        f"  sweep    {number_of(part['swept'], 'part')} listed again;"
+        f" at least {part['lists_a_day']:,.0f} LISTs a day"
+    )
     yield from _to_look_at("reconcile", part)
     for name, until_ns in sorted(part["swept_until_ns"].items())[:_BUCKETS_SHOWN]:
         yield f"    {name}: everything was listed after {iso_time(until_ns)}"

@@ -94,7 +94,8 @@ def import_part(
         text = f"the entries before that were merged, but {part} is not marked as synced"
         raise MalformedIndex(f"{exc} ({text})") from exc
     note_known_as_of_before(mimicdb, part.bucket)
-    counts = (imported.added, imported.changed, imported.deleted)
+    names = imported.entries if directory_of(part.prefix) == part.prefix else 0
+    counts = (imported.added, imported.changed, imported.deleted, names)
     for prefix in _directories(mimicdb.backend, part):
         scope = Scope(prefix, True, part.synced_ns, part.duration_ns, *counts)
         mimicdb.complete(part.bucket, scope)

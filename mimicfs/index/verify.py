@@ -136,7 +136,7 @@ class _Verify:
             said.check()
             duration_ns = time.time_ns() - started_ns
             scope = Scope(self._prefix, True, started_ns, duration_ns, *counts)
-            self._mimicdb.complete(self._bucket, scope)
+            self._mimicdb.complete(self._bucket, scope._replace(names=report.keys))
         return report
 
     def _pages(self) -> Iterator[tuple[Page, int, str]]:

@@ -23,7 +23,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mimicfs.entry import DAY_S, LIST_MAX, NS, Scope
@@ -141,17 +141,22 @@ class Sweep:
 
     def price(self) -> tuple[float, float]:
         """Return how many LISTs a day the sweep costs at least, and how many USD that is (AWS).
-        Nothing but the scopes is read: what the last listing of each found that was new."""
-        pages = sum(_pages(scope) for _, scope in self._scopes())
-        a_day = pages * DAY_S / (self._period_ns / NS)
+        Nothing but the scopes is read: how many names the last listing of each found."""
+        a_day = self._lists_a_day(self._scopes())
         return a_day, a_day * _USD_A_LIST
 
     def figures(self) -> dict[str, Any]:
-        """Return how fresh each bucket is: since when all that is known of it was listed."""
+        """Return how fresh each bucket is: since when all that is known of it was listed; and what
+        the sweep costs."""
         oldest: dict[str, int] = {}
-        for name, scope in self._scopes():
+        for name, scope in (scopes := self._scopes()):
             oldest[name] = min(oldest.get(name, scope.listed_ns), scope.listed_ns)
-        return {"swept": self._swept, "error": self._said(), "swept_until_ns": oldest}
+        return {
+            "swept": self._swept,
+            "error": self._said(),
+            "lists_a_day": round(self._lists_a_day(scopes), 3),
+            "swept_until_ns": oldest,
+        }
 
     def due(self) -> _Due | None:
         """Return the scope that is to be listed now, the oldest of all; None: none is."""
@@ -173,6 +178,9 @@ class Sweep:
 
     def _scopes(self) -> list[tuple[str, Scope]]:
         return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
+
+    def _lists_a_day(self, scopes: Iterable[tuple[str, Scope]]) -> float:
+        return sum(_pages(scope) for _, scope in scopes) * DAY_S / (self._period_ns / NS)
 
     def _say_price(self) -> None:
         try:
@@ -230,4 +238,5 @@ class Sweep:
 
 def _pages(scope: Scope) -> int:
     """Return how many LISTs *scope* takes at least."""
-    return max(1, math.ceil((scope.added + scope.changed) / LIST_MAX))
+    names = scope.names or scope.added + scope.changed  # where nobody counted
+    return max(1, math.ceil(names / LIST_MAX))

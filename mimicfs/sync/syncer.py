@@ -330,4 +330,5 @@ class Syncer:
         names, *counts = (sum(column) for column in zip(*found, strict=True))
         duration_ns = time.time_ns() - started_ns
         log.debug("listed %s: %d names", scope, names)
-        return Scope(directory, False, started_ns, duration_ns, *counts), len(found)
+        listed = Scope(directory, False, started_ns, duration_ns, *counts)
+        return listed._replace(names=names), len(found)

@@ -216,5 +216,6 @@ class Whole:
     def _as_listed(self) -> entry.Scope:
         so_far = self.so_far
         duration_ns = time.time_ns() - self._listed_ns
-        counts = (so_far.added, so_far.changed, so_far.deleted)
+        names = self._listed_before + so_far.keys
+        counts = (so_far.added, so_far.changed, so_far.deleted, names)
         return entry.Scope(self._scope.prefix, True, self._listed_ns, duration_ns, *counts)

@@ -247,7 +247,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path):
     path = str(tmp_path / "store.db")
     SQLite(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     db.close()
     with pytest.raises(StoreTooNew, match=r"store\.db: written by a newer mimicfs"):
         SQLite(path)
@@ -365,6 +365,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path):
     store.close()
     with sqlite3.connect(path) as db:  # as version 1 made it
         db.execute("ALTER TABLE entry DROP COLUMN head")
+        db.execute("ALTER TABLE scope DROP COLUMN names")
         db.execute("PRAGMA user_version = 1")
     db.close()
     store = SQLite(path)

@@ -151,7 +151,7 @@ def test_an_empty_store_knows_then_what_the_first_one_did(store, synced, tmp_pat
     report = import_part(other, part, [entries[:3], entries[3:]])
     assert report[3:] == (5, 5, 0, 0, 0, 0)
     assert [e for e in known(other) if e.kind != LISTED] == known(synced)
-    assert other.scope("b", "") == Scope("", True, NOW - HOUR, 0, 5, 0, 0)
+    assert other.scope("b", "") == Scope("", True, NOW - HOUR, 0, 5, 0, 0, 5)
     assert other.lookup("b", "d/", "missing") == (None, None)
     assert other.entry("b", "a").meta == meta
     again, found = exported(other)
@@ -241,7 +241,7 @@ def test_what_a_later_listing_of_the_whole_showed_stays(synced):
     marker = Entry("d/", 0, HOUR, "marker")  # which a listing of the top does not show
     imported(synced, [Entry("a", 1, HOUR, "a"), marker, Entry("d/b", 1, HOUR, "d/b")])
     assert keys(synced) == ["d/", "d/b", "new/"]
-    assert synced.scope("b", "") == Scope("", True, NOW, 0, 1, 0, 3)
+    assert synced.scope("b", "") == Scope("", True, NOW, 0, 1, 0, 3, 3)
 
 
 def test_what_was_learned_of_the_same_version_stays(synced):

@@ -25,7 +25,7 @@ WELL: dict[str, Any] = {
     "events": {"source": "sqs:q", "state": "listening", "messages": 5, "echoes": 0, "heads": 0,
                "lists": 0, "lag_s": 0.0, "error": "", "put_aside": 0, "another_store": False,
                "configured": {"b": "yes"}, "told_until_ns": {}},
-    "reconcile": {"swept": 0, "error": "", "swept_until_ns": {}},
+    "reconcile": {"swept": 0, "error": "", "lists_a_day": 7.2, "swept_until_ns": {}},
     "sharing": {"away": 0, "contended": 0, "resolved": 0, "untold": 0, "epoch_changes": 0},
     "locks": {"held": 2, "waiting": 1, "lost": 0},
 }  # fmt: skip
@@ -66,7 +66,7 @@ def test_where_all_is_well_both_say_nothing_and_status_shows_every_part():
     assert "  events   listening to sqs:q; 5 messages: 0 of what was known, 0 HEAD, 0 LIST; " in (
         "".join(lines)
     )
-    assert "  sweep    0 parts listed again" in lines
+    assert "  sweep    0 parts listed again; at least 7 LISTs a day" in lines
     assert "  locks    2 locks of files held for all mounts, 1 waited for" in lines
 
 

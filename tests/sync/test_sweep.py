@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.proxy import Fail
@@ -117,11 +118,38 @@ def test_an_answer_that_fails_for_one_directory_only_holds_up_nothing_else(
 
 
 def test_a_directory_of_many_names_costs_a_page_for_each_thousand(sweep, mimicdb, bucket):
-    """Its last listing says so."""
-    for prefix, deep, added, changed in (("d/", False, 2000, 500), ("e/", True, 1000, 0)):
-        listed = Scope(prefix, deep, time.time_ns(), added=added, changed=changed)
+    """Its last listing says so, also if nothing was new in it."""
+    for prefix, deep, added, names in (("d/", False, 0, 2001), ("e/", True, 1001, 1001)):
+        listed = Scope(prefix, deep, time.time_ns(), added=added, names=names)
         mimicdb.complete(bucket, listed)
-    assert sweep.price() == (4, 0.00002)
+    assert sweep.price() == (5, 0.000025)
+
+
+def test_the_price_after_a_second_listing_is_what_the_third_one_takes(
+    sweep, mimicdb, syncer, client, bucket, proxy
+):
+    keys = [f"{n:04}" for n in range(1001)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: client.put_object(Bucket=bucket, Key=f"d/{key}"), keys))
+    for listed in (lambda: syncer.sync(bucket), lambda: syncer.list_directory(bucket, "d/")):
+        for _ in range(2):
+            listed()
+            [scope] = [it for it in mimicdb.scopes(bucket) if it.names > 1]
+            assert scope.names == 1001
+            assert sweep.price()[0] == 2
+        proxy.counted()
+        listed()
+        assert proxy.counted() == {"LIST": 2}
+        mimicdb.uncover(bucket, "")
+
+
+@pytest.mark.parametrize("names", [0, 1])
+def test_a_listing_that_nobody_counted_costs_at_least_what_was_new_in_it(
+    sweep, mimicdb, bucket, names
+):
+    listed = Scope("d/", True, time.time_ns(), added=2500, names=2400 * names)
+    mimicdb.complete(bucket, listed)
+    assert sweep.price()[0] == 3
 
 
 def test_the_price_reads_no_directory(sweep, mimicdb, bucket, monkeypatch):

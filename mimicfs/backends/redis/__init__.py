@@ -142,6 +142,7 @@ class RedisBackend(Backend):
             )
         if int(found) == 1:  # its directories are legal, as one chunk that is too large
             self._unlink(f"{self._prefix}{{", "*}:z:*")
+        if int(found) < VERSION:
             self._client.set(key, VERSION)
         self._steps = steps_of(self._client, self._tag(""), self._where)
         epoch(self)  # looks at the policy of eviction, too

@@ -34,7 +34,8 @@ from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, che
 from mimicfs.errors import StoreCorrupt
 
 # 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
-VERSION = 2
+# 2: scopes had no `names`.
+VERSION = 3
 LOG_MAX = 200_000
 # Names of a chunk. Redis packs a hash of up to 128 (hash-max-listpack-entries): 63 bytes a name,
 # else 121; and does not pack it again once it had more.

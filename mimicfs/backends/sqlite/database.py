@@ -19,7 +19,7 @@ from typing import Any
 from mimicfs.errors import ConfigError, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
 from mimicfs.private import check_file, make_directory
 
-_VERSION = 2  # of the schema; PRAGMA user_version
+_VERSION = 3  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
 _SCHEMA = f"""
 -- A bucket that was dropped stays with known = 0, so that its numbers go on. The bucket ''
@@ -40,6 +40,7 @@ CREATE TABLE entry(
 CREATE TABLE scope(
     bucket INT NOT NULL, prefix TEXT NOT NULL, deep INT NOT NULL, listed_ns INT NOT NULL,
     duration_ns INT NOT NULL, added INT NOT NULL, changed INT NOT NULL, deleted INT NOT NULL,
+    names INT NOT NULL DEFAULT 0,
     PRIMARY KEY(bucket, prefix)) WITHOUT ROWID;
 -- entry.Change. last is NULL where one key changed.
 CREATE TABLE log(
@@ -75,7 +76,10 @@ CREATE TABLE IF NOT EXISTS pending(
 """
 
 # From the schema of each older version to the next.
-_MIGRATIONS = {1: ("ALTER TABLE entry ADD COLUMN head TEXT",)}
+_MIGRATIONS = {
+    1: ("ALTER TABLE entry ADD COLUMN head TEXT",),
+    2: ("ALTER TABLE scope ADD COLUMN names INT NOT NULL DEFAULT 0",),
+}
 
 
 class OfThread(threading.local):

@@ -10,16 +10,13 @@ from mimicfs.backends.sqlite.rows import scope_of, successor
 from mimicfs.backends.uncovering import LEFT_MAX, uncovered
 from mimicfs.entry import Scope
 
-SCOPE = (
-    "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope"
-    " WHERE bucket=? AND prefix=?"
-)
-PUT_SCOPE = "INSERT OR REPLACE INTO scope VALUES(?,?,?,?,?,?,?,?)"
-_SHOWS = "SELECT 1 FROM entry WHERE bucket=? AND key>=? AND key<? LIMIT 1"
-
 SCOPES = (
-    "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted FROM scope WHERE bucket=?"
+    "SELECT prefix, deep, listed_ns, duration_ns, added, changed, deleted, names FROM scope"
+    " WHERE bucket=?"
 )
+SCOPE = f"{SCOPES} AND prefix=?"
+PUT_SCOPE = "INSERT OR REPLACE INTO scope VALUES(?,?,?,?,?,?,?,?,?)"
+_SHOWS = "SELECT 1 FROM entry WHERE bucket=? AND key>=? AND key<? LIMIT 1"
 
 
 def covering(directory: str) -> tuple[str, list[str]]:

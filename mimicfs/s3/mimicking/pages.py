@@ -48,6 +48,7 @@ class ListingPlace(NamedTuple):
     last: str  # the key or common prefix that the page before ended with
     started_ns: int | None = None  # of its first page, if the mirror has learned all so far
     ours: bool = False  # the page before was the mirror's
+    names: int = 0  # that the pages before had
 
 
 class Places:
@@ -98,12 +99,13 @@ class Pages:
             if place is not None and not merged:
                 place = place._replace(started_ns=None)
             elif place is not None and not truncated:
-                self._complete(asked, place)
+                self._complete(asked, place, len(shown))
         elif place is not None:  # the mirror has not seen all pages
             place = place._replace(started_ns=None)
         if truncated:
             groups = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
-            self._goes_on(asked, answer, place, max([*shown, *groups], default=""))
+            names = (place.names if place is not None else 0) + len(shown) + len(groups)
+            self._goes_on(asked, answer, place, max([*shown, *groups], default=""), names)
 
     def _begins(self, asked: Params, at_ns: int) -> ListingPlace | None:
         """Return the place behind which a page begins; None: that is not certain."""
@@ -151,21 +153,23 @@ class Pages:
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
 
-    def _complete(self, asked: Params, place: ListingPlace) -> None:
+    def _complete(self, asked: Params, place: ListingPlace, shown: int) -> None:
         prefix = asked.get("Prefix", "")
         if place.started_ns is not None and (not prefix or prefix.endswith("/")):
             duration_ns = time.time_ns() - place.started_ns
-            scope = Scope(prefix, True, place.started_ns, duration_ns)
+            names = place.names + shown
+            scope = Scope(prefix, True, place.started_ns, duration_ns, names=names)
             self._mimicdb.complete(asked["Bucket"], scope)
 
     def _goes_on(
-        self, asked: Params, answer: Params, place: ListingPlace | None, last: str
+        self, asked: Params, answer: Params, place: ListingPlace | None, last: str, names: int
     ) -> None:
         """Remember where the next page begins, under each name that a caller may call it by."""
         last = last or (place.last if place is not None else "")
         if not last:
             return
-        going_on = ListingPlace(last, place.started_ns if place is not None else None)
+        started_ns = place.started_ns if place is not None else None
+        going_on = ListingPlace(last, started_ns, names=names)
         if "NextContinuationToken" in answer:
             self._places.note(asked, answer["NextContinuationToken"], going_on)
         elif "KeyCount" not in answer:  # a ListObjects may also go on with its last key
