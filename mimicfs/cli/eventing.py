@@ -21,6 +21,7 @@ from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.signals import of_end, wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
+    from mimicfs.admin.sources import Sources
     from mimicfs.config.values import Settings
     from mimicfs.parts import Parts
     from mimicfs.sync.events.setup import Setup
@@ -162,9 +163,9 @@ def listening_to(
     target: Target,
     options: EventOptions,
     prepare: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
-    """Within, this process is a member of the store that hears what S3 tells. Before the first
-    message is taken, *prepare* is called."""
+) -> Iterator[Sources]:
+    """Within, this process is a member of the store that hears what S3 tells; its figures say how
+    it fares. Before the first message is taken, *prepare* is called."""
     from mimicfs.admin.sources import Sources
     from mimicfs.mount.telling import source_opened, told
     from mimicfs.parts import check as check_target
@@ -173,8 +174,9 @@ def listening_to(
     parts.mimicdb.join()
     with source_opened(options, parts.s3) as source:
         prepare()
-        with told(parts, target, options, source, Sources(), settled.settings().state):
-            yield
+        sources = Sources()
+        with told(parts, target, options, source, sources, settled.settings().state):
+            yield sources
 
 
 def _checked(
@@ -200,8 +202,21 @@ def _checked(
     }
     if others:
         return found | _timed(parts, target, timeout_s)
-    with listening_to(settled, parts, target, options):
+    with listening_to(settled, parts, target, options) as sources:
+        _wait_for_the_turn(sources, timeout_s)
         return found | _timed(parts, target, timeout_s)
+
+
+def _wait_for_the_turn(sources: Sources, timeout_s: float) -> None:
+    """Return when messages are taken, or cannot be: the start is no delay of S3's."""
+    from mimicfs.sync.events.consumer import FAILING, LISTENING
+
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        told = sources.collect(only=["events"])["events"]
+        if told.get("state") in (LISTENING, FAILING):
+            return
+        time.sleep(_LOOK_S)
 
 
 def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:

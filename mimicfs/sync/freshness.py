@@ -93,10 +93,14 @@ def note_gap(mimicdb: Mirror, bucket: str) -> None:
     mimicdb.set_note(bucket, _GAP, str(_after_listings_ns(mimicdb, bucket)))
 
 
-def note_unproven(mimicdb: Mirror, bucket: str) -> None:
-    """Nobody can say whether changes of *bucket* until now are told of: what was listed before
-    does not count as told."""
-    mimicdb.set_note(bucket, _UNPROVEN, str(_after_listings_ns(mimicdb, bucket)))
+def note_unproven(mimicdb: Mirror, bucket: str, until_ns: int = 0) -> None:
+    """Nobody can say whether changes of *bucket* until now, or until *until_ns*, are told of: what
+    was listed before does not count as told."""
+    noted_ns = _ns(mimicdb.note(bucket, _UNPROVEN))
+    if not 0 < until_ns < time.time_ns():
+        until_ns = _after_listings_ns(mimicdb, bucket)
+    if until_ns > noted_ns:
+        mimicdb.set_note(bucket, _UNPROVEN, str(until_ns))
 
 
 def _after_listings_ns(mimicdb: Mirror, bucket: str) -> int:

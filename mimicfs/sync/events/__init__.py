@@ -6,6 +6,7 @@ sqs, endpoint, redisqueue   the sources
 hearing   which records the mirror can ignore, and what it asks S3 about the others
 consumer  takes messages, applies them, acknowledges them
 ledger    until when each bucket was told of, and what was missed
+looks     whether S3 is configured to tell the source of each bucket
 claim     whether another store takes messages from the same source
 election  which member of a store takes the messages
 setup     makes S3 send messages to a queue; notification: the configuration of a bucket (pure)

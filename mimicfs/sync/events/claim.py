@@ -5,7 +5,15 @@ other is given, and no gap shows it. So each store leaves its name and the time 
 one that finds another's name there, of the last half hour, says so, and does not count as told
 (ledger.py). The other store may be gone by now.
 
-What is left at the source is "NAME TIME NAME TIME ...", the latest first.
+What is left at the source is "NAME TIME NAME TIME ...", the latest first. To add a name takes two
+requests, so a name that is added in between is overwritten. Therefore
+
+    a store takes no message before it has seen its own name there, two seconds after it wrote it
+    a store that took longer than that to write may have overwritten the name of one that takes
+      messages already, and waits until that one has looked
+
+INVARIANT: another store that had taken a message by the time of a look would be seen by it; but for
+one that could not leave its name (no rights).
 
 Threading: the consumer's thread; `another` may be read by any.
 """
@@ -24,7 +32,11 @@ log = logging.getLogger(__name__)
 
 _STORE = "store id"  # a note beside the list of buckets: what the store is called at its sources
 _LOOK_S = 20.0
-_SOON_S = 3.0  # the same, after a claim was written
+_SOON_S = 2.0  # from writing our name to the look that is to show it, and between doubtful looks
+_SLOW_S = (
+    40.0  # within which another store has looked: its looks are 20 s apart, and its polls last
+)
+_TRIES = 3  # looks that do not show our name, after which the source keeps none
 _RENEWED_S = 600.0
 _LASTS_S = 1800
 _DIGITS_MAX = 16  # of a time; anybody may write there
@@ -37,10 +49,13 @@ class Claim:
 
     def __init__(self, mimicdb: Mirror, source: EventSource) -> None:
         self.another = False  # another store had claimed the source when we last looked
+        self.may_take = not source.shared  # our name was seen there, or the source keeps none
         self._mimicdb = mimicdb
         self._source = source
-        self._looked_s = self._staked_s = float("-inf")
-        self._certain_s = float("-inf")  # before that, a claim may be overwritten by ours
+        self._unseen = 0  # looks that did not show our name
+        self._due_s = float("-inf")  # when to look next
+        self._staked_s = self._seen_s = float("-inf")  # when our name was written, and must be seen
+        self._certain_s = float("-inf")  # before that, we may have overwritten another name
         self._alone_ns = 0  # when we last saw no other claim; 0: nothing is known
         self._answered = False  # the source has shown claims, or that it has none for us
 
@@ -54,34 +69,24 @@ class Claim:
     def stake(self) -> None:
         """Claim the source, and look whether another store did; every 20 s. Where the source
         keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
-        now_s = time.monotonic()
-        soon = self._looked_s < self._certain_s or not self._answered
-        pause_s = _SOON_S if soon else _LOOK_S
-        if now_s - self._looked_s < pause_s:
+        if (now_s := time.monotonic()) < self._due_s:
             return
-        self._looked_s = now_s
-        store = self._store()
+        store, before = self._store(), self.another
         if not store:
-            self._answered = True
+            self._answered = self.may_take = True
             return
         try:
-            looked_ns, certain = time.time_ns(), now_s >= self._certain_s
-            claims = self._claims()
-            ours = claims.pop(store, None)
-            before, self.another = self.another, bool(claims)
-            if ours is None or now_s - self._staked_s >= _RENEWED_S:
-                claims = {store: int(time.time()), **claims}
-                some = list(claims.items())[:_CLAIMS_MAX]
-                self._source.sign(" ".join(f"{name} {when}" for name, when in some))
-                self._wait_for_others(now_s)
-            if self._source.shared and not self.another and certain:
-                self._alone_ns = looked_ns
+            self._look(store, now_s)
             self._answered = True
         except MimicError as exc:
             log.debug("%s: whether other stores take its messages is not known: %s",
                       self._source.name, exc)  # fmt: skip
             self._answered = self._answered or not isinstance(exc, _NO_ANSWER)
-            return
+            self.may_take = self.may_take or self._answered
+            self._unseen += 1
+        self.may_take = self.may_take or self._unseen >= _TRIES
+        doubtful = not (self.may_take and self._answered) or now_s < self._certain_s
+        self._due_s = max(self._seen_s, now_s + (_SOON_S if doubtful else _LOOK_S))
         if self.another and not before:
             log.warning(
                 "%s: mounts of another store take messages from it, or did so in the last half"
@@ -89,13 +94,36 @@ class Claim:
                 self._source.name,
             )
 
-    def _wait_for_others(self, began_s: float) -> None:
-        """We have written what we began to read at *began_s*. A claim that was written in between
-        is overwritten: the other store sees that at its next look, and writes it again. Until then
-        the source does not show whether we are alone."""
+    def _look(self, store: str, now_s: float) -> None:
+        looked_ns = time.time_ns()
+        claims = self._claims()
+        ours = claims.pop(store, None)
+        self.another = bool(claims)
+        if self._source.shared and not self.another and now_s >= self._certain_s:
+            self._alone_ns = looked_ns
+        if ours is None:
+            self._unseen += 1
+        elif self._has_lasted(ours, now_s):
+            self.may_take, self._unseen = True, 0
+        if ours is None or now_s - self._staked_s >= _RENEWED_S:
+            some = list({store: int(time.time()), **claims}.items())[:_CLAIMS_MAX]
+            self._source.sign(" ".join(f"{name} {when}" for name, when in some))
+            self._signed(now_s)
+
+    def _has_lasted(self, ours: int, now_s: float) -> bool:
+        """Whether our name, which was written at *ours*, is there for so long that nobody writes
+        who has not read it."""
+        if self._staked_s == float("-inf"):  # by another process
+            return time.time() - ours > _SOON_S + 1
+        return now_s >= self._seen_s
+
+    def _signed(self, began_s: float) -> None:
+        """We have written what we began to read at *began_s*. A name that was written in between
+        is overwritten. Its store sees that before it takes a message, if we were quick."""
         self._staked_s = ended_s = time.monotonic()
-        in_time = ended_s - began_s < _SOON_S  # else the other one may have looked in between
-        self._certain_s = ended_s + (_SOON_S if in_time else _LOOK_S) + _SOON_S
+        self._seen_s = ended_s + _SOON_S
+        if ended_s - began_s >= _SOON_S:
+            self._certain_s = ended_s + _SLOW_S
 
     def _claims(self) -> dict[str, int]:
         """Return which stores have claimed the source in the last half hour, and when."""

@@ -10,7 +10,7 @@ one that could not be applied again and again while others could.
 States, as `mimicfs status` shows them:
 
     beginning  nothing was asked yet
-    waiting    another process consumes for this store
+    waiting    another process consumes for this store, or our name at the source is not certain
     listening  messages are taken and applied
     failing    the source, S3 or the store cannot be asked; tried again with backoff
     ended
@@ -37,7 +37,7 @@ from mimicfs.posix import Cancellation
 from mimicfs.private import append_line
 from mimicfs.s3.transport.backoff import backoff_s
 from mimicfs.sync.events.hearing import Heard, Hearing
-from mimicfs.sync.events.messages import Told, parse
+from mimicfs.sync.events.messages import RulesPut, Told, parse
 from mimicfs.sync.events.source import Delivery, EventSource
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,9 @@ class Witness:
         """Record that what a poll has brought is in the mirror, and is not acknowledged yet.
         *until_ns*: so is all that was put into the source until then; 0: more was waiting, or is to
         come again."""
+
+    def rules_put(self, rules: Sequence[RulesPut]) -> None:
+        """The notification configurations of some buckets were put; told of before `heard`."""
 
     def unread(self, count: int) -> None:
         """*count* messages could not be read, or parts of them: what they said is lost."""
@@ -132,6 +135,8 @@ class Consumer:
                     continue
                 if self._witness.begins():
                     self._hearing.succeed()
+                if self._state in (BEGINNING, WAITING):
+                    self._enter(LISTENING)
                 found, until_ns = self._taken(wait_s)
                 wait_s = _WAIT_S if until_ns else _SOON_S
                 if not self._ended.is_set():  # else they come again, to the next consumer
@@ -256,6 +261,7 @@ class Consumer:
 
     def _read(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, list[Told]]]:
         read = [(each, parse(each.body)) for each in deliveries]
+        self._witness.rules_put([rules for _, message in read for rules in message.put])
         unread = [(each, message.faults) for each, message in read if message.faults]
         self._put_aside(unread)
         self._witness.unread(len(unread))

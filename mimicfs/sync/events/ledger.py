@@ -30,6 +30,8 @@ A bucket is told until a time if all of this holds then; else nobody says so (`_
     nothing is taken and not applied, lost, or   what a former consumer took comes again
       hidden at the source
     no other store takes messages from it        a look every 20 s: until the last one
+    no rule of its configuration was put since   S3 says so by a test message: what was listed
+      it was listed                                before does not count (looks.py)
     a mount with this source shows it            else nobody looks at its configuration
     nobody may have taken this process for       it was suspended, or its store was away: then it
       dead since it began                          begins anew
@@ -53,29 +55,15 @@ from typing import Any
 
 from mimicfs.backends import TOLD
 from mimicfs.entry import DAY_S, NS
-from mimicfs.errors import (
-    NOTHING_SAID,
-    AccessDenied,
-    MimicError,
-    NoSuchBucket,
-    NoSuchQueue,
-    S3Error,
-    StoreError,
-    Unsupported,
-)
+from mimicfs.errors import MimicError, NoSuchQueue, StoreError
 from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Witness
 from mimicfs.sync.events.election import Election
-from mimicfs.sync.events.messages import Told
-from mimicfs.sync.events.notification import (
-    Configuration,
-    expires,
-    is_indirect,
-    shortcoming,
-    unexpired,
-)
+from mimicfs.sync.events.looks import NotificationLooks
+from mimicfs.sync.events.messages import RulesPut, Told
+from mimicfs.sync.events.notification import Configuration
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.freshness import (
     gap_ns,
@@ -87,21 +75,13 @@ from mimicfs.sync.freshness import (
 
 log = logging.getLogger(__name__)
 
-_UNTOLD = "untold "  # before a prefix, the note that the source is not told of it: why
 _LOST = "unread "  # before a process, its note that messages were lost, and nobody swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
-_LOOK_S = 20.0  # between two looks at a configuration; at AWS 0.05 USD a month
-_LOOK_OF_EACH_S = 2.0  # the same, for each bucket where they are many
-_LOOK_MAX_S = 300.0
-_LOOKS_MAX = 100  # configurations that are looked at in one go
 _NOTHING_LOST = (0, 0, 0)  # neither given up nor unread nor at stake
 _LOST_S = 600.0  # between two sweeps because messages were lost
 _UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
-_RIGHT = "to look takes the right {}: {}"
 _ANEW = "its source is another one than before"
-
-YES, NO, UNKNOWN = "yes", "no", "unknown"
 
 
 class _Loss:
@@ -158,9 +138,9 @@ class Ledger(Witness):
         self._source = source
         self._buckets = buckets
         self._prefix = prefix
-        self._configuration = configuration
-        self._lifecycle = lifecycle
         self._suspect = suspect
+        about = mimicdb, source, prefix, configuration, lifecycle, suspect
+        self._looks = NotificationLooks(*about)
         self._name = name
         self._election = Election(mimicdb, name)
         self._begun = False
@@ -181,32 +161,24 @@ class Ledger(Witness):
         self._until_ns: dict[str, int] = {}
         self._noted_s: dict[str, float] = {}
         self._about: set[str] = set()  # buckets that messages were about since the last silence
-        self._looked_s: dict[str, float] = {}
-        self._looked_ns: dict[str, int] = {}  # by bucket: when the last look began that S3 answered
-        self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
-        self._why: dict[str, str] = {}  # if not, or if that is unknown: why
-        self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
-        self._seen: set[str] = set()  # messages about them came
-        self._found: dict[str, Configuration] = {}  # by bucket: its configuration
-        self._changed_ns: dict[str, int] = {}  # when that was seen to be another than before
 
     def figures(self) -> dict[str, Any]:
         """Return until when each bucket was told of, whether S3 is to tell the source, and whether
         another store takes messages from it."""
         return {
             "told_until_ns": dict(self._until_ns),
-            "configured": {bucket: self._is_told(bucket) for bucket in self._told},
-            "untold": dict(self._why),
             "another_store": self._claim.another,
+            **self._looks.figures(),
         }
 
     # What the consumer asks and says
 
     def turn(self) -> bool:
-        ours = not self._source.shared or self._election.is_ours()
-        if not ours:
+        if self._source.shared and not self._election.is_ours():
             self._begun = False  # whoever has the turn notes; what it missed is looked at later
-        return ours
+            return False
+        self._claim.stake()
+        return self._claim.may_take
 
     def begins(self) -> bool:
         """Messages are going to be taken: look back, once. Return whether another consumer, or
@@ -245,10 +217,8 @@ class Ledger(Witness):
         shown = {*self._buckets()}  # a message may name any other
         about = [it for it in told if it.bucket in shown]
         self._about |= {it.bucket for it in about}
-        self._look_at_configurations()
-        self._seen |= {
-            it.bucket for it in about if it.time_ns >= self._changed_ns.get(it.bucket, 0)
-        }
+        self._looks.look(self._buckets())
+        self._looks.heard(about)
         self._given_up.count = self._source.lost
         self._look_for_lost(told)
         self._look_for_owed()
@@ -260,10 +230,14 @@ class Ledger(Witness):
             until_ns = _oldest_ns(told)
         until_ns = self._claim.alone_until_ns(until_ns)
         for bucket in self._buckets():
-            if self._counts_as_told(bucket):
-                self._note(bucket, min(until_ns, self._looked_ns.get(bucket, 0)))
+            if self._looks.counts_as_told(bucket):
+                self._note(bucket, min(until_ns, self._looks.looked_ns(bucket)))
         if drained:
             self._about.clear()
+
+    def rules_put(self, rules: Sequence[RulesPut]) -> None:
+        shown = {*self._buckets()}
+        self._looks.put(it for it in rules if it.bucket in shown)
 
     def unread(self, count: int) -> None:
         self._unread.count += count
@@ -288,12 +262,6 @@ class Ledger(Witness):
         ours_alone = not self._claim.another
         unbroken = self._mimicdb.member.lapses == self._lapses
         return settled and ours_alone and unbroken and not pending
-
-    def _counts_as_told(self, bucket: str) -> bool:
-        """Whether S3 tells the source of *bucket*, as far as can be seen."""
-        if self._told.get(bucket) != YES:
-            return False
-        return bucket in self._seen or bucket not in self._unseen
 
     # Gaps
 
@@ -394,81 +362,6 @@ class Ledger(Witness):
                 self._mimicdb.set_note(bucket, self._lost_note, "1" if any(lost) else None)
             self._loss_noted = lost
 
-    def _look_at_configurations(self) -> None:
-        now_s, buckets = time.monotonic(), self._buckets()
-        pause_s = min(_LOOK_MAX_S, max(_LOOK_S, _LOOK_OF_EACH_S * len(buckets)))
-        never_s = float("-inf")
-        due = [it for it in buckets if now_s - self._looked_s.get(it, never_s) >= pause_s]
-        for bucket in due[:_LOOKS_MAX]:
-            self._look_at(bucket)
-            self._looked_s[bucket] = now_s
-        shown = {*buckets}  # the others are gone from S3, or from what the mount shows
-        self._told = {name: told for name, told in self._told.items() if name in shown}
-        self._why = {name: why for name, why in self._why.items() if name in shown}
-
-    def _look_at(self, bucket: str) -> None:
-        looked_ns = time.time_ns()
-        try:
-            found = self._asked(bucket)
-            about = (found, self._source.arn(), self._prefix)
-            why = shortcoming(*about) or self._unexpired(bucket, unexpired(*about))
-            indirect = not why and is_indirect(*about)
-        except NOTHING_SAID as exc:  # it is told until the look before
-            log.debug("s3://%s: its notification configuration: %s", bucket, exc)
-            return
-        except S3Error as exc:
-            self._cannot_see(bucket, exc)
-            return
-        if self._told.get(bucket) == UNKNOWN:  # nobody saw whether it told us meanwhile
-            note_unproven(self._mimicdb, bucket)
-        self._told[bucket], self._looked_ns[bucket] = NO if why else YES, looked_ns
-        self._why = self._why | {bucket: why} if why else _without(self._why, bucket)
-        found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
-        if self._found.get(bucket, found) != found:
-            self._seen.discard(bucket)  # the message came by a way that may be no more
-            self._changed_ns[bucket] = time.time_ns()
-        self._found[bucket] = found
-        self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
-        name = _UNTOLD + self._prefix
-        if bool(why) != bool(self._mimicdb.note(bucket, name)):
-            self._suspect(bucket, why or "its messages were missing for some time")
-            self._mimicdb.set_note(bucket, name, why or None)
-
-    def _asked(self, bucket: str) -> Configuration:
-        try:
-            return self._configuration(bucket)
-        except AccessDenied as exc:
-            right = _RIGHT.format("s3:GetBucketNotification", exc)
-            raise AccessDenied(f"its notification configuration cannot be read; {right}") from exc
-
-    def _unexpired(self, bucket: str, why: str) -> str:
-        """Return *why* no expiry in *bucket* is told, if there may be any. Raises S3Error."""
-        if not why:
-            return ""
-        try:
-            return why if expires(self._lifecycle(bucket), self._prefix) else ""
-        except Unsupported:
-            return ""
-        except AccessDenied as exc:
-            raise AccessDenied(
-                f"{why} ({_RIGHT.format('s3:GetLifecycleConfiguration', exc)})"
-            ) from exc
-        except S3Error as exc:
-            if exc.code == "NoSuchLifecycleConfiguration":
-                return ""
-            raise
-
-    def _cannot_see(self, bucket: str, exc: S3Error) -> None:
-        """Whether S3 tells the source of *bucket*, and of all its keys, is not known."""
-        before, self._told[bucket] = self._told.get(bucket), UNKNOWN
-        self._why = self._why | {bucket: str(exc)}
-        if before != UNKNOWN and not isinstance(exc, NoSuchBucket):
-            log.warning("s3://%s does not count as told: %s", bucket, exc)
-
-    def _is_told(self, bucket: str) -> str:
-        told = self._told.get(bucket, UNKNOWN)
-        return told if told != YES or self._counts_as_told(bucket) else UNKNOWN
-
     def _was_told(self, bucket: str) -> bool:
         """Whether a consumer was there before, for whatever prefix."""
         return any(name.startswith(TOLD) for name in self._mimicdb.notes(bucket))
@@ -484,10 +377,6 @@ class Ledger(Witness):
             note_told(self._mimicdb, bucket, self._prefix, until_ns)
             about = self._mimicdb, bucket, self._prefix, self._name, self._identity
             note_heard(*about, until_ns)
-
-
-def _without(reasons: dict[str, str], bucket: str) -> dict[str, str]:
-    return {name: why for name, why in reasons.items() if name != bucket}
 
 
 def _oldest_ns(told: Sequence[Told]) -> int:

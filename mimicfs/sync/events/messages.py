@@ -6,7 +6,7 @@ A message comes in one of these forms; each may hold several records:
     through SNS        {"Type": "Notification", "Message": "<one of these forms>"}
     EventBridge        {"detail-type": "Object Created", "detail": {"bucket": ..., ...}}
     MinIO into Redis   [{"Event": [<record>], "EventTime": ...}], formerly [TIME, [<record>]]
-    a test of S3       {"Event": "s3:TestEvent", ...}: no records
+    a test of S3       {"Event": "s3:TestEvent", ...}: no records. S3 sends one when a rule is put
 
 A record is a hint that a key changed, and never a fact: it may be late, doubled, or out of order,
 and whoever can reach the source can write one. So it names the key to ask S3 about. Its fields
@@ -82,7 +82,14 @@ class Told(NamedTuple):
     name: str = ""  # of the kind of change, as the source calls it
 
 
-_RecordReader = Callable[[], "list[Told]"]  # reads it
+class RulesPut(NamedTuple):
+    """The notification configuration of *bucket* was put at *time_ns* (0: not said)."""
+
+    bucket: str
+    time_ns: int = 0
+
+
+_RecordReader = Callable[[], "list[Told] | list[RulesPut]"]  # reads it
 
 
 class Message(NamedTuple):
@@ -91,19 +98,22 @@ class Message(NamedTuple):
 
     told: list[Told]
     faults: list[str]
+    put: list[RulesPut]
 
 
 def parse(message: bytes | str) -> Message:
     """Return what *message* says; a test message says nothing. A record whose kind is not known
     counts as a change: S3 is asked, and nothing is believed."""
     if len(message) > MESSAGE_MAX:
-        return Message([], [f"a message of {len(message)} bytes"])
-    found = Message([], [])
+        return Message([], [f"a message of {len(message)} bytes"], [])
+    found = Message([], [], [])
     faults: list[str] = found.faults
     unnamed = 0
     for told in _each(message):
         if isinstance(told, Told):
             found.told.append(told)
+        elif isinstance(told, RulesPut):
+            found.put.append(told)
         elif len(faults) < _FAULTS_MAX:
             faults.append(str(told))
         else:
@@ -113,7 +123,7 @@ def parse(message: bytes | str) -> Message:
     return found
 
 
-def _each(message: bytes | str) -> Iterator[Told | _Unreadable]:
+def _each(message: bytes | str) -> Iterator[Told | RulesPut | _Unreadable]:
     try:
         for record in _records(_loaded(message), 0):
             try:
@@ -149,7 +159,9 @@ def _records(said: Any, depth: int) -> Iterator[_RecordReader]:
         yield partial(_from_event_bridge, said)
     elif isinstance(said.get("Message"), str) and "Type" in said:
         yield from _from_sns(said, depth)
-    elif said.get("Event") != "s3:TestEvent":
+    elif said.get("Event") == "s3:TestEvent":
+        yield partial(_test, said)
+    else:
         raise _Unreadable("not an S3 event in any known form")
 
 
@@ -170,6 +182,11 @@ def _from_sns(said: dict[str, Any], depth: int) -> Iterator[_RecordReader]:
         # We open no address that a message names.
         kind = ascii(said["Type"])[:_SHOWN_MAX]
         raise _Unreadable(f"SNS waits for an answer ({kind}); confirm it by hand")
+
+
+def _test(said: dict[str, Any]) -> list[RulesPut]:
+    bucket = said.get("Bucket")
+    return [RulesPut(bucket, _ns(said.get("Time")))] if isinstance(bucket, str) else []
 
 
 def _unreadable(exc: _Unreadable) -> list[Told]:

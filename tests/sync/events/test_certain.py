@@ -16,9 +16,11 @@ from mimicfs.entry import Scope
 from mimicfs.errors import AccessDenied, S3Unavailable, StoreUnavailable
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
+from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.endpoint import Endpoint
+from mimicfs.sync.events.hearing import Heard
 from mimicfs.sync.events.ledger import Ledger
-from mimicfs.sync.events.messages import Told
+from mimicfs.sync.events.messages import RulesPut, Told
 from mimicfs.sync.events.redisqueue import RedisQueue
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import freshness, note_told
@@ -130,7 +132,7 @@ def test_what_never_counted_as_told_is_one_gap_however_often_s3_fails(
 ):
     """A topic of which no message has come: each sweep costs."""
     ledger = ledger_of(SQS(s3.queue(url)))
-    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    ledger._looks._configuration = lambda _: {"EventBridgeConfiguration": {}}
     ledger.begins()
     for _ in range(3):
         ledger.failed(S3Unavailable("no answer"))
@@ -154,12 +156,12 @@ def test_messages_of_before_a_change_of_the_configuration_do_not_show_that_other
 ):
     """They waited in the queue while the topic was taken away."""
     ledger = ledger_of(SQS(s3.queue(url)))
-    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    ledger._looks._configuration = lambda _: {"EventBridgeConfiguration": {}}
     begun(ledger, gaps)
     ledger.heard([Told(bucket, "a", time_ns=(before_ns := time.time_ns()))], time.time_ns())
     assert ledger.figures()["configured"] == {bucket: "yes"}
-    ledger._configuration = lambda _: {"EventBridgeConfiguration": {"another": 1}}
-    ledger._looked_s.clear()
+    ledger._looks._configuration = lambda _: {"EventBridgeConfiguration": {"another": 1}}
+    ledger._looks._looked_s.clear()
     ledger.heard([Told(bucket, "b", time_ns=before_ns)], time.time_ns())
     ledger.heard([Told(bucket, "c", time_ns=before_ns)], time.time_ns())
     assert ledger.figures()["configured"] == {bucket: "unknown"}
@@ -193,7 +195,7 @@ def test_a_consumer_that_was_suspended_begins_anew_and_counts_as_told_again_afte
     assert ledger.begins() is False
     ledger._settled_s = 0.0
     ledger._claim._alone_ns = 10**19
-    ledger._looked_s.clear()
+    ledger._looks._looked_s.clear()
     ledger.heard([], later_ns := time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: later_ns}
 
@@ -242,8 +244,8 @@ def test_a_webhook_counts_after_its_first_message(ledger_of, url, bucket, gaps):
         assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})
         ledger.heard([Told(bucket, "a")], time.time_ns())
         assert (told(ledger), ledger.figures()["configured"]) == ([bucket], {bucket: "yes"})
-        ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
-        ledger._looked_s.clear()
+        ledger._looks._configuration = lambda _: {"EventBridgeConfiguration": {}}
+        ledger._looks._looked_s.clear()
         ledger.heard([], time.time_ns())  # it may come by another way now, or not at all
         assert ledger.figures()["configured"] == {bucket: "unknown"}
 
@@ -258,7 +260,7 @@ def test_what_a_server_keeps_may_come_at_any_time(ledger_of, mimicdb, url, bucke
         second.heard([Told(bucket, "a")], time.time_ns())
         assert (freshness(mimicdb, bucket, "").by, gaps) == ("listed", [])
         mimicdb.complete(bucket, Scope("", True, time.time_ns()))
-        second._looked_s.clear()
+        second._looks._looked_s.clear()
         second.heard([Told(bucket, "a")], time.time_ns())
         assert freshness(mimicdb, bucket, "").by == "told"
 
@@ -273,7 +275,7 @@ def test_what_a_server_keeps_after_a_refusal_may_come_at_any_time(
         begun(ledger, gaps)
 
         def fresh_after_a_message():
-            ledger._looked_s.clear()
+            ledger._looks._looked_s.clear()
             ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], time.time_ns())
             return freshness(mimicdb, bucket, "").by
 
@@ -293,14 +295,13 @@ def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, buck
     ledger.heard([], time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: looked_ns}
     source.sign(f"another {time.time():.0f} {source.signed()}")
-    ledger._claim._looked_s -= 20
+    ledger._claim._due_s = 0.0
     for _ in range(2):
         ledger.heard([], time.time_ns())
     assert ledger.figures()["told_until_ns"] == {bucket: looked_ns}
     assert gaps == ["another store takes messages from its source, or did so"]
     source.sign("")
-    ledger._claim._looked_s -= 20
-    ledger._claim._certain_s -= 20  # so is the look that tells whether a claim met another one
+    ledger._claim._due_s = 0.0
     ledger.heard([], time.time_ns())
     assert looked_ns < ledger.figures()["told_until_ns"][bucket] <= ledger._claim._alone_ns
     assert gaps == ["another store takes messages from its source, or did so"] * 2
@@ -344,7 +345,8 @@ def test_a_consumer_of_another_prefix_may_have_taken_what_comes_again(
 
 
 def test_two_stores_that_claim_a_source_at_once_are_both_seen(s3, mimicdb, url, monkeypatch):
-    """Each has seen no claim, and writes its own; what the second one writes has only its own."""
+    """Each has seen no claim, and writes its own; what the second one writes has only its own. None
+    takes a message, for which a poll may wait for long, before it has seen the other."""
     first, second = (SQS(s3.queue(url)) for _ in range(2))
     ours, theirs = Claim(mimicdb, first), Claim(Mirror(Memory()), second)
     monkeypatch.setattr("mimicfs.sync.events.claim.log.warning", lambda *_: None)
@@ -361,12 +363,77 @@ def test_two_stores_that_claim_a_source_at_once_are_both_seen(s3, mimicdb, url, 
     first.sign = sign
     claimed_ns = time.time_ns()
     for _ in range(8):
+        assert [each.another for each in (ours, theirs) if each.may_take and not each.another] == []
         now_s += 1
         theirs.stake()
         ours.stake()
     assert (ours.another, theirs.another) == (True, True)
+    assert (ours.may_take, theirs.may_take) == (True, True)
     for claim in (ours, theirs):
         assert claim.alone_until_ns(time.time_ns()) < claimed_ns
+
+
+@pytest.mark.parametrize(("pause_s", "is_alone"), [(0, True), (2.5, False)])
+def test_a_store_that_writes_its_claim_slowly_may_have_overwritten_one_that_is_in_use(
+    s3, mimicdb, url, monkeypatch, pause_s, is_alone
+):
+    now_s = time.monotonic()
+    monkeypatch.setattr("mimicfs.sync.events.claim.time.monotonic", lambda: now_s)
+    source = SQS(s3.queue(url))
+    claim, sign = Claim(mimicdb, source), source.sign
+
+    def sign_late(text):
+        nonlocal now_s
+        now_s += pause_s
+        sign(text)
+
+    source.sign = sign_late
+    claim.stake()
+    signed_ns = time.time_ns()
+    for later_s, certain in ((3, is_alone), (23, is_alone), (20, True)):
+        now_s += later_s
+        claim.stake()
+        assert claim.may_take
+        assert (claim.alone_until_ns(time.time_ns()) > signed_ns) is certain
+
+
+def test_a_store_that_has_claimed_a_source_takes_messages_at_once_after_that(
+    s3, mimicdb, url, monkeypatch
+):
+    """Its first process waits; a mount that takes over need not."""
+    first, second = (SQS(s3.queue(url)) for _ in range(2))
+    (claim := Claim(mimicdb, first)).stake()
+    assert not claim.may_take
+    soon = Claim(mimicdb, second)
+    soon.stake()
+    assert not soon.may_take  # somebody may be about to overwrite it
+    [(name, when)] = claim._claims().items()
+    first.sign(f"{name} {when - 4}")
+    later = Claim(mimicdb, second)
+    later.stake()
+    assert later.may_take
+
+
+@pytest.mark.parametrize("answer", ["no rights", "nothing", "no answer"])
+def test_a_source_that_keeps_no_claims_has_its_messages_taken(
+    s3, mimicdb, url, answer, monkeypatch
+):
+    now_s = time.monotonic()
+    monkeypatch.setattr("mimicfs.sync.events.claim.time.monotonic", lambda: now_s)
+
+    def signed():
+        if answer == "nothing":
+            return ""
+        raise AccessDenied("no") if answer == "no rights" else S3Unavailable("no answer")
+
+    source = SQS(s3.queue(url))
+    source.signed, claim = signed, Claim(mimicdb, source)
+    began_s = now_s
+    while not claim.may_take:
+        claim.stake()
+        now_s += 1
+    assert now_s - began_s < (2 if answer == "no rights" else 7)
+    assert (claim.alone_until_ns(10) == 10) is (answer != "no answer")
 
 
 def test_a_bucket_is_told_of_until_the_last_look_at_its_configuration(
@@ -377,11 +444,11 @@ def test_a_bucket_is_told_of_until_the_last_look_at_its_configuration(
     begun(ledger, gaps)
     ledger._claim._alone_ns = 10**19
     ledger.heard([], time.time_ns())
-    looked_ns = ledger._looked_ns[bucket]
+    looked_ns = ledger._looks._looked_ns[bucket]
     client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
     ledger.heard([], time.time_ns())
     assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
-    ledger._looked_s[bucket] -= 20
+    ledger._looks._looked_s[bucket] -= 20
     ledger.heard([], time.time_ns())
     assert gaps == ["no notification configuration names its queue"]
     assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
@@ -397,9 +464,9 @@ def test_a_configuration_that_gives_no_answer_is_told_until_the_look_before(
     begun(ledger, gaps)
     ledger._claim._alone_ns = 10**19
     ledger.heard([], time.time_ns())
-    looked_ns = ledger._looked_ns[bucket]
-    ledger._configuration = away
-    ledger._looked_s.clear()
+    looked_ns = ledger._looks._looked_ns[bucket]
+    ledger._looks._configuration = away
+    ledger._looks._looked_s.clear()
     ledger.heard([], time.time_ns())
     assert ledger.figures()["configured"] == {bucket: "yes"}
     assert ledger.figures()["told_until_ns"][bucket] <= looked_ns
@@ -415,28 +482,97 @@ def test_no_message_makes_a_bucket_told_whose_configuration_cannot_be_read(
         raise AccessDenied("no rights")
 
     ledger = ledger_of(SQS(s3.queue(url)))
-    ask, ledger._configuration = ledger._configuration, refused
+    ask, ledger._looks._configuration = ledger._looks._configuration, refused
     begun(ledger, gaps)
     for _ in range(2):
         ledger.heard([Told(bucket, "logs/a", time_ns=time.time_ns())], time.time_ns())
-        ledger._looked_s.clear()
+        ledger._looks._looked_s.clear()
     assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})
     assert caplog.text.count("takes the right s3:GetBucketNotification") == 1
-    ledger._configuration = ask
+    ledger._looks._configuration = ask
     ledger._claim._alone_ns = 10**19
     ledger.heard([], time.time_ns())
     assert told(ledger) == [bucket]
     assert freshness(mimicdb, bucket, "").by == "listed"  # what was missed meanwhile is not known
 
 
+def test_a_configuration_that_could_not_be_read_before_a_restart_is_not_forgotten(
+    ledger_of, s3, mimicdb, url, bucket, gaps, caplog
+):
+    """Nobody knows what S3 told meanwhile."""
+
+    def refused(_):
+        raise AccessDenied("no rights")
+
+    begun(first := ledger_of(SQS(s3.queue(url))), gaps)
+    first.heard([], time.time_ns())
+    assert freshness(mimicdb, bucket, "").by == "told"
+    first._looks._configuration = refused
+    first._looks._looked_s.clear()
+    first.heard([], time.time_ns())
+    begun(second := ledger_of(SQS(s3.queue(url))), gaps)
+    second._claim._alone_ns = 10**19
+    second.heard([], time.time_ns())
+    assert told(second) == [bucket]
+    assert freshness(mimicdb, bucket, "").by == "listed"
+    mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+    begun(third := ledger_of(SQS(s3.queue(url))), gaps)
+    third._claim._alone_ns = 10**19
+    third.heard([], time.time_ns())
+    assert freshness(mimicdb, bucket, "").by == "told"
+
+
+def test_a_rule_that_was_removed_and_put_back_between_two_looks_tells_nothing_of_the_time_before(
+    url, ledger_of, s3, mimicdb, client, bucket, gaps, tmp_path
+):
+    """S3 sends a test message when a rule is put."""
+    ledger = ledger_of(source := SQS(s3.queue(url)))
+    consumer = Consumer(source, None, tmp_path / "aside", ledger)
+    consumer._hearing = type("Nobody", (), {"hear": lambda *_: Heard()})()
+
+    def fresh_after_all_was_heard():
+        ledger._looks._looked_s.clear()
+        ledger._noted_s.clear()
+        ledger._claim._alone_ns = 10**19
+        for _ in range(2):
+            consumer.consume(*consumer.received(0))
+        ledger.heard([], time.time_ns())
+        return freshness(mimicdb, bucket, "").by
+
+    begun(ledger, gaps)
+    assert fresh_after_all_was_heard() == "told"  # the first one was put before the listing
+    had = client.get_bucket_notification_configuration(Bucket=bucket)["QueueConfigurations"]
+    client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+    client.put_object(Bucket=bucket, Key="missed", Body=b"1")
+    client.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": had}
+    )
+    assert (fresh_after_all_was_heard(), gaps) == ("listed", [])
+    mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+    assert fresh_after_all_was_heard() == "told"
+
+
+def test_no_test_message_speaks_of_a_time_to_come_or_of_a_bucket_that_is_not_shown(
+    ledger_of, s3, mimicdb, url, bucket, gaps
+):
+    begun(ledger := ledger_of(SQS(s3.queue(url))), gaps)
+    before_ns = time.time_ns()
+    ledger.rules_put([RulesPut("another", 5), RulesPut(bucket, before_ns + 10**18)])
+    assert before_ns < int(mimicdb.note(bucket, "unproven")) < time.time_ns()
+    ledger.rules_put([RulesPut(bucket, 5)])
+    assert before_ns < int(mimicdb.note(bucket, "unproven"))
+    assert mimicdb.notes("another") == {}
+
+
 def test_of_many_buckets_each_configuration_is_looked_at_less_often(ledger_of, s3, url, gaps):
     ledger = ledger_of(SQS(s3.queue(url)))
     asked = []
-    ledger._configuration = lambda bucket: asked.append(bucket) or {}
+    ledger._looks._configuration = lambda bucket: asked.append(bucket) or {}
     ledger._buckets = lambda: [f"b{number}" for number in range(60)]
     for ago_s, looks in ((0, 60), (21, 60), (121, 120)):
-        ledger._looked_s = {name: at_s - ago_s for name, at_s in ledger._looked_s.items()}
-        ledger._look_at_configurations()
+        looked_s = ledger._looks._looked_s
+        ledger._looks._looked_s = {name: at_s - ago_s for name, at_s in looked_s.items()}
+        ledger._looks.look(ledger._buckets())
         assert len(asked) == looks
 
 
@@ -455,7 +591,7 @@ def test_a_bucket_does_not_count_as_told_before_the_source_has_said_whether_we_a
             begun(ledger, gaps)
             ledger.heard([Told(bucket, "a")], time.time_ns())
         assert told(ledger) == []
-        ledger._claim._looked_s -= 3
+        ledger._claim._due_s = 0.0
         ledger.heard([Told(bucket, "a")], time.time_ns())
         assert told(ledger) == [bucket]
 
@@ -494,7 +630,7 @@ def test_a_right_that_is_missing_to_see_what_expires_is_named(
 
     without_expiry(client, bucket)
     ledger = ledger_of(SQS(s3.queue(url)))
-    ledger._lifecycle = refused
+    ledger._looks._lifecycle = refused
     begun(ledger, gaps)
     ledger.heard([Told(bucket, "a")], time.time_ns())
     assert (told(ledger), ledger.figures()["configured"]) == ([], {bucket: "unknown"})

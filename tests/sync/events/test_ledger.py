@@ -62,7 +62,7 @@ def loss_noted(mimicdb, bucket):
 
 
 def look_again(ledger):
-    ledger._looked_s.clear()
+    ledger._looks._looked_s.clear()
     ledger.heard([], time.time_ns())
 
 
@@ -140,7 +140,7 @@ def test_a_configuration_that_is_removed_is_a_gap_at_both_ends(ledger, client, b
 
 
 def test_a_topic_or_eventbridge_counts_when_a_message_has_come_that_way(ledger, bucket):
-    ledger._configuration = lambda _: {"EventBridgeConfiguration": {}}
+    ledger._looks._configuration = lambda _: {"EventBridgeConfiguration": {}}
     ledger.heard([], time.time_ns())
     told = ledger.figures()
     assert (told["configured"], told["told_until_ns"]) == ({bucket: "unknown"}, {})
@@ -369,7 +369,7 @@ def test_messages_about_any_other_bucket_take_no_memory(ledger, bucket):
         told = [Told(name, "a", time_ns=time.time_ns()) for name in (bucket, "b1", "b2")]
         ledger._settled_s = float("inf")  # nothing may be noted yet
         ledger.heard(told, until_ns)
-        assert (ledger._about, ledger._seen) == ({bucket}, {bucket})
+        assert (ledger._about, ledger._looks._seen) == ({bucket}, {bucket})
 
 
 def test_a_bucket_that_is_not_shown_any_more_is_not_in_the_figures(ledger, client, bucket):
@@ -418,12 +418,13 @@ def test_a_gap_that_the_store_does_not_take_is_told_again(
     def away(*_):
         raise StoreUnavailable("no answer")
 
-    told, ledger._suspect = ledger._suspect, away
+    told = ledger._suspect
+    ledger._suspect = ledger._looks._suspect = away
     happens(ledger, client, bucket)
     with pytest.raises(StoreUnavailable):
         ledger.heard([], time.time_ns())
     ledger.failed(StoreUnavailable("no answer"))
-    ledger._suspect = told
+    ledger._suspect = ledger._looks._suspect = told
     for _ in range(2):
         ledger.heard([], time.time_ns())
     assert gaps == [why]

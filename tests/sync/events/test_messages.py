@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mimicfs.sync.events.messages import Message, Told, parse
+from mimicfs.sync.events.messages import Message, RulesPut, Told, parse
 
 AT_NS = 1_768_478_400_123_000_000  # 2026-01-15T12:00:00.123Z
 
@@ -130,7 +130,10 @@ def test_sns_and_event_bridge_and_a_test_message():
         Told("photos", "a b+%41", True, "", 1_768_478_400_000_000_000, "0B", "v2", False, name)
     ]
     test = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "photos"}
-    assert parse(json.dumps(test)) == Message([], [])
+    put = Message([], [], [RulesPut("photos", AT_NS)])
+    assert parse(json.dumps(test | {"Time": "2026-01-15T12:00:00.123Z"})) == put
+    assert parse(json.dumps(test)).put == [RulesPut("photos", 0)]
+    assert parse(json.dumps(test | {"Bucket": 5})) == Message([], [], [])
 
 
 def test_a_delete_marker_that_was_made_deletes_no_version():
@@ -179,7 +182,7 @@ def test_a_record_that_makes_no_sense_leaves_the_others_standing():
     ],
 )
 def test_what_is_no_message_is_named(message, fault):
-    assert parse(message) == Message([], [fault])
+    assert parse(message) == Message([], [fault], [])
 
 
 def test_an_envelope_that_holds_itself_ends():
