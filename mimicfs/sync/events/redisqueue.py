@@ -135,11 +135,11 @@ class RedisQueue(EventSource):
                 return run
 
     def signed(self) -> str:
-        with self._ours():
+        with self._ours(), self._allowed():
             return (self._client.get(self._signed) or b"").decode(errors="replace")
 
     def sign(self, text: str) -> None:
-        with self._ours():
+        with self._ours(), self._allowed():
             self._client.set(self._signed, text, ex=_SIGNED_S)
 
     def close(self) -> None:
@@ -311,6 +311,14 @@ class RedisQueue(EventSource):
 
     def _forget(self, name: bytes, _pipeline: Any) -> None:
         self._seen.pop(name, None)
+
+    @contextmanager
+    def _allowed(self) -> Iterator[None]:
+        """Within, a lack of rights is no lack of an answer: it will be the same later."""
+        try:
+            yield
+        except NO_RIGHTS as exc:
+            raise ConfigError(f"{self.name}: no rights to the key {self._signed}") from exc
 
     @contextmanager
     def _ours(self) -> Iterator[None]:

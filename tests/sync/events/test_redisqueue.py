@@ -8,9 +8,12 @@ import time
 import pytest
 import redis
 
+from mimicfs.backends.memory import Memory
 from mimicfs.errors import ConfigError, StoreError, StoreUnavailable
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events import consumer as consuming
 from mimicfs.sync.events import redisqueue
+from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Consumer, Witness
 from mimicfs.sync.events.hearing import Heard
 from mimicfs.sync.events.messages import parse
@@ -360,5 +363,11 @@ def test_a_user_without_rights_to_the_mark_knows_the_source_by_its_run(queue, se
     assert few.identity() == server.info("server")["run_id"]
     assert queue.identity().endswith(f" {few.identity()}")
     assert keys(few.receive(1)) == ["a"]
+    claim = Claim(Mirror(Memory()), few)
+    claim.stake()
+    assert (claim.may_take, claim.alone_until_ns(5)) == (
+        True,
+        5,
+    )  # of other stores nothing is known
     server.delete("events:mimicfs:id")
     server.execute_command("ACL DELUSER", "listener")
