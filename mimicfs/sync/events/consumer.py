@@ -101,6 +101,7 @@ class Consumer:
         self._ended = threading.Event()
         # Of messages that could not be applied, by hash: how often others could meanwhile.
         self._outlived: Counter[int] = Counter()
+        self._kept: set[int] = set()  # by hash: those put aside in part, and not acknowledged yet
         self._owed_s = float("-inf")  # when a message was last sent back, or dropped
         self._lock = threading.Lock()  # protects the figures below
         self._state = BEGINNING
@@ -262,8 +263,13 @@ class Consumer:
     def _read(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, list[Told]]]:
         read = [(each, parse(each.body)) for each in deliveries]
         self._witness.rules_put([rules for _, message in read for rules in message.put])
-        unread = [(each, message.faults) for each, message in read if message.faults]
+        unread = [
+            (each, message.faults)
+            for each, message in read
+            if message.faults and hash(each.body) not in self._kept
+        ]
         self._put_aside(unread)
+        self._kept |= {hash(each.body) for each, _ in unread}
         self._witness.unread(len(unread))
         return [(each, message.told) for each, message in read]
 
@@ -282,6 +288,7 @@ class Consumer:
             self._source.acknowledge(deliveries)
             for each in deliveries:
                 self._outlived.pop(hash(each.body), None)
+                self._kept.discard(hash(each.body))
             with self._lock:
                 self._messages += len(deliveries)
                 self._last_ns = time.time_ns()

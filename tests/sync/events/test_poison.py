@@ -96,6 +96,26 @@ def test_where_s3_answers_nothing_no_message_is_poison(tmp_path, monkeypatch, ca
     assert (source.acknowledged, consumer.figures()["put_aside"]) == ([], 0)
 
 
+def test_what_cannot_be_read_is_put_aside_once_however_often_its_message_comes_again(
+    tmp_path, caplog
+):
+    """S3 is away for hours, and the rest of the message cannot be applied."""
+    source, hearing = Source(), Hearing()
+    consumer = Consumer(source, hearing, tmp_path / "aside")
+    records = json.loads(delivery("poison").body)["Records"]
+    mixed = Delivery(json.dumps({"Records": [5, *records]}), "mixed")
+    for _ in range(3):
+        with pytest.raises(MimicError):
+            consumer.consume([mixed])
+    assert consumer.figures()["put_aside"] == 1
+    assert (tmp_path / "aside").read_text().count("\n") == 1
+    hearing.hear = lambda told, _: Heard(heads=len(told))
+    consumer.consume([mixed])
+    assert (source.acknowledged, consumer.figures()["put_aside"]) == (["mixed"], 1)
+    consumer.consume([mixed])  # another one that says the same
+    assert consumer.figures()["put_aside"] == 2
+
+
 def test_what_cannot_be_put_aside_comes_again(tmp_path):
     source = Source()
     consumer = Consumer(source, Hearing(), tmp_path / "missing" / "aside")
