@@ -89,8 +89,9 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 
 
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
-    """Changes of *bucket* may have been lost until now."""
-    mimicdb.set_note(bucket, _GAP, str(_after_listings_ns(mimicdb, bucket)))
+    """Changes of *bucket* may have been lost until now. No two gaps have the same time."""
+    after_ns = max(_after_listings_ns(mimicdb, bucket), gap_ns(mimicdb, bucket) + 1)
+    mimicdb.set_note(bucket, _GAP, str(after_ns))
 
 
 def note_unproven(mimicdb: Mirror, bucket: str, until_ns: int = 0) -> None:

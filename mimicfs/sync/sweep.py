@@ -65,8 +65,9 @@ class _Failure(NamedTuple):
 
     error: str
     times: int
-    until_s: float  # until when it is left alone
-    at_ns: int  # or until a gap is known that is later than this
+    until_s: float  # until when it is left alone,
+    listed_ns: int  # or until it is listed later than this,
+    gap_ns: int  # or until another gap than this one is known
 
 
 class Sweep:
@@ -116,13 +117,14 @@ class Sweep:
         due = self.due()
         if due is None:
             return False
+        gap = gap_ns(self._mimicdb, due.bucket)
         try:
             self._list(due)
         except (Interrupted, StoreError):
             raise
         except MimicError as exc:
             of_all = isinstance(exc, _OF_ALL) and not isinstance(exc, NotFromS3)
-            self._leave_alone(due, exc, of_all=of_all)
+            self._leave_alone(due, exc, gap, of_all=of_all)
             if of_all:
                 raise
             if self._failures[due.bucket, due.scope.prefix].times == 1:
@@ -165,14 +167,15 @@ class Sweep:
         late = now - int(self._period_ns * share)
         gaps = {name: gap_ns(self._mimicdb, name) for name in self._buckets()}
         scopes = self._scopes()
-        there = {(name, scope.prefix) for name, scope in scopes}
-        self._failures = {place: it for place, it in self._failures.items() if place in there}
+        there = {(name, scope.prefix): scope.listed_ns for name, scope in scopes}
+        failures = self._failures.items()
+        self._failures = {place: it for place, it in failures if there.get(place) == it.listed_ns}
         self._closed_ns = {place: it for place, it in self._closed_ns.items() if place in there}
         found = [
             _Due(name, scope)
             for name, scope in scopes
-            if scope.listed_ns < max(late, gap := self._open_gap_ns(name, scope, gaps))
-            and not self._is_left_alone(name, scope, gap)
+            if scope.listed_ns < max(late, self._open_gap_ns(name, scope, gaps))
+            and not self._is_left_alone(name, scope, gaps.get(name, 0))
         ]
         return min(found, key=lambda each: each.scope.listed_ns, default=None)
 
@@ -194,11 +197,11 @@ class Sweep:
 
     def _is_left_alone(self, bucket: str, scope: Scope, gap: int) -> bool:
         failure = self._failures.get((bucket, scope.prefix))
-        if failure is None or failure.at_ns < gap:
+        if failure is None or failure.gap_ns != gap:
             return False
         return time.monotonic() < failure.until_s
 
-    def _leave_alone(self, due: _Due, exc: MimicError, *, of_all: bool) -> None:
+    def _leave_alone(self, due: _Due, exc: MimicError, gap: int, *, of_all: bool) -> None:
         place = due.bucket, due.scope.prefix
         before = self._failures.get(place)
         times = (before.times if before else 0) + (not of_all)
@@ -206,7 +209,8 @@ class Sweep:
         if of_all:  # others are tried before it, and the wait gets no longer
             wait_s = 2 * _AGAIN_S
         # Made anew and replaced in one step: the figures may be read meanwhile.
-        failure = _Failure(str(exc), times, time.monotonic() + wait_s, time.time_ns())
+        until_s = time.monotonic() + wait_s
+        failure = _Failure(str(exc), times, until_s, due.scope.listed_ns, gap)
         self._failures = {**self._failures, place: failure}
 
     def _said(self) -> str:

@@ -188,6 +188,15 @@ def test_a_price_that_is_not_known_does_not_end_the_sweep(
     assert "how many LISTs a day it takes is not known" in caplog.text
 
 
+def test_what_somebody_else_has_listed_fails_no_more(sweep, mimicdb, bucket, proxy, caplog):
+    aged(mimicdb, bucket, "a/", 2)
+    with proxy.rule(Fail(lambda _: True, 403, "AccessDenied")):
+        assert (sweep.step(), sweep.due()) == (True, None)
+    assert "a/ cannot be listed" in sweep.figures()["error"]
+    aged(mimicdb, bucket, "a/", 0)  # by a visit
+    assert (sweep.due(), sweep.figures()["error"]) == (None, "")
+
+
 def test_a_failure_of_s3_as_a_whole_raises_no_back_off_of_a_directory(
     sweep, mimicdb, bucket, proxy
 ):
@@ -226,6 +235,18 @@ def test_a_gap_that_a_clock_ahead_of_ours_has_noted_is_swept_once(
     assert freshness(mimicdb, bucket, "").by == "swept"
     note_told(mimicdb, bucket, "", time.time_ns())
     assert freshness(mimicdb, bucket, "").by == "swept"
+
+
+def test_what_a_clock_ahead_of_ours_has_listed_and_s3_lists_no_more_is_left_alone(
+    sweep, mimicdb, bucket, proxy, caplog
+):
+    aged(mimicdb, bucket, "bad/", -1 / 24)
+    sweep.suspect(bucket, "the queue was deleted")
+    with proxy.rule(Fail(lambda _: True, 403, "AccessDenied")) as bad:
+        assert (sweep.step(), sweep.step()) == (True, False)
+    assert bad.seen == 1
+    sweep.suspect(bucket, "and again")
+    assert sweep.due().scope.prefix == "bad/"
 
 
 def test_a_gap_is_after_what_a_clock_ahead_of_ours_has_listed(sweep, mimicdb, bucket, caplog):
