@@ -42,6 +42,7 @@ from mimicfs.signals import of_end, woken_by_signals
 
 if TYPE_CHECKING:
     from mimicfs.files.cache import BlockCache
+    from mimicfs.fuse.guardian import Guardian
     from mimicfs.fuse.mounting import MountOptions
     from mimicfs.fuse.notify import Notifier
     from mimicfs.fuse.server import Server
@@ -58,17 +59,17 @@ def serve_mount(
     target: Target,
     place: MountPlace,
     choices: MountChoices,
+    guardian: Guardian,
     ready: Callable[[], None],
     manager: ServiceManager,
 ) -> None:
     """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
-    is told of both, and of the uploads at the end."""
-    from mimicfs.fuse.guardian import Guardian
+    is told of both, and of the uploads at the end. *guardian* guards the mount until its caller
+    closes it."""
     from mimicfs.fuse.notify import Notifier
 
     mountpoint = place.mountpoint
     with ExitStack() as stack:  # what is below ends before what is above
-        guardian = stack.enter_context(closing(Guardian()))  # before there is what it could hold
         lease, sources = Lease(), Sources()
         beside = partial(_replicated, settings, (mountpoint, target), choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))

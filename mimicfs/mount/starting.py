@@ -7,11 +7,13 @@ Threading: the main thread of the process that is to serve the mount, before any
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from mimicfs.config.values import Buckets, MountChoices, Settings, Target
 from mimicfs.fuse import mounting
+from mimicfs.fuse.guardian import Guardian
 from mimicfs.fuse.handed import Handed
 from mimicfs.mount import process
 from mimicfs.mount.mounted import check_free
@@ -33,9 +35,11 @@ def serve_at(
     mounted there now."""
     process.set_up()
     place, choices = _place(settings, mountpoint, choices)
-    from mimicfs.mount.serving import serve_mount  # four fifths of the CPU until here
+    # Before there is what it could hold: an open /dev/fuse, a lock, the memory of what is imported.
+    with closing(Guardian()) as guardian:
+        from mimicfs.mount.serving import serve_mount  # four fifths of the CPU until here
 
-    serve_mount(settings, target, place, choices, ready, manager)
+        serve_mount(settings, target, place, choices, guardian, ready, manager)
 
 
 def _place(

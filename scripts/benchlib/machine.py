@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,23 +129,28 @@ def reset_peak(pid: int) -> None:
 
 
 def peak_mib(pid: int) -> float:
-    """Return the sum of the peak resident memory of *pid* and its descendants, in MiB."""
-    return _status_mib(pid, "VmHWM:")
+    """Return the peak resident memory of the largest of *pid* and its descendants, and what the
+    others have now that nobody shares (a forked child shares what neither has written since), in
+    MiB."""
+    peaks = {member: _memory_mib([member], "status", "VmHWM:") for member in family(pid)}
+    largest = max(peaks, key=lambda member: peaks[member])
+    others = [member for member in peaks if member != largest]
+    return peaks[largest] + _memory_mib(others, "smaps_rollup", "Private_")
 
 
 def held_mib(pid: int) -> float:
     """Return the memory of its own (not of files) that *pid* and its descendants hold, in MiB."""
-    return _status_mib(pid, "RssAnon:")
+    return _memory_mib(family(pid), "status", "RssAnon:")
 
 
-def _status_mib(pid: int, field: str) -> float:
+def _memory_mib(pids: Iterable[int], file: str, field: str) -> float:
+    """Return the sum of the lines that begin with *field* in the *file*s of /proc/PID."""
     total = 0
-    for member in family(pid):
+    for pid in pids:
         try:
-            status = Path(f"/proc/{member}/status").read_text()
+            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
         except OSError:
             continue
-        lines = status.splitlines()
         total += sum(int(line.split()[1]) for line in lines if line.startswith(field))
     return total / 1024
 
