@@ -37,7 +37,7 @@ from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlist
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
-from mimicfs.sync import heads
+from mimicfs.sync import heads, ranges
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class _Verdict(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """A way through the tree below *top*: of *run* directories in order, *last* was the last."""
+    """A way through the tree below *top*: of *run* directories in order, *last* was the last. *top*
+    has them all below it; it may have no object, and then nobody looks at it."""
 
     top: str
     last: str
@@ -306,7 +307,9 @@ class FirstLook:
                 mine = {each: Future() for each in places if each not in self._asking}
                 self._asking |= mine
         try:
-            yield [self._sample_of(each, "", None) for each in mine if self._verdict(each) is None]
+            samples = (self._sample_of(each, "", None) for each in mine if not self._verdict(each))
+            # One in which nothing is asked, as it has only directories, tells nothing.
+            yield [each for each in samples if each.keys or _any_rich(each.entries)]
         finally:
             with self._lock:
                 for each in mine:
@@ -316,9 +319,12 @@ class FirstLook:
 
     def _way_of(self, bucket: str, directory: str) -> _Way:
         """Return the way of whoever looks at *directory* now."""
-        top, last, run = self._ways.get(bucket, _Way(directory, "", 0))
-        goes_on = directory.startswith(top) and directory > last
-        way = _Way(top, directory, run + 1) if goes_on else _Way(directory, directory, 1)
+        way = self._ways.get(bucket)
+        if way is None or directory <= way.last:
+            way = _Way(directory, directory, 1)
+        else:
+            top = _directory_of(ranges.common(way.top, directory) + "-")
+            way = _Way(top, directory, way.run + 1)
         self._ways[bucket] = way
         return way
 
@@ -329,13 +335,10 @@ class FirstLook:
         most = min(_WIDER ** (way.run - _WALK + 1), _MANY - plain - 1)
         if plain < 0 or most <= 0:
             return []
-        found = dict[str, None]()
-        for entry in self._mimicdb.scan(bucket, way.top, way.last, PAGE):
-            directory = entry.key[: entry.key.rfind("/") + 1]
-            while directory > way.last and directory not in found:
-                found[directory] = None
-                directory = _directory_of(directory)
-        return [each for each in sorted(found) if self._mimicdb.covered(bucket, each)][:most]
+        page = self._mimicdb.scan(bucket, way.top, way.last, PAGE)
+        found = {entry.key[: entry.key.rfind("/") + 1] for entry in page}
+        behind = sorted(each for each in found if each > way.last)
+        return [each for each in behind if self._mimicdb.covered(bucket, each)][:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
         """Ask about *sample*. False if S3 cannot be asked now: what is known is shown as of the

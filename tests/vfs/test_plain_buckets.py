@@ -66,7 +66,7 @@ def s3():
 
 def test_after_64_plain_directories_the_others_count_as_plain(s3):
     mount = Mount(filled(Memory()), s3)
-    mount.looks_at(*PLAIN[:63])
+    mount.looks_at(*reversed(PLAIN[:63]))  # no walk
     assert mount.look.needs("b", "d69/")
     mount.mimicdb.record_all("b", [Entry(PLAIN[0], 1, 5, "new")])
     mount.look.changed("b", Difference([], [PLAIN[0]], [], 0))
@@ -97,6 +97,18 @@ def test_whoever_asked_before_64_were_plain_is_not_sampled_after(s3):
     assert mount.look.needs("b", "d69/")
     mount.looks_at(*PLAIN[:64])
     assert not mount.look.needs("b", "d69/")
+
+
+def test_a_walk_of_a_tree_that_has_objects_only_in_its_leaves_waits_as_seldom(s3):
+    mount = Mount(filled(Memory()), s3)
+    keys = [f"t/{above}/{below}/c" for above in "abcdefgh" for below in "abcdefghij"]
+    mount.mimicdb.record_all("b", [Entry(key, 1, 1, "e") for key in keys])
+    waits = 0
+    for key in keys:
+        if mount.look.needs("b", key[: key.rindex("/") + 1]):
+            mount.looks_at(key)
+            waits += 1
+    assert (waits, s3.asked) == (5, 64)
 
 
 def test_what_a_walk_comes_to_is_found_rich_before_it_is_there(s3):
@@ -138,7 +150,7 @@ def test_a_directory_that_is_sampled_for_a_walk_is_waited_for(s3):
 def test_a_directory_in_which_s3_refuses_a_head_is_not_counted_as_plain(s3, caplog):
     s3.refused = set(PLAIN)
     mount = Mount(filled(Memory()), s3)
-    mount.looks_at(*PLAIN[:64])
+    mount.looks_at(*reversed(PLAIN[:64]))  # no walk
     assert not mount.look.needs("b", "d00/")  # it is shown as it is known
     assert mount.look.needs("b", "d68/")
     assert mount.mimicdb.notes("b") == {}
