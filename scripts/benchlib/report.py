@@ -124,7 +124,7 @@ def ratio_to(cells: dict[str, list[Measurement]], peer: str) -> float:
     if peer not in cells:
         return 0.0
     own, its = (figures(cells[name]) for name in ("mimicfs", peer))
-    if not own or not its or not (median(own) and median(its)):
+    if not own or not its or min(median(own), median(its)) <= 0:
         return 0.0
     ratio = median(own) / median(its)
     return ratio if cells["mimicfs"][0].unit in _MORE_IS_BETTER else 1 / ratio
