@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +39,13 @@ class KeyTree(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """The ETags of an original and of its copy."""
+    """The ETags of an original and of its copy; the time of the original, and what was stored with
+    it (None: not known)."""
 
     original: str
     copy: str
+    mtime_ns: int = 0
+    meta: Mapping[str, str] | None = None
 
 
 class Intent:
@@ -60,7 +64,8 @@ class Intent:
     def note(self, key: str, copy: Copy) -> None:
         """S3 has confirmed the copy of *key*."""
         self.copies[key] = copy
-        self._append([key, *copy])
+        meta = None if copy.meta is None else dict(copy.meta)
+        self._append([key, *copy[:3], meta])
 
     def all_copied(self) -> None:
         """From now on originals are deleted: there is no way back."""
@@ -142,6 +147,6 @@ class Intents:
             if line == "copied":
                 intent.copied = True
             else:
-                key, original, copy = line
-                intent.copies[key] = Copy(original, copy)
+                key, *copy = line
+                intent.copies[key] = Copy(*copy)
         return intent

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
@@ -24,7 +24,7 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import KeyTree
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.renames import Rename, Renames
+from mimicfs.vfs.renames import ROUNDS, Rename, Renames, is_alike, is_quiet, stored_now
 from mimicfs.vfs.vacated import Vacated
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,7 @@ class Mover:
             raise PosixError(errno.ENOENT, str(source))
         if not replace:  # the mirror does not know of it; S3 may
             self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
-        content, new = cancellation.wait(
-            self._s3.pool.submit(self._copied, source, entry, target, replace)
-        )
+        entry, content, new = self._copied_as_it_is(cancellation, source, entry, target, replace)
         if file is not None:  # first: a read between the two requests must find the object
             file.move(target.bucket, target.key, new, content)
         try:
@@ -97,6 +95,26 @@ class Mover:
             self._inodes.move(node, target.parent, target.component)
             self._kernel.copied(node, entry, new)
         self._vacated.moved(source.place, target.place)
+
+    def _copied_as_it_is(
+        self,
+        cancellation: Cancellation,
+        source: NamePlace,
+        entry: Entry,
+        target: NamePlace,
+        replace: bool,
+    ) -> tuple[Entry, Content | None, Entry]:
+        """Copy *entry* to *target*, and again if others have changed meanwhile what is stored with
+        it, which no ETag shows. Return the original, and what `_copied` does."""
+        for tried in range(ROUNDS):
+            made = self._s3.pool.submit(self._copied, source, entry, target, replace)
+            content, new = cancellation.wait(made)
+            quiet = tried > 0 or is_quiet(self._mimicdb, *source.place, cancellation)
+            now = stored_now(self._mimicdb, *source.place)
+            if now is None or now.etag != entry.etag or (quiet and is_alike(entry, now)):
+                break
+            entry = now
+        return entry, content, new
 
     def _copied(
         self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
@@ -146,6 +164,9 @@ class Mover:
         self._go_along(node, rename)  # files that were opened meanwhile
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
+        if rename.late:  # what others did at the old place, the kernel may have as it was before
+            late = [new.prefix + name for name in rename.late]
+            self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
 
     def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:
         """Keys that the mirror has not seen would be copied in the second round only: list the

@@ -5,9 +5,14 @@ copied is still what is there. A failure before that is undone: the old tree is 
 new one nothing stays. After a later failure the next mount finishes the work, as after `kill -9`
 (intents.py): copies are undone, or deletions finished.
 
-INVARIANT: no original is deleted unless S3 confirmed a copy of just that version. When a rename
-is undone, nothing is deleted at the new place but what S3 confirmed to be a copy, and what is the
-same as its original, which is there.
+Others change the old tree meanwhile: its bytes, and what is stored with them, which no ETag shows.
+Whatever is not as it was copied is copied again: before the first deletion, and then, one by one,
+before that of the original. What somebody is about to change is waited for, a moment.
+
+INVARIANT: no original is deleted unless S3 confirmed a copy of just that version, and of what was
+stored with it, as far as the mirror knew by then. When a rename is undone, nothing is deleted at
+the new place but what S3 confirmed to be a copy, and what is the same as its original, which is
+there.
 
 Threading: one thread for each rename; copies are made by S3.pool.
 """
@@ -16,11 +21,14 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 
-from mimicfs.entry import KEPT, OBJECT, Difference, Entry, pages
+from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
+from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -30,7 +38,9 @@ from mimicfs.vfs.intents import Copy, Intent, Intents, KeyTree
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 16  # copies at once
-_ROUNDS = 5  # how often what others write meanwhile is copied again
+ROUNDS = 5  # how often what others write meanwhile is copied again
+_WAITS_S = 2.0  # how long for what others are about to change
+_GLANCE_S = 0.02  # between two looks whether they have
 
 
 class Renames:
@@ -92,6 +102,9 @@ class Rename:
         self.old = intent.old
         self.new = intent.new
         self.copies = intent.copies
+        self.late: set[str] = set()  # the names that were copied behind the first round
+        self._seen: set[str] = set()  # those of the old tree, as it was copied last
+        self._is_first = True
         self._moved_kept: dict[str, Mapping[str, str] | None] = {}
 
     def state(self) -> str:
@@ -102,42 +115,28 @@ class Rename:
 
     def copy(self, cancellation: Cancellation) -> int:
         """Copy what is not copied yet, by what the mirror knows; return how many objects."""
-        running: dict[Future[Entry], Entry] = {}
-        count = 0
-        try:
-            for entry in self._entries(self.old):
-                cancellation.check()
-                if entry.kind == OBJECT and self._is_due(entry):
-                    count += 1
-                    to = (self.new.bucket, self._moved(entry.key))
-                    source = (self.old.bucket, entry)
-                    running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
-                elif entry.kind == KEPT:
-                    self._mimicdb.keep(self.new.bucket, self._moved(entry.key), entry.meta)
-                    self._moved_kept[entry.key[len(self.old.prefix) :]] = entry.meta
-                self._collect(running, most=_IN_FLIGHT - 1)
-            self._collect(running, most=0)
-        except BaseException:
-            wait(running)  # then nothing comes behind what undoes it
-            for copy, entry in running.items():
-                if copy.exception() is None:
-                    self._note(entry, copy.result())
-            raise
+        self._seen.clear()
+        count = self._copy(cancellation, self._entries(self.old))
+        self._is_first = False
         return count
 
     def settle(self, cancellation: Cancellation) -> None:
         """Look whether what was copied is what S3 has, and copy what others wrote meanwhile,
         until it is; what they deleted goes at the new place too. Raises PosixError EBUSY where
         that has no end, EIO if S3 refuses."""
-        for _ in range(_ROUNDS):
+        waited = False
+        for _ in range(ROUNDS):
             self._syncer.sync(*self.old, cancellation=cancellation)
-            if not self.copy(cancellation):
-                left = self._delete_orphans()
-                if left:
-                    raise PosixError(errno.EIO, left[0])
-                if not self._mimicdb.has_below(*self.old):  # somebody has removed it meanwhile
-                    raise PosixError(errno.ENOENT, str(self.old))
+            if self.copy(cancellation):
+                continue
+            left = self._delete_orphans()
+            if left:
+                raise PosixError(errno.EIO, left[0])
+            if not self._mimicdb.has_still(*self.old):  # somebody has removed it meanwhile
+                raise PosixError(errno.ENOENT, str(self.old))
+            if waited or is_quiet(self._mimicdb, *self.old, cancellation):
                 return
+            waited = True
         raise PosixError(errno.EBUSY, f"{self.old} is being written to")
 
     def commit(self) -> None:
@@ -147,8 +146,7 @@ class Rename:
     def delete(self) -> None:
         """Delete the originals. Raises PosixError EIO, and says what is where, if S3 refuses."""
         try:
-            refused, others = self._delete_originals()
-            left = refused + others
+            left = self._delete_all()
         except MimicError as exc:
             left = [str(exc)]
         if left:
@@ -167,7 +165,9 @@ class Rename:
             for tree in (self.old, self.new):
                 self._syncer.sync(*tree, cancellation=cancellation)
             refused, others = self._delete_originals(there=True)
-            for about in others:
+            self._forget_emptied()
+            for entry in others:
+                about = self._why(entry, there=True)
                 log.error("left by the rename of %s to %s: %s", self.old, self.new, about)
             if refused:
                 raise PosixError(errno.EIO, refused[0])
@@ -195,21 +195,56 @@ class Rename:
     def _moved(self, key: str) -> str:
         return self.new.prefix + key[len(self.old.prefix) :]
 
+    def _name(self, entry: Entry) -> str:
+        return entry.key[len(self.old.prefix) :]
+
+    def _copy(self, cancellation: Cancellation, entries: Iterable[Entry]) -> int:
+        running: dict[Future[Entry], Entry] = {}
+        count = 0
+        try:
+            for entry in entries:
+                cancellation.check()
+                self._seen.add(self._name(entry))
+                if entry.kind == OBJECT and self._is_due(entry):
+                    count += 1
+                    to = (self.new.bucket, self._moved(entry.key))
+                    source = (self.old.bucket, entry)
+                    running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
+                elif entry.kind == KEPT:
+                    self._mimicdb.keep(self.new.bucket, self._moved(entry.key), entry.meta)
+                    self._moved_kept[self._name(entry)] = entry.meta
+                self._collect(running, most=_IN_FLIGHT - 1)
+            self._collect(running, most=0)
+        except BaseException:
+            wait(running)  # then nothing comes behind what undoes it
+            for copy, entry in running.items():
+                if copy.exception() is None:
+                    self._note(entry, copy.result())
+            raise
+        return count
+
     def _is_due(self, entry: Entry) -> bool:
         """Whether *entry* is to be copied. Not again over what was written to the copy since: a
         process that has a file open writes to the new place from then on, and that has all the old
         one had."""
-        name = entry.key[len(self.old.prefix) :]
-        known = self.copies.get(name)
+        known = self.copies.get(self._name(entry))
         if known is None:
             return True
-        if known.original == entry.etag:
+        if self._is_copied(entry):
             return False
         copy = self._mimicdb.entry(self.new.bucket, self._moved(entry.key))
         if copy is None or copy.etag == known.copy:
             return True
-        self._intent.note(name, Copy(entry.etag, copy.etag))
+        self._note(entry, copy)
         return False
+
+    def _is_copied(self, entry: Entry, *, there: bool = False) -> bool:
+        """Whether *entry* was copied as it is, with what is stored with it. *there*: it was listed
+        since, which may show another time of the same version."""
+        known = self.copies.get(self._name(entry))
+        if known is None or known.original != entry.etag:
+            return False
+        return is_alike(known, entry, SAME_TIME_NS if there else 0)
 
     def _collect(self, running: dict[Future[Entry], Entry], most: int) -> None:
         while len(running) > most:
@@ -222,31 +257,71 @@ class Rename:
                     log.debug("%s", exc)  # the mirror knows better now; `settle` sees to it
 
     def _note(self, original: Entry, copy: Entry) -> None:
-        self._intent.note(original.key[len(self.old.prefix) :], Copy(original.etag, copy.etag))
+        name, etags = self._name(original), (original.etag, copy.etag)
+        if not self._is_first:
+            self.late.add(name)
+        self._intent.note(name, Copy(*etags, original.mtime_ns, original.meta))
 
-    def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[str]]:
+    def _delete_all(self) -> list[str]:
+        """Delete the originals; what others have changed is copied again before. Return what is
+        left, and why."""
+        refused, changed = self._delete_originals()
+        for _ in range(ROUNDS):
+            if not changed:
+                break
+            self._copy(Cancellation(), changed)
+            now = [stored_now(self._mimicdb, self.old.bucket, entry.key) for entry in changed]
+            more, changed = self._delete_copied([entry for entry in now if entry is not None])
+            refused += more
+        self._forget_emptied()
+        return [*refused, *(self._why(entry) for entry in changed)]
+
+    def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[Entry]]:
         """Delete what was copied; with *there*, only where the copy is still. Return what S3
-        refused, and what is not the copy that was made or has no copy any more."""
+        refused, and what is not as it was copied, or has no copy any more."""
         refused: list[str] = []
-        others: list[str] = []
+        others: list[Entry] = []
         for page in self._pages(self.old):
-            going: dict[str, str] = {}
             for entry in page:
-                copy = self.copies.get(entry.key[len(self.old.prefix) :])
-                if entry.kind != OBJECT:
-                    if entry.kind != KEPT or self._is_moved(entry, there=there):
-                        self._mimicdb.forget(self.old.bucket, entry.key)
-                elif copy is None or copy.original != entry.etag:
-                    others.append(f"s3://{self.old.bucket}/{entry.key} was changed meanwhile")
-                elif there and not self._has_copy(entry):
-                    others.append(f"the copy of s3://{self.old.bucket}/{entry.key} is gone")
-                else:
-                    going[entry.key] = entry.etag
-            refused += self._deleted(self.old.bucket, going, tell=there)
-        # Another mount may have said that a directory stays where it removed the last name, which
-        # was an original here (replacing.py).
-        self._mimicdb.forget_kept(*self.old, self._was_above)
+                if entry.kind == LISTED or (
+                    entry.kind == KEPT and self._is_moved(entry, there=there)
+                ):
+                    self._mimicdb.forget(self.old.bucket, entry.key)
+            objects = [entry for entry in page if entry.kind == OBJECT]
+            more, changed = self._delete_copied(objects, there=there)
+            refused += more
+            others += changed
         return refused, others
+
+    def _delete_copied(
+        self, originals: Sequence[Entry], *, there: bool = False
+    ) -> tuple[list[str], list[Entry]]:
+        """Delete those of *originals* that were copied. Return what S3 refused, and the others."""
+        others = [entry for entry in originals if self._why(entry, there=there)]
+        left = {entry.key for entry in others}
+        going = {entry.key: entry.etag for entry in originals if entry.key not in left}
+        refused = self._deleted(self.old.bucket, going, tell=there)
+        if not there:
+            now = [stored_now(self._mimicdb, self.old.bucket, key) for key in refused]
+            changed = [entry for entry in now if entry is not None and self._why(entry)]
+            others += changed
+            for entry in changed:  # S3 has refused to delete another version than the copied one
+                del refused[entry.key]
+        return _said(self.old.bucket, refused), others
+
+    def _why(self, entry: Entry, *, there: bool = False) -> str:
+        """Return why the original *entry* is not to be deleted; "": it is."""
+        about = f"s3://{self.old.bucket}/{entry.key}"
+        if not self._is_copied(entry, there=there):
+            return f"{about} was changed meanwhile"
+        if there and not self._has_copy(entry):
+            return f"the copy of {about} is gone"
+        return ""
+
+    def _forget_emptied(self) -> None:
+        """Another mount may have said that a directory stays where it removed the last name, which
+        was an original here (replacing.py)."""
+        self._mimicdb.forget_kept(*self.old, self._was_above)
 
     def _was_above(self, directory: str) -> bool:
         """Whether something that was moved was in *directory*, or its marker."""
@@ -258,18 +333,17 @@ class Rename:
         since. *there*: nobody knows what was moved, only what is there."""
         if there:
             return self._mimicdb.has_still(self.new.bucket, self._moved(kept.key))
-        name = kept.key[len(self.old.prefix) :]
+        name = self._name(kept)
         return name in self._moved_kept and self._moved_kept[name] == kept.meta
 
     def _delete_orphans(self) -> list[str]:
         """Delete the copies whose originals somebody has deleted; return what S3 refused."""
         going: dict[str, str] = {}
-        for name, (_, etag) in self.copies.items():
+        for name in self.copies.keys() - self._seen:
             copy = self._mimicdb.entry(self.new.bucket, self.new.prefix + name)
-            original = self._mimicdb.entry(self.old.bucket, self.old.prefix + name)
-            if original is None and copy is not None and copy.etag == etag:
-                going[copy.key] = etag
-        return self._deleted(self.new.bucket, going)
+            if copy is not None and copy.etag == self.copies[name].copy:
+                going[copy.key] = copy.etag
+        return _said(self.new.bucket, self._deleted(self.new.bucket, going))
 
     def _delete_copies(self) -> list[str]:
         left: list[str] = []
@@ -284,7 +358,7 @@ class Rename:
                     going[entry.key] = entry.etag
                 else:
                     left.append(f"s3://{self.new.bucket}/{entry.key} is not the copy that was made")
-            left += self._deleted(self.new.bucket, going)
+            left += _said(self.new.bucket, self._deleted(self.new.bucket, going))
         return left
 
     def _is_copy(self, entry: Entry) -> bool:
@@ -302,14 +376,14 @@ class Rename:
         copy = self._mimicdb.entry(self.new.bucket, self._moved(original.key))
         return copy is not None and self._is_copy(copy)
 
-    def _deleted(self, bucket: str, etags: dict[str, str], *, tell: bool = True) -> list[str]:
-        """Delete the versions *etags*, by key; return what S3 refused. *tell*: nobody else tells
-        the kernel."""
+    def _deleted(self, bucket: str, etags: dict[str, str], *, tell: bool = True) -> dict[str, str]:
+        """Delete the versions *etags*, by key; return what S3 refused, and why. *tell*: nobody else
+        tells the kernel."""
         refused = dict(self._s3.delete_many(bucket, list(etags), etags)) if etags else {}
         gone = [key for key in etags if key not in refused]
         if tell and gone:
             self._mimicdb.announce(bucket, Difference([], [], gone, 0))
-        return [f"s3://{bucket}/{key}: {reason}" for key, reason in refused.items()]
+        return refused
 
     def _entries(self, tree: KeyTree) -> Iterator[Entry]:
         for page in self._pages(tree):
@@ -318,3 +392,34 @@ class Rename:
     def _pages(self, tree: KeyTree) -> Iterator[Sequence[Entry]]:
         scan = self._mimicdb.scan
         return pages(lambda after: scan(tree.bucket, tree.prefix, after))
+
+
+def _said(bucket: str, refused: Mapping[str, str]) -> list[str]:
+    return [f"s3://{bucket}/{key}: {reason}" for key, reason in refused.items()]
+
+
+def is_quiet(mimicdb: Mirror, bucket: str, name: str, cancellation: Cancellation) -> bool:
+    """Return whether nobody is about to change the key *name*, or one below it. If somebody is,
+    that is waited for. Raises Interrupted, StoreError."""
+    if mimicdb.intents.is_settled(bucket, name):
+        return True
+    deadline = time.monotonic() + _WAITS_S
+    while time.monotonic() < deadline and not mimicdb.intents.is_settled(bucket, name):
+        with suppress(TimeoutError):
+            cancellation.wait(Future[None](), _GLANCE_S)
+    return False
+
+
+def stored_now(mimicdb: Mirror, bucket: str, key: str) -> Entry | None:
+    """Return what the store, not a copy of it, has of *key*."""
+    found = mimicdb.scan(bucket, key, "", 1)
+    return found[0] if found and found[0].key == key else None
+
+
+def is_alike(one: Entry | Copy, other: Entry, within_ns: int = 0) -> bool:
+    """Whether two sights of one version show the same stored with it, as far as it is known: what
+    is changed without its bytes has another time."""
+    both = one.meta is not None and other.meta is not None
+    if both and one.meta != other.meta:
+        return False
+    return abs(one.mtime_ns - other.mtime_ns) <= within_ns

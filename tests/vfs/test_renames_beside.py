@@ -1,0 +1,209 @@
+"""Renames beside others who change the same names: what they did before the originals were deleted
+is at the new place, its bytes and what is stored with it, which no ETag shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.proxy import Hold, Proxy
+
+from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
+from mimicfs.files.journal import Journal
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import ROOT_INO, Caller, Cancellation
+from mimicfs.s3.requests.client import S3, Content
+from mimicfs.sync import Syncer
+from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.intents import Intents, KeyTree
+from mimicfs.vfs.renames import Rename, Renames
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+_BEFORE, _AFTER = {"mode": "33188"}, {"mode": "33152"}
+
+
+class Kernel:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def write(s3: S3, bucket: str) -> Callable[[str, bytes], None]:
+    """Write a file, as another mount does."""
+
+    def write(key: str, body: bytes) -> None:
+        s3.put(bucket, key, body, len(body), Content("text/plain", _BEFORE))
+
+    return write
+
+
+@pytest.fixture
+def chmod(s3: S3, mimicdb: Mirror, bucket: str) -> Callable[[str], None]:
+    """Change the mode of a file, as another mount does."""
+
+    def chmod(key: str) -> None:
+        entry = mimicdb.entry(bucket, key)
+        assert entry is not None
+        s3.copy((bucket, entry), bucket, key, Content("text/plain", _AFTER))
+
+    return chmod
+
+
+@pytest.fixture
+def renames(
+    s3: S3, mimicdb: Mirror, write: Callable[[str, bytes], None], bucket: str, tmp_path: Path
+) -> Renames:
+    for key in ("d/a", "d/b", "d/s/c"):
+        write(key, key.encode())
+    syncer = Syncer(mimicdb, s3)
+    syncer.sync(bucket)
+    return Renames(mimicdb, s3, syncer, Intents(tmp_path / "renames", "account"))
+
+
+def _begun(renames: Renames, bucket: str) -> Rename:
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "d/"), KeyTree(bucket, "e/"))
+    rename.copy(Cancellation())
+    return rename
+
+
+def _settled(rename: Rename) -> Rename:
+    rename.settle(Cancellation())
+    rename.commit()
+    return rename
+
+
+def _stored(client: Any, bucket: str) -> dict[str, tuple[bytes, str]]:
+    """Return the body and the mode of each object of S3."""
+    found = {}
+    for item in client.list_objects_v2(Bucket=bucket)["Contents"]:
+        answer = client.get_object(Bucket=bucket, Key=item["Key"])
+        found[item["Key"]] = answer["Body"].read(), answer["Metadata"]["mode"]
+    return found
+
+
+def _mode(mimicdb: Mirror, bucket: str, key: str) -> str:
+    entry = mimicdb.entry(bucket, key)
+    assert entry is not None
+    assert entry.meta is not None
+    return entry.meta["mode"]
+
+
+def test_a_mode_that_another_sets_behind_the_copy_is_that_of_the_new_place(
+    renames: Renames,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    chmod: Callable[[str], None],
+) -> None:
+    rename = _begun(renames, bucket)
+    chmod("d/a")
+    _settled(rename).delete()
+    assert _stored(client, bucket) == {
+        "e/a": (b"d/a", "33152"),
+        "e/b": (b"d/b", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+    }
+    assert _mode(mimicdb, bucket, "e/a") == "33152"
+
+
+def test_what_others_do_behind_the_last_listing_is_at_the_new_place(
+    renames: Renames,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    chmod: Callable[[str], None],
+    write: Callable[[str, bytes], None],
+) -> None:
+    rename = _settled(_begun(renames, bucket))
+    chmod("d/a")
+    write("d/b", b"written again")
+    write("d/s/new", b"made")
+    rename.delete()
+    assert _stored(client, bucket) == {
+        "e/a": (b"d/a", "33152"),
+        "e/b": (b"written again", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+        "e/s/new": (b"made", "33188"),
+    }
+    assert [each.key for each in mimicdb.listing(bucket)] == ["e/a", "e/b", "e/s/c", "e/s/new"]
+    assert _mode(mimicdb, bucket, "e/a") == "33152"
+
+
+def test_what_another_writes_unseen_before_the_deletion_is_at_the_new_place(
+    renames: Renames, bucket: str, client: Any
+) -> None:
+    rename = _settled(_begun(renames, bucket))
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"another's", Metadata=_BEFORE)
+    rename.delete()
+    assert _stored(client, bucket) == {
+        "e/a": (b"d/a", "33188"),
+        "e/b": (b"another's", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+    }
+
+
+def test_what_another_is_about_to_change_is_waited_for(
+    renames: Renames, bucket: str, client: Any, chmod: Callable[[str], None], proxy: Proxy
+) -> None:
+    rename = _begun(renames, bucket)
+    late = Hold(lambda request: request.kind == "COPY" and request.key == "d/a", answers=True)
+    with proxy.rule(late), ThreadPoolExecutor(2) as pool:
+        changing = pool.submit(chmod, "d/a")
+        assert late.reached.wait(10)
+        settling = pool.submit(_settled, rename)
+        wait([settling], 0.5)
+        late.release()
+        changing.result()
+        settling.result()
+    rename.delete()
+    assert _stored(client, bucket)["e/a"] == (b"d/a", "33152")
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_rename_that_is_finished_later_leaves_what_has_another_mode_since(
+    renames: Renames, bucket: str, client: Any, chmod: Callable[[str], None]
+) -> None:
+    rename = _settled(_begun(renames, bucket))
+    rename._intent.leave()  # as the end of its process does
+    chmod("d/a")
+    renames.recover()
+    assert _stored(client, bucket) == {
+        "d/a": (b"d/a", "33152"),
+        "e/a": (b"d/a", "33188"),
+        "e/b": (b"d/b", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+    }
+
+
+def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
+    s3: S3,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    proxy: Proxy,
+    tmp_path: Path,
+    write: Callable[[str, bytes], None],
+    chmod: Callable[[str], None],
+) -> None:
+    write("f", b"f")
+    Syncer(mimicdb, s3).sync(bucket)
+    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, options, FileOptions(tmp_path))
+    copied = Hold(lambda request: request.kind == "COPY" and request.key == "g", answers=True)
+    with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
+        fs.lookup(CALLER, ROOT_INO, b"f")
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"f", ROOT_INO, b"g", 0)
+        assert copied.reached.wait(10)
+        chmod("f")
+        copied.release()
+        renaming.result()
+    assert _stored(client, bucket) == {"g": (b"f", "33152")}
+    assert _mode(mimicdb, bucket, "g") == "33152"
+    fs.close()
