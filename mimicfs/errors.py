@@ -5,6 +5,7 @@
     ├── MountError                  EIO        the mount could not be made or ended
     ├── StoreError                  EIO        the store of the mirror
     │   ├── StoreUnavailable        EIO        not reachable, not writable, full
+    │   │   └── StoreReplaced       EIO        its file was moved, replaced or deleted
     │   ├── StoreTooNew             EIO        written by a later version
     │   ├── StoreCorrupt            EIO        not ours, or damaged
     │   └── LogTrimmed              EIO        changes asked for are no longer in the log
@@ -78,6 +79,10 @@ class StoreError(MimicError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or written, or is full."""
+
+
+class StoreReplaced(StoreUnavailable):
+    pass
 
 
 class StoreTooNew(StoreError):

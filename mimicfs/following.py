@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 
 from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.entry import Change, Difference
-from mimicfs.errors import LogTrimmed, MimicError
+from mimicfs.errors import LogTrimmed, MimicError, StoreReplaced
 from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Follower:
             try:
                 self.look(woken)
                 self._answered()
-                woken = self._waiter.wait(self._places, _LOOK_S) or self._next()
+                woken = self._waiter.wait(self._places, _LOOK_S) or self._unheard()
             except MimicError as exc:
                 woken = list(self._places)
                 self._failed(exc)
@@ -135,15 +135,20 @@ class Follower:
         if not self._away and not self._ended.is_set():
             self._away = True
             log.warning("changes by others cannot be followed: %s", exc)
+            if isinstance(exc, StoreReplaced):  # nobody else uses it, perhaps for good
+                for name in self._places:
+                    self._announce(name, None)
         self._ended.wait(_AGAIN_S)
 
-    def _next(self) -> list[str]:
-        """Return which log is to be compared although nothing was heard of it: one at a time, and
-        not each time, so that a mount of many buckets asks no more than one of one bucket."""
+    def _unheard(self) -> list[str]:
+        """Return which log has news although nothing was heard of it. They are compared one at a
+        time, and not each time, so that a mount of many buckets asks no more than one of one
+        bucket. Raises StoreError."""
         names = list(self._places)
         self._turn += 1
         turn, now = divmod(self._turn, _COMPARE)
-        return [] if now else [names[turn % len(names)]]
+        name = names[turn % len(names)]
+        return [] if now or self._shared.seq(name) == self._places[name] else [name]
 
     def _watch(self) -> None:
         held, ticked_s = True, time.monotonic()

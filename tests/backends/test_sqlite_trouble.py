@@ -12,7 +12,7 @@ import pytest
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import Entry
-from mimicfs.errors import StoreCorrupt, StoreUnavailable
+from mimicfs.errors import StoreCorrupt, StoreReplaced, StoreUnavailable
 
 
 def batch(number: int) -> list[Entry]:
@@ -96,6 +96,28 @@ def test_threads_use_the_file_that_was_opened_wherever_the_program_goes(
         assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
     store.close()
     assert os.listdir(elsewhere) == []
+
+
+def test_a_file_that_was_moved_away_is_not_written_and_no_thread_makes_another(
+    tmp_path: Path,
+) -> None:
+    path, elsewhere = tmp_path / "store.db", tmp_path / "elsewhere.db"
+    store = SQLite(str(path))
+    store.apply("b", [Entry("k", 1)])
+    path.rename(elsewhere)
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(StoreReplaced, match="put it back"):
+            threads.submit(store.get, "b", "k").result()
+        with pytest.raises(StoreReplaced):
+            store.apply("b", [Entry("k", 2)])
+        with pytest.raises(StoreReplaced):
+            store.get("b", "k")
+        assert not path.exists()
+        elsewhere.rename(path)
+        assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
+    store.apply("b", [Entry("k", 2)])
+    assert store.get("b", "k") == Entry("k", 2)
+    store.close()
 
 
 def test_the_store_is_its_owners_whatever_the_umask(tmp_path):

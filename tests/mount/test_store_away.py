@@ -50,6 +50,34 @@ def test_what_cannot_be_said_in_the_store_is_not_asked_of_s3(
         assert client.get_object(Bucket=bucket, Key="after")["Body"].read() == b"it goes on"
 
 
+@pytest.mark.parametrize("change", ["moved", "replaced", "deleted"])
+def test_a_mount_whose_store_is_another_file_by_now_answers_nothing(
+    mount_at, bucket, client, proxy, tmp_path, change
+):
+    client.put_object(Bucket=bucket, Key="f", Body=b"f")
+    store = tmp_path / "one" / "store.db"
+    path = mount_at(f"s3://{bucket}", store=f"sqlite://{store}").path
+    assert os.listdir(path) == ["f"]
+    (path / "f").stat()
+    if change != "replaced":
+        store.rename(tmp_path / "elsewhere.db")
+    else:
+        (tmp_path / "other.db").write_bytes(store.read_bytes())
+        (tmp_path / "other.db").replace(store)
+    proxy.counted()
+    with pytest.raises(OSError, check=lambda exc: exc.errno == errno.EIO):
+        (path / "new").write_text("lost?")
+    assert {"PUT", "COPY", "POST"}.isdisjoint(proxy.counted())
+    client.put_object(Bucket=bucket, Key="f", Body=b"of who has the other store")
+    for look in ((path / "f").stat, (path / "g").stat, lambda: os.listdir(path)):
+        wait_until(lambda look=look: _errno(look) == errno.EIO)
+    assert "put it back, or unmount and mount again" in (tmp_path / "mount.log").read_text()
+    if change == "moved":
+        (tmp_path / "elsewhere.db").replace(store)
+        wait_until(lambda: _written(path / "after", "it goes on"))
+        assert client.get_object(Bucket=bucket, Key="after")["Body"].read() == b"it goes on"
+
+
 def test_a_redis_that_may_evict_keys_is_not_mounted(bucket, proxy, tmp_path):
     options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     with servers.redis(tmp_path, *options) as port:
@@ -67,3 +95,11 @@ def _written(path, text):
     except OSError:
         return False
     return True
+
+
+def _errno(look):
+    try:
+        look()
+    except OSError as exc:
+        return exc.errno
+    return 0

@@ -451,8 +451,7 @@ class SQLite(Backend):
 
     @_ours
     def notes(self, bucket: str) -> dict[str, str]:
-        rows = self._db.rows("SELECT name, text FROM note WHERE bucket=?", self._id(bucket))
-        return dict(rows)
+        return dict(self._db.rows("SELECT name, text FROM note WHERE bucket=?", self._id(bucket)))
 
     @_ours
     def swap_note(
@@ -484,6 +483,10 @@ class SQLite(Backend):
             for table, ids in places.items()
         }
         return [f"{count:,} rows of {table}" for table, count in counts.items() if count]
+
+    def identity(self) -> str:
+        self._db.look()
+        return super().identity()
 
     # Life
 

@@ -3,6 +3,10 @@
 Threading: a file is read by a connection for each thread, and written by one connection under a
 lock; WAL lets them go on beside each other, and beside other processes. A database in memory has
 one connection, under the lock.
+
+A file that is moved, replaced or deleted while it is in use is the store of nobody else: who opens
+its path has another one. So before a thread connects, before each change, and at each beat of the
+session, it is looked whether the path still leads to it; while it does not, nothing is answered.
 """
 
 from __future__ import annotations
@@ -16,7 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mimicfs.errors import ConfigError, StoreCorrupt, StoreError, StoreTooNew, StoreUnavailable
+from mimicfs.errors import (
+    ConfigError,
+    StoreCorrupt,
+    StoreError,
+    StoreReplaced,
+    StoreTooNew,
+    StoreUnavailable,
+)
 from mimicfs.private import check_file, make_directory
 
 _VERSION = 3  # of the schema; PRAGMA user_version
@@ -124,6 +135,8 @@ class Database:
         self.commits = 0  # of this object; of `lock`
         self.local = OfThread()
         self._connections: list[sqlite3.Connection] = []
+        self._file: tuple[int, int] | None = None  # device and inode; None: in memory, or a URI
+        self._gone = False  # the path did not lead to it at the last look
         try:
             self._open()
         except sqlite3.Error as exc:
@@ -150,6 +163,23 @@ class Database:
             self._check(db)
         if path is not None and found is not None:
             _check_private(path, found)
+            self._file = found.st_dev, found.st_ino
+
+    def look(self) -> None:
+        """Raise StoreReplaced if the path does not lead to this file any more."""
+        if self._file is None:
+            return
+        try:
+            found = os.stat(self._args[0])
+        except FileNotFoundError:
+            self._gone = True
+        else:
+            self._gone = (found.st_dev, found.st_ino) != self._file
+        if self._gone:
+            raise StoreReplaced(
+                f"{self._path}: the store was moved, replaced or deleted while it was in use; put"
+                " it back, or unmount and mount again"
+            )
 
     def _check(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -209,9 +239,12 @@ class Database:
 
     def reader(self) -> sqlite3.Connection:
         local = self.local
+        if self._gone:
+            self.look()
         return local.db or self._connect_reader(local)
 
     def _connect_reader(self, local: OfThread) -> sqlite3.Connection:
+        self.look()
         local.db = self._connect()
         return local.db
 
@@ -223,6 +256,7 @@ class Database:
             if db.in_transaction:  # a step of a larger change
                 yield db
                 return
+            self.look()
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
