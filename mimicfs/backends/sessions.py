@@ -15,14 +15,17 @@ Threading: no state; any thread.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mimicfs.backends import Backend
+from mimicfs.backends import EPOCH, Backend
+from mimicfs.entry import StoreSaid
+
+log = logging.getLogger(__name__)
 
 SESSION = "session/"
-EPOCH = "epoch"
 _FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is no more of interest
 
 
@@ -39,6 +42,9 @@ class StoreSession(NamedTuple):
     said: dict[str, str | int | float]  # what it says of itself besides (its follower's lag, ...)
     buckets: Sequence[str] = ()  # where it may have left undone what it began
     alive: bool = True
+
+
+_FIELDS = len(StoreSession._fields) - 1  # `alive` is not written
 
 
 def beat(backend: Backend, session: StoreSession, lasts_ms: int) -> None:
@@ -60,23 +66,37 @@ def sessions(backend: Backend) -> list[StoreSession]:
     for name, text in backend.notes("").items():
         if not name.startswith(SESSION):
             continue
-        session = StoreSession(*json.loads(text))
-        if session.expires_ms + _FORGOTTEN_MS < now_ms:
+        session = _session_of(text)
+        if session is None:  # whoever lives writes it again
+            log.warning("the note %s of the store is not of a session: %.80r", name, text)
+        if session is None or session.expires_ms + _FORGOTTEN_MS < now_ms:
             backend.set_note("", name, None)
         else:
             found.append(session._replace(alive=now_ms < session.expires_ms))
     return sorted(found, key=lambda session: (session.since_ms, session.id))
 
 
-def epoch(backend: Backend) -> str:
+def _session_of(text: str) -> StoreSession | None:
+    """Return the session that *text* tells of, also of a later version, which may say more; None:
+    it is none."""
+    try:
+        found = StoreSession(*json.loads(text)[:_FIELDS])
+    except (ValueError, TypeError, KeyError):
+        return None
+    numbers = all(isinstance(each, int) for each in (found.since_ms, found.expires_ms))
+    words = all(isinstance(each, str) for each in (found.id, found.host, found.mountpoint))
+    return found if numbers and words and isinstance(found.said, dict) else None
+
+
+def epoch(backend: Backend, said: StoreSaid | None = None) -> str:
     """Return the epoch of the store, a new one where what is there may not be all that was
-    confirmed. "": this store has none, and nobody shares it. Raises StoreError.
+    confirmed. "": this store has none, and nobody shares it. *said*: if it was asked already.
+    Raises StoreError.
 
     A new epoch is noted when all that follows from it is done: whoever is killed before has
     it done by the next one who asks. A store without one is new, or has lost that, too.
     """
-    identity = backend.identity()
-    noted = backend.note("", EPOCH)
+    identity, noted = said or backend.said()
     known, _, text = (noted or "").partition(" ")
     if known and text == identity:
         return known

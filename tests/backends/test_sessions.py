@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import redis
 from support import servers
 
-from mimicfs.backends import Backend
+from mimicfs.backends import EPOCH, Backend
 from mimicfs.backends.open import open_store
 from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import Entry, Scope, StoreSaid
 from mimicfs.errors import LogTrimmed, Unlisted
 from mimicfs.mimicdb import Mirror
 
@@ -46,6 +48,26 @@ def test_a_session_that_has_been_dead_for_hours_is_forgotten(store: Backend) -> 
     assert [name for name in store.notes("") if name.startswith("session/")] == []
 
 
+def test_of_a_session_of_a_later_version_is_read_what_this_one_knows(store: Backend) -> None:
+    beat(store, _ONE, 60_000)
+    said = json.loads(store.note("", "session/one") or "")
+    store.set_note("", "session/one", json.dumps([*said, {"more": 1}]))
+    assert [(each.id, each.alive) for each in sessions(store)] == [("one", True)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "7", "[]", '["x"]', '{"id": 1}', "[" + "null," * 8 + "[]]"]
+)
+def test_a_note_that_is_of_no_session_stands_in_nobodys_way(
+    store: Backend, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    beat(store, _ONE, 60_000)
+    store.set_note("", "session/x", text)
+    assert [each.id for each in sessions(store)] == ["one"]
+    assert "the note session/x of the store is not of a session" in caplog.text
+    assert store.note("", "session/x") is None
+
+
 def test_an_epoch_stays_and_what_is_complete_with_it(store: Backend) -> None:
     store.mark("b", Scope("", True, 1))
     first = epoch(store)
@@ -55,7 +77,8 @@ def test_an_epoch_stays_and_what_is_complete_with_it(store: Backend) -> None:
 
 def _replaced(store: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server took the place of the one of *store*."""
-    monkeypatch.setattr(store, "identity", lambda: "another")
+    said = partial(StoreSaid, "another")
+    monkeypatch.setattr(store, "said", lambda: said(store.note("", EPOCH)))
 
 
 def test_another_server_is_another_epoch_and_nothing_is_complete(
