@@ -141,6 +141,21 @@ class Scope(NamedTuple):
     names: int = 0  # that were listed; 0: nobody counted them
 
 
+class DirectoryCopy(NamedTuple):
+    """What is to be copied of a directory: its scope, the first page of it, and its note."""
+
+    scope: Scope | None
+    rows: list[Entry]
+    note: str | None
+
+
+class StoreSaid(NamedTuple):
+    """What a store says of itself: `Backend.identity`, and the note of its epoch."""
+
+    identity: str
+    epoch: str | None
+
+
 class Change(NamedTuple):
     """One line of a bucket's change log: keys from *first* to *last* may have changed.
 

@@ -377,8 +377,11 @@ class BackendPromises:
     def test_directories_are_shown_as_often_as_they_are_asked_for(self) -> None:
         with self.opened() as backend:
             _fill(backend, "d/x", "e/y")
+            backend.set_note_of("b", "e/", "noted")
             found = backend.directories("b", ["d/", "e/", "d/"], 10)
-            assert [[row.key for row in rows] for _, rows in found] == [["d/x"], ["e/y"], ["d/x"]]
+            keys = [[row.key for row in each.rows] for each in found]
+            assert keys == [["d/x"], ["e/y"], ["d/x"]]
+            assert [each.note for each in found] in ([None, "noted", None], [None] * 3)
 
     def test_an_intent_that_is_done_is_over(self) -> None:
         with self.opened() as backend:

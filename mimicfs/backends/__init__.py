@@ -41,8 +41,10 @@ from mimicfs.entry import (
     PAGE,
     BucketEntry,
     Change,
+    DirectoryCopy,
     Entry,
     Scope,
+    StoreSaid,
     Total,
     is_file,
     pages,
@@ -50,6 +52,8 @@ from mimicfs.entry import (
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
+# The note beside the list of buckets in which epoch the store is (sessions.py).
+EPOCH = "epoch"
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
 # How the names of other notes begin: until when S3's messages told of a prefix of the bucket, by
@@ -57,6 +61,7 @@ DOUBTED = "doubted"
 # listed (underway.py).
 TOLD, HEARD, LISTING = "told ", "heard ", "listing/"
 OF_DIRECTORY = "look:"  # and the directory: the note of it, which may be an old one
+NoteSwap = tuple[str, str | None, str | None]  # a name, what is noted, and what is to be
 _GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
 
 
@@ -267,12 +272,14 @@ class Backend(ABC):
 
     def directories(
         self, bucket: str, directories: Sequence[str], limit: int
-    ) -> list[tuple[Scope | None, list[Entry]]]:
-        """Return for each directory what `cover` says, and then the first *limit* children."""
-        return [
-            (self.cover(bucket, each), self.children(bucket, each, "", limit))
-            for each in directories
-        ]
+    ) -> list[DirectoryCopy]:
+        """Return what is to be copied of each directory: what `cover` says, and then the first
+        *limit* children, and what `notes_of` says. A store that can be asked for many at once
+        should."""
+        covers = [self.cover(bucket, each) for each in directories]
+        rows = [self.children(bucket, each, "", limit) for each in directories]
+        notes = self.notes_of(bucket, directories)
+        return list(map(DirectoryCopy, covers, rows, notes))
 
     def total(self, bucket: str, prefix: str = "") -> Total:
         """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and
@@ -426,6 +433,21 @@ class Backend(ABC):
         is. *bucket* need not be known. A store without `intents` need not have it."""
         raise NotImplementedError
 
+    def swap_notes(
+        self, bucket: str, swaps: Sequence[NoteSwap], *, tell: Sequence[bool]
+    ) -> list[tuple[bool, str | None]]:
+        """`swap_note` for each; each is one step. A store that can be asked for many at once
+        should."""
+        both = zip(swaps, tell, strict=True)
+        return [self.swap_note(bucket, *each, tell=tells) for each, tells in both]
+
+    def swap_note_told(
+        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
+    ) -> tuple[bool, str | None, StoreSaid]:
+        """As `swap_note`, and what the store says of itself after that. A store that can be asked
+        for both at once should."""
+        return *self.swap_note(bucket, name, before, after, tell=tell), self.said()
+
     # What the store says of itself (sessions.py)
 
     def now_ms(self) -> int:
@@ -437,6 +459,11 @@ class Backend(ABC):
         """Return what tells this run of the store's server from any other one, which may have
         lost what this one confirmed. "": it is a file, or in this process."""
         return ""
+
+    def said(self) -> StoreSaid:
+        """Return `identity`, and then the note of the epoch. A store that can be asked for both at
+        once should."""
+        return StoreSaid(self.identity(), self.note("", EPOCH))
 
     def orphans(self, bucket: str) -> list[str]:
         """Return what is kept of *bucket* and cannot be found, or is to be found and is not kept.

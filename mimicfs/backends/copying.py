@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 
 from mimicfs.backends import OF_DIRECTORY, Backend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, PAGE, Change, Entry, Scope, pages
+from mimicfs.entry import LAST_KEY, PAGE, Change, DirectoryCopy, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed
 
 log = logging.getLogger(__name__)
@@ -152,42 +152,38 @@ class Copying:
     def _copy_small(self, bucket: str, directories: Sequence[str]) -> list[str]:
         """Copy those of *directories* that have one page; return those that have more."""
         large: list[str] = []
-        whole: list[tuple[str, Scope, list[Entry]]] = []
+        whole: list[tuple[str, DirectoryCopy]] = []
         with self._asking(bucket, directories) as coming:
             found = self._shared.directories(bucket, directories, _PAGE)
             with self.lock:
-                for directory, (scope, rows) in zip(directories, found, strict=True):
-                    if scope is None or directory not in coming.directories:
+                for directory, copy in zip(directories, found, strict=True):
+                    if copy.scope is None or directory not in coming.directories:
                         continue
                     if directory in self.of(bucket):  # another thread has rows that are newer
                         continue
-                    if len(rows) < _PAGE:
-                        whole.append((directory, scope, rows))
+                    if len(copy.rows) < _PAGE:
+                        whole.append((directory, copy))
                     else:
                         large.append(directory)
                 self._take_whole(bucket, whole, coming)
         return large
 
     def _take_whole(
-        self, bucket: str, whole: list[tuple[str, Scope, list[Entry]]], coming: _Coming
+        self, bucket: str, whole: list[tuple[str, DirectoryCopy]], coming: _Coming
     ) -> None:
-        notes = self._shared.notes_of(bucket, [directory for directory, _, _ in whole])
-        differences = [self._differs(bucket, (each, ""), rows, coming) for each, _, rows in whole]
+        scopes = {each: copy.scope for each, copy in whole if copy.scope is not None}
+        differences = [self._differs(bucket, (each, ""), copy.rows, coming) for each, copy in whole]
         with self.rows.together():
-            for (directory, scope, _), note, (new, gone) in zip(
-                whole, notes, differences, strict=True
-            ):
+            for (directory, copy), (new, gone) in zip(whole, differences, strict=True):
                 self._store(bucket, new, gone)
-                self._note_copied(bucket, directory, scope, note)
+                self._note_copied(bucket, directory, scopes[directory], copy.note)
         # Others read under no lock: from now on they find it, and not before it is committed.
-        self._copied[bucket].update(
-            (directory, _of(directory, scope)) for directory, scope, _ in whole
-        )
+        self._copied[bucket].update((each, _of(each, scope)) for each, scope in scopes.items())
 
     def _copy_large(self, bucket: str, directory: str) -> None:
         """Copy page by page. Between two of them others may write."""
         with self._asking(bucket, [directory]) as coming:
-            [(scope, rows)] = self._shared.directories(bucket, [directory], _PAGE)
+            [(scope, rows, _)] = self._shared.directories(bucket, [directory], _PAGE)
             after = ""
             while scope is not None:
                 with self.lock:
@@ -264,6 +260,8 @@ class Copying:
             self._absorb(bucket, changes)
             self._places[bucket] = changes[-1].seq
             self._keep_place(bucket, _PAGE)
+            if len(changes) < _PAGE:  # that was the end
+                return
 
     def _absorb(self, bucket: str, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from mimicfs.backends import Backend, Waiter
 from mimicfs.backends.pending import Unsettled
-from mimicfs.entry import LINES, Change, Entry, Scope, Total
+from mimicfs.entry import LINES, Change, DirectoryCopy, Entry, Scope, StoreSaid, Total
 
 
 class Forwarding(Backend):
@@ -56,7 +56,7 @@ class Forwarding(Backend):
 
     def directories(
         self, bucket: str, directories: Sequence[str], limit: int
-    ) -> list[tuple[Scope | None, list[Entry]]]:
+    ) -> list[DirectoryCopy]:
         return self._ask().directories(bucket, directories, limit)
 
     def lookups(
@@ -108,6 +108,9 @@ class Forwarding(Backend):
 
     def identity(self) -> str:
         return self.shared.identity()
+
+    def said(self) -> StoreSaid:
+        return self.shared.said()
 
     def waiter(self) -> Waiter:
         return self.shared.waiter()

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mimicfs.backends import HEARD, LISTING, TOLD, Backend
-from mimicfs.backends.sessions import EPOCH, SESSION, sessions
+from mimicfs.backends import EPOCH, HEARD, LISTING, TOLD, Backend
+from mimicfs.backends.sessions import SESSION, sessions
 from mimicfs.entry import PAGE, Entry, pages
 from mimicfs.errors import ConfigError, StoreError
 

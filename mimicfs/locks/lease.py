@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from mimicfs.backends import Backend
 from mimicfs.backends.sessions import began_ms, epoch
+from mimicfs.entry import StoreSaid
 from mimicfs.errors import StoreUnavailable
 from mimicfs.member import LASTS_MS, Member
 
@@ -68,9 +69,10 @@ class LockLease:
 
     # The epoch
 
-    def look(self) -> None:
-        """See whether the store is in another epoch. Raises StoreError."""
-        if epoch(self._store) == self.epoch:
+    def look(self, said: StoreSaid | None = None) -> None:
+        """See whether the store is in another epoch. *said*: what it has just said of itself.
+        Raises StoreError."""
+        if epoch(self._store, said) == self.epoch:
             return
         with self._lock:
             known = epoch(self._store)  # another thread may have seen a later one meanwhile

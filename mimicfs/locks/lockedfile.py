@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
+from mimicfs.entry import StoreSaid
 from mimicfs.locks.rows import Lock, LockRow, row_of, without
 
 
@@ -20,6 +21,7 @@ class LockedFile:
         self.turn = threading.Lock()
         self.users = 0
         self.text: str | None = None  # the row as it was seen last
+        self.said: StoreSaid | None = None  # by the store behind the latest swap; None: not asked
         self.held: tuple[Lock, ...] = ()  # ours, also those that are lost
         self.lost: set[str] = set()  # owners
         self.waiting: list[Lock] = []  # ours

@@ -29,7 +29,7 @@ them (EIO), and `when_lost` is called.
 
 INVARIANT: a row has all that this mount holds of a file (`LockedFile.valid`), or somebody took it,
 or the store lost it. It may have more of ours where an answer of the store was lost; then the file
-is in `_owed`, and what is too much is given up once the store answers.
+is owed (settling.py), and what is too much is given up once the store answers.
 
 Threading: any thread. `LockedFile.turn` is held while the store is asked about that file; `_lock`
 protects the table and is held for a few instructions.
@@ -44,7 +44,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from mimicfs.backends import Backend
 from mimicfs.errors import PosixError, StoreError, StoreUnavailable
@@ -58,16 +58,14 @@ from mimicfs.locks.rows import (
     against,
     is_covered,
     is_deadlock,
-    is_same,
     joined,
     left,
     of,
     removed,
-    text_of,
-    uncovered,
     within,
     without,
 )
+from mimicfs.locks.settling import LockRows
 from mimicfs.locks.sweeping import LOCKS, dead, forget_waiters, living_rows, rows
 from mimicfs.member import Member, boot_s
 from mimicfs.posix import Cancellation
@@ -75,6 +73,7 @@ from mimicfs.posix import Cancellation
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
+_TOGETHER = 100  # rows that are renewed in one round trip
 _SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
 
 
@@ -85,10 +84,10 @@ class SharedLocks:
         self._store = store
         self._member = member
         self.when_lost: Callable[[str], None] = lambda _: None  # with the name of a file
-        self._lock = threading.Lock()  # protects the two below
+        self._lock = threading.Lock()  # protects the table below
         self._files: dict[str, LockedFile] = {}
-        self._owed: set[str] = set()  # rows that may have more of us than we hold
         self._lease = LockLease(store, member, clock)
+        self._rows = LockRows(store, member.id, self._lease, self._lost)
         self._looked_in = ""  # the epoch in which all rows were looked at
         self._swept: frozenset[str] = frozenset()  # dead sessions, for whom nobody waits
         self._listener = LockListener(store, LOCKS, LOOK_S, self._is_waited, self._heard)
@@ -150,14 +149,14 @@ class SharedLocks:
             if gone.owner in at.lost and not any(each.owner == gone.owner for each in at.held):
                 at.lost.discard(gone.owner)
             try:
-                self._settle(at)
+                self._rows.settle(at)
             finally:
                 self._wake(at)
 
     def standing(self, name: str, wanted: Lock) -> Lock | None:
         """Return a lock that stands against *wanted*, if there is one. Raises StoreError."""
         with self._used(name) as at, at.turn:
-            row = self._seen(at)
+            row = self._rows.seen(at)
             found = against(row.held, wanted)
             gone = dead(self._store, found, self._member.id)
             return next((each for each in found if each.session not in gone), None)
@@ -176,7 +175,7 @@ class SharedLocks:
             self._lease.be_sure()
             with at.turn:
                 self._renew(at)
-                self._seen(at)
+                self._rows.seen(at)
                 self._renew(at)  # there is another epoch, perhaps
                 if at.lost:
                     raise self._is_lost(at)
@@ -188,9 +187,12 @@ class SharedLocks:
             with at.turn:
                 at.held, at.waiting = (), []
                 try:
-                    self._settle(at)
+                    self._rows.settle(at)
                 except StoreError as exc:  # they end with the session
                     log.debug("%s: %s", at.name, exc)
+
+    def _lost(self, name: str) -> None:
+        self.when_lost(name)
 
     def figures(self) -> dict[str, int]:
         files = list(self._files.values())
@@ -216,12 +218,30 @@ class SharedLocks:
         self._pay(until_s)
 
     def _renew_all(self, until_s: float) -> None:
-        for at in self._kept():
-            if at.lease != self._lease.number and not self._lease.is_early(at.lease):
+        due = [at for at in self._kept() if self._is_due(at)]
+        while due:
+            group, due = due[:_TOGETHER], due[_TOGETHER:]
+            self._renew_together(group)
+            if time.monotonic() >= until_s:
+                return
+
+    def _is_due(self, at: LockedFile) -> bool:
+        return at.lease != self._lease.number and not self._lease.is_early(at.lease)
+
+    def _renew_together(self, files: list[LockedFile]) -> None:
+        """Renew *files*: those that nobody uses now at once, the others one after the other."""
+        with ExitStack() as stack:
+            free = [at for at in files if at.turn.acquire(blocking=False)]
+            for at in free:
+                stack.callback(at.turn.release)
+            lease, due = self._lease.number, [at for at in free if at.held and self._is_due(at)]
+            self._rows.settle_all(due)
+            for at in due:
+                at.lease = lease
+        for at in files:
+            if self._is_due(at):
                 with at.turn:
                     self._renew(at)
-                if time.monotonic() >= until_s:
-                    return
 
     def _renew(self, at: LockedFile) -> None:
         """Others may have taken our locks before this lease, or be about to: give what is ours
@@ -231,7 +251,7 @@ class SharedLocks:
             if at.held and self._lease.is_early(at.lease):
                 raise StoreUnavailable("the store has lost something: others say what they hold")
             if at.held:
-                self._settle(at, anew=True)
+                self._rows.settle(at, anew=True)
             at.lease = lease
 
     def _kept(self) -> list[LockedFile]:
@@ -244,24 +264,18 @@ class SharedLocks:
         held = {at.name for at in self._kept()}
         for name, row in rows(self._store).items():
             if name not in held and of((*row.held, *row.waiting), self._member.id):
-                self._owe(name)
+                self._rows.owe(name)
         forget_waiters(self._store, self._member.id)
-
-    def _owe(self, name: str) -> None:
-        with self._lock:
-            self._owed.add(name)
 
     def _pay(self, until_s: float) -> None:
         """Give up in the store what is not held any more. Raises StoreError."""
-        while self._owed and time.monotonic() < until_s:
-            with self._lock:
-                name = self._owed.pop()
+        while time.monotonic() < until_s and (name := self._rows.owed()) is not None:
             try:
                 with self._used(name) as at, at.turn:
-                    self._seen(at)
-                    self._settle(at)
+                    self._rows.seen(at)
+                    self._rows.settle(at)
             except StoreError:
-                self._owe(name)
+                self._rows.owe(name)
                 raise
 
     # One step
@@ -296,21 +310,21 @@ class SharedLocks:
         """Whether the store is still in the epoch *known*. Else, or if it does not say so, the
         owner of *wanted* has no more than *before*. Raises StoreError."""
         try:
-            self._lease.look()
+            self._lease.look(at.said)
         except StoreError:
             at.held = left(at.held, wanted, before)
-            self._owe(at.name)
+            self._rows.owe(at.name)
             raise
         if self._lease.epoch == known:
             return True
         at.held = left(at.held, wanted, before)
-        self._settle(at)
+        self._rows.settle(at)
         return False
 
     def _tried(self, at: LockedFile, wanted: Lock, *, look: bool) -> tuple[Lock, ...] | None:
         row = at.ours(at.row, self._member.id)
         if against(row.held, wanted):  # as it was a moment ago
-            row = self._seen(at)
+            row = self._rows.seen(at)
         while True:
             if wanted.owner in at.lost:
                 raise self._is_lost(at)
@@ -320,7 +334,7 @@ class SharedLocks:
             before, granted = within(at.held, wanted), not against(row.held, wanted)
             if self._change(at, row, wanted, granted=granted):
                 return before if granted else None
-            row = self._taken_note_of(at)
+            row = self._rows.taken_note_of(at)
 
     def _change(self, at: LockedFile, row: LockRow, wanted: Lock, *, granted: bool) -> bool:
         """Make the row say whether *wanted* was granted; return False if it is not what it was."""
@@ -330,66 +344,15 @@ class SharedLocks:
         elif wanted.flock:  # as in Linux: what is to be converted is given up first
             at.held = removed(held, wanted)
         try:
-            done = self._swap(at, row)
+            done = self._rows.swap(at, row, asks=granted)
         except StoreError:
-            self._owe(at.name)
+            self._rows.owe(at.name)
             if granted:
                 at.held, at.waiting = held, waiting
             raise
         if not done:
             at.held, at.waiting = held, waiting
         return done
-
-    def _settle(self, at: LockedFile, *, anew: bool = False) -> None:
-        """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
-        try:
-            row, reclaimed = at.ours(at.row, self._member.id), False
-            while not self._swap(at, row, anew=anew):
-                reclaimed |= self._lease.was_ours(at.lease) and bool(self._taken_of(at))
-                row = self._taken_note_of(at)
-            # The row lacked it: somebody may have had it since, and have let go of it.
-            if reclaimed and at.valid and not self._lease.reclaims(at.lease):
-                self._lose(at, {each.owner for each in at.valid})
-                self._settle(at)
-        except StoreError:
-            self._owe(at.name)
-            raise
-
-    def _swap(self, at: LockedFile, row: LockRow, *, anew: bool = False) -> bool:
-        """Make the row *row*, with what is ours; return False if it is not what it was."""
-        old, new = at.row, at.ours(row, self._member.id)
-        if is_same(new, old) and not anew:
-            return True
-        freed = bool(new.waiting) and not set(old.held) <= set(new.held)
-        text = text_of(new)
-        done, at.text = self._store.swap_note(LOCKS, at.name, at.text, text, tell=freed)
-        return done
-
-    def _seen(self, at: LockedFile) -> LockRow:
-        at.text = self._store.note(LOCKS, at.name)
-        return self._taken_note_of(at)
-
-    def _taken_note_of(self, at: LockedFile) -> LockRow:
-        """Return the row as it is, with what is ours; what was taken from us is lost. Raises
-        StoreError."""
-        row, lost = at.row, self._taken_of(at)
-        if lost:
-            self._lease.look()
-        if self._lease.reclaims(at.lease):
-            stands = tuple(each for each in row.held if not against(at.valid, each))
-            row = row._replace(held=stands)
-        elif lost:
-            self._lose(at, lost)
-        return at.ours(row, self._member.id)
-
-    def _taken_of(self, at: LockedFile) -> set[str]:
-        """Return the owners of what the row, as it was seen last, lacks of ours."""
-        return uncovered(at.valid, of(at.row.held, self._member.id))
-
-    def _lose(self, at: LockedFile, owners: set[str]) -> None:
-        at.lost |= owners
-        log.error("%s: its lock was lost to others, or with the store", at.name)
-        threading.Thread(target=self.when_lost, args=(at.name,), daemon=True).start()
 
     def _is_lost(self, at: LockedFile) -> PosixError:
         return PosixError(errno.EIO, f"{at.name}: its lock is lost; close the file")
@@ -460,7 +423,7 @@ class SharedLocks:
         with self._used(name) as at, at.turn:
             at.waiting = less(at.waiting, wanted)
             try:
-                self._settle(at)
+                self._rows.settle(at)
             except StoreError as exc:  # after the next beat
                 log.debug("%s", exc)
 

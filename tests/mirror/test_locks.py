@@ -11,7 +11,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from typing import Any
 import pytest
 import redis as redis_library
 from support import servers
+from support.far import far
 from support.mounts import wait_until
 
 from mimicfs import member as member_module
-from mimicfs.backends import Backend
+from mimicfs.backends import EPOCH, Backend, NoteSwap
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.redis.transactions import Transactions
-from mimicfs.backends.sessions import EPOCH, StoreSession, beat, epoch
+from mimicfs.backends.sessions import StoreSession, beat, epoch
+from mimicfs.entry import StoreSaid
 from mimicfs.errors import Interrupted, MimicError, PosixError, StoreUnavailable
 from mimicfs.locks import shared
 from mimicfs.locks.lease import RECLAIM_S, UNSURE_S
@@ -44,6 +46,7 @@ from mimicfs.locks.rows import (
 )
 from mimicfs.locks.shared import LOCKS, SharedLocks
 from mimicfs.member import BEAT_S, Member
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
 
 _NAME = "b/file"
@@ -119,7 +122,7 @@ class _Steps:
 
     def __init__(self, backend: Backend, also: tuple[str, ...] = ()) -> None:
         self._backend = backend
-        self._at = {"note", "swap_note", *also}
+        self._at = {"note", "swap_note", "swap_note_told", "swap_notes", "said", *also}
         self._mine = threading.local()
 
     def __getattr__(self, name: str) -> Any:
@@ -297,6 +300,18 @@ class _Losing:
     def identity(self) -> str:
         self.steps.yields("identity")
         return f"run{self.run}"
+
+    def said(self) -> StoreSaid:
+        return StoreSaid(self.identity(), self.steps.note("", EPOCH))
+
+    def swap_note_told(self, *args: Any, tell: bool) -> tuple[bool, str | None, StoreSaid]:
+        return *self.steps.swap_note(*args, tell=tell), self.said()
+
+    def swap_notes(
+        self, bucket: str, swaps: Sequence[NoteSwap], *, tell: Sequence[bool]
+    ) -> list[tuple[bool, str | None]]:
+        both = zip(swaps, tell, strict=True)
+        return [self.steps.swap_note(bucket, *each, tell=tells) for each, tells in both]
 
     def copy(self) -> None:
         """What a replica has, or a snapshot."""
@@ -496,7 +511,7 @@ def test_whoever_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPat
         wait_until(lambda: "note" in store.asked)
         one.unlock(_NAME, one.owner(1), flock=False)
         waits.result(5)
-    assert set(store.asked) <= {"note", "swap_note", "changes", "identity"}
+    assert set(store.asked) <= {"note", "swap_note", "swap_note_told", "changes", "said"}
     for each in (one, other):
         each.close()
 
@@ -636,12 +651,12 @@ def test_a_beat_asks_nothing_of_the_locks_unless_they_may_be_lost() -> None:
     assert store.asked == []
     one.fall_silent()
     one.come_back()
-    assert store.asked == ["swap_note"] * 3
+    assert store.asked == ["swap_notes"]
     store.asked.clear()
     backend.set_note("", EPOCH, None)
     one.come_back()
-    looked = [name for name in store.asked if name in ("swap_note", "notes")]
-    assert looked == ["swap_note"] * 3 + ["notes"] * 2
+    looked = [name for name in store.asked if name in ("swap_notes", "notes")]
+    assert looked == ["swap_notes"] + ["notes"] * 2
     store.asked.clear()
     one.come_back()
     assert store.asked == []
@@ -652,6 +667,7 @@ def test_however_much_is_locked_beats_go_on_after_an_outage_and_whoever_uses_a_f
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shared, "_SPENDS_S", 0.0)  # each beat looks at one file
+    monkeypatch.setattr(shared, "_TOGETHER", 1)
     store, other = _Counted(backend := Memory()), _Mount(_Steps(backend), backend, 1)
     one = _Mount(store, backend, 0)  # type: ignore[arg-type]
     for n in range(5):
@@ -662,7 +678,7 @@ def test_however_much_is_locked_beats_go_on_after_an_outage_and_whoever_uses_a_f
         other.locks.lock(f"b/{n}", _wanted(other.locks, 1, 0), NEVER, wait=False)
     store.asked.clear()
     one.come_back()
-    assert store.asked == ["swap_note"]
+    assert store.asked == ["swap_notes"]
     one.locks.check("b/2")
     with pytest.raises(PosixError, match="its lock is lost"):
         one.locks.check("b/3")
@@ -703,6 +719,7 @@ def test_a_lock_that_a_new_epoch_has_still_is_no_lost_one_though_it_is_renewed_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shared, "_SPENDS_S", 0.0)  # each beat looks at one file
+    monkeypatch.setattr(shared, "_TOGETHER", 1)
     store = _Losing(Memory())
     monkeypatch.setattr(member_module, "boot_s", lambda: store.now_s)
     one, other = _Living(store), _Living(store)
@@ -720,6 +737,31 @@ def test_a_lock_that_a_new_epoch_has_still_is_no_lost_one_though_it_is_renewed_l
     one.beat()
     one.locks.check("b/8")
     assert one.locks.figures() == {"held": 9, "waiting": 0, "lost": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("caplog")
+def test_thousands_of_locks_are_held_on_in_a_redis_that_is_flushed(tmp_path: Path) -> None:
+    with servers.redis(tmp_path) as port, far(port) as way:
+        mirrors = [Mirror(open_store(f"redis://127.0.0.1:{way.port}")) for _ in range(2)]
+        for each in mirrors:
+            each.join("/mnt")
+        one, other = (each.locks() for each in mirrors)
+        wanted = [(f"b/{n}", _wanted(one, 1, 0)) for n in range(2_000)]
+        for name, lock in wanted:
+            one.lock(name, lock, NEVER, wait=False)
+        way.delay_s = 0.005
+        store = mirrors[0].backend
+        with redis_library.Redis(port=port) as redis:
+            redis.flushall()
+        wait_until(lambda: len(store.notes(LOCKS)) == len(wanted), RECLAIM_S + 2 * BEAT_S)
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EAGAIN):
+            other.lock("b/1999", _wanted(other, 1, 0), NEVER, wait=False)
+        assert one.figures() == {"held": 2_000, "waiting": 0, "lost": 0}
+        for locks, mirror in zip((one, other), mirrors, strict=True):
+            way.delay_s = 0.0
+            locks.close()
+            mirror.close()
 
 
 def test_what_is_owed_stays_so_where_the_store_is_away_again(

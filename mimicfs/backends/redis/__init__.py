@@ -2,14 +2,11 @@
 
 `layout.py` says what is kept under which keys, `directories.py` and `walking.py` read them,
 `orphans.py` finds those that belong to nothing, `connecting.py` makes the client, `waiting.py`
-waits for news.
+waits for news, `notes.py` has what is kept as plain text, and what the server says of itself.
 Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
 or, if this user may not run scripts, a transaction (`transactions.py`); `steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
-
-If Redis may evict keys, absence means nothing: then no scope is ever complete, and each
-directory is listed in S3 again.
 
 Threading: as redis-py's client, any number of threads.
 """
@@ -19,9 +16,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mimicfs.errors import ConfigError, LogTrimmed, StoreCorrupt, StoreTooNew
 
@@ -30,18 +26,9 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import DOUBTED, OF_DIRECTORY, Backend, Waiter, left_alone
+from mimicfs.backends import DOUBTED, OF_DIRECTORY, Waiter, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
-from mimicfs.backends.redis.connecting import (
-    FOREIGN,
-    clock_ms,
-    connected,
-    evicts_by,
-    identity_of,
-    our_error,
-    place,
-    said_by_all,
-)
+from mimicfs.backends.redis.connecting import clock_ms, connected
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
@@ -58,6 +45,7 @@ from mimicfs.backends.redis.layout import (
     scope_of,
     split,
 )
+from mimicfs.backends.redis.notes import NotingBackend, ours
 from mimicfs.backends.redis.orphans import orphans, quoted
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.steps import steps_of
@@ -66,32 +54,14 @@ from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.redis.walking import ReadPage, names, walk
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.uncovering import prefixes_of
-from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, Scope
+from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, Scope
 
 log = logging.getLogger(__name__)
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def _ours(
-    method: Callable[Concatenate[RedisBackend, P], T],
-) -> Callable[Concatenate[RedisBackend, P], T]:
-    """Turn redis-py's errors into StoreError."""
-
-    @functools.wraps(method)
-    def call(self: RedisBackend, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except FOREIGN as exc:
-            raise our_error(exc, self._where) from exc
-
-    return cast("Callable[Concatenate[RedisBackend, P], T]", call)
-
-
-class RedisBackend(Backend):
+class RedisBackend(NotingBackend):
     """The mirror in the Redis that *client*, of redis-py, asks (decode_responses off). *namespace*
     keeps several mirrors apart in one Redis. Methods: those of Backend. Raises StoreUnavailable,
     StoreTooNew, StoreCorrupt.
@@ -101,12 +71,7 @@ class RedisBackend(Backend):
     intents = True
 
     def __init__(self, client: redis.Redis, namespace: str = "") -> None:
-        super().__init__()
-        self._client: Any = client
-        self._prefix = prefix(namespace)
-        self._where = place(client)
-        self._steps: Scripts | Transactions = Scripts(client)
-        self._policy = ""  # by which keys may be evicted
+        super().__init__(client, namespace)
         self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
         try:
             self._check()
@@ -128,7 +93,7 @@ class RedisBackend(Backend):
         self._prefix = prefix(namespace)
         self._check()
 
-    @_ours
+    @ours
     def _check(self) -> None:
         key = f"{self._prefix}version"
         self._client.set(key, VERSION, nx=True)
@@ -147,28 +112,14 @@ class RedisBackend(Backend):
         self._steps = steps_of(self._client, self._tag(""), self._where)
         epoch(self)  # looks at the policy of eviction, too
 
-    def _note_eviction(self, policy: str) -> None:
-        """See whether keys may be evicted: that can be switched on and off while Redis runs. It
-        counts for one look longer, in which a new epoch begins."""
-        before, self._policy = self._policy, policy
-        if policy and not self.evicts:
-            text = "%s: with maxmemory-policy %s, no directory counts as listed; set it to %s"
-            log.warning(text, self._where, policy, "noeviction")
-        elif self.evicts and not policy and not before:
-            log.warning("%s: no keys are evicted any more", self._where)
-        self.evicts = bool(policy or before)
-
     def _unlink(self, start: str, pattern: str) -> None:
         """Delete the keys that begin with *start* and go on as *pattern* says."""
         for key in self._client.scan_iter(quoted(start) + pattern, count=1000):
             self._client.unlink(key)
 
-    def _tag(self, bucket: str) -> str:
-        return f"{self._prefix}{{{bucket or '/'}}}"  # an empty tag would not keep keys together
-
     # Buckets
 
-    @_ours
+    @ours
     def buckets(self) -> list[BucketEntry]:
         found_names = [name for name, _ in names(self._pages(""), "")]
         pipe = self._client.pipeline(transaction=False)
@@ -177,12 +128,12 @@ class RedisBackend(Backend):
         found = zip(found_names, pipe.execute(), strict=True)
         return [bucket_of(name, meta) for name, meta in found if meta.get(b"known") == b"1"]
 
-    @_ours
+    @ours
     def bucket(self, name: str) -> BucketEntry | None:
         meta = self._client.hgetall(f"{self._tag(name)}:meta") if name else {}
         return bucket_of(name, meta) if meta.get(b"known") == b"1" else None
 
-    @_ours
+    @ours
     def add_bucket(self, name: str, created_ns: int) -> None:
         meta = f"{self._tag(name)}:meta"
         if created_ns:
@@ -191,7 +142,7 @@ class RedisBackend(Backend):
         # Also if it was known: whoever added it may have been killed before this step.
         self._steps.enlist(self._tag(""), self.origin, name)
 
-    @_ours
+    @ours
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
         # The list and the bucket may be on two nodes. Forgotten in between, a bucket is not known.
         if since is not None and left_alone(self.changes("", since, LOG_MAX), [name]):
@@ -216,18 +167,18 @@ class RedisBackend(Backend):
 
     # Entries
 
-    @_ours
+    @ours
     def get(self, bucket: str, key: str) -> Entry | None:
         directory, name = split(key)
         (record,) = self._steps.records(self._tag(bucket), directory, [name])
         return entry_of(key, record) if record else None
 
-    @_ours
+    @ours
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         records = self._steps.records(self._tag(bucket), directory, [name, f"{name}/"])
         return found_of(directory, name, records)
 
-    @_ours
+    @ours
     def lookups(
         self, bucket: str, wanted: Sequence[tuple[str, str]]
     ) -> list[tuple[Entry | None, Entry | None]]:
@@ -235,20 +186,25 @@ class RedisBackend(Backend):
         found = self._steps.records_of(self._tag(bucket), asked)
         return [found_of(*each, records) for each, records in zip(wanted, found, strict=True)]
 
-    @_ours
+    @ours
     def directories(
         self, bucket: str, directories: Sequence[str], limit: int
-    ) -> list[tuple[Scope | None, list[Entry]]]:
-        covers = self._covers(bucket, directories)
-        pages = self._steps.pages(self._tag(bucket), directories, LAST, limit)
-        found: list[tuple[Scope | None, list[Entry]]] = []
-        for directory, cover, page in zip(directories, covers, pages, strict=True):
+    ) -> list[DirectoryCopy]:
+        if not directories:
+            return []
+        tag, asked = self._tag(bucket), _asked_scopes(directories)
+        scopes = ("HMGET", f"{tag}:scopes", *asked)
+        notes = ("HMGET", f"{tag}:notes", *(OF_DIRECTORY + each for each in directories))
+        texts, pages, said = self._steps.pages(tag, directories, LAST, limit, scopes, notes)
+        covers = self._covers_of(directories, asked, texts)
+        found: list[DirectoryCopy] = []
+        for directory, cover, page, note in zip(directories, covers, pages, said, strict=True):
             pairs = sorted(page)[:limit]  # names differ
             rows = [child(directory + name.decode(), record) for name, record in pairs]
-            found.append((cover, rows))
+            found.append(DirectoryCopy(cover, rows, note and note.decode()))
         return found
 
-    @_ours
+    @ours
     def children(
         self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
@@ -267,7 +223,7 @@ class RedisBackend(Backend):
         pairs = sorted(pair for pair in found if low <= pair[0] < high)  # names differ
         return [(name.decode(), record) for name, record in pairs[:limit]]
 
-    @_ours
+    @ours
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
@@ -281,7 +237,7 @@ class RedisBackend(Backend):
         )
         return found
 
-    @_ours
+    @ours
     def has_below(self, bucket: str, directory: str) -> bool:
         tag = self._tag(bucket)
         if not directory:
@@ -291,7 +247,7 @@ class RedisBackend(Backend):
 
     # Changes
 
-    @_ours
+    @ours
     def apply(
         self,
         bucket: str,
@@ -300,9 +256,6 @@ class RedisBackend(Backend):
         since: int | None = None,
         step: IntentStep = LEARNED,
     ) -> set[str]:
-        # The beginning of an intent has looked: this is one round trip.
-        if bucket and not step.token and not self._is_known(bucket):
-            self.add_bucket(bucket, 0)
         unique = {entry.key: entry for entry in puts}
         gone = [key for key in dict.fromkeys(deletes) if key not in unique]
         keys = [*unique, *gone]
@@ -315,9 +268,12 @@ class RedisBackend(Backend):
             max(keys, default=""),
             step,
         )
-        return self._steps.apply(self._tag(bucket), batch)
+        known, left = self._steps.apply(self._tag(bucket), batch)
+        if bucket and not known and not step.token:  # the beginning of an intent has looked
+            self.add_bucket(bucket, 0)
+        return left
 
-    @_ours
+    @ours
     def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
         if not self._steps.begin(self._tag(bucket), keys, token, lasts_ms):
             self.add_bucket(bucket, 0)
@@ -325,11 +281,11 @@ class RedisBackend(Backend):
     def _is_known(self, bucket: str) -> bool:
         return bool(self._client.hexists(f"{self._tag(bucket)}:meta", "known"))
 
-    @_ours
+    @ours
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         return self._steps.end(self._tag(bucket), keys, token, unsure=unsure)
 
-    @_ours
+    @ours
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
         tag = self._tag(bucket)
         if key is None:
@@ -340,119 +296,90 @@ class RedisBackend(Backend):
         now_ms = clock_ms(self._client, tag) if found and key is None else 0
         return unsettled({name.decode(): row.decode() for name, row in found.items()}, now_ms)
 
-    @_ours
+    @ours
     def reap(self, bucket: str, alive: Collection[str]) -> None:
         Transactions(self._client).reap(self._tag(bucket), alive)
 
-    @_ours
+    @ours
     def seq(self, bucket: str) -> int:
-        found = int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0)
-        self._highest[bucket] = max(found, self._highest.get(bucket, 0))
-        return found
+        return self._seen(bucket, int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0))
 
-    @_ours
+    def _seen(self, bucket: str, number: int) -> int:
+        self._highest[bucket] = max(number, self._highest.get(bucket, 0))
+        return number
+
+    @ours
     def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
-        last = self.seq(bucket)
-        if since == last:
-            return []
-        lines = self._client.xrange(f"{self._tag(bucket)}:log", f"({since}-0", "+", count=limit)
+        tag = self._tag(bucket)
+        number, lines = self._together(
+            ("HGET", f"{tag}:meta", "seq"),
+            ("XRANGE", f"{tag}:log", f"({since}-0", "+", "COUNT", limit),
+        )
+        last = self._seen(bucket, int(number or 0))
         found = [change_of(number, fields) for number, fields in lines]
-        if since > last or not found or found[0].seq != since + 1:
+        whole = all(change.seq == n for n, change in enumerate(found, since + 1))
+        # Lines may have been added since the number was read. A new epoch leaves a gap.
+        if since > last or not whole or (since < last and not found):
             raise LogTrimmed.after(since, bucket)
-        # Behind a gap (a new epoch) nothing follows on: whoever asks for that is told so.
-        return [change for n, change in enumerate(found, since + 1) if change.seq == n]
+        return found
 
     # Scopes
 
-    @_ours
+    @ours
     def mark(self, bucket: str, scope: Scope) -> None:
         if self.evicts:
             return
-        if bucket and not self._is_known(bucket):
-            self.add_bucket(bucket, 0)
-        scopes = f"{self._tag(bucket)}:scopes"
+        tag = self._tag(bucket)
+        scopes = f"{tag}:scopes"
         if scope.deep:
             start = scope.prefix.encode()
             inside = [key for key in self._client.hkeys(scopes) if key.startswith(start)]
             if inside:
                 self._client.hdel(scopes, *inside)
-        self._client.hset(scopes, scope.prefix, json.dumps(scope))
+        known, _ = self._together(
+            ("HEXISTS", f"{tag}:meta", "known"), ("HSET", scopes, scope.prefix, json.dumps(scope))
+        )
+        if bucket and not known:
+            self.add_bucket(bucket, 0)
 
-    @_ours
+    @ours
     def unmark(self, bucket: str, prefix: str) -> None:
         steps = Transactions(self._client)  # a script more would not be worth it
         steps.unmark(self._tag(bucket), self.origin, prefix)
 
-    @_ours
+    @ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         if self.evicts:
             return None
         found = self._client.hget(f"{self._tag(bucket)}:scopes", prefix)
         return scope_of(found) if found else None
 
-    @_ours
+    @ours
     def scopes(self, bucket: str) -> list[Scope]:
         found = self._client.hvals(f"{self._tag(bucket)}:scopes") if not self.evicts else []
         return sorted((scope_of(text) for text in found), key=lambda each: each.listed_ns)
 
-    @_ours
+    @ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
         return self._covers(bucket, [directory])[0]
 
     def _covers(self, bucket: str, directories: Sequence[str]) -> list[Scope | None]:
+        asked = _asked_scopes(directories)
+        texts = self._client.hmget(f"{self._tag(bucket)}:scopes", asked) if not self.evicts else ()
+        return self._covers_of(directories, asked, texts)
+
+    def _covers_of(
+        self, directories: Sequence[str], asked: Sequence[str], texts: Sequence[bytes | None]
+    ) -> list[Scope | None]:
+        """Return what covers *directories*, of the scopes *asked* for, which are *texts*."""
         if self.evicts:
             return [None] * len(directories)
-        ways = {directory: prefixes_of(directory) for directory in directories}
-        asked = list(dict.fromkeys(prefix for way in ways.values() for prefix in way))
-        texts = self._client.hmget(f"{self._tag(bucket)}:scopes", asked)
         scopes = {prefix: scope_of(text) for prefix, text in zip(asked, texts, strict=True) if text}
-        return [cover_of(ways[directory], scopes) for directory in directories]
+        return [cover_of(prefixes_of(directory), scopes) for directory in directories]
 
-    # Notes
+    # Epochs
 
-    @_ours
-    def note(self, bucket: str, name: str) -> str | None:
-        found = self._client.hget(f"{self._tag(bucket)}:notes", name)
-        return None if found is None else found.decode()
-
-    @_ours
-    def set_note(self, bucket: str, name: str, text: str | None) -> None:
-        if text is None:
-            self._client.hdel(f"{self._tag(bucket)}:notes", name)
-        else:
-            self._client.hset(f"{self._tag(bucket)}:notes", name, text)
-
-    @_ours
-    def notes(self, bucket: str) -> dict[str, str]:
-        found = self._client.hgetall(f"{self._tag(bucket)}:notes")
-        return {name.decode(): text.decode() for name, text in found.items()}
-
-    @_ours
-    def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
-        names = [OF_DIRECTORY + each for each in directories]
-        found = self._client.hmget(f"{self._tag(bucket)}:notes", names) if names else []
-        return [None if each is None else each.decode() for each in found]
-
-    @_ours
-    def swap_note(
-        self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
-    ) -> tuple[bool, str | None]:
-        origin = self.origin if tell else None
-        return self._steps.swap_note(self._tag(bucket), name, before, after, origin)
-
-    # What the store says of itself
-
-    @_ours
-    def now_ms(self) -> int:
-        return clock_ms(self._client, self._tag(""))
-
-    @_ours
-    def identity(self) -> str:
-        said = said_by_all(self._client)
-        self._note_eviction(max(evicts_by(each) for each in said))
-        return "+".join(sorted(identity_of(each) for each in said))
-
-    @_ours
+    @ours
     def begin_epoch(self) -> None:
         names = self._with_scopes()
         for name in names:  # also of buckets that the list has lost
@@ -475,7 +402,7 @@ class RedisBackend(Backend):
         behind = max(0, self._highest.get(bucket, 0) - self.seq(bucket))
         self._client.hincrby(f"{self._tag(bucket)}:meta", "seq", behind + _JUMP)
 
-    @_ours
+    @ours
     def orphans(self, bucket: str) -> list[str]:
         # The list of buckets is the directory of a bucket, whose names imply nothing.
         return list(orphans(self._client, self._tag(bucket), self._steps)) if bucket else []
@@ -487,3 +414,8 @@ class RedisBackend(Backend):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _asked_scopes(directories: Sequence[str]) -> list[str]:
+    """Return the prefixes of the scopes that may cover *directories*."""
+    return list(dict.fromkeys(prefix for each in directories for prefix in prefixes_of(each)))

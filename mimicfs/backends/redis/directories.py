@@ -8,9 +8,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mimicfs.backends.redis.layout import FULL, chunk_key, index_key, split
-
-RedisCommand = tuple[Any, ...]
+from mimicfs.backends.redis.layout import FULL, RedisCommand, chunk_key, index_key, split
 
 
 class _ChunkedDirectory:

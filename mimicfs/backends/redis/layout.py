@@ -28,6 +28,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, checked_size
@@ -45,6 +46,9 @@ LAST = b"\xff"  # behind every name: no UTF-8 has that byte
 # kind, the etag is 16 bytes, else it ends at a NUL; what is all empty at the end is left out.
 _FIXED = struct.Struct("<bqq")
 _MD5 = 16
+
+
+RedisCommand = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
 """The scripts, in Lua, that read or change a directory: one script is one step, all or nothing.
+Several are asked in one round trip, and commands with them (`together`); a cluster is asked for one
+after the other.
 
 `transactions.py` does the same where scripts are denied; the tests of the promises run over
 both.
@@ -18,14 +20,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import ClusterDownError, ClusterError, ResponseError
+from redis.exceptions import ClusterDownError, ClusterError, NoScriptError, ResponseError
 
-from mimicfs.backends import WIDE_CHANGE
+from mimicfs.backends import WIDE_CHANGE, NoteSwap
 from mimicfs.backends.pending import fresh
-from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch
+from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch, RedisCommand
 from mimicfs.errors import LogTrimmed
 
 _MOVES_S = 5.0  # how long a script waits for keys that move
+
+_Call = tuple[Any, tuple[Any, ...]]  # a script, and its arguments
 
 # What the scripts share. KEYS[1] is the tag of the bucket. Names are never compared by Lua's `<`,
 # which goes by the collation of the server's locale.
@@ -97,8 +101,8 @@ end
 
 # ARGV: origin, since or '', wide, number of puts, the first and the last key of all, the token
 # and the generation of the IntentStep, a new generation, then
-# DIR NAME RECORD for each put and DIR NAME for each deletion. Returns the keys left alone, or an
-# error LOGTRIMMED.
+# DIR NAME RECORD for each put and DIR NAME for each deletion. Returns whether the bucket is known,
+# and the keys left alone; or an error LOGTRIMMED.
 _APPLY = """
 local function behind(a, b)
   for n = 1, math.min(#a, #b) do
@@ -210,7 +214,7 @@ if #changed > 0 then
   end
   append(origin, lines)
 end
-return left
+return {redis.call('HEXISTS', tag .. ':meta', 'known'), left}
 """
 
 # ARGV: token, how long it lasts, a new generation, KEY ... Returns whether the bucket is known.
@@ -332,40 +336,40 @@ class Scripts:
         self, tag: str, wanted: Sequence[tuple[str, list[str]]]
     ) -> list[list[bytes | None]]:
         """As `records`, of names of several directories in one round trip."""
-        if isinstance(self._client, RedisCluster):
-            return [self.records(tag, *each) for each in wanted]
-        with self._client.pipeline(transaction=False) as pipe:
-            for directory, names in wanted:
-                self._records(keys=_keys(tag), args=[directory, *names], client=pipe)
-            found: list[list[bytes | None]] = pipe.execute()
+        asked = [(self._records, (directory, *names)) for directory, names in wanted]
+        found: list[list[bytes | None]] = self.together(tag, asked)
         return found
 
     def pages(
-        self, tag: str, directories: Sequence[str], high: bytes, limit: int
-    ) -> list[list[tuple[bytes, bytes]]]:
-        """As `page`, of several directories from their beginning in one round trip."""
-        if isinstance(self._client, RedisCluster):
-            return [self.page(tag, each, b"", high, limit) for each in directories]
-        with self._client.pipeline(transaction=False) as pipe:
-            for directory in directories:
-                self._page(keys=_keys(tag), args=[directory, b"", high, limit], client=pipe)
-            found = pipe.execute()
-        return [list(zip(each[::2], each[1::2], strict=True)) for each in found]
+        self,
+        tag: str,
+        directories: Sequence[str],
+        high: bytes,
+        limit: int,
+        before: RedisCommand,
+        after: RedisCommand,
+    ) -> tuple[Any, list[list[tuple[bytes, bytes]]], Any]:
+        """As `page`, of several directories from their beginning. Return also what two commands
+        answer, one before and one behind that."""
+        asked = [(self._page, (each, b"", high, limit)) for each in directories]
+        first, *found, last = self.together(tag, [before, *asked, after])
+        return first, [list(zip(each[::2], each[1::2], strict=True)) for each in found], last
 
-    def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
-        """Change what *batch* says. Return the keys left alone. Raises LogTrimmed."""
+    def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
+        """Change what *batch* says. Return whether the bucket is known, and the keys left alone.
+        Raises LogTrimmed."""
         since = "" if batch.since is None else batch.since
         args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]
         args += [batch.first, batch.last, *batch.step, fresh()]
         for change in (*batch.puts, *batch.deletes):
             args += change
         try:
-            left = self._run(self._apply, tag, *args)
+            known, left = self._run(self._apply, tag, *args)
         except ResponseError as exc:
             if "LOGTRIMMED" in str(exc):
                 raise LogTrimmed.after(batch.since) from exc
             raise
-        return {key.decode() for key in left}
+        return bool(known), {key.decode() for key in left}
 
     def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
         """As Backend.begin. Return whether the bucket is known."""
@@ -381,13 +385,60 @@ class Scripts:
         self._run(self._enlist, tag, origin, name)
 
     def swap_note(
-        self, tag: str, name: str, before: str | None, after: str | None, origin: int | None
-    ) -> tuple[bool, str | None]:
-        """As Backend.swap_note. *origin*: of the line in the log; None: there is to be none."""
-        said = [part for text in (before, after) for part in (int(text is not None), text or "")]
-        line = "" if origin is None else origin
-        done, now = self._run(self._swap, tag, name, *said, line)
-        return bool(done), now.decode() if now is not None else None
+        self,
+        tag: str,
+        name: str,
+        before: str | None,
+        after: str | None,
+        origin: int | None,
+        *beside: RedisCommand,
+    ) -> tuple[bool, str | None, list[Any]]:
+        """As Backend.swap_note. *origin*: of the line in the log; None: there is to be none. Return
+        also what commands answer, which are asked *beside*, after that."""
+        answer, *answers = self.together(
+            tag, [self._swap_of((name, before, after), origin), *beside]
+        )
+        return *_swapped(answer), answers
+
+    def swap_notes(
+        self, tag: str, swaps: Sequence[NoteSwap], origins: Sequence[int | None]
+    ) -> list[tuple[bool, str | None]]:
+        """As `swap_note` for each, in one round trip."""
+        asked = list(map(self._swap_of, swaps, origins))
+        return [_swapped(answer) for answer in self.together(tag, asked)]
+
+    def _swap_of(self, swap: NoteSwap, origin: int | None) -> _Call:
+        name, *texts = swap
+        said = [part for text in texts for part in (int(text is not None), text or "")]
+        return self._swap, (name, *said, "" if origin is None else origin)
+
+    def together(self, tag: str, asked: Sequence[RedisCommand | _Call]) -> list[Any]:
+        """Return what the commands and scripts *asked* answer, in their order."""
+        if isinstance(self._client, RedisCluster) or len(asked) == 1:
+            return [
+                self._client.execute_command(*each)
+                if isinstance(each[0], str)
+                else self._run(each[0], tag, *each[1])
+                for each in asked
+            ]
+        try:
+            return self._piped(tag, asked)
+        except NoScriptError:  # a server that began anew
+            for script in {each[0] for each in asked if not isinstance(each[0], str)}:
+                self._client.script_load(script.script)
+            return self._piped(tag, asked)
+
+    def _piped(self, tag: str, asked: Sequence[RedisCommand | _Call]) -> list[Any]:
+        # A script that a pipeline of redis-py is given costs a SCRIPT EXISTS each time.
+        with self._client.pipeline(transaction=False) as pipe:
+            for each in asked:
+                if isinstance(each[0], str):
+                    pipe.execute_command(*each)
+                else:
+                    keys = _keys(tag)
+                    pipe.evalsha(each[0].sha, len(keys), *keys, *each[1])
+            found: list[Any] = pipe.execute()
+        return found
 
     def _run(self, script: Any, tag: str, *args: Any) -> Any:
         """Return what *script* answers. Waits for keys that move."""
@@ -398,6 +449,11 @@ class Scripts:
             except ClusterError as exc:  # redis-py has heard TRYAGAIN for half a second
                 if isinstance(exc, ClusterDownError) or time.monotonic() > deadline:
                     raise
+
+
+def _swapped(answer: tuple[int, bytes | None]) -> tuple[bool, str | None]:
+    done, now = answer
+    return bool(done), now.decode() if now is not None else None
 
 
 def _keys(tag: str) -> list[str]:

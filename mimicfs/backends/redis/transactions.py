@@ -21,14 +21,15 @@ from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
 
-from mimicfs.backends import left_alone, logged_as
+from mimicfs.backends import NoteSwap, left_alone, logged_as
 from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
 from mimicfs.backends.redis.connecting import clock_ms
-from mimicfs.backends.redis.directories import Directories, RedisCommand
+from mimicfs.backends.redis.directories import Directories
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
     ChangeBatch,
+    RedisCommand,
     change_of,
     chunk_key,
     index_key,
@@ -95,12 +96,20 @@ class Transactions:
         return [self.records(tag, *each) for each in wanted]
 
     def pages(
-        self, tag: str, directories: Sequence[str], high: bytes, limit: int
-    ) -> list[list[tuple[bytes, bytes]]]:
+        self,
+        tag: str,
+        directories: Sequence[str],
+        high: bytes,
+        limit: int,
+        before: RedisCommand,
+        after: RedisCommand,
+    ) -> tuple[Any, list[list[tuple[bytes, bytes]]], Any]:
         """As Scripts.pages, a round trip each."""
-        return [self.page(tag, each, b"", high, limit) for each in directories]
+        first = self._client.execute_command(*before)
+        found = [self.page(tag, each, b"", high, limit) for each in directories]
+        return first, found, self._client.execute_command(*after)
 
-    def apply(self, tag: str, batch: ChangeBatch) -> set[str]:
+    def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
         """As Scripts.apply."""
         return self._watched(tag, lambda: _apply(self._client, tag, batch))
 
@@ -137,8 +146,14 @@ class Transactions:
         self._watched(tag, plan)
 
     def swap_note(
-        self, tag: str, name: str, before: str | None, after: str | None, origin: int | None
-    ) -> tuple[bool, str | None]:
+        self,
+        tag: str,
+        name: str,
+        before: str | None,
+        after: str | None,
+        origin: int | None,
+        *beside: RedisCommand,
+    ) -> tuple[bool, str | None, list[Any]]:
         """As Scripts.swap_note."""
         place = f"{tag}:notes"
 
@@ -155,7 +170,15 @@ class Transactions:
                 commands += _logged(tag, origin, seq, [(name, name)])
             return (True, after), commands
 
-        return self._watched(tag, plan, place)
+        done, now = self._watched(tag, plan, place)
+        return done, now, [self._client.execute_command(*each) for each in beside]
+
+    def swap_notes(
+        self, tag: str, swaps: Sequence[NoteSwap], origins: Sequence[int | None]
+    ) -> list[tuple[bool, str | None]]:
+        """As Scripts.swap_notes, one after the other."""
+        both = zip(swaps, origins, strict=True)
+        return [self.swap_note(tag, *each, origin)[:2] for each, origin in both]
 
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """As Scripts.enlist."""
@@ -215,7 +238,10 @@ class Transactions:
         raise StoreUnavailable(f"{tag}: others keep writing; try again")
 
 
-def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[RedisCommand]]:
+def _apply(
+    client: Any, tag: str, batch: ChangeBatch
+) -> tuple[tuple[bool, set[str]], list[RedisCommand]]:
+    known = bool(client.hexists(f"{tag}:meta", "known"))
     seq, guards = _guards(client, tag, batch.since)
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     gone = {directory + name: (directory, name) for directory, name in batch.deletes}
@@ -223,7 +249,7 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Re
     left, rows = _not_admitted(client, tag, batch.step, [*puts, *gone], left)
     changed = [key for key in (*puts, *gone) if key not in left]
     if not changed:
-        return left, rows
+        return (known, left), rows
     at = Directories(client, tag, changed)
     objects = size = 0
     for key in changed:
@@ -242,7 +268,8 @@ def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[set[str], list[Re
         ("HINCRBY", meta, "objects", objects),
         ("HINCRBY", meta, "bytes", size),
     ]
-    return left, [*rows, *at.commands(), *counts, *_logged(tag, batch.origin, seq, lines)]
+    logged = _logged(tag, batch.origin, seq, lines)
+    return (known, left), [*rows, *at.commands(), *counts, *logged]
 
 
 def _not_admitted(
