@@ -55,7 +55,7 @@ def test_a_mount_whose_store_is_another_file_by_now_answers_nothing(
     mount_at, bucket, client, proxy, tmp_path, change
 ):
     client.put_object(Bucket=bucket, Key="f", Body=b"f")
-    store = tmp_path / "one" / "store.db"
+    store = tmp_path / "one.db"
     path = mount_at(f"s3://{bucket}", store=f"sqlite://{store}").path
     assert os.listdir(path) == ["f"]
     (path / "f").stat()

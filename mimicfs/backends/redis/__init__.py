@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import Any
 
 from mimicfs.errors import ConfigError, LogTrimmed, StoreCorrupt, StoreTooNew
 
@@ -47,7 +47,6 @@ from mimicfs.backends.redis.layout import (
 )
 from mimicfs.backends.redis.notes import NotingBackend, ours
 from mimicfs.backends.redis.orphans import orphans, quoted
-from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.steps import steps_of
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.redis.waiting import LogWaiter
@@ -55,8 +54,6 @@ from mimicfs.backends.redis.walking import ReadPage, names, walk
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.uncovering import prefixes_of
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, Scope
-
-log = logging.getLogger(__name__)
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
 
