@@ -31,7 +31,7 @@ class _Swap(NamedTuple):
     tell: bool
 
 
-class _Answer(NamedTuple):
+class _Swapped(NamedTuple):
     """What came of a swap. *looked*: since then it was looked whether there is another epoch."""
 
     done: bool
@@ -70,7 +70,7 @@ class LockRows:
             swap = next(steps, None)
             while swap is not None:
                 swapped = self._store.swap_note(LOCKS, at.name, *swap[:2], tell=swap.tell)
-                swap = _next(steps, _Answer(*swapped))
+                swap = _next(steps, _Swapped(*swapped))
         except StoreError:
             self.owe(at.name)
             raise
@@ -88,7 +88,7 @@ class LockRows:
                 if looked:
                     self._lease.look()
                 asked = {
-                    name: _next(running[name], _Answer(*answer, looked))
+                    name: _next(running[name], _Swapped(*answer, looked))
                     for name, answer in zip(swaps, answers, strict=True)
                 }
         except StoreError:
@@ -129,7 +129,7 @@ class LockRows:
             self._lose(at, lost)
         return at.ours(row, self._session)
 
-    def _settling(self, at: LockedFile, *, anew: bool) -> Generator[_Swap, _Answer, None]:
+    def _settling(self, at: LockedFile, *, anew: bool) -> Generator[_Swap, _Swapped, None]:
         row, reclaimed = at.ours(at.row, self._session), False
         while (wanted := self._wanted(at, row, anew=anew)) is not None:
             done, at.text, looked = yield wanted
@@ -160,7 +160,7 @@ class LockRows:
         threading.Thread(target=self._when_lost, args=(at.name,), daemon=True).start()
 
 
-def _next(steps: Generator[_Swap, _Answer, None], answer: _Answer) -> _Swap | None:
+def _next(steps: Generator[_Swap, _Swapped, None], answer: _Swapped) -> _Swap | None:
     try:
         return steps.send(answer)
     except StopIteration:
