@@ -273,13 +273,11 @@ class Backend(ABC):
     def directories(
         self, bucket: str, directories: Sequence[str], limit: int
     ) -> list[DirectoryCopy]:
-        """Return what is to be copied of each directory: what `cover` says, and then the first
-        *limit* children, and what `notes_of` says. A store that can be asked for many at once
-        should."""
-        covers = [self.cover(bucket, each) for each in directories]
-        rows = [self.children(bucket, each, "", limit) for each in directories]
-        notes = self.notes_of(bucket, directories)
-        return list(map(DirectoryCopy, covers, rows, notes))
+        """Return what is to be copied of each directory: what `cover` says, before the first
+        *limit* children. A store that can be asked for many at once should."""
+        notes = zip(directories, self.notes_of(bucket, directories), strict=True)
+        read, cover = self.children, self.cover
+        return [DirectoryCopy(cover(bucket, it), read(bucket, it, "", limit), n) for it, n in notes]
 
     def total(self, bucket: str, prefix: str = "") -> Total:
         """Return how many files (`entry.is_file`) have keys that begin with *prefix*, and
@@ -436,16 +434,14 @@ class Backend(ABC):
     def swap_notes(
         self, bucket: str, swaps: Sequence[NoteSwap], *, tell: Sequence[bool]
     ) -> list[tuple[bool, str | None]]:
-        """`swap_note` for each; each is one step. A store that can be asked for many at once
-        should."""
+        """`swap_note` for each. A store that can be asked for many at once should."""
         both = zip(swaps, tell, strict=True)
         return [self.swap_note(bucket, *each, tell=tells) for each, tells in both]
 
     def swap_note_told(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
     ) -> tuple[bool, str | None, StoreSaid]:
-        """As `swap_note`, and what the store says of itself after that. A store that can be asked
-        for both at once should."""
+        """As `swap_note`; and what the store says of itself after that, at once if it can."""
         return *self.swap_note(bucket, name, before, after, tell=tell), self.said()
 
     # What the store says of itself (sessions.py)
@@ -461,8 +457,7 @@ class Backend(ABC):
         return ""
 
     def said(self) -> StoreSaid:
-        """Return `identity`, and then the note of the epoch. A store that can be asked for both at
-        once should."""
+        """Return `identity`, and then the note of the epoch; at once, if the store can."""
         return StoreSaid(self.identity(), self.note("", EPOCH))
 
     def orphans(self, bucket: str) -> list[str]:

@@ -741,7 +741,9 @@ def test_a_lock_that_a_new_epoch_has_still_is_no_lost_one_though_it_is_renewed_l
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("caplog")
-def test_a_thousand_locks_are_reclaimed_in_time_from_a_redis_that_is_far_away(tmp_path: Path) -> None:
+def test_a_thousand_locks_are_reclaimed_in_time_from_a_redis_that_is_far_away(
+    tmp_path: Path,
+) -> None:
     with servers.redis(tmp_path) as port, far(port) as way:
         mirrors = [Mirror(open_store(f"redis://127.0.0.1:{way.port}")) for _ in range(2)]
         for each in mirrors:
