@@ -435,8 +435,9 @@ class Backend(ABC):
         self, bucket: str, swaps: Sequence[NoteSwap], *, tell: Sequence[bool]
     ) -> list[tuple[bool, str | None]]:
         """`swap_note` for each. A store that can be asked for many at once should."""
-        both = zip(swaps, tell, strict=True)
-        return [self.swap_note(bucket, *each, tell=tells) for each, tells in both]
+        return [
+            self.swap_note(bucket, *each, tell=it) for each, it in zip(swaps, tell, strict=True)
+        ]
 
     def swap_note_told(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
