@@ -52,8 +52,7 @@ from mimicfs.entry import (
 
 # An `apply` of more changes than this writes one wide line into the log instead of one a key.
 WIDE_CHANGE = 100
-# The note beside the list of buckets in which epoch the store is (sessions.py).
-EPOCH = "epoch"
+EPOCH = "epoch"  # the note beside the list of buckets of the store's epoch (sessions.py)
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
 # How the names of other notes begin: until when S3's messages told of a prefix of the bucket, by
@@ -435,9 +434,8 @@ class Backend(ABC):
         self, bucket: str, swaps: Sequence[NoteSwap], *, tell: Sequence[bool]
     ) -> list[tuple[bool, str | None]]:
         """`swap_note` for each. A store that can be asked for many at once should."""
-        return [
-            self.swap_note(bucket, *each, tell=it) for each, it in zip(swaps, tell, strict=True)
-        ]
+        asked = zip(swaps, tell, strict=True)
+        return [self.swap_note(bucket, *each, tell=tells) for each, tells in asked]
 
     def swap_note_told(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool

@@ -78,6 +78,7 @@ def test_a_lock_costs_two_round_trips_and_its_end_one(store: RedisBackend, way: 
     mimicdb = Mirror(store)
     mimicdb.join("/mnt")
     mimicdb.member._over.set()  # no beats
+    assert mimicdb.member._thread is not None
     mimicdb.member._thread.join()
     store.add_bucket("b", 0)
     locks = SharedLocks(store, mimicdb.member)
