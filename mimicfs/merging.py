@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
-from mimicfs.entry import KEPT, LISTED, OBJECT, PAGE, Difference, Entry, pages
+from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry, pages
 
 SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
 _key = itemgetter(0)
@@ -241,9 +241,10 @@ def _difference(old: Entry, new: Entry) -> Entry | None:
         # object is not shown in a shallow listing of its parent: it stands.
         return None
     if new.meta is None and same_version(old, new):
-        if new.storage_class == old.storage_class:
+        head = still_said(old, new)
+        if (new.storage_class, head) == (old.storage_class, old.head):
             return None
-        return old._replace(storage_class=new.storage_class)
+        return old._replace(storage_class=new.storage_class, head=head)
     return new
 
 
@@ -255,3 +256,14 @@ def same_version(old: Entry, new: Entry) -> bool:
     """
     close = abs(old.mtime_ns - new.mtime_ns) <= SAME_TIME_NS
     return close and (old.kind, old.etag, old.size) == (OBJECT, new.etag, new.size)
+
+
+def still_said(old: Entry, new: Entry) -> str | None:
+    """Return what a HEAD said of *old* (Entry.head), if *new*, a later sight of this version, does
+    not show that it says something else now. A copy onto itself, which changes what is stored
+    beside the bytes, leaves etag and size as they were; a lifecycle leaves the time, too."""
+    if old.head is None or new.storage_class != old.storage_class:
+        return None
+    if None not in (old.meta, new.meta) and old.meta != new.meta:
+        return None
+    return old.head if f'"LastModified":{new.mtime_ns // NS}.' in old.head else None

@@ -30,7 +30,7 @@ from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.logged import buckets_changed, buckets_met, check_named, unchanged
 from mimicfs.member import Member
-from mimicfs.merging import PageRange, merged, same_version
+from mimicfs.merging import PageRange, merged, same_version, still_said
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
@@ -149,7 +149,7 @@ class Mirror(Knowledge):
         for entry in seen:
             known, put = self.entry(bucket, entry.key), entry
             if entry.kind == OBJECT and known is not None and same_version(known, entry):
-                put = entry._replace(mtime_ns=known.mtime_ns, head=known.head)
+                put = entry._replace(mtime_ns=known.mtime_ns, head=still_said(known, entry))
                 news = bool(put.meta)  # that there is no metadata changes nothing that is seen
             else:
                 news = OBJECT in (entry.kind, None if known is None else known.kind)

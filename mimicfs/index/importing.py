@@ -29,7 +29,7 @@ from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Difference, Entry, Scope, p
 from mimicfs.errors import ConfigError, LogTrimmed, MalformedIndex, StoreUnavailable
 from mimicfs.index.exporting import whole_scope
 from mimicfs.index.records import BATCH, Header, IndexPart, time_text
-from mimicfs.merging import same_version
+from mimicfs.merging import same_version, still_said
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.freshness import note_known_as_of_before
 
@@ -307,7 +307,7 @@ def _with_learned(old: Entry | None, new: Entry) -> Entry:
     return old._replace(
         storage_class=new.storage_class,
         meta=new.meta if old.meta is None else old.meta,
-        head=new.head if old.head is None else old.head,
+        head=still_said(old, new) or new.head,
     )
 
 

@@ -245,9 +245,12 @@ def test_what_a_later_listing_of_the_whole_showed_stays(synced):
 
 
 def test_what_was_learned_of_the_same_version_stays(synced):
-    synced.record("b", Entry("a", 1, HOUR, "a", "", {"uid": "7"}, head="[]"))
+    head = '[{},{},{"LastModified":3600.0}]'
+    synced.record("b", Entry("a", 1, HOUR, "a", "", {"uid": "7"}, head=head))
+    imported(synced, [Entry("a", 1, HOUR + 5, "a")])
+    assert synced.entry("b", "a") == Entry("a", 1, HOUR, "a", "", {"uid": "7"}, head=head)
     imported(synced, [Entry("a", 1, HOUR + 5, "a", "GLACIER")])
-    assert synced.entry("b", "a") == Entry("a", 1, HOUR, "a", "GLACIER", {"uid": "7"}, head="[]")
+    assert synced.entry("b", "a") == Entry("a", 1, HOUR, "a", "GLACIER", {"uid": "7"})
 
 
 def test_an_older_index_is_refused_unless_forced(synced):

@@ -147,6 +147,7 @@ class Local:
             self._owner.wrote(bucket, params["Key"])
         elif effect_of(operation) is Effect.BUCKET:
             self._owner.gone(bucket)
+            self._buckets.pop(bucket, None)
             if operation == "CreateBucket":
                 self._account.made()
         elif operation == "HeadBucket" and answer.get("BucketRegion"):

@@ -5,6 +5,7 @@ mirror whatever S3 says.
 passes through: paginators, waiters, resources and s3transfer included. A call goes
 
     Force=True, forced(), a waiter  ->  S3
+    how large s3transfer's file is  ->  S3
     what a program's hooks change   ->  S3
     what botocore refuses           ->  botocore
     what local.py can answer        ->  the mirror
@@ -48,6 +49,7 @@ from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places
 from mimicfs.s3.mimicking.reads import going_on
 from mimicfs.s3.mimicking.sent import note_requests
+from mimicfs.s3.mimicking.transfers import is_of_transfer
 from mimicfs.s3.transport.calls import CallParams
 
 log = logging.getLogger(__name__)
@@ -169,6 +171,8 @@ class Mimic:
     def answer(self, operation: str, params: CallParams) -> Any:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
         if self._forcing or params.get("Force") or self._hooks.may_change(operation):
+            return None
+        if operation == "HeadObject" and is_of_transfer():
             return None
         if "Force" in params:
             params = _without_force(params)

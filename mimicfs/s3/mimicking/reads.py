@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import S3Error, StoreError
-from mimicfs.merging import same_version
+from mimicfs.merging import same_version, still_said
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation
@@ -115,7 +115,7 @@ class Reads:
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
             return
-        head = entry.head or known.head if heads_stay else None
+        head = entry.head or still_said(known, entry) if heads_stay else None
         entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
         if entry.meta != known.meta and entry.meta:
             self._mimicdb.repair(bucket, entry.key, entry, since)

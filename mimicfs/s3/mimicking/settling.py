@@ -121,12 +121,19 @@ class Settling:
             self._mimicdb.forget(bucket, key)
 
     def drop_head(self, params: Params, _answer: Answer, _sent: int) -> None:
-        """A HEAD of the key says something else now."""
+        """A HEAD of the key says something else now. That is logged also where none is known: the
+        answer to one that was asked before may still be on its way."""
         bucket, key = params["Bucket"], params["Key"]
-        since = self._mimicdb.seq(bucket)
-        known = self._mimicdb.entry(bucket, key)
-        if known is not None and known.head is not None:
-            self._mimicdb.record(bucket, known._replace(head=None), since)
+        while True:
+            since = self._mimicdb.seq(bucket)
+            known = self._mimicdb.entry(bucket, key)
+            if known is None:
+                self._mimicdb.forget(bucket, key, since)
+            else:
+                self._mimicdb.record(bucket, known._replace(head=None), since)
+            left = self._mimicdb.entry(bucket, key)
+            if left is None or left.head is None:
+                return
 
     def drop_heads(self, params: Params, _answer: Answer, _sent: int) -> None:
         """HEADs of all keys of the bucket say something else now."""

@@ -1,0 +1,104 @@
+"""What a HEAD said is said again only as long as nothing shows that it is otherwise now."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from support.mounts import costs
+from support.proxy import Hold
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", ["moto"], indirect=True)]
+
+
+@pytest.fixture
+def remembered(library, mimicked, bucket):
+    """A bucket with one key, of which the mirror has all that a HEAD says."""
+    mimicked.put_object(Bucket=bucket, Key="a", Body=b"x", Metadata={"state": "old"})
+    library.sync(bucket, client=mimicked)
+    mimicked.head_object(Bucket=bucket, Key="a")
+    return bucket
+
+
+def copied_onto_itself(client, bucket, **changed):
+    source = {"Bucket": bucket, "Key": "a"}
+    client.copy_object(
+        Bucket=bucket, Key="a", CopySource=source, MetadataDirective="REPLACE", **changed
+    )
+
+
+@pytest.mark.parametrize("meta", [{"state": "new"}, {}])
+def test_a_get_that_shows_other_metadata_ends_it(mimicked, client, remembered, meta):
+    copied_onto_itself(client, remembered, Metadata=meta)
+    mimicked.get_object(Bucket=remembered, Key="a")["Body"].close()
+    assert mimicked.head_object(Bucket=remembered, Key="a")["Metadata"] == meta
+
+
+def test_a_sync_that_shows_another_storage_class_ends_it(library, mimicked, client, remembered):
+    copied_onto_itself(client, remembered, StorageClass="STANDARD_IA")
+    library.sync(remembered, client=mimicked)
+    (item,) = mimicked.list_objects_v2(Bucket=remembered)["Contents"]
+    said = mimicked.head_object(Bucket=remembered, Key="a")
+    assert (item["StorageClass"], said["StorageClass"]) == ("STANDARD_IA", "STANDARD_IA")
+
+
+def test_a_sync_that_shows_nothing_else_leaves_it(library, mimicked, proxy, remembered):
+    library.sync(remembered, client=mimicked)
+    proxy.counted()
+    with costs(proxy):
+        assert mimicked.head_object(Bucket=remembered, Key="a")["Metadata"] == {"state": "old"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_that_was_asked_for_before_our_change_is_not_remembered(
+    library, mimicked, client, bucket, proxy, known
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    if known:
+        library.sync(bucket, client=mimicked)
+    asked = {"Bucket": bucket, "Key": "a"}
+    with proxy.rule(Hold(lambda request: request.kind == "HEAD", answers=True)) as held:
+        reader = threading.Thread(target=mimicked.head_object, kwargs=asked)
+        reader.start()
+        assert held.reached.wait(30)
+        mimicked.put_object_tagging(**asked, Tagging={"TagSet": [{"Key": "t", "Value": "1"}]})
+        held.release()
+        reader.join()
+    for _ in range(2):
+        said = mimicked.head_object(**asked)["ResponseMetadata"]["HTTPHeaders"]
+        assert said["x-amz-tagging-count"] == "1"
+
+
+def test_of_a_bucket_it_ends_with_the_bucket(mimicked, proxy, bucket):
+    mimicked.head_bucket(Bucket=bucket)
+    mimicked.delete_bucket(Bucket=bucket)
+    mimicked.create_bucket(Bucket=bucket)
+    proxy.counted()
+    with costs(proxy, HEAD=1):
+        mimicked.head_bucket(Bucket=bucket)
+
+
+@pytest.mark.parametrize("transfer", ["download", "copy"])
+def test_a_transfer_of_what_others_have_replaced_is_that_of_a_plain_client(
+    library, client, bucket, proxy, transfer
+):
+    """It asks for the parts of what it was told of first, and no others."""
+    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
+    mimicked = library.client(endpoint_url=proxy.url, config=config)
+    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    client.put_object(Bucket=bucket, Key="a", Body=bytes(6 << 20))
+    library.sync(bucket, client=mimicked)
+    mimicked.head_object(Bucket=bucket, Key="a")
+    newer = b"\1" * (7 << 20)
+    client.put_object(Bucket=bucket, Key="a", Body=newer)
+    key = "a"
+    if transfer == "copy":
+        key = "b"
+        mimicked.copy({"Bucket": bucket, "Key": "a"}, bucket, key, Config=parts)
+    found = io.BytesIO()
+    mimicked.download_fileobj(bucket, key, found, Config=parts)
+    assert found.getvalue() == newer
+    mimicked.close()
