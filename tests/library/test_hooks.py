@@ -17,6 +17,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.handlers import decode_list_object_v2
 from botocore.stub import Stubber
 from support.clients import CONFIG
 from support.mounts import costs
@@ -301,6 +302,42 @@ def test_what_a_hook_takes_out_of_an_answer_stays_in_the_mirror(library, mimicke
         assert keys(hooked, synced) == []
     assert keys(mimicked, synced) == ["a", "team/a"]
     hooked.close()
+
+
+def test_what_a_hook_on_retries_takes_out_of_an_answer_stays_in_the_mirror(
+    library, mimicked, proxy, synced
+):
+    def hide(response, **_):
+        response[1]["Contents"] = []
+
+    hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+    hooked.meta.events.register("needs-retry.s3.ListObjectsV2", hide)
+    for _ in range(2):
+        assert keys(hooked, synced) == []
+    assert keys(mimicked, synced) == ["a", "team/a"]
+    hooked.close()
+
+
+def test_names_that_a_program_wants_encoded_are_encoded_and_teach_nothing(
+    library, mimicked, client, proxy, bucket
+):
+    client.put_object(Bucket=bucket, Key="a b", Body=b"x")
+    library.sync(bucket, client=mimicked)
+    hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+    for each in (hooked, client):
+        each.meta.events.unregister("after-call.s3.ListObjectsV2", decode_list_object_v2)
+    for _ in range(2):
+        assert keys(hooked, bucket) == keys(client, bucket) != ["a b"]
+    assert keys(mimicked, bucket) == ["a b"]
+    hooked.close()
+
+
+def test_a_stubber_answers_only_what_the_program_asks(mimicked):
+    with Stubber(mimicked) as stubber:
+        stubber.add_response("create_bucket", {}, {"Bucket": "stubbed"})
+        stubber.add_response("list_objects_v2", {"KeyCount": 7}, {"Bucket": "stubbed"})
+        mimicked.create_bucket(Bucket="stubbed")
+        assert mimicked.list_objects_v2(Bucket="stubbed")["KeyCount"] == 7
 
 
 def test_what_a_stubber_answers_is_its_own(mimicked, synced):

@@ -7,7 +7,8 @@ the place of S3, or altered the answer, counts as changed from then on.
 
 botocore has handlers of its own for the same events; whose a handler is, is told by its module.
 moto's answers are those of S3: a program that uses it has no other. Sentry's look only. botocore's
-Stubber is a hook like any of a program.
+Stubber is a hook like any of a program. A program may also take away a handler of botocore's, of
+which only those matter here that decode names.
 
 Threading: any; what was found is kept until a handler is registered.
 """
@@ -19,6 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from botocore.handlers import (
+    decode_list_object,
+    decode_list_object_v2,
+    decode_list_object_versions,
+)
+
 from mimicfs.s3.mimicking.sent import Sent, note_questions, watching
 
 _CHANGING = (
@@ -29,8 +36,14 @@ _CHANGING = (
     "before-parse",
     "response-received",
 )
-_REQUESTS = ("request-created", "before-sign", "before-send")
-_ANSWERS = ("after-call",)
+_REQUESTS = ("request-created", "before-sign", "before-send", "needs-retry")
+_ANSWERS = ("after-call", "needs-retry")
+# botocore's own, by operation: a program that takes one away is given names as S3 encodes them.
+_DECODING = {
+    "ListObjects": decode_list_object,
+    "ListObjectsV2": decode_list_object_v2,
+    "ListObjectVersions": decode_list_object_versions,
+}
 _BOTOCORE = frozenset({"botocore", "boto3", "s3transfer", "aiobotocore", "mimicfs"})
 _TRUSTED = _BOTOCORE | {"moto", "sentry_sdk"}
 
@@ -110,12 +123,21 @@ class Hooks:
             self._handlers, self._found, self._seen = cache, {}, set()
         found = self._found.get(operation)
         if found is None:
-            changing, asked = self._has(_CHANGING, operation), self._has(_REQUESTS, operation)
+            changing = self._has(_CHANGING, operation) or self._is_encoded(operation)
+            asked = self._has(_REQUESTS, operation)
             answers = self._has(_ANSWERS, operation)
             found = self._found[operation] = _OperationHooks(
                 changing, changing or asked or answers, answers
             )
         return found
+
+    def _is_encoded(self, operation: str) -> bool:
+        """Whether the names in an answer stay as S3 encodes them."""
+        decode = _DECODING.get(operation)
+        handlers = self._client.meta.events._emitter._handlers
+        return decode is not None and decode not in handlers.prefix_search(
+            f"after-call.s3.{operation}"
+        )
 
     def _has(self, events: tuple[str, ...], operation: str) -> bool:
         handlers = self._client.meta.events._emitter._handlers
