@@ -152,7 +152,7 @@ class NamedOwner:
             return
         one = owners.count(owners[0]) == len(owners)
         everything = params.keys() == {"Bucket"} and not answer.get("IsTruncated")
-        ours = before.key is not None and before.key in [item["Key"] for item in items]
+        ours = before.key is not None and before.key in [item.get("Key") for item in items]
 
         def change(noted: _Owners) -> _Owners:
             whole = everything and noted == _read(before.text)

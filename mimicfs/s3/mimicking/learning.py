@@ -245,7 +245,7 @@ class Learner:
         self._written(params, size, answer.get("ETag", ""), date_ns(answer), meta_of(params))
 
     def _copy(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
-        result = answer["CopyObjectResult"]
+        result = answer.get("CopyObjectResult", {})
         source = self._source(params)
         # Another etag may be that of another version: there are servers that do not look at
         # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
@@ -257,13 +257,9 @@ class Learner:
             return
         replaced = params.get("MetadataDirective") == "REPLACE"
         meta: Mapping[str, str] | None = meta_of(params) if replaced else source.meta
-        self._written(
-            params,
-            source.size,
-            result.get("ETag", ""),
-            whole_seconds_ns(result["LastModified"]),
-            meta,
-        )
+        at = result.get("LastModified")
+        at_ns = date_ns(answer) if at is None else whole_seconds_ns(at)
+        self._written(params, source.size, result.get("ETag", ""), at_ns, meta)
 
     def _source(self, params: Params) -> Entry | None:
         """Return the copied version, if the mirror has just that."""

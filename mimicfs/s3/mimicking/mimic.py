@@ -36,7 +36,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mimicfs.entry import BucketEntry, clamped_ns
+from mimicfs.entry import EPOCH, BucketEntry, clamped_ns
 from mimicfs.errors import LogTrimmed, S3Error, StoreError
 from mimicfs.intent import Resolve
 from mimicfs.mimicdb import Mirror
@@ -244,12 +244,13 @@ class Mimic:
             return
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
-            shown = {name for item in answer["Buckets"] for name in item}
+            items = answer.get("Buckets", ())
+            shown = {name for item in items for name in item}
             # Other fields are not kept: then nobody is answered from the mirror.
             owner = answer.get("Owner", {}) if shown <= {"Name", "CreationDate"} else {}
             listed = [
-                BucketEntry(item["Name"], clamped_ns(item["CreationDate"]))
-                for item in answer["Buckets"]
+                BucketEntry(item["Name"], clamped_ns(item.get("CreationDate", EPOCH)))
+                for item in items
             ]
             self._account.claim(owner)
             try:

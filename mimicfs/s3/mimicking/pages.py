@@ -39,6 +39,7 @@ LEARNED = {
     },
     "ListObjects": {"Bucket", "Prefix", "Marker", "MaxKeys"},
 }
+_WHOLE = {"Key", "Size", "LastModified"}  # what S3 says of each object, and not every server does
 _PLACES_MAX = 1000  # that are remembered
 
 
@@ -87,6 +88,8 @@ class Pages:
             return  # a page of no keys says nothing of what there is
         if "EncodingType" in asked:
             return  # botocore leaves such keys encoded: they are no places
+        if not all(item.keys() >= _WHOLE for item in answer.get("Contents", ())):
+            return
         shown = [item["Key"] for item in answer.get("Contents", ())]
         place = self._begins(asked, at_ns)
         in_order = shown == sorted(set(shown))

@@ -7,6 +7,7 @@ Pure functions; any thread may call them.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -92,9 +93,10 @@ def meta_of(params: Params) -> dict[str, str]:
 def date_ns(answer: Answer) -> int:
     """Return the time at which S3 answered: its LastModified, give or take a second."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if not date:
-        return time.time_ns() // NS * NS
-    return whole_seconds_ns(parsedate_to_datetime(date))
+    with suppress(ValueError):  # of a proxy on the way, say
+        if date:
+            return whole_seconds_ns(parsedate_to_datetime(date))
+    return time.time_ns() // NS * NS
 
 
 def is_key(key: Any) -> bool:
