@@ -12,6 +12,8 @@ reads         what S3 shows of an object, and the mirror learns
 settling      what is asked, doubted or forgotten where an answer does not say what there is now
 shown         what answers and parameters show of objects
 sent          what a call sends in the end: the size of its body, and its question
+soleversions  listings of versions where there are none
+transfers     which calls are those of s3transfer
 uploads       multipart uploads that are under way
 answers       answers in the form of boto3's, made from what the mirror has
 conversation  one code for clients that block and for those that are awaited

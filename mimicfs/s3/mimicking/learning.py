@@ -212,17 +212,19 @@ class Learner:
             if not rows:
                 continue
             try:
-                entry = entry_of(key, (yield "HeadObject", {"Bucket": bucket, "Key": key}))
+                answer = yield "HeadObject", {"Bucket": bucket, "Key": key}
+                entry = entry_of(key, answer)
             except UNTOLD as exc:
                 if not says_gone(exc):
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
                     continue  # it is asked again by whoever looks after what is undone
-                entry = None
+                entry, answer = None, getattr(exc, "response", {})
             else:
                 if entry is None:  # no answer of S3
                     continue
             if self._hooked("HeadObject"):
                 return
+            self._reads.note_versions("HeadObject", {"Bucket": bucket}, answer)
             if not self._mimicdb.settle(bucket, key, rows[0].generation, entry):
                 left.append(key)
 

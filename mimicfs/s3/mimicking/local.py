@@ -3,6 +3,7 @@ all.
 
     ListObjectsV2   Bucket Prefix Delimiter StartAfter ContinuationToken MaxKeys
     ListObjects     Bucket Prefix Delimiter Marker MaxKeys
+    ListObjectVersions  Bucket Prefix MaxKeys
     HeadObject      Bucket Key
     HeadBucket      Bucket
     ListBuckets     (nothing)
@@ -47,6 +48,7 @@ from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
 from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.mimicking.shown import may_be_done
+from mimicfs.s3.mimicking.soleversions import SoleVersions
 from mimicfs.s3.transport.calls import Params
 
 _TOKEN = "mimicfs:"
@@ -63,6 +65,7 @@ _ALLOWED = {
         "MaxKeys",
     },
     "ListObjects": {"Bucket", "Prefix", "Delimiter", "Marker", "MaxKeys"},
+    "ListObjectVersions": {"Bucket", "Prefix", "MaxKeys"},
     "HeadObject": {"Bucket", "Key"},
     "HeadBucket": {"Bucket"},
     "ListBuckets": set[str](),
@@ -97,10 +100,12 @@ class Local:
         # By bucket and operation: S3 must have answered it since who may read was changed.
         self._doubted: set[tuple[str, str]] = set()
         self._owner = NamedOwner(mimicdb, account)
+        self._versions = SoleVersions(mimicdb, account, self._owner)
         self._buckets: dict[str, LocalAnswer] = {}  # what a HEAD said, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
             "ListObjects": self._list_v1,
+            "ListObjectVersions": self._list_versions,
             "HeadObject": self._head_object,
             "HeadBucket": self._head_bucket,
             "ListBuckets": self._list_buckets,
@@ -155,6 +160,17 @@ class Local:
             self._buckets[bucket] = {**answer, "ResponseMetadata": metadata}
         elif before is not None:
             self._owner.named(params, answer, before)
+        elif operation == "DeleteObjects" and params["Delete"].get("Quiet"):
+            self._versions.doubt(bucket)
+
+    def seen_versions(self, params: Params, answer: Params, since: int) -> None:
+        """S3 has given *answer* to a ListObjectVersions, for which it was asked after change
+        *since*. Raises StoreError."""
+        whole = {"Bucket": params["Bucket"]}
+        if params.keys() <= {"Bucket", "MaxKeys"} and not answer.get("IsTruncated"):
+            known = self._page(whole, "")
+            if known is not None and not known.more:
+                self._versions.seen(params, answer, since, known.entries)
 
     def gone(self, bucket: str) -> None:
         """S3 has no *bucket*: one of that name that comes is a new one."""
@@ -236,6 +252,14 @@ class Local:
         owners = self._owner.of(params["Bucket"])
         answer = self._listed(params, owners[0] if owners else None)
         return answer if owners or answer is None or "Contents" not in answer else None
+
+    def _list_versions(self, params: Params) -> LocalAnswer | None:
+        if not self._versions.may_answer(params["Bucket"]):
+            return None
+        shown = self._page(params, "")
+        if shown is None or shown.more:
+            return None
+        return self._versions.answer(params, shown.entries)
 
     def _listed(self, params: Params, owner: Mapping[str, str] | None) -> LocalAnswer | None:
         delimiter, marker = params.get("Delimiter", ""), params.get("Marker", "")

@@ -209,7 +209,7 @@ class Mimic:
         if operation in LEARNED:
             return (yield from self._list(operation, params))
         asked = dict(params)  # botocore rewrites some of them in place
-        since = self._seq(operation, "") if operation == "HeadBucket" else None
+        since = self._before(operation, asked)
         self._local.asks(operation, asked)
         try:
             answer = yield from self._learner.talk(operation, params)
@@ -217,13 +217,26 @@ class Mimic:
             with going_on(operation, asked):
                 if not self._hooks.change(operation):
                     self._local.refused(operation, asked, exc)
-            yield from self._perhaps_gone(operation, asked, exc, since)
+            listed = since if operation == "HeadBucket" else None
+            yield from self._perhaps_gone(operation, asked, exc, listed)
             raise
         if not self._hooks.change(operation):
             self._local.seen(operation, params, answer)
+            if operation == "ListObjectVersions" and since is not None:
+                with going_on(operation, asked):
+                    self._local.seen_versions(asked, answer, since)
         if operation == "CreateBucket":
             yield from self._made(params["Bucket"])
         return answer
+
+    def _before(self, operation: str, params: CallParams) -> int | None:
+        """Return the number of the last change, before S3 is asked, of what its answer tells of."""
+        bucket = params.get("Bucket")
+        if operation == "HeadBucket":
+            return self._seq(operation, "")
+        if operation == "ListObjectVersions" and isinstance(bucket, str):
+            return self._seq(operation, bucket)
+        return None
 
     def keys(self, params: CallParams) -> Any:
         """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""

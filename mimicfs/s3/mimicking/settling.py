@@ -52,12 +52,14 @@ class Settling:
             if self._hooked("HeadObject"):
                 return False
             if says_gone(exc):  # deleted since
+                self._reads.note_versions("HeadObject", params, getattr(exc, "response", {}))
                 self._mimicdb.forget(bucket, key, since)
                 return True
             return False
         entry = entry_of(key, answer)
         if entry is None or self._hooked("HeadObject"):
             return False
+        self._reads.note_versions("HeadObject", params, answer)
         self._mimicdb.record(bucket, entry, since)
         return True
 

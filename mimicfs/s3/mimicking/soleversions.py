@@ -1,0 +1,147 @@
+"""Listings of the versions of a bucket that has none: each object is its own and only version.
+
+That is known once S3 has listed all of them so, as the mirror has the objects, and as long as all
+changes since then are our own: the answers to these would have shown versions (reads.py). Whatever
+else comes into the mirror may be one of several, which only S3 can list.
+
+Beside the bucket, the store notes the number of the change up to which that is so, what such an
+answer has, and a hash of each access key that S3 has given one: it may refuse others.
+
+Threading: any; each change is one note.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mimicfs.entry import Entry, unquoted
+from mimicfs.logged import changes_after
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking import answers
+from mimicfs.s3.mimicking.accounts import ListedAccount, NamedOwner
+from mimicfs.s3.mimicking.answers import LocalAnswer
+from mimicfs.s3.mimicking.reads import VERSIONS
+from mimicfs.s3.transport.calls import Params
+
+_NOTE = "sole-versions"
+_KEYS_MAX = 32  # access keys that are remembered
+_LINES_MAX = 100  # of the log that are read more than once
+_PAGE = 1000  # objects that a listing shows at most
+_ANSWER = {"ResponseMetadata", "Name", "MaxKeys", "IsTruncated", "Versions"}
+_BESIDE = {"Prefix": "", "KeyMarker": "", "VersionIdMarker": "", "EncodingType": "url"}
+_ITEM = {"Key", "LastModified", "ETag", "Size", "StorageClass", "VersionId", "IsLatest"}
+_CHECKSUMS = {"ChecksumAlgorithm", "ChecksumType"}  # no listing of the mirror has them
+
+
+class _Noted(NamedTuple):
+    seq: int
+    beside: Sequence[str]  # members that an answer has: of _BESIDE
+    owners: Sequence[Mapping[str, str] | None]  # one, that each version has; empty: not seen yet
+    keys: Sequence[str]  # hashes
+
+
+class SoleVersions:
+    """What is noted in *mimicdb* for *account*'s client."""
+
+    def __init__(self, mimicdb: Mirror, account: ListedAccount, owner: NamedOwner) -> None:
+        self._mimicdb = mimicdb
+        self._account = account
+        self._owner = owner
+
+    def seen(self, params: Params, answer: Params, since: int, known: Sequence[Entry]) -> None:
+        """S3 was asked with *params* after change *since*, and has given *answer*. The mirror has
+        *known*, and nothing else."""
+        found = answer.get("Versions", ())
+        beside = answer.keys() - _ANSWER
+        as_usual = all(_BESIDE.get(name) == answer[name] for name in beside)
+        if not as_usual or answer.get("IsTruncated") is not False:
+            return
+        if not all(_is_sole(item) for item in found) or not _are_same(found, known):
+            return
+        owners = [item.get("Owner") for item in found]
+        if owners.count(owners[0] if owners else None) != len(owners):
+            return
+        before = self._noted(params["Bucket"])
+        keys = [] if before is None else [*before.keys]
+        if not owners and before is not None:
+            owners = [*before.owners]
+        keys += [key for key in [self._account.key()] if key not in keys]
+        self._note(params["Bucket"], _Noted(since, sorted(beside), owners[:1], keys[-_KEYS_MAX:]))
+
+    def doubt(self, bucket: str) -> None:
+        """Something of *bucket* was changed, and S3 has not said whether it has versions."""
+        if self._noted(bucket) is not None:
+            self._mimicdb.set_note(bucket, _NOTE, None)
+
+    def may_answer(self, bucket: str) -> bool:
+        """Whether `answer` may know what S3 would say."""
+        noted = self._noted(bucket)
+        return noted is not None and self._account.key() in noted.keys
+
+    def answer(self, params: Params, known: Sequence[Entry]) -> LocalAnswer | None:
+        """Return what S3 says to *params*, of which the mirror has *known*, read before; None: ask
+        S3."""
+        bucket = params["Bucket"]
+        noted = self._noted(bucket)
+        if noted is None or self._mimicdb.note(bucket, VERSIONS) is not None:
+            return None
+        if known and list(self._owner_of(bucket, noted)) != list(noted.owners):
+            return None
+        if not self._only_ours(bucket, noted):
+            return None
+        beside = {name: _BESIDE[name] for name in noted.beside}
+        return {
+            "ResponseMetadata": answers.metadata(200),
+            "Name": bucket,
+            "MaxKeys": params.get("MaxKeys", _PAGE),
+            "IsTruncated": False,
+            **beside,
+            **({"Prefix": params["Prefix"]} if params.get("Prefix") else {}),
+            **({"Versions": _versions(known, noted.owners[0])} if known else {}),
+        }
+
+    def _owner_of(self, bucket: str, noted: _Noted) -> Sequence[Mapping[str, str] | None]:
+        """Return the owner of each version, if it is known."""
+        if not noted.owners or noted.owners[0] is None:
+            return [None]  # S3 names none with them
+        return self._owner.of(bucket)
+
+    def _only_ours(self, bucket: str, noted: _Noted) -> bool:
+        """Whether we ourselves have made all changes since. Raises LogTrimmed."""
+        ours, lines, last = self._mimicdb.backend.origin, 0, noted.seq
+        for change in changes_after(self._mimicdb.backend.exact, bucket, noted.seq):
+            if change.origin != ours:
+                return False
+            lines, last = lines + 1, change.seq
+        if lines > _LINES_MAX:
+            self._note(bucket, noted._replace(seq=last))
+        return True
+
+    def _noted(self, bucket: str) -> _Noted | None:
+        text = self._mimicdb.note(bucket, _NOTE)
+        return None if text is None else _Noted(*json.loads(text))
+
+    def _note(self, bucket: str, noted: _Noted) -> None:
+        self._mimicdb.set_note(bucket, _NOTE, json.dumps(noted))
+
+
+def _is_sole(item: Params) -> bool:
+    sole = item.get("VersionId") == "null" and item.get("IsLatest") is True
+    return sole and item.keys() - _CHECKSUMS - {"Owner"} == _ITEM
+
+
+def _are_same(found: Sequence[Any], known: Sequence[Entry]) -> bool:
+    """Whether the versions *found* are the objects *known*: what came to be behind our back is
+    shown once S3 has shown it."""
+    return [
+        (item["Key"], item["Size"], unquoted(item["ETag"]), item["StorageClass"]) for item in found
+    ] == [(each.key, each.size, each.etag, each.storage_class or "STANDARD") for each in known]
+
+
+def _versions(known: Sequence[Entry], owner: Mapping[str, str] | None) -> list[LocalAnswer]:
+    found = answers.contents(known, owner)
+    for item in found:
+        item |= {"VersionId": "null", "IsLatest": True}
+    return found
