@@ -150,6 +150,16 @@ class StoreIntents:
         with self._lock:
             self._buckets[bucket] = time.monotonic()
 
+    def made_since(self, bucket: str, since: int) -> tuple[bool, int]:
+        """Return whether this process has made all changes of *bucket* after number *since*, not
+        only found them in S3, and the number of the last one. Raises LogTrimmed."""
+        store, ours = self._backend.exact, self._backend.origin
+        while changes := store.changes(bucket, since):
+            if any(change.origin != ours for change in changes):
+                return False, since
+            since = changes[-1].seq
+        return True, since
+
     def end(self, intent: StoreIntent, *, unsure: bool) -> None:
         """Of the keys of which nothing was said: nothing was changed, or nobody knows."""
         keys, intent.open = sorted(intent.open), set()

@@ -135,9 +135,16 @@ class Local:
 
     def refused(self, operation: str, params: Params, exc: ClientError) -> None:
         """S3 has answered *operation* with *exc*. Raises StoreError."""
+        if operation == "DeleteBucket" and exc.response["Error"].get("Code") == "BucketNotEmpty":
+            self._not_empty(params["Bucket"])
         retried = exc.response.get("ResponseMetadata", {}).get("RetryAttempts", 1)
         if operation in _WRITING and not retried and not may_be_done(exc):
             self._owner.refused(params["Bucket"])
+
+    def _not_empty(self, bucket: str) -> None:
+        """S3 has something in *bucket*; if the mirror has nothing, S3 is asked what."""
+        if not self._mimicdb.listing(bucket, limit=1):
+            self._mimicdb.uncover(bucket, "")
 
     def seen(
         self, operation: str, params: Params, answer: Params, before: Before | None = None
@@ -166,11 +173,12 @@ class Local:
     def seen_versions(self, params: Params, answer: Params, since: int) -> None:
         """S3 has given *answer* to a ListObjectVersions, for which it was asked after change
         *since*. Raises StoreError."""
-        whole = {"Bucket": params["Bucket"]}
-        if params.keys() <= {"Bucket", "MaxKeys"} and not answer.get("IsTruncated"):
-            known = self._page(whole, "")
-            if known is not None and not known.more:
-                self._versions.seen(params, answer, since, known.entries)
+        whole = params.keys() <= {"Bucket", "MaxKeys"} and answer.get("IsTruncated") is False
+        known = self._page({"Bucket": params["Bucket"]}, "") if whole else None
+        if known is None or known.more:
+            self._versions.doubt(params["Bucket"])
+        else:
+            self._versions.seen(params["Bucket"], answer, since, known.entries)
 
     def gone(self, bucket: str) -> None:
         """S3 has no *bucket*: one of that name that comes is a new one."""

@@ -16,8 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mimicfs.entry import Entry, unquoted
-from mimicfs.logged import changes_after
+from mimicfs.entry import LIST_MAX, Entry, unquoted
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking import answers
 from mimicfs.s3.mimicking.accounts import ListedAccount, NamedOwner
@@ -28,14 +27,14 @@ from mimicfs.s3.transport.calls import Params
 _NOTE = "sole-versions"
 _KEYS_MAX = 32  # access keys that are remembered
 _LINES_MAX = 100  # of the log that are read more than once
-_PAGE = 1000  # objects that a listing shows at most
+
 _ANSWER = {"ResponseMetadata", "Name", "MaxKeys", "IsTruncated", "Versions"}
 _BESIDE = {"Prefix": "", "KeyMarker": "", "VersionIdMarker": "", "EncodingType": "url"}
 _ITEM = {"Key", "LastModified", "ETag", "Size", "StorageClass", "VersionId", "IsLatest"}
 _CHECKSUMS = {"ChecksumAlgorithm", "ChecksumType"}  # no listing of the mirror has them
 
 
-class _Noted(NamedTuple):
+class _NotedVersions(NamedTuple):
     seq: int
     beside: Sequence[str]  # members that an answer has: of _BESIDE
     owners: Sequence[Mapping[str, str] | None]  # one, that each version has; empty: not seen yet
@@ -50,28 +49,26 @@ class SoleVersions:
         self._account = account
         self._owner = owner
 
-    def seen(self, params: Params, answer: Params, since: int, known: Sequence[Entry]) -> None:
-        """S3 was asked with *params* after change *since*, and has given *answer*. The mirror has
-        *known*, and nothing else."""
+    def seen(self, bucket: str, answer: Params, since: int, known: Sequence[Entry]) -> None:
+        """S3 was asked for all versions after change *since*, and has given *answer*. The mirror
+        has *known*, and nothing else."""
         found = answer.get("Versions", ())
+        owners = [item.get("Owner") for item in found]
         beside = answer.keys() - _ANSWER
         as_usual = all(_BESIDE.get(name) == answer[name] for name in beside)
-        if not as_usual or answer.get("IsTruncated") is not False:
+        one_owner = not owners or owners.count(owners[0]) == len(owners)
+        if not (as_usual and one_owner and _are_sole(found) and _are_same(found, known)):
+            self.doubt(bucket)  # or what S3 has just shown might vanish again
             return
-        if not all(_is_sole(item) for item in found) or not _are_same(found, known):
-            return
-        owners = [item.get("Owner") for item in found]
-        if owners.count(owners[0] if owners else None) != len(owners):
-            return
-        before = self._noted(params["Bucket"])
-        keys = [] if before is None else [*before.keys]
-        if not owners and before is not None:
-            owners = [*before.owners]
+        before, keys = self._noted(bucket), list[str]()
+        if before is not None:
+            keys, owners = [*before.keys], owners or [*before.owners]
         keys += [key for key in [self._account.key()] if key not in keys]
-        self._note(params["Bucket"], _Noted(since, sorted(beside), owners[:1], keys[-_KEYS_MAX:]))
+        noted = _NotedVersions(since, sorted(beside), owners[:1], keys[-_KEYS_MAX:])
+        self._note(bucket, noted)
 
     def doubt(self, bucket: str) -> None:
-        """Something of *bucket* was changed, and S3 has not said whether it has versions."""
+        """It is not certain any more that *bucket* has no versions."""
         if self._noted(bucket) is not None:
             self._mimicdb.set_note(bucket, _NOTE, None)
 
@@ -95,41 +92,41 @@ class SoleVersions:
         return {
             "ResponseMetadata": answers.metadata(200),
             "Name": bucket,
-            "MaxKeys": params.get("MaxKeys", _PAGE),
+            "MaxKeys": params.get("MaxKeys", LIST_MAX),
             "IsTruncated": False,
             **beside,
             **({"Prefix": params["Prefix"]} if params.get("Prefix") else {}),
             **({"Versions": _versions(known, noted.owners[0])} if known else {}),
         }
 
-    def _owner_of(self, bucket: str, noted: _Noted) -> Sequence[Mapping[str, str] | None]:
+    def _owner_of(self, bucket: str, noted: _NotedVersions) -> Sequence[Mapping[str, str] | None]:
         """Return the owner of each version, if it is known."""
         if not noted.owners or noted.owners[0] is None:
             return [None]  # S3 names none with them
         return self._owner.of(bucket)
 
-    def _only_ours(self, bucket: str, noted: _Noted) -> bool:
+    def _only_ours(self, bucket: str, noted: _NotedVersions) -> bool:
         """Whether we ourselves have made all changes since. Raises LogTrimmed."""
-        ours, lines, last = self._mimicdb.backend.origin, 0, noted.seq
-        for change in changes_after(self._mimicdb.backend.exact, bucket, noted.seq):
-            if change.origin != ours:
-                return False
-            lines, last = lines + 1, change.seq
-        if lines > _LINES_MAX:
+        ours, last = self._mimicdb.intents.made_since(bucket, noted.seq)
+        if ours and last > noted.seq + _LINES_MAX:
             self._note(bucket, noted._replace(seq=last))
-        return True
+        return ours
 
-    def _noted(self, bucket: str) -> _Noted | None:
+    def _noted(self, bucket: str) -> _NotedVersions | None:
         text = self._mimicdb.note(bucket, _NOTE)
-        return None if text is None else _Noted(*json.loads(text))
+        return None if text is None else _NotedVersions(*json.loads(text))
 
-    def _note(self, bucket: str, noted: _Noted) -> None:
+    def _note(self, bucket: str, noted: _NotedVersions) -> None:
         self._mimicdb.set_note(bucket, _NOTE, json.dumps(noted))
 
 
-def _is_sole(item: Params) -> bool:
-    sole = item.get("VersionId") == "null" and item.get("IsLatest") is True
-    return sole and item.keys() - _CHECKSUMS - {"Owner"} == _ITEM
+def _are_sole(found: Sequence[Any]) -> bool:
+    """Whether each of the versions *found* is the only one of its object."""
+    return all(
+        (item.get("VersionId"), item.get("IsLatest")) == ("null", True)
+        and item.keys() - _CHECKSUMS - {"Owner"} == _ITEM
+        for item in found
+    )
 
 
 def _are_same(found: Sequence[Any], known: Sequence[Entry]) -> bool:
