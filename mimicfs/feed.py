@@ -221,7 +221,10 @@ class Feed:
         spans = _spans(changes)
         for first, last, origin in spans:
             yield from self._of_range(first, last, self._by(origin, names))
-        latest = {change.first: change for change in changes if change.first == change.last}
+        latest: dict[str, Change] = {}
+        for change in changes:
+            if change.first == change.last:
+                latest[change.first] = _with_writer(change, latest.get(change.first))
         for key, change in sorted(latest.items(), key=lambda item: item[1].seq):
             within = any(first <= key <= last for first, last, _ in spans)
             if key.startswith(self._prefix) and not within:
@@ -366,6 +369,14 @@ def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterato
     if own is not None:
         yield [own]
     yield from pages(lambda after: store.scan(bucket, prefix, after), first)
+
+
+def _with_writer(change: Change, before: Change | None) -> Change:
+    """Return *change*, a line of a key, as by whom *before* is, the line before it, if that is a
+    writer and *change* was found in S3: mostly something more was learned of what it wrote."""
+    if before is None or before.origin & 1 or not change.origin & 1:
+        return change
+    return change._replace(origin=before.origin)
 
 
 def _line_of(change: Change) -> str:

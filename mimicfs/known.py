@@ -182,6 +182,10 @@ class Knowledge:
         """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)
 
+    def finding(self) -> AbstractContextManager[None]:
+        """Within, what this thread records was found in S3, as Backend.finding."""
+        return self.backend.finding()
+
     def one_state(self) -> AbstractContextManager[None]:
         """Within, this thread reads of one state of the store, as Backend.one_state."""
         return self.backend.one_state()

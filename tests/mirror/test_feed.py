@@ -83,6 +83,20 @@ def test_each_kind_of_change_is_told_with_who_made_it(opened, feed_of):
     assert found == ("deleted", "new", 5, ETAGS[1])
 
 
+def test_what_is_learned_of_a_change_later_leaves_whose_it_is(opened, feed_of):
+    here, there = opened(), opened()
+    feed = feed_of(here)
+    there.record("b", entry("theirs"))
+    there.repair("b", "found", entry("found"))
+    there.repair("b", "own", entry("own"))
+    with here.backend.finding():
+        for key in ("theirs", "found"):
+            here.record("b", entry(key, head="{}"))
+    here.record("b", entry("own", 5, ETAGS[1]))
+    told = [("theirs", "another"), ("found", "S3"), ("own", "this")]
+    assert [(it.key, it.by) for it in news(feed)] == told
+
+
 def test_another_member_of_the_store_is_named(opened, feed_of):
     here, there = opened(), opened()
     there.join("/mnt/photos")

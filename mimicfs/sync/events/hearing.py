@@ -293,8 +293,9 @@ class Hearing:
         became known of the key meanwhile, which may be older."""
         bucket, key = change.bucket, change.key
         before = self._mimicdb.entry(bucket, key)
-        self._forget_head(change)
-        since, shown = self._mimicdb.seq(bucket), self._shown(bucket, key)
+        with self._mimicdb.finding():  # also what changes nothing is nobody's writing
+            self._forget_head(change)
+            since, shown = self._mimicdb.seq(bucket), self._shown(bucket, key)
         if change.is_open and (shown is not None or self._exists(bucket)):
             self._mimicdb.confirm(bucket, [key], since)
         if not _is_shown(self._mimicdb.entry(bucket, key), shown):

@@ -137,6 +137,18 @@ def test_a_lie_about_a_deep_key_costs_one_request(mimicdb, s3, syncer, client, b
     assert mimicdb.lookup(bucket, "", "shown") == (None, None)
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_heard_was_found_in_s3_however_often_it_is_asked_about(
+    mimicdb, s3, syncer, client, bucket
+):
+    """`mimicfs watch` says by whom a change is, by the lines of the log."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)  # which shows no metadata
+    hearing, since = Hearing(mimicdb, s3, syncer), mimicdb.seq(bucket)
+    assert hearing.hear(parse(message(bucket, "a")).told).heads == 1
+    assert [line.origin & 1 for line in mimicdb.backend.changes(bucket, since)] == [1]
+
+
 def everything(mimicdb, bucket):
     found = mimicdb.backend.scan(bucket, "", "", 10_000)
     return {entry.key: (entry.size, entry.etag) for entry in found}
