@@ -56,7 +56,6 @@ from typing import Any
 from mimicfs.backends import TOLD
 from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import MimicError, NoSuchQueue, StoreError
-from mimicfs.human import number_of
 from mimicfs.mimicdb import Mirror
 from mimicfs.sync.events.claim import Claim
 from mimicfs.sync.events.consumer import Witness
@@ -340,8 +339,7 @@ class Ledger(Witness):
             if count:
                 self._suspect_all(f"messages {loss.became}")
                 loss.said(count)  # and not before: the store may have failed
-                of = number_of(count, "message")
-                log.warning("%s: %s %s", self._source.name, of, loss.became)
+                log.warning("%s: messages that %s: %d", self._source.name, loss.became, count)
         self._note_loss()
 
     def _look_for_owed(self) -> None:

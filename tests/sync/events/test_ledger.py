@@ -214,7 +214,7 @@ def test_messages_that_the_source_gave_up_are_a_gap_once_that_is_over(ledger, ga
         ledger._source.lost = lost
         ledger.heard([], time.time_ns())
     assert gaps == ["messages were lost"]
-    assert "3 messages were lost" in caplog.text
+    assert "messages that were lost: 3" in caplog.text
     ledger._given_up._said_s -= 600
     ledger.heard([], time.time_ns())
     assert gaps == ["messages were lost"] * 2
@@ -451,7 +451,7 @@ def test_messages_that_always_come_put_a_sweep_off_for_ten_minutes(ledger, bucke
         ledger._given_up._since_s -= 60
         ledger._given_up._said_s -= 60
     assert swept_at == [10, 21, 32]
-    assert "11 messages were lost" in caplog.text
+    assert "messages that were lost: 11" in caplog.text
 
 
 def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(
@@ -464,7 +464,7 @@ def test_messages_that_nobody_could_read_are_a_gap_once_in_an_hour(
     ledger.heard([], 1_700_000_100 * 10**9)
     assert gaps == ["messages could not be read"]
     assert loss_noted(mimicdb, bucket)  # if we die now, whoever comes next looks
-    assert "1 message could not be read" in caplog.text
+    assert "messages that could not be read: 1" in caplog.text
     assert ledger.figures()["told_until_ns"] == {bucket: 1_700_000_000 * 10**9}
     ledger._unread._said_s -= 3600
     ledger.heard([], 1_700_000_200 * 10**9)
