@@ -93,9 +93,15 @@ class Layout:
             return []
         return [hole for start, end in spans for hole in self._staged.holes(start, end)]
 
-    def plan(self, part: int, least: int, copy_max: int) -> list[PlannedPart]:
-        """As ranges.plan."""
-        return plan(self._changed, self.base, self.size, part, least, copy_max)
+    def plan(self, part: int, least: int, copy_max: int, count_max: int) -> list[PlannedPart]:
+        """As ranges.plan; *count_max* parts at most: more changes than that share parts, with what
+        lies between them."""
+        while True:
+            place = (self._changed, self.base, self.size)
+            parts = plan(*place, max(part, least), least, copy_max)
+            if len(parts) <= count_max:
+                return parts
+            least *= 2
 
     def equal_plan(self, part: int) -> list[PlannedPart]:
         """As ranges.equal_plan."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicfs.files.layout import Layout
 from mimicfs.files.ranges import PlannedPart, Ranges, are_equal, equal_plan, plan
 
 spots = st.integers(0, 60)
@@ -109,3 +110,16 @@ def test_a_change_at_the_start_of_a_small_rest_sends_all_of_it() -> None:
         PlannedPart(990, 995, False),
         PlannedPart(995, 1000, True),
     ]
+
+
+def test_changes_all_over_a_large_object_are_as_many_parts_as_s3_takes() -> None:
+    mib = 1 << 20
+    layout = Layout(100_000 * mib, 100_000 * mib)
+    for start in (*range(0, 75_000, 12), *range(75_000, 100_000, 200)):
+        layout.wrote(start * mib, start * mib + 1)
+    assert len(layout.plan(20 * mib, 5 * mib, 5120 * mib, 20_000)) > 12_000
+    parts = layout.plan(20 * mib, 5 * mib, 5120 * mib, 10_000)
+    assert 3_000 < len(parts) <= 10_000
+    assert sum(part.end - part.start for part in parts) == 100_000 * mib
+    assert [part.end for part in parts[:-1]] == [part.start for part in parts[1:]]
+    assert any(part.copied for part in parts)
