@@ -42,16 +42,19 @@ class Changes:
         said = _packed(change)
         with disk.errors_of(self._path):
             fd = self._opened()
-            self._sum = zlib.crc32(said, self._sum)
-            os.write(fd, said + _REST.pack(0, self._sum))
+            total = zlib.crc32(said, self._sum)
+            if os.write(fd, said + _REST.pack(0, total)) != _LINE.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._sum = total  # of what is there: a full disk has not taken the line
 
     def _opened(self) -> int:
         if self._fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-            weakref.finalize(self, os.close, self._fd)
+            total = self._sum
             for change in read(self._path, self._form):  # of a file that is gone on with
-                self._sum = zlib.crc32(_packed(change), self._sum)
+                total = zlib.crc32(_packed(change), total)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd, self._sum = os.open(self._path, flags, 0o600), total
+            weakref.finalize(self, os.close, self._fd)
         return self._fd
 
     def size(self) -> int:

@@ -155,7 +155,7 @@ class Journal:
             try:
                 said, size = record.read(data), os.fstat(fd).st_size
                 if said is None or not (size or said.closed or said.uploads or said.damaged):
-                    remove(data)
+                    _remove_if_possible(data)
                 else:
                     found.append(Orphan(data.stem, size, said))
             finally:
@@ -187,7 +187,7 @@ class Journal:
                     if not place.exists():
                         raise
             with disk.may_vanish():  # those that could not be told
-                data.with_suffix(".ranges").rename(target.with_name(target.name + ".ranges"))
+                data.with_suffix(".ranges").rename(_ranges_beside(target))
         return target
 
     def recovered(self) -> int:
@@ -203,7 +203,8 @@ class Journal:
     def _remove_unborn(self) -> None:
         for path in self.directory.glob("*.unborn"):
             with disk.may_vanish():
-                if time.time() - path.lstat().st_mtime > _UNBORN_S:
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _UNBORN_S:
                     path.unlink()
 
     def _replay(self, path: Path) -> set[str]:
@@ -228,7 +229,8 @@ class Journal:
                     path.unlink()
         except PosixError as exc:
             log.error("%s is left as it is: %s", path, exc)
-            _unmake(made)
+            for data in made:
+                _remove_if_possible(data)
             return waiting
         finally:
             os.close(fd)
@@ -283,16 +285,16 @@ class Journal:
             with disk.may_vanish():
                 if target.exists():
                     path.rename(_beside(target))
+                    path.with_suffix(".ranges").rename(_ranges_beside(target))
                 elif not (said.damaged or path.with_suffix(".data").exists()):
                     path.unlink()
 
 
-def _unmake(made: list[Path]) -> None:
-    for path in made:
-        try:
-            remove(path)
-        except OSError as exc:
-            log.error("%s: not removed: %s", path, exc.strerror)
+def _remove_if_possible(data: Path) -> None:
+    try:
+        remove(data)
+    except OSError as exc:  # a directory has one of its names: the other files go on
+        log.error("%s: not removed: %s", data, exc.strerror)
 
 
 def _disowned(text: bytes) -> bytes:
@@ -303,6 +305,11 @@ def _disowned(text: bytes) -> bytes:
 def _beside(path: Path) -> Path:
     """Return where the record of the recovered file *path* is."""
     return path.with_name(path.name + ".json")
+
+
+def _ranges_beside(path: Path) -> Path:
+    """Return where the changed ranges of the recovered file *path* are."""
+    return path.with_name(path.name + ".ranges")
 
 
 def _all_of(fd: int) -> bytes:

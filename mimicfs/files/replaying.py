@@ -27,6 +27,8 @@ class Left(NamedTuple):
 
 
 class Replayed(NamedTuple):
+    """What is *left*. *damaged*: there may be more in the segment, for its owner to look at."""
+
     left: list[Left]
     damaged: bool
 
@@ -71,7 +73,7 @@ def replayed(data: bytes, path: Path) -> Replayed:
         Left(name, each.text, bytes(each.data), each.sound and each.last > damage)
         for name, each in files.items()
     ]
-    return Replayed(left, damage >= 0)
+    return Replayed(left, damage >= 0 or not all(each.sound for each in left))
 
 
 def _entries(data: bytes, path: Path) -> tuple[list[tuple[int, FoundEntry]], list[int]]:

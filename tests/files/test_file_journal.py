@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicfs.errors import ConfigError
+from mimicfs.errors import ConfigError, PosixError
 from mimicfs.files.journal import Journal, Orphan
 from mimicfs.files.record import Record
 from mimicfs.files.sums import Sums
@@ -390,6 +391,29 @@ def test_what_is_changed_after_a_promise_is_no_damage(directory: Path) -> None:
         assert (orphan.record.damaged, orphan.record.checksum > 0) == ("", vouched)
         assert orphan.record.closed
         Journal.open(directory).recover(orphan)
+
+
+def test_a_change_that_a_full_disk_has_not_noted_is_no_damage(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Journal.open(directory).stage()
+    record = Record("photos", "big", "etag", 1000, partial=True, endpoint="http://s3")
+    staging.describe(record)
+    staging.truncate(1000)
+    staging.changed(0, 7)
+    with monkeypatch.context() as disk:
+        disk.setattr("mimicfs.files.changes.os.write", full)
+        with pytest.raises(PosixError, match="raise --staging-size"):
+            staging.changed(300, 307)
+    staging.changed(600, 607)
+    staging.promise(record)
+    staging.keep()
+    assert resumed(directory).record.damaged == ""
+    assert list(staging.ranges()) == [(0, 7), (600, 607)]
+
+
+def full(fd: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.slow

@@ -132,6 +132,30 @@ def test_a_description_that_a_power_cut_tears_takes_no_promised_file_with_it(
     assert found(directory) == {"a": b"bytes"}
 
 
+@pytest.mark.parametrize("entry", [0, 1])  # its record, and its bytes
+def test_the_last_promised_file_of_which_something_is_damaged_is_kept_with_all_that_is_there(
+    directory: Path, caplog: pytest.LogCaptureFixture, entry: int
+) -> None:
+    journal = Journal.open(directory)
+    staging = staged(journal)
+    staging.promise(staging.record)
+    staging.sync()
+    staging.keep()
+    journal.close()
+    del staging, journal
+    [segment] = directory.glob("*.segment")
+    data = bytearray(segment.read_bytes())
+    place = [data.index(b"photos"), data.index(b"bytes")][entry]
+    data[place] ^= 1
+    segment.write_bytes(data)
+    assert all(isinstance(said, str) for said in found(directory).values())
+    assert len(found(directory)) == 1
+    [kept] = (directory / "recovered").iterdir()
+    assert kept.read_bytes() == bytes(data)
+    assert "is damaged" in caplog.text
+    caplog.clear()
+
+
 def test_a_segment_is_replayed_where_less_is_free_than_stays_free(directory: Path) -> None:
     killed_mount(directory)
     assert len(Journal.open(directory, limit=1).orphans()) == 3
