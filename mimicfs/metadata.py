@@ -42,7 +42,7 @@ _UNKNOWN = "binary/octet-stream"  # what S3 says of what has no type
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
 _XATTR = "xattr"
 _CTIME = "ctime"
-_WRITTEN = frozenset({"mode", "uid", "gid", "rdev", "mtime", "atime", _CTIME, _XATTR})
+WRITTEN = frozenset({"mode", "uid", "gid", "rdev", "mtime", "atime", _CTIME, _XATTR})
 SPECIAL = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _TYPES = SPECIAL | {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
 
@@ -104,7 +104,7 @@ def written(
 
 def without_ours(meta: Mapping[str, str]) -> dict[str, str]:
     """Return *meta* without what `written` and `with_xattrs` say."""
-    return {name: value for name, value in meta.items() if name not in _WRITTEN}
+    return {name: value for name, value in meta.items() if name not in WRITTEN}
 
 
 def of_new_bytes(meta: Mapping[str, str], mtime_ns: int) -> dict[str, str]:

@@ -65,7 +65,7 @@ class ChangingFile(StandingFile):
         self._only_appended = entry is None and not exclusive
         self._absent = absent
         self._behind: Cancellation | None = None  # of an upload that gives way to changes
-        self._promised = False  # its writer was told that the bytes are safe
+        self.promised = False  # its writer was told that the bytes are safe
         if staging is not None:
             self._resume(staging)
         elif entry is None:
@@ -305,7 +305,7 @@ class ChangingFile(StandingFile):
             content.content_type,
             content.meta,
             content.headers,
-            closed=self._promised,
+            closed=self.promised,
         )
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
@@ -345,7 +345,7 @@ class ChangingFile(StandingFile):
         self.interrupt()
         with self._change:
             if self.dirty and self._staging is not None:
-                self._promised = True
+                self.promised = True
                 self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
                 self._staging.promise(self._record())
                 self._staging.sync()

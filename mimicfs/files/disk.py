@@ -20,12 +20,14 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def write_private(path: str, data: bytes) -> None:
-    """Make *data* the file *path*, for us alone. Raises OSError."""
+def write_private(path: str, data: bytes, *, synced: bool = False) -> None:
+    """Make *data* the file *path*, for us alone; *synced*: on the disk. Raises OSError."""
     fd = private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         while data:
             data = data[os.write(fd, data) :]
+        if synced:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -171,7 +171,7 @@ class File(ChangingFile):
         new.describe(self._record())
         if layout.partial:
             new.changed(entry.size, layout.size)
-        if self._promised:  # a power cut may take it from neither place
+        if self.promised:  # a power cut may take it from neither place
             new.promise(self._record())
             new.sync()
         staging.remove()
@@ -200,7 +200,7 @@ class File(ChangingFile):
             if self.content != told:
                 return False
             self._happens(Event.STORED)
-            self._promised = False
+            self.promised = False
             return True
 
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
@@ -241,7 +241,8 @@ class File(ChangingFile):
 
     def detach(self, cancellation: Cancellation) -> None:
         """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
-        S3 then refuses, `attach` takes it back. If they are gone already, the file expires:
+        S3 then refuses, `attach` takes it back; else it is `gone`, and until then its record
+        stays, for whoever comes after a kill -9. If the bytes are gone already, the file expires:
         that is no reason for the name to stay."""
         self.interrupt()
         with self._change.taken(cancellation):
@@ -260,7 +261,16 @@ class File(ChangingFile):
                     return
                 self._layout.fetched_all()
                 self._happens(Event.LEAVES)
-            staging.settle()
+
+    def gone(self) -> None:
+        """The object was unlinked or replaced: the bytes are of no use to the next mount."""
+        with self._change:
+            if self._staging is None or self.state not in (State.DETACHED, State.UNSAVED):
+                return
+            try:
+                self._staging.settle()
+            except OSError as exc:
+                log.error("%s: %s; the next mount may upload it", self._about, exc.strerror)
 
     def attach(self) -> None:
         """The object is still there after all: what S3 does not have is to be uploaded."""

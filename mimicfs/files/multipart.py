@@ -20,7 +20,7 @@ from mimicfs.entry import Entry, unquoted
 from mimicfs.errors import Interrupted, KeyNotFound, MimicError, NoSuchBucket, S3Unavailable
 from mimicfs.files.ranges import PlannedPart
 from mimicfs.files.staging import Staging
-from mimicfs.files.transfer import RequestBatch, Slice, first_of
+from mimicfs.files.transfer import RequestBatch, Slice, first_of, note_sent
 from mimicfs.files.zeros import Zeros
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -107,6 +107,7 @@ class Multipart:
         self._error: MimicError | None = None
         self._next = 1
         self.sent_to = 0  # of what is behind this place nothing was sent
+        self.sent_as = ""  # the ETag of what S3 was asked to make of the parts, if that is known
         self._finished = False
         self._zeros: Zeros | None = None
         self._zero_object: Future[Entry]
@@ -189,6 +190,7 @@ class Multipart:
 
     def _complete(self, etags: list[str], size: int, condition: Condition) -> Entry:
         place = (self._bucket, self._key)
+        self.batch.unless_stopped(self._note_sent, etag_of(etags), size)
         try:
             entry = self._s3.finish_upload(*place, self._id.result(), etags, size, condition)
         except (S3Unavailable, KeyNotFound) as exc:
@@ -201,6 +203,11 @@ class Multipart:
         self._finished = True
         self._remove_zeros()
         return entry
+
+    def _note_sent(self, etag: str, size: int) -> None:
+        self.sent_as = etag
+        if etag:  # for whoever comes after a kill -9
+            note_sent(self._staging, etag, size, unchanged=True)
 
     def _completed(self, etags: list[str], size: int) -> Entry | None:
         """Return what S3 has, if that is what the parts *etags* make."""

@@ -41,7 +41,9 @@ class Record(NamedTuple):
     meta: Mapping[str, str] = {}
     headers: Mapping[str, Any] = {}
     uploads: tuple[str, ...] = ()
-    sent: str = ""  # what S3 may have by now: the MD5 of a PUT that was given up
+    sent: str = ""  # what S3 may have by now: the MD5 of a PUT, or the ETag that parts make
+    sent_size: int = 0  # of that, bytes
+    unchanged: bool = False  # since that was sent
     zeros: str = ""  # the key of an object of zeros that holes were copied from
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of changes there were then
@@ -52,16 +54,17 @@ class Record(NamedTuple):
 
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "sent", "zeros"), str),
-    **dict.fromkeys(("base", "noted", "checksum"), int),
-    **dict.fromkeys(("partial", "closed"), bool),
+    **dict.fromkeys(("base", "sent_size", "noted", "checksum"), int),
+    **dict.fromkeys(("partial", "unchanged", "closed"), bool),
     **dict.fromkeys(("meta", "headers"), dict),
     "uploads": list,
 }
 
 
 def write(data: Path, record: Record) -> None:
-    """Put *record* beside *data*, in the place of the one that is there. Raises PosixError."""
-    write_text(data, text_of(data, record))
+    """Put *record* beside *data*, in the place of the one that is there. A power cut leaves one of
+    the two if somebody was told that the bytes are safe. Raises PosixError."""
+    write_text(data, text_of(data, record), synced=record.closed)
 
 
 def text_of(data: Path, record: Record) -> bytes:
@@ -72,11 +75,12 @@ def text_of(data: Path, record: Record) -> bytes:
     return f'{text[:-1]}, "record_checksum": {_checksum(data, said, text)}}}'.encode()
 
 
-def write_text(data: Path, text: bytes) -> None:
-    """Put the record that reads as *text* beside *data*. Raises PosixError."""
+def write_text(data: Path, text: bytes, *, synced: bool = False) -> None:
+    """Put the record that reads as *text* beside *data*; *synced*: once its text would outlive a
+    power cut. Raises PosixError."""
     stem = os.fspath(data).removesuffix(".data")  # pathlib would take half of the time of a record
     with disk.errors_of(data.with_suffix(".json")):
-        disk.write_private(f"{stem}.new", text)
+        disk.write_private(f"{stem}.new", text, synced=synced)
         os.rename(f"{stem}.new", f"{stem}.json")
 
 
@@ -133,8 +137,8 @@ def tell_owner(data: Path, damaged: str) -> None:
         return
     more = {"written": written, "damaged": damaged}
     if any(more.values()):
-        with disk.errors_of(path), open(path, "w", opener=disk.private) as file:
-            json.dump({**said, **{name: value for name, value in more.items() if value}}, file)
+        told = {**said, **{name: value for name, value in more.items() if value}}
+        write_text(data, json.dumps(told).encode())
     ranges.unlink(missing_ok=True)
 
 

@@ -13,11 +13,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, UploadFailed
+from mimicfs.errors import (
+    NOTHING_SAID,
+    AccessDenied,
+    KeyNotFound,
+    MimicError,
+    PosixError,
+    UploadFailed,
+)
 from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan
@@ -30,6 +39,7 @@ from mimicfs.s3.requests.ownkeys import is_zeros
 log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
+_GOT = 8 << 20  # bytes of one GET
 _AGAIN_S = 30.0  # between two tries
 _PASSING: tuple[type[MimicError], ...] = (AccessDenied, *NOTHING_SAID)
 
@@ -55,10 +65,17 @@ class Recovery:
             self._thread.join()
 
     def _run(self) -> None:
-        left = recover(*self._parts, self._stopped)
+        left = self._recover()
         self._tried.set()
         while left and not self._stopped.wait(_AGAIN_S):
-            left = recover(*self._parts, self._stopped)
+            left = self._recover()
+
+    def _recover(self) -> int:
+        try:
+            return recover(*self._parts, self._stopped)
+        except PosixError as exc:  # of the directory itself
+            log.error("%s; mimicfs tries again", exc)
+            return 1
 
 
 def recover(
@@ -89,9 +106,31 @@ def recover(
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:
     """Return whether nothing is left to do."""
-    staging = journal.resume(orphan)
+    about = _about(orphan, journal)
+    try:
+        staging = journal.resume(orphan)
+    except PosixError as exc:
+        log.error("%s: not uploaded yet: %s", about, exc)
+        return False
     if staging is None:
         return True  # another mount has it now
+    try:
+        return _settled(s3, journal, options, orphan, staging)
+    except PosixError as exc:  # of the local disk
+        log.error("%s: not dealt with yet: %s", about, exc)
+        staging.keep()
+        return False
+    except Exception:  # the other files go on
+        log.exception("%s: not uploaded", about)
+        staging.keep()
+        return True
+
+
+def _settled(
+    s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
+) -> bool:
+    """Return the same of *orphan*, which is *staging*. Raises PosixError."""
+    about = _about(orphan, journal)
     try:
         _settle(s3, journal, options, orphan, staging)
         return True
@@ -100,16 +139,14 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
         staging.keep()
         return not isinstance(exc.__cause__, _PASSING)
     except _PASSING as exc:
-        log.warning("%s: not uploaded yet: %s", _about(orphan, journal), exc)
+        log.warning("%s: not uploaded yet: %s", about, exc)
         staging.keep()
         return False
+    except PosixError:
+        raise
     except MimicError as exc:
-        log.warning("%s: not uploaded: %s", _about(orphan, journal), exc)
+        log.warning("%s: not uploaded: %s", about, exc)
         _keep(journal, orphan)
-        return True
-    except Exception:  # the other files go on
-        log.exception("%s: not uploaded", _about(orphan, journal))
-        staging.keep()
         return True
 
 
@@ -127,13 +164,13 @@ def _settle(
         staging.remove()
         return
     now = _current(s3, record)
-    etag = now.etag if now is not None else ""
-    if now is not None and not record.partial and _has(now, staging):
+    mine = not record.etag if now is None else _is_mine(s3, record, now)
+    if now is not None and _is_there(s3, record, now, staging, mine=mine):
         staging.remove()
-    elif etag != record.etag and (not etag or etag != record.sent):
-        _keep(journal, orphan)
-    else:
+    elif mine:
         _upload(s3, journal, options, record, now, staging)
+    else:
+        _keep(journal, orphan)
 
 
 def _upload(
@@ -161,16 +198,62 @@ def _current(s3: S3, record: Record) -> Entry | None:
         return None
 
 
-def _has(now: Entry, staging: Staging) -> bool:
-    """Whether S3 has these bytes: the mount died between S3's answer and the next step. Known
-    of what was one PUT: its ETag is an MD5."""
-    size = staging.stat().st_size
-    if now.size != size or "-" in now.etag:
+def _is_mine(s3: S3, record: Record, now: Entry) -> bool:
+    """Whether *now* is the version that *record* stands on, or what was sent last by the mount that
+    died: its ETag says so or, where that is no MD5 sum, its bytes."""
+    if now.etag == record.etag:
+        return True
+    if not record.sent or now.size != record.sent_size:
+        return False
+    if now.etag == record.sent or "-" in record.sent:  # of parts nothing else is known
+        return now.etag == record.sent
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in _pieces(s3, record, now):
+        digest.update(piece)
+    return digest.hexdigest() == record.sent
+
+
+def _is_there(s3: S3, record: Record, now: Entry, staging: Staging, *, mine: bool) -> bool:
+    """Whether S3 has all of it: the mount died between S3's answer and the next step. Not where
+    *now* is *mine*, and the record has more to say of it: it is replaced then."""
+    if record.unchanged and (now.etag, now.size) == (record.sent, record.sent_size):
+        return True
+    if record.partial or now.size != staging.stat().st_size:
+        return False
+    if mine and _says_more(record, now):
         return False
     digest = hashlib.md5(usedforsecurity=False)
-    for start in range(0, size, _PIECE):
-        digest.update(staging.read(start, min(_PIECE, size - start)))
-    return digest.hexdigest() == now.etag
+    for start in range(0, now.size, _PIECE):
+        digest.update(staging.read(start, min(_PIECE, now.size - start)))
+    return digest.hexdigest() == now.etag or (
+        not mine and _reads_the_same(s3, record, now, staging)
+    )
+
+
+def _reads_the_same(s3: S3, record: Record, now: Entry, staging: Staging) -> bool:
+    """The same, where the ETag is no MD5 of the bytes: of what was sent in parts, or encrypted."""
+    start = 0
+    for piece in _pieces(s3, record, now):
+        if piece != staging.read(start, len(piece)):
+            return False
+        start += len(piece)
+    return True
+
+
+def _pieces(s3: S3, record: Record, now: Entry) -> Iterator[bytearray]:
+    """Yield the bytes of *now*. Raises ObjectChanged."""
+    for start in range(0, now.size, _GOT):
+        found = bytearray(min(_GOT, now.size - start))
+        s3.read_into(record.bucket, record.key, now.etag, start, memoryview(found))
+        yield found
+
+
+def _says_more(record: Record, now: Entry) -> bool:
+    """Whether *record* says something else of the file than S3 does: a mode that was set after the
+    bytes had been sent."""
+    there = now.meta or {}
+    said = {name.lower(): value for name, value in record.meta.items()}
+    return any(said.get(name) != there.get(name) for name in {*said, *metadata.WRITTEN})
 
 
 def _abort(s3: S3, record: Record) -> None:

@@ -25,7 +25,7 @@ from mimicfs.files.changes import FileChange
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
 from mimicfs.files.segment import EntryKind, NewEntry, Segment, Segments
-from mimicfs.files.staging import Staging, remove
+from mimicfs.files.staging import Staging, remove, sent_as
 from mimicfs.files.sums import total_of
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class SmallStaging(Staging):
         with self._lock:
             old = self._record
             if old is not None:
-                record = record._replace(sent=old.sent, noted=old.noted, checksum=old.checksum)
+                record = sent_as(old, record)._replace(noted=old.noted, checksum=old.checksum)
             self._record = record
             if self._segment is not None:
                 self._add(self._described())
@@ -83,16 +83,17 @@ class SmallStaging(Staging):
             return
         with self._lock:
             vouched = record._replace(closed=True, checksum=total_of(self._all()))
-            self._record = vouched._replace(sent=self.record.sent)
+            self._record = sent_as(self.record, vouched)
             self._add(self._described())
 
-    def note_sent(self, md5: str) -> None:
+    def note_sent(self, etag: str, size: int, *, unchanged: bool) -> None:
         if self._own:
-            super().note_sent(md5)
+            super().note_sent(etag, size, unchanged=unchanged)
             return
-        with self._lock:  # the segment says it with the next record: until then it has those bytes
+        with self._lock:  # not that they are unchanged: bytes may follow without a record
             if self._record is not None:
-                self._record = self._record._replace(sent=md5)
+                self._record = self._record._replace(sent=etag, sent_size=size)
+                self._add(self._described())
 
     def sync(self) -> None:
         if not self._own and self._segment is not None:

@@ -69,13 +69,7 @@ class Staging:
         with self._lock:
             old = self._record
             if old is not None:
-                record = record._replace(
-                    uploads=old.uploads,
-                    sent=old.sent,
-                    zeros=old.zeros,
-                    noted=old.noted,
-                    checksum=old.checksum,
-                )
+                record = sent_as(old, record)._replace(noted=old.noted, checksum=old.checksum)
             elif record.partial:
                 self._changes.forget()
             self._store(record)
@@ -87,8 +81,7 @@ class Staging:
                 closed=True, noted=self._changes.size(), checksum=self._sums.total(self._fd)
             )
         with self._lock:
-            old = self.record
-            self._store(vouched._replace(uploads=old.uploads, sent=old.sent, zeros=old.zeros))
+            self._store(sent_as(self.record, vouched))
 
     def sync(self) -> None:
         """Return when the bytes and the record would outlive a power cut. Raises PosixError."""
@@ -101,12 +94,17 @@ class Staging:
             disk.fsync(self.path.parent)
 
     def _withdraw(self) -> None:
-        """The bytes are about to change: vouch for them no longer."""
-        if self._record is None or not self._record.checksum:
+        """The bytes are about to change: vouch for them no longer, and do not say that S3 may have
+        them. After a power cut, too: the disk may take the bytes before a name."""
+        if self._record is None or not (self._record.checksum or self._record.unchanged):
             return
         with self._lock:
-            if self._record is not None and self._record.checksum:
-                self._store(self._record._replace(checksum=0))
+            said = self._record
+            if said is not None and (said.checksum or said.unchanged):
+                self._store(said._replace(checksum=0, unchanged=False))
+                if said.closed:
+                    with disk.errors_of(self.path):
+                        disk.fsync(self.path.parent)
 
     def note_upload(self, upload: str) -> None:
         """Write into the record that a multipart upload was begun, if there still is one."""
@@ -114,12 +112,13 @@ class Staging:
             if self._record is not None:
                 self._store(self._record._replace(uploads=(*self._record.uploads, upload)))
 
-    def note_sent(self, md5: str) -> None:
-        """Write into the record that S3 may have a version with *md5* by now, if there still is a
-        record: it was sent, and nobody waits for the answer."""
+    def note_sent(self, etag: str, size: int, *, unchanged: bool) -> None:
+        """Write into the record that S3 may have a version of *size* bytes with *etag* soon, if
+        there still is a record; *unchanged*: the bytes are the same still."""
         with self._lock:
             if self._record is not None:
-                self._store(self._record._replace(sent=md5))
+                said = self._record._replace(sent=etag, sent_size=size, unchanged=unchanged)
+                self._store(said)
 
     def note_zeros(self, key: str) -> None:
         """Write into the record that an object of zeros was made, if there still is one."""
@@ -255,6 +254,13 @@ class Staging:
         remove(self.path, self._there)
         os.ftruncate(self._fd, 0)
         self._take()
+
+
+def sent_as(old: Record, record: Record) -> Record:
+    """Return *record* with what *old* says of what was sent to S3."""
+    return record._replace(
+        uploads=old.uploads, sent=old.sent, sent_size=old.sent_size, zeros=old.zeros
+    )
 
 
 def remove(data: Path, there: Collection[str] = _SUFFIXES) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -17,10 +18,12 @@ from typing import Any, ParamSpec, TypeVar
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import Interrupted, PosixError, S3Unavailable
+from mimicfs.errors import Interrupted, PosixError, S3Unavailable, Throttled
 from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +33,9 @@ _PIECE = 4 * MIB
 # So much that nobody wants is fetched with what lies around it: a request costs more.
 _GAP = 256 << 10
 _SMALL = 64 << 10  # bytes of a body that is kept in memory while it is sent
+
+# S3 may have done what it was asked: an answer was lost, perhaps before it refused the next try.
+UNSURE = (Interrupted, S3Unavailable, Throttled)
 
 Span = tuple[int, int]
 
@@ -86,7 +92,7 @@ class RequestBatch:
         """Whether S3 may have done what one of those that ran when the batch was stopped asked,
         and has not said so."""
         failed = [each.exception() for each in self.running if not each.cancelled()]
-        return any(isinstance(exc, Interrupted | S3Unavailable) for exc in failed)
+        return any(isinstance(exc, UNSURE) for exc in failed)
 
     def check(self) -> None:
         """Raise Interrupted if the batch was stopped."""
@@ -113,6 +119,14 @@ class RequestBatch:
             self._s3.pool.submit(then).add_done_callback(lambda _: self.settled.set_result(None))
         except RuntimeError:  # the pool is closed: the process ends
             self.settled.set_result(None)
+
+
+def note_sent(staging: Staging, etag: str, size: int, *, unchanged: bool = False) -> None:
+    """As Staging.note_sent. A disk that does not take it holds up no upload."""
+    try:
+        staging.note_sent(etag, size, unchanged=unchanged)
+    except PosixError as exc:
+        log.warning("%s; after a crash the next mount will not know what S3 has of it", exc)
 
 
 def first_of(futures: list[Future[T]]) -> Future[None]:

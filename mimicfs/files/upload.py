@@ -19,24 +19,17 @@ from typing import NamedTuple
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import (
-    Interrupted,
-    KeyNotFound,
-    MimicError,
-    ObjectChanged,
-    S3Error,
-    S3Unavailable,
-    Unsupported,
-)
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, S3Error, Unsupported
 from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.staging import Staging
-from mimicfs.files.transfer import RequestBatch, Slice
+from mimicfs.files.transfer import UNSURE, RequestBatch, Slice, note_sent
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
 from mimicfs.s3.requests.content import PARTS_MAX
+from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.s3.requests.sending import wants_equal_parts
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last
@@ -58,6 +51,16 @@ class Job(NamedTuple):
     fill: Callable[[list[tuple[int, int]]], None]
 
 
+class SentBytes(NamedTuple):
+    """The bytes that S3 was sent by *job*, whose file may have been changed since: *size* bytes,
+    with *etag* if that is the MD5 of the bytes, or of those of their parts."""
+
+    job: Job
+    etag: str
+    size: int
+    in_parts: bool = False
+
+
 class Uploader:
     """Uploads one file, again and again. *took* is told what S3 has taken of an upload that was
     given up."""
@@ -68,7 +71,7 @@ class Uploader:
         self._took = took
         self._multipart: Multipart | None = None  # begun while the file is written
         self._given_up: RequestBatch | None = None  # an upload that may still be on its way
-        self._put: tuple[Job, str] | None = None  # what it is, and its MD5, if it is one request
+        self._doubtful: SentBytes | None = None  # what of it S3 may have taken without saying so
 
     # While the file is written
 
@@ -96,7 +99,7 @@ class Uploader:
         multipart, self._multipart = self._multipart, None
         if multipart is not None:
             multipart.give_up()
-            self._given_up, self._put = multipart.batch, None
+            self._given_up, self._doubtful = multipart.batch, None
 
     def settle(self, cancellation: Cancellation) -> None:
         """Wait until nothing of an upload that was given up is on its way."""
@@ -105,22 +108,28 @@ class Uploader:
             return
         cancellation.wait(batch.settled)
         found = [each for each in batch.results() if isinstance(each, Entry)]
-        if not found and self._put is not None and batch.is_unsure():
-            found = self._arrived_unsaid(*self._put, cancellation)
-        self._given_up = self._put = None
+        found = [each for each in found if not is_zeros(each.key)]
+        unsure = not batch.running or batch.is_unsure()  # it ran here, or in the pool
+        if not found and unsure and self._doubtful is not None:
+            found = self._arrived_unsaid(self._doubtful, cancellation)
+        self._given_up = self._doubtful = None
         for entry in found:
             self._took(entry)
 
-    def _arrived_unsaid(self, job: Job, md5: str, cancellation: Cancellation) -> list[Entry]:
+    def _arrived_unsaid(self, sent: SentBytes, cancellation: Cancellation) -> list[Entry]:
         """Return what S3 has, if that is what it was sent: the answer was lost, and nobody wanted
         to send it again. Else the file would not know of its own object, and leave it behind, or
         take it for somebody else's."""
+        job = sent.job
         try:
-            cancellation.wait(self._s3.pool.submit(self._s3.head, job.bucket, job.key))
+            head = self._s3.pool.submit(self._s3.head, job.bucket, job.key)
+            entry, _ = cancellation.wait(head)
         except KeyNotFound:
             return []
-        entry = self._as_sent(job)
-        return [entry] if entry and self._has_bytes(entry, job, md5, cancellation) else []
+        if entry.etag == sent.etag and entry.size == sent.size:
+            return [entry]
+        ours = None if sent.in_parts else self._as_sent(job, sent.size)
+        return [ours] if ours and self._has_bytes(ours, job, sent.etag, cancellation) else []
 
     # All of it
 
@@ -155,7 +164,7 @@ class Uploader:
             if self._wants_equal:
                 return self._equal_parts(layout)
             part = max(least, -(-layout.size // (PARTS_MAX // 2)))
-            parts = layout.plan(part, min(_PART_MIN, least), COPY_MAX)
+            parts = layout.plan(part, min(_PART_MIN, least), COPY_MAX, PARTS_MAX)
             if any(part.copied for part in parts):
                 return zeros.marked(parts, layout, job.staging)
         return self._sparse(job) or self._sent_parts(layout.size) or None
@@ -190,15 +199,16 @@ class Uploader:
         batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
         size = job.layout.size
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
+        if job.layout.partial:  # after a kill -9 its bytes alone do not say what was sent
+            note_sent(job.staging, _md5_of(job), size, unchanged=True)
         try:
             return batch.one(self._s3.put, *to, job.content, job.condition)
         except BaseException as exc:
             batch.stop(lambda: None)
-            self._given_up, self._put = batch, None
-            if isinstance(exc, Interrupted | S3Unavailable):
-                md5 = _md5_of(job)
-                self._put = job, md5
-                job.staging.note_sent(md5)  # for whoever comes after a kill -9
+            self._given_up, self._doubtful = batch, None
+            if isinstance(exc, UNSURE):
+                self._doubtful = SentBytes(job, _md5_of(job), size)
+                note_sent(job.staging, self._doubtful.etag, size)  # to know it after a kill -9
             raise
 
     def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
@@ -239,7 +249,9 @@ class Uploader:
         try:
             return multipart.finish(parts, job.layout.size, job.condition, cancellation)
         except BaseException:
-            self._given_up, self._put = multipart.batch, None
+            size, etag = job.layout.size, multipart.sent_as
+            self._given_up = multipart.batch
+            self._doubtful = SentBytes(job, etag, size, in_parts=True) if etag else None
             raise
 
     def _new_multipart(self, job: Job) -> Multipart:
@@ -250,15 +262,17 @@ class Uploader:
         """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
         again, and then the condition does not hold any more: we have changed the object."""
         changed = isinstance(exc, ObjectChanged | KeyNotFound) or exc.errno == errno.EEXIST
-        return self._as_sent(job) if changed and job.condition != Condition() else None
+        if not changed or job.condition == Condition():
+            return None
+        return self._as_sent(job, job.layout.size)
 
-    def _as_sent(self, job: Job) -> Entry | None:
-        """Return what S3 has, if it looks as *job* has made it."""
+    def _as_sent(self, job: Job, size: int) -> Entry | None:
+        """Return what S3 has, if it looks as *job* has made it of *size* bytes."""
         sent = {name.lower(): value for name, value in job.content.meta.items()}
         if "mtime" not in sent:
             return None
         entry = self._s3.mimicdb.entry(job.bucket, job.key)  # as a HEAD has just found it
-        ours = entry is not None and (entry.size, entry.meta) == (job.layout.size, sent)
+        ours = entry is not None and (entry.size, entry.meta) == (size, sent)
         return entry if ours else None
 
     def _make_tagged(self, entry: Entry, job: Job, cancellation: Cancellation) -> None:

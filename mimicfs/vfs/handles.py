@@ -170,7 +170,7 @@ class Handles(RenewedFiles):
         """Upload what was changed since its last descriptor was closed: through a mapping, which
         outlives it. Nobody is there to be told that it failed, but for the log."""
         node, file, *_ = self._handle(handle)
-        if file is None or not file.dirty or file.refused:
+        if file is None or not file.dirty or (file.refused and not file.promised):
             return
         with self._lock:
             last = self._users.get(file) == 1
@@ -271,18 +271,20 @@ class Handles(RenewedFiles):
     def _finish(self, node: Node, file: File) -> None:
         # Not interruptible: a process that is killed has its files closed as on any disk. Appends
         # to what others have replaced are not seen under the name before S3 has them.
-        if self._behind is None or file.lost is not None or node.is_nameless:
+        behind = None if file.lost is not None or node.is_nameless else self._behind
+        if behind is None or not self._is_secured(file):
             self._upload(node, file, NEVER)
         elif file.dirty:
-            self._secure(file)
-            self._behind.add(file, lambda: self._hold(node, file))
+            behind.add(file, lambda: self._hold(node, file))
 
-    def _secure(self, file: File) -> None:
+    def _is_secured(self, file: File) -> bool:
+        """Whether *file* is safe on the disk now. If not, S3 is to have it before close returns."""
         try:
             file.secure()
-        except PosixError as exc:  # the caller is told an errno only
-            log.error("s3://%s/%s is not safe on the disk: %s", file.bucket, file.key, exc)
-            raise
+        except PosixError as exc:
+            log.warning("s3://%s/%s is not safe on the disk: %s", file.bucket, file.key, exc)
+            return False
+        return True
 
     def _hold(self, node: Node, file: File) -> Callable[[], None]:
         """Hold *file* open; return what lets it go, once, however often it is called."""

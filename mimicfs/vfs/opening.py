@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class Handle(NamedTuple):
     writes: bool = False  # a program may write through it, also into a mapping
 
 
-class OpenFiles:
+class OpenFiles(ABC):
     """The open files, and the File of each handle."""
 
     def __init__(
@@ -256,6 +257,7 @@ class OpenFiles:
         content = Content(metadata.content_type(node.component))
         file = node.file = self._file(node, None, content)
         file.detach(NEVER)
+        file.gone()
         return Opened(self._add(node, file), keep_cache=True)
 
     def _opened(self, node: Node, file: File, entry: Entry, flags: int) -> Opened:
@@ -339,10 +341,14 @@ class OpenFiles:
     @contextmanager
     def leaving(self, node: Node, cancellation: Cancellation) -> Iterator[File | None]:
         """Within, the object of *node* goes, and no file of it is opened. Processes that have it
-        open go on with a local copy; yields that. Where it does not go, it is written on."""
-        with self.moving(node, cancellation):
+        open go on with a local copy; yields that. Where it does not go, it is written on, and
+        uploaded if it was closed meanwhile."""
+        with self.moving(node, cancellation), ExitStack() as stack:
             with self._lock:
                 file, parent, component = node.file, node.parent, node.component
+                if file is not None and file in self._users:
+                    # Else its bytes would go with its last handle, and the object may stay.
+                    stack.callback(self.release, self._add(node, file))
             try:
                 if file is not None:
                     file.detach(cancellation)
@@ -353,8 +359,14 @@ class OpenFiles:
                 if file is not None:
                     file.attach()
                 raise
+            if file is not None:
+                file.gone()
 
     # The table
+
+    @abstractmethod
+    def release(self, handle: int) -> None:
+        """Close one handle; with the last one of a File, the File."""
 
     def file(self, handle: int) -> File | None:
         """Return the File of *handle*; None for what is never written."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.proxy import Lose
+from support.proxy import Lose, Rule
 
 from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.staging import Staging
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import Content
 
 pytestmark = pytest.mark.slow
@@ -272,3 +272,59 @@ def test_many_who_write_at_once_wait_for_one_who_tries(
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda file: file.flush(calm), made))
     assert files.s3.requests == {"PUT": 12, "HEAD": 3, "DELETE": 2}
+
+
+class LoseThenFail(Rule):
+    """The first request is done, and its answer lost; all others are refused with *status*."""
+
+    def __init__(self, matches: Any, status: int, code: str) -> None:
+        super().__init__(matches)
+        self._status = status
+        self._body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+
+    def before(self, handler: Any) -> bool:
+        if self.seen == 1:
+            return False
+        handler.body()
+        handler.send(self._status, [("Content-Type", "application/xml")], self._body)
+        return True
+
+    def after(self, handler: Any, response: Any) -> bool:
+        response.read()
+        handler.close_connection = True
+        return True
+
+
+@moto_only
+@pytest.mark.parametrize(
+    ("size", "status", "code"),
+    [(10, 500, "InternalError"), (10, 503, "SlowDown"), (12 * MIB, 503, "SlowDown")],
+)
+@pytest.mark.parametrize("waits", [Cancellation(), NEVER], ids=["fsync", "close"])
+def test_what_is_changed_after_an_answer_was_lost_and_s3_was_away_is_no_conflict(
+    files: Any,
+    client: Any,
+    proxy: Any,
+    calm: Cancellation,
+    status: int,
+    code: str,
+    waits: Any,
+    size: int,
+) -> None:
+    data = bytes([1]) * size
+    files.put("key", b"old")
+    files.know_conditions()
+    file = files.open("key")
+    file.write(0, memoryview(data), calm)
+    ends = (lambda r: r.kind == "PUT") if size == 10 else is_completion
+    with proxy.rule(LoseThenFail(ends, status, code)), pytest.raises(UploadFailed):
+        file.flush(waits)
+    assert stored(client, files.bucket) == data
+    file.write(size, memoryview(b" and more"), calm)
+    file.flush(waits)
+    assert stored(client, files.bucket) == data + b" and more"
+    assert not (files.journal.directory / "recovered").exists()
+
+
+def is_completion(request: Any) -> bool:
+    return request.kind == "POST" and "uploadId" in request.query

@@ -187,6 +187,27 @@ def interrupted(file, cancellation):
     return False
 
 
+def test_a_file_with_holes_whose_upload_was_interrupted_is_uploaded_the_next_time(
+    files, client, proxy, calm, background
+):
+    file = files.create("a/key", absent=True)
+    file.write(0, memoryview(b"begin"), calm)
+    file.truncate(30 * MIB, calm)
+    impatient, ended = Cancellation(), []
+    with proxy.rule(Hold(lambda r: r.kind == "COPY", answers=True)) as held:
+        thread = background(lambda: ended.append(interrupted(file, impatient)))
+        assert held.reached.wait(30)
+        impatient.cancel()
+        thread.join(30)
+    assert ended == [True]
+    assert file.flush(calm).key == "a/key"
+    data = b"begin" + bytes(30 * MIB - 5)
+    assert digest(client, files.bucket, "a/key") == hashlib.sha256(data).hexdigest()
+    assert file.read(0, 5, calm) == b"begin"
+    [only] = client.list_objects_v2(Bucket=files.bucket)["Contents"]
+    assert only["Key"] == "a/key"
+
+
 def test_kill_9_leaves_no_object_of_zeros(files, client, calm, caplog):
     file = files.create("a/key")
     file.write(0, memoryview(b"bytes"), calm)

@@ -130,7 +130,9 @@ def test_what_was_confirmed_before_kill_9_is_there_after_the_next_mount(
         for each in said:
             check(again.path, each, f"seed {seed}, round {round_}")
         assert again.end(60) == 0
-        assert not list((tmp_path / "state/mimicfs/staging").glob("*.data"))
+        staging = tmp_path / "state/mimicfs/staging"
+        assert not list(staging.glob("*.data"))
+        assert not list(staging.glob("recovered/*")), f"seed {seed}, round {round_}: nobody's"
         for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
             pytest.fail(f"left behind: {upload['Key']}")
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,10 @@ def test_it_is_refused_and_nothing_happens(here: Path, what: str) -> None:
         os.close(file)
     assert os.listdir(here) == ["a"]
     assert path.read_bytes() == bytes(8192)
+
+
+def test_the_time_of_birth_is_not_known_and_the_mask_says_so(here: Path) -> None:
+    (here / "a").write_bytes(b"x")
+    asked = ["stat", "--format=%w %W %s", str(here / "a")]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout
+    assert told == "- 0 1\n"

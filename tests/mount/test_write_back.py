@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import json
 import os
 import subprocess
@@ -212,6 +213,42 @@ def disk(tmp_path):
     yield image, mount
     for target in mounted:
         subprocess.run(["umount", "-l", str(target)], check=False, timeout=30)
+
+
+def write_out(path):
+    """Have the bytes of *path* written to its disk; what its directory says is not."""
+    fd = os.open(path, os.O_RDONLY)
+    wait, write, wait_again = 1, 2, 4  # linux/fs.h, SYNC_FILE_RANGE_*
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    assert libc.sync_file_range(fd, 0, 0, wait | write | wait_again) == 0
+    os.close(fd)
+
+
+@pytest.mark.parametrize("size", [70_000, 4_096])
+def test_what_was_closed_and_is_changed_again_is_uploaded_after_a_power_cut(
+    mount_at, client, bucket, proxy, disk, tmp_path, size
+):
+    image, attach = disk
+    cache = attach(image)
+    (cache / "of").mkdir(mode=0o700)
+    words = ["--write-back", "--cache-size", "0", "--cache-dir"]
+    mount = mount_at(f"s3://{bucket}", *words, str(cache / "of"))
+    with proxy.rule(Fail(puts, 503, "SlowDown")):
+        (mount.path / "a").write_bytes(b"a" * size)
+        fd = os.open(mount.path / "a", os.O_WRONLY)
+        os.write(fd, b"changed")
+        for path in (cache / "of/staging").glob("*.data"):  # which the disk may do in any order
+            write_out(path)
+        after = tmp_path / "after"
+        subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True, timeout=30)
+        mount.process.kill()
+        mount.process.wait()
+    with contextlib.suppress(OSError):  # not connected
+        os.close(fd)
+    mount_at(f"s3://{bucket}", *words, str(attach(after) / "of"), name="again")
+    body = client.get_object(Bucket=bucket, Key="a")["Body"].read()
+    assert body in (b"a" * size, b"changed" + b"a" * (size - 7))
 
 
 def test_what_was_closed_is_uploaded_after_a_power_cut(
