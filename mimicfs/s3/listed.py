@@ -6,7 +6,7 @@ Threading: as its connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from mimicfs.s3.boto2 import Headers, ask, params_of
@@ -17,7 +17,10 @@ from mimicfs.s3.prefix import Prefix
 from mimicfs.s3.resultset import BucketListResultSet, ResultSet
 from mimicfs.s3.versions import DeleteMarker
 
-_LIST_PARAMS = frozenset({"prefix", "delimiter", "marker", "max_keys", "maxkeys", "encoding_type"})
+_COMMON = frozenset({"prefix", "delimiter", "encoding_type"})
+_LIST_PARAMS = _COMMON | {"marker", "max_keys", "maxkeys"}
+_VERSION_PARAMS = _COMMON | {"key_marker", "version_id_marker", "max_keys"}
+_UPLOAD_PARAMS = _COMMON | {"key_marker", "upload_id_marker", "max_uploads"}
 
 
 class Listed:
@@ -66,9 +69,7 @@ class Listed:
     ) -> ResultSet:
         """Return a page of Keys, then of Prefixes: *prefix*, *delimiter*, *marker*, *max_keys*
         (S3's 1,000)."""
-        unknown = params.keys() - _LIST_PARAMS
-        if unknown:
-            raise TypeError(f"get_all_keys has no parameter {min(unknown)}")
+        _check("get_all_keys", params, _LIST_PARAMS)
         most = params.get("max_keys", params.get("maxkeys"))
         asked = {
             "Prefix": params.get("prefix") or "",
@@ -129,15 +130,7 @@ class Listed:
     def get_all_versions(self, headers: Headers | None = None, **params: Any) -> ResultSet:
         """Return a page of versions: *prefix*, *delimiter*, *key_marker*, *version_id_marker*,
         *max_keys*."""
-        names = {
-            "prefix": "Prefix",
-            "delimiter": "Delimiter",
-            "key_marker": "KeyMarker",
-            "version_id_marker": "VersionIdMarker",
-            "max_keys": "MaxKeys",
-            "encoding_type": "",
-        }
-        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        asked = _asked("get_all_versions", params, _VERSION_PARAMS)
         answer = self.ask("list_object_versions", **asked, **params_of(headers))
         page = ResultSet()
         for item in answer.get("Versions", ()):
@@ -157,15 +150,7 @@ class Listed:
     def get_all_multipart_uploads(self, headers: Headers | None = None, **params: Any) -> ResultSet:
         """Return a page of unfinished uploads: *max_uploads*, *key_marker*,
         *upload_id_marker*, *prefix*, *delimiter*."""
-        names = {
-            "max_uploads": "MaxUploads",
-            "key_marker": "KeyMarker",
-            "upload_id_marker": "UploadIdMarker",
-            "prefix": "Prefix",
-            "delimiter": "Delimiter",
-            "encoding_type": "",
-        }
-        asked = {names[name]: value for name, value in params.items() if value and names[name]}
+        asked = _asked("get_all_multipart_uploads", params, _UPLOAD_PARAMS)
         answer = self.ask("list_multipart_uploads", **asked, **params_of(headers))
         page = ResultSet(MultiPartUpload.of(self, item) for item in answer.get("Uploads", ()))
         page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
@@ -195,3 +180,20 @@ class Listed:
                 key, upload = page.next_key_marker or "", page.next_upload_id_marker or ""
 
         return BucketListResultSet(pages)
+
+
+def _asked(method: str, params: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """Return *params* of boto's *method* as boto3 has them: key_marker as KeyMarker. (Keys come
+    decoded in any case.) Raises TypeError."""
+    _check(method, params, known)
+    return {
+        name.title().replace("_", ""): value
+        for name, value in params.items()
+        if value and name != "encoding_type"
+    }
+
+
+def _check(method: str, params: Mapping[str, Any], known: Set[str]) -> None:
+    """Raise TypeError if *method* has not all of *params*, as Python does."""
+    if unknown := params.keys() - known:
+        raise TypeError(f"{method} has no parameter {min(unknown)}")

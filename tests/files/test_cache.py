@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import stat
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support import disks
 
 from mimicfs.config.sizes import parse_size
 from mimicfs.entry import Entry
@@ -310,13 +310,8 @@ def test_by_default_a_quarter_of_what_is_free_is_used(cache: Make, directory: Pa
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    if os.geteuid() != 0 and not os.environ.get("CI"):
-        pytest.skip("only root can mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with disks.small_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def test_the_disk_is_never_filled(small_disk: Path) -> None:

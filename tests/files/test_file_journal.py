@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.disks import mutated
 
 from mimicfs.errors import ConfigError, PosixError
 from mimicfs.files.journal import Journal, Orphan
@@ -328,19 +329,6 @@ def test_a_record_with_another_format_is_not_believed(directory: Path, form: str
     assert '"format": 2' in text
     record.write_text(text.replace('"format": 2', f'"format": {form}'))
     assert resumed(directory).record.damaged
-
-
-def mutated(old: bytes, chance: random.Random) -> bytes:
-    """*old* with one bit flipped, cut short, or with something put into it."""
-    place = chance.randrange(len(old))
-    match chance.randrange(3):
-        case 0:
-            flipped = old[place] ^ 1 << chance.randrange(8)
-            return old[:place] + bytes([flipped]) + old[place + 1 :]
-        case 1:
-            return old[:place]
-        case _:
-            return old[:place] + chance.randbytes(chance.randrange(1, 40)) + old[place:]
 
 
 def loads(text: bytes) -> object:

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import disks
 from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.config.values import FileOptions
@@ -383,13 +383,8 @@ def test_an_interrupted_first_write_changes_nothing(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A directory that 1 MiB fills."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)]
-    if subprocess.run(mount, capture_output=True, timeout=10, check=False).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], capture_output=True, timeout=10, check=True)
+    with disks.small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

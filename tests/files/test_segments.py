@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.disks import mutated
 
 from mimicfs.csi.process import Process
 from mimicfs.errors import PosixError
@@ -288,19 +289,6 @@ def test_of_1000_random_mutations_of_a_segment_none_is_believed(
             if path.is_file():
                 path.unlink()
     assert "is damaged" in caplog.text
-
-
-def mutated(old: bytes, chance: random.Random) -> bytes:
-    """*old* with one bit flipped, cut short, or with something put into it."""
-    place = chance.randrange(len(old))
-    match chance.randrange(3):
-        case 0:
-            flipped = old[place] ^ 1 << chance.randrange(8)
-            return old[:place] + bytes([flipped]) + old[place + 1 :]
-        case 1:
-            return old[:place]
-        case _:
-            return old[:place] + chance.randbytes(chance.randrange(1, 40)) + old[place:]
 
 
 # A mount that lives

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import disks
 from support.posix_cases import MORE
 
 pytestmark = pytest.mark.slow
@@ -337,11 +338,8 @@ def shared(mount_at: Any, bucket: str) -> Path:
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs that has extended attributes."""
-    path = tmp_path / "tmpfs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True, timeout=10)
-    yield path
-    subprocess.run(["umount", "-l", path], check=True, timeout=10)
+    with disks.small_disk(tmp_path / "tmpfs", "8m", mode="1777") as path:
+        yield path
 
 
 def results(directory: Path, cases: list[list[Call]]) -> list[list[Any]]:

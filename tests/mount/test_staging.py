@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 
 import pytest
+from support import disks
 from support.mounts import succeed, wait_until
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -30,12 +30,8 @@ def written(path, size):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    place = tmp_path / "small"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=48m,mode=700", "tmpfs", str(place)]
-    subprocess.run(words, check=True, timeout=10)
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=False, timeout=10)
+    with disks.small_disk(tmp_path / "disk", "48m") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_enospc_and_what_was_written_before_is_uploaded(
