@@ -120,6 +120,7 @@ def test_a_rename_is_one_move(opened, feed_of):
     ]
 
 
+@pytest.mark.slow
 def test_the_renames_of_a_large_directory_are_moves(opened, feed_of):
     """The new names come first, and the old ones go behind all of them."""
     mimicdb, count = opened(), 1200

@@ -39,7 +39,8 @@ THEIRS = {
 }
 ARN = "arn:aws:s3:eu-west-1:123456789012:accesspoint:name"
 NAMES = ["bucket", "with.dots", "Upper", ARN, "name-abc-s3alias", "192.168.1.1"]
-REGIONS = ["us-east-1", "eu-west-1", "cn-north-1", "us-gov-west-1", "aws-global"]
+OTHERS = ["us-east-1", "cn-north-1", "us-gov-west-1", "aws-global"]
+REGIONS = ["eu-west-1", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
 OPTIONS = {
     "auto": {},
     "path": {"addressing": "path"},
