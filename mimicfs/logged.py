@@ -67,3 +67,18 @@ def unchanged(backend: Backend, bucket: str, entries: list[Entry], since: int) -
         list(changes_after(backend, bucket, since)), [entry.key for entry in entries]
     )
     return [entry for entry in entries if entry.key not in changed]
+
+
+def is_behind(backend: Backend, bucket: str, since: int, key: str, name: str) -> bool:
+    """Whether *name*, or something below it, was changed after our change of *key*, which was the
+    first one after number *since*; or the log does not say."""
+    ours = False
+    try:
+        for change in changes_after(backend, bucket, since):
+            ours = ours or (change.first == key and backend.is_own(change.origin))
+            wide = change.first <= name <= change.last
+            if ours and (wide or change.first.startswith(name)):
+                return True
+    except LogTrimmed:
+        return True
+    return False

@@ -28,7 +28,7 @@ from mimicfs.intent import StoreIntents
 from mimicfs.known import Knowledge
 from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
-from mimicfs.logged import buckets_changed, buckets_met, check_named, unchanged
+from mimicfs.logged import buckets_changed, buckets_met, check_named, is_behind, unchanged
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version, still_said
 
@@ -113,10 +113,22 @@ class Mirror(Knowledge):
         """S3 does not have *keys*."""
         self._apply(bucket, (), keys)
 
-    def keep(self, bucket: str, directory: str, meta: Mapping[str, str] | None = None) -> None:
+    def keep(
+        self,
+        bucket: str,
+        directory: str,
+        meta: Mapping[str, str] | None = None,
+        since: int | None = None,
+    ) -> bool:
         """Remember *directory*, which has no object, and *meta* of it (None: it was emptied), until
-        it is forgotten."""
-        self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)])
+        it is forgotten. With *since*: unless it was changed after that number; return whether
+        not."""
+        return not self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)], (), since)
+
+    def went_behind(self, bucket: str, since: int, key: str, name: str) -> bool:
+        """Whether *name*, or something below it, was changed after our change of *key*, which was
+        the first one after number *since*; or the log does not say."""
+        return is_behind(self.backend.exact, bucket, since, key, name)
 
     def forget_kept(self, bucket: str, prefix: str, emptied: Callable[[str], bool]) -> None:
         """Forget the directories below *prefix* that the store, not a copy of it, keeps because

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Entry, pages
-from mimicfs.errors import MimicError, PosixError
+from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Difference, Entry, pages
+from mimicfs.errors import LogTrimmed, MimicError, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
@@ -19,6 +19,7 @@ from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.renames import stored_now
 from mimicfs.vfs.tree import Tree
 
 _UPLOAD_MAX_S = DAY_S  # longer than any file takes to upload
@@ -80,7 +81,7 @@ class Replacing:
             if kept:
                 with suppress(MimicError):  # then it stays, as if it had a marker
                     if self._is_certain(directory.bucket, name):
-                        self._mimicdb.forget(directory.bucket, directory.key)
+                        self._forget(directory)
             raise
 
     def _is_last(self, directory: Node, name: str) -> bool:
@@ -94,13 +95,30 @@ class Replacing:
         return all(each.key == name for each in first)
 
     def _keeps(self, directory: Node, name: str) -> bool:
-        bucket, key = directory.bucket, directory.key
-        own = self._mimicdb.entry(bucket, key)
-        self._mimicdb.keep(bucket, key, (own.meta or None) if own is not None else None)
-        if self._mimicdb.has_still(bucket, name):
+        """Say that *directory* stays; return whether that is ours alone, and *name* was there. What
+        another has said, who removes the last name as well, is not taken back: so it is said only
+        if nobody has said it before, in one step. If *name* was gone by then, and nobody has said
+        it, the directory went with it."""
+        mimicdb, bucket, key = self._mimicdb, directory.bucket, directory.key
+        said = False
+        while not said:
+            since = mimicdb.seq(bucket)
+            own = stored_now(mimicdb, bucket, key)
+            if own is not None and own.kind != LISTED:
+                return False
+            with suppress(LogTrimmed):
+                said = mimicdb.keep(bucket, key, (own.meta or None) if own else None, since)
+        if mimicdb.has_still(bucket, name):
             return True
-        self._mimicdb.forget(bucket, key)
+        if not mimicdb.went_behind(bucket, since, key, name):
+            self._forget(directory)
         return False
+
+    def _forget(self, directory: Node) -> None:
+        """Take back what was said; the kernel has heard that *directory* stays."""
+        self._mimicdb.forget(directory.bucket, directory.key)
+        gone = Difference([], [], [directory.key], 0)
+        self._mimicdb.announce(directory.bucket, gone)
 
     def _is_certain(self, bucket: str, name: str) -> bool:
         """Whether *name* is there, and nobody has left open what becomes of it."""

@@ -89,6 +89,58 @@ def test_a_directory_that_has_its_last_name_still_is_not_kept(
     assert mimicdb.entry(bucket, "d/") is None
 
 
+def _removed_by_another(mimicdb: Mirror, bucket: str) -> None:
+    """Another mount has removed d/a, the last name of d, and said that d stays."""
+    mimicdb.keep(bucket, "d/")
+    mimicdb.forget(bucket, "d/a")
+
+
+def test_what_another_mount_said_that_removed_the_last_name_is_not_taken_back(
+    fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    keep = mimicdb.keep
+
+    def meanwhile(*where: Any) -> bool:
+        monkeypatch.setattr(mimicdb, "keep", keep)
+        _removed_by_another(mimicdb, bucket)
+        return keep(*where)
+
+    monkeypatch.setattr(mimicdb, "keep", meanwhile)
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+
+
+def test_who_removes_the_last_name_behind_what_another_said_relies_on_that(
+    fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    has_still = mimicdb.has_still
+
+    def meanwhile(*where: Any) -> bool:
+        mimicdb.forget(bucket, "d/a")  # by a mount that has found d kept
+        return has_still(*where)
+
+    monkeypatch.setattr(mimicdb, "has_still", meanwhile)
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+
+
+def test_a_directory_that_was_removed_with_its_last_name_is_not_kept(
+    fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    keep = mimicdb.keep
+
+    def meanwhile(*where: Any) -> bool:
+        mimicdb.forget(bucket, "d/a")  # with d: a rename, which has looked behind it
+        return keep(*where)
+
+    monkeypatch.setattr(mimicdb, "keep", meanwhile)
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") is None
+
+
 @pytest.mark.parametrize(("others", "entry"), [((), Entry("d/", kind=KEPT)), (("d/b",), None)])
 def test_a_name_leaves_a_directory_of_which_no_listing_is_known(
     fs: VFS,
