@@ -81,24 +81,32 @@ def test_of_a_bucket_it_ends_with_the_bucket(mimicked, proxy, bucket):
         mimicked.head_bucket(Bucket=bucket)
 
 
+MIB = 1 << 20
+
+
 @pytest.mark.parametrize("transfer", ["download", "copy"])
+@pytest.mark.parametrize(("old", "heads"), [(6 * MIB, 1), (5 * MIB - 1, 0), (None, 1)])
 def test_a_transfer_of_what_others_have_replaced_is_that_of_a_plain_client(
-    library, client, bucket, proxy, transfer
+    library, client, bucket, proxy, transfer, old, heads
 ):
     """It asks for the parts of what it was told of first, and no others."""
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
     mimicked = library.client(endpoint_url=proxy.url, config=config)
-    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
-    client.put_object(Bucket=bucket, Key="a", Body=bytes(6 << 20))
+    parts = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
+    if old is not None:
+        client.put_object(Bucket=bucket, Key="a", Body=bytes(old))
     library.sync(bucket, client=mimicked)
-    mimicked.head_object(Bucket=bucket, Key="a")
-    newer = b"\1" * (7 << 20)
+    if old is not None:
+        mimicked.head_object(Bucket=bucket, Key="a")
+    newer = b"\1" * (7 * MIB)
     client.put_object(Bucket=bucket, Key="a", Body=newer)
-    key = "a"
-    if transfer == "copy":
-        key = "b"
-        mimicked.copy({"Bucket": bucket, "Key": "a"}, bucket, key, Config=parts)
+    proxy.counted()
     found = io.BytesIO()
-    mimicked.download_fileobj(bucket, key, found, Config=parts)
+    if transfer == "copy":
+        mimicked.copy({"Bucket": bucket, "Key": "a"}, bucket, "b", Config=parts)
+        found.write(client.get_object(Bucket=bucket, Key="b")["Body"].read())
+    else:
+        mimicked.download_fileobj(bucket, "a", found, Config=parts)
+        assert proxy.counted().get("HEAD", 0) == heads
     assert found.getvalue() == newer
     mimicked.close()

@@ -5,7 +5,7 @@ mirror whatever S3 says.
 passes through: paginators, waiters, resources and s3transfer included. A call goes
 
     Force=True, forced(), a waiter  ->  S3
-    how large s3transfer's file is  ->  S3
+    before s3transfer's parts       ->  S3
     what a program's hooks change   ->  S3
     what botocore refuses           ->  botocore
     what local.py can answer        ->  the mirror
@@ -49,7 +49,7 @@ from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places
 from mimicfs.s3.mimicking.reads import going_on
 from mimicfs.s3.mimicking.sent import note_requests
-from mimicfs.s3.mimicking.transfers import is_of_transfer
+from mimicfs.s3.mimicking.transfers import parts_from
 from mimicfs.s3.transport.calls import CallParams
 
 log = logging.getLogger(__name__)
@@ -172,13 +172,17 @@ class Mimic:
         """Return the mirror's answer; None: ask S3. Raises ClientError, as S3 would."""
         if self._forcing or params.get("Force") or self._hooks.may_change(operation):
             return None
-        if operation == "HeadObject" and is_of_transfer():
-            return None
         if "Force" in params:
             params = _without_force(params)
+        most = parts_from() if operation == "HeadObject" else None
         try:
-            return self._local.answer(operation, params)
+            answer = self._local.answer(operation, params)
+            if most is not None and answer is not None and answer["ContentLength"] >= most:
+                return None
+            return answer
         except Refused as exc:
+            if most is not None:
+                return None
             error = self._exceptions.from_code(exc.code)
             raise error(exc.response, operation) from None
 
