@@ -33,6 +33,8 @@ _ASKED_MAX = 10_000  # keys of which is remembered when they were asked for
 
 # The intent of which the call in this context learns what came of it.
 _current: ContextVar[StoreIntent | None] = ContextVar("mimicfs_intent", default=None)
+# The intent that the next call in this context goes on with.
+_given: ContextVar[StoreIntent | None] = ContextVar("mimicfs_given_intent", default=None)
 
 
 class StoreIntent:
@@ -42,7 +44,24 @@ class StoreIntent:
         self.bucket, self.keys, self.token = bucket, list(keys), token
         self.open = set(keys)  # of which nothing was said yet
         self.contended: set[str] = set()
+        self.taken = False  # by a call that it was given to
         self.unsure = False  # S3 may have done it, although it has refused it since
+
+    def part(self, keys: Sequence[str]) -> StoreIntent:
+        """Return the part of it that is about *keys*, to be ended apart from the rest."""
+        found = StoreIntent(self.bucket, keys, self.token)
+        found.open &= self.open
+        return found
+
+    @contextmanager
+    def given(self) -> Iterator[None]:
+        """Within, a call about its keys goes on with it, and does not begin another one. Who gives
+        it ends it, if no call has `taken` it."""
+        before = _given.set(self)
+        try:
+            yield
+        finally:
+            _given.reset(before)
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -130,6 +149,11 @@ class StoreIntents:
 
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
+        given = _given.get()
+        if given is not None and (given.bucket, given.keys) == (bucket, list(keys)):
+            _given.set(None)
+            given.taken = True
+            return given
         intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}")
         if not self._backend.intents:
             intent.open.clear()

@@ -24,9 +24,10 @@ from mimicfs.files import zeros
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import Multipart, parts_of
 from mimicfs.files.ranges import PlannedPart, are_equal
+from mimicfs.files.small import SMALL
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import UNSURE, RequestBatch, Slice, note_sent
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
 from mimicfs.s3.requests.content import PARTS_MAX
 from mimicfs.s3.requests.ownkeys import is_zeros
@@ -202,6 +203,11 @@ class Uploader:
         if job.layout.partial:  # after a kill -9 its bytes alone do not say what was sent
             note_sent(job.staging, _md5_of(job), size, unchanged=True)
         try:
+            if cancellation is not NEVER and size <= SMALL:
+                found = self._s3.put_soon(*to, job.content, job.condition)
+                if found is not None:
+                    return batch.soon(found)
+                to[2].seek(0)
             return batch.one(self._s3.put, *to, job.content, job.condition)
         except BaseException as exc:
             batch.stop(lambda: None)

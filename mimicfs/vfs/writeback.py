@@ -16,15 +16,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from mimicfs.errors import Interrupted, MimicError, S3Unavailable, UploadFailed
 from mimicfs.files.file import File
+from mimicfs.files.small import SMALL
 from mimicfs.posix import Cancellation
 
 log = logging.getLogger(__name__)
 
 _DELAY_S = 0.2  # programs close and open again: so long a file must be left alone first
+_AT_ONCE = 24  # most; S3 answers none of them before a round trip is over
 _AGAIN_S = (1.0, 60.0)  # the first pause after a refusal, and the longest
 
 
@@ -53,11 +56,12 @@ class _Waiting:
 
 
 class WriteBack:
-    """Uploads files by *upload*, *at_once* at a time."""
+    """Uploads files by *upload*: *large* of those at a time that are more than one small PUT."""
 
-    def __init__(self, upload: Callable[[File, Cancellation], None], at_once: int) -> None:
+    def __init__(self, upload: Callable[[File, Cancellation], None], large: int) -> None:
         self._upload = upload
-        self._at_once = at_once
+        self._large = threading.Semaphore(large)
+        self._idle = threading.Lock()  # had by the thread that takes the next; before the next
         self._changed = threading.Condition()
         self._waiting: dict[File, _Waiting] = {}
         self._queue: list[tuple[float, int, _Waiting]] = []  # what is no longer due then is stale
@@ -72,7 +76,7 @@ class WriteBack:
             if waiting is None:
                 waiting = self._waiting[file] = _Waiting(file, hold())
             self._due(waiting, _DELAY_S)
-            if len(self._threads) < min(self._at_once, len(self._waiting)):
+            if len(self._threads) < min(_AT_ONCE, len(self._waiting)):
                 name = f"write-back-{len(self._threads)}"
                 self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
                 self._threads[-1].start()
@@ -123,15 +127,13 @@ class WriteBack:
 
     def _next(self) -> _Waiting | None:
         """Return the next file that is due; None when the mount ends and nothing is left."""
-        with self._changed:
+        with self._idle, self._changed:  # one waits for the first of the queue
             while True:
                 now = time.monotonic()
                 while self._queue and self._due_first() <= now:
                     due, _, waiting = heapq.heappop(self._queue)
                     if due == waiting.due and waiting.file in self._waiting and not waiting.running:
                         waiting.running = True
-                        if self._queue:
-                            self._changed.notify()
                         return waiting
                 if self._closing and not self._queue:
                     return None
@@ -146,7 +148,8 @@ class WriteBack:
         file, reachable = waiting.file, True
         waiting.tries += 1
         try:
-            self._upload(file, Cancellation())
+            with nullcontext() if file.size <= SMALL else self._large:
+                self._upload(file, Cancellation())
             waiting.tries, waiting.error = 0, ""
         except Interrupted:
             waiting.tries, waiting.error = 0, ""  # it is being changed

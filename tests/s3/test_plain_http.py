@@ -16,7 +16,7 @@ from botocore.exceptions import ConnectionClosedError
 
 from mimicfs.config.values import S3Options
 from mimicfs.errors import Interrupted
-from mimicfs.s3.transport.http import BROKEN, Transport, _Connection
+from mimicfs.s3.transport.http import BROKEN, Connection, Transport
 from mimicfs.s3.transport.limits import Limits
 from mimicfs.s3.transport.plain import PlainAnswer, answer_from, request_head
 
@@ -339,7 +339,7 @@ def test_an_answer_to_a_request_that_was_cut_leaves_no_socket_open():
     options = S3Options()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connection = _Connection("127.0.0.1", 80, options, Limits(options))
+        connection = Connection("127.0.0.1", 80, options, Limits(options))
         connection.sock = ours
         theirs.sendall(OK + b"Content-Length: 5\r\n\r\nbytes")
         theirs.shutdown(socket.SHUT_RD)  # what is sent there is a broken pipe
@@ -386,7 +386,7 @@ def test_a_request_that_was_sent_whole_is_waited_for_though_its_body_is_given_up
     options = S3Options()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connection = _Connection("127.0.0.1", 80, options, Limits(options))
+        connection = Connection("127.0.0.1", 80, options, Limits(options))
         connection.sock = ours
         theirs.sendall(OK + b'ETag: "e"\r\nContent-Length: 0\r\n\r\n')
         answer = connection.answer_to("PUT", "/b/k", {"Content-Length": "5"}, GivenUp(b"bytes"))

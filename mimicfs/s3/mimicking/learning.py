@@ -72,7 +72,12 @@ def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
 
 def learning(client: Any, mimicdb: Mirror, ask: Ask, *, heads: bool = False) -> Ask:
     """Return *ask*, with which *client* asks S3, as a call that *mimicdb* learns from."""
-    learner = Learner(mimicdb, heads=heads)
+    return taught(client, Learner(mimicdb, heads=heads), ask)
+
+
+def taught(client: Any, learner: Learner, ask: Ask) -> Ask:
+    """Return *ask*, with which *client* asks S3, as a call that *learner* learns from."""
+    mimicdb = learner.mimicdb
     mimicdb.intents.resolve = lambda bucket, key: hold(learner.resolve(bucket, [key]), ask)
     note_requests(client)
     return lambda operation, params: hold(learner.talk(operation, params), ask)
@@ -85,7 +90,7 @@ class Learner:
     def __init__(
         self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool] = lambda _: False
     ) -> None:
-        self._mimicdb = mimicdb
+        self.mimicdb = mimicdb
         self._hooked = hooked
         self._reads = Reads(mimicdb, heads=heads, hooked=hooked)
         self._settling = Settling(mimicdb, self._reads, hooked)
@@ -144,7 +149,7 @@ class Learner:
                     more = self._learned(operation, effect)(asked, answer, sent.size)
                     if more is not None:
                         yield from more
-            self._mimicdb.intents.end(intent, unsure=True)
+            self.mimicdb.intents.end(intent, unsure=True)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
         return answer
 
@@ -155,7 +160,7 @@ class Learner:
         bucket = params.get("Bucket")
         if not keys or not isinstance(bucket, str):
             return StoreIntent("", (), "")
-        return self._mimicdb.intents.begin(bucket, keys)
+        return self.mimicdb.intents.begin(bucket, keys)
 
     def _failed(
         self, operation: str, params: Params, intent: StoreIntent, exc: ClientError
@@ -165,16 +170,16 @@ class Learner:
             if may_be_done(exc):
                 self._broken(intent, unsent=False)
                 return
-            self._mimicdb.intents.end(intent, unsure=False)
+            self.mimicdb.intents.end(intent, unsure=False)
             yield from self._unfulfilled(params, exc, intent.contended)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
 
     def _broken(self, intent: StoreIntent, *, unsent: bool) -> None:
         """No answer came: nobody knows what S3 did, unless the request was *unsent*. S3 is in
         trouble, and would keep our caller waiting: it is asked in another thread."""
-        self._mimicdb.intents.end(intent, unsure=not unsent)
+        self.mimicdb.intents.end(intent, unsure=not unsent)
         if intent.contended:
-            self._mimicdb.intents.look_soon()
+            self.mimicdb.intents.look_soon()
 
     @contextmanager
     def _ending(self, operation: str, params: Params, intent: StoreIntent) -> Iterator[None]:
@@ -183,21 +188,21 @@ class Learner:
             try:
                 yield
             except StoreError:
-                self._mimicdb.intents.keep(intent)
+                self.mimicdb.intents.keep(intent)
                 raise
             except BaseException:  # as when a task is cancelled, or a program interrupted
-                self._cut_off(intent)
+                self.cut_off(intent)
                 raise
 
-    def _cut_off(self, intent: StoreIntent) -> None:
+    def cut_off(self, intent: StoreIntent) -> None:
         """What came of *intent* was not learned to the end; that is not what the caller hears."""
         try:
-            self._mimicdb.intents.end(intent, unsure=True)
+            self.mimicdb.intents.end(intent, unsure=True)
         except StoreError as exc:
             log.debug("what came of a change could not be recorded: %s", exc)
-            self._mimicdb.intents.keep(intent)
+            self.mimicdb.intents.keep(intent)
         if intent.keys:
-            self._mimicdb.intents.look_soon()
+            self.mimicdb.intents.look_soon()
 
     def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
         """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile. Where
@@ -208,7 +213,7 @@ class Learner:
         while left and attempts:
             attempts -= 1
             key = left.pop(0)
-            rows = self._mimicdb.intents.unsettled(bucket, key)
+            rows = self.mimicdb.intents.unsettled(bucket, key)
             if not rows:
                 continue
             try:
@@ -225,8 +230,38 @@ class Learner:
             if self._hooked("HeadObject"):
                 return
             self._reads.note_versions("HeadObject", {"Bucket": bucket}, answer)
-            if not self._mimicdb.settle(bucket, key, rows[0].generation, entry):
+            if not self.mimicdb.settle(bucket, key, rows[0].generation, entry):
                 left.append(key)
+
+    # Puts that are sent together
+
+    def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
+        """Say in the store that *keys* are about to be put. Raises StoreError: S3 is not asked."""
+        return self.mimicdb.intents.begin(bucket, keys)
+
+    def put_together(
+        self, intent: StoreIntent, puts: Sequence[tuple[Params, Answer, int]]
+    ) -> list[Entry]:
+        """S3 has done *puts*, all that *intent* is about: their parameters, answers and sizes, each
+        confirmed by an ETag. Return what it has now; what is contended is to be resolved. Raises
+        StoreError (`untold` says what that means)."""
+        try:
+            for params, answer, _ in puts:
+                self._reads.note_versions("PutObject", params, answer)
+            entries = [
+                _entry_of(params, size, answer["ETag"], date_ns(answer), meta_of(params))
+                for params, answer, size in puts
+            ]
+            with intent.learning():
+                self.mimicdb.record_all(intent.bucket, entries)
+            self.mimicdb.intents.end(intent, unsure=True)
+        except StoreError:
+            self.mimicdb.intents.keep(intent)
+            raise
+        except BaseException:
+            self.cut_off(intent)
+            raise
+        return entries
 
     def _learned(self, operation: str, effect: Effect) -> _Learn:
         """Return what learns from the answer to *operation*."""
@@ -268,7 +303,7 @@ class Learner:
         source, etag = params["CopySource"], unquoted(params.get("CopySourceIfMatch"))
         if not isinstance(source, Mapping) or "VersionId" in source or not etag:
             return None
-        entry = self._mimicdb.entry(source["Bucket"], source["Key"])
+        entry = self.mimicdb.entry(source["Bucket"], source["Key"])
         return entry if entry is not None and entry.etag == etag else None
 
     def _complete(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
@@ -288,7 +323,7 @@ class Learner:
         if "VersionId" in params:  # an older one may be the current one now; S3 refuses ""
             yield from self._settling.settle(params["Bucket"], [params["Key"]])
         else:
-            self._mimicdb.forget(params["Bucket"], params["Key"])
+            self.mimicdb.forget(params["Bucket"], params["Key"])
 
     def _delete_many(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         refused = {error.get("Key"): error.get("Code") for error in answer.get("Errors", ())}
@@ -297,8 +332,8 @@ class Learner:
         changed = {key for key, code in refused.items() if code == "PreconditionFailed"}
         gone = {item["Key"] for item in objects} - versions - refused.keys()
         spared = {key for key, code in refused.items() if code in _NOT_DONE}
-        self._mimicdb.intents.spare(params["Bucket"], spared)
-        self._mimicdb.forget_all(params["Bucket"], sorted(gone))
+        self.mimicdb.intents.spare(params["Bucket"], spared)
+        self.mimicdb.forget_all(params["Bucket"], sorted(gone))
         yield from self._settling.settle(params["Bucket"], sorted(versions | changed))
 
     def _rename(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
@@ -306,19 +341,16 @@ class Learner:
         yield from self._settling.settle(params["Bucket"], keys)
 
     def _create_bucket(self, params: Params, answer: Answer, _sent_size: int) -> None:
-        if self._mimicdb.known_bucket(params["Bucket"]) is None:  # us-east-1 makes it twice
-            self._mimicdb.add_bucket(params["Bucket"], date_ns(answer))
+        if self.mimicdb.known_bucket(params["Bucket"]) is None:  # us-east-1 makes it twice
+            self.mimicdb.add_bucket(params["Bucket"], date_ns(answer))
 
     def _delete_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
-        self._mimicdb.drop_bucket(params["Bucket"])
+        self.mimicdb.drop_bucket(params["Bucket"])
 
     def _written(
         self, params: Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
     ) -> None:
-        storage_class = params.get("StorageClass", "")
-        storage_class = "" if storage_class == "STANDARD" else storage_class
-        entry = Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
-        self._mimicdb.record(params["Bucket"], entry)
+        self.mimicdb.record(params["Bucket"], _entry_of(params, size, etag, mtime_ns, meta))
 
     def _unfulfilled(
         self, params: Params, exc: ClientError, contended: Collection[str]
@@ -336,13 +368,27 @@ class Learner:
             yield from self._reads.head(params)
 
 
+def _entry_of(
+    params: Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
+) -> Entry:
+    """Return what *params* have stored."""
+    storage_class = params.get("StorageClass", "")
+    storage_class = "" if storage_class == "STANDARD" else storage_class
+    return Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
+
+
 @contextmanager
 def _told(operation: str, params: Params) -> Iterator[None]:
     try:
         yield
     except StoreError as exc:
-        about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
-        raise type(exc)(
-            f"S3 has answered {operation} of {about}, but the mirror could not record it:"
-            f" {exc}; mimicfs asks S3 about the key again when the store is back"
-        ) from exc
+        raise untold(operation, params, exc) from exc
+
+
+def untold(operation: str, params: Params, exc: StoreError) -> StoreError:
+    """Return what a caller is told where the store does not take what S3 has done."""
+    about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
+    return type(exc)(
+        f"S3 has answered {operation} of {about}, but the mirror could not record it:"
+        f" {exc}; mimicfs asks S3 about the key again when the store is back"
+    )

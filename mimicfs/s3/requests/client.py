@@ -5,10 +5,9 @@ Every answer is mimicked (learning.py) before it is returned. Errors are those o
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.config.sizes import MIB
@@ -19,22 +18,24 @@ from mimicfs.errors import (
     KeyNotFound,
     NoSuchBucket,
     ObjectChanged,
-    PosixError,
     S3Error,
     S3Unavailable,
 )
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.clients import Clients
-from mimicfs.s3.requests.conditions import Condition, Conditions
-from mimicfs.s3.requests.content import Body, Content, bare_etag, sized
+from mimicfs.s3.requests.conditions import Condition, Conditions, refusals
+from mimicfs.s3.requests.content import Body, Content, bare_etag
 from mimicfs.s3.requests.encryption import OwnKeys
 from mimicfs.s3.requests.kept import Kept
 from mimicfs.s3.requests.sending import Sender
 from mimicfs.s3.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from mimicfs.s3.requests.listing import Page
+    from mimicfs.s3.requests.putting import Putter
     from mimicfs.s3.requests.versions import Marker, VersionPage
 
 __all__ = ["COPY_MAX", "S3", "Body", "Condition", "Content"]
@@ -64,6 +65,17 @@ class S3(Clients):
         self.kept = Kept(self, options.buckets)
         self.own_keys = OwnKeys(self, options.buckets)
         self.sender = Sender(self)
+
+    @cached_property
+    def putter(self) -> Putter:
+        """What sends small objects together."""
+        from mimicfs.s3.requests.putting import Putter
+
+        self._client  # noqa: B018  which makes the others
+        made = (self._wire, self._rules, self._transport, self._traffic, self._learner)
+        with self._lock:  # those who come first come together
+            found = self.__dict__.get("putter")
+            return found or Putter(*made, self.pool, self._options)
 
     @property
     def copies_parts(self) -> bool:
@@ -327,28 +339,20 @@ class S3(Clients):
     ) -> Entry:
         """Store *size* bytes of *body* as *key*, under *condition*. Raises ObjectChanged,
         PosixError EEXIST."""
-        content = self.kept.completed(bucket, key, content)
-        params = {**content.params(), **self.conditions.params(bucket, key, condition)}
-        with _refusals(f"s3://{bucket}/{key}", condition):
-            answer = self.sender.put(bucket, key, body, size, params)
-        meta = {name.lower(): value for name, value in content.meta.items()}
-        etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
-        entry = Entry(key, size, time.time_ns(), etag, "", meta)
-        self.kept.written(bucket, entry, content)
-        return self.mirrored(bucket, entry)
+        return self.sender.store(bucket, key, body, size, content, condition)
 
-    def _confirmed(self, bucket: str, key: str, body: Body, size: int) -> str:
-        """Return the ETag of what a PUT has made that was answered without: by a HEAD. Raises
-        S3Unavailable if that does not show what was sent."""
-        try:
-            now, _ = self.head(bucket, key)
-        except KeyNotFound:
-            now = None
-        sent = sized(body, size)
-        if now is None or now.size != size or (now.etag and not checksums.may_be(now.etag, sent)):
-            text = "the answer to a PUT did not confirm it, and S3 has another object"
-            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
-        return now.etag
+    def put_soon(
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        content: Content,
+        condition: Condition,
+    ) -> Future[Entry] | None:
+        """As `put`, in a future, together with others (putting.py). None: it is not one for that,
+        and nothing has happened. Raises PosixError EROFS."""
+        return self.sender.store_soon(bucket, key, body, size, content, condition)
 
     def copy(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None
@@ -420,7 +424,7 @@ class S3(Clients):
         params |= self.conditions.params(bucket, key, condition)
         if condition != Condition():  # moto and Ceph look at those of a PUT, and not of this
             self.conditions.check(bucket, key, condition)
-        with _refusals(f"s3://{bucket}/{key}", condition):
+        with refusals(f"s3://{bucket}/{key}", condition):
             self.call("complete_multipart_upload", bucket, key, **params)
         entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
         if entry is None:  # it could not be asked then, or somebody has deleted it
@@ -474,18 +478,3 @@ def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -
         has = answer.get("ContentLength")
         text = f"asked for {size} bytes from {start} on, but the answer has {has}"
         raise S3Unavailable(f"{about}: {text}")
-
-
-@contextmanager
-def _refusals(about: str, condition: Condition) -> Iterator[None]:
-    """Within, S3's refusal of a write under *condition* is what `Conditions.check` raises."""
-    try:
-        yield
-    except ObjectChanged as exc:
-        if condition.absent:
-            raise PosixError(errno.EEXIST, about) from exc
-        raise
-    except KeyNotFound as exc:
-        if condition.etag and exc.code != "NoSuchUpload":
-            raise ObjectChanged.deleted(about) from exc
-        raise

@@ -95,6 +95,8 @@ class Clients:
     def close(self) -> None:
         if "limits" in self.__dict__:
             self.limits.close()
+        if (putter := self.__dict__.get("putter")) is not None:
+            putter.close()
         if "wide" in self.__dict__:
             self.wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -192,7 +194,7 @@ class Clients:
     def _client(self) -> Any:
         from botocore.handlers import validate_ascii_metadata
 
-        from mimicfs.s3.mimicking.learning import learning
+        from mimicfs.s3.mimicking.learning import Learner, taught
         from mimicfs.s3.mimicking.sent import doubt, note
         from mimicfs.s3.requests.rules import Rules
         from mimicfs.s3.transport.verbatim import OPERATIONS, keep_expires
@@ -203,13 +205,14 @@ class Clients:
         events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
         with_what = (self._credentials, self._options, self._transport, self.count, note, doubt)
         self._wire = Wire(client, *with_what)
-        rules = Rules(client, self._options.buckets, self._options.bucket_owner)
+        rules = self._rules = Rules(client, self._options.buckets, self._options.bucket_owner)
+        self._learner = Learner(self.mimicdb, heads=False)
         # A call goes down through these, and its answer comes back up: first through those that
         # learn from it, then through all the others.
         learning_layers: list[Layer] = [
             self.limits.in_time,  # before anybody is told that something is about to be changed
             with_params(rules.stored),  # what holds for what is written: before it is learned
-            lambda ask: learning(client, self.mimicdb, ask),
+            lambda ask: taught(client, self._learner, ask),
         ]
         layers: list[Layer] = [
             Believer,

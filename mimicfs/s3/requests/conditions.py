@@ -19,7 +19,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,13 +73,22 @@ class Conditions:
         what `check` raises, where the server would not look."""
         if condition == Condition():
             return {}
-        found = self.honoured(bucket, key)
-        if condition.absent and found.absent:
+        self.honoured(bucket, key)
+        said = self.params_at_once(bucket, condition)
+        if said is None:
+            self.check(bucket, key, condition)
+        return said or {}
+
+    def params_at_once(self, bucket: str, condition: Condition) -> dict[str, str] | None:
+        """Return the same, if S3 need not be asked for that; None: nobody was asked."""
+        if condition == Condition():
+            return {}
+        found = self._found.get(bucket)
+        if found is not None and condition.absent and found.absent:
             return {"IfNoneMatch": "*"}
-        if condition.etag and found.match:
+        if found is not None and condition.etag and found.match:
             return {"IfMatch": _written(condition.etag, found.match)}
-        self.check(bucket, key, condition)
-        return {}
+        return None
 
     def check(self, bucket: str, key: str, condition: Condition) -> None:
         """Raise ObjectChanged, or PosixError EEXIST, if *condition* does not hold now."""
@@ -279,3 +289,18 @@ def is_refused(exc: S3Error) -> bool:
     """Whether a server that does not know a condition may say so; not where it is about an expired
     key or a body that did not arrive, which are 400s, too."""
     return exc.status in _NOT_KNOWN and not isinstance(exc, NOTHING_SAID)
+
+
+@contextmanager
+def refusals(about: str, condition: Condition) -> Iterator[None]:
+    """Within, S3's refusal of a write under *condition* is what `Conditions.check` raises."""
+    try:
+        yield
+    except ObjectChanged as exc:
+        if condition.absent:
+            raise PosixError(errno.EEXIST, about) from exc
+        raise
+    except KeyNotFound as exc:
+        if condition.etag and exc.code != "NoSuchUpload":
+            raise ObjectChanged.deleted(about) from exc
+        raise

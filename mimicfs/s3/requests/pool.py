@@ -29,3 +29,10 @@ class RequestPool(ThreadPoolExecutor):
         that nothing interrupts."""
         with self._slots:
             return fn(*args, **kwargs)
+
+    def begins(self) -> bool:
+        """Whether one call more may run now: then it does, until `ended`."""
+        return self._slots.acquire(blocking=False)
+
+    def ended(self) -> None:
+        self._slots.release()

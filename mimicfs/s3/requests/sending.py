@@ -13,14 +13,19 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mimicfs.errors import InvalidRequest, S3Error, Unsupported
+from mimicfs.entry import Entry
+from mimicfs.errors import InvalidRequest, KeyNotFound, S3Error, S3Unavailable, Unsupported
 from mimicfs.s3.requests import checksums
-from mimicfs.s3.requests.content import Body, etag_of_part, sized
+from mimicfs.s3.requests.conditions import Condition, refusals
+from mimicfs.s3.requests.content import Body, Content, bare_etag, etag_of_part, sized
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from mimicfs.s3.requests.client import S3
 
 # Refusals that are surely about something else than a header.
@@ -47,6 +52,72 @@ class Sender:
         self._lock = threading.Lock()  # protects the two below
         self._sums: dict[str, dict[int, str]] = {}  # by upload and number, where they are checked
         self._tags: dict[str, str] = {}  # by upload: those that its object was to have
+
+    def store(
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        content: Content,
+        condition: Condition,
+    ) -> Entry:
+        """As S3.put."""
+        s3, content = self._s3, self._s3.kept.completed(bucket, key, content)
+        params = {**content.params(), **s3.conditions.params(bucket, key, condition)}
+        with refusals(f"s3://{bucket}/{key}", condition):
+            answer = self.put(bucket, key, body, size, params)
+        meta = {name.lower(): value for name, value in content.meta.items()}
+        etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
+        entry = Entry(key, size, time.time_ns(), etag, "", meta)
+        s3.kept.written(bucket, entry, content)
+        return s3.mirrored(bucket, entry)
+
+    def _confirmed(self, bucket: str, key: str, body: Body, size: int) -> str:
+        """Return the ETag of what a PUT has made that was answered without: by a HEAD. Raises
+        S3Unavailable if that does not show what was sent."""
+        try:
+            now, _ = self._s3.head(bucket, key)
+        except KeyNotFound:
+            now = None
+        sent = sized(body, size)
+        if now is None or now.size != size or (now.etag and not checksums.may_be(now.etag, sent)):
+            text = "the answer to a PUT did not confirm it, and S3 has another object"
+            raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
+        return now.etag
+
+    def store_soon(
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        size: int,
+        content: Content,
+        condition: Condition,
+    ) -> Future[Entry] | None:
+        """As S3.put_soon."""
+        from mimicfs.s3.requests.putting import SMALL, SmallPut
+
+        s3 = self._s3
+        said = s3.conditions.params_at_once(bucket, condition)
+        if size > SMALL or said is None or not s3.limits.none_of(bucket):
+            return None
+        data = body if isinstance(body, bytes) else body.read() or b""
+        stored = s3.kept.completed(bucket, key, content)
+        params = {"Bucket": bucket, "Key": key, "Body": data, "ContentLength": len(data)}
+        params |= {**stored.params(), **said}
+        params |= checksums.sent(s3.capabilities["checksum"], data)
+
+        def has_stored(entry: Entry, contended: bool) -> Entry:
+            s3.kept.written(bucket, entry, stored)
+            return s3.mirrored(bucket, entry) if contended else entry
+
+        def otherwise() -> Entry:
+            if not isinstance(body, bytes):
+                body.seek(0)  # raises if it was given up meanwhile
+            return self.store(bucket, key, body, size, content, condition)
+
+        return s3.putter.put(SmallPut(params, has_stored, otherwise))
 
     def put(self, bucket: str, key: str, body: Body, size: int, params: dict[str, Any]) -> Any:
         """Return the answer to a PutObject of *size* bytes of *body*."""

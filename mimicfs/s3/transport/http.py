@@ -64,7 +64,7 @@ class Exchange:
     """A request that was sent, and its answer: to be read to the end, or closed."""
 
     def __init__(
-        self, transport: Transport, host: str, connection: _Connection, answer: Any
+        self, transport: Transport, host: str, connection: Connection, answer: Any
     ) -> None:
         self._transport = transport
         self._host = host
@@ -113,7 +113,7 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()  # protects what is below, and the making of contexts
         self._proxied: Any = None
-        self._idle: dict[str, list[_Connection]] = {}  # by scheme and host
+        self._idle: dict[str, list[Connection]] = {}  # by scheme and host
         self._closed = False
 
     def close(self) -> None:
@@ -190,12 +190,20 @@ class Transport:
 
     # Connections
 
-    def _connected(self, host: str) -> _Connection:
-        """Return a connection to *host* ("https://HOST:PORT"), an idle one or a new one."""
+    def idle(self, host: str) -> Connection | None:
+        """Return a connection to *host* ("https://HOST:PORT") that nobody uses, if there is one.
+        It is to be kept again, or closed."""
         while (idle := self._taken(host)) is not None:
             if not _given_up(idle):
                 return idle
             idle.close()
+        return None
+
+    def _connected(self, host: str) -> Connection:
+        """Return a connection to *host*, an idle one or a new one."""
+        idle = self.idle(host)
+        if idle is not None:
+            return idle
         scheme, _, place = host.partition("://")
         connection = self._new(scheme == "https", place)
         try:
@@ -205,12 +213,12 @@ class Transport:
             raise _unreached(exc, host) from exc
         return connection
 
-    def _taken(self, host: str) -> _Connection | None:
+    def _taken(self, host: str) -> Connection | None:
         with self._lock:
             idle = self._idle.get(host)
             return idle.pop() if idle else None
 
-    def keep(self, host: str, connection: _Connection) -> None:
+    def keep(self, host: str, connection: Connection) -> None:
         with self._lock:
             idle = self._idle.setdefault(host, [])
             if len(idle) < max(_IDLE, self._options.connections) and not self._closed:
@@ -218,13 +226,13 @@ class Transport:
                 return
         connection.close()
 
-    def _new(self, secure: bool, place: str) -> _Connection:
+    def _new(self, secure: bool, place: str) -> Connection:
         parts = urlsplit(f"//{place}")
         host, port = parts.hostname or "", parts.port
         if secure:
             context = self._trusted(host)
             return _SecureConnection(host, port, self._options, self._limits, context=context)
-        return _Connection(host, port, self._options, self._limits)
+        return Connection(host, port, self._options, self._limits)
 
     def _trusted(self, host: str) -> ssl.SSLContext:
         with self._lock:
@@ -277,7 +285,7 @@ def _unreached(exc: BaseException, host: str) -> Exception:
     return EndpointConnectionError(endpoint_url=host, error=exc)
 
 
-def _given_up(connection: _Connection) -> bool:
+def _given_up(connection: Connection) -> bool:
     """Whether the other side has closed an idle connection (or said what it was not asked)."""
     sock: socket.socket = connection.sock
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
@@ -294,7 +302,7 @@ def _joined(answer: http.client.HTTPResponse | PlainAnswer) -> dict[str, str]:
     return joined(answer.getheaders())
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     """One connection, and when what is on its way over it is given up (`_ends`)."""
 
     def __init__(
@@ -389,14 +397,14 @@ class _Connection(http.client.HTTPConnection):
         self._ends += took_s
 
 
-class _SecureConnection(_Connection, http.client.HTTPSConnection):
+class _SecureConnection(Connection, http.client.HTTPSConnection):
     pass
 
 
 class _Outgoing:
     """A body as http.client reads it. An error of its own is told from a broken connection."""
 
-    def __init__(self, body: Any, connection: _Connection) -> None:
+    def __init__(self, body: Any, connection: Connection) -> None:
         self._body = body
         self._connection = connection
 
@@ -415,7 +423,7 @@ class _Outgoing:
 class _Slowed:
     """Stands for a socket in an HTTPResponse: what is read has the limits of the connection."""
 
-    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self._sock = sock
         self._connection = connection
 
@@ -424,7 +432,7 @@ class _Slowed:
 
 
 class _Incoming(io.RawIOBase):
-    def __init__(self, sock: socket.socket, connection: _Connection) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self._sock = sock
         self._connection = connection
         self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until it is closed

@@ -55,6 +55,10 @@ class RatePace:
         self._changes = 0
         self._over = False
 
+    @property
+    def rate(self) -> float:
+        return self._rate
+
     def set(self, rate: float) -> None:
         """Set the rate. Those who wait already wait by the new rate from now on."""
         with self._changed:
@@ -160,6 +164,15 @@ class Limits:
                 rate = self._buckets.of(bucket).request_rate if self._rate is None else self._rate
                 pace = self._rates[bucket] = RatePace(rate)
         pace.wait(1)
+
+    def none_of(self, bucket: str) -> bool:
+        """Whether neither bytes nor requests to *bucket* have to wait."""
+        with self._lock:
+            pace = self._rates.get(bucket)
+        rate = self._buckets.of(bucket).request_rate if pace is None else pace.rate
+        if pace is None and self._rate is not None:
+            rate = self._rate
+        return not (rate or self.upload.limit or self.download.limit)
 
     def in_time(self, ask: Ask) -> Ask:
         """Return *ask*, whose calls wait for their requests before anything else is done for

@@ -33,6 +33,7 @@ _HEAD = re.compile(
 )
 _LINE = re.compile(rf"({_NAME}):([^\r\n]*)")
 _END = re.compile(rb"\n\r?\n")
+_REFUSAL = re.compile(rb"HTTP/1\.[01] ([345]\d\d)\b")
 _INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d\b")
 # Of these headers, S3 says one value: a proxy that repeats it says nothing new.
 _SAID_ONCE = frozenset({"etag", "last-modified", "content-type", "content-range", "date"})
@@ -143,6 +144,34 @@ def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HT
         answer.close()
         raise
     return answer
+
+
+def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
+    """Return the answer to *method* that *data* is, with its body; None: there is more to come.
+    Raises HTTPException where it is none, or http.client has to say how it goes on."""
+    end = _END.search(data)
+    if end is None:
+        if len(data) > _HEAD_MAX or not data.startswith(_BEGIN[: len(data)]):
+            raise http.client.HTTPException("not a plain answer")
+        return None
+    found = _HEAD.fullmatch(data[: end.end()].decode("latin-1"))
+    lines = _LINE.findall(found["lines"]) if found is not None else []
+    if found is None or len(lines) > _LINES_MAX:
+        raise http.client.HTTPException("not a plain answer")
+    status, headers = int(found["status"]), joined(lines)
+    length = _length_of(method, status, headers)
+    if length is None or length > _PIECE:
+        raise http.client.HTTPException("not a plain answer")
+    if len(data) - end.end() < length:
+        return None
+    return PlainAnswer(io.RawIOBase(), status, headers, length, data[end.end() :])
+
+
+def refusal(data: bytes) -> int:
+    """Return the status that *data* begins with, if it refuses what was asked; else 0. (S3 says so
+    in chunks, of which `whole_answer` knows nothing.)"""
+    found = _REFUSAL.match(data)
+    return int(found[1]) if found is not None else 0
 
 
 def _come_of(raw: io.RawIOBase, come: bytes = b"") -> tuple[bytes, int]:

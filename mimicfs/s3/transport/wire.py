@@ -37,6 +37,7 @@ from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
+from mimicfs.s3.transport.plain import PlainAnswer, request_head
 from mimicfs.s3.transport.signing import Signer
 
 _METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "UploadPart": "PUT"}
@@ -136,6 +137,32 @@ class Wire:
             answer["Body"].close()
         request = self._prepared(operation, params, as_stored=False)
         return answer if request is None else self._sent(operation, request)
+
+    # A PUT whose answer somebody else waits for (requests/putting.py)
+
+    def ready(self, params: dict[str, Any]) -> ReadyPut | None:
+        """Return a PutObject as it is sent; None: it is not one that can be sent plainly."""
+        request = self._prepared("PutObject", params)
+        if request is None or "[" in request.place.host or not isinstance(request.body, bytes):
+            return None
+        place = request.place
+        head = request_head(place.named, request.method, request.target, request.headers)
+        host = f"{'https' if place.secure else 'http'}://{place.host}"
+        return None if head is None else ReadyPut(host, head + request.body)
+
+    def sending(self, size: int) -> None:
+        """A PUT with a body of *size* bytes is about to be sent. Raises TooManyRequests."""
+        self._count("PUT")
+        self._note(size)
+
+    def confirmed(self, found: PlainAnswer) -> dict[str, Any] | None:
+        """Return what *found* says to a PutObject; None: that is not, or not only, that it is
+        done."""
+        if found.status // 100 != 2:
+            return None
+        said = decoded(found.joined, found.read(_ERROR_MAX), _ERROR_MAX)
+        answer = _answer(found.status, found.joined, self._told["PutObject"])
+        return None if said and (error_of(said) or not answer.get("ETag")) else answer
 
     def forget_places(self) -> None:
         """Buckets are elsewhere now."""
@@ -270,6 +297,13 @@ class _ForBotocore(Exception):
     def __init__(self, *, moved: bool = False) -> None:
         super().__init__()
         self.moved = moved
+
+
+class ReadyPut(NamedTuple):
+    """A request, and where it goes ("https://HOST:PORT")."""
+
+    host: str
+    data: bytes
 
 
 class _Request(NamedTuple):
