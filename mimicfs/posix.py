@@ -118,6 +118,14 @@ class Cancellation:
         for call in wake:
             call()
 
+    def tell(self, call: Callable[[], None]) -> None:
+        """Call *call* when this is cancelled; now, if it is."""
+        with self._lock:
+            if not self._cancelled:
+                self._wake.append(call)
+                return
+        call()
+
     def check(self) -> None:
         """Raise `Interrupted` if cancelled."""
         if self._cancelled:
@@ -316,6 +324,11 @@ class FileSystem(Protocol):
         ...
 
     def flush(self, caller: Caller, handle: int) -> None: ...
+    def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
+        """Begin a `flush` that waits for no more than the local disk; another thread tells *done*
+        what it raises. False: nothing has happened, `flush` is to be called. (quick)"""
+        ...
+
     def fsync(self, caller: Caller, handle: int) -> None: ...
     def release(self, handle: int) -> None: ...
     def release_at_once(self, handle: int) -> bool:

@@ -345,10 +345,29 @@ class ChangingFile(StandingFile):
         self.interrupt()
         with self._change:
             if self.dirty and self._staging is not None:
-                self.promised = True
-                self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
-                self._staging.promise(self._record())
+                self._promise(self._staging)
                 self._staging.sync()
+
+    def secure_later(self) -> Callable[[], None] | None:
+        """Return what `secure` would do, of which everything is done that does not wait: for any
+        thread. None: `secure` is to be called. What is returned raises PosixError."""
+        if not self._change.take_at_once():
+            return None
+        try:
+            staging = self._staging
+            if not self.dirty or staging is None or not staging.promises_at_once:
+                return None
+            self._promise(staging)
+            return staging.sync_later()
+        except PosixError:  # who tries again is told
+            return None
+        finally:
+            self._change.give()
+
+    def _promise(self, staging: Staging) -> None:
+        self.promised = True
+        self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
+        staging.promise(self._record())
 
     def _staged(
         self,

@@ -56,6 +56,7 @@ from mimicfs.files.layout import Layout
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State
+from mimicfs.files.upload import BegunPut
 from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
@@ -95,26 +96,72 @@ class File(ChangingFile):
                 return None
             self._behind = cancellation if behind else None
             self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
-            try:
-                if guard is not None:
-                    guard(self)
-                self._upload.settle(cancellation)
-                staging, entry, told = self._uploaded_behind(staging, cancellation)
-                self._uploaded(staging, entry, told)
-            except Interrupted:
-                raise
-            except MimicError as exc:
-                self.refused = True
-                raise self._failed(self._staging or staging, exc) from exc
-            finally:
+            return self._flushed(staging, cancellation, guard)
+
+    def flush_begun(self, cancellation: Cancellation) -> BegunPut | None:
+        """Begin to `flush` a small file behind its writer, if nobody is to be waited for. None:
+        nothing has happened. Else `end_flush` is to be called when its future is done, or, where
+        somebody cancels, `abandon_flush`: until then it has its turn."""
+        if not self._change.take_alone():
+            return None
+        begun = None
+        try:
+            staging = self._staging
+            if self.lost is None and self.dirty and staging is not None:
+                self._behind = cancellation
+                begun = self._upload.begin_small(self._job(staging, cancellation), cancellation)
+            return begun
+        finally:
+            if begun is None:
                 self._behind = None
-            return self.entry
+                self._change.give()
+
+    def is_plain(self, begun: BegunPut) -> bool:
+        """Whether `end_flush` of *begun*, whose future is done, waits for nobody."""
+        future = begun.future
+        done = future.done() and not future.cancelled() and future.exception() is None
+        return done and self.content == begun.job.content
+
+    def end_flush(self, begun: BegunPut, cancellation: Cancellation) -> Entry | None:
+        """End what `flush_begun` began, as `flush`."""
+        with self._change.adopted():
+            return self._flushed(begun.job.staging, cancellation, begun=begun)
+
+    def abandon_flush(self, begun: BegunPut) -> None:
+        """The file is about to be changed: S3 is not to get what `flush_begun` began to send."""
+        try:
+            self._upload.give_up_small(begun)
+        finally:
+            self._behind = None
+            self._change.give()
+
+    def _flushed(
+        self,
+        staging: Staging,
+        cancellation: Cancellation,
+        guard: Callable[[File], None] | None = None,
+        begun: BegunPut | None = None,
+    ) -> Entry | None:
+        try:
+            if guard is not None:
+                guard(self)
+            self._upload.settle(cancellation)
+            staging, entry, told = self._uploaded_behind(staging, cancellation, begun)
+            self._uploaded(staging, entry, told)
+        except Interrupted:
+            raise
+        except MimicError as exc:
+            self.refused = True
+            raise self._failed(self._staging or staging, exc) from exc
+        finally:
+            self._behind = None
+        return self.entry
 
     def _deleted(self) -> PosixError:
         return PosixError(errno.ESTALE, f"{self._about}: deleted in S3")
 
     def _uploaded_behind(
-        self, staging: Staging, cancellation: Cancellation
+        self, staging: Staging, cancellation: Cancellation, begun: BegunPut | None
     ) -> tuple[Staging, Entry, Content]:
         """Upload the file; appends, behind whatever others put there meanwhile. Return what was
         uploaded, the new version, and what was said of it."""
@@ -122,10 +169,11 @@ class File(ChangingFile):
         for attempt in range(_REBASES_MAX):
             try:
                 if conflict is not None:
+                    begun = None
                     self._upload.settle(cancellation)
                     staging = self._rebased(staging, cancellation)
-                job = self._job(staging, cancellation)
-                return staging, *self._upload.upload(job, cancellation)
+                job = begun.job if begun is not None else self._job(staging, cancellation)
+                return staging, *self._upload.upload(job, cancellation, begun)
             except MimicError as exc:
                 lost = isinstance(exc, ObjectChanged) or exc.errno == errno.EEXIST
                 if not (lost and self._only_appended):

@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +104,15 @@ class SmallStaging(Staging):
             except PosixError:
                 self.as_file()  # its disk may take it elsewhere
         super().sync()
+
+    @property
+    def promises_at_once(self) -> bool:
+        return not (self._own or self._done or self._segment is None)
+
+    def sync_later(self) -> Callable[[], None]:
+        if self._own or self._segment is None:
+            return super().sync_later()
+        return partial(self._segment.sync, self._end)
 
     def settle(self) -> None:
         if self._own:

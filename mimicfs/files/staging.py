@@ -19,7 +19,7 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from mimicfs.files import changes, disk, record
@@ -92,6 +92,16 @@ class Staging:
                     with disk.may_vanish():
                         disk.fsync(self.path.with_suffix(suffix))
             disk.fsync(self.path.parent)
+
+    @property
+    def promises_at_once(self) -> bool:
+        """Whether `promise` does not wait for the disk; then `sync_later` says what does."""
+        return False
+
+    def sync_later(self) -> Callable[[], None]:
+        """Return what `sync` would do now, for any thread, whatever is done to the file meanwhile.
+        Raises PosixError."""
+        return self.sync
 
     def _withdraw(self) -> None:
         """The bytes are about to change: vouch for them no longer, and do not say that S3 may have

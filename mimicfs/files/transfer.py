@@ -63,12 +63,6 @@ class RequestBatch:
         self.running = [future]
         return self._cancellation.wait(future)
 
-    def soon(self, future: Future[T]) -> T:
-        """Return what *future* comes to, which others bring about. Raises its error, or
-        Interrupted."""
-        self.running = [future]
-        return self._cancellation.wait(future)
-
     def all(self, work: Callable[[int], T], items: Iterable[int]) -> list[T]:
         """Return what *work* returns for each item, in order. Raises the first error of any,
         or Interrupted; then no more are begun."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 from mimicfs.posix import NEVER, Cancellation
 
+_NOBODYS = 0  # the number of no thread
+
 
 class Turn:
     """One thread at a time has it; `with turn:` takes it in any case."""
@@ -41,6 +43,25 @@ class Turn:
             self._owner = me
             self._depth += 1
             return True
+
+    def take_alone(self) -> bool:
+        """Take the turn if nobody has it, this thread included; return whether. It is no thread's
+        then: any may give it back."""
+        with self._lock:
+            if self._owner is not None:
+                return False
+            self._owner, self._depth = _NOBODYS, 1
+            return True
+
+    @contextmanager
+    def adopted(self) -> Iterator[None]:
+        """Within, what `take_alone` took is this thread's; then it is given back."""
+        with self._lock:
+            self._owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._give()
 
     def give(self) -> None:
         self._give()

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 from mimicfs.config.sizes import MIB
@@ -27,7 +29,7 @@ from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.small import SMALL
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import UNSURE, RequestBatch, Slice, note_sent
-from mimicfs.posix import NEVER, Cancellation
+from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
 from mimicfs.s3.requests.content import PARTS_MAX
 from mimicfs.s3.requests.ownkeys import is_zeros
@@ -60,6 +62,14 @@ class SentBytes(NamedTuple):
     etag: str
     size: int
     in_parts: bool = False
+
+
+class BegunPut(NamedTuple):
+    """The upload *job*, which is one request of *batch*; *future* is what comes of it."""
+
+    job: Job
+    batch: RequestBatch
+    future: Future[Entry]
 
 
 class Uploader:
@@ -134,9 +144,35 @@ class Uploader:
 
     # All of it
 
-    def upload(self, job: Job, cancellation: Cancellation) -> tuple[Entry, Content]:
-        """Return the new version, and what was said of it when its upload began. Raises
-        ObjectChanged, PosixError EEXIST, and what S3 refuses."""
+    def begin_small(self, job: Job, cancellation: Cancellation) -> BegunPut | None:
+        """Begin `upload` where it is a small PUT that is sent with others. None: nothing has
+        happened. `upload` goes on with it, or `give_up_small` is to be called."""
+        size = job.layout.size
+        if self._given_up is not None or self.begun or job.layout.partial:
+            return None
+        if size > min(SMALL, 2 * self._options.part_size):
+            return None
+        batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
+        body = Slice(batch, job.staging, 0, size)
+        to = (job.bucket, job.key, body, size, job.content, job.condition)
+        try:
+            found = self._s3.put_soon(*to)
+        except MimicError:  # who tries again is told
+            return None
+        if found is None:
+            return None
+        batch.running = [found]
+        return BegunPut(job, batch, found)
+
+    def give_up_small(self, begun: BegunPut) -> None:
+        """What was begun is not wanted any more."""
+        self._stop(begun.batch, begun.job, unsure=True)
+
+    def upload(
+        self, job: Job, cancellation: Cancellation, begun: BegunPut | None = None
+    ) -> tuple[Entry, Content]:
+        """Return the new version, and what was said of it when its upload began, which *begun* has
+        done already. Raises ObjectChanged, PosixError EEXIST, and what S3 refuses."""
         parts = self._parts(job)
         if parts is None:
             self.give_up()  # the file was cut to nothing
@@ -144,7 +180,7 @@ class Uploader:
             job = job._replace(content=self._multipart.content)
         try:
             if parts is None:
-                return self._whole(job, cancellation), job.content
+                return self._whole(job, cancellation, begun), job.content
             return self._in_parts(job, parts, cancellation), job.content
         except MimicError as exc:
             entry = self._arrived(exc, job)
@@ -194,7 +230,10 @@ class Uploader:
     def _wants_equal(self) -> bool:
         return self._s3.capabilities["equal-parts"] == "yes"
 
-    def _whole(self, job: Job, cancellation: Cancellation) -> Entry:
+    def _whole(self, job: Job, cancellation: Cancellation, begun: BegunPut | None) -> Entry:
+        if begun is not None:
+            batch, future = begun.batch, begun.future
+            return self._or_stopped(batch, job, lambda: cancellation.wait(future))
         self.settle(cancellation)
         job.fill([(0, job.layout.size)])
         batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
@@ -202,20 +241,24 @@ class Uploader:
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
         if job.layout.partial:  # after a kill -9 its bytes alone do not say what was sent
             note_sent(job.staging, _md5_of(job), size, unchanged=True)
+        put = partial(batch.one, self._s3.put, *to, job.content, job.condition)
+        return self._or_stopped(batch, job, put)
+
+    def _or_stopped(self, batch: RequestBatch, job: Job, put: Callable[[], Entry]) -> Entry:
         try:
-            if cancellation is not NEVER and size <= SMALL:
-                found = self._s3.put_soon(*to, job.content, job.condition)
-                if found is not None:
-                    return batch.soon(found)
-                to[2].seek(0)
-            return batch.one(self._s3.put, *to, job.content, job.condition)
+            return put()
         except BaseException as exc:
-            batch.stop(lambda: None)
-            self._given_up, self._doubtful = batch, None
-            if isinstance(exc, UNSURE):
-                self._doubtful = SentBytes(job, _md5_of(job), size)
-                note_sent(job.staging, self._doubtful.etag, size)  # to know it after a kill -9
+            self._stop(batch, job, unsure=isinstance(exc, UNSURE))
             raise
+
+    def _stop(self, batch: RequestBatch, job: Job, *, unsure: bool) -> None:
+        """Begin nothing more of *batch*. *unsure*: S3 may have done what it was asked, and not have
+        said so."""
+        batch.stop(lambda: None)
+        self._given_up, self._doubtful = batch, None
+        if unsure:
+            self._doubtful = SentBytes(job, _md5_of(job), job.layout.size)
+            note_sent(job.staging, self._doubtful.etag, job.layout.size)  # also after a kill -9
 
     def _in_parts(self, job: Job, parts: list[PlannedPart], cancellation: Cancellation) -> Entry:
         copied, sparse = any(part.copied for part in parts), any(part.zeros for part in parts)

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from mimicfs.errors import Interrupted, MountError, Unlisted
-from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
+from mimicfs.fuse.abi import FLUSH_IN, IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
 from mimicfs.fuse.locking import gives_up
@@ -97,6 +97,7 @@ class Server:
     ) -> None:
         self._fs = fs
         self._session = session
+        self._locks = locks
         packer = self._packer = Packer(entry_ttl_s, attr_ttl_s, negative_ttl_s)
         self.counts = Counts()
         self._operations = Operations(
@@ -199,6 +200,8 @@ class Server:
             handler = self._at_once.get(opcode) if not self._recorders else None
             if handler and self._is_answered(handler, caller, opcode, unique, nodeid, request):
                 return
+            if opcode == Opcode.FLUSH and self._is_begun(caller, unique, nodeid, request):
+                return
         lane = operation.lane
         if lane is Lane.WAIT and gives_up(request):
             lane = Lane.LOCK
@@ -266,6 +269,34 @@ class Server:
             # To close what was opened may wait.
             self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
         return True
+
+    def _is_begun(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
+        """Begin a FLUSH that waits for the local disk only: a thread of the file system answers it
+        then; return whether it has begun."""
+        if self._recorders or self._locks is not None:
+            return False
+        # As what workers have: it is answered at the end, whatever happens.
+        self._asked[unique] = Opcode.FLUSH, caller.pid
+        self._waiting[unique] = Cancellation()
+        begun = False
+        try:
+            handle = FLUSH_IN.unpack_from(request, IN_HEADER.size)[0]
+            begun = self._fs.flush_later(handle, lambda exc: self._flushed(unique, nodeid, exc))
+        except Exception as exc:  # noqa: BLE001 - a worker meets it again, and answers
+            log.debug("FLUSH: %s", exc)
+        if not begun:
+            del self._waiting[unique], self._asked[unique]
+        return begun
+
+    def _flushed(self, unique: int, nodeid: int, exc: Exception | None) -> None:
+        if exc is None:
+            self._session.reply(unique)
+        else:
+            self._session.fail(unique, self._failed(exc, Opcode.FLUSH))
+        self._waiting.pop(unique, None)
+        self._asked.pop(unique, None)
+        if self._killed.answered(unique):
+            self._fs.unheard(nodeid)
 
     # Workers
 

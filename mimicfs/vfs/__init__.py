@@ -17,7 +17,8 @@ tree         looking up names, reading directories
 firstlook    whether modes, owners and links are stored with the objects of a directory
 kernel       the kernel's view, and telling it what changed
 stored       attributes, links and xattrs that are stored with objects
-handles      open files: reading, writing, and when bytes go to S3
+handles      open files: reading and writing
+closing      when the bytes of open files go to S3
 renewing     open files that go on with what others have put in their place
 opening      the table of handles, opening, turns
 copying      copies of whole objects within S3
@@ -27,6 +28,7 @@ attributes   the answer to stat(2)
 neighbours   files that will be read next
 smallfiles   small files of directories that are listed
 writeback    uploads after close
+securing     files that are closed before S3 has them: safe on the local disk
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
 rootattributes  mode, owner and times of buckets and the root, which no object stands for
 intents      the records of renames that have not ended

@@ -441,6 +441,9 @@ class VFS:
     def flush(self, caller: Caller, handle: int) -> None:
         self._handles.closed_by(handle, caller.pid)
 
+    def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
+        return self._handles.closed_later(handle, done)
+
     def fsync(self, caller: Caller, handle: int) -> None:
         self._handles.flush(handle, caller.cancellation)
 

@@ -1,6 +1,7 @@
-"""Open files: reading and writing through their handles, and when bytes go to S3.
+"""Open files: reading and writing through their handles.
 
-Which File a handle has, and how one is opened, is in the layer below, `opening.py`.
+When their bytes go to S3 is in the layer below, `closing.py`; which File a handle has, and how one
+is opened, in the one below that, `opening.py`.
 
 Threading: any method, many threads. `_lock` protects the table and the counts, and is never held
 during a request; docs/design.md says which locks are taken within it.
@@ -15,28 +16,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mimicfs.config.values import FileOptions
-from mimicfs.entry import Difference, Entry
+from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.cache import BlockCache
-from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import NEVER, Cancellation, Opened
+from mimicfs.posix import Cancellation, Opened
 from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.inodes import Inodes, Node
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.opening import NOT_READ, WRITES, has_open
-from mimicfs.vfs.renewing import RenewedFiles
-from mimicfs.vfs.writeback import Pending, WriteBack
+from mimicfs.vfs.opening import NOT_READ, WRITES
 
 log = logging.getLogger(__name__)
 
 _RENEWALS_MAX = 100  # so often may others replace an object while an append begins
 
 
-class Handles(RenewedFiles):
-    """The calls on open files; what opening and the table are, `opening.py` says."""
+class Handles(ClosingFiles):
+    """The calls on open files."""
 
     def __init__(
         self,
@@ -49,13 +48,7 @@ class Handles(RenewedFiles):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        # Called before S3 gets the bytes of a file; what it raises holds that off.
-        self.guard: Callable[[File], None] = lambda _: None
         self._copier = WholeCopier(s3)
-        self._held: dict[File, int] = {}  # what is to be uploaded, and its handle; of `_lock`
-        self._behind: WriteBack | None = None
-        if options.write_back:
-            self._behind = WriteBack(self._upload_behind, options.requests_per_file)
 
     # Opening and closing
 
@@ -100,52 +93,10 @@ class Handles(RenewedFiles):
         finally:
             self.release(opened.handle)
 
-    def release(self, handle: int) -> None:
-        """Close one handle; with the last one of a File, the File."""
-        self._upload_last(handle)
-        with self._lock:
-            closed = self._open.pop(handle)
-            node, file, reader, asked = closed.node, closed.file, closed.reader, closed.asked
-            if asked is not None and asked.file is file and not self._is_asked(asked):
-                asked.file = None
-            last = file is not None and self._leave(file, closed.view)
-            if last and node.file is file:
-                node.file = None
-        if file is not None and last:
-            self._close(node, file)
-        if file is not None and file.shrunk:
-            self._kernel.attributes_changed(node)
-        if reader is not None:
-            reader.close()
-        self._inodes.closed(node)
-
-    def release_at_once(self, handle: int) -> bool:
-        """Close *handle*, of a file that was only read, if nobody is to be waited for; return
-        whether it is closed. If not, nothing has happened."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            opened = self._handle(handle)
-            node, file = opened.node, opened.file
-            if file is None or opened.reader is not None or opened.asked is not None:
-                return False
-            last = self._users[file] == 1
-            if last and not file.close_at_once():
-                return False
-            del self._open[handle]
-            self._leave(file, opened.view)
-            if last and node.file is file:
-                node.file = None
-        finally:
-            self._lock.release()
-        if file.shrunk:
-            self._kernel.attributes_changed(node)
-        self._inodes.closed(node)
-        return True
-
     def close(self) -> None:
         """Upload every changed file that is still open. Raises the first error, after all."""
         self._neighbours.close()
+        self._securer.close()
         left = self._behind.close() if self._behind is not None else []
         with self._lock:
             handles = list(self._open.values())
@@ -165,26 +116,6 @@ class Handles(RenewedFiles):
         self._journal.close()
         if failed is not None:
             raise failed
-
-    def _upload_last(self, handle: int) -> None:
-        """Upload what was changed since its last descriptor was closed: through a mapping, which
-        outlives it. Nobody is there to be told that it failed, but for the log."""
-        node, file, *_ = self._handle(handle)
-        if file is None or not file.dirty or (file.refused and not file.promised):
-            return
-        with self._lock:
-            last = self._users.get(file) == 1
-        if last:
-            try:
-                self._finish(node, file)
-            except MimicError as exc:
-                log.debug("%s", exc)  # it is in the log
-
-    def _close(self, node: Node, file: File) -> None:
-        refused = file.dirty
-        file.close()
-        if refused:
-            self._kernel.refused(node)  # it is kept as a recovery file
 
     def pending(self) -> tuple[int, int]:
         """Return how many files, and how many bytes, S3 does not have yet."""
@@ -248,101 +179,6 @@ class Handles(RenewedFiles):
         if found.file is not None:
             return found.file.read_cached(offset, size, found.view)
         return None if found.reader is None else found.reader.read_cached(offset, size)
-
-    def flush(self, handle: int, cancellation: Cancellation) -> None:
-        """Upload what was written. Returns when S3 has it and the mirror knows."""
-        node, file, *_ = self._handle(handle)
-        if file is not None:
-            self._upload(node, file, cancellation)
-
-    def closed_by(self, handle: int, pid: int) -> None:
-        """Process *pid* closed a descriptor: upload what was written, or see to it that it is
-        uploaded.
-
-        A shell opens `> file` and closes that once it is its standard output: nothing is
-        written yet, and there is another descriptor. An empty object that is replaced a
-        moment later is not worth a PUT.
-        """
-        node, file, *_ = self._handle(handle)
-        if file is None or (file.size == 0 and file.dirty and has_open(pid, node.ino)):
-            return
-        self._finish(node, file)
-
-    def _finish(self, node: Node, file: File) -> None:
-        # Not interruptible: a process that is killed has its files closed as on any disk. Appends
-        # to what others have replaced are not seen under the name before S3 has them.
-        behind = None if file.lost is not None or node.is_nameless else self._behind
-        if behind is None or not self._is_secured(file):
-            self._upload(node, file, NEVER)
-        elif file.dirty:
-            behind.add(file, lambda: self._hold(node, file))
-
-    def _is_secured(self, file: File) -> bool:
-        """Whether *file* is safe on the disk now. If not, S3 is to have it before close returns."""
-        try:
-            file.secure()
-        except PosixError as exc:
-            log.warning("s3://%s/%s is not safe on the disk: %s", file.bucket, file.key, exc)
-            return False
-        return True
-
-    def _hold(self, node: Node, file: File) -> Callable[[], None]:
-        """Hold *file* open; return what lets it go, once, however often it is called."""
-        with self._lock:
-            handle = self._held[file] = self._add(node, file)
-
-        def let_go() -> None:
-            with self._lock:
-                held = self._held.pop(file, None) is not None and handle in self._open
-            if held:
-                self.release(handle)
-
-        return let_go
-
-    def _upload_behind(self, file: File, cancellation: Cancellation) -> None:
-        with self._lock:
-            node = self._open[self._held[file]].node
-        self._upload(node, file, cancellation, behind=True)
-
-    def queued(self) -> list[Pending]:
-        """Return the closed files that S3 does not have yet (--write-back)."""
-        return self._behind.pending() if self._behind is not None else []
-
-    def flush_node(self, node: Node, cancellation: Cancellation) -> None:
-        """The same for whatever is open of *node*."""
-        file = node.file
-        if file is not None:
-            self._upload(node, file, cancellation)
-
-    def _upload(
-        self, node: Node, file: File, cancellation: Cancellation, *, behind: bool = False
-    ) -> None:
-        if file.lost is not None:
-            file.flush(cancellation)  # says so
-        if not file.dirty:
-            return
-        moves = file.moves
-        try:
-            with self.turn(node, cancellation):
-                file.flush(cancellation, behind=behind, guard=self.guard)
-            if not file.dirty:
-                self._wrote(node, file)
-        except UploadFailed as exc:  # the caller is told an errno only; here is where and why
-            if not behind or file.lost is not None:
-                log.error("%s", exc)
-            if file.lost is not None:
-                self._kernel.replaced(node)
-            raise
-        finally:
-            if file.moves != moves:  # what was appended is not where the kernel has put it
-                for each in self._opened_as(file):
-                    self._kernel.grew(each)
-
-    def _wrote(self, node: Node, file: File) -> None:
-        self._kernel.wrote(node, file.etag)
-        if node.parent is None and not file.apart:
-            # The name stands for another node by now, of which the kernel knows more.
-            self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         file, view = self._writable(handle)

@@ -13,6 +13,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from mimicfs.errors import PosixError, Unlisted
@@ -331,6 +332,9 @@ class MemFS:
 
     def flush(self, caller: Caller, handle: int) -> None:
         self._called("flush", caller)
+
+    def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
+        return False
 
     def fsync(self, caller: Caller, handle: int) -> None:
         self._called("fsync", caller)

@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import pytest
 from memfs import MemFS
 from mounts import wait_until
 
-from mimicfs.errors import MountError
+from mimicfs.errors import MountError, PosixError
 from mimicfs.fuse import abi
 from mimicfs.fuse.abi import IN_HEADER, INIT_OUT, OUT_HEADER, Init, Opcode
 from mimicfs.fuse.locking import gives_up
@@ -459,3 +459,78 @@ def test_the_epoch_is_used_from_7_44_on(
         _, error, unique = OUT_HEADER.unpack_from(kernel.channel.recv(4096))
         assert (error, unique) == (code, 0)
     assert ("older than 6.16" in caplog.text) == (not has_epoch)
+
+
+class Later(MemFS):
+    """Its FLUSHes are ended by the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[Callable[[Exception | None], None]] = []
+        self.failed: Exception | None = None
+
+    def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
+        if self.failed is not None:
+            raise self.failed
+        self.ends.append(done)
+        return True
+
+
+@pytest.fixture
+def later(device: tuple[Session, Kernel]) -> Iterator[tuple[Later, Kernel, Server]]:
+    fs = Later()
+    fs.make("file")
+    session, kernel = device
+    server = Server(fs, session, workers=2)
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    yield fs, kernel, server
+    kernel.channel.close()
+    thread.join(15)
+    assert not thread.is_alive()
+
+
+FLUSH = abi.FLUSH_IN.pack(1, 0, 0, 0)
+
+
+def test_a_flush_that_is_ended_later_holds_nobody_up_and_is_answered_then(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    first, second = (kernel.send(Opcode.FLUSH, FLUSH, nodeid=2) for _ in range(2))
+    assert still_answers(kernel)
+    fs.ends[1](None)
+    assert kernel.answer() == (second, "", b"")
+    fs.ends[0](PosixError(errno.EIO, "the disk"))
+    assert kernel.answer() == (first, "EIO", b"")
+    assert (fs.calls["flush"], server._waiting, server._asked) == (0, {}, {})
+
+
+def test_a_flush_that_cannot_be_begun_is_a_workers(later: tuple[Later, Kernel, Server]) -> None:
+    fs, kernel, _ = later
+    fs.failed = PosixError(errno.EBADF, "handle 1")
+    assert kernel.ask(Opcode.FLUSH, FLUSH, nodeid=2) == ("", b"")
+    assert (fs.calls["flush"], fs.ends) == (1, [])
+
+
+def test_a_flush_whose_caller_was_interrupted_is_ended_all_the_same(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, _ = later
+    asked = kernel.send(Opcode.FLUSH, FLUSH, nodeid=2)
+    kernel.send(Opcode.INTERRUPT, abi.INTERRUPT_IN.pack(asked))
+    assert still_answers(kernel)
+    fs.ends[0](None)
+    assert kernel.answer() == (asked, "", b"")
+
+
+def test_a_flush_that_nobody_ends_is_enotconn_when_the_mount_ends(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    asked = kernel.send(Opcode.FLUSH, FLUSH, nodeid=2)
+    wait_until(lambda: bool(fs.ends))
+    server._ending = True
+    assert still_answers(kernel)
+    assert kernel.answer() == (asked, "ENOTCONN", b"")
+    fs.ends[0](None)  # too late, and no error

@@ -402,9 +402,10 @@ def test_a_later_upload_that_an_uncertain_lock_holds_off_fails_as_others_do(moun
     mount.lock(handle, PROCESS)
     mount.write(handle)
     file = mount.fs._handles.file(handle)
-    mount.fs._handles._hold(mount.fs._handles.node(handle), file)
+    held = mount.fs._handles.hold(mount.fs._handles.node(handle), file)
+    assert mount.fs._handles.begin(file, held, Cancellation()) is None
     with mount.in_doubt(), pytest.raises(UploadFailed, match="no lock is certain"):
-        mount.fs._handles._upload_behind(file, Cancellation())
+        mount.fs._handles.upload(file, held, Cancellation(), None)
     assert file.refused
 
 

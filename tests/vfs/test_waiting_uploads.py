@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from support.mounts import wait_until
+
 from mimicfs.errors import UploadFailed
 from mimicfs.vfs.writeback import WriteBack
 
@@ -20,12 +22,19 @@ def test_a_mount_that_ends_does_not_wait_for_the_next_try_of_what_s3_has_by_then
     file = File()
     asleep, waits = threading.Event(), []
 
-    def upload(file, _):
-        if not asleep.is_set():
-            raise UploadFailed("refused", errno=5, kept_at="here")
-        file.dirty = False
+    class Uploads:
+        def begin(self, file, handle, cancellation):
+            return None
 
-    behind = WriteBack(upload, 1)
+        def upload(self, file, handle, cancellation, flight):
+            if not asleep.is_set():
+                raise UploadFailed("refused", errno=5, kept_at="here")
+            file.dirty = False
+
+        def let_go_at_once(self, handle):
+            return True
+
+    behind = WriteBack(Uploads(), 1)
     wait = behind._changed.wait
 
     def seen(timeout):
@@ -35,7 +44,71 @@ def test_a_mount_that_ends_does_not_wait_for_the_next_try_of_what_s3_has_by_then
         return wait(timeout)
 
     monkeypatch.setattr(behind._changed, "wait", seen)
-    behind.add(file, lambda: lambda: None)
+    behind.add(file, lambda: 1)
     assert asleep.wait(10)
     assert behind.close() == []
     assert (file.dirty, waits) == (False, [])
+
+
+def test_a_file_that_is_closed_again_while_it_is_let_go_is_held_until_it_is_uploaded(monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
+    file, handles, uploaded, gone = File(), iter([1, 2]), [], []
+
+    class Uploads:
+        def begin(self, file, handle, cancellation):
+            return None
+
+        def upload(self, file, handle, cancellation, flight):
+            uploaded.append(handle)
+            file.dirty = False
+
+        def let_go_at_once(self, handle):
+            if not gone:
+                file.dirty = True
+                behind.add(file, lambda: next(handles))
+            gone.append(handle)
+            return True
+
+    behind = WriteBack(Uploads(), 1)
+    behind.add(file, lambda: next(handles))
+    wait_until(lambda: gone == [1, 2])
+    assert uploaded == [1, 2]
+    assert behind.close() == []
+
+
+class Whole:
+    """Uploads at once, and says which."""
+
+    def __init__(self):
+        self.uploaded = []
+
+    def begin(self, file, handle, cancellation):
+        return None
+
+    def upload(self, file, handle, cancellation, flight):
+        self.uploaded.append(handle)
+        file.dirty = False
+
+    def let_go_at_once(self, handle):
+        return True
+
+
+def test_what_waits_while_others_are_closed_is_uploaded_when_the_mount_ends(monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._BURST_S", 60.0)
+    monkeypatch.setattr("mimicfs.vfs.writeback._BURST_MAX_S", 60.0)
+    uploads = Whole()
+    behind = WriteBack(uploads, 1)
+    behind.add(File(), lambda: 1)
+    behind.add(File(), lambda: 2)
+    assert behind.close() == []
+    assert sorted(uploads.uploaded) == [1, 2]
+
+
+def test_no_upload_waits_for_long_because_others_are_closed(monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._BURST_S", 60.0)
+    monkeypatch.setattr("mimicfs.vfs.writeback._BURST_MAX_S", 0.1)
+    uploads = Whole()
+    behind = WriteBack(uploads, 1)
+    behind.add(File(), lambda: 1)
+    wait_until(lambda: uploads.uploaded == [1])
+    assert behind.close() == []

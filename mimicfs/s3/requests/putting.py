@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 SMALL = 64 << 10  # bytes of an object that is put so
 _READ = 16 << 10
+_GATHER_S = 0.003  # so long a group grows
 _FULL_S = 0.005  # so often it is looked whether another request may run
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -171,6 +172,9 @@ class Putter:
 
     def _turn(self) -> None:
         ready = self._poll.poll(self._waits_ms())
+        if len(self._sent) + len(self._new) > 1:  # nobody waits: the larger a group, the cheaper
+            time.sleep(_GATHER_S)
+            ready = self._poll.poll(0)
         answered = [self._sent[fd] for fd, _ in ready if fd in self._sent]
         self._learn([each for each in answered if self._went_on(each)])
         now_s = time.monotonic()

@@ -1,0 +1,286 @@
+"""When the bytes of open files go to S3: at fsync and close, or behind the close (--write-back).
+
+Threading: as said in handles.py, which is the layer above.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from mimicfs.config.values import FileOptions
+from mimicfs.entry import Difference
+from mimicfs.errors import MimicError, PosixError, UploadFailed
+from mimicfs.files.cache import BlockCache
+from mimicfs.files.file import File
+from mimicfs.files.journal import Journal
+from mimicfs.files.turn import Turn
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import NEVER, Cancellation
+from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.opening import has_open
+from mimicfs.vfs.renewing import RenewedFiles
+from mimicfs.vfs.securing import Securer
+from mimicfs.vfs.writeback import Flight, Pending, WriteBack
+
+log = logging.getLogger(__name__)
+
+
+class ClosingFiles(RenewedFiles):
+    """The open files, and what becomes of their bytes."""
+
+    def __init__(
+        self,
+        mimicdb: Mirror,
+        s3: S3,
+        journal: Journal,
+        inodes: Inodes,
+        kernel: Kernel,
+        options: FileOptions,
+        cache: BlockCache | None = None,
+    ) -> None:
+        super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
+        # Called before S3 gets the bytes of a file; what it raises holds that off.
+        self.guard: Callable[[File], None] = lambda _: None
+        self._securer = Securer()
+        self._behind: WriteBack | None = None
+        if options.write_back:
+            self._behind = WriteBack(self, options.requests_per_file)
+
+    def flush(self, handle: int, cancellation: Cancellation) -> None:
+        """Upload what was written. Returns when S3 has it and the mirror knows."""
+        node, file, *_ = self._handle(handle)
+        if file is not None:
+            self._upload(node, file, cancellation)
+
+    def closed_by(self, handle: int, pid: int) -> None:
+        """Process *pid* closed a descriptor: upload what was written, or see to it that it is
+        uploaded.
+
+        A shell opens `> file` and closes that once it is its standard output: nothing is
+        written yet, and there is another descriptor. An empty object that is replaced a
+        moment later is not worth a PUT.
+        """
+        node, file, *_ = self._handle(handle)
+        if file is None or (file.size == 0 and file.dirty and has_open(pid, node.ino)):
+            return
+        self._finish(node, file)
+
+    def closed_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
+        """As `closed_by`, where that waits for the local disk only: another thread does, and tells
+        *done* what came of it. False: nothing has happened, `closed_by` is to be called."""
+        node, file, *_ = self._handle(handle)
+        behind = self._behind
+        if behind is None or file is None or node.is_nameless:
+            return False
+        if not (file.dirty and file.size) or file.lost is not None:
+            return False
+        sync = file.secure_later()
+        return sync is not None and self._securer.add(lambda: self._secured(node, file, sync, done))
+
+    def _secured(
+        self,
+        node: Node,
+        file: File,
+        sync: Callable[[], None],
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        try:
+            sync()
+        except PosixError:  # another place on the disk may take it; if not, S3 is waited for
+            end = (lambda: self._finish(node, file), done)
+            threading.Thread(target=_told, args=end, name="closing", daemon=True).start()
+        else:
+            _told(lambda: self._upload_soon(node, file), done)
+
+    def _finish(self, node: Node, file: File) -> None:
+        # Not interruptible: a process that is killed has its files closed as on any disk. Appends
+        # to what others have replaced are not seen under the name before S3 has them.
+        behind = None if file.lost is not None or node.is_nameless else self._behind
+        if behind is None or not self._is_secured(file):
+            self._upload(node, file, NEVER)
+        else:
+            self._upload_soon(node, file)
+
+    def _upload_soon(self, node: Node, file: File) -> None:
+        if self._behind is not None and file.dirty:
+            self._behind.add(file, lambda: self.hold(node, file))
+
+    def _is_secured(self, file: File) -> bool:
+        """Whether *file* is safe on the disk now. If not, S3 is to have it before close returns."""
+        try:
+            file.secure()
+        except PosixError as exc:
+            log.warning("s3://%s/%s is not safe on the disk: %s", file.bucket, file.key, exc)
+            return False
+        return True
+
+    # As writeback.UploadsBehind
+
+    def hold(self, node: Node, file: File) -> int:
+        """Hold *file* open; return the handle that does."""
+        with self._lock:
+            return self._add(node, file)
+
+    def let_go(self, handle: int) -> None:
+        if handle in self._open:
+            self.release(handle)
+
+    def let_go_at_once(self, handle: int) -> bool:
+        return handle not in self._open or self.release_at_once(handle)
+
+    def upload(
+        self, file: File, handle: int, cancellation: Cancellation, flight: Flight | None
+    ) -> None:
+        node = self._handle(handle).node
+        self._upload(node, file, cancellation, behind=True, flight=flight)
+
+    def begin(self, file: File, handle: int, cancellation: Cancellation) -> Flight | None:
+        if self.shares_locks:  # the store is asked first whether they still hold
+            return None
+        node = self._handle(handle).node
+        with self._lock:
+            turn = node.turn = node.turn or Turn()
+        if not turn.take_alone():
+            return None
+        begun = None
+        try:
+            begun = file.flush_begun(cancellation)
+        finally:
+            if begun is None:
+                turn.give()
+        return None if begun is None else Flight(begun, turn)
+
+    def abandon(self, file: File, flight: Flight) -> None:
+        try:
+            file.abandon_flush(flight.put)
+        finally:
+            flight.turn.give()
+
+    def queued(self) -> list[Pending]:
+        """Return the closed files that S3 does not have yet (--write-back)."""
+        return self._behind.pending() if self._behind is not None else []
+
+    def flush_node(self, node: Node, cancellation: Cancellation) -> None:
+        """The same for whatever is open of *node*."""
+        file = node.file
+        if file is not None:
+            self._upload(node, file, cancellation)
+
+    def _upload(
+        self,
+        node: Node,
+        file: File,
+        cancellation: Cancellation,
+        *,
+        behind: bool = False,
+        flight: Flight | None = None,
+    ) -> None:
+        if flight is None and file.lost is not None:
+            file.flush(cancellation)  # says so
+        if flight is None and not file.dirty:
+            return
+        moves = file.moves
+        try:
+            if flight is not None:
+                with flight.turn.adopted():
+                    file.end_flush(flight.put, cancellation)
+            else:
+                with self.turn(node, cancellation):
+                    file.flush(cancellation, behind=behind, guard=self.guard)
+            if not file.dirty:
+                self._wrote(node, file)
+        except UploadFailed as exc:  # the caller is told an errno only; here is where and why
+            if not behind or file.lost is not None:
+                log.error("%s", exc)
+            if file.lost is not None:
+                self._kernel.replaced(node)
+            raise
+        finally:
+            if file.moves != moves:  # what was appended is not where the kernel has put it
+                for each in self._opened_as(file):
+                    self._kernel.grew(each)
+
+    def _wrote(self, node: Node, file: File) -> None:
+        self._kernel.wrote(node, file.etag)
+        if node.parent is None and not file.apart:
+            # The name stands for another node by now, of which the kernel knows more.
+            self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
+
+    # Handles that are closed
+
+    def release(self, handle: int) -> None:
+        """Close one handle; with the last one of a File, the File."""
+        self._upload_last(handle)
+        with self._lock:
+            closed = self._open.pop(handle)
+            node, file, reader, asked = closed.node, closed.file, closed.reader, closed.asked
+            if asked is not None and asked.file is file and not self._is_asked(asked):
+                asked.file = None
+            last = file is not None and self._leave(file, closed.view)
+            if last and node.file is file:
+                node.file = None
+        if file is not None and last:
+            self._close(node, file)
+        if file is not None and file.shrunk:
+            self._kernel.attributes_changed(node)
+        if reader is not None:
+            reader.close()
+        self._inodes.closed(node)
+
+    def release_at_once(self, handle: int) -> bool:
+        """Close *handle*, of a file that was only read, if nobody is to be waited for; return
+        whether it is closed. If not, nothing has happened."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            opened = self._handle(handle)
+            node, file = opened.node, opened.file
+            if file is None or opened.reader is not None or opened.asked is not None:
+                return False
+            last = self._users[file] == 1
+            if last and not file.close_at_once():
+                return False
+            del self._open[handle]
+            self._leave(file, opened.view)
+            if last and node.file is file:
+                node.file = None
+        finally:
+            self._lock.release()
+        if file.shrunk:
+            self._kernel.attributes_changed(node)
+        self._inodes.closed(node)
+        return True
+
+    def _upload_last(self, handle: int) -> None:
+        """Upload what was changed since its last descriptor was closed: through a mapping, which
+        outlives it. Nobody is there to be told that it failed, but for the log."""
+        node, file, *_ = self._handle(handle)
+        if file is None or not file.dirty or (file.refused and not file.promised):
+            return
+        with self._lock:
+            last = self._users.get(file) == 1
+        if last:
+            try:
+                self._finish(node, file)
+            except MimicError as exc:
+                log.debug("%s", exc)  # it is in the log
+
+    def _close(self, node: Node, file: File) -> None:
+        refused = file.dirty
+        file.close()
+        if refused:
+            self._kernel.refused(node)  # it is kept as a recovery file
+
+
+def _told(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+    """Do *work*, and tell *done* what it raises."""
+    try:
+        work()
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the caller is told
+        done(exc)
+    else:
+        done(None)
