@@ -160,7 +160,11 @@ class ChangingFile(StandingFile):
         end = offset + len(data)
         self._note_change(staging)
         self._upload.changed(offset, end)
-        staging.write(offset, data)
+        try:
+            staging.write(offset, data)
+        except PosixError:
+            staging.truncate(self.size)  # of what a full disk took in part nobody was told
+            raise
         self._note(staging, min(offset, self.size), end)
         if offset <= self._layout.front < end:
             self._layout.front = end

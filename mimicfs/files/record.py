@@ -48,13 +48,14 @@ class Record(NamedTuple):
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # so many bytes of changes there were then
     checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
+    created_ns: int = 0  # when it was written
     format: int = FORMAT  # 0: there was none, see above
     damaged: str = ""  # not "": why none of this is believed
 
 
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "sent", "zeros"), str),
-    **dict.fromkeys(("base", "sent_size", "noted", "checksum"), int),
+    **dict.fromkeys(("base", "sent_size", "noted", "checksum", "created_ns"), int),
     **dict.fromkeys(("partial", "unchanged", "closed"), bool),
     **dict.fromkeys(("meta", "headers"), dict),
     "uploads": list,

@@ -95,13 +95,30 @@ def recover(
             return True
         return _recover(s3, journal, options, orphan)
 
+    def left_of(orphans: list[Orphan]) -> int:
+        """Deal with those of one object, the newest first: it is what its name stood for. The
+        others are in its way, and are not tried before it has come to its place."""
+        for done, orphan in enumerate(orphans):
+            if not settled(orphan):
+                return len(orphans) - done
+        return 0
+
     orphans = journal.orphans()
     waiting = len(journal.waiting)
     if not orphans:
         return waiting
     # Not in the pool of S3: an upload in parts waits for that.
     with ThreadPoolExecutor(options.requests_per_file, thread_name_prefix="recover") as pool:
-        return waiting + sum(not done for done in pool.map(settled, orphans))
+        return waiting + sum(pool.map(left_of, _by_object(orphans)))
+
+
+def _by_object(orphans: list[Orphan]) -> list[list[Orphan]]:
+    """Return those of each object, the newest first."""
+    found = dict[tuple[str, str, str], list[Orphan]]()
+    for each in sorted(orphans, key=lambda orphan: orphan.record.created_ns, reverse=True):
+        place = (each.record.endpoint, each.bucket, each.key)
+        found.setdefault(place, []).append(each)
+    return list(found.values())
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:

@@ -11,9 +11,9 @@ import shutil
 from contextlib import ExitStack
 
 import pytest
-from support.proxy import Hold
+from support.proxy import Fail, Hold
 
-from mimicfs.errors import Interrupted
+from mimicfs.errors import Interrupted, PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
 from mimicfs.posix import Cancellation
@@ -262,6 +262,60 @@ def test_what_was_sent_is_in_the_segment_before_bytes_follow(
 
 
 # What is in its way
+
+
+def test_of_two_that_were_left_of_one_name_the_newer_is_in_its_place(
+    files, client, calm, caplog, left
+):
+    for number in range(8):
+        for body in (b"refused", b"promised"):  # S3 had refused the first, and a new one was made
+            file = files.create(f"key{number}")
+            file.write(0, memoryview(body), calm)
+            file.secure()
+    journal = left()
+    assert next_mount(files, journal) == 0
+    for number in range(8):
+        assert stored(client, files.bucket, f"key{number}") == b"promised"
+    assert recovered(journal) == {f"key{number}": b"refused" for number in range(8)}
+    assert "somebody else has changed" in caplog.text
+
+
+def test_of_two_that_were_left_of_one_name_the_older_waits_for_the_newer(
+    files, client, proxy, calm, caplog, left
+):
+    for body in (b"refused", b"promised"):
+        file = files.create("key")
+        file.write(0, memoryview(body), calm)
+        file.secure()
+    journal = left()
+    with proxy.rule(Fail(is_put, 403, "AccessDenied")):
+        assert next_mount(files, journal) == 2
+    assert caplog.text.count("AccessDenied") == 1
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"promised"
+
+
+def test_bytes_of_a_write_that_a_full_disk_took_in_part_are_not_in_s3_after_kill_9(
+    files, client, calm, caplog, left, monkeypatch
+):
+    file = files.create("key")
+    file.write(0, memoryview(bytes(70_000)), calm)
+    pwrite = os.pwrite
+
+    def full(fd, data, place):
+        if len(data) <= 10:
+            raise OSError(28, os.strerror(28))
+        return pwrite(fd, bytes(data)[: len(data) - 10], place)
+
+    with monkeypatch.context() as disk:
+        disk.setattr("mimicfs.files.staging.os.pwrite", full)
+        with pytest.raises(PosixError, match="No space left"):
+            file.write(70_000, memoryview(b"b" * 100), calm)
+    file.secure()
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == bytes(70_000)
+    assert "uploaded what a dead mount" in caplog.text
 
 
 def test_a_recovery_whose_disk_refuses_one_file_goes_on_with_the_others(

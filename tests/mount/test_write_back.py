@@ -5,8 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -278,3 +280,73 @@ def test_what_was_closed_is_uploaded_after_a_power_cut(
     }
     for key, bytes_ in {"closed7": b"\7" * 70_000, "closed8": b"\10" * 4_096}.items():
         assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == bytes_
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory that 4 MiB fill, and what makes it larger."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, timeout=10, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+
+    def grow():
+        words = ["mount", "-o", "remount,size=64m", str(path)]
+        subprocess.run(words, check=True, timeout=10)
+
+    yield path, grow
+    subprocess.run(["umount", "-l", str(path)], capture_output=True, timeout=10, check=True)
+
+
+@pytest.mark.parametrize("filler", [0, 1, 3000])  # bytes that others leave on the disk
+def test_what_was_closed_before_and_while_the_disk_was_full_outlives_kill_9(
+    mount_at, client, bucket, proxy, small_disk, filler
+):
+    disk, grow = small_disk
+    words = ["--write-back", "--cache-size", "0", "--cache-dir", str(disk)]
+    mount = mount_at(f"s3://{bucket}", *words)
+    chance, told, unsure, refused = random.Random(filler), dict[str, bytes](), set[str](), 0
+    assert os.listdir(mount.path) == []
+    with proxy.rule(Fail(puts, 403, "AccessDenied")):
+        for number in range(160):
+            if number == 100 and filler:  # somebody else fills the disk
+                fill(disk / "theirs", filler)
+            name = f"f{chance.randrange(80)}"
+            data = chance.randbytes(chance.choice([10, 5000, 60_000, 100_000]))
+            how = chance.choice(["wb", "ab"])
+            try:
+                with open(mount.path / name, how, 0) as file:
+                    if file.write(data) < len(data):
+                        raise OSError(errno.ENOSPC, name)
+            except OSError:
+                refused += 1
+                unsure.add(name)  # it may be what was there, or some of what is new
+                told.pop(name, None)
+            else:
+                unsure -= {name} if how == "wb" else set()
+                if name not in unsure:
+                    told[name] = data if how == "wb" else told.get(name, b"") + data
+        mount.process.kill()
+        mount.process.wait()
+    subprocess.run(["fusermount3", "-u", "-z", str(mount.path)], check=True, timeout=10)
+    assert refused > 5
+    grow()
+    again = mount_at(f"s3://{bucket}", *words, name="again")
+    for name, data in told.items():
+        found = (again.path / name).read_bytes()
+        assert (len(found), found) == (len(data), data), name
+    assert again.end(60) == 0
+    assert not list((disk / "staging").glob("recovered/*"))
+
+
+def fill(path, left):
+    """Have *path* take all of its disk but about *left* bytes."""
+    with open(path, "wb", 0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    if left > 1:
+        os.truncate(path, max(0, path.stat().st_size - 4096))
