@@ -189,7 +189,7 @@ def description(directory: Path) -> str:
 
 def _file_system(directory: Path) -> str:
     best, kind = "", "unknown"
-    for line in Path("/proc/mounts").read_text().splitlines():
+    for line in Path("/proc/mounts").read_text(errors="surrogateescape").splitlines():
         _, point, this_kind, *_ = line.split()
         below = point == "/" or f"{directory}/".startswith(f"{point}/")
         if below and len(point) >= len(best):

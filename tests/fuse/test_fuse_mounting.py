@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from memfs import MemFS
 from mounts import HERE, Client, mounted, wait_until
+from support.mounts import mount_lines
 
 from mimicfs.errors import MountError
 from mimicfs.fuse import mounting
@@ -34,7 +35,7 @@ def refused(path: Path, options: MountOptions | None = None) -> str:
 
 def mount_line(path: Path) -> list[str]:
     """Return what /proc/mounts says of *path*."""
-    found = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    found = [line.split() for line in mount_lines("mounts")]
     return next(line for line in found if line[1] == str(path))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import servers
-from support.mounts import Mount, let_others_in, run, succeed, wait_until
+from support.mounts import Mount, let_others_in, mount_lines, run, succeed, wait_until
 from support.proxy import Fail, Proxy
 
 from mimicfs.backends.sqlite import SQLite
@@ -106,8 +106,7 @@ def everything_of(result):
 
 
 def mounted_line(path):
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    (line,) = [line for line in lines if f" {path} " in line]
+    (line,) = [line for line in mount_lines() if f" {path} " in line]
     return line
 
 

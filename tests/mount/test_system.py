@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import MIMICFS, Mount, run, succeed, unmounted, wait_until
+from support.mounts import MIMICFS, Mount, mount_lines, run, succeed, unmounted, wait_until
 from support.proxy import Hold, Proxy
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -105,7 +105,7 @@ def test_mount_through_fuse3_without_our_helper(
 
 
 def options_of(point: Path) -> list[str]:
-    lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    lines = [line.split() for line in mount_lines("mounts")]
     return next(line[3] for line in lines if line[1] == str(point)).split(",")
 
 

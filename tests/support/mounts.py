@@ -56,8 +56,14 @@ def let_others_in(path: Path) -> None:
             each.chmod(mode | 0o055)
 
 
+def mount_lines(table: str = "mountinfo") -> list[str]:
+    """Return what /proc/self/*table* says of each mount on this machine. The names of others need
+    not be UTF-8."""
+    return Path("/proc/self", table).read_text(errors="surrogateescape").splitlines()
+
+
 def unmounted(mountpoint: Path) -> bool:
-    return f" {mountpoint} " not in Path("/proc/self/mountinfo").read_text()
+    return not any(f" {mountpoint} " in line for line in mount_lines())
 
 
 class Mount:
