@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimicfs.backends import Backend, left_alone
+from mimicfs.backends import Backend
+from mimicfs.backends.loglines import left_alone
 from mimicfs.entry import Change, Entry
 from mimicfs.errors import LogTrimmed
 

@@ -16,7 +16,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mimicfs.backends import WIDE_CHANGE, Backend
+from mimicfs.backends import Backend
+from mimicfs.backends.loglines import WIDE_CHANGE
 from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import KEPT, LISTED, BucketEntry, Entry, Scope, Total
 from mimicfs.errors import LogTrimmed

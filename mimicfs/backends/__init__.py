@@ -21,7 +21,7 @@ copying     what that copy has              pending     changes of a key that ar
 ahead       listings in advance             lease       whether a mount hears of others
 sessions    the members of a store          examine     the checks of a store, for `doctor`
 uncovering  which scopes a change ends      checking    `mimicfs store check`
-migrating   `mimicfs store migrate`
+migrating   `mimicfs store migrate`         loglines    what changes are in a log
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
@@ -50,8 +50,6 @@ from mimicfs.entry import (
     pages,
 )
 
-# An `apply` of more changes than this writes one wide line into the log instead of one a key.
-WIDE_CHANGE = 100
 EPOCH = "epoch"  # the note beside the list of buckets of the store's epoch (sessions.py)
 # The note beside a bucket of which the store may have lost changes, until it is listed again.
 DOUBTED = "doubted"
@@ -482,19 +480,3 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give up files and connections. The backend is not used after that."""
-
-
-def left_alone(changes: Iterable[Change], keys: Sequence[str]) -> set[str]:
-    """Return those of *keys* that *changes* are about: what `apply` with *since* leaves alone."""
-    low, high = min(keys, default=""), max(keys, default="")
-    near = [change for change in changes if change.first <= high and change.last >= low]
-    single = {change.first for change in near if change.first == change.last}
-    wide = [(change.first, change.last) for change in near if change.first < change.last]
-    return {
-        key for key in keys if key in single or any(first <= key <= last for first, last in wide)
-    }
-
-
-def logged_as(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first and the last key of each line that a change of *keys* is in the log."""
-    return [(min(keys), max(keys))] if len(keys) > WIDE_CHANGE else [(key, key) for key in keys]

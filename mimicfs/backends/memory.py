@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from mimicfs.backends import Backend, left_alone, logged_as
+from mimicfs.backends import Backend
+from mimicfs.backends.loglines import left_alone, logged_as
 from mimicfs.backends.pending import (
     LEARNED,
     IntentStep,

@@ -26,7 +26,8 @@ try:
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import DOUBTED, OF_DIRECTORY, Waiter, left_alone
+from mimicfs.backends import DOUBTED, OF_DIRECTORY, Waiter
+from mimicfs.backends.loglines import left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import clock_ms, connected
 from mimicfs.backends.redis.layout import (

@@ -22,7 +22,8 @@ from typing import Any
 from redis.cluster import RedisCluster
 from redis.exceptions import ClusterDownError, ClusterError, NoScriptError, ResponseError
 
-from mimicfs.backends import WIDE_CHANGE, NoteSwap
+from mimicfs.backends import NoteSwap
+from mimicfs.backends.loglines import WIDE_CHANGE
 from mimicfs.backends.pending import fresh
 from mimicfs.backends.redis.layout import FULL, LOG_MAX, ChangeBatch, RedisCommand
 from mimicfs.errors import LogTrimmed

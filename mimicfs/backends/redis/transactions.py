@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
 
-from mimicfs.backends import NoteSwap, left_alone, logged_as
+from mimicfs.backends import NoteSwap
+from mimicfs.backends.loglines import left_alone, logged_as
 from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
 from mimicfs.backends.redis.connecting import clock_ms
 from mimicfs.backends.redis.directories import Directories

@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import WIDE_CHANGE, Backend, Waiter, left_alone, pending
+from mimicfs.backends import Backend, Waiter, pending
+from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.backends.sqlite.database import Database, OneState
 from mimicfs.backends.sqlite.directories import read_children

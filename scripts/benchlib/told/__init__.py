@@ -1,6 +1,6 @@
 """`scripts/bench events`: a mount that S3 tells of the changes of others, with real servers.
 
-run       the program: which servers, which tables
+__main__  the program: which servers, which tables
 tellers   the S3 servers that tell, and how each is asked to
 passing   stands between S3 and the mount: when each message came, or some doubled, late and lost
 mounts    the mount, and what it says of itself
