@@ -2,6 +2,7 @@
 
 values    the settings as frozen dataclasses, which every other room is given
 options   each option: its names as a flag, after -o, in the environment, in the file
+aws       the endpoint that the files of the AWS configuration name
 given     what users give after -o and in the environment, read and checked
 file      the configuration file, read and checked
 settled   the settings in force: flags override -o, the environment, the file, the defaults

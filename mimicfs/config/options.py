@@ -116,7 +116,8 @@ def _default_size(size: int) -> str:
 OPTIONS = (
     Option("config", Kind.PATH, "The configuration file."
            "  [default: ~/.config/mimicfs/config.toml]", Section.COMMAND),
-    Option("endpoint-url", Kind.TEXT, "An S3 server other than AWS.", metavar="URL",
+    Option("endpoint-url", Kind.TEXT, "An S3 server other than AWS."
+           "  [default: as in the AWS configuration]", metavar="URL",
            environment=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
     Option("profile", Kind.TEXT, "A profile of the AWS configuration.", metavar="NAME"),
     Option("region", Kind.TEXT, "The region of the buckets.", metavar="NAME"),

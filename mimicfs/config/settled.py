@@ -1,5 +1,6 @@
 """The settings in force: flags before words after -o, before the environment, before the
-configuration file, before the defaults of mimicfs; and the mount that they make."""
+configuration file, before the endpoint in the AWS configuration, before the defaults of mimicfs;
+and the mount that they make."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.config.aws import profile_of
 from mimicfs.config.classes import doubt, doubt_of_key
 from mimicfs.config.file import (
     ConfigFile,
@@ -51,6 +53,7 @@ _PLACES = {  # whose name says what the value is
     "kms-key-id": ("--kms-key-id", "-o kms_key_id", "MIMICFS_KMS_KEY_ID"),
 }
 _OFF = ("suid", "dev")  # unless they are asked for
+_NONE = GivenValue(None, "")
 _ENCRYPTION = {"sse", "kms_key_id"}  # one is nothing without the other
 
 
@@ -63,11 +66,12 @@ class Settled:
     file: ConfigFile
     state: Path
     cache: Path  # of what can be had again from S3
+    beneath: Values = field(default_factory=dict)  # of the AWS configuration
     mistyped: tuple[str, ...] = ()  # variables that are nearly ours
     values: Values = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", {**self.file.values, **self.given})
+        object.__setattr__(self, "values", {**self.beneath, **self.file.values, **self.given})
 
     def get(self, name: str, default: Any = None) -> Any:
         found = self.values.get(name)
@@ -274,14 +278,18 @@ class Settled:
 
 def settle(flags: Values, environ: Mapping[str, str], words: Values | None = None) -> Settled:
     """Return what is in force, by *flags*, the *words* after -o, and *environ*. Reads the
-    configuration file. Raises ConfigError."""
+    configuration file, and of the AWS configuration what names an endpoint. Raises ConfigError."""
     given = {**from_environment(environ), **(words or {}), **flags}
     named = given.pop("config", None)
     path = default_path(environ) if named is None else Path(named.value).expanduser()
     file = read_config(path, needed=named is not None)
+    chosen = {name: str(value.value) for name, value in {**file.values, **given}.items()}
+    aws = profile_of(environ, chosen.get("profile", ""), chosen.get("credentials-file", ""))
+    if aws.ignores and given.get("endpoint-url", _NONE).origin.startswith("AWS_"):
+        del given["endpoint-url"]
     state = our_directory(environ, "XDG_STATE_HOME", "~/.local/state")
     cache = our_directory(environ, "XDG_CACHE_HOME", "~/.cache")
-    return Settled(given, file, state, cache, mistyped=tuple(mistyped(environ)))
+    return Settled(given, file, state, cache, aws.endpoint, tuple(mistyped(environ)))
 
 
 def plain(name: str, given: GivenValue) -> str | bool | int | float:

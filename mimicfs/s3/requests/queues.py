@@ -6,6 +6,7 @@ Threading: any thread; a boto3 client is safe.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, NamedTuple
 
 from mimicfs.errors import S3Error
@@ -33,8 +34,8 @@ class Made(NamedTuple):
 
 
 class Queues:
-    """The queues of the account of *session* (of boto3); at *endpoint*, or where AWS has them.
-    Raises the errors of errors.py."""
+    """The queues of the account of *session* (of boto3): where its configuration says that SQS is,
+    else at *endpoint*, or where AWS has them. Raises the errors of errors.py."""
 
     def __init__(self, session: Any, endpoint: str | None, region: str | None) -> None:
         from mimicfs.s3.transport.errors import ours
@@ -43,7 +44,8 @@ class Queues:
         found = [part for begin, part in _PARTITIONS.items() if self.region.startswith(begin)]
         self.partition = found[0] if found else "aws"
         with ours("SQS"):
-            self._client = session.client("sqs", endpoint_url=endpoint, region_name=self.region)
+            elsewhere = None if _is_named(session._session) else endpoint
+            self._client = session.client("sqs", endpoint_url=elsewhere, region_name=self.region)
 
     def find(self, name: str) -> Made | None:
         """Return the queue *name*, or None."""
@@ -85,3 +87,12 @@ class Queues:
 
         with ours(f"the queue {about}"):
             return getattr(self._client, operation)(**params)
+
+
+def _is_named(core: Any) -> bool:
+    """Whether the configuration of *core*, a session of botocore, says where SQS is."""
+    if os.environ.get("AWS_ENDPOINT_URL_SQS"):
+        return True
+    services = core.full_config.get("services", {})
+    own = services.get(core.get_scoped_config().get("services"), {}).get("sqs", {})
+    return isinstance(own, dict) and bool(own.get("endpoint_url"))
