@@ -45,7 +45,7 @@ from mimicfs.config.options import (
     nearest,
 )
 from mimicfs.config.rules import KeyRule
-from mimicfs.config.values import has_secret
+from mimicfs.config.values import bucket_named, has_secret
 from mimicfs.config.written import rules_in
 from mimicfs.errors import ConfigError
 
@@ -186,6 +186,7 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
             raise ConfigError(
                 f"{path}: [buckets] {name}: write the section of a bucket as [buckets.NAME]"
             )
+    buckets = _by_bucket(path, buckets)
     rules = {
         name: rules_in(table.pop("rules", []), f"{path} [buckets.{name}]")
         for name, table in buckets.items()
@@ -195,6 +196,22 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
         for name, table in buckets.items()
     }
     return ConfigFile(path, values, sections, rules)
+
+
+def _by_bucket(path: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *sections* by the names that targets have: of an access point, its ARN has two forms.
+    Raises ConfigError for what names no bucket: it would hold for none."""
+    found = {}
+    for name, table in sections.items():
+        try:
+            bucket = name if name == _EVERY else bucket_named(name)
+        except ConfigError as exc:
+            text = 'no bucket has that name; write [buckets.NAME], or [buckets."*"] for all'
+            raise ConfigError(f"{path}: [buckets.{name!r}]: {text}") from exc
+        if bucket in found:
+            raise ConfigError(f"{path}: [buckets.{name!r}]: appears twice")
+        found[bucket] = table
+    return found
 
 
 def _of(section: Section) -> dict[str, Option]:

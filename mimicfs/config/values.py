@@ -227,6 +227,12 @@ _NO_NAME = (
 )
 
 
+_OBJECT_LAMBDA = (
+    "an access point of Object Lambda changes what is read, so that its objects have other sizes"
+    " and versions than it lists; use the access point below it, or the bucket"
+)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Return the bucket, or the access point's ARN, and what is behind it."""
     found = _ARN.match(name)
@@ -235,6 +241,15 @@ def _split(name: str) -> tuple[str, str]:
         return bucket, prefix
     start, kind, point = found.groups()
     return f"{start}{kind.replace('/', ':')}:{point}", name[found.end() :]
+
+
+def bucket_named(name: str) -> str:
+    """Return the bucket that *name* is, of an access point its ARN as in a Target. Raises
+    ConfigError."""
+    bucket, prefix = _split(name)
+    if prefix or not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
+        raise ConfigError(_NO_NAME)
+    return bucket
 
 
 def parse_target(url: str) -> Target:
@@ -246,6 +261,8 @@ def parse_target(url: str) -> Target:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
     if bucket and not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
         raise ConfigError(_NO_NAME)
+    if ":s3-object-lambda:" in bucket or bucket.endswith("--ol-s3"):
+        raise ConfigError(f"s3://{bucket}: {_OBJECT_LAMBDA}")
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     return Target(bucket, prefix)

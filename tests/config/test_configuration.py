@@ -11,7 +11,7 @@ from mimicfs.config.file import read_config
 from mimicfs.config.given import from_words, words
 from mimicfs.config.options import GivenValue
 from mimicfs.config.settled import Settled, settle
-from mimicfs.config.values import BucketOptions, Target
+from mimicfs.config.values import BucketOptions, Target, parse_target
 from mimicfs.errors import ConfigError
 
 KEYS = "write credentials_file=FILE (written as ~/.aws/credentials)"
@@ -110,6 +110,33 @@ def test_sections_of_buckets(path: Path) -> None:
     assert found.of("b") == BucketOptions(
         False, "STANDARD_IA", "aws:kms", "k", "public-read", never_sync=True
     )
+
+
+AP = "arn:aws:s3:eu-west-1:123456789012:accesspoint"
+
+
+@pytest.mark.parametrize("section", [f"{AP}/name", f"{AP}:name"])
+@pytest.mark.parametrize("target", [f"s3://{AP}/name/prefix", f"s3://{AP}:name"])
+def test_the_section_of_an_access_point_holds_in_whatever_form_it_is_named(
+    path: Path, section: str, target: str
+) -> None:
+    found = settled(path, f'[buckets."{section}"]\nread-only = true\n')
+    assert found.buckets().of(parse_target(target).bucket).read_only
+    assert found.of_bucket(parse_target(target).bucket)["read-only"].value is True
+
+
+@pytest.mark.parametrize("name", ["s3://photos", "photos/2024", f"{AP}/name/prefix", "pho tos", ""])
+def test_a_section_that_can_hold_for_no_bucket_is_refused(path: Path, name: str) -> None:
+    said = refused(path, f'[buckets."{name}"]\nread-only = true\n')
+    assert said == (
+        f"FILE: [buckets.{name!r}]: no bucket has that name;"
+        ' write [buckets.NAME], or [buckets."*"] for all'
+    )
+
+
+def test_an_access_point_has_one_section(path: Path) -> None:
+    text = "".join(f'[buckets."{AP}{mark}a"]\nread-only = true\n' for mark in "/:")
+    assert refused(path, text) == f"FILE: [buckets.'{AP}:a']: appears twice"
 
 
 @pytest.mark.parametrize(

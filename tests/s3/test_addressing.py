@@ -167,6 +167,7 @@ def test_each_request_names_the_owner_and_each_for_bytes_the_key_of_sse_c(proxy,
 
 
 AP = "arn:aws:s3:eu-west-1:123456789012:accesspoint"
+OUTPOST = "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/name"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,7 @@ AP = "arn:aws:s3:eu-west-1:123456789012:accesspoint"
             Target("arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap", "p/"),
         ),
         ("s3://bucket/arn:aws/x", Target("bucket", "arn:aws/x/")),
+        (f"s3://{OUTPOST}/p", Target(OUTPOST.replace("/", ":"), "p/")),
     ],
 )
 def test_an_access_point_is_a_bucket(url, target, server):
@@ -197,6 +199,20 @@ def test_what_is_not_the_name_of_a_bucket_is_refused_and_not_repeated(url, serve
         "what follows s3:// is not the name of a bucket (letters, digits, '.', '-' and '_');"
         " write s3://BUCKET or s3://BUCKET/PREFIX, without a query"
     )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/name/prefix",
+        "s3://name-abc--ol-s3",
+    ],
+)
+def test_what_changes_objects_while_they_are_read_is_refused(url, server):
+    with pytest.raises(
+        ConfigError, match=r"Object Lambda changes what is read, so that .* the bucket$"
+    ):
+        parse_target(url)
 
 
 MRAP = "arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap"
