@@ -1,9 +1,12 @@
 """Deleting one version of an object, and no other."""
 
+import io
 import itertools
+import re
+from urllib.parse import unquote
 
 import pytest
-from support.proxy import Fail
+from support.proxy import Fail, Rule
 
 from mimicfs.errors import AccessDenied, ObjectChanged
 
@@ -68,8 +71,8 @@ def test_where_only_deleting_many_is_denied_keys_are_deleted_one_by_one(s3, clie
 def test_without_the_right_to_delete_that_is_told_after_the_first_key(
     s3, client, bucket, proxy, versions, asked
 ):
-    client.put_object(Bucket=bucket, Key="0", Body=b"x")
-    etag = s3.head(bucket, "0")[0].etag
+    client.put_object(Bucket=bucket, Key="999", Body=b"x")
+    etag = s3.head(bucket, "999")[0].etag
     keys = [str(number) for number in range(1000)]
     proxy.counted()
     with proxy.rule(Fail(lambda request: request.kind in ("POST", "DELETE"), 403, "AccessDenied")):
@@ -93,12 +96,50 @@ def test_of_many_what_is_another_version_is_refused_and_the_rest_deleted(s3, cli
     for key in "ab":
         s3.put(bucket, key, b"x", 1)
     etags = {key: s3.mimicdb.entry(bucket, key).etag for key in "ab"}
-    client.put_object(Bucket=bucket, Key="a", Body=b"somebody's")
-    # As S3 answers; moto looks at no condition there. "b" is refused for no reason, "a" by a HEAD.
-    said = "<Error><Key>b</Key><Code>PreconditionFailed</Code></Error>"
+    client.put_object(Bucket=bucket, Key="b", Body=b"somebody's")
+    # As S3 answers; moto looks at no condition there. "a" is refused for no reason, "b" by a HEAD.
+    said = "<Error><Key>a</Key><Code>PreconditionFailed</Code></Error>"
     rule = Fail(lambda request: request.kind == "POST", 200, "")
     rule.body = f"<DeleteResult>{said}</DeleteResult>".encode()
     with proxy.rule(rule):
-        assert [key for key, _ in s3.delete_many(bucket, list("ab"), etags)] == ["a"]
+        assert [key for key, _ in s3.delete_many(bucket, list("ab"), etags)] == ["b"]
     found = client.list_objects_v2(Bucket=bucket)["Contents"]
-    assert [item["Key"] for item in found] == ["a"]
+    assert [item["Key"] for item in found] == ["b"]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("many", [True, False])
+def test_a_marker_is_deleted_after_what_is_below_it(s3, client, bucket, proxy, many):
+    keys = ["d/", "d/a", "d/e/", "d/e/f/", "d/e/f/b", "d/e0", "g"]
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    deletes = Order()
+    refused = Fail(lambda request: not many and request.kind == "POST", 501, "NotImplemented")
+    with proxy.rule(refused), proxy.rule(deletes):
+        assert s3.delete_many(bucket, keys) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    order = deletes.keys
+    assert sorted(order) == keys
+    for marker in ("d/", "d/e/", "d/e/f/"):
+        below = [order.index(key) for key in keys if key.startswith(marker) and key != marker]
+        assert max(below) < order.index(marker)
+
+
+class Order(Rule):
+    """Notes the keys that are deleted, in the order in which that is asked."""
+
+    def __init__(self):
+        super().__init__(lambda request: request.kind in ("POST", "DELETE"))
+        self.keys = []
+
+    def after(self, handler, response):
+        if handler.command == "DELETE":
+            self.keys.append(unquote(handler.path).split("/", 2)[2])
+        return False
+
+    def before(self, handler):
+        if handler.command == "POST":
+            said = handler.rfile.read(int(handler.headers["Content-Length"]))
+            self.keys += re.findall("<Key>([^<]*)</Key>", said.decode())
+            handler.rfile = io.BytesIO(said)
+        return False

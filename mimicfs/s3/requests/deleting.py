@@ -14,8 +14,10 @@ Threading: any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.entry import KEY_MAX
 from mimicfs.errors import (
     NOTHING_SAID,
     AccessDenied,
@@ -47,6 +49,9 @@ class Deleter:
 
     def delete(self, keys: Sequence[str]) -> RefusedKeys:
         """Return what was refused."""
+        # What is below a marker goes before it: to some servers (JuiceFS) that is a directory,
+        # which stays while there is something in it.
+        keys = sorted(keys, reverse=True)
         plain = [key for key in keys if _xml_can_say(key)]
         alone = [key for key in keys if not _xml_can_say(key)]
         refused: RefusedKeys = []
@@ -180,8 +185,17 @@ class Deleter:
         def delete(key: str) -> None:
             self._s3.conditions.delete(self._bucket, key, self._etags.get(key, ""))
 
-        reasons = self._s3.each(_reason(delete), keys)
-        return [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+        refused: RefusedKeys = []
+        for _, level in groupby(sorted(keys, key=_level), _level):
+            some = list(level)
+            reasons = self._s3.each(_reason(delete), some)
+            refused += [(key, reason) for key, reason in zip(some, reasons, strict=True) if reason]
+        return refused
+
+
+def _level(key: str) -> int:
+    """Return the turn of *key*: after all that are none, of markers the deepest first."""
+    return -key.count("/") if key.endswith("/") else -KEY_MAX - 1
 
 
 def _reason(work: Callable[[str], Any]) -> Callable[[str], str]:
