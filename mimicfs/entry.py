@@ -59,6 +59,11 @@ def unquoted(etag: str | None) -> str:
     return bare if '"' not in bare else bare.partition('"')[0]
 
 
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
+    return bucket.endswith("--x-s3")
+
+
 def name_of(key: str) -> str:
     """Return the part of *key* behind its last "/"."""
     return key.rpartition("/")[2]

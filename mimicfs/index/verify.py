@@ -14,11 +14,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope, pages
-from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced
+from mimicfs.entry import LISTED, OBJECT, Difference, Entry, Scope, is_directory_bucket, pages
+from mimicfs.errors import KeyNotFound, LogTrimmed, NotSynced, Unsupported
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.requests.trail import Trail
 from mimicfs.sync.source import ListingScope, Source, fetched
 from mimicfs.underway import ListingNote, listing
 
@@ -110,6 +111,11 @@ class _Verify:
             raise NotSynced(
                 f"{url}: the mirror knows nothing of it; run `mimicfs sync '{url}'` first"
             )
+        if is_directory_bucket(bucket):
+            text = (
+                "a directory bucket lists in no order, and is not verified; mimicfs sync lists it"
+            )
+            raise Unsupported(f"s3://{bucket}/{prefix}: {text}")
         whole = cover is not None and self._backend.covered(bucket, prefix, deep=True)
         self._report = Verified(bucket, prefix, cover.listed_ns if cover and whole else None)
 
@@ -143,12 +149,15 @@ class _Verify:
         """Yield the pages of the listing, the number of the last change before each was asked
         for, and the key behind which it begins. The next one is on its way meanwhile."""
         coming = self._fetch("", None)
-        after = ""
+        after, trail = "", Trail()
         while True:
             page, since = coming.result()
             if page.token is None or page.upto is None:
                 yield page, since, after
                 return
+            if page.entries:
+                trail.further()
+            trail.on(f"listing of s3://{self._bucket}/{self._prefix}", page.token)
             coming = self._fetch(page.upto, page.token)
             if page.entries:  # an empty one speaks for nothing
                 yield page, since, after

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +15,7 @@ from mimicfs.exception import S3DataError
 from mimicfs.s3.boto2 import Callback, Headers, params_of, response_params
 from mimicfs.s3.progress import CallbackProgress
 from mimicfs.s3.stored import StoredKey
+from mimicfs.s3.transport.answers import date_of
 
 
 class Reading(StoredKey):
@@ -183,9 +183,9 @@ class Reading(StoredKey):
         except BaseException:
             Path(filename).unlink(missing_ok=True)
             raise
-        if self.last_modified:
-            at = parsedate_to_datetime(self.last_modified).timestamp()
-            os.utime(filename, (at, at))
+        at = date_of(self.last_modified or "")
+        if at is not None:
+            os.utime(filename, (at.timestamp(), at.timestamp()))
 
     def get_contents_as_string(
         self,

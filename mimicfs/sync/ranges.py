@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 
 from mimicfs.entry import LIST_MAX
+from mimicfs.s3.requests.trail import Trail
 
 # What the mirror knows is cut into ranges of at least so many keys; so many more must be left of
 # one that is cut while it is listed.
@@ -38,6 +39,7 @@ class KeyRange:
     upto: str | None = None
     expected: int | None = None  # keys, as far as the mirror knows
     token: str | None = None  # S3's, to go on with
+    trail: Trail = field(default_factory=Trail)  # that its tokens lead
     start: str = ""  # where it began
     keys: int = 0
     pages: int = 0

@@ -204,6 +204,7 @@ class Run:
         if not page.entries and page.token is not None:  # it speaks for nothing
             self._go_on(part, page.token)
             return
+        part.trail.further()
         entries, upto, beyond = page.entries, page.upto, ""
         ended = upto is None
         if part.upto is not None and (upto is None or upto >= part.upto):
@@ -239,9 +240,10 @@ class Run:
 
     def _go_on(self, part: KeyRange, token: str) -> None:
         """Ask for the page behind an empty one of *part*."""
-        if token == part.token:
-            text = f"{self._scope}: an empty page points to itself"
-            self._stop(part, MalformedListing(text))
+        try:
+            part.trail.on(self._scope, token)
+        except MalformedListing as exc:
+            self._stop(part, exc)
             return
         part.token = token
         self._send(part)

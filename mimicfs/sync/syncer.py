@@ -23,11 +23,10 @@ from contextlib import closing
 from typing import TypeVar
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import NS, Difference, Scope
+from mimicfs.entry import NS, Difference, Scope, is_directory_bucket
 from mimicfs.errors import ConfigError, Interrupted, LogTrimmed, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.held import Spool
 from mimicfs.sync.plan import GivenRanges
 from mimicfs.sync.progress import Progress, Report, report_of

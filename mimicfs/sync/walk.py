@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from operator import attrgetter
 
 from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
+from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.requests.trail import Trail
 from mimicfs.sync.flights import Flights, Pace
 from mimicfs.sync.held import Spool
 from mimicfs.sync.source import ListingScope, Source, fetched
@@ -25,8 +26,9 @@ from mimicfs.sync.source import ListingScope, Source, fetched
 class _Directory:
     key: str
     since: int = -1  # the sequence number before the first page was asked for
-    entries: list[Entry] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)  # by key
     token: str | None = None
+    trail: Trail = field(default_factory=Trail)  # that its tokens lead
 
 
 class Walk:
@@ -70,14 +72,7 @@ class Walk:
                     continue
                 self._pace.answered(page.throttled > 0)
                 directory.since = since if directory.since < 0 else directory.since
-                directory.entries += page.entries
-                if page.token is not None and page.token == directory.token:
-                    raise MalformedListing(f"s3://{self._scope.bucket}: a page leads to itself")
-                directory.token = page.token
-                if page.token is None:
-                    self._merge(directory)
-                else:
-                    self._send(directory)
+                self._take(directory, page)
         finally:
             self._flights.give_up()
 
@@ -86,16 +81,27 @@ class Walk:
         """Return how many directories are being listed."""
         return len(self._flights)
 
+    def _take(self, directory: _Directory, page: Page) -> None:
+        """Take a page of *directory* in, and ask for the next one."""
+        where = f"listing of s3://{self._scope.bucket}/{directory.key}"
+        for entry in page.entries:
+            if directory.entries.setdefault(entry.key, entry) is not entry:
+                raise MalformedListing(f"{where}: {entry.key!r} comes twice")
+        if page.entries:
+            directory.trail.further()
+        directory.token = page.token
+        if page.token is None:
+            self._merge(directory)
+            return
+        directory.trail.on(where, page.token)
+        self._send(directory)
+
     def _send(self, directory: _Directory) -> None:
         scope = ListingScope(self._scope.bucket, directory.key, "/")
         self._flights.send(directory, fetched, self._mimicdb, self._s3, scope, "", directory.token)
 
     def _merge(self, directory: _Directory) -> None:
-        where = f"s3://{self._scope.bucket}/{directory.key}"
-        entries = sorted(directory.entries, key=attrgetter("key"))
-        for one, other in pairwise(entries):
-            if one.key == other.key:
-                raise MalformedListing(f"listing of {where}: {one.key!r} comes twice")
+        entries = sorted(directory.entries.values(), key=attrgetter("key"))
         try:
             difference = self._mimicdb.replace(
                 self._scope.bucket,

@@ -13,11 +13,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mimicfs import entry
-from mimicfs.entry import Difference
+from mimicfs.entry import Difference, is_directory_bucket
 from mimicfs.errors import NoSuchBucket, StoreError, StoreUnavailable, TooManyDeletions
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.listing import is_directory_bucket
 from mimicfs.sync.cursor import Cursor, Notes
 from mimicfs.sync.held import KEYS_MIN, Doomed, Guard, Held, Spool
 from mimicfs.sync.plan import GivenRanges, Known, Plan

@@ -114,6 +114,38 @@ def test_a_server_that_wants_equal_parts_gets_them_from_then_on(common, filled, 
     assert "equal-parts=no (learned)" in found["server"][1].split(", ")
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_is_said_of_a_bucket_goes_along_as_in_a_mount(common, filled, proxy, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'expected-bucket-owner = "123456789012"\n[buckets.{filled}]\nrequester-pays = true\n'
+        f'acl = "bucket-owner-full-control"\nsse-c-key-file = "{tmp_path}/key"\n'
+    )
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "key").chmod(0o600)
+    customer = "x-amz-server-side-encryption-customer-key"
+
+    def lacks(request):
+        """Whether the bucket of somebody else, for whom others pay, would refuse *request*."""
+        said = request.headers
+        if not request.bucket or "versioning" in request.query:
+            return False
+        if said["x-amz-request-payer"] != "requester":
+            return True
+        if said["x-amz-expected-bucket-owner"] != "123456789012":
+            return True
+        makes = request.kind in ("PUT", "COPY") and "uploadId" not in request.query
+        reads = request.kind in ("HEAD", "GET") and request.key
+        if makes and said["x-amz-acl"] != "bucket-owner-full-control":
+            return True
+        return (makes or reads) and customer not in said
+
+    with proxy.rule(Fail(lacks, 403, "AccessDenied")) as rule:
+        found = examined(*common, "--config", config, "--write", f"s3://{filled}")
+    assert {name: result for name, result in results(found).items() if result != "ok"} == {}
+    assert rule.seen == 0
+
+
 @pytest.mark.parametrize("server", ["rclone"], indirect=True)
 def test_the_quirks_of_a_server_are_told_with_what_to_do(common, filled, client):
     found = examined(*common, "--write", f"s3://{filled}")

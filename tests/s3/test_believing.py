@@ -9,8 +9,16 @@ from support.faults import Fault
 from support.proxy import Fail
 
 from mimicfs.entry import TIME_MAX_NS
-from mimicfs.errors import KeyNotFound, MimicError, S3Unavailable, Unsupported
+from mimicfs.errors import (
+    KeyNotFound,
+    MalformedListing,
+    MimicError,
+    S3Unavailable,
+    Throttled,
+    Unsupported,
+)
 from mimicfs.s3.requests.content import Content
+from mimicfs.s3.requests.examine import Examination
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -108,6 +116,29 @@ def test_a_put_that_was_not_done_is_no_success(s3, client, bucket, proxy, status
         s3.put(bucket, "a", b"abc", 3)
 
 
+@pytest.mark.parametrize("said", ["noon", "", "0", "99999-01-01T00:00:00Z", "1e400", "\u00b2"])
+def test_a_time_in_an_answer_that_nobody_can_read_makes_no_error_of_it(s3, bucket, proxy, said):
+    source = s3.put(bucket, "a", b"abc", 3)
+
+    def edit(body):
+        return re.sub(rb"<(LastModified|CreationDate)>[^<]*", rb"<\1>%s" % said.encode(), body)
+
+    with proxy.rule(Answer("any", edit=edit)):
+        copy = s3.copy((bucket, source), bucket, "b")
+        assert (copy.size, copy.etag) == (3, source.etag)
+        assert bucket in [it.name for it in s3.list_buckets()]
+
+
+def test_what_nobody_can_read_in_an_answer_is_an_error_that_names_it(s3, bucket, proxy):
+    rule = b"<CORSRule><MaxAgeSeconds>x</MaxAgeSeconds></CORSRule>"
+    body = b"<CORSConfiguration>%s</CORSConfiguration>" % rule
+    with (
+        proxy.rule(not_done("LIST", body=body)),
+        pytest.raises(S3Unavailable, match="the answer to GetBucketCors has what nobody can read"),
+    ):
+        s3.call("get_bucket_cors", bucket)
+
+
 @pytest.mark.parametrize("body", [b"", b"<CopyObjectResult/>"])
 def test_a_copy_that_is_not_confirmed_is_looked_at(s3, bucket, proxy, body):
     source = s3.put(bucket, "a", b"abc", 3)
@@ -187,6 +218,54 @@ def test_an_error_in_a_success_is_an_error(s3, client, bucket, proxy, kind):
         ask()
     assert s3.mimicdb.entry(bucket, "a").etag == source.etag
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"abc"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "0",
+        "noon",
+        "2026-11-28T09:00:00Z",
+        "Sat, 28 Nov 99999999999999 09:00:00 GMT",
+        "Sat, 28 Nov 2026 99:00:00 GMT",
+    ],
+)
+def test_a_date_that_nobody_can_read_makes_no_error_of_what_was_done(s3, bucket, proxy, said):
+    with proxy.rule(Answer("any", less={"date"}, more=[("Date", said)])):
+        entry = s3.put(bucket, "a", b"abc", 3)
+        s3.copy((bucket, entry), bucket, "b")
+        uploaded(s3, bucket)()
+        s3.create_bucket(f"{bucket}-of-no-date")
+        with pytest.raises(KeyNotFound):
+            s3.head(bucket, "missing")
+        findings = list(Examination(s3, s3._options, bucket).findings(write=False))
+    assert [(it.name, it.found) for it in findings if it.result == "fail"] == []
+    assert s3.mimicdb.entry(bucket, "a").size == s3.mimicdb.entry(bucket, "b").size == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("SlowDown", Throttled), ("InternalError", S3Unavailable)]
+)
+def test_a_listing_that_was_answered_with_an_error_and_a_success_is_asked_again(
+    s3, client, bucket, proxy, code, error
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc")
+    body = f"<?xml version='1.0'?>\n<Error><Code>{code}</Code></Error>".encode()
+    with proxy.rule(Answer("LIST", body=body, times=1)):
+        assert [entry.key for entry in s3.list_page(bucket).entries] == ["a"]
+    with proxy.rule(not_done("LIST", 200, body)) as rule, pytest.raises(error, match=code):
+        s3.list_page(bucket)
+    assert rule.seen == 3
+
+
+def test_another_error_in_the_answer_to_a_listing_is_none(s3, client, bucket, proxy):
+    body = b"<Error><Code>NoSuchBucket</Code></Error>"
+    with (
+        proxy.rule(not_done("LIST", 200, body)) as rule,
+        pytest.raises(MalformedListing, match=r"the answer is a <Error> \(NoSuchBucket\)"),
+    ):
+        s3.list_page(bucket)
+    assert rule.seen == 1
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])

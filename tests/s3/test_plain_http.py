@@ -12,7 +12,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from botocore.exceptions import ConnectionClosedError
+from botocore.exceptions import ConnectionClosedError, SSLError
 
 from mimicfs.config.values import S3Options
 from mimicfs.errors import Interrupted
@@ -314,7 +314,8 @@ def certificate(tmp_path_factory):
     """The file of a certificate of 127.0.0.1, and its key."""
     found = tmp_path_factory.mktemp("tls") / "both.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-    words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    words += ["-subj", "/CN=localhost"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     made = subprocess.run([*words, "-keyout", "-"], check=True, capture_output=True, timeout=30)
     found.write_bytes(made.stdout)
     return str(found)
@@ -333,6 +334,25 @@ def test_what_follows_an_answer_over_tls_is_not_the_next_one(certificate, length
         assert got(transport, url) == (200, body)
         assert [got(transport, url) for _ in range(2)] == [(200, b"right")] * 2
     assert len(asked) == 3  # the second connection is used again
+
+
+@pytest.mark.parametrize("name", ["localhost", "localhost.", "LOCALHOST."])
+def test_a_dot_behind_the_name_of_a_server_is_not_in_its_certificate(
+    certificate, name, monkeypatch
+):
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *a, **k: real("127.0.0.1", *a, **k))
+    with serving([GOOD], certificate=certificate) as (transport, url, _):
+        assert got(transport, url.replace("127.0.0.1", name)) == (200, b"good")
+
+
+def test_a_certificate_of_another_name_is_refused(certificate, monkeypatch):
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *more, **how: real("127.0.0.1", *more, **how)
+    )
+    with serving([GOOD], certificate=certificate) as (transport, url, _), pytest.raises(SSLError):
+        got(transport, url.replace("127.0.0.1", "another.test."))
 
 
 def test_an_answer_to_a_request_that_was_cut_leaves_no_socket_open():

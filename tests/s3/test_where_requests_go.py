@@ -1,7 +1,9 @@
 """Every request of ours goes where boto3's own call of it would, and is signed for the same region;
 the addresses that a program has its own client presign are botocore's."""
 
+import os
 import re
+from dataclasses import replace
 from http.client import HTTPMessage
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +14,8 @@ from botocore.exceptions import BotoCoreError, EndpointConnectionError
 
 from mimicfs import MimicDB
 from mimicfs.backends.memory import Memory
-from mimicfs.config.values import S3Options
+from mimicfs.config.settled import settle
+from mimicfs.config.values import BucketOptions, Buckets, S3Options
 from mimicfs.errors import MimicError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
@@ -38,8 +41,10 @@ THEIRS = {
     "delete_object": {"Key": "k"},
 }
 ARN = "arn:aws:s3:eu-west-1:123456789012:accesspoint:name"
-NAMES = ["bucket", "with.dots", "Upper", ARN, "name-abc-s3alias", "192.168.1.1"]
-OTHERS = ["us-east-1", "cn-north-1", "us-gov-west-1", "aws-global"]
+OUTPOST = "arn:aws:s3-outposts:eu-west-1:123456789012:outpost:op-01ac5d28a6a232904:accesspoint:name"
+ALIAS = "name-o01000ac5d28a6a2329049c8b7e6d5c4b3a2f1e0d1c2b3a4f5e6d7c8b9a0--op-s3"
+NAMES = ["bucket", "with.dots", "Upper", ARN, "name-abc-s3alias", "192.168.1.1", OUTPOST, ALIAS]
+OTHERS = ["us-east-1", "cn-north-1", "us-gov-west-1", "aws-global", "us-iso-east-1"]
 REGIONS = ["eu-west-1", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
 OPTIONS = {
     "auto": {},
@@ -68,7 +73,11 @@ def _no_configuration(monkeypatch):
 
 def opened(region, **options):
     """Return ours, and where its requests go: a set. Nobody is there."""
-    s3, seen = S3(S3Options(region=region, attempts=1, **options), Mirror(Memory())), set()
+    return by_options(S3Options(region=region, **options))
+
+
+def by_options(options):
+    s3, seen = S3(replace(options, attempts=1), Mirror(Memory())), set()
 
     def exchange(_method, url, target, headers, _body):
         seen.add(address(url, target.partition("?")[0], headers.get("Authorization", target)))
@@ -172,6 +181,138 @@ def test_a_sync_by_a_borrowed_client_asks_where_the_client_asks(region, options)
     client.close()
 
 
+OF_S3 = "[default]\nregion = {}\ns3 =\n  {}\n".format
+IRELAND = "[default]\nregion = eu-west-1\n"
+AT_MINIO = f"{IRELAND}endpoint_url = http://minio.test:9000\n"
+CONFIGURATIONS = {
+    "no region": ("", {}),
+    "path": (OF_S3("eu-west-1", "addressing_style = path"), {}),
+    "virtual": (OF_S3("eu-west-1", "addressing_style = virtual"), {}),
+    "virtual in China": (OF_S3("cn-northwest-1", "addressing_style = virtual"), {}),
+    "dualstack of S3": (OF_S3("eu-west-1", "use_dualstack_endpoint = true"), {}),
+    "accelerate": (OF_S3("eu-west-1", "use_accelerate_endpoint = true"), {}),
+    "accelerate and dualstack": (
+        OF_S3("eu-west-1", "use_accelerate_endpoint = true\n  use_dualstack_endpoint = true"),
+        {},
+    ),
+    "path and accelerate": (
+        OF_S3("eu-west-1", "use_accelerate_endpoint = true\n  addressing_style = path"),
+        {},
+    ),
+    "dualstack": ("[default]\nregion = eu-west-1\nuse_dualstack_endpoint = true\n", {}),
+    "fips": ("[default]\nregion = us-gov-east-1\nuse_fips_endpoint = true\n", {}),
+    "fips where there is none": ("[default]\nregion = eu-west-1\nuse_fips_endpoint = true\n", {}),
+    "by variables": (
+        "[default]\nregion = us-west-2\n",
+        {"AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
+    ),
+    "regional": (OF_S3("us-east-1", "us_east_1_regional_endpoint = regional"), {}),
+    "legacy": (OF_S3("us-east-1", "us_east_1_regional_endpoint = legacy"), {}),
+    "regional by a variable": (
+        "[default]\nregion = us-east-1\n",
+        {"AWS_S3_US_EAST_1_REGIONAL_ENDPOINT": "regional"},
+    ),
+    "defaults mode": ("[default]\nregion = us-east-1\ndefaults_mode = standard\n", {}),
+    "ARNs of this region alone": (OF_S3("us-east-1", "use_arn_region = false"), {}),
+    "ARNs by a variable": ("[default]\nregion = us-east-1\n", {"AWS_S3_USE_ARN_REGION": "false"}),
+    "bodies unsigned": (OF_S3("eu-west-1", "payload_signing_enabled = false"), {}),
+    "at a server": (AT_MINIO, {}),
+    "at a server, virtual": (f"{AT_MINIO}s3 =\n  addressing_style = virtual\n", {}),
+    "at a server, auto": (f"{AT_MINIO}s3 =\n  addressing_style = auto\n", {}),
+    "at a server, dualstack": (f"{AT_MINIO}use_dualstack_endpoint = true\n", {}),
+    "at a server, accelerate": (f"{AT_MINIO}s3 =\n  use_accelerate_endpoint = true\n", {}),
+    "at a server over TLS": (AT_MINIO.replace("http:", "https:"), {}),
+    "at a server below a path": (AT_MINIO.replace("9000", "9000/base/path/"), {}),
+    "at an address": (AT_MINIO.replace("minio.test", "10.0.0.1"), {}),
+    "at an address of IPv6": (AT_MINIO.replace("minio.test", "[fd00::1]"), {}),
+    "at the server of a service": (
+        f"{IRELAND}services = own\n[services own]\ns3 =\n  endpoint_url = http://own.test\n",
+        {},
+    ),
+    "at the server of a variable": (
+        AT_MINIO, {"AWS_ENDPOINT_URL_S3": "http://env.test", "AWS_ENDPOINT_URL": "http://no.test"}
+    ),
+    "at no server": (AT_MINIO, {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}),
+    "at no server of a variable": (
+        "[default]\nregion = eu-west-1\nignore_configured_endpoint_urls = true\n",
+        {"AWS_ENDPOINT_URL_S3": "http://env.test"},
+    ),
+    "within a VPC": (
+        AT_MINIO.replace("http://minio.test:9000", "https://bucket.vpce-1a2b3c4d-5e6f.s3.eu-west-1.vpce.amazonaws.com"),
+        {},
+    ),
+    "of a profile": (
+        f"{IRELAND}[profile other]\nregion = us-gov-west-1\nuse_fips_endpoint = true\n",
+        {"AWS_PROFILE": "other"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "environ"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_each_request_goes_where_the_aws_configuration_leads(tmp_path, monkeypatch, text, environ):
+    (tmp_path / "config").write_text(text)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **environ}.items():
+        monkeypatch.setenv(name, value)
+    s3, ours = by_options(settle({}, os.environ).settings().s3)
+    session, config = boto3.session.Session(), Config(signature_version="s3v4")
+    client, theirs = session.client("s3", config=config), set()
+    for name in NAMES:
+        for operation, ask in OURS.items():
+            with pytest.raises(MimicError):
+                ask(s3, name)
+            theirs.add(asked_by(client, operation, name))
+    assert ours == theirs - {None}
+    s3.close()
+    client.close()
+
+
+EXPRESS = "name--use1-az4--x-s3"
+SESSION = b"""<CreateSessionResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Credentials>
+<SessionToken>token</SessionToken><SecretAccessKey>secret</SecretAccessKey>
+<AccessKeyId>ASIA</AccessKeyId><Expiration>2099-01-01T00:00:00Z</Expiration>
+</Credentials></CreateSessionResult>"""
+
+
+def signed_by(url, said):
+    """Return the host of a request, and the key, region and service that it is signed with."""
+    said = unquote(said.decode() if isinstance(said, bytes) else said)
+    found = re.search(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/", said)
+    return urlsplit(url).netloc, *found.groups()
+
+
+ZONE = "s3express-use1-az4.us-east-1.amazonaws.com"
+
+
+@pytest.mark.parametrize("operation", [each for each in OURS if each != "get_object"])
+def test_a_directory_bucket_is_asked_in_a_session_of_its_own(operation):
+    """(The body of a GET is read by botocore itself, past what is looked at here.)"""
+    s3, seen = opened("us-east-1")[0], []
+
+    def exchange(_method, url, target, headers, _body):
+        said = headers.get("Authorization", target)
+        token = headers.get("x-amz-s3session-token", "")
+        token = token.decode() if isinstance(token, bytes) else token
+        seen.append((*signed_by(url, said), token or "X-Amz-S3session-Token=token" in target))
+        if "session" in target.partition("?")[2].split("&"):
+            return Answer(200, {"content-type": "application/xml"}, SESSION)
+        raise EndpointConnectionError(endpoint_url=url)
+
+    s3._transport.exchange = exchange
+    for _ in range(2):
+        with pytest.raises(MimicError):
+            OURS[operation](s3, EXPRESS)
+    host, listed = f"{EXPRESS}.{ZONE}", operation.startswith("list")
+    assert seen == [
+        (host, "AKID", "us-east-1", "s3express", False),
+        *[(host, "ASIA", "us-east-1", "s3express", True if listed else "token")] * 2,
+    ]
+    assert s3.figures()["requests"]["GET"] >= 1
+    s3.close()
+
+
 CONFIGURATION = """
 [default]
 endpoint_url = http://minio.test:9000
@@ -239,6 +380,47 @@ def test_a_bucket_that_has_been_found_elsewhere_is_asked_there():
     s3.close()
 
 
+@pytest.mark.parametrize("status", [301, 307])
+def test_who_pays_who_owns_and_the_key_of_sse_c_go_along_to_another_region(status):
+    options = BucketOptions(requester_pays=True, sse_c_key=bytes(32))
+    s3 = opened("eu-west-1", buckets=Buckets(options), bucket_owner="123456789012")[0]
+    seen = []
+
+    def exchange(method, url, target, headers, _body):
+        said = {name.lower(): value for name, value in headers.items()}
+        said = {n: v.decode() if isinstance(v, bytes) else v for n, v in said.items()}
+        region = address(url, target, said.get("authorization", target))[2][0]
+        kind = "LIST" if "list-type=2" in target else method if "/k" in target else "bucket"
+        more = said.get("x-amz-server-side-encryption-customer-key", "")
+        seen.append((kind, region, said.get("x-amz-request-payer"), bool(more)))
+        assert said["x-amz-expected-bucket-owner"] == "123456789012"
+        if region != "ap-south-1":
+            return Answer(
+                status, {"x-amz-bucket-region": "ap-south-1", "location": "http://no.test"}
+            )
+        return Answer(200, {**FOUND, "x-amz-request-id": "1"}, LISTED if kind == "LIST" else b"")
+
+    s3._transport.exchange = exchange
+    assert s3.look("bucket", "k").size == 3
+    s3.put("bucket", "k", b"abc", 3)
+    assert [entry.key for entry in s3.list_page("bucket").entries] == ["k"]
+    s3.delete("bucket", "k")
+    s3.close()
+    there = [each for each in seen if each[1] == "ap-south-1"]
+    assert [each for each in there if each[0] != "bucket"] == [
+        ("HEAD", "ap-south-1", "requester", True),
+        ("PUT", "ap-south-1", "requester", True),
+        ("LIST", "ap-south-1", "requester", False),
+        ("DELETE", "ap-south-1", "requester", False),
+    ]
+    assert len(seen) - len(there) < 4  # once it is known, nobody is asked here
+
+
+LISTED = (
+    b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key>"
+    b"<LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>e</ETag><Size>3</Size></Contents>"
+    b"</ListBucketResult>"
+)
 FOUND = {
     "etag": '"e"',
     "content-length": "3",
@@ -247,14 +429,15 @@ FOUND = {
 
 
 class Answer:
-    """An answer without a body."""
+    """An answer that is here."""
 
-    def __init__(self, status, headers):
+    def __init__(self, status, headers, body=b""):
         self.status, self.headers = status, headers
         self.msg = HTTPMessage()
+        self._body = body
 
     def rest(self, _limit=None):
-        return b""
+        return self._body
 
     def close(self):
         pass

@@ -1,15 +1,18 @@
 """Directory buckets: pages in no order, no beginning but the first. Listed by a stand-in for S3,
 since no server that we have knows them."""
 
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mimicfs.backends.memory import Memory
-from mimicfs.entry import LISTED, Entry
-from mimicfs.errors import MalformedListing, Throttled
+from mimicfs.entry import EPOCH, LISTED, Entry
+from mimicfs.errors import MalformedListing, Throttled, Unsupported
+from mimicfs.index.verify import verify
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking.pages import Pages, Places
 from mimicfs.s3.requests.listing import Asked, Page, parse_page
 from mimicfs.sync import Syncer
 
@@ -109,6 +112,48 @@ def test_a_name_twice_is_no_listing(express, mirror):
     )
     with pytest.raises(MalformedListing, match="comes twice"):
         mirror[1].sync(BUCKET, "many/")
+
+
+@pytest.mark.parametrize("tokens", [["1"], ["1", "2", "3"]])
+@pytest.mark.parametrize("names", [[], ["a"]])
+def test_pages_that_lead_in_a_circle_are_no_listing(express, mirror, tokens, names):
+    mirror[1].sync(BUCKET)
+    following, entries = itertools.cycle(tokens), [Entry(name, 1, etag="e") for name in names]
+    asked = []
+
+    def list_page(*_, token=None, **__):
+        asked.append(token)
+        return Page(
+            [entry._replace() for entry in entries], names[-1] if names else "", next(following)
+        )
+
+    express.list_page = list_page
+    with pytest.raises(MalformedListing, match="comes twice" if names else "in a circle"):
+        mirror[1].sync(BUCKET)
+    assert len(asked) < 6
+    assert known(mirror[0]) == sorted(KEYS)
+
+
+def test_a_page_of_a_client_deletes_nothing_of_a_directory_bucket(mirror):
+    """What its pages do not show may be on others, also where they are in order by chance."""
+    mimicdb, syncer = mirror
+    syncer.sync(BUCKET)
+    shown = [
+        {"Key": key, "Size": 1, "ETag": "e", "LastModified": EPOCH} for key in ("a", "g/h/i/j")
+    ]
+    answer = {"Contents": shown, "IsTruncated": True, "NextContinuationToken": "t"}
+    Pages(mimicdb, Places()).learn(
+        "ListObjectsV2", {"Bucket": BUCKET}, answer, mimicdb.seq(BUCKET), 1
+    )
+    assert known(mimicdb) == sorted(KEYS)
+
+
+def test_a_directory_bucket_is_not_verified_page_by_page(express, mirror):
+    mirror[1].sync(BUCKET)
+    with pytest.raises(
+        Unsupported, match="a directory bucket lists in no order, and is not verified"
+    ):
+        verify(mirror[0], express, BUCKET)
 
 
 def test_a_page_in_no_order_is_one_of_a_directory_bucket():

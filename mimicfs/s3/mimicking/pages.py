@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from typing import NamedTuple
 
-from mimicfs.entry import Entry, Scope, clamped_ns, unquoted
+from mimicfs.entry import Entry, Scope, clamped_ns, is_directory_bucket, unquoted
 from mimicfs.errors import LogTrimmed
 from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
@@ -86,15 +86,15 @@ class Pages:
         """S3 has given *answer* to *asked*, which was asked at *at_ns*, after change *since*."""
         if min(asked.get("MaxKeys", 1), answer.get("MaxKeys", 1)) < 1:
             return  # a page of no keys says nothing of what there is
-        if "EncodingType" in asked:
-            return  # botocore leaves such keys encoded: they are no places
+        if "EncodingType" in asked or is_directory_bucket(asked["Bucket"]):
+            return  # botocore leaves such keys encoded, and such a bucket lists in no order
         if not all(item.keys() >= _WHOLE for item in answer.get("Contents", ())):
             return
         shown = [item["Key"] for item in answer.get("Contents", ())]
         place = self._begins(asked, at_ns)
         in_order = shown == sorted(set(shown))
         if not in_order or (place is not None and shown and shown[0] <= place.last):
-            return  # a directory bucket lists in no order
+            return
         truncated = bool(answer.get("IsTruncated"))
         if asked.keys() <= LEARNED[operation]:
             entries = [entry_of(item) for item in answer.get("Contents", ())]

@@ -7,13 +7,12 @@ Pure functions; any thread may call them.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from mimicfs.entry import NS, SIZE_MAX, Entry, unquoted, whole_seconds_ns
+from mimicfs.s3.transport.answers import date_of
 from mimicfs.s3.transport.calls import Answer, Params
 
 
@@ -93,10 +92,8 @@ def meta_of(params: Params) -> dict[str, str]:
 def date_ns(answer: Answer) -> int:
     """Return the time at which S3 answered: its LastModified, give or take a second."""
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    with suppress(ValueError):  # of a proxy on the way, say
-        if date:
-            return whole_seconds_ns(parsedate_to_datetime(date))
-    return time.time_ns() // NS * NS
+    at = date_of(date) if date else None
+    return time.time_ns() // NS * NS if at is None else whole_seconds_ns(at)
 
 
 def is_key(key: Any) -> bool:

@@ -8,7 +8,7 @@ pool          the threads in which requests run, and how many at once
 lister        LIST requests
 listing       a page of a LIST, parsed and checked
 versions      a page of a ListObjectVersions, parsed and checked
-times         the times in answers
+times         the times in answers          trail       where the tokens of a listing lead
 past          S3 as it was at a moment      pastclient  a boto3 client of a moment
 conditions    whether a server checks the conditions of writes
 capabilities  what else a server can do     profiles    what providers are known to do

@@ -29,7 +29,8 @@ would be deleted, or taken for done that is not.
                                no DeleteResult              an error: nothing is forgotten
                                nothing at all               asked again, to name what is deleted
                                not all are named then       deleted one by one (deleting.py)
-    any                        200 with <Error>, also       as the error (botocore)
+    any                        a Date that nobody can read  the time is taken from our clock
+                               200 with <Error>, also       as the error (botocore)
                                behind white space
                                HTML, unreadable XML         an error (transport/answers.py)
                                404, and nothing shows that  asked again by GET, where it was a
@@ -47,11 +48,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.entry import in_utf8, unquoted
 from mimicfs.errors import NotFromS3, S3Unavailable, Unsupported
+from mimicfs.s3.transport.answers import date_of
 from mimicfs.s3.transport.calls import Ask
 
 if TYPE_CHECKING:
@@ -240,10 +241,7 @@ def _size(params: Mapping[str, Any], etag: str, ask: Ask) -> int:
 
 def _time_of(answer: Mapping[str, Any]) -> datetime:
     said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-    try:
-        return parsedate_to_datetime(said)
-    except (ValueError, TypeError):
-        return datetime.now(UTC)
+    return date_of(said) or datetime.now(UTC)
 
 
 def _unsaid(params: Mapping[str, Any]) -> Unsupported:

@@ -21,7 +21,15 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from mimicfs.config.values import S3Options
-from mimicfs.entry import LIST_MAX, LISTED, BucketEntry, Entry, clamped_ns, unquoted
+from mimicfs.entry import (
+    LIST_MAX,
+    LISTED,
+    BucketEntry,
+    Entry,
+    clamped_ns,
+    is_directory_bucket,
+    unquoted,
+)
 from mimicfs.s3.requests.lister import Lister
 from mimicfs.s3.requests.listing import (
     OF_VERSIONS,
@@ -29,10 +37,10 @@ from mimicfs.s3.requests.listing import (
     Page,
     checked_page,
     directories_of,
-    is_directory_bucket,
 )
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage, checked_versions
 from mimicfs.s3.transport.errors import ours
+from mimicfs.s3.transport.express import sign_with_sessions
 from mimicfs.s3.transport.regional import presign_as_called
 from mimicfs.s3.transport.traffic import Traffic
 
@@ -181,6 +189,10 @@ class BorrowedS3:
         )
         signer._ruleset_resolver._use_ssl = resolver._use_ssl
         presign_as_called(signer.meta.events)
+        sign_with_sessions(signer)
+        # Which asks for a session itself: where the client would.
+        door = _Door(self._client)
+        signer.meta.events.register("before-send.s3", lambda request, **_: door.sent(request))
         signer._request_signer._credentials = self._client._request_signer._credentials
         return signer
 

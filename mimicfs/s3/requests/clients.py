@@ -28,6 +28,7 @@ from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.layers import (
     Layer,
     do_not_ask_first,
+    taught,
     through,
     with_md5,
     with_params,
@@ -156,7 +157,12 @@ class Clients:
         import boto3
         import botocore.session
 
+        from mimicfs.s3.transport.answers import time_in_xml
+
         core = botocore.session.get_session()
+        core.get_component("response_parser_factory").set_parser_defaults(
+            timestamp_parser=time_in_xml
+        )
         if self._options.credentials_file is not None:  # before a profile is looked for
             core.set_config_variable("credentials_file", str(self._options.credentials_file))
         profile = self._options.profile
@@ -240,9 +246,6 @@ class Clients:
         from botocore.config import Config
 
         from mimicfs.s3.transport.errors import ours
-        from mimicfs.s3.transport.everywhere import sign_everywhere
-        from mimicfs.s3.transport.filters import know_filters_of_ceph
-        from mimicfs.s3.transport.regional import presign_as_called
 
         options = self._options
         config = Config(
@@ -254,6 +257,8 @@ class Clients:
             s3=self._style(),
             use_dualstack_endpoint=options.dualstack or None,
             use_fips_endpoint=options.fips or None,
+            # Who names no endpoint means AWS: config/aws.py has read what is configured.
+            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # the stubs lack it
             user_agent_extra=f"mimicfs/{__version__}",
             # Bodies are protected by the SHA-256 in their signature (botocore leaves that
             # out only where it sends a checksum instead). Checksums in trailers break
@@ -281,10 +286,7 @@ class Clients:
                 )
         except ValueError as exc:  # botocore's word on an address
             raise ConfigError(not_a_url) from exc
-        sign_everywhere(client.meta.events)
-        presign_as_called(client.meta.events)
-        know_filters_of_ceph(client)
-        return client
+        return taught(client)
 
     def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return *params* as they are sent: the present asks for no version (see past.py)."""
@@ -311,6 +313,7 @@ class Clients:
         from botocore.exceptions import ClientError
 
         answered = False  # in the path: then it is no question
+        asks = threading.local()  # said_of does: botocore may look for the bucket by a HEAD
 
         def call(operation: str, params: Any) -> Any:
             nonlocal answered
@@ -320,17 +323,21 @@ class Clients:
                 return answer
             except ClientError as exc:
                 code = _code(exc)
-                if not answered and code in ("400", "403") and self._by_trial:
+                known = answered or asks.__dict__ or not self._by_trial
+                if code in ("400", "403") and not known:
                     code = said_of(params)  # a HEAD's answer has no code
                 if not self._moves_to_host(code):
                     raise
             return ask(operation, params)
 
         def said_of(params: Any) -> str:
+            asks.now = True
             try:
                 ask("ListObjectsV2", {"Bucket": params.get("Bucket", ""), "MaxKeys": 1})
             except ClientError as exc:
                 return _code(exc)
+            finally:
+                del asks.now
             return ""
 
         return call
@@ -360,7 +367,7 @@ class Clients:
         from mimicfs.s3.requests.lister import Lister
 
         return Lister(
-            self._plain_client,
+            self._signer,
             self._client,
             self._options,
             self._transport,
@@ -369,6 +376,13 @@ class Clients:
             self._traffic,
             self.limits.ask,
         )
+
+    def _signer(self, region: str | None) -> Any:
+        """Return a client for addresses, which itself asks for sessions of S3 Express only."""
+        signer = self._plain_client(region)
+        signer.meta.events.register_first("before-send.s3", self._count_sent)
+        signer.meta.events.register_last("before-send.s3", self._transport.before_send)
+        return signer
 
     def check_credentials(self) -> None:
         """Raise CredentialsError if requests are to be signed and there is nothing to sign
@@ -387,7 +401,9 @@ class Clients:
 
     def plain_client(self) -> Any:
         """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
-        return self._plain_client()
+        from mimicfs.s3.requests.rules import obeying
+
+        return obeying(self._plain_client(), self._options.buckets, self._options.bucket_owner)
 
     def queue(self, url: str) -> Queue:
         """Return the SQS queue at *url*, asked with the same credentials. Raises ConfigError."""
@@ -402,9 +418,8 @@ class Clients:
         from mimicfs.s3.requests.queues import Queues
 
         self._credentials  # noqa: B018  before the session makes a client
-        elsewhere = os.environ.get("AWS_ENDPOINT_URL_SQS") or self._options.endpoint_url
         region = self._region_of(bucket) or self._options.region
-        return Queues(self._session, elsewhere, region)
+        return Queues(self._session, self._options.endpoint_url, region)
 
     def _region_of(self, bucket: str) -> str:
         """Return where *bucket* is; "": S3 does not say. It says so also to somebody who may not

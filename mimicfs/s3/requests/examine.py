@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
@@ -29,6 +29,7 @@ from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.scratch import Scratch, failed
+from mimicfs.s3.transport.answers import date_of
 from mimicfs.s3.transport.errors import ours
 
 _SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
@@ -45,7 +46,7 @@ class Examination:
         self._bucket = bucket
         self._prefix = prefix
         self._client = s3.plain_client()
-        self._date: tuple[str, float] | None = None  # S3's clock, and when it was told
+        self._date: tuple[datetime, float] | None = None  # S3's clock, and when it was told
 
     def findings(self, write: bool) -> Iterator[Finding]:
         """Yield what is found, one after the other. Raises nothing of S3's."""
@@ -130,8 +131,7 @@ class Examination:
     def _clock(self) -> Finding | None:
         if self._date is None:
             return None
-        there = parsedate_to_datetime(self._date[0]).timestamp()
-        skew_s = self._date[1] - there - 0.5  # S3 tells whole seconds
+        skew_s = self._date[1] - self._date[0].timestamp() - 0.5  # S3 tells whole seconds
         found = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3's"
         if abs(skew_s) < _SKEW_WARN_S:
             return Finding("clock", OK, found)
@@ -140,8 +140,9 @@ class Examination:
         return Finding("clock", result, found, advice)
 
     def _note_date(self, answer: Any) -> None:
-        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if date and self._date is None:
+        said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        date = date_of(said)
+        if date is not None and self._date is None:
             self._date = (date, time.time())
 
     def _reading(self) -> Any:

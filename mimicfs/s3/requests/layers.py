@@ -24,6 +24,21 @@ def with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Laye
     return lambda ask: lambda operation, params: ask(operation, change(operation, params))
 
 
+def taught(client: Any) -> Any:
+    """Return *client*, which knows from now on what botocore does not know of itself, or not where
+    it is told to sign by version 4."""
+    from mimicfs.s3.transport.everywhere import sign_everywhere
+    from mimicfs.s3.transport.express import sign_with_sessions
+    from mimicfs.s3.transport.filters import know_filters_of_ceph
+    from mimicfs.s3.transport.regional import presign_as_called
+
+    sign_everywhere(client.meta.events)
+    presign_as_called(client.meta.events)
+    sign_with_sessions(client)
+    know_filters_of_ceph(client)
+    return client
+
+
 def do_not_ask_first(request: Any, **_: Any) -> None:
     """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
     leave to go on that some servers never give, and a round trip for one that S3 gives."""

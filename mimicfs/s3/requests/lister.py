@@ -7,6 +7,7 @@ answers it as if it were the second.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config.values import S3Options
+from mimicfs.entry import is_directory_bucket
 from mimicfs.errors import (
     CredentialsError,
     InvalidRequest,
@@ -32,7 +34,6 @@ from mimicfs.s3.requests.listing import (
     Asked,
     OldVersion,
     Page,
-    is_directory_bucket,
     parse_page,
 )
 from mimicfs.s3.requests.versions import Marker, VersionPage, parse_versions
@@ -181,6 +182,9 @@ class Lister:
                 raise MalformedListing(f"{about}: the answer has no end; check --endpoint-url")
             if answer.status_code // 100 != 2:
                 raise self._refusal(answer, body, about)
+            failed = _failed(body, about)
+            if failed is not None:
+                raise failed
         self._traffic.moved(len(body), 0)
         return body
 
@@ -211,6 +215,19 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
+
+
+def _failed(body: bytes, about: str) -> S3Error | None:
+    """Return the error in the *body* of a success, as S3 writes it when it has begun to answer, if
+    it may pass; None: there is none. (Of another, listing.py says what it is.)"""
+    if not _IS_ERROR(body):
+        return None
+    said = error_of(body)
+    error = from_code(said.get("Code", ""), 500, said.get("Message", ""), about)
+    return error if isinstance(error, Throttled | S3Unavailable) else None
+
+
+_IS_ERROR = re.compile(rb"\s*(?:<\?xml[^>]*>)?\s*<(?:\w+:)?Error[\s>]").match
 
 
 def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:

@@ -63,11 +63,6 @@ class Asked(NamedTuple):
         return f"listing of {what}s3://{self.bucket}/{self.prefix}"
 
 
-def is_directory_bucket(bucket: str) -> bool:
-    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
-    return bucket.endswith("--x-s3")
-
-
 class OldVersion(Exception):
     """The answer is that of ListObjects (version 1), which does not know where to begin."""
 
@@ -291,7 +286,8 @@ class Found:
     def check_about(self, asked: Asked) -> None:
         """Raise MalformedListing if this is no answer to what was *asked*."""
         if self._root != self.root:
-            what = f"the answer is a <{self._root}>; check --endpoint-url"
+            said = f" ({self.top['Code']})" if self.top.get("Code") else ""
+            what = f"the answer is a <{self._root}>{said}; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
         if not _is_named(self.top.get("Name"), asked.bucket):
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")

@@ -20,6 +20,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.borrowed import BorrowedS3
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.listing import Page
+from mimicfs.s3.requests.trail import Trail
 from mimicfs.s3.requests.versions import Marker, Version, VersionPage
 
 _LAST = "\U0010ffff"  # no text has a letter behind it
@@ -96,7 +97,7 @@ class PastPages:
         """Return the direct children of *prefix* behind *after*: all of them. Once something is
         found in a directory, the listing goes on behind it."""
         entries: list[Entry] = []
-        token = None
+        token, trail = None, Trail()
         while True:
             page = self.list_page(bucket, prefix, "", after, token, LIST_MAX)
             for entry in page.entries:
@@ -107,7 +108,10 @@ class PastPages:
                 entries.append(entry if end < 0 else child)
             if page.upto is None:
                 return Page(entries, None, None)
+            if page.upto > after:
+                trail.further()
             after, token = page.upto, page.token
+            trail.on(f"s3://{bucket}/{prefix}", token)
             known = entries[-1].key if entries and entries[-1].kind == LISTED else ""
             if known and after.startswith(known) and after < known + _LAST:
                 after, token = known + _LAST, None  # a jump, and never back
@@ -217,10 +221,15 @@ def versions_in(s3: S3, bucket: str, directory: str) -> Iterator[Version]:
 
 
 def _versions(page_behind: Callable[[Marker], VersionPage]) -> Iterator[Version]:
-    after: Marker | None = Marker()
-    while after is not None:
+    after, trail = Marker(), Trail()
+    while True:
         page = page_behind(after)
         yield from page.versions
+        if page.next is None:
+            return
+        if page.next.key > after.key:
+            trail.further()
+        trail.on(f"the versions of {page.next.key!r}", page.next)
         after = page.next
 
 

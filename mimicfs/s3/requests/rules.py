@@ -44,9 +44,14 @@ class Rules:
         options = self._buckets.of(bucket)
         if not options.keeps_metadata and params.get("Metadata"):
             params = {**params, "Metadata": metadata.without_ours(params["Metadata"])}
-        if not options.acl or any(name.startswith("Grant") for name in params):
+        return self.granted(operation, params)
+
+    def granted(self, operation: str, params: CallParams) -> CallParams:
+        """Return *params* with the ACL of what is written to their bucket."""
+        acl = self._buckets.of(params.get("Bucket", "")).acl if operation in _STORES else ""
+        if not acl or any(name.startswith("Grant") for name in params):
             return params  # S3 takes an ACL or grants
-        return {"ACL": options.acl, **params}
+        return {"ACL": acl, **params}
 
     def sent(self, operation: str, params: CallParams) -> CallParams:
         """Return *params* with who pays, who must own the buckets, and the keys of SSE-C: what
@@ -72,6 +77,17 @@ class Rules:
             shape = self._model.operation_model(operation).input_shape
             self._parameters[operation] = frozenset(shape.members if shape else ())
         return self._parameters[operation]
+
+
+def obeying(client: Any, buckets: Buckets, owner: str) -> Any:
+    """Return *client*, whose calls have from now on what `Rules` adds to requests."""
+    rules, ask = Rules(client, buckets, owner), client._make_api_call
+
+    def call(operation: str, params: CallParams) -> Any:
+        return ask(operation, rules.sent(operation, rules.granted(operation, params)))
+
+    client._make_api_call = call
+    return client
 
 
 def _sse_c(of: str, key: bytes) -> CallParams:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from mimicfs.entry import DAY_S, EPOCH, NS, TIME_MAX_NS, clamped_ns
+from mimicfs.s3.transport.answers import date_of
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z").fullmatch
 _IN_SECONDS = re.compile(r"\d{9,11}(\.\d+)?").fullmatch
@@ -28,10 +28,8 @@ def time_ns(text: str) -> int:
 def _odd_time_ns(text: str) -> int:
     if _IN_SECONDS(text):
         return min(int(text.partition(".")[0]) * NS, TIME_MAX_NS)
-    try:
-        return clamped_ns(parsedate_to_datetime(text))
-    except ValueError:
-        return 0
+    at = date_of(text)
+    return 0 if at is None else clamped_ns(at)
 
 
 def plain_time_ns(text: bytes) -> int:

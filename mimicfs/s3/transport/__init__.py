@@ -8,6 +8,7 @@ signing      AWS Signature Version 4, in headers
 verbatim     Expires as it was written
 filters      of notification rules, those of Ceph too
 everywhere   signatures for all regions at once (multi-region access points)
+express      sessions for directory buckets
 regional     addresses presigned for the host that botocore's calls go to
 calls        the types of a call
 credentials  what requests are signed with, loaded anew when S3 calls it expired

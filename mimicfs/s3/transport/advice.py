@@ -19,7 +19,7 @@ def about_clock(date: str, now_s: float | None = None) -> str:
     is."""
     try:
         there = parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return ""
     ahead = (time.time() if now_s is None else now_s) - there
     if abs(ahead) < _SKEW_S:

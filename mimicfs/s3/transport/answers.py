@@ -1,6 +1,6 @@
-"""The bodies of answers, as far as they can be read at all: the XML that S3 and other servers
-write, and nothing that a parser chokes on (XML that is nested a thousand deep, in UTF-32 or in an
-encoding that nobody knows, or that declares entities).
+"""The bodies of answers, and their dates, as far as they can be read at all: the XML that S3 and
+other servers write, and nothing that a parser chokes on (XML that is nested a thousand deep, in
+UTF-32 or in an encoding that nobody knows, or that declares entities).
 
 Pure functions; any thread may call them.
 """
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
 from xml.parsers import expat
+
+from mimicfs.entry import EPOCH
 
 _DEEP = 32  # S3's own answers are at most six deep
 _NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
@@ -30,6 +35,26 @@ def decoded(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
     if len(body) >= limit:  # without an end: the caller says so
         return body
     return body.lstrip(b" \t\r\n") if body[:1].isspace() else body
+
+
+def date_of(text: str) -> datetime | None:
+    """Return the time in a header as HTTP writes it; None: nobody can read it."""
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return at.replace(tzinfo=at.tzinfo or UTC)
+
+
+def time_in_xml(text: Any) -> datetime:
+    """Return the time that botocore reads in an answer; 1970 where it reads none: a time that is
+    not known is no reason to take what was done for an error."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return parse_timestamp(text)
+    except (ValueError, OverflowError, RuntimeError):
+        return EPOCH
 
 
 def error_of(body: bytes) -> dict[str, str]:

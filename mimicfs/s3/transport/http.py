@@ -398,7 +398,11 @@ class Connection(http.client.HTTPConnection):
 
 
 class _SecureConnection(Connection, http.client.HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """As HTTPSConnection; but a dot behind a name, which DNS knows, is in no certificate."""
+        http.client.HTTPConnection.connect(self)
+        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host.rstrip("."))
 
 
 class _Outgoing:

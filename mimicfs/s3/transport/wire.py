@@ -29,12 +29,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as Unreached
-from botocore.utils import get_environ_proxies
+from botocore.parsers import ResponseParserError
+from botocore.utils import get_environ_proxies, is_s3express_bucket
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
 from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
+from mimicfs.s3.transport.calls import Ask
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
 from mimicfs.s3.transport.plain import PlainAnswer, request_head
@@ -89,7 +91,7 @@ class Wire:
         doubt: Callable[[], None],
     ) -> None:
         self._client = client
-        self._otherwise: Callable[[str, dict[str, Any]], Any] = client._make_api_call
+        self._otherwise = _readable(client._make_api_call)
         self._credentials = credentials
         self._options = options
         self._transport = transport
@@ -264,6 +266,8 @@ class Wire:
     def _found(self, bucket: str) -> _BucketAddress | None:
         """Return where botocore would ask, by its own rules; None where it takes more than
         this has (proxies, access points that sign for all regions, directory buckets)."""
+        if is_s3express_bucket(bucket):  # the address would be signed with a session of its own
+            return None
         try:
             url = self._client.generate_presigned_url("head_bucket", {"Bucket": bucket})
         except BotoCoreError:
@@ -277,9 +281,25 @@ class Wire:
         if signed and (len(scope) < 5 or scope[-2] != "s3"):
             return None
         path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
-        return _BucketAddress(
-            parts.scheme == "https", parts.netloc, path, scope[-3] if signed else ""
-        )
+        # As the connection names it: in lower case, and without the user of the endpoint URL.
+        host = parts.netloc.rpartition("@")[2].lower()
+        return _BucketAddress(parts.scheme == "https", host, path, scope[-3] if signed else "")
+
+
+def _readable(ask: Ask) -> Ask:
+    """Return *ask*, botocore's, as one whose answers can be read: botocore lets through what its
+    parsers stumble over."""
+
+    def call(operation: str, params: dict[str, Any]) -> Any:
+        try:
+            return ask(operation, params)
+        except (BotoCoreError, UnicodeError):  # some of these are ValueErrors, too
+            raise
+        except (ValueError, OverflowError) as exc:
+            text = f"the answer to {operation} has what nobody can read: {exc}"
+            raise ResponseParserError(text) from exc
+
+    return call
 
 
 class _Again(Exception):
