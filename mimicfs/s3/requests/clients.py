@@ -157,7 +157,7 @@ class Clients:
         import boto3
         import botocore.session
 
-        from mimicfs.s3.transport.answers import time_in_xml
+        from mimicfs.s3.transport.wire import time_in_xml
 
         core = botocore.session.get_session()
         core.get_component("response_parser_factory").set_parser_defaults(

@@ -11,10 +11,7 @@ import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 from xml.parsers import expat
-
-from mimicfs.entry import EPOCH
 
 _DEEP = 32  # S3's own answers are at most six deep
 _NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
@@ -44,17 +41,6 @@ def date_of(text: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return at.replace(tzinfo=at.tzinfo or UTC)
-
-
-def time_in_xml(text: Any) -> datetime:
-    """Return the time that botocore reads in an answer; 1970 where it reads none: a time that is
-    not known is no reason to take what was done for an error."""
-    from botocore.utils import parse_timestamp
-
-    try:
-        return parse_timestamp(text)
-    except (ValueError, OverflowError, RuntimeError):
-        return EPOCH
 
 
 def error_of(body: bytes) -> dict[str, str]:

@@ -30,10 +30,11 @@ from urllib.parse import parse_qs, quote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as Unreached
 from botocore.parsers import ResponseParserError
-from botocore.utils import get_environ_proxies, is_s3express_bucket
+from botocore.utils import get_environ_proxies, is_s3express_bucket, parse_timestamp
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
+from mimicfs.entry import EPOCH
 from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.calls import Ask
@@ -284,6 +285,15 @@ class Wire:
         # As the connection names it: in lower case, and without the user of the endpoint URL.
         host = parts.netloc.rpartition("@")[2].lower()
         return _BucketAddress(parts.scheme == "https", host, path, scope[-3] if signed else "")
+
+
+def time_in_xml(text: Any) -> datetime:
+    """Return the time that botocore reads in an answer; 1970 where it reads none: a time that is
+    not known is no reason to take what was done for an error."""
+    try:
+        return parse_timestamp(text)
+    except (ValueError, OverflowError, RuntimeError):
+        return EPOCH
 
 
 def _readable(ask: Ask) -> Ask:
