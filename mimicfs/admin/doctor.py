@@ -15,6 +15,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mimicfs.errors import ConfigError, MountError
@@ -78,15 +79,15 @@ def _kernel() -> Iterator[Finding]:
     release = platform.release()
     point = tempfile.mkdtemp(prefix="mimicfs-doctor-")
     try:
-        session = Session.mount(Path(point))
-        session.unmount(lazy=True)
-        session.close()
+        with closing(Session.mount(Path(point))) as session:
+            session.unmount(lazy=True)
     except MountError as exc:
         text, _, advice = str(exc).partition("; ")
         yield Finding("mounting", FAIL, text, advice)
         return
     finally:
-        os.rmdir(point)
+        with suppress(OSError):  # it is still mounted, as the finding says
+            os.rmdir(point)
     yield Finding("mounting", OK, "an empty directory was mounted and unmounted")
     yield Finding("kernel", OK, f"Linux {release}, FUSE 7.{session.minor}")
     missing = [

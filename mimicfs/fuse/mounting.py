@@ -92,6 +92,8 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     said = _one_line(result.stderr)
     if "busy" in said:
         raise MountError(f"{mountpoint}: in use; close what uses it (see `fuser -m`) or unmount -z")
+    if "/etc/mtab" in said:  # where fusermount3 looks whose mount it is; minimal roots lack it
+        said = f"cannot be unmounted ({said}); as root: ln -s ../proc/self/mounts /etc/mtab"
     raise MountError(f"{mountpoint}: {said}")
 
 

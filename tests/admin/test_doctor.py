@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 import threading
 from base64 import b64encode
 from email.utils import formatdate
@@ -18,9 +20,10 @@ from support.mounts import MIMICFS, run
 from support.proxy import Fail, Replace
 from support.standins import BareConditions, EqualParts, NoChecksums, NoDeleteObjects, StandIn
 
+from mimicfs.admin.doctor import machine
 from mimicfs.backends.examine import examine_store
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.finding import Finding
+from mimicfs.finding import FAIL, Finding
 
 pytestmark = pytest.mark.slow  # each command is a process
 
@@ -241,6 +244,26 @@ def test_directories_that_cannot_be_made(tmp_path, monkeypatch):
         "fail", why, "set XDG_STATE_HOME to another place"
     )  # fmt: skip
     assert found[f"directory {home}/mimicfs/blocks"] == ("warn", why, "name another --cache-dir")
+
+
+def test_a_mount_that_cannot_be_taken_away_again_is_a_finding(tmp_path, monkeypatch):
+    """As in a root without /etc/mtab, for whoever is not root."""
+    real, said = shutil.which("fusermount3"), "failed to open /etc/mtab: No such file or directory"
+    helper = tmp_path / "fusermount3"
+    helper.write_text(
+        f'#!/bin/sh\n[ "$1" != -u ] || {{ echo "fusermount3: {said}" >&2; exit 1; }}\n'
+        f'exec {real} "$@"\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (found,) = [each for each in machine([]) if each.name == "mounting"]
+    (point,) = tmp_path.glob("mimicfs-doctor-*")
+    subprocess.run([real, "-u", "-z", str(point)], check=True)
+    assert (found.result, found.found, found.advice) == (
+        FAIL, f"{point}: cannot be unmounted ({said})",
+        "as root: ln -s ../proc/self/mounts /etc/mtab",
+    )  # fmt: skip
 
 
 def test_redis_that_evicts_and_forgets(tmp_path, caplog):
