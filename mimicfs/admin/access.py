@@ -9,7 +9,6 @@ Threading: `observing` is entered by the main thread; records come in all thread
 
 from __future__ import annotations
 
-import errno
 import logging.handlers
 import sys
 import threading
@@ -23,6 +22,8 @@ from typing import Any, Protocol
 
 from mimicfs.entry import NS
 from mimicfs.errors import ConfigError
+from mimicfs.fuse.abi import Opcode
+from mimicfs.fuse.counts import ANSWERS
 from mimicfs.fuse.observing import AccessRecord, Recorder, error_name, joined, program
 from mimicfs.human import printable
 from mimicfs.private import open_private_itself
@@ -34,6 +35,8 @@ _ATTENTION_S = 90.0  # after the last question, how long it goes on
 _RECORDS_MAX = 100_000
 _SHOWN = 50
 _WARN_EVERY_S = 60.0
+# As `kernel.errors` of `mimicfs status` counts.
+_ANSWERS = frozenset((Opcode(opcode).name.lower(), code) for opcode, code in ANSWERS)
 
 PathOf = Callable[[int], str]
 
@@ -136,8 +139,8 @@ def _add(sums: dict[str, Any], record: AccessRecord) -> None:
     for way in ("read", "write"):
         size = record.size if record.operation == way else 0
         sums[f"{way}_bytes"] = sums.get(f"{way}_bytes", 0) + size
-    missing = (record.operation, record.code) == ("lookup", errno.ENOENT)  # no error, an answer
-    sums["errors"] = sums.get("errors", 0) + (bool(record.code) and not missing)
+    failed = bool(record.code) and (record.operation, record.code) not in _ANSWERS
+    sums["errors"] = sums.get("errors", 0) + failed
 
 
 def _busiest(found: dict[Any, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:

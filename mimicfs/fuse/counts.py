@@ -19,7 +19,7 @@ _SIZE = 64  # above every opcode that is counted
 _HEADS = (Opcode.LOOKUP, Opcode.GETATTR)
 
 # Answers, not errors: a name is not there, an attribute is not set, the kernel is to do it itself.
-_ANSWERS = frozenset(
+ANSWERS = frozenset(
     {(Opcode.LOOKUP, errno.ENOENT)}
     | {(Opcode.GETXATTR, errno.ENODATA), (Opcode.GETXATTR, errno.EOPNOTSUPP)}
     | {(Opcode.COPY_FILE_RANGE, errno.EOPNOTSUPP), (Opcode.COPY_FILE_RANGE_64, errno.EOPNOTSUPP)}
@@ -45,7 +45,7 @@ class Counts:
             self._learned[opcode] += 1
 
     def failed(self, opcode: int, code: int) -> None:
-        if (opcode, code) in _ANSWERS:
+        if (opcode, code) in ANSWERS:
             return
         with self._lock:
             self._errors[code] += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mimicfs.admin import watchedlog
+from mimicfs.admin import access, watchedlog
 from mimicfs.admin.access import AccessLog, observing
 from mimicfs.errors import ConfigError
 from mimicfs.fuse.observing import AccessRecord
@@ -31,6 +32,17 @@ def test_a_full_disk_is_told_once_a_minute_and_without_a_traceback(caplog, capsy
     text = "/dev/full: the access log is not written: [Errno 28] No space left on device"
     assert [each.getMessage() for each in caplog.records] == [text]
     assert capsys.readouterr() == ("", "")
+
+
+def test_top_counts_as_errors_what_status_does():
+    """Not that a name is missing, nor that `ls -l` asks for an attribute that is not kept."""
+    sums = {}
+    for operation, code in [
+        ("lookup", errno.ENOENT), ("getxattr", errno.EOPNOTSUPP), ("getxattr", errno.ENODATA),
+        ("read", 0), ("read", errno.EIO), ("lookup", errno.EIO),
+    ]:  # fmt: skip
+        access._add(sums, AccessRecord(0, 0.1, 1, 0, operation, 1, b"", 0, code))
+    assert (sums["requests"], sums["errors"]) == (6, 2)
 
 
 def test_the_end_comes_before_the_file_is_closed_and_opens_it_no_more(tmp_path):
