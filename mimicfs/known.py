@@ -10,7 +10,7 @@ Threading: any method, many threads; no lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 
@@ -131,6 +131,19 @@ class Knowledge:
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
         """Whether all direct children of *directory* are known; *deep*: all that is below it."""
         return self.backend.covered(bucket, directory, deep=deep)
+
+    @property
+    def asks(self) -> bool:
+        """Whether what is not at hand is asked of a server: each question takes its time."""
+        return not self.backend.exact.quick
+
+    def listed(self, bucket: str, directories: Sequence[str]) -> list[str]:
+        """Return those of *directories* of which all direct children are known."""
+        exact = self.backend.exact
+        if exact.quick:
+            return [each for each in directories if self.covered(bucket, each)]
+        found = exact.directories(bucket, directories, 1)
+        return [each for each, copy in zip(directories, found, strict=True) if copy.scope]
 
     def scopes(self, bucket: str) -> list[Scope]:
         """Return all scopes of *bucket*, the one that was listed longest ago first."""

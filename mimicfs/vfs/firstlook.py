@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import Buckets
-from mimicfs.entry import KEPT, OBJECT, PAGE, Difference, Entry
+from mimicfs.entry import KEPT, LISTED, OBJECT, PAGE, Difference, Entry
 from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -52,6 +52,7 @@ _SCANNED = 20_000  # entries of a directory looked through for a sample
 _REMEMBERED = 100_000  # directories; and objects that S3 does not tell of
 _NEWS_MAX = 100  # keys of a directory that are remembered as new
 _WALK = 3  # directories looked at in order before a reader is taken to walk the tree
+_FAR = 16  # the most of them, and entries that are looked through, where a server is asked
 _WIDER = 4  # so many times as many directories are sampled ahead, each time
 
 _Where = tuple[str, str]  # bucket and directory
@@ -271,16 +272,27 @@ class FirstLook:
         if _any_rich(entries):
             return _Sample(where, verdict, entries, [])
         since_ns = verdict.newest_ns if verdict is not None else -1
-        unknown = [
-            entry
-            for entry in entries
-            if (entry.mtime_ns > since_ns or entry.key in news)
-            and not self.knows(where[0], entry.key, entry)
-        ]
+        newer = [each for each in entries if each.mtime_ns > since_ns or each.key in news]
+        unknown = self._unknown(where[0], newer)
         if not key:
             key = next((entry.key for entry in unknown if entry.key != where[1]), "")
         keys = _sample(key if verdict is None else "", where[1], unknown)
         return _Sample(where, verdict, entries, keys)
+
+    def _unknown(self, bucket: str, entries: list[Entry]) -> list[Entry]:
+        """Return those of *entries* of which nobody knows what is stored with them. A store that is
+        asked is asked once, not for each directory."""
+        listed: set[str] | None = None
+        if self._mimicdb.asks:
+            places = [each.key for each in entries if each.kind == LISTED and each.meta is None]
+            listed = set(self._mimicdb.listed(bucket, places))
+
+        def is_known(entry: Entry) -> bool:
+            if listed is None or entry.kind != LISTED or entry.meta is not None:
+                return self.knows(bucket, entry.key, entry)
+            return entry.key in listed or self._is_refused(bucket, entry.key, entry)
+
+        return [each for each in entries if not is_known(each)]
 
     def _conclude(self, sample: _Sample) -> bool:
         """Return whether what *sample* was taken of is rich, and remember it."""
@@ -335,10 +347,13 @@ class FirstLook:
         most = min(_WIDER ** (way.run - _WALK + 1), _MANY - plain - 1)
         if plain < 0 or most <= 0:
             return []
-        page = self._mimicdb.scan(bucket, way.top, way.last, PAGE)
+        limit = PAGE
+        if self._mimicdb.asks:  # on the way, each directory is a question
+            most, limit = min(most, _FAR), _FAR
+        page = self._mimicdb.scan(bucket, way.top, way.last, limit)
         found = {entry.key[: entry.key.rfind("/") + 1] for entry in page}
         behind = sorted(each for each in found if each > way.last)
-        return [each for each in behind if self._mimicdb.covered(bucket, each)][:most]
+        return self._mimicdb.listed(bucket, behind)[:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
         """Ask about *sample*. False if S3 cannot be asked now: what is known is shown as of the
