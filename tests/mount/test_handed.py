@@ -71,6 +71,7 @@ def test_a_process_without_privileges_serves_what_another_one_mounted(
     assert seen["ended"] == 0  # by SIGTERM, and what was open is in S3
     assert client.get_object(Bucket=bucket, Key="open")["Body"].read() == b"still open"
     assert client.get_object(Bucket=bucket, Key="new")["Body"].read() == b"written"
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"FROM S3"
     assert seen["then"] == "Transport endpoint is not connected"
     assert seen["served"][1] == ""
 

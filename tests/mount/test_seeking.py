@@ -7,10 +7,12 @@ import os
 import platform
 import random
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.mounts import let_others_in
 
 _GETDENTS64 = {"x86_64": 217, "aarch64": 61}[platform.machine()]
 _HEAD = struct.Struct("=QqHB")
@@ -99,3 +101,44 @@ def test_what_stays_while_others_go_between_two_reads_is_shown_once(
     stayed = [name for name in shown if name.startswith("f") and int(name[1:]) % 2]
     assert stayed == [*(f"f{number:02}" for number in range(1, 40, 2)), "f99"]
     assert len(shown) == len(set(shown))
+
+
+# What another user does: goes back to places of its own, while its owner lists the directory, too.
+READER = """
+import ctypes, os, random, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+libc.readdir.argtypes = libc.telldir.argtypes = [ctypes.c_void_p]
+libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+libc.telldir.restype = ctypes.c_long
+directory = libc.opendir(sys.argv[1].encode())
+def name():
+    entry = libc.readdir(directory)
+    return ctypes.string_at(entry + 19).decode() if entry else None
+places, place = [], libc.telldir(directory)
+while (found := name()) is not None:
+    places.append((place, found))
+    place = libc.telldir(directory)
+random.Random(1).shuffle(places)
+wrong = []
+for place, wanted in places:
+    libc.seekdir(directory, place)
+    if (found := name()) != wanted:
+        wrong.append((wanted, found))
+print(len(places), wrong, os.getuid())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run a program as another user")
+def test_another_user_goes_back_to_the_places_that_it_got(mount_at, bucket: str) -> None:
+    path = mount_at(f"s3://{bucket}", "-o", "allow_other").path
+    (path / "d").mkdir(mode=0o755)
+    for number in range(300):
+        (path / f"d/f{number:03}").touch()
+    let_others_in(path.parent)
+    words = ["/usr/bin/python3", "-c", READER, str(path / "d")]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
+    with subprocess.Popen(nobody, stdout=subprocess.PIPE, text=True, cwd="/") as reader:
+        assert sorted(os.listdir(path / "d")) == [f"f{number:03}" for number in range(300)]
+        said, _ = reader.communicate(timeout=60)
+    assert said == "302 [] 65534\n"

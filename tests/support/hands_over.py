@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -29,6 +30,9 @@ def main() -> None:
         os.close(fd)
         seen = used(Path(mountpoint))
         (opened := open(Path(mountpoint) / "open", "wb", 0)).write(b"still open")  # noqa: SIM115
+        mapped = os.open(Path(mountpoint) / "a", os.O_RDWR)
+        pages = mmap.mmap(mapped, 7)
+        pages[:4] = b"FROM"
         status = [*command[:1], "status", "--json"]
         told = json.loads(subprocess.run(status, check=True, capture_output=True).stdout)
         server.terminate()
