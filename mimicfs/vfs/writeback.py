@@ -199,7 +199,8 @@ class WriteBack:
                 now = time.monotonic()
                 while self._queue and self._begins() <= now and self._flying < _FLYING:
                     due, _, waiting = heapq.heappop(self._queue)
-                    if due == waiting.due and waiting.file in self._waiting and not waiting.running:
+                    waits = self._waiting.get(waiting.file) is waiting and not waiting.running
+                    if due == waiting.due and waits:
                         waiting.running = True
                         return waiting
                 if self._closing and not (self._queue or self._flying):

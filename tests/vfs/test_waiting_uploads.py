@@ -112,3 +112,28 @@ def test_no_upload_waits_for_long_because_others_are_closed(monkeypatch):
     behind.add(File(), lambda: 1)
     wait_until(lambda: uploads.uploaded == [1])
     assert behind.close() == []
+
+
+def test_a_file_that_has_left_the_queue_is_not_taken_from_it_when_it_is_closed_again(monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
+    file, handles, gone = File(), iter([1, 2]), []
+
+    class Uploads(Whole):
+        def upload(self, file, handle, cancellation, flight):
+            if handle == 1:  # another descriptor is closed meanwhile
+                behind.add(file, lambda: next(handles))
+            super().upload(file, handle, cancellation, flight)
+
+        def let_go_at_once(self, handle):
+            if not gone:
+                file.dirty = True
+                behind.add(file, lambda: next(handles))
+            gone.append(handle)
+            return True
+
+    uploads = Uploads()
+    behind = WriteBack(uploads, 1)
+    behind.add(file, lambda: next(handles))
+    wait_until(lambda: len(gone) == 2)
+    assert behind.close() == []
+    assert (uploads.uploaded, gone) == ([1, 2], [1, 2])
