@@ -1,5 +1,6 @@
 """`mimicfs doctor` finds what is wrong, says what to do, and leaves nothing behind."""
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import servers
 from support.mounts import MIMICFS, run
-from support.proxy import Fail, Replace
+from support.proxy import Fail, Replace, Rule
 from support.standins import BareConditions, EqualParts, NoChecksums, NoDeleteObjects, StandIn
 
 from mimicfs.admin.doctor import machine
@@ -115,6 +116,31 @@ def test_a_server_that_wants_equal_parts_gets_them_from_then_on(common, filled, 
     found = examined(*common, "--write", f"s3://{filled}")
     assert found["parts of any size"][:2] == ("ok", "parts of different sizes make one object")
     assert "equal-parts=no (learned)" in found["server"][1].split(", ")
+
+
+class LeavesDirectories(Rule):
+    """DeleteObjects says that it has deleted markers, and has not: JuiceFS 1.4, tried."""
+
+    def __init__(self):
+        super().__init__(lambda request: request.kind == "POST" and "delete" in request.query)
+
+    def before(self, handler):
+        said = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
+        said = re.sub(r"<Object><Key>[^<]*/</Key></Object>", "", said).encode()
+        del handler.headers["Content-Length"]
+        handler.headers["Content-Length"] = str(len(said))
+        handler.rfile = io.BytesIO(said)
+        return False
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_leaves_directories_behind_is_asked_for_each_key(common, filled, proxy):
+    assert run("ls", *common, f"s3://{filled}").returncode == 0
+    with proxy.rule(LeavesDirectories()):
+        found = examined(*common, "--write", f"s3://{filled}")
+    said = "DeleteObjects leaves `d/` behind: keys are deleted one by one"
+    assert found["directory markers"][:2] == ("ok", said)
+    assert "delete-many=no (learned)" in examined(*common)["server"][1].split(", ")
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -143,7 +143,9 @@ class Proxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        serve = self._server.serve_forever
+        # A daemon: else a fixture that fails before it closes this keeps the tests from ending.
+        self._thread = threading.Thread(target=serve, args=(0.05,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from mimicfs.errors import (
     NOTHING_SAID,
     AccessDenied,
     InvalidRequest,
+    KeyNotFound,
     MimicError,
     S3Error,
     Unsupported,
@@ -287,13 +288,24 @@ class Scratch:
         except S3Error as exc:
             return Finding(name, WARN, str(exc), "mount with -o no_markers")
         if [item["Key"] for item in said.get("Contents", [])] == [f"{self._base}-d/"]:
-            return Finding(name, OK, "`d/` is an object like any other")
+            return self._tried(name, self._emptied)
         try:
             self._ask("head_object", **self._params("-d"))
         except S3Error:
             return Finding(name, WARN, "`d/` is not kept as it is", "mount with -o no_markers")
         self._s3.capabilities.learned("markers", "no")
         return Finding(name, WARN, "`d/` is a file `d`", "the mirror alone remembers directories")
+
+    def _emptied(self) -> str:
+        """To JuiceFS, `d/` is a directory: DeleteObjects leaves it behind, and says otherwise."""
+        self._ask("put_object", **self._making("-d/x"), Body=b"")
+        self._s3.delete_many(self._bucket, [f"{self._base}-d/x", f"{self._base}-d/"])
+        try:
+            self._ask("head_object", **self._params("-d/"))
+        except KeyNotFound:
+            return "`d/` is an object like any other"
+        self._s3.capabilities.learned("delete-many", "no")
+        return "DeleteObjects leaves `d/` behind: keys are deleted one by one"
 
     def _remove(self) -> str:
         failed: S3Error | None = None
