@@ -180,7 +180,7 @@ class Mover:
         for file, name in self._open_below(node, rename.old):
             copy = rename.copies.get(name)
             if file.entry is None or (copy is not None and copy.original == file.etag):
-                self._stand(file, rename.new, name)
+                self._stand(file, rename.new, name, copy.copy if copy is not None else "")
 
     def _go_back(self, node: Node | None, rename: Rename) -> None:
         """Let them stand on the originals again; not those that were uploaded to the new place,
@@ -188,7 +188,7 @@ class Mover:
         for file, name in self._open_below(node, rename.new):
             copy = rename.copies.get(name)
             if file.entry is None or (copy is not None and copy.copy == file.etag):
-                self._stand(file, rename.old, name)
+                self._stand(file, rename.old, name, copy.original if copy is not None else "")
 
     def _open_below(self, node: Node | None, tree: KeyTree) -> Iterator[tuple[File, str]]:
         """Yield the open files below *node* that stand in *tree*, and their keys in it."""
@@ -199,9 +199,12 @@ class Mover:
             if file.bucket == tree.bucket and file.key.startswith(tree.prefix):
                 yield file, file.key[len(tree.prefix) :]
 
-    def _stand(self, file: File, tree: KeyTree, name: str) -> None:
+    def _stand(self, file: File, tree: KeyTree, name: str, etag: str) -> None:
+        """Let *file* stand in *tree*, on the version *etag* of its bytes. If others have put
+        another one there, it stands on what is gone (ESTALE): its bytes are none of theirs."""
         key = tree.prefix + name
         entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
+        entry = entry if entry is not None and entry.etag == etag else None
         file.move(tree.bucket, key, entry)
 
     @staticmethod

@@ -224,17 +224,20 @@ class Rename:
         return count
 
     def _is_due(self, entry: Entry) -> bool:
-        """Whether *entry* is to be copied. Not again over what was written to the copy since: a
-        process that has a file open writes to the new place from then on, and that has all the old
-        one had."""
+        """Whether *entry* is to be copied. Not over what was written to the new place since: a
+        process that has a file open writes there from then on. Raises PosixError EBUSY where others
+        have written to both places: neither has all."""
         known = self.copies.get(self._name(entry))
-        if known is None:
-            return True
+        if known is None and (self._is_first or entry.key == self.old.prefix):
+            return True  # S3 was asked whether anything is there, but a marker
         if self._is_copied(entry):
             return False
         copy = self._mimicdb.entry(self.new.bucket, self._moved(entry.key))
-        if copy is None or copy.etag == known.copy:
+        if copy is None or copy.kind != OBJECT or (known is not None and copy.etag == known.copy):
             return True
+        if known is None or known.original != entry.etag:
+            about = f"s3://{self.old.bucket}/{entry.key}, s3://{self.new.bucket}/{copy.key}"
+            raise PosixError(errno.EBUSY, f"both are being written to: {about}")
         self._note(entry, copy)
         return False
 
@@ -343,7 +346,10 @@ class Rename:
             copy = self._mimicdb.entry(self.new.bucket, self.new.prefix + name)
             if copy is not None and copy.etag == self.copies[name].copy:
                 going[copy.key] = copy.etag
-        return _said(self.new.bucket, self._deleted(self.new.bucket, going))
+        refused = self._deleted(self.new.bucket, going)
+        for key in going.keys() - refused.keys():  # whoever makes it again has it copied again
+            del self.copies[key[len(self.new.prefix) :]]
+        return _said(self.new.bucket, refused)
 
     def _delete_copies(self) -> list[str]:
         left: list[str] = []

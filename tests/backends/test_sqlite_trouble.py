@@ -113,6 +113,18 @@ def test_a_file_that_was_moved_away_is_not_written_and_no_thread_makes_another(
         assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
     store.apply("b", [Entry("k", 2)])
     assert store.get("b", "k") == Entry("k", 2)
+
+
+def test_a_file_whose_directory_is_replaced_by_a_file_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "d/store.db"
+    path.parent.mkdir()
+    store = SQLite(str(path))
+    path.parent.rename(tmp_path / "elsewhere")
+    (tmp_path / "d").touch()
+    with pytest.raises(StoreReplaced, match="put it back"):
+        store.identity()
+    with pytest.raises(StoreReplaced):
+        store.apply("b", [Entry("k", 1)])
     store.close()
 
 

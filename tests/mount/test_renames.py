@@ -225,6 +225,26 @@ def test_what_is_written_through_the_mount_meanwhile_goes_along(place: Place) ->
     assert place.in_s3() == NEW
 
 
+def test_what_is_appended_through_the_mount_at_both_places_meanwhile_stays(place: Place) -> None:
+    def listing(request: Any) -> bool:  # of the old place, behind the copies
+        known = request.query.get("prefix") == [f"{place.prefix}d/"]
+        return request.kind == "LIST" and known and "e/23" in place.in_s3()
+
+    with open(place.path / "d/01", "ab", buffering=0) as early:
+        with place.proxy.rule(Hold(listing)) as held:
+            mover = renamed(place.path)
+            assert held.reached.wait(30)
+            early.write(b" one")
+            early.close()
+            with open(place.path / "d/01", "ab", buffering=0) as late:
+                late.write(b" two")
+        status = mover.wait(30)
+    bodies = [place.body(key) for key in place.in_s3() if key.endswith("/01")]
+    assert b" one" in b"".join(bodies)
+    assert b" two" in b"".join(bodies)
+    assert status == (len(bodies) > 1)
+
+
 def test_a_directory_that_others_have_filled_is_not_replaced(place: Place) -> None:
     place.put("e/00", b"somebody's")
     with pytest.raises(OSError, match="Directory not empty"):

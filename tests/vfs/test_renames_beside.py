@@ -3,6 +3,7 @@ is at the new place, its bytes and what is stored with it, which no ETag shows."
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,6 +14,7 @@ import pytest
 from support.proxy import Hold, Proxy
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
+from mimicfs.errors import ObjectChanged, PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
@@ -166,6 +168,62 @@ def test_what_another_is_about_to_change_is_waited_for(
 
 
 @pytest.mark.usefixtures("caplog")
+@pytest.mark.parametrize("name", ["a", "new"])
+def test_what_was_written_at_both_places_before_the_first_deletion_is_at_both(
+    renames: Renames, bucket: str, client: Any, write: Callable[[str, bytes], None], name: str
+) -> None:
+    rename = _begun(renames, bucket)
+    write(f"e/{name}", b"by whoever had it open")
+    write(f"d/{name}", b"by whoever opened it then")
+    with pytest.raises(PosixError, match="both are being written to") as raised:
+        rename.settle(Cancellation())
+    assert raised.value.errno == errno.EBUSY
+    rename.undo()
+    found = _stored(client, bucket)
+    assert found.pop(f"d/{name}") == (b"by whoever opened it then", "33188")
+    assert found.pop(f"e/{name}") == (b"by whoever had it open", "33188")
+    assert sorted({*found, "d/a"}) == ["d/a", "d/b", "d/s/c"]
+
+
+@pytest.mark.usefixtures("caplog")
+@pytest.mark.parametrize("name", ["a", "new"])
+def test_what_was_written_at_both_places_behind_the_last_listing_is_at_both(
+    renames: Renames, bucket: str, client: Any, write: Callable[[str, bytes], None], name: str
+) -> None:
+    rename = _settled(_begun(renames, bucket))
+    write(f"e/{name}", b"by whoever had it open")
+    write(f"d/{name}", b"by whoever opened it then")
+    with pytest.raises(PosixError, match="both are being written to") as raised:
+        rename.delete()
+    assert raised.value.errno == errno.EIO
+    renames.recover()
+    found = _stored(client, bucket)
+    assert found.pop(f"d/{name}") == (b"by whoever opened it then", "33188")
+    assert found.pop(f"e/{name}") == (b"by whoever had it open", "33188")
+    assert sorted({*found, "e/a"}) == ["e/a", "e/b", "e/s/c"]
+
+
+def test_what_is_deleted_and_made_again_as_it_was_in_one_second_is_at_the_new_place(
+    renames: Renames, mimicdb: Mirror, s3: S3, bucket: str, client: Any
+) -> None:
+    rename = _begun(renames, bucket)
+    known = mimicdb.entry(bucket, "d/a")
+    assert known is not None
+    s3.delete(bucket, "d/a")
+    rename._syncer.sync(*rename.old)
+    rename.copy(Cancellation())
+    assert rename._delete_orphans() == []
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"d/a", Metadata=_BEFORE)
+    mimicdb.record(bucket, known)  # as it was: S3 shows seconds only
+    _settled(rename).delete()
+    assert _stored(client, bucket) == {
+        "e/a": (b"d/a", "33188"),
+        "e/b": (b"d/b", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+    }
+
+
+@pytest.mark.usefixtures("caplog")
 def test_a_rename_that_is_finished_later_leaves_what_has_another_mode_since(
     renames: Renames, bucket: str, client: Any, chmod: Callable[[str], None]
 ) -> None:
@@ -206,4 +264,44 @@ def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
         renaming.result()
     assert _stored(client, bucket) == {"g": (b"f", "33152")}
     assert _mode(mimicdb, bucket, "g") == "33152"
+    fs.close()
+
+
+@pytest.mark.usefixtures("caplog")
+def test_an_open_file_of_a_rename_that_fails_does_not_stand_on_what_another_wrote_meanwhile(
+    renames: Renames,
+    s3: S3,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    proxy: Proxy,
+    tmp_path: Path,
+    write: Callable[[str, bytes], None],
+) -> None:
+    del renames  # which has made the files
+    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, options, FileOptions(tmp_path))
+    listing = Hold(
+        lambda request: (
+            request.kind == "LIST"
+            and request.query.get("prefix") == ["d/"]
+            and mimicdb.entry(bucket, "e/s/c") is not None
+        )
+    )
+    directory = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    opened = fs.open(CALLER, fs.lookup(CALLER, directory, b"b").ino, os.O_RDWR).handle
+    with proxy.rule(listing), ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert listing.reached.wait(10)
+        write("e/a", b"at the new place")
+        write("d/a", b"at the old place")  # so it fails
+        write("d/b", b"another's")
+        listing.release()
+        with pytest.raises(PosixError, match="both are being written to"):
+            renaming.result()
+    with pytest.raises(ObjectChanged):
+        fs.write(CALLER, opened, 0, memoryview(b"D"), append=False)
+    assert _stored(client, bucket)["d/b"] == (b"another's", "33188")
+    fs.release(opened)
     fs.close()

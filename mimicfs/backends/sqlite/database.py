@@ -171,7 +171,7 @@ class Database:
             return
         try:
             found = os.stat(self._args[0])
-        except FileNotFoundError:
+        except OSError:  # gone, or not to be reached
             self._gone = True
         else:
             self._gone = (found.st_dev, found.st_ino) != self._file
