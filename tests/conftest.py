@@ -34,9 +34,9 @@ _numbers = itertools.count(1)
 # Each session of botocore reads its models anew, for 50 ms; they do not change.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
-# A background job, nohup and some CI runners start the suite with SIGINT ignored. Children would
-# inherit that, and a test that interrupts one would wait in vain.
-for number in (signal.SIGINT, signal.SIGQUIT):
+# A background job and some CI runners start the suite with SIGINT ignored, nohup with SIGHUP.
+# Children would inherit that, and a test that interrupts one would wait in vain.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, default)
