@@ -55,8 +55,8 @@ class StoreIntent:
 
     @contextmanager
     def given(self) -> Iterator[None]:
-        """Within, a call about its keys goes on with it, and does not begin another one. Who gives
-        it ends it, if no call has `taken` it."""
+        """Within, a call about its keys goes on with it, and does not begin another one. Whoever
+        gives it ends it, if no call has `taken` it."""
         before = _given.set(self)
         try:
             yield
@@ -133,8 +133,8 @@ class StoreIntents:
         if not self._unsure:
             return False
         with self._lock:
-            places = [place for place in self._unsure if place[0] == bucket]
-        return any(self.is_unsure(*place) for place in places if place[1].startswith(prefix))
+            keys = [key for its, key in self._unsure if its == bucket and key.startswith(prefix)]
+        return any(self.is_unsure(bucket, key) for key in keys)
 
     def unsettled(self, bucket: str, key: str) -> list[Unsettled]:
         """Return what is pending or contended of *key*, by whomever."""
@@ -327,9 +327,9 @@ class StoreIntents:
         rows = self._backend.unsettled(bucket)
         if self._asked:
             left = {row.key for row in rows}
-            over = [place for place in self._asked if place[0] == bucket and place[1] not in left]
-            for place in over:
-                del self._asked[place]
+            over = [key for its, key in self._asked if its == bucket and key not in left]
+            for key in over:
+                del self._asked[bucket, key]
         return rows
 
     def _is_due(self, bucket: str, row: Unsettled) -> bool:

@@ -166,7 +166,7 @@ class NamedOwner:
                 several=False,
                 writers=(*writers, *(key for key in known if key not in writers))[-_KEYS_MAX:],
                 unsure=tuple(key for key in noted.unsure if key not in known),
-                # Whoever still writes notes it once more, and who never did is not known by this.
+                # Whoever still writes is noted once more. This does not tell who never wrote.
                 writing=() if whole else noted.writing,
             )
 

@@ -257,7 +257,7 @@ class Clients:
             s3=self._style(),
             use_dualstack_endpoint=options.dualstack or None,
             use_fips_endpoint=options.fips or None,
-            # Who names no endpoint means AWS: config/aws.py has read what is configured.
+            # No endpoint in our settings means AWS: config/aws.py has read what is configured.
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # the stubs lack it
             user_agent_extra=f"mimicfs/{__version__}",
             # Bodies are protected by the SHA-256 in their signature (botocore leaves that
