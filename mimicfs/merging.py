@@ -19,7 +19,8 @@ from typing import NamedTuple
 from mimicfs.backends import Backend
 from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry, pages
 
-SAME_TIME_NS = 2_000_000_000  # by so much may two sights of one version differ
+# Two sights of one version may differ by this: LastModified and Date have whole seconds.
+SAME_TIME_NS = 2 * NS
 _key = itemgetter(0)
 
 

@@ -175,8 +175,8 @@ class Mirror(Knowledge):
                 (added if known is None else changed).append(put.key)
         if puts:
             left = self._apply(bucket, puts, (), since)
-            still = [[key for key in keys if key not in left] for keys in (added, changed)]
-            self._tell(bucket, Difference(still[0], still[1], [], 0))
+            added, changed = ([key for key in keys if key not in left] for keys in (added, changed))
+            self._tell(bucket, Difference(added, changed, [], 0))
 
     def confirm(self, bucket: str, keys: Sequence[str], since: int) -> None:
         """S3, which was asked after number *since*, has of *keys* what the mirror has. Log that: an

@@ -109,9 +109,9 @@ def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
     that are not *alive*."""
     row = _parsed(text)
     kept = {
-        token: times
-        for token, times in row.tokens.items()
-        if times[1] > now_ms and token.partition(":")[0] in alive
+        token: [began_ms, deadline_ms]
+        for token, (began_ms, deadline_ms) in row.tokens.items()
+        if deadline_ms > now_ms and token.partition(":")[0] in alive
     }
     return text if kept == row.tokens else json.dumps(_PendingRow(fresh(), True, kept))
 
@@ -123,6 +123,6 @@ def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> l
     found: list[Unsettled] = []
     for name, text in sorted(rows.items()):
         row = _parsed(text)
-        began = min((times[0] for times in row.tokens.values()), default=now_ms)
-        found.append(Unsettled(name, row.generation, bool(row.tokens), now_ms - began))
+        began_ms = min((began for began, _ in row.tokens.values()), default=now_ms)
+        found.append(Unsettled(name, row.generation, bool(row.tokens), now_ms - began_ms))
     return found

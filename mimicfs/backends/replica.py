@@ -189,7 +189,8 @@ class Replica(Forwarding):
     def buckets(self) -> list[BucketEntry]:
         listed = self._listed
         if listed is not None and self._answers():
-            return [self._buckets[name] for name in listed[1]]
+            _, names = listed
+            return [self._buckets[name] for name in names]
         return self._ask().buckets()
 
     def _answers(self) -> bool:
@@ -298,7 +299,8 @@ class Replica(Forwarding):
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         listed = self._listed
         if not bucket and not prefix and listed is not None and self._answers():
-            return listed[0]
+            scope, _ = listed
+            return scope
         return self._ask(bucket, prefix).scope(bucket, prefix)
 
     def cover(self, bucket: str, directory: str) -> Scope | None:

@@ -210,9 +210,10 @@ def _upload(
 
 def _current(s3: S3, record: Record) -> Entry | None:
     try:
-        return s3.head(record.bucket, record.key)[0]
+        entry, _ = s3.head(record.bucket, record.key)
     except KeyNotFound:
         return None
+    return entry
 
 
 def _is_mine(s3: S3, record: Record, now: Entry) -> bool:

@@ -200,7 +200,8 @@ class Run:
 
     def _advance(self, part: KeyRange, page: Page, since: int) -> None:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
-        before = (part.after, part.token)
+        after = part.after
+        before = (after, part.token)
         if not page.entries and page.token is not None:  # it speaks for nothing
             self._go_on(part, page.token)
             return
@@ -220,13 +221,13 @@ class Run:
                 self._scope.bucket,
                 self._scope.prefix,
                 entries,
-                after=before[0],
+                after=after,
                 upto=upto,
                 since=since,
                 beyond=beyond,
                 deep=not self._scope.delimiter,
-                hold=self._hold(part, before[0]),
-                late=self._late_of(part, before[0]),
+                hold=self._hold(part, after),
+                late=self._late_of(part, after),
             )
         except LogTrimmed as exc:
             self._again(part, before, exc)

@@ -414,9 +414,10 @@ class VFS:
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened] | None:
         made = self._creating.file_at_once(caller, parent, name, mode, flags)
-        return (
-            None if made is None else (self.getattr(caller, made[0].ino, made[1].handle), made[1])
-        )
+        if made is None:
+            return None
+        node, opened = made
+        return self.getattr(caller, node.ino, opened.handle), opened
 
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview:
         return self._handles.read(handle, offset, size, caller.cancellation)

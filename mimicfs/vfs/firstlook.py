@@ -164,12 +164,13 @@ class FirstLook:
                     news += [key] if len(news) < _NEWS_MAX else []
 
     def _verdict(self, where: _Where) -> _Verdict | None:
+        bucket, _ = where
         try:
             known = self._verdicts[where]
         except KeyError:
             found = _Verdict.of(self._mimicdb.note_of(*where))
         else:
-            if known is not None or self._found_plain(where[0]) < _MANY:
+            if known is not None or self._found_plain(bucket) < _MANY:
                 return known
             found = None  # there are enough plain ones since
         if found is not None and not found.rich:
@@ -236,10 +237,11 @@ class FirstLook:
                 mine.set_exception(error)
 
     def _learn(self, where: _Where, key: str, cancellation: Cancellation) -> None:
-        samples = self._buckets.of(where[0]).metadata == "auto"
+        bucket, _ = where
+        samples = self._buckets.of(bucket).metadata == "auto"
         if samples and not self._is_rich(where, key, cancellation):
             return
-        if not self.knows(where[0], key, self._mimicdb.entry(where[0], key)):
+        if not self.knows(bucket, key, self._mimicdb.entry(bucket, key)):
             self._ask(where, self._window(where, key), cancellation)
 
     def _is_rich(self, where: _Where, key: str, cancellation: Cancellation) -> bool:
@@ -259,13 +261,15 @@ class FirstLook:
                 self._conclude(sample)
         rich = self._conclude(asked)
         if rich and unsampled:  # what was shown meanwhile may be wrong
+            bucket, _ = where
             changed = [entry.key for entry in asked.entries]
-            self._mimicdb.announce(where[0], Difference([], changed, [], 0))
+            self._mimicdb.announce(bucket, Difference([], changed, [], 0))
         return rich
 
     def _sample_of(self, where: _Where, key: str, verdict: _Verdict | None) -> _Sample:
         """Return what to ask to know what *where* is, of which *verdict* was known. *key* is looked
         at; "": its first name will be."""
+        bucket, directory = where
         with self._lock:  # what changes from here on is for the next one
             news = set(self._doubtful.pop(where, ()))
         entries = self._scanned(where)
@@ -273,10 +277,10 @@ class FirstLook:
             return _Sample(where, verdict, entries, [])
         since_ns = verdict.newest_ns if verdict is not None else -1
         newer = [each for each in entries if each.mtime_ns > since_ns or each.key in news]
-        unknown = self._unknown(where[0], newer)
+        unknown = self._unknown(bucket, newer)
         if not key:
-            key = next((entry.key for entry in unknown if entry.key != where[1]), "")
-        keys = _sample(key if verdict is None else "", where[1], unknown)
+            key = next((entry.key for entry in unknown if entry.key != directory), "")
+        keys = _sample(key if verdict is None else "", directory, unknown)
         return _Sample(where, verdict, entries, keys)
 
     def _unknown(self, bucket: str, entries: list[Entry]) -> list[Entry]:
@@ -314,7 +318,8 @@ class FirstLook:
         with self._lock:
             way = self._way_of(*where) if where is not None else None
         if where is not None and way is not None and way.run >= _WALK:
-            places = [(where[0], each) for each in self._behind(where[0], way)]
+            bucket, _ = where
+            places = [(bucket, each) for each in self._behind(bucket, way)]
             with self._lock:
                 mine = {each: Future() for each in places if each not in self._asking}
                 self._asking |= mine
@@ -327,7 +332,7 @@ class FirstLook:
                 for each in mine:
                     del self._asking[each]
             for done in mine.values():
-                done.set_result(None)  # who has waited looks again
+                done.set_result(None)  # whoever has waited looks again
 
     def _way_of(self, bucket: str, directory: str) -> _Way:
         """Return the way of whoever looks at *directory* now."""
@@ -379,7 +384,8 @@ class FirstLook:
             return
         self._mimicdb.set_note_of(*where, verdict.text)
         if verdict.rich or before is None:
-            self._count(where[0], verdict.rich)
+            bucket, _ = where
+            self._count(bucket, verdict.rich)
 
     def _count(self, bucket: str, rich: bool) -> None:
         """Note that one more directory of *bucket* was found plain, or that one is *rich*, which
@@ -393,7 +399,7 @@ class FirstLook:
         self._set_plain(bucket, count)
 
     def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
-        bucket = where[0]
+        bucket, _ = where
         refused = heads.learn(self._mimicdb, self._s3, bucket, keys, cancellation)
         if refused:
             self._refuse(bucket, refused)

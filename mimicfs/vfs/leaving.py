@@ -88,10 +88,11 @@ class Leaving:
         """As posix.FileSystem.rename, of *old* to *new*."""
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
-        source, target = self._directories(old, new)
-        node = self._tree.named(source, old[1])
-        component = self._tree.component(target, new[1], of_directory=node.is_directory)
-        replaced = self._replacing.replaceable(caller, node, target, new[1], flags)
+        (old_directory, old_name), (new_directory, new_name) = old, new
+        source, target = self._directories(old_directory, new_directory)
+        node = self._tree.named(source, old_name)
+        component = self._tree.component(target, new_name, of_directory=node.is_directory)
+        replaced = self._replacing.replaceable(caller, node, target, new_name, flags)
         old_component = node.component
         places = NamePlace(source, old_component), NamePlace(target, component)
         with ExitStack() as stack:
@@ -112,9 +113,9 @@ class Leaving:
         _touch(source)
         _touch(target)
 
-    def _directories(self, old: NameInDirectory, new: NameInDirectory) -> tuple[Node, Node]:
+    def _directories(self, old: int, new: int) -> tuple[Node, Node]:
         """Return the directories of a rename. Raises PosixError EPERM, EROFS."""
-        source, target = self._tree.changeable(old[0]), self._tree.changeable(new[0])
+        source, target = self._tree.changeable(old), self._tree.changeable(new)
         if NodeKind.ACCOUNT in (source.kind, target.kind):
             raise PosixError(
                 errno.EPERM, "S3 cannot rename a bucket or move a file out of all buckets"

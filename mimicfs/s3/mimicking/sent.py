@@ -202,10 +202,10 @@ def _question(method: str, url: str, said: Mapping[str, Any]) -> _Question:
         parts.scheme,
         parts.netloc,
         parts.path,
-        sorted(item for item in query if not item[0].startswith(_SIGNED_QUERY)),
+        sorted((name, text) for name, text in query if not name.startswith(_SIGNED_QUERY)),
         sorted(
-            item
-            for item in headers.items()
-            if item[0].startswith(_ASKING) and not item[0].startswith(_SIGNING)
+            (name, text)
+            for name, text in headers.items()
+            if name.startswith(_ASKING) and not name.startswith(_SIGNING)
         ),
     )

@@ -164,7 +164,8 @@ class S3(Clients):
 
     def head(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return what S3 has of *key* now. Raises KeyNotFound."""
-        return self.head_counting(bucket, key)[:2]
+        entry, content, _ = self.head_counting(bucket, key)
+        return entry, content
 
     def head_counting(self, bucket: str, key: str) -> tuple[Entry, Content, int]:
         """Return the same, and how many tags the object has."""

@@ -131,7 +131,8 @@ class Conditions:
         return "quoted" if self._s3.endpoint == "aws" else None
 
     def _must_be(self, bucket: str, key: str, etag: str) -> None:
-        if self._s3.head(bucket, key)[0].etag != etag:
+        now, _ = self._s3.head(bucket, key)
+        if now.etag != etag:
             raise ObjectChanged(f"s3://{bucket}/{key}: changed in S3 meanwhile")
 
     def _delete_only(self, bucket: str, key: str, etag: str, form: str) -> None:
@@ -246,9 +247,10 @@ class Trial:
 
     def _now(self) -> str:
         try:
-            return self._s3.head(self._bucket, self._key)[0].etag
+            entry, _ = self._s3.head(self._bucket, self._key)
         except KeyNotFound:
             return ""
+        return entry.etag
 
     def _writes(self, **condition: str) -> bool:
         try:

@@ -36,7 +36,8 @@ class Copier:
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
     ) -> Entry:
         """As S3.copy."""
-        if source[1].size or not (source[1].key.endswith("/") and key.endswith("/")):
+        _, entry = source
+        if entry.size or not (entry.key.endswith("/") and key.endswith("/")):
             return self._copied(source, bucket, key, content)
         if self._s3.capabilities["copy-markers"] == "no":
             return self._made_anew(source, bucket, key, content)
@@ -60,7 +61,8 @@ class Copier:
         markers of directories (JuiceFS)."""
         self._check_source(source)
         if content is None:
-            content = self._s3.kept.content_of(source[0], source[1].key)
+            from_bucket, entry = source
+            content = self._s3.kept.content_of(from_bucket, entry.key)
         return self._s3.put(bucket, key, b"", 0, content)
 
     def _copied(
@@ -101,8 +103,9 @@ class Copier:
     ) -> Any:
         """Return the answer to a copy of the version *source*. A server that refuses what a HEAD
         shows to be that version (Swift, of an object in parts) is asked without a condition."""
-        copied = {"CopySource": {"Bucket": source[0], "Key": source[1].key}}
-        etag, looks = source[1].etag, self._s3.capabilities["copy-etags"]
+        from_bucket, entry = source
+        copied = {"CopySource": {"Bucket": from_bucket, "Key": entry.key}}
+        etag, looks = entry.etag, self._s3.capabilities["copy-etags"]
         if not etag:
             return self._s3.call(operation, bucket, key, **copied, **params)
         tried = looks != "no" or "-" not in etag
@@ -132,7 +135,8 @@ class Copier:
         known = self._s3.mimicdb.entry(bucket, expected.key)  # by learning.py, a moment ago
         if known is not None and known.size == expected.size and known.meta == expected.meta:
             return known
-        return self._s3.head(bucket, expected.key)[0]
+        copy, _ = self._s3.head(bucket, expected.key)
+        return copy
 
     def _in_parts(
         self,
@@ -142,15 +146,16 @@ class Copier:
         content: Content | None,
         storage_class: str,
     ) -> Entry:
+        from_bucket, entry = source
         if content is None:
-            content = self._s3.kept.content_of(source[0], source[1].key)
+            content = self._s3.kept.content_of(from_bucket, entry.key)
         elif "Tagging" not in content.headers:  # unlike CopyObject, parts bring no tags along
-            content = content.tagged(self._s3.kept.tags(source[0], source[1].key))
+            content = content.tagged(self._s3.kept.tags(from_bucket, entry.key))
         upload = self._s3.start_upload(bucket, key, content, storage_class)
         try:
             etags = self._copy_parts(source, bucket, key, upload)
             self._check_source(source)
-            return self._s3.finish_upload(bucket, key, upload, etags, source[1].size)
+            return self._s3.finish_upload(bucket, key, upload, etags, entry.size)
         except BaseException as exc:
             self._abort(bucket, key, upload, exc)
             raise
@@ -158,7 +163,8 @@ class Copier:
     def _copy_parts(
         self, source: tuple[str, Entry], bucket: str, key: str, upload: str
     ) -> list[str]:
-        size = source[1].size
+        _, entry = source
+        size = entry.size
         part = max(min(_PART, self._copy_max), -(-size // PARTS_MAX))
         return [
             self._s3.copy_part(source, bucket, key, upload, number, start, min(start + part, size))

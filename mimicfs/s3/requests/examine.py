@@ -131,7 +131,8 @@ class Examination:
     def _clock(self) -> Finding | None:
         if self._date is None:
             return None
-        skew_s = self._date[1] - self._date[0].timestamp() - 0.5  # S3 tells whole seconds
+        theirs, ours_s = self._date
+        skew_s = ours_s - theirs.timestamp() - 0.5  # S3 tells whole seconds
         found = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} S3's"
         if abs(skew_s) < _SKEW_WARN_S:
             return Finding("clock", OK, found)

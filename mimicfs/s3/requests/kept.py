@@ -223,7 +223,8 @@ class Kept:
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
         usual one, or cannot be read. Raises S3Error where S3 does not say."""
-        return self._grants(bucket, entry)[0]
+        grants, _ = self._grants(bucket, entry)
+        return grants
 
     def _grants(self, bucket: str, entry: Entry) -> tuple[dict[str, str], bool]:
         """As `grants`, and whether that is certain."""

@@ -48,7 +48,7 @@ from mimicfs.errors import (
     NotFromS3,
     S3Unavailable,
 )
-from mimicfs.merging import same_version
+from mimicfs.merging import SAME_TIME_NS, same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.mimicking.shown import entry_of
@@ -59,7 +59,6 @@ from mimicfs.underway import Lookout
 
 log = logging.getLogger(__name__)
 
-_SAME_TIME_NS = 2_000_000_000  # LastModified has whole seconds, and so has an answer's Date
 # A LIST costs 0.005 USD for 1,000, a HEAD 0.0004 (aws.amazon.com/s3/pricing, us-east-1).
 _HEADS_OF_A_LIST = 12
 _REMEMBERED_MAX = 100_000  # keys, about 30 MB
@@ -111,7 +110,7 @@ class _Accounted(NamedTuple):
     def may_have_made(self, entry: Entry) -> bool:
         """Whether *entry* may be due to the record."""
         if self.state == _UNSEEN:
-            return entry.mtime_ns <= self.time_ns + _SAME_TIME_NS
+            return entry.mtime_ns <= self.time_ns + SAME_TIME_NS
         return self.state == _state(entry)
 
 
@@ -200,7 +199,7 @@ class Hearing:
     def _is_echo(self, change: _ToldKey, entry: Entry) -> bool:
         """Whether the mirror has all of *change* already, as *entry*."""
         last = self._heard.get((change.bucket, change.key))
-        if last is None and entry.mtime_ns <= self._unknown_until_ns + _SAME_TIME_NS:
+        if last is None and entry.mtime_ns <= self._unknown_until_ns + SAME_TIME_NS:
             return False
         if last is not None and not last.may_have_made(entry):
             last = None
@@ -405,7 +404,7 @@ def _may_be_echo(told: Told, entry: Entry) -> bool:
     """
     if told.head_only or told.removed or not told.etag or told.etag != entry.etag:
         return False
-    return told.time_ns <= entry.mtime_ns + _SAME_TIME_NS
+    return told.time_ns <= entry.mtime_ns + SAME_TIME_NS
 
 
 def _may_leave(told: Told, there: bool) -> bool:

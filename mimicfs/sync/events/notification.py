@@ -210,8 +210,9 @@ def _covers(rule: Configuration, prefix: str) -> bool:
 
 def _meet(first: tuple[str, str], second: tuple[str, str]) -> bool:
     """Whether a key can fit both filters."""
-    begins = first[0].startswith(second[0]) or second[0].startswith(first[0])
-    return begins and (first[1].endswith(second[1]) or second[1].endswith(first[1]))
+    (begin, end), (other_begin, other_end) = first, second
+    begins = begin.startswith(other_begin) or other_begin.startswith(begin)
+    return begins and (end.endswith(other_end) or other_end.endswith(end))
 
 
 def _same(first: str, second: str) -> bool:

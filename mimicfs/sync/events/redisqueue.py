@@ -346,7 +346,7 @@ def _cut_off(stream: dict[str, Any]) -> int:
 
 def _entries(answer: Any) -> list[Any]:
     """Return the entries of one stream from the answer of XREADGROUP."""
-    pages = answer.values() if isinstance(answer, dict) else [each[1] for each in answer or ()]
+    pages = answer.values() if isinstance(answer, dict) else [page for _, page in answer or ()]
     return [entry for page in pages for entry in _flat(page)]
 
 
