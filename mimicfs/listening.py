@@ -12,6 +12,7 @@ Threading: a thread for each client.
 
 from __future__ import annotations
 
+import errno
 import io
 import ipaddress
 import logging
@@ -257,7 +258,7 @@ class _UnixServer(_Threads):
         with suppress(FileNotFoundError, ConnectionRefusedError):
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(path)
-            raise OSError(98, "already in use")
+            raise OSError(errno.EADDRINUSE, "already in use")
         if Path(path).is_socket():  # of a mount that died
             os.unlink(path)
         super().server_bind()

@@ -255,7 +255,8 @@ class Replica(Forwarding):
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
-        return self._ask(bucket, split(prefix)[0]).scan(bucket, prefix, after, limit)
+        directory, _ = split(prefix)
+        return self._ask(bucket, directory).scan(bucket, prefix, after, limit)
 
     # Changes
 

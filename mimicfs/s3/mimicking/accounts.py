@@ -213,7 +213,10 @@ def owners_kept(mimicdb: Mirror, bucket: str) -> Iterator[None]:
     it is noted again; if somebody has noted anything meanwhile, there may be several."""
     text = mimicdb.note(bucket, _OWNERS)
     yield
-    if text is not None and not mimicdb.swap_note(bucket, _OWNERS, None, text)[0]:
+    if text is None:
+        return
+    swapped, _ = mimicdb.swap_note(bucket, _OWNERS, None, text)
+    if not swapped:
         mimicdb.set_note(bucket, _OWNERS, json.dumps(_Owners(several=True)))
 
 
