@@ -76,6 +76,6 @@ class Moment:
         """Know all keys of *bucket* that begin with *prefix*, as they were. Raises S3Error."""
         directory = prefix[: prefix.rfind("/") + 1]
         with self._looking:
-            if not self._past.backend.covered(bucket, directory, deep=True):
+            if not self._past.covered(bucket, directory, deep=True):
                 self._past.add_bucket(bucket, 0)
                 Syncer(self._past, s3).sync(bucket, directory)

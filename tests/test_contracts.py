@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,12 @@ def linted(place):
         ("mount/serving.py", "from mimicfs.mount import starting", "within mount BROKEN"),
         ("s3/transport/plain.py", "from mimicfs.s3.transport import wire", "within s3.transport"),
         ("newcomer.py", "import errno", "mimicfs.newcomer"),
+        ("__init__.py", "import boto3", f"{BOTO} BROKEN"),
+        ("__main__.py", "import botocore", f"{BOTO} BROKEN"),
+        ("s3/requests/client.py", "import boto3", f"{BOTO} BROKEN"),  # which has botocore
+        ("fsspec.py", "import aiobotocore", f"{BOTO} BROKEN"),
+        ("backends/memory.py", "import sqlite3", "sqlite3 is imported in its backend only BROKEN"),
+        ("cli/__init__.py", "import rich", "click and rich are imported in cli only BROKEN"),
     ],
 )
 def test_a_forbidden_import_breaks_its_contract(copy, module, line, contract):
@@ -95,6 +103,31 @@ def test_each_room_has_an_order_in_which_a_new_module_must_be_placed(copy):
     finally:
         for file in newcomers:
             file.unlink()
+
+
+def test_each_library_of_others_has_a_contract():
+    """And no directory is without `__init__`: the contracts do not see what is in it."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = {
+        library
+        for section in setup
+        if section.startswith("importlinter:contract:")
+        for library in setup[section].get("forbidden_modules", "").split()
+    }
+    rooms = [file.parent for file in (ROOT / "mimicfs").rglob("*.py")]
+    assert [room for room in rooms if not (room / "__init__.py").exists()] == []
+    found = {library for file in (ROOT / "mimicfs").rglob("*.py") for library in imported(file)}
+    assert found - named - sys.stdlib_module_names == {"mimicfs"}
+
+
+def imported(file):
+    """Yield the first part of the name of each module that *file* imports."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
 
 
 def test_the_kernels_protocol_imports_three_modules_of_ours():

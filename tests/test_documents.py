@@ -65,10 +65,17 @@ def prose() -> tuple[Said, ...]:
 def _in_file(file: str) -> Iterator[Said]:
     if file.endswith(".md"):
         yield Said(file, 1, read(file))
-    elif file.endswith(".py") and file != "tests/test_documents.py":
+    elif _has_comments(file):
         for found in _PROSE.finditer(read(file)):
             text = found[1] or found[2] or ""
             yield Said(file, read(file)[: found.start()].count("\n") + 1, text)
+
+
+def _has_comments(file: str) -> bool:
+    """Python, also without an ending, and the scripts of the shell; not this file."""
+    script = file.startswith("scripts/") and read(file).startswith("#!")
+    ours = script or file.endswith((".py", ".sh"))
+    return ours and file != "tests/test_documents.py"
 
 
 @functools.cache

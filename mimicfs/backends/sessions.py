@@ -113,5 +113,5 @@ def epoch(backend: Backend, said: StoreSaid | None = None) -> str:
 
 
 def began_ms(known: str) -> int:
-    """Return since when an epoch is, by the store's clock; 0: nothing was lost before."""
+    """Return when an epoch began, by the store's clock; 0: nothing was lost before."""
     return int(known.partition("-")[2] or 0)

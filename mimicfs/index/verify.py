@@ -77,8 +77,8 @@ def verify(
 
 
 def differing(mirror: Entry, s3: Entry) -> list[str]:
-    """Return in what two sights of a key differ. A field that one of them does not tell cannot
-    differ."""
+    """Return the fields in which two sights of a key differ. A field that one of them does not
+    tell cannot differ."""
     fields = ["size"] if mirror.size != s3.size else []
     if mirror.etag and s3.etag and mirror.etag != s3.etag:
         fields.append("etag")

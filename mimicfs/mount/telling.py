@@ -126,7 +126,7 @@ def _shown(mimicdb: Mirror, target: Target) -> list[str]:
 
 
 def _idle(s3: S3) -> Callable[[], bool]:
-    """Return what says whether S3 was asked for nothing since the last question."""
+    """Return a function that says whether S3 was asked for nothing since the last call of it."""
     last: list[Any] = [None]
 
     def idle() -> bool:

@@ -234,7 +234,7 @@ def _tile(name: str, value: str, about: str) -> Markup:
 def _true_until(
     bucket: Mapping[str, Any], told: Mapping[str, int], swept: Mapping[str, int], now_ns: int
 ) -> Markup:
-    """Return until when all that is known of *bucket* is true, and how that is known."""
+    """Return the time until which all that is known of *bucket* is true, and how that is known."""
     name = bucket["name"]
     ways = {
         "told": told.get(name) or 0,

@@ -51,7 +51,7 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
 
 
 def told_until_ns(mimicdb: Mirror, bucket: str, prefix: str) -> int:
-    """Return until when what is below *prefix* was told of, by one source or more that tell just
+    """Return the time until which what is below *prefix* was told of, by sources that tell just
     that; 0: never."""
     return _ns(mimicdb.note(bucket, TOLD + prefix))
 

@@ -217,7 +217,7 @@ class Control:
         return "\n".join(lines) + "\n"
 
     def _freshness(self, node: Node) -> Fresh | None:
-        """Return until when the directory that *node* is, or is in, is true, and by what."""
+        """Return the time until which the directory that *node* is, or is in, is true, and why."""
         directory = node if node.is_directory or node.parent is None else node.parent
         return freshness(self._mimicdb, directory.bucket, directory.key)
 

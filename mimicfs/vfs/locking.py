@@ -17,10 +17,11 @@ So a flock that is asked for without waiting may meet one that is closed already
 mount, its release was read before, and is waited for. If it is of another mount, nobody here can
 know: the flock waits _CLOSES_S for it, as any other waits, before it is refused.
 
-Whose it is. One of flock is its handle's, and ends with that. One of fcntl is of whom the kernel
-names: a process, which has one number for all that it has open, and whose locks of a file end when
-it closes any descriptor of that; or an open file (OFD), whose locks end with its handle. Which of
-the two it is, nobody says: what no close has ended ends with the handle.
+Who owns a lock. A lock of flock belongs to its handle, and ends with it. A lock of fcntl belongs to
+whomever the kernel names: a process, which has one number for all that it has open, and whose locks
+of a file end when it closes any descriptor of that file; or an open file (OFD), whose locks end
+with its handle. The kernel does not say which of the two it is: a lock that no close has ended ends
+with the handle.
 
 Threading: any thread. `_lock` protects the tables and is taken last.
 """

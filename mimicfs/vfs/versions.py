@@ -239,7 +239,7 @@ class VersionsTree:
 
 
 def _good_until(asked_s: float) -> float:
-    """Return until when an answer is good that comes now. One that takes long, as of many
+    """Return the time until which an answer that comes now is good. One that takes long, as of many
     versions, is good for long: else nobody could ever use it."""
     now_s = time.monotonic()
     return now_s + max(_GOOD_S, now_s - asked_s)

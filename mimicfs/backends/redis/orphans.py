@@ -37,7 +37,7 @@ def orphans(client: Any, tag: str, steps: Scripts | Transactions) -> Iterator[st
 
 
 def _pages(client: Any, tag: str, kind: str) -> Iterator[list[str]]:
-    """Yield what the keys of *kind* have behind that, some at a time."""
+    """Yield the rest of the names of the keys of *kind*, a page at a time."""
     start = f"{tag}:{kind}:"
     keys = client.scan_iter(f"{quoted(start)}*", count=1000)
     while some := list(islice(keys, _PAGE)):

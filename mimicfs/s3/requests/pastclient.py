@@ -106,7 +106,7 @@ class PastCalls:
     def _version_of(self, bucket: str, key: str) -> str:
         """Return what version *key* had that the mirror does not show. Raises KeyNotFound, also
         where a listing has shown the mirror all keys: both tell the same."""
-        if self._past.backend.covered(bucket, key[: key.rfind("/") + 1], deep=True):
+        if self._past.covered(bucket, key[: key.rfind("/") + 1], deep=True):
             raise KeyNotFound(f"s3://{bucket}/{key}: the object did not exist then", status=404)
         return self.listed.version_of(bucket, key)
 

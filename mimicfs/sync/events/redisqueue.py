@@ -286,7 +286,7 @@ class RedisQueue(EventSource):
         return found
 
     def _changes_of_hash(self) -> Iterator[Delivery]:
-        """Yield what is another than when it was acknowledged."""
+        """Yield what has changed since it was acknowledged."""
         there: set[bytes] = set()
         for name, body in self._fields():
             if name not in there and self._seen.get(name) != hash(body):
