@@ -243,7 +243,8 @@ class _TCPServer(_Threads):
     allow_reuse_address = True
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
-        if ":" in address[0]:
+        host, _ = address
+        if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
 

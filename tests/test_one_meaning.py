@@ -34,7 +34,9 @@ def test_a_name_of_a_class_or_a_type_has_one_meaning() -> None:
 
 
 def test_the_store_is_asked_through_the_mirror() -> None:
-    found = {file for file, text in modules().items() if re.search(r"(?<!\bself)\.backend\.\w", text)}
+    found = {
+        file for file, text in modules().items() if re.search(r"(?<!\bself)\.backend\.\w", text)
+    }
     assert found == set()
 
 
@@ -92,7 +94,8 @@ def test_what_is_called_a_tuple_is_unpacked() -> None:
     }
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     tuples = {each.name for each in functions if _is_tuple(each.returns, aliases)}
-    tuples -= {each.name for each in functions if not _is_tuple(each.returns, aliases)}
+    others = {each.name for each in functions if not _is_tuple(each.returns, aliases)}
+    tuples -= others | {"split"}  # which is also one of str, and of re
     found = []
     for file, tree in parsed.items():
         for function in ast.walk(tree):

@@ -262,12 +262,13 @@ def _register(
     """Say where the figures of the mount come from."""
     from mimicfs.admin import figures
 
+    server, _, _ = kernel
     sources.register("process", partial(figures.process, mounted.started_ns))
     sources.register("mirror", partial(figures.mirror, parts.mimicdb, parts.store))
     sources.register("sharing", partial(figures.sharing, parts.mimicdb))
     sources.register("s3", parts.s3.figures)
     sources.register("kernel", partial(figures.kernel, *kernel))
-    sources.register("costs", partial(figures.costs, parts.s3, kernel[0]))
+    sources.register("costs", partial(figures.costs, parts.s3, server))
     sources.register("files", partial(figures.files, vfs, disk.journal))
     if disk.cache is not None:
         cache = disk.cache
@@ -359,10 +360,17 @@ def _ending(server: Server, vfs: VFS, tell: Callable[[PendingTotal], None]) -> E
     """Return the end of the mount, which begins with that of *server*, or with a signal."""
     ending = Ending(vfs.pending, tell)
     server.when_ending = ending.begin
-    server.unsaved = lambda: vfs.has_writers() or vfs.pending()[0] > 0
+    server.unsaved = partial(_is_unsaved, vfs)
     server.save_mapped = vfs.save_mapped
     _stop_on_signals(server, ending)
     return ending
+
+
+def _is_unsaved(vfs: VFS) -> bool:
+    if vfs.has_writers():
+        return True
+    files, _ = vfs.pending()
+    return files > 0
 
 
 def _stop_on_signals(server: Server, ending: Ending) -> None:

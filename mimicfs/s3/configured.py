@@ -305,7 +305,8 @@ class Configured(Listed):
 
     def get_website_configuration(self, headers: Headers | None = None) -> dict[str, Any]:
         """Return how the bucket is shown as a website, as a dict."""
-        return self.get_website_configuration_with_xml(headers)[0]
+        configuration, _ = self.get_website_configuration_with_xml(headers)
+        return configuration
 
     def get_website_configuration_obj(self, headers: Headers | None = None) -> WebsiteConfiguration:
         """Return how the bucket is shown as a website."""

@@ -62,7 +62,8 @@ class RenewedFiles(OpenFiles):
             raise ObjectChanged.deleted(f"s3://{old.bucket}/{old.key}") from exc
         with self._lock:
             if self._handle(handle).file is not old:  # another thread has come here before
-                return self._writable(handle)[0]
+                file, _ = self._writable(handle)
+                return file
             new = node.file  # or another handle
             if new is None or new is old or new.apart or new not in self._users:
                 new = node.file = self._file(node, entry, content)

@@ -141,7 +141,8 @@ class Kept:
         from the one that it replaces: but not mode, owner and times.
         """
         before, after = self.usual(*old), self.usual(*new)
-        content = _without(content, before, _guessed(old[1]))
+        _, old_key = old
+        content = _without(content, before, _guessed(old_key))
         if replaced is not None:
             meta = {**metadata.without_ours(replaced.meta), **content.meta}
             headers = over(replaced.headers, content.headers)

@@ -181,8 +181,9 @@ class Setup:
         return f"{OURS}{_digest(self._target.bucket, self._target.prefix)}"
 
     def _statement(self, arn: str) -> dict[str, Any]:
-        source = {"aws:SourceArn": f"arn:{arn.split(':')[1]}:s3:::{self._target.bucket}"}
-        owner = {"aws:SourceAccount": arn.split(":")[4]}
+        _, partition, _, _, account, *_ = arn.split(":")
+        source = {"aws:SourceArn": f"arn:{partition}:s3:::{self._target.bucket}"}
+        owner = {"aws:SourceAccount": account}
         return {
             "Sid": self._sid,
             "Effect": "Allow",
@@ -258,7 +259,8 @@ def _block(rule: Configuration, block: str, argument: str, *, mine: bool) -> lis
 
 def _arn_of(plan: SetupPlan, bucket: str) -> str:
     """Return the name of *bucket* in the part of AWS that *plan* is for: aws, aws-cn, ..."""
-    return f"arn:{target_of(plan.rule).split(':')[1]}:s3:::{bucket}"
+    _, partition, *_ = target_of(plan.rule).split(":")
+    return f"arn:{partition}:s3:::{bucket}"
 
 
 def _quoted(text: str) -> str:
