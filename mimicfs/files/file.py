@@ -394,6 +394,13 @@ class File(ChangingFile):
         with self._change.taken(cancellation):
             yield
 
+    def settle(self, cancellation: Cancellation) -> None:
+        """Return when nothing is on its way to S3 of an upload that was interrupted. Raises
+        Interrupted."""
+        with self._change.taken(cancellation):
+            self._upload.give_up()
+            self._upload.settle(cancellation)
+
     def adopt(self, entry: Entry, content: Content, *, put: bool = False) -> None:
         """The object is *entry* now, by a copy within S3 that we asked for; *put*: whose bytes a
         program has put there. Bytes that were written meanwhile stay, and are uploaded."""

@@ -90,9 +90,14 @@ class ClosingFiles(RenewedFiles):
     ) -> None:
         try:
             sync()
-        except PosixError:  # another place on the disk may take it; if not, S3 is waited for
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller is to be told
+            # Another place on the disk may take it; if not, S3 is waited for.
+            log.debug("s3://%s/%s: %r", file.bucket, file.key, exc)
             end = (lambda: self._finish(node, file), done)
-            threading.Thread(target=_told, args=end, name="closing", daemon=True).start()
+            try:
+                threading.Thread(target=_told, args=end, name="closing", daemon=True).start()
+            except RuntimeError:  # there can be no more threads: who comes after waits, too
+                _told(*end)
         else:
             _told(lambda: self._upload_soon(node, file), done)
 

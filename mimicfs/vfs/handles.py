@@ -202,6 +202,7 @@ class Handles(ClosingFiles):
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
         with self.turn(node, cancellation):
             self.guard(new)
+            new.settle(cancellation)  # else S3 may take its bytes after the copy
             entry = self._copier.copy_whole(old, new, cancellation)
         self._kernel.wrote(node, entry.etag)
         return entry.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.mounts import wait_until
@@ -118,6 +119,30 @@ def test_what_the_disk_does_not_take_in_the_segment_is_safe_in_a_file_of_its_own
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"data"
 
 
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_close_has_an_answer_whatever_happens_to_the_sync(fs, monkeypatch, threads):
+    def fails(fd):
+        raise ValueError("unforeseen")
+
+    start = threading.Thread.start
+
+    def refuses(thread):
+        if thread.name == "closing":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    handle, closed = made(fs, "a", b"data"), Flushed()
+    with monkeypatch.context() as patch:
+        patch.setattr(segment.os, "fdatasync", fails)
+        if not threads:
+            patch.setattr(threading.Thread, "start", refuses)
+        assert fs.flush_later(handle, closed)
+        assert closed.done.wait(20)
+    assert closed.error is None
+    fs.release(handle)
+    wait_until(lambda: fs.pending() == (0, 0))
+
+
 def test_a_close_that_the_disk_does_not_make_safe_waits_for_s3(
     fs, monkeypatch, client, bucket, proxy, caplog
 ):
@@ -173,11 +198,11 @@ def test_what_waits_for_more_than_the_disk_is_closed_by_a_worker(fs):
 
 
 def test_more_closed_files_are_on_their_way_than_threads_wait(fs, client, bucket, proxy):
-    names = [f"f{n:02}" for n in range(30)]
+    names = [f"f{n:02}" for n in range(24)]
     with proxy.rule(Hold(puts)) as hold:
         for name in names:
             saved(fs, name, name.encode())
-        wait_until(lambda: hold.seen == 30)
+        wait_until(lambda: hold.seen == 24)
         hold.release()
         wait_until(lambda: fs.pending() == (0, 0))
     for name in names:
@@ -208,6 +233,34 @@ def test_who_changes_a_file_does_not_wait_for_its_upload(fs, client, bucket, pro
         key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
     } == expected | {"warm": b"warm"}
     wait_until(lambda: fs._handles.figures()["handles"] == 0)
+
+
+def test_a_copy_within_s3_onto_a_file_waits_for_its_upload_that_is_on_its_way(
+    fs, client, bucket, proxy
+):
+    for name in ("source", "target"):
+        saved(fs, name, name.encode())
+    wait_until(lambda: fs.pending() == (0, 0))
+    source, target = (fs.lookup(CALLER, ROOT_INO, name).ino for name in (b"source", b"target"))
+    with proxy.rule(Hold(puts)) as hold, ThreadPoolExecutor(1) as pool:
+        emptied = fs.open(CALLER, target, os.O_WRONLY | os.O_TRUNC).handle
+        fs.flush(CALLER, emptied)
+        fs.release(emptied)
+        assert hold.reached.wait(20)
+        opened = fs.open(CALLER, source, os.O_RDONLY), fs.open(CALLER, target, os.O_WRONLY)
+        asked = (CALLER, opened[0].handle, 0, opened[1].handle, 0, 100)
+        copied = pool.submit(fs.copy_file_range, *asked)
+        with pytest.raises(TimeoutError):
+            copied.result(0.3)
+        hold.release()
+        assert copied.result(20) == 6
+    fs.write(CALLER, opened[1].handle, 6, memoryview(b", and more"), append=False)
+    fs.flush(CALLER, opened[1].handle)
+    for each in opened:
+        fs.release(each.handle)
+    wait_until(lambda: fs.pending() == (0, 0))
+    found = client.get_object(Bucket=bucket, Key="target")["Body"].read()
+    assert found == b"source, and more"
 
 
 def test_what_s3_refuses_is_tried_again_with_all_it_says(
