@@ -303,6 +303,53 @@ def test_however_many_are_put_those_who_read_have_a_connection(
     s3.close()
 
 
+def test_however_many_are_put_again_those_who_read_have_a_connection(
+    endpoint: str, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    s3 = S3(S3Options(endpoint_url=endpoint, connections=2), mimicdb)
+    s3.put(bucket, "warm", b"warm", 4, condition=NEW)
+    s3.putter._patience_s = 0.1
+    with proxy.rule(Hold(puts)) as hold:
+        futures = at_once(s3, bucket, *KEYS, condition=Condition())
+        wait_until(lambda: hold.seen > 1)  # the first one again
+        for _ in range(3):
+            entry, _ = s3.pool.submit(s3.head, bucket, "warm").result(10)
+            assert entry.size == 4
+        hold.release()
+        assert [future.result(10).size for future in futures] == [9, 9, 9]
+    s3.close()
+
+
+def test_without_an_idle_connection_too_those_who_read_have_one(
+    endpoint: str, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    s3 = S3(S3Options(endpoint_url=endpoint, connections=2), mimicdb)
+    with proxy.rule(Hold(puts)) as hold:
+        futures = at_once(s3, bucket, *KEYS, condition=Condition())
+        assert hold.reached.wait(10)
+        s3.pool.submit(s3.head_bucket, bucket).result(10)
+        assert hold.seen == 1
+        hold.release()
+        assert [future.result(10).size for future in futures] == [9, 9, 9]
+    s3.close()
+
+
+def test_what_no_thread_can_be_had_for_is_not_sent_when_there_is_one(
+    s3: S3, client: Any, bucket: str, monkeypatch: Any
+) -> None:
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        with pytest.raises(RuntimeError):
+            s3.put_soon(bucket, "a", b"a", 1, Content(), NEW)
+    later = s3.put_soon(bucket, "b", b"b", 1, Content(), NEW)
+    assert later is not None
+    assert later.result(10).size == 1
+    assert in_s3(client, bucket) == ["b"]
+
+
 def test_over_one_connection_nothing_is_put_together(
     endpoint: str, mimicdb: Mirror, bucket: str
 ) -> None:

@@ -23,7 +23,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -120,7 +120,8 @@ class Putter:
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
         self._sent: dict[int, _PutUnderWay] = {}  # by the descriptor of its connection
-        self._lock = threading.Lock()  # protects the next three
+        self._lock = threading.Lock()  # protects the next four
+        self._aside = 0  # that the pool has
         self._new: deque[_PutUnderWay] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -138,11 +139,12 @@ class Putter:
         with self._lock:
             if self._closed:
                 raise S3Unavailable(f"{put.about}: the mount has ended")
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="s3-puts", daemon=True)
+                thread.start()  # raises where there can be no more: then nothing waits for it
+                self._thread = thread
             wake = not self._new
             self._new.append(_PutUnderWay(put._replace(params=params), ready, future))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="s3-puts", daemon=True)
-                self._thread.start()
         if wake:
             os.eventfd_write(self._wake, 1)
         return future
@@ -186,7 +188,7 @@ class Putter:
 
     def _waits_ms(self) -> float | None:
         """Return when there is something to do at the latest; None: when somebody wakes us."""
-        if self._new and len(self._sent) < self._most:
+        if self._new and self._free():
             return _FULL_S * 1000
         if not self._sent:
             return None
@@ -197,8 +199,7 @@ class Putter:
         """Begin what may be begun now; return it, by bucket."""
         groups: dict[str, list[_PutUnderWay]] = {}
         under_way = {(each.put.bucket, each.put.key) for each in self._sent.values()}
-        free = self._most - len(self._sent)
-        while self._new and sum(map(len, groups.values())) < free and self._pool.begins():
+        while self._new and self._free(groups.values()) and self._pool.begins():
             with self._lock:
                 found = self._new.popleft() if self._new else None
             if found is None or not found.future.set_running_or_notify_cancel():
@@ -214,6 +215,11 @@ class Putter:
             under_way.add(place)
             groups.setdefault(found.put.bucket, []).append(found)
         return groups.values()
+
+    def _free(self, begun: Iterable[Sized] = ()) -> bool:
+        """Whether one more may be under way than those that are *begun* now, sent, or the pool's:
+        who reads waits for none of these."""
+        return len(self._sent) + self._aside + sum(map(len, begun)) < self._most
 
     def _idle(self, host: str) -> Connection | None:
         try:
@@ -383,11 +389,19 @@ class Putter:
         def over(done: Future[None]) -> None:
             if done.cancelled():
                 future.set_exception(S3Unavailable("the mount has ended"))
+            self._count_aside(-1)
+            os.eventfd_write(self._wake, 1)
 
+        self._count_aside(1)
         try:
             self._pool.submit(_end, future, work).add_done_callback(over)
         except RuntimeError as exc:  # the pool is closed
+            self._count_aside(-1)
             future.set_exception(S3Unavailable(f"the mount has ended: {exc}"))
+
+    def _count_aside(self, more: int) -> None:
+        with self._lock:
+            self._aside += more
 
 
 def _end(future: Future[Entry], work: Callable[[], Entry]) -> None:
