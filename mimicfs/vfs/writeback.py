@@ -168,6 +168,7 @@ class WriteBack:
 
     def _ended(self, waiting: _Waiting, reachable: bool, *, waits: bool = True) -> None:
         """A try of *waiting* has ended. *reachable*: S3 is. *waits*: this thread may wait."""
+        vain: list[Flight] = []
         with self._changed:
             waiting.running = False
             done = not waiting.file.dirty  # it is in S3, deleted, or lost
@@ -177,6 +178,9 @@ class WriteBack:
                 self._due(waiting, _pause_s(waiting))
             if self._closing and not reachable:
                 self._queue.clear()
+                vain = [each.flight for each in self._waiting.values() if each.flight is not None]
+        for flight in vain:
+            flight.put.future.cancel()  # unless it is sent already
         if not done or self._uploads.let_go_at_once(waiting.handle):
             return
         if waits:
@@ -240,6 +244,9 @@ class WriteBack:
     def _lands(self, waiting: _Waiting, flight: Flight, cancellation: Cancellation) -> None:
         """The request of *flight* has ended. This is the thread that sends those of all: another
         one goes on where something is to be waited for."""
+        if flight.put.future.cancelled():
+            self._falls(waiting, flight)
+            return
         if not self._is_over(waiting, flight):
             return
         if waiting.file.is_plain(flight.put):
@@ -256,7 +263,8 @@ class WriteBack:
             self._flown()
 
     def _falls(self, waiting: _Waiting, flight: Flight) -> None:
-        """Somebody is about to change the file of *flight*, in this thread."""
+        """Somebody is about to change the file of *flight*, in this thread; or it was not sent, and
+        is not to be."""
         if not self._is_over(waiting, flight):
             return
         try:
@@ -284,7 +292,7 @@ class WriteBack:
             self._flying -= 1
 
     def _do_aside(self, work: Callable[..., None], *args: object) -> None:
-        """Have *work* done by a thread of its own."""
+        """Have *work* done by a thread of its own; by this one, if there can be no more."""
 
         def run() -> None:
             try:
@@ -296,7 +304,12 @@ class WriteBack:
         thread = threading.Thread(target=run, name="write-back-aside", daemon=True)
         with self._changed:
             self._aside.add(thread)
-            thread.start()
+            try:
+                thread.start()
+                return
+            except RuntimeError as exc:
+                log.debug("%s", exc)
+        run()
 
     def _any_aside(self) -> threading.Thread | None:
         with self._changed:

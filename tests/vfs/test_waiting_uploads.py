@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 
 from support.mounts import wait_until
 
-from mimicfs.errors import UploadFailed
-from mimicfs.vfs.writeback import WriteBack
+from mimicfs.errors import S3Unavailable, UploadFailed
+from mimicfs.files.turn import Turn
+from mimicfs.files.upload import BegunPut
+from mimicfs.vfs.writeback import Flight, WriteBack
 
 
 class File:
@@ -137,3 +140,68 @@ def test_a_file_that_has_left_the_queue_is_not_taken_from_it_when_it_is_closed_a
     wait_until(lambda: len(gone) == 2)
     assert behind.close() == []
     assert (uploads.uploaded, gone) == ([1, 2], [1, 2])
+
+
+def test_an_upload_ends_where_no_thread_can_be_had_for_that(monkeypatch):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
+    start, future = threading.Thread.start, Future()
+
+    def refuses(thread):
+        if thread.name == "write-back-aside":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    class Late(File):
+        def is_plain(self, put):
+            return False
+
+    class Flying(Whole):
+        def begin(self, file, handle, cancellation):
+            return Flight(BegunPut(None, None, future), Turn())
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    uploads = Flying()
+    behind = WriteBack(uploads, 1)
+    behind.add(Late(), lambda: 1)
+    wait_until(lambda: behind._flying == 1)
+    future.set_result(None)
+    assert behind.close() == []
+    assert uploads.uploaded == [1]
+
+
+def test_a_mount_that_ends_sends_nothing_more_to_a_server_that_is_not_there(monkeypatch, caplog):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
+
+    class Small(File):
+        def __init__(self):
+            self.future = Future()
+
+        def is_plain(self, put):
+            return False
+
+    abandoned = []
+
+    class Uploads(Whole):
+        def begin(self, file, handle, cancellation):
+            return Flight(BegunPut(None, None, file.future), Turn())
+
+        def upload(self, file, handle, cancellation, flight):
+            failed = UploadFailed("no answer", errno=5, kept_at="here")
+            raise failed from S3Unavailable("no answer")
+
+        def abandon(self, file, flight):
+            abandoned.append(file)
+
+    sent, unsent, uploads = Small(), Small(), Uploads()
+    behind = WriteBack(uploads, 1)
+    for file in (sent, unsent):
+        behind.add(file, lambda: 1)
+    wait_until(lambda: behind._flying == 2)
+    sent.future.set_running_or_notify_cancel()
+    end = threading.Thread(target=behind.close, daemon=True)
+    end.start()
+    wait_until(lambda: behind._closing)
+    sent.future.set_result(None)
+    end.join(20)
+    assert not end.is_alive()
+    assert (abandoned, [each.key for each in behind.pending()]) == ([unsent], ["x", "x"])
