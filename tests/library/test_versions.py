@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from support.mounts import costs
 
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, Scope
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -111,6 +111,23 @@ def test_an_unknown_operation_forgets_what_it_names(library, mimicked, bucket, c
     assert mirrored(library, bucket) == ["real"]
     hold(learner.talk("TransmogrifyBucket", {"Bucket": bucket}), ask)
     assert (mirrored(library, bucket), library.cover(bucket, "")) == ([], None)
+
+
+def test_what_an_unknown_operation_names_is_not_certain_if_s3_does_not_tell(library, bucket):
+    from mimicfs.s3.mimicking.conversation import hold
+    from mimicfs.s3.mimicking.learning import Learner
+
+    library.record(bucket, Entry("old", 1))
+    library.complete(bucket, Scope("", True, 1, 0))
+
+    def ask(operation, params):
+        if operation == "HeadObject":
+            raise EndpointConnectionError(endpoint_url="http://s3")
+        return {}
+
+    learner = Learner(library, heads=True)
+    hold(learner.talk("TransmogrifyObject", {"Bucket": bucket, "Key": "old"}), ask)
+    assert (library.entry(bucket, "old"), library.cover(bucket, "")) == (None, None)
 
 
 def test_a_bucket_that_was_made_is_known_to_be_empty(library, mimicked, proxy, bucket):

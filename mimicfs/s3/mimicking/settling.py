@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import unquote, urlsplit
 
-from mimicfs.entry import LAST_KEY, pages
+from mimicfs.entry import LAST_KEY, PAGE
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import owners_kept
@@ -140,19 +140,22 @@ class Settling:
     def drop_heads(self, params: Params, _answer: Answer, _sent: int) -> None:
         """HEADs of all keys of the bucket say something else now."""
         bucket = params["Bucket"]
-        since = self._mimicdb.seq(bucket)
-        for page in pages(lambda after: self._mimicdb.listing(bucket, "", after)):
-            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
-            if heads:
-                self._mimicdb.record_all(bucket, heads, since)
+        after, left = "", True
+        while left:
             since = self._mimicdb.seq(bucket)
+            page = self._mimicdb.listing(bucket, "", after)
+            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
+            if heads:  # and then once more: those that were learned meanwhile were left alone
+                self._mimicdb.record_all(bucket, heads, since)
+            else:
+                left = len(page) == PAGE
+                after = page[-1].key if left else ""
 
-    def unknown(self, params: Params, answer: Answer, sent: int) -> Conversation[None]:
+    def unknown(self, params: Params, _answer: Answer, _sent: int) -> Conversation[None]:
         """Nobody knows what was done: what is named is asked of S3, or forgotten."""
         bucket = params.get("Bucket")
         if bucket and params.get("Key"):
-            self.drop_head(params, answer, sent)
-            yield from self.settle(bucket, [params["Key"]])
+            yield from self._settle_again(bucket, params["Key"])
         else:
             self._forget_bucket(bucket)
 

@@ -343,13 +343,19 @@ class Hearing:
 
     def _forget_head(self, change: _ToldKey, *, meta: bool = False) -> None:
         """Forget what a HEAD said of a key: it may have changed, although its ETag has not. *meta*:
-        also its metadata."""
-        since = self._mimicdb.seq(change.bucket)
-        entry = self._mimicdb.entry(change.bucket, change.key)
-        if entry is not None and entry.kind == OBJECT:
+        also its metadata. If it has certainly changed, that is logged also where none is known: the
+        answer to one that was asked before may still be on its way."""
+        logged = not any(each.head_only for each in change.told)
+        while True:  # what is learned meanwhile is left alone
+            since = self._mimicdb.seq(change.bucket)
+            entry = self._mimicdb.entry(change.bucket, change.key)
+            if entry is None or entry.kind != OBJECT:
+                return
             left = entry._replace(head=None, meta=None if meta else entry.meta)
-            if left != entry:
-                self._mimicdb.record(change.bucket, left, since)
+            if left == entry and logged:
+                return
+            self._mimicdb.record(change.bucket, left, since)
+            logged = True
 
     def _show_unlisted(self, bucket: str, directory: str) -> None:
         """The marker object of *directory* is gone. If it was never listed, it may have other keys,

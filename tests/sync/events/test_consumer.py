@@ -149,6 +149,32 @@ def test_what_is_heard_was_found_in_s3_however_often_it_is_asked_about(
     assert [line.origin & 1 for line in mimicdb.backend.changes(bucket, since)] == [1]
 
 
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("overtakes", [True, False])
+def test_an_answer_from_before_other_tags_is_not_remembered(
+    mimicdb, s3, syncer, client, bucket, monkeypatch, overtakes
+):
+    """It comes while their message is heard, or later."""
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    syncer.sync(bucket)
+    entry = mimicdb.entry(bucket, "a")._replace(meta={})
+    answer = entry._replace(head=f'[{{}},{{}},{{"LastModified":{entry.mtime_ns // 10**9}.0}}]')
+    mimicdb.record(bucket, answer if overtakes else entry)
+    record, since = mimicdb.record, mimicdb.seq(bucket)
+
+    def overtaken(*args):
+        monkeypatch.setattr(mimicdb, "record", record)
+        record(bucket, answer)
+        record(*args)
+
+    if overtakes:
+        monkeypatch.setattr(mimicdb, "record", overtaken)
+    tagged = parse(message(bucket, "a", "ObjectTagging:Put")).told
+    assert Hearing(mimicdb, s3, syncer).hear(tagged).heads == 1
+    mimicdb.record(bucket, answer, since)
+    assert mimicdb.entry(bucket, "a").head is None
+
+
 def everything(mimicdb, bucket):
     found = mimicdb.backend.scan(bucket, "", "", 10_000)
     return {entry.key: (entry.size, entry.etag) for entry in found}
