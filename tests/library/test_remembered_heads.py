@@ -6,6 +6,7 @@ import io
 import threading
 
 import pytest
+import s3transfer
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from support.mounts import costs
@@ -72,6 +73,21 @@ def test_one_that_was_asked_for_before_our_change_is_not_remembered(
         assert said["x-amz-tagging-count"] == "1"
 
 
+def test_one_that_is_learned_while_those_of_the_bucket_end_ends_too(
+    library, mimicked, remembered, monkeypatch
+):
+    record_all, entry = library.record_all, library.entry(remembered, "a")
+
+    def overtaken(*args):
+        monkeypatch.setattr(library, "record_all", record_all)
+        library.record(remembered, entry)
+        record_all(*args)
+
+    monkeypatch.setattr(library, "record_all", overtaken)
+    mimicked.put_bucket_versioning(Bucket=remembered, VersioningConfiguration={"Status": "Enabled"})
+    assert library.entry(remembered, "a").head is None
+
+
 def test_of_a_bucket_it_ends_with_the_bucket(mimicked, proxy, bucket):
     mimicked.head_bucket(Bucket=bucket)
     mimicked.delete_bucket(Bucket=bucket)
@@ -110,3 +126,17 @@ def test_a_transfer_of_what_others_have_replaced_is_that_of_a_plain_client(
         assert proxy.counted().get("HEAD", 0) == heads
     assert found.getvalue() == newer
     mimicked.close()
+
+
+def test_a_download_by_the_s3transfer_of_old_is_that_of_a_plain_client(
+    library, mimicked, client, bucket, tmp_path
+):
+    client.put_object(Bucket=bucket, Key="a", Body=bytes(6 * MIB))
+    library.sync(bucket, client=mimicked)
+    mimicked.head_object(Bucket=bucket, Key="a")
+    newer = b"\1" * (7 * MIB)
+    client.put_object(Bucket=bucket, Key="a", Body=newer)
+    parts = s3transfer.TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
+    transfer = s3transfer.S3Transfer(mimicked, parts)
+    transfer.download_file(bucket, "a", str(tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == newer

@@ -62,13 +62,15 @@ def test_of_an_empty_bucket_there_are_none(mimicked, client, proxy, bucket):
 
 
 def test_what_we_write_and_delete_is_in_them(mimicked, client, proxy, known):
+    mimicked.put_object(Bucket=known, Key="e", Body=b"x")
+    mimicked.list_objects(Bucket=known, Force=True)  # it names the owner of what we wrote
+    listed(mimicked, known)
     for n in range(60):  # two lines of the log each
         mimicked.put_object(Bucket=known, Key="e", Body=bytes(n))
         mimicked.delete_object(Bucket=known, Key="e")
     mimicked.put_object(Bucket=known, Key="f", Body=b"x")
     mimicked.copy_object(Bucket=known, Key="g", CopySource={"Bucket": known, "Key": "a"})
     mimicked.delete_object(Bucket=known, Key="a")
-    mimicked.list_objects(Bucket=known, Force=True)  # it names the owner of what we wrote
     for _ in range(2):
         proxy.counted()
         with costs(proxy):
@@ -84,6 +86,21 @@ def test_of_what_others_have_changed_s3_is_asked(library, mimicked, client, prox
     with costs(proxy, LIST=1):
         found = versions(mimicked, known)
     assert found == versions(client, known)
+
+
+@pytest.mark.parametrize("shown", ["a sync", "a sync of its directory", "a listing"])
+def test_versions_that_others_have_made_are_in_them_once_s3_has_listed_the_objects(
+    library, mimicked, client, known, shown
+):
+    """Also those that no listing of objects shows."""
+    client.put_bucket_versioning(Bucket=known, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=known, Key="d/gone", Body=b"x")
+    client.delete_object(Bucket=known, Key="d/gone")
+    if shown == "a listing":
+        mimicked.list_objects_v2(Bucket=known, Force=True)
+    else:
+        library.sync(f"s3://{known}/d/" if "directory" in shown else known, client=mimicked)
+    assert versions(mimicked, known) == versions(client, known)
 
 
 @pytest.mark.parametrize("quiet", [True, False])

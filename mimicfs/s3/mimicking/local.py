@@ -48,7 +48,7 @@ from mimicfs.s3.mimicking.operations import Effect, effect_of
 from mimicfs.s3.mimicking.pages import ListingPlace, Places
 from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.mimicking.shown import may_be_done
-from mimicfs.s3.mimicking.soleversions import SoleVersions
+from mimicfs.s3.mimicking.soleversions import SoleVersions, VersionsBefore
 from mimicfs.s3.transport.calls import Params
 
 _TOKEN = "mimicfs:"
@@ -170,15 +170,19 @@ class Local:
         elif operation == "DeleteObjects" and params["Delete"].get("Quiet"):
             self._versions.doubt(bucket)
 
-    def seen_versions(self, params: Params, answer: Params, since: int) -> None:
-        """S3 has given *answer* to a ListObjectVersions, for which it was asked after change
-        *since*. Raises StoreError."""
+    def before_versions(self, bucket: str) -> VersionsBefore:
+        """S3 is going to be asked for a ListObjectVersions. Return what `seen_versions` is to know
+        of the time before. Raises StoreError."""
+        return self._versions.before(bucket)
+
+    def seen_versions(self, params: Params, answer: Params, before: VersionsBefore) -> None:
+        """S3 has given *answer* to it. Raises StoreError."""
         whole = params.keys() <= {"Bucket", "MaxKeys"} and answer.get("IsTruncated") is False
         known = self._page({"Bucket": params["Bucket"]}, "") if whole else None
         if known is None or known.more:
             self._versions.doubt(params["Bucket"])
         else:
-            self._versions.seen(params["Bucket"], answer, since, known.entries)
+            self._versions.seen(params["Bucket"], answer, before, known.entries)
 
     def gone(self, bucket: str) -> None:
         """S3 has no *bucket*: one of that name that comes is a new one."""

@@ -49,6 +49,7 @@ from mimicfs.s3.mimicking.local import Local, Refused, behind, place_of
 from mimicfs.s3.mimicking.pages import LEARNED, Pages, Places
 from mimicfs.s3.mimicking.reads import going_on
 from mimicfs.s3.mimicking.sent import note_requests
+from mimicfs.s3.mimicking.soleversions import VersionsBefore
 from mimicfs.s3.mimicking.transfers import parts_from
 from mimicfs.s3.transport.calls import CallParams
 
@@ -110,6 +111,8 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
     client._make_api_call.mimics = mimicking
     note_requests(client)
     client.get_waiter = _forced_waiters(client.get_waiter)
+    # boto3 transfers files with the CRT's own client only if that has the credentials of *client*.
+    client._get_credentials = lambda: None
     return client
 
 
@@ -213,7 +216,8 @@ class Mimic:
         if operation in LEARNED:
             return (yield from self._list(operation, params))
         asked = dict(params)  # botocore rewrites some of them in place
-        since = self._before(operation, asked)
+        since = self._seq(operation, "") if operation == "HeadBucket" else None
+        before = self._before_versions(operation, asked)
         self._local.asks(operation, asked)
         try:
             answer = yield from self._learner.talk(operation, params)
@@ -221,25 +225,24 @@ class Mimic:
             with going_on(operation, asked):
                 if not self._hooks.change(operation):
                     self._local.refused(operation, asked, exc)
-            listed = since if operation == "HeadBucket" else None
-            yield from self._perhaps_gone(operation, asked, exc, listed)
+            yield from self._perhaps_gone(operation, asked, exc, since)
             raise
         if not self._hooks.change(operation):
             self._local.seen(operation, params, answer)
-            if operation == "ListObjectVersions" and since is not None:
+            if before is not None:
                 with going_on(operation, asked):
-                    self._local.seen_versions(asked, answer, since)
+                    self._local.seen_versions(asked, answer, before)
         if operation == "CreateBucket":
             yield from self._made(params["Bucket"])
         return answer
 
-    def _before(self, operation: str, params: CallParams) -> int | None:
-        """Return the number of the last change, before S3 is asked, of what its answer tells of."""
-        bucket = params.get("Bucket")
-        if operation == "HeadBucket":
-            return self._seq(operation, "")
+    def _before_versions(self, operation: str, asked: CallParams) -> VersionsBefore | None:
+        """Return what is to be known of the time before S3 is asked for versions; None: it is not,
+        or the store is away."""
+        bucket = asked.get("Bucket")
         if operation == "ListObjectVersions" and isinstance(bucket, str):
-            return self._seq(operation, bucket)
+            with going_on(operation, asked):
+                return self._local.before_versions(bucket)
         return None
 
     def keys(self, params: CallParams) -> Any:

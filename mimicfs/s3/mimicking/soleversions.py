@@ -2,10 +2,13 @@
 
 That is known once S3 has listed all of them so, as the mirror has the objects, and as long as all
 changes since then are our own: the answers to these would have shown versions (reads.py). Whatever
-else comes into the mirror may be one of several, which only S3 can list.
+else comes into the mirror may be one of several, which only S3 can list. Others may also have made
+versions and delete markers that no listing of objects shows: after each listing that was asked of
+S3, as by a sync, S3 is asked for the versions, too.
 
-Beside the bucket, the store notes the number of the change up to which that is so, what such an
-answer has, and a hash of each access key that S3 has given one: it may refuse others.
+Beside the bucket, the store notes the number of the change up to which that is so, when S3 was last
+asked for objects before that, what such an answer has, and a hash of each access key that S3 has
+given one: it may refuse others.
 
 Threading: any; each change is one note.
 """
@@ -34,11 +37,19 @@ _ITEM = {"Key", "LastModified", "ETag", "Size", "StorageClass", "VersionId", "Is
 _CHECKSUMS = {"ChecksumAlgorithm", "ChecksumType"}  # no listing of the mirror has them
 
 
+class VersionsBefore(NamedTuple):
+    """The mirror before S3 was asked for versions."""
+
+    seq: int  # of the last change of the bucket
+    listed_ns: int  # when its newest listing of objects began
+
+
 class _NotedVersions(NamedTuple):
     seq: int
     beside: Sequence[str]  # members that an answer has: of _BESIDE
     owners: Sequence[Mapping[str, str] | None]  # one, that each version has; empty: not seen yet
     keys: Sequence[str]  # hashes
+    listed_ns: int = 0  # as in VersionsBefore
 
 
 class SoleVersions:
@@ -49,9 +60,15 @@ class SoleVersions:
         self._account = account
         self._owner = owner
 
-    def seen(self, bucket: str, answer: Params, since: int, known: Sequence[Entry]) -> None:
-        """S3 was asked for all versions after change *since*, and has given *answer*. The mirror
-        has *known*, and nothing else."""
+    def before(self, bucket: str) -> VersionsBefore:
+        """S3 is going to be asked for versions."""
+        return VersionsBefore(self._mimicdb.seq(bucket), self._listed_ns(bucket))
+
+    def seen(
+        self, bucket: str, answer: Params, before: VersionsBefore, known: Sequence[Entry]
+    ) -> None:
+        """S3 was asked for all versions, *before* which the mirror was so, and has given *answer*.
+        The mirror has *known*, and nothing else."""
         found = answer.get("Versions", ())
         owners = [item.get("Owner") for item in found]
         beside = answer.keys() - _ANSWER
@@ -60,12 +77,13 @@ class SoleVersions:
         if not (as_usual and one_owner and _are_sole(found) and _are_same(found, known)):
             self.doubt(bucket)  # or what S3 has just shown might vanish again
             return
-        before, keys = self._noted(bucket), list[str]()
-        if before is not None:
-            keys, owners = [*before.keys], owners or [*before.owners]
+        noted, keys = self._noted(bucket), list[str]()
+        if noted is not None:
+            keys, owners = [*noted.keys], owners or [*noted.owners]
         keys += [key for key in [self._account.key()] if key not in keys]
-        noted = _NotedVersions(since, sorted(beside), owners[:1], keys[-_KEYS_MAX:])
-        self._note(bucket, noted)
+        keys, listed_ns = keys[-_KEYS_MAX:], before.listed_ns
+        noted = _NotedVersions(before.seq, sorted(beside), owners[:1], keys, listed_ns)
+        self._mimicdb.set_note(bucket, _NOTE, json.dumps(noted))
 
     def doubt(self, bucket: str) -> None:
         """It is not certain any more that *bucket* has no versions."""
@@ -86,7 +104,7 @@ class SoleVersions:
             return None
         if known and list(self._owner_of(bucket, noted)) != list(noted.owners):
             return None
-        if not self._only_ours(bucket, noted):
+        if not self._only_ours(bucket, noted) or self._listed_ns(bucket) != noted.listed_ns:
             return None
         beside = {name: _BESIDE[name] for name in noted.beside}
         return {
@@ -108,16 +126,19 @@ class SoleVersions:
     def _only_ours(self, bucket: str, noted: _NotedVersions) -> bool:
         """Whether we ourselves have made all changes since. Raises LogTrimmed."""
         ours, last = self._mimicdb.intents.made_since(bucket, noted.seq)
-        if ours and last > noted.seq + _LINES_MAX:
-            self._note(bucket, noted._replace(seq=last))
+        if ours and last > noted.seq + _LINES_MAX:  # and unless somebody doubts it meanwhile
+            later = json.dumps(noted._replace(seq=last))
+            self._mimicdb.swap_note(bucket, _NOTE, json.dumps(noted), later)
         return ours
+
+    def _listed_ns(self, bucket: str) -> int:
+        """Return when the newest listing of objects in *bucket* began, or in a part of it."""
+        scopes = self._mimicdb.scopes(bucket)
+        return max((scope.listed_ns for scope in scopes), default=0)
 
     def _noted(self, bucket: str) -> _NotedVersions | None:
         text = self._mimicdb.note(bucket, _NOTE)
         return None if text is None else _NotedVersions(*json.loads(text))
-
-    def _note(self, bucket: str, noted: _NotedVersions) -> None:
-        self._mimicdb.set_note(bucket, _NOTE, json.dumps(noted))
 
 
 def _are_sole(found: Sequence[Any]) -> bool:

@@ -22,7 +22,7 @@ def parts_from() -> int | None:
     only: its frame is looked at."""
     frame = sys._getframe(1)
     for _ in range(_FRAMES):
-        if frame.f_globals.get("__name__", "").startswith("s3transfer."):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "s3transfer":
             return int(getattr(frame.f_locals.get("config"), "multipart_threshold", 0))
         if frame.f_back is None:
             break
