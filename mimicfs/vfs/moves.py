@@ -17,7 +17,7 @@ from mimicfs.entry import OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
@@ -152,9 +152,9 @@ class Mover:
         rename = self._renames.begin(cancellation, old, new)
         try:
             rename.copy(cancellation)
-            self._go_along(node, rename)
+            self._go_along(node, rename, cancellation)
             rename.settle(cancellation)
-            self._go_along(node, rename)  # before the originals go
+            self._go_along(node, rename, cancellation)  # before the originals go
             rename.commit()
         except BaseException:
             self._go_back(node, rename)
@@ -175,9 +175,11 @@ class Mover:
         if cover is None or not cover.deep:
             self._syncer.sync(*tree, cancellation=cancellation)
 
-    def _go_along(self, node: Node | None, rename: Rename) -> None:
-        """Let open files below *node* stand on their copies."""
-        for file, name in self._open_below(node, rename.old):
+    def _go_along(
+        self, node: Node | None, rename: Rename, cancellation: Cancellation = NEVER
+    ) -> None:
+        """Let open files below *node* stand on their copies. Raises Interrupted."""
+        for file, name in self._open_below(node, rename.old, cancellation):
             copy = rename.copies.get(name)
             if file.entry is None or (copy is not None and copy.original == file.etag):
                 self._stand(file, rename.new, name, copy.copy if copy is not None else "")
@@ -190,14 +192,18 @@ class Mover:
             if file.entry is None or (copy is not None and copy.copy == file.etag):
                 self._stand(file, rename.old, name, copy.original if copy is not None else "")
 
-    def _open_below(self, node: Node | None, tree: KeyTree) -> Iterator[tuple[File, str]]:
-        """Yield the open files below *node* that stand in *tree*, and their keys in it."""
+    def _open_below(
+        self, node: Node | None, tree: KeyTree, cancellation: Cancellation = NEVER
+    ) -> Iterator[tuple[File, str]]:
+        """Yield the open files below *node* that stand in *tree*, and their keys in it. Nobody
+        changes or uploads what was yielded."""
         for below in self._inodes.below(node) if node is not None else ():
             file = below.file
-            if below.kind != NodeKind.OBJECT or file is None or file.apart:
+            if below.kind != NodeKind.OBJECT or file is None or not _stands_in(tree, file):
                 continue
-            if file.bucket == tree.bucket and file.key.startswith(tree.prefix):
-                yield file, file.key[len(tree.prefix) :]
+            with file.still(cancellation):  # S3 has by then what is being uploaded
+                if _stands_in(tree, file):
+                    yield file, file.key[len(tree.prefix) :]
 
     def _stand(self, file: File, tree: KeyTree, name: str, etag: str) -> None:
         """Let *file* stand in *tree*, on the version *etag* of its bytes. If others have put
@@ -213,3 +219,7 @@ class Mover:
             rename.undo()
         except MimicError as exc:
             log.error("%s; the next mount undoes it: %s", rename.state(), exc)
+
+
+def _stands_in(tree: KeyTree, file: File) -> bool:
+    return not file.apart and file.bucket == tree.bucket and file.key.startswith(tree.prefix)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mounts import wait_until
 from support.proxy import Hold, Proxy
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
@@ -304,4 +305,58 @@ def test_an_open_file_of_a_rename_that_fails_does_not_stand_on_what_another_wrot
         fs.write(CALLER, opened, 0, memoryview(b"D"), append=False)
     assert _stored(client, bucket)["d/b"] == (b"another's", "33188")
     fs.release(opened)
+    fs.close()
+
+
+def test_a_new_file_that_is_sent_while_its_directory_is_renamed_is_written_on(
+    renames: Renames,
+    s3: S3,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    proxy: Proxy,
+    tmp_path: Path,
+) -> None:
+    del renames  # which has made the files
+    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, options, FileOptions(tmp_path))
+    copying = Hold(lambda request: request.kind == "COPY" and request.key == "e/a")
+    sending = Hold(lambda request: request.kind == "PUT" and request.key == "d/new")
+    listing = Hold(
+        lambda request: (
+            request.kind == "LIST"
+            and request.query.get("prefix") == ["d/"]
+            and mimicdb.entry(bucket, "e/s/c") is not None
+        )
+    )
+    directory = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    with (
+        ThreadPoolExecutor(2) as pool,
+        proxy.rule(copying),
+        proxy.rule(sending),
+        proxy.rule(listing),
+    ):
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert copying.reached.wait(10)
+        _, opened = fs.create(CALLER, directory, b"new", 0o644, os.O_WRONLY)
+        fs.write(CALLER, opened.handle, 0, memoryview(b"one"), append=False)
+        synced = pool.submit(fs.fsync, CALLER, opened.handle)
+        assert sending.reached.wait(10)
+        copying.release()
+        file = fs._handles.file(opened.handle)
+        assert file is not None
+        wait_until(lambda: bool(file._change._waiting), 10)
+        sending.release()
+        synced.result()
+        assert listing.reached.wait(10)
+        fs.write(CALLER, opened.handle, 3, memoryview(b", two"), append=False)
+        fs.fsync(CALLER, opened.handle)
+        listing.release()
+        renaming.result()
+    fs.write(CALLER, opened.handle, 8, memoryview(b", three"), append=False)
+    fs.fsync(CALLER, opened.handle)
+    found = client.get_object(Bucket=bucket, Key="e/new")["Body"].read()
+    assert found == b"one, two, three"
+    fs.release(opened.handle)
     fs.close()
