@@ -63,8 +63,8 @@ def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
 
 def heard_until(mimicdb: Mirror, bucket: str, prefix: str, source: str) -> tuple[int, str]:
     """Return until when *source* has told of what is below *prefix*, and what its identity was
-    ("": not known); 0: never. Where no source has its own note yet (mimicfs 0.2), what was told by
-    any counts."""
+    ("": not known); 0: never. Where no source has a note of its own yet, what was told by any
+    counts."""
     note = mimicdb.note(bucket, _heard(source, prefix))
     if note is None and not any(name.startswith(HEARD) for name in mimicdb.notes(bucket)):
         return told_until_ns(mimicdb, bucket, prefix), ""
