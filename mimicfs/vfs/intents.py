@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +123,12 @@ class Intents:
             fd = os.open(path, _OPEN)
         except FileNotFoundError:  # its mount has just ended it
             return None
+        except OSError as exc:  # of a directory or a link: no record of ours
+            log.warning("%s: cannot be read; mimicfs leaves it alone: %s", path, exc.strerror)
+            return None
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a fifo would never end
+                raise ValueError("not a file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             intent = self._read(path, fd) if path.exists() else None
         except BlockingIOError:

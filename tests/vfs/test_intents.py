@@ -70,3 +70,27 @@ def test_a_disk_that_takes_nothing_is_an_error(tmp_path: Path):
     os.close(os.open(tmp_path / "file", os.O_CREAT))
     with pytest.raises(PosixError):
         Intents(tmp_path / "file", "account").begin(OLD, NEW, replaces=False)
+
+
+def made_directory(path: Path):
+    path.mkdir()
+
+
+def made_fifo(path: Path):
+    os.mkfifo(path)
+
+
+def made_link(path: Path):
+    path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.timeout(20)  # whoever reads a fifo waits for good
+@pytest.mark.parametrize("make", [made_directory, made_fifo, made_link])
+def test_what_is_no_file_ends_no_mount_and_hides_no_other_record(intents, tmp_path, make, caplog):
+    intents.begin(OLD, NEW, replaces=False).leave()
+    path = tmp_path / "renames" / "0.rename"
+    make(path)
+    (found,) = intents.left()
+    assert found.old == OLD
+    assert f"{path}: " in caplog.text
+    assert path.lstat()
