@@ -327,6 +327,10 @@ def _locked(data: Path) -> int | None:
     except OSError as exc:  # a link, a directory, a socket
         log.warning("%s: not touched: %s", data, exc.strerror)
         return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        log.warning("%s: not touched: not a file", data)
+        os.close(fd)
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

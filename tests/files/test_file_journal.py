@@ -420,3 +420,16 @@ def test_a_checksum_that_was_kept_up_is_that_of_the_bytes(directory: Path) -> No
         if chance.random() < 0.5:
             assert kept.total(descriptor) == Sums().total(descriptor)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["0.data", "0.segment"])
+def test_a_fifo_hides_nothing_that_a_dead_mount_has_left(directory: Path, name: str, caplog):
+    journal = Journal.open(directory)
+    staging = journal.stage()
+    staging.describe(Record("photos", "a.png"))
+    staging.write(0, b"bytes")
+    staging.keep()
+    os.mkfifo(directory / name)
+    assert [(each.key, each.size) for each in journal.orphans()] == [("a.png", 5)]
+    assert f"{directory / name}: not touched" in caplog.text
+    assert (directory / name).is_fifo()
