@@ -75,7 +75,9 @@ class Recovery:
             return recover(*self._parts, self._stopped)
         except PosixError as exc:  # of the directory itself
             log.error("%s; mimicfs tries again", exc)
-            return 1
+        except Exception:
+            log.exception("what earlier mounts have left is not uploaded yet; mimicfs tries again")
+        return 1
 
 
 def recover(

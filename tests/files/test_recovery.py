@@ -8,12 +8,15 @@ import io
 import os
 import random
 import shutil
+import threading
 from contextlib import ExitStack
 
 import pytest
 from support.proxy import Fail, Hold
 
+from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, PosixError
+from mimicfs.files import recovery
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
 from mimicfs.posix import Cancellation
@@ -427,3 +430,24 @@ def test_a_move_to_recovered_that_was_killed_between_its_steps_keeps_the_ranges(
     names = sorted(path.name for path in target.parent.iterdir())
     assert names == [target.name, f"{target.name}.json", f"{target.name}.ranges"]
     assert os.listdir(journal.directory) == ["recovered"]
+
+
+def test_recovery_goes_on_after_an_error_that_nobody_has_foreseen(
+    s3, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(recovery, "_AGAIN_S", 0.01)
+    journal, again = Journal.open(tmp_path), threading.Event()
+    tries = iter([RuntimeError("odd"), None])
+
+    def orphans():
+        if error := next(tries, None):
+            raise error
+        again.set()
+        return []
+
+    monkeypatch.setattr(journal, "orphans", orphans)
+    recovering = recovery.Recovery(s3, journal, FileOptions(tmp_path))
+    recovering.start(20)
+    assert again.wait(20)
+    recovering.close()
+    assert "is not uploaded yet; mimicfs tries again" in caplog.text
