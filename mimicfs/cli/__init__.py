@@ -95,7 +95,7 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except MimicError as exc:
         click.echo(f"mimicfs: {one_line(exc)}", err=True)
-        if isinstance(exc, errors.Interrupted):
+        if isinstance(exc, errors.Interrupted) or not _is_printed():
             _leave(exit_code(exc))
         sys.exit(exit_code(exc))
     except OSError as exc:
@@ -109,6 +109,15 @@ def _is_of_output(exc: OSError) -> bool:
     """Whether printing failed. (Where nobody reads any more, click ends quietly.)"""
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     return frames[-1].f_code is click.echo.__code__
+
+
+def _is_printed() -> bool:
+    """Whether nothing is left that standard output has not taken."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _leave(code: int) -> NoReturn:

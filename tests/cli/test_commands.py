@@ -201,8 +201,9 @@ def test_letters_that_the_terminal_lacks_are_escaped(common, client, bucket, rea
 def test_output_that_cannot_be_written_is_an_error_in_one_line(common, tree):
     url = f"s3://{tree}"
     succeed("sync", *common, url)
+    buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     for words in (["ls", url], ["stat", f"{url}/a.txt"], ["find", url], ["du", url], ["sync", url]):
         with open("/dev/full", "w") as full:
-            done = run(words[0], *common, *words[1:], stdout=full)
+            done = run(words[0], *common, *words[1:], stdout=full, env=buffered)
         said = "mimicfs: standard output: No space left on device\n"
         assert (done.returncode, done.stderr) == (1, said), words
