@@ -284,7 +284,9 @@ class Server:
             begun = self._fs.flush_later(handle, lambda exc: self._flushed(unique, nodeid, exc))
         except Exception as exc:  # noqa: BLE001 - a worker meets it again, and answers
             log.debug("FLUSH: %s", exc)
-        if not begun:
+        if begun:  # whoever was killed need not wait for the disk, or for S3 in its place
+            self._killed.let_go_if_ended(unique, caller.pid)
+        else:
             del self._waiting[unique], self._asked[unique]
         return begun
 

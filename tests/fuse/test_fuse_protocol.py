@@ -524,6 +524,17 @@ def test_a_flush_whose_caller_was_interrupted_is_ended_all_the_same(
     assert kernel.answer() == (asked, "", b"")
 
 
+def test_a_flush_of_a_killed_process_is_answered_at_once_and_ended_all_the_same(
+    later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, kernel, _ = later
+    monkeypatch.setattr("mimicfs.fuse.killed._is_ended", lambda _: True)
+    asked = kernel.send(Opcode.FLUSH, FLUSH, nodeid=2)
+    assert kernel.answer() == (asked, "EINTR", b"")
+    assert len(fs.ends) == 1
+    fs.ends[0](None)  # too late, and no error
+
+
 def test_a_flush_that_nobody_ends_is_enotconn_when_the_mount_ends(
     later: tuple[Later, Kernel, Server],
 ) -> None:
