@@ -127,9 +127,17 @@ class WriteBack:
             self._due(waiting, _DELAY_S)
             self._added_last = 0.0 if self._closing else time.monotonic()
             if len(self._threads) < min(_THREADS, len(self._waiting)):
-                name = f"write-back-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-                self._threads[-1].start()
+                self._start()
+
+    def _start(self) -> None:
+        name = f"write-back-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # there can be no more; the next file tries again
+            log.warning("no thread to upload closed files: %s", exc)
+        else:
+            self._threads.append(thread)
 
     def pending(self) -> list[Pending]:
         """Return what S3 does not have yet, the oldest first."""

@@ -53,6 +53,35 @@ def test_a_mount_that_ends_does_not_wait_for_the_next_try_of_what_s3_has_by_then
     assert (file.dirty, waits) == (False, [])
 
 
+def test_a_file_for_which_no_thread_can_be_started_is_uploaded_with_the_next_one(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
+    first, second = File(), File()
+
+    class Uploads:
+        def begin(self, file, handle, cancellation):
+            return None
+
+        def upload(self, file, handle, cancellation, flight):
+            file.dirty = False
+
+        def let_go_at_once(self, handle):
+            return True
+
+    def full(thread):
+        raise RuntimeError("can't start new thread")
+
+    behind = WriteBack(Uploads(), 1)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", full)
+        behind.add(first, lambda: 1)
+    assert "no thread to upload closed files: can't start new thread" in caplog.text
+    behind.add(second, lambda: 2)
+    assert behind.close() == []
+    assert (first.dirty, second.dirty) == (False, False)
+
+
 def test_a_file_that_is_closed_again_while_it_is_let_go_is_held_until_it_is_uploaded(monkeypatch):
     monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
     file, handles, uploaded, gone = File(), iter([1, 2]), [], []
