@@ -15,18 +15,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, ObjectChanged, PosixError, UploadFailed
-from mimicfs.files.cache import BlockCache
-from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation, Opened
-from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
-from mimicfs.vfs.inodes import Inodes, Node
-from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.opening import NOT_READ, WRITES
 
 log = logging.getLogger(__name__)
@@ -36,19 +30,6 @@ _RENEWALS_MAX = 100  # so often may others replace an object while an append beg
 
 class Handles(ClosingFiles):
     """The calls on open files."""
-
-    def __init__(
-        self,
-        mimicdb: Mirror,
-        s3: S3,
-        journal: Journal,
-        inodes: Inodes,
-        kernel: Kernel,
-        options: FileOptions,
-        cache: BlockCache | None = None,
-    ) -> None:
-        super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        self._copier = WholeCopier(s3)
 
     # Opening and closing
 
@@ -203,7 +184,7 @@ class Handles(ClosingFiles):
         with self.turn(node, cancellation):
             self.guard(new)
             new.settle(cancellation)  # else S3 may take its bytes after the copy
-            entry = self._copier.copy_whole(old, new, cancellation)
+            entry = WholeCopier(self._s3).copy_whole(old, new, cancellation)
         self._kernel.wrote(node, entry.etag)
         return entry.size
 

@@ -16,7 +16,7 @@ import pytest
 from support.clients import plain
 from support.faults import Drip, Headers, Refuse, Reset, Stall
 from support.mounts import wait_until
-from support.proxy import Lose, Proxy, Request
+from support.proxy import Lose, LoseOne, Proxy, Request
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
@@ -441,18 +441,6 @@ def test_on_a_bad_day_bytes_are_right_or_not_there(shared, bucket, proxy, client
         assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == body
         assert read(s3, bucket, key) == body
     s3.close()
-
-
-class LoseOne(Lose):
-    """The answer to the first request is lost, all others are refused."""
-
-    def before(self, handler: Any) -> bool:
-        if self.seen == 1:
-            return False
-        handler.body()
-        error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
-        handler.send(403, [("Content-Type", "application/xml")], error)
-        return True
 
 
 def test_what_is_refused_after_a_lost_answer_is_asked_of_s3(s3, bucket, proxy, client):

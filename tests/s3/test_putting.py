@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from support.mounts import wait_until
-from support.proxy import Fail, Hold, Lose, Proxy, Replace, Request, Rule
+from support.proxy import Fail, Hold, Lose, LoseOne, Proxy, Replace, Request, Rule
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
@@ -418,18 +418,6 @@ def test_a_refusal_in_chunks_says_nothing_of_how_the_server_confirms(
     assert later is not None
     assert later.result(10).size == 1
     assert mimicdb.backend.unsettled(bucket) == []
-
-
-class LoseOne(Lose):
-    """The answer to the first request is lost, all others are refused."""
-
-    def before(self, handler: Any) -> bool:
-        if self.seen == 1:
-            return False
-        handler.body()
-        error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
-        handler.send(403, [("Content-Type", "application/xml")], error)
-        return True
 
 
 @pytest.mark.parametrize("together", [True, False])

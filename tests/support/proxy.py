@@ -118,6 +118,18 @@ class Lose(Rule):
         self.times = times
 
 
+class LoseOne(Lose):
+    """The answer to the first request is lost, all others are refused."""
+
+    def before(self, handler: Any) -> bool:
+        if self.seen == 1:
+            return False
+        handler.body()
+        error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+        handler.send(403, [("Content-Type", "application/xml")], error)
+        return True
+
+
 class Replace(Rule):
     """Answers have *body* instead of their own."""
 

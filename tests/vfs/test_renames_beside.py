@@ -252,9 +252,7 @@ def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
 ) -> None:
     write("f", b"f")
     Syncer(mimicdb, s3).sync(bucket)
-    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, options, FileOptions(tmp_path))
+    fs = _mounted(s3, mimicdb, bucket, tmp_path)
     copied = Hold(lambda request: request.kind == "COPY" and request.key == "g", answers=True)
     with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
         fs.lookup(CALLER, ROOT_INO, b"f")
@@ -266,6 +264,23 @@ def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
     assert _stored(client, bucket) == {"g": (b"f", "33152")}
     assert _mode(mimicdb, bucket, "g") == "33152"
     fs.close()
+
+
+def _mounted(s3: S3, mimicdb: Mirror, bucket: str, tmp_path: Path) -> VFS:
+    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    return VFS(*parts, options, FileOptions(tmp_path))
+
+
+def _last_listing(mimicdb: Mirror, bucket: str) -> Hold:
+    """Hold the listing of d/ once everything in it was copied."""
+    return Hold(
+        lambda request: (
+            request.kind == "LIST"
+            and request.query.get("prefix") == ["d/"]
+            and mimicdb.entry(bucket, "e/s/c") is not None
+        )
+    )
 
 
 @pytest.mark.usefixtures("caplog")
@@ -280,16 +295,8 @@ def test_an_open_file_of_a_rename_that_fails_does_not_stand_on_what_another_wrot
     write: Callable[[str, bytes], None],
 ) -> None:
     del renames  # which has made the files
-    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, options, FileOptions(tmp_path))
-    listing = Hold(
-        lambda request: (
-            request.kind == "LIST"
-            and request.query.get("prefix") == ["d/"]
-            and mimicdb.entry(bucket, "e/s/c") is not None
-        )
-    )
+    fs = _mounted(s3, mimicdb, bucket, tmp_path)
+    listing = _last_listing(mimicdb, bucket)
     directory = fs.lookup(CALLER, ROOT_INO, b"d").ino
     opened = fs.open(CALLER, fs.lookup(CALLER, directory, b"b").ino, os.O_RDWR).handle
     with proxy.rule(listing), ThreadPoolExecutor(1) as pool:
@@ -318,18 +325,10 @@ def test_a_new_file_that_is_sent_while_its_directory_is_renamed_is_written_on(
     tmp_path: Path,
 ) -> None:
     del renames  # which has made the files
-    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, options, FileOptions(tmp_path))
+    fs = _mounted(s3, mimicdb, bucket, tmp_path)
     copying = Hold(lambda request: request.kind == "COPY" and request.key == "e/a")
     sending = Hold(lambda request: request.kind == "PUT" and request.key == "d/new")
-    listing = Hold(
-        lambda request: (
-            request.kind == "LIST"
-            and request.query.get("prefix") == ["d/"]
-            and mimicdb.entry(bucket, "e/s/c") is not None
-        )
-    )
+    listing = _last_listing(mimicdb, bucket)
     directory = fs.lookup(CALLER, ROOT_INO, b"d").ino
     with (
         ThreadPoolExecutor(2) as pool,
