@@ -4,9 +4,9 @@
     size ..      the header: what the file is
     .. end       a record for each block: 0, or _PRESENT with the block's crc32
 
-A block is believed once it was compared with its record, which is done when it is first read
-here. So nothing has to be synced: what a crash has torn is a block that does not match, and is
-not there. Nothing is said of which object it is but by the name of the file, a hash (cache.py).
+A block is believed once it was compared with its record, which happens when it is first read here.
+So nothing has to be synced: a block that a crash has torn does not match, and counts as absent.
+Only the name of the file, a hash (cache.py), tells which object it is of.
 
 Threading: any thread. A table of records is changed in single atomic steps; two threads that
 write the same block write the same bytes. Raises OSError as the disk does.
@@ -47,7 +47,7 @@ class BlockFile:
         self._direct = direct
         self._tables: dict[int, array[int]] = {}
         self._parts: dict[int, bool] = {}  # of which a block was read: whether all was asked for
-        # Not before nobody reads any more: another file may get the number.
+        # The file is closed only when nobody reads any more: another file may get the number.
         weakref.finalize(self, os.close, fd)
 
     @cached_property
@@ -89,8 +89,8 @@ class BlockFile:
         return end
 
     def read(self, start: int, end: int, wait: bool) -> bytes | memoryview | None:
-        """Return the bytes from *start* to *end*, if they are here and sound. *wait* False:
-        only if that needs no waiting for the disk."""
+        """Return the bytes from *start* to *end*, if they are here and sound. With *wait* False,
+        only those that need no wait for the disk."""
         index = start // BLOCK
         table = self._tables.get(index // _TABLE)
         within = start < end <= (index + 1) * BLOCK  # one block, as most small reads are
@@ -185,7 +185,7 @@ class BlockFile:
 
     def _ask_for_more(self, begin: int) -> None:
         """Have the kernel read the part of the file around the block at *begin* into its pages, if
-        another block of that part was read before: more of it will be."""
+        another block of that part was read before: a reader of two blocks will want more."""
         part = begin // _PART
         asked = self._parts.get(part)
         if asked is False:
@@ -193,8 +193,8 @@ class BlockFile:
         self._parts[part] = asked is not None
 
     def _check(self, blocks: list[int], start: int, data: memoryview) -> bool:
-        """Whether *blocks*, in *data* from *start* on, are what was written. Those that are not
-        are not here any more."""
+        """Whether *blocks*, in *data* from *start* on, are what was written. Those that differ are
+        forgotten."""
         sound = True
         for index in blocks:
             place = index * BLOCK - start
@@ -212,7 +212,7 @@ class BlockFile:
             data = os.pread(self._fd, end - start, start)
             if len(data) == end - start:
                 return data
-            self._tables.clear()  # somebody has cut the file: see what there is
+            self._tables.clear()  # somebody has cut the file: its records are read again
             return None
         buffer = bytearray(end - start)
         try:

@@ -23,13 +23,13 @@ class Holder(Protocol):
     """A reader, as the others see it."""
 
     def shrink(self) -> bool:
-        """Give up what nobody waits for, if nobody has read for a while; whether there was any.
-        Never waits."""
+        """Give up what nobody waits for, if nobody has read for a while; return whether there was
+        any. Never waits."""
 
 
 class Budget:
-    """So many bytes that all readers together may hold ahead of what is asked of them, and the
-    *cache* on disk."""
+    """The number of bytes that all readers together may hold ahead of what is asked of them, and
+    the *cache* on disk."""
 
     def __init__(self, limit: int = READ_MEMORY, cache: BlockCache | None = None) -> None:
         self.cache = cache
@@ -41,12 +41,12 @@ class Budget:
         self._spare: list[mmap.mmap] = []
 
     def share(self) -> int:
-        """Return how many bytes one of the readers that hold some may hold, in fairness."""
+        """Return the fair share, in bytes, of each reader that holds some."""
         return self.limit // max(1, len(self._held))
 
     def take(self, reader: Holder, size: int, needed: bool) -> bool:
-        """Take *size* bytes if there is room, or if a read waits for them (*needed*). Room is
-        made by readers that are idle."""
+        """Take *size* bytes if there is room, or if a read waits for them (*needed*). Idle readers
+        make room."""
         if self._taken(reader, size, needed):
             return True
         for other in self._others(reader):
@@ -91,8 +91,8 @@ class Budget:
         return made
 
     def reuse(self, buffer: bytearray | mmap.mmap) -> None:
-        """Take *buffer* back, which its owner does not use any more. If another thread still
-        has a view of it (an answer that is being sent), the buffer is left to it."""
+        """Take *buffer* back, which its owner does not use any more. If another thread still has a
+        view of it (an answer that is being sent), the buffer stays that thread's."""
         if isinstance(buffer, bytearray):
             return
         try:

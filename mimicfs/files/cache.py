@@ -1,16 +1,17 @@
 """The cache on disk: what was read of objects, for the next time, also after a remount.
 
-A file for each version of an object (blocks.py), `ab/cdef...`: a hash of the endpoint, bucket,
-key, etag and size. Small objects share files (shelves.py). So what is found is right by its name,
-nothing local is named by a key, and what was replaced in S3 is never found again; the eviction
-(eviction.py) takes it in the end. An object without an ETag has no name, and is not kept.
+A file for each version of an object (blocks.py), `ab/cdef...`: a hash of the endpoint, bucket, key,
+etag and size. Small objects share files (shelves.py). So whatever is found under a name is right,
+no local name comes from a key, and a version that was replaced in S3 is never found again; in the
+end the eviction (eviction.py) removes it. An object without an ETag has no name, and is not kept.
 
 A refusal of the disk (it is full, the directory is gone, an error) is logged once and costs the
 request to S3 that the cache would have saved: nothing here fails a read. Several mounts may use one
 directory.
 
-What is pinned is never evicted (eviction.py). `pins/` has a link for each key that is, to the file
-of the version that was pinned: so the next version takes its place, and the old one can go.
+What is pinned is never evicted (eviction.py). For each pinned key, `pins/` has a link to the file
+of the version that was pinned. The link of the next version takes its place, and the old version
+can go.
 
 Threading: any thread. `_lock`, a leaf, protects the counts of open files, and the root's descriptor
 when it is made anew; it is held for a few system calls.
@@ -62,8 +63,8 @@ class CacheUsage(NamedTuple):
 
 
 class BlockCache:
-    """The cache in *directory*, which must be ours alone. *endpoint* tells which S3 the objects
-    are of. *limit*: bytes; None: a share of what is free."""
+    """The cache in *directory*, which must be ours alone. *endpoint* tells in which S3 the objects
+    are. *limit* is in bytes; None: a share of what is free."""
 
     def __init__(self, directory: Path, endpoint: str, limit: int | None = None) -> None:
         self._directory = directory
@@ -83,8 +84,8 @@ class BlockCache:
         self._shelves = Shelves(self._root, lambda: self._eviction.limit, self._make_directory)
 
     def object(self, bucket: str, entry: Entry, *, stays: bool = False) -> CachedObject | None:
-        """Return what is kept of the version *entry*; None: it cannot be told from others. If it
-        *stays*, it has a file of its own: nothing but the eviction takes that."""
+        """Return what is kept of the version *entry*; None: it cannot be told from other versions.
+        An object that *stays* gets a file of its own, which only the eviction removes."""
         if not entry.etag or not entry.size:
             return None
         what = (self._endpoint, bucket, entry.key, entry.etag, entry.size)
@@ -134,8 +135,8 @@ class BlockCache:
         return f"{_PINS}/{_hashed(self._endpoint, bucket, key)}"
 
     def keep_what_comes(self, check: Callable[[], None]) -> None:
-        """From now on evict nothing here that is used from now on. The files tell when: their
-        clock is some milliseconds behind that of time.time(). Waits until it is known how much is
+        """Evict nothing that is used from now on. When it was used, the times of the files tell:
+        their clock is some milliseconds behind time.time(). Waits until it is known how much is
         here (Eviction.await_count)."""
         self._eviction.await_count(check)
         try:
@@ -237,8 +238,8 @@ class BlockCache:
         return file if file.is_sound(self._stays_since_s) else None
 
     def _made(self, name: str, size: int) -> BlockFile:
-        """Make the file anew. A file that may be there is replaced, and never changed: it is as
-        good as gone, but others may believe to know what is in it."""
+        """Make the file anew. A file that is there already is replaced, never changed: others may
+        have read its records."""
         new = f"{name[:2]}/{secrets.token_hex(8)}.new"
         flags = _OPEN | os.O_CREAT | os.O_EXCL
         try:
@@ -314,16 +315,16 @@ class CachedObject:
         return bytes.fromhex(self.name.replace("/", ""))
 
     def expect(self) -> Callable[[], None] | None:
-        """All of it is going to be fetched; return what is to be called once that is over. None:
-        somebody else does so already."""
+        """Note that all of it is going to be fetched; return what the caller calls once that is
+        over. None: somebody else fetches it already."""
         return self._cache.expect(self.name)
 
     def is_read(self, read: Future[None]) -> None:
-        """A reader asks S3 for all of it, until *read* is done."""
+        """Note that a reader asks S3 for all of it, until *read* is done."""
         self._cache.is_read(lambda: self.name, read)
 
     def coming(self) -> Future[None] | None:
-        """Return what is done once it was fetched, if somebody does so now."""
+        """Return the future of its fetching, if somebody fetches it now."""
         found = self._cache.coming(lambda: self.name)
         if found is not None:
             with self._lock:
@@ -344,7 +345,7 @@ class CachedObject:
 
     def read(self, start: int, end: int, *, wait: bool) -> bytes | memoryview | None:
         """Return the bytes from *start* to *end*; None if they are not kept, or not sound, or
-        not to be had without a wait."""
+        cannot be had without a wait."""
         try:
             data = self._read_from_shelf(start, end) if wait else None
             if data is None:
@@ -404,8 +405,8 @@ class CachedObject:
         return done
 
     def would_keep(self, size: int) -> bool:
-        """Whether *size* bytes more would be kept now, and the cache is large enough for all of
-        the object."""
+        """Whether *size* more bytes would be kept now, and the cache is large enough for the whole
+        object."""
         return self._cache.can_hold(self._size) and self._cache.has_room(size)
 
     def write(self, start: int, data: memoryview) -> None:
@@ -420,7 +421,7 @@ class CachedObject:
                 self._cache.note(written=file.write(start, data))
         except (OSError, ConfigError) as exc:
             self._cache.trouble(exc)
-        if len(data) == self._size:  # one of many small ones, which is in memory, too
+        if len(data) == self._size:  # one of many small objects, which is in memory as well
             with self._lock:
                 self._put_away()
             self._put_away_if_closed()
@@ -439,8 +440,8 @@ class CachedObject:
         self._put_away_if_closed()
 
     def _put_away_if_closed(self) -> None:
-        """Called after `_closed` was set, and by whoever has let go of the lock: the last of them
-        finds both."""
+        """Call this after `_closed` was set, and after letting go of the lock: the last caller sees
+        both."""
         while self._closed and self._file is not None and self._lock.acquire(blocking=False):
             try:
                 self._put_away()

@@ -1,9 +1,9 @@
 """The changed ranges of a partial staging file, in the order of the changes: the file NAME.ranges.
 
-A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of NAME and
-of what all lines up to it say; beside a record without a format (record.py), not of NAME. [start,
-end) was written; start with an end of 2^64-1: all from start on was cut off. No line crosses a
-page, so that `kill -9` leaves whole lines.
+A line has 32 bytes, little endian: two u64, a u64 of zeros, and a CRC-32, as a u64, of NAME and of
+what all lines up to this one say. (Beside a record without a format, record.py, the sum does not
+cover NAME.) The bytes [start, end) were written; where end is 2^64-1, everything from start on was
+cut off. No line crosses a page, so that `kill -9` leaves whole lines.
 
 Threading: one thread at a time.
 """
@@ -45,12 +45,12 @@ class Changes:
             total = zlib.crc32(said, self._sum)
             if os.write(fd, said + _REST.pack(0, total)) != _LINE.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._sum = total  # of what is there: a full disk has not taken the line
+            self._sum = total  # of the lines that are there: a full disk has not taken the new one
 
     def _opened(self) -> int:
         if self._fd is None:
             total = self._sum
-            for change in read(self._path, self._form):  # of a file that is gone on with
+            for change in read(self._path, self._form):  # of a file that a later mount goes on with
                 total = zlib.crc32(_packed(change), total)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd, self._sum = os.open(self._path, flags, 0o600), total
@@ -69,8 +69,8 @@ class Changes:
 
 
 def seed(path: Path, form: int) -> int:
-    """Return what a CRC-32 of *path* begins with. *form*: the format of the record beside it; 0,
-    which is none, as former versions wrote it: its sums do not cover NAME."""
+    """Return what a CRC-32 of *path* begins with. *form* is the format of the record beside it. 0
+    is a record of a former version, which has no format: its sums do not cover NAME."""
     return zlib.crc32(path.stem.encode()) if form else 0
 
 
@@ -80,7 +80,7 @@ def _packed(change: FileChange) -> bytes:
 
 
 def read(path: Path, form: int, least: int = 0) -> Iterator[FileChange]:
-    """Yield what *path* says. Raises PosixError where that is not what was written, or less than
+    """Yield what *path* says. Raises PosixError if it is not what was written, or has less than
     *least* bytes. *form*: see `seed`."""
     with disk.errors_of(path):
         try:

@@ -31,9 +31,9 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 
 
 class ChangingFile(StandingFile):
-    """The same, which may be changed. *entry* None: it is dirty from the start. *content* is
-    stored with the next upload. *absent*: S3 must still have none when it is uploaded.
-    *exclusive*: not even appends may go behind what is there. *staging*: what a mount that died
+    """The same, which may be changed. Where *entry* is None, it is dirty from the start. The next
+    upload stores *content*. *absent*: S3 must still have no such object when the file is uploaded.
+    *exclusive*: not even appends may go behind what is there. *staging* is what a mount that died
     has left of it (recovery.py)."""
 
     def __init__(
@@ -61,7 +61,8 @@ class ChangingFile(StandingFile):
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
         self._based = False  # some of the staged bytes are those of the version `entry`
-        # Since S3 had all bytes, nothing but appends; never of a file that must be the first.
+        # Since S3 had all bytes, there were only appends. Never true of a file that must be the
+        # first of its name.
         self._only_appended = entry is None and not exclusive
         self._absent = absent
         self._behind: Cancellation | None = None  # of an upload that gives way to changes
@@ -111,8 +112,8 @@ class ChangingFile(StandingFile):
         return len(data)
 
     def write_at_once(self, offset: int, data: memoryview, view: HandleView) -> bool:
-        """Write *data* at *offset* if nobody, and no disk, is to be waited for; return whether it
-        is written. If not, nothing has happened."""
+        """Write *data* at *offset* if that waits for nobody and no disk; return whether it is
+        written. If not, nothing has happened."""
         if not self._change.take_at_once():
             return False
         try:
@@ -126,7 +127,7 @@ class ChangingFile(StandingFile):
             self._only_appended = False
             return True
         except PosixError as exc:
-            if exc.errno == errno.ENOSPC:  # whoever tries again says which disk is meant
+            if exc.errno == errno.ENOSPC:  # the next try says which disk is meant
                 return False
             raise
         finally:
@@ -135,8 +136,8 @@ class ChangingFile(StandingFile):
     def append(
         self, data: memoryview, cancellation: Cancellation, view: HandleView | None = None
     ) -> int:
-        """Write *data* at the end of the file; return where that was. If somebody else replaces
-        the object before it is uploaded, and all changes are appends, they go behind what is
+        """Write *data* at the end of the file; return where that was. If somebody else replaces the
+        object before the upload, and all changes are appends, they go behind the bytes that are
         there then. Raises ObjectChanged where that has happened already."""
         self.interrupt()
         with self._change.taken(cancellation):
@@ -163,7 +164,7 @@ class ChangingFile(StandingFile):
         try:
             staging.write(offset, data)
         except PosixError:
-            staging.truncate(self.size)  # of what a full disk took in part nobody was told
+            staging.truncate(self.size)  # nobody was told of the part that a full disk took
             raise
         self._note(staging, min(offset, self.size), end)
         if offset <= self._layout.front < end:
@@ -184,7 +185,7 @@ class ChangingFile(StandingFile):
 
     def _check_place(self, place: ChosenPlace | None) -> None:
         """Raise ObjectChanged if a change at *place* was meant for an older version. A program that
-        does not heed that changes nothing at such places any more."""
+        goes on after that error changes nothing at such places either."""
         if place is None:
             return
         with self._lock:
@@ -195,8 +196,8 @@ class ChangingFile(StandingFile):
     def zero(
         self, start: int, end: int, cancellation: Cancellation, view: HandleView | None = None
     ) -> None:
-        """Make zeros of the bytes from *start* to *end*, which the file has. They take no place
-        on the disk, and nothing is fetched. Raises ObjectChanged, as `write`."""
+        """Make zeros of the bytes from *start* to *end*, which the file has. The zeros take no
+        place on the disk, and nothing is fetched. Raises ObjectChanged, as `write` does."""
         self.interrupt()
         with self._change.taken(cancellation):
             with self._lock:
@@ -222,8 +223,8 @@ class ChangingFile(StandingFile):
         *,
         extend: bool = False,
     ) -> None:
-        """Cut the file to *size*, or extend it with zeros; with *extend*, that only. Raises
-        ObjectChanged, as `write`."""
+        """Cut the file to *size*, or extend it with zeros; with *extend*, only extend it. Raises
+        ObjectChanged, as `write` does."""
         self._check_size(size)
         self.interrupt()
         with self._change.taken(cancellation):
@@ -259,7 +260,7 @@ class ChangingFile(StandingFile):
             raise PosixError(errno.EFBIG, f"{self._about}: S3 takes {self._size_max} bytes")
 
     def _note(self, staging: Staging, start: int, end: int) -> None:
-        """The staging file has new bytes from *start* to *end*."""
+        """Note that the staging file has new bytes from *start* to *end*."""
         if self._layout.partial:
             staging.changed(start, end)
         with self._lock:
@@ -268,7 +269,7 @@ class ChangingFile(StandingFile):
             self.refused = False
 
     def _cut(self, staging: Staging, size: int) -> None:
-        """The staging file ends at *size* now."""
+        """Note that the staging file ends at *size* now."""
         if self._layout.partial:
             staging.cut(size)
         with self._lock:
@@ -280,7 +281,8 @@ class ChangingFile(StandingFile):
             self.refused = False
 
     def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
-        """Send what is written already of a large file that has nothing of a version in S3."""
+        """Send the part that is written already of a large file that has no bytes of a version in
+        S3."""
         if self._layout.front < 2 * self._options.part_size or self._based:
             return
         if self.state is State.DIRTY:
@@ -320,8 +322,8 @@ class ChangingFile(StandingFile):
     def change_meta(
         self, change: Callable[[Mapping[str, str]], dict[str, str]], mtime_ns: int | None = None
     ) -> bool:
-        """Store what *change* makes of the user metadata with the next upload, and *mtime_ns*
-        as the time of the last change. False: there will be none, S3 has the file."""
+        """Store what *change* makes of the user metadata with the next upload, and *mtime_ns* as
+        the time of the last change. Return False if there will be no upload, as S3 has the file."""
         self.interrupt()
         with self._change:
             if not (self.dirty or self.apart):
@@ -336,7 +338,7 @@ class ChangingFile(StandingFile):
             return True
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """S3 has given the object *tags*: the next upload must not take them away."""
+        """Note that S3 has given the object *tags*: the next upload must not take them away."""
         with self._change:
             with self._lock:
                 headers = {k: v for k, v in self.content.headers.items() if k != "Tagging"}
@@ -353,8 +355,8 @@ class ChangingFile(StandingFile):
                 self._staging.sync()
 
     def secure_later(self) -> Callable[[], None] | None:
-        """Return what `secure` would do, of which everything is done that does not wait: for any
-        thread. None: `secure` is to be called. What is returned raises PosixError."""
+        """Do what `secure` does as far as that does not wait, and return the rest as a function for
+        any thread, which raises PosixError. None: call `secure`."""
         if not self._change.take_at_once():
             return None
         try:
@@ -363,7 +365,7 @@ class ChangingFile(StandingFile):
                 return None
             self._promise(staging)
             return staging.sync_later()
-        except PosixError:  # who tries again is told
+        except PosixError:  # the next try is told
             return None
         finally:
             self._change.give()
@@ -381,8 +383,9 @@ class ChangingFile(StandingFile):
         *,
         to_upload: bool = True,
     ) -> Staging:
-        """Return the staging file; made, it has the first *keep* (None: all) bytes of the
-        version in S3. Raises ObjectChanged if that is gone, or *place* is not what is meant."""
+        """Return the staging file. If it is made now, it has the first *keep* (None: all) bytes of
+        the version in S3. Raises ObjectChanged if that version is gone, or *place* is in another
+        one than was meant."""
         with self._lock:
             self._check()
         if self._staging is not None:
@@ -394,7 +397,7 @@ class ChangingFile(StandingFile):
             assert origin is not None  # what S3 does not have is staged from the start
             staging, layout = self._fetched(origin, cancellation, keep, to_upload=to_upload)
             with self._lock:
-                if self._origin is origin:  # else the file has followed another version
+                if self._origin is origin:  # otherwise the file has followed another version
                     self._staging, self._layout = staging, layout
                     self._based = keep != 0
                     return staging
@@ -438,7 +441,7 @@ class ChangingFile(StandingFile):
                 self.content = content._replace(meta={**content.meta, **self.content.meta})
 
     def _job(self, staging: Staging, cancellation: Cancellation) -> Job:
-        """Return what is to be uploaded. Nothing that was given up is on its way any more."""
+        """Return what is to be uploaded, once nothing that was given up is on its way any more."""
         self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
         absent = self._absent and self.entry is None
         return Job(
@@ -453,7 +456,7 @@ class ChangingFile(StandingFile):
         )
 
     def _taken_all_the_same(self, entry: Entry) -> None:
-        """S3 has taken, as *entry*, what was given up."""
+        """Note that S3 has taken, as *entry*, the upload that was given up."""
         self._stand_on(entry)
         self._based = True
         if self.dirty:

@@ -1,10 +1,10 @@
 """Large reads and writes of the cache on disk past the kernel's pages (O_DIRECT).
 
-The kernel has the bytes already as pages of the file that is mounted; to have them again as
-pages of the cache's file takes as much memory once more, and the copy is what a cold read spends
-most of its CPU on. Where the file system or a buffer is not fit for it, nothing is done here and
-the caller goes the usual way; so does a writer that finds others writing, so that a slow disk is
-not waited for as long as there is memory.
+The kernel has the bytes already as pages of the mounted file. To have them again as pages of the
+cache's file takes as much memory once more, and a cold read spends most of its CPU on that copy.
+Where the file system or a buffer is not fit for it, nothing is done here and the caller goes the
+usual way. So does a writer that finds others writing: nobody waits for a slow disk as long as there
+is memory.
 
 Threading: any thread.
 """
@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 
-LEAST = 256 << 10  # bytes; below, a disk has more to do with finding the place
+LEAST = 256 << 10  # bytes; for less, a disk spends more on finding the place
 _ALIGNED = 4096
 _WRITERS = 3  # at once
 
@@ -27,7 +27,7 @@ class Direct:
         self._turns = threading.BoundedSemaphore(_WRITERS)
 
     def open(self, fd: int) -> int:
-        """Return another descriptor of the file *fd*, for this way; -1: there is none."""
+        """Return another descriptor of the file *fd*, for O_DIRECT; -1: there is none."""
         try:
             return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
         except OSError:
@@ -41,15 +41,15 @@ class Direct:
         try:
             return os.pwrite(fd, view[:size], place)
         except OSError as exc:
-            if exc.errno == errno.EINVAL:  # where *view* is in memory does not suit the disk
+            if exc.errno == errno.EINVAL:  # the address of *view* in memory does not suit the disk
                 return 0
             raise
         finally:
             self._turns.release()
 
     def read_into(self, fd: int, buffer: memoryview, place: int) -> int:
-        """Fill *buffer* with the bytes at *place* as far as that goes in this way; return how
-        many they are."""
+        """Fill *buffer* with the bytes at *place* as far as O_DIRECT can; return how many they are.
+        Fill *buffer* with the bytes at *place* as far as O_DIRECT can; return how many they are."""
         size = len(buffer) // _ALIGNED * _ALIGNED
         if size < LEAST or place % _ALIGNED:
             return 0

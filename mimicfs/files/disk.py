@@ -85,7 +85,7 @@ def errors_of(path: Path) -> _ErrorsOf:
 
 
 class _ErrorsOf:
-    """Not a generator, which takes four calls more: there are six of them in each new file."""
+    """This is no generator, which takes four calls more: each new file passes six of these."""
 
     __slots__ = ("_path",)
 

@@ -2,13 +2,13 @@
 
 The files that were not used for the longest time go first (their mtime says when they were used,
 blocks.py), until a tenth of the limit is free again, and what was to be written has room. A file
-that a mount has open stays, and so does one that is pinned: its file has the sticky bit, which
-costs no look that is not made anyway. Besides the limit, a part of the disk is always left free,
-whoever fills it: then nothing is written, and if that is ours to change, files are removed.
+that a mount has open stays, and so does a pinned one: it has the sticky bit, which the same stat(2)
+shows. Besides the limit, a part of the disk always stays free, whoever fills it: below that nothing
+is written, and if files of the cache take the space, some are removed.
 
-How much is used is found out by looking through the directory: at first, and before each
-eviction, since other mounts write there, too. Nothing is kept of a million files but a sum, and
-the oldest ones when they are removed; the mount does not wait for it.
+A look through the directory finds out how much is used: at first, and before each eviction, since
+other mounts write there, too. Of a million files only a sum is kept, and the oldest ones when they
+are removed; the mount does not wait for it.
 
 Threading: `_run` is a thread of its own. The others only count (not exactly: a lost addition is
 found by the next look) and wake it; `make_room` waits for it.
@@ -65,7 +65,7 @@ class Eviction:
         self.limit = limit if limit is not None else self._free // _SHARE
         self._unseen = 0  # bytes written since the last look at what is free
         self._asked_s = float("-inf")
-        self._size = 0  # bytes that were to be written when there was no room
+        self._size = 0  # bytes of the write that found no room
         self.stays_since_s = float("inf")  # by mtime: what was used from then on stays
         self._wanted = threading.Event()
         self._ended = threading.Event()
@@ -77,8 +77,8 @@ class Eviction:
         self._thread.start()
 
     def has_room(self, size: int) -> bool:
-        """Whether *size* bytes may be written. If that is little, room is made; for what never
-        has room, nothing is removed."""
+        """Whether *size* bytes may be written. If there is little room, some is made; but nothing
+        is removed for bytes that can never have room."""
         if not self.can_hold(size):
             return False
         size += _OVERHEAD
@@ -114,14 +114,14 @@ class Eviction:
         return self.has_room(size)
 
     def await_count(self, check: Callable[[], None]) -> None:
-        """Wait until the first look has ended: before, there may seem to be room where there is
-        none. *check*: as of `make_room`."""
+        """Wait until the first look has ended: before that, there may seem to be room where there
+        is none. *check*: as of `make_room`."""
         with self._rounds:
             self._await(lambda: self._counted, check)
 
     def _evicted(self, size: int, check: Callable[[], None]) -> int:
         """Have room made for *size* bytes; return how many were removed for it."""
-        coming = self._begun + 1  # the one that has begun may not know of this
+        coming = self._begun + 1  # the eviction that has begun may not know of this
         self._size = max(self._size, size)
         self._wanted.set()
         self._await(lambda: self._done >= coming, check)
@@ -212,24 +212,24 @@ class Eviction:
         self.used, self._freed = total - freed, freed
         self._free += freed
         log.info("cache: %d files removed, %d MiB", removed, freed >> 20)
-        if freed:  # and if that was not enough, there may be more
+        if freed:  # and if that was not enough, there may be more to remove
             self._asked_s = float("-inf")
         if 0 < freed < needed:
             self._size = max(self._size, self._making)
             self._wanted.set()
 
     def _over(self, used: int) -> int:
-        """Return how many of *used* bytes are more than nine tenths of the limit, or than
-        leaves room for what was to be written."""
+        """Return how many of *used* bytes are too many: more than nine tenths of the limit, or more
+        than leave room for the write that found none."""
         return used - min(self.limit // 10 * 9, self.limit - self._making)
 
     def _lacking(self) -> int:
-        """Return how many bytes the disk lacks until the reserve, and a tenth of it, is free."""
+        """Return how many bytes the disk lacks until the reserve and a tenth more is free."""
         return self._reserve + self._reserve // 10 - self._free
 
     def _oldest(self, needed: int) -> tuple[int, list[_Old]]:
-        """Return what all files use, and the oldest, enough of them to free *needed* bytes, as
-        far as _OLDEST are."""
+        """Return what all files use, and the oldest files, enough to free *needed* bytes but at
+        most _OLDEST."""
         total = held = 0
         heap: list[_Old] = []
         for old in self._files():

@@ -12,15 +12,16 @@ Where all changes are appends (O_APPEND), another version that somebody puts the
 they go behind it (appending.py). Where nobody has got a byte of its version and none was written,
 a file follows what others put there.
 
-It has three layers, each a class that knows nothing of the next: what it stands on and how it is
-read (standing.py), how it is changed (changing.py), and here how the bytes go to S3 and what
+A File has three layers, each a class that knows nothing of the next: what it stands on and how it
+is read (standing.py), how it is changed (changing.py), and here how the bytes go to S3 and what
 happens to the object meanwhile.
 
-An upload of bytes that are partly those of a version in S3 replaces only that version; that
-of a file which was to be new, none. One that was cut to nothing before replaces what is there.
+An upload of bytes that are partly those of a version in S3 replaces only that version. An upload of
+a new file replaces nothing. An upload of a file that was cut to nothing before replaces what is
+there.
 
-A large object is not fetched because a byte of it is written: its file is *partial*, the
-staging file has only what was written, and the rest is read from the version in S3 (layout.py).
+A large object is not fetched for a byte that is written: its file is *partial*, the staging file
+has only what was written, and the rest is read from the version in S3 (layout.py).
 
 INVARIANT: a dirty file has a staging file with a record (journal.py).
 
@@ -99,9 +100,9 @@ class File(ChangingFile):
             return self._flushed(staging, cancellation, guard)
 
     def flush_begun(self, cancellation: Cancellation) -> BegunPut | None:
-        """Begin to `flush` a small file behind its writer, if nobody is to be waited for. None:
-        nothing has happened. Else `end_flush` is to be called when its future is done, or, where
-        somebody cancels, `abandon_flush`: until then it has its turn."""
+        """Begin to `flush` a small file behind its writer, if that waits for nobody. None: nothing
+        has happened. Otherwise the caller calls `end_flush` when its future is done, or
+        `abandon_flush` where somebody cancels: until then the upload has the file's turn."""
         if not self._change.take_alone():
             return None
         begun = None
@@ -123,12 +124,12 @@ class File(ChangingFile):
         return done and self.content == begun.job.content
 
     def end_flush(self, begun: BegunPut, cancellation: Cancellation) -> Entry | None:
-        """End what `flush_begun` began, as `flush`."""
+        """End what `flush_begun` began, as `flush` does."""
         with self._change.adopted():
             return self._flushed(begun.job.staging, cancellation, begun=begun)
 
     def abandon_flush(self, begun: BegunPut) -> None:
-        """The file is about to be changed: S3 is not to get what `flush_begun` began to send."""
+        """Stop what `flush_begun` began to send: the file is about to be changed."""
         try:
             self._upload.give_up_small(begun)
         finally:
@@ -163,7 +164,7 @@ class File(ChangingFile):
     def _uploaded_behind(
         self, staging: Staging, cancellation: Cancellation, begun: BegunPut | None
     ) -> tuple[Staging, Entry, Content]:
-        """Upload the file; appends, behind whatever others put there meanwhile. Return what was
+        """Upload the file; appends go behind whatever others put there meanwhile. Return what was
         uploaded, the new version, and what was said of it."""
         conflict: MimicError | None = None
         for attempt in range(_REBASES_MAX):
@@ -219,7 +220,7 @@ class File(ChangingFile):
         new.describe(self._record())
         if layout.partial:
             new.changed(entry.size, layout.size)
-        if self.promised:  # a power cut may take it from neither place
+        if self.promised:  # a power cut must not take it from both places
             new.promise(self._record())
             new.sync()
         staging.remove()
@@ -232,10 +233,10 @@ class File(ChangingFile):
             self._based = self._only_appended = True
             self._layout.uploaded()
             if not self._mtime_said and metadata.same_but_times(told.meta, self.content.meta):
-                # The time of the first part is good enough to save a copy.
+                # S3 has the time of the first part, which is good enough: it saves a copy.
                 self.content = self.content._replace(meta=told.meta)
         while not self._is_settled(told):
-            # The owner, say, was changed after the upload had begun, which is when it is told.
+            # The owner, say, was changed after the upload had begun and its metadata was sent.
             told = self.content
             content = self._s3.kept.completed(self.bucket, self.key, told)  # as it was uploaded
             entry = self._s3.copy((self.bucket, entry), self.bucket, self.key, content)
@@ -276,8 +277,8 @@ class File(ChangingFile):
         return self._journal.recover(orphan)
 
     def forsake(self) -> None:
-        """Others may have the file by now, and rely on it: what S3 does not have is kept for its
-        owner, and nobody reads or writes on (ESTALE)."""
+        """Give the file up: others may have locked it by now, and rely on it. What S3 does not have
+        is kept for its owner, and nobody reads or writes on (ESTALE)."""
         with self._change:
             if self.dirty and self._staging is not None:
                 why = PosixError(errno.ESTALE, "its lock was lost")
@@ -288,10 +289,10 @@ class File(ChangingFile):
     # What happens to the object
 
     def detach(self, cancellation: Cancellation) -> None:
-        """The object is about to be unlinked or replaced: fetch its bytes, and live on. If
-        S3 then refuses, `attach` takes it back; else it is `gone`, and until then its record
-        stays, for whoever comes after a kill -9. If the bytes are gone already, the file expires:
-        that is no reason for the name to stay."""
+        """Fetch the bytes of the object, which is about to be unlinked or replaced, and live on. If
+        S3 then refuses that, call `attach`; otherwise `gone`. Until then the record stays, for the
+        mount that comes after a kill -9. If the bytes are gone already, the file expires: that is
+        no reason for the name to stay."""
         self.interrupt()
         with self._change.taken(cancellation):
             if self.state not in (State.CLEAN, State.DIRTY):
@@ -311,7 +312,8 @@ class File(ChangingFile):
                 self._happens(Event.LEAVES)
 
     def gone(self) -> None:
-        """The object was unlinked or replaced: the bytes are of no use to the next mount."""
+        """Note that the object was unlinked or replaced: the bytes are of no use to the next mount.
+        Note that the object was unlinked or replaced: the bytes are of no use to the next mount."""
         with self._change:
             if self._staging is None or self.state not in (State.DETACHED, State.UNSAVED):
                 return
@@ -321,7 +323,8 @@ class File(ChangingFile):
                 log.error("%s: %s; the next mount may upload it", self._about, exc.strerror)
 
     def attach(self) -> None:
-        """The object is still there after all: what S3 does not have is to be uploaded."""
+        """Note that the object is still there after all: what S3 does not have is to be uploaded.
+        Note that the object is still there after all: what S3 does not have is to be uploaded."""
         with self._change:
             if self.state is State.UNSAVED:
                 self._redescribe()
@@ -329,9 +332,9 @@ class File(ChangingFile):
                 self._happens(Event.STAYS)
 
     def follow(self, entry: Entry) -> bool:
-        """The object is *entry* by now, written by somebody else. Stand on that, if nobody has
-        got bytes of the old version or the file `follows`, and none were written; return whether
-        it does."""
+        """Stand on *entry*, which somebody else has written, unless somebody has got bytes of the
+        old version (and the file does not `follow`) or has written some. Return whether it stands
+        on it."""
         with self._change.at_once() as still, self._lock:
             if self.state is not State.CLEAN or self._origin is None:
                 return False
@@ -353,7 +356,7 @@ class File(ChangingFile):
         return True
 
     def taken_over(self, view: HandleView, other: File) -> None:
-        """The handle that has *view* was of *other*, which others have replaced."""
+        """Take over the handle that has *view* from *other*, which others have replaced."""
         seen = other._is_seen() and not other.follows
         with self._lock:
             self._views.add(view)
@@ -368,8 +371,8 @@ class File(ChangingFile):
             return handed or any(view.got for view in self._views)
 
     def _moved(self, old: int, new: int, *, seen: bool = False) -> None:
-        """The file stands on *new* bytes of others, where it had *old* ones; *seen*: which
-        somebody had got some of."""
+        """Note that the file stands on *new* bytes of others, where it had *old* ones; *seen*:
+        somebody had got some of those."""
         self.moves += 1
         for view in self._views:
             view.base_moved(old, new)
@@ -377,8 +380,8 @@ class File(ChangingFile):
                 view.went_behind()
 
     def expire(self, *, deleted: bool = False) -> None:
-        """The object was replaced in S3, or *deleted*: a clean file gives ESTALE from now on;
-        ENOENT where it was deleted before anybody got bytes of it."""
+        """Note that the object was replaced in S3, or *deleted*. A clean file gives ESTALE from now
+        on, or ENOENT where it was deleted before anybody got bytes of it."""
         with self._lock:
             origin = self._origin
             unseen = origin is not None and not origin.handed
@@ -395,15 +398,16 @@ class File(ChangingFile):
             yield
 
     def settle(self, cancellation: Cancellation) -> None:
-        """Return when nothing is on its way to S3 of an upload that was interrupted. Raises
-        Interrupted."""
+        """Wait until no request of an interrupted upload is on its way to S3. Raises Interrupted.
+        Wait until no request of an interrupted upload is on its way to S3. Raises Interrupted."""
         with self._change.taken(cancellation):
             self._upload.give_up()
             self._upload.settle(cancellation)
 
     def adopt(self, entry: Entry, content: Content, *, put: bool = False) -> None:
-        """The object is *entry* now, by a copy within S3 that we asked for; *put*: whose bytes a
-        program has put there. Bytes that were written meanwhile stay, and are uploaded."""
+        """Note that the object is *entry* now, by a copy within S3 that we asked for; *put*: a
+        program has put the bytes there. Bytes that were written meanwhile stay, and are uploaded.
+        """
         with self._change:
             if self.state not in (State.CLEAN, State.DIRTY):
                 return
@@ -426,9 +430,9 @@ class File(ChangingFile):
     def move(
         self, bucket: str, key: str, entry: Entry | None, content: Content | None = None
     ) -> None:
-        """The file was renamed; *entry* is the copy at its new place, if S3 has one, stored with
-        *content* (None: as before). Bytes that S3 does not have go to the new place with the next
-        flush."""
+        """Note that the file was renamed. *entry* is the copy at its new place, if S3 has one,
+        stored with *content* (None: as before). Bytes that S3 does not have go to the new place
+        with the next flush."""
         with self._change:
             if self.state is State.CLOSED:
                 return
@@ -444,7 +448,7 @@ class File(ChangingFile):
                 self._redescribe()
 
     def close_at_once(self) -> bool:
-        """Close a file of which nothing is staged, or only in a segment, if nobody has its turn;
+        """Close a file that has no staged bytes, or only some in a segment, if nobody has its turn;
         return whether it is closed. Never waits."""
         if not self._change.take_at_once():
             return False
@@ -458,7 +462,8 @@ class File(ChangingFile):
             self._change.give()
 
     def close(self) -> None:
-        """The last handle is gone. Bytes that S3 refused stay in the staging directory."""
+        """Close the file after its last handle. Bytes that S3 refused stay in the staging
+        directory."""
         with self._change:
             self._upload.give_up()
             with self._lock:

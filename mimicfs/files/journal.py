@@ -1,20 +1,19 @@
 """The staging files of a mount, and what is left of them when it dies.
 
-A staging file NAME.data whose bytes S3 does not have has a record NAME.json beside it: which
-object it is to become, and over which version (record.py). NAME is random. While its mount lives
-the data file is locked (flock), so that another mount of the same directory leaves it alone; it
-gets the name *.data only once it is locked. Files that a dead mount left are uploaded by the next
-one (recovery.py), or moved to the directory `recovered`, for their owner to look at; a staging file
-without a record is only a copy of what S3 has. A file that has only some bytes of a large object
-says in NAME.ranges which (changes.py); the rest is as in the version that the record names.
+A staging file NAME.data whose bytes S3 does not have has a record NAME.json beside it: which object
+it is to become, and over which version (record.py). NAME is random. While its mount lives the data
+file is locked (flock), so that another mount of the same directory leaves it alone; it gets the
+name *.data only once it is locked. Files that a dead mount left are uploaded by the next one
+(recovery.py), or moved to the directory `recovered`, for their owner to look at; a staging file
+without a record is only a copy of what S3 has. Where a file has only some bytes of a large object,
+NAME.ranges says which (changes.py); the rest is as in the version that the record names.
 
 A small file has no staging file of its own, but is in a segment, NAME.segment, with others
-(segment.py, small.py). Of what is in the segments of dead mounts staging files are made
-first.
+(segment.py, small.py). The segments of dead mounts are made into staging files first.
 
-INVARIANT: at every instant a file of bytes that S3 does not have either is *.data with a
-record, or is in `recovered`. So the record is written before the first byte is changed, and
-the bytes are moved before their record is.
+INVARIANT: at every instant a file of bytes that S3 does not have either is *.data with a record, or
+is in `recovered`. So the record is written before the first byte is changed, and the bytes move
+before their record does.
 
 Threading: any thread may make staging files; several may use one at once.
 """
@@ -69,8 +68,9 @@ class Orphan(NamedTuple):
 
 
 class Journal:
-    """The staging files in one directory. They may take *limit* bytes of the disk together, give
-    or take what is written between two looks; 0: as long as some of it is free."""
+    """The staging files in one directory. Together they may take *limit* bytes of the disk, give or
+    take what is written between two looks. With 0, they may take any number as long as some of the
+    disk is free."""
 
     def __init__(self, directory: Path, limit: int = 0) -> None:
         self.directory = directory
@@ -103,7 +103,7 @@ class Journal:
         return Staging(*self._born(name), room=self.room)
 
     def close(self) -> None:
-        """No more staging files are made. What S3 does not have is left to the next mount."""
+        """Make no more staging files. What S3 does not have is left to the next mount."""
         self._segments.close()
 
     def _born(self, name: str, kind: str = "data") -> tuple[Path, int]:
@@ -121,23 +121,24 @@ class Journal:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rename(unborn, path)
                 if kind == "segment":
-                    disk.fsync(self.directory)  # else a power cut takes away what is synced in it
+                    # otherwise a power cut takes away what is synced in it
+                    disk.fsync(self.directory)
             except BaseException:
                 os.close(fd)
                 raise
         return path, fd
 
     def orphans(self) -> list[Orphan]:
-        """Return what dead mounts left and S3 does not have; remove what is of no use: copies
-        of what S3 has, empty files, and what was being made. What is in a segment of which no
-        files can be made for now is `waiting`."""
+        """Return what dead mounts left and S3 does not have; remove what is of no use: copies of
+        what S3 has, empty files, and files that were being made. Files in a segment that cannot be
+        made for now are `waiting`."""
         with disk.errors_of(self.directory):
             try:
                 fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return []  # somebody has removed it
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)  # nobody sees what is half made
+                fcntl.flock(fd, fcntl.LOCK_EX)  # others see no half-made file
                 return self._orphans()
             finally:
                 os.close(fd)
@@ -173,8 +174,8 @@ class Journal:
             return Staging(data, fd, record.checked(orphan.record, data, fd), self.room)
 
     def recover(self, orphan: Orphan) -> Path:
-        """Move an orphan's bytes, and its record, to the directory `recovered`; return where
-        they are now, also if another mount has moved them meanwhile."""
+        """Move an orphan's bytes, and its record, to the directory `recovered`; return where they
+        are now, even if another mount has moved them meanwhile."""
         target = self._recovered(orphan.name, orphan.key)
         data = self.directory / f"{orphan.name}.data"
         with disk.errors_of(data):
@@ -196,7 +197,7 @@ class Journal:
         return sum(each.suffix not in (".json", ".ranges") for each in found)
 
     def _recovered(self, name: str, key: str) -> Path:
-        # For people: the last part of the key, as far as it is harmless as a file name.
+        # People find it by the last part of the key, as far as that is harmless as a file name.
         readable = _UNSAFE.sub("_", name_of(key.rstrip("/")))[-80:].lstrip(".")
         return self.directory / _RECOVERED / f"{readable or 'file'}.{name}"
 
@@ -209,8 +210,8 @@ class Journal:
 
     def _replay(self, path: Path) -> set[str]:
         """Make staging files of what is in the segment *path*, if its mount is dead; return the
-        names of those that wait for another try. None is taken by anybody before the segment is
-        gone: what was uploaded and removed would be made again."""
+        names of those that wait for another try. Nobody takes one of them before the segment is
+        gone: a file that was uploaded and removed would be made again."""
         fd = _locked(path)
         if fd is None:
             return set()
@@ -222,7 +223,7 @@ class Journal:
                 for each in found.left:
                     self._make(each, made)
                 if found.left:
-                    disk.sync_all(fd)  # also what a replay made that was killed
+                    disk.sync_all(fd)  # also the files of a replay that was killed
                 if found.damaged:
                     self._keep_damaged(path)
                 with disk.may_vanish():
@@ -237,8 +238,8 @@ class Journal:
         return set()
 
     def _make(self, left: Left, made: list[Path]) -> None:
-        """Add to *made* a staging file of *left*, unless there is one. Its record is not believed
-        where *left* is not all of it."""
+        """Add to *made* a staging file of *left*, unless there is one. Where *left* is not the
+        whole file, its record is not believed."""
         data = self.directory / f"{left.name}.data"
         for each in (data, data.with_suffix(".json"), data.with_suffix(".new")):
             self._clear(each)
@@ -258,7 +259,7 @@ class Journal:
         record.write_text(path, left.text if left.sound else _disowned(left.text))
 
     def _clear(self, path: Path) -> None:
-        """Put aside what is at *path* and is no file, so that it is none of a mount."""
+        """Put aside what is at *path* and is no file, so that no mount takes it for one."""
         with disk.errors_of(path), suppress(FileNotFoundError):
             if stat.S_ISREG(path.lstat().st_mode):
                 return
@@ -268,7 +269,7 @@ class Journal:
             log.error("%s was in the way of the journal; it is %s now", path, target)
 
     def _keep_damaged(self, path: Path) -> None:
-        """Keep the segment *path*, of which some cannot be read, for its owner."""
+        """Keep the segment *path*, a part of which cannot be read, for its owner."""
         target = self.directory / _RECOVERED / f"damaged.{path.name}"
         target.parent.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
@@ -293,12 +294,12 @@ class Journal:
 def _remove_if_possible(data: Path) -> None:
     try:
         remove(data)
-    except OSError as exc:  # a directory has one of its names: the other files go on
+    except OSError as exc:  # a directory has one of its names: go on with the other files
         log.error("%s: not removed: %s", data, exc.strerror)
 
 
 def _disowned(text: bytes) -> bytes:
-    """Return the record *text* so that nobody believes it; it can still be read."""
+    """Return the record *text* in a form that people can read and no mount believes."""
     return text[:-1] + b', "damaged": "its segment"}' if text else b"{}"
 
 
@@ -318,8 +319,8 @@ def _all_of(fd: int) -> bytes:
 
 
 def _locked(data: Path) -> int | None:
-    """Return *data* opened and locked; None if its mount lives or has just removed it, or where
-    it is none of ours."""
+    """Return *data* opened and locked; None if its mount lives or has just removed it, or if it is
+    not one of ours."""
     try:
         fd = os.open(data, _OPEN | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from mimicfs.files.ranges import PlannedPart, Ranges, equal_plan, plan
 
 
 class Layout:
-    """Of a file of *size* bytes, the first *base* are those of the version in S3, but for what
+    """The first *base* of the *size* bytes of a file are those of the version in S3, but for what
     was changed since. *partial*: the staging file has nothing of that version yet.
 
     INVARIANT: of a partial file, all bytes behind `base` are in the staging file.
@@ -21,7 +21,7 @@ class Layout:
     def __init__(self, size: int, base: int = 0, *, partial: bool = False) -> None:
         self.size = size
         self.base = base
-        self.front = 0  # so many bytes were written in a row, from the start on
+        self.front = 0  # how many bytes were written in a row, from the start on
         self._changed = Ranges()
         self._staged = Ranges() if partial else None  # None: every byte is
 
@@ -41,7 +41,7 @@ class Layout:
             for start, end in layout._changed:
                 layout._staged.add(start, end)
             layout._staged.add(layout.base, size)
-        else:  # what was changed is noted of partial files only
+        else:  # only partial files note what was changed
             layout._changed.add(0, size)
         return layout
 
@@ -94,8 +94,8 @@ class Layout:
         return [hole for start, end in spans for hole in self._staged.holes(start, end)]
 
     def plan(self, part: int, least: int, copy_max: int, count_max: int) -> list[PlannedPart]:
-        """As ranges.plan; *count_max* parts at most: more changes than that share parts, with what
-        lies between them."""
+        """Return what ranges.plan does, but at most *count_max* parts: more changes than that share
+        parts, with the bytes between them."""
         while True:
             place = (self._changed, self.base, self.size)
             parts = plan(*place, max(part, least), least, copy_max)
@@ -104,5 +104,5 @@ class Layout:
             least *= 2
 
     def equal_plan(self, part: int) -> list[PlannedPart]:
-        """As ranges.equal_plan."""
+        """Return what ranges.equal_plan does."""
         return equal_plan(self._changed, self.base, self.size, part)

@@ -28,12 +28,12 @@ from mimicfs.s3.transport.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
-# S3 takes 10,000 parts (PARTS_MAX), and while a file is written nobody knows its size:
-# (how many parts, times the smallest). With 16 MiB: 31 GiB, then 250 GiB, then 6 TiB. Where all
-# must be equal, 31 GiB are sent ahead, and then it is waited.
+# S3 takes 10,000 parts (PARTS_MAX), and nobody knows the size of a file while it is written. So
+# parts grow: (how many parts, how many times the smallest one). With 16 MiB: 31 GiB, then 250 GiB,
+# then 6 TiB. Where all must be equal, 31 GiB are sent ahead, and the rest at the end.
 _TIERS = ((2000, 1), (2000, 8), (6000, 64))
 _MD5 = re.compile("[0-9a-f]{32}")
-_LOOKS = 4  # for an object that may be there already
+_LOOKS = 4  # at S3, for an object that may be there already
 _SIZE_MAX = 5 << 40
 
 
@@ -80,7 +80,7 @@ def _may_be_done(exc: MimicError) -> bool:
 
 class Multipart:
     """An upload of *staging* as s3://bucket/key. *source*: the version of it that copied parts
-    are of. It is finished, or aborted; what cannot be aborted is logged."""
+    are of. It ends finished or aborted; an upload that cannot be aborted is logged."""
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class Multipart:
         self._stale: set[int] = set()  # running ones whose bytes were changed
         self._error: MimicError | None = None
         self._next = 1
-        self.sent_to = 0  # of what is behind this place nothing was sent
-        self.sent_as = ""  # the ETag of what S3 was asked to make of the parts, if that is known
+        self.sent_to = 0  # nothing behind this place was sent
+        self.sent_as = ""  # the ETag of the object that S3 was asked to make of the parts, if known
         self._finished = False
         self._zeros: Zeros | None = None
         self._zero_object: Future[Entry]
@@ -122,9 +122,9 @@ class Multipart:
     # While the file is written
 
     def ahead(self, front: int, cancellation: Cancellation) -> None:
-        """Send the whole parts of the first *front* bytes, which are written. Waits while as
-        many as are allowed are on their way, which slows down a writer that is faster than S3.
-        Once S3 has refused one, nothing more is sent ahead; `finish` will tell."""
+        """Send the whole parts of the first *front* bytes, which are written. Waits while as many
+        parts as are allowed are on their way, which slows down a writer that is faster than S3.
+        Once S3 has refused one, nothing more is sent ahead; `finish` reports the error."""
         while self._error is None and (part := part_at(self._next, self._least)).end <= front:
             if self._equal and part.end - part.start > self._least:
                 return
@@ -134,7 +134,7 @@ class Multipart:
             self.sent_to = part.end
 
     def changed(self, start: int, end: int) -> None:
-        """The bytes from *start* to *end* are about to be changed."""
+        """Note that the bytes from *start* to *end* are about to be changed."""
         for number in [n for n, (part, _) in self._sent.items() if _overlap(part, start, end)]:
             del self._sent[number]
         for number, part in self._running.values():
@@ -147,11 +147,11 @@ class Multipart:
         self, parts: list[PlannedPart], size: int, condition: Condition, cancellation: Cancellation
     ) -> Entry:
         """Make *parts* the object, under *condition*; return it. Bytes that were not sent yet, or
-        were changed since, are sent. When it raises, nothing more is read from the staging file,
-        and the upload is given up: `batch.settled` says when nothing is on its way any more."""
+        were changed since, are sent. If it raises, nothing more is read from the staging file, and
+        the upload is given up: `batch.settled` is done when no request is on its way any more."""
         try:
             self._collect_all(cancellation)
-            self._error = None  # what was refused is tried once more
+            self._error = None  # a refused part is tried once more
             self._prepare_zeros(max((p.end - p.start for p in parts if p.zeros), default=0))
             for number, part in enumerate(parts, start=1):
                 sent, _ = self._sent.get(number, (None, ""))
@@ -171,7 +171,8 @@ class Multipart:
             raise
 
     def _prepare_zeros(self, size: int) -> None:
-        """Begin to send what holes are copied from, before the first of them."""
+        """Begin to send the object of zeros that holes are copied from, before the first of them.
+        Begin to send the object of zeros that holes are copied from, before the first of them."""
         if size:
             place = (self._bucket, self._key, size, self._least)
             self._zeros = zeros = Zeros(self._s3, self.batch, *place)
@@ -206,7 +207,7 @@ class Multipart:
 
     def _note_sent(self, etag: str, size: int) -> None:
         self.sent_as = etag
-        if etag:  # for whoever comes after a kill -9
+        if etag:  # for the mount that comes after a kill -9
             note_sent(self._staging, etag, size, unchanged=True)
 
     def _completed(self, etags: list[str], size: int) -> Entry | None:
@@ -238,7 +239,7 @@ class Multipart:
 
     def _work(self, number: int, part: PlannedPart) -> str:
         """Send, or copy, one part; return its ETag."""
-        upload = self._id.result()  # was submitted before: no thread waits for one behind it
+        upload = self._id.result()  # it was submitted earlier: no thread waits for work behind it
         if self.batch.stopped:
             raise Interrupted("the upload was abandoned")
         place = (self._bucket, self._key)
@@ -284,7 +285,7 @@ class Multipart:
         try:
             self._s3.abort_upload(self._bucket, self._key, self._id.result())
         except (KeyNotFound, NoSuchBucket):
-            return  # it is gone: S3 finished it and the answer was lost, or so is the bucket
+            return  # it is gone: S3 finished it and the answer was lost, or the bucket is gone, too
         except MimicError as exc:
             log.warning(
                 "an unfinished upload stays in S3 and costs money: s3://%s/%s: %s",

@@ -42,7 +42,7 @@ class Origin:
         self._sources: WeakSet[Origin] = WeakSet()  # versions that this one is a copy of
 
     def follows(self, old: Origin, *, copied: bool) -> None:
-        """The file stood on *old* before. *copied*: this is a copy of it."""
+        """Note that the file stood on *old* before. *copied*: this is a copy of that."""
         self.handed = old.handed
         if copied:
             self._sources = old._sources.copy()
@@ -60,9 +60,9 @@ class Origin:
             raise self._deleted() from exc
 
     def content(self, key: str, cancellation: Cancellation, *, cut: bool) -> Content | None:
-        """Return what else is stored with the object *key*, which is to be changed, so that it
-        is kept. *cut*: none of its bytes stay, so it does not matter which version it is; None: it
-        is gone then. Raises ObjectChanged where it is another version."""
+        """Return what else is stored with the object *key*, so that a change of its bytes keeps it.
+        *cut*: none of its bytes stay, so any version will do, and None means that it is gone.
+        Raises ObjectChanged where it is another version."""
         kept = self._s3.kept
         known = kept.remembered(self._bucket, self.entry) if cut else None
         if known is not None:

@@ -71,8 +71,8 @@ class Ranges:
 
 
 class PlannedPart(NamedTuple):
-    """Bytes *start* to *end* of an object to be: sent, or *copied* from the one that is, or, all
-    *zeros*, from an object of nothing else (zeros.py)."""
+    """The bytes from *start* to *end* of an object to be. They are sent, or *copied* from the
+    object that is there, or, where all are *zeros*, from an object of zeros (zeros.py)."""
 
     start: int
     end: int
@@ -86,9 +86,9 @@ def plan(
     """Return the parts of an object of *size* bytes that is to replace one whose first *base*
     bytes are still its own, except for those in *changed*.
 
-    Every part but the last has at least *least* bytes (S3: 5 MiB), sent ones have about
-    *part* (which is not less), copied ones up to *copy_max* (S3: 5 GiB). So few unchanged
-    bytes between changed ones are sent, too; whoever sends them must fetch them first.
+    Every part but the last has at least *least* bytes (S3: 5 MiB). Parts that are sent have about
+    *part* bytes (not less than *least*), copied ones up to *copy_max* (S3: 5 GiB). So a few
+    unchanged bytes between changed ones are sent, too; the sender must fetch them first.
     """
     spans = _merged(_spans(changed, base, size), size, least)
     parts: list[PlannedPart] = []
@@ -98,7 +98,7 @@ def plan(
 
 
 def equal_plan(changed: Ranges, base: int, size: int, part: int) -> list[PlannedPart]:
-    """Return the same in parts of *part* bytes each, but for the last, which has what is left:
+    """Return the same in parts of *part* bytes each, except the last, which has what is left:
     Cloudflare R2 takes no others. A part is copied if nothing in it is changed."""
     parts = []
     for start in range(0, size, part):
@@ -109,7 +109,7 @@ def equal_plan(changed: Ranges, base: int, size: int, part: int) -> list[Planned
 
 
 def are_equal(parts: list[PlannedPart]) -> bool:
-    """Whether all of *parts* but the last are of one size, and that has no more."""
+    """Whether all *parts* but the last are of one size, and the last is no larger."""
     sizes = [part.end - part.start for part in parts]
     return len({*sizes[:-1]}) <= 1 and (not sizes or sizes[-1] <= sizes[0])
 
@@ -124,8 +124,8 @@ def _spans(changed: Ranges, base: int, size: int) -> list[PlannedPart]:
 
 
 def _merged(spans: list[PlannedPart], size: int, least: int) -> list[PlannedPart]:
-    """Return spans that are all large enough to be parts: a small one to be copied is sent,
-    and a small one to be sent takes what it lacks from the copied one behind it."""
+    """Return spans that are all large enough to be parts: a small span that could be copied is
+    sent, and a small one that is sent takes what it lacks from the copied one behind it."""
     merged: list[PlannedPart] = []
     for span in spans:
         small = span.end - span.start < least and span.end < size
@@ -150,7 +150,8 @@ def _join(merged: list[PlannedPart], span: PlannedPart, least: int) -> None:
 
 
 def _divided(start: int, end: int, copied: bool, most: int, least: int) -> Iterator[PlannedPart]:
-    """Yield parts of *most* bytes; the last two share what is left if it is too little."""
+    """Yield parts of *most* bytes; if too little is left for the last one, the last two share it.
+    Yield parts of *most* bytes; if too little is left for the last one, the last two share it."""
     while end - start > most:
         stop = start + most
         if end - stop < least:

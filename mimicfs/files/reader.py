@@ -1,17 +1,17 @@
 """Reading an object, one version of it, in ranged GETs.
 
-A reader holds chunks: ranges that were asked of S3, with their bytes or still on their way.
-Where somebody reads on (streams.py), ever larger chunks are asked for ahead, several at once,
-and dropped when passed. A read that belongs to no stream gets what it asked, rounded to small
-blocks, and may be the beginning of one; once a part of the object was asked so, reads all over
-it bring large blocks, if a cache on disk has room for them and for the whole object.
+A reader holds chunks: ranges that were asked of S3, with their bytes or still on their way. Where
+somebody reads on (streams.py), the reader asks for ever larger chunks ahead, several at once, and
+drops them when they are passed. A read that belongs to no stream gets what it asked for, rounded to
+small blocks, and may begin a stream. Once a sixteenth of the object was read so, each such read
+brings a large block, if a cache on disk has room for these and for the whole object.
 
 All readers of a mount share a Budget of bytes read ahead. Bytes that a caller waits for are asked
-for in any case. They share the cache on disk, too (cache.py): what is kept there is answered from
-there, without a chunk, and not asked ahead; what a chunk brings is kept.
+for in any case. The readers share the cache on disk, too (cache.py): bytes that are kept there are
+answered from there, without a chunk, and not asked for ahead; bytes that a chunk brings are kept.
 
-Locks: `Reader._lock` protects the streams and chunks; requests run in `s3.pool` and are
-waited for without it. A reader takes another one's lock only without waiting (Budget.take).
+Locks: `Reader._lock` protects the streams and chunks. Requests run in `s3.pool`; a thread waits for
+them without the lock. A reader takes another one's lock only without waiting (Budget.take).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ __all__ = ["Budget", "Reader"]
 KIB = 1 << 10
 # A random read is rounded to blocks of this: 4 KiB reads fetch 16 times what they asked.
 _BLOCK = 64 * KIB
-_SMALL = 1 * MIB  # an object up to this is one GET; what is asked first from a start
-_AHEAD = 8  # times what a stream has read is what it may have ahead
-_STEADY = 2 * MIB  # asked at once of a stream as soon as it has so much ahead
+# one GET fetches an object up to this size; what is asked first from the start of one
+_SMALL = 1 * MIB
+_AHEAD = 8  # a stream may have so many times ahead what it has read
+_STEADY = 2 * MIB  # a stream with so much ahead asks for so much at once
 _BEHIND = 1 * MIB  # kept behind a stream, for reads that arrive late
 _STREAMS = 16  # remembered, with the small chunks of random reads
-_ALL_OVER = 16  # once one part in so many was asked block by block, an object is read all over
+_ALL_OVER = 16  # an object is read all over once one part in so many was asked for block by block
 _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
-_INLINE = 128 * KIB  # as much is read from the cache on disk by the thread that reads requests
+_INLINE = 128 * KIB  # the thread that reads requests reads so much from the cache on disk itself
 _NOTHING = bytearray()  # of a chunk that was dropped
-_IDLE_S = 1.0  # a reader that was not used for so long may lose what it has ahead
+_IDLE_S = 1.0  # a reader that was idle for so long may lose what it has ahead
 
 
 class Reader:
-    """Reads the version *entry* of an object in *bucket*; by its version id, where *version* is
-    one."""
+    """Reads the version *entry* of an object in *bucket*; by the id *version*, if that is given."""
 
     def __init__(
         self,
@@ -74,15 +74,15 @@ class Reader:
         self._stride = Stride()
         self._used_s = time.monotonic()
         self._reads = 0
-        self._scattered = 0  # bytes that were asked for reads here and there
+        self._scattered = 0  # bytes that reads here and there asked for
         self._gone = False  # the version can never be read again
         self._closed = False
 
     def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
         """Return up to *size* bytes from *offset*; less only at the end of the object.
 
-        Raises ObjectChanged once the version is gone or the reader was closed, Interrupted,
-        and what S3 refuses.
+        Raises ObjectChanged once the version is gone or the reader was closed, Interrupted, and the
+        errors of S3.
         """
         end = min(offset + size, self._entry.size)
         if offset >= end:
@@ -99,15 +99,15 @@ class Reader:
                     self._wait(chunk, cancellation)
                 return joined(chunks, offset, end)
             except CancelledError:
-                continue  # closed meanwhile, which is found out above
+                continue  # the reader was closed meanwhile: the next round finds out
             finally:
                 with self._lock:
                     for chunk in chunks:
                         chunk.waiting -= 1
 
     def _is_fetched(self, cancellation: Cancellation) -> bool:
-        """Wait until all of the object was fetched, if somebody does so now; return whether one
-        did. Raises Interrupted."""
+        """Wait until the whole object was fetched, if somebody fetches it now; return whether
+        somebody did. Raises Interrupted."""
         coming = self._kept.coming() if self._kept is not None else None
         if coming is not None:
             cancellation.wait(coming)
@@ -127,7 +127,7 @@ class Reader:
                 if chunks and all(chunk.ready for chunk in chunks):
                     self._go_ahead(self._stream(offset, end))
                     return joined(chunks, offset, end)
-        # To compare much with its checksums is left to the workers, who do so side by side.
+        # The workers compare large reads with their checksums: they do so side by side.
         return self._read_kept(offset, end, wait=False) if end - offset <= _INLINE else None
 
     def _read_kept(self, offset: int, end: int, *, wait: bool) -> bytes | memoryview | None:
@@ -142,7 +142,7 @@ class Reader:
         return data
 
     def fetch_ahead(self) -> None:
-        """Ask for the whole object, a small one, if there is room; nobody waits for it yet."""
+        """Ask for the whole of a small object, if there is room; nobody waits for it yet."""
         size = self._entry.size
         if self._kept is not None and (
             self._kept.here_until(0, size) == size or self._kept.coming() is not None
@@ -153,7 +153,7 @@ class Reader:
                 self._ask(0, size, needed=False)
 
     def close(self) -> None:
-        """Give up all chunks; what is on its way is dropped when it arrives."""
+        """Give up all chunks; those on their way are dropped when they arrive."""
         with self._lock:
             self._closed = True
             for chunk in self._chunks:
@@ -222,7 +222,7 @@ class Reader:
     # The rest runs under the lock.
 
     def _stream(self, offset: int, end: int) -> Stream:
-        """Return the stream that this read belongs to, after it; the first of the list."""
+        """Return the stream that this read belongs to, moved to the front of the list."""
         self._used_s = time.monotonic()
         self._reads += 1
         for stream in self._streams:
@@ -272,7 +272,7 @@ class Reader:
         chunk = self._chunks.at(place)
         if (
             chunk is not None and chunk.failed
-        ):  # nobody waited for it: a reader that needs it asks again
+        ):  # nobody waited for the chunk: a reader that needs it asks again
             self._failed(chunk)
             return None
         return chunk
@@ -300,8 +300,7 @@ class Reader:
         return found
 
     def _ask_needed(self, place: int, end: int, stream: Stream) -> Chunk:
-        """Ask for what a read waits for; for more than that where more will be read, if there is
-        room."""
+        """Ask for what a read waits for, and for more where more will be read and there is room."""
         whole = self._entry.size <= _SMALL
         start, least = (0, self._entry.size) if whole else _rounded(place, end)
         wide = (start, least) if whole else self._wide(place, start, least, stream)
@@ -312,12 +311,12 @@ class Reader:
         elif not whole:
             self._scattered += least - start
         asked = self._ask(start, least, needed=True, around=place)
-        assert asked is not None  # for what is needed there is always room
+        assert asked is not None  # there is always room for what a read needs
         return asked
 
     def _wide(self, place: int, start: int, least: int, stream: Stream) -> tuple[int, int]:
         """Return what to ask for where a read at *place* needs *start* to *least*: more of a
-        stream; and more around it of an object that is read all over, where that will be kept."""
+        stream; and more on both sides, of an object that is read all over and will be kept."""
         if stream.proven or place == 0:
             more = self._chunk_size(self._window(stream)) or _SMALL
             if stream.downwards:
@@ -330,8 +329,8 @@ class Reader:
         return start, least
 
     def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> Chunk | None:
-        """Ask S3 for *start* to *end*, as far as no chunk beside *around* has it. None: no
-        room for it."""
+        """Ask S3 for *start* to *end*, as far as no chunk has it, around the place *around*. None:
+        there is no room for it."""
         start, end = self._chunks.free(start, min(end, self._entry.size), max(start, around))
         if not self._budget.take(self, end - start, needed):
             return None
@@ -356,7 +355,7 @@ class Reader:
         return min(max(_AHEAD * stream.run, _SMALL), max(most, _SMALL))
 
     def _chunk_size(self, window: int) -> int:
-        """Return how much one request of a stream asks that has *window* ahead."""
+        """Return how much one request of a stream asks for that has *window* ahead."""
         size = max(window // self._options.reads_per_file, min(_STEADY, window))
         size = size // _STEADY * _STEADY or size // _BLOCK * _BLOCK
         return min(size, self._options.block_size)
@@ -374,7 +373,7 @@ class Reader:
         if not window:
             return
         size = self._chunk_size(window)
-        # Not for each read: looking costs 30 us. Several times in each chunk is enough.
+        # Looking costs 30 us, so not each read looks: several times in each chunk is enough.
         stream.ask_after(size // 8)
         free = self._options.reads_per_file - self._chunks.on_their_way()
         forgotten = False
@@ -399,8 +398,8 @@ class Reader:
                 return
 
     def _lacking(self, stream: Stream, window: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield what is to be asked for ahead of *stream*, in whole chunks of *size*: no small
-        ones at the window's end. A caller that does not ask for one takes no more."""
+        """Yield what to ask for ahead of *stream*, in whole chunks of *size*: no small ones at the
+        end of the window. A caller that does not ask for one must stop there."""
         if stream.downwards:
             yield from self._lacking_below(stream.at, window, size)
             return
@@ -425,7 +424,8 @@ class Reader:
         return start < end and self._here_until(start, end) < end
 
     def _here_until(self, place: int, limit: int) -> int:
-        """Return how far from *place* nothing is to be asked for, up to *limit* or so."""
+        """Return up to where, from *place* on, nothing needs to be asked for; about *limit* at
+        most."""
         while place < limit and (chunk := self._at(place)) is not None:
             place = chunk.end
         return place
@@ -458,14 +458,14 @@ class Reader:
         chunk.future.cancel()
         # Its buffer lives until the request that fills it has ended.
         size = chunk.end - chunk.start
-        if chunk.waiting:  # the reader is closed; a thread that waits still looks at the buffer
+        if chunk.waiting:  # the reader is closed; a waiting thread still looks at the buffer
             chunk.future.add_done_callback(lambda _: self._budget.give(self, size))
         else:
             chunk.future.add_done_callback(lambda _: self._give_back(chunk))
 
     def _give_back(self, chunk: Chunk) -> None:
         buffer, chunk.buffer = chunk.buffer, _NOTHING
-        del chunk.future  # which has this call, and so the chunk: they would keep each other
+        del chunk.future  # it holds this call, and so the chunk: each would keep the other alive
         self._budget.give(self, chunk.end - chunk.start)
         self._budget.reuse(buffer)
 

@@ -1,12 +1,13 @@
 """The record of a staging file, which says what its bytes are to become: the file NAME.json beside
 NAME.data.
 
-A record is believed only if it is what was written: a record has a CRC-32 of itself and of its
-NAME, so that none is believed beside the bytes of another file. Former versions wrote records
-without a format, whose sum does not cover NAME: those are believed, so that an upgrade goes on with
-what waits, and they and their changes keep that form. One whose writer was told that the bytes are
-safe *vouches* for them: it has a checksum of the bytes, and says how many lines of changes there
-were. Before such bytes are changed the record is written again without that (staging.py).
+A record is believed only if it is what was written. It has a CRC-32 of itself and of its NAME, so
+that it is not believed beside the bytes of another file. Former versions wrote records without a
+format, whose sum does not cover NAME. Those are believed, so that an upgrade goes on with the files
+that wait, and they and their changes keep that form. Where a writer was told that the bytes are
+safe, the record *vouches* for them: it has a checksum of the bytes, and says how many lines of
+changes there were. Before such bytes are changed, the record is written again without that
+(staging.py).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ FORMAT = 2  # of the records that are written
 
 
 class Record(NamedTuple):
-    """s3://bucket/key is to be replaced, where it is the version *etag* ("": there is none).
-    *base*: that version's first so many bytes are the file's, but for what was changed.
-    *endpoint*: as S3.endpoint says. *uploads*: multipart uploads that were begun."""
+    """The file is to replace s3://bucket/key, where that is the version *etag* ("": where there is
+    none). The first *base* bytes of that version are those of the file, but for what was changed.
+    *endpoint* is S3.endpoint. *uploads* are multipart uploads that were begun."""
 
     bucket: str = ""
     key: str = ""
@@ -43,10 +44,10 @@ class Record(NamedTuple):
     uploads: tuple[str, ...] = ()
     sent: str = ""  # what S3 may have by now: the MD5 of a PUT, or the ETag that parts make
     sent_size: int = 0  # of that, bytes
-    unchanged: bool = False  # since that was sent
+    unchanged: bool = False  # the bytes, since that was sent
     zeros: str = ""  # the key of an object of zeros that holes were copied from
     closed: bool = False  # somebody was told that the bytes are safe
-    noted: int = 0  # so many bytes of changes there were then
+    noted: int = 0  # how many bytes of changes there were then
     checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
     created_ns: int = 0  # when it was written
     format: int = FORMAT  # 0: there was none, see above
@@ -63,13 +64,13 @@ _KINDS: dict[str, type] = {
 
 
 def write(data: Path, record: Record) -> None:
-    """Put *record* beside *data*, in the place of the one that is there. A power cut leaves one of
-    the two if somebody was told that the bytes are safe. Raises PosixError."""
+    """Put *record* beside *data*, in the place of the one that is there. If somebody was told that
+    the bytes are safe, a power cut leaves one of the two. Raises PosixError."""
     write_text(data, text_of(data, record), synced=record.closed)
 
 
 def text_of(data: Path, record: Record) -> bytes:
-    """Return *record* as it is beside *data*."""
+    """Return the text of *record* beside *data*."""
     said: dict[str, Any] = {name: value for name, value in record._asdict().items() if value}
     said["created_ns"] = time.time_ns()
     text = _said(said)
@@ -77,8 +78,8 @@ def text_of(data: Path, record: Record) -> bytes:
 
 
 def write_text(data: Path, text: bytes, *, synced: bool = False) -> None:
-    """Put the record that reads as *text* beside *data*; *synced*: once its text would outlive a
-    power cut. Raises PosixError."""
+    """Put the record *text* beside *data*. *synced*: return once it would outlive a power cut.
+    Raises PosixError."""
     stem = os.fspath(data).removesuffix(".data")  # pathlib would take half of the time of a record
     with disk.errors_of(data.with_suffix(".json")):
         disk.write_private(f"{stem}.new", text, synced=synced)
@@ -86,8 +87,8 @@ def write_text(data: Path, text: bytes, *, synced: bool = False) -> None:
 
 
 def read(data: Path) -> Record | None:
-    """Return the record beside *data*; None if it has none. One that cannot be believed says so
-    in `damaged`: the bytes are worth keeping all the same."""
+    """Return the record beside *data*; None if it has none. A record that cannot be believed says
+    so in `damaged`: the bytes are worth keeping all the same."""
     try:
         said: Any = json.loads(disk.text(data.with_suffix(".json")))
     except FileNotFoundError:
@@ -104,7 +105,7 @@ def _believed(data: Path, said: dict[str, Any]) -> Record:
     known = {name: said[name] for name, kind in _KINDS.items() if type(said.get(name)) is kind}
     known["format"] = _form(said)
     if known["format"] not in (0, FORMAT) or checksum != _sum_of(data, said):
-        # Its text is good for a name, and for nothing else.
+        # The text serves only for the name of the recovered file.
         return Record(key=known.get("key", ""), damaged="its record does not match its checksum")
     if "uploads" in known:
         known["uploads"] = tuple(map(str, known["uploads"]))
@@ -112,7 +113,8 @@ def _believed(data: Path, said: dict[str, Any]) -> Record:
 
 
 def checked(record: Record, data: Path, fd: int) -> Record:
-    """Return *record*, or in it why the changes or the bytes of *data* cannot be believed."""
+    """Return *record*; if the changes or the bytes of *data* cannot be believed, `damaged` says
+    why."""
     if record.damaged:
         return record
     try:

@@ -1,11 +1,11 @@
-"""The recovery of what a dead mount has left in the journal: brought to S3, where the object is
-still as it was; else kept for its owner, and said in the log. Nothing is thrown away but copies of
-what S3 has.
+"""The recovery of what a dead mount has left in the journal. It is brought to S3 where the object
+is still as it was; otherwise it is kept for its owner, and the log says so. Only copies of what S3
+has are thrown away.
 
-A staging file of another endpoint is left to a mount of that one.
+A staging file of another endpoint is left to a mount of that endpoint.
 
-Threading: files are dealt with by threads of their own, several at once; what a living mount
-holds is locked, and left alone.
+Threading: threads of its own deal with several files at once. Files of a living mount are locked,
+and left alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PASSING: tuple[type[MimicError], ...] = (AccessDenied, *NOTHING_SAID)
 
 
 class Recovery:
-    """Deals with everything that is left, and tries again what S3 does not take for now."""
+    """Deals with all files that are left, and tries again those that S3 does not take for now."""
 
     def __init__(self, s3: S3, journal: Journal, options: FileOptions) -> None:
         self._parts = (s3, journal, options)
@@ -54,12 +54,13 @@ class Recovery:
         self._thread = threading.Thread(target=self._run, name="recover", daemon=True)
 
     def start(self, patience_s: float) -> None:
-        """Begin; return once everything was tried, or after *patience_s*: then it goes on."""
+        """Begin; return once everything was tried, or after *patience_s*: then it goes on behind
+        the caller."""
         self._thread.start()
         self._tried.wait(patience_s)
 
     def close(self) -> None:
-        """End, after the files that are being uploaded."""
+        """End, once the uploads that are under way have ended."""
         self._stopped.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -98,8 +99,8 @@ def recover(
         return _recover(s3, journal, options, orphan)
 
     def left_of(orphans: list[Orphan]) -> int:
-        """Deal with those of one object, the newest first: it is what its name stood for. The
-        others are in its way, and are not tried before it has come to its place."""
+        """Deal with the files of one object, the newest first: the name stood for that one. The
+        others would be in its way, and are tried once it has come to its place."""
         for done, orphan in enumerate(orphans):
             if not settled(orphan):
                 return len(orphans) - done
@@ -109,13 +110,13 @@ def recover(
     waiting = len(journal.waiting)
     if not orphans:
         return waiting
-    # Not in the pool of S3: an upload in parts waits for that.
+    # This is not done in the pool of S3: an upload in parts waits for that.
     with ThreadPoolExecutor(options.requests_per_file, thread_name_prefix="recover") as pool:
         return waiting + sum(pool.map(left_of, _by_object(orphans)))
 
 
 def _by_object(orphans: list[Orphan]) -> list[list[Orphan]]:
-    """Return those of each object, the newest first."""
+    """Return the files of each object, the newest first."""
     found = dict[tuple[str, str, str], list[Orphan]]()
     for each in sorted(orphans, key=lambda orphan: orphan.record.created_ns, reverse=True):
         place = (each.record.endpoint, each.bucket, each.key)
@@ -124,7 +125,7 @@ def _by_object(orphans: list[Orphan]) -> list[list[Orphan]]:
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:
-    """Return whether nothing is left to do."""
+    """Recover one file; return whether nothing is left to do."""
     about = _about(orphan, journal)
     try:
         staging = journal.resume(orphan)
@@ -148,7 +149,7 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
 def _settled(
     s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
 ) -> bool:
-    """Return the same of *orphan*, which is *staging*. Raises PosixError."""
+    """Do the same with *orphan*, which is *staging*. Raises PosixError."""
     about = _about(orphan, journal)
     try:
         _settle(s3, journal, options, orphan, staging)
@@ -219,13 +220,13 @@ def _current(s3: S3, record: Record) -> Entry | None:
 
 
 def _is_mine(s3: S3, record: Record, now: Entry) -> bool:
-    """Whether *now* is the version that *record* stands on, or what was sent last by the mount that
-    died: its ETag says so or, where that is no MD5 sum, its bytes."""
+    """Whether *now* is the version that *record* stands on, or the last one that the dead mount
+    sent: its ETag says so or, where that is no MD5 sum, its bytes do."""
     if now.etag == record.etag:
         return True
     if not record.sent or now.size != record.sent_size:
         return False
-    if now.etag == record.sent or "-" in record.sent:  # of parts nothing else is known
+    if now.etag == record.sent or "-" in record.sent:  # nothing else is known of parts
         return now.etag == record.sent
     digest = hashlib.md5(usedforsecurity=False)
     for piece in _pieces(s3, record, now):
@@ -234,8 +235,8 @@ def _is_mine(s3: S3, record: Record, now: Entry) -> bool:
 
 
 def _is_there(s3: S3, record: Record, now: Entry, staging: Staging, *, mine: bool) -> bool:
-    """Whether S3 has all of it: the mount died between S3's answer and the next step. Not where
-    *now* is *mine*, and the record has more to say of it: it is replaced then."""
+    """Whether S3 has all of it, as the mount died between S3's answer and the next step. Where
+    *now* is *mine* and the record has more to say of it, it has not: then it is replaced."""
     if record.unchanged and (now.etag, now.size) == (record.sent, record.sent_size):
         return True
     if record.partial or now.size != staging.stat().st_size:
@@ -251,7 +252,8 @@ def _is_there(s3: S3, record: Record, now: Entry, staging: Staging, *, mine: boo
 
 
 def _reads_the_same(s3: S3, record: Record, now: Entry, staging: Staging) -> bool:
-    """The same, where the ETag is no MD5 of the bytes: of what was sent in parts, or encrypted."""
+    """Compare the bytes, where the ETag is no MD5 of them: it was sent in parts, or is encrypted.
+    Compare the bytes, where the ETag is no MD5 of them: it was sent in parts, or is encrypted."""
     start = 0
     for piece in _pieces(s3, record, now):
         if piece != staging.read(start, len(piece)):
@@ -269,8 +271,8 @@ def _pieces(s3: S3, record: Record, now: Entry) -> Iterator[bytearray]:
 
 
 def _says_more(record: Record, now: Entry) -> bool:
-    """Whether *record* says something else of the file than S3 does: a mode that was set after the
-    bytes had been sent."""
+    """Whether *record* says something else of the file than S3 does: for example, a mode that was
+    set after the bytes had been sent."""
     there = now.meta or {}
     said = {name.lower(): value for name, value in record.meta.items()}
     return any(said.get(name) != there.get(name) for name in {*said, *metadata.WRITTEN})

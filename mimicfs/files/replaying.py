@@ -1,10 +1,10 @@
 """What a segment that a dead mount left says of its files (segment.py).
 
-Power cuts tear the end of a segment: what was not safe by then may be there or not. Anything else
-that cannot be believed is damage, and then nobody knows which files were done by it: those that
-begin before it are not believed, nor are those of which an entry is missing. But behind a record
-that promises the bytes there are only other records, each of which says all: of these, the last one
-counts.
+A power cut tears the end of a segment: entries that were not safe by then may be there or not.
+Anything else that cannot be believed is damage, and may have said that files were done. So files
+that begin before the damage are not believed, nor are those that lack an entry. But only other
+records follow a record that promises the bytes, and each of them says everything: of these, the
+last one counts.
 
 Pure functions of the bytes.
 """
@@ -18,7 +18,7 @@ from mimicfs.files.segment import MARK, EntryKind, FoundEntry, entry_at
 
 
 class Left(NamedTuple):
-    """A file that is not done: its record, as text, and its bytes. *sound*: that is all of them."""
+    """A file that is not done: its record, as text, and its bytes. *sound*: all bytes are there."""
 
     name: str
     text: bytes
@@ -33,7 +33,7 @@ class Replayed(NamedTuple):
     damaged: bool
 
 
-_PROMISE = b'"closed": true'  # in a record; what others write into it has its quotes escaped
+_PROMISE = b'"closed": true'  # in a record; quotes within its values are escaped
 
 
 class _Remains:
@@ -77,7 +77,7 @@ def replayed(data: bytes, path: Path) -> Replayed:
 
 
 def _entries(data: bytes, path: Path) -> tuple[list[tuple[int, FoundEntry]], list[int]]:
-    """Return the entries, and where there is something else."""
+    """Return the entries, and the places where something else is."""
     found, torn, place = list[tuple[int, FoundEntry]](), list[int](), 0
     while place < len(data):
         entry = entry_at(data, place, path)

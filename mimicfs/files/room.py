@@ -1,4 +1,4 @@
-"""The room that what S3 does not have yet takes on the local disk."""
+"""The room on the local disk for files that S3 does not have yet."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Room:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self.used = 0
-        self._unseen = 0  # bytes that segments may write before it is looked how much is free
+        self._unseen = 0  # bytes that segments may write before the next look at how much is free
         self._lock = threading.Lock()  # protects the two above; a leaf
 
     def taken(self, before: int, now: int) -> None:
-        """A file that took *before* bytes takes *now*."""
+        """Note that a file that took *before* bytes takes *now*."""
         with self._lock:
             self.used += now - before
 
     def check_free(self, fd: int, size: int) -> None:
-        """Raise OSError ENOSPC where *size* bytes more must not be written to the disk of *fd*, of
-        which all who ask so are one writer."""
+        """Raise OSError ENOSPC if *size* more bytes must not be written to the disk of *fd*. All
+        segments, which ask so, count as one writer."""
         with self._lock:
             if self.limit and self.limit - self.used < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -41,8 +41,8 @@ class Room:
             self._unseen = left
 
     def left(self, fd: int, size: int) -> int:
-        """Return how many bytes, *size* among them, may be written before this is asked again.
-        Raises OSError ENOSPC before the disk is full: others live on it, too."""
+        """Return how many bytes, including *size*, may be written before the writer asks again.
+        Raises OSError ENOSPC before the disk is full: others use it, too."""
         found = os.fstatvfs(fd)
         free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         free -= min(_FREE, all_of_it // 20)

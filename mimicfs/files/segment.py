@@ -1,20 +1,22 @@
-"""A segment of the journal: the bytes and records of many small files, one behind the other, in one
-file NAME.segment. Nothing is ever changed in it but its end, so that one fdatasync(2) makes safe
-what all who wait for it have written before.
+"""A segment of the journal: one file, NAME.segment, with the bytes and records of many small files,
+one behind the other. Only its end ever changes. So one fdatasync(2) makes everything safe that was
+written before, for all threads that wait.
 
-An entry has 48 bytes, little endian, and what is said: a mark, its kind, how many entries its file
-had before, the NAME of that file, where its bytes begin, how many follow, how many bytes of the
-segment were safe by then, and a CRC-32 of all that and of the segment's own NAME.
+An entry is a head of 48 bytes, little endian, and a body. The head has a mark; the kind; the number
+of entries that the file had before; the NAME of the file; where the body begins in the file; how
+long the body is; how many bytes of the segment were safe by then; and a CRC-32 of all that, of the
+body, and of the NAME of the segment. The kinds are:
 
     RECORD  what the file is to become, as record.py writes it beside a file of its own
     BYTES   the next bytes of the file
-    DONE    S3 has it, it has a file of its own, or nobody wants it
+    DONE    S3 has the file, or it has a staging file of its own, or nobody wants it
 
-While its mount lives a segment is locked, as staging files are; the next mount makes a staging
-file of each file that is not done (replaying.py). It is removed when all are.
+A segment is locked while its mount lives, as staging files are. It is removed when all of its files
+are done. If the mount dies, the next one makes a staging file of each file that is not done
+(replaying.py).
 
-Threading: any thread. `Segment._changed` and `Segments._lock` are leaves, not held while the disk
-is synced; the second is taken before the first.
+Threading: any thread. `Segments._lock` is taken before `Segment._changed`. No other lock is taken
+under them, and neither is held while the disk syncs.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ MARK = b"mseg"
 _HEAD = struct.Struct("<4sBxxxI16sIIQ")
 _SUM = struct.Struct("<I")
 HEAD = _HEAD.size + _SUM.size
-_FULL = 8 << 20  # bytes after which no other file begins in a segment
-_IDLE = 1 << 20  # likewise, where all of it is done
+_FULL = 8 << 20  # bytes: in a longer segment no other file begins
+_IDLE = 1 << 20  # the same, for a segment whose files are all done
 
 
 class EntryKind(IntEnum):
@@ -53,16 +55,16 @@ class EntryKind(IntEnum):
 
 
 class NewEntry(NamedTuple):
-    """An entry that is to be added: of *kind*, the *number*-th of its file."""
+    """An entry to be added, of *kind*. Its file had *number* entries before."""
 
     kind: EntryKind
     number: int
-    start: int = 0  # of BYTES: where they begin in the file
+    start: int = 0  # BYTES only: where they begin in the file
     data: bytes | memoryview = b""
 
 
 class FoundEntry(NamedTuple):
-    """An entry that was found, as `NewEntry`."""
+    """An entry that was found, with the fields of `NewEntry`."""
 
     kind: int
     number: int
@@ -70,11 +72,11 @@ class FoundEntry(NamedTuple):
     start: int
     data: bytes
     safe: int
-    end: int  # where the next one begins
+    end: int  # where the next entry begins
 
 
 class Segment:
-    """The segment *path*, which is open and locked as *fd*. It takes its bytes of *room*."""
+    """The segment *path*, which is open and locked as *fd*. Its bytes are taken from *room*."""
 
     def __init__(self, path: Path, fd: int, room: Room) -> None:
         self.path = path
@@ -83,20 +85,20 @@ class Segment:
         self._seed = zlib.crc32(path.stem.encode())
         self._changed = threading.Condition()  # protects all below
         self.end = 0  # bytes
-        self._safe = 0  # so many of them would outlive a power cut
+        self._safe = 0  # how many of them would outlive a power cut
         self._syncing = False
-        self._broken = False  # the disk did not take some of it, and may say later that it has
+        self._broken = False  # a sync failed: a later one may succeed although bytes were lost
         self._undone: set[str] = set()
-        self._owed: dict[str, NewEntry] = {}  # files that are done, which is still to be said
+        self._owed: dict[str, NewEntry] = {}  # files that are done, but have no DONE yet
         self._retired = False
-        self._gone = False  # it was retired, and all of it was done
+        self._gone = False  # it was retired, and all of its files were done
         self._taken = [0]
         weakref.finalize(self, _let_go, fd, room, self._taken)
 
     def add(self, name: str, *entries: NewEntry) -> tuple[int, ...] | None:
-        """Add *entries* of the file *name*, which is not done by that; return where what they say
-        begins. None: all that was in the segment is done, so it has gone, and *name* is to begin in
-        another one. Raises PosixError: then none was added."""
+        """Add *entries* of the file *name*, none of which is DONE; return where the body of each
+        begins. None: the segment has gone, as all of its files were done, and *name* begins in
+        another one. Raises PosixError; then none was added."""
         with disk.errors_of(self.path), self._changed:
             if self._gone:
                 return None
@@ -107,8 +109,8 @@ class Segment:
         return tuple(places)
 
     def _append(self, entries: Iterable[tuple[str, NewEntry]]) -> list[int]:
-        """Write *entries*, each of the file that is named before it; return where what they say
-        begins. Raises OSError: then none was written."""
+        """Write *entries*, each with the name of its file; return where the body of each begins.
+        Raises OSError; then none was written."""
         pieces, places, place = list[bytes | memoryview](), list[int](), self.end
         for name, each in entries:
             said = (MARK, each.kind, each.number, bytes.fromhex(name), each.start)
@@ -125,13 +127,13 @@ class Segment:
     def _write(self, pieces: list[bytes | memoryview]) -> None:
         data = memoryview(b"".join(pieces))
         place = self.end
-        while data:  # what was written of entries that did not fit is written over
+        while data:  # the next entries overwrite a part that did not fit
             count = os.pwrite(self._fd, data, place)
             data, place = data[count:], place + count
 
     def done(self, name: str, number: int) -> None:
-        """The file *name* is done. Where the disk does not take that, it is said again with what
-        comes next."""
+        """Note that the file *name* is done. If the disk does not take the entry, the next write
+        adds it."""
         with self._changed:
             if name not in self._undone:
                 return
@@ -145,14 +147,15 @@ class Segment:
             self._remove_if_done()
 
     def _settle(self) -> None:
-        """Say which files are done. This makes room, so it does not ask for any. Raises OSError."""
+        """Write DONE for the files that owe it. That makes room, so it does not ask for any. Raises
+        OSError."""
         if self._owed:
             self._append(self._owed.items())
             self._owed.clear()
 
     def sync(self, end: int) -> None:
-        """Return when the first *end* bytes would outlive a power cut: synced by this thread, or by
-        another for all who wait. Raises PosixError."""
+        """Return when the first *end* bytes would outlive a power cut. This thread syncs, or
+        another does so for all that wait. Raises PosixError."""
         while True:
             with self._changed:
                 while self._syncing and self._safe < end:
@@ -187,8 +190,9 @@ class Segment:
             return os.pread(self._fd, size, place)
 
     def retire(self, *, at_once: bool = False) -> bool:
-        """Whether no other file is to begin in it, as it is full or somebody has removed it, or
-        *at_once*. It goes once all of it is done."""
+        """Retire the segment if it is full, or somebody has removed it, or *at_once*; return
+        whether it is retired. No other file begins in it, and it goes once all of its files are
+        done."""
         with self._changed:
             most = _FULL if self._undone else _IDLE
             full = self.end >= min(most, self._room.limit // 16 or most)
@@ -209,7 +213,8 @@ class Segment:
 
 
 class Segments:
-    """The segments that one mount adds to; *born* makes one: its path, and the descriptor."""
+    """The segments that one mount adds to. *born* makes one, and returns its path and descriptor.
+    The segments that one mount adds to. *born* makes one, and returns its path and descriptor."""
 
     def __init__(self, born: Callable[[], tuple[Path, int]], room: Room) -> None:
         self._born = born
@@ -225,7 +230,7 @@ class Segments:
             return self._current
 
     def current_at_once(self) -> Segment | None:
-        """The same, if nobody, and no disk, is to be waited for."""
+        """Return the same if that waits for nobody and no disk; otherwise None."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -234,7 +239,7 @@ class Segments:
             self._lock.release()
 
     def close(self) -> None:
-        """No more files begin. What is not done is left to the next mount."""
+        """Begin no more files. Those that are not done are left to the next mount."""
         with self._lock:
             current, self._current = self._current, None
         if current is not None:
@@ -243,7 +248,7 @@ class Segments:
 
 def entry_at(data: bytes, place: int, path: Path) -> FoundEntry | None:
     """Return the entry that begins at *place* of *data*, which is all of the segment *path*; None:
-    there is none that can be believed."""
+    no believable entry is there."""
     if place + HEAD > len(data):
         return None
     mark, kind, number, name, start, size, safe = _HEAD.unpack_from(data, place)

@@ -1,19 +1,20 @@
 """Small objects share files of the cache on disk: shelves, which are tables of slots.
 
-A file of its own costs a small object more than its request to S3 does: an inode, two names and
-ten system calls; and it takes twice its bytes on the disk.
+In a file of its own a small object would cost more than its request to S3 does: an inode, two
+names, ten system calls, and twice its bytes on the disk.
 
     0 ..         a record for each slot: the object, its size, the crc32 of both, and when
     behind ..    the slots
 
-A name (the hash of what an object is, cache.py) stands in one of the 16 slots of its *set*; it
-takes the place of the one that was written first, if none is free. So nothing is looked through,
-and nothing kept in memory. What a record says is believed if the bytes have its checksum: nothing
-has to be synced, and of two mounts that write one slot at once, one or none is found.
+A name (the hash of what an object is, cache.py) stands in one of the 16 slots of its *set*; if none
+is free, it takes the place of the oldest one. So nothing is searched, and nothing is kept in
+memory. A record is believed if the bytes have its checksum. So nothing has to be synced, and if two
+mounts write one slot at once, one or neither is found.
 
-How many slots a shelf has is in its name. One of half or twice the slots is used on, since the
-limit of the cache may change with what is free on the disk: so a shelf takes a quarter of the limit
-at most. Beyond that another one is begun, and the eviction takes the old one in the end.
+The name of a shelf says how many slots it has. A shelf of half or twice the right number stays in
+use, since the limit of the cache may change with the space that is free on the disk: so a shelf
+takes a quarter of the limit at most. Beyond that another one begins, and in the end the eviction
+removes the old one.
 
 Threading: any thread. `Shelf._lock` is held while a slot is chosen and written, that of `Shelves`
 while a shelf is opened.
@@ -30,14 +31,14 @@ from collections.abc import Callable
 from zlib import crc32
 
 DIRECTORY = "small"
-MOST = 16 << 10  # bytes of an object that has no file of its own
+MOST = 16 << 10  # bytes: a larger object has a file of its own
 _SLOTS = (4 << 10, MOST)  # bytes: the sizes of slots
-_SHARE = 8  # a new shelf may take one part in so many of the limit
+_SHARE = 8  # a new shelf may take this fraction of the limit: one eighth
 _RECORD = struct.Struct("=20sIII")  # the name; the size, 0: free; the checksum; when, in seconds
 _SET = (
     16  # slots in which a name may stand: of a shelf that is half full, one in 1,000 has no place
 )
-_LEAST = 4 * _SET  # slots that are worth a shelf
+_LEAST = 4 * _SET  # a shelf of fewer slots is not worth it
 _FRESH_S = 60.0  # an earlier use than this is noted
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -104,7 +105,7 @@ class Shelf:
         return int.from_bytes(name[:8]) % self._sets * _SET
 
     def _start(self, name: bytes, place: int) -> int:
-        """Return where the slot is of which the record is at *place* in its set."""
+        """Return where the slot is whose record is at *place* in its set."""
         return self._data + (self._first(name) + place // _RECORD.size) * self._slot
 
     def _records(self, name: bytes) -> bytes:
@@ -120,7 +121,8 @@ class Shelf:
 
 class Shelves:
     """The shelves in the directory *root*. *limit* says how many bytes the cache may have,
-    *make_directory* makes one there. What the eviction removes is given up at the next use."""
+    *make_directory* makes a directory there. A shelf that the eviction removes is given up at its
+    next use."""
 
     def __init__(
         self, root: int, limit: Callable[[], int], make_directory: Callable[[str], None]
@@ -132,8 +134,8 @@ class Shelves:
         self._open: dict[int, Shelf] = {}  # by the size of their slots
 
     def shelf(self, size: int, *, make: bool) -> Shelf | None:
-        """Return the shelf of objects of *size* bytes; None: there is none, and none is to be
-        made, or the cache is too small for one."""
+        """Return the shelf of objects of *size* bytes; None: there is none, and the caller wants
+        none made or the cache is too small for one."""
         slot = next(each for each in _SLOTS if size <= each)
         found = self._open.get(slot)
         if found is not None and not found.is_removed:
@@ -151,7 +153,7 @@ class Shelves:
         count = 1 << (self._limit() // _SHARE // slot).bit_length() >> 1
         if count < _LEAST:
             return None
-        for each in (count, 2 * count, count // 2):  # the limit may go by what is free
+        for each in (count, 2 * count, count // 2):  # the limit may depend on what is free
             name = f"{DIRECTORY}/{slot}-{each}"
             try:
                 fd = os.open(name, _FLAGS, dir_fd=self._root)
@@ -185,8 +187,7 @@ def _place_of(name: bytes, records: bytes) -> int | None:
 
 
 def _free_place(records: bytes) -> tuple[int, bool]:
-    """Return the place of a record that is free, else of that which was written first; and whether
-    it is free."""
+    """Return the place of a free record, or of the oldest one; and whether it is free."""
     found = [(size and when, place) for place, (_, size, _, when) in enumerate(
         _RECORD.iter_unpack(records)
     )]  # fmt: skip

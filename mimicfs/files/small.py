@@ -1,10 +1,10 @@
-"""The staging file of a small file that is written once, from its start on: it has no file of its
-own, but is in a segment of the journal (segment.py). Whatever else happens to it makes it a staging
-file like any other: it gets a file and a record, and from then on is what staging.py says.
+"""The staging file of a small file that is written once, from its start on. It is no file of its
+own, but lies in a segment of the journal (segment.py). Anything else that happens to it makes it a
+staging file like any other: it gets a file and a record, and from then on staging.py holds.
 
-INVARIANT: its bytes are in the segment behind a record; and either it is not done there, or it has
-a file of its own (synced, if somebody was told that the bytes are safe), or S3 has them, or nobody
-wants them.
+INVARIANT: its bytes are in the segment behind a record. And it is not done there, unless it has a
+file of its own (synced, if somebody was told that the bytes are safe), or S3 has the bytes, or
+nobody wants them.
 
 Threading: as staging.py says. A thread that reads while the file moves out of its segment
 reads the same bytes in the segment.
@@ -43,7 +43,7 @@ class _Extent(NamedTuple):
 
 
 class SmallStaging(Staging):
-    """It is named *name* in *segments*. *path* is the file that it may get, which *born* makes."""
+    """The staging file *name* in *segments*. It may get the file *path*, which *born* makes."""
 
     def __init__(self, path: Path, segments: Segments, born: Born, room: Room) -> None:
         self.path = path
@@ -55,12 +55,12 @@ class SmallStaging(Staging):
         self._record: Record | None = None
         self._own = False  # it has a file of its own
         self._segment: Segment | None = None
-        self._chosen: Segment | None = None  # where it may begin
-        self._entries = 0  # of it, in the segment
-        self._end = 0  # of the last one
+        self._chosen: Segment | None = None  # the segment in which it may begin
+        self._entries = 0  # its entries in the segment
+        self._end = 0  # where the last of them ends
         self._pieces: tuple[_Extent, ...] = ()
         self._size = 0
-        self._done = False  # nothing in the segment is wanted
+        self._done = False  # nobody wants what is in the segment
 
     # The record
 
@@ -91,7 +91,7 @@ class SmallStaging(Staging):
         if self._own:
             super().note_sent(etag, size, unchanged=unchanged)
             return
-        with self._lock:  # not that they are unchanged: bytes may follow without a record
+        with self._lock:  # do not say that they are unchanged: bytes may follow without a record
             if self._record is not None:
                 self._record = self._record._replace(sent=etag, sent_size=size)
                 self._add(self._described())
@@ -102,7 +102,7 @@ class SmallStaging(Staging):
                 self._segment.sync(self._end)
                 return
             except PosixError:
-                self.as_file()  # its disk may take it elsewhere
+                self.as_file()  # the disk may have room for it elsewhere
         super().sync()
 
     @property
@@ -151,7 +151,7 @@ class SmallStaging(Staging):
         return len(data)
 
     def _goes_on(self, offset: int, size: int) -> bool:
-        """Whether *size* bytes at *offset* are for the segment."""
+        """Whether *size* bytes at *offset* go to the segment."""
         if self._own or self._done or self._record is None or self._record.closed:
             return False
         fits = offset == self._size and offset + size <= SMALL
@@ -222,7 +222,7 @@ class SmallStaging(Staging):
             try:
                 remove(self.path)
                 self._let_go()
-            except OSError as exc:  # it stays locked, so that no other mount takes it
+            except OSError as exc:  # the segment stays locked, so that no other mount takes it
                 log.warning("%s: not removed: %s", self.path, exc.strerror)
             self._own, self._record = False, record
             self._done, self._entries, self._size = done, entries, size
@@ -245,7 +245,8 @@ class SmallStaging(Staging):
     def keep(self) -> None:
         told = self._record is not None and self._record.closed
         if not self._own and told:
-            return  # to sync a file for each would hold up an unmount: they are safe in the segment
+            # the bytes are safe in the segment: a sync for each file would hold up an unmount
+            return
         try:
             self.as_file()  # for a mount that begins while this one lives
         except PosixError as exc:
@@ -270,7 +271,7 @@ class SmallStaging(Staging):
         return NewEntry(EntryKind.RECORD, 0, data=records.text_of(self.path, said))
 
     def _add(self, *entries: NewEntry) -> int:
-        """Add *entries*; return where what the last one says begins."""
+        """Add *entries*; return where the body of the last one begins."""
         first = self._entries
         numbered = [each._replace(number=first + n) for n, each in enumerate(entries)]
         segment, self._chosen = self._segment or self._chosen or self._segments.current(), None
